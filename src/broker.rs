@@ -1,0 +1,441 @@
+//! The broker: opens topics, and owns the threads.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::clock::{Clock, ManualClock};
+use crate::engine::bus::Bus;
+use crate::engine::cell::Cell;
+use crate::engine::pool::Pool;
+use crate::engine::stillness::Stillness;
+use crate::engine::timer::Timer;
+use crate::engine::topic::TopicCore;
+use crate::engine::{Engine, context};
+use crate::error::{
+    BuildError, DrainError, InvalidSetting, ObserveError, PublishError, RemoveError,
+};
+use crate::event::{Event, EventKind};
+use crate::message::Receipt;
+use crate::metrics::{Metrics, TopicMetrics};
+use crate::pure::ending::Ending;
+use crate::pure::retry::Backoff;
+use crate::pure::strategy::{Immediate, Strategy};
+use crate::shutdown::{DROP_GRACE, DrainReport, Outcome};
+use crate::sync::{Arc, Map, Mutex, OnceLock, Slot, available_parallelism};
+use crate::topic::{Topic, TopicBuilder};
+
+/// A publish-subscribe engine inside your process.
+///
+/// Clones are handles to the same broker. When the last one is dropped the
+/// broker stops: handler calls that are running may finish (for a second at
+/// most), everything else is cancelled. Call [`drain`](Self::drain) first to let
+/// it finish its work.
+///
+/// # Threads
+///
+/// `workers` threads run dispatch and handlers, one turns the timer wheel, and
+/// one more calls observers, started with the first of them. With `workers(0)`
+/// there are none: the caller runs everything with
+/// [`run_until_idle`](Self::run_until_idle).
+#[derive(Clone)]
+pub struct Broker {
+    owner: Arc<Owner>,
+}
+
+/// Stops the engine when the last handle goes.
+struct Owner {
+    engine: Arc<Engine>,
+    outcome: Outcome,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        if self.engine.ending.load() < Ending::Stopped {
+            let grace = if context::is_inside() {
+                Duration::ZERO
+            } else {
+                DROP_GRACE
+            };
+            self.engine.stop(Some(now + grace), now);
+        }
+        for topic in self.engine.topics.values() {
+            topic.let_go();
+        }
+        self.engine.topics.clear();
+    }
+}
+
+impl Broker {
+    /// A builder with the defaults: as many workers as the machine has cores.
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder::default()
+    }
+
+    /// A broker with the defaults.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Spawn`] if the system refuses a thread.
+    pub fn new() -> Result<Self, BuildError> {
+        Self::builder().build()
+    }
+
+    /// One broker for the whole process, made with the defaults on first use and
+    /// never dropped. A convenience for small programs; a library should take a
+    /// `Broker` from its caller instead.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Spawn`] if the system refuses a thread; the next call tries
+    /// again.
+    pub fn global() -> Result<Self, BuildError> {
+        static GLOBAL: OnceLock<Broker> = OnceLock::new();
+        if let Some(broker) = GLOBAL.get() {
+            return Ok(broker.clone());
+        }
+        let broker = Self::new()?;
+        Ok(GLOBAL.get_or_init(|| broker).clone())
+    }
+
+    /// Begins to open a topic for payloads of type `T`; finish with
+    /// [`open`](TopicBuilder::open). A topic that is open already is joined.
+    pub fn topic<T: Send + Sync + 'static>(&self, name: &str) -> TopicBuilder<'_, T> {
+        TopicBuilder::new(&self.owner.engine, name)
+    }
+
+    /// Publishes to a topic by name: a convenience that costs a map lookup each
+    /// time. A [`Topic`] handle costs none.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::UnknownTopic`] if none of this name is open,
+    /// [`PublishError::WrongType`] if it carries another type, and all that
+    /// [`Topic::publish`] returns. Each hands the payload back.
+    pub fn publish<T: Send + Sync + 'static>(
+        &self,
+        topic: &str,
+        payload: T,
+    ) -> Result<Receipt, PublishError<T>> {
+        let Some(found) = self.owner.engine.topics.get(topic) else {
+            return Err(PublishError::UnknownTopic(payload));
+        };
+        let existing = found.payload_type();
+        let Ok(core) = found.into_any().downcast::<TopicCore<T>>() else {
+            return Err(PublishError::WrongType { payload, existing });
+        };
+        match Topic::join(core) {
+            Some(topic) => topic.publish(payload),
+            None => Err(PublishError::UnknownTopic(payload)),
+        }
+    }
+
+    /// Removes a topic that nothing refers to any more: no handle, no
+    /// subscription, no message, no dead letter. Its counts stay in the metrics'
+    /// `removed`.
+    ///
+    /// # Errors
+    ///
+    /// [`RemoveError`], with what still refers to it.
+    pub fn remove_topic(&self, name: &str) -> Result<(), RemoveError> {
+        let topics = &self.owner.engine.topics;
+        let topic = topics.get(name).ok_or(RemoveError::Unknown)?;
+        let marked = topic.handles().update(|handles| handles.remove());
+        marked.map_err(|handles| RemoveError::InUse { handles })?;
+        if let Some(what) = topic.contents() {
+            topic.handles().update(|handles| handles.restore());
+            return Err(RemoveError::NotEmpty { what });
+        }
+        let mut removed = self.owner.engine.removed.lock();
+        if topics.remove(name).is_some() {
+            removed
+                .get_or_insert_with(TopicMetrics::default)
+                .absorb(&topic.metrics());
+            topic.announce(EventKind::TopicRemoved);
+        }
+        Ok(())
+    }
+
+    /// Sets the strategy of every open topic and the default of those opened
+    /// later. Messages that wait are judged by the new strategy at once; none is
+    /// lost, moved or made younger by it.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] if the strategy refuses its own settings.
+    pub fn set_strategy(&self, strategy: impl Strategy) -> Result<(), InvalidSetting> {
+        strategy.check()?;
+        let strategy: Arc<Box<dyn Strategy>> = Arc::new(Box::new(strategy));
+        self.owner.engine.strategy.swap(Arc::clone(&strategy));
+        for topic in self.owner.engine.topics.values() {
+            topic.swap_strategy(Arc::clone(&strategy));
+        }
+        Ok(())
+    }
+
+    /// Calls `observer` for every event from now on, on a thread of its own (on
+    /// an engine without workers, within [`run_until_idle`](Self::run_until_idle)),
+    /// until the answer is dropped.
+    ///
+    /// An observer can do as it likes: if it is slow, events are missed and
+    /// counted; if it panics, that is counted; deliveries go on either way.
+    ///
+    /// # Errors
+    ///
+    /// [`ObserveError::Spawn`] if the system refuses the thread, and
+    /// [`ObserveError::Closed`] after the end of the broker.
+    pub fn observe(
+        &self,
+        observer: impl Fn(&Event<'_>) + Send + Sync + 'static,
+    ) -> Result<Observation, ObserveError> {
+        let engine = &self.owner.engine;
+        if engine.has_stopped() {
+            return Err(ObserveError::Closed);
+        }
+        if !engine.is_manual() {
+            Bus::start(engine, &engine.thread_name).map_err(ObserveError::Spawn)?;
+        }
+        Ok(Observation {
+            number: engine.bus.add(Arc::new(observer)),
+            engine: Arc::clone(engine),
+            detached: false,
+        })
+    }
+
+    /// A snapshot of everything counted.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::read(&self.owner.engine)
+    }
+
+    /// Runs what is ready and due on the calling thread until there is nothing
+    /// left to do now; answers how many turns that took. For brokers built with
+    /// `workers(0)`; on others, and from inside a handler, it does nothing.
+    pub fn run_until_idle(&self) -> usize {
+        self.owner.engine.run_until_idle()
+    }
+
+    /// Waits until nothing is queued, in hand, delayed or awaiting a retry, and
+    /// observers have been told; `false` if that did not happen in time. Messages
+    /// that a topic retains for its first subscription don't count. With
+    /// `workers(0)` it runs what is due now, and doesn't wait. From inside a
+    /// handler it is `false` at once.
+    pub fn wait_until_idle(&self, timeout: Duration) -> bool {
+        self.owner.engine.wait_until_idle(timeout)
+    }
+
+    /// How long until the next retry, linger or delayed message; `None` if there
+    /// is none. What a caller that runs a manual broker may sleep.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.owner.engine.next_deadline()
+    }
+
+    /// Ends the broker in good order. From the first moment on publishes are
+    /// refused with `Closed`, blocked publishers included. Then pending batches
+    /// are flushed and what is queued or becomes due before `deadline` is
+    /// delivered. What is left then is cancelled, and the report accounts for
+    /// every message ever accepted. Retries due only after the deadline are not
+    /// waited for.
+    ///
+    /// Failures that the end itself causes are not failures: a handler that
+    /// returns an error after a publish of its own was refused as `Closed` has
+    /// its delivery cancelled, not retried or dead-lettered.
+    ///
+    /// A second call waits for the first and returns the same report. With
+    /// `workers(0)` the drain runs on the calling thread, and with a manual clock
+    /// it does what is due by that clock.
+    ///
+    /// # Errors
+    ///
+    /// [`DrainError::Incomplete`] if anything was cancelled, or if a handler had
+    /// not returned shortly after the deadline; [`DrainError::InsideHandler`] if called by a handler. Both
+    /// carry the report.
+    pub fn drain(&self, deadline: Duration) -> Result<DrainReport, DrainError> {
+        self.owner.engine.drain(deadline, &self.owner.outcome)
+    }
+
+    /// Whether publishes are refused because the broker is draining or has
+    /// stopped.
+    pub fn is_closed(&self) -> bool {
+        self.owner.engine.is_ending()
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker")
+            .field("workers", &self.owner.engine.workers)
+            .field("ending", &self.owner.engine.ending)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`Broker`]. A value: set what you care about, then
+/// [`build`](Self::build), where everything is checked at once.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct BrokerBuilder {
+    workers: Option<usize>,
+    thread_name: String,
+    stack_size: Option<usize>,
+    clock: Option<ManualClock>,
+    event_buffer: usize,
+}
+
+/// Events that may wait for their observers: enough for a burst of a few
+/// milliseconds, about a megabyte, allocated with the first observer.
+const DEFAULT_EVENT_BUFFER: usize = 8_192;
+/// More threads than this on one broker are a mistake, not a plan.
+const MAX_WORKERS: usize = 1_024;
+/// What a channel of that many records may sensibly take.
+const MAX_EVENT_BUFFER: usize = 1 << 24;
+
+impl Default for BrokerBuilder {
+    fn default() -> Self {
+        Self {
+            workers: None,
+            thread_name: "millstream".to_owned(),
+            stack_size: None,
+            clock: None,
+            event_buffer: DEFAULT_EVENT_BUFFER,
+        }
+    }
+}
+
+impl BrokerBuilder {
+    /// Worker threads; at most 1,024. Default: one per core. Zero: none, the
+    /// caller runs everything with [`Broker::run_until_idle`].
+    pub fn workers(self, workers: usize) -> Self {
+        Self {
+            workers: Some(workers),
+            ..self
+        }
+    }
+
+    /// What the threads' names begin with. Default `millstream`.
+    pub fn thread_name(self, prefix: impl Into<String>) -> Self {
+        Self {
+            thread_name: prefix.into(),
+            ..self
+        }
+    }
+
+    /// Stack of each worker, in bytes. Default: the platform's for threads.
+    pub fn stack_size(self, bytes: usize) -> Self {
+        Self {
+            stack_size: Some(bytes),
+            ..self
+        }
+    }
+
+    /// A clock that is moved by hand; only with `workers(0)`, where it makes
+    /// every retry and linger deterministic.
+    pub fn manual_clock(self, clock: &ManualClock) -> Self {
+        Self {
+            clock: Some(clock.clone()),
+            ..self
+        }
+    }
+
+    /// Events that may wait for their observers before some are missed; at least
+    /// 1. Default 8,192.
+    pub fn event_buffer(self, events: usize) -> Self {
+        Self {
+            event_buffer: events,
+            ..self
+        }
+    }
+
+    /// Checks the settings and starts the threads.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Invalid`] for a setting out of range or without effect, and
+    /// [`BuildError::Spawn`] if the system refuses a thread.
+    pub fn build(self) -> Result<Broker, BuildError> {
+        let workers = self.workers.unwrap_or_else(available_parallelism);
+        self.check(workers)?;
+        let clock = match self.clock {
+            Some(clock) => Clock::Manual(clock),
+            None => Clock::monotonic(),
+        };
+        let engine = Arc::new(Engine {
+            timer: Timer::new(clock.now_ns()),
+            clock,
+            pool: Pool::new(),
+            bus: Bus::new(self.event_buffer),
+            stillness: Stillness::new(),
+            topics: Map::new(),
+            removed: Mutex::new(None),
+            strategy: Slot::new(Arc::new(Box::new(Immediate))),
+            retry: Arc::new(Arc::new(Backoff::default())),
+            ending: Cell::new(Ending::Running),
+            workers,
+            thread_name: self.thread_name,
+        });
+        // From here on, giving up drops the owner, which stops what has started.
+        let owner = Arc::new(Owner {
+            engine: Arc::clone(&engine),
+            outcome: Outcome::default(),
+        });
+        if workers > 0 {
+            Timer::start(&engine, &engine.thread_name).map_err(BuildError::Spawn)?;
+            Pool::start(&engine, workers, self.stack_size).map_err(BuildError::Spawn)?;
+        }
+        Ok(Broker { owner })
+    }
+
+    fn check(&self, workers: usize) -> Result<(), InvalidSetting> {
+        if workers > MAX_WORKERS {
+            let rule = "must be at most 1024";
+            return Err(InvalidSetting::new("workers", workers, rule));
+        }
+        if workers > 0 && self.clock.is_some() {
+            let rule = "must be 0 with a manual clock, which threads can't sleep by";
+            return Err(InvalidSetting::new("workers", workers, rule));
+        }
+        if workers == 0 && self.stack_size.is_some() {
+            let rule = "must be at least 1 for a stack size to have an effect";
+            return Err(InvalidSetting::new("workers", workers, rule));
+        }
+        if self.thread_name.contains('\0') {
+            let rule = "must not contain a NUL";
+            return Err(InvalidSetting::new("thread name", "malformed", rule));
+        }
+        if !(1..=MAX_EVENT_BUFFER).contains(&self.event_buffer) {
+            let rule = "must be between 1 and 16777216";
+            return Err(InvalidSetting::new("event buffer", self.event_buffer, rule));
+        }
+        Ok(())
+    }
+}
+
+/// Keeps an observer on; dropping it takes the observer off.
+#[must_use = "dropping it takes the observer off at once; call `detach` to keep it"]
+pub struct Observation {
+    engine: Arc<Engine>,
+    number: u64,
+    detached: bool,
+}
+
+impl Observation {
+    /// Keeps the observer on for as long as the broker lives.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+}
+
+impl Drop for Observation {
+    fn drop(&mut self) {
+        if !self.detached {
+            self.engine.bus.remove(self.number);
+        }
+    }
+}
+
+impl fmt::Debug for Observation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observation")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}

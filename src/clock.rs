@@ -1,0 +1,86 @@
+//! Time, as the engine sees it: nanoseconds since the broker was built, read
+//! from the monotonic clock or moved by hand.
+
+use std::time::{Duration, Instant};
+
+use crate::pure::verdict::nanos;
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// A clock that stands still until it is advanced.
+///
+/// Given to a broker with `workers(0)`, it makes every retry, linger and time to
+/// live deterministic: advance it, then call
+/// [`Broker::run_until_idle`](crate::Broker::run_until_idle).
+///
+/// ```
+/// use millstream::{Broker, ManualClock};
+/// use std::time::Duration;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let clock = ManualClock::new();
+/// let broker = Broker::builder().workers(0).manual_clock(&clock).build()?;
+/// clock.advance(Duration::from_secs(3_600)); // an hour, in no time
+/// broker.run_until_idle();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ManualClock {
+    now_ns: Arc<AtomicU64>,
+}
+
+impl ManualClock {
+    /// A clock that shows zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Moves the clock forward. Nothing runs yet: the engine looks at the clock
+    /// in the next `run_until_idle`.
+    pub fn advance(&self, by: Duration) {
+        // ORDERING: the clock publishes nothing but itself.
+        self.now_ns.fetch_add(nanos(by), Ordering::Relaxed);
+    }
+
+    /// What the clock shows: time since it was made.
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.now_ns.load(Ordering::Relaxed))
+    }
+}
+
+/// The engine's clock.
+pub(crate) enum Clock {
+    Monotonic { origin: Instant },
+    Manual(ManualClock),
+}
+
+impl Clock {
+    pub(crate) fn monotonic() -> Self {
+        Self::Monotonic {
+            origin: Instant::now(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn now_ns(&self) -> u64 {
+        match self {
+            Self::Monotonic { origin } => nanos(origin.elapsed()),
+            Self::Manual(clock) => nanos(clock.elapsed()),
+        }
+    }
+
+    /// The instant at which this clock will show `at_ns`: what a thread sleeps
+    /// until. `None` if that is beyond what the platform can express, or if only
+    /// a hand can move the clock there.
+    pub(crate) fn instant(&self, at_ns: u64) -> Option<Instant> {
+        match self {
+            Self::Monotonic { origin } => origin.checked_add(Duration::from_nanos(at_ns)),
+            Self::Manual(_) => None,
+        }
+    }
+
+    pub(crate) fn is_manual(&self) -> bool {
+        matches!(self, Self::Manual(_))
+    }
+}

@@ -1,0 +1,88 @@
+//! The choices a user has. Defaults and their reasons are on each of them.
+
+use std::time::Duration;
+
+/// What happens to a publish when the topic's queue is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// [`PublishError::Full`](crate::PublishError::Full) hands the payload back.
+    /// The default: the publisher knows at once, and nothing blocks or vanishes.
+    #[default]
+    Reject,
+    /// Wait for room, at most so long, then
+    /// [`PublishError::TimedOut`](crate::PublishError::TimedOut). Inside a handler
+    /// it never waits but answers `Full` at once: a worker that waited for
+    /// workers would never wake. Refused on a broker without worker threads.
+    Block {
+        /// The longest wait.
+        timeout: Duration,
+    },
+    /// Drop the oldest messages still in the queue until there is room. The
+    /// receipt says how many. A chunk published as one is dropped as one.
+    DropOldest,
+    /// Accept the message and drop it. The receipt says so.
+    DropNewest,
+}
+
+/// What happens to messages of a topic without subscriptions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NoSubscribers {
+    /// They are discarded and counted as *unrouted*. The default.
+    #[default]
+    Discard,
+    /// They wait in the topic's queue, up to its capacity, for the first
+    /// subscription.
+    Retain,
+    /// The publish is refused with
+    /// [`PublishError::NoSubscribers`](crate::PublishError::NoSubscribers).
+    Reject,
+}
+
+/// What happens when a subscription's lane is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LaneFull {
+    /// The topic waits with all its messages, without occupying a worker, until
+    /// the lane has room: nothing is lost, and in the end the publisher feels it
+    /// through the topic's overflow policy. The default. The topic's other
+    /// subscriptions wait with it.
+    #[default]
+    Wait,
+    /// The oldest deliveries queued in the lane are dropped. Those in the hands
+    /// of the handler or waiting for a retry are not.
+    DropOldest,
+    /// The new deliveries are dropped, for this subscription only.
+    DropNewest,
+    /// The new deliveries go to the dead letters, from where they can be redriven.
+    DeadLetter,
+}
+
+/// What happens to the deliveries a subscription still has when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unsubscribe {
+    /// They are cancelled: counted, evented, never handled.
+    Cancel,
+    /// They go to the dead letters.
+    DeadLetter,
+    /// They are handled, retries included; what is left after `timeout` is
+    /// cancelled.
+    Drain {
+        /// The longest wait.
+        timeout: Duration,
+    },
+}
+
+/// What the dead-letter store does when it is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeadLetterOverflow {
+    /// The oldest letter leaves. The default: what failed last tells most. Both
+    /// ways the loss is counted (`letters_evicted`) and evented.
+    #[default]
+    EvictOldest,
+    /// The new letter is not kept.
+    EvictNewest,
+}

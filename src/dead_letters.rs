@@ -1,0 +1,256 @@
+//! Deliveries that failed for good: look into them, redrive them, purge them.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::engine::lane::{Redelivery, Return};
+use crate::engine::letters::Letter;
+use crate::event::EventKind;
+use crate::message::{Batch, MessageId};
+use crate::pure::lifecycle::{Status, Step};
+use crate::pure::retry::FailureKind;
+use crate::pure::room::Reserved;
+use crate::pure::wheel::TimerKey;
+use crate::sync::Arc;
+use crate::topic::Topic;
+
+/// Why a delivery is in the dead-letter store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeadReason {
+    /// The retry policy's limits were used up.
+    Exhausted,
+    /// The handler or the policy's classifier said that trying again can't help.
+    Rejected,
+    /// The retry policy panicked.
+    PolicyPanicked,
+    /// Its subscription ended with [`Unsubscribe::DeadLetter`](crate::Unsubscribe::DeadLetter).
+    Unsubscribed,
+    /// Its lane was full, under [`LaneFull::DeadLetter`](crate::LaneFull::DeadLetter).
+    LaneFull,
+}
+
+impl fmt::Display for DeadReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Exhausted => "attempts exhausted",
+            Self::Rejected => "rejected",
+            Self::PolicyPanicked => "the retry policy panicked",
+            Self::Unsubscribed => "unsubscribed",
+            Self::LaneFull => "lane full",
+        })
+    }
+}
+
+/// The dead-letter store of a topic. Bounded; what a full one does is the
+/// topic's [`DeadLetterOverflow`](crate::DeadLetterOverflow).
+#[derive(Clone, Debug)]
+pub struct DeadLetters<T: Send + Sync + 'static> {
+    topic: Topic<T>,
+}
+
+/// What a redrive came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Redrive {
+    /// Letters that are on their way to the subscription that had failed.
+    pub redriven: usize,
+    /// Letters that stay because that subscription's lane is full.
+    pub no_room: usize,
+    /// Letters that stay because no subscription of that name is there.
+    pub no_subscription: usize,
+}
+
+impl<T: Send + Sync + 'static> DeadLetters<T> {
+    pub(crate) fn new(topic: Topic<T>) -> Self {
+        Self { topic }
+    }
+
+    /// Letters in the store.
+    pub fn len(&self) -> usize {
+        self.topic.core.letters.lock().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The letters, oldest first. They share their payloads with the store.
+    pub fn list(&self) -> Vec<DeadLetter<T>> {
+        let letters = self.topic.core.letters.lock().list();
+        letters
+            .into_iter()
+            .map(|letter| DeadLetter { letter })
+            .collect()
+    }
+
+    /// Sends the letters that `filter` chooses back to the subscription that had
+    /// failed, and to no other, oldest first. Each becomes a delivery of a new
+    /// generation with its attempts reset. Letters that can't go stay.
+    pub fn redrive(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> Redrive {
+        let mut outcome = Redrive::default();
+        for letter in self.list() {
+            if filter(&letter) {
+                self.redrive_one(&letter.letter, &mut outcome);
+            }
+        }
+        outcome
+    }
+
+    fn redrive_one(&self, letter: &Arc<Letter<T>>, outcome: &mut Redrive) {
+        let core = &self.topic.core;
+        let lanes = core.lanes.load();
+        let Some(lane) = lanes
+            .iter()
+            .find(|lane| lane.answers_to(&letter.subscription))
+        else {
+            outcome.no_subscription += 1;
+            return;
+        };
+        match lane.reserve(1, false) {
+            Reserved::Granted(_) => {}
+            Reserved::Full => {
+                outcome.no_room += 1;
+                return;
+            }
+            Reserved::Closed => {
+                outcome.no_subscription += 1;
+                return;
+            }
+        }
+        if !core.letters.lock().take(letter) {
+            // Somebody else redrove or purged it meanwhile.
+            if lane.release(1) {
+                lane.ring();
+            }
+            return;
+        }
+        let status = lane.books.record(Status::DeadLetter, Step::Redrive, 1);
+        let id = Some(letter.id());
+        core.tell_of(Some(&lane.name), id, 0, Some(status), EventKind::Redriven);
+        lane.push_return(Return::Redriven(Box::new(Redelivery {
+            batch: Arc::clone(&letter.batch),
+            history: None,
+            first_attempt_ns: 0,
+            timer: TimerKey::NONE,
+            index: letter.index,
+            generation: letter.generation.saturating_add(1),
+            attempts: 0,
+        })));
+        outcome.redriven += 1;
+    }
+
+    /// Forgets the letters that `filter` chooses; answers how many.
+    pub fn purge(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> usize {
+        let chosen = self.list().into_iter().filter(|letter| filter(letter));
+        chosen
+            .filter(|chosen| self.topic.core.letters.lock().take(&chosen.letter))
+            .count()
+    }
+}
+
+/// One letter.
+pub struct DeadLetter<T> {
+    letter: Arc<Letter<T>>,
+}
+
+impl<T> DeadLetter<T> {
+    fn batch(&self) -> &Batch<T> {
+        &self.letter.batch
+    }
+
+    fn index(&self) -> usize {
+        usize::from(self.letter.index)
+    }
+
+    /// What was published.
+    pub fn payload(&self) -> &T {
+        &self.batch().messages[self.index()].payload
+    }
+
+    /// The message's id.
+    pub fn id(&self) -> MessageId {
+        self.letter.id()
+    }
+
+    /// The key the publisher gave, if any.
+    pub fn key(&self) -> Option<&str> {
+        self.batch().meta(self.index())?.key.as_deref()
+    }
+
+    /// The subscription whose delivery it was.
+    pub fn subscription(&self) -> &str {
+        &self.letter.subscription
+    }
+
+    /// Why it is here.
+    pub fn reason(&self) -> DeadReason {
+        self.letter.reason
+    }
+
+    /// The text of the last error; `None` if the handler was never called.
+    pub fn error(&self) -> Option<&str> {
+        Some(&*self.letter.history.as_ref()?.text)
+    }
+
+    /// Entries into the handler, in this generation.
+    pub fn attempts(&self) -> u32 {
+        self.letter.attempts
+    }
+
+    /// How often it had been redriven before.
+    pub fn generation(&self) -> u16 {
+        self.letter.generation
+    }
+
+    /// When it came here: time since the broker was built.
+    pub fn at(&self) -> Duration {
+        Duration::from_nanos(self.letter.buried_ns)
+    }
+
+    /// Its failures in this generation, latest first: the last eight of them.
+    pub fn failures(&self) -> impl Iterator<Item = PastFailure<'_>> {
+        let chain = self.letter.history.iter().flat_map(|latest| latest.chain());
+        chain.map(|failure| PastFailure {
+            attempt: failure.attempt,
+            at: Duration::from_nanos(failure.at_ns),
+            kind: failure.kind,
+            error: &failure.text,
+        })
+    }
+}
+
+impl<T> Clone for DeadLetter<T> {
+    fn clone(&self) -> Self {
+        Self {
+            letter: Arc::clone(&self.letter),
+        }
+    }
+}
+
+impl<T> fmt::Debug for DeadLetter<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetter")
+            .field("id", &self.id())
+            .field("subscription", &self.subscription())
+            .field("reason", &self.reason())
+            .field("attempts", &self.attempts())
+            .field("error", &self.error())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A failed attempt in a letter's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PastFailure<'a> {
+    /// Which attempt it was.
+    pub attempt: u32,
+    /// When it ended: time since the broker was built.
+    pub at: Duration,
+    /// Error or panic.
+    pub kind: FailureKind,
+    /// Its text.
+    pub error: &'a str,
+}

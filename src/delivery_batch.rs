@@ -1,0 +1,74 @@
+//! Several deliveries in the hands of one handler call.
+
+use std::collections::BTreeMap;
+
+use crate::message::Delivery;
+use crate::nack::Nack;
+
+/// What a batch handler gets: deliveries in order, and a way to nack single ones.
+///
+/// Returning `Ok` acks every element that was not nacked; returning an error, or
+/// panicking, fails them all. What failed comes back alone, in a batch of one, so
+/// that one bad element can't fail its neighbours again.
+///
+/// ```
+/// use millstream::{DeliveryBatch, Nack};
+///
+/// fn store(batch: &mut DeliveryBatch<'_, i64>) -> Result<(), Nack> {
+///     for (at, delivery) in batch.iter().enumerate() {
+///         if *delivery.payload() < 0 {
+///             batch.nack(at, Nack::dead_letter("negative"));
+///         }
+///     }
+///     Ok(())
+/// }
+/// ```
+#[derive(Debug)]
+pub struct DeliveryBatch<'a, T> {
+    deliveries: Vec<Delivery<'a, T>>,
+    nacks: BTreeMap<usize, Nack>,
+}
+
+impl<'a, T> DeliveryBatch<'a, T> {
+    pub(crate) fn new(deliveries: Vec<Delivery<'a, T>>) -> Self {
+        Self {
+            deliveries,
+            nacks: BTreeMap::new(),
+        }
+    }
+
+    /// How many deliveries there are; at least one.
+    pub fn len(&self) -> usize {
+        self.deliveries.len()
+    }
+
+    /// Whether there are none: never, but a `len` wants its twin.
+    pub fn is_empty(&self) -> bool {
+        self.deliveries.is_empty()
+    }
+
+    /// The delivery at this place.
+    pub fn get(&self, at: usize) -> Option<Delivery<'a, T>> {
+        self.deliveries.get(at).copied()
+    }
+
+    /// The deliveries in order. The iterator doesn't borrow the batch, so that
+    /// elements can be nacked on the way.
+    pub fn iter(&self) -> impl Iterator<Item = Delivery<'a, T>> + use<'a, T> {
+        self.deliveries.clone().into_iter()
+    }
+
+    /// Refuses the delivery at this place; the last word on a place counts.
+    /// Answers whether there is such a place.
+    pub fn nack(&mut self, at: usize, nack: Nack) -> bool {
+        let exists = at < self.deliveries.len();
+        if exists {
+            self.nacks.insert(at, nack);
+        }
+        exists
+    }
+
+    pub(crate) fn into_nacks(self) -> impl Iterator<Item = (usize, Nack)> {
+        self.nacks.into_iter()
+    }
+}

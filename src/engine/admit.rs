@@ -1,0 +1,341 @@
+//! The publish half of the route: gate, overflow policy, queue.
+
+use std::time::{Duration, Instant};
+
+use super::context;
+use super::dispatch::BATCH;
+use super::topic::{Delayed, TopicCore};
+use crate::config::{NoSubscribers, Overflow};
+use crate::error::{PartialBatch, PublishError};
+use crate::event::{DropCause, EventKind};
+use crate::message::{Batch, BatchReceipt, Message, MessageId, Meta, Parcel, Receipt, discard};
+use crate::pure::lifecycle::Status;
+use crate::pure::tickets::Refusal;
+use crate::pure::verdict::nanos;
+use crate::sync::{Arc, pause};
+
+/// How often a publisher looks for something to drop before it gives up. It
+/// finds nothing only while others are between their ticket and their push.
+const EVICTION_TRIES: u32 = 1_000;
+
+/// What became of an admission.
+struct Admitted {
+    first_id: u64,
+    count: u64,
+    evicted: u32,
+    /// There was no room, and the policy is to drop the newest.
+    dropped: bool,
+}
+
+/// Why nothing was admitted.
+#[derive(Clone, Copy)]
+enum Refused {
+    Full,
+    TimedOut,
+    Closed,
+    NoSubscribers,
+}
+
+impl Refused {
+    fn error<P>(self, payload: P) -> PublishError<P> {
+        match self {
+            Self::Full => PublishError::Full(payload),
+            Self::TimedOut => PublishError::TimedOut(payload),
+            Self::Closed => PublishError::Closed(payload),
+            Self::NoSubscribers => PublishError::NoSubscribers(payload),
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Accepts one message or hands the payload back.
+    pub(crate) fn publish(
+        self: &Arc<Self>,
+        payload: T,
+        meta: Option<Meta>,
+    ) -> Result<Receipt, PublishError<T>> {
+        let admitted = match self.admit(1) {
+            Ok(admitted) => admitted,
+            Err(refused) => return Err(refused.error(payload)),
+        };
+        let message = self.message(admitted.first_id, payload);
+        let receipt = Receipt {
+            id: message.id,
+            evicted: admitted.evicted,
+            dropped: admitted.dropped,
+        };
+        let parcel = match meta {
+            None => Parcel::One(message),
+            Some(meta) => Parcel::Chunk(Arc::new(Batch {
+                messages: vec![message],
+                meta: vec![(0, meta)],
+            })),
+        };
+        self.admitted(parcel, &admitted);
+        Ok(receipt)
+    }
+
+    /// Accepts messages chunk by chunk, each chunk in one slot of the queue, or
+    /// hands back those from the first one that was refused.
+    pub(crate) fn publish_batch(
+        self: &Arc<Self>,
+        payloads: Vec<T>,
+    ) -> Result<BatchReceipt, PartialBatch<T>> {
+        let mut receipt = BatchReceipt::default();
+        let mut rest = payloads.into_iter();
+        while rest.len() > 0 {
+            let admitted = match self.admit(rest.len().min(BATCH) as u64) {
+                Ok(admitted) => admitted,
+                Err(refused) => {
+                    return Err(PartialBatch {
+                        accepted: receipt.accepted,
+                        error: refused.error(rest.collect()),
+                    });
+                }
+            };
+            let ids = admitted.first_id..admitted.first_id + admitted.count;
+            let now_ns = self.engine.clock.now_ns();
+            let messages: Vec<_> = ids
+                .zip(&mut rest)
+                .map(|(id, payload)| Message {
+                    id: MessageId::new(id),
+                    accepted_ns: now_ns,
+                    payload,
+                })
+                .collect();
+            receipt.accepted += messages.len();
+            receipt.evicted += admitted.evicted as usize;
+            receipt.dropped += if admitted.dropped { messages.len() } else { 0 };
+            receipt.first = receipt.first.or(messages.first().map(|message| message.id));
+            receipt.last = messages.last().map(|message| message.id);
+            let batch = Batch {
+                messages,
+                meta: Vec::new(),
+            };
+            self.admitted(Parcel::Chunk(Arc::new(batch)), &admitted);
+        }
+        Ok(receipt)
+    }
+
+    /// Accepts one message now and puts it into the queue after `delay`. It
+    /// holds its place meanwhile, so it can be neither rejected nor dropped then.
+    pub(crate) fn publish_after(
+        self: &Arc<Self>,
+        delay: Duration,
+        payload: T,
+        meta: Option<Meta>,
+    ) -> Result<Receipt, PublishError<T>> {
+        let admitted = match self.admit(1) {
+            Ok(admitted) => admitted,
+            Err(refused) => return Err(refused.error(payload)),
+        };
+        let mut message = self.message(admitted.first_id, payload);
+        let receipt = Receipt {
+            id: message.id,
+            evicted: admitted.evicted,
+            dropped: admitted.dropped,
+        };
+        if admitted.dropped {
+            self.admitted(Parcel::One(message), &admitted);
+            return Ok(receipt);
+        }
+        // Latency counts from when it is due.
+        message.accepted_ns = message.accepted_ns.saturating_add(nanos(delay));
+        let due_ns = message.accepted_ns;
+        self.tell_enqueued(message.id);
+        self.books.delayed.add(1);
+        // The lock is held over the timer so that the deadline can't come before
+        // the entry knows its key.
+        let mut delayed = self.delayed.lock();
+        let tag = delayed.insert(Delayed {
+            message,
+            meta,
+            timer: None,
+        });
+        let key = self.engine.timer.insert(due_ns, tag, Arc::clone(self) as _);
+        if let Some(entry) = delayed.get_mut(tag) {
+            entry.timer = Some(key);
+        }
+        drop(delayed);
+        if self.engine.has_stopped() {
+            self.ring();
+        }
+        Ok(receipt)
+    }
+
+    /// A delayed message is due.
+    pub(super) fn publish_due(self: &Arc<Self>, due: Delayed<T>) {
+        let last_id = due.message.id.get();
+        let parcel = match due.meta {
+            None => Parcel::One(due.message),
+            Some(meta) => Parcel::Chunk(Arc::new(Batch {
+                messages: vec![due.message],
+                meta: vec![(0, meta)],
+            })),
+        };
+        self.books.delayed.sub(1);
+        self.enqueue(parcel, last_id);
+        // The dispatcher may wait for a ticket that is already out.
+        self.ring();
+    }
+
+    /// The broker has stopped: what was delayed is dropped, and counted.
+    pub(super) fn drop_delayed(&self) {
+        let delayed: Vec<_> = self.delayed.lock().drain().collect();
+        for entry in delayed {
+            if let Some(key) = entry.timer {
+                self.engine.timer.cancel(key);
+            }
+            self.books.delayed.sub(1);
+            self.drop_messages(std::slice::from_ref(&entry.message), DropCause::Shutdown);
+            discard(entry);
+        }
+    }
+
+    fn message(&self, id: u64, payload: T) -> Message<T> {
+        Message {
+            id: MessageId::new(id),
+            accepted_ns: self.engine.clock.now_ns(),
+            payload,
+        }
+    }
+
+    /// An admitted parcel goes where its admission says.
+    fn admitted(self: &Arc<Self>, parcel: Parcel<T>, admitted: &Admitted) {
+        if admitted.dropped {
+            self.drop_messages(parcel.messages(), DropCause::Overflow);
+            return discard(parcel);
+        }
+        if self.bus().observed() {
+            // Told before the push, so that no later event of these messages
+            // can overtake it.
+            let messages = parcel.messages().iter();
+            messages.for_each(|message| self.tell_enqueued(message.id));
+        }
+        self.enqueue(parcel, admitted.first_id + admitted.count - 1);
+    }
+
+    fn tell_enqueued(&self, id: MessageId) {
+        let depth = self.waiting();
+        let kind = EventKind::MessageEnqueued { depth };
+        self.tell_message(id, Status::Queued, kind);
+    }
+
+    /// Gets tickets for at least one and at most `wanted` messages, by the
+    /// topic's overflow policy if there is no room.
+    #[inline]
+    fn admit(self: &Arc<Self>, wanted: u64) -> Result<Admitted, Refused> {
+        if self.settings.no_subscribers == NoSubscribers::Reject && !self.has_subscribers() {
+            self.books.rejected.add(wanted);
+            return Err(Refused::NoSubscribers);
+        }
+        match self.gate.admit(wanted, self.settings.capacity) {
+            Ok((first_id, count)) => Ok(Admitted {
+                first_id,
+                count,
+                evicted: 0,
+                dropped: false,
+            }),
+            Err(refusal) => self.admit_by_policy(wanted, refusal),
+        }
+    }
+
+    fn has_subscribers(&self) -> bool {
+        use crate::pure::room::Phase;
+        self.lanes
+            .peek(|lanes| lanes.iter().any(|lane| lane.phase() == Phase::Open))
+    }
+
+    #[cold]
+    fn admit_by_policy(
+        self: &Arc<Self>,
+        wanted: u64,
+        refusal: Refusal,
+    ) -> Result<Admitted, Refused> {
+        if refusal == Refusal::Full {
+            self.tell(EventKind::Backpressure {
+                depth: self.waiting(),
+                overflow: self.settings.overflow,
+            });
+        }
+        let admitted = match (refusal, self.settings.overflow) {
+            (Refusal::Closed, _) => Err(Refused::Closed),
+            (Refusal::Full, Overflow::Reject) => Err(Refused::Full),
+            (Refusal::Full, Overflow::Block { timeout }) => self.admit_after_wait(wanted, timeout),
+            (Refusal::Full, Overflow::DropOldest) => self.admit_by_eviction(wanted),
+            (Refusal::Full, Overflow::DropNewest) => {
+                let forced = self.gate.admit(wanted, u64::MAX);
+                forced.map_err(refused).map(|(first_id, count)| Admitted {
+                    first_id,
+                    count,
+                    evicted: 0,
+                    dropped: true,
+                })
+            }
+        };
+        if let Err(refused) = admitted {
+            self.books.rejected.add(wanted);
+            if matches!(refused, Refused::Closed) {
+                context::note_refusal();
+            }
+        }
+        admitted
+    }
+
+    fn admit_after_wait(
+        self: &Arc<Self>,
+        wanted: u64,
+        timeout: Duration,
+    ) -> Result<Admitted, Refused> {
+        if context::is_inside() {
+            return Err(Refused::Full);
+        }
+        // What is waiting must be on its way before we wait for its room.
+        self.ring();
+        let admitted = self
+            .waiters
+            .wait_for(Instant::now().checked_add(timeout), || {
+                match self.gate.admit(wanted, self.settings.capacity) {
+                    Err(Refusal::Full) => None,
+                    admitted => Some(admitted),
+                }
+            });
+        let (first_id, count) = admitted.ok_or(Refused::TimedOut)?.map_err(refused)?;
+        Ok(Admitted {
+            first_id,
+            count,
+            evicted: 0,
+            dropped: false,
+        })
+    }
+
+    fn admit_by_eviction(self: &Arc<Self>, wanted: u64) -> Result<Admitted, Refused> {
+        let mut evicted = 0;
+        for _ in 0..EVICTION_TRIES {
+            match self.drop_oldest(None, DropCause::Overflow) {
+                Some(dropped) => evicted += dropped,
+                None => pause(),
+            }
+            match self.gate.admit(wanted, self.settings.capacity) {
+                Ok((first_id, count)) => {
+                    return Ok(Admitted {
+                        first_id,
+                        count,
+                        evicted,
+                        dropped: false,
+                    });
+                }
+                Err(Refusal::Closed) => return Err(Refused::Closed),
+                Err(Refusal::Full) => {}
+            }
+        }
+        Err(Refused::Full)
+    }
+}
+
+fn refused(refusal: Refusal) -> Refused {
+    match refusal {
+        Refusal::Full => Refused::Full,
+        Refusal::Closed => Refused::Closed,
+    }
+}

@@ -1,0 +1,67 @@
+//! Who runs a topic or a lane: at most one worker at a time, and always one as
+//! long as there is something to do.
+//!
+//! Steps. A *producer* pushes, fences, reads the schedule, and moves it only if
+//! it is idle or running. A *runner* moves it to running, fences, works until it
+//! finds nothing, and rests.
+//!
+//! The feared interleaving: the producer reads *scheduled* (or *notified*) and
+//! leaves it at that, while the runner has already started, found nothing and
+//! gone to rest. If the producer read a state older than the runner's start, then
+//! its fence came before the runner's fence in the single order of sequentially
+//! consistent fences, so the runner, which looks after its own fence, sees the
+//! push. Model: `loom-tests/tests/schedule.rs`.
+
+use super::cell::Cell;
+use crate::pure::schedule::{Schedule, Then};
+use crate::sync::atomic::Ordering;
+use crate::sync::fence;
+
+/// The schedule of one topic or lane.
+#[derive(Debug)]
+pub struct Baton {
+    schedule: Cell<Schedule>,
+}
+
+impl Baton {
+    /// At rest.
+    pub fn new() -> Self {
+        Self {
+            schedule: Cell::new(Schedule::Idle),
+        }
+    }
+
+    /// There is news, which the caller has pushed where the runner will look.
+    pub fn notify(&self) -> Then {
+        // ORDERING: pairs with the fence in `started`; see the module's text.
+        fence(Ordering::SeqCst);
+        self.notify_fenced()
+    }
+
+    /// [`notify`](Self::notify) for a caller that has fenced since its push.
+    pub fn notify_fenced(&self) -> Then {
+        self.schedule.update(Schedule::notify)
+    }
+
+    /// Takes the baton from the ready queue. `false`: the entry was stale.
+    pub fn start(&self) -> bool {
+        self.started(Schedule::start)
+    }
+
+    /// Takes the baton past the ready queue. `false`: somebody runs.
+    pub fn claim(&self) -> bool {
+        self.started(Schedule::claim)
+    }
+
+    fn started(&self, step: fn(Schedule) -> (Schedule, bool)) -> bool {
+        let started = self.schedule.update(step);
+        // ORDERING: pairs with the fence in `notify`; see the module's text.
+        fence(Ordering::SeqCst);
+        started
+    }
+
+    /// Puts the baton down; `more` says that work is known to be left.
+    pub fn rest(&self, more: bool) -> Then {
+        self.schedule.update(|schedule| schedule.rest(more))
+    }
+}

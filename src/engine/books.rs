@@ -1,0 +1,251 @@
+//! The books: every counter of the conservation law, and the one place where a
+//! delivery changes its status.
+//!
+//! Orderings. Counters of later stages are written with release and read, by a
+//! snapshot, with acquire and *before* those of earlier stages. So a snapshot
+//! that sees a delivery's end sees its beginning too, and never shows more ends
+//! than beginnings. Model: `loom-tests/tests/books.rs`.
+
+use crate::pure::lifecycle::{Status, Step};
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// A count that others may read while it grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`, after everything the caller did before.
+    pub fn add(&self, n: u64) {
+        // ORDERING: release; see the module's text.
+        self.0.fetch_add(n, Ordering::Release);
+    }
+
+    /// Takes `n` off: for gauges.
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Release);
+    }
+
+    /// The count, and everything that happened before it was reached.
+    pub fn get(&self) -> u64 {
+        // ORDERING: acquire; see the module's text.
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// What happened to the deliveries of one lane.
+#[derive(Debug, Default)]
+pub struct LaneBooks {
+    made: Counter,
+    in_hand: Counter,
+    awaiting_retry: Counter,
+    attempts: Counter,
+    delivered: Counter,
+    failed: Counter,
+    retried: Counter,
+    dead_lettered: Counter,
+    dropped: Counter,
+    expired: Counter,
+    cancelled: Counter,
+    redriven: Counter,
+    illegal: Counter,
+}
+
+/// The books of a lane, or a sum of several, at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeliveryCounts {
+    /// Deliveries that entered the lane.
+    pub made: u64,
+    /// In the hands of the handler.
+    pub in_hand: u64,
+    /// On the timer wheel.
+    pub awaiting_retry: u64,
+    /// Entries into the handler.
+    pub attempts: u64,
+    /// Ended by `Ok`.
+    pub delivered: u64,
+    /// Attempts that ended by an error or a panic.
+    pub failed: u64,
+    /// Retries granted.
+    pub retried: u64,
+    /// Ended in the dead-letter store.
+    pub dead_lettered: u64,
+    /// Ended by overflow or discarded.
+    pub dropped: u64,
+    /// Ended by their time to live.
+    pub expired: u64,
+    /// Ended by an unsubscribe or a shutdown.
+    pub cancelled: u64,
+    /// Entered from the dead-letter store; part of `made`.
+    pub redriven: u64,
+    /// Steps that were refused as illegal: zero, or the engine has a bug.
+    pub illegal: u64,
+}
+
+impl LaneBooks {
+    /// Takes `step` with `count` deliveries that stand at `from`. A step that no
+    /// delivery may take is refused and counted, and `from` comes back.
+    pub fn record(&self, from: Status, step: Step, count: u64) -> Status {
+        let Ok(to) = from.step(step) else {
+            debug_assert!(false, "illegal step {step:?} from {from}");
+            self.illegal.add(count);
+            return from;
+        };
+        match from {
+            Status::Created => self.made.add(count),
+            Status::DeadLetter => {
+                self.redriven.add(count);
+                self.made.add(count);
+            }
+            _ => {}
+        }
+        match to {
+            Status::Delivering => self.attempts.add(count),
+            Status::Delivered => self.delivered.add(count),
+            Status::Failed => self.failed.add(count),
+            Status::RetryScheduled => {
+                self.retried.add(count);
+                self.awaiting_retry.add(count);
+            }
+            Status::DeadLetter => self.dead_lettered.add(count),
+            Status::Dropped => self.dropped.add(count),
+            Status::Expired => self.expired.add(count),
+            Status::Cancelled => self.cancelled.add(count),
+            Status::Created | Status::Queued => {}
+        }
+        if from == Status::RetryScheduled {
+            self.awaiting_retry.sub(count);
+        }
+        to
+    }
+
+    /// The lane's runner takes `count` deliveries in hand: from here until
+    /// [`put_down`](Self::put_down) they are no longer queued.
+    pub fn take_in_hand(&self, count: u64) {
+        self.in_hand.add(count);
+    }
+
+    /// The runner has recorded what became of what it had in hand.
+    pub fn put_down(&self, count: u64) {
+        self.in_hand.sub(count);
+    }
+
+    /// The counts now, later stages first.
+    pub fn read(&self) -> DeliveryCounts {
+        let cancelled = self.cancelled.get();
+        let expired = self.expired.get();
+        let dropped = self.dropped.get();
+        let dead_lettered = self.dead_lettered.get();
+        let delivered = self.delivered.get();
+        let awaiting_retry = self.awaiting_retry.get();
+        let retried = self.retried.get();
+        let failed = self.failed.get();
+        let in_hand = self.in_hand.get();
+        let attempts = self.attempts.get();
+        let redriven = self.redriven.get();
+        DeliveryCounts {
+            made: self.made.get(),
+            in_hand,
+            awaiting_retry,
+            attempts,
+            delivered,
+            failed,
+            retried,
+            dead_lettered,
+            dropped,
+            expired,
+            cancelled,
+            redriven,
+            illegal: self.illegal.get(),
+        }
+    }
+}
+
+impl DeliveryCounts {
+    /// Deliveries that reached a final state.
+    pub fn ended(&self) -> u64 {
+        self.delivered + self.dead_lettered + self.dropped + self.expired + self.cancelled
+    }
+
+    /// Deliveries that are still on their way.
+    pub fn open(&self) -> u64 {
+        self.made.saturating_sub(self.ended())
+    }
+
+    /// Adds another lane's counts.
+    pub fn add(&mut self, other: &Self) {
+        self.made += other.made;
+        self.in_hand += other.in_hand;
+        self.awaiting_retry += other.awaiting_retry;
+        self.attempts += other.attempts;
+        self.delivered += other.delivered;
+        self.failed += other.failed;
+        self.retried += other.retried;
+        self.dead_lettered += other.dead_lettered;
+        self.dropped += other.dropped;
+        self.expired += other.expired;
+        self.cancelled += other.cancelled;
+        self.redriven += other.redriven;
+        self.illegal += other.illegal;
+    }
+}
+
+/// What happened to the messages of one topic, beside the tickets of its gate.
+#[derive(Debug, Default)]
+pub struct TopicBooks {
+    /// Publishes refused for want of room, time or subscribers.
+    pub rejected: Counter,
+    /// Messages dropped by overflow or by shutdown.
+    pub dropped: Counter,
+    /// Messages nobody subscribed to.
+    pub unrouted: Counter,
+    /// Messages handed to every lane.
+    pub dispatched: Counter,
+    /// Messages on the timer wheel, by `publish_after`.
+    pub delayed: Counter,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_with_one_retry_balances_at_every_step() {
+        let books = LaneBooks::default();
+        let mut status = Status::Created;
+        for (step, awaiting) in [
+            (Step::Accept, 0),
+            (Step::Start, 0),
+            (Step::Fail, 0),
+            (Step::Retry, 1),
+            (Step::Requeue, 0),
+            (Step::Start, 0),
+            (Step::Ack, 0),
+        ] {
+            status = books.record(status, step, 1);
+            let counts = books.read();
+            assert_eq!(counts.awaiting_retry, awaiting);
+            assert_eq!(counts.made, counts.ended() + counts.open());
+        }
+        let counts = books.read();
+        assert_eq!(
+            (counts.attempts, counts.failed, counts.delivered),
+            (2, 1, 1)
+        );
+        assert_eq!(counts.open(), 0);
+    }
+
+    #[test]
+    fn a_redrive_opens_a_new_generation_and_keeps_the_old_end() {
+        let books = LaneBooks::default();
+        let queued = books.record(Status::Created, Step::Accept, 1);
+        let dead = books.record(queued, Step::Bury, 1);
+        assert_eq!(books.record(dead, Step::Redrive, 1), Status::Queued);
+        let counts = books.read();
+        assert_eq!(
+            (counts.made, counts.dead_lettered, counts.redriven),
+            (2, 1, 1)
+        );
+        assert_eq!(counts.open(), 1);
+    }
+}

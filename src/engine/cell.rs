@@ -1,0 +1,61 @@
+//! The one compare-and-swap loop of the crate.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use crate::pure::Packed;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// A pure machine in one machine word.
+pub struct Cell<S> {
+    word: AtomicU64,
+    state: PhantomData<S>,
+}
+
+impl<S: Packed> Cell<S> {
+    /// A cell in this state.
+    pub fn new(state: S) -> Self {
+        Self {
+            word: AtomicU64::new(state.pack()),
+            state: PhantomData,
+        }
+    }
+
+    /// The state now, and everything that happened before it was entered.
+    pub fn load(&self) -> S {
+        // ORDERING: acquire pairs with the release half of `update`.
+        S::unpack(self.word.load(Ordering::Acquire))
+    }
+
+    /// Takes one step and answers what the step answered.
+    ///
+    /// All steps on one cell have one order. A step that changes nothing writes
+    /// nothing, so it publishes nothing either: who relies on being seen by the
+    /// next step must fence first, as [`Baton`](super::baton::Baton) does.
+    pub fn update<A>(&self, mut step: impl FnMut(S) -> (S, A)) -> A {
+        let mut word = self.word.load(Ordering::Acquire);
+        loop {
+            let (next, answer) = step(S::unpack(word));
+            let next = next.pack();
+            if next == word {
+                return answer;
+            }
+            // ORDERING: release publishes what was done before the step to
+            // whoever sees the new state; acquire shows us what was done before
+            // the state that we leave.
+            match self
+                .word
+                .compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire)
+            {
+                Ok(_) => return answer,
+                Err(found) => word = found,
+            }
+        }
+    }
+}
+
+impl<S: Packed + fmt::Debug> fmt::Debug for Cell<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.load().fmt(f)
+    }
+}

@@ -1,0 +1,542 @@
+//! The dispatcher: takes waiting messages as one shared batch and hands it to
+//! every lane. One worker at a time runs it for a topic, whoever holds the baton.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use super::lane::Lane;
+use super::pool::{Task, Worker};
+use super::timer::{Fire, LOOK};
+use super::topic::{Lanes, TopicCore};
+use crate::config::{LaneFull, NoSubscribers};
+use crate::event::{DropCause, EventKind, Hook};
+use crate::message::{Batch, Message, Parcel, Part, discard};
+use crate::pure::lifecycle::{Status, Step};
+use crate::pure::room::{Phase, Reserved};
+use crate::pure::schedule::Then;
+use crate::pure::strategy::{Backlog, FlushCause, Plan};
+use crate::pure::verdict::nanos;
+use crate::pure::wheel::TimerKey;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, fence};
+
+/// Most messages in a batch. One allocation and one lane operation per
+/// subscription are shared by so many; a retry or a dead letter keeps so many
+/// messages alive at most.
+pub(crate) const BATCH: usize = 64;
+/// Most messages that one turn dispatches before others have theirs.
+const QUANTUM: usize = 1_024;
+
+/// What only the dispatcher touches.
+pub(crate) struct Desk<T> {
+    /// Taken out of the queue as its oldest: a crossbeam channel can't be peeked
+    /// into, and a strategy wants to know the age.
+    first: Option<Parcel<T>>,
+    /// Messages that the last plan still allows to be taken.
+    allowance: usize,
+    /// A batch on its way to the lanes, and how much of it has gone.
+    hand: Option<(Arc<Batch<T>>, usize)>,
+    linger: Option<(TimerKey, u64)>,
+    grants: Vec<u32>,
+}
+
+impl<T> Desk<T> {
+    fn new() -> Self {
+        Self {
+            first: None,
+            allowance: 0,
+            hand: None,
+            linger: None,
+            grants: Vec::new(),
+        }
+    }
+
+    /// Takes the rest of the batch in hand, or else the oldest parcel.
+    fn take_oldest(&mut self) -> (Option<(Arc<Batch<T>>, usize)>, Option<Parcel<T>>) {
+        match self.hand.take() {
+            None => (None, self.first.take()),
+            hand => (hand, None),
+        }
+    }
+}
+
+/// Why the dispatcher stops for now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// Nothing to do until somebody rings.
+    Rest,
+    /// More to do after others have had their turn.
+    Yield,
+}
+
+impl<T: Send + Sync + 'static> Task for TopicCore<T> {
+    fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
+        if self.baton.start() && self.run_claimed(worker) {
+            worker.requeue(self);
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Fire for TopicCore<T> {
+    fn fire(self: Arc<Self>, tag: u32) {
+        if tag == LOOK {
+            return self.ring();
+        }
+        let due = self.delayed.lock().remove(tag);
+        if let Some(due) = due {
+            self.publish_due(due);
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Runs a turn for whoever holds the baton, and puts it down. `true`: the
+    /// topic must go back on the ready queue.
+    pub(crate) fn run_claimed(self: &Arc<Self>, worker: &mut Worker<'_>) -> bool {
+        let desk = self.desk.lock().take();
+        let mut desk = desk.unwrap_or_else(|| Box::new(Desk::new()));
+        let pause = self.turn(&mut desk, worker);
+        *self.desk.lock() = Some(desk);
+        self.baton.rest(pause == Pause::Yield) == Then::Enqueue
+    }
+
+    fn turn(self: &Arc<Self>, desk: &mut Desk<T>, worker: &mut Worker<'_>) -> Pause {
+        if self.quiet_below.load(Ordering::Relaxed) > 0 {
+            self.quiet_below.store(0, Ordering::Relaxed);
+        }
+        let mut dispatched = 0;
+        loop {
+            if self.engine.has_stopped() {
+                self.drop_everything(desk);
+                return Pause::Rest;
+            }
+            if desk.hand.is_none() && !self.take_batch(desk) {
+                return Pause::Rest;
+            }
+            // The list is read after the messages were taken: whoever was
+            // subscribed before one of them was published is on it.
+            let lanes = self.lanes.load();
+            match self.hand_on(desk, &lanes, worker) {
+                Some(count) => dispatched += count,
+                None => return Pause::Rest,
+            }
+            if dispatched >= QUANTUM {
+                return Pause::Yield;
+            }
+        }
+    }
+
+    /// Takes the next batch in hand, if the strategy wants it now.
+    fn take_batch(self: &Arc<Self>, desk: &mut Desk<T>) -> bool {
+        loop {
+            if desk.first.is_none() {
+                desk.first = self.pop();
+            }
+            let Some(first) = &desk.first else {
+                desk.allowance = 0;
+                return false;
+            };
+            if desk.allowance == 0 {
+                desk.allowance = match self.plan(first) {
+                    Plan::Deliver { at_most } => at_most.max(1),
+                    Plan::Flush { at_most, cause } => {
+                        let size = at_most.max(1);
+                        self.tell(EventKind::BatchFlush { size, cause });
+                        size
+                    }
+                    Plan::Wait {
+                        until_waiting,
+                        at_most,
+                    } => {
+                        if self.wait(desk, until_waiting, at_most) {
+                            return false;
+                        }
+                        continue;
+                    }
+                };
+            }
+            self.cancel_linger(desk);
+            let room = self.room_in_lanes();
+            if room == 0 {
+                self.quiet_below.store(u64::MAX, Ordering::Relaxed);
+                return false;
+            }
+            let batch = self.collect(desk, room);
+            desk.allowance = desk.allowance.saturating_sub(batch.messages.len());
+            desk.hand = Some((batch, 0));
+            return true;
+        }
+    }
+
+    /// What is to be done with the messages that wait, the oldest of them being
+    /// in `first`.
+    fn plan(&self, first: &Parcel<T>) -> Plan {
+        let waiting = self.waiting().max(first.len() as u64);
+        let first_id = first.first().id.get();
+        let flush_to = self.flush_to.load(Ordering::Acquire);
+        let forced = |at_most: u64, cause| Plan::Flush {
+            at_most: at_most as usize,
+            cause,
+        };
+        let strategy = self.strategy.load();
+        let age_ns = self
+            .engine
+            .clock
+            .now_ns()
+            .saturating_sub(first.first().accepted_ns);
+        let backlog = Backlog::new(
+            waiting as usize,
+            Duration::from_nanos(age_ns),
+            self.settings.capacity as usize,
+        );
+        let planned = std::panic::catch_unwind(AssertUnwindSafe(|| strategy.plan(&backlog)));
+        let plan = planned.unwrap_or_else(|_| {
+            self.tell(EventKind::HookPanicked {
+                hook: Hook::Strategy,
+            });
+            Plan::Deliver {
+                at_most: waiting as usize,
+            }
+        });
+        match plan {
+            Plan::Wait { .. } if first_id <= flush_to => forced(
+                (flush_to - first_id + 1).min(waiting),
+                FlushCause::Requested,
+            ),
+            Plan::Wait { .. } if self.gate.is_closed() => forced(waiting, FlushCause::Drain),
+            Plan::Wait { .. } if waiting >= self.settings.capacity => {
+                forced(waiting, FlushCause::Full)
+            }
+            plan => plan,
+        }
+    }
+
+    /// Arranges to be woken when `until_waiting` messages wait or `at_most` has
+    /// passed. `false`: that is so already.
+    fn wait(
+        self: &Arc<Self>,
+        desk: &mut Desk<T>,
+        until_waiting: usize,
+        at_most: Option<Duration>,
+    ) -> bool {
+        match at_most {
+            Some(at_most) => {
+                let due_ns = self.engine.clock.now_ns().saturating_add(nanos(at_most));
+                if desk.linger.is_none_or(|(_, at_ns)| due_ns < at_ns) {
+                    self.cancel_linger(desk);
+                    let key = self
+                        .engine
+                        .timer
+                        .insert(due_ns, LOOK, Arc::clone(self) as _);
+                    desk.linger = Some((key, due_ns));
+                }
+            }
+            None => self.cancel_linger(desk),
+        }
+        let wanted = (until_waiting as u64).clamp(1, self.settings.capacity);
+        let now_waiting = self.waiting();
+        if now_waiting >= wanted {
+            // A user's own strategy may say "wait for 1" while one waits: then
+            // only time or news can change its mind.
+            self.quiet_below.store(0, Ordering::Relaxed);
+            return true;
+        }
+        let wake_at = self.gate.issued() + (wanted - now_waiting);
+        self.quiet_below.store(wake_at, Ordering::Relaxed);
+        // ORDERING: pairs with the fence in `enqueue`: we said what we want to
+        // know, now we look.
+        fence(Ordering::SeqCst);
+        self.gate.issued() < wake_at
+    }
+
+    fn cancel_linger(&self, desk: &mut Desk<T>) {
+        if let Some((key, _)) = desk.linger.take() {
+            self.engine.timer.cancel(key);
+        }
+    }
+
+    /// How many messages every lane that the topic waits for has room for. Zero:
+    /// one of them is full, and will ring. Looked at before messages are taken,
+    /// so that those that can't go on stay where overflow can find them.
+    fn room_in_lanes(&self) -> usize {
+        let lanes = self.lanes.load();
+        let free = |lane: &Lane<T>| match lane.free() {
+            0 => match lane.reserve(1, true) {
+                Reserved::Granted(granted) => {
+                    lane.release(granted);
+                    1
+                }
+                Reserved::Full => 0,
+                Reserved::Closed => u32::MAX,
+            },
+            free => free,
+        };
+        let waited_for = lanes.iter().filter(|lane| topic_waits_for(lane));
+        waited_for.map(|lane| free(lane)).min().unwrap_or(u32::MAX) as usize
+    }
+
+    /// Makes one batch of the oldest messages: a chunk as it is, or as many
+    /// single ones as may be taken.
+    fn collect(&self, desk: &mut Desk<T>, room: usize) -> Arc<Batch<T>> {
+        let most = desk.allowance.min(BATCH).min(room);
+        let mut messages = Vec::new();
+        let mut meta = Vec::new();
+        while messages.len() < most {
+            match desk.first.take().or_else(|| self.pop()) {
+                None => break,
+                Some(Parcel::One(message)) => {
+                    reserve(&mut messages, most.min(self.slots() + 1));
+                    messages.push(message);
+                }
+                Some(Parcel::Chunk(chunk)) if chunk.messages.len() == 1 => {
+                    reserve(&mut messages, most.min(self.slots() + 1));
+                    unwrap_single(chunk, &mut messages, &mut meta);
+                }
+                Some(chunk @ Parcel::Chunk(_)) => {
+                    desk.first = Some(chunk);
+                    break;
+                }
+            }
+        }
+        match desk.first.take() {
+            Some(Parcel::Chunk(chunk)) if messages.is_empty() => chunk,
+            first => {
+                desk.first = first;
+                Arc::new(Batch { messages, meta })
+            }
+        }
+    }
+
+    /// Hands the batch on to every lane. `None`: it has to wait, and somebody
+    /// will ring. Otherwise how many messages went.
+    fn hand_on(
+        self: &Arc<Self>,
+        desk: &mut Desk<T>,
+        lanes: &Lanes<T>,
+        worker: &mut Worker<'_>,
+    ) -> Option<usize> {
+        let (batch, next) = desk.hand.take()?;
+        let left = batch.messages.len() - next;
+        if lanes.iter().all(|lane| lane.phase() != Phase::Open) {
+            if self.settings.no_subscribers == NoSubscribers::Retain {
+                desk.hand = Some((batch, next));
+                self.quiet_below.store(u64::MAX, Ordering::Relaxed);
+                return None;
+            }
+            self.unroute(&batch, next);
+            return Some(left);
+        }
+        let count = self.reserve_everywhere(lanes, left as u32, &mut desk.grants);
+        if count == 0 {
+            desk.hand = Some((batch, next));
+            self.quiet_below.store(u64::MAX, Ordering::Relaxed);
+            return None;
+        }
+        // Counted before it can be handled: a snapshot never shows more ends
+        // than beginnings.
+        self.books.dispatched.add(u64::from(count));
+        let from = next as u32;
+        for (lane, granted) in lanes.iter().zip(&desk.grants) {
+            let part = Part {
+                batch: Arc::clone(&batch),
+                from,
+                to: from + count,
+            };
+            self.hand_to(lane, part, *granted, worker);
+        }
+        self.release(u64::from(count));
+        let next = next + count as usize;
+        if next < batch.messages.len() {
+            desk.hand = Some((batch, next));
+        }
+        Some(count as usize)
+    }
+
+    /// Reserves places in all lanes for the same number of messages, at most
+    /// `wanted`; answers the number. Zero: a lane that the topic waits for is
+    /// full, and will ring.
+    fn reserve_everywhere(
+        self: &Arc<Self>,
+        lanes: &Lanes<T>,
+        wanted: u32,
+        grants: &mut Vec<u32>,
+    ) -> u32 {
+        loop {
+            grants.clear();
+            let count = wanted.min(self.room_in_lanes() as u32);
+            if count == 0 {
+                return 0;
+            }
+            let mut short = false;
+            for lane in lanes.iter() {
+                let granted = match lane.reserve(count, false) {
+                    Reserved::Granted(granted) => granted,
+                    Reserved::Full | Reserved::Closed => 0,
+                };
+                // Only a redrive can have taken the room since we looked.
+                short |= granted < count && topic_waits_for(lane);
+                grants.push(granted);
+            }
+            if !short {
+                return count;
+            }
+            for (lane, granted) in lanes.iter().zip(grants.iter()) {
+                if *granted > 0 && lane.release(*granted) {
+                    lane.ring();
+                }
+            }
+        }
+    }
+
+    /// Hands a part to one lane that granted places for its first `granted`
+    /// messages; what becomes of the others is the lane's policy.
+    fn hand_to(
+        self: &Arc<Self>,
+        lane: &Arc<Lane<T>>,
+        part: Part<T>,
+        granted: u32,
+        worker: &mut Worker<'_>,
+    ) {
+        let count = part.to - part.from;
+        if granted < count && lane.phase() != Phase::Open && granted == 0 {
+            return;
+        }
+        let granted = match lane.when_full {
+            LaneFull::DropOldest => self.make_room(lane, granted, count),
+            LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => granted,
+        };
+        let split = part.from + granted;
+        if split < part.to {
+            let rest = Part {
+                batch: Arc::clone(&part.batch),
+                from: split,
+                to: part.to,
+            };
+            self.overflow(lane, rest);
+        }
+        if granted == 0 {
+            return;
+        }
+        lane.books
+            .record(Status::Created, Step::Accept, u64::from(granted));
+        lane.push(Part { to: split, ..part });
+        if lane.baton.notify() == Then::Enqueue {
+            worker.submit(Arc::clone(lane) as _);
+        }
+    }
+
+    /// Drops the oldest deliveries queued in a lane until `wanted` places are
+    /// granted or none is left to drop.
+    fn make_room(&self, lane: &Arc<Lane<T>>, mut granted: u32, wanted: u32) -> u32 {
+        while granted < wanted {
+            if let Some(oldest) = lane.pop() {
+                self.drop_queued(lane, &oldest);
+                if lane.release(oldest.to - oldest.from) {
+                    lane.ring();
+                }
+            }
+            match lane.reserve(wanted - granted, false) {
+                Reserved::Granted(more) => granted += more,
+                Reserved::Full | Reserved::Closed => break,
+            }
+        }
+        granted
+    }
+
+    fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &Part<T>) {
+        let count = part.len() as u64;
+        let status = lane.books.record(Status::Queued, Step::Drop, count);
+        if self.bus().observed() {
+            for message in &part.batch.messages[part.from as usize..part.to as usize] {
+                let cause = DropCause::LaneFull;
+                let kind = EventKind::Dropped { cause };
+                self.tell_of(Some(&lane.name), Some(message.id), 0, Some(status), kind);
+            }
+        }
+    }
+
+    /// Deliveries that found no place in their lane.
+    fn overflow(&self, lane: &Arc<Lane<T>>, part: Part<T>) {
+        let count = part.len() as u64;
+        lane.books.record(Status::Created, Step::Accept, count);
+        if lane.when_full == LaneFull::DeadLetter {
+            lane.bury_part(&part, crate::dead_letters::DeadReason::LaneFull);
+        } else {
+            self.drop_queued(lane, &part);
+        }
+    }
+
+    /// Messages that nobody subscribed to.
+    fn unroute(&self, batch: &Arc<Batch<T>>, next: usize) {
+        let unrouted = &batch.messages[next..];
+        self.books.unrouted.add(unrouted.len() as u64);
+        for message in unrouted {
+            self.tell_of(None, Some(message.id), 0, None, EventKind::Unrouted);
+        }
+        self.release(unrouted.len() as u64);
+    }
+
+    /// The broker has stopped: what was not dispatched is dropped, and counted.
+    fn drop_everything(self: &Arc<Self>, desk: &mut Desk<T>) {
+        self.cancel_linger(desk);
+        while self.drop_oldest(Some(desk), DropCause::Shutdown).is_some() {}
+        self.drop_delayed();
+    }
+
+    /// Drops the oldest messages there are: what is left of a batch in hand, or
+    /// what fills one slot. Answers how many. A publisher that wants room passes
+    /// no desk; it has the dispatcher's if that one rests.
+    pub(super) fn drop_oldest(&self, desk: Option<&mut Desk<T>>, cause: DropCause) -> Option<u32> {
+        let (hand, first) = match desk {
+            Some(desk) => desk.take_oldest(),
+            None => match self.desk.lock().as_deref_mut() {
+                Some(desk) => desk.take_oldest(),
+                None => (None, None),
+            },
+        };
+        if let Some((batch, next)) = hand {
+            self.drop_messages(&batch.messages[next..], cause);
+            return Some((batch.messages.len() - next) as u32);
+        }
+        let parcel = first.or_else(|| self.pop())?;
+        let count = parcel.len() as u32;
+        self.drop_messages(parcel.messages(), cause);
+        discard(parcel);
+        Some(count)
+    }
+
+    /// Messages that go no further: counted, evented, their tickets given back.
+    pub(super) fn drop_messages(&self, messages: &[Message<T>], cause: DropCause) {
+        let count = messages.len() as u64;
+        self.books.dropped.add(count);
+        for message in messages {
+            self.tell_message(message.id, Status::Dropped, EventKind::Dropped { cause });
+        }
+        self.release(count);
+    }
+}
+
+fn topic_waits_for<T: Send + Sync + 'static>(lane: &Lane<T>) -> bool {
+    lane.when_full == LaneFull::Wait && lane.phase() == Phase::Open
+}
+
+/// Makes room for a whole batch with the first message, for what is there and
+/// not for what might come: a slow lane holds on to it.
+fn reserve<T>(messages: &mut Vec<Message<T>>, wanted: usize) {
+    if messages.is_empty() {
+        messages.reserve_exact(wanted);
+    }
+}
+
+/// Moves the message of a chunk of one into the batch that is being made.
+fn unwrap_single<T>(
+    chunk: Arc<Batch<T>>,
+    messages: &mut Vec<Message<T>>,
+    meta: &mut Vec<(u32, crate::message::Meta)>,
+) {
+    let at = messages.len() as u32;
+    if let Some(mut chunk) = Arc::into_inner(chunk) {
+        messages.append(&mut chunk.messages);
+        meta.extend(chunk.meta.drain(..).map(|(_, own)| (at, own)));
+    }
+}

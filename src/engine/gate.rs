@@ -1,0 +1,96 @@
+//! Admission to a topic: the ticket word, and the count of released tickets
+//! that it is measured against.
+
+use super::cell::Cell;
+use crate::pure::tickets::{Refusal, Tickets};
+use crate::sync::CachePadded;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// The door of one topic.
+pub struct Gate {
+    front: CachePadded<Front>,
+    /// Tickets whose message has left the queue. Written by the consuming side,
+    /// so it keeps away from the line that publishers fight over.
+    released: AtomicU64,
+}
+
+struct Front {
+    tickets: Cell<Tickets>,
+    /// The last value of `released` that a publisher saw. Spares publishers the
+    /// consumers' cache line as long as there is room by this reckoning.
+    seen: AtomicU64,
+}
+
+impl Gate {
+    /// Open.
+    pub fn new() -> Self {
+        Self {
+            front: CachePadded::new(Front {
+                tickets: Cell::new(Tickets::OPEN),
+                seen: AtomicU64::new(0),
+            }),
+            released: AtomicU64::new(0),
+        }
+    }
+
+    /// Admits up to `wanted` messages if fewer than `capacity` are in. Answers
+    /// the first id and how many were admitted.
+    pub fn admit(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
+        // ORDERING: relaxed. The count carries no data (the queue orders its own
+        // slots) and a stale value can only refuse; see `Tickets::admit`.
+        let seen = self.front.seen.load(Ordering::Relaxed);
+        match self.admit_given(wanted, seen, capacity) {
+            Err(Refusal::Full) => {
+                let released = self.released.load(Ordering::Acquire);
+                self.front.seen.fetch_max(released, Ordering::Relaxed);
+                self.admit_given(wanted, released, capacity)
+            }
+            admitted => admitted,
+        }
+    }
+
+    fn admit_given(
+        &self,
+        wanted: u64,
+        released: u64,
+        capacity: u64,
+    ) -> Result<(u64, u64), Refusal> {
+        self.front.tickets.update(|tickets| {
+            let (next, granted) = tickets.admit(wanted, released, capacity);
+            (next, granted.map(|granted| (tickets.issued() + 1, granted)))
+        })
+    }
+
+    /// Gives back `count` tickets, whose messages have left the queue.
+    pub fn release(&self, count: u64) {
+        // ORDERING: release, so that who sees the place free sees the counters
+        // that say where its message went.
+        self.released.fetch_add(count, Ordering::Release);
+    }
+
+    /// Admits nobody from here on.
+    pub fn close(&self) {
+        self.front.tickets.update(Tickets::close);
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.front.tickets.load().is_closed()
+    }
+
+    /// Tickets handed out so far.
+    pub fn issued(&self) -> u64 {
+        self.front.tickets.load().issued()
+    }
+
+    /// Tickets given back so far.
+    pub fn released(&self) -> u64 {
+        self.released.load(Ordering::Acquire)
+    }
+
+    /// Tickets that are out: an upper bound while others publish.
+    pub fn outstanding(&self) -> u64 {
+        let released = self.released();
+        self.issued() - released
+    }
+}

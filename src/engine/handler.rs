@@ -1,0 +1,192 @@
+//! Calling the user's handlers, one panic-proof call at a time.
+//!
+//! The loop over a run of deliveries is compiled together with the closure it
+//! calls, so a run costs one virtual call and each delivery costs a direct one.
+
+use std::panic::AssertUnwindSafe;
+
+use super::cell::Cell;
+use super::context;
+use crate::delivery_batch::DeliveryBatch;
+use crate::message::{Address, Batch, Delivery};
+use crate::nack::Nack;
+use crate::pure::retry::FailureKind;
+use crate::pure::room::{Phase, Room};
+use crate::pure::strategy::Batched;
+use crate::pure::verdict::Wish;
+use crate::sync::Arc;
+
+/// Why a delivery failed.
+pub(crate) enum Cause {
+    Nack(Nack),
+    Panic(String),
+}
+
+/// One failed delivery of a run.
+pub(crate) struct Fault {
+    /// Its place in the run.
+    pub(crate) at: usize,
+    pub(crate) cause: Arc<Cause>,
+    /// A publish of its handler was refused because the broker is ending.
+    pub(crate) by_shutdown: bool,
+}
+
+impl Cause {
+    pub(crate) fn kind(&self) -> FailureKind {
+        match self {
+            Self::Nack(_) => FailureKind::Error,
+            Self::Panic(_) => FailureKind::Panic,
+        }
+    }
+
+    pub(crate) fn wish(&self) -> Wish {
+        match self {
+            Self::Nack(nack) => nack.wish(),
+            Self::Panic(_) => Wish::Policy,
+        }
+    }
+
+    pub(crate) fn error(&self) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
+        match self {
+            Self::Nack(nack) => nack.error(),
+            Self::Panic(_) => None,
+        }
+    }
+
+    /// The text of it. Writing out an error runs the user's code, which may
+    /// panic.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Nack(nack) => std::panic::catch_unwind(AssertUnwindSafe(|| nack.to_string()))
+                .unwrap_or_else(|_| "an error that panics when it is printed".to_owned()),
+            Self::Panic(text) => text.clone(),
+        }
+    }
+}
+
+/// What a handler said, or that it panicked.
+fn outcome(called: std::thread::Result<Result<(), Nack>>) -> Result<(), Cause> {
+    match called {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(nack)) => Err(Cause::Nack(nack)),
+        Err(payload) => {
+            let text = if let Some(text) = payload.downcast_ref::<&str>() {
+                (*text).to_owned()
+            } else if let Some(text) = payload.downcast_ref::<String>() {
+                text.clone()
+            } else {
+                "a panic without a text".to_owned()
+            };
+            crate::message::discard(payload);
+            Err(Cause::Panic(text))
+        }
+    }
+}
+
+/// Deliveries of one batch that stand next to each other, for one lane.
+pub(crate) struct Run<'a, T> {
+    pub(crate) batch: &'a Batch<T>,
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) attempt: u32,
+    pub(crate) generation: u16,
+    pub(crate) address: Address<'a>,
+    pub(crate) now_ns: u64,
+    pub(crate) room: &'a Cell<Room>,
+}
+
+impl<'a, T> Run<'a, T> {
+    pub(crate) fn delivery(&self, index: usize) -> Delivery<'a, T> {
+        Delivery {
+            batch: self.batch,
+            index,
+            attempt: self.attempt,
+            generation: self.generation,
+            address: self.address,
+            now_ns: self.now_ns,
+        }
+    }
+}
+
+/// A handler that takes deliveries one by one.
+pub(crate) trait EachHandler<T>: Send {
+    /// Calls the handler for the run, until the lane starts being cancelled.
+    /// Answers how many calls were made.
+    fn call(&mut self, run: &Run<'_, T>, faults: &mut Vec<Fault>) -> usize;
+}
+
+impl<T, F> EachHandler<T> for F
+where
+    F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send,
+{
+    fn call(&mut self, run: &Run<'_, T>, faults: &mut Vec<Fault>) -> usize {
+        for index in run.from..run.to {
+            if run.room.load().phase > Phase::Draining {
+                return index - run.from;
+            }
+            let delivery = run.delivery(index);
+            let called = std::panic::catch_unwind(AssertUnwindSafe(|| self(&delivery)));
+            if let Err(cause) = outcome(called) {
+                faults.push(Fault {
+                    at: index - run.from,
+                    cause: Arc::new(cause),
+                    by_shutdown: context::take_refusal(),
+                });
+            }
+        }
+        run.to - run.from
+    }
+}
+
+/// A handler that takes deliveries in batches.
+pub(crate) trait BatchHandler<T>: Send {
+    /// Calls the handler once.
+    fn call(&mut self, deliveries: Vec<Delivery<'_, T>>, faults: &mut Vec<Fault>);
+}
+
+impl<T, F> BatchHandler<T> for F
+where
+    F: FnMut(&mut DeliveryBatch<'_, T>) -> Result<(), Nack> + Send,
+{
+    fn call(&mut self, deliveries: Vec<Delivery<'_, T>>, faults: &mut Vec<Fault>) {
+        let count = deliveries.len();
+        let mut batch = DeliveryBatch::new(deliveries);
+        let called = std::panic::catch_unwind(AssertUnwindSafe(|| self(&mut batch)));
+        let by_shutdown = context::take_refusal();
+        match outcome(called) {
+            Err(cause) => {
+                let cause = Arc::new(cause);
+                faults.extend((0..count).map(|at| Fault {
+                    at,
+                    cause: Arc::clone(&cause),
+                    by_shutdown,
+                }));
+            }
+            Ok(()) => faults.extend(batch.into_nacks().map(|(at, nack)| Fault {
+                at,
+                cause: Arc::new(Cause::Nack(nack)),
+                by_shutdown,
+            })),
+        }
+    }
+}
+
+/// The handler of a lane.
+pub(crate) enum Handler<T> {
+    Each(Box<dyn EachHandler<T>>),
+    Batch(Box<dyn BatchHandler<T>>, Batched),
+}
+
+impl<T> Handler<T> {
+    /// Calls the handler for a run, whichever kind it is.
+    pub(crate) fn call(&mut self, run: &Run<'_, T>, faults: &mut Vec<Fault>) -> usize {
+        match self {
+            Self::Each(handler) => handler.call(run, faults),
+            Self::Batch(handler, _) => {
+                let deliveries = (run.from..run.to).map(|index| run.delivery(index));
+                handler.call(deliveries.collect(), faults);
+                run.to - run.from
+            }
+        }
+    }
+}

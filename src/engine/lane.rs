@@ -1,0 +1,233 @@
+//! A lane: the deliveries of one subscription, on their way to its handler.
+
+use super::baton::Baton;
+use super::books::LaneBooks;
+use super::cell::Cell;
+use super::handler::{Fault, Handler};
+use super::letters::Failure;
+use super::timer::{Fire, LOOK};
+use super::topic::TopicCore;
+use crate::config::LaneFull;
+use crate::latency::Latencies;
+use crate::message::{Batch, Part};
+use crate::pure::arena::Arena;
+use crate::pure::retry::RetryPolicy;
+use crate::pure::room::{Phase, Reserved, Room};
+use crate::pure::schedule::Then;
+use crate::pure::stride::Stride;
+use crate::pure::wheel::TimerKey;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Mutex, OnceLock, Slot, Unbounded};
+use std::collections::VecDeque;
+
+/// A delivery that was tried before, or redriven.
+pub(crate) struct Redelivery<T> {
+    pub(crate) batch: Arc<Batch<T>>,
+    pub(crate) history: Option<Box<Failure>>,
+    pub(crate) first_attempt_ns: u64,
+    pub(crate) timer: TimerKey,
+    pub(crate) index: u16,
+    pub(crate) generation: u16,
+    /// Entries into the handler so far.
+    pub(crate) attempts: u32,
+}
+
+/// What comes back to a lane.
+pub(crate) enum Return<T> {
+    /// The retry with this tag is due.
+    Due(u32),
+    /// A letter was redriven.
+    Redriven(Box<Redelivery<T>>),
+}
+
+/// What only the lane's runner touches, taken out while it runs, so that no
+/// lock is held while the handler is called.
+pub(crate) struct Turn<T> {
+    pub(crate) handler: Handler<T>,
+    /// Parts taken out of the inbox and not yet handled.
+    pub(crate) hand: VecDeque<Part<T>>,
+    /// Retries on the timer wheel, by their tag.
+    pub(crate) waiting: Arena<Redelivery<T>>,
+    pub(crate) linger: Option<(TimerKey, u64)>,
+    pub(crate) stride: Stride,
+    pub(crate) faults: Vec<Fault>,
+    /// Equal errors share their text: a million failures of one kind store it
+    /// once.
+    pub(crate) last_error: Option<Arc<str>>,
+}
+
+/// A policy, or none of its own.
+pub(crate) type Policy = Option<Arc<dyn RetryPolicy>>;
+
+/// Settings of a lane, checked.
+pub(crate) struct LaneSettings {
+    pub(crate) capacity: u32,
+    pub(crate) when_full: LaneFull,
+    pub(crate) retry: Policy,
+}
+
+/// The lane of one subscription.
+///
+/// Who touches what: the topic's dispatcher reserves room and pushes into
+/// `inbox`; the timer thread and redrives push into `returns`; everything else
+/// belongs to whoever holds the baton.
+pub(crate) struct Lane<T> {
+    pub(crate) name: Arc<str>,
+    /// Keeps jitter apart between subscriptions; a frozen hash of the name.
+    pub(crate) salt: u64,
+    pub(crate) topic: Arc<TopicCore<T>>,
+    pub(crate) capacity: u32,
+    pub(crate) when_full: LaneFull,
+    pub(crate) retry: Slot<Policy>,
+    pub(crate) room: Cell<Room>,
+    pub(crate) baton: Baton,
+    pub(crate) books: LaneBooks,
+    pub(crate) latencies: Mutex<Option<Box<Latencies>>>,
+    /// First attempts, in accept order. Bounded by `capacity`: every delivery in
+    /// it holds a place.
+    inbox: OnceLock<Box<Unbounded<Part<T>>>>,
+    /// Bounded likewise.
+    returns: OnceLock<Box<Unbounded<Return<T>>>>,
+    pub(super) turn: Mutex<Option<Box<Turn<T>>>>,
+    /// No call of the handler runs or will start, and the handler is gone.
+    retired: AtomicBool,
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    pub(crate) fn new(
+        name: Arc<str>,
+        topic: Arc<TopicCore<T>>,
+        settings: LaneSettings,
+        handler: Handler<T>,
+    ) -> Self {
+        Self {
+            salt: fnv1a(name.as_bytes()),
+            name,
+            topic,
+            capacity: settings.capacity,
+            when_full: settings.when_full,
+            retry: Slot::new(Arc::new(settings.retry)),
+            room: Cell::new(Room::EMPTY),
+            baton: Baton::new(),
+            books: LaneBooks::default(),
+            latencies: Mutex::new(None),
+            inbox: OnceLock::new(),
+            returns: OnceLock::new(),
+            turn: Mutex::new(Some(Box::new(Turn {
+                handler,
+                hand: VecDeque::new(),
+                waiting: Arena::new(),
+                linger: None,
+                stride: Stride::ONE,
+                faults: Vec::new(),
+                last_error: None,
+            }))),
+            retired: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.room.load().phase
+    }
+
+    /// Room for new deliveries now.
+    pub(crate) fn free(&self) -> u32 {
+        self.capacity.saturating_sub(self.room.load().occupied)
+    }
+
+    pub(crate) fn reserve(&self, wanted: u32, wait: bool) -> Reserved {
+        self.room
+            .update(|room| room.reserve(wanted, self.capacity, wait))
+    }
+
+    /// Gives places back; wakes the topic if it waits for them. `true`: the lane
+    /// is ending and now empty.
+    pub(crate) fn release(&self, places: u32) -> bool {
+        let released = self.room.update(|room| room.release(places));
+        if released.wake_topic {
+            self.topic.ring();
+        }
+        released.ended
+    }
+
+    /// Pushes deliveries that hold a place.
+    pub(crate) fn push(&self, part: Part<T>) {
+        self.inbox
+            .get_or_init(|| Box::new(Unbounded::new()))
+            .push(part);
+    }
+
+    pub(crate) fn pop(&self) -> Option<Part<T>> {
+        self.inbox.get()?.pop()
+    }
+
+    pub(crate) fn push_return(self: &Arc<Self>, returned: Return<T>) {
+        self.returns
+            .get_or_init(|| Box::new(Unbounded::new()))
+            .push(returned);
+        self.ring();
+    }
+
+    pub(super) fn pop_return(&self) -> Option<Return<T>> {
+        self.returns.get()?.pop()
+    }
+
+    /// Puts the lane on the ready queue unless somebody is bound to look at it.
+    pub(crate) fn ring(self: &Arc<Self>) {
+        if self.baton.notify() == Then::Enqueue {
+            self.topic.engine.pool.submit(Arc::clone(self) as _);
+        }
+    }
+
+    /// Starts the lane's end, or hastens it.
+    pub(crate) fn close(self: &Arc<Self>, phase: Phase) {
+        let released = self.room.update(|room| room.close(phase));
+        if released.wake_topic {
+            self.topic.ring();
+        }
+        self.ring();
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        // ORDERING: who sees it sees that the handler is gone.
+        self.retired.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_retired(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+}
+
+impl<T: Send + Sync + 'static> Fire for Lane<T> {
+    fn fire(self: Arc<Self>, tag: u32) {
+        match tag {
+            LOOK => self.ring(),
+            due => self.push_return(Return::Due(due)),
+        }
+    }
+}
+
+/// FNV-1a, 64 bits (Fowler, Noll, Vo; draft-eastlake-fnv): frozen, so that runs
+/// can be repeated across builds and machines.
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pending_retry_takes_40_bytes_in_its_lane() {
+        assert_eq!(size_of::<Redelivery<[u8; 64]>>(), 40);
+    }
+
+    #[test]
+    fn the_hash_of_names_is_frozen() {
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+}

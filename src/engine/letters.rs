@@ -1,0 +1,143 @@
+//! The dead-letter store of one topic.
+
+use std::collections::VecDeque;
+
+use crate::config::DeadLetterOverflow;
+use crate::dead_letters::DeadReason;
+use crate::message::{Batch, MessageId};
+use crate::pure::retry::FailureKind;
+use crate::sync::Arc;
+
+/// One failed attempt, with those before it.
+pub(crate) struct Failure {
+    pub(crate) at_ns: u64,
+    pub(crate) text: Arc<str>,
+    pub(crate) attempt: u32,
+    pub(crate) kind: FailureKind,
+    pub(crate) previous: Option<Box<Failure>>,
+}
+
+/// The latest failures that a delivery remembers; older ones are forgotten.
+const HISTORY: usize = 8;
+
+impl Failure {
+    /// This failure and those before it, latest first.
+    pub(crate) fn chain(&self) -> impl Iterator<Item = &Failure> {
+        std::iter::successors(Some(self), |failure| failure.previous.as_deref())
+    }
+
+    /// Adds a failure to a history and forgets what is too old.
+    pub(crate) fn push(history: &mut Option<Box<Self>>, mut latest: Self) {
+        latest.previous = history.take();
+        let mut latest = Box::new(latest);
+        let mut last = &mut latest;
+        for _ in 1..HISTORY {
+            match last.previous {
+                Some(ref mut previous) => last = previous,
+                None => break,
+            }
+        }
+        last.previous = None;
+        *history = Some(latest);
+    }
+}
+
+/// A delivery that will not be tried again unless it is redriven.
+pub(crate) struct Letter<T> {
+    pub(crate) batch: Arc<Batch<T>>,
+    pub(crate) index: u16,
+    pub(crate) generation: u16,
+    pub(crate) attempts: u32,
+    pub(crate) subscription: Arc<str>,
+    pub(crate) reason: DeadReason,
+    pub(crate) history: Option<Box<Failure>>,
+    pub(crate) buried_ns: u64,
+}
+
+impl<T> Letter<T> {
+    pub(crate) fn id(&self) -> MessageId {
+        self.batch.messages[usize::from(self.index)].id
+    }
+}
+
+/// Bounded by `capacity` letters, of which each keeps its batch alive.
+pub(crate) struct Letters<T> {
+    store: VecDeque<Arc<Letter<T>>>,
+    capacity: usize,
+    overflow: DeadLetterOverflow,
+    evicted: u64,
+}
+
+impl<T> Letters<T> {
+    pub(crate) fn new(capacity: usize, overflow: DeadLetterOverflow) -> Self {
+        Self {
+            store: VecDeque::new(),
+            capacity,
+            overflow,
+            evicted: 0,
+        }
+    }
+
+    /// Keeps a letter. Answers the one that had to leave for it, which the
+    /// caller drops once the lock is gone: dropping runs the user's code.
+    #[must_use]
+    pub(crate) fn bury(&mut self, letter: Arc<Letter<T>>) -> Option<Arc<Letter<T>>> {
+        if self.store.len() < self.capacity {
+            self.store.push_back(letter);
+            return None;
+        }
+        self.evicted += 1;
+        match self.overflow {
+            DeadLetterOverflow::EvictNewest => Some(letter),
+            DeadLetterOverflow::EvictOldest => {
+                self.store.push_back(letter);
+                self.store.pop_front()
+            }
+        }
+    }
+
+    /// The letters, oldest first.
+    pub(crate) fn list(&self) -> Vec<Arc<Letter<T>>> {
+        self.store.iter().cloned().collect()
+    }
+
+    /// Takes one particular letter out, if it is still there.
+    pub(crate) fn take(&mut self, letter: &Arc<Letter<T>>) -> bool {
+        let found = self
+            .store
+            .iter()
+            .position(|other| Arc::ptr_eq(other, letter));
+        found.is_some_and(|at| self.store.remove(at).is_some())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.store.len()
+    }
+
+    pub(crate) fn evicted(&self) -> u64 {
+        self.evicted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_keeps_the_latest_eight_failures() {
+        let mut history = None;
+        for attempt in 1..=20 {
+            let latest = Failure {
+                at_ns: 0,
+                text: Arc::from("x"),
+                attempt,
+                kind: FailureKind::Error,
+                previous: None,
+            };
+            Failure::push(&mut history, latest);
+        }
+        let history = history.expect("twenty were pushed");
+        let attempts: Vec<u32> = history.chain().map(|failure| failure.attempt).collect();
+        assert_eq!(attempts, [20, 19, 18, 17, 16, 15, 14, 13]);
+    }
+}

@@ -1,0 +1,84 @@
+//! The route of a message on threads. The modules from `gate` on are listed in
+//! the order in which a message meets them.
+
+use crate::clock::Clock;
+use crate::metrics::TopicMetrics;
+use crate::pure::ending::Ending;
+use crate::pure::retry::RetryPolicy;
+use crate::pure::strategy::Strategy;
+use crate::sync::{Arc, Map, Mutex, Slot};
+
+pub(crate) mod baton;
+pub(crate) mod books;
+pub(crate) mod bus;
+pub(crate) mod cell;
+pub(crate) mod context;
+pub(crate) mod pool;
+pub(crate) mod sleep;
+pub(crate) mod stillness;
+pub(crate) mod waiters;
+
+pub(crate) mod admit;
+pub(crate) mod dispatch;
+pub(crate) mod gate;
+pub(crate) mod handler;
+pub(crate) mod lane;
+pub(crate) mod letters;
+pub(crate) mod registry;
+pub(crate) mod settle;
+pub(crate) mod timer;
+pub(crate) mod topic;
+pub(crate) mod turn;
+
+/// What a broker, its handles and its threads share.
+pub(crate) struct Engine {
+    pub(crate) clock: Clock,
+    pub(crate) timer: timer::Timer,
+    pub(crate) pool: pool::Pool,
+    pub(crate) bus: bus::Bus,
+    pub(crate) stillness: stillness::Stillness,
+    pub(crate) topics: Map<Arc<dyn registry::AnyTopic>>,
+    /// The last metrics of topics that were removed.
+    pub(crate) removed: Mutex<Option<TopicMetrics>>,
+    pub(crate) strategy: Slot<Box<dyn Strategy>>,
+    pub(crate) retry: Arc<Arc<dyn RetryPolicy>>,
+    pub(crate) ending: cell::Cell<Ending>,
+    pub(crate) workers: usize,
+    pub(crate) thread_name: String,
+}
+
+impl Engine {
+    /// Whether it accepts nothing any more.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending.load() > Ending::Running
+    }
+
+    /// Whether it cancels what it has.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.ending.load() == Ending::Stopped
+    }
+
+    /// Whether the caller's thread runs everything.
+    pub(crate) fn is_manual(&self) -> bool {
+        self.workers == 0
+    }
+
+    /// Runs what is ready and due on the calling thread until there is nothing
+    /// left to do now; answers how many turns that took. Does nothing on an
+    /// engine with workers, or from inside a handler.
+    pub(crate) fn run_until_idle(&self) -> usize {
+        if !self.is_manual() || context::is_inside() {
+            return 0;
+        }
+        let _inside = context::Inside::enter();
+        let mut turns = 0;
+        loop {
+            let fired = self.timer.fire_due(&self.clock);
+            let ran = self.pool.run_ready(self, || self.bus.pump());
+            turns += ran;
+            if fired + ran == 0 {
+                return turns;
+            }
+        }
+    }
+}

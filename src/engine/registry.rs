@@ -1,0 +1,191 @@
+//! Topics by name, whatever they carry.
+
+use std::any::{Any, type_name};
+
+use super::cell::Cell;
+use super::context::Inside;
+use super::lane::Lane;
+use super::pool::Worker;
+use super::topic::{TopicCore, TopicSettings};
+use crate::engine::Engine;
+use crate::event::EventKind;
+use crate::metrics::TopicMetrics;
+use crate::pure::handles::Handles;
+use crate::pure::room::Phase;
+use crate::pure::strategy::Strategy;
+use crate::sync::Arc;
+
+/// What is still to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Survey {
+    /// Messages and deliveries that somebody can and will work on now.
+    pub(crate) moving: u64,
+    /// Those that wait for their time: retries and delayed messages.
+    pub(crate) parked: u64,
+    /// Grows with everything that happens, so that two equal surveys mean that
+    /// nothing happened in between.
+    activity: u64,
+}
+
+/// A topic of any payload type.
+pub(crate) trait AnyTopic: Send + Sync {
+    fn payload_type(&self) -> &'static str;
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+    fn handles(&self) -> &Cell<Handles>;
+    fn settings(&self) -> &TopicSettings;
+    /// What there is that forbids removing it.
+    fn contents(&self) -> Option<&'static str>;
+    /// Refuses publishes from here on, and lets everybody know.
+    fn close(self: Arc<Self>);
+    fn survey(&self) -> Survey;
+    /// After the broker has stopped: ends what no worker has in hand.
+    fn end(self: Arc<Self>, engine: &Engine);
+    /// Lets go of lanes and handlers, for the end of the broker.
+    fn let_go(&self);
+    fn metrics(&self) -> TopicMetrics;
+    fn swap_strategy(self: Arc<Self>, strategy: Arc<Box<dyn Strategy>>);
+    /// Tells observers of something that happened to it.
+    fn announce(&self, kind: EventKind);
+}
+
+impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
+    fn payload_type(&self) -> &'static str {
+        type_name::<T>()
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+
+    fn handles(&self) -> &Cell<Handles> {
+        &self.handles
+    }
+
+    fn settings(&self) -> &TopicSettings {
+        &self.settings
+    }
+
+    fn contents(&self) -> Option<&'static str> {
+        if !self.lanes.peek(Vec::is_empty) {
+            Some("subscriptions")
+        } else if self.gate.outstanding() > 0 {
+            Some("messages")
+        } else if self.letters.lock().len() > 0 {
+            Some("dead letters")
+        } else {
+            None
+        }
+    }
+
+    fn close(self: Arc<Self>) {
+        self.gate.close();
+        self.waiters.wake();
+        self.ring();
+        // Batches that lanes accumulate are flushed by a drain, too.
+        for lane in self.lanes.load().iter() {
+            lane.ring();
+        }
+    }
+
+    fn survey(&self) -> Survey {
+        let delayed = self.books.delayed.get();
+        let outstanding = self.gate.outstanding();
+        let lanes = self.lanes.load();
+        let mut survey = Survey {
+            moving: outstanding.saturating_sub(delayed),
+            parked: delayed,
+            activity: self.gate.issued(),
+        };
+        if self.retains(&lanes) {
+            survey.moving = 0;
+        }
+        for lane in lanes.iter() {
+            let awaiting = lane.books.read().awaiting_retry;
+            let occupied = u64::from(lane.room.load().occupied);
+            let counts = lane.books.read();
+            survey.moving += occupied.saturating_sub(awaiting);
+            survey.parked += awaiting;
+            survey.activity += counts.made + counts.ended() + counts.attempts;
+            // A lane that is ending is at rest when its handler has gone.
+            if lane.phase() != Phase::Open && !lane.is_retired() {
+                survey.moving += 1;
+            }
+        }
+        survey
+    }
+
+    fn end(self: Arc<Self>, engine: &Engine) {
+        let _inside = Inside::enter();
+        if self.baton.claim() && self.run_claimed(&mut Worker::new(engine)) {
+            self.ring();
+        }
+        for lane in self.lanes.load().iter() {
+            lane.close(Phase::Cancelling);
+            lane.end(engine);
+        }
+    }
+
+    fn let_go(&self) {
+        let lanes = self.lanes.swap(Arc::new(Vec::new()));
+        drop(lanes);
+    }
+
+    fn metrics(&self) -> TopicMetrics {
+        self.read_metrics()
+    }
+
+    fn swap_strategy(self: Arc<Self>, strategy: Arc<Box<dyn Strategy>>) {
+        let to = Arc::from(strategy.name());
+        let old = self.strategy.swap(strategy);
+        let from = Arc::from(old.name());
+        self.tell(EventKind::StrategySwapped { from, to });
+        self.ring();
+    }
+
+    fn announce(&self, kind: EventKind) {
+        self.tell(kind);
+    }
+}
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Whether messages wait for a first subscription.
+    fn retains(&self, lanes: &[Arc<Lane<T>>]) -> bool {
+        self.settings.no_subscribers == crate::config::NoSubscribers::Retain
+            && lanes.iter().all(|lane| lane.phase() != Phase::Open)
+    }
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Runs the end of a lane on the calling thread, unless a worker has it.
+    pub(crate) fn end(self: &Arc<Self>, engine: &Engine) {
+        let _inside = Inside::enter();
+        if self.baton.claim() && self.run_claimed(engine) {
+            self.ring();
+        }
+    }
+}
+
+impl Engine {
+    /// What all topics still have to do, and whether that stood still while we
+    /// looked.
+    pub(crate) fn survey(&self) -> Option<Survey> {
+        let look = || {
+            let mut sum = Survey::default();
+            for topic in self.topics.values() {
+                let survey = topic.survey();
+                sum.moving += survey.moving;
+                sum.parked += survey.parked;
+                sum.activity += survey.activity;
+            }
+            sum
+        };
+        let first = look();
+        (look() == first).then_some(first)
+    }
+
+    /// Whether nothing is left to do, now or later.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.survey()
+            .is_some_and(|survey| survey.moving == 0 && survey.parked == 0)
+    }
+}

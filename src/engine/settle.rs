@@ -1,0 +1,233 @@
+//! Carrying out what becomes of a delivery. Nothing is decided here: the verdict
+//! comes from [`crate::pure::verdict`], the legal steps from
+//! [`crate::pure::lifecycle`].
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use super::handler::Fault;
+use super::lane::{Lane, Redelivery, Return, Turn};
+use super::letters::{Failure, Letter};
+use crate::dead_letters::DeadReason;
+use crate::engine::Engine;
+use crate::event::{DropCause, EventKind, Hook};
+use crate::message::{Batch, MessageId, Part};
+use crate::pure::lifecycle::{Status, Step};
+use crate::pure::retry::{FailedAttempt, mix};
+use crate::pure::room::Phase;
+use crate::pure::verdict::{Verdict, judge};
+use crate::pure::wheel::TimerKey;
+use crate::sync::Arc;
+
+impl<T> Redelivery<T> {
+    /// A delivery that has just had its first attempt.
+    pub(super) fn first(batch: &Arc<Batch<T>>, index: usize, first_attempt_ns: u64) -> Self {
+        Self {
+            batch: Arc::clone(batch),
+            history: None,
+            first_attempt_ns,
+            timer: TimerKey::NONE,
+            index: index as u16,
+            generation: 0,
+            attempts: 0,
+        }
+    }
+
+    fn id(&self) -> MessageId {
+        self.batch.messages[usize::from(self.index)].id
+    }
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Settles a failed attempt; answers how many places it sets free: one, or
+    /// none if the delivery keeps its place until its retry.
+    pub(super) fn settle(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        mut failed: Redelivery<T>,
+        fault: &Fault,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> u32 {
+        let id = failed.id();
+        failed.attempts += 1;
+        let attempt = failed.attempts;
+        if fault.by_shutdown && engine.is_ending() {
+            let status = self.books.record(Status::Delivering, Step::Cancel, 1);
+            self.tell(id, attempt, status, EventKind::Cancelled);
+            return 1;
+        }
+        let text = shared(&mut turn.last_error, fault.cause.text());
+        let kind = fault.cause.kind();
+        let status = self.books.record(Status::Delivering, Step::Fail, 1);
+        let error = Arc::clone(&text);
+        self.tell(id, attempt, status, EventKind::Failed { kind, error });
+
+        let verdict = self.verdict(&failed, fault, &text, now_ns);
+        let failure = Failure {
+            at_ns: now_ns,
+            text,
+            attempt,
+            kind,
+            previous: None,
+        };
+        Failure::push(&mut failed.history, failure);
+        match verdict {
+            Verdict::Retry { due_ns } => {
+                self.schedule_retry(turn, failed, due_ns, now_ns, engine);
+                return 0;
+            }
+            Verdict::DeadLetter(reason) => self.bury(failed, Status::Failed, reason),
+            Verdict::Discard => {
+                let status = self.books.record(Status::Failed, Step::Drop, 1);
+                let cause = DropCause::Discarded;
+                self.tell(id, attempt, status, EventKind::Dropped { cause });
+            }
+            Verdict::Expire => {
+                let status = self.books.record(Status::Failed, Step::Expire, 1);
+                self.tell(id, attempt, status, EventKind::Expired);
+            }
+        }
+        1
+    }
+
+    /// Asks the subscription's policy, or else the topic's.
+    fn verdict(&self, failed: &Redelivery<T>, fault: &Fault, text: &str, now_ns: u64) -> Verdict {
+        let id = failed.id();
+        let attempt = FailedAttempt {
+            attempt: failed.attempts,
+            elapsed: Duration::from_nanos(now_ns.saturating_sub(failed.first_attempt_ns)),
+            kind: fault.cause.kind(),
+            text,
+            error: fault.cause.error(),
+            random: mix(mix(id.get() ^ self.salt) ^ u64::from(failed.attempts)),
+        };
+        let own = self.retry.load();
+        let policy = match &*own {
+            Some(policy) => Arc::clone(policy),
+            None => Arc::clone(&*self.topic.retry.load()),
+        };
+        let decide = || {
+            let decided = std::panic::catch_unwind(AssertUnwindSafe(|| policy.decide(&attempt)));
+            decided
+                .inspect_err(|_| {
+                    let hook = Hook::RetryPolicy;
+                    self.topic.tell(EventKind::HookPanicked { hook });
+                })
+                .ok()
+        };
+        let index = usize::from(failed.index);
+        let expires_ns = failed.batch.expires_ns(index, self.topic.settings.ttl_ns);
+        judge(fault.cause.wish(), decide, now_ns, expires_ns)
+    }
+
+    fn schedule_retry(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        failed: Redelivery<T>,
+        due_ns: u64,
+        now_ns: u64,
+        engine: &Engine,
+    ) {
+        let (id, attempt) = (failed.id(), failed.attempts);
+        let status = self.books.record(Status::Failed, Step::Retry, 1);
+        let delay = Duration::from_nanos(due_ns.saturating_sub(now_ns));
+        self.tell(id, attempt, status, EventKind::RetryScheduled { delay });
+        let tag = turn.waiting.insert(failed);
+        let key = engine.timer.insert(due_ns, tag, Arc::clone(self) as _);
+        if let Some(waiting) = turn.waiting.get_mut(tag) {
+            waiting.timer = key;
+        }
+    }
+
+    /// Sends a delivery that stands at `from` to the dead letters.
+    fn bury(&self, dead: Redelivery<T>, from: Status, reason: DeadReason) {
+        let (id, attempt) = (dead.id(), dead.attempts);
+        let status = self.books.record(from, Step::Bury, 1);
+        self.topic.bury(Letter {
+            batch: dead.batch,
+            index: dead.index,
+            generation: dead.generation,
+            attempts: dead.attempts,
+            subscription: Arc::clone(&self.name),
+            reason,
+            history: dead.history,
+            buried_ns: self.topic.engine.clock.now_ns(),
+        });
+        self.tell(id, attempt, status, EventKind::DeadLetter { reason });
+    }
+
+    /// Sends queued first attempts to the dead letters.
+    pub(super) fn bury_part(&self, part: &Part<T>, reason: DeadReason) {
+        for index in part.from..part.to {
+            let dead = Redelivery::first(&part.batch, index as usize, 0);
+            self.bury(dead, Status::Queued, reason);
+        }
+    }
+
+    /// Ends everything the lane still has, as its phase says.
+    pub(super) fn end_all(self: &Arc<Self>, turn: &mut Turn<T>, engine: &Engine) {
+        if let Some((key, _)) = turn.linger.take() {
+            engine.timer.cancel(key);
+        }
+        let mut ended = 0;
+        while let Some(part) = turn.hand.pop_front().or_else(|| self.pop()) {
+            ended += part.to - part.from;
+            if self.phase() == Phase::DeadLettering {
+                self.bury_part(&part, DeadReason::Unsubscribed);
+            } else {
+                self.cancel_part(&part);
+            }
+        }
+        let waiting: Vec<_> = turn.waiting.drain().collect();
+        for redelivery in waiting {
+            // If it fires all the same, its tag will find nothing.
+            engine.timer.cancel(redelivery.timer);
+            self.end_redelivery(redelivery, Status::RetryScheduled);
+            ended += 1;
+        }
+        while let Some(returned) = self.pop_return() {
+            if let Return::Redriven(redelivery) = returned {
+                self.end_redelivery(*redelivery, Status::Queued);
+                ended += 1;
+            }
+        }
+
+        if ended > 0 {
+            let _ = self.release(ended);
+        }
+    }
+
+    fn cancel_part(&self, part: &Part<T>) {
+        let count = part.len() as u64;
+        let status = self.books.record(Status::Queued, Step::Cancel, count);
+        for message in &part.batch.messages[part.from as usize..part.to as usize] {
+            self.tell(message.id, 0, status, EventKind::Cancelled);
+        }
+    }
+
+    /// Ends one delivery that was tried before, as the lane's phase says.
+    pub(super) fn end_redelivery(&self, redelivery: Redelivery<T>, from: Status) {
+        if self.phase() == Phase::DeadLettering {
+            return self.bury(redelivery, from, DeadReason::Unsubscribed);
+        }
+        let (id, attempt) = (redelivery.id(), redelivery.attempts);
+        let status = self.books.record(from, Step::Cancel, 1);
+        self.tell(id, attempt, status, EventKind::Cancelled);
+    }
+
+    /// Tells observers of something that happened to one of the lane's
+    /// deliveries.
+    pub(super) fn tell(&self, id: MessageId, attempt: u32, status: Status, kind: EventKind) {
+        self.topic
+            .tell_of(Some(&self.name), Some(id), attempt, Some(status), kind);
+    }
+}
+
+/// The text as a shared string: the last one again if it reads the same.
+fn shared(last: &mut Option<Arc<str>>, text: String) -> Arc<str> {
+    match last {
+        Some(last) if **last == *text => Arc::clone(last),
+        last => Arc::clone(last.insert(Arc::from(text))),
+    }
+}

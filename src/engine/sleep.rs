@@ -1,0 +1,83 @@
+//! Parking workers and waking them; the word and its argument are in
+//! [`crate::pure::idle`].
+
+use super::cell::Cell;
+use crate::pure::idle::Idle;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Condvar, Mutex, fence};
+
+/// The bedroom of a pool.
+pub struct Sleep {
+    idle: Cell<Idle>,
+    permits: Mutex<usize>,
+    bell: Condvar,
+}
+
+impl Sleep {
+    /// Nobody sleeps.
+    pub fn new() -> Self {
+        Self {
+            idle: Cell::new(Idle::NOBODY),
+            permits: Mutex::new(0),
+            bell: Condvar::new(),
+        }
+    }
+
+    /// A worker without work asks whether it should look around for a while.
+    pub fn search(&self) -> bool {
+        self.idle.update(Idle::search)
+    }
+
+    /// The searching worker found work. Others may have trusted in it to find
+    /// theirs too, so if `more` says there is more, it wakes a successor.
+    pub fn found(&self, more: impl FnOnce() -> bool) {
+        self.idle.update(Idle::found);
+        // ORDERING: as in `sleep`: give up the role first, then look.
+        fence(Ordering::SeqCst);
+        if more() {
+            self.wake_fenced();
+        }
+    }
+
+    /// Parks until woken. On return the worker counts as searching.
+    pub fn sleep(&self, searching: bool, more: impl FnOnce() -> bool) {
+        self.idle.update(|idle| idle.sleep(searching));
+        // ORDERING: pairs with the fence in `wake`: we announced, now we look.
+        fence(Ordering::SeqCst);
+        if more() {
+            self.wake_fenced();
+        }
+        let mut permits = self.permits.lock();
+        while *permits == 0 {
+            self.bell.wait(&mut permits, None);
+        }
+        *permits -= 1;
+    }
+
+    /// There is work, which the caller has pushed where workers look.
+    pub fn wake(&self) {
+        // ORDERING: pairs with the fence in `sleep`: we pushed, now we look.
+        fence(Ordering::SeqCst);
+        self.wake_fenced();
+    }
+
+    fn wake_fenced(&self) {
+        if self.idle.update(Idle::wake) {
+            *self.permits.lock() += 1;
+            self.bell.notify_one();
+        }
+    }
+
+    /// Wakes everybody, for the end.
+    pub fn wake_all(&self) {
+        let sleeping = self.idle.update(|idle| {
+            let woken = Idle {
+                searching: idle.searching + idle.sleeping,
+                sleeping: 0,
+            };
+            (woken, idle.sleeping)
+        });
+        *self.permits.lock() += sleeping as usize;
+        self.bell.notify_all();
+    }
+}

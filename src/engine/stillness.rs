@@ -1,0 +1,29 @@
+//! Waiting for the engine to come to rest: a drain, an unsubscribe, a test.
+//!
+//! Whoever may have done the last piece of work (a worker that finds no more,
+//! a lane that ends) calls [`Stillness::look`]. A waiter counts itself in before
+//! it looks for itself, so one of the two sees the other; the fences are those of
+//! [`Waiters`](super::waiters::Waiters), which this is.
+
+use std::time::Instant;
+
+use super::waiters::Waiters;
+
+/// Those who wait for rest.
+pub struct Stillness(Waiters);
+
+impl Stillness {
+    pub(crate) fn new() -> Self {
+        Self(Waiters::new())
+    }
+
+    /// Waits until `still` says so. `false`: the time was up first.
+    pub(crate) fn wait(&self, until: Option<Instant>, mut still: impl FnMut() -> bool) -> bool {
+        self.0.wait_for(until, || still().then_some(())).is_some()
+    }
+
+    /// Something ended: let everybody who waits look.
+    pub(crate) fn look(&self) {
+        self.0.wake();
+    }
+}

@@ -1,0 +1,129 @@
+//! The timer wheel and the thread that turns it.
+//!
+//! Everything that waits for a time is here: retries, delayed publishes, and the
+//! linger of batches. The thread sleeps exactly to the next deadline, and for ever
+//! if there is none. Nothing of the user's runs on it.
+
+use std::io;
+
+use crate::clock::Clock;
+use crate::engine::Engine;
+use crate::engine::context::Inside;
+use crate::pure::wheel::{Due, TimerKey, Wheel};
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Thread, is_current, spawn};
+
+/// Something that a deadline can be set for.
+pub(crate) trait Fire: Send + Sync {
+    /// The deadline with this tag has come.
+    fn fire(self: Arc<Self>, tag: u32);
+}
+
+/// The tag that means nothing but "look again": the end of a linger.
+pub(crate) const LOOK: u32 = u32::MAX;
+
+struct State {
+    wheel: Wheel<Arc<dyn Fire>>,
+    /// When the thread will look by itself.
+    sleeps_until_ns: u64,
+    stopping: bool,
+}
+
+/// The timer of a broker. Bounded by the places that lanes and topics reserve
+/// for what waits on it, plus one linger for each of them.
+pub(crate) struct Timer {
+    state: Mutex<State>,
+    earlier: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Timer {
+    pub(crate) fn new(now_ns: u64) -> Self {
+        Self {
+            state: Mutex::new(State {
+                wheel: Wheel::new(now_ns),
+                sleeps_until_ns: 0,
+                stopping: false,
+            }),
+            earlier: Condvar::new(),
+            thread: Mutex::new(None),
+        }
+    }
+
+    /// Starts the thread.
+    pub(crate) fn start(engine: &Arc<Engine>, thread_name: &str) -> io::Result<()> {
+        let thread = Thread {
+            name: format!("{thread_name}-timer"),
+            stack_size: None,
+        };
+        let for_timer = Arc::clone(engine);
+        let handle = spawn(thread, move || {
+            let _inside = Inside::enter();
+            for_timer.timer.turn_until_stopped(&for_timer.clock);
+        })?;
+        *engine.timer.thread.lock() = Some(handle);
+        Ok(())
+    }
+
+    /// Sets a deadline.
+    pub(crate) fn insert(&self, due_ns: u64, tag: u32, target: Arc<dyn Fire>) -> TimerKey {
+        let mut state = self.state.lock();
+        let key = state.wheel.insert(due_ns, tag, target);
+        if due_ns < state.sleeps_until_ns {
+            self.earlier.notify_one();
+        }
+        key
+    }
+
+    /// Takes a deadline back. `false`: it has come, and `fire` was or is called.
+    pub(crate) fn cancel(&self, key: TimerKey) -> bool {
+        self.state.lock().wheel.cancel(key).is_some()
+    }
+
+    /// The next deadline, if there is any.
+    pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
+        self.state.lock().wheel.next_deadline_ns()
+    }
+
+    /// Fires what is due. For engines without a timer thread.
+    pub(crate) fn fire_due(&self, clock: &Clock) -> usize {
+        let mut due = Vec::new();
+        self.state.lock().wheel.advance(clock.now_ns(), &mut due);
+        let fired = due.len();
+        due.drain(..).for_each(fire);
+        fired
+    }
+
+    fn turn_until_stopped(&self, clock: &Clock) {
+        let mut due = Vec::new();
+        let mut state = self.state.lock();
+        while !state.stopping {
+            state.wheel.advance(clock.now_ns(), &mut due);
+            if !due.is_empty() {
+                drop(state);
+                due.drain(..).for_each(fire);
+                state = self.state.lock();
+                continue;
+            }
+            let next_ns = state.wheel.next_deadline_ns();
+            state.sleeps_until_ns = next_ns.unwrap_or(u64::MAX);
+            self.earlier
+                .wait(&mut state, next_ns.and_then(|at_ns| clock.instant(at_ns)));
+            state.sleeps_until_ns = 0;
+        }
+    }
+
+    /// Ends the thread; deadlines no longer come.
+    pub(crate) fn stop(&self) {
+        self.state.lock().stopping = true;
+        self.earlier.notify_one();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread.filter(|thread| !is_current(thread)) {
+            // It runs nothing of the user's, so it neither panics nor hangs.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn fire(due: Due<Arc<dyn Fire>>) {
+    due.value.fire(due.tag);
+}

@@ -1,0 +1,266 @@
+//! A topic: what its publishers, its dispatcher and its lanes share.
+
+use super::baton::Baton;
+use super::books::{DeliveryCounts, TopicBooks};
+use super::bus::Bus;
+use super::cell::Cell;
+use super::dispatch::Desk;
+use super::gate::Gate;
+use super::lane::Lane;
+use super::letters::{Letter, Letters};
+use super::waiters::Waiters;
+use crate::config::{DeadLetterOverflow, NoSubscribers, Overflow};
+use crate::engine::Engine;
+use crate::event::{EventKind, Record};
+use crate::message::{Message, MessageId, Meta, Parcel};
+use crate::pure::arena::Arena;
+use crate::pure::handles::Handles;
+use crate::pure::lifecycle::Status;
+use crate::pure::retry::RetryPolicy;
+use crate::pure::schedule::Then;
+use crate::pure::strategy::Strategy;
+use crate::pure::wheel::TimerKey;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, OnceLock, Queue, Slot, fence};
+
+/// Settings of a topic, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct TopicSettings {
+    pub(crate) capacity: u64,
+    pub(crate) overflow: Overflow,
+    pub(crate) no_subscribers: NoSubscribers,
+    pub(crate) ttl_ns: Option<u64>,
+    pub(crate) lane_capacity: u32,
+    pub(crate) letters: usize,
+    pub(crate) letter_overflow: DeadLetterOverflow,
+}
+
+/// A message on the timer wheel, by `publish_after`.
+pub(crate) struct Delayed<T> {
+    pub(crate) message: Message<T>,
+    pub(crate) meta: Option<Meta>,
+    pub(crate) timer: Option<TimerKey>,
+}
+
+/// The list of a topic's lanes.
+pub(crate) type Lanes<T> = Vec<Arc<Lane<T>>>;
+
+/// A topic.
+///
+/// Who touches what: publishers the gate and the queue; the dispatcher, which is
+/// whoever holds the baton, the desk; subscribe and unsubscribe replace the list
+/// of lanes under the lock of `ended`.
+pub(crate) struct TopicCore<T> {
+    pub(crate) name: Arc<str>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) settings: TopicSettings,
+    pub(crate) gate: Gate,
+    /// Allocated with the first message.
+    queue: OnceLock<Queue<Parcel<T>>>,
+    pub(crate) baton: Baton,
+    /// Publishers whose id is below this need not ring: the dispatcher waits
+    /// for more, or for something else.
+    pub(super) quiet_below: AtomicU64,
+    /// Messages up to this id are handed on whatever the strategy says.
+    pub(super) flush_to: AtomicU64,
+    pub(super) desk: Mutex<Option<Box<Desk<T>>>>,
+    pub(crate) lanes: Slot<Lanes<T>>,
+    /// Serialises changes of the list; holds the counts of lanes that ended.
+    pub(crate) ended: Mutex<DeliveryCounts>,
+    pub(crate) strategy: Slot<Box<dyn Strategy>>,
+    pub(crate) retry: Slot<Arc<dyn RetryPolicy>>,
+    pub(crate) waiters: Waiters,
+    pub(super) delayed: Mutex<Arena<Delayed<T>>>,
+    pub(crate) letters: Mutex<Letters<T>>,
+    pub(crate) books: TopicBooks,
+    pub(crate) handles: Cell<Handles>,
+}
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    pub(crate) fn new(
+        name: Arc<str>,
+        engine: Arc<Engine>,
+        settings: TopicSettings,
+        strategy: Arc<Box<dyn Strategy>>,
+        retry: Arc<Arc<dyn RetryPolicy>>,
+    ) -> Self {
+        Self {
+            name,
+            gate: Gate::new(),
+            queue: OnceLock::new(),
+            baton: Baton::new(),
+            quiet_below: AtomicU64::new(0),
+            flush_to: AtomicU64::new(0),
+            desk: Mutex::new(None),
+            lanes: Slot::new(Arc::new(Vec::new())),
+            ended: Mutex::new(DeliveryCounts::default()),
+            strategy: Slot::new(strategy),
+            retry: Slot::new(retry),
+            waiters: Waiters::new(),
+            delayed: Mutex::new(Arena::new()),
+            letters: Mutex::new(Letters::new(settings.letters, settings.letter_overflow)),
+            books: TopicBooks::default(),
+            handles: Cell::new(Handles::NONE),
+            settings,
+            engine,
+        }
+    }
+
+    /// Pushes an admitted parcel and lets the dispatcher know.
+    pub(super) fn enqueue(self: &Arc<Self>, parcel: Parcel<T>, last_id: u64) {
+        let queue = self
+            .queue
+            .get_or_init(|| Queue::new(self.settings.capacity as usize));
+        let pushed = queue.push(parcel);
+        assert!(
+            pushed.is_ok(),
+            "a parcel holds one of as many tickets as there are slots"
+        );
+        // ORDERING: pairs with the fence in `Dispatcher::wait`: we pushed, now we
+        // look whether the dispatcher wants to know; it says what it wants to
+        // know, then looks. Model: `loom-tests/tests/quiet.rs`.
+        fence(Ordering::SeqCst);
+        if last_id >= self.quiet_below.load(Ordering::Relaxed)
+            && self.baton.notify_fenced() == Then::Enqueue
+        {
+            self.engine.pool.submit(Arc::clone(self) as _);
+        }
+    }
+
+    pub(super) fn pop(&self) -> Option<Parcel<T>> {
+        self.queue.get()?.pop()
+    }
+
+    /// Slots of the queue that are taken.
+    pub(super) fn slots(&self) -> usize {
+        self.queue.get().map_or(0, Queue::len)
+    }
+
+    /// Messages that were accepted and wait for the dispatcher: those on the
+    /// timer wheel are not among them.
+    pub(crate) fn waiting(&self) -> u64 {
+        let delayed = self.books.delayed.get();
+        self.gate.outstanding().saturating_sub(delayed)
+    }
+
+    /// Puts the topic on the ready queue unless somebody is bound to look at it.
+    pub(crate) fn ring(self: &Arc<Self>) {
+        if self.baton.notify() == Then::Enqueue {
+            self.engine.pool.submit(Arc::clone(self) as _);
+        }
+    }
+
+    /// Gives back the tickets of messages that have left the queue, and lets
+    /// blocked publishers know.
+    pub(super) fn release(&self, count: u64) {
+        self.gate.release(count);
+        self.waiters.wake();
+    }
+
+    /// Hands on everything accepted so far, whatever the strategies say.
+    pub(crate) fn flush(self: &Arc<Self>) {
+        // ORDERING: pairs with the loads by the dispatcher and the lanes, which
+        // ring below brings to look.
+        self.flush_to
+            .fetch_max(self.gate.issued(), Ordering::AcqRel);
+        self.ring();
+        for lane in self.lanes.load().iter() {
+            lane.ring();
+        }
+    }
+
+    pub(crate) fn bus(&self) -> &Bus {
+        &self.engine.bus
+    }
+
+    /// Tells observers of something that happened to this topic.
+    pub(crate) fn tell(&self, kind: EventKind) {
+        self.tell_of(None, None, 0, None, kind);
+    }
+
+    /// Tells observers of something that happened to one message.
+    pub(crate) fn tell_message(&self, id: MessageId, status: Status, kind: EventKind) {
+        self.tell_of(None, Some(id), 0, Some(status), kind);
+    }
+
+    /// Tells observers, if there are any.
+    pub(crate) fn tell_of(
+        &self,
+        subscription: Option<&Arc<str>>,
+        id: Option<MessageId>,
+        attempt: u32,
+        status: Option<Status>,
+        kind: EventKind,
+    ) {
+        if !self.bus().observed() {
+            return;
+        }
+        self.bus().send(Record {
+            sequence: 0,
+            at_ns: self.engine.clock.now_ns(),
+            topic: Arc::clone(&self.name),
+            subscription: subscription.map(Arc::clone),
+            id,
+            attempt,
+            status,
+            kind,
+        });
+    }
+
+    /// Puts a letter into the store.
+    pub(crate) fn bury(&self, letter: Letter<T>) {
+        let evicted = self.letters.lock().bury(Arc::new(letter));
+        if let Some(evicted) = evicted {
+            self.tell_of(
+                Some(&evicted.subscription),
+                Some(evicted.id()),
+                evicted.attempts,
+                Some(Status::DeadLetter),
+                EventKind::LetterEvicted,
+            );
+        }
+    }
+
+    /// Adds a lane, unless one of its name is there and not ending.
+    pub(crate) fn join(self: &Arc<Self>, lane: &Arc<Lane<T>>) -> bool {
+        let joining = self.ended.lock();
+        let mut lanes = Lanes::clone(&self.lanes.load());
+        if lanes.iter().any(|other| other.answers_to(&lane.name)) {
+            return false;
+        }
+        lanes.push(Arc::clone(lane));
+        self.lanes.swap(Arc::new(lanes));
+        drop(joining);
+        self.ring();
+        true
+    }
+
+    /// Takes a lane that has ended off the list and keeps its counts. After the
+    /// broker has stopped, lanes stay on the list for whoever reads the metrics.
+    pub(crate) fn retire(&self, lane: &Arc<Lane<T>>) {
+        let mut ended = self.ended.lock();
+        if !self.engine.has_stopped() {
+            let mut lanes = Lanes::clone(&self.lanes.load());
+            lanes.retain(|other| !Arc::ptr_eq(other, lane));
+            self.lanes.swap(Arc::new(lanes));
+            ended.add(&lane.books.read());
+        }
+        lane.set_retired();
+        drop(ended);
+        self.tell_of(
+            Some(&lane.name),
+            None,
+            0,
+            None,
+            EventKind::SubscriberRemoved,
+        );
+        self.engine.stillness.look();
+    }
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Whether this is the open lane of that name.
+    pub(crate) fn answers_to(&self, name: &str) -> bool {
+        *self.name == *name && self.phase() == crate::pure::room::Phase::Open
+    }
+}

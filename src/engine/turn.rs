@@ -1,0 +1,475 @@
+//! A lane's turn: due retries first, then waiting first attempts, for as long as
+//! its share of the worker lasts.
+
+use std::time::Duration;
+
+use super::context;
+use super::handler::{Handler, Run};
+use super::lane::{Lane, Redelivery, Return, Turn};
+use super::pool::{Task, Worker};
+use super::timer::LOOK;
+use crate::engine::Engine;
+use crate::event::EventKind;
+use crate::latency::{self, Latencies};
+use crate::message::{Address, Delivery, Message, Part, discard};
+use crate::pure::lifecycle::{Status, Step};
+use crate::pure::room::Phase;
+use crate::pure::schedule::Then;
+use crate::pure::strategy::{Backlog, Batched, Plan, Strategy};
+use crate::pure::verdict::nanos;
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+
+/// A lane's share: it goes to the back of the queue once it has run so long.
+/// One handler call may exceed it, a second one then has to wait its turn.
+const SHARE_NS: u64 = 500_000;
+
+impl<T: Send + Sync + 'static> Task for Lane<T> {
+    fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
+        if self.baton.start() && self.run_claimed(worker.engine) {
+            worker.requeue(self);
+        }
+    }
+}
+
+/// What one look for work came to.
+enum Progress {
+    /// Something was done; the time now.
+    Done { now_ns: u64 },
+    /// There is nothing to do until somebody rings.
+    Nothing,
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Runs a turn for whoever holds the baton, and puts it down. `true`: the
+    /// lane must go back on the ready queue.
+    pub(crate) fn run_claimed(self: &Arc<Self>, engine: &Engine) -> bool {
+        let mut more = false;
+        let turn = self.turn.lock().take();
+        if let Some(mut turn) = turn {
+            more = self.work(&mut turn, engine);
+            let room = self.room.load();
+            if room.phase != Phase::Open && room.occupied == 0 {
+                // What the handler has captured goes before anybody is told
+                // that the subscription has ended.
+                discard(turn);
+                self.topic.retire(self);
+            } else {
+                *self.turn.lock() = Some(turn);
+            }
+        }
+        self.baton.rest(more) == Then::Enqueue
+    }
+
+    /// Works until there is nothing to do or the share is used up (`true`).
+    fn work(self: &Arc<Self>, turn: &mut Turn<T>, engine: &Engine) -> bool {
+        let began_ns = engine.clock.now_ns();
+        let mut now_ns = began_ns;
+        while self.phase() <= Phase::Draining {
+            let progress = match self.pop_return() {
+                Some(returned) => self.redeliver(turn, returned, now_ns, engine),
+                None => self.deliver(turn, now_ns, engine),
+            };
+            match progress {
+                Progress::Nothing => return false,
+                Progress::Done { now_ns: after_ns } => now_ns = after_ns,
+            }
+            if now_ns.saturating_sub(began_ns) >= SHARE_NS {
+                return true;
+            }
+        }
+        self.end_all(turn, engine);
+        false
+    }
+
+    /// Delivers what waits for its first attempt.
+    fn deliver(self: &Arc<Self>, turn: &mut Turn<T>, now_ns: u64, engine: &Engine) -> Progress {
+        match &turn.handler {
+            Handler::Each(_) => self.deliver_run(turn, now_ns, engine),
+            Handler::Batch(_, batched) => {
+                let batched = *batched;
+                self.deliver_batch(turn, batched, now_ns, engine)
+            }
+        }
+    }
+
+    /// Delivers a few messages one by one between two readings of the clock.
+    fn deliver_run(self: &Arc<Self>, turn: &mut Turn<T>, now_ns: u64, engine: &Engine) -> Progress {
+        if turn.hand.is_empty() {
+            turn.hand.extend(self.pop());
+        }
+        if !self.expire_front(turn, now_ns) {
+            return Progress::Nothing;
+        }
+        let Some(part) = turn.hand.front() else {
+            return Progress::Done { now_ns };
+        };
+        let (batch, from) = (Arc::clone(&part.batch), part.from as usize);
+        let observed = self.topic.bus().observed();
+        // Events are told one by one, and while the broker ends, a refused
+        // publish must be laid at the right handler's door.
+        let most = if observed || engine.is_ending() {
+            1
+        } else {
+            turn.stride.calls()
+        };
+        let to = self.unexpired(part, from + most.min(part.len()), now_ns);
+        let run = Run {
+            batch: &batch,
+            from,
+            to,
+            attempt: 1,
+            generation: 0,
+            address: self.address(),
+            now_ns,
+            room: &self.room,
+        };
+        self.books.take_in_hand((to - from) as u64);
+        if observed {
+            self.tell_delivering(&run.delivery(from));
+        }
+        context::take_refusal();
+        let calls = turn.handler.call(&run, &mut turn.faults);
+        let after_ns = engine.clock.now_ns();
+        turn.stride = turn.stride.after(after_ns.saturating_sub(now_ns));
+        self.books.record(Status::Queued, Step::Start, calls as u64);
+        self.record_latency(&batch.messages[from..from + calls], now_ns, after_ns, true);
+        let acked = calls - turn.faults.len();
+        self.books
+            .record(Status::Delivering, Step::Ack, acked as u64);
+        if observed && acked == 1 {
+            self.tell_delivered(&run.delivery(from));
+        }
+        let mut ended = acked as u32;
+        for fault in std::mem::take(&mut turn.faults) {
+            let failed = Redelivery::first(&batch, from + fault.at, now_ns);
+            ended += self.settle(turn, failed, &fault, after_ns, engine);
+        }
+        self.books.put_down((to - from) as u64);
+        advance(turn, calls);
+        self.give_back(ended);
+        Progress::Done { now_ns: after_ns }
+    }
+
+    /// Delivers one batch, if its strategy wants it now.
+    fn deliver_batch(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        batched: Batched,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> Progress {
+        let mut waiting: usize = turn.hand.iter().map(Part::len).sum();
+        while waiting < batched.size()
+            && let Some(part) = self.pop()
+        {
+            waiting += part.len();
+            turn.hand.push_back(part);
+        }
+        if !self.expire_front(turn, now_ns) {
+            return Progress::Nothing;
+        }
+        let Some(first) = turn.hand.front().map(Part::first) else {
+            return Progress::Done { now_ns };
+        };
+        let Some(take) = self.plan_batch(first, batched, waiting, now_ns, engine) else {
+            return Progress::Done { now_ns };
+        };
+        let take = match take {
+            Ok(take) => take,
+            Err(due_ns) => {
+                self.linger_until(turn, due_ns, engine);
+                return Progress::Nothing;
+            }
+        };
+        self.linger_until(turn, None, engine);
+        let parts = take_parts(turn, take);
+        let address = self.address();
+        let deliveries: Vec<_> = parts
+            .iter()
+            .flat_map(|part| (part.from..part.to).map(move |index| (part, index)))
+            .map(|(part, index)| Delivery {
+                batch: &*part.batch,
+                index: index as usize,
+                attempt: 1,
+                generation: 0,
+                address,
+                now_ns,
+            })
+            .collect();
+        let count = deliveries.len() as u64;
+        self.books.take_in_hand(count);
+        for delivery in &deliveries {
+            self.tell_delivering(delivery);
+        }
+        self.books.record(Status::Queued, Step::Start, count);
+        context::take_refusal();
+        let Handler::Batch(handler, _) = &mut turn.handler else {
+            return Progress::Nothing;
+        };
+        let told = deliveries.clone();
+        handler.call(deliveries, &mut turn.faults);
+        let after_ns = engine.clock.now_ns();
+        for part in &parts {
+            let messages = &part.batch.messages[part.from as usize..part.to as usize];
+            self.record_latency(messages, now_ns, after_ns, true);
+        }
+        let faults = std::mem::take(&mut turn.faults);
+        let acked = count - faults.len() as u64;
+        self.books.record(Status::Delivering, Step::Ack, acked);
+        let mut failed = faults.iter().map(|fault| fault.at).peekable();
+        for (at, delivery) in told.iter().enumerate() {
+            if failed.next_if_eq(&at).is_none() {
+                self.tell_delivered(delivery);
+            }
+        }
+        let mut ended = acked as u32;
+        for fault in faults {
+            let (part, index) = locate(&parts, fault.at);
+            let failed = Redelivery::first(&part.batch, index, now_ns);
+            ended += self.settle(turn, failed, &fault, after_ns, engine);
+        }
+        self.books.put_down(count);
+        self.give_back(ended);
+        Progress::Done { now_ns: after_ns }
+    }
+
+    /// How many deliveries to take as a batch now (`Ok`), or until when to
+    /// linger (`Err`). `None`: ask again.
+    fn plan_batch(
+        &self,
+        first: &Message<T>,
+        batched: Batched,
+        waiting: usize,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> Option<Result<usize, Option<u64>>> {
+        let age = Duration::from_nanos(now_ns.saturating_sub(first.accepted_ns));
+        let backlog = Backlog::new(waiting, age, self.capacity as usize);
+        let flush_to = self.topic.flush_to.load(Ordering::Acquire);
+        let room = self.room.load();
+        let forced = first.id.get() <= flush_to
+            || room.phase != Phase::Open
+            || room.occupied >= self.capacity
+            || engine.is_ending();
+        Some(match batched.plan(&backlog) {
+            Plan::Deliver { at_most } | Plan::Flush { at_most, .. } => Ok(at_most),
+            Plan::Wait { .. } if forced => Ok(batched.size()),
+            Plan::Wait { at_most, .. } => {
+                Err(at_most.map(|at_most| now_ns.saturating_add(nanos(at_most))))
+            }
+        })
+    }
+
+    /// Sets the lane's linger, replaces it, or takes it back.
+    fn linger_until(self: &Arc<Self>, turn: &mut Turn<T>, due_ns: Option<u64>, engine: &Engine) {
+        if turn.linger.map(|(_, at_ns)| at_ns) == due_ns {
+            return;
+        }
+        if let Some((key, _)) = turn.linger.take() {
+            engine.timer.cancel(key);
+        }
+        turn.linger = due_ns.map(|due_ns| {
+            let key = engine.timer.insert(due_ns, LOOK, Arc::clone(self) as _);
+            (key, due_ns)
+        });
+    }
+
+    /// Delivers one delivery that came back.
+    fn redeliver(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        returned: Return<T>,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> Progress {
+        let mut again = match returned {
+            Return::Redriven(redelivery) => *redelivery,
+            Return::Due(tag) => match turn.waiting.remove(tag) {
+                Some(redelivery) => {
+                    self.books.record(Status::RetryScheduled, Step::Requeue, 1);
+                    redelivery
+                }
+                None => return Progress::Done { now_ns },
+            },
+        };
+        let index = usize::from(again.index);
+        let batch = Arc::clone(&again.batch);
+        let expires_ns = batch.expires_ns(index, self.topic.settings.ttl_ns);
+        if expires_ns.is_some_and(|expires_ns| now_ns >= expires_ns) {
+            self.expire(&batch, index);
+            self.give_back(1);
+            return Progress::Done { now_ns };
+        }
+        if again.attempts == 0 {
+            again.first_attempt_ns = now_ns;
+        }
+        let run = Run {
+            batch: &batch,
+            from: index,
+            to: index + 1,
+            attempt: again.attempts + 1,
+            generation: again.generation,
+            address: self.address(),
+            now_ns,
+            room: &self.room,
+        };
+        self.books.take_in_hand(1);
+        self.tell_delivering(&run.delivery(index));
+        context::take_refusal();
+        let calls = turn.handler.call(&run, &mut turn.faults);
+        let after_ns = engine.clock.now_ns();
+        if calls == 0 {
+            // The lane began to be cancelled just now: its end finds it here.
+            self.books.put_down(1);
+            self.end_redelivery(again, Status::Queued);
+            self.give_back(1);
+            return Progress::Done { now_ns: after_ns };
+        }
+        self.books.record(Status::Queued, Step::Start, 1);
+        let messages = &batch.messages[index..=index];
+        self.record_latency(messages, now_ns, after_ns, again.attempts == 0);
+        let ended = match turn.faults.pop() {
+            Some(fault) => self.settle(turn, again, &fault, after_ns, engine),
+            None => {
+                self.books.record(Status::Delivering, Step::Ack, 1);
+                self.tell_delivered(&run.delivery(index));
+                1
+            }
+        };
+        self.books.put_down(1);
+        self.give_back(ended);
+        Progress::Done { now_ns: after_ns }
+    }
+
+    /// Ends what is at the front of the hand and has outlived its time. `false`:
+    /// the hand is empty and was so before.
+    fn expire_front(&self, turn: &mut Turn<T>, now_ns: u64) -> bool {
+        if turn.hand.is_empty() {
+            return false;
+        }
+        while let Some(part) = turn.hand.front() {
+            let (batch, index) = (Arc::clone(&part.batch), part.from as usize);
+            let expires_ns = batch.expires_ns(index, self.topic.settings.ttl_ns);
+            if expires_ns.is_none_or(|expires_ns| now_ns < expires_ns) {
+                break;
+            }
+            self.expire(&batch, index);
+            advance(turn, 1);
+            self.give_back(1);
+        }
+        true
+    }
+
+    fn expire(&self, batch: &crate::message::Batch<T>, index: usize) {
+        let status = self.books.record(Status::Queued, Step::Expire, 1);
+        let id = batch.messages[index].id;
+        self.tell(id, 0, status, EventKind::Expired);
+    }
+
+    /// The end of the run that begins at the front of `part`: `to`, or the first
+    /// message before it that has outlived its time.
+    fn unexpired(&self, part: &Part<T>, to: usize, now_ns: u64) -> usize {
+        let ttl_ns = self.topic.settings.ttl_ns;
+        if ttl_ns.is_none() && part.batch.meta.is_empty() {
+            return to;
+        }
+        let expired = |index: &usize| {
+            let expires_ns = part.batch.expires_ns(*index, ttl_ns);
+            expires_ns.is_some_and(|expires_ns| now_ns >= expires_ns)
+        };
+        let from = part.from as usize;
+        (from..to).find(expired).unwrap_or(to)
+    }
+
+    /// Gives places back after their deliveries have ended. Whether the lane has
+    /// ended with them is seen at the end of the turn.
+    fn give_back(&self, ended: u32) {
+        if ended > 0 {
+            let _ = self.release(ended);
+        }
+    }
+
+    fn record_latency(
+        &self,
+        messages: &[Message<T>],
+        began_ns: u64,
+        ended_ns: u64,
+        first_attempt: bool,
+    ) {
+        if messages.is_empty() {
+            return;
+        }
+        let calls = messages.len() as u64;
+        let mut latencies = self.latencies.lock();
+        let latencies = latencies.get_or_insert_with(|| Box::new(Latencies::new()));
+        let each_ns = ended_ns.saturating_sub(began_ns) / calls;
+        latency::record(&mut latencies.handler, each_ns, calls);
+        for message in messages {
+            let waited_ns = began_ns.saturating_sub(message.accepted_ns);
+            if first_attempt {
+                latency::record(&mut latencies.queue_wait, waited_ns, 1);
+            }
+            let total_ns = ended_ns.saturating_sub(message.accepted_ns);
+            latency::record(&mut latencies.end_to_end, total_ns, 1);
+        }
+    }
+
+    fn address(&self) -> Address<'_> {
+        Address {
+            topic: &self.topic.name,
+            subscription: &self.name,
+        }
+    }
+
+    fn tell_delivering(&self, delivery: &Delivery<'_, T>) {
+        let kind = EventKind::Delivering;
+        self.tell(delivery.id(), delivery.attempt(), Status::Delivering, kind);
+    }
+
+    fn tell_delivered(&self, delivery: &Delivery<'_, T>) {
+        let kind = EventKind::Delivered;
+        self.tell(delivery.id(), delivery.attempt(), Status::Delivered, kind);
+    }
+}
+
+/// Moves on by `count` messages.
+fn advance<T>(turn: &mut Turn<T>, count: usize) {
+    if let Some(part) = turn.hand.front_mut() {
+        part.from += count as u32;
+        if part.from == part.to {
+            turn.hand.pop_front();
+        }
+    }
+}
+
+/// Takes the oldest `count` deliveries out of the hand.
+fn take_parts<T>(turn: &mut Turn<T>, count: usize) -> Vec<Part<T>> {
+    let mut taken = Vec::new();
+    let mut left = count.max(1);
+    while left > 0
+        && let Some(front) = turn.hand.front()
+    {
+        let take = front.len().min(left);
+        taken.push(Part {
+            batch: Arc::clone(&front.batch),
+            from: front.from,
+            to: front.from + take as u32,
+        });
+        advance(turn, take);
+        left -= take;
+    }
+    taken
+}
+
+/// The delivery that is `at` in the row of these parts.
+fn locate<T>(parts: &[Part<T>], at: usize) -> (&Part<T>, usize) {
+    let mut at = at;
+    for part in parts {
+        if at < part.len() {
+            return (part, part.from as usize + at);
+        }
+        at -= part.len();
+    }
+    unreachable!("a fault is one of the deliveries that were handed over")
+}

@@ -1,0 +1,65 @@
+//! Publishers that wait for room, under `Overflow::Block`.
+//!
+//! A publisher counts itself in under the lock, fences, tries once more and
+//! waits. Whoever makes room first releases the tickets, then fences, then reads
+//! the count. The feared interleaving, a publisher that waits while the room it
+//! waits for has just been made, would need each of the two to miss the other's
+//! write, which the fences exclude. A close wakes everybody.
+//! Model: `loom-tests/tests/waiters.rs`.
+
+use std::time::Instant;
+
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex, fence};
+
+/// The waiting room of one topic.
+pub struct Waiters {
+    waiting: AtomicUsize,
+    lock: Mutex<()>,
+    room: Condvar,
+}
+
+impl Waiters {
+    /// Nobody waits.
+    pub fn new() -> Self {
+        Self {
+            waiting: AtomicUsize::new(0),
+            lock: Mutex::new(()),
+            room: Condvar::new(),
+        }
+    }
+
+    /// Repeats `attempt` until it answers something or `until` has passed; it is
+    /// called with the lock held and must be short.
+    pub fn wait_for<R>(
+        &self,
+        until: Option<Instant>,
+        mut attempt: impl FnMut() -> Option<R>,
+    ) -> Option<R> {
+        let mut guard = self.lock.lock();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        // ORDERING: pairs with the fence in `wake`; see the module's text.
+        fence(Ordering::SeqCst);
+        let answer = loop {
+            if let Some(answer) = attempt() {
+                break Some(answer);
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                break None;
+            }
+            self.room.wait(&mut guard, until);
+        };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        answer
+    }
+
+    /// There is room, or there never will be: let everybody who waits look.
+    pub fn wake(&self) {
+        // ORDERING: pairs with the fence in `wait_for`.
+        fence(Ordering::SeqCst);
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            drop(self.lock.lock());
+            self.room.notify_all();
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What observers are told.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::config::Overflow;
+use crate::dead_letters::DeadReason;
+use crate::message::MessageId;
+use crate::pure::lifecycle::Status;
+use crate::pure::retry::FailureKind;
+use crate::pure::strategy::FlushCause;
+use crate::sync::Arc;
+
+/// One thing that happened, with what it happened to.
+///
+/// Events of one delivery arrive in the order in which they happened; across
+/// deliveries only [`sequence`](Self::sequence) orders them. They pass through a
+/// bounded buffer to the observers' own thread; when an observer can't keep up
+/// events are missed, never deliveries: the sequence then has gaps, and the
+/// metrics say how many.
+#[derive(Clone, Copy)]
+pub struct Event<'a> {
+    pub(crate) record: &'a Record,
+}
+
+/// An event on its way to the observers.
+pub(crate) struct Record {
+    pub(crate) sequence: u64,
+    pub(crate) at_ns: u64,
+    pub(crate) topic: Arc<str>,
+    pub(crate) subscription: Option<Arc<str>>,
+    pub(crate) id: Option<MessageId>,
+    pub(crate) attempt: u32,
+    pub(crate) status: Option<Status>,
+    pub(crate) kind: EventKind,
+}
+
+impl<'a> Event<'a> {
+    /// The number of the event: 1 for the first since the broker was built.
+    pub fn sequence(&self) -> u64 {
+        self.record.sequence
+    }
+
+    /// When it happened: time since the broker was built.
+    pub fn at(&self) -> Duration {
+        Duration::from_nanos(self.record.at_ns)
+    }
+
+    /// What happened.
+    pub fn kind(&self) -> &'a EventKind {
+        &self.record.kind
+    }
+
+    /// The name of what happened, in snake case, as in `message_enqueued`.
+    pub fn name(&self) -> &'static str {
+        self.record.kind.name()
+    }
+
+    /// The topic it happened on; empty for events of the broker itself.
+    pub fn topic(&self) -> &'a str {
+        &self.record.topic
+    }
+
+    /// The subscription, for events of one.
+    pub fn subscription(&self) -> Option<&'a str> {
+        self.record.subscription.as_deref()
+    }
+
+    /// The message, for events of one.
+    pub fn id(&self) -> Option<MessageId> {
+        self.record.id
+    }
+
+    /// The attempt, for events of one; otherwise zero.
+    pub fn attempt(&self) -> u32 {
+        self.record.attempt
+    }
+
+    /// Where the message or delivery stands after it.
+    pub fn status(&self) -> Option<Status> {
+        self.record.status
+    }
+}
+
+/// Prints one line: `delivered orders/billing #7 attempt 2 DELIVERED`.
+impl fmt::Display for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name(), self.topic())?;
+        if let Some(subscription) = self.subscription() {
+            write!(f, "/{subscription}")?;
+        }
+        if let Some(id) = self.id() {
+            write!(f, " #{id}")?;
+        }
+        if self.attempt() > 0 {
+            write!(f, " attempt {}", self.attempt())?;
+        }
+        if let Some(status) = self.status() {
+            write!(f, " {status}")?;
+        }
+        match self.kind() {
+            EventKind::MessageEnqueued { depth } => write!(f, " depth {depth}"),
+            EventKind::Failed { error, .. } => write!(f, ": {error}"),
+            EventKind::RetryScheduled { delay } => write!(f, " in {delay:?}"),
+            EventKind::DeadLetter { reason } => write!(f, ": {reason}"),
+            EventKind::StrategySwapped { from, to } => write!(f, " {from} -> {to}"),
+            EventKind::Backpressure { depth, .. } => write!(f, " depth {depth}"),
+            EventKind::BatchFlush { size, cause } => write!(f, " of {size} ({cause:?})"),
+            EventKind::Dropped { cause } => write!(f, " ({cause:?})"),
+            EventKind::HookPanicked { hook } => write!(f, " ({hook:?})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Event(#{} {self})", self.sequence())
+    }
+}
+
+/// What can happen.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A topic was opened for the first time.
+    TopicOpened,
+    /// A topic was removed.
+    TopicRemoved,
+    /// A subscription was added.
+    SubscriberAdded,
+    /// A subscription has ended: no call of its handler runs or will start.
+    SubscriberRemoved,
+    /// A message was accepted.
+    MessageEnqueued {
+        /// Messages in the topic's queue, this one included.
+        depth: u64,
+    },
+    /// A handler is about to be called.
+    Delivering,
+    /// A handler returned `Ok`.
+    Delivered,
+    /// A handler returned an error or panicked.
+    Failed {
+        /// Which of the two.
+        kind: FailureKind,
+        /// Its text.
+        error: Arc<str>,
+    },
+    /// Another attempt was granted.
+    RetryScheduled {
+        /// After this time.
+        delay: Duration,
+    },
+    /// A delivery went to the dead letters.
+    DeadLetter {
+        /// Why.
+        reason: DeadReason,
+    },
+    /// A topic got another strategy.
+    StrategySwapped {
+        /// The old one's name.
+        from: Arc<str>,
+        /// The new one's name.
+        to: Arc<str>,
+    },
+    /// A publish met a full topic.
+    Backpressure {
+        /// Messages in the topic's queue.
+        depth: u64,
+        /// The policy that decides what follows.
+        overflow: Overflow,
+    },
+    /// A strategy handed on a batch that it had waited for.
+    BatchFlush {
+        /// Messages in it.
+        size: usize,
+        /// Why now.
+        cause: FlushCause,
+    },
+    /// A message or a delivery was dropped.
+    Dropped {
+        /// Why.
+        cause: DropCause,
+    },
+    /// A delivery outlived its time to live.
+    Expired,
+    /// A delivery's subscription or broker ended first.
+    Cancelled,
+    /// A message had no subscription to go to.
+    Unrouted,
+    /// A delivery was redriven from the dead letters.
+    Redriven,
+    /// A letter left the full dead-letter store.
+    LetterEvicted,
+    /// Something of the user's other than a handler panicked.
+    HookPanicked {
+        /// What.
+        hook: Hook,
+    },
+    /// The broker accepts nothing any more.
+    DrainStarted,
+    /// The broker has come to its end.
+    Drained,
+}
+
+impl EventKind {
+    /// The name in snake case.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::TopicOpened => "topic_opened",
+            Self::TopicRemoved => "topic_removed",
+            Self::SubscriberAdded => "subscriber_added",
+            Self::SubscriberRemoved => "subscriber_removed",
+            Self::MessageEnqueued { .. } => "message_enqueued",
+            Self::Delivering => "delivering",
+            Self::Delivered => "delivered",
+            Self::Failed { .. } => "failed",
+            Self::RetryScheduled { .. } => "retry_scheduled",
+            Self::DeadLetter { .. } => "dead_letter",
+            Self::StrategySwapped { .. } => "strategy_swapped",
+            Self::Backpressure { .. } => "backpressure",
+            Self::BatchFlush { .. } => "batch_flush",
+            Self::Dropped { .. } => "dropped",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+            Self::Unrouted => "unrouted",
+            Self::Redriven => "redriven",
+            Self::LetterEvicted => "letter_evicted",
+            Self::HookPanicked { .. } => "hook_panicked",
+            Self::DrainStarted => "drain_started",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+/// Why something was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DropCause {
+    /// The topic was full.
+    Overflow,
+    /// The subscription's lane was full.
+    LaneFull,
+    /// A handler or a policy said so.
+    Discarded,
+    /// The broker stopped before it was dispatched.
+    Shutdown,
+}
+
+/// User code that the engine calls besides handlers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Hook {
+    /// A [`Strategy`](crate::Strategy).
+    Strategy,
+    /// A [`RetryPolicy`](crate::RetryPolicy) or its classifier.
+    RetryPolicy,
+    /// An observer.
+    Observer,
+}

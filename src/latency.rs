@@ -1,0 +1,152 @@
+//! Latency histograms of a subscription, and their summary.
+
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// Two significant digits: a reported percentile is at most 1 % off.
+const DIGITS: u8 = 2;
+/// Times below this are not told apart.
+const LOWEST_NS: u64 = 64;
+/// Times above this are recorded as this: an hour.
+const HIGHEST_NS: u64 = 3_600_000_000_000;
+
+/// The three histograms of a lane. A few kilobytes, growing with the largest
+/// time seen to some 75 KiB; made with the first delivery.
+pub(crate) struct Latencies {
+    pub(crate) queue_wait: Histogram<u64>,
+    pub(crate) handler: Histogram<u64>,
+    pub(crate) end_to_end: Histogram<u64>,
+}
+
+impl Latencies {
+    pub(crate) fn new() -> Self {
+        let histogram = || {
+            let mut histogram = Histogram::new_with_bounds(LOWEST_NS, LOWEST_NS * 1_024, DIGITS)
+                .expect("the bounds are constants that hdrhistogram accepts");
+            histogram.auto(true);
+            histogram
+        };
+        Self {
+            queue_wait: histogram(),
+            handler: histogram(),
+            end_to_end: histogram(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        merge(&mut self.queue_wait, &other.queue_wait);
+        merge(&mut self.handler, &other.handler);
+        merge(&mut self.end_to_end, &other.end_to_end);
+    }
+}
+
+fn merge(into: &mut Histogram<u64>, from: &Histogram<u64>) {
+    into.add(from)
+        .expect("both resize themselves, so every value fits");
+}
+
+/// Records `count` times `ns`.
+pub(crate) fn record(histogram: &mut Histogram<u64>, ns: u64, count: u64) {
+    histogram
+        .record_n(ns.min(HIGHEST_NS), count)
+        .expect("it resizes itself, and an hour fits");
+}
+
+/// What a histogram comes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LatencySummary {
+    /// Values recorded.
+    pub count: u64,
+    /// The mean.
+    pub mean: Duration,
+    /// Half of the values are not above this.
+    pub p50: Duration,
+    /// 90 % are not above this.
+    pub p90: Duration,
+    /// 99 % are not above this.
+    pub p99: Duration,
+    /// 99.9 % are not above this.
+    pub p999: Duration,
+    /// The largest value.
+    pub max: Duration,
+}
+
+impl LatencySummary {
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
+        if histogram.is_empty() {
+            return Self::default();
+        }
+        let at = |quantile| Duration::from_nanos(histogram.value_at_quantile(quantile));
+        Self {
+            count: histogram.len(),
+            mean: Duration::from_nanos(histogram.mean() as u64),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: Duration::from_nanos(histogram.max()),
+        }
+    }
+}
+
+/// Prints the percentiles in one line.
+impl fmt::Display for LatencySummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "p50 {} p90 {} p99 {} p99.9 {} max {}",
+            Short(self.p50),
+            Short(self.p90),
+            Short(self.p99),
+            Short(self.p999),
+            Short(self.max),
+        )
+    }
+}
+
+/// A duration in at most six characters: `1.2ms`, `345µs`.
+pub(crate) struct Short(pub(crate) Duration);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ns = self.0.as_nanos() as f64;
+        let (value, unit) = match ns {
+            ns if ns < 1e3 => (ns, "ns"),
+            ns if ns < 1e6 => (ns / 1e3, "µs"),
+            ns if ns < 1e9 => (ns / 1e6, "ms"),
+            ns => (ns / 1e9, "s"),
+        };
+        let digits = if value < 10.0 && unit != "ns" { 1 } else { 0 };
+        f.pad(&format!("{value:.digits$}{unit}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_within_a_percent_up_to_an_hour() {
+        let mut latencies = Latencies::new();
+        for ms in 1..=1_000 {
+            record(&mut latencies.handler, ms * 1_000_000, 1);
+        }
+        record(&mut latencies.handler, u64::MAX, 1);
+        let summary = LatencySummary::of(&latencies.handler);
+        assert_eq!(summary.count, 1_001);
+        let p90 = summary.p90.as_secs_f64();
+        assert!((0.891..=0.911).contains(&p90), "{p90}");
+        assert!(summary.max >= Duration::from_secs(3_600));
+    }
+
+    #[test]
+    fn short_durations_are_short() {
+        let short = |ns| Short(Duration::from_nanos(ns)).to_string();
+        assert_eq!(
+            [short(7), short(1_240), short(345_000), short(2_500_000_000)],
+            ["7ns", "1.2µs", "345µs", "2.5s"]
+        );
+    }
+}

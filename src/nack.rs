@@ -1,0 +1,131 @@
+//! How a handler refuses a delivery.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use crate::pure::verdict::Wish;
+
+/// A handler's refusal of a delivery.
+///
+/// Any error turns into one with `?`, and then the subscription's retry policy
+/// decides. The constructors say more: try again in so much time, dead-letter
+/// at once, or discard.
+///
+/// ```
+/// use millstream::{Delivery, Nack};
+///
+/// fn handle(delivery: &Delivery<'_, String>) -> Result<(), Nack> {
+///     let number: u64 = delivery.payload().trim().parse()?; // any error is a nack
+///     if number == 0 {
+///         return Err(Nack::dead_letter("zero never works"));
+///     }
+///     Ok(())
+/// }
+/// ```
+#[must_use = "a nack does nothing until the handler returns it"]
+pub struct Nack(Box<Refusal>);
+
+struct Refusal {
+    wish: Wish,
+    cause: Cause,
+}
+
+enum Cause {
+    Text(Cow<'static, str>),
+    Error(Box<dyn Error + Send + Sync>),
+}
+
+impl Nack {
+    fn new(wish: Wish, text: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Refusal {
+            wish,
+            cause: Cause::Text(text.into()),
+        }))
+    }
+
+    /// Try again as the retry policy says.
+    pub fn retry(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Wish::Policy, reason)
+    }
+
+    /// Try again after `delay` instead of the policy's, if the policy grants
+    /// another attempt at all.
+    pub fn retry_after(delay: Duration, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Wish::After(delay), reason)
+    }
+
+    /// Trying again can't help: dead-letter it now.
+    pub fn dead_letter(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Wish::DeadLetter, reason)
+    }
+
+    /// It doesn't matter: drop it. Counted as dropped.
+    pub fn discard(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Wish::Discard, reason)
+    }
+
+    pub(crate) fn wish(&self) -> Wish {
+        self.0.wish
+    }
+
+    pub(crate) fn error(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
+        match &self.0.cause {
+            Cause::Text(_) => None,
+            Cause::Error(error) => Some(&**error),
+        }
+    }
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for Nack {
+    fn from(error: E) -> Self {
+        Self(Box::new(Refusal {
+            wish: Wish::Policy,
+            cause: Cause::Error(Box::new(error)),
+        }))
+    }
+}
+
+impl fmt::Display for Nack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.cause {
+            Cause::Text(text) => f.write_str(text),
+            Cause::Error(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Nack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nack")
+            .field("wish", &self.0.wish)
+            .field("reason", &format_args!("{self}"))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_fits_a_register() {
+        assert_eq!(size_of::<Result<(), Nack>>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn any_error_becomes_a_nack_that_keeps_it() {
+        fn fails() -> Result<(), Nack> {
+            "x".parse::<u8>()?;
+            Ok(())
+        }
+        let nack = fails().expect_err("x is no number");
+        assert_eq!(nack.wish(), Wish::Policy);
+        assert!(
+            nack.error()
+                .is_some_and(|error| error.is::<std::num::ParseIntError>())
+        );
+        assert_eq!(nack.to_string(), "invalid digit found in string");
+    }
+}

@@ -1,0 +1,47 @@
+//! How far a broker is on its way out. It never goes back.
+
+/// Whether the broker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Ending {
+    /// It accepts and delivers.
+    Running = 0,
+    /// It accepts nothing and delivers what it has.
+    Draining = 1,
+    /// It cancels what it has.
+    Stopped = 2,
+}
+
+impl Ending {
+    /// Moves on to `next`. `false`: it was there already, or further.
+    pub fn advance(self, next: Self) -> (Self, bool) {
+        (self.max(next), next > self)
+    }
+}
+
+impl crate::pure::Packed for Ending {
+    fn pack(self) -> u64 {
+        self as u64
+    }
+
+    fn unpack(word: u64) -> Self {
+        match word {
+            0 => Self::Running,
+            1 => Self::Draining,
+            _ => Self::Stopped,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ending::{Draining, Running, Stopped};
+
+    #[test]
+    fn an_end_is_reached_once_and_never_taken_back() {
+        assert_eq!(Running.advance(Draining), (Draining, true));
+        assert_eq!(Draining.advance(Draining), (Draining, false));
+        assert_eq!(Running.advance(Stopped), (Stopped, true));
+        assert_eq!(Stopped.advance(Draining), (Stopped, false));
+    }
+}

@@ -1,0 +1,71 @@
+//! Who still holds a topic, and whether it may be removed.
+//!
+//! One word counts the open handles and holds a *removed* bit. The feared
+//! interleaving: somebody opens a topic while it is being removed and publishes
+//! into a topic that nobody else can find. It cannot happen: joining and removing
+//! are steps on this word, and each refuses the other.
+
+const REMOVED: u64 = 1 << 63;
+
+/// The handle count of one topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handles(u64);
+
+impl Handles {
+    /// None yet.
+    pub const NONE: Self = Self(0);
+
+    /// One more handle. `false`: the topic has been removed.
+    pub fn join(self) -> (Self, bool) {
+        if self.0 & REMOVED != 0 {
+            return (self, false);
+        }
+        (Self(self.0 + 1), true)
+    }
+
+    /// One handle less.
+    pub fn leave(self) -> (Self, ()) {
+        (Self(self.0 - 1), ())
+    }
+
+    /// Marks the topic as removed, unless a handle is out: then answers how many.
+    pub fn remove(self) -> (Self, Result<(), u64>) {
+        match self.0 {
+            0 => (Self(REMOVED), Ok(())),
+            REMOVED => (self, Ok(())),
+            handles => (self, Err(handles)),
+        }
+    }
+
+    /// Takes the mark back.
+    pub fn restore(self) -> (Self, ()) {
+        (Self(self.0 & !REMOVED), ())
+    }
+}
+
+impl crate::pure::Packed for Handles {
+    fn pack(self) -> u64 {
+        self.0
+    }
+
+    fn unpack(word: u64) -> Self {
+        Self(word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_is_held_is_not_removed_and_a_removed_one_is_not_held() {
+        let (held, joined) = Handles::NONE.join();
+        assert!(joined);
+        assert_eq!(held.remove(), (held, Err(1)));
+        let (free, ()) = held.leave();
+        let (removed, marked) = free.remove();
+        assert_eq!(marked, Ok(()));
+        assert!(!removed.join().1);
+        assert_eq!(removed.restore().0, Handles::NONE);
+    }
+}

@@ -1,0 +1,437 @@
+//! What follows a failed attempt: another one, when, or none.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::InvalidSetting;
+
+/// One failed attempt, as a [`RetryPolicy`] sees it.
+pub struct FailedAttempt<'a> {
+    pub(crate) attempt: u32,
+    pub(crate) elapsed: Duration,
+    pub(crate) kind: FailureKind,
+    pub(crate) text: &'a str,
+    pub(crate) error: Option<&'a (dyn Error + Send + Sync + 'static)>,
+    pub(crate) random: u64,
+}
+
+/// How an attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// The handler returned an error.
+    Error,
+    /// The handler panicked.
+    Panic,
+}
+
+impl<'a> FailedAttempt<'a> {
+    /// A failure made up to test a policy with.
+    pub fn new(attempt: u32, elapsed: Duration, text: &'a str) -> Self {
+        Self {
+            attempt,
+            elapsed,
+            kind: FailureKind::Error,
+            text,
+            error: None,
+            random: 0,
+        }
+    }
+
+    /// Which attempt failed: 1 is the first. Counts entries into the handler.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Time since the first attempt began.
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// Error or panic.
+    pub fn kind(&self) -> FailureKind {
+        self.kind
+    }
+
+    /// The error's text, or the panic's message.
+    pub fn text(&self) -> &str {
+        self.text
+    }
+
+    /// The error itself, if the handler returned one: downcast it to classify.
+    pub fn error(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.map(|error| error as &(dyn Error + 'static))
+    }
+
+    /// Sixty-four bits for jitter. They depend only on the message's id, the
+    /// subscription's name and the attempt, never on time or on threads, so runs
+    /// can be repeated.
+    pub fn random(&self) -> u64 {
+        self.random
+    }
+}
+
+impl fmt::Debug for FailedAttempt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FailedAttempt")
+            .field("attempt", &self.attempt)
+            .field("elapsed", &self.elapsed)
+            .field("kind", &self.kind)
+            .field("text", &self.text)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a [`RetryPolicy`] answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decision {
+    /// Try again after this time.
+    RetryAfter(Duration),
+    /// The limits are used up: dead-letter it as exhausted.
+    Exhausted,
+    /// Trying again can't help: dead-letter it as rejected.
+    DeadLetter,
+    /// Drop it; counted as dropped.
+    Discard,
+}
+
+/// Decides what follows a failed attempt. Implement it for your own rules.
+///
+/// Asked by a worker, once per failure, outside every lock. If it panics, the
+/// delivery is dead-lettered with that as the reason: nothing is lost.
+pub trait RetryPolicy: Send + Sync + 'static {
+    /// Looks at the failure and decides.
+    fn decide(&self, failed: &FailedAttempt<'_>) -> Decision;
+
+    /// Refuses settings that could never take effect. Called once, when the
+    /// policy is installed; accepts everything by default.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`], with the setting's name and the rule it breaks.
+    fn check(&self) -> Result<(), InvalidSetting> {
+        Ok(())
+    }
+}
+
+/// What a classifier makes of an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Class {
+    /// It may pass: try again within the limits.
+    Retry,
+    /// It won't pass: dead-letter it now.
+    DeadLetter,
+    /// It doesn't matter: drop it.
+    Discard,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Fixed,
+    Linear,
+    Exponential,
+}
+
+type Classifier = Arc<dyn Fn(&FailedAttempt<'_>) -> Class + Send + Sync>;
+
+/// The usual retry policies: a delay that is fixed, grows linearly or doubles.
+///
+/// The default is [`Backoff::default`]: linear, 250 ms times the attempt, three
+/// attempts in all.
+///
+/// ```
+/// use millstream::{Backoff, Class};
+/// use std::time::Duration;
+///
+/// let policy = Backoff::exponential(Duration::from_millis(10))
+///     .cap(Duration::from_secs(5))
+///     .full_jitter(42)
+///     .max_attempts(8)
+///     .max_elapsed(Duration::from_secs(60))
+///     .classify(|failed| match failed.error() {
+///         Some(error) if error.is::<std::num::ParseIntError>() => Class::DeadLetter,
+///         _ => Class::Retry,
+///     });
+/// # let _ = policy;
+/// ```
+#[derive(Clone)]
+pub struct Backoff {
+    shape: Shape,
+    base: Duration,
+    cap: Option<Duration>,
+    jitter_seed: Option<u64>,
+    max_attempts: u32,
+    max_elapsed: Option<Duration>,
+    classifier: Option<Classifier>,
+}
+
+const DEFAULT_FACTOR: Duration = Duration::from_millis(250);
+const DEFAULT_ATTEMPTS: u32 = 3;
+
+impl Backoff {
+    fn of(shape: Shape, base: Duration) -> Self {
+        Self {
+            shape,
+            base,
+            cap: None,
+            jitter_seed: None,
+            max_attempts: DEFAULT_ATTEMPTS,
+            max_elapsed: None,
+            classifier: None,
+        }
+    }
+
+    /// No second attempt: the first failure is dead-lettered.
+    pub fn none() -> Self {
+        Self::of(Shape::Fixed, Duration::ZERO).max_attempts(1)
+    }
+
+    /// The same delay before every retry.
+    pub fn fixed(delay: Duration) -> Self {
+        Self::of(Shape::Fixed, delay)
+    }
+
+    /// `factor` × the number of the attempt that failed.
+    pub fn linear(factor: Duration) -> Self {
+        Self::of(Shape::Linear, factor)
+    }
+
+    /// `base` after the first failure, doubled after each further one.
+    pub fn exponential(base: Duration) -> Self {
+        Self::of(Shape::Exponential, base)
+    }
+
+    /// No delay longer than this.
+    #[must_use]
+    pub fn cap(self, cap: Duration) -> Self {
+        Self {
+            cap: Some(cap),
+            ..self
+        }
+    }
+
+    /// Spreads each delay evenly over zero to itself, so that deliveries which
+    /// failed together don't come back together ("full jitter", AWS Architecture
+    /// Blog 2015, "Exponential Backoff And Jitter"). The same seed gives the same
+    /// delays, on any number of threads.
+    #[must_use]
+    pub fn full_jitter(self, seed: u64) -> Self {
+        Self {
+            jitter_seed: Some(seed),
+            ..self
+        }
+    }
+
+    /// At most `n` entries into the handler, the first included. Default 3.
+    #[must_use]
+    pub fn max_attempts(self, n: u32) -> Self {
+        Self {
+            max_attempts: n,
+            ..self
+        }
+    }
+
+    /// No retry later than this after the first attempt began. Default: none.
+    #[must_use]
+    pub fn max_elapsed(self, limit: Duration) -> Self {
+        Self {
+            max_elapsed: Some(limit),
+            ..self
+        }
+    }
+
+    /// Sorts errors into those worth another attempt and those not.
+    #[must_use]
+    pub fn classify(
+        self,
+        classifier: impl Fn(&FailedAttempt<'_>) -> Class + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            classifier: Some(Arc::new(classifier)),
+            ..self
+        }
+    }
+
+    fn delay(&self, failed: &FailedAttempt<'_>) -> Duration {
+        let delay = match self.shape {
+            Shape::Fixed => self.base,
+            Shape::Linear => self.base.saturating_mul(failed.attempt),
+            Shape::Exponential => {
+                let doublings = failed.attempt.saturating_sub(1).min(31);
+                self.base.saturating_mul(1 << doublings)
+            }
+        };
+        let delay = self.cap.map_or(delay, |cap| delay.min(cap));
+        match self.jitter_seed {
+            Some(seed) => scaled(delay, mix(seed ^ failed.random)),
+            None => delay,
+        }
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::linear(DEFAULT_FACTOR)
+    }
+}
+
+impl RetryPolicy for Backoff {
+    fn decide(&self, failed: &FailedAttempt<'_>) -> Decision {
+        match self.classifier.as_ref().map(|classify| classify(failed)) {
+            Some(Class::DeadLetter) => return Decision::DeadLetter,
+            Some(Class::Discard) => return Decision::Discard,
+            Some(Class::Retry) | None => {}
+        }
+        if failed.attempt >= self.max_attempts {
+            return Decision::Exhausted;
+        }
+        let delay = self.delay(failed);
+        match self.max_elapsed {
+            Some(limit) if failed.elapsed.saturating_add(delay) > limit => Decision::Exhausted,
+            _ => Decision::RetryAfter(delay),
+        }
+    }
+
+    fn check(&self) -> Result<(), InvalidSetting> {
+        if self.max_attempts == 0 {
+            return Err(InvalidSetting::new(
+                "max_attempts",
+                0,
+                "must be at least 1: the first delivery is an attempt",
+            ));
+        }
+        if let Some(cap) = self.cap.filter(|cap| *cap < self.base) {
+            return Err(InvalidSetting::new(
+                "cap",
+                format_args!("{cap:?}"),
+                "must not be below the first delay, which could never take effect",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Backoff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backoff")
+            .field("shape", &self.shape)
+            .field("base", &self.base)
+            .field("cap", &self.cap)
+            .field("jitter_seed", &self.jitter_seed)
+            .field("max_attempts", &self.max_attempts)
+            .field("max_elapsed", &self.max_elapsed)
+            .field("classified", &self.classifier.is_some())
+            .finish()
+    }
+}
+
+/// The finaliser of splitmix64 (Steele, Lea, Flood: "Fast Splittable
+/// Pseudorandom Number Generators", OOPSLA 2014): every input bit moves every
+/// output bit.
+pub(crate) fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// `delay` × `random` / 2⁶⁴.
+fn scaled(delay: Duration, random: u64) -> Duration {
+    let ns = delay.as_nanos().min(u128::from(u64::MAX)) * u128::from(random) >> 64;
+    Duration::from_nanos(ns as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn failed(attempt: u32) -> FailedAttempt<'static> {
+        FailedAttempt::new(attempt, MS * attempt, "no luck")
+    }
+
+    fn delays(policy: &Backoff) -> Vec<Duration> {
+        (1..)
+            .map_while(|attempt| match policy.decide(&failed(attempt)) {
+                Decision::RetryAfter(delay) => Some(delay),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_default_is_linear_with_three_attempts() {
+        assert_eq!(delays(&Backoff::default()), [MS * 250, MS * 500]);
+    }
+
+    #[test]
+    fn max_attempts_counts_the_first_delivery() {
+        assert!(delays(&Backoff::none()).is_empty());
+        assert_eq!(delays(&Backoff::fixed(MS).max_attempts(4)), [MS; 3]);
+    }
+
+    #[test]
+    fn exponential_doubles_up_to_its_cap_and_never_overflows() {
+        let policy = Backoff::exponential(MS).cap(MS * 5).max_attempts(6);
+        assert_eq!(delays(&policy), [MS, MS * 2, MS * 4, MS * 5, MS * 5]);
+        let endless = Backoff::exponential(Duration::MAX).max_attempts(u32::MAX);
+        assert_eq!(
+            endless.decide(&failed(1_000_000)),
+            Decision::RetryAfter(Duration::MAX)
+        );
+    }
+
+    #[test]
+    fn a_retry_past_max_elapsed_is_not_made() {
+        let policy = Backoff::fixed(MS * 10)
+            .max_attempts(100)
+            .max_elapsed(MS * 13);
+        assert_eq!(delays(&policy).len(), 3);
+    }
+
+    #[test]
+    fn full_jitter_stays_within_the_delay_and_repeats_with_its_seed() {
+        let policy = |seed| Backoff::fixed(MS * 100).full_jitter(seed);
+        let delay = |seed, random| {
+            let mut failed = failed(1);
+            failed.random = random;
+            match policy(seed).decide(&failed) {
+                Decision::RetryAfter(delay) => delay,
+                other => panic!("expected a retry, got {other:?}"),
+            }
+        };
+        let some: Vec<_> = (0..100).map(|random| delay(7, random)).collect();
+        let again: Vec<_> = (0..100).map(|random| delay(7, random)).collect();
+        let other: Vec<_> = (0..100).map(|random| delay(8, random)).collect();
+        assert_eq!(some, again);
+        assert_ne!(some, other);
+        assert!(some.iter().all(|delay| *delay <= MS * 100));
+        let mean = some.iter().sum::<Duration>() / 100;
+        assert!(mean > MS * 35 && mean < MS * 65, "mean {mean:?}");
+    }
+
+    #[test]
+    fn a_classifier_comes_before_the_limits() {
+        let policy = Backoff::fixed(MS).classify(|failed| match failed.text() {
+            "no luck" => Class::Discard,
+            _ => Class::DeadLetter,
+        });
+        assert_eq!(policy.decide(&failed(1)), Decision::Discard);
+        assert_eq!(
+            policy.decide(&FailedAttempt::new(1, MS, "poison")),
+            Decision::DeadLetter
+        );
+    }
+
+    #[test]
+    fn settings_without_effect_are_refused() {
+        assert!(Backoff::fixed(MS).max_attempts(0).check().is_err());
+        assert!(Backoff::fixed(MS * 2).cap(MS).check().is_err());
+        assert!(Backoff::fixed(MS).cap(MS).check().is_ok());
+    }
+}

@@ -1,0 +1,144 @@
+//! When a topic or a lane belongs on the ready queue.
+//!
+//! States: *idle* (nobody looks at it), *scheduled* (it is on the ready queue
+//! once), *running* (one worker has it), *notified* (one worker has it and
+//! something arrived meanwhile, so it must be looked at once more).
+//!
+//! The feared interleaving: a publisher pushes, sees that a worker is running
+//! and does nothing, while that worker has already found the queue empty and
+//! goes to rest; the message is stranded. It cannot happen because the publisher
+//! turns *running* into *notified*, and a worker that rests from *notified* puts
+//! its charge back on the ready queue. The orderings live in
+//! [`crate::engine::baton`]; the model is `loom-tests/tests/schedule.rs`.
+
+/// Where one schedulable thing stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Schedule {
+    /// On no queue and run by nobody.
+    Idle = 0,
+    /// On the ready queue, exactly once.
+    Scheduled = 1,
+    /// In the hands of one worker.
+    Running = 2,
+    /// In the hands of one worker, with news it may have missed.
+    Notified = 3,
+}
+
+/// What somebody who moved the schedule must now do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Then {
+    /// Put it on the ready queue.
+    Enqueue,
+    /// Nothing: somebody else is bound to look.
+    Nothing,
+}
+
+impl Schedule {
+    /// There is something to look at.
+    pub fn notify(self) -> (Self, Then) {
+        match self {
+            Self::Idle => (Self::Scheduled, Then::Enqueue),
+            Self::Running => (Self::Notified, Then::Nothing),
+            Self::Scheduled | Self::Notified => (self, Then::Nothing),
+        }
+    }
+
+    /// A worker took it off the ready queue. `false`: the entry was stale,
+    /// because a [`claim`](Self::claim) ran it in the meantime.
+    pub fn start(self) -> (Self, bool) {
+        match self {
+            Self::Scheduled => (Self::Running, true),
+            Self::Idle | Self::Running | Self::Notified => (self, false),
+        }
+    }
+
+    /// Somebody outside the pool wants to run it now: an unsubscribe or a
+    /// shutdown that must not wait for a free worker. `false`: it is running.
+    pub fn claim(self) -> (Self, bool) {
+        match self {
+            Self::Idle | Self::Scheduled => (Self::Running, true),
+            Self::Running | Self::Notified => (self, false),
+        }
+    }
+
+    /// Its runner puts it down; `more` says that work is known to be left.
+    pub fn rest(self, more: bool) -> (Self, Then) {
+        match self {
+            Self::Running if !more => (Self::Idle, Then::Nothing),
+            Self::Running | Self::Notified => (Self::Scheduled, Then::Enqueue),
+            Self::Idle | Self::Scheduled => {
+                unreachable!("only its runner rests it, so it is running")
+            }
+        }
+    }
+}
+
+impl crate::pure::Packed for Schedule {
+    fn pack(self) -> u64 {
+        self as u64
+    }
+
+    fn unpack(word: u64) -> Self {
+        match word {
+            0 => Self::Idle,
+            1 => Self::Scheduled,
+            2 => Self::Running,
+            _ => Self::Notified,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Schedule::{self, Idle, Notified, Running, Scheduled};
+    use super::Then::{Enqueue, Nothing};
+    use crate::pure::Packed;
+
+    const ALL: [Schedule; 4] = [Idle, Scheduled, Running, Notified];
+
+    #[test]
+    fn every_state_survives_packing() {
+        for state in ALL {
+            assert_eq!(Schedule::unpack(state.pack()), state);
+        }
+    }
+
+    #[test]
+    fn notify_enqueues_only_what_is_idle_and_marks_what_runs() {
+        let expected = [
+            (Scheduled, Enqueue),
+            (Scheduled, Nothing),
+            (Notified, Nothing),
+            (Notified, Nothing),
+        ];
+        for (state, expected) in ALL.into_iter().zip(expected) {
+            assert_eq!(state.notify(), expected, "from {state:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_scheduled_entry_starts() {
+        assert_eq!(Scheduled.start(), (Running, true));
+        for stale in [Idle, Running, Notified] {
+            assert_eq!(stale.start(), (stale, false));
+        }
+    }
+
+    #[test]
+    fn a_claim_takes_whatever_nobody_runs() {
+        assert_eq!(Idle.claim(), (Running, true));
+        assert_eq!(Scheduled.claim(), (Running, true));
+        assert_eq!(Running.claim(), (Running, false));
+        assert_eq!(Notified.claim(), (Notified, false));
+    }
+
+    #[test]
+    fn resting_with_news_or_work_left_enqueues_again() {
+        assert_eq!(Running.rest(false), (Idle, Nothing));
+        assert_eq!(Running.rest(true), (Scheduled, Enqueue));
+        assert_eq!(Notified.rest(false), (Scheduled, Enqueue));
+        assert_eq!(Notified.rest(true), (Scheduled, Enqueue));
+    }
+}

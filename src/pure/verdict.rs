@@ -1,0 +1,118 @@
+//! From a failure to its consequence: what the handler wished, what the policy
+//! decided and what the message's time to live allows, in that order.
+
+use std::time::Duration;
+
+use super::retry::Decision;
+use crate::dead_letters::DeadReason;
+
+/// What a failing handler asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// Nothing in particular: the policy decides.
+    Policy,
+    /// Another attempt after this time, if the policy allows one at all.
+    After(Duration),
+    /// The dead letters, now.
+    DeadLetter,
+    /// To be dropped.
+    Discard,
+}
+
+/// What becomes of a failed delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Another attempt at this time.
+    Retry { due_ns: u64 },
+    /// The dead-letter store.
+    DeadLetter(DeadReason),
+    /// Dropped.
+    Discard,
+    /// Its time to live ends before the retry would be due.
+    Expire,
+}
+
+/// Judges one failure. `decide` is the policy; `None` from it means it panicked.
+/// `expires_ns` is when the message's time to live ends.
+pub(crate) fn judge(
+    wish: Wish,
+    decide: impl FnOnce() -> Option<Decision>,
+    now_ns: u64,
+    expires_ns: Option<u64>,
+) -> Verdict {
+    match wish {
+        Wish::DeadLetter => return Verdict::DeadLetter(DeadReason::Rejected),
+        Wish::Discard => return Verdict::Discard,
+        Wish::Policy | Wish::After(_) => {}
+    }
+    let delay = match (decide(), wish) {
+        (Some(Decision::RetryAfter(_)), Wish::After(asked)) => asked,
+        (Some(Decision::RetryAfter(delay)), _) => delay,
+        (Some(Decision::Exhausted), _) => return Verdict::DeadLetter(DeadReason::Exhausted),
+        (Some(Decision::DeadLetter), _) => return Verdict::DeadLetter(DeadReason::Rejected),
+        (Some(Decision::Discard), _) => return Verdict::Discard,
+        (None, _) => return Verdict::DeadLetter(DeadReason::PolicyPanicked),
+    };
+    let due_ns = now_ns.saturating_add(nanos(delay));
+    match expires_ns {
+        Some(expires_ns) if due_ns >= expires_ns => Verdict::Expire,
+        _ => Verdict::Retry { due_ns },
+    }
+}
+
+/// A duration in nanoseconds, at most `u64::MAX` (584 years).
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELAY: Duration = Duration::from_nanos(50);
+    const RETRY: Option<Decision> = Some(Decision::RetryAfter(DELAY));
+
+    #[test]
+    fn the_policy_decides_unless_the_handler_knows_better() {
+        let judged = |wish, decision| judge(wish, || decision, 100, None);
+        let dead = |reason| Verdict::DeadLetter(reason);
+        let later = Wish::After(Duration::from_nanos(7));
+        assert_eq!(judged(Wish::Policy, RETRY), Verdict::Retry { due_ns: 150 });
+        assert_eq!(judged(later, RETRY), Verdict::Retry { due_ns: 107 });
+        assert_eq!(
+            judged(later, Some(Decision::Exhausted)),
+            dead(DeadReason::Exhausted)
+        );
+        assert_eq!(
+            judged(Wish::Policy, Some(Decision::DeadLetter)),
+            dead(DeadReason::Rejected)
+        );
+        assert_eq!(
+            judged(Wish::Policy, Some(Decision::Discard)),
+            Verdict::Discard
+        );
+        assert_eq!(judged(Wish::DeadLetter, RETRY), dead(DeadReason::Rejected));
+        assert_eq!(judged(Wish::Discard, RETRY), Verdict::Discard);
+    }
+
+    #[test]
+    fn a_policy_that_panics_loses_nothing() {
+        assert_eq!(
+            judge(Wish::Policy, || None, 0, None),
+            Verdict::DeadLetter(DeadReason::PolicyPanicked)
+        );
+    }
+
+    #[test]
+    fn a_retry_that_would_come_too_late_expires_at_once() {
+        let judged = |expires_ns| judge(Wish::Policy, || RETRY, 100, Some(expires_ns));
+        assert_eq!(judged(150), Verdict::Expire);
+        assert_eq!(judged(151), Verdict::Retry { due_ns: 150 });
+    }
+
+    #[test]
+    fn an_endless_delay_does_not_overflow() {
+        let verdict = judge(Wish::After(Duration::MAX), || RETRY, u64::MAX - 1, None);
+        assert_eq!(verdict, Verdict::Retry { due_ns: u64::MAX });
+    }
+}

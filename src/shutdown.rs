@@ -1,0 +1,269 @@
+//! The end of a broker: drain, and the immediate version of it, drop.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::engine::{Engine, context};
+use crate::error::DrainError;
+use crate::event::{EventKind, Record};
+use crate::metrics::Metrics;
+use crate::pure::ending::Ending;
+use crate::sync::{Arc, Mutex};
+
+/// What a drain came to: every message accepted is in one of these counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DrainReport {
+    /// Messages accepted, ever.
+    pub published: u64,
+    /// Messages handed to the lanes there were.
+    pub dispatched: u64,
+    /// Messages that found no subscription.
+    pub unrouted: u64,
+    /// Messages dropped by overflow, or not dispatched when the time was up.
+    pub messages_dropped: u64,
+    /// Deliveries made of the dispatched messages.
+    pub made: u64,
+    /// Deliveries whose handler returned `Ok`.
+    pub delivered: u64,
+    /// Deliveries that went to the dead letters.
+    pub dead_lettered: u64,
+    /// Deliveries dropped by overflow or discarded.
+    pub dropped: u64,
+    /// Deliveries that outlived their time to live.
+    pub expired: u64,
+    /// Deliveries cancelled: by an unsubscribe, or because the time was up.
+    pub cancelled: u64,
+    /// Messages and deliveries that are still somewhere: in the hands of
+    /// handlers that have not returned.
+    pub remaining: u64,
+    /// Of all that, what was cut off by the end of this drain.
+    pub cut_off: u64,
+    /// How long the drain took.
+    pub took: Duration,
+}
+
+impl DrainReport {
+    fn of(metrics: &Metrics, cut_off: u64, took: Duration) -> Self {
+        let counts = metrics.deliveries();
+        let mut report = Self {
+            made: counts.made,
+            delivered: counts.delivered,
+            dead_lettered: counts.dead_lettered,
+            dropped: counts.dropped,
+            expired: counts.expired,
+            cancelled: counts.cancelled,
+            remaining: counts.open(),
+            cut_off,
+            took,
+            ..Self::default()
+        };
+        for topic in metrics.all() {
+            report.published += topic.published;
+            report.dispatched += topic.dispatched;
+            report.unrouted += topic.unrouted;
+            report.messages_dropped += topic.dropped;
+            report.remaining += topic.queued;
+        }
+        report
+    }
+
+    /// Whether nothing was cut off and nothing remains.
+    pub fn is_complete(&self) -> bool {
+        self.cut_off == 0 && self.remaining == 0
+    }
+}
+
+impl fmt::Display for DrainReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} messages accepted: {} dispatched, {} unrouted, {} dropped; \
+             {} deliveries made: {} delivered, {} dead-lettered, {} dropped, {} expired, \
+             {} cancelled; {} remaining, {} cut off, in {:?}",
+            self.published,
+            self.dispatched,
+            self.unrouted,
+            self.messages_dropped,
+            self.made,
+            self.delivered,
+            self.dead_lettered,
+            self.dropped,
+            self.expired,
+            self.cancelled,
+            self.remaining,
+            self.cut_off,
+            self.took,
+        )
+    }
+}
+
+/// What the first drain came to, for all that ask after it.
+#[derive(Default)]
+pub(crate) struct Outcome(Mutex<Option<Result<DrainReport, DrainError>>>);
+
+/// How long to wait, after the deadline, for what ends by itself: publishers
+/// between ticket and push, observers, threads that have nothing left to do.
+const GRACE: Duration = Duration::from_millis(50);
+/// How long dropping a broker waits for handlers that are being called.
+pub(crate) const DROP_GRACE: Duration = Duration::from_secs(1);
+
+impl Engine {
+    /// See [`Broker::drain`](crate::Broker::drain).
+    pub(crate) fn drain(
+        self: &Arc<Self>,
+        deadline: Duration,
+        outcome: &Outcome,
+    ) -> Result<DrainReport, DrainError> {
+        let began = Instant::now();
+        let until = began.checked_add(deadline);
+        let first = self.refuse();
+        if context::is_inside() {
+            let report = DrainReport::of(&Metrics::read(self), 0, began.elapsed());
+            return Err(DrainError::InsideHandler(report));
+        }
+        // Whoever asks second waits here for the first one's answer.
+        let mut outcome = outcome.0.lock();
+        if let Some(done) = &*outcome {
+            return done.clone();
+        }
+        if first {
+            self.announce(EventKind::DrainStarted);
+        }
+        self.come_to_rest(until);
+        let report = self.stop(until.map(|until| until + GRACE), began);
+        let result = if report.is_complete() {
+            Ok(report)
+        } else {
+            Err(DrainError::Incomplete(report))
+        };
+        *outcome = Some(result.clone());
+        result
+    }
+
+    /// Refuses publishes from here on. `true`: this call did it.
+    pub(crate) fn refuse(&self) -> bool {
+        let first = self
+            .ending
+            .update(|ending| ending.advance(Ending::Draining));
+        for topic in self.topics.values() {
+            topic.close();
+        }
+        first
+    }
+
+    /// Works, or waits while others work, until nothing is left to do or what is
+    /// left is due only after `until`.
+    fn come_to_rest(&self, until: Option<Instant>) {
+        let done = || {
+            self.survey().is_some_and(|survey| {
+                survey.moving == 0 && (survey.parked == 0 || !self.due_before(until))
+            })
+        };
+        if !self.is_manual() {
+            self.stillness.wait(until, done);
+            return;
+        }
+        loop {
+            self.run_until_idle();
+            let time_is_up = until.is_some_and(|until| Instant::now() >= until);
+            if done() || time_is_up || self.clock.is_manual() {
+                return;
+            }
+            let next_ns = self.timer.next_deadline_ns();
+            let wake = next_ns.and_then(|at_ns| self.clock.instant(at_ns));
+            let pause = wake.map_or(GRACE, |wake| wake.saturating_duration_since(Instant::now()));
+            std::thread::sleep(pause.min(GRACE));
+        }
+    }
+
+    fn due_before(&self, until: Option<Instant>) -> bool {
+        let Some(next_ns) = self.timer.next_deadline_ns() else {
+            // It has fired and is on its way.
+            return true;
+        };
+        match (self.clock.instant(next_ns), until) {
+            (Some(due), Some(until)) => due <= until,
+            (Some(_), None) => true,
+            (None, _) => false,
+        }
+    }
+
+    /// Cancels what is left, ends the threads, and writes the report.
+    pub(crate) fn stop(self: &Arc<Self>, until: Option<Instant>, began: Instant) -> DrainReport {
+        let open = || {
+            let report = DrainReport::of(&Metrics::read(self), 0, Duration::ZERO);
+            report.remaining
+        };
+        self.refuse();
+        let cut_off = open();
+        self.ending.update(|ending| ending.advance(Ending::Stopped));
+        loop {
+            // Workers do the same with what they have in hand; each lane and
+            // topic is ended by whoever gets hold of its baton.
+            for topic in self.topics.values() {
+                Arc::clone(&topic).end(self);
+            }
+            let ended = self.survey().is_some_and(|survey| survey.moving == 0);
+            if ended || until.is_some_and(|until| Instant::now() >= until) {
+                break;
+            }
+            let soon = Instant::now() + Duration::from_millis(1);
+            self.stillness.wait(Some(soon), || self.is_at_rest());
+        }
+        self.pool.stop();
+        self.timer.stop();
+        self.announce(EventKind::Drained);
+        if self.is_manual() {
+            self.bus.pump();
+        }
+        let soon = Instant::now() + GRACE;
+        let all_gone = self.stillness.wait(Some(soon), || self.pool.alive() == 0);
+        if all_gone && !context::is_inside() {
+            self.pool.join();
+        } else {
+            self.pool.abandon();
+        }
+        self.bus.stop(Some(Instant::now() + GRACE));
+        let remaining = open();
+        let metrics = Metrics::read(self);
+        DrainReport::of(&metrics, cut_off.max(remaining), began.elapsed())
+    }
+
+    fn announce(&self, kind: EventKind) {
+        if self.bus.observed() {
+            self.bus.send(Record {
+                sequence: 0,
+                at_ns: self.clock.now_ns(),
+                topic: Arc::from(""),
+                subscription: None,
+                id: None,
+                attempt: 0,
+                status: None,
+                kind,
+            });
+        }
+    }
+
+    /// Waits, or works on an engine without workers, until nothing is left to do.
+    pub(crate) fn wait_until_idle(&self, timeout: Duration) -> bool {
+        if context::is_inside() {
+            return false;
+        }
+        if self.is_manual() {
+            self.run_until_idle();
+            return self.is_at_rest();
+        }
+        let until = Instant::now().checked_add(timeout);
+        let still = self.stillness.wait(until, || self.is_at_rest());
+        still && self.bus.flush(until)
+    }
+
+    /// How long until the next retry, linger or delayed message.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        let next_ns = self.timer.next_deadline_ns()?;
+        Some(Duration::from_nanos(
+            next_ns.saturating_sub(self.clock.now_ns()),
+        ))
+    }
+}

@@ -1,0 +1,302 @@
+//! Subscriptions, as users hold them.
+
+use std::fmt;
+use std::time::Instant;
+
+use crate::config::{LaneFull, Unsubscribe};
+use crate::delivery_batch::DeliveryBatch;
+use crate::engine::context;
+use crate::engine::handler::Handler;
+use crate::engine::lane::{Lane, LaneSettings};
+use crate::engine::topic::TopicCore;
+use crate::error::{InvalidSetting, SubscribeError};
+use crate::event::EventKind;
+use crate::latency::Latencies;
+use crate::message::Delivery;
+use crate::metrics::SubscriptionMetrics;
+use crate::nack::Nack;
+use crate::pure::retry::RetryPolicy;
+use crate::pure::room::Phase;
+use crate::pure::strategy::{Batched, Strategy};
+use crate::sync::Arc;
+use crate::topic::in_range;
+
+/// A subscription. Dropping it unsubscribes, without waiting: what is queued is
+/// cancelled, and a call of the handler that is running finishes.
+#[must_use = "dropping a subscription unsubscribes at once; call `detach` to keep it"]
+pub struct Subscription {
+    lane: Arc<dyn AnyLane>,
+    detached: bool,
+}
+
+/// What became of an unsubscribe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unsubscribed {
+    /// No call of the handler runs or will start, and the handler itself has
+    /// been dropped. These are its last counts.
+    Ended(SubscriptionMetrics),
+    /// Called from inside a handler, which never waits: no further call will
+    /// start, and the rest follows by itself.
+    Ending,
+}
+
+impl Subscription {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.lane.name()
+    }
+
+    /// Keeps the subscription for as long as the broker lives.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+
+    /// Ends the subscription and waits until no call of its handler runs or will
+    /// start. What it still has is cancelled, dead-lettered or drained, as `mode`
+    /// says. A handler that never returns is waited for.
+    ///
+    /// From inside a handler, its own or another's, it only begins the end and
+    /// answers [`Unsubscribed::Ending`].
+    pub fn unsubscribe(mut self, mode: Unsubscribe) -> Unsubscribed {
+        self.detached = true;
+        if context::is_inside() {
+            self.lane.close(match mode {
+                Unsubscribe::Cancel => Phase::Cancelling,
+                Unsubscribe::DeadLetter => Phase::DeadLettering,
+                Unsubscribe::Drain { .. } => Phase::Draining,
+            });
+            return Unsubscribed::Ending;
+        }
+        match mode {
+            Unsubscribe::Cancel => self.lane.end_as(Phase::Cancelling, None),
+            Unsubscribe::DeadLetter => self.lane.end_as(Phase::DeadLettering, None),
+            Unsubscribe::Drain { timeout } => {
+                let until = Instant::now().checked_add(timeout);
+                if !self.lane.end_as(Phase::Draining, until) {
+                    self.lane.end_as(Phase::Cancelling, None);
+                }
+                true
+            }
+        };
+        Unsubscribed::Ended(self.lane.metrics())
+    }
+
+    /// Sets this subscription's own retry policy. It decides from the next
+    /// failure on; retries already granted stand.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] if the policy refuses its own settings.
+    pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
+        policy.check()?;
+        self.lane.set_retry(Arc::new(policy));
+        Ok(())
+    }
+
+    /// A snapshot of its counts.
+    pub fn metrics(&self) -> SubscriptionMetrics {
+        self.lane.metrics()
+    }
+
+    /// Whether it has ended: by an unsubscribe, or with its broker.
+    pub fn has_ended(&self) -> bool {
+        self.lane.is_retired()
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if !self.detached {
+            self.lane.close(Phase::Cancelling);
+        }
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("name", &self.name())
+            .field("ended", &self.has_ended())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A lane of any payload type.
+trait AnyLane: Send + Sync {
+    fn name(&self) -> &str;
+    fn close(&self, phase: Phase);
+    /// Closes the lane and waits until it has ended, or `until`.
+    fn end_as(&self, phase: Phase, until: Option<Instant>) -> bool;
+    fn is_retired(&self) -> bool;
+    fn set_retry(&self, policy: Arc<dyn RetryPolicy>);
+    fn metrics(&self) -> SubscriptionMetrics;
+}
+
+impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn close(&self, phase: Phase) {
+        Lane::close(self, phase);
+    }
+
+    fn end_as(&self, phase: Phase, until: Option<Instant>) -> bool {
+        let engine = &self.topic.engine;
+        Lane::close(self, phase);
+        if engine.is_manual() {
+            engine.run_until_idle();
+        } else if phase > Phase::Draining {
+            // Don't wait for a free worker: they may all be busy elsewhere.
+            self.end(engine);
+        }
+        if engine.is_manual() {
+            return self.is_retired();
+        }
+        engine.stillness.wait(until, || Lane::is_retired(self))
+    }
+
+    fn is_retired(&self) -> bool {
+        Lane::is_retired(self)
+    }
+
+    fn set_retry(&self, policy: Arc<dyn RetryPolicy>) {
+        self.retry.swap(Arc::new(Some(policy)));
+    }
+
+    fn metrics(&self) -> SubscriptionMetrics {
+        self.read_metrics(&mut Latencies::new())
+    }
+}
+
+/// Makes a subscription. A value: set what you care about, then
+/// [`subscribe`](Self::subscribe) or [`subscribe_batches`](Self::subscribe_batches),
+/// where everything is checked at once.
+#[must_use = "a builder does nothing until it subscribes"]
+pub struct SubscriptionBuilder<'t, T: Send + Sync + 'static> {
+    topic: &'t Arc<TopicCore<T>>,
+    name: String,
+    capacity: Option<usize>,
+    when_full: LaneFull,
+    retry: Option<Arc<dyn RetryPolicy>>,
+}
+
+impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
+    pub(crate) fn new(topic: &'t Arc<TopicCore<T>>, name: &str) -> Self {
+        Self {
+            topic,
+            name: name.to_owned(),
+            capacity: None,
+            when_full: LaneFull::default(),
+            retry: None,
+        }
+    }
+
+    /// Deliveries that may be in its lane: queued, in hand or awaiting a retry.
+    /// 1 to 16,777,216. Default: the topic's `lane_capacity`.
+    pub fn capacity(mut self, deliveries: usize) -> Self {
+        self.capacity = Some(deliveries);
+        self
+    }
+
+    /// What happens when the lane is full. Default [`LaneFull::Wait`].
+    pub fn when_full(mut self, policy: LaneFull) -> Self {
+        self.when_full = policy;
+        self
+    }
+
+    /// What follows a failure. Default: the topic's policy.
+    pub fn retry(mut self, policy: impl RetryPolicy) -> Self {
+        self.retry = Some(Arc::new(policy));
+        self
+    }
+
+    /// Subscribes: `handler` is called for each delivery, one call at a time.
+    /// First attempts come in accept order; a retry may come after its successors.
+    ///
+    /// The handler may panic, publish, subscribe, unsubscribe itself, swap
+    /// strategies and drain the broker; no lock is held while it runs.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`] for an invalid or taken name, an invalid setting, or a
+    /// closed broker.
+    pub fn subscribe<F>(self, handler: F) -> Result<Subscription, SubscribeError>
+    where
+        F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send + 'static,
+    {
+        self.finish(Handler::Each(Box::new(handler)))
+    }
+
+    /// Subscribes with a handler that takes batches: as many deliveries as
+    /// `batches` says, or fewer once the oldest has lingered since it was
+    /// accepted. Retries come alone, in batches of one.
+    ///
+    /// # Errors
+    ///
+    /// As [`subscribe`](Self::subscribe), and for batches larger than the lane.
+    pub fn subscribe_batches<F>(
+        self,
+        batches: Batched,
+        handler: F,
+    ) -> Result<Subscription, SubscribeError>
+    where
+        F: FnMut(&mut DeliveryBatch<'_, T>) -> Result<(), Nack> + Send + 'static,
+    {
+        batches.check()?;
+        let capacity = self.checked_capacity()?;
+        if batches.size() > capacity {
+            let rule = "must not exceed the lane's capacity, or it would never fill";
+            return Err(InvalidSetting::new("batch size", batches.size(), rule).into());
+        }
+        self.finish(Handler::Batch(Box::new(handler), batches))
+    }
+
+    fn checked_capacity(&self) -> Result<usize, InvalidSetting> {
+        let default = self.topic.settings.lane_capacity as usize;
+        in_range("capacity", self.capacity, default)
+    }
+
+    fn finish(self, handler: Handler<T>) -> Result<Subscription, SubscribeError> {
+        let name = crate::name::parse(&self.name)?;
+        let capacity = self.checked_capacity()?;
+        if let Some(retry) = &self.retry {
+            retry.check()?;
+        }
+        if self.topic.engine.is_ending() {
+            return Err(SubscribeError::Closed);
+        }
+        let settings = LaneSettings {
+            capacity: capacity as u32,
+            when_full: self.when_full,
+            retry: self.retry,
+        };
+        let lane = Arc::new(Lane::new(name, Arc::clone(self.topic), settings, handler));
+        if !self.topic.join(&lane) {
+            return Err(SubscribeError::NameTaken { name: self.name });
+        }
+        let kind = EventKind::SubscriberAdded;
+        self.topic.tell_of(Some(&lane.name), None, 0, None, kind);
+        if self.topic.engine.has_stopped() {
+            // The end may have passed by before the lane was on the list.
+            lane.close(Phase::Cancelling);
+            lane.end(&self.topic.engine);
+            return Err(SubscribeError::Closed);
+        }
+        Ok(Subscription {
+            lane: Arc::new(lane),
+            detached: false,
+        })
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for SubscriptionBuilder<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubscriptionBuilder")
+            .field("name", &self.name)
+            .field("capacity", &self.capacity)
+            .field("when_full", &self.when_full)
+            .finish_non_exhaustive()
+    }
+}

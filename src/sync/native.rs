@@ -1,0 +1,176 @@
+//! The real thing.
+
+use std::io;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender};
+use crossbeam_queue::SegQueue;
+use dashmap::DashMap;
+
+use super::{Arc, JoinHandle, Thread};
+
+pub(crate) use parking_lot::Mutex;
+pub(crate) use std::sync::atomic::{self, fence};
+pub(crate) use std::thread::yield_now;
+
+pub(crate) fn spawn(
+    thread: Thread,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let builder = std::thread::Builder::new().name(thread.name);
+    match thread.stack_size {
+        Some(bytes) => builder.stack_size(bytes),
+        None => builder,
+    }
+    .spawn(body)
+}
+
+pub(crate) fn available_parallelism() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A hint to the core that this is a spin loop.
+pub(crate) fn pause() {
+    std::hint::spin_loop();
+}
+
+/// A condition variable whose waits may have an end.
+pub(crate) struct Condvar(parking_lot::Condvar);
+
+impl Condvar {
+    pub(crate) const fn new() -> Self {
+        Self(parking_lot::Condvar::new())
+    }
+
+    /// Waits for a notification, or until `until` if there is such a time.
+    pub(crate) fn wait<T>(
+        &self,
+        guard: &mut parking_lot::MutexGuard<'_, T>,
+        until: Option<Instant>,
+    ) {
+        match until {
+            Some(until) => {
+                self.0.wait_until(guard, until);
+            }
+            None => self.0.wait(guard),
+        }
+    }
+
+    pub(crate) fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+}
+
+/// A bounded queue of many producers and consumers: a crossbeam channel with
+/// both of its ends. It allocates all its slots when it is made.
+pub(crate) struct Queue<T> {
+    sender: Sender<T>,
+    receiver: Receiver<T>,
+}
+
+impl<T> Queue<T> {
+    pub(crate) fn new(capacity: usize) -> Self {
+        let (sender, receiver) = crossbeam_channel::bounded(capacity);
+        Self { sender, receiver }
+    }
+
+    /// Hands the value back if the queue is full.
+    pub(crate) fn push(&self, value: T) -> Result<(), T> {
+        self.sender
+            .try_send(value)
+            .map_err(|full| full.into_inner())
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.receiver.try_recv().ok()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.receiver.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+}
+
+/// A queue of many producers and consumers that grows in blocks of 31. Its users
+/// bound it by what they put in, and say so. It allocates on the first push.
+pub(crate) struct Unbounded<T>(SegQueue<T>);
+
+impl<T> Unbounded<T> {
+    pub(crate) const fn new() -> Self {
+        Self(SegQueue::new())
+    }
+
+    pub(crate) fn push(&self, value: T) {
+        self.0.push(value);
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.0.pop()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A value that is read often and replaced as a whole now and then.
+pub(crate) struct Slot<T>(ArcSwap<T>);
+
+impl<T> Slot<T> {
+    pub(crate) fn new(value: Arc<T>) -> Self {
+        Self(ArcSwap::new(value))
+    }
+
+    pub(crate) fn load(&self) -> Arc<T> {
+        self.0.load_full()
+    }
+
+    /// Looks without taking a reference. `look` must be short and call nothing
+    /// of the user's.
+    pub(crate) fn peek<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        look(&self.0.load())
+    }
+
+    pub(crate) fn swap(&self, value: Arc<T>) -> Arc<T> {
+        self.0.swap(value)
+    }
+}
+
+/// Names to values. Every method clones the value out: no guard leaves this type,
+/// so none can be alive across another call.
+pub(crate) struct Map<V>(DashMap<Arc<str>, V>);
+
+impl<V: Clone> Map<V> {
+    pub(crate) fn new() -> Self {
+        Self(DashMap::new())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<V> {
+        self.0.get(name).map(|entry| entry.value().clone())
+    }
+
+    /// Inserts unless the name is taken; answers what is there now.
+    pub(crate) fn get_or_insert(&self, name: Arc<str>, value: V) -> V {
+        self.0.entry(name).or_insert(value).clone()
+    }
+
+    pub(crate) fn remove(&self, name: &str) -> Option<V> {
+        self.0.remove(name).map(|(_, value)| value)
+    }
+
+    pub(crate) fn values(&self) -> Vec<V> {
+        self.0.iter().map(|entry| entry.value().clone()).collect()
+    }
+
+    pub(crate) fn clear(&self) {
+        self.0.clear();
+    }
+}

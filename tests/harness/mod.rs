@@ -1,0 +1,82 @@
+//! What the promise tests share.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use millstream::{Broker, ManualClock, Metrics};
+
+/// Long enough that only a hang reaches it.
+pub const HANG: Duration = Duration::from_secs(30);
+
+/// A broker that runs on the test's thread, by a clock that the test moves.
+pub fn manual() -> (Broker, ManualClock) {
+    let clock = ManualClock::new();
+    let broker = Broker::builder()
+        .workers(0)
+        .manual_clock(&clock)
+        .build()
+        .expect("a manual broker starts no threads");
+    (broker, clock)
+}
+
+/// A broker with worker threads.
+pub fn threaded(workers: usize) -> Broker {
+    Broker::builder()
+        .workers(workers)
+        .build()
+        .expect("the machine has threads to spare")
+}
+
+/// Moves the clock and runs what that makes due.
+pub fn advance(broker: &Broker, clock: &ManualClock, by: Duration) {
+    clock.advance(by);
+    broker.run_until_idle();
+}
+
+/// The law of conservation, at rest. Answers the metrics it was checked on.
+pub fn assert_balanced(broker: &Broker) -> Metrics {
+    let metrics = broker.metrics();
+    if let Err(imbalance) = metrics.balance() {
+        panic!("{imbalance}\n{metrics}\n{metrics:#?}");
+    }
+    metrics
+}
+
+/// Waits for a threaded broker to come to rest, then checks the books.
+pub fn assert_rests_balanced(broker: &Broker) -> Metrics {
+    assert!(
+        broker.wait_until_idle(HANG),
+        "the broker never came to rest:\n{}",
+        broker.metrics()
+    );
+    assert_balanced(broker)
+}
+
+/// A list that handlers append to and tests read.
+pub struct Log<T>(Arc<Mutex<Vec<T>>>);
+
+impl<T> Log<T> {
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(Vec::new())))
+    }
+
+    pub fn push(&self, entry: T) {
+        self.0.lock().expect("no test panics in here").push(entry);
+    }
+
+    /// Takes out all there is.
+    pub fn take(&self) -> Vec<T> {
+        std::mem::take(&mut *self.0.lock().expect("no test panics in here"))
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.lock().expect("no test panics in here").len()
+    }
+}
+
+impl<T> Clone for Log<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
