@@ -40,3 +40,20 @@ pub use pure::strategy::{Backlog, Batched, FlushCause, Immediate, Plan, Strategy
 pub use shutdown::DrainReport;
 pub use subscription::{Subscription, SubscriptionBuilder, Unsubscribed};
 pub use topic::{MessageBuilder, Topic, TopicBuilder};
+
+/// What the models in `loom-tests/` reach. It does not exist in any other build.
+#[cfg(millstream_loom)]
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::engine::baton::Baton;
+    pub use crate::engine::books::LaneBooks;
+    pub use crate::engine::cell::Cell;
+    pub use crate::engine::gate::Gate;
+    pub use crate::engine::sleep::Sleep;
+    pub use crate::engine::waiters::Waiters;
+    pub use crate::pure::lifecycle::Step;
+    pub use crate::pure::room::{Phase, Released, Reserved, Room};
+    pub use crate::pure::schedule::Then;
+    pub use crate::pure::tickets::Refusal;
+    pub use crate::sync::model::{Queue, Unbounded};
+}

@@ -2,9 +2,11 @@
 
 use std::cell::Cell;
 
+use crate::sync::thread_local;
+
 thread_local! {
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
-    static REFUSED: Cell<bool> = const { Cell::new(false) };
+    static DEPTH: Cell<u32> = Cell::new(0);
+    static REFUSED: Cell<bool> = Cell::new(false);
 }
 
 /// While it lives, this thread runs the engine, and nothing on it may wait for

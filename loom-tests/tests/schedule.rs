@@ -1,0 +1,105 @@
+//! The baton: nothing pushed is stranded, and one runner at a time.
+#![cfg(millstream_loom)]
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::thread;
+use millstream::internals::{Baton, Queue, Then, Unbounded};
+use millstream_loom_tests::model;
+
+/// A schedulable thing: what a topic is to its publishers and workers.
+struct World {
+    queue: Queue<usize>,
+    baton: Baton,
+    ready: Unbounded<()>,
+    runners: AtomicUsize,
+    seen: AtomicUsize,
+}
+
+impl World {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            queue: Queue::new(2),
+            baton: Baton::new(),
+            ready: Unbounded::new(),
+            runners: AtomicUsize::new(0),
+            seen: AtomicUsize::new(0),
+        })
+    }
+
+    fn publish(&self, value: usize) {
+        self.queue.push(value).expect("as many slots as messages");
+        if self.baton.notify() == Then::Enqueue {
+            self.ready.push(());
+        }
+    }
+
+    /// One look at the ready queue, and the turn that it leads to.
+    fn work(&self) {
+        if self.ready.pop().is_none() || !self.baton.start() {
+            return;
+        }
+        let others = self.runners.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(others, 0, "two workers run one topic");
+        while self.queue.pop().is_some() {
+            self.seen.fetch_add(1, Ordering::Relaxed);
+        }
+        self.runners.fetch_sub(1, Ordering::Relaxed);
+        if self.baton.rest(false) == Then::Enqueue {
+            self.ready.push(());
+        }
+    }
+
+    /// What the pool does in the end: work while anything is ready.
+    fn work_until_idle(&self) {
+        while !self.ready.is_empty() {
+            self.work();
+        }
+    }
+}
+
+fn check(name: &'static str, publishers: usize, workers: usize, preemptions: Option<usize>) {
+    model(name, preemptions, move || {
+        let world = World::new();
+        let mut threads = Vec::new();
+        for value in 0..publishers {
+            let world = Arc::clone(&world);
+            threads.push(thread::spawn(move || world.publish(value)));
+        }
+        // The last worker is the main thread.
+        for _ in 1..workers {
+            let world = Arc::clone(&world);
+            threads.push(thread::spawn(move || {
+                world.work();
+                world.work();
+            }));
+        }
+        world.work();
+        for thread in threads {
+            thread.join().expect("no thread of the model panics");
+        }
+        world.work_until_idle();
+        let seen = world.seen.load(Ordering::Relaxed);
+        assert_eq!(seen, publishers, "a message was stranded");
+    });
+}
+
+#[test]
+fn one_publisher_one_worker() {
+    check("schedule 1+1", 1, 1, None);
+}
+
+#[test]
+fn two_publishers_one_worker() {
+    check("schedule 2+1", 2, 1, Some(3));
+}
+
+#[test]
+fn one_publisher_two_workers() {
+    check("schedule 1+2", 1, 2, Some(3));
+}
+
+#[test]
+fn two_publishers_two_workers() {
+    check("schedule 2+2", 2, 2, Some(2));
+}
