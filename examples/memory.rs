@@ -51,7 +51,12 @@ fn main() -> Outcome<ExitCode> {
     pending_retries_of_mixed_batches(&mut table)?;
     dead_letters(&mut table)?;
     idle_broker(&mut table)?;
-    table.row("left of all that when it is dropped", Some(0), start.grown(), 1);
+    table.row(
+        "left of all that when it is dropped",
+        Some(0),
+        start.grown(),
+        1,
+    );
     Ok(table.verdict())
 }
 
@@ -100,7 +105,12 @@ fn active_subscriptions(table: &mut Table) -> Outcome {
     let before = Live::now();
     topic.publish(PAYLOAD)?;
     broker.run_until_idle();
-    table.row("a queue of 1,024 places, once used", None, before.grown(), 1);
+    table.row(
+        "a queue of 1,024 places, once used",
+        None,
+        before.grown(),
+        1,
+    );
 
     let before = Live::now();
     let mut subscriptions = Vec::with_capacity(SUBSCRIPTIONS);
@@ -129,7 +139,12 @@ fn queued_singly(table: &mut Table) -> Outcome {
     }
     let grown = before.grown();
     same(topic.metrics().queued, MESSAGES as u64, "messages queued")?;
-    table.row("a queued message, published singly", Some(96), grown, MESSAGES);
+    table.row(
+        "a queued message, published singly",
+        Some(96),
+        grown,
+        MESSAGES,
+    );
     drop(subscription);
     Ok(())
 }
@@ -144,7 +159,12 @@ fn queued_in_chunks(table: &mut Table) -> Outcome {
     }
     let grown = before.grown();
     same(topic.metrics().queued, MESSAGES as u64, "messages queued")?;
-    table.row("a queued message, published in a batch", Some(96), grown, MESSAGES);
+    table.row(
+        "a queued message, published in a batch",
+        Some(96),
+        grown,
+        MESSAGES,
+    );
     drop(subscription);
     Ok(())
 }
@@ -159,7 +179,12 @@ fn pending_retries(table: &mut Table) -> Outcome {
     let what = "a pending retry, beside its payload";
     table.row(what, Some(128), grown, MESSAGES);
     let left = storm.calm()?;
-    table.row("left of these retries when they have succeeded", None, left, 1);
+    table.row(
+        "left of these retries when they have succeeded",
+        None,
+        left,
+        1,
+    );
     Ok(())
 }
 
@@ -194,15 +219,16 @@ impl Storm {
         let retry = Backoff::fixed(HOUR).max_attempts(2);
         let asks = Arc::clone(&broken);
         let pending = (1..=messages as u64).filter(|id| fails(*id)).count() as u64;
-        let subscription = topic
-            .subscription("fragile")
-            .retry(retry)
-            .subscribe(move |delivery| {
-                if asks.load(Ordering::Relaxed) && fails(delivery.id().get()) {
-                    return Err(Nack::retry("the other side does not answer"));
-                }
-                Ok(())
-            })?;
+        let subscription =
+            topic
+                .subscription("fragile")
+                .retry(retry)
+                .subscribe(move |delivery| {
+                    if asks.load(Ordering::Relaxed) && fails(delivery.id().get()) {
+                        return Err(Nack::retry("the other side does not answer"));
+                    }
+                    Ok(())
+                })?;
         let before = Live::now();
         for number in 1..=messages {
             topic.publish(PAYLOAD)?;
@@ -287,11 +313,7 @@ fn open_topics(broker: &Broker) -> Outcome<Vec<Topic<Payload>>> {
     Ok(topics)
 }
 
-fn counting(
-    topic: &Topic<Payload>,
-    name: &str,
-    handled: &Arc<AtomicU64>,
-) -> Outcome<Subscription> {
+fn counting(topic: &Topic<Payload>, name: &str, handled: &Arc<AtomicU64>) -> Outcome<Subscription> {
     let handled = Arc::clone(handled);
     Ok(topic.subscribe(name, move |_| {
         handled.fetch_add(1, Ordering::Relaxed);

@@ -10,7 +10,6 @@ use crate::message::{Batch, MessageId};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::retry::FailureKind;
 use crate::pure::room::Reserved;
-use crate::pure::wheel::TimerKey;
 use crate::sync::Arc;
 use crate::topic::Topic;
 
@@ -129,15 +128,9 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         let status = lane.books.record(Status::DeadLetter, Step::Redrive, 1);
         let id = Some(letter.id());
         core.tell_of(Some(&lane.name), id, 0, Some(status), EventKind::Redriven);
-        lane.push_return(Return::Redriven(Box::new(Redelivery {
-            batch: Arc::clone(&letter.batch),
-            history: None,
-            first_attempt_ns: 0,
-            timer: TimerKey::NONE,
-            index: letter.index,
-            generation: letter.generation.saturating_add(1),
-            attempts: 0,
-        })));
+        let mut again = Redelivery::first(&letter.batch, usize::from(letter.index), 0);
+        again.generation = letter.generation.saturating_add(1);
+        lane.push_return(Return::Redriven(Box::new(again)));
         outcome.redriven += 1;
     }
 

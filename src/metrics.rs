@@ -271,7 +271,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     fn lanes_and_ended(&self) -> (Arc<crate::engine::topic::Lanes<T>>, DeliveryCounts) {
         let ended = self.ended.lock();
-        (self.lanes.load(), *ended)
+        (
+            self.lanes.load(),
+            ended.as_deref().copied().unwrap_or_default(),
+        )
     }
 }
 

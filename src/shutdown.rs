@@ -224,6 +224,7 @@ impl Engine {
         } else {
             self.pool.abandon();
         }
+        self.pool.clear();
         self.bus.stop(Some(Instant::now() + GRACE));
         let remaining = open();
         let metrics = Metrics::read(self);

@@ -4,14 +4,16 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
-use millstream::internals::{Baton, Queue, Then, Unbounded};
+use millstream::internals::{Baton, Queue, Then};
 use millstream_loom_tests::model;
 
 /// A schedulable thing: what a topic is to its publishers and workers.
 struct World {
     queue: Queue<usize>,
     baton: Baton,
-    ready: Unbounded<()>,
+    /// Tokens on the ready queue. A counter orders only what a queue does too:
+    /// who takes a token after who put it there.
+    ready: AtomicUsize,
     runners: AtomicUsize,
     seen: AtomicUsize,
 }
@@ -21,7 +23,7 @@ impl World {
         Arc::new(Self {
             queue: Queue::new(2),
             baton: Baton::new(),
-            ready: Unbounded::new(),
+            ready: AtomicUsize::new(0),
             runners: AtomicUsize::new(0),
             seen: AtomicUsize::new(0),
         })
@@ -30,13 +32,23 @@ impl World {
     fn publish(&self, value: usize) {
         self.queue.push(value).expect("as many slots as messages");
         if self.baton.notify() == Then::Enqueue {
-            self.ready.push(());
+            self.make_ready();
         }
+    }
+
+    fn make_ready(&self) {
+        self.ready.fetch_add(1, Ordering::Release);
+    }
+
+    fn take_ready(&self) -> bool {
+        self.ready
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |tokens| tokens.checked_sub(1))
+            .is_ok()
     }
 
     /// One look at the ready queue, and the turn that it leads to.
     fn work(&self) {
-        if self.ready.pop().is_none() || !self.baton.start() {
+        if !self.take_ready() || !self.baton.start() {
             return;
         }
         let others = self.runners.fetch_add(1, Ordering::Relaxed);
@@ -46,13 +58,13 @@ impl World {
         }
         self.runners.fetch_sub(1, Ordering::Relaxed);
         if self.baton.rest(false) == Then::Enqueue {
-            self.ready.push(());
+            self.make_ready();
         }
     }
 
     /// What the pool does in the end: work while anything is ready.
     fn work_until_idle(&self) {
-        while !self.ready.is_empty() {
+        while self.ready.load(Ordering::Relaxed) > 0 {
             self.work();
         }
     }

@@ -11,7 +11,7 @@ use crate::config::LaneFull;
 use crate::latency::Latencies;
 use crate::message::{Batch, Part};
 use crate::pure::arena::Arena;
-use crate::pure::retry::RetryPolicy;
+use crate::pure::retry::{FailureKind, RetryPolicy};
 use crate::pure::room::{Phase, Reserved, Room};
 use crate::pure::schedule::Then;
 use crate::pure::stride::Stride;
@@ -20,16 +20,20 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, Slot, Unbounded};
 use std::collections::VecDeque;
 
-/// A delivery that was tried before, or redriven.
+/// A delivery that was tried before, or redriven. Its latest failure is kept in
+/// place, so that the common case, one failure and a retry, allocates nothing.
 pub(crate) struct Redelivery<T> {
     pub(crate) batch: Arc<Batch<T>>,
-    pub(crate) history: Option<Box<Failure>>,
     pub(crate) first_attempt_ns: u64,
     pub(crate) timer: TimerKey,
-    pub(crate) index: u16,
-    pub(crate) generation: u16,
+    pub(crate) error: Option<Arc<str>>,
+    pub(crate) failed_ns: u64,
+    pub(crate) earlier: Option<Box<Failure>>,
     /// Entries into the handler so far.
     pub(crate) attempts: u32,
+    pub(crate) generation: u16,
+    pub(crate) index: u8,
+    pub(crate) kind: FailureKind,
 }
 
 /// What comes back to a lane.
@@ -220,8 +224,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pending_retry_takes_40_bytes_in_its_lane() {
-        assert_eq!(size_of::<Redelivery<[u8; 64]>>(), 40);
+    fn a_pending_retry_takes_64_bytes_in_its_lane() {
+        assert_eq!(size_of::<Redelivery<[u8; 64]>>(), 64);
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Failure {
 /// A delivery that will not be tried again unless it is redriven.
 pub(crate) struct Letter<T> {
     pub(crate) batch: Arc<Batch<T>>,
-    pub(crate) index: u16,
+    pub(crate) index: u8,
     pub(crate) generation: u16,
     pub(crate) attempts: u32,
     pub(crate) subscription: Arc<str>,

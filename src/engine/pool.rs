@@ -7,7 +7,7 @@ use super::context::{self, Inside};
 use super::sleep::Sleep;
 use crate::engine::Engine;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::{Arc, JoinHandle, Mutex, Thread, Unbounded, pause, spawn, yield_now};
+use crate::sync::{Arc, JoinHandle, Mutex, Thread, Unbounded, fence, pause, spawn, yield_now};
 
 /// A topic or a lane: something with a baton, that a worker can run for a turn.
 pub(crate) trait Task: Send + Sync {
@@ -101,7 +101,19 @@ impl Pool {
     /// Puts a task on the ready queue and wakes a worker if none is looking.
     pub(crate) fn submit(&self, task: Arc<dyn Task>) {
         self.ready.push(task);
+        // ORDERING: `wake` fences, so either this load sees the stop or `clear`,
+        // which comes after it, sees the push.
         self.sleep.wake();
+        if self.stopping.load(Ordering::Relaxed) {
+            self.clear();
+        }
+    }
+
+    /// Lets go of what nobody will run any more: a task holds its topic, which
+    /// holds the engine, which holds this queue.
+    pub(crate) fn clear(&self) {
+        fence(Ordering::SeqCst);
+        while self.ready.pop().is_some() {}
     }
 
     /// Runs turns on the calling thread until none is ready; answers how many.

@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::event::{DropCause, EventKind, Hook};
 use crate::message::{Batch, MessageId, Part};
 use crate::pure::lifecycle::{Status, Step};
-use crate::pure::retry::{FailedAttempt, mix};
+use crate::pure::retry::{FailedAttempt, FailureKind, mix};
 use crate::pure::room::Phase;
 use crate::pure::verdict::{Verdict, judge};
 use crate::pure::wheel::TimerKey;
@@ -21,15 +21,40 @@ use crate::sync::Arc;
 
 impl<T> Redelivery<T> {
     /// A delivery that has just had its first attempt.
-    pub(super) fn first(batch: &Arc<Batch<T>>, index: usize, first_attempt_ns: u64) -> Self {
+    pub(crate) fn first(batch: &Arc<Batch<T>>, index: usize, first_attempt_ns: u64) -> Self {
         Self {
             batch: Arc::clone(batch),
-            history: None,
             first_attempt_ns,
             timer: TimerKey::NONE,
-            index: index as u16,
-            generation: 0,
+            error: None,
+            failed_ns: 0,
+            earlier: None,
             attempts: 0,
+            generation: 0,
+            index: index as u8,
+            kind: FailureKind::Error,
+        }
+    }
+
+    /// Remembers how the latest attempt failed.
+    fn fail(&mut self, error: Arc<str>, kind: FailureKind, now_ns: u64) {
+        self.remember_latest();
+        self.error = Some(error);
+        self.kind = kind;
+        self.failed_ns = now_ns;
+        self.attempts += 1;
+    }
+
+    fn remember_latest(&mut self) {
+        if let Some(text) = self.error.take() {
+            let failure = Failure {
+                at_ns: self.failed_ns,
+                text,
+                attempt: self.attempts,
+                kind: self.kind,
+                previous: None,
+            };
+            Failure::push(&mut self.earlier, failure);
         }
     }
 
@@ -50,8 +75,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         engine: &Engine,
     ) -> u32 {
         let id = failed.id();
-        failed.attempts += 1;
-        let attempt = failed.attempts;
+        let attempt = failed.attempts + 1;
         if fault.by_shutdown && engine.is_ending() {
             let status = self.books.record(Status::Delivering, Step::Cancel, 1);
             self.tell(id, attempt, status, EventKind::Cancelled);
@@ -63,16 +87,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let error = Arc::clone(&text);
         self.tell(id, attempt, status, EventKind::Failed { kind, error });
 
-        let verdict = self.verdict(&failed, fault, &text, now_ns);
-        let failure = Failure {
-            at_ns: now_ns,
-            text,
-            attempt,
-            kind,
-            previous: None,
-        };
-        Failure::push(&mut failed.history, failure);
-        match verdict {
+        failed.fail(Arc::clone(&text), kind, now_ns);
+        match self.verdict(&failed, fault, &text, now_ns) {
             Verdict::Retry { due_ns } => {
                 self.schedule_retry(turn, failed, due_ns, now_ns, engine);
                 return 0;
@@ -141,7 +157,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Sends a delivery that stands at `from` to the dead letters.
-    fn bury(&self, dead: Redelivery<T>, from: Status, reason: DeadReason) {
+    fn bury(&self, mut dead: Redelivery<T>, from: Status, reason: DeadReason) {
+        dead.remember_latest();
         let (id, attempt) = (dead.id(), dead.attempts);
         let status = self.books.record(from, Step::Bury, 1);
         self.topic.bury(Letter {
@@ -151,7 +168,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             attempts: dead.attempts,
             subscription: Arc::clone(&self.name),
             reason,
-            history: dead.history,
+            history: dead.earlier,
             buried_ns: self.topic.engine.clock.now_ns(),
         });
         self.tell(id, attempt, status, EventKind::DeadLetter { reason });

@@ -66,7 +66,7 @@ pub(crate) struct TopicCore<T> {
     pub(super) desk: Mutex<Option<Box<Desk<T>>>>,
     pub(crate) lanes: Slot<Lanes<T>>,
     /// Serialises changes of the list; holds the counts of lanes that ended.
-    pub(crate) ended: Mutex<DeliveryCounts>,
+    pub(crate) ended: Mutex<Option<Box<DeliveryCounts>>>,
     pub(crate) strategy: Slot<Box<dyn Strategy>>,
     pub(crate) retry: Slot<Arc<dyn RetryPolicy>>,
     pub(crate) waiters: Waiters,
@@ -93,7 +93,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             flush_to: AtomicU64::new(0),
             desk: Mutex::new(None),
             lanes: Slot::new(Arc::new(Vec::new())),
-            ended: Mutex::new(DeliveryCounts::default()),
+            ended: Mutex::new(None),
             strategy: Slot::new(strategy),
             retry: Slot::new(retry),
             waiters: Waiters::new(),
@@ -243,7 +243,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let mut lanes = Lanes::clone(&self.lanes.load());
             lanes.retain(|other| !Arc::ptr_eq(other, lane));
             self.lanes.swap(Arc::new(lanes));
-            ended.add(&lane.books.read());
+            ended.get_or_insert_default().add(&lane.books.read());
         }
         lane.set_retired();
         drop(ended);

@@ -132,6 +132,7 @@ impl<T> Arena<T> {
     fn shrink(&mut self) {
         if self.pages.len() > 1 {
             self.pages.truncate(1);
+            self.pages.shrink_to_fit();
             // The free list may run through the pages just freed, in any order: start it afresh.
             *self.pages[0] = vacant_page(PAGE_SLOTS as u32);
             self.free = 0;

@@ -19,6 +19,7 @@ pub struct FailedAttempt<'a> {
 
 /// How an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
 #[non_exhaustive]
 pub enum FailureKind {
     /// The handler returned an error.
