@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
-use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use crate::engine::contain::discard;
 use crate::sync::Arc;
 
 /// A message's number within its topic: 1 for the first one accepted, then
@@ -85,15 +85,6 @@ impl<T> Drop for Batch<T> {
     }
 }
 
-/// Drops a value whose destructor is the user's and may panic. The panic is
-/// contained: it must not take down a worker, nor the neighbours in a batch.
-pub(crate) fn discard<V>(value: V) {
-    if std::mem::needs_drop::<V>() {
-        // The panic hook has reported it; there is nobody to hand it to.
-        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(value)));
-    }
-}
-
 /// What fills one slot of a topic queue: a message, or a chunk of them.
 pub(crate) enum Parcel<T> {
     One(Message<T>),
@@ -132,6 +123,29 @@ impl<T> Part<T> {
 
     pub(crate) fn first(&self) -> &Message<T> {
         &self.batch.messages[self.from as usize]
+    }
+
+    /// The first `count` messages, and the others.
+    pub(crate) fn split_front(self, count: u32) -> (Self, Self) {
+        let split = self.from + count;
+        let front = Self {
+            batch: Arc::clone(&self.batch),
+            from: self.from,
+            to: split,
+        };
+        (
+            front,
+            Self {
+                from: split,
+                ..self
+            },
+        )
+    }
+
+    /// What is left without the first `count` messages, and those.
+    pub(crate) fn split_back(self, count: u32) -> (Self, Self) {
+        let (front, back) = self.split_front(count);
+        (back, front)
     }
 }
 

@@ -218,8 +218,8 @@ impl Engine {
             self.bus.pump();
         }
         let soon = Instant::now() + GRACE;
-        let all_gone = self.stillness.wait(Some(soon), || self.pool.alive() == 0);
-        if all_gone && !context::is_inside() {
+        let all_gone = || self.stillness.wait(Some(soon), || self.pool.alive() == 0);
+        if !context::is_inside() && all_gone() {
             self.pool.join();
         } else {
             self.pool.abandon();

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use super::contain::discard;
 use super::context;
 use super::dispatch::BATCH;
 use super::topic::{Delayed, TopicCore};
 use crate::config::{NoSubscribers, Overflow};
 use crate::error::{PartialBatch, PublishError};
 use crate::event::{DropCause, EventKind};
-use crate::message::{Batch, BatchReceipt, Message, MessageId, Meta, Parcel, Receipt, discard};
+use crate::message::{Batch, BatchReceipt, Message, MessageId, Meta, Parcel, Receipt};
 use crate::pure::lifecycle::Status;
 use crate::pure::tickets::Refusal;
 use crate::pure::verdict::nanos;

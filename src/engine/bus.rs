@@ -6,9 +6,9 @@
 //! listening an emit is one relaxed load.
 
 use std::io;
-use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
+use super::contain::contain;
 use super::context::Inside;
 use super::stillness::Stillness;
 use crate::engine::Engine;
@@ -168,8 +168,7 @@ impl Bus {
         while let Some(record) = buffer.pop() {
             let event = Event { record: &record };
             for (_, observer) in self.observers.load().iter() {
-                let tell = AssertUnwindSafe(|| observer(&event));
-                if std::panic::catch_unwind(tell).is_err() {
+                if contain(|| observer(&event)).is_err() {
                     self.panicked.fetch_add(1, Ordering::Relaxed);
                 }
             }

@@ -1,16 +1,17 @@
 //! The dispatcher: takes waiting messages as one shared batch and hands it to
 //! every lane. One worker at a time runs it for a topic, whoever holds the baton.
 
-use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use super::contain::{contain, discard};
 use super::lane::Lane;
 use super::pool::{Task, Worker};
 use super::timer::{Fire, LOOK};
 use super::topic::{Lanes, TopicCore};
 use crate::config::{LaneFull, NoSubscribers};
+use crate::dead_letters::DeadReason;
 use crate::event::{DropCause, EventKind, Hook};
-use crate::message::{Batch, Message, Parcel, Part, discard};
+use crate::message::{Batch, Message, Parcel, Part};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::{Phase, Reserved};
 use crate::pure::schedule::Then;
@@ -189,7 +190,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Duration::from_nanos(age_ns),
             self.settings.capacity as usize,
         );
-        let planned = std::panic::catch_unwind(AssertUnwindSafe(|| strategy.plan(&backlog)));
+        let planned = contain(|| strategy.plan(&backlog));
         let plan = planned.unwrap_or_else(|_| {
             self.tell(EventKind::HookPanicked {
                 hook: Hook::Strategy,
@@ -405,35 +406,36 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             LaneFull::DropOldest => self.make_room(lane, granted, count),
             LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => granted,
         };
-        let split = part.from + granted;
-        if split < part.to {
-            let rest = Part {
-                batch: Arc::clone(&part.batch),
-                from: split,
-                to: part.to,
-            };
-            self.overflow(lane, rest);
+        let missing = count - granted;
+        let (kept, lost) = match lane.when_full {
+            LaneFull::DropOldest => part.split_back(missing),
+            LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => {
+                part.split_front(granted)
+            }
+        };
+        if missing > 0 {
+            self.overflow(lane, &lost);
         }
-        if granted == 0 {
-            return;
-        }
-        lane.books
-            .record(Status::Created, Step::Accept, u64::from(granted));
-        lane.push(Part { to: split, ..part });
-        if lane.baton.notify() == Then::Enqueue {
-            worker.submit(Arc::clone(lane) as _);
+        if granted > 0 {
+            let made = u64::from(granted);
+            lane.books.record(Status::Created, Step::Accept, made);
+            lane.push(kept);
+            if lane.baton.notify() == Then::Enqueue {
+                worker.submit(Arc::clone(lane) as _);
+            }
         }
     }
 
-    /// Drops the oldest deliveries queued in a lane until `wanted` places are
-    /// granted or none is left to drop.
+    /// Drops the oldest deliveries queued in a lane, no more than it takes, until
+    /// `wanted` places are granted or none is left to drop.
     fn make_room(&self, lane: &Arc<Lane<T>>, mut granted: u32, wanted: u32) -> u32 {
         while granted < wanted {
-            if let Some(oldest) = lane.pop() {
-                self.drop_queued(lane, &oldest);
-                if lane.release(oldest.to - oldest.from) {
-                    lane.ring();
-                }
+            let Some(oldest) = lane.pop_some(wanted - granted) else {
+                break;
+            };
+            self.drop_queued(lane, &oldest);
+            if lane.release(oldest.len() as u32) {
+                lane.ring();
             }
             match lane.reserve(wanted - granted, false) {
                 Reserved::Granted(more) => granted += more,
@@ -456,13 +458,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Deliveries that found no place in their lane.
-    fn overflow(&self, lane: &Arc<Lane<T>>, part: Part<T>) {
+    fn overflow(&self, lane: &Arc<Lane<T>>, part: &Part<T>) {
         let count = part.len() as u64;
         lane.books.record(Status::Created, Step::Accept, count);
         if lane.when_full == LaneFull::DeadLetter {
-            lane.bury_part(&part, crate::dead_letters::DeadReason::LaneFull);
+            lane.bury_part(part, DeadReason::LaneFull);
         } else {
-            self.drop_queued(lane, &part);
+            self.drop_queued(lane, part);
         }
     }
 

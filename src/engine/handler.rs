@@ -3,9 +3,8 @@
 //! The loop over a run of deliveries is compiled together with the closure it
 //! calls, so a run costs one virtual call and each delivery costs a direct one.
 
-use std::panic::AssertUnwindSafe;
-
 use super::cell::Cell;
+use super::contain::contain;
 use super::context;
 use crate::delivery_batch::DeliveryBatch;
 use crate::message::{Address, Batch, Delivery};
@@ -57,7 +56,7 @@ impl Cause {
     /// panic.
     pub(crate) fn text(&self) -> String {
         match self {
-            Self::Nack(nack) => std::panic::catch_unwind(AssertUnwindSafe(|| nack.to_string()))
+            Self::Nack(nack) => contain(|| nack.to_string())
                 .unwrap_or_else(|_| "an error that panics when it is printed".to_owned()),
             Self::Panic(text) => text.clone(),
         }
@@ -65,21 +64,11 @@ impl Cause {
 }
 
 /// What a handler said, or that it panicked.
-fn outcome(called: std::thread::Result<Result<(), Nack>>) -> Result<(), Cause> {
+fn outcome(called: Result<Result<(), Nack>, String>) -> Result<(), Cause> {
     match called {
         Ok(Ok(())) => Ok(()),
         Ok(Err(nack)) => Err(Cause::Nack(nack)),
-        Err(payload) => {
-            let text = if let Some(text) = payload.downcast_ref::<&str>() {
-                (*text).to_owned()
-            } else if let Some(text) = payload.downcast_ref::<String>() {
-                text.clone()
-            } else {
-                "a panic without a text".to_owned()
-            };
-            crate::message::discard(payload);
-            Err(Cause::Panic(text))
-        }
+        Err(panic) => Err(Cause::Panic(panic)),
     }
 }
 
@@ -125,8 +114,7 @@ where
                 return index - run.from;
             }
             let delivery = run.delivery(index);
-            let called = std::panic::catch_unwind(AssertUnwindSafe(|| self(&delivery)));
-            if let Err(cause) = outcome(called) {
+            if let Err(cause) = outcome(contain(|| self(&delivery))) {
                 faults.push(Fault {
                     at: index - run.from,
                     cause: Arc::new(cause),
@@ -151,7 +139,7 @@ where
     fn call(&mut self, deliveries: Vec<Delivery<'_, T>>, faults: &mut Vec<Fault>) {
         let count = deliveries.len();
         let mut batch = DeliveryBatch::new(deliveries);
-        let called = std::panic::catch_unwind(AssertUnwindSafe(|| self(&mut batch)));
+        let called = contain(|| self(&mut batch));
         let by_shutdown = context::take_refusal();
         match outcome(called) {
             Err(cause) => {

@@ -90,7 +90,10 @@ pub(crate) struct Lane<T> {
     /// First attempts, in accept order. Bounded by `capacity`: every delivery in
     /// it holds a place.
     inbox: OnceLock<Box<Unbounded<Part<T>>>>,
-    /// Bounded likewise.
+    /// Under `LaneFull::DropOldest`, what is left of a part that was dropped in
+    /// part: older than everything in the inbox.
+    split: Mutex<Option<Part<T>>>,
+    /// Bounded like the inbox.
     returns: OnceLock<Box<Unbounded<Return<T>>>>,
     pub(super) turn: Mutex<Option<Box<Turn<T>>>>,
     /// No call of the handler runs or will start, and the handler is gone.
@@ -116,6 +119,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             books: LaneBooks::default(),
             latencies: Mutex::new(None),
             inbox: OnceLock::new(),
+            split: Mutex::new(None),
             returns: OnceLock::new(),
             turn: Mutex::new(Some(Box::new(Turn {
                 handler,
@@ -161,8 +165,27 @@ impl<T: Send + Sync + 'static> Lane<T> {
             .push(part);
     }
 
+    /// Takes the oldest deliveries that are queued.
     pub(crate) fn pop(&self) -> Option<Part<T>> {
-        self.inbox.get()?.pop()
+        let inbox = self.inbox.get()?;
+        if self.when_full != LaneFull::DropOldest {
+            return inbox.pop();
+        }
+        let mut split = self.split.lock();
+        split.take().or_else(|| inbox.pop())
+    }
+
+    /// Takes the oldest deliveries that are queued, at most so many.
+    pub(crate) fn pop_some(&self, most: u32) -> Option<Part<T>> {
+        let inbox = self.inbox.get()?;
+        let mut split = self.split.lock();
+        let oldest = split.take().or_else(|| inbox.pop())?;
+        if oldest.len() as u32 <= most {
+            return Some(oldest);
+        }
+        let (taken, left) = oldest.split_front(most);
+        *split = Some(left);
+        Some(taken)
     }
 
     pub(crate) fn push_return(self: &Arc<Self>, returned: Return<T>) {

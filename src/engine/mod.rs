@@ -12,6 +12,7 @@ pub(crate) mod baton;
 pub(crate) mod books;
 pub(crate) mod bus;
 pub(crate) mod cell;
+pub(crate) mod contain;
 pub(crate) mod context;
 pub(crate) mod pool;
 pub(crate) mod sleep;

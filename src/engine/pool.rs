@@ -1,9 +1,9 @@
 //! Worker threads, and the queue of what is ready to run.
 
 use std::io;
-use std::panic::AssertUnwindSafe;
 
-use super::context::{self, Inside};
+use super::contain::contain;
+use super::context::Inside;
 use super::sleep::Sleep;
 use crate::engine::Engine;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -230,8 +230,5 @@ impl Pool {
 /// Runs one turn. User code is contained where it is called; this is the wall
 /// behind that, so that even a bug of ours costs one turn and not a worker.
 fn run_turn(task: Arc<dyn Task>, worker: &mut Worker<'_>) {
-    let turn = AssertUnwindSafe(|| task.run(worker));
-    if std::panic::catch_unwind(turn).is_err() {
-        context::take_refusal();
-    }
+    let _ = contain(|| task.run(worker));
 }

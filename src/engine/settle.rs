@@ -2,9 +2,9 @@
 //! comes from [`crate::pure::verdict`], the legal steps from
 //! [`crate::pure::lifecycle`].
 
-use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use super::contain::contain;
 use super::handler::Fault;
 use super::lane::{Lane, Redelivery, Return, Turn};
 use super::letters::{Failure, Letter};
@@ -124,7 +124,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             None => Arc::clone(&*self.topic.retry.load()),
         };
         let decide = || {
-            let decided = std::panic::catch_unwind(AssertUnwindSafe(|| policy.decide(&attempt)));
+            let decided = contain(|| policy.decide(&attempt));
             decided
                 .inspect_err(|_| {
                     let hook = Hook::RetryPolicy;

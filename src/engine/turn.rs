@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::contain::discard;
 use super::context;
 use super::handler::{Handler, Run};
 use super::lane::{Lane, Redelivery, Return, Turn};
@@ -11,7 +12,7 @@ use super::timer::LOOK;
 use crate::engine::Engine;
 use crate::event::EventKind;
 use crate::latency::{self, Latencies};
-use crate::message::{Address, Delivery, Message, Part, discard};
+use crate::message::{Address, Delivery, Message, Part};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::schedule::Then;
@@ -38,6 +39,14 @@ enum Progress {
     Done { now_ns: u64 },
     /// There is nothing to do until somebody rings.
     Nothing,
+}
+
+/// What a batch handler's lane does with what it has accumulated.
+enum BatchPlan {
+    /// Hands over so many deliveries.
+    Take(usize),
+    /// Waits for more, or until this time if there is one.
+    Linger { due_ns: Option<u64> },
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
@@ -113,7 +122,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         } else {
             turn.stride.calls()
         };
-        let to = self.unexpired(part, from + most.min(part.len()), now_ns);
+        let to = self.unexpired(part, from, from + most.min(part.len()), now_ns);
         let run = Run {
             batch: &batch,
             from,
@@ -133,7 +142,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let after_ns = engine.clock.now_ns();
         turn.stride = turn.stride.after(after_ns.saturating_sub(now_ns));
         self.books.record(Status::Queued, Step::Start, calls as u64);
-        self.record_latency(&batch.messages[from..from + calls], now_ns, after_ns, true);
+        let called = batch.messages[from..from + calls].iter();
+        self.record_latency(called, now_ns, after_ns, true);
         let acked = calls - turn.faults.len();
         self.books
             .record(Status::Delivering, Step::Ack, acked as u64);
@@ -172,31 +182,31 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let Some(first) = turn.hand.front().map(Part::first) else {
             return Progress::Done { now_ns };
         };
-        let Some(take) = self.plan_batch(first, batched, waiting, now_ns, engine) else {
-            return Progress::Done { now_ns };
-        };
-        let take = match take {
-            Ok(take) => take,
-            Err(due_ns) => {
+        let take = match self.plan_batch(first, batched, waiting, now_ns, engine) {
+            BatchPlan::Take(take) => take,
+            BatchPlan::Linger { due_ns } => {
                 self.linger_until(turn, due_ns, engine);
                 return Progress::Nothing;
             }
         };
         self.linger_until(turn, None, engine);
         let parts = take_parts(turn, take);
+        let places = self.expire_within(&parts, now_ns);
         let address = self.address();
-        let deliveries: Vec<_> = parts
+        let deliveries: Vec<_> = places
             .iter()
-            .flat_map(|part| (part.from..part.to).map(move |index| (part, index)))
             .map(|(part, index)| Delivery {
                 batch: &*part.batch,
-                index: index as usize,
+                index: *index,
                 attempt: 1,
                 generation: 0,
                 address,
                 now_ns,
             })
             .collect();
+        if deliveries.is_empty() {
+            return Progress::Done { now_ns };
+        }
         let count = deliveries.len() as u64;
         self.books.take_in_hand(count);
         for delivery in &deliveries {
@@ -210,10 +220,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let told = deliveries.clone();
         handler.call(deliveries, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
-        for part in &parts {
-            let messages = &part.batch.messages[part.from as usize..part.to as usize];
-            self.record_latency(messages, now_ns, after_ns, true);
-        }
+        let messages = places
+            .iter()
+            .map(|(part, index)| &part.batch.messages[*index]);
+        self.record_latency(messages, now_ns, after_ns, true);
         let faults = std::mem::take(&mut turn.faults);
         let acked = count - faults.len() as u64;
         self.books.record(Status::Delivering, Step::Ack, acked);
@@ -225,7 +235,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         let mut ended = acked as u32;
         for fault in faults {
-            let (part, index) = locate(&parts, fault.at);
+            let (part, index) = places[fault.at];
             let failed = Redelivery::first(&part.batch, index, now_ns);
             ended += self.settle(turn, failed, &fault, after_ns, engine);
         }
@@ -234,8 +244,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Progress::Done { now_ns: after_ns }
     }
 
-    /// How many deliveries to take as a batch now (`Ok`), or until when to
-    /// linger (`Err`). `None`: ask again.
+    /// Whether to take a batch now, and of how many.
     fn plan_batch(
         &self,
         first: &Message<T>,
@@ -243,7 +252,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         waiting: usize,
         now_ns: u64,
         engine: &Engine,
-    ) -> Option<Result<usize, Option<u64>>> {
+    ) -> BatchPlan {
         let age = Duration::from_nanos(now_ns.saturating_sub(first.accepted_ns));
         let backlog = Backlog::new(waiting, age, self.capacity as usize);
         let flush_to = self.topic.flush_to.load(Ordering::Acquire);
@@ -252,13 +261,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
             || room.phase != Phase::Open
             || room.occupied >= self.capacity
             || engine.is_ending();
-        Some(match batched.plan(&backlog) {
-            Plan::Deliver { at_most } | Plan::Flush { at_most, .. } => Ok(at_most),
-            Plan::Wait { .. } if forced => Ok(batched.size()),
-            Plan::Wait { at_most, .. } => {
-                Err(at_most.map(|at_most| now_ns.saturating_add(nanos(at_most))))
-            }
-        })
+        match batched.plan(&backlog) {
+            Plan::Deliver { at_most } | Plan::Flush { at_most, .. } => BatchPlan::Take(at_most),
+            Plan::Wait { .. } if forced => BatchPlan::Take(batched.size()),
+            Plan::Wait { at_most, .. } => BatchPlan::Linger {
+                due_ns: at_most.map(|at_most| now_ns.saturating_add(nanos(at_most))),
+            },
+        }
     }
 
     /// Sets the lane's linger, replaces it, or takes it back.
@@ -327,7 +336,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Progress::Done { now_ns: after_ns };
         }
         self.books.record(Status::Queued, Step::Start, 1);
-        let messages = &batch.messages[index..=index];
+        let messages = batch.messages[index..=index].iter();
         self.record_latency(messages, now_ns, after_ns, again.attempts == 0);
         let ended = match turn.faults.pop() {
             Some(fault) => self.settle(turn, again, &fault, after_ns, engine),
@@ -361,15 +370,33 @@ impl<T: Send + Sync + 'static> Lane<T> {
         true
     }
 
+    /// Ends what in these parts has outlived its time; answers the places of the
+    /// others.
+    fn expire_within<'p>(&self, parts: &'p [Part<T>], now_ns: u64) -> Vec<(&'p Part<T>, usize)> {
+        let mut live = Vec::new();
+        let mut expired = 0;
+        for part in parts {
+            for index in part.from as usize..part.to as usize {
+                if self.unexpired(part, index, index + 1, now_ns) > index {
+                    live.push((part, index));
+                } else {
+                    self.expire(&part.batch, index);
+                    expired += 1;
+                }
+            }
+        }
+        self.give_back(expired);
+        live
+    }
+
     fn expire(&self, batch: &crate::message::Batch<T>, index: usize) {
         let status = self.books.record(Status::Queued, Step::Expire, 1);
         let id = batch.messages[index].id;
         self.tell(id, 0, status, EventKind::Expired);
     }
 
-    /// The end of the run that begins at the front of `part`: `to`, or the first
-    /// message before it that has outlived its time.
-    fn unexpired(&self, part: &Part<T>, to: usize, now_ns: u64) -> usize {
+    /// The first message of `from..to` that has outlived its time, or `to`.
+    fn unexpired(&self, part: &Part<T>, from: usize, to: usize, now_ns: u64) -> usize {
         let ttl_ns = self.topic.settings.ttl_ns;
         if ttl_ns.is_none() && part.batch.meta.is_empty() {
             return to;
@@ -378,7 +405,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
             let expires_ns = part.batch.expires_ns(*index, ttl_ns);
             expires_ns.is_some_and(|expires_ns| now_ns >= expires_ns)
         };
-        let from = part.from as usize;
         (from..to).find(expired).unwrap_or(to)
     }
 
@@ -390,17 +416,17 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    fn record_latency(
+    fn record_latency<'m>(
         &self,
-        messages: &[Message<T>],
+        messages: impl ExactSizeIterator<Item = &'m Message<T>>,
         began_ns: u64,
         ended_ns: u64,
         first_attempt: bool,
     ) {
-        if messages.is_empty() {
+        let calls = messages.len() as u64;
+        if calls == 0 {
             return;
         }
-        let calls = messages.len() as u64;
         let mut latencies = self.latencies.lock();
         let latencies = latencies.get_or_insert_with(|| Box::new(Latencies::new()));
         let each_ns = ended_ns.saturating_sub(began_ns) / calls;
@@ -460,16 +486,4 @@ fn take_parts<T>(turn: &mut Turn<T>, count: usize) -> Vec<Part<T>> {
         left -= take;
     }
     taken
-}
-
-/// The delivery that is `at` in the row of these parts.
-fn locate<T>(parts: &[Part<T>], at: usize) -> (&Part<T>, usize) {
-    let mut at = at;
-    for part in parts {
-        if at < part.len() {
-            return (part, part.from as usize + at);
-        }
-        at -= part.len();
-    }
-    unreachable!("a fault is one of the deliveries that were handed over")
 }

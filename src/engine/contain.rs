@@ -1,0 +1,62 @@
+//! The wall between the engine and user code: nothing that panics gets past it,
+//! not even a panic whose payload panics when it is dropped.
+
+use std::panic::AssertUnwindSafe;
+
+/// Calls user code. A panic comes back as its text.
+///
+/// What the code may have left half-done is its own: the engine shares no state
+/// with it that an unwind could break.
+pub(crate) fn contain<R>(call: impl FnOnce() -> R) -> Result<R, String> {
+    std::panic::catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
+        let text = match (payload.downcast_ref::<&str>(), payload.downcast_ref()) {
+            (Some(text), _) => (*text).to_owned(),
+            (None, Some(text)) => String::clone(text),
+            (None, None) => "a panic without a text".to_owned(),
+        };
+        let dropped = std::panic::catch_unwind(AssertUnwindSafe(|| drop(payload)));
+        if let Err(again) = dropped {
+            // Give up on it: leaking is all that is left to try.
+            std::mem::forget(again);
+        }
+        text
+    })
+}
+
+/// Drops a value whose destructor is the user's. The panic hook has reported it
+/// if it panicked, and there is nobody to tell but that.
+pub(crate) fn discard<V>(value: V) {
+    if std::mem::needs_drop::<V>() {
+        let _ = contain(|| drop(value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_comes_back_as_its_text() {
+        assert_eq!(contain(|| 7), Ok(7));
+        assert_eq!(
+            contain(|| panic!("plain")),
+            Err::<(), _>("plain".to_owned())
+        );
+        let number = 7;
+        let formatted = contain(|| panic!("number {number}"));
+        assert_eq!(formatted, Err::<(), _>("number 7".to_owned()));
+    }
+
+    #[test]
+    fn a_panic_whose_payload_panics_is_contained_too() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("a payload that won't go quietly");
+            }
+        }
+        let text = contain(|| std::panic::panic_any(Bomb));
+        assert_eq!(text, Err::<(), _>("a panic without a text".to_owned()));
+        discard(Bomb);
+    }
+}
