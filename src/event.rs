@@ -85,7 +85,10 @@ impl<'a> Event<'a> {
 /// Prints one line: `delivered orders/billing #7 attempt 2 DELIVERED`.
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.name(), self.topic())?;
+        f.write_str(self.name())?;
+        if !self.topic().is_empty() {
+            write!(f, " {}", self.topic())?;
+        }
         if let Some(subscription) = self.subscription() {
             write!(f, "/{subscription}")?;
         }

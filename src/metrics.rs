@@ -290,7 +290,7 @@ impl fmt::Display for Metrics {
         let width = widths.max().unwrap_or(0).max("topic / subscription".len());
         writeln!(
             f,
-            "{:width$} {:>10} {:>9} {:>8} {:>8} {:>7} {:>7} {:>7} {:>8} {:>8} {:>8}",
+            "{:width$} {:>9} {:>9} {:>7} {:>6} {:>7} {:>6} {:>7} {:>5} {:>5} {:>5}",
             "topic / subscription",
             "published",
             "delivered",
@@ -321,7 +321,7 @@ impl TopicMetrics {
         let counts = self.deliveries();
         writeln!(
             f,
-            "{:width$} {:>10} {:>9} {:>8} {:>8} {:>7} {:>7} {:>7} {:>8} {:>8} {:>8}",
+            "{:width$} {:>9} {:>9} {:>7} {:>6} {:>7} {:>6} {:>7} {:>5} {:>5} {:>5}",
             self.name,
             self.published,
             counts.delivered,
@@ -342,7 +342,7 @@ impl SubscriptionMetrics {
         let counts = &self.counts;
         writeln!(
             f,
-            "{:width$} {:>10} {:>9} {:>8} {:>8} {:>7} {:>7} {:>7} {:>8} {:>8} {:>8}",
+            "{:width$} {:>9} {:>9} {:>7} {:>6} {:>7} {:>6} {:>7} {:>5} {:>5} {:>5}",
             format_args!("  {}", self.name).to_string(),
             "",
             counts.delivered,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::engine::{Engine, context};
 use crate::error::DrainError;
 use crate::event::{EventKind, Record};
+use crate::latency::Short;
 use crate::metrics::Metrics;
 use crate::pure::ending::Ending;
 use crate::sync::{Arc, Mutex};
@@ -76,24 +77,27 @@ impl DrainReport {
 
 impl fmt::Display for DrainReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
+        writeln!(
             f,
-            "{} messages accepted: {} dispatched, {} unrouted, {} dropped; \
-             {} deliveries made: {} delivered, {} dead-lettered, {} dropped, {} expired, \
-             {} cancelled; {} remaining, {} cut off, in {:?}",
-            self.published,
-            self.dispatched,
-            self.unrouted,
-            self.messages_dropped,
+            "{} messages: {} dispatched, {} unrouted, {} dropped",
+            self.published, self.dispatched, self.unrouted, self.messages_dropped,
+        )?;
+        writeln!(
+            f,
+            "{} deliveries: {} delivered, {} dead-lettered, {} dropped, {} expired, {} cancelled",
             self.made,
             self.delivered,
             self.dead_lettered,
             self.dropped,
             self.expired,
             self.cancelled,
+        )?;
+        write!(
+            f,
+            "{} remaining, {} cut off, in {}",
             self.remaining,
             self.cut_off,
-            self.took,
+            Short(self.took),
         )
     }
 }

@@ -31,6 +31,10 @@ pub struct Subscription {
 
 /// What became of an unsubscribe.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made once, at the end of a subscription"
+)]
 #[non_exhaustive]
 pub enum Unsubscribed {
     /// No call of the handler runs or will start, and the handler itself has

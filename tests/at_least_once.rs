@@ -84,7 +84,9 @@ fn a_subscription_gets_what_is_published_after_subscribe_returned() {
             // Drained means: all that it had been handed. What still was in the
             // topic's queue may have come too late for it.
             let called = log.take();
-            assert!(called.is_empty() || called == [round], "{called:?}");
+            // It may have got what was queued when it joined, but nothing twice.
+            assert!(called.is_sorted_by(|a, b| a < b), "{called:?}");
+            assert!(called.iter().all(|payload| *payload <= round), "{called:?}");
         }
         let log = Log::new();
         let subscription = topic.subscribe("last", {

@@ -21,7 +21,15 @@ use crate::sync::{
 /// A user's observer.
 pub(crate) type Observer = dyn Fn(&Event<'_>) + Send + Sync;
 
-type Observers = Vec<(u64, Arc<Observer>)>;
+type Observers = Vec<Listener>;
+
+#[derive(Clone)]
+struct Listener {
+    number: u64,
+    /// It hears what happens after this event.
+    after: u64,
+    observer: Arc<Observer>,
+}
 
 /// The way of events from the engine to the observers.
 pub(crate) struct Bus {
@@ -103,7 +111,11 @@ impl Bus {
         *next += 1;
         let number = *next;
         let mut observers = Observers::clone(&self.observers.load());
-        observers.push((number, observer));
+        observers.push(Listener {
+            number,
+            after: self.sequence.load(Ordering::Relaxed),
+            observer,
+        });
         self.observers.swap(Arc::new(observers));
         self.observed.store(true, Ordering::Relaxed);
         number
@@ -113,7 +125,7 @@ impl Bus {
     pub(crate) fn remove(&self, number: u64) {
         let _joining = self.joining.lock();
         let mut observers = Observers::clone(&self.observers.load());
-        observers.retain(|(other, _)| *other != number);
+        observers.retain(|listener| listener.number != number);
         self.observed
             .store(!observers.is_empty(), Ordering::Relaxed);
         self.observers.swap(Arc::new(observers));
@@ -167,8 +179,10 @@ impl Bus {
         };
         while let Some(record) = buffer.pop() {
             let event = Event { record: &record };
-            for (_, observer) in self.observers.load().iter() {
-                if contain(|| observer(&event)).is_err() {
+            let observers = self.observers.load();
+            let hears = |listener: &&Listener| listener.after < record.sequence;
+            for listener in observers.iter().filter(hears) {
+                if contain(|| (listener.observer)(&event)).is_err() {
                     self.panicked.fetch_add(1, Ordering::Relaxed);
                 }
             }

@@ -1,5 +1,10 @@
 //! What a thread knows about itself: whether the engine runs on it.
 
+#![allow(
+    clippy::missing_const_for_thread_local,
+    reason = "loom's twin of the macro has no such form"
+)]
+
 use std::cell::Cell;
 
 use crate::sync::thread_local;

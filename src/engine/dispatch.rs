@@ -1,6 +1,7 @@
 //! The dispatcher: takes waiting messages as one shared batch and hands it to
 //! every lane. One worker at a time runs it for a topic, whoever holds the baton.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::contain::{contain, discard};
@@ -28,15 +29,18 @@ pub(crate) const BATCH: usize = 64;
 /// Most messages that one turn dispatches before others have theirs.
 const QUANTUM: usize = 1_024;
 
+/// A batch on its way to the lanes, and how much of it has gone.
+type Hand<T> = (Arc<Batch<T>>, usize);
+
 /// What only the dispatcher touches.
 pub(crate) struct Desk<T> {
-    /// Taken out of the queue as its oldest: a crossbeam channel can't be peeked
-    /// into, and a strategy wants to know the age.
-    first: Option<Parcel<T>>,
-    /// Messages that the last plan still allows to be taken.
+    /// Taken out of the queue, oldest first: at least the oldest, because a
+    /// crossbeam channel can't be peeked into and a strategy wants to know its
+    /// age; and a whole batch before it is flushed, so that it is whole.
+    taken: VecDeque<Parcel<T>>,
+    /// Messages that the last plan still allows to be handed on.
     allowance: usize,
-    /// A batch on its way to the lanes, and how much of it has gone.
-    hand: Option<(Arc<Batch<T>>, usize)>,
+    hand: Option<Hand<T>>,
     linger: Option<(TimerKey, u64)>,
     grants: Vec<u32>,
 }
@@ -44,7 +48,7 @@ pub(crate) struct Desk<T> {
 impl<T> Desk<T> {
     fn new() -> Self {
         Self {
-            first: None,
+            taken: VecDeque::new(),
             allowance: 0,
             hand: None,
             linger: None,
@@ -53,9 +57,9 @@ impl<T> Desk<T> {
     }
 
     /// Takes the rest of the batch in hand, or else the oldest parcel.
-    fn take_oldest(&mut self) -> (Option<(Arc<Batch<T>>, usize)>, Option<Parcel<T>>) {
+    fn take_oldest(&mut self) -> (Option<Hand<T>>, Option<Parcel<T>>) {
         match self.hand.take() {
-            None => (None, self.first.take()),
+            None => (None, self.taken.pop_front()),
             hand => (hand, None),
         }
     }
@@ -130,20 +134,20 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Takes the next batch in hand, if the strategy wants it now.
     fn take_batch(self: &Arc<Self>, desk: &mut Desk<T>) -> bool {
         loop {
-            if desk.first.is_none() {
-                desk.first = self.pop();
+            if desk.taken.is_empty() {
+                desk.taken.extend(self.pop());
             }
-            let Some(first) = &desk.first else {
+            if desk.taken.is_empty() {
                 desk.allowance = 0;
                 return false;
-            };
+            }
             if desk.allowance == 0 {
-                desk.allowance = match self.plan(first) {
-                    Plan::Deliver { at_most } => at_most.max(1),
+                match self.plan(desk) {
+                    Plan::Deliver { at_most } => desk.allowance = at_most.max(1),
                     Plan::Flush { at_most, cause } => {
                         let size = at_most.max(1);
+                        desk.allowance = size;
                         self.tell(EventKind::BatchFlush { size, cause });
-                        size
                     }
                     Plan::Wait {
                         until_waiting,
@@ -154,7 +158,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                         }
                         continue;
                     }
-                };
+                }
             }
             self.cancel_linger(desk);
             let room = self.room_in_lanes();
@@ -169,46 +173,76 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// What is to be done with the messages that wait, the oldest of them being
-    /// in `first`.
-    fn plan(&self, first: &Parcel<T>) -> Plan {
-        let waiting = self.waiting().max(first.len() as u64);
-        let first_id = first.first().id.get();
-        let flush_to = self.flush_to.load(Ordering::Acquire);
-        let forced = |at_most: u64, cause| Plan::Flush {
-            at_most: at_most as usize,
-            cause,
+    /// What is to be done with the messages that wait.
+    fn plan(&self, desk: &mut Desk<T>) -> Plan {
+        let waiting = self.waiting() as usize;
+        let (at_most, cause) = match self.plan_for(desk, waiting) {
+            Plan::Flush { at_most, cause } => (at_most, cause),
+            plan => return plan,
+        };
+        // Tickets run ahead of pushes. A batch is flushed when it is there, and
+        // its event says how large it is.
+        let there = self.take_up_to(desk, at_most);
+        if there >= at_most {
+            return Plan::Flush {
+                at_most: there,
+                cause,
+            };
+        }
+        match self.plan_for(desk, there) {
+            Plan::Flush { at_most, cause } => Plan::Flush {
+                at_most: at_most.min(there),
+                cause,
+            },
+            plan => plan,
+        }
+    }
+
+    /// Takes parcels out of the queue until `wanted` messages or more are on the
+    /// desk, or no more are there. Answers how many are.
+    fn take_up_to(&self, desk: &mut Desk<T>, wanted: usize) -> usize {
+        let mut there = desk.taken.iter().map(Parcel::len).sum();
+        while there < wanted
+            && let Some(parcel) = self.pop()
+        {
+            there += parcel.len();
+            desk.taken.push_back(parcel);
+        }
+        there
+    }
+
+    /// What the strategy says to `waiting` messages, the oldest of them being the
+    /// first on the desk; overruled where waiting could never end.
+    fn plan_for(&self, desk: &Desk<T>, waiting: usize) -> Plan {
+        let Some(oldest) = desk.taken.front().map(Parcel::first) else {
+            return Plan::Deliver { at_most: waiting };
         };
         let strategy = self.strategy.load();
-        let age_ns = self
-            .engine
-            .clock
-            .now_ns()
-            .saturating_sub(first.first().accepted_ns);
+        let now_ns = self.engine.clock.now_ns();
         let backlog = Backlog::new(
-            waiting as usize,
-            Duration::from_nanos(age_ns),
+            waiting.max(1),
+            Duration::from_nanos(now_ns.saturating_sub(oldest.accepted_ns)),
             self.settings.capacity as usize,
         );
-        let planned = contain(|| strategy.plan(&backlog));
-        let plan = planned.unwrap_or_else(|_| {
-            self.tell(EventKind::HookPanicked {
-                hook: Hook::Strategy,
-            });
-            Plan::Deliver {
-                at_most: waiting as usize,
-            }
+        let plan = contain(|| strategy.plan(&backlog)).unwrap_or_else(|_| {
+            let hook = Hook::Strategy;
+            self.tell(EventKind::HookPanicked { hook });
+            Plan::Deliver { at_most: waiting }
         });
-        match plan {
-            Plan::Wait { .. } if first_id <= flush_to => forced(
-                (flush_to - first_id + 1).min(waiting),
-                FlushCause::Requested,
-            ),
-            Plan::Wait { .. } if self.gate.is_closed() => forced(waiting, FlushCause::Drain),
-            Plan::Wait { .. } if waiting >= self.settings.capacity => {
-                forced(waiting, FlushCause::Full)
-            }
-            plan => plan,
+        let Plan::Wait { .. } = plan else {
+            return plan;
+        };
+        let flush_to = self.flush_to.load(Ordering::Acquire);
+        let flush = |at_most, cause| Plan::Flush { at_most, cause };
+        if oldest.id.get() <= flush_to {
+            let requested = (flush_to - oldest.id.get() + 1) as usize;
+            flush(requested.min(waiting), FlushCause::Requested)
+        } else if self.gate.is_closed() {
+            flush(waiting, FlushCause::Drain)
+        } else if waiting as u64 >= self.settings.capacity {
+            flush(waiting, FlushCause::Full)
+        } else {
+            plan
         }
     }
 
@@ -235,19 +269,24 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             None => self.cancel_linger(desk),
         }
         let wanted = (until_waiting as u64).clamp(1, self.settings.capacity);
-        let now_waiting = self.waiting();
-        if now_waiting >= wanted {
-            // A user's own strategy may say "wait for 1" while one waits: then
-            // only time or news can change its mind.
-            self.quiet_below.store(0, Ordering::Relaxed);
+        let wake_at = self.gate.released() + self.books.delayed.get() + wanted;
+        if self.gate.issued() >= wake_at {
+            // So many are accepted, but not all of them are in the queue yet; or
+            // a strategy waits for something else. Whoever pushes next rings.
             return true;
         }
-        let wake_at = self.gate.issued() + (wanted - now_waiting);
         self.quiet_below.store(wake_at, Ordering::Relaxed);
         // ORDERING: pairs with the fence in `enqueue`: we said what we want to
-        // know, now we look.
+        // know, now we look whether it has come meanwhile.
         fence(Ordering::SeqCst);
-        self.gate.issued() < wake_at
+        if self.gate.issued() < wake_at {
+            return true;
+        }
+        // Here the fence makes sure that who stayed quiet has pushed before we
+        // take from the queue again.
+        self.quiet_below.store(0, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        false
     }
 
     fn cancel_linger(&self, desk: &mut Desk<T>) {
@@ -283,28 +322,32 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let mut messages = Vec::new();
         let mut meta = Vec::new();
         while messages.len() < most {
-            match desk.first.take().or_else(|| self.pop()) {
+            match desk.taken.pop_front().or_else(|| self.pop()) {
                 None => break,
                 Some(Parcel::One(message)) => {
-                    reserve(&mut messages, most.min(self.slots() + 1));
+                    self.make_room_for(&mut messages, desk, most);
                     messages.push(message);
                 }
                 Some(Parcel::Chunk(chunk)) if chunk.messages.len() == 1 => {
-                    reserve(&mut messages, most.min(self.slots() + 1));
+                    self.make_room_for(&mut messages, desk, most);
                     unwrap_single(chunk, &mut messages, &mut meta);
                 }
+                Some(Parcel::Chunk(chunk)) if messages.is_empty() => return chunk,
                 Some(chunk @ Parcel::Chunk(_)) => {
-                    desk.first = Some(chunk);
+                    desk.taken.push_front(chunk);
                     break;
                 }
             }
         }
-        match desk.first.take() {
-            Some(Parcel::Chunk(chunk)) if messages.is_empty() => chunk,
-            first => {
-                desk.first = first;
-                Arc::new(Batch { messages, meta })
-            }
+        Arc::new(Batch { messages, meta })
+    }
+
+    /// Makes room for a whole batch with its first message: for what is there
+    /// and not for what might come, because a slow lane holds on to it.
+    fn make_room_for(&self, messages: &mut Vec<Message<T>>, desk: &Desk<T>, most: usize) {
+        if messages.is_empty() {
+            let there = 1 + desk.taken.len() + self.slots();
+            messages.reserve_exact(most.min(there));
         }
     }
 
@@ -336,6 +379,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // Counted before it can be handled: a snapshot never shows more ends
         // than beginnings.
         self.books.dispatched.add(u64::from(count));
+        // Their places in the lanes are reserved, so those in the queue are free.
+        self.release(u64::from(count));
         let from = next as u32;
         for (lane, granted) in lanes.iter().zip(&desk.grants) {
             let part = Part {
@@ -345,7 +390,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             };
             self.hand_to(lane, part, *granted, worker);
         }
-        self.release(u64::from(count));
         let next = next + count as usize;
         if next < batch.messages.len() {
             desk.hand = Some((batch, next));
@@ -520,14 +564,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
 fn topic_waits_for<T: Send + Sync + 'static>(lane: &Lane<T>) -> bool {
     lane.when_full == LaneFull::Wait && lane.phase() == Phase::Open
-}
-
-/// Makes room for a whole batch with the first message, for what is there and
-/// not for what might come: a slow lane holds on to it.
-fn reserve<T>(messages: &mut Vec<Message<T>>, wanted: usize) {
-    if messages.is_empty() {
-        messages.reserve_exact(wanted);
-    }
 }
 
 /// Moves the message of a chunk of one into the batch that is being made.

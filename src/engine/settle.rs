@@ -159,8 +159,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Sends a delivery that stands at `from` to the dead letters.
     fn bury(&self, mut dead: Redelivery<T>, from: Status, reason: DeadReason) {
         dead.remember_latest();
-        let (id, attempt) = (dead.id(), dead.attempts);
-        let status = self.books.record(from, Step::Bury, 1);
+        self.books.record(from, Step::Bury, 1);
         self.topic.bury(Letter {
             batch: dead.batch,
             index: dead.index,
@@ -171,7 +170,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
             history: dead.earlier,
             buried_ns: self.topic.engine.clock.now_ns(),
         });
-        self.tell(id, attempt, status, EventKind::DeadLetter { reason });
     }
 
     /// Sends queued first attempts to the dead letters.

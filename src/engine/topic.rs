@@ -21,7 +21,7 @@ use crate::pure::schedule::Then;
 use crate::pure::strategy::Strategy;
 use crate::pure::wheel::TimerKey;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, OnceLock, Queue, Slot, fence};
+use crate::sync::{Arc, Channel, Mutex, OnceLock, Slot, fence};
 
 /// Settings of a topic, checked.
 #[derive(Clone, Debug)]
@@ -55,8 +55,9 @@ pub(crate) struct TopicCore<T> {
     pub(crate) engine: Arc<Engine>,
     pub(crate) settings: TopicSettings,
     pub(crate) gate: Gate,
-    /// Allocated with the first message.
-    queue: OnceLock<Queue<Parcel<T>>>,
+    /// Bounded by the gate, exactly and in messages, which slots can't be: a slot
+    /// may hold a chunk. Allocated with the first message, and grows with them.
+    queue: OnceLock<Channel<Parcel<T>>>,
     pub(crate) baton: Baton,
     /// Publishers whose id is below this need not ring: the dispatcher waits
     /// for more, or for something else.
@@ -108,14 +109,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Pushes an admitted parcel and lets the dispatcher know.
     pub(super) fn enqueue(self: &Arc<Self>, parcel: Parcel<T>, last_id: u64) {
-        let queue = self
-            .queue
-            .get_or_init(|| Queue::new(self.settings.capacity as usize));
-        let pushed = queue.push(parcel);
-        assert!(
-            pushed.is_ok(),
-            "a parcel holds one of as many tickets as there are slots"
-        );
+        self.queue.get_or_init(Channel::new).push(parcel);
         // ORDERING: pairs with the fence in `Dispatcher::wait`: we pushed, now we
         // look whether the dispatcher wants to know; it says what it wants to
         // know, then looks. Model: `loom-tests/tests/quiet.rs`.
@@ -133,7 +127,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Slots of the queue that are taken.
     pub(super) fn slots(&self) -> usize {
-        self.queue.get().map_or(0, Queue::len)
+        self.queue.get().map_or(0, Channel::len)
     }
 
     /// Messages that were accepted and wait for the dispatcher: those on the
@@ -209,6 +203,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Puts a letter into the store.
     pub(crate) fn bury(&self, letter: Letter<T>) {
+        let reason = letter.reason;
+        // Told before anybody can find and redrive it.
+        self.tell_of(
+            Some(&letter.subscription),
+            Some(letter.id()),
+            letter.attempts,
+            Some(Status::DeadLetter),
+            EventKind::DeadLetter { reason },
+        );
         let evicted = self.letters.lock().bury(Arc::new(letter));
         if let Some(evicted) = evicted {
             self.tell_of(

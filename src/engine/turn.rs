@@ -431,13 +431,23 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let latencies = latencies.get_or_insert_with(|| Box::new(Latencies::new()));
         let each_ns = ended_ns.saturating_sub(began_ns) / calls;
         latency::record(&mut latencies.handler, each_ns, calls);
-        for message in messages {
-            let waited_ns = began_ns.saturating_sub(message.accepted_ns);
-            if first_attempt {
-                latency::record(&mut latencies.queue_wait, waited_ns, 1);
+        // Messages of a chunk, or of a quiet moment, share their time.
+        let mut messages = messages.peekable();
+        while let Some(message) = messages.next() {
+            let accepted_ns = message.accepted_ns;
+            let mut same = 1;
+            while messages
+                .next_if(|next| next.accepted_ns == accepted_ns)
+                .is_some()
+            {
+                same += 1;
             }
-            let total_ns = ended_ns.saturating_sub(message.accepted_ns);
-            latency::record(&mut latencies.end_to_end, total_ns, 1);
+            if first_attempt {
+                let waited_ns = began_ns.saturating_sub(accepted_ns);
+                latency::record(&mut latencies.queue_wait, waited_ns, same);
+            }
+            let total_ns = ended_ns.saturating_sub(accepted_ns);
+            latency::record(&mut latencies.end_to_end, total_ns, same);
         }
     }
 

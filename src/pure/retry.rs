@@ -41,6 +41,30 @@ impl<'a> FailedAttempt<'a> {
         }
     }
 
+    /// The same failure, with the error that a handler returned.
+    #[must_use]
+    pub fn with_error(self, error: &'a (dyn Error + Send + Sync + 'static)) -> Self {
+        Self {
+            error: Some(error),
+            ..self
+        }
+    }
+
+    /// The same failure, as a panic.
+    #[must_use]
+    pub fn as_panic(self) -> Self {
+        Self {
+            kind: FailureKind::Panic,
+            ..self
+        }
+    }
+
+    /// The same failure, with these bits for jitter.
+    #[must_use]
+    pub fn with_random(self, random: u64) -> Self {
+        Self { random, ..self }
+    }
+
     /// Which attempt failed: 1 is the first. Counts entries into the handler.
     pub fn attempt(&self) -> u32 {
         self.attempt
@@ -342,8 +366,8 @@ pub(crate) fn mix(seed: u64) -> u64 {
 
 /// `delay` × `random` / 2⁶⁴.
 fn scaled(delay: Duration, random: u64) -> Duration {
-    let ns = delay.as_nanos().min(u128::from(u64::MAX)) * u128::from(random) >> 64;
-    Duration::from_nanos(ns as u64)
+    let ns = delay.as_nanos().min(u128::from(u64::MAX)) * u128::from(random);
+    Duration::from_nanos((ns >> 64) as u64)
 }
 
 #[cfg(test)]
@@ -398,13 +422,9 @@ mod tests {
     #[test]
     fn full_jitter_stays_within_the_delay_and_repeats_with_its_seed() {
         let policy = |seed| Backoff::fixed(MS * 100).full_jitter(seed);
-        let delay = |seed, random| {
-            let mut failed = failed(1);
-            failed.random = random;
-            match policy(seed).decide(&failed) {
-                Decision::RetryAfter(delay) => delay,
-                other => panic!("expected a retry, got {other:?}"),
-            }
+        let delay = |seed, random| match policy(seed).decide(&failed(1).with_random(random)) {
+            Decision::RetryAfter(delay) => delay,
+            other => panic!("expected a retry, got {other:?}"),
         };
         let some: Vec<_> = (0..100).map(|random| delay(7, random)).collect();
         let again: Vec<_> = (0..100).map(|random| delay(7, random)).collect();

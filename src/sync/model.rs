@@ -311,7 +311,15 @@ impl<T> Unbounded<T> {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Values in the queue.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
 }
+
+/// To a model, a channel that grows is a queue that it doesn't fill.
+pub(crate) type Channel<T> = Unbounded<T>;
 
 /// Stricter than arc-swap: a mutex orders its users.
 pub(crate) struct Slot<T>(Mutex<Arc<T>>);

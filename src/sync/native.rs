@@ -69,22 +69,48 @@ impl Condvar {
 
 /// A bounded queue of many producers and consumers: a crossbeam channel with
 /// both of its ends. It allocates all its slots when it is made.
-pub(crate) struct Queue<T> {
-    sender: Sender<T>,
-    receiver: Receiver<T>,
-}
+pub(crate) struct Queue<T>(Channel<T>);
 
 impl<T> Queue<T> {
     pub(crate) fn new(capacity: usize) -> Self {
         let (sender, receiver) = crossbeam_channel::bounded(capacity);
-        Self { sender, receiver }
+        Self(Channel { sender, receiver })
     }
 
     /// Hands the value back if the queue is full.
     pub(crate) fn push(&self, value: T) -> Result<(), T> {
-        self.sender
-            .try_send(value)
-            .map_err(|full| full.into_inner())
+        let pushed = self.0.sender.try_send(value);
+        pushed.map_err(|full| full.into_inner())
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.0.pop()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.len() == 0
+    }
+}
+
+/// A crossbeam channel with both of its ends, which grows in blocks of 31 slots.
+/// Its users bound it by what they let in, and say so.
+pub(crate) struct Channel<T> {
+    sender: Sender<T>,
+    receiver: Receiver<T>,
+}
+
+impl<T> Channel<T> {
+    pub(crate) fn new() -> Self {
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        Self { sender, receiver }
+    }
+
+    pub(crate) fn push(&self, value: T) {
+        let pushed = self.sender.try_send(value);
+        assert!(
+            pushed.is_ok(),
+            "a channel that holds its receiver takes all"
+        );
     }
 
     pub(crate) fn pop(&self) -> Option<T> {
@@ -94,14 +120,10 @@ impl<T> Queue<T> {
     pub(crate) fn len(&self) -> usize {
         self.receiver.len()
     }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.receiver.is_empty()
-    }
 }
 
-/// A queue of many producers and consumers that grows in blocks of 31. Its users
-/// bound it by what they put in, and say so. It allocates on the first push.
+/// A channel without the parts for waiting, which its users do elsewhere. They
+/// bound it, too, and say so. It allocates on the first push.
 pub(crate) struct Unbounded<T>(SegQueue<T>);
 
 impl<T> Unbounded<T> {
