@@ -106,7 +106,6 @@ fn a_batch_larger_than_the_queue_hands_back_the_rest_in_order() {
 }
 
 #[test]
-#[ignore = "fails: a refused batch counts the first 64 messages of its rest at most"]
 fn every_message_that_a_refused_batch_hands_back_is_counted_as_rejected() {
     let (broker, _clock) = manual();
     let topic = of::<u32>(&broker, 100, Overflow::Reject);
@@ -190,7 +189,6 @@ fn drop_oldest_drops_first_what_the_dispatcher_has_looked_at() {
 }
 
 #[test]
-#[ignore = "fails: single messages that the dispatcher holds as a batch are dropped as one"]
 fn drop_oldest_drops_no_more_single_messages_than_it_must() {
     let (broker, _clock) = manual();
     let topic = broker.topic::<u32>("t").capacity(50);
@@ -610,7 +608,6 @@ fn a_redrive_into_a_full_lane_leaves_the_letters_where_they_are() {
 }
 
 #[test]
-#[ignore = "fails: of a batch larger than the free places its newest are dropped"]
 fn a_full_lane_that_drops_its_oldest_keeps_the_newest() {
     let (broker, _clock) = manual();
     let topic = broker.topic::<u32>("t").open().expect("opens");
@@ -626,7 +623,6 @@ fn a_full_lane_that_drops_its_oldest_keeps_the_newest() {
 }
 
 #[test]
-#[ignore = "fails: a batch in the lane is dropped as one"]
 fn a_full_lane_that_drops_its_oldest_drops_no_more_than_it_must() {
     let (broker, _clock) = manual();
     let topic = broker.topic::<u32>("t").open().expect("opens");
@@ -645,7 +641,6 @@ fn a_full_lane_that_drops_its_oldest_drops_no_more_than_it_must() {
 }
 
 #[test]
-#[ignore = "fails: what the lane's worker has taken along with the one in hand is not dropped"]
 fn a_full_lane_drops_the_oldest_of_those_that_wait_behind_a_slow_handler() {
     let broker = threaded(2);
     let topic = broker.topic::<u32>("t").open().expect("opens");

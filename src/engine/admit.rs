@@ -57,7 +57,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Result<Receipt, PublishError<T>> {
         let admitted = match self.admit(1) {
             Ok(admitted) => admitted,
-            Err(refused) => return Err(refused.error(payload)),
+            Err(refused) => {
+                self.books.rejected.add(1);
+                return Err(refused.error(payload));
+            }
         };
         let message = self.message(admitted.first_id, payload);
         let receipt = Receipt {
@@ -88,6 +91,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let admitted = match self.admit(rest.len().min(BATCH) as u64) {
                 Ok(admitted) => admitted,
                 Err(refused) => {
+                    self.books.rejected.add(rest.len() as u64);
                     return Err(PartialBatch {
                         accepted: receipt.accepted,
                         error: refused.error(rest.collect()),
@@ -128,7 +132,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Result<Receipt, PublishError<T>> {
         let admitted = match self.admit(1) {
             Ok(admitted) => admitted,
-            Err(refused) => return Err(refused.error(payload)),
+            Err(refused) => {
+                self.books.rejected.add(1);
+                return Err(refused.error(payload));
+            }
         };
         let mut message = self.message(admitted.first_id, payload);
         let receipt = Receipt {
@@ -226,8 +233,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// topic's overflow policy if there is no room.
     #[inline]
     fn admit(self: &Arc<Self>, wanted: u64) -> Result<Admitted, Refused> {
-        if self.settings.no_subscribers == NoSubscribers::Reject && !self.has_subscribers() {
-            self.books.rejected.add(wanted);
+        if self.settings.no_subscribers == NoSubscribers::Reject
+            && !self.has_subscribers()
+            && !self.gate.is_closed()
+        {
             return Err(Refused::NoSubscribers);
         }
         match self.gate.admit(wanted, self.settings.capacity) {
@@ -274,11 +283,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 })
             }
         };
-        if let Err(refused) = admitted {
-            self.books.rejected.add(wanted);
-            if matches!(refused, Refused::Closed) {
-                context::note_refusal();
-            }
+        if let Err(Refused::Closed) = admitted {
+            context::note_refusal();
         }
         admitted
     }

@@ -16,7 +16,7 @@ use crate::message::{Batch, Message, Parcel, Part};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::{Phase, Reserved};
 use crate::pure::schedule::Then;
-use crate::pure::strategy::{Backlog, FlushCause, Plan};
+use crate::pure::strategy::{Backlog, FlushCause, Plan, Strategy};
 use crate::pure::verdict::nanos;
 use crate::pure::wheel::TimerKey;
 use crate::sync::atomic::Ordering;
@@ -38,8 +38,10 @@ pub(crate) struct Desk<T> {
     /// crossbeam channel can't be peeked into and a strategy wants to know its
     /// age; and a whole batch before it is flushed, so that it is whole.
     taken: VecDeque<Parcel<T>>,
-    /// Messages that the last plan still allows to be handed on.
+    /// Messages that the last plan still allows to be handed on, and whose plan
+    /// that was.
     allowance: usize,
+    allowed_by: Option<Arc<Box<dyn Strategy>>>,
     hand: Option<Hand<T>>,
     linger: Option<(TimerKey, u64)>,
     grants: Vec<u32>,
@@ -50,6 +52,7 @@ impl<T> Desk<T> {
         Self {
             taken: VecDeque::new(),
             allowance: 0,
+            allowed_by: None,
             hand: None,
             linger: None,
             grants: Vec::new(),
@@ -141,8 +144,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 desk.allowance = 0;
                 return false;
             }
+            let strategy = self.strategy.load();
+            let still = desk.allowed_by.as_ref();
+            if !still.is_some_and(|allowed_by| Arc::ptr_eq(allowed_by, &strategy)) {
+                // After a swap the new strategy decides about all that waits.
+                desk.allowance = 0;
+                desk.allowed_by = Some(Arc::clone(&strategy));
+            }
             if desk.allowance == 0 {
-                match self.plan(desk) {
+                match self.plan(desk, &**strategy) {
                     Plan::Deliver { at_most } => desk.allowance = at_most.max(1),
                     Plan::Flush { at_most, cause } => {
                         let size = at_most.max(1);
@@ -174,9 +184,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// What is to be done with the messages that wait.
-    fn plan(&self, desk: &mut Desk<T>) -> Plan {
+    fn plan(&self, desk: &mut Desk<T>, strategy: &dyn Strategy) -> Plan {
         let waiting = self.waiting() as usize;
-        let (at_most, cause) = match self.plan_for(desk, waiting) {
+        let (at_most, cause) = match self.plan_for(desk, strategy, waiting) {
             Plan::Flush { at_most, cause } => (at_most, cause),
             plan => return plan,
         };
@@ -189,7 +199,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 cause,
             };
         }
-        match self.plan_for(desk, there) {
+        match self.plan_for(desk, strategy, there) {
             Plan::Flush { at_most, cause } => Plan::Flush {
                 at_most: at_most.min(there),
                 cause,
@@ -213,11 +223,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// What the strategy says to `waiting` messages, the oldest of them being the
     /// first on the desk; overruled where waiting could never end.
-    fn plan_for(&self, desk: &Desk<T>, waiting: usize) -> Plan {
+    fn plan_for(&self, desk: &Desk<T>, strategy: &dyn Strategy, waiting: usize) -> Plan {
         let Some(oldest) = desk.taken.front().map(Parcel::first) else {
             return Plan::Deliver { at_most: waiting };
         };
-        let strategy = self.strategy.load();
         let now_ns = self.engine.clock.now_ns();
         let backlog = Backlog::new(
             waiting.max(1),
@@ -239,7 +248,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             flush(requested.min(waiting), FlushCause::Requested)
         } else if self.gate.is_closed() {
             flush(waiting, FlushCause::Drain)
-        } else if waiting as u64 >= self.settings.capacity {
+        } else if self.gate.outstanding() >= self.settings.capacity {
             flush(waiting, FlushCause::Full)
         } else {
             plan
@@ -256,8 +265,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> bool {
         match at_most {
             Some(at_most) => {
-                let due_ns = self.engine.clock.now_ns().saturating_add(nanos(at_most));
-                if desk.linger.is_none_or(|(_, at_ns)| due_ns < at_ns) {
+                let now_ns = self.engine.clock.now_ns();
+                let due_ns = now_ns.saturating_add(nanos(at_most));
+                let set = desk.linger.filter(|(_, at_ns)| *at_ns > now_ns);
+                if set.is_none_or(|(_, at_ns)| due_ns < at_ns) {
                     self.cancel_linger(desk);
                     let key = self
                         .engine

@@ -9,6 +9,7 @@ use super::handler::{Handler, Run};
 use super::lane::{Lane, Redelivery, Return, Turn};
 use super::pool::{Task, Worker};
 use super::timer::LOOK;
+use crate::config::LaneFull;
 use crate::engine::Engine;
 use crate::event::EventKind;
 use crate::latency::{self, Latencies};
@@ -105,7 +106,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Delivers a few messages one by one between two readings of the clock.
     fn deliver_run(self: &Arc<Self>, turn: &mut Turn<T>, now_ns: u64, engine: &Engine) -> Progress {
         if turn.hand.is_empty() {
-            turn.hand.extend(self.pop());
+            turn.hand.extend(self.take(turn.stride.calls()));
         }
         if !self.expire_front(turn, now_ns) {
             return Progress::Nothing;
@@ -161,6 +162,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Progress::Done { now_ns: after_ns }
     }
 
+    /// Takes what is next in the lane. Where the oldest may have to make room for
+    /// the newest, no more than is about to be delivered.
+    fn take(&self, most: usize) -> Option<Part<T>> {
+        if self.when_full == LaneFull::DropOldest {
+            self.pop_some(most as u32)
+        } else {
+            self.pop()
+        }
+    }
+
     /// Delivers one batch, if its strategy wants it now.
     fn deliver_batch(
         self: &Arc<Self>,
@@ -171,7 +182,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     ) -> Progress {
         let mut waiting: usize = turn.hand.iter().map(Part::len).sum();
         while waiting < batched.size()
-            && let Some(part) = self.pop()
+            && let Some(part) = self.take(batched.size() - waiting)
         {
             waiting += part.len();
             turn.hand.push_back(part);
