@@ -9,7 +9,7 @@ use super::lane::Lane;
 use super::pool::{Task, Worker};
 use super::timer::{Fire, LOOK};
 use super::topic::{Lanes, TopicCore};
-use crate::config::{LaneFull, NoSubscribers};
+use crate::config::LaneFull;
 use crate::dead_letters::DeadReason;
 use crate::event::{DropCause, EventKind, Hook};
 use crate::message::{Batch, Message, Parcel, Part};
@@ -307,10 +307,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// How many messages every lane that the topic waits for has room for. Zero:
-    /// one of them is full, and will ring. Looked at before messages are taken,
-    /// so that those that can't go on stay where overflow can find them.
+    /// one of them is full, or the first is yet to come, and will ring. Looked at
+    /// before messages are taken, so that those that can't go on stay where
+    /// overflow can find them.
     fn room_in_lanes(&self) -> usize {
         let lanes = self.lanes.load();
+        if self.retains(&lanes) {
+            return 0;
+        }
         let free = |lane: &Lane<T>| match lane.free() {
             0 => match lane.reserve(1, true) {
                 Reserved::Granted(granted) => {
@@ -372,12 +376,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Option<usize> {
         let (batch, next) = desk.hand.take()?;
         let left = batch.messages.len() - next;
+        if self.retains(lanes) {
+            desk.hand = Some((batch, next));
+            self.quiet_below.store(u64::MAX, Ordering::Relaxed);
+            return None;
+        }
         if lanes.iter().all(|lane| lane.phase() != Phase::Open) {
-            if self.settings.no_subscribers == NoSubscribers::Retain {
-                desk.hand = Some((batch, next));
-                self.quiet_below.store(u64::MAX, Ordering::Relaxed);
-                return None;
-            }
             self.unroute(&batch, next);
             return Some(left);
         }

@@ -149,7 +149,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Whether messages wait for a first subscription.
-    fn retains(&self, lanes: &[Arc<Lane<T>>]) -> bool {
+    pub(super) fn retains(&self, lanes: &[Arc<Lane<T>>]) -> bool {
         self.settings.no_subscribers == crate::config::NoSubscribers::Retain
             && lanes.iter().all(|lane| lane.phase() != Phase::Open)
     }
