@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::clock::{Clock, ManualClock};
 use crate::engine::bus::Bus;
 use crate::engine::cell::Cell;
+use crate::engine::contain::{Contained, share_policy, share_strategy};
 use crate::engine::pool::Pool;
 use crate::engine::stillness::Stillness;
 use crate::engine::timer::Timer;
@@ -165,7 +166,7 @@ impl Broker {
     /// [`InvalidSetting`] if the strategy refuses its own settings.
     pub fn set_strategy(&self, strategy: impl Strategy) -> Result<(), InvalidSetting> {
         strategy.check()?;
-        let strategy: Arc<Box<dyn Strategy>> = Arc::new(Box::new(strategy));
+        let strategy = share_strategy(strategy);
         self.owner.engine.strategy.swap(Arc::clone(&strategy));
         for topic in self.owner.engine.topics.values() {
             topic.swap_strategy(Arc::clone(&strategy));
@@ -196,7 +197,7 @@ impl Broker {
             Bus::start(engine, &engine.thread_name).map_err(ObserveError::Spawn)?;
         }
         Ok(Observation {
-            number: engine.bus.add(Arc::new(observer)),
+            number: engine.bus.add(Contained::new(Box::new(observer))),
             engine: Arc::clone(engine),
             detached: false,
         })
@@ -366,8 +367,8 @@ impl BrokerBuilder {
             stillness: Stillness::new(),
             topics: Map::new(),
             removed: Mutex::new(None),
-            strategy: Slot::new(Arc::new(Box::new(Immediate))),
-            retry: Arc::new(Arc::new(Backoff::default())),
+            strategy: Slot::new(share_strategy(Immediate)),
+            retry: share_policy(Backoff::default()),
             ending: Cell::new(Ending::Running),
             workers,
             thread_name: self.thread_name,

@@ -39,8 +39,12 @@ impl ManualClock {
     /// Moves the clock forward. Nothing runs yet: the engine looks at the clock
     /// in the next `run_until_idle`.
     pub fn advance(&self, by: Duration) {
-        // ORDERING: the clock publishes nothing but itself.
-        self.now_ns.fetch_add(nanos(by), Ordering::Relaxed);
+        let by_ns = nanos(by);
+        let further = |now_ns: u64| Some(now_ns.saturating_add(by_ns));
+        // ORDERING: the clock publishes nothing but itself. It never refuses.
+        let _ = self
+            .now_ns
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, further);
     }
 
     /// What the clock shows: time since it was made.

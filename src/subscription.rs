@@ -1,13 +1,15 @@
 //! Subscriptions, as users hold them.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::{LaneFull, Unsubscribe};
 use crate::delivery_batch::DeliveryBatch;
+use crate::engine::contain::{SharedPolicy, share_policy};
 use crate::engine::context;
 use crate::engine::handler::Handler;
 use crate::engine::lane::{Lane, LaneSettings};
+use crate::engine::timer::CANCEL;
 use crate::engine::topic::TopicCore;
 use crate::error::{InvalidSetting, SubscribeError};
 use crate::event::EventKind;
@@ -18,6 +20,7 @@ use crate::nack::Nack;
 use crate::pure::retry::RetryPolicy;
 use crate::pure::room::Phase;
 use crate::pure::strategy::{Batched, Strategy};
+use crate::pure::verdict::nanos;
 use crate::sync::Arc;
 use crate::topic::in_range;
 
@@ -65,11 +68,14 @@ impl Subscription {
     pub fn unsubscribe(mut self, mode: Unsubscribe) -> Unsubscribed {
         self.detached = true;
         if context::is_inside() {
-            self.lane.close(match mode {
-                Unsubscribe::Cancel => Phase::Cancelling,
-                Unsubscribe::DeadLetter => Phase::DeadLettering,
-                Unsubscribe::Drain { .. } => Phase::Draining,
-            });
+            match mode {
+                Unsubscribe::Cancel => self.lane.close(Phase::Cancelling),
+                Unsubscribe::DeadLetter => self.lane.close(Phase::DeadLettering),
+                Unsubscribe::Drain { timeout } => {
+                    self.lane.close(Phase::Draining);
+                    self.lane.cancel_after(timeout);
+                }
+            }
             return Unsubscribed::Ending;
         }
         match mode {
@@ -94,7 +100,7 @@ impl Subscription {
     /// [`InvalidSetting`] if the policy refuses its own settings.
     pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
         policy.check()?;
-        self.lane.set_retry(Arc::new(policy));
+        self.lane.set_retry(share_policy(policy));
         Ok(())
     }
 
@@ -130,10 +136,12 @@ impl fmt::Debug for Subscription {
 trait AnyLane: Send + Sync {
     fn name(&self) -> &str;
     fn close(&self, phase: Phase);
+    /// Cancels what the lane still has after this time.
+    fn cancel_after(&self, timeout: Duration);
     /// Closes the lane and waits until it has ended, or `until`.
     fn end_as(&self, phase: Phase, until: Option<Instant>) -> bool;
     fn is_retired(&self) -> bool;
-    fn set_retry(&self, policy: Arc<dyn RetryPolicy>);
+    fn set_retry(&self, policy: SharedPolicy);
     fn metrics(&self) -> SubscriptionMetrics;
 }
 
@@ -144,6 +152,12 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
 
     fn close(&self, phase: Phase) {
         Lane::close(self, phase);
+    }
+
+    fn cancel_after(&self, timeout: Duration) {
+        let engine = &self.topic.engine;
+        let due_ns = engine.clock.now_ns().saturating_add(nanos(timeout));
+        engine.timer.insert(due_ns, CANCEL, Arc::clone(self) as _);
     }
 
     fn end_as(&self, phase: Phase, until: Option<Instant>) -> bool {
@@ -165,7 +179,7 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
         Lane::is_retired(self)
     }
 
-    fn set_retry(&self, policy: Arc<dyn RetryPolicy>) {
+    fn set_retry(&self, policy: SharedPolicy) {
         self.retry.swap(Arc::new(Some(policy)));
     }
 
@@ -183,7 +197,7 @@ pub struct SubscriptionBuilder<'t, T: Send + Sync + 'static> {
     name: String,
     capacity: Option<usize>,
     when_full: LaneFull,
-    retry: Option<Arc<dyn RetryPolicy>>,
+    retry: Option<SharedPolicy>,
 }
 
 impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
@@ -212,7 +226,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
 
     /// What follows a failure. Default: the topic's policy.
     pub fn retry(mut self, policy: impl RetryPolicy) -> Self {
-        self.retry = Some(Arc::new(policy));
+        self.retry = Some(share_policy(policy));
         self
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::config::{DeadLetterOverflow, NoSubscribers, Overflow};
 use crate::dead_letters::DeadLetters;
 use crate::engine::Engine;
+use crate::engine::contain::{SharedPolicy, SharedStrategy, share_policy, share_strategy};
 use crate::engine::registry::AnyTopic;
 use crate::engine::topic::{TopicCore, TopicSettings};
 use crate::error::{InvalidSetting, OpenError, PartialBatch, PublishError, SubscribeError};
@@ -132,7 +133,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// [`InvalidSetting`] if the strategy refuses its own settings.
     pub fn set_strategy(&self, strategy: impl Strategy) -> Result<(), InvalidSetting> {
         strategy.check()?;
-        Arc::clone(&self.core).swap_strategy(Arc::new(Box::new(strategy)));
+        Arc::clone(&self.core).swap_strategy(share_strategy(strategy));
         Ok(())
     }
 
@@ -144,7 +145,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// [`InvalidSetting`] if the policy refuses its own settings.
     pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
         policy.check()?;
-        self.core.retry.swap(Arc::new(Arc::new(policy)));
+        self.core.retry.swap(share_policy(policy));
         Ok(())
     }
 
@@ -266,8 +267,8 @@ pub struct TopicBuilder<'b, T> {
     lane_capacity: Option<usize>,
     letters: Option<usize>,
     letter_overflow: Option<DeadLetterOverflow>,
-    strategy: Option<Arc<Box<dyn Strategy>>>,
-    retry: Option<Arc<Arc<dyn RetryPolicy>>>,
+    strategy: Option<SharedStrategy>,
+    retry: Option<SharedPolicy>,
     carries: PhantomData<fn(T) -> T>,
 }
 
@@ -340,14 +341,14 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
     /// When waiting messages are handed on. Default: the broker's, which is
     /// [`Immediate`](crate::Immediate) unless set.
     pub fn strategy(mut self, strategy: impl Strategy) -> Self {
-        self.strategy = Some(Arc::new(Box::new(strategy)));
+        self.strategy = Some(share_strategy(strategy));
         self
     }
 
     /// What follows a failure, unless the subscription says otherwise. Default
     /// [`Backoff::default`](crate::Backoff::default).
     pub fn retry(mut self, policy: impl RetryPolicy) -> Self {
-        self.retry = Some(Arc::new(Arc::new(policy)));
+        self.retry = Some(share_policy(policy));
         self
     }
 

@@ -8,6 +8,7 @@
 mod harness;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -59,10 +60,11 @@ fn every_subscription_gets_every_message() {
 fn a_subscription_gets_what_is_published_after_subscribe_returned() {
     let broker = threaded(2);
     let topic = broker.topic::<u64>("t").open().expect("opens");
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let noise = scope.spawn(|| {
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            let until = Instant::now() + HANG;
+            while !done.load(Ordering::Relaxed) && Instant::now() < until {
                 publish(&topic, 0);
             }
         });
@@ -98,7 +100,7 @@ fn a_subscription_gets_what_is_published_after_subscribe_returned() {
         });
         let subscription = subscription.expect("subscribes");
         publish(&topic, 1_000);
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
         noise.join().expect("the noise ends");
         assert_rests_balanced(&broker);
         let called = log.take();

@@ -6,7 +6,7 @@ mod harness;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
@@ -15,6 +15,15 @@ use millstream::{
 };
 
 const MS: Duration = Duration::from_millis(1);
+
+/// Waits for what other threads bring about.
+fn wait_until(mut so: impl FnMut() -> bool, what: &str) {
+    let until = Instant::now() + HANG;
+    while !so() {
+        assert!(Instant::now() < until, "{what}: never");
+        std::thread::yield_now();
+    }
+}
 
 fn counts(topic: &Topic<u32>, subscription: &str) -> DeliveryCounts {
     let metrics = topic.metrics();
@@ -268,9 +277,7 @@ fn what_was_never_tried_leaves_with_no_attempts() {
     let ended = std::thread::scope(|scope| {
         let ended = scope.spawn(|| subscription.unsubscribe(Unsubscribe::DeadLetter));
         // It marks the lane first, then waits for the handler.
-        while !topic_is_closing(&topic) {
-            std::thread::yield_now();
-        }
+        wait_until(|| topic_is_closing(&topic), "the lane closes");
         drop(go_on);
         ended.join().expect("it answers")
     });
@@ -321,9 +328,8 @@ fn a_failure_that_the_shutdown_causes_is_neither_retried_nor_dead_lettered() {
     let report = std::thread::scope(|scope| {
         let drained = scope.spawn(|| broker.drain(HANG));
         // Once it is refused here, it is refused in the handler as well.
-        while broker.publish::<u32>("downstream", 2).is_ok() {
-            std::thread::yield_now();
-        }
+        let refused = || broker.publish::<u32>("downstream", 2).is_err();
+        wait_until(refused, "the broker refuses");
         closed.store(true, Ordering::Release);
         drained.join().expect("it answers")
     });

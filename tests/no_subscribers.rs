@@ -33,6 +33,15 @@ fn read(topic: &Topic<u32>) -> (Log<u32>, Subscription) {
     (log, subscribed.expect("subscribes"))
 }
 
+/// Waits for what other threads bring about.
+fn wait_until(mut so: impl FnMut() -> bool, what: &str) {
+    let until = Instant::now() + HANG;
+    while !so() {
+        assert!(Instant::now() < until, "{what}: never");
+        std::thread::yield_now();
+    }
+}
+
 /// Somebody comes and goes again.
 fn come_and_go(broker: &Broker, topic: &Topic<u32>) {
     let (log, subscription) = read(topic);
@@ -322,16 +331,9 @@ fn a_subscription_that_is_being_drained_is_nobody_to_publish_to() {
     std::thread::scope(|scope| {
         let timeout = HANG;
         scope.spawn(move || subscription.unsubscribe(Unsubscribe::Drain { timeout }));
-        let until = Instant::now() + HANG;
-        loop {
-            match topic.publish(2) {
-                Err(PublishError::NoSubscribers(2)) => break,
-                // It has not begun yet, and what came before it may fill the topic.
-                Ok(_) | Err(PublishError::Full(2)) => std::thread::yield_now(),
-                Err(other) => panic!("{other}"),
-            }
-            assert!(Instant::now() < until, "it is still published to");
-        }
+        // What came before it begins may fill the topic.
+        let refused = || matches!(topic.publish(2), Err(PublishError::NoSubscribers(2)));
+        wait_until(refused, "nobody is published to");
     });
     assert_rests_balanced(&broker);
 }
@@ -361,9 +363,7 @@ fn retain_on_threads_delivers_everything_in_order_once_somebody_comes() {
                 topic.publish(n).expect("room comes in time");
             }
         });
-        while topic.metrics().queued < 1_000 {
-            std::thread::yield_now();
-        }
+        wait_until(|| topic.metrics().queued == 1_000, "the topic is full");
         let (log, subscription) = read(&topic);
         publisher.join().expect("it published all it has");
         assert_rests_balanced(&broker);

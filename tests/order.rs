@@ -8,7 +8,7 @@ mod harness;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
@@ -337,10 +337,11 @@ fn each_publishers_order_is_kept_on_threads_through_swaps_and_full_lanes() {
         (log, subscribed.expect("subscribes"))
     });
     let done = Arc::new(AtomicBool::new(false));
+    let until = Instant::now() + HANG;
     std::thread::scope(|scope| {
         let swapper = scope.spawn(|| {
             for round in 0_u32.. {
-                if done.load(Ordering::Relaxed) {
+                if done.load(Ordering::Relaxed) || Instant::now() > until {
                     return;
                 }
                 let swapped = match round % 3 {

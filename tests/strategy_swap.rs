@@ -629,7 +629,7 @@ fn a_storm_of_swaps_under_traffic_loses_and_strands_nothing() {
     std::thread::scope(|scope| {
         let swapper = scope.spawn(|| {
             let mut swaps = 0_u32;
-            while !done.load(Ordering::Relaxed) {
+            while !done.load(Ordering::Relaxed) && began.elapsed() < HANG {
                 let swapped = match swaps % 5 {
                     0 => topic.set_strategy(Batched::of(50).linger(HANG)),
                     1 => topic.set_strategy(Immediate),

@@ -8,7 +8,7 @@
 use std::io;
 use std::time::Instant;
 
-use super::contain::contain;
+use super::contain::{Contained, contain};
 use super::context::Inside;
 use super::stillness::Stillness;
 use crate::engine::Engine;
@@ -28,7 +28,7 @@ struct Listener {
     number: u64,
     /// It hears what happens after this event.
     after: u64,
-    observer: Arc<Observer>,
+    observer: Arc<Contained<Box<Observer>>>,
 }
 
 /// The way of events from the engine to the observers.
@@ -105,7 +105,7 @@ impl Bus {
     }
 
     /// Adds an observer; answers its number.
-    pub(crate) fn add(&self, observer: Arc<Observer>) -> u64 {
+    pub(crate) fn add(&self, observer: Contained<Box<Observer>>) -> u64 {
         self.buffer.get_or_init(|| Queue::new(self.capacity));
         let mut next = self.joining.lock();
         *next += 1;
@@ -114,7 +114,7 @@ impl Bus {
         observers.push(Listener {
             number,
             after: self.sequence.load(Ordering::Relaxed),
-            observer,
+            observer: Arc::new(observer),
         });
         self.observers.swap(Arc::new(observers));
         self.observed.store(true, Ordering::Relaxed);

@@ -3,6 +3,10 @@
 
 use std::panic::AssertUnwindSafe;
 
+use crate::pure::retry::RetryPolicy;
+use crate::pure::strategy::Strategy;
+use crate::sync::Arc;
+
 /// Calls user code. A panic comes back as its text.
 ///
 /// What the code may have left half-done is its own: the engine shares no state
@@ -28,6 +32,42 @@ pub(crate) fn contain<R>(call: impl FnOnce() -> R) -> Result<R, String> {
 pub(crate) fn discard<V>(value: V) {
     if std::mem::needs_drop::<V>() {
         let _ = contain(|| drop(value));
+    }
+}
+
+/// A strategy in use.
+pub(crate) type SharedStrategy = Arc<Contained<Box<dyn Strategy>>>;
+/// A retry policy in use.
+pub(crate) type SharedPolicy = Arc<Contained<Box<dyn RetryPolicy>>>;
+
+pub(crate) fn share_strategy(strategy: impl Strategy) -> SharedStrategy {
+    Arc::new(Contained::new(Box::new(strategy)))
+}
+
+pub(crate) fn share_policy(policy: impl RetryPolicy) -> SharedPolicy {
+    Arc::new(Contained::new(Box::new(policy)))
+}
+
+/// A value of the user's whose drop is contained, whoever holds it last.
+pub(crate) struct Contained<V>(Option<V>);
+
+impl<V> Contained<V> {
+    pub(crate) fn new(value: V) -> Self {
+        Self(Some(value))
+    }
+}
+
+impl<V> std::ops::Deref for Contained<V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl<V> Drop for Contained<V> {
+    fn drop(&mut self) {
+        discard(self.0.take());
     }
 }
 

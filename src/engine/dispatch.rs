@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::contain::{contain, discard};
+use super::contain::{SharedStrategy, contain, discard};
 use super::lane::Lane;
 use super::pool::{Task, Worker};
 use super::timer::{Fire, LOOK};
@@ -41,7 +41,7 @@ pub(crate) struct Desk<T> {
     /// Messages that the last plan still allows to be handed on, and whose plan
     /// that was.
     allowance: usize,
-    allowed_by: Option<Arc<Box<dyn Strategy>>>,
+    allowed_by: Option<SharedStrategy>,
     hand: Option<Hand<T>>,
     linger: Option<(TimerKey, u64)>,
     grants: Vec<u32>,
@@ -152,7 +152,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 desk.allowed_by = Some(Arc::clone(&strategy));
             }
             if desk.allowance == 0 {
-                match self.plan(desk, &**strategy) {
+                match self.plan(desk, &***strategy) {
                     Plan::Deliver { at_most } => desk.allowance = at_most.max(1),
                     Plan::Flush { at_most, cause } => {
                         let size = at_most.max(1);
@@ -574,6 +574,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.tell_message(message.id, Status::Dropped, EventKind::Dropped { cause });
         }
         self.release(count);
+        // It may have been the last thing anybody waited for, and no worker has
+        // seen it.
+        self.engine.stillness.look();
     }
 }
 

@@ -4,7 +4,7 @@
 //! calls, so a run costs one virtual call and each delivery costs a direct one.
 
 use super::cell::Cell;
-use super::contain::contain;
+use super::contain::{Contained, contain};
 use super::context;
 use crate::delivery_batch::DeliveryBatch;
 use crate::message::{Address, Batch, Delivery};
@@ -25,7 +25,7 @@ pub(crate) enum Cause {
 pub(crate) struct Fault {
     /// Its place in the run.
     pub(crate) at: usize,
-    pub(crate) cause: Arc<Cause>,
+    pub(crate) cause: Arc<Contained<Cause>>,
     /// A publish of its handler was refused because the broker is ending.
     pub(crate) by_shutdown: bool,
 }
@@ -117,7 +117,7 @@ where
             if let Err(cause) = outcome(contain(|| self(&delivery))) {
                 faults.push(Fault {
                     at: index - run.from,
-                    cause: Arc::new(cause),
+                    cause: Arc::new(Contained::new(cause)),
                     by_shutdown: context::take_refusal(),
                 });
             }
@@ -143,7 +143,7 @@ where
         let by_shutdown = context::take_refusal();
         match outcome(called) {
             Err(cause) => {
-                let cause = Arc::new(cause);
+                let cause = Arc::new(Contained::new(cause));
                 faults.extend((0..count).map(|at| Fault {
                     at,
                     cause: Arc::clone(&cause),
@@ -152,7 +152,7 @@ where
             }
             Ok(()) => faults.extend(batch.into_nacks().map(|(at, nack)| Fault {
                 at,
-                cause: Arc::new(Cause::Nack(nack)),
+                cause: Arc::new(Contained::new(Cause::Nack(nack))),
                 by_shutdown,
             })),
         }

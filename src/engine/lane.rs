@@ -3,15 +3,16 @@
 use super::baton::Baton;
 use super::books::LaneBooks;
 use super::cell::Cell;
+use super::contain::SharedPolicy;
 use super::handler::{Fault, Handler};
 use super::letters::Failure;
-use super::timer::{Fire, LOOK};
+use super::timer::{CANCEL, Fire, LOOK};
 use super::topic::TopicCore;
 use crate::config::LaneFull;
 use crate::latency::Latencies;
 use crate::message::{Batch, Part};
 use crate::pure::arena::Arena;
-use crate::pure::retry::{FailureKind, RetryPolicy};
+use crate::pure::retry::FailureKind;
 use crate::pure::room::{Phase, Reserved, Room};
 use crate::pure::schedule::Then;
 use crate::pure::stride::Stride;
@@ -61,7 +62,7 @@ pub(crate) struct Turn<T> {
 }
 
 /// A policy, or none of its own.
-pub(crate) type Policy = Option<Arc<dyn RetryPolicy>>;
+pub(crate) type Policy = Option<SharedPolicy>;
 
 /// Settings of a lane, checked.
 pub(crate) struct LaneSettings {
@@ -229,6 +230,7 @@ impl<T: Send + Sync + 'static> Fire for Lane<T> {
     fn fire(self: Arc<Self>, tag: u32) {
         match tag {
             LOOK => self.ring(),
+            CANCEL => self.close(Phase::Cancelling),
             due => self.push_return(Return::Due(due)),
         }
     }

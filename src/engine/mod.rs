@@ -4,9 +4,9 @@
 use crate::clock::Clock;
 use crate::metrics::TopicMetrics;
 use crate::pure::ending::Ending;
-use crate::pure::retry::RetryPolicy;
 use crate::pure::strategy::Strategy;
 use crate::sync::{Arc, Map, Mutex, Slot};
+use contain::{Contained, SharedPolicy};
 
 pub(crate) mod baton;
 pub(crate) mod books;
@@ -41,8 +41,8 @@ pub(crate) struct Engine {
     pub(crate) topics: Map<Arc<dyn registry::AnyTopic>>,
     /// The last metrics of topics that were removed.
     pub(crate) removed: Mutex<Option<TopicMetrics>>,
-    pub(crate) strategy: Slot<Box<dyn Strategy>>,
-    pub(crate) retry: Arc<Arc<dyn RetryPolicy>>,
+    pub(crate) strategy: Slot<Contained<Box<dyn Strategy>>>,
+    pub(crate) retry: SharedPolicy,
     pub(crate) ending: cell::Cell<Ending>,
     pub(crate) workers: usize,
     pub(crate) thread_name: String,

@@ -3,6 +3,7 @@
 use std::any::{Any, type_name};
 
 use super::cell::Cell;
+use super::contain::SharedStrategy;
 use super::context::Inside;
 use super::lane::Lane;
 use super::pool::Worker;
@@ -12,7 +13,6 @@ use crate::event::EventKind;
 use crate::metrics::TopicMetrics;
 use crate::pure::handles::Handles;
 use crate::pure::room::Phase;
-use crate::pure::strategy::Strategy;
 use crate::sync::Arc;
 
 /// What is still to be done.
@@ -43,7 +43,7 @@ pub(crate) trait AnyTopic: Send + Sync {
     /// Lets go of lanes and handlers, for the end of the broker.
     fn let_go(&self);
     fn metrics(&self) -> TopicMetrics;
-    fn swap_strategy(self: Arc<Self>, strategy: Arc<Box<dyn Strategy>>);
+    fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy);
     /// Tells observers of something that happened to it.
     fn announce(&self, kind: EventKind);
 }
@@ -134,7 +134,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
         self.read_metrics()
     }
 
-    fn swap_strategy(self: Arc<Self>, strategy: Arc<Box<dyn Strategy>>) {
+    fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy) {
         let to = Arc::from(strategy.name());
         let old = self.strategy.swap(strategy);
         let from = Arc::from(old.name());

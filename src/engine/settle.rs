@@ -121,7 +121,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let own = self.retry.load();
         let policy = match &*own {
             Some(policy) => Arc::clone(policy),
-            None => Arc::clone(&*self.topic.retry.load()),
+            None => self.topic.retry.load(),
         };
         let decide = || {
             let decided = contain(|| policy.decide(&attempt));

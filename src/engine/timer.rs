@@ -20,6 +20,8 @@ pub(crate) trait Fire: Send + Sync {
 
 /// The tag that means nothing but "look again": the end of a linger.
 pub(crate) const LOOK: u32 = u32::MAX;
+/// The tag that ends a lane's drain.
+pub(crate) const CANCEL: u32 = u32::MAX - 1;
 
 struct State {
     wheel: Wheel<Arc<dyn Fire>>,

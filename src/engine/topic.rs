@@ -4,6 +4,7 @@ use super::baton::Baton;
 use super::books::{DeliveryCounts, TopicBooks};
 use super::bus::Bus;
 use super::cell::Cell;
+use super::contain::{Contained, SharedPolicy, SharedStrategy};
 use super::dispatch::Desk;
 use super::gate::Gate;
 use super::lane::Lane;
@@ -68,8 +69,8 @@ pub(crate) struct TopicCore<T> {
     pub(crate) lanes: Slot<Lanes<T>>,
     /// Serialises changes of the list; holds the counts of lanes that ended.
     pub(crate) ended: Mutex<Option<Box<DeliveryCounts>>>,
-    pub(crate) strategy: Slot<Box<dyn Strategy>>,
-    pub(crate) retry: Slot<Arc<dyn RetryPolicy>>,
+    pub(crate) strategy: Slot<Contained<Box<dyn Strategy>>>,
+    pub(crate) retry: Slot<Contained<Box<dyn RetryPolicy>>>,
     pub(crate) waiters: Waiters,
     pub(super) delayed: Mutex<Arena<Delayed<T>>>,
     pub(crate) letters: Mutex<Letters<T>>,
@@ -82,8 +83,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         name: Arc<str>,
         engine: Arc<Engine>,
         settings: TopicSettings,
-        strategy: Arc<Box<dyn Strategy>>,
-        retry: Arc<Arc<dyn RetryPolicy>>,
+        strategy: SharedStrategy,
+        retry: SharedPolicy,
     ) -> Self {
         Self {
             name,

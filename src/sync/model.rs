@@ -85,6 +85,15 @@ pub(crate) mod atomic {
                     self.0.fetch_max(value, order)
                 }
 
+                pub(crate) fn fetch_update(
+                    &self,
+                    set: Ordering,
+                    fetch: Ordering,
+                    step: impl FnMut($value) -> Option<$value>,
+                ) -> Result<$value, $value> {
+                    self.0.fetch_update(set, fetch, step)
+                }
+
                 pub(crate) fn compare_exchange_weak(
                     &self,
                     current: $value,

@@ -1,0 +1,580 @@
+//! Bad input is refused where it is given, with an error that says what is wrong,
+//! and a payload that is refused comes back. An option that could never take
+//! effect is bad input. Absurd durations are none: they mean "for ever".
+
+mod harness;
+
+use std::time::Duration;
+
+use harness::{HANG, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use millstream::{
+    Backlog, Backoff, Batched, Broker, BuildError, DeadLetterOverflow, Decision, FailedAttempt,
+    Immediate, InvalidName, InvalidSetting, MAX_NAME_LEN, ManualClock, Nack, NoSubscribers,
+    OpenError, Overflow, Plan, PublishError, RemoveError, RetryPolicy, Strategy, SubscribeError,
+    Topic, TopicBuilder, Unsubscribe, Unsubscribed,
+};
+
+const MS: Duration = Duration::from_millis(1);
+const HUGE: usize = (1 << 24) + 1;
+
+/// The name of the setting that a broker, topic or subscription was refused for.
+trait Culprit {
+    fn culprit(self) -> &'static str;
+}
+
+impl Culprit for BuildError {
+    fn culprit(self) -> &'static str {
+        match self {
+            Self::Invalid(invalid) => invalid.setting(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Culprit for OpenError {
+    fn culprit(self) -> &'static str {
+        match self {
+            Self::Invalid(invalid) => invalid.setting(),
+            Self::Clash { setting, .. } => setting,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Culprit for SubscribeError {
+    fn culprit(self) -> &'static str {
+        match self {
+            Self::Invalid(invalid) => invalid.setting(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+// Names.
+
+fn bad_names() -> Vec<(String, InvalidName)> {
+    let character = |found, at| InvalidName::Character { found, at };
+    let empty = |at| InvalidName::EmptyLevel { at };
+    let long = MAX_NAME_LEN + 1;
+    vec![
+        (String::new(), InvalidName::Empty),
+        ("x".repeat(long), InvalidName::TooLong { len: long }),
+        ("a b".into(), character(' ', 1)),
+        ("a/b".into(), character('/', 1)),
+        ("a\0".into(), character('\0', 1)),
+        ("a\n".into(), character('\n', 1)),
+        ("bücher".into(), character('ü', 1)),
+        ("*".into(), character('*', 0)),
+        ("a.>".into(), character('>', 2)),
+        (".".into(), empty(0)),
+        (".a".into(), empty(0)),
+        ("a.".into(), empty(2)),
+        ("a..b".into(), empty(2)),
+    ]
+}
+
+#[test]
+fn names_of_topics_and_subscriptions_keep_one_grammar() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u8>("t").open().unwrap();
+    for (name, why) in bad_names() {
+        let opened = broker.topic::<u8>(&name).open();
+        assert_eq!(
+            opened.unwrap_err(),
+            OpenError::Name(why.clone()),
+            "{name:?}"
+        );
+        let subscribed = topic.subscribe(&name, |_| Ok(()));
+        assert_eq!(
+            subscribed.unwrap_err(),
+            SubscribeError::Name(why),
+            "{name:?}"
+        );
+    }
+    let longest = "x".repeat(MAX_NAME_LEN);
+    for name in [
+        "a",
+        "A-Z_0-9",
+        "orders.eu.new",
+        "..".replace('.', "a").as_str(),
+        &longest,
+    ] {
+        broker.topic::<u8>(name).open().unwrap();
+        topic.subscribe(name, |_| Ok(())).unwrap().detach();
+    }
+    assert_balanced(&broker);
+}
+
+#[test]
+fn an_error_of_a_name_reads_as_a_sentence() {
+    let (broker, _clock) = manual();
+    for (name, why) in bad_names() {
+        let error = broker.topic::<u8>(&name).open().unwrap_err();
+        assert_eq!(error.to_string(), why.to_string());
+        assert!(error.to_string().starts_with("a name "), "{error}");
+    }
+    assert_balanced(&broker);
+}
+
+// Brokers.
+
+#[test]
+fn a_broker_that_makes_no_sense_is_not_built() {
+    let clock = ManualClock::new();
+    let builder = Broker::builder;
+    let refused = [
+        (builder().workers(1_025), "workers"),
+        (builder().workers(usize::MAX), "workers"),
+        (builder().workers(1).manual_clock(&clock), "workers"),
+        (builder().manual_clock(&clock), "workers"),
+        (builder().workers(0).stack_size(1 << 20), "workers"),
+        (builder().workers(1).thread_name("a\0b"), "thread name"),
+        (builder().workers(0).thread_name("\0"), "thread name"),
+        (builder().workers(0).event_buffer(0), "event buffer"),
+        (
+            builder().workers(0).event_buffer(usize::MAX),
+            "event buffer",
+        ),
+    ];
+    for (builder, culprit) in refused {
+        let said = format!("{builder:?}");
+        assert_eq!(builder.build().unwrap_err().culprit(), culprit, "{said}");
+    }
+    let named = Broker::builder()
+        .workers(1)
+        .thread_name("")
+        .build()
+        .unwrap();
+    assert_rests_balanced(&named);
+}
+
+#[test]
+fn a_stack_that_the_system_refuses_is_an_error_and_no_panic() {
+    let built = Broker::builder().workers(2).stack_size(usize::MAX).build();
+    assert!(matches!(
+        built,
+        Err(BuildError::Spawn(_) | BuildError::Invalid(_))
+    ));
+}
+
+// Topics.
+
+type Change = fn(TopicBuilder<'_, u8>) -> TopicBuilder<'_, u8>;
+
+#[test]
+fn a_topic_that_makes_no_sense_is_not_opened() {
+    let (broker, _clock) = manual();
+    let refused: [(Change, &str); 12] = [
+        (|topic| topic.capacity(0), "capacity"),
+        (|topic| topic.capacity(HUGE), "capacity"),
+        (|topic| topic.capacity(usize::MAX), "capacity"),
+        (|topic| topic.lane_capacity(0), "lane_capacity"),
+        (|topic| topic.lane_capacity(HUGE), "lane_capacity"),
+        (
+            |topic| topic.dead_letter_capacity(0),
+            "dead_letter_capacity",
+        ),
+        (
+            |topic| topic.dead_letter_capacity(HUGE),
+            "dead_letter_capacity",
+        ),
+        (|topic| topic.ttl(Duration::ZERO), "ttl"),
+        (
+            |topic| topic.overflow(Overflow::Block { timeout: MS }),
+            "overflow",
+        ),
+        (|topic| topic.strategy(Batched::of(0)), "batch size"),
+        (
+            |topic| topic.retry(Backoff::fixed(MS).max_attempts(0)),
+            "max_attempts",
+        ),
+        (|topic| topic.retry(Backoff::fixed(MS * 2).cap(MS)), "cap"),
+    ];
+    for (at, (change, culprit)) in refused.into_iter().enumerate() {
+        let opened = change(broker.topic::<u8>("t")).open();
+        let Err(error) = opened else {
+            panic!("case {at} ({culprit}) was accepted");
+        };
+        assert_eq!(error.culprit(), culprit);
+        assert!(
+            broker.metrics().topic("t").is_none(),
+            "nothing is left of it"
+        );
+    }
+    // The limits themselves are fine, and cost nothing before the first message.
+    let largest = broker
+        .topic::<u8>("t")
+        .capacity(HUGE - 1)
+        .lane_capacity(HUGE - 1);
+    largest.dead_letter_capacity(HUGE - 1).open().unwrap();
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_topic_of_another_type_is_refused_by_an_error_that_names_both() {
+    let (broker, _clock) = manual();
+    let _t = broker.topic::<u8>("t").open().unwrap();
+    let error = broker.topic::<String>("t").open().unwrap_err();
+    assert_eq!(
+        error,
+        OpenError::WrongType {
+            topic: "t".into(),
+            existing: "u8",
+            requested: "alloc::string::String",
+        }
+    );
+    let text = error.to_string();
+    assert!(text.contains("u8") && text.contains("String"), "{text}");
+    assert_balanced(&broker);
+}
+
+#[test]
+fn joining_a_topic_with_settings_that_differ_is_a_clash_and_with_equal_ones_is_not() {
+    let (broker, _clock) = manual();
+    let as_opened: [Change; 7] = [
+        |topic| topic.capacity(8),
+        |topic| topic.overflow(Overflow::DropOldest),
+        |topic| topic.no_subscribers(NoSubscribers::Retain),
+        |topic| topic.ttl(MS),
+        |topic| topic.lane_capacity(8),
+        |topic| topic.dead_letter_capacity(8),
+        |topic| topic.dead_letter_overflow(DeadLetterOverflow::EvictNewest),
+    ];
+    let build = |topic| as_opened.iter().fold(topic, |topic, set| set(topic));
+    let _t = build(broker.topic::<u8>("t")).open().unwrap();
+    build(broker.topic::<u8>("t")).open().unwrap();
+    broker.topic::<u8>("t").open().unwrap();
+    for set in as_opened {
+        set(broker.topic::<u8>("t")).open().unwrap();
+    }
+    let otherwise: [(Change, &str); 9] = [
+        (|topic| topic.capacity(1_024), "capacity"),
+        (|topic| topic.overflow(Overflow::Reject), "overflow"),
+        (
+            |topic| topic.no_subscribers(NoSubscribers::Discard),
+            "policy without subscribers",
+        ),
+        (|topic| topic.ttl(MS * 2), "ttl"),
+        (|topic| topic.lane_capacity(1_024), "lane_capacity"),
+        (
+            |topic| topic.dead_letter_capacity(1_024),
+            "dead_letter_capacity",
+        ),
+        (
+            |topic| topic.dead_letter_overflow(DeadLetterOverflow::EvictOldest),
+            "dead_letter_overflow",
+        ),
+        (|topic| topic.strategy(Immediate), "strategy"),
+        (|topic| topic.retry(Backoff::default()), "retry policy"),
+    ];
+    for (set, culprit) in otherwise {
+        let error = set(broker.topic::<u8>("t")).open().unwrap_err();
+        assert!(matches!(&error, OpenError::Clash { topic, .. } if topic == "t"));
+        assert_eq!(error.culprit(), culprit);
+    }
+    assert_balanced(&broker);
+}
+
+#[test]
+fn what_swaps_in_later_is_checked_like_what_was_there_first() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u8>("t").capacity(4).open().unwrap();
+    let sub = topic.subscribe("s", |_| Ok(())).unwrap();
+    let setting = |checked: Result<(), InvalidSetting>| checked.unwrap_err().setting();
+    let endless = || Backoff::fixed(MS).max_attempts(0);
+    assert_eq!(setting(topic.set_strategy(Batched::of(0))), "batch size");
+    assert_eq!(setting(broker.set_strategy(Batched::of(0))), "batch size");
+    assert_eq!(setting(topic.set_retry(endless())), "max_attempts");
+    assert_eq!(setting(sub.set_retry(endless())), "max_attempts");
+    assert_eq!(broker.metrics().topic("t").unwrap().strategy, "immediate");
+    assert_balanced(&broker);
+}
+
+// Subscriptions.
+
+#[test]
+fn a_subscription_that_makes_no_sense_is_not_made() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u8>("t").lane_capacity(4).open().unwrap();
+    let make = || topic.subscription("s");
+    let refused = [
+        (make().capacity(0).subscribe(|_| Ok(())), "capacity"),
+        (make().capacity(HUGE).subscribe(|_| Ok(())), "capacity"),
+        (
+            make()
+                .retry(Backoff::fixed(MS).max_attempts(0))
+                .subscribe(|_| Ok(())),
+            "max_attempts",
+        ),
+        (
+            make().subscribe_batches(Batched::of(0), |_| Ok(())),
+            "batch size",
+        ),
+        (
+            make().subscribe_batches(Batched::of(5), |_| Ok(())),
+            "batch size",
+        ),
+        (
+            make()
+                .capacity(8)
+                .subscribe_batches(Batched::of(9), |_| Ok(())),
+            "batch size",
+        ),
+        (
+            make()
+                .capacity(0)
+                .subscribe_batches(Batched::of(1), |_| Ok(())),
+            "capacity",
+        ),
+    ];
+    for (made, culprit) in refused {
+        assert_eq!(made.unwrap_err().culprit(), culprit);
+    }
+    assert!(topic.metrics().subscriptions.is_empty());
+    let _exact = make()
+        .capacity(8)
+        .subscribe_batches(Batched::of(8), |_| Ok(()));
+    let taken = topic.subscribe("s", |_| Ok(())).unwrap_err();
+    assert_eq!(taken, SubscribeError::NameTaken { name: "s".into() });
+    assert_eq!(taken.to_string(), "the topic has a subscription named s");
+    // Another topic has names of its own.
+    let other = broker.topic::<u8>("other").open().unwrap();
+    other.subscribe("s", |_| Ok(())).unwrap().detach();
+    assert_balanced(&broker);
+}
+
+// Publishing by name, and removing.
+
+#[test]
+fn publishing_by_name_hands_the_payload_back_when_there_is_no_such_topic() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<String>("t").open().unwrap();
+    let payload = || "mine".to_owned();
+    assert_eq!(broker.publish("t", payload()).unwrap().id().get(), 1);
+    for name in ["u", "", "a..b", "\0"] {
+        let unknown = broker.publish(name, payload()).unwrap_err();
+        assert!(matches!(unknown, PublishError::UnknownTopic(_)), "{name:?}");
+        assert_eq!(unknown.into_payload(), "mine");
+    }
+    let wrong = broker.publish("t", 7_u8).unwrap_err();
+    assert!(wrong.to_string().contains("String"), "{wrong}");
+    assert!(matches!(
+        wrong,
+        PublishError::WrongType { payload: 7, existing } if existing.contains("String")
+    ));
+    drop(topic);
+    broker.run_until_idle();
+    assert_balanced(&broker);
+    broker.remove_topic("t").unwrap();
+    let removed = broker.publish("t", payload()).unwrap_err();
+    assert!(matches!(removed, PublishError::UnknownTopic(_)));
+    assert_balanced(&broker);
+}
+
+#[test]
+fn no_error_prints_a_payload() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<&str>("t").capacity(1).open().unwrap();
+    topic.publish("secret").unwrap();
+    let full = topic.publish("secret").unwrap_err();
+    let partial = topic.publish_batch(["secret"]).unwrap_err();
+    let unknown = broker.publish("u", "secret").unwrap_err();
+    for text in [
+        format!("{full} {full:?}"),
+        format!("{partial} {partial:?}"),
+        format!("{unknown} {unknown:?}"),
+    ] {
+        assert!(!text.contains("secret"), "{text}");
+    }
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_topic_is_removed_only_when_nothing_refers_to_it() {
+    let (broker, clock) = manual();
+    assert_eq!(broker.remove_topic("t"), Err(RemoveError::Unknown));
+    let open = || {
+        broker
+            .topic::<u8>("t")
+            .retry(Backoff::none())
+            .open()
+            .unwrap()
+    };
+    let not_empty = |what| Err(RemoveError::NotEmpty { what });
+    let (first, second) = (open(), broker.topic::<u8>("t").open().unwrap());
+    assert_eq!(
+        broker.remove_topic("t"),
+        Err(RemoveError::InUse { handles: 2 })
+    );
+    drop(second);
+    let sub = first.subscribe("s", |_| Err(Nack::retry("no"))).unwrap();
+    drop(first);
+    assert_eq!(broker.remove_topic("t"), not_empty("subscriptions"));
+    broker.publish("t", 1_u8).unwrap();
+    broker.run_until_idle();
+    sub.unsubscribe(Unsubscribe::Cancel);
+    assert_eq!(broker.remove_topic("t"), not_empty("dead letters"));
+    let topic = broker.topic::<u8>("t").open().unwrap();
+    assert_eq!(topic.dead_letters().purge(|_| true), 1);
+    topic.publish_after(MS, 1).unwrap();
+    drop(topic);
+    assert_eq!(broker.remove_topic("t"), not_empty("messages"));
+    advance(&broker, &clock, MS);
+    assert_eq!(broker.remove_topic("t"), Ok(()));
+    assert_eq!(broker.remove_topic("t"), Err(RemoveError::Unknown));
+    let metrics = assert_balanced(&broker);
+    assert_eq!(metrics.removed.expect("it counts on").published, 2);
+    // The name is free for a topic of another type.
+    broker.topic::<String>("t").open().unwrap();
+    assert_balanced(&broker);
+}
+
+// Absurd durations.
+
+/// Waits as long as anybody can.
+struct Endless;
+
+impl Strategy for Endless {
+    fn plan(&self, _: &Backlog) -> Plan {
+        Plan::Wait {
+            until_waiting: usize::MAX,
+            at_most: Some(Duration::MAX),
+        }
+    }
+
+    fn name(&self) -> &str {
+        "endless"
+    }
+}
+
+impl RetryPolicy for Endless {
+    fn decide(&self, _: &FailedAttempt<'_>) -> Decision {
+        Decision::RetryAfter(Duration::MAX)
+    }
+}
+
+/// Uses the longest duration wherever one can be given.
+fn be_absurd(broker: &Broker) -> Topic<u8> {
+    let topic = broker
+        .topic::<u8>("t")
+        .ttl(Duration::MAX)
+        .retry(
+            Backoff::exponential(Duration::MAX)
+                .cap(Duration::MAX)
+                .max_attempts(u32::MAX),
+        )
+        .strategy(Batched::of(100).linger(Duration::MAX))
+        .open()
+        .unwrap();
+    let retries = [
+        Backoff::fixed(Duration::MAX),
+        Backoff::linear(Duration::MAX).max_elapsed(Duration::MAX),
+        Backoff::exponential(Duration::MAX).full_jitter(1),
+    ];
+    for (at, retry) in retries.into_iter().enumerate() {
+        let sub = topic.subscription(&format!("s{at}")).retry(retry);
+        sub.subscribe(|_| Err(Nack::retry("no"))).unwrap().detach();
+    }
+    let sub = topic.subscribe("after", |_| Err(Nack::retry_after(Duration::MAX, "no")));
+    sub.unwrap().detach();
+    let sub = topic.subscription("own").retry(Endless);
+    sub.subscribe(|_| Err(Nack::retry("no"))).unwrap().detach();
+    let batches = Batched::of(100).linger(Duration::MAX);
+    let sub = topic
+        .subscription("batches")
+        .subscribe_batches(batches, |_| Ok(()));
+    sub.unwrap().detach();
+
+    topic.publish(1).unwrap();
+    topic.publish_after(Duration::MAX, 2).unwrap();
+    topic
+        .message(3)
+        .ttl(Duration::MAX)
+        .after(Duration::MAX)
+        .publish()
+        .unwrap();
+    topic.message(4).ttl(Duration::MAX).publish().unwrap();
+    broker.run_until_idle();
+    topic.set_strategy(Endless).unwrap();
+    topic.publish(5).unwrap();
+    broker.run_until_idle();
+    topic.flush();
+    broker.run_until_idle();
+    topic
+}
+
+#[test]
+fn absurd_durations_by_a_manual_clock_mean_for_ever() {
+    let (broker, clock) = manual();
+    let topic = be_absurd(&broker);
+    assert!(broker.next_deadline().is_some());
+    for _ in 0..3 {
+        clock.advance(Duration::from_secs(3_600 * 24 * 365 * 100));
+        broker.run_until_idle();
+    }
+    let counts = assert_balanced(&broker).deliveries();
+    // Three messages, six subscriptions. A retry at the end of time comes too late
+    // for a message that expires there.
+    assert_eq!((counts.made, counts.delivered), (18, 3));
+    assert_eq!(counts.dead_lettered + counts.dropped + counts.cancelled, 0);
+    assert_eq!(topic.metrics().delayed, 2);
+    let report = *broker.drain(Duration::MAX).unwrap_err().report();
+    assert_eq!((report.published, report.remaining), (5, 0));
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_manual_clock_moved_as_far_as_it_goes_stops_there() {
+    let (broker, clock) = manual();
+    let topic = broker.topic::<u8>("t").open().unwrap();
+    let _s = topic.subscribe("s", |_| Ok(()));
+    topic.publish_after(Duration::MAX, 1).unwrap();
+    clock.advance(MS);
+    clock.advance(Duration::MAX);
+    let far = clock.elapsed();
+    assert!(far > Duration::from_secs(3_600 * 24 * 365 * 100), "{far:?}");
+    broker.run_until_idle();
+    clock.advance(Duration::MAX);
+    assert!(clock.elapsed() >= far, "a clock doesn't go back");
+    broker.run_until_idle();
+    assert_balanced(&broker);
+}
+
+#[test]
+fn absurd_durations_on_threads_mean_for_ever() {
+    let broker = threaded(2);
+    let topic = be_absurd(&broker);
+    assert!(!broker.wait_until_idle(MS * 20), "retries wait for ever");
+    let report = *broker.drain(MS * 20).unwrap_err().report();
+    assert_eq!((report.published, report.remaining), (5, 0));
+    assert!(matches!(topic.publish(1), Err(PublishError::Closed(1))));
+    assert_balanced(&broker);
+}
+
+#[test]
+fn blocking_draining_and_unsubscribing_for_ever_end_when_there_is_room_or_nothing_left() {
+    let broker = threaded(1);
+    let topic = broker
+        .topic::<u8>("t")
+        .capacity(1)
+        .overflow(Overflow::Block {
+            timeout: Duration::MAX,
+        })
+        .open()
+        .unwrap();
+    let sub = topic.subscribe("s", |_| Ok(())).unwrap();
+    for round in 0..200 {
+        topic.publish(round).unwrap();
+    }
+    assert!(broker.wait_until_idle(Duration::MAX));
+    let mode = Unsubscribe::Drain {
+        timeout: Duration::MAX,
+    };
+    assert!(
+        matches!(sub.unsubscribe(mode), Unsubscribed::Ended(last) if last.counts.delivered == 200)
+    );
+    let report = broker.drain(Duration::MAX).unwrap();
+    assert!(report.took < HANG);
+    assert_eq!(report.delivered, 200);
+    assert_balanced(&broker);
+}
