@@ -25,7 +25,7 @@ pub(crate) use model::{
 };
 
 pub(crate) use crossbeam_utils::CachePadded;
-pub(crate) use std::sync::{Arc, OnceLock};
+pub(crate) use std::sync::{Arc, OnceLock, Weak};
 pub(crate) use std::thread::JoinHandle;
 
 /// How a thread of the engine is started.

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::contain::{SharedStrategy, contain, discard};
+use super::contain::{Contained, contain, discard};
 use super::lane::Lane;
 use super::pool::{Task, Worker};
 use super::timer::{Fire, LOOK};
@@ -20,7 +20,7 @@ use crate::pure::strategy::{Backlog, FlushCause, Plan, Strategy};
 use crate::pure::verdict::nanos;
 use crate::pure::wheel::TimerKey;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, fence};
+use crate::sync::{Arc, Weak, fence};
 
 /// Most messages in a batch. One allocation and one lane operation per
 /// subscription are shared by so many; a retry or a dead letter keeps so many
@@ -41,7 +41,7 @@ pub(crate) struct Desk<T> {
     /// Messages that the last plan still allows to be handed on, and whose plan
     /// that was.
     allowance: usize,
-    allowed_by: Option<SharedStrategy>,
+    allowed_by: Weak<Contained<Box<dyn Strategy>>>,
     hand: Option<Hand<T>>,
     linger: Option<(TimerKey, u64)>,
     grants: Vec<u32>,
@@ -52,7 +52,7 @@ impl<T> Desk<T> {
         Self {
             taken: VecDeque::new(),
             allowance: 0,
-            allowed_by: None,
+            allowed_by: Weak::new(),
             hand: None,
             linger: None,
             grants: Vec::new(),
@@ -145,11 +145,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 return false;
             }
             let strategy = self.strategy.load();
-            let still = desk.allowed_by.as_ref();
-            if !still.is_some_and(|allowed_by| Arc::ptr_eq(allowed_by, &strategy)) {
+            if desk.allowed_by.as_ptr() != Arc::as_ptr(&strategy) {
                 // After a swap the new strategy decides about all that waits.
                 desk.allowance = 0;
-                desk.allowed_by = Some(Arc::clone(&strategy));
+                desk.allowed_by = Arc::downgrade(&strategy);
             }
             if desk.allowance == 0 {
                 match self.plan(desk, &***strategy) {

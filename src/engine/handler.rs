@@ -4,7 +4,7 @@
 //! calls, so a run costs one virtual call and each delivery costs a direct one.
 
 use super::cell::Cell;
-use super::contain::{Contained, contain};
+use super::contain::{Contained, contain, discard};
 use super::context;
 use crate::delivery_batch::DeliveryBatch;
 use crate::message::{Address, Batch, Delivery};
@@ -143,6 +143,8 @@ where
         let by_shutdown = context::take_refusal();
         match outcome(called) {
             Err(cause) => {
+                // One by one: two that panic when dropped must not meet.
+                batch.into_nacks().for_each(discard);
                 let cause = Arc::new(Contained::new(cause));
                 faults.extend((0..count).map(|at| Fault {
                     at,

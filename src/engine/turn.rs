@@ -76,6 +76,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let began_ns = engine.clock.now_ns();
         let mut now_ns = began_ns;
         while self.phase() <= Phase::Draining {
+            if now_ns.saturating_sub(began_ns) >= SHARE_NS {
+                return true;
+            }
             let progress = match self.pop_return() {
                 Some(returned) => self.redeliver(turn, returned, now_ns, engine),
                 None => self.deliver(turn, now_ns, engine),
@@ -83,9 +86,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
             match progress {
                 Progress::Nothing => return false,
                 Progress::Done { now_ns: after_ns } => now_ns = after_ns,
-            }
-            if now_ns.saturating_sub(began_ns) >= SHARE_NS {
-                return true;
             }
         }
         self.end_all(turn, engine);
