@@ -117,7 +117,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
     fn end(self: Arc<Self>, engine: &Engine) {
         let _inside = Inside::enter();
         if self.baton.claim() && self.run_claimed(&mut Worker::new(engine)) {
-            self.ring();
+            engine.pool.submit(Arc::clone(&self) as _);
         }
         for lane in self.lanes.load().iter() {
             lane.close(Phase::Cancelling);
@@ -160,7 +160,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn end(self: &Arc<Self>, engine: &Engine) {
         let _inside = Inside::enter();
         if self.baton.claim() && self.run_claimed(engine) {
-            self.ring();
+            engine.pool.submit(Arc::clone(self) as _);
         }
     }
 }
