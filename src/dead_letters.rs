@@ -123,6 +123,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
             if lane.release(1) {
                 lane.ring();
             }
+            core.engine.stillness.look();
             return;
         }
         let status = lane.books.record(Status::DeadLetter, Step::Redrive, 1);

@@ -300,6 +300,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             // The end may have passed by before the lane was on the list.
             lane.close(Phase::Cancelling);
             lane.end(&self.topic.engine);
+            self.topic.leave(&lane);
             return Err(SubscribeError::Closed);
         }
         Ok(Subscription {

@@ -55,7 +55,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         payload: T,
         meta: Option<Meta>,
     ) -> Result<Receipt, PublishError<T>> {
-        let admitted = match self.admit(1) {
+        let admitted = match self.admit(1, &mut None) {
             Ok(admitted) => admitted,
             Err(refused) => {
                 self.books.rejected.add(1);
@@ -87,8 +87,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Result<BatchReceipt, PartialBatch<T>> {
         let mut receipt = BatchReceipt::default();
         let mut rest = payloads.into_iter();
+        // One timeout for all chunks together.
+        let mut patience = None;
         while rest.len() > 0 {
-            let admitted = match self.admit(rest.len().min(BATCH) as u64) {
+            let admitted = match self.admit(rest.len().min(BATCH) as u64, &mut patience) {
                 Ok(admitted) => admitted,
                 Err(refused) => {
                     self.books.rejected.add(rest.len() as u64);
@@ -130,7 +132,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         payload: T,
         meta: Option<Meta>,
     ) -> Result<Receipt, PublishError<T>> {
-        let admitted = match self.admit(1) {
+        let admitted = match self.admit(1, &mut None) {
             Ok(admitted) => admitted,
             Err(refused) => {
                 self.books.rejected.add(1);
@@ -165,9 +167,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             entry.timer = Some(key);
         }
         drop(delayed);
-        if self.engine.has_stopped() {
-            self.ring();
-        }
+        // It may have taken the last place of a topic whose strategy waits; and
+        // after a stop somebody must drop it.
+        self.ring();
         Ok(receipt)
     }
 
@@ -230,9 +232,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Gets tickets for at least one and at most `wanted` messages, by the
-    /// topic's overflow policy if there is no room.
+    /// topic's overflow policy if there is no room. `patience` is when a wait that
+    /// has begun must end; it is set by the first.
     #[inline]
-    fn admit(self: &Arc<Self>, wanted: u64) -> Result<Admitted, Refused> {
+    fn admit(
+        self: &Arc<Self>,
+        wanted: u64,
+        patience: &mut Option<Instant>,
+    ) -> Result<Admitted, Refused> {
         if self.settings.no_subscribers == NoSubscribers::Reject
             && !self.has_subscribers()
             && !self.gate.is_closed()
@@ -246,7 +253,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 evicted: 0,
                 dropped: false,
             }),
-            Err(refusal) => self.admit_by_policy(wanted, refusal),
+            Err(refusal) => self.admit_by_policy(wanted, refusal, patience),
         }
     }
 
@@ -261,6 +268,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self: &Arc<Self>,
         wanted: u64,
         refusal: Refusal,
+        patience: &mut Option<Instant>,
     ) -> Result<Admitted, Refused> {
         if refusal == Refusal::Full {
             self.tell(EventKind::Backpressure {
@@ -271,7 +279,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let admitted = match (refusal, self.settings.overflow) {
             (Refusal::Closed, _) => Err(Refused::Closed),
             (Refusal::Full, Overflow::Reject) => Err(Refused::Full),
-            (Refusal::Full, Overflow::Block { timeout }) => self.admit_after_wait(wanted, timeout),
+            (Refusal::Full, Overflow::Block { timeout }) => {
+                if patience.is_none() {
+                    *patience = Instant::now().checked_add(timeout);
+                }
+                self.admit_after_wait(wanted, *patience)
+            }
             (Refusal::Full, Overflow::DropOldest) => self.admit_by_eviction(wanted),
             (Refusal::Full, Overflow::DropNewest) => {
                 let forced = self.gate.admit(wanted, u64::MAX);
@@ -292,21 +305,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn admit_after_wait(
         self: &Arc<Self>,
         wanted: u64,
-        timeout: Duration,
+        until: Option<Instant>,
     ) -> Result<Admitted, Refused> {
         if context::is_inside() {
             return Err(Refused::Full);
         }
         // What is waiting must be on its way before we wait for its room.
         self.ring();
-        let admitted = self
-            .waiters
-            .wait_for(Instant::now().checked_add(timeout), || {
-                match self.gate.admit(wanted, self.settings.capacity) {
-                    Err(Refusal::Full) => None,
-                    admitted => Some(admitted),
-                }
-            });
+        let admitted = self.waiters.wait_for(until, || {
+            match self.gate.admit(wanted, self.settings.capacity) {
+                Err(Refusal::Full) => None,
+                admitted => Some(admitted),
+            }
+        });
         let (first_id, count) = admitted.ok_or(Refused::TimedOut)?.map_err(refused)?;
         Ok(Admitted {
             first_id,
@@ -319,6 +330,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn admit_by_eviction(self: &Arc<Self>, wanted: u64) -> Result<Admitted, Refused> {
         let mut evicted = 0;
         for _ in 0..EVICTION_TRIES {
+            if self.gate.is_closed() {
+                return Err(Refused::Closed);
+            }
             match self.drop_oldest(None, DropCause::Overflow) {
                 Some(dropped) => evicted += dropped,
                 None => pause(),

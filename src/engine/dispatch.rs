@@ -144,6 +144,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 desk.allowance = 0;
                 return false;
             }
+            let room = self.room_in_lanes();
+            if room == 0 {
+                self.quiet_below.store(u64::MAX, Ordering::Relaxed);
+                return false;
+            }
             let strategy = self.strategy.load();
             if desk.allowed_by.as_ptr() != Arc::as_ptr(&strategy) {
                 // After a swap the new strategy decides about all that waits.
@@ -170,11 +175,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 }
             }
             self.cancel_linger(desk);
-            let room = self.room_in_lanes();
-            if room == 0 {
-                self.quiet_below.store(u64::MAX, Ordering::Relaxed);
-                return false;
-            }
             let batch = self.collect(desk, room);
             desk.allowance = desk.allowance.saturating_sub(batch.messages.len());
             desk.hand = Some((batch, 0));
@@ -210,7 +210,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Takes parcels out of the queue until `wanted` messages or more are on the
     /// desk, or no more are there. Answers how many are.
     fn take_up_to(&self, desk: &mut Desk<T>, wanted: usize) -> usize {
-        let mut there = desk.taken.iter().map(Parcel::len).sum();
+        // An earlier plan may have taken more than this one wants.
+        let mut there = 0;
+        for parcel in &desk.taken {
+            if there >= wanted {
+                break;
+            }
+            there += parcel.len();
+        }
         while there < wanted
             && let Some(parcel) = self.pop()
         {
@@ -279,7 +286,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             None => self.cancel_linger(desk),
         }
         let wanted = (until_waiting as u64).clamp(1, self.settings.capacity);
-        let wake_at = self.gate.released() + self.books.delayed.get() + wanted;
+        // Delayed messages take places too: the topic may be full before.
+        let inside = (self.books.delayed.get() + wanted).min(self.settings.capacity);
+        let wake_at = self.gate.released() + inside;
         if self.gate.issued() >= wake_at {
             // So many are accepted, but not all of them are in the queue yet; or
             // a strategy waits for something else. Whoever pushes next rings.

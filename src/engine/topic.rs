@@ -239,6 +239,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         true
     }
 
+    /// Takes a lane off the list that should never have been on it.
+    pub(crate) fn leave(&self, lane: &Arc<Lane<T>>) {
+        let _joining = self.ended.lock();
+        let mut lanes = Lanes::clone(&self.lanes.load());
+        lanes.retain(|other| !Arc::ptr_eq(other, lane));
+        self.lanes.swap(Arc::new(lanes));
+    }
+
     /// Takes a lane that has ended off the list and keeps its counts. After the
     /// broker has stopped, lanes stay on the list for whoever reads the metrics.
     pub(crate) fn retire(&self, lane: &Arc<Lane<T>>) {

@@ -170,7 +170,8 @@ pub struct Batched {
 const DEFAULT_LINGER: Duration = Duration::from_millis(5);
 
 impl Batched {
-    /// Batches of `size` messages; zero is refused when it is installed. A
+    /// Batches of `size` messages; zero is refused when it is installed. A chunk
+    /// published as one goes as one, and a full queue goes whatever the size. A
     /// message lingers 5 ms at most unless [`linger`](Self::linger) or
     /// [`until_full`](Self::until_full) say otherwise.
     pub fn of(size: usize) -> Self {
