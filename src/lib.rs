@@ -1,4 +1,71 @@
-//! An embeddable, in-process publish-subscribe engine.
+//! Publish-subscribe inside one process: typed topics, bounded queues, retries,
+//! dead letters, backpressure and an honest drain.
+//!
+//! # The tour
+//!
+//! A [`Broker`] owns worker threads. A [`Topic`] is opened by name and payload
+//! type and resolved once; publishing through it takes no lock and looks nothing
+//! up. A [`Subscription`] is a name and a closure; each has a bounded lane of its
+//! own, so a slow or failing one fills its own lane.
+//!
+//! ```
+//! use millstream::{Backoff, Broker, Nack, PublishError};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let broker = Broker::new()?;
+//! let orders = broker
+//!     .topic::<u64>("orders")
+//!     .capacity(65_536)
+//!     .retry(Backoff::exponential(Duration::from_millis(10)).max_attempts(5))
+//!     .open()?;
+//!
+//! let _billing = orders.subscribe("billing", |delivery| {
+//!     let total = u32::try_from(*delivery.payload())?; // any error is a nack: retried
+//!     if total == 0 {
+//!         return Err(Nack::dead_letter("an order without a total"));
+//!     }
+//!     Ok(())
+//! })?;
+//!
+//! match orders.publish(42) {
+//!     Ok(receipt) => println!("accepted as {receipt}"),
+//!     Err(PublishError::Full(total)) => println!("no room for {total}"),
+//!     Err(other) => return Err(other.into()),
+//! }
+//! println!("{}", broker.drain(Duration::from_secs(5))?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What happens when…
+//!
+//! | …a topic is full | its [`Overflow`] policy; the payload comes back by default |
+//! |---|---|
+//! | …a lane is full | the subscription's [`LaneFull`] policy; by default the topic waits, without occupying a worker |
+//! | …nobody subscribes | the topic's [`NoSubscribers`] policy |
+//! | …a handler fails or panics | the [`RetryPolicy`]; by default three attempts, 250 ms times the attempt apart, then the [`DeadLetters`] |
+//! | …a message grows old | its time to live ([`TopicBuilder::ttl`], [`MessageBuilder::ttl`]): it expires |
+//! | …a subscription ends | its [`Unsubscribe`] mode |
+//! | …the broker ends | [`Broker::drain`], or dropping it, which is the immediate version |
+//!
+//! Whatever happens is counted ([`Broker::metrics`]) and, if anyone listens, told
+//! ([`Broker::observe`]). The counts obey laws of conservation that
+//! [`Metrics::balance`] checks.
+//!
+//! # Threads, and none
+//!
+//! With [`workers(0)`](BrokerBuilder::workers) and a [`ManualClock`] the whole engine
+//! runs on the caller's thread, deterministically: see
+//! [`Broker::run_until_idle`]. That is how to test handlers, and how a game loop
+//! might run it.
+//!
+//! # Limits
+//!
+//! Delivery is at least once, not exactly once. Nothing survives the process. A
+//! handler that never returns can't be stopped. A retry or a dead letter keeps its
+//! batch of up to 64 messages alive. Under `panic = "abort"` panics are not
+//! contained. The README has them all, beside the guarantees.
 
 mod broker;
 mod clock;
@@ -40,6 +107,10 @@ pub use pure::strategy::{Backlog, Batched, FlushCause, Immediate, Plan, Strategy
 pub use shutdown::DrainReport;
 pub use subscription::{Subscription, SubscriptionBuilder, Unsubscribed};
 pub use topic::{MessageBuilder, Topic, TopicBuilder};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// What the models in `loom-tests/` reach. It does not exist in any other build.
 #[cfg(millstream_loom)]

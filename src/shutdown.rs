@@ -9,7 +9,7 @@ use crate::event::{EventKind, Record};
 use crate::latency::Short;
 use crate::metrics::Metrics;
 use crate::pure::ending::Ending;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, sleep};
 
 /// What a drain came to: every message accepted is in one of these counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -177,7 +177,7 @@ impl Engine {
             let next_ns = self.timer.next_deadline_ns();
             let wake = next_ns.and_then(|at_ns| self.clock.instant(at_ns));
             let pause = wake.map_or(GRACE, |wake| wake.saturating_duration_since(Instant::now()));
-            std::thread::sleep(pause.min(GRACE));
+            sleep(pause.min(GRACE));
         }
     }
 

@@ -113,7 +113,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.queue.get_or_init(Channel::new).push(parcel);
         // ORDERING: pairs with the fence in `Dispatcher::wait`: we pushed, now we
         // look whether the dispatcher wants to know; it says what it wants to
-        // know, then looks. Model: `loom-tests/tests/quiet.rs`.
+        // know, then looks.
         fence(Ordering::SeqCst);
         if last_id >= self.quiet_below.load(Ordering::Relaxed)
             && self.baton.notify_fenced() == Then::Enqueue

@@ -32,6 +32,11 @@ pub(crate) fn pause() {
     loom::thread::yield_now();
 }
 
+/// Models don't wait for time to pass.
+pub(crate) fn sleep(_duration: std::time::Duration) {
+    loom::thread::yield_now();
+}
+
 pub(crate) fn yield_now() {
     loom::thread::yield_now();
 }

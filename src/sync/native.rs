@@ -12,7 +12,7 @@ use super::{Arc, JoinHandle, Thread};
 
 pub(crate) use parking_lot::Mutex;
 pub(crate) use std::sync::atomic::{self, fence};
-pub(crate) use std::thread::yield_now;
+pub(crate) use std::thread::{sleep, yield_now};
 pub(crate) use std::thread_local;
 
 pub(crate) fn spawn(
