@@ -13,7 +13,7 @@ mod native;
 #[cfg(not(millstream_loom))]
 pub(crate) use native::{
     Channel, Condvar, Map, Mutex, Queue, Slot, Unbounded, atomic, available_parallelism, fence,
-    pause, spawn, thread_local, yield_now,
+    pause, sleep, spawn, thread_local, yield_now,
 };
 
 #[cfg(millstream_loom)]
@@ -21,7 +21,7 @@ pub(crate) mod model;
 #[cfg(millstream_loom)]
 pub(crate) use model::{
     Channel, Condvar, Map, Mutex, Queue, Slot, Unbounded, atomic, available_parallelism, fence,
-    pause, spawn, thread_local, yield_now,
+    pause, sleep, spawn, thread_local, yield_now,
 };
 
 pub(crate) use crossbeam_utils::CachePadded;
