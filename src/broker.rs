@@ -3,13 +3,9 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::clock::{Clock, ManualClock};
+use crate::broker_builder::BrokerBuilder;
 use crate::engine::bus::Bus;
-use crate::engine::cell::Cell;
-use crate::engine::contain::{Contained, share_policy, share_strategy};
-use crate::engine::pool::Pool;
-use crate::engine::stillness::Stillness;
-use crate::engine::timer::Timer;
+use crate::engine::contain::{Contained, share_strategy};
 use crate::engine::topic::TopicCore;
 use crate::engine::{Engine, context};
 use crate::error::{
@@ -19,11 +15,11 @@ use crate::event::{Event, EventKind};
 use crate::message::Receipt;
 use crate::metrics::{Metrics, TopicMetrics};
 use crate::pure::ending::Ending;
-use crate::pure::retry::Backoff;
-use crate::pure::strategy::{Immediate, Strategy};
+use crate::pure::strategy::Strategy;
 use crate::shutdown::{DROP_GRACE, DrainReport, Outcome};
-use crate::sync::{Arc, Map, Mutex, OnceLock, Slot, available_parallelism};
-use crate::topic::{Topic, TopicBuilder};
+use crate::sync::{Arc, OnceLock};
+use crate::topic::Topic;
+use crate::topic_builder::TopicBuilder;
 
 /// A publish-subscribe engine inside your process.
 ///
@@ -40,13 +36,13 @@ use crate::topic::{Topic, TopicBuilder};
 /// [`run_until_idle`](Self::run_until_idle).
 #[derive(Clone)]
 pub struct Broker {
-    owner: Arc<Owner>,
+    pub(crate) owner: Arc<Owner>,
 }
 
 /// Stops the engine when the last handle goes.
-struct Owner {
-    engine: Arc<Engine>,
-    outcome: Outcome,
+pub(crate) struct Owner {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) outcome: Outcome,
 }
 
 impl Drop for Owner {
@@ -267,146 +263,6 @@ impl fmt::Debug for Broker {
             .field("workers", &self.owner.engine.workers)
             .field("ending", &self.owner.engine.ending)
             .finish_non_exhaustive()
-    }
-}
-
-/// Builds a [`Broker`]. A value: set what you care about, then
-/// [`build`](Self::build), where everything is checked at once.
-#[derive(Clone, Debug)]
-#[must_use = "a builder does nothing until it is built"]
-pub struct BrokerBuilder {
-    workers: Option<usize>,
-    thread_name: String,
-    stack_size: Option<usize>,
-    clock: Option<ManualClock>,
-    event_buffer: usize,
-}
-
-/// Events that may wait for their observers: enough for a burst of a few
-/// milliseconds, about a megabyte, allocated with the first observer.
-const DEFAULT_EVENT_BUFFER: usize = 8_192;
-/// More threads than this on one broker are a mistake, not a plan.
-const MAX_WORKERS: usize = 1_024;
-/// What a channel of that many records may sensibly take.
-const MAX_EVENT_BUFFER: usize = 1 << 24;
-
-impl Default for BrokerBuilder {
-    fn default() -> Self {
-        Self {
-            workers: None,
-            thread_name: "millstream".to_owned(),
-            stack_size: None,
-            clock: None,
-            event_buffer: DEFAULT_EVENT_BUFFER,
-        }
-    }
-}
-
-impl BrokerBuilder {
-    /// Worker threads; at most 1,024. Default: one per core. Zero: none, the
-    /// caller runs everything with [`Broker::run_until_idle`].
-    pub fn workers(self, workers: usize) -> Self {
-        Self {
-            workers: Some(workers),
-            ..self
-        }
-    }
-
-    /// What the threads' names begin with. Default `millstream`.
-    pub fn thread_name(self, prefix: impl Into<String>) -> Self {
-        Self {
-            thread_name: prefix.into(),
-            ..self
-        }
-    }
-
-    /// Stack of each worker, in bytes. Default: the platform's for threads.
-    pub fn stack_size(self, bytes: usize) -> Self {
-        Self {
-            stack_size: Some(bytes),
-            ..self
-        }
-    }
-
-    /// A clock that is moved by hand; only with `workers(0)`, where it makes
-    /// every retry and linger deterministic.
-    pub fn manual_clock(self, clock: &ManualClock) -> Self {
-        Self {
-            clock: Some(clock.clone()),
-            ..self
-        }
-    }
-
-    /// Events that may wait for their observers before some are missed; at least
-    /// 1. Default 8,192.
-    pub fn event_buffer(self, events: usize) -> Self {
-        Self {
-            event_buffer: events,
-            ..self
-        }
-    }
-
-    /// Checks the settings and starts the threads.
-    ///
-    /// # Errors
-    ///
-    /// [`BuildError::Invalid`] for a setting out of range or without effect, and
-    /// [`BuildError::Spawn`] if the system refuses a thread.
-    pub fn build(self) -> Result<Broker, BuildError> {
-        let workers = self.workers.unwrap_or_else(available_parallelism);
-        self.check(workers)?;
-        let clock = match self.clock {
-            Some(clock) => Clock::Manual(clock),
-            None => Clock::monotonic(),
-        };
-        let engine = Arc::new(Engine {
-            timer: Timer::new(clock.now_ns()),
-            clock,
-            pool: Pool::new(),
-            bus: Bus::new(self.event_buffer),
-            stillness: Stillness::new(),
-            topics: Map::new(),
-            removed: Mutex::new(None),
-            strategy: Slot::new(share_strategy(Immediate)),
-            retry: share_policy(Backoff::default()),
-            ending: Cell::new(Ending::Running),
-            workers,
-            thread_name: self.thread_name,
-        });
-        // From here on, giving up drops the owner, which stops what has started.
-        let owner = Arc::new(Owner {
-            engine: Arc::clone(&engine),
-            outcome: Outcome::default(),
-        });
-        if workers > 0 {
-            Timer::start(&engine, &engine.thread_name).map_err(BuildError::Spawn)?;
-            Pool::start(&engine, workers, self.stack_size).map_err(BuildError::Spawn)?;
-        }
-        Ok(Broker { owner })
-    }
-
-    fn check(&self, workers: usize) -> Result<(), InvalidSetting> {
-        if workers > MAX_WORKERS {
-            let rule = "must be at most 1024";
-            return Err(InvalidSetting::new("workers", workers, rule));
-        }
-        if workers > 0 && self.clock.is_some() {
-            let rule = "must be 0 with a manual clock, which threads can't sleep by";
-            return Err(InvalidSetting::new("workers", workers, rule));
-        }
-        if workers == 0 && self.stack_size.is_some() {
-            let rule = "must be at least 1 for a stack size to have an effect";
-            return Err(InvalidSetting::new("workers", workers, rule));
-        }
-        if self.thread_name.contains('\0') {
-            let rule = "must not contain a NUL";
-            return Err(InvalidSetting::new("thread name", "malformed", rule));
-        }
-        if !(1..=MAX_EVENT_BUFFER).contains(&self.event_buffer) {
-            let rule = "must be between 1 and 16777216";
-            return Err(InvalidSetting::new("event buffer", self.event_buffer, rule));
-        }
-        Ok(())
     }
 }
 

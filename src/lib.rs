@@ -68,6 +68,7 @@
 //! contained. The README has them all, beside the guarantees.
 
 mod broker;
+mod broker_builder;
 mod clock;
 mod config;
 mod dead_letters;
@@ -85,8 +86,10 @@ mod shutdown;
 mod subscription;
 mod sync;
 mod topic;
+mod topic_builder;
 
-pub use broker::{Broker, BrokerBuilder, Observation};
+pub use broker::{Broker, Observation};
+pub use broker_builder::BrokerBuilder;
 pub use clock::ManualClock;
 pub use config::{DeadLetterOverflow, LaneFull, NoSubscribers, Overflow, Unsubscribe};
 pub use dead_letters::{DeadLetter, DeadLetters, DeadReason, PastFailure, Redrive};
@@ -106,7 +109,8 @@ pub use pure::retry::{Backoff, Class, Decision, FailedAttempt, FailureKind, Retr
 pub use pure::strategy::{Backlog, Batched, FlushCause, Immediate, Plan, Strategy};
 pub use shutdown::DrainReport;
 pub use subscription::{Subscription, SubscriptionBuilder, Unsubscribed};
-pub use topic::{MessageBuilder, Topic, TopicBuilder};
+pub use topic::{MessageBuilder, Topic};
+pub use topic_builder::TopicBuilder;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -22,7 +22,7 @@ use crate::pure::room::Phase;
 use crate::pure::strategy::{Batched, Strategy};
 use crate::pure::verdict::nanos;
 use crate::sync::Arc;
-use crate::topic::in_range;
+use crate::topic_builder::in_range;
 
 /// A subscription. Dropping it unsubscribes, without waiting: what is queued is
 /// cancelled, and a call of the handler that is running finishes.

@@ -5,16 +5,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::contain::{Contained, contain, discard};
-use super::lane::Lane;
 use super::pool::{Task, Worker};
 use super::timer::{Fire, LOOK};
-use super::topic::{Lanes, TopicCore};
-use crate::config::LaneFull;
-use crate::dead_letters::DeadReason;
+use super::topic::TopicCore;
 use crate::event::{DropCause, EventKind, Hook};
-use crate::message::{Batch, Message, Parcel, Part};
-use crate::pure::lifecycle::{Status, Step};
-use crate::pure::room::{Phase, Reserved};
+use crate::message::{Batch, Message, Parcel};
+use crate::pure::lifecycle::Status;
 use crate::pure::schedule::Then;
 use crate::pure::strategy::{Backlog, FlushCause, Plan, Strategy};
 use crate::pure::verdict::nanos;
@@ -42,9 +38,9 @@ pub(crate) struct Desk<T> {
     /// that was.
     allowance: usize,
     allowed_by: Weak<Contained<Box<dyn Strategy>>>,
-    hand: Option<Hand<T>>,
+    pub(super) hand: Option<Hand<T>>,
     linger: Option<(TimerKey, u64)>,
-    grants: Vec<u32>,
+    pub(super) grants: Vec<u32>,
 }
 
 impl<T> Desk<T> {
@@ -314,30 +310,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// How many messages every lane that the topic waits for has room for. Zero:
-    /// one of them is full, or the first is yet to come, and will ring. Looked at
-    /// before messages are taken, so that those that can't go on stay where
-    /// overflow can find them.
-    fn room_in_lanes(&self) -> usize {
-        let lanes = self.lanes.load();
-        if self.retains(&lanes) {
-            return 0;
-        }
-        let free = |lane: &Lane<T>| match lane.free() {
-            0 => match lane.reserve(1, true) {
-                Reserved::Granted(granted) => {
-                    lane.release(granted);
-                    1
-                }
-                Reserved::Full => 0,
-                Reserved::Closed => u32::MAX,
-            },
-            free => free,
-        };
-        let waited_for = lanes.iter().filter(|lane| topic_waits_for(lane));
-        waited_for.map(|lane| free(lane)).min().unwrap_or(u32::MAX) as usize
-    }
-
     /// Makes one batch of the oldest messages: a chunk as it is, or as many
     /// single ones as may be taken.
     fn collect(&self, desk: &mut Desk<T>, room: usize) -> Arc<Batch<T>> {
@@ -372,177 +344,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let there = 1 + desk.taken.len() + self.slots();
             messages.reserve_exact(most.min(there));
         }
-    }
-
-    /// Hands the batch on to every lane. `None`: it has to wait, and somebody
-    /// will ring. Otherwise how many messages went.
-    fn hand_on(
-        self: &Arc<Self>,
-        desk: &mut Desk<T>,
-        lanes: &Lanes<T>,
-        worker: &mut Worker<'_>,
-    ) -> Option<usize> {
-        let (batch, next) = desk.hand.take()?;
-        let left = batch.messages.len() - next;
-        if self.retains(lanes) {
-            desk.hand = Some((batch, next));
-            self.quiet_below.store(u64::MAX, Ordering::Relaxed);
-            return None;
-        }
-        if lanes.iter().all(|lane| lane.phase() != Phase::Open) {
-            self.unroute(&batch, next);
-            return Some(left);
-        }
-        let count = self.reserve_everywhere(lanes, left as u32, &mut desk.grants);
-        if count == 0 {
-            desk.hand = Some((batch, next));
-            self.quiet_below.store(u64::MAX, Ordering::Relaxed);
-            return None;
-        }
-        // Counted before it can be handled: a snapshot never shows more ends
-        // than beginnings.
-        self.books.dispatched.add(u64::from(count));
-        // Their places in the lanes are reserved, so those in the queue are free.
-        self.release(u64::from(count));
-        let from = next as u32;
-        for (lane, granted) in lanes.iter().zip(&desk.grants) {
-            let part = Part {
-                batch: Arc::clone(&batch),
-                from,
-                to: from + count,
-            };
-            self.hand_to(lane, part, *granted, worker);
-        }
-        let next = next + count as usize;
-        if next < batch.messages.len() {
-            desk.hand = Some((batch, next));
-        }
-        Some(count as usize)
-    }
-
-    /// Reserves places in all lanes for the same number of messages, at most
-    /// `wanted`; answers the number. Zero: a lane that the topic waits for is
-    /// full, and will ring.
-    fn reserve_everywhere(
-        self: &Arc<Self>,
-        lanes: &Lanes<T>,
-        wanted: u32,
-        grants: &mut Vec<u32>,
-    ) -> u32 {
-        loop {
-            grants.clear();
-            let count = wanted.min(self.room_in_lanes() as u32);
-            if count == 0 {
-                return 0;
-            }
-            let mut short = false;
-            for lane in lanes.iter() {
-                let granted = match lane.reserve(count, false) {
-                    Reserved::Granted(granted) => granted,
-                    Reserved::Full | Reserved::Closed => 0,
-                };
-                // Only a redrive can have taken the room since we looked.
-                short |= granted < count && topic_waits_for(lane);
-                grants.push(granted);
-            }
-            if !short {
-                return count;
-            }
-            for (lane, granted) in lanes.iter().zip(grants.iter()) {
-                if *granted > 0 && lane.release(*granted) {
-                    lane.ring();
-                }
-            }
-        }
-    }
-
-    /// Hands a part to one lane that granted places for its first `granted`
-    /// messages; what becomes of the others is the lane's policy.
-    fn hand_to(
-        self: &Arc<Self>,
-        lane: &Arc<Lane<T>>,
-        part: Part<T>,
-        granted: u32,
-        worker: &mut Worker<'_>,
-    ) {
-        let count = part.to - part.from;
-        if granted < count && lane.phase() != Phase::Open && granted == 0 {
-            return;
-        }
-        let granted = match lane.when_full {
-            LaneFull::DropOldest => self.make_room(lane, granted, count),
-            LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => granted,
-        };
-        let missing = count - granted;
-        let (kept, lost) = match lane.when_full {
-            LaneFull::DropOldest => part.split_back(missing),
-            LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => {
-                part.split_front(granted)
-            }
-        };
-        if missing > 0 {
-            self.overflow(lane, &lost);
-        }
-        if granted > 0 {
-            let made = u64::from(granted);
-            lane.books.record(Status::Created, Step::Accept, made);
-            lane.push(kept);
-            if lane.baton.notify() == Then::Enqueue {
-                worker.submit(Arc::clone(lane) as _);
-            }
-        }
-    }
-
-    /// Drops the oldest deliveries queued in a lane, no more than it takes, until
-    /// `wanted` places are granted or none is left to drop.
-    fn make_room(&self, lane: &Arc<Lane<T>>, mut granted: u32, wanted: u32) -> u32 {
-        while granted < wanted {
-            let Some(oldest) = lane.pop_some(wanted - granted) else {
-                break;
-            };
-            self.drop_queued(lane, &oldest);
-            if lane.release(oldest.len() as u32) {
-                lane.ring();
-            }
-            match lane.reserve(wanted - granted, false) {
-                Reserved::Granted(more) => granted += more,
-                Reserved::Full | Reserved::Closed => break,
-            }
-        }
-        granted
-    }
-
-    fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &Part<T>) {
-        let count = part.len() as u64;
-        let status = lane.books.record(Status::Queued, Step::Drop, count);
-        if self.bus().observed() {
-            for message in &part.batch.messages[part.from as usize..part.to as usize] {
-                let cause = DropCause::LaneFull;
-                let kind = EventKind::Dropped { cause };
-                self.tell_of(Some(&lane.name), Some(message.id), 0, Some(status), kind);
-            }
-        }
-    }
-
-    /// Deliveries that found no place in their lane.
-    fn overflow(&self, lane: &Arc<Lane<T>>, part: &Part<T>) {
-        let count = part.len() as u64;
-        lane.books.record(Status::Created, Step::Accept, count);
-        if lane.when_full == LaneFull::DeadLetter {
-            lane.bury_part(part, DeadReason::LaneFull);
-        } else {
-            self.drop_queued(lane, part);
-        }
-    }
-
-    /// Messages that nobody subscribed to.
-    fn unroute(&self, batch: &Arc<Batch<T>>, next: usize) {
-        let unrouted = &batch.messages[next..];
-        self.books.unrouted.add(unrouted.len() as u64);
-        for message in unrouted {
-            self.tell_of(None, Some(message.id), 0, None, EventKind::Unrouted);
-        }
-        self.release(unrouted.len() as u64);
     }
 
     /// The broker has stopped: what was not dispatched is dropped, and counted.
@@ -586,10 +387,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // seen it.
         self.engine.stillness.look();
     }
-}
-
-fn topic_waits_for<T: Send + Sync + 'static>(lane: &Lane<T>) -> bool {
-    lane.when_full == LaneFull::Wait && lane.phase() == Phase::Open
 }
 
 /// Moves the message of a chunk of one into the batch that is being made.

@@ -21,6 +21,7 @@ pub(crate) mod waiters;
 
 pub(crate) mod admit;
 pub(crate) mod dispatch;
+pub(crate) mod fan_out;
 pub(crate) mod gate;
 pub(crate) mod handler;
 pub(crate) mod lane;
@@ -30,6 +31,7 @@ pub(crate) mod settle;
 pub(crate) mod timer;
 pub(crate) mod topic;
 pub(crate) mod turn;
+pub(crate) mod turn_batch;
 
 /// What a broker, its handles and its threads share.
 pub(crate) struct Engine {

@@ -1,0 +1,188 @@
+//! A lane's turn for a handler that takes batches: accumulate, linger, hand over.
+
+use std::time::Duration;
+
+use super::context;
+use super::handler::Handler;
+use super::lane::{Lane, Redelivery, Turn};
+use super::timer::LOOK;
+use super::turn::{Progress, advance};
+use crate::engine::Engine;
+use crate::message::{Delivery, Message, Part};
+use crate::pure::lifecycle::{Status, Step};
+use crate::pure::room::Phase;
+use crate::pure::strategy::{Backlog, Batched, Plan, Strategy};
+use crate::pure::verdict::nanos;
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+
+/// What a batch handler's lane does with what it has accumulated.
+enum BatchPlan {
+    /// Hands over so many deliveries.
+    Take(usize),
+    /// Waits for more, or until this time if there is one.
+    Linger { due_ns: Option<u64> },
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Delivers one batch, if its strategy wants it now.
+    pub(super) fn deliver_batch(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        batched: Batched,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> Progress {
+        let mut waiting: usize = turn.hand.iter().map(Part::len).sum();
+        while waiting < batched.size()
+            && let Some(part) = self.take(batched.size() - waiting)
+        {
+            waiting += part.len();
+            turn.hand.push_back(part);
+        }
+        if !self.expire_front(turn, now_ns) {
+            return Progress::Nothing;
+        }
+        let Some(first) = turn.hand.front().map(Part::first) else {
+            return Progress::Done { now_ns };
+        };
+        let take = match self.plan_batch(first, batched, waiting, now_ns, engine) {
+            BatchPlan::Take(take) => take,
+            BatchPlan::Linger { due_ns } => {
+                self.linger_until(turn, due_ns, engine);
+                return Progress::Nothing;
+            }
+        };
+        self.linger_until(turn, None, engine);
+        let parts = take_parts(turn, take);
+        let places = self.expire_within(&parts, now_ns);
+        let address = self.address();
+        let deliveries: Vec<_> = places
+            .iter()
+            .map(|(part, index)| Delivery {
+                batch: &*part.batch,
+                index: *index,
+                attempt: 1,
+                generation: 0,
+                address,
+                now_ns,
+            })
+            .collect();
+        if deliveries.is_empty() {
+            return Progress::Done { now_ns };
+        }
+        let count = deliveries.len() as u64;
+        self.books.take_in_hand(count);
+        for delivery in &deliveries {
+            self.tell_delivering(delivery);
+        }
+        self.books.record(Status::Queued, Step::Start, count);
+        context::take_refusal();
+        let Handler::Batch(handler, _) = &mut turn.handler else {
+            return Progress::Nothing;
+        };
+        let told = deliveries.clone();
+        handler.call(deliveries, &mut turn.faults);
+        let after_ns = engine.clock.now_ns();
+        let messages = places
+            .iter()
+            .map(|(part, index)| &part.batch.messages[*index]);
+        self.record_latency(messages, now_ns, after_ns, true);
+        let faults = std::mem::take(&mut turn.faults);
+        let acked = count - faults.len() as u64;
+        self.books.record(Status::Delivering, Step::Ack, acked);
+        let mut failed = faults.iter().map(|fault| fault.at).peekable();
+        for (at, delivery) in told.iter().enumerate() {
+            if failed.next_if_eq(&at).is_none() {
+                self.tell_delivered(delivery);
+            }
+        }
+        let mut ended = acked as u32;
+        for fault in faults {
+            let (part, index) = places[fault.at];
+            let failed = Redelivery::first(&part.batch, index, now_ns);
+            ended += self.settle(turn, failed, &fault, after_ns, engine);
+        }
+        self.books.put_down(count);
+        self.give_back(ended);
+        Progress::Done { now_ns: after_ns }
+    }
+
+    /// Whether to take a batch now, and of how many.
+    fn plan_batch(
+        &self,
+        first: &Message<T>,
+        batched: Batched,
+        waiting: usize,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> BatchPlan {
+        let age = Duration::from_nanos(now_ns.saturating_sub(first.accepted_ns));
+        let backlog = Backlog::new(waiting, age, self.capacity as usize);
+        let flush_to = self.topic.flush_to.load(Ordering::Acquire);
+        let room = self.room.load();
+        let forced = first.id.get() <= flush_to
+            || room.phase != Phase::Open
+            || room.occupied >= self.capacity
+            || engine.is_ending();
+        match batched.plan(&backlog) {
+            Plan::Deliver { at_most } | Plan::Flush { at_most, .. } => BatchPlan::Take(at_most),
+            Plan::Wait { .. } if forced => BatchPlan::Take(batched.size()),
+            Plan::Wait { at_most, .. } => BatchPlan::Linger {
+                due_ns: at_most.map(|at_most| now_ns.saturating_add(nanos(at_most))),
+            },
+        }
+    }
+
+    /// Sets the lane's linger, replaces it, or takes it back.
+    fn linger_until(self: &Arc<Self>, turn: &mut Turn<T>, due_ns: Option<u64>, engine: &Engine) {
+        if turn.linger.map(|(_, at_ns)| at_ns) == due_ns {
+            return;
+        }
+        if let Some((key, _)) = turn.linger.take() {
+            engine.timer.cancel(key);
+        }
+        turn.linger = due_ns.map(|due_ns| {
+            let key = engine.timer.insert(due_ns, LOOK, Arc::clone(self) as _);
+            (key, due_ns)
+        });
+    }
+
+    /// Ends what in these parts has outlived its time; answers the places of the
+    /// others.
+    fn expire_within<'p>(&self, parts: &'p [Part<T>], now_ns: u64) -> Vec<(&'p Part<T>, usize)> {
+        let mut live = Vec::new();
+        let mut expired = 0;
+        for part in parts {
+            for index in part.from as usize..part.to as usize {
+                if self.unexpired(part, index, index + 1, now_ns) > index {
+                    live.push((part, index));
+                } else {
+                    self.expire(&part.batch, index);
+                    expired += 1;
+                }
+            }
+        }
+        self.give_back(expired);
+        live
+    }
+}
+
+/// Takes the oldest `count` deliveries out of the hand.
+fn take_parts<T>(turn: &mut Turn<T>, count: usize) -> Vec<Part<T>> {
+    let mut taken = Vec::new();
+    let mut left = count.max(1);
+    while left > 0
+        && let Some(front) = turn.hand.front()
+    {
+        let take = front.len().min(left);
+        taken.push(Part {
+            batch: Arc::clone(&front.batch),
+            from: front.from,
+            to: front.from + take as u32,
+        });
+        advance(turn, take);
+        left -= take;
+    }
+    taken
+}

@@ -1,0 +1,285 @@
+//! Opening a topic.
+
+use std::any::type_name;
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use crate::config::{DeadLetterOverflow, NoSubscribers, Overflow};
+use crate::engine::Engine;
+use crate::engine::contain::{SharedPolicy, SharedStrategy, share_policy, share_strategy};
+use crate::engine::registry::AnyTopic;
+use crate::engine::topic::{TopicCore, TopicSettings};
+use crate::error::{InvalidSetting, OpenError};
+use crate::event::EventKind;
+use crate::pure::retry::RetryPolicy;
+use crate::pure::strategy::Strategy;
+use crate::pure::verdict::nanos;
+use crate::sync::Arc;
+use crate::topic::Topic;
+
+/// Messages a queue holds unless told otherwise: some milliseconds of heavy
+/// traffic, 90 KB of 64-byte payloads, allocated with the first message.
+const DEFAULT_CAPACITY: usize = 1_024;
+/// The largest queue, lane or store: a bound that is out of reach is none.
+pub(crate) const MAX_CAPACITY: usize = 1 << 24;
+/// Letters a topic keeps unless told otherwise.
+const DEFAULT_LETTERS: usize = 1_024;
+
+/// Opens a topic. A value: set what you care about, then [`open`](Self::open),
+/// where everything is checked at once.
+#[must_use = "a builder does nothing until the topic is opened"]
+pub struct TopicBuilder<'b, T> {
+    engine: &'b Arc<Engine>,
+    name: String,
+    capacity: Option<usize>,
+    overflow: Option<Overflow>,
+    no_subscribers: Option<NoSubscribers>,
+    ttl: Option<Duration>,
+    lane_capacity: Option<usize>,
+    letters: Option<usize>,
+    letter_overflow: Option<DeadLetterOverflow>,
+    strategy: Option<SharedStrategy>,
+    retry: Option<SharedPolicy>,
+    carries: PhantomData<fn(T) -> T>,
+}
+
+impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
+    pub(crate) fn new(engine: &'b Arc<Engine>, name: &str) -> Self {
+        Self {
+            engine,
+            name: name.to_owned(),
+            capacity: None,
+            overflow: None,
+            no_subscribers: None,
+            ttl: None,
+            lane_capacity: None,
+            letters: None,
+            letter_overflow: None,
+            strategy: None,
+            retry: None,
+            carries: PhantomData,
+        }
+    }
+
+    /// Messages that may wait for dispatch, delayed ones included: 1 to
+    /// 16,777,216. Default 1,024. The queue is allocated with the first message.
+    pub fn capacity(mut self, messages: usize) -> Self {
+        self.capacity = Some(messages);
+        self
+    }
+
+    /// What happens when so many wait. Default [`Overflow::Reject`].
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = Some(overflow);
+        self
+    }
+
+    /// What happens without subscriptions. Default [`NoSubscribers::Discard`].
+    pub fn no_subscribers(mut self, policy: NoSubscribers) -> Self {
+        self.no_subscribers = Some(policy);
+        self
+    }
+
+    /// How long after its acceptance a message is still worth handling. It is
+    /// checked before each attempt, and a retry that would come later is not
+    /// made. Default: for ever.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Deliveries that may be in each subscription's lane (queued, in hand or
+    /// awaiting a retry), unless the subscription says otherwise: 1 to
+    /// 16,777,216. Default 1,024.
+    pub fn lane_capacity(mut self, deliveries: usize) -> Self {
+        self.lane_capacity = Some(deliveries);
+        self
+    }
+
+    /// Letters the dead-letter store keeps: 1 to 16,777,216. Default 1,024.
+    pub fn dead_letter_capacity(mut self, letters: usize) -> Self {
+        self.letters = Some(letters);
+        self
+    }
+
+    /// What a full dead-letter store does. Default
+    /// [`DeadLetterOverflow::EvictOldest`].
+    pub fn dead_letter_overflow(mut self, overflow: DeadLetterOverflow) -> Self {
+        self.letter_overflow = Some(overflow);
+        self
+    }
+
+    /// When waiting messages are handed on. Default: the broker's, which is
+    /// [`Immediate`](crate::Immediate) unless set.
+    pub fn strategy(mut self, strategy: impl Strategy) -> Self {
+        self.strategy = Some(share_strategy(strategy));
+        self
+    }
+
+    /// What follows a failure, unless the subscription says otherwise. Default
+    /// [`Backoff::default`](crate::Backoff::default).
+    pub fn retry(mut self, policy: impl RetryPolicy) -> Self {
+        self.retry = Some(share_policy(policy));
+        self
+    }
+
+    /// Opens the topic, or joins it if it is open. Joining with settings is
+    /// fine as long as they agree with how it was opened; a strategy or a retry
+    /// policy can't be compared and belongs to whoever opens the topic (or to
+    /// [`Topic::set_strategy`] and [`Topic::set_retry`]).
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]: an invalid name or setting, another payload type, settings
+    /// that clash, or a closed broker.
+    pub fn open(self) -> Result<Topic<T>, OpenError> {
+        let name = crate::name::parse(&self.name)?;
+        let settings = self.settings()?;
+        if let Some(strategy) = &self.strategy {
+            strategy.check()?;
+        }
+        if let Some(retry) = &self.retry {
+            retry.check()?;
+        }
+        loop {
+            if self.engine.is_ending() {
+                return Err(OpenError::Closed);
+            }
+            let Some(found) = self.engine.topics.get(&name) else {
+                let strategy = self.strategy.clone();
+                let retry = self.retry.clone();
+                let core = Arc::new(TopicCore::<T>::new(
+                    Arc::clone(&name),
+                    Arc::clone(self.engine),
+                    settings.clone(),
+                    strategy.unwrap_or_else(|| self.engine.strategy.load()),
+                    retry.unwrap_or_else(|| Arc::clone(&self.engine.retry)),
+                ));
+                // The handle is taken before anybody can find and remove it.
+                let topic = Topic::join(Arc::clone(&core));
+                let ours: Arc<dyn AnyTopic> = Arc::clone(&core) as _;
+                let there = self.engine.topics.get_or_insert(Arc::clone(&name), ours);
+                if let Some(topic) = topic
+                    && is_same(&there, &core)
+                {
+                    return self.opened(topic);
+                }
+                continue;
+            };
+            self.check_clash(found.settings(), &settings)?;
+            let existing = found.payload_type();
+            let core = found.into_any().downcast::<TopicCore<T>>();
+            let core = core.map_err(|_| OpenError::WrongType {
+                topic: self.name.clone(),
+                existing,
+                requested: type_name::<T>(),
+            })?;
+            if let Some(topic) = Topic::join(core) {
+                return Ok(topic);
+            }
+            // It is being removed at this moment, and will be gone.
+            crate::sync::yield_now();
+        }
+    }
+
+    fn opened(&self, topic: Topic<T>) -> Result<Topic<T>, OpenError> {
+        topic.core.tell(EventKind::TopicOpened);
+        if self.engine.is_ending() {
+            // A drain may have passed by before the topic was there.
+            Arc::clone(&topic.core).close();
+            return Err(OpenError::Closed);
+        }
+        Ok(topic)
+    }
+
+    fn settings(&self) -> Result<TopicSettings, InvalidSetting> {
+        let capacity = in_range("capacity", self.capacity, DEFAULT_CAPACITY)?;
+        let lane_capacity = in_range("lane_capacity", self.lane_capacity, DEFAULT_CAPACITY)?;
+        let letters = in_range("dead_letter_capacity", self.letters, DEFAULT_LETTERS)?;
+        let overflow = self.overflow.unwrap_or_default();
+        if matches!(overflow, Overflow::Block { .. }) && self.engine.is_manual() {
+            let rule = "needs worker threads, or nobody would ever make room";
+            return Err(InvalidSetting::new("overflow", "Block", rule));
+        }
+        if self.ttl == Some(Duration::ZERO) {
+            let rule = "must be longer, or every message would expire at once";
+            return Err(InvalidSetting::new("ttl", "zero", rule));
+        }
+        Ok(TopicSettings {
+            capacity: capacity as u64,
+            overflow,
+            no_subscribers: self.no_subscribers.unwrap_or_default(),
+            ttl_ns: self.ttl.map(nanos),
+            lane_capacity: lane_capacity as u32,
+            letters,
+            letter_overflow: self.letter_overflow.unwrap_or_default(),
+        })
+    }
+
+    /// Settings asked for must be those the topic was opened with.
+    fn check_clash(&self, open: &TopicSettings, asked: &TopicSettings) -> Result<(), OpenError> {
+        let clashes = [
+            (
+                "capacity",
+                self.capacity.is_some() && open.capacity != asked.capacity,
+            ),
+            (
+                "overflow",
+                self.overflow.is_some() && open.overflow != asked.overflow,
+            ),
+            (
+                "policy without subscribers",
+                self.no_subscribers.is_some() && open.no_subscribers != asked.no_subscribers,
+            ),
+            ("ttl", self.ttl.is_some() && open.ttl_ns != asked.ttl_ns),
+            (
+                "lane_capacity",
+                self.lane_capacity.is_some() && open.lane_capacity != asked.lane_capacity,
+            ),
+            (
+                "dead_letter_capacity",
+                self.letters.is_some() && open.letters != asked.letters,
+            ),
+            (
+                "dead_letter_overflow",
+                self.letter_overflow.is_some() && open.letter_overflow != asked.letter_overflow,
+            ),
+            ("strategy", self.strategy.is_some()),
+            ("retry policy", self.retry.is_some()),
+        ];
+        match clashes.into_iter().find(|(_, clashes)| *clashes) {
+            None => Ok(()),
+            Some((setting, _)) => Err(OpenError::Clash {
+                topic: self.name.clone(),
+                setting,
+            }),
+        }
+    }
+}
+
+impl<T> fmt::Debug for TopicBuilder<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TopicBuilder")
+            .field("name", &self.name)
+            .field("payload", &type_name::<T>())
+            .finish_non_exhaustive()
+    }
+}
+
+fn is_same<T: Send + Sync + 'static>(there: &Arc<dyn AnyTopic>, ours: &Arc<TopicCore<T>>) -> bool {
+    std::ptr::addr_eq(Arc::as_ptr(there), Arc::as_ptr(ours))
+}
+
+/// The value asked for, or the default; refused if zero or out of reach.
+pub(crate) fn in_range(
+    setting: &'static str,
+    asked: Option<usize>,
+    default: usize,
+) -> Result<usize, InvalidSetting> {
+    match asked.unwrap_or(default) {
+        0 => Err(InvalidSetting::new(setting, 0, "must be at least 1")),
+        n if n > MAX_CAPACITY => Err(InvalidSetting::new(setting, n, "must be at most 16777216")),
+        n => Ok(n),
+    }
+}
