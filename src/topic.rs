@@ -22,7 +22,7 @@ use crate::sync::Arc;
 ///
 /// # When the queue is full, and when the broker closes
 ///
-/// A full queue is answered by the topic's [`Overflow`] policy, and after the
+/// A full queue is answered by the topic's [`Overflow`](crate::Overflow) policy, and after the
 /// broker's drain has begun every publish is answered by
 /// [`PublishError::Closed`]. Both hand the payload back.
 ///
@@ -49,7 +49,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
 
     /// Publishes a message.
     ///
-    /// Blocks only under [`Overflow::Block`], and then never inside a handler.
+    /// Blocks only under [`Overflow::Block`](crate::Overflow::Block), and then never inside a handler.
     ///
     /// # Errors
     ///
