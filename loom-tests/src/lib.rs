@@ -1,8 +1,8 @@
 //! What the models share. Run them with `cargo loom` in the root of the project.
 #![cfg(millstream_loom)]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Explores every interleaving of `run` with up to `preemptions` preemptions (or
 /// all of them), prints how many there were, and fails if loom gave up early: no
@@ -26,5 +26,8 @@ pub fn model(name: &str, preemptions: Option<usize>, run: impl Fn() + Sync + Sen
         "plain"
     };
     let executions = executions.load(Ordering::Relaxed);
-    println!("{name} ({pass}): {executions} executions, {:.1?}", began.elapsed());
+    println!(
+        "{name} ({pass}): {executions} executions, {:.1?}",
+        began.elapsed()
+    );
 }

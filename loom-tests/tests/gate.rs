@@ -17,7 +17,10 @@ fn two_publishers_never_overshoot_the_capacity() {
         };
         let ours = gate.admit(1, 1);
         let theirs = publisher.join().expect("no thread of the model panics");
-        let admitted = [ours, theirs].iter().filter(|admitted| admitted.is_ok()).count();
+        let admitted = [ours, theirs]
+            .iter()
+            .filter(|admitted| admitted.is_ok())
+            .count();
         assert_eq!(admitted, 1);
         assert_eq!(gate.issued(), 1);
     });

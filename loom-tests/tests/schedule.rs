@@ -42,7 +42,9 @@ impl World {
 
     fn take_ready(&self) -> bool {
         self.ready
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |tokens| tokens.checked_sub(1))
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |tokens| {
+                tokens.checked_sub(1)
+            })
             .is_ok()
     }
 

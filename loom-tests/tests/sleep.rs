@@ -27,7 +27,8 @@ impl World {
         loop {
             if searching && let Some(_task) = self.ready.pop() {
                 let found = self.found.fetch_add(1, Ordering::AcqRel) + 1;
-                self.sleep.found(|| !self.ready.is_empty() || found == wanted);
+                self.sleep
+                    .found(|| !self.ready.is_empty() || found == wanted);
                 if found == wanted {
                     return;
                 }

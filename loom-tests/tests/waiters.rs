@@ -22,10 +22,12 @@ fn full() -> Arc<World> {
 
 /// What a publisher does under `Overflow::Block`.
 fn blocking_admit(world: &World) -> Result<(u64, u64), Refusal> {
-    let admitted = world.waiters.wait_for(None, || match world.gate.admit(1, 1) {
-        Err(Refusal::Full) => None,
-        admitted => Some(admitted),
-    });
+    let admitted = world
+        .waiters
+        .wait_for(None, || match world.gate.admit(1, 1) {
+            Err(Refusal::Full) => None,
+            admitted => Some(admitted),
+        });
     admitted.expect("without a deadline it waits for an answer")
 }
 
