@@ -15,7 +15,7 @@ use crate::event::{Event, EventKind};
 use crate::message::Receipt;
 use crate::metrics::{Metrics, TopicMetrics};
 use crate::pure::ending::Ending;
-use crate::pure::strategy::Strategy;
+use crate::pure::strategy::{Immediate, Strategy};
 use crate::shutdown::{DROP_GRACE, DrainReport, Outcome};
 use crate::sync::{Arc, OnceLock};
 use crate::topic::Topic;
@@ -60,6 +60,8 @@ impl Drop for Owner {
             topic.let_go();
         }
         self.engine.topics.clear();
+        self.engine.strategy.swap(share_strategy(Immediate));
+        self.engine.bus.let_go();
     }
 }
 
@@ -138,7 +140,10 @@ impl Broker {
         let topics = &self.owner.engine.topics;
         let topic = topics.get(name).ok_or(RemoveError::Unknown)?;
         let marked = topic.handles().update(|handles| handles.remove());
-        marked.map_err(|handles| RemoveError::InUse { handles })?;
+        marked.map_err(|handles| match handles {
+            0 => RemoveError::Unknown,
+            handles => RemoveError::InUse { handles },
+        })?;
         if let Some(what) = topic.contents() {
             topic.handles().update(|handles| handles.restore());
             return Err(RemoveError::NotEmpty { what });

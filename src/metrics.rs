@@ -104,13 +104,15 @@ pub struct Imbalance {
 
 impl Metrics {
     pub(crate) fn read(engine: &Engine) -> Self {
+        // Held over both, so that a topic is counted in one of them.
+        let removed = engine.removed.lock();
         let topics = engine.topics.values();
         let mut topics: Vec<_> = topics.iter().map(|topic| topic.metrics()).collect();
         topics.sort_by(|a, b| a.name.cmp(&b.name));
         Self {
             at: Duration::from_nanos(engine.clock.now_ns()),
             topics,
-            removed: engine.removed.lock().clone(),
+            removed: removed.clone(),
             events_missed: engine.bus.missed(),
             observer_panics: engine.bus.panicked(),
         }
@@ -251,7 +253,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         TopicMetrics {
             name: self.name.to_string(),
-            strategy: self.strategy.load().name().to_owned(),
+            strategy: self.strategy.load().name.to_string(),
             rejected: self.books.rejected.get(),
             queued,
             delayed,

@@ -160,9 +160,8 @@ impl Engine {
     /// left is due only after `until`.
     fn come_to_rest(&self, until: Option<Instant>) {
         let done = || {
-            self.survey().is_some_and(|survey| {
-                survey.moving == 0 && (survey.parked == 0 || !self.due_before(until))
-            })
+            self.survey()
+                .is_some_and(|survey| survey.moving == 0 && !self.is_coming(survey.parked, until))
         };
         if !self.is_manual() {
             self.stillness.wait(until, done);
@@ -181,14 +180,17 @@ impl Engine {
         }
     }
 
-    fn due_before(&self, until: Option<Instant>) -> bool {
-        let Some(next_ns) = self.timer.next_deadline_ns() else {
-            // It has fired and is on its way.
+    /// Whether any of `parked` retries and delayed messages will be there before
+    /// `until`.
+    fn is_coming(&self, parked: u64, until: Option<Instant>) -> bool {
+        if parked > self.timer.parked() {
+            // Its time has come, and it is on its way.
             return true;
-        };
-        match (self.clock.instant(next_ns), until) {
-            (Some(due), Some(until)) => due <= until,
-            (Some(_), None) => true,
+        }
+        let next_ns = self.timer.next_deadline_ns();
+        match (next_ns.and_then(|at_ns| self.clock.instant(at_ns)), until) {
+            (Some(due), Some(until)) => parked > 0 && due <= until,
+            (Some(_), None) => parked > 0,
             (None, _) => false,
         }
     }
@@ -208,7 +210,7 @@ impl Engine {
             for topic in self.topics.values() {
                 Arc::clone(&topic).end(self);
             }
-            let ended = self.survey().is_some_and(|survey| survey.moving == 0);
+            let ended = self.is_at_rest();
             if ended || until.is_some_and(|until| Instant::now() >= until) {
                 break;
             }
@@ -219,17 +221,19 @@ impl Engine {
         self.timer.stop();
         self.announce(EventKind::Drained);
         if self.is_manual() {
+            let _inside = context::Inside::enter();
             self.bus.pump();
         }
-        let soon = Instant::now() + GRACE;
-        let all_gone = || self.stillness.wait(Some(soon), || self.pool.alive() == 0);
+        // Those that have nothing left to do may take what is left of the time.
+        let soon = until.map(|until| until.max(Instant::now() + GRACE));
+        let all_gone = || self.stillness.wait(soon, || self.pool.alive() == 0);
         if !context::is_inside() && all_gone() {
             self.pool.join();
         } else {
             self.pool.abandon();
         }
         self.pool.clear();
-        self.bus.stop(Some(Instant::now() + GRACE));
+        self.bus.stop(soon);
         let remaining = open();
         let metrics = Metrics::read(self);
         DrainReport::of(&metrics, cut_off.max(remaining), began.elapsed())

@@ -157,7 +157,8 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
     fn cancel_after(&self, timeout: Duration) {
         let engine = &self.topic.engine;
         let due_ns = engine.clock.now_ns().saturating_add(nanos(timeout));
-        engine.timer.insert(due_ns, CANCEL, Arc::clone(self) as _);
+        let key = engine.timer.insert(due_ns, CANCEL, Arc::clone(self) as _);
+        self.set_end(key);
     }
 
     fn end_as(&self, phase: Phase, until: Option<Instant>) -> bool {
@@ -169,7 +170,7 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
             // Don't wait for a free worker: they may all be busy elsewhere.
             self.end(engine);
         }
-        if engine.is_manual() {
+        if engine.is_manual() && phase == Phase::Draining {
             return self.is_retired();
         }
         engine.stillness.wait(until, || Lane::is_retired(self))

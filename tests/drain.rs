@@ -354,7 +354,11 @@ fn the_deadline_holds_against_a_handler_that_does_not_return() {
     assert_eq!(broker.drain(HANG).unwrap_err().report(), &report);
     // What a handler does afterwards is counted all the same.
     gate.open();
-    wait_for("the end", || broker.metrics().deliveries().open() == 0);
+    // An end is counted before its place is given back: see both.
+    wait_for("the end", || {
+        let metrics = broker.metrics();
+        metrics.deliveries().open() == 0 && metrics.balance().is_ok()
+    });
     let counts = assert_balanced(&broker).deliveries();
     assert_eq!((counts.delivered, counts.cancelled), (1, 3));
 }
@@ -536,6 +540,11 @@ fn subscriptions_and_topics_made_while_it_begins_are_refused_or_drained() {
                     }
                     // Refused as soon as the drain has begun.
                     let _ = topic.publish(round);
+                    if round > 20 {
+                        // On a busy machine the drain may come late, and each
+                        // message goes to every subscription made until then.
+                        thread::park_timeout(MS);
+                    }
                 }
             })
         };

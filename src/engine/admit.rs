@@ -194,7 +194,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let delayed: Vec<_> = self.delayed.lock().drain().collect();
         for entry in delayed {
             if let Some(key) = entry.timer {
-                self.engine.timer.cancel(key);
+                self.engine.timer.cancel_parked(key);
             }
             self.books.delayed.sub(1);
             self.drop_messages(std::slice::from_ref(&entry.message), DropCause::Shutdown);

@@ -123,12 +123,21 @@ impl Bus {
 
     /// Removes an observer. A call of it may still be running.
     pub(crate) fn remove(&self, number: u64) {
-        let _joining = self.joining.lock();
+        let joining = self.joining.lock();
         let mut observers = Observers::clone(&self.observers.load());
         observers.retain(|listener| listener.number != number);
         self.observed
             .store(!observers.is_empty(), Ordering::Relaxed);
-        self.observers.swap(Arc::new(observers));
+        let before = self.observers.swap(Arc::new(observers));
+        drop(joining);
+        // Dropping an observer runs the user's code.
+        drop(before);
+    }
+
+    /// Lets go of all observers, for the end of the broker.
+    pub(crate) fn let_go(&self) {
+        let before = self.observers.swap(Arc::new(Observers::new()));
+        drop(before);
     }
 
     /// Starts the observers' thread unless it runs.

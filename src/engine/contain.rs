@@ -36,12 +36,30 @@ pub(crate) fn discard<V>(value: V) {
 }
 
 /// A strategy in use.
-pub(crate) type SharedStrategy = Arc<Contained<Box<dyn Strategy>>>;
+pub(crate) type SharedStrategy = Arc<StrategyInUse>;
 /// A retry policy in use.
 pub(crate) type SharedPolicy = Arc<Contained<Box<dyn RetryPolicy>>>;
 
+/// A strategy, and its name as it was when it was installed.
+pub(crate) struct StrategyInUse {
+    pub(crate) name: Arc<str>,
+    strategy: Contained<Box<dyn Strategy>>,
+}
+
+impl std::ops::Deref for StrategyInUse {
+    type Target = dyn Strategy;
+
+    fn deref(&self) -> &Self::Target {
+        &**self.strategy
+    }
+}
+
 pub(crate) fn share_strategy(strategy: impl Strategy) -> SharedStrategy {
-    Arc::new(Contained::new(Box::new(strategy)))
+    let name = contain(|| Arc::from(strategy.name()));
+    Arc::new(StrategyInUse {
+        name: name.unwrap_or_else(|_| Arc::from("unnamed")),
+        strategy: Contained::new(Box::new(strategy)),
+    })
 }
 
 pub(crate) fn share_policy(policy: impl RetryPolicy) -> SharedPolicy {

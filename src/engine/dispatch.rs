@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::contain::{Contained, contain, discard};
+use super::contain::{StrategyInUse, contain, discard};
 use super::pool::{Task, Worker};
 use super::timer::{Fire, LOOK};
 use super::topic::TopicCore;
@@ -37,7 +37,7 @@ pub(crate) struct Desk<T> {
     /// Messages that the last plan still allows to be handed on, and whose plan
     /// that was.
     allowance: usize,
-    allowed_by: Weak<Contained<Box<dyn Strategy>>>,
+    allowed_by: Weak<StrategyInUse>,
     pub(super) hand: Option<Hand<T>>,
     linger: Option<(TimerKey, u64)>,
     pub(super) grants: Vec<u32>,
@@ -140,11 +140,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 desk.allowance = 0;
                 return false;
             }
-            let room = self.room_in_lanes();
-            if room == 0 {
-                self.quiet_below.store(u64::MAX, Ordering::Relaxed);
-                return false;
-            }
             let strategy = self.strategy.load();
             if desk.allowed_by.as_ptr() != Arc::as_ptr(&strategy) {
                 // After a swap the new strategy decides about all that waits.
@@ -152,7 +147,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 desk.allowed_by = Arc::downgrade(&strategy);
             }
             if desk.allowance == 0 {
-                match self.plan(desk, &***strategy) {
+                match self.plan(desk, &**strategy) {
                     Plan::Deliver { at_most } => desk.allowance = at_most.max(1),
                     Plan::Flush { at_most, cause } => {
                         let size = at_most.max(1);
@@ -171,6 +166,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 }
             }
             self.cancel_linger(desk);
+            let room = self.room_in_lanes();
+            if room == 0 {
+                self.quiet_below.store(u64::MAX, Ordering::Relaxed);
+                return false;
+            }
             let batch = self.collect(desk, room);
             desk.allowance = desk.allowance.saturating_sub(batch.messages.len());
             desk.hand = Some((batch, 0));

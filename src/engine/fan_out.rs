@@ -25,10 +25,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if self.retains(&lanes) {
             return 0;
         }
-        let free = |lane: &Lane<T>| match lane.free() {
+        let free = |lane: &Arc<Lane<T>>| match lane.free() {
             0 => match lane.reserve(1, true) {
                 Reserved::Granted(granted) => {
-                    lane.release(granted);
+                    if lane.release(granted) {
+                        lane.ring();
+                    }
                     1
                 }
                 Reserved::Full => 0,
@@ -37,7 +39,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             free => free,
         };
         let waited_for = lanes.iter().filter(|lane| topic_waits_for(lane));
-        waited_for.map(|lane| free(lane)).min().unwrap_or(u32::MAX) as usize
+        waited_for.map(free).min().unwrap_or(u32::MAX) as usize
     }
 
     /// Hands the batch on to every lane. `None`: it has to wait, and somebody

@@ -97,6 +97,8 @@ pub(crate) struct Lane<T> {
     /// Bounded like the inbox.
     returns: OnceLock<Box<Unbounded<Return<T>>>>,
     pub(super) turn: Mutex<Option<Box<Turn<T>>>>,
+    /// The deadline of a drain that was begun inside a handler.
+    end: Mutex<TimerKey>,
     /// No call of the handler runs or will start, and the handler is gone.
     retired: AtomicBool,
 }
@@ -131,6 +133,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 faults: Vec::new(),
                 last_error: None,
             }))),
+            end: Mutex::new(TimerKey::NONE),
             retired: AtomicBool::new(false),
         }
     }
@@ -223,6 +226,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     pub(super) fn set_retired(&self) {
         self.retired.store(true, Ordering::Release);
+        let end = std::mem::replace(&mut *self.end.lock(), TimerKey::NONE);
+        self.topic.engine.timer.cancel(end);
+    }
+
+    /// Remembers the deadline of its drain, to be taken back when it ends first.
+    pub(crate) fn set_end(&self, key: TimerKey) {
+        *self.end.lock() = key;
+        if self.is_retired() {
+            self.topic.engine.timer.cancel(key);
+        }
     }
 }
 

@@ -4,9 +4,8 @@
 use crate::clock::Clock;
 use crate::metrics::TopicMetrics;
 use crate::pure::ending::Ending;
-use crate::pure::strategy::Strategy;
 use crate::sync::{Arc, Map, Mutex, Slot};
-use contain::{Contained, SharedPolicy};
+use contain::{SharedPolicy, StrategyInUse};
 
 pub(crate) mod baton;
 pub(crate) mod books;
@@ -43,7 +42,7 @@ pub(crate) struct Engine {
     pub(crate) topics: Map<Arc<dyn registry::AnyTopic>>,
     /// The last metrics of topics that were removed.
     pub(crate) removed: Mutex<Option<TopicMetrics>>,
-    pub(crate) strategy: Slot<Contained<Box<dyn Strategy>>>,
+    pub(crate) strategy: Slot<StrategyInUse>,
     pub(crate) retry: SharedPolicy,
     pub(crate) ending: cell::Cell<Ending>,
     pub(crate) workers: usize,

@@ -3,7 +3,7 @@
 use std::any::{Any, type_name};
 
 use super::cell::Cell;
-use super::contain::SharedStrategy;
+use super::contain::{SharedStrategy, share_policy, share_strategy};
 use super::context::Inside;
 use super::lane::Lane;
 use super::pool::Worker;
@@ -12,7 +12,9 @@ use crate::engine::Engine;
 use crate::event::EventKind;
 use crate::metrics::TopicMetrics;
 use crate::pure::handles::Handles;
+use crate::pure::retry::Backoff;
 use crate::pure::room::Phase;
+use crate::pure::strategy::Immediate;
 use crate::sync::Arc;
 
 /// What is still to be done.
@@ -96,7 +98,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             parked: delayed,
             activity: self.gate.issued(),
         };
-        if self.retains(&lanes) {
+        if self.retains(&lanes) && !self.engine.has_stopped() {
             survey.moving = 0;
         }
         for lane in lanes.iter() {
@@ -126,8 +128,10 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
     }
 
     fn let_go(&self) {
-        let lanes = self.lanes.swap(Arc::new(Vec::new()));
-        drop(lanes);
+        // What is the user's may hold a handle of this very topic.
+        drop(self.lanes.swap(Arc::new(Vec::new())));
+        drop(self.strategy.swap(share_strategy(Immediate)));
+        drop(self.retry.swap(share_policy(Backoff::default())));
     }
 
     fn metrics(&self) -> TopicMetrics {
@@ -135,9 +139,9 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
     }
 
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy) {
-        let to = Arc::from(strategy.name());
+        let to = Arc::clone(&strategy.name);
         let old = self.strategy.swap(strategy);
-        let from = Arc::from(old.name());
+        let from = Arc::clone(&old.name);
         self.tell(EventKind::StrategySwapped { from, to });
         self.ring();
     }

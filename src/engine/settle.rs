@@ -197,7 +197,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let waiting: Vec<_> = turn.waiting.drain().collect();
         for redelivery in waiting {
             // If it fires all the same, its tag will find nothing.
-            engine.timer.cancel(redelivery.timer);
+            engine.timer.cancel_parked(redelivery.timer);
             self.end_redelivery(redelivery, Status::RetryScheduled);
             ended += 1;
         }

@@ -27,7 +27,18 @@ struct State {
     wheel: Wheel<Arc<dyn Fire>>,
     /// When the thread will look by itself.
     sleeps_until_ns: u64,
+    /// Retries and delayed messages among the deadlines: those with a tag of
+    /// their own.
+    parked: u64,
     stopping: bool,
+}
+
+impl State {
+    fn advance(&mut self, clock: &Clock, due: &mut Vec<Due<Arc<dyn Fire>>>) {
+        self.wheel.advance(clock.now_ns(), due);
+        let parked = due.iter().filter(|due| due.tag < CANCEL).count();
+        self.parked -= parked as u64;
+    }
 }
 
 /// The timer of a broker. Bounded by the places that lanes and topics reserve
@@ -44,6 +55,7 @@ impl Timer {
             state: Mutex::new(State {
                 wheel: Wheel::new(now_ns),
                 sleeps_until_ns: 0,
+                parked: 0,
                 stopping: false,
             }),
             earlier: Condvar::new(),
@@ -66,9 +78,13 @@ impl Timer {
         Ok(())
     }
 
-    /// Sets a deadline.
+    /// Sets a deadline; after [`stop`](Self::stop), none.
     pub(crate) fn insert(&self, due_ns: u64, tag: u32, target: Arc<dyn Fire>) -> TimerKey {
         let mut state = self.state.lock();
+        if state.stopping {
+            return TimerKey::NONE;
+        }
+        state.parked += u64::from(tag < CANCEL);
         let key = state.wheel.insert(due_ns, tag, target);
         if due_ns < state.sleeps_until_ns {
             self.earlier.notify_one();
@@ -76,9 +92,24 @@ impl Timer {
         key
     }
 
-    /// Takes a deadline back. `false`: it has come, and `fire` was or is called.
-    pub(crate) fn cancel(&self, key: TimerKey) -> bool {
-        self.state.lock().wheel.cancel(key).is_some()
+    /// Takes back a deadline for looking or cancelling, if it has not come.
+    pub(crate) fn cancel(&self, key: TimerKey) {
+        let cancelled = self.state.lock().wheel.cancel(key);
+        drop(cancelled);
+    }
+
+    /// Takes back the deadline of a retry or of a delayed message.
+    pub(crate) fn cancel_parked(&self, key: TimerKey) {
+        let mut state = self.state.lock();
+        let cancelled = state.wheel.cancel(key);
+        state.parked -= u64::from(cancelled.is_some());
+        drop(state);
+        drop(cancelled);
+    }
+
+    /// Retries and delayed messages whose time has not come.
+    pub(crate) fn parked(&self) -> u64 {
+        self.state.lock().parked
     }
 
     /// The next deadline, if there is any.
@@ -89,7 +120,7 @@ impl Timer {
     /// Fires what is due. For engines without a timer thread.
     pub(crate) fn fire_due(&self, clock: &Clock) -> usize {
         let mut due = Vec::new();
-        self.state.lock().wheel.advance(clock.now_ns(), &mut due);
+        self.state.lock().advance(clock, &mut due);
         let fired = due.len();
         due.drain(..).for_each(fire);
         fired
@@ -99,7 +130,7 @@ impl Timer {
         let mut due = Vec::new();
         let mut state = self.state.lock();
         while !state.stopping {
-            state.wheel.advance(clock.now_ns(), &mut due);
+            state.advance(clock, &mut due);
             if !due.is_empty() {
                 drop(state);
                 due.drain(..).for_each(fire);
@@ -114,9 +145,15 @@ impl Timer {
         }
     }
 
-    /// Ends the thread; deadlines no longer come.
+    /// Ends the thread; deadlines no longer come. Those that were set are let go:
+    /// their targets hold the engine, which holds this.
     pub(crate) fn stop(&self) {
-        self.state.lock().stopping = true;
+        let mut state = self.state.lock();
+        state.stopping = true;
+        state.parked = 0;
+        let wheel = std::mem::replace(&mut state.wheel, Wheel::new(0));
+        drop(state);
+        drop(wheel);
         self.earlier.notify_one();
         let thread = self.thread.lock().take();
         if let Some(thread) = thread.filter(|thread| !is_current(thread)) {

@@ -4,7 +4,7 @@ use super::baton::Baton;
 use super::books::{DeliveryCounts, TopicBooks};
 use super::bus::Bus;
 use super::cell::Cell;
-use super::contain::{Contained, SharedPolicy, SharedStrategy};
+use super::contain::{Contained, SharedPolicy, SharedStrategy, StrategyInUse};
 use super::dispatch::Desk;
 use super::gate::Gate;
 use super::lane::Lane;
@@ -19,7 +19,6 @@ use crate::pure::handles::Handles;
 use crate::pure::lifecycle::Status;
 use crate::pure::retry::RetryPolicy;
 use crate::pure::schedule::Then;
-use crate::pure::strategy::Strategy;
 use crate::pure::wheel::TimerKey;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Channel, Mutex, OnceLock, Slot, fence};
@@ -69,7 +68,7 @@ pub(crate) struct TopicCore<T> {
     pub(crate) lanes: Slot<Lanes<T>>,
     /// Serialises changes of the list; holds the counts of lanes that ended.
     pub(crate) ended: Mutex<Option<Box<DeliveryCounts>>>,
-    pub(crate) strategy: Slot<Contained<Box<dyn Strategy>>>,
+    pub(crate) strategy: Slot<StrategyInUse>,
     pub(crate) retry: Slot<Contained<Box<dyn RetryPolicy>>>,
     pub(crate) waiters: Waiters,
     pub(super) delayed: Mutex<Arena<Delayed<T>>>,

@@ -28,11 +28,12 @@ impl Handles {
         (Self(self.0 - 1), ())
     }
 
-    /// Marks the topic as removed, unless a handle is out: then answers how many.
+    /// Marks the topic as removed, unless handles are out: then answers how many.
+    /// None means that somebody else has marked it.
     pub fn remove(self) -> (Self, Result<(), u64>) {
         match self.0 {
             0 => (Self(REMOVED), Ok(())),
-            REMOVED => (self, Ok(())),
+            REMOVED => (self, Err(0)),
             handles => (self, Err(handles)),
         }
     }
