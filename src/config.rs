@@ -19,7 +19,8 @@ pub enum Overflow {
         timeout: Duration,
     },
     /// Drop the oldest messages still in the queue until there is room. The
-    /// receipt says how many. A chunk published as one is dropped as one.
+    /// receipt says how many. A chunk published as one is dropped as one. Delayed
+    /// messages keep their places: if they have all of them, it answers `Full`.
     DropOldest,
     /// Accept the message and drop it. The receipt says so.
     DropNewest,
@@ -68,7 +69,9 @@ pub enum Unsubscribe {
     /// They go to the dead letters.
     DeadLetter,
     /// They are handled, retries included; what is left after `timeout` is
-    /// cancelled.
+    /// cancelled. They are those that its lane has: messages still in the topic's
+    /// queue come too late for it. On a broker without worker threads it handles
+    /// what is due now.
     Drain {
         /// The longest wait.
         timeout: Duration,

@@ -8,7 +8,8 @@ use crate::engine::contain::discard;
 use crate::sync::Arc;
 
 /// A message's number within its topic: 1 for the first one accepted, then
-/// upwards without gaps.
+/// upwards without gaps. Publishers that race may get into the queue in another
+/// order than they got their numbers; one thread's messages keep theirs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(NonZeroU64);
 

@@ -904,3 +904,67 @@ fn a_handler_that_never_returns_delays_nobody_else() {
         assert_eq!(counts.delivered, 3_000);
     });
 }
+
+#[test]
+fn an_observer_that_owns_another_can_be_taken_off() {
+    let (broker, _clock) = manual();
+    let inner = broker.observe(|_| {}).unwrap();
+    let outer = broker
+        .observe(move |_| {
+            let _owned = &inner;
+        })
+        .unwrap();
+    drop(outer);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn user_code_that_holds_a_handle_does_not_keep_the_broker_alive() {
+    /// A strategy that holds the topic it decides for.
+    struct Holder(Topic<u64>, Arc<()>);
+
+    impl Strategy for Holder {
+        fn plan(&self, backlog: &Backlog) -> Plan {
+            Immediate.plan(backlog)
+        }
+
+        fn name(&self) -> &str {
+            self.0.name()
+        }
+    }
+
+    let alive = Arc::new(());
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u64>("t").open().unwrap();
+    topic
+        .set_strategy(Holder(topic.clone(), alive.clone()))
+        .unwrap();
+    let (heard, token) = (topic.clone(), alive.clone());
+    let observation = broker.observe(move |_| {
+        let _held = (&heard, &token);
+    });
+    observation.unwrap().detach();
+    // A drain begun inside a handler sets a deadline on the lane, which is gone
+    // long before it comes.
+    let token = alive.clone();
+    let mut own = None;
+    let (sender, receiver) = std::sync::mpsc::channel::<Subscription>();
+    let subscription = topic
+        .subscribe("s", move |_| {
+            let _held = &token;
+            own = own.take().or_else(|| receiver.try_recv().ok());
+            if let Some(own) = own.take() {
+                let timeout = Duration::from_secs(3_600);
+                own.unsubscribe(Unsubscribe::Drain { timeout });
+            }
+            Ok(())
+        })
+        .unwrap();
+    sender.send(subscription).unwrap();
+    topic.publish(1).unwrap();
+    broker.run_until_idle();
+    assert_eq!(broker.next_deadline(), None, "it took its deadline along");
+    assert_balanced(&broker);
+    drop((topic, broker));
+    assert_eq!(Arc::strong_count(&alive), 1);
+}
