@@ -106,6 +106,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     fn turn(self: &Arc<Self>, desk: &mut Desk<T>, worker: &mut Worker<'_>) -> Pause {
         if self.quiet_below.load(Ordering::Relaxed) > 0 {
+            // ORDERING: who stayed quiet before this had pushed before its fence;
+            // the queue fences before it says that it is empty.
             self.quiet_below.store(0, Ordering::Relaxed);
         }
         let mut dispatched = 0;
