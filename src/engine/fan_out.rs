@@ -134,7 +134,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         worker: &mut Worker<'_>,
     ) {
         let count = part.to - part.from;
-        if granted < count && lane.phase() != Phase::Open && granted == 0 {
+        if granted == 0 && lane.phase() != Phase::Open {
             return;
         }
         let granted = match lane.when_full {
