@@ -921,7 +921,10 @@ fn an_observer_that_owns_another_can_be_taken_off() {
 #[test]
 fn user_code_that_holds_a_handle_does_not_keep_the_broker_alive() {
     /// A strategy that holds the topic it decides for.
-    struct Holder(Topic<u64>, Arc<()>);
+    struct Holder {
+        topic: Topic<u64>,
+        _alive: Arc<()>,
+    }
 
     impl Strategy for Holder {
         fn plan(&self, backlog: &Backlog) -> Plan {
@@ -929,7 +932,7 @@ fn user_code_that_holds_a_handle_does_not_keep_the_broker_alive() {
         }
 
         fn name(&self) -> &str {
-            self.0.name()
+            self.topic.name()
         }
     }
 
@@ -937,7 +940,10 @@ fn user_code_that_holds_a_handle_does_not_keep_the_broker_alive() {
     let (broker, _clock) = manual();
     let topic = broker.topic::<u64>("t").open().unwrap();
     topic
-        .set_strategy(Holder(topic.clone(), alive.clone()))
+        .set_strategy(Holder {
+            topic: topic.clone(),
+            _alive: alive.clone(),
+        })
         .unwrap();
     let (heard, token) = (topic.clone(), alive.clone());
     let observation = broker.observe(move |_| {
