@@ -195,7 +195,7 @@ impl Broker {
             return Err(ObserveError::Closed);
         }
         if !engine.is_manual() {
-            Bus::start(engine, &engine.thread_name).map_err(ObserveError::Spawn)?;
+            Bus::start(engine).map_err(ObserveError::Spawn)?;
         }
         Ok(Observation {
             number: engine.bus.add(Contained::new(Box::new(observer))),

@@ -125,7 +125,7 @@ impl BrokerBuilder {
             outcome: Outcome::default(),
         };
         if workers > 0 {
-            Timer::start(&engine, &engine.thread_name).map_err(BuildError::Spawn)?;
+            Timer::start(&engine).map_err(BuildError::Spawn)?;
             Pool::start(&engine, workers, self.stack_size).map_err(BuildError::Spawn)?;
         }
         Ok(Broker {

@@ -93,6 +93,19 @@ pub(crate) enum Parcel<T> {
 }
 
 impl<T> Parcel<T> {
+    /// What a message travels in: a slot of its own, or with what its publisher
+    /// added, a chunk of one.
+    #[inline]
+    pub(crate) fn of(message: Message<T>, meta: Option<Meta>) -> Self {
+        match meta {
+            None => Self::One(message),
+            Some(meta) => Self::Chunk(Arc::new(Batch {
+                messages: vec![message],
+                meta: vec![(0, meta)],
+            })),
+        }
+    }
+
     pub(crate) fn messages(&self) -> &[Message<T>] {
         match self {
             Self::One(message) => std::slice::from_ref(message),
@@ -122,8 +135,12 @@ impl<T> Part<T> {
         (self.to - self.from) as usize
     }
 
+    pub(crate) fn messages(&self) -> &[Message<T>] {
+        &self.batch.messages[self.from as usize..self.to as usize]
+    }
+
     pub(crate) fn first(&self) -> &Message<T> {
-        &self.batch.messages[self.from as usize]
+        &self.messages()[0]
     }
 
     /// The first `count` messages, and the others.

@@ -197,12 +197,8 @@ impl Engine {
 
     /// Cancels what is left, ends the threads, and writes the report.
     pub(crate) fn stop(self: &Arc<Self>, until: Option<Instant>, began: Instant) -> DrainReport {
-        let open = || {
-            let report = DrainReport::of(&Metrics::read(self), 0, Duration::ZERO);
-            report.remaining
-        };
         self.refuse();
-        let cut_off = open();
+        let cut_off = DrainReport::of(&Metrics::read(self), 0, Duration::ZERO).remaining;
         self.ending.update(|ending| ending.advance(Ending::Stopped));
         loop {
             // Workers do the same with what they have in hand; each lane and
@@ -234,9 +230,9 @@ impl Engine {
         }
         self.pool.clear();
         self.bus.stop(soon);
-        let remaining = open();
-        let metrics = Metrics::read(self);
-        DrainReport::of(&metrics, cut_off.max(remaining), began.elapsed())
+        let mut report = DrainReport::of(&Metrics::read(self), cut_off, began.elapsed());
+        report.cut_off = cut_off.max(report.remaining);
+        report
     }
 
     fn announce(&self, kind: EventKind) {

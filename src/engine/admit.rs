@@ -13,6 +13,7 @@ use crate::message::{Batch, BatchReceipt, Message, MessageId, Meta, Parcel, Rece
 use crate::pure::lifecycle::Status;
 use crate::pure::tickets::Refusal;
 use crate::pure::verdict::nanos;
+use crate::pure::wheel::TimerKey;
 use crate::sync::{Arc, pause};
 
 /// How often a publisher looks for something to drop before it gives up. It
@@ -26,6 +27,27 @@ struct Admitted {
     evicted: u32,
     /// There was no room, and the policy is to drop the newest.
     dropped: bool,
+}
+
+impl Admitted {
+    /// Into a queue that had room: the first id, and how many.
+    fn plainly((first_id, count): (u64, u64)) -> Self {
+        Self {
+            first_id,
+            count,
+            evicted: 0,
+            dropped: false,
+        }
+    }
+
+    /// What the publisher of the first of these messages gets.
+    fn receipt(&self) -> Receipt {
+        Receipt {
+            id: MessageId::new(self.first_id),
+            evicted: self.evicted,
+            dropped: self.dropped,
+        }
+    }
 }
 
 /// Why nothing was admitted.
@@ -55,28 +77,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         payload: T,
         meta: Option<Meta>,
     ) -> Result<Receipt, PublishError<T>> {
-        let admitted = match self.admit(1, &mut None) {
+        let admitted = match self.admit_one() {
             Ok(admitted) => admitted,
-            Err(refused) => {
-                self.books.rejected.add(1);
-                return Err(refused.error(payload));
-            }
+            Err(refused) => return Err(refused.error(payload)),
         };
         let message = self.message(admitted.first_id, payload);
-        let receipt = Receipt {
-            id: message.id,
-            evicted: admitted.evicted,
-            dropped: admitted.dropped,
-        };
-        let parcel = match meta {
-            None => Parcel::One(message),
-            Some(meta) => Parcel::Chunk(Arc::new(Batch {
-                messages: vec![message],
-                meta: vec![(0, meta)],
-            })),
-        };
-        self.admitted(parcel, &admitted);
-        Ok(receipt)
+        self.admitted(Parcel::of(message, meta), &admitted);
+        Ok(admitted.receipt())
     }
 
     /// Accepts messages chunk by chunk, each chunk in one slot of the queue, or
@@ -132,22 +139,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         payload: T,
         meta: Option<Meta>,
     ) -> Result<Receipt, PublishError<T>> {
-        let admitted = match self.admit(1, &mut None) {
+        let admitted = match self.admit_one() {
             Ok(admitted) => admitted,
-            Err(refused) => {
-                self.books.rejected.add(1);
-                return Err(refused.error(payload));
-            }
+            Err(refused) => return Err(refused.error(payload)),
         };
         let mut message = self.message(admitted.first_id, payload);
-        let receipt = Receipt {
-            id: message.id,
-            evicted: admitted.evicted,
-            dropped: admitted.dropped,
-        };
         if admitted.dropped {
             self.admitted(Parcel::One(message), &admitted);
-            return Ok(receipt);
+            return Ok(admitted.receipt());
         }
         // Latency counts from when it is due.
         message.accepted_ns = message.accepted_ns.saturating_add(nanos(delay));
@@ -160,31 +159,24 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let tag = delayed.insert(Delayed {
             message,
             meta,
-            timer: None,
+            timer: TimerKey::NONE,
         });
         let key = self.engine.timer.insert(due_ns, tag, Arc::clone(self) as _);
         if let Some(entry) = delayed.get_mut(tag) {
-            entry.timer = Some(key);
+            entry.timer = key;
         }
         drop(delayed);
         // It may have taken the last place of a topic whose strategy waits; and
         // after a stop somebody must drop it.
         self.ring();
-        Ok(receipt)
+        Ok(admitted.receipt())
     }
 
     /// A delayed message is due.
     pub(super) fn publish_due(self: &Arc<Self>, due: Delayed<T>) {
         let last_id = due.message.id.get();
-        let parcel = match due.meta {
-            None => Parcel::One(due.message),
-            Some(meta) => Parcel::Chunk(Arc::new(Batch {
-                messages: vec![due.message],
-                meta: vec![(0, meta)],
-            })),
-        };
         self.books.delayed.sub(1);
-        self.enqueue(parcel, last_id);
+        self.enqueue(Parcel::of(due.message, due.meta), last_id);
         // The dispatcher may wait for a ticket that is already out.
         self.ring();
     }
@@ -193,13 +185,18 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(super) fn drop_delayed(&self) {
         let delayed: Vec<_> = self.delayed.lock().drain().collect();
         for entry in delayed {
-            if let Some(key) = entry.timer {
-                self.engine.timer.cancel_parked(key);
-            }
+            self.engine.timer.cancel_parked(entry.timer);
             self.books.delayed.sub(1);
             self.drop_messages(std::slice::from_ref(&entry.message), DropCause::Shutdown);
             discard(entry);
         }
+    }
+
+    /// Gets one ticket, or counts the refusal.
+    #[inline]
+    fn admit_one(self: &Arc<Self>) -> Result<Admitted, Refused> {
+        let admitted = self.admit(1, &mut None);
+        admitted.inspect_err(|_| self.books.rejected.add(1))
     }
 
     fn message(&self, id: u64, payload: T) -> Message<T> {
@@ -247,12 +244,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return Err(Refused::NoSubscribers);
         }
         match self.gate.admit(wanted, self.settings.capacity) {
-            Ok((first_id, count)) => Ok(Admitted {
-                first_id,
-                count,
-                evicted: 0,
-                dropped: false,
-            }),
+            Ok(granted) => Ok(Admitted::plainly(granted)),
             Err(refusal) => self.admit_by_policy(wanted, refusal, patience),
         }
     }
@@ -288,11 +280,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             (Refusal::Full, Overflow::DropOldest) => self.admit_by_eviction(wanted),
             (Refusal::Full, Overflow::DropNewest) => {
                 let forced = self.gate.admit(wanted, u64::MAX);
-                forced.map_err(refused).map(|(first_id, count)| Admitted {
-                    first_id,
-                    count,
-                    evicted: 0,
+                forced.map_err(refused).map(|granted| Admitted {
                     dropped: true,
+                    ..Admitted::plainly(granted)
                 })
             }
         };
@@ -318,13 +308,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 admitted => Some(admitted),
             }
         });
-        let (first_id, count) = admitted.ok_or(Refused::TimedOut)?.map_err(refused)?;
-        Ok(Admitted {
-            first_id,
-            count,
-            evicted: 0,
-            dropped: false,
-        })
+        let granted = admitted.ok_or(Refused::TimedOut)?.map_err(refused)?;
+        Ok(Admitted::plainly(granted))
     }
 
     fn admit_by_eviction(self: &Arc<Self>, wanted: u64) -> Result<Admitted, Refused> {
@@ -338,12 +323,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 None => pause(),
             }
             match self.gate.admit(wanted, self.settings.capacity) {
-                Ok((first_id, count)) => {
+                Ok(granted) => {
                     return Ok(Admitted {
-                        first_id,
-                        count,
                         evicted,
-                        dropped: false,
+                        ..Admitted::plainly(granted)
                     });
                 }
                 Err(Refusal::Closed) => return Err(Refused::Closed),

@@ -141,12 +141,12 @@ impl Bus {
     }
 
     /// Starts the observers' thread unless it runs.
-    pub(crate) fn start(engine: &Arc<Engine>, thread_name: &str) -> io::Result<()> {
+    pub(crate) fn start(engine: &Arc<Engine>) -> io::Result<()> {
         let mut thread = engine.bus.thread.lock();
         if thread.is_none() {
             let for_bus = Arc::clone(engine);
             let named = Thread {
-                name: format!("{thread_name}-observer"),
+                name: format!("{}-observer", engine.thread_name),
                 stack_size: None,
             };
             *thread = Some(spawn(named, move || {

@@ -184,7 +184,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let count = part.len() as u64;
         let status = lane.books.record(Status::Queued, Step::Drop, count);
         if self.bus().observed() {
-            for message in &part.batch.messages[part.from as usize..part.to as usize] {
+            for message in part.messages() {
                 let cause = DropCause::LaneFull;
                 let kind = EventKind::Dropped { cause };
                 self.tell_of(Some(&lane.name), Some(message.id), 0, Some(status), kind);

@@ -179,4 +179,12 @@ impl<T> Handler<T> {
             }
         }
     }
+
+    /// Calls a handler that takes batches, once.
+    pub(crate) fn call_batch(&mut self, deliveries: Vec<Delivery<'_, T>>, faults: &mut Vec<Fault>) {
+        match self {
+            Self::Batch(handler, _) => handler.call(deliveries, faults),
+            Self::Each(_) => unreachable!("only lanes of batch handlers accumulate"),
+        }
+    }
 }

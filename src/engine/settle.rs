@@ -207,16 +207,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 ended += 1;
             }
         }
-
-        if ended > 0 {
-            let _ = self.release(ended);
-        }
+        self.give_back(ended);
     }
 
     fn cancel_part(&self, part: &Part<T>) {
         let count = part.len() as u64;
         let status = self.books.record(Status::Queued, Step::Cancel, count);
-        for message in &part.batch.messages[part.from as usize..part.to as usize] {
+        for message in part.messages() {
             self.tell(message.id, 0, status, EventKind::Cancelled);
         }
     }

@@ -64,9 +64,9 @@ impl Timer {
     }
 
     /// Starts the thread.
-    pub(crate) fn start(engine: &Arc<Engine>, thread_name: &str) -> io::Result<()> {
+    pub(crate) fn start(engine: &Arc<Engine>) -> io::Result<()> {
         let thread = Thread {
-            name: format!("{thread_name}-timer"),
+            name: format!("{}-timer", engine.thread_name),
             stack_size: None,
         };
         let for_timer = Arc::clone(engine);

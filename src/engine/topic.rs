@@ -39,7 +39,7 @@ pub(crate) struct TopicSettings {
 pub(crate) struct Delayed<T> {
     pub(crate) message: Message<T>,
     pub(crate) meta: Option<Meta>,
-    pub(crate) timer: Option<TimerKey>,
+    pub(crate) timer: TimerKey,
 }
 
 /// The list of a topic's lanes.
@@ -110,7 +110,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Pushes an admitted parcel and lets the dispatcher know.
     pub(super) fn enqueue(self: &Arc<Self>, parcel: Parcel<T>, last_id: u64) {
         self.queue.get_or_init(Channel::new).push(parcel);
-        // ORDERING: pairs with the fence in `Dispatcher::wait`: we pushed, now we
+        // ORDERING: pairs with the fence in `TopicCore::wait`: we pushed, now we
         // look whether the dispatcher wants to know; it says what it wants to
         // know, then looks.
         fence(Ordering::SeqCst);

@@ -10,7 +10,7 @@ use crate::config::LaneFull;
 use crate::engine::Engine;
 use crate::event::EventKind;
 use crate::latency::{self, Latencies};
-use crate::message::{Address, Delivery, Message, Part};
+use crate::message::{Address, Batch, Delivery, Message, Part};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::schedule::Then;
@@ -178,8 +178,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         let index = usize::from(again.index);
         let batch = Arc::clone(&again.batch);
-        let expires_ns = batch.expires_ns(index, self.topic.settings.ttl_ns);
-        if expires_ns.is_some_and(|expires_ns| now_ns >= expires_ns) {
+        if self.has_expired(&batch, index, now_ns) {
             self.expire(&batch, index);
             self.give_back(1);
             return Progress::Done { now_ns };
@@ -232,34 +231,34 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return false;
         }
         while let Some(part) = turn.hand.front() {
-            let (batch, index) = (Arc::clone(&part.batch), part.from as usize);
-            let expires_ns = batch.expires_ns(index, self.topic.settings.ttl_ns);
-            if expires_ns.is_none_or(|expires_ns| now_ns < expires_ns) {
+            let index = part.from as usize;
+            if !self.has_expired(&part.batch, index, now_ns) {
                 break;
             }
-            self.expire(&batch, index);
+            self.expire(&part.batch, index);
             advance(turn, 1);
             self.give_back(1);
         }
         true
     }
 
-    pub(super) fn expire(&self, batch: &crate::message::Batch<T>, index: usize) {
+    pub(super) fn has_expired(&self, batch: &Batch<T>, index: usize, now_ns: u64) -> bool {
+        let expires_ns = batch.expires_ns(index, self.topic.settings.ttl_ns);
+        expires_ns.is_some_and(|expires_ns| now_ns >= expires_ns)
+    }
+
+    pub(super) fn expire(&self, batch: &Batch<T>, index: usize) {
         let status = self.books.record(Status::Queued, Step::Expire, 1);
         let id = batch.messages[index].id;
         self.tell(id, 0, status, EventKind::Expired);
     }
 
     /// The first message of `from..to` that has outlived its time, or `to`.
-    pub(super) fn unexpired(&self, part: &Part<T>, from: usize, to: usize, now_ns: u64) -> usize {
-        let ttl_ns = self.topic.settings.ttl_ns;
-        if ttl_ns.is_none() && part.batch.meta.is_empty() {
+    fn unexpired(&self, part: &Part<T>, from: usize, to: usize, now_ns: u64) -> usize {
+        if self.topic.settings.ttl_ns.is_none() && part.batch.meta.is_empty() {
             return to;
         }
-        let expired = |index: &usize| {
-            let expires_ns = part.batch.expires_ns(*index, ttl_ns);
-            expires_ns.is_some_and(|expires_ns| now_ns >= expires_ns)
-        };
+        let expired = |index: &usize| self.has_expired(&part.batch, *index, now_ns);
         (from..to).find(expired).unwrap_or(to)
     }
 

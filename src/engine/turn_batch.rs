@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::context;
-use super::handler::Handler;
 use super::lane::{Lane, Redelivery, Turn};
 use super::timer::LOOK;
 use super::turn::{Progress, advance};
@@ -78,11 +77,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         self.books.record(Status::Queued, Step::Start, count);
         context::take_refusal();
-        let Handler::Batch(handler, _) = &mut turn.handler else {
-            return Progress::Nothing;
-        };
         let told = deliveries.clone();
-        handler.call(deliveries, &mut turn.faults);
+        turn.handler.call_batch(deliveries, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
         let messages = places
             .iter()
@@ -155,11 +151,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let mut expired = 0;
         for part in parts {
             for index in part.from as usize..part.to as usize {
-                if self.unexpired(part, index, index + 1, now_ns) > index {
-                    live.push((part, index));
-                } else {
+                if self.has_expired(&part.batch, index, now_ns) {
                     self.expire(&part.batch, index);
                     expired += 1;
+                } else {
+                    live.push((part, index));
                 }
             }
         }
