@@ -54,6 +54,35 @@ pub(crate) fn record(histogram: &mut Histogram<u64>, ns: u64, count: u64) {
         .expect("it resizes itself, and an hour fits");
 }
 
+/// Records, for each of these beginnings, the time from then until `until_ns`.
+///
+/// Neighbours in a queue have waited about equally long. So those that fall into
+/// one bucket of the histogram are counted by two comparisons each, and recorded
+/// together.
+pub(crate) fn record_since(
+    histogram: &mut Histogram<u64>,
+    until_ns: u64,
+    began: impl Iterator<Item = u64>,
+) {
+    let mut began = began.peekable();
+    while let Some(first_ns) = began.next() {
+        let elapsed_ns = until_ns.saturating_sub(first_ns);
+        let earliest = until_ns.saturating_sub(histogram.highest_equivalent(elapsed_ns));
+        let latest = match histogram.lowest_equivalent(elapsed_ns) {
+            0 => u64::MAX,
+            shortest_ns => until_ns - shortest_ns,
+        };
+        let mut count = 1;
+        while began
+            .next_if(|next_ns| (earliest..=latest).contains(next_ns))
+            .is_some()
+        {
+            count += 1;
+        }
+        record(histogram, elapsed_ns, count);
+    }
+}
+
 /// What a histogram comes to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LatencySummary {
@@ -139,6 +168,19 @@ mod tests {
         let p90 = summary.p90.as_secs_f64();
         assert!((0.891..=0.911).contains(&p90), "{p90}");
         assert!(summary.max >= Duration::from_secs(3_600));
+    }
+
+    #[test]
+    fn neighbours_are_counted_as_if_recorded_one_by_one() {
+        let until_ns = 10_000_000;
+        let late = [until_ns, until_ns + 1, u64::MAX];
+        let began = (0..until_ns).step_by(61).chain(late);
+        let (mut together, mut singly) = (Latencies::new(), Latencies::new());
+        record_since(&mut together.end_to_end, until_ns, began.clone());
+        for began_ns in began {
+            record(&mut singly.end_to_end, until_ns.saturating_sub(began_ns), 1);
+        }
+        assert_eq!(together.end_to_end, singly.end_to_end);
     }
 
     #[test]

@@ -272,7 +272,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     pub(super) fn record_latency<'m>(
         &self,
-        messages: impl ExactSizeIterator<Item = &'m Message<T>>,
+        messages: impl ExactSizeIterator<Item = &'m Message<T>> + Clone,
         began_ns: u64,
         ended_ns: u64,
         first_attempt: bool,
@@ -285,24 +285,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let latencies = latencies.get_or_insert_with(|| Box::new(Latencies::new()));
         let each_ns = ended_ns.saturating_sub(began_ns) / calls;
         latency::record(&mut latencies.handler, each_ns, calls);
-        // Messages of a chunk, or of a quiet moment, share their time.
-        let mut messages = messages.peekable();
-        while let Some(message) = messages.next() {
-            let accepted_ns = message.accepted_ns;
-            let mut same = 1;
-            while messages
-                .next_if(|next| next.accepted_ns == accepted_ns)
-                .is_some()
-            {
-                same += 1;
-            }
-            if first_attempt {
-                let waited_ns = began_ns.saturating_sub(accepted_ns);
-                latency::record(&mut latencies.queue_wait, waited_ns, same);
-            }
-            let total_ns = ended_ns.saturating_sub(accepted_ns);
-            latency::record(&mut latencies.end_to_end, total_ns, same);
+        let accepted = messages.map(|message| message.accepted_ns);
+        if first_attempt {
+            latency::record_since(&mut latencies.queue_wait, began_ns, accepted.clone());
         }
+        latency::record_since(&mut latencies.end_to_end, ended_ns, accepted);
     }
 
     pub(super) fn address(&self) -> Address<'_> {
