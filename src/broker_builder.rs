@@ -106,7 +106,7 @@ impl BrokerBuilder {
             None => Clock::monotonic(),
         };
         let engine = Arc::new(Engine {
-            timer: Timer::new(clock.now_ns()),
+            timer: Timer::new(&clock),
             clock,
             pool: Pool::new(),
             bus: Bus::new(self.event_buffer),

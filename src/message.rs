@@ -95,7 +95,7 @@ pub(crate) enum Parcel<T> {
 impl<T> Parcel<T> {
     /// What a message travels in: a slot of its own, or with what its publisher
     /// added, a chunk of one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of(message: Message<T>, meta: Option<Meta>) -> Self {
         match meta {
             None => Self::One(message),

@@ -268,7 +268,7 @@ impl Engine {
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         let next_ns = self.timer.next_deadline_ns()?;
         Some(Duration::from_nanos(
-            next_ns.saturating_sub(self.clock.now_ns()),
+            next_ns.saturating_sub(self.clock.timer_ns()),
         ))
     }
 }

@@ -156,8 +156,7 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
 
     fn cancel_after(&self, timeout: Duration) {
         let engine = &self.topic.engine;
-        let due_ns = engine.clock.now_ns().saturating_add(nanos(timeout));
-        let key = engine.timer.insert(due_ns, CANCEL, Arc::clone(self) as _);
+        let key = engine.set_timer(nanos(timeout), CANCEL, Arc::clone(self) as _);
         self.set_end(key);
     }
 

@@ -12,16 +12,16 @@
 mod native;
 #[cfg(not(millstream_loom))]
 pub(crate) use native::{
-    Channel, Condvar, Map, Mutex, Queue, Slot, Unbounded, atomic, available_parallelism, fence,
-    pause, sleep, spawn, thread_local, yield_now,
+    Channel, Condvar, Map, Mutex, Queue, Reader, Slot, Unbounded, atomic, available_parallelism,
+    fence, pause, sleep, spawn, thread_local, yield_now,
 };
 
 #[cfg(millstream_loom)]
 pub(crate) mod model;
 #[cfg(millstream_loom)]
 pub(crate) use model::{
-    Channel, Condvar, Map, Mutex, Queue, Slot, Unbounded, atomic, available_parallelism, fence,
-    pause, sleep, spawn, thread_local, yield_now,
+    Channel, Condvar, Map, Mutex, Queue, Reader, Slot, Unbounded, atomic, available_parallelism,
+    fence, pause, sleep, spawn, thread_local, yield_now,
 };
 
 pub(crate) use crossbeam_utils::CachePadded;

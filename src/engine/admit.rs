@@ -72,6 +72,7 @@ impl Refused {
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Accepts one message or hands the payload back.
+    #[inline]
     pub(crate) fn publish(
         self: &Arc<Self>,
         payload: T,
@@ -149,8 +150,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return Ok(admitted.receipt());
         }
         // Latency counts from when it is due.
-        message.accepted_ns = message.accepted_ns.saturating_add(nanos(delay));
-        let due_ns = message.accepted_ns;
+        let delay_ns = nanos(delay);
+        message.accepted_ns = message.accepted_ns.saturating_add(delay_ns);
         self.tell_enqueued(message.id);
         self.books.delayed.add(1);
         // The lock is held over the timer so that the deadline can't come before
@@ -161,7 +162,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             meta,
             timer: TimerKey::NONE,
         });
-        let key = self.engine.timer.insert(due_ns, tag, Arc::clone(self) as _);
+        let key = self.engine.set_timer(delay_ns, tag, Arc::clone(self) as _);
         if let Some(entry) = delayed.get_mut(tag) {
             entry.timer = key;
         }
@@ -199,6 +200,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         admitted.inspect_err(|_| self.books.rejected.add(1))
     }
 
+    #[inline]
     fn message(&self, id: u64, payload: T) -> Message<T> {
         Message {
             id: MessageId::new(id),
@@ -208,6 +210,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// An admitted parcel goes where its admission says.
+    #[inline]
     fn admitted(self: &Arc<Self>, parcel: Parcel<T>, admitted: &Admitted) {
         if admitted.dropped {
             self.drop_messages(parcel.messages(), DropCause::Overflow);

@@ -1,10 +1,11 @@
 //! The wall between the engine and user code: nothing that panics gets past it,
 //! not even a panic whose payload panics when it is dropped.
 
+use std::any::TypeId;
 use std::panic::AssertUnwindSafe;
 
 use crate::pure::retry::RetryPolicy;
-use crate::pure::strategy::Strategy;
+use crate::pure::strategy::{Immediate, Strategy};
 use crate::sync::Arc;
 
 /// Calls user code. A panic comes back as its text.
@@ -40,9 +41,11 @@ pub(crate) type SharedStrategy = Arc<StrategyInUse>;
 /// A retry policy in use.
 pub(crate) type SharedPolicy = Arc<Contained<Box<dyn RetryPolicy>>>;
 
-/// A strategy, and its name as it was when it was installed.
+/// A strategy, and what was known of it when it was installed.
 pub(crate) struct StrategyInUse {
     pub(crate) name: Arc<str>,
+    /// It is [`Immediate`], whose answer needs no question.
+    pub(crate) is_immediate: bool,
     strategy: Contained<Box<dyn Strategy>>,
 }
 
@@ -54,9 +57,10 @@ impl std::ops::Deref for StrategyInUse {
     }
 }
 
-pub(crate) fn share_strategy(strategy: impl Strategy) -> SharedStrategy {
+pub(crate) fn share_strategy<S: Strategy>(strategy: S) -> SharedStrategy {
     let name = contain(|| Arc::from(strategy.name()));
     Arc::new(StrategyInUse {
+        is_immediate: TypeId::of::<S>() == TypeId::of::<Immediate>(),
         name: name.unwrap_or_else(|_| Arc::from("unnamed")),
         strategy: Contained::new(Box::new(strategy)),
     })

@@ -5,18 +5,18 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::contain::{StrategyInUse, contain, discard};
+use super::linger::Linger;
 use super::pool::{Task, Worker};
 use super::timer::{Fire, LOOK};
-use super::topic::TopicCore;
+use super::topic::{Lanes, TopicCore};
 use crate::event::{DropCause, EventKind, Hook};
 use crate::message::{Batch, Message, Parcel};
 use crate::pure::lifecycle::Status;
 use crate::pure::schedule::Then;
 use crate::pure::strategy::{Backlog, FlushCause, Plan, Strategy};
 use crate::pure::verdict::nanos;
-use crate::pure::wheel::TimerKey;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, Weak, fence};
+use crate::sync::{Arc, Reader, Weak, fence};
 
 /// Most messages in a batch. One allocation and one lane operation per
 /// subscription are shared by so many; a retry or a dead letter keeps so many
@@ -37,9 +37,11 @@ pub(crate) struct Desk<T> {
     /// Messages that the last plan still allows to be handed on, and whose plan
     /// that was.
     allowance: usize,
+    /// The queue was seen empty, so that whoever has pushed since rings.
+    dry: bool,
     allowed_by: Weak<StrategyInUse>,
     pub(super) hand: Option<Hand<T>>,
-    linger: Option<(TimerKey, u64)>,
+    linger: Linger,
     pub(super) grants: Vec<u32>,
 }
 
@@ -48,9 +50,10 @@ impl<T> Desk<T> {
         Self {
             taken: VecDeque::new(),
             allowance: 0,
+            dry: false,
             allowed_by: Weak::new(),
             hand: None,
-            linger: None,
+            linger: Linger::default(),
             grants: Vec::new(),
         }
     }
@@ -110,21 +113,29 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             // the queue fences before it says that it is empty.
             self.quiet_below.store(0, Ordering::Relaxed);
         }
+        let mut lanes = self.lanes.reader();
+        let mut strategy = self.strategy.reader();
         let mut dispatched = 0;
+        desk.dry = false;
         loop {
             if self.engine.has_stopped() {
                 self.drop_everything(desk);
                 return Pause::Rest;
             }
-            if desk.hand.is_none() && !self.take_batch(desk) {
+            if desk.hand.is_none() && !self.take_batch(desk, &mut strategy, &mut lanes) {
                 return Pause::Rest;
             }
             // The list is read after the messages were taken: whoever was
             // subscribed before one of them was published is on it.
-            let lanes = self.lanes.load();
-            match self.hand_on(desk, &lanes, worker) {
+            match self.hand_on(desk, lanes.load(), worker) {
                 Some(count) => dispatched += count,
                 None => return Pause::Rest,
+            }
+            if desk.dry && desk.hand.is_none() {
+                // Who looks again at once finds one or two messages at a time,
+                // and fights the publisher for them. Let the lanes run first.
+                desk.allowance = 0;
+                return Pause::Rest;
             }
             if dispatched >= QUANTUM {
                 return Pause::Yield;
@@ -133,7 +144,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Takes the next batch in hand, if the strategy wants it now.
-    fn take_batch(self: &Arc<Self>, desk: &mut Desk<T>) -> bool {
+    fn take_batch(
+        self: &Arc<Self>,
+        desk: &mut Desk<T>,
+        strategy: &mut Reader<'_, StrategyInUse>,
+        lanes: &mut Reader<'_, Lanes<T>>,
+    ) -> bool {
         loop {
             if desk.taken.is_empty() {
                 desk.taken.extend(self.pop());
@@ -142,14 +158,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 desk.allowance = 0;
                 return false;
             }
-            let strategy = self.strategy.load();
-            if desk.allowed_by.as_ptr() != Arc::as_ptr(&strategy) {
+            let strategy = strategy.load();
+            if desk.allowed_by.as_ptr() != Arc::as_ptr(strategy) {
                 // After a swap the new strategy decides about all that waits.
                 desk.allowance = 0;
-                desk.allowed_by = Arc::downgrade(&strategy);
+                desk.allowed_by = Arc::downgrade(strategy);
             }
-            if desk.allowance == 0 {
-                match self.plan(desk, &**strategy) {
+            if desk.allowance == 0 && strategy.is_immediate {
+                desk.allowance = usize::MAX;
+            } else if desk.allowance == 0 {
+                match self.plan(desk, &***strategy) {
                     Plan::Deliver { at_most } => desk.allowance = at_most.max(1),
                     Plan::Flush { at_most, cause } => {
                         let size = at_most.max(1);
@@ -167,8 +185,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     }
                 }
             }
-            self.cancel_linger(desk);
-            let room = self.room_in_lanes();
+            desk.linger.cancel(&self.engine);
+            let room = self.room_in_lanes(lanes.load());
             if room == 0 {
                 self.quiet_below.store(u64::MAX, Ordering::Relaxed);
                 return false;
@@ -269,19 +287,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> bool {
         match at_most {
             Some(at_most) => {
-                let now_ns = self.engine.clock.now_ns();
-                let due_ns = now_ns.saturating_add(nanos(at_most));
-                let set = desk.linger.filter(|(_, at_ns)| *at_ns > now_ns);
-                if set.is_none_or(|(_, at_ns)| due_ns < at_ns) {
-                    self.cancel_linger(desk);
-                    let key = self
-                        .engine
-                        .timer
-                        .insert(due_ns, LOOK, Arc::clone(self) as _);
-                    desk.linger = Some((key, due_ns));
-                }
+                desk.linger
+                    .set(&self.engine, nanos(at_most), Arc::clone(self) as _);
             }
-            None => self.cancel_linger(desk),
+            None => desk.linger.cancel(&self.engine),
         }
         let wanted = (until_waiting as u64).clamp(1, self.settings.capacity);
         // Delayed messages take places too: the topic may be full before.
@@ -306,12 +315,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         false
     }
 
-    fn cancel_linger(&self, desk: &mut Desk<T>) {
-        if let Some((key, _)) = desk.linger.take() {
-            self.engine.timer.cancel(key);
-        }
-    }
-
     /// Makes one batch of the oldest messages: a chunk as it is, or as many
     /// single ones as may be taken.
     fn collect(&self, desk: &mut Desk<T>, room: usize) -> Arc<Batch<T>> {
@@ -320,7 +323,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let mut meta = Vec::new();
         while messages.len() < most {
             match desk.taken.pop_front().or_else(|| self.pop()) {
-                None => break,
+                None => {
+                    desk.dry = true;
+                    break;
+                }
                 Some(Parcel::One(message)) => {
                     self.make_room_for(&mut messages, desk, most);
                     messages.push(message);
@@ -350,7 +356,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// The broker has stopped: what was not dispatched is dropped, and counted.
     fn drop_everything(self: &Arc<Self>, desk: &mut Desk<T>) {
-        self.cancel_linger(desk);
+        desk.linger.cancel(&self.engine);
         while self.drop_oldest(Some(desk), DropCause::Shutdown).is_some() {}
         self.drop_delayed();
     }

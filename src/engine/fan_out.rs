@@ -20,9 +20,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// one of them is full, or the first is yet to come, and will ring. Looked at
     /// before messages are taken, so that those that can't go on stay where
     /// overflow can find them.
-    pub(super) fn room_in_lanes(&self) -> usize {
-        let lanes = self.lanes.load();
-        if self.retains(&lanes) {
+    pub(super) fn room_in_lanes(&self, lanes: &Lanes<T>) -> usize {
+        if self.retains(lanes) {
             return 0;
         }
         let free = |lane: &Arc<Lane<T>>| match lane.free() {
@@ -99,7 +98,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> u32 {
         loop {
             grants.clear();
-            let count = wanted.min(self.room_in_lanes() as u32);
+            let count = wanted.min(self.room_in_lanes(lanes) as u32);
             if count == 0 {
                 return 0;
             }

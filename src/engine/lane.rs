@@ -6,6 +6,7 @@ use super::cell::Cell;
 use super::contain::SharedPolicy;
 use super::handler::{Fault, Handler};
 use super::letters::Failure;
+use super::linger::Linger;
 use super::timer::{CANCEL, Fire, LOOK};
 use super::topic::TopicCore;
 use crate::config::LaneFull;
@@ -53,7 +54,7 @@ pub(crate) struct Turn<T> {
     pub(crate) hand: VecDeque<Part<T>>,
     /// Retries on the timer wheel, by their tag.
     pub(crate) waiting: Arena<Redelivery<T>>,
-    pub(crate) linger: Option<(TimerKey, u64)>,
+    pub(crate) linger: Linger,
     pub(crate) stride: Stride,
     pub(crate) faults: Vec<Fault>,
     /// Equal errors share their text: a million failures of one kind store it
@@ -128,7 +129,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 handler,
                 hand: VecDeque::new(),
                 waiting: Arena::new(),
-                linger: None,
+                linger: Linger::default(),
                 stride: Stride::ONE,
                 faults: Vec::new(),
                 last_error: None,

@@ -4,6 +4,7 @@
 use crate::clock::Clock;
 use crate::metrics::TopicMetrics;
 use crate::pure::ending::Ending;
+use crate::pure::wheel::TimerKey;
 use crate::sync::{Arc, Map, Mutex, Slot};
 use contain::{SharedPolicy, StrategyInUse};
 
@@ -13,6 +14,7 @@ pub(crate) mod bus;
 pub(crate) mod cell;
 pub(crate) mod contain;
 pub(crate) mod context;
+pub(crate) mod linger;
 pub(crate) mod pool;
 pub(crate) mod sleep;
 pub(crate) mod stillness;
@@ -63,6 +65,17 @@ impl Engine {
     /// Whether the caller's thread runs everything.
     pub(crate) fn is_manual(&self) -> bool {
         self.workers == 0
+    }
+
+    /// Sets a deadline for `target`, `delay_ns` from now.
+    pub(crate) fn set_timer(
+        &self,
+        delay_ns: u64,
+        tag: u32,
+        target: Arc<dyn timer::Fire>,
+    ) -> TimerKey {
+        let due_ns = self.clock.timer_ns().saturating_add(delay_ns);
+        self.timer.insert(due_ns, tag, target)
     }
 
     /// Runs what is ready and due on the calling thread until there is nothing

@@ -147,10 +147,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
     ) {
         let (id, attempt) = (failed.id(), failed.attempts);
         let status = self.books.record(Status::Failed, Step::Retry, 1);
-        let delay = Duration::from_nanos(due_ns.saturating_sub(now_ns));
+        let delay_ns = due_ns.saturating_sub(now_ns);
+        let delay = Duration::from_nanos(delay_ns);
         self.tell(id, attempt, status, EventKind::RetryScheduled { delay });
         let tag = turn.waiting.insert(failed);
-        let key = engine.timer.insert(due_ns, tag, Arc::clone(self) as _);
+        let key = engine.set_timer(delay_ns, tag, Arc::clone(self) as _);
         if let Some(waiting) = turn.waiting.get_mut(tag) {
             waiting.timer = key;
         }
@@ -182,9 +183,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Ends everything the lane still has, as its phase says.
     pub(super) fn end_all(self: &Arc<Self>, turn: &mut Turn<T>, engine: &Engine) {
-        if let Some((key, _)) = turn.linger.take() {
-            engine.timer.cancel(key);
-        }
+        turn.linger.cancel(engine);
         let mut ended = 0;
         while let Some(part) = turn.hand.pop_front().or_else(|| self.pop()) {
             ended += part.to - part.from;

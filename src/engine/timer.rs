@@ -35,7 +35,7 @@ struct State {
 
 impl State {
     fn advance(&mut self, clock: &Clock, due: &mut Vec<Due<Arc<dyn Fire>>>) {
-        self.wheel.advance(clock.now_ns(), due);
+        self.wheel.advance(clock.timer_ns(), due);
         let parked = due.iter().filter(|due| due.tag < CANCEL).count();
         self.parked -= parked as u64;
     }
@@ -50,10 +50,10 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    pub(crate) fn new(now_ns: u64) -> Self {
+    pub(crate) fn new(clock: &Clock) -> Self {
         Self {
             state: Mutex::new(State {
-                wheel: Wheel::new(now_ns),
+                wheel: Wheel::new(clock.timer_ns()),
                 sleeps_until_ns: 0,
                 parked: 0,
                 stopping: false,
@@ -78,7 +78,7 @@ impl Timer {
         Ok(())
     }
 
-    /// Sets a deadline; after [`stop`](Self::stop), none.
+    /// Sets a deadline, by [`Clock::timer_ns`]; after [`stop`](Self::stop), none.
     pub(crate) fn insert(&self, due_ns: u64, tag: u32, target: Arc<dyn Fire>) -> TimerKey {
         let mut state = self.state.lock();
         if state.stopping {

@@ -21,7 +21,7 @@ use crate::pure::retry::RetryPolicy;
 use crate::pure::schedule::Then;
 use crate::pure::wheel::TimerKey;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Channel, Mutex, OnceLock, Slot, fence};
+use crate::sync::{Arc, CachePadded, Channel, Mutex, OnceLock, Slot, fence};
 
 /// Settings of a topic, checked.
 #[derive(Clone, Debug)]
@@ -73,7 +73,8 @@ pub(crate) struct TopicCore<T> {
     pub(crate) waiters: Waiters,
     pub(super) delayed: Mutex<Arena<Delayed<T>>>,
     pub(crate) letters: Mutex<Letters<T>>,
-    pub(crate) books: TopicBooks,
+    /// Written for every batch: kept off the lines that publishers read.
+    pub(crate) books: CachePadded<TopicBooks>,
     pub(crate) handles: Cell<Handles>,
 }
 
@@ -100,7 +101,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             waiters: Waiters::new(),
             delayed: Mutex::new(Arena::new()),
             letters: Mutex::new(Letters::new(settings.letters, settings.letter_overflow)),
-            books: TopicBooks::default(),
+            books: CachePadded::new(TopicBooks::default()),
             handles: Cell::new(Handles::NONE),
             settings,
             engine,
@@ -108,6 +109,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Pushes an admitted parcel and lets the dispatcher know.
+    #[inline]
     pub(super) fn enqueue(self: &Arc<Self>, parcel: Parcel<T>, last_id: u64) {
         self.queue.get_or_init(Channel::new).push(parcel);
         // ORDERING: pairs with the fence in `TopicCore::wait`: we pushed, now we

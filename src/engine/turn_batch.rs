@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::context;
 use super::lane::{Lane, Redelivery, Turn};
-use super::timer::LOOK;
 use super::turn::{Progress, advance};
 use crate::engine::Engine;
 use crate::message::{Delivery, Message, Part};
@@ -19,8 +18,8 @@ use crate::sync::atomic::Ordering;
 enum BatchPlan {
     /// Hands over so many deliveries.
     Take(usize),
-    /// Waits for more, or until this time if there is one.
-    Linger { due_ns: Option<u64> },
+    /// Waits for more, and no longer than this if there is a limit.
+    Linger(Option<Duration>),
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
@@ -47,12 +46,17 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         let take = match self.plan_batch(first, batched, waiting, now_ns, engine) {
             BatchPlan::Take(take) => take,
-            BatchPlan::Linger { due_ns } => {
-                self.linger_until(turn, due_ns, engine);
+            BatchPlan::Linger(Some(at_most)) => {
+                turn.linger
+                    .set(engine, nanos(at_most), Arc::clone(self) as _);
+                return Progress::Nothing;
+            }
+            BatchPlan::Linger(None) => {
+                turn.linger.cancel(engine);
                 return Progress::Nothing;
             }
         };
-        self.linger_until(turn, None, engine);
+        turn.linger.cancel(engine);
         let parts = take_parts(turn, take);
         let places = self.expire_within(&parts, now_ns);
         let address = self.address();
@@ -124,24 +128,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         match batched.plan(&backlog) {
             Plan::Deliver { at_most } | Plan::Flush { at_most, .. } => BatchPlan::Take(at_most),
             Plan::Wait { .. } if forced => BatchPlan::Take(batched.size()),
-            Plan::Wait { at_most, .. } => BatchPlan::Linger {
-                due_ns: at_most.map(|at_most| now_ns.saturating_add(nanos(at_most))),
-            },
+            Plan::Wait { at_most, .. } => BatchPlan::Linger(at_most),
         }
-    }
-
-    /// Sets the lane's linger, replaces it, or takes it back.
-    fn linger_until(self: &Arc<Self>, turn: &mut Turn<T>, due_ns: Option<u64>, engine: &Engine) {
-        if turn.linger.map(|(_, at_ns)| at_ns) == due_ns {
-            return;
-        }
-        if let Some((key, _)) = turn.linger.take() {
-            engine.timer.cancel(key);
-        }
-        turn.linger = due_ns.map(|due_ns| {
-            let key = engine.timer.insert(due_ns, LOOK, Arc::clone(self) as _);
-            (key, due_ns)
-        });
     }
 
     /// Ends what in these parts has outlived its time; answers the places of the

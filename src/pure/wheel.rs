@@ -332,7 +332,7 @@ fn place(elapsed: u64, due: u64) -> (usize, usize) {
 }
 
 /// The tick at which a deadline is due: the first that does not begin before it.
-fn due_tick(deadline_ns: u64) -> u64 {
+pub(crate) fn due_tick(deadline_ns: u64) -> u64 {
     deadline_ns.div_ceil(TICK_NS)
 }
 

@@ -351,8 +351,21 @@ impl<T> Slot<T> {
         look(&self.load())
     }
 
+    pub(crate) fn reader(&self) -> Reader<'_, T> {
+        Reader(self, self.load())
+    }
+
     pub(crate) fn swap(&self, value: Arc<T>) -> Arc<T> {
         std::mem::replace(&mut *self.0.lock(), value)
+    }
+}
+
+pub(crate) struct Reader<'a, T>(&'a Slot<T>, Arc<T>);
+
+impl<T> Reader<'_, T> {
+    pub(crate) fn load(&mut self) -> &Arc<T> {
+        self.1 = self.0.load();
+        &self.1
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Cache};
 use crossbeam_channel::{Receiver, Sender};
 use crossbeam_queue::SegQueue;
 use dashmap::DashMap;
@@ -105,6 +105,7 @@ impl<T> Channel<T> {
         Self { sender, receiver }
     }
 
+    #[inline]
     pub(crate) fn push(&self, value: T) {
         let pushed = self.sender.try_send(value);
         assert!(
@@ -162,8 +163,22 @@ impl<T> Slot<T> {
         look(&self.0.load())
     }
 
+    /// A reader that looks often, for a while, and holds on to what it saw last.
+    pub(crate) fn reader(&self) -> Reader<'_, T> {
+        Reader(Cache::new(&self.0))
+    }
+
     pub(crate) fn swap(&self, value: Arc<T>) -> Arc<T> {
         self.0.swap(value)
+    }
+}
+
+/// Reads a [`Slot`] for the price of a comparison while nobody replaces it.
+pub(crate) struct Reader<'a, T>(Cache<&'a ArcSwap<T>, Arc<T>>);
+
+impl<T> Reader<'_, T> {
+    pub(crate) fn load(&mut self) -> &Arc<T> {
+        self.0.load()
     }
 }
 
