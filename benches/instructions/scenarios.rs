@@ -1,0 +1,266 @@
+//! What is counted: each scenario does its work in rounds on a manual broker, and
+//! only what goes through [`measured`] counts.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use millstream::{Backoff, Broker, BrokerBuilder, ManualClock, Nack, Subscription, Topic};
+
+/// One thing whose cost is guarded.
+pub struct Scenario {
+    pub name: &'static str,
+    /// What the instructions are divided by.
+    pub unit: &'static str,
+    /// Answers how many units were measured.
+    pub run: fn() -> u64,
+}
+
+pub const SCENARIOS: [Scenario; 8] = [
+    Scenario {
+        name: "publish",
+        unit: "message",
+        run: publish,
+    },
+    Scenario {
+        name: "publish_batch",
+        unit: "message",
+        run: publish_batch,
+    },
+    Scenario {
+        name: "publish_by_name",
+        unit: "message",
+        run: publish_by_name,
+    },
+    Scenario {
+        name: "dispatch",
+        unit: "message",
+        run: dispatch,
+    },
+    Scenario {
+        name: "deliver_1_to_1",
+        unit: "delivery",
+        run: || deliver(1),
+    },
+    Scenario {
+        name: "deliver_1_to_16",
+        unit: "delivery",
+        run: || deliver(16),
+    },
+    Scenario {
+        name: "retry",
+        unit: "retry",
+        run: retry,
+    },
+    Scenario {
+        name: "delayed",
+        unit: "message",
+        run: delayed,
+    },
+];
+
+/// The function whose inside valgrind counts. It is never inlined and ends in no
+/// tail call, so that it is entered and left as often as it is called.
+#[inline(never)]
+pub fn measured(work: &mut dyn FnMut()) {
+    work();
+    black_box(MESSAGES);
+}
+
+/// Messages in a round: the default capacity of a topic and of a lane.
+const MESSAGES: usize = 1_024;
+/// Measured rounds, after one that allocates what is kept.
+const ROUNDS: usize = 16;
+/// Messages that share a slot of the queue.
+const CHUNK: usize = 64;
+const DELAY: Duration = Duration::from_millis(1);
+/// By then a delay has passed, rounded up to a tick of the wheel.
+const DUE: Duration = Duration::from_micros(1_100);
+/// Between two messages, so that each has its own time in the histograms.
+const PACE: Duration = Duration::from_nanos(100);
+const PAYLOAD: Payload = [7; 64];
+const NAME: &str = "bench";
+
+type Payload = [u8; 64];
+
+/// Does `work` once for practice and then measures it; `prepare` comes first each
+/// time and never counts. Answers how many messages were measured.
+fn rounds(mut prepare: impl FnMut(), mut work: impl FnMut()) -> u64 {
+    prepare();
+    work();
+    for _ in 0..ROUNDS {
+        prepare();
+        measured(&mut work);
+    }
+    (ROUNDS * MESSAGES) as u64
+}
+
+fn publish() -> u64 {
+    publishing(|bench| {
+        for _ in 0..MESSAGES {
+            let published = bench.topic.publish(black_box(PAYLOAD));
+            published.expect("the queue is empty");
+        }
+    })
+}
+
+fn publish_batch() -> u64 {
+    let mut chunks = vec![vec![PAYLOAD; CHUNK]; (ROUNDS + 1) * MESSAGES / CHUNK];
+    publishing(move |bench| {
+        let rest = chunks.len() - MESSAGES / CHUNK;
+        for chunk in chunks.drain(rest..) {
+            let published = bench.topic.publish_batch(chunk);
+            published.expect("the queue is empty");
+        }
+    })
+}
+
+fn publish_by_name() -> u64 {
+    publishing(|bench| {
+        for _ in 0..MESSAGES {
+            let published = bench.broker.publish(NAME, black_box(PAYLOAD));
+            published.expect("the queue is empty");
+        }
+    })
+}
+
+/// The caller's part alone: admission, the clock and the queue. Nobody subscribes,
+/// so that the heap is the same in every run.
+fn publishing(mut publish: impl FnMut(&Bench)) -> u64 {
+    let bench = Bench::on_the_real_clock();
+    let count = rounds(|| bench.deliver(), || publish(&bench));
+    bench.finish(count)
+}
+
+/// Taking messages out of the queue and making batches of them. Nobody
+/// subscribes, so a batch is discarded as soon as it is made.
+fn dispatch() -> u64 {
+    let bench = Bench::on_a_manual_clock();
+    let count = rounds(|| bench.publish(), || bench.deliver());
+    let metrics = bench.topic.metrics();
+    assert_eq!(metrics.published, metrics.unrouted);
+    bench.finish(count)
+}
+
+/// From the queue to the end of the last handler call.
+fn deliver(subscriptions: u64) -> u64 {
+    let bench = Bench::on_a_manual_clock();
+    let sinks: Vec<_> = (0..subscriptions).map(|n| bench.subscribe(n)).collect();
+    let count = rounds(|| bench.publish(), || bench.deliver());
+    let published = bench.topic.metrics().published;
+    for sink in &sinks {
+        assert_eq!(sink.metrics().counts.delivered, published);
+    }
+    bench.finish(count) * subscriptions
+}
+
+/// The whole way of a delivery that fails once: dispatch, a failure, the wheel,
+/// and a success one millisecond later.
+fn retry() -> u64 {
+    let bench = Bench::on_a_manual_clock();
+    let subscription = bench.topic.subscribe("fragile", |delivery| {
+        if delivery.attempt() == 1 {
+            return Err(Nack::retry("not now"));
+        }
+        Ok(())
+    });
+    let subscription = subscription.expect("the name is free");
+    let count = rounds(
+        || bench.publish(),
+        || {
+            bench.deliver();
+            bench.clock.advance(DUE);
+            bench.deliver();
+        },
+    );
+    let counts = subscription.metrics().counts;
+    assert_eq!(counts.retried, bench.topic.metrics().published);
+    assert_eq!(counts.delivered, counts.retried);
+    bench.finish(count)
+}
+
+/// The whole way of a message that is published now and enters the queue one
+/// millisecond later, handler included.
+fn delayed() -> u64 {
+    let bench = Bench::on_a_manual_clock();
+    let _sink = bench.subscribe(0);
+    let count = rounds(
+        || {},
+        || {
+            for _ in 0..MESSAGES {
+                bench.clock.advance(PACE);
+                let published = bench.topic.publish_after(DELAY, black_box(PAYLOAD));
+                published.expect("the queue is empty");
+            }
+            bench.clock.advance(DUE);
+            bench.deliver();
+        },
+    );
+    bench.finish(count)
+}
+
+/// A manual broker with one topic.
+struct Bench {
+    broker: Broker,
+    clock: ManualClock,
+    topic: Topic<Payload>,
+}
+
+impl Bench {
+    /// For what publishers do: reading the clock is part of it.
+    fn on_the_real_clock() -> Self {
+        Self::new(Broker::builder().workers(0), ManualClock::new())
+    }
+
+    /// For what workers do. How many handler calls share a reading of the clock
+    /// depends on how long they take, which under valgrind is not only long but
+    /// different each time.
+    fn on_a_manual_clock() -> Self {
+        let clock = ManualClock::new();
+        Self::new(Broker::builder().workers(0).manual_clock(&clock), clock)
+    }
+
+    fn new(builder: BrokerBuilder, clock: ManualClock) -> Self {
+        let broker = builder.build().expect("a manual broker starts no threads");
+        let topic = broker
+            .topic(NAME)
+            .capacity(MESSAGES)
+            .lane_capacity(MESSAGES)
+            .retry(Backoff::fixed(DELAY).max_attempts(2))
+            .open()
+            .expect("the name is free");
+        Self {
+            broker,
+            clock,
+            topic,
+        }
+    }
+
+    fn subscribe(&self, number: u64) -> Subscription {
+        let subscription = self.topic.subscribe(&format!("sink-{number}"), |delivery| {
+            black_box(delivery.payload());
+            Ok(())
+        });
+        subscription.expect("the name is free")
+    }
+
+    fn publish(&self) {
+        for _ in 0..MESSAGES {
+            self.clock.advance(PACE);
+            self.topic.publish(PAYLOAD).expect("the queue is empty");
+        }
+    }
+
+    fn deliver(&self) {
+        self.broker.run_until_idle();
+    }
+
+    /// Sees that everything measured was really done.
+    fn finish(&self, measured: u64) -> u64 {
+        self.deliver();
+        let metrics = self.topic.metrics();
+        assert_eq!(metrics.published, measured + MESSAGES as u64);
+        assert_eq!(metrics.queued, 0);
+        self.broker.metrics().balance().expect("nothing is lost");
+        measured
+    }
+}
