@@ -72,7 +72,7 @@ impl Refused {
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Accepts one message or hands the payload back.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn publish(
         self: &Arc<Self>,
         payload: T,
@@ -194,13 +194,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Gets one ticket, or counts the refusal.
-    #[inline]
+    #[inline(always)]
     fn admit_one(self: &Arc<Self>) -> Result<Admitted, Refused> {
         let admitted = self.admit(1, &mut None);
         admitted.inspect_err(|_| self.books.rejected.add(1))
     }
 
-    #[inline]
+    #[inline(always)]
     fn message(&self, id: u64, payload: T) -> Message<T> {
         Message {
             id: MessageId::new(id),
@@ -210,7 +210,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// An admitted parcel goes where its admission says.
-    #[inline]
+    #[inline(always)]
     fn admitted(self: &Arc<Self>, parcel: Parcel<T>, admitted: &Admitted) {
         if admitted.dropped {
             self.drop_messages(parcel.messages(), DropCause::Overflow);
@@ -234,7 +234,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Gets tickets for at least one and at most `wanted` messages, by the
     /// topic's overflow policy if there is no room. `patience` is when a wait that
     /// has begun must end; it is set by the first.
-    #[inline]
+    #[inline(always)]
     fn admit(
         self: &Arc<Self>,
         wanted: u64,

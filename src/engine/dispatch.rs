@@ -328,11 +328,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     break;
                 }
                 Some(Parcel::One(message)) => {
-                    self.make_room_for(&mut messages, desk, most);
+                    if messages.is_empty() {
+                        self.reserve_batch(&mut messages, desk, most);
+                    }
                     messages.push(message);
                 }
                 Some(Parcel::Chunk(chunk)) if chunk.messages.len() == 1 => {
-                    self.make_room_for(&mut messages, desk, most);
+                    if messages.is_empty() {
+                        self.reserve_batch(&mut messages, desk, most);
+                    }
                     unwrap_single(chunk, &mut messages, &mut meta);
                 }
                 Some(Parcel::Chunk(chunk)) if messages.is_empty() => return chunk,
@@ -347,11 +351,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Makes room for a whole batch with its first message: for what is there
     /// and not for what might come, because a slow lane holds on to it.
-    fn make_room_for(&self, messages: &mut Vec<Message<T>>, desk: &Desk<T>, most: usize) {
-        if messages.is_empty() {
-            let there = 1 + desk.taken.len() + self.slots();
-            messages.reserve_exact(most.min(there));
-        }
+    fn reserve_batch(&self, messages: &mut Vec<Message<T>>, desk: &Desk<T>, most: usize) {
+        let there = 1 + desk.taken.len() + self.slots();
+        messages.reserve_exact(most.min(there));
     }
 
     /// The broker has stopped: what was not dispatched is dropped, and counted.
