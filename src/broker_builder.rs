@@ -2,6 +2,7 @@
 
 use crate::broker::{Broker, Owner};
 use crate::clock::{Clock, ManualClock};
+use crate::config::{Histograms, Idle};
 use crate::engine::Engine;
 use crate::engine::bus::Bus;
 use crate::engine::cell::Cell;
@@ -26,6 +27,8 @@ pub struct BrokerBuilder {
     stack_size: Option<usize>,
     clock: Option<ManualClock>,
     event_buffer: usize,
+    idle: Idle,
+    histograms: Histograms,
 }
 
 /// Events that may wait for their observers: enough for a burst of a few
@@ -44,6 +47,8 @@ impl Default for BrokerBuilder {
             stack_size: None,
             clock: None,
             event_buffer: DEFAULT_EVENT_BUFFER,
+            idle: Idle::default(),
+            histograms: Histograms::default(),
         }
     }
 }
@@ -92,6 +97,17 @@ impl BrokerBuilder {
         }
     }
 
+    /// What workers without work do: park, or spin for the sake of latency.
+    /// Default [`Idle::Park`].
+    pub fn idle(self, idle: Idle) -> Self {
+        Self { idle, ..self }
+    }
+
+    /// Whether latencies are recorded. Default [`Histograms::On`].
+    pub fn histograms(self, histograms: Histograms) -> Self {
+        Self { histograms, ..self }
+    }
+
     /// Checks the settings and starts the threads.
     ///
     /// # Errors
@@ -117,6 +133,8 @@ impl BrokerBuilder {
             retry: share_policy(Backoff::default()),
             ending: Cell::new(Ending::Running),
             workers,
+            idle: self.idle,
+            histograms: self.histograms,
             thread_name: self.thread_name,
         });
         // From here on, giving up drops the owner, which stops what has started.
@@ -144,6 +162,10 @@ impl BrokerBuilder {
         }
         if workers == 0 && self.stack_size.is_some() {
             let rule = "must be at least 1 for a stack size to have an effect";
+            return Err(InvalidSetting::new("workers", workers, rule));
+        }
+        if workers == 0 && self.idle == Idle::Spin {
+            let rule = "must be at least 1 for a way to be idle to have an effect";
             return Err(InvalidSetting::new("workers", workers, rule));
         }
         if self.thread_name.contains('\0') {

@@ -78,6 +78,34 @@ pub enum Unsubscribe {
     },
 }
 
+/// What a worker does when there is no work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Idle {
+    /// One of them looks around for some tens of microseconds, then it parks too.
+    /// The default: an idle broker costs nothing. The first message after a quiet
+    /// moment has a thread to wake, which takes tens of microseconds.
+    #[default]
+    Park,
+    /// One of them never stops looking, so that a message is handled within a
+    /// microsecond or so. It occupies a core, which it offers to other threads
+    /// every few thousand looks; leave one for it. Refused without worker threads.
+    Spin,
+}
+
+/// Whether the latencies of deliveries are recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Histograms {
+    /// Per subscription: time in the queue, in the handler, and both. The default:
+    /// it costs a few nanoseconds per delivery, and 27 to 75 KB for each
+    /// subscription that has had one.
+    #[default]
+    On,
+    /// Latency summaries stay empty. Counts are kept all the same.
+    Off,
+}
+
 /// What the dead-letter store does when it is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -91,7 +91,9 @@ mod topic_builder;
 pub use broker::{Broker, Observation};
 pub use broker_builder::BrokerBuilder;
 pub use clock::ManualClock;
-pub use config::{DeadLetterOverflow, LaneFull, NoSubscribers, Overflow, Unsubscribe};
+pub use config::{
+    DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, Overflow, Unsubscribe,
+};
 pub use dead_letters::{DeadLetter, DeadLetters, DeadReason, PastFailure, Redrive};
 pub use delivery_batch::DeliveryBatch;
 pub use error::{

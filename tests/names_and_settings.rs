@@ -9,7 +9,7 @@ use std::time::Duration;
 use harness::{HANG, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
     Backlog, Backoff, Batched, Broker, BuildError, DeadLetterOverflow, Decision, FailedAttempt,
-    Immediate, InvalidName, InvalidSetting, MAX_NAME_LEN, ManualClock, Nack, NoSubscribers,
+    Idle, Immediate, InvalidName, InvalidSetting, MAX_NAME_LEN, ManualClock, Nack, NoSubscribers,
     OpenError, Overflow, Plan, PublishError, RemoveError, RetryPolicy, Strategy, SubscribeError,
     Topic, TopicBuilder, Unsubscribe, Unsubscribed,
 };
@@ -130,6 +130,7 @@ fn a_broker_that_makes_no_sense_is_not_built() {
         (builder().workers(0).stack_size(1 << 20), "workers"),
         (builder().workers(1).thread_name("a\0b"), "thread name"),
         (builder().workers(0).thread_name("\0"), "thread name"),
+        (builder().workers(0).idle(Idle::Spin), "workers"),
         (builder().workers(0).event_buffer(0), "event buffer"),
         (
             builder().workers(0).event_buffer(usize::MAX),

@@ -2,6 +2,7 @@
 //! the order in which a message meets them.
 
 use crate::clock::Clock;
+use crate::config::{Histograms, Idle};
 use crate::metrics::TopicMetrics;
 use crate::pure::ending::Ending;
 use crate::pure::wheel::TimerKey;
@@ -48,6 +49,8 @@ pub(crate) struct Engine {
     pub(crate) retry: SharedPolicy,
     pub(crate) ending: cell::Cell<Ending>,
     pub(crate) workers: usize,
+    pub(crate) idle: Idle,
+    pub(crate) histograms: Histograms,
     pub(crate) thread_name: String,
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use super::contain::contain;
 use super::context::Inside;
 use super::sleep::Sleep;
+use crate::config::Idle;
 use crate::engine::Engine;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Arc, JoinHandle, Mutex, Thread, Unbounded, fence, pause, spawn, yield_now};
@@ -51,6 +52,9 @@ const YIELDS: u32 = 2;
 /// Looks at the ready queue before parking, some 20 to 50 µs in all.
 const SPINS: u32 = 200;
 const PAUSES_PER_SPIN: u32 = 8;
+/// Looks of a worker that never parks before it offers its core to others, which
+/// costs half a microsecond.
+const SPINS_BETWEEN_YIELDS: u32 = 4_096;
 
 /// The workers of a broker; none for a manual engine.
 pub(crate) struct Pool {
@@ -158,7 +162,7 @@ impl Pool {
         }
         let mut searching = self.sleep.search();
         loop {
-            if searching && let Some(task) = self.look_around() {
+            if searching && let Some(task) = self.look_around(worker.engine) {
                 self.sleep.found(|| !self.ready.is_empty());
                 return Some(task);
             }
@@ -179,15 +183,33 @@ impl Pool {
         }
     }
 
-    fn look_around(&self) -> Option<Arc<dyn Task>> {
+    /// Waits for work without sleeping: for a while, or for as long as it takes if
+    /// the broker's workers spin.
+    fn look_around(&self, engine: &Engine) -> Option<Arc<dyn Task>> {
         for _ in 0..YIELDS {
             yield_now();
             if let Some(task) = self.ready.pop() {
                 return Some(task);
             }
         }
-        for _ in 0..SPINS {
-            for _ in 0..PAUSES_PER_SPIN {
+        match engine.idle {
+            Idle::Park => self.spin(SPINS, PAUSES_PER_SPIN),
+            Idle::Spin => loop {
+                // Others may have waited for what this worker did last, and for
+                // its core.
+                engine.stillness.look();
+                let found = self.spin(SPINS_BETWEEN_YIELDS, 1);
+                if found.is_some() || self.stopping.load(Ordering::Relaxed) {
+                    return found;
+                }
+                yield_now();
+            },
+        }
+    }
+
+    fn spin(&self, looks: u32, pauses: u32) -> Option<Arc<dyn Task>> {
+        for _ in 0..looks {
+            for _ in 0..pauses {
                 pause();
             }
             if !self.ready.is_empty() {

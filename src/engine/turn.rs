@@ -6,7 +6,7 @@ use super::context;
 use super::handler::{Handler, Run};
 use super::lane::{Lane, Redelivery, Return, Turn};
 use super::pool::{Task, Worker};
-use crate::config::LaneFull;
+use crate::config::{Histograms, LaneFull};
 use crate::engine::Engine;
 use crate::event::EventKind;
 use crate::latency::{self, Latencies};
@@ -278,7 +278,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         first_attempt: bool,
     ) {
         let calls = messages.len() as u64;
-        if calls == 0 {
+        if calls == 0 || self.topic.engine.histograms == Histograms::Off {
             return;
         }
         let mut latencies = self.latencies.lock();
