@@ -51,6 +51,17 @@ pub(crate) struct Message<T> {
     pub(crate) payload: T,
 }
 
+impl<T> Message<T> {
+    /// A message that gets its id and its time when it is admitted.
+    pub(crate) fn unnumbered(payload: T) -> Self {
+        Self {
+            id: MessageId(NonZeroU64::MIN),
+            accepted_ns: 0,
+            payload,
+        }
+    }
+}
+
 /// Messages that travel together. Shared by every lane that has yet to handle
 /// one of them; freed when the last delivery of the last of them has ended.
 pub(crate) struct Batch<T> {
@@ -235,6 +246,15 @@ impl BatchReceipt {
     /// How many messages of this batch were dropped because the topic was full.
     pub fn dropped(&self) -> usize {
         self.dropped
+    }
+
+    /// Adds one message's.
+    pub(crate) fn add(&mut self, receipt: Receipt) {
+        self.accepted += 1;
+        self.first = self.first.or(Some(receipt.id));
+        self.last = Some(receipt.id);
+        self.evicted += receipt.evicted as usize;
+        self.dropped += usize::from(receipt.dropped);
     }
 }
 

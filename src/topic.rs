@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::dead_letters::DeadLetters;
+use crate::engine::buffer::Buffer;
 use crate::engine::contain::{share_policy, share_strategy};
 use crate::engine::registry::AnyTopic;
 use crate::engine::topic::TopicCore;
@@ -12,8 +13,9 @@ use crate::error::{InvalidSetting, PartialBatch, PublishError, SubscribeError};
 use crate::message::{BatchReceipt, Delivery, Meta, Receipt};
 use crate::metrics::TopicMetrics;
 use crate::nack::Nack;
+use crate::publisher::BufferedPublisher;
 use crate::pure::retry::RetryPolicy;
-use crate::pure::strategy::Strategy;
+use crate::pure::strategy::{Batched, Strategy};
 use crate::pure::verdict::nanos;
 use crate::subscription::{Subscription, SubscriptionBuilder};
 use crate::sync::Arc;
@@ -74,7 +76,24 @@ impl<T: Send + Sync + 'static> Topic<T> {
         &self,
         payloads: impl IntoIterator<Item = T>,
     ) -> Result<BatchReceipt, PartialBatch<T>> {
-        self.core.publish_batch(payloads.into_iter().collect())
+        self.core.publish_batch(payloads.into_iter())
+    }
+
+    /// A publisher that collects single messages into chunks, and publishes each
+    /// when it is full or has lingered, whatever comes first. See
+    /// [`BufferedPublisher`] for what that means for a message.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] for a size of zero, or one above the topic's capacity.
+    pub fn buffered(&self, batches: Batched) -> Result<BufferedPublisher<T>, InvalidSetting> {
+        batches.check()?;
+        if batches.size() as u64 > self.core.settings.capacity {
+            let rule = "must not exceed the topic's capacity";
+            return Err(InvalidSetting::new("batch size", batches.size(), rule));
+        }
+        let buffer = Buffer::new(Arc::clone(&self.core), batches);
+        Ok(BufferedPublisher::new(self.clone(), buffer))
     }
 
     /// Publishes a message that enters the queue only after `delay` (rounded up

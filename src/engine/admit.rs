@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::contain::discard;
 use super::context;
-use super::dispatch::BATCH;
 use super::topic::{Delayed, TopicCore};
 use crate::config::{NoSubscribers, Overflow};
-use crate::error::{PartialBatch, PublishError};
+use crate::error::PublishError;
 use crate::event::{DropCause, EventKind};
-use crate::message::{Batch, BatchReceipt, Message, MessageId, Meta, Parcel, Receipt};
+use crate::message::{Message, MessageId, Meta, Parcel, Receipt};
 use crate::pure::lifecycle::Status;
 use crate::pure::tickets::Refusal;
 use crate::pure::verdict::nanos;
@@ -21,12 +20,12 @@ use crate::sync::{Arc, pause};
 const EVICTION_TRIES: u32 = 1_000;
 
 /// What became of an admission.
-struct Admitted {
-    first_id: u64,
-    count: u64,
-    evicted: u32,
+pub(super) struct Admitted {
+    pub(super) first_id: u64,
+    pub(super) count: u64,
+    pub(super) evicted: u32,
     /// There was no room, and the policy is to drop the newest.
-    dropped: bool,
+    pub(super) dropped: bool,
 }
 
 impl Admitted {
@@ -52,7 +51,7 @@ impl Admitted {
 
 /// Why nothing was admitted.
 #[derive(Clone, Copy)]
-enum Refused {
+pub(crate) enum Refused {
     Full,
     TimedOut,
     Closed,
@@ -60,7 +59,7 @@ enum Refused {
 }
 
 impl Refused {
-    fn error<P>(self, payload: P) -> PublishError<P> {
+    pub(super) fn error<P>(self, payload: P) -> PublishError<P> {
         match self {
             Self::Full => PublishError::Full(payload),
             Self::TimedOut => PublishError::TimedOut(payload),
@@ -85,51 +84,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let message = self.message(admitted.first_id, payload);
         self.admitted(Parcel::of(message, meta), &admitted);
         Ok(admitted.receipt())
-    }
-
-    /// Accepts messages chunk by chunk, each chunk in one slot of the queue, or
-    /// hands back those from the first one that was refused.
-    pub(crate) fn publish_batch(
-        self: &Arc<Self>,
-        payloads: Vec<T>,
-    ) -> Result<BatchReceipt, PartialBatch<T>> {
-        let mut receipt = BatchReceipt::default();
-        let mut rest = payloads.into_iter();
-        // One timeout for all chunks together.
-        let mut patience = None;
-        while rest.len() > 0 {
-            let admitted = match self.admit(rest.len().min(BATCH) as u64, &mut patience) {
-                Ok(admitted) => admitted,
-                Err(refused) => {
-                    self.books.rejected.add(rest.len() as u64);
-                    return Err(PartialBatch {
-                        accepted: receipt.accepted,
-                        error: refused.error(rest.collect()),
-                    });
-                }
-            };
-            let ids = admitted.first_id..admitted.first_id + admitted.count;
-            let now_ns = self.engine.clock.now_ns();
-            let messages: Vec<_> = ids
-                .zip(&mut rest)
-                .map(|(id, payload)| Message {
-                    id: MessageId::new(id),
-                    accepted_ns: now_ns,
-                    payload,
-                })
-                .collect();
-            receipt.accepted += messages.len();
-            receipt.evicted += admitted.evicted as usize;
-            receipt.dropped += if admitted.dropped { messages.len() } else { 0 };
-            receipt.first = receipt.first.or(messages.first().map(|message| message.id));
-            receipt.last = messages.last().map(|message| message.id);
-            let batch = Batch {
-                messages,
-                meta: Vec::new(),
-            };
-            self.admitted(Parcel::Chunk(Arc::new(batch)), &admitted);
-        }
-        Ok(receipt)
     }
 
     /// Accepts one message now and puts it into the queue after `delay`. It
@@ -211,7 +165,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// An admitted parcel goes where its admission says.
     #[inline(always)]
-    fn admitted(self: &Arc<Self>, parcel: Parcel<T>, admitted: &Admitted) {
+    pub(super) fn admitted(self: &Arc<Self>, parcel: Parcel<T>, admitted: &Admitted) {
         if admitted.dropped {
             self.drop_messages(parcel.messages(), DropCause::Overflow);
             return discard(parcel);
@@ -235,7 +189,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// topic's overflow policy if there is no room. `patience` is when a wait that
     /// has begun must end; it is set by the first.
     #[inline(always)]
-    fn admit(
+    pub(super) fn admit(
         self: &Arc<Self>,
         wanted: u64,
         patience: &mut Option<Instant>,

@@ -43,6 +43,11 @@ impl Baton {
         self.schedule.update(Schedule::notify)
     }
 
+    /// Whether nobody holds it or is about to.
+    pub fn is_idle(&self) -> bool {
+        self.schedule.load() == Schedule::Idle
+    }
+
     /// Takes the baton from the ready queue. `false`: the entry was stale.
     pub fn start(&self) -> bool {
         self.started(Schedule::start)

@@ -22,6 +22,8 @@ pub(crate) mod stillness;
 pub(crate) mod waiters;
 
 pub(crate) mod admit;
+pub(crate) mod buffer;
+pub(crate) mod chunks;
 pub(crate) mod dispatch;
 pub(crate) mod fan_out;
 pub(crate) mod gate;

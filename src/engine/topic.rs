@@ -139,6 +139,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.gate.outstanding().saturating_sub(delayed)
     }
 
+    /// Whether it has nothing accepted, and nobody looks for more.
+    pub(super) fn is_starving(&self) -> bool {
+        self.baton.is_idle() && self.gate.outstanding() == 0
+    }
+
     /// Puts the topic on the ready queue unless somebody is bound to look at it.
     pub(crate) fn ring(self: &Arc<Self>) {
         if self.baton.notify() == Then::Enqueue {

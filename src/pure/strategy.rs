@@ -205,6 +205,11 @@ impl Batched {
     pub fn size(&self) -> usize {
         self.size
     }
+
+    /// The longest that the oldest message waits, if there is a limit.
+    pub(crate) fn lingers(&self) -> Option<Duration> {
+        self.linger
+    }
 }
 
 impl Strategy for Batched {

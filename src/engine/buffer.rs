@@ -1,0 +1,184 @@
+//! What a buffering publisher has collected and not yet published.
+//!
+//! Two threads may flush it: its publisher, when it is full or asked to, and a
+//! worker, when its oldest message has lingered. What could go wrong is their
+//! order: a worker that holds older messages while the publisher passes newer ones
+//! by. So a worker flushes under the lock, and never waits for room (it is inside
+//! the engine). The publisher, who may wait for room that only workers make, takes
+//! everything out first; a worker that comes then finds nothing.
+
+use std::time::Instant;
+
+use super::admit::Refused;
+use super::contain::discard;
+use super::linger::Linger;
+use super::pool::{Task, Worker};
+use super::timer::Fire;
+use super::topic::TopicCore;
+use crate::error::{PartialBatch, PublishError};
+use crate::message::{BatchReceipt, Message};
+use crate::pure::strategy::Batched;
+use crate::pure::verdict::nanos;
+use crate::sync::{Arc, Mutex};
+
+/// The buffer of one publisher.
+pub(crate) struct Buffer<T: Send + Sync + 'static> {
+    topic: Arc<TopicCore<T>>,
+    size: usize,
+    linger_ns: Option<u64>,
+    held: Mutex<Held<T>>,
+}
+
+struct Held<T> {
+    /// Oldest first; at most as many as the buffer's size.
+    messages: Vec<Message<T>>,
+    /// When the oldest of them came.
+    since_ns: u64,
+    linger: Linger,
+    /// What became of those that have left since it was last asked for.
+    receipt: BatchReceipt,
+}
+
+impl<T: Send + Sync + 'static> Buffer<T> {
+    pub(crate) fn new(topic: Arc<TopicCore<T>>, batches: Batched) -> Self {
+        Self {
+            topic,
+            size: batches.size(),
+            linger_ns: batches.lingers().map(nanos),
+            held: Mutex::new(Held {
+                messages: Vec::new(),
+                since_ns: 0,
+                linger: Linger::default(),
+                receipt: BatchReceipt::default(),
+            }),
+        }
+    }
+
+    /// How many messages it holds.
+    pub(crate) fn len(&self) -> usize {
+        self.held.lock().messages.len()
+    }
+
+    /// Holds the message, or publishes it at once if nobody has anything to do
+    /// but wait for it.
+    pub(crate) fn publish(self: &Arc<Self>, payload: T) -> Result<(), PublishError<T>> {
+        let mut held = self.held.lock();
+        if held.messages.len() >= self.size {
+            drop(held);
+            let refused = self.publish_all().err();
+            held = self.held.lock();
+            if let Some(refused) = refused
+                && held.messages.len() >= self.size
+            {
+                self.topic.books.rejected.add(1);
+                return Err(refused.error(payload));
+            }
+        }
+        if held.messages.is_empty() {
+            if self.topic.is_starving() {
+                drop(held);
+                let receipt = self.topic.publish(payload, None)?;
+                self.held.lock().receipt.add(receipt);
+                return Ok(());
+            }
+            held.messages.reserve_exact(self.size);
+            self.await_linger(&mut held);
+        }
+        held.messages.push(Message::unnumbered(payload));
+        if held.messages.len() >= self.size {
+            drop(held);
+            // If it is refused, the next publish finds the buffer full and says so.
+            let _ = self.publish_all();
+        }
+        Ok(())
+    }
+
+    /// Publishes all it holds. What is refused is handed back and forgotten.
+    pub(crate) fn flush(&self) -> Result<BatchReceipt, PartialBatch<T>> {
+        let flushed = self.publish_all();
+        let mut held = self.held.lock();
+        let receipt = std::mem::take(&mut held.receipt);
+        let Err(refused) = flushed else {
+            return Ok(receipt);
+        };
+        let rest = held.messages.drain(..).map(|message| message.payload);
+        Err(self.topic.refuse_batch(refused, rest.collect(), receipt))
+    }
+
+    /// Publishes all it holds, on the publisher's thread. What is refused stays.
+    fn publish_all(&self) -> Result<(), Refused> {
+        let mut held = self.held.lock();
+        let mut messages = std::mem::take(&mut held.messages);
+        let mut receipt = held.receipt;
+        drop(held);
+        let published = self.publish_held(&mut messages, &mut receipt);
+        let mut held = self.held.lock();
+        held.messages = messages;
+        held.receipt = receipt;
+        published
+    }
+
+    fn publish_held(
+        &self,
+        messages: &mut Vec<Message<T>>,
+        receipt: &mut BatchReceipt,
+    ) -> Result<(), Refused> {
+        // One timeout for all chunks together.
+        let mut patience: Option<Instant> = None;
+        while !messages.is_empty() {
+            self.topic.publish_chunk(messages, receipt, &mut patience)?;
+        }
+        Ok(())
+    }
+
+    /// The buffer is no longer empty: has somebody look when that has lasted.
+    fn await_linger(self: &Arc<Self>, held: &mut Held<T>) {
+        if let Some(linger_ns) = self.linger_ns {
+            let engine = &self.topic.engine;
+            held.since_ns = engine.clock.now_ns();
+            held.linger.set(engine, linger_ns, Arc::clone(self) as _);
+        }
+    }
+
+    /// The publisher goes, and what it could not publish with it.
+    pub(crate) fn close(&self) {
+        let _ = self.publish_all();
+        let mut held = self.held.lock();
+        held.linger.cancel(&self.topic.engine);
+        let left = std::mem::take(&mut held.messages);
+        drop(held);
+        self.topic.books.rejected.add(left.len() as u64);
+        left.into_iter().for_each(discard);
+    }
+}
+
+impl<T: Send + Sync + 'static> Fire for Buffer<T> {
+    fn fire(self: Arc<Self>, _tag: u32) {
+        // A flush may evict, and so drop, payloads: the user's code, and not for
+        // the timer's thread.
+        let topic = Arc::clone(&self.topic);
+        topic.engine.pool.submit(self);
+    }
+}
+
+impl<T: Send + Sync + 'static> Task for Buffer<T> {
+    fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
+        let linger_ns = self.linger_ns.unwrap_or(u64::MAX);
+        let held = &mut *self.held.lock();
+        if held.messages.is_empty() {
+            return;
+        }
+        let waited_ns = worker.engine.clock.now_ns().saturating_sub(held.since_ns);
+        let again_ns = if waited_ns < linger_ns {
+            // The call was for messages that have left.
+            linger_ns - waited_ns
+        } else {
+            match self.publish_held(&mut held.messages, &mut held.receipt) {
+                Ok(()) | Err(Refused::Closed) => return,
+                Err(_) => linger_ns,
+            }
+        };
+        held.linger
+            .set(worker.engine, again_ns, Arc::clone(&self) as _);
+    }
+}

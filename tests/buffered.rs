@@ -1,0 +1,304 @@
+//! A buffering publisher loses nothing, keeps its order, and holds nothing back
+//! for longer than it was told to.
+
+mod harness;
+
+use std::thread;
+use std::time::Duration;
+
+use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use millstream::{Batched, Broker, ManualClock, Overflow, PublishError, Subscription, Topic};
+
+const LINGER: Duration = Duration::from_millis(2);
+
+/// A topic of ten places that hands messages on by ones, and what it delivered.
+fn topic(broker: &Broker, overflow: Overflow) -> (Topic<u64>, Log<u64>, Subscription) {
+    let topic = broker.topic("t").capacity(10).overflow(overflow);
+    let topic = topic.open().unwrap();
+    let log = Log::new();
+    let delivered = log.clone();
+    let subscription = topic.subscribe("s", move |delivery| {
+        delivered.push(*delivery.payload());
+        Ok(())
+    });
+    (topic, log, subscription.unwrap())
+}
+
+/// A message in front, so that the topic is busy until the broker runs.
+fn occupy(topic: &Topic<u64>) {
+    topic.publish(0).unwrap();
+}
+
+fn rejecting() -> (Broker, ManualClock, Topic<u64>, Log<u64>, Subscription) {
+    let (broker, clock) = manual();
+    let (topic, log, subscription) = topic(&broker, Overflow::Reject);
+    (broker, clock, topic, log, subscription)
+}
+
+#[test]
+fn a_topic_with_nothing_to_do_is_not_kept_waiting() {
+    let (broker, _clock, topic, log, _subscription) = rejecting();
+    broker.run_until_idle();
+    let mut publisher = topic.buffered(Batched::of(4)).unwrap();
+    publisher.publish(1).unwrap();
+    assert_eq!(publisher.buffered(), 0);
+    publisher.publish(2).unwrap();
+    assert_eq!(publisher.buffered(), 1, "the topic is busy with the first");
+    broker.run_until_idle();
+    assert_eq!(log.take(), [1]);
+    publisher.flush().unwrap();
+    broker.run_until_idle();
+    assert_eq!(log.take(), [2]);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_full_buffer_goes_as_one_chunk() {
+    let (broker, _clock, topic, log, _subscription) = rejecting();
+    occupy(&topic);
+    let mut publisher = topic.buffered(Batched::of(4)).unwrap();
+    for number in 1..=3 {
+        publisher.publish(number).unwrap();
+        assert_eq!(topic.metrics().published, 1, "it has not been accepted");
+    }
+    publisher.publish(4).unwrap();
+    assert_eq!(topic.metrics().published, 5);
+    broker.run_until_idle();
+    assert_eq!(log.take(), [0, 1, 2, 3, 4]);
+    let receipt = publisher.flush().unwrap();
+    assert_eq!(receipt.accepted(), 4);
+    assert_eq!(receipt.first().unwrap().get(), 2);
+    assert_eq!(receipt.last().unwrap().get(), 5);
+    assert_eq!(publisher.flush().unwrap().accepted(), 0);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn the_oldest_message_lingers_no_longer_than_it_may() {
+    let (broker, clock, topic, log, _subscription) = rejecting();
+    occupy(&topic);
+    let mut publisher = topic.buffered(Batched::of(4).linger(LINGER)).unwrap();
+    publisher.publish(1).unwrap();
+    broker.run_until_idle();
+    assert_eq!(log.take(), [0]);
+    advance(&broker, &clock, LINGER / 2);
+    publisher.publish(2).unwrap();
+    assert_eq!(log.take(), []);
+    advance(&broker, &clock, LINGER / 2);
+    assert_eq!(log.take(), [1, 2]);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_call_for_a_chunk_that_has_left_waits_for_the_next_one() {
+    let (broker, clock, topic, log, _subscription) = rejecting();
+    occupy(&topic);
+    let mut publisher = topic.buffered(Batched::of(2).linger(LINGER)).unwrap();
+    publisher.publish(1).unwrap();
+    publisher.publish(2).unwrap();
+    clock.advance(LINGER / 2);
+    publisher.publish(3).unwrap();
+    advance(&broker, &clock, LINGER / 2);
+    assert_eq!(
+        log.take(),
+        [0, 1, 2],
+        "the third has lingered half its time"
+    );
+    advance(&broker, &clock, LINGER / 2);
+    assert_eq!(log.take(), [3]);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn an_empty_buffer_asks_for_no_wake_ups() {
+    let (broker, clock, topic, log, _subscription) = rejecting();
+    occupy(&topic);
+    let mut publisher = topic.buffered(Batched::of(2).linger(LINGER)).unwrap();
+    publisher.publish(1).unwrap();
+    publisher.publish(2).unwrap();
+    advance(&broker, &clock, LINGER);
+    assert_eq!(log.take(), [0, 1, 2]);
+    assert_eq!(broker.next_deadline(), None);
+    drop(publisher);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn without_a_linger_only_size_and_flush_count() {
+    let (broker, clock, topic, log, _subscription) = rejecting();
+    occupy(&topic);
+    let mut publisher = topic.buffered(Batched::of(4).until_full()).unwrap();
+    publisher.publish(1).unwrap();
+    advance(&broker, &clock, Duration::from_secs(3_600));
+    assert_eq!(log.take(), [0]);
+    publisher.flush().unwrap();
+    broker.run_until_idle();
+    assert_eq!(log.take(), [1]);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn dropping_it_publishes_what_it_holds() {
+    let (broker, _clock, topic, log, _subscription) = rejecting();
+    occupy(&topic);
+    let mut publisher = topic.buffered(Batched::of(4)).unwrap();
+    publisher.publish(1).unwrap();
+    drop(publisher);
+    broker.run_until_idle();
+    assert_eq!(log.take(), [0, 1]);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_full_topic_is_felt_once_the_buffer_is_full_too() {
+    let (broker, _clock, topic, log, _subscription) = rejecting();
+    for number in 0..8 {
+        topic.publish(number).unwrap();
+    }
+    let mut publisher = topic.buffered(Batched::of(4)).unwrap();
+    for number in 8..12 {
+        publisher.publish(number).unwrap();
+    }
+    assert_eq!(publisher.buffered(), 2, "there was room for two");
+    publisher.publish(12).unwrap();
+    publisher.publish(13).unwrap();
+    let refused = publisher.publish(14).unwrap_err();
+    assert!(matches!(refused, PublishError::Full(14)), "{refused:?}");
+    assert_eq!(publisher.buffered(), 4, "what it held, it holds");
+    assert_eq!(topic.metrics().rejected, 1);
+    broker.run_until_idle();
+    publisher.publish(14).unwrap();
+    publisher.flush().unwrap();
+    broker.run_until_idle();
+    assert_eq!(log.take(), (0..15).collect::<Vec<_>>());
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_lingering_flush_that_is_refused_is_tried_again() {
+    let (broker, clock, topic, log, _subscription) = rejecting();
+    // Delayed messages hold all places until they are due.
+    for number in 0..10 {
+        topic.publish_after(3 * LINGER / 2, number).unwrap();
+    }
+    let mut publisher = topic.buffered(Batched::of(4).linger(LINGER)).unwrap();
+    publisher.publish(10).unwrap();
+    advance(&broker, &clock, LINGER);
+    assert_eq!(publisher.buffered(), 1);
+    advance(&broker, &clock, LINGER);
+    assert_eq!(publisher.buffered(), 0);
+    assert_eq!(log.take(), (0..11).collect::<Vec<_>>());
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_flush_hands_back_what_was_refused() {
+    let (broker, _clock, topic, log, _subscription) = rejecting();
+    for number in 0..9 {
+        topic.publish(number).unwrap();
+    }
+    let mut publisher = topic.buffered(Batched::of(4)).unwrap();
+    for number in 9..12 {
+        publisher.publish(number).unwrap();
+    }
+    let partial = publisher.flush().unwrap_err();
+    assert_eq!(partial.accepted, 1);
+    assert_eq!(partial.into_rest(), [10, 11]);
+    assert_eq!(publisher.buffered(), 0);
+    drop(publisher);
+    broker.run_until_idle();
+    assert_eq!(log.take(), (0..10).collect::<Vec<_>>());
+    assert_eq!(topic.metrics().rejected, 2);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn what_a_dropped_publisher_could_not_publish_is_counted() {
+    let (broker, _clock, topic, _log, _subscription) = rejecting();
+    occupy(&topic);
+    let mut publisher = topic.buffered(Batched::of(4)).unwrap();
+    publisher.publish(1).unwrap();
+    publisher.publish(2).unwrap();
+    broker.drain(Duration::ZERO).unwrap();
+    drop(publisher);
+    assert_eq!(topic.metrics().rejected, 2);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn overflow_that_drops_is_told_by_the_next_flush() {
+    let (broker, _clock) = manual();
+    let (topic, log, _subscription) = topic(&broker, Overflow::DropOldest);
+    occupy(&topic);
+    let mut publisher = topic.buffered(Batched::of(5)).unwrap();
+    for number in 1..=15 {
+        publisher.publish(number).unwrap();
+    }
+    let receipt = publisher.flush().unwrap();
+    assert_eq!((receipt.accepted(), receipt.evicted()), (15, 6));
+    broker.run_until_idle();
+    assert_eq!(log.take(), (6..=15).collect::<Vec<_>>());
+    assert_balanced(&broker);
+}
+
+#[test]
+fn sizes_that_make_no_sense_are_refused() {
+    let (broker, _clock, topic, _log, _subscription) = rejecting();
+    for size in [0, 11] {
+        let refused = topic.buffered(Batched::of(size)).unwrap_err();
+        assert_eq!(refused.setting(), "batch size");
+    }
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_publisher_that_waits_for_room_waits_for_workers_and_they_not_for_it() {
+    let broker = threaded(1);
+    let (topic, log, _subscription) = topic(&broker, Overflow::Block { timeout: HANG });
+    let mut publisher = topic.buffered(Batched::of(8).linger(LINGER)).unwrap();
+    for number in 0..10_000 {
+        publisher.publish(number).unwrap();
+    }
+    publisher.flush().unwrap();
+    assert_rests_balanced(&broker);
+    assert_eq!(log.take(), (0..10_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn each_of_several_publishers_keeps_its_order_while_others_linger() {
+    let broker = threaded(2);
+    let topic = broker
+        .topic("t")
+        .capacity(1_024)
+        .overflow(Overflow::Block { timeout: HANG });
+    let topic: Topic<(usize, u64)> = topic.open().unwrap();
+    let log = Log::new();
+    let delivered = log.clone();
+    let handler = move |delivery: &millstream::Delivery<'_, _>| {
+        delivered.push(*delivery.payload());
+        Ok(())
+    };
+    let _subscription = topic.subscribe("s", handler).unwrap();
+    thread::scope(|scope| {
+        for publisher in 0..3 {
+            let linger = Duration::from_micros(50 << publisher);
+            let mut buffered = topic.buffered(Batched::of(64).linger(linger)).unwrap();
+            scope.spawn(move || {
+                for number in 0..20_000 {
+                    buffered.publish((publisher, number)).unwrap();
+                    if number % 997 == 0 {
+                        // Long enough for a worker to flush what is in it.
+                        thread::sleep(linger * 2);
+                    }
+                }
+            });
+        }
+    });
+    assert_rests_balanced(&broker);
+    let mut next = [0; 3];
+    for (publisher, number) in log.take() {
+        assert_eq!(number, next[publisher], "publisher {publisher}");
+        next[publisher] += 1;
+    }
+    assert_eq!(next, [20_000; 3]);
+}
