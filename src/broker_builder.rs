@@ -35,7 +35,7 @@ pub struct BrokerBuilder {
 /// milliseconds, about a megabyte, allocated with the first observer.
 const DEFAULT_EVENT_BUFFER: usize = 8_192;
 /// More threads than this on one broker are a mistake, not a plan.
-const MAX_WORKERS: usize = 1_024;
+pub(crate) const MAX_WORKERS: usize = 1_024;
 /// What a channel of that many records may sensibly take.
 const MAX_EVENT_BUFFER: usize = 1 << 24;
 

@@ -237,6 +237,10 @@ pub enum SubscribeError {
         /// The name.
         name: String,
     },
+    /// The operating system refused a thread of a parallel handler; why, in its
+    /// words.
+    #[error("a thread could not be started: {0}")]
+    Spawn(String),
     /// The broker is draining or has stopped.
     #[error("the broker is closed")]
     Closed,

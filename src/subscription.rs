@@ -262,13 +262,50 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     where
         F: FnMut(&mut DeliveryBatch<'_, T>) -> Result<(), Nack> + Send + 'static,
     {
-        batches.check()?;
-        let capacity = self.checked_capacity()?;
-        if batches.size() > capacity {
-            let rule = "must not exceed the lane's capacity, or it would never fill";
-            return Err(InvalidSetting::new("batch size", batches.size(), rule).into());
-        }
+        self.check_batches(batches)?;
         self.finish(Handler::Batch(Box::new(handler), batches))
+    }
+
+    /// Subscribes with a handler whose calls for one batch run side by side, on
+    /// `threads` threads of the subscription's own (a private rayon pool): for
+    /// handlers that compute. Batches are handled one after the other; within a
+    /// batch there is no order. Each call succeeds or fails for itself, and
+    /// retries come alone.
+    ///
+    /// The worker that hands a batch over waits for it. Nothing is gained for
+    /// handlers of less than a few microseconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`subscribe_batches`](Self::subscribe_batches), for no thread at all or
+    /// more than 1,024, and [`SubscribeError::Spawn`] if the system refuses one.
+    #[cfg(feature = "parallel")]
+    pub fn subscribe_parallel<F>(
+        self,
+        threads: usize,
+        batches: Batched,
+        handler: F,
+    ) -> Result<Subscription, SubscribeError>
+    where
+        F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
+    {
+        self.check_batches(batches)?;
+        if !(1..=crate::broker_builder::MAX_WORKERS).contains(&threads) {
+            let rule = "must be between 1 and 1024";
+            return Err(InvalidSetting::new("threads", threads, rule).into());
+        }
+        let handler = crate::engine::parallel::Parallel::new(handler, threads, &self.name)
+            .map_err(|error| SubscribeError::Spawn(error.to_string()))?;
+        self.finish(Handler::Batch(Box::new(handler), batches))
+    }
+
+    fn check_batches(&self, batches: Batched) -> Result<(), InvalidSetting> {
+        batches.check()?;
+        if batches.size() > self.checked_capacity()? {
+            let rule = "must not exceed the lane's capacity, or it would never fill";
+            return Err(InvalidSetting::new("batch size", batches.size(), rule));
+        }
+        Ok(())
     }
 
     fn checked_capacity(&self) -> Result<usize, InvalidSetting> {

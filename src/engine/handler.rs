@@ -72,6 +72,18 @@ fn outcome(called: Result<Result<(), Nack>, String>) -> Result<(), Cause> {
     }
 }
 
+/// Calls a handler for the delivery at place `at`. Answers why it failed, if it
+/// did.
+#[inline]
+pub(crate) fn attempt(at: usize, call: impl FnOnce() -> Result<(), Nack>) -> Option<Fault> {
+    let cause = outcome(contain(call)).err()?;
+    Some(Fault {
+        at,
+        cause: Arc::new(Contained::new(cause)),
+        by_shutdown: context::take_refusal(),
+    })
+}
+
 /// Deliveries of one batch that stand next to each other, for one lane.
 pub(crate) struct Run<'a, T> {
     pub(crate) batch: &'a Batch<T>,
@@ -114,13 +126,7 @@ where
                 return index - run.from;
             }
             let delivery = run.delivery(index);
-            if let Err(cause) = outcome(contain(|| self(&delivery))) {
-                faults.push(Fault {
-                    at: index - run.from,
-                    cause: Arc::new(Contained::new(cause)),
-                    by_shutdown: context::take_refusal(),
-                });
-            }
+            faults.extend(attempt(index - run.from, || self(&delivery)));
         }
         run.to - run.from
     }

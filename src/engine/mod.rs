@@ -30,6 +30,8 @@ pub(crate) mod gate;
 pub(crate) mod handler;
 pub(crate) mod lane;
 pub(crate) mod letters;
+#[cfg(feature = "parallel")]
+pub(crate) mod parallel;
 pub(crate) mod registry;
 pub(crate) mod settle;
 pub(crate) mod timer;

@@ -174,7 +174,7 @@ impl Batched {
     /// published as one goes as one, and a full queue goes whatever the size. A
     /// message lingers 5 ms at most unless [`linger`](Self::linger) or
     /// [`until_full`](Self::until_full) say otherwise.
-    pub fn of(size: usize) -> Self {
+    pub const fn of(size: usize) -> Self {
         Self {
             size,
             linger: Some(DEFAULT_LINGER),
@@ -184,7 +184,7 @@ impl Batched {
     /// The longest that the oldest message waits for the batch to fill. Rounded
     /// up to a tick of the timer wheel (100 µs).
     #[must_use]
-    pub fn linger(self, linger: Duration) -> Self {
+    pub const fn linger(self, linger: Duration) -> Self {
         Self {
             linger: Some(linger),
             ..self
@@ -194,7 +194,7 @@ impl Batched {
     /// No time limit: a partial batch waits until it is full, until a `flush`, a
     /// swap of the strategy, or a drain.
     #[must_use]
-    pub fn until_full(self) -> Self {
+    pub const fn until_full(self) -> Self {
         Self {
             linger: None,
             ..self

@@ -1,0 +1,137 @@
+//! A parallel handler makes the promises of any other, but for the order within a
+//! batch.
+#![cfg(feature = "parallel")]
+
+mod harness;
+
+use std::sync::Arc;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual, threaded};
+use millstream::{
+    Backoff, Batched, Nack, Overflow, PublishError, SubscribeError, Topic, Unsubscribe,
+};
+
+const BATCHES: Batched = Batched::of(8);
+
+#[test]
+fn calls_of_one_batch_run_side_by_side() {
+    let broker = threaded(1);
+    let topic = broker.topic("t").open().unwrap();
+    let meeting = Barrier::new(4);
+    let met = Log::new();
+    let meets = met.clone();
+    let subscription = topic.subscription("s").subscribe_parallel(
+        4,
+        Batched::of(4).until_full(),
+        move |delivery| {
+            // Comes back only if four calls are under way at once.
+            meeting.wait();
+            meets.push(*delivery.payload());
+            Ok(())
+        },
+    );
+    let _subscription = subscription.unwrap();
+    topic.publish_batch(0..4).unwrap();
+    assert_rests_balanced(&broker);
+    assert_eq!(met.len(), 4);
+}
+
+#[test]
+fn one_batch_ends_before_the_next_begins() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic("t").open().unwrap();
+    let log = Log::new();
+    let handled = log.clone();
+    let subscription = topic
+        .subscription("s")
+        .subscribe_parallel(3, BATCHES, move |delivery| {
+            handled.push(*delivery.payload() / 8);
+            Ok(())
+        });
+    let _subscription = subscription.unwrap();
+    topic.publish_batch(0..64_u64).unwrap();
+    broker.run_until_idle();
+    let batches = log.take();
+    assert_eq!(batches.len(), 64);
+    assert!(batches.is_sorted(), "{batches:?}");
+    assert_balanced(&broker);
+}
+
+#[test]
+fn each_call_fails_for_itself_and_is_retried_alone() {
+    let broker = threaded(2);
+    let policy = Backoff::fixed(Duration::from_millis(1)).max_attempts(2);
+    let topic = broker.topic("t").retry(policy).open().unwrap();
+    let calls = Arc::new(AtomicU64::new(0));
+    let counts = Arc::clone(&calls);
+    let subscription = topic
+        .subscription("s")
+        .subscribe_parallel(2, BATCHES, move |delivery| {
+            counts.fetch_add(1, Ordering::Relaxed);
+            match (delivery.payload() % 4, delivery.attempt()) {
+                (1, 1) => Err(Nack::retry("not yet")),
+                (2, _) => panic!("never"),
+                (3, _) => Err(Nack::dead_letter("no")),
+                _ => Ok(()),
+            }
+        });
+    let _subscription = subscription.unwrap();
+    topic.publish_batch(0..400_u64).unwrap();
+    let metrics = assert_rests_balanced(&broker);
+    assert_eq!(calls.load(Ordering::Relaxed), 100 + 200 + 200 + 100);
+    let counts = metrics.topics[0].subscriptions[0].counts;
+    assert_eq!((counts.delivered, counts.dead_lettered), (200, 200));
+    let letters = topic.dead_letters().list();
+    let panicked = letters.iter().filter(|letter| letter.attempts() == 2);
+    assert_eq!(panicked.count(), 100);
+}
+
+#[test]
+fn its_threads_are_inside_the_engine() {
+    let broker = threaded(1);
+    let topic = broker.topic("t").capacity(1);
+    let overflow = Overflow::Block { timeout: HANG };
+    let topic: Topic<u64> = topic.overflow(overflow).open().unwrap();
+    let (again, full) = (topic.clone(), Log::new());
+    let fills = full.clone();
+    let subscription =
+        topic
+            .subscription("s")
+            .subscribe_parallel(1, Batched::of(1), move |delivery| {
+                if *delivery.payload() == 0 {
+                    while again.publish(1).is_ok() {}
+                    let refused = again.publish(1);
+                    fills.push(matches!(refused, Err(PublishError::Full(1))));
+                }
+                Ok(())
+            });
+    let subscription = subscription.unwrap();
+    topic.publish(0).unwrap();
+    assert_rests_balanced(&broker);
+    assert_eq!(
+        full.take(),
+        [true],
+        "it would have waited for its own worker"
+    );
+    subscription.unsubscribe(Unsubscribe::Cancel);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn thread_counts_that_make_no_sense_are_refused() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u8>("t").open().unwrap();
+    for threads in [0, 1_025] {
+        let refused = topic
+            .subscription("s")
+            .subscribe_parallel(threads, BATCHES, |_| Ok(()));
+        let SubscribeError::Invalid(invalid) = refused.unwrap_err() else {
+            panic!("another error");
+        };
+        assert_eq!(invalid.setting(), "threads");
+    }
+    assert_balanced(&broker);
+}
