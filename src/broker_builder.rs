@@ -31,7 +31,7 @@ pub struct BrokerBuilder {
     histograms: Histograms,
 }
 
-/// Events that may wait for their observers: enough for a burst of a few
+/// Records that may wait for their observers: enough for a burst of a few
 /// milliseconds, about a megabyte, allocated with the first observer.
 const DEFAULT_EVENT_BUFFER: usize = 8_192;
 /// More threads than this on one broker are a mistake, not a plan.
@@ -88,8 +88,9 @@ impl BrokerBuilder {
         }
     }
 
-    /// Events that may wait for their observers before some are missed; at least
-    /// 1. Default 8,192.
+    /// Records of events that may wait for their observers before some are missed;
+    /// at least 1. Default 8,192. A record holds one event, or those of up to 64
+    /// neighbours to which the same happened at once.
     pub fn event_buffer(self, events: usize) -> Self {
         Self {
             event_buffer: events,

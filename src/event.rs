@@ -20,25 +20,58 @@ use crate::sync::Arc;
 /// metrics say how many.
 #[derive(Clone, Copy)]
 pub struct Event<'a> {
-    pub(crate) record: &'a Record,
+    record: &'a Record,
+    /// Its place in the record.
+    at: usize,
 }
 
-/// An event on its way to the observers.
+/// Events on their way to the observers: what happened at once to one message, to
+/// several neighbours, or to none.
 pub(crate) struct Record {
     pub(crate) sequence: u64,
     pub(crate) at_ns: u64,
     pub(crate) topic: Arc<str>,
     pub(crate) subscription: Option<Arc<str>>,
-    pub(crate) id: Option<MessageId>,
+    pub(crate) about: About,
     pub(crate) attempt: u32,
     pub(crate) status: Option<Status>,
     pub(crate) kind: EventKind,
 }
 
+/// Which messages a record is about.
+pub(crate) enum About {
+    None,
+    One(MessageId),
+    Many(Box<[MessageId]>),
+}
+
+impl About {
+    pub(crate) fn these(mut ids: impl ExactSizeIterator<Item = MessageId>) -> Self {
+        match ids.len() {
+            1 => ids.next().map_or(Self::None, Self::One),
+            _ => Self::Many(ids.collect()),
+        }
+    }
+}
+
+impl Record {
+    /// How many events it stands for.
+    pub(crate) fn len(&self) -> u64 {
+        match &self.about {
+            About::None | About::One(_) => 1,
+            About::Many(ids) => ids.len() as u64,
+        }
+    }
+
+    pub(crate) fn events(&self) -> impl Iterator<Item = Event<'_>> {
+        (0..self.len() as usize).map(|at| Event { record: self, at })
+    }
+}
+
 impl<'a> Event<'a> {
     /// The number of the event: 1 for the first since the broker was built.
     pub fn sequence(&self) -> u64 {
-        self.record.sequence
+        self.record.sequence + self.at as u64
     }
 
     /// When it happened: time since the broker was built.
@@ -68,7 +101,11 @@ impl<'a> Event<'a> {
 
     /// The message, for events of one.
     pub fn id(&self) -> Option<MessageId> {
-        self.record.id
+        match &self.record.about {
+            About::None => None,
+            About::One(id) => Some(*id),
+            About::Many(ids) => Some(ids[self.at]),
+        }
     }
 
     /// The attempt, for events of one; otherwise zero.
@@ -139,7 +176,8 @@ pub enum EventKind {
         /// Messages in the topic's queue, this one included.
         depth: u64,
     },
-    /// A handler is about to be called.
+    /// A handler is about to be called. If its subscription is cancelled at this
+    /// very moment, it isn't, and `Cancelled` follows.
     Delivering,
     /// A handler returned `Ok`.
     Delivered,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, context};
 use crate::error::DrainError;
-use crate::event::{EventKind, Record};
+use crate::event::{About, EventKind, Record};
 use crate::latency::Short;
 use crate::metrics::Metrics;
 use crate::pure::ending::Ending;
@@ -242,7 +242,7 @@ impl Engine {
                 at_ns: self.clock.now_ns(),
                 topic: Arc::from(""),
                 subscription: None,
-                id: None,
+                about: About::None,
                 attempt: 0,
                 status: None,
                 kind,

@@ -106,7 +106,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // Latency counts from when it is due.
         let delay_ns = nanos(delay);
         message.accepted_ns = message.accepted_ns.saturating_add(delay_ns);
-        self.tell_enqueued(message.id);
+        self.tell_enqueued(std::slice::from_ref(&message));
         self.books.delayed.add(1);
         // The lock is held over the timer so that the deadline can't come before
         // the entry knows its key.
@@ -173,16 +173,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if self.bus().observed() {
             // Told before the push, so that no later event of these messages
             // can overtake it.
-            let messages = parcel.messages().iter();
-            messages.for_each(|message| self.tell_enqueued(message.id));
+            self.tell_enqueued(parcel.messages());
         }
         self.enqueue(parcel, admitted.first_id + admitted.count - 1);
     }
 
-    fn tell_enqueued(&self, id: MessageId) {
+    fn tell_enqueued(&self, messages: &[Message<T>]) {
         let depth = self.waiting();
         let kind = EventKind::MessageEnqueued { depth };
-        self.tell_message(id, Status::Queued, kind);
+        let now_ns = self.engine.clock.now_ns();
+        let ids = messages.iter().map(|message| message.id);
+        self.tell_each(None, ids, Status::Queued, now_ns, kind);
     }
 
     /// Gets tickets for at least one and at most `wanted` messages, by the

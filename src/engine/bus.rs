@@ -85,9 +85,10 @@ impl Bus {
         let Some(buffer) = self.buffer.get() else {
             return;
         };
-        record.sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        let events = record.len();
+        record.sequence = self.sequence.fetch_add(events, Ordering::Relaxed) + 1;
         if buffer.push(record).is_err() {
-            self.missed.fetch_add(1, Ordering::Relaxed);
+            self.missed.fetch_add(events, Ordering::Relaxed);
             return;
         }
         // ORDERING: pairs with the fence in `listen`: we pushed, now we look
@@ -186,17 +187,22 @@ impl Bus {
         let Some(buffer) = self.buffer.get() else {
             return;
         };
+        let mut observers = self.observers.reader();
         while let Some(record) = buffer.pop() {
-            let event = Event { record: &record };
-            let observers = self.observers.load();
-            let hears = |listener: &&Listener| listener.after < record.sequence;
-            for listener in observers.iter().filter(hears) {
-                if contain(|| (listener.observer)(&event)).is_err() {
-                    self.panicked.fetch_add(1, Ordering::Relaxed);
-                }
+            for event in record.events() {
+                self.tell(&event, observers.load());
             }
             // ORDERING: whoever sees the count sees what the observers did.
-            self.told.fetch_add(1, Ordering::Release);
+            self.told.fetch_add(record.len(), Ordering::Release);
+        }
+    }
+
+    fn tell(&self, event: &Event<'_>, observers: &Observers) {
+        let hears = |listener: &&Listener| listener.after < event.sequence();
+        for listener in observers.iter().filter(hears) {
+            if contain(|| (listener.observer)(event)).is_err() {
+                self.panicked.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use super::letters::{Letter, Letters};
 use super::waiters::Waiters;
 use crate::config::{DeadLetterOverflow, NoSubscribers, Overflow};
 use crate::engine::Engine;
-use crate::event::{EventKind, Record};
+use crate::event::{About, EventKind, Record};
 use crate::message::{Message, MessageId, Meta, Parcel};
 use crate::pure::arena::Arena;
 use crate::pure::handles::Handles;
@@ -193,19 +193,41 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         status: Option<Status>,
         kind: EventKind,
     ) {
-        if !self.bus().observed() {
-            return;
+        if self.bus().observed() {
+            self.bus().send(Record {
+                sequence: 0,
+                at_ns: self.engine.clock.now_ns(),
+                topic: Arc::clone(&self.name),
+                subscription: subscription.map(Arc::clone),
+                about: id.map_or(About::None, About::One),
+                attempt,
+                status,
+                kind,
+            });
         }
-        self.bus().send(Record {
-            sequence: 0,
-            at_ns: self.engine.clock.now_ns(),
-            topic: Arc::clone(&self.name),
-            subscription: subscription.map(Arc::clone),
-            id,
-            attempt,
-            status,
-            kind,
-        });
+    }
+
+    /// Tells observers, if there are any, of what happened to several messages.
+    pub(crate) fn tell_each(
+        &self,
+        subscription: Option<&Arc<str>>,
+        ids: impl ExactSizeIterator<Item = MessageId>,
+        status: Status,
+        at_ns: u64,
+        kind: EventKind,
+    ) {
+        if self.bus().observed() && ids.len() > 0 {
+            self.bus().send(Record {
+                sequence: 0,
+                at_ns,
+                topic: Arc::clone(&self.name),
+                subscription: subscription.map(Arc::clone),
+                about: About::these(ids),
+                attempt: u32::from(subscription.is_some()),
+                status: Some(status),
+                kind,
+            });
+        }
     }
 
     /// Puts a letter into the store.

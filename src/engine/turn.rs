@@ -3,14 +3,14 @@
 
 use super::contain::discard;
 use super::context;
-use super::handler::{Handler, Run};
+use super::handler::{Fault, Handler, Run};
 use super::lane::{Lane, Redelivery, Return, Turn};
 use super::pool::{Task, Worker};
 use crate::config::{Histograms, LaneFull};
 use crate::engine::Engine;
 use crate::event::EventKind;
 use crate::latency::{self, Latencies};
-use crate::message::{Address, Batch, Delivery, Message, Part};
+use crate::message::{Address, Batch, Message, MessageId, Part};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::schedule::Then;
@@ -102,12 +102,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         let (batch, from) = (Arc::clone(&part.batch), part.from as usize);
         let observed = self.topic.bus().observed();
-        // Events are told one by one, and while the broker ends, a refused
-        // publish must be laid at the right handler's door.
-        let most = if observed || engine.is_ending() {
-            1
-        } else {
-            turn.stride.calls()
+        // While the broker ends, a refused publish must be laid at the right
+        // handler's door.
+        let most = match engine.is_ending() {
+            true => 1,
+            false => turn.stride.calls(),
         };
         let to = self.unexpired(part, from, from + most.min(part.len()), now_ns);
         let run = Run {
@@ -122,26 +121,28 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         self.books.take_in_hand((to - from) as u64);
         if observed {
-            self.tell_delivering(&run.delivery(from));
+            self.tell_delivering(ids(&batch.messages[from..to]), now_ns);
         }
         context::take_refusal();
         let calls = turn.handler.call(&run, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
         turn.stride = turn.stride.after(after_ns.saturating_sub(now_ns));
         self.books.record(Status::Queued, Step::Start, calls as u64);
-        let called = batch.messages[from..from + calls].iter();
-        self.record_latency(called, now_ns, after_ns, true);
+        let called = &batch.messages[from..from + calls];
+        self.record_latency(called.iter(), now_ns, after_ns, true);
         let acked = calls - turn.faults.len();
         self.books
             .record(Status::Delivering, Step::Ack, acked as u64);
-        if observed && acked == 1 {
-            self.tell_delivered(&run.delivery(from));
+        if observed {
+            self.tell_delivered(ids(called), &turn.faults, after_ns);
         }
         let mut ended = acked as u32;
-        for fault in std::mem::take(&mut turn.faults) {
+        let mut faults = std::mem::take(&mut turn.faults);
+        for fault in faults.drain(..) {
             let failed = Redelivery::first(&batch, from + fault.at, now_ns);
             ended += self.settle(turn, failed, &fault, after_ns, engine);
         }
+        turn.faults = faults;
         self.books.put_down((to - from) as u64);
         advance(turn, calls);
         self.give_back(ended);
@@ -197,7 +198,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             room: &self.room,
         };
         self.books.take_in_hand(1);
-        self.tell_delivering(&run.delivery(index));
+        let (id, attempt) = (batch.messages[index].id, run.attempt);
+        self.tell(id, attempt, Status::Delivering, EventKind::Delivering);
         context::take_refusal();
         let calls = turn.handler.call(&run, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
@@ -215,7 +217,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Some(fault) => self.settle(turn, again, &fault, after_ns, engine),
             None => {
                 self.books.record(Status::Delivering, Step::Ack, 1);
-                self.tell_delivered(&run.delivery(index));
+                self.tell(id, attempt, Status::Delivered, EventKind::Delivered);
                 1
             }
         };
@@ -299,15 +301,37 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    pub(super) fn tell_delivering(&self, delivery: &Delivery<'_, T>) {
-        let kind = EventKind::Delivering;
-        self.tell(delivery.id(), delivery.attempt(), Status::Delivering, kind);
+    /// Tells observers of first attempts that are about to be made.
+    pub(super) fn tell_delivering(
+        &self,
+        ids: impl ExactSizeIterator<Item = MessageId>,
+        now_ns: u64,
+    ) {
+        let (name, kind) = (Some(&self.name), EventKind::Delivering);
+        self.topic
+            .tell_each(name, ids, Status::Delivering, now_ns, kind);
     }
 
-    pub(super) fn tell_delivered(&self, delivery: &Delivery<'_, T>) {
-        let kind = EventKind::Delivered;
-        self.tell(delivery.id(), delivery.attempt(), Status::Delivered, kind);
+    /// Tells observers of first attempts that did not end by one of `faults`.
+    pub(super) fn tell_delivered(
+        &self,
+        ids: impl Iterator<Item = MessageId>,
+        faults: &[Fault],
+        now_ns: u64,
+    ) {
+        let mut failed = faults.iter().map(|fault| fault.at).peekable();
+        let acked = ids.enumerate();
+        let acked: Vec<_> = acked
+            .filter_map(|(at, id)| failed.next_if_eq(&at).is_none().then_some(id))
+            .collect();
+        let (name, kind) = (Some(&self.name), EventKind::Delivered);
+        self.topic
+            .tell_each(name, acked.into_iter(), Status::Delivered, now_ns, kind);
     }
+}
+
+fn ids<T>(messages: &[Message<T>]) -> impl ExactSizeIterator<Item = MessageId> {
+    messages.iter().map(|message| message.id)
 }
 
 /// Moves on by `count` messages.

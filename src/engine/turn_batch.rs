@@ -76,33 +76,32 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         let count = deliveries.len() as u64;
         self.books.take_in_hand(count);
-        for delivery in &deliveries {
-            self.tell_delivering(delivery);
-        }
-        self.books.record(Status::Queued, Step::Start, count);
-        context::take_refusal();
-        let told = deliveries.clone();
-        turn.handler.call_batch(deliveries, &mut turn.faults);
-        let after_ns = engine.clock.now_ns();
+        let observed = self.topic.bus().observed();
         let messages = places
             .iter()
             .map(|(part, index)| &part.batch.messages[*index]);
+        let ids = messages.clone().map(|message| message.id);
+        if observed {
+            self.tell_delivering(ids.clone(), now_ns);
+        }
+        self.books.record(Status::Queued, Step::Start, count);
+        context::take_refusal();
+        turn.handler.call_batch(deliveries, &mut turn.faults);
+        let after_ns = engine.clock.now_ns();
         self.record_latency(messages, now_ns, after_ns, true);
-        let faults = std::mem::take(&mut turn.faults);
+        let mut faults = std::mem::take(&mut turn.faults);
         let acked = count - faults.len() as u64;
         self.books.record(Status::Delivering, Step::Ack, acked);
-        let mut failed = faults.iter().map(|fault| fault.at).peekable();
-        for (at, delivery) in told.iter().enumerate() {
-            if failed.next_if_eq(&at).is_none() {
-                self.tell_delivered(delivery);
-            }
+        if observed {
+            self.tell_delivered(ids, &faults, after_ns);
         }
         let mut ended = acked as u32;
-        for fault in faults {
+        for fault in faults.drain(..) {
             let (part, index) = places[fault.at];
             let failed = Redelivery::first(&part.batch, index, now_ns);
             ended += self.settle(turn, failed, &fault, after_ns, engine);
         }
+        turn.faults = faults;
         self.books.put_down(count);
         self.give_back(ended);
         Progress::Done { now_ns: after_ns }
