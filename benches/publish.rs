@@ -3,53 +3,46 @@
 //! The broker is manual, so nobody dispatches while the clock runs; the queue is
 //! emptied between iterations.
 
+mod support;
+
 use std::hint::black_box;
-use std::time::Duration;
 
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use millstream::{Broker, BuildError};
-
-/// Messages per iteration.
-const MESSAGES: usize = 1_024;
-/// Messages that share a slot of the queue.
-const CHUNK: usize = 64;
-const PAYLOAD: [u8; 64] = [7; 64];
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use millstream::{Broker, Topic};
+use support::{MESSAGES, group, manual};
 
 fn publish(c: &mut Criterion) {
-    let mut group = c.benchmark_group("publish");
-    group
-        .throughput(Throughput::Elements(MESSAGES as u64))
-        .sample_size(50)
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(3));
-    let broker = manual().expect("a manual broker starts no threads");
-    let topic = broker
-        .topic("bench")
-        .capacity(MESSAGES)
-        .open()
-        .expect("the name is free");
-    let subscription = topic.subscribe("sink", |_| Ok(())).expect("likewise");
+    measure::<64>(c, "64 bytes", |_, topic, payload| {
+        topic.publish(payload).expect("the queue is empty");
+    });
+    measure::<1_024>(c, "1,024 bytes", |_, topic, payload| {
+        topic.publish(payload).expect("the queue is empty");
+    });
+    measure::<64>(c, "64 bytes, by name", |broker, _, payload| {
+        let published = broker.publish(black_box("bench"), payload);
+        published.expect("the queue is empty");
+    });
+    measure::<64>(c, "64 bytes, with a key", |_, topic, payload| {
+        let published = topic.message(payload).key("device-17").publish();
+        published.expect("the queue is empty");
+    });
+}
 
-    group.bench_function(BenchmarkId::new("single", PAYLOAD.len()), |b| {
+fn measure<const BYTES: usize>(
+    c: &mut Criterion,
+    name: &str,
+    publish: impl Fn(&Broker, &Topic<[u8; BYTES]>, [u8; BYTES]),
+) {
+    let broker = manual();
+    let topic = broker.topic("bench").open().expect("the name is free");
+    let subscription = topic.subscribe("sink", |_| Ok(())).expect("likewise");
+    let mut group = group(c, "publish", MESSAGES);
+    group.bench_function(name, |b| {
         b.iter_batched(
             || broker.run_until_idle(),
             |_| {
                 for _ in 0..MESSAGES {
-                    topic
-                        .publish(black_box(PAYLOAD))
-                        .expect("the queue is empty");
-                }
-            },
-            BatchSize::PerIteration,
-        );
-    });
-    group.bench_function(BenchmarkId::new("batch of 64", PAYLOAD.len()), |b| {
-        b.iter_batched(
-            || broker.run_until_idle(),
-            |_| {
-                for _ in 0..MESSAGES / CHUNK {
-                    let chunk = black_box([PAYLOAD; CHUNK]);
-                    topic.publish_batch(chunk).expect("the queue is empty");
+                    publish(&broker, &topic, black_box([7; BYTES]));
                 }
             },
             BatchSize::PerIteration,
@@ -57,12 +50,8 @@ fn publish(c: &mut Criterion) {
     });
     group.finish();
     broker.run_until_idle();
-    let counts = subscription.metrics().counts;
-    assert_eq!(counts.delivered, topic.metrics().published);
-}
-
-fn manual() -> Result<Broker, BuildError> {
-    Broker::builder().workers(0).build()
+    let delivered = subscription.metrics().counts.delivered;
+    assert_eq!(delivered, topic.metrics().published);
 }
 
 criterion_group!(benches, publish);

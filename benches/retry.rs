@@ -4,23 +4,21 @@
 //! The clock is moved by hand, so a millisecond takes no time: only the work is
 //! measured.
 
+mod support;
+
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use millstream::{Backoff, Broker, ManualClock, Nack};
+use support::group;
 
-/// Messages per iteration.
+/// Messages per iteration; failures among them are counted in percent.
 const MESSAGES: u64 = 1_000;
 const DELAY: Duration = Duration::from_millis(1);
 
 fn retry(c: &mut Criterion) {
-    let mut group = c.benchmark_group("retry");
-    group
-        .throughput(Throughput::Elements(MESSAGES))
-        .sample_size(50)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2));
+    let mut group = group(c, "retry", MESSAGES);
     for failing_percent in [0, 1, 100] {
         let clock = ManualClock::new();
         let broker = Broker::builder()
