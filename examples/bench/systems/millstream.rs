@@ -1,0 +1,143 @@
+//! The engine itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use millstream::{
+    Backoff, Batched, Broker, Immediate, Nack, Observation, PublishError, Subscription, Topic,
+};
+
+use super::{Answer, Publisher, System};
+use crate::check::Checker;
+use crate::load::{Dispatching, Load};
+use crate::payload::Payload;
+
+/// What runs; its parts stay because dropping them would end them.
+pub struct Millstream {
+    broker: Broker,
+    _subscriptions: Vec<Subscription>,
+    _observation: Option<Observation>,
+}
+
+/// A handle to each topic.
+pub struct Handles<const WORDS: usize>(Vec<Topic<Payload<WORDS>>>);
+
+/// After it a failed delivery is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(1);
+/// Nothing is left by then, so that only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl<const WORDS: usize> System<WORDS> for Millstream {
+    type Publisher = Handles<WORDS>;
+
+    fn start(
+        load: &Load,
+        checkers: Vec<Vec<Checker<WORDS>>>,
+    ) -> Answer<(Self, Vec<Handles<WORDS>>)> {
+        let broker = Broker::builder().workers(load.workers).build()?;
+        let observation = load.observed.then(|| observe(&broker)).transpose()?;
+        let mut topics = Vec::new();
+        let mut subscriptions = Vec::new();
+        for (number, checkers) in checkers.into_iter().enumerate() {
+            let topic = broker
+                .topic(&format!("topic-{number}"))
+                .capacity(load.capacity)
+                .lane_capacity(load.capacity)
+                .retry(Backoff::fixed(RETRY_AFTER).max_attempts(2))
+                .open()?;
+            match load.strategy {
+                Dispatching::Immediate => topic.set_strategy(Immediate)?,
+                Dispatching::Batched { size, linger } => {
+                    topic.set_strategy(Batched::of(size).linger(linger))?;
+                }
+            }
+            for (number, checker) in checkers.into_iter().enumerate() {
+                let name = format!("subscriber-{number}");
+                subscriptions.push(subscribe(&topic, &name, checker, load.failing > 0.0)?);
+            }
+            topics.push(topic);
+        }
+        let publishers = (0..load.publishers).map(|_| Handles(topics.clone()));
+        let publishers = publishers.collect();
+        let system = Self {
+            broker,
+            _subscriptions: subscriptions,
+            _observation: observation,
+        };
+        Ok((system, publishers))
+    }
+
+    fn stop(self) -> Answer {
+        if !self.broker.wait_until_idle(PATIENCE) {
+            return Err(format!("the broker is busy:\n{}", self.broker.metrics()).into());
+        }
+        self.broker.metrics().balance()?;
+        self.broker.drain(PATIENCE)?;
+        Ok(())
+    }
+}
+
+fn subscribe<const WORDS: usize>(
+    topic: &Topic<Payload<WORDS>>,
+    name: &str,
+    mut checker: Checker<WORDS>,
+    failing: bool,
+) -> Answer<Subscription> {
+    let subscription = if failing {
+        topic.subscribe(name, move |delivery| {
+            if checker.take_or_fail(delivery.payload(), delivery.attempt()) {
+                return Ok(());
+            }
+            Err(Nack::retry("chosen to fail once"))
+        })
+    } else {
+        topic.subscribe(name, move |delivery| {
+            checker.take(delivery.payload());
+            Ok(())
+        })
+    };
+    Ok(subscription?)
+}
+
+/// An observer of all events that does next to nothing with them.
+fn observe(broker: &Broker) -> Answer<Observation> {
+    let seen = Arc::new(AtomicU64::new(0));
+    Ok(broker.observe(move |event| {
+        seen.fetch_max(event.sequence(), Ordering::Relaxed);
+    })?)
+}
+
+/// A full topic hands the payload back, and the publisher tries again when others
+/// have had the core: as fast as `Overflow::Block`, and what the other systems'
+/// publishers do as well.
+impl<const WORDS: usize> Publisher<WORDS> for Handles<WORDS> {
+    fn send(&mut self, topic: usize, message: Payload<WORDS>) -> Answer {
+        let mut message = message;
+        while let Err(refused) = self.0[topic].publish(message) {
+            let PublishError::Full(back) = refused else {
+                return Err(refused.to_string().into());
+            };
+            message = back;
+            thread::yield_now();
+        }
+        Ok(())
+    }
+
+    fn send_batch(
+        &mut self,
+        topic: usize,
+        messages: impl ExactSizeIterator<Item = Payload<WORDS>>,
+    ) -> Answer {
+        let mut answer = self.0[topic].publish_batch(messages);
+        while let Err(partial) = answer {
+            let PublishError::Full(rest) = partial.error else {
+                return Err(partial.to_string().into());
+            };
+            thread::yield_now();
+            answer = self.0[topic].publish_batch(rest);
+        }
+        Ok(())
+    }
+}

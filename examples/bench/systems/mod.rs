@@ -1,0 +1,129 @@
+//! What a load can be run through.
+
+mod millstream;
+
+#[cfg(millstream_peers)]
+mod channels;
+#[cfg(millstream_peers)]
+mod disruptor;
+#[cfg(millstream_peers)]
+mod hand_rolled;
+#[cfg(millstream_peers)]
+mod tokio;
+
+use std::error::Error;
+use std::fmt;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::check::Checker;
+use crate::load::Load;
+use crate::payload::Payload;
+use crate::run::{Outcome, run};
+
+pub type Answer<V = ()> = Result<V, Box<dyn Error + Send + Sync>>;
+
+/// Something with topics and subscribers, running.
+pub trait System<const WORDS: usize>: Sized {
+    type Publisher: Publisher<WORDS>;
+
+    /// Starts it around the checkers, which come by topic; answers with as many
+    /// publishers as the load has.
+    fn start(
+        load: &Load,
+        checkers: Vec<Vec<Checker<WORDS>>>,
+    ) -> Answer<(Self, Vec<Self::Publisher>)>;
+
+    /// Ends it after its publishers are gone. Every checker is dropped when this
+    /// returns, and has seen whatever came too much.
+    fn stop(self) -> Answer;
+}
+
+/// A publisher's end. Sending waits for room and loses nothing.
+pub trait Publisher<const WORDS: usize>: Send + 'static {
+    fn send(&mut self, topic: usize, message: Payload<WORDS>) -> Answer;
+
+    /// Sends them as the system's users would send a batch.
+    fn send_batch(
+        &mut self,
+        topic: usize,
+        messages: impl ExactSizeIterator<Item = Payload<WORDS>>,
+    ) -> Answer;
+}
+
+/// The systems by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    #[value(skip)]
+    Millstream,
+    Crossbeam,
+    Flume,
+    Kanal,
+    Tokio,
+    Disruptor,
+    HandRolled,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Millstream => "millstream",
+            Self::Crossbeam => "crossbeam",
+            Self::Flume => "flume",
+            Self::Kanal => "kanal",
+            Self::Tokio => "tokio broadcast",
+            Self::Disruptor => "disruptor",
+            Self::HandRolled => "hand-rolled",
+        })
+    }
+}
+
+/// Payload sizes on offer, in bytes.
+pub const SIZES: [usize; 4] = [16, 64, 256, 1_024];
+
+impl Kind {
+    /// Runs a load through it once.
+    pub fn run(
+        self,
+        load: &Load,
+        limit: std::time::Duration,
+        watch: &mut dyn FnMut(u64),
+    ) -> Answer<Outcome> {
+        match load.size {
+            16 => self.run_sized::<2>(load, limit, watch),
+            64 => self.run_sized::<8>(load, limit, watch),
+            256 => self.run_sized::<32>(load, limit, watch),
+            1_024 => self.run_sized::<128>(load, limit, watch),
+            other => Err(format!("payloads of {other} bytes are not on offer").into()),
+        }
+    }
+
+    fn run_sized<const WORDS: usize>(
+        self,
+        load: &Load,
+        limit: std::time::Duration,
+        watch: &mut dyn FnMut(u64),
+    ) -> Answer<Outcome> {
+        match self {
+            Self::Millstream => run::<WORDS, millstream::Millstream>(load, limit, watch),
+            #[cfg(millstream_peers)]
+            Self::Crossbeam => {
+                run::<WORDS, channels::Lanes<channels::Crossbeam>>(load, limit, watch)
+            }
+            #[cfg(millstream_peers)]
+            Self::Flume => run::<WORDS, channels::Lanes<channels::Flume>>(load, limit, watch),
+            #[cfg(millstream_peers)]
+            Self::Kanal => run::<WORDS, channels::Lanes<channels::Kanal>>(load, limit, watch),
+            #[cfg(millstream_peers)]
+            Self::Tokio => run::<WORDS, tokio::Broadcast>(load, limit, watch),
+            #[cfg(millstream_peers)]
+            Self::Disruptor => run::<WORDS, disruptor::Rings>(load, limit, watch),
+            #[cfg(millstream_peers)]
+            Self::HandRolled => run::<WORDS, hand_rolled::HandRolled>(load, limit, watch),
+            #[cfg(not(millstream_peers))]
+            peer => Err(format!("{peer} is not in this build").into()),
+        }
+    }
+}
