@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-use crate::load::{Dispatching, Load, Publishing};
+use crate::load::{Dispatching, Full, Load, Publishing};
 use crate::payload::{MAX_PUBLISHERS, MAX_RUN_SECONDS, MAX_TOPICS};
 use crate::systems::{Kind, SIZES};
 
@@ -45,6 +45,9 @@ pub struct Args {
     /// When the engine hands on what waits: immediate, batched:SIZE, batched:SIZE:MICROS
     #[arg(long, default_value = "immediate")]
     strategy: Dispatching,
+    /// What the engine's publishers do when a topic is full
+    #[arg(long, default_value = "yield")]
+    full: Full,
     /// The engine's worker threads
     #[arg(long, default_value_t = 2)]
     workers: usize,
@@ -250,6 +253,7 @@ impl Args {
             failing: self.failing,
             workers: self.workers,
             strategy: self.strategy,
+            full: self.full,
             observed: self.observe,
         })
     }

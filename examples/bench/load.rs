@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde::Serialize;
 
 /// A load, the same for every system.
@@ -26,6 +27,7 @@ pub struct Load {
     pub failing: f64,
     pub workers: usize,
     pub strategy: Dispatching,
+    pub full: Full,
     /// Whether an observer listens to every event.
     pub observed: bool,
 }
@@ -36,6 +38,16 @@ pub struct Load {
 pub enum Publishing {
     Single,
     Batch(usize),
+}
+
+/// What the engine's publishers do at a full topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Full {
+    /// Let other threads run, and try again
+    Yield,
+    /// Leave the waiting to the topic
+    Block,
 }
 
 /// When the engine hands on what waits.
@@ -61,6 +73,7 @@ impl Default for Load {
             failing: 0.0,
             workers: 2,
             strategy: Dispatching::Immediate,
+            full: Full::Yield,
             observed: false,
         }
     }

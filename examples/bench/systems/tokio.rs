@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_utils::CachePadded;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::broadcast::{Receiver, Sender, channel};
 
 use super::{Answer, Publisher, System};
@@ -28,6 +28,9 @@ pub struct Line<T> {
     /// What the slowest receiver had handled when last looked at.
     behind: u64,
 }
+
+/// About as often as a receiver of crossbeam's yields.
+const LOOKS: usize = 4;
 
 /// Counts slots sent and handled, so that no more are between than there is room for.
 struct Brake {
@@ -54,12 +57,15 @@ impl<T> Clone for Line<T> {
 impl<T: Clone + Send + 'static> Line<T> {
     fn send(&mut self, item: T) -> Answer {
         let ticket = self.brake.sent.fetch_add(1, Ordering::Relaxed);
-        while ticket >= self.behind + self.brake.room {
+        let mut wanted = (ticket + 1).saturating_sub(self.brake.room);
+        while self.behind < wanted {
             // Acquire: what the receiver did with the slot comes before its reuse.
             let handled = self.brake.handled.iter();
             let slowest = handled.map(|handled| handled.load(Ordering::Acquire)).min();
-            self.behind = slowest.unwrap_or(u64::MAX - self.brake.room);
-            if ticket >= self.behind + self.brake.room {
+            self.behind = slowest.unwrap_or(u64::MAX);
+            if self.behind < wanted {
+                // One free slot isn't worth the wake-up of a receiver.
+                wanted = (ticket + 1).saturating_sub((self.brake.room / 2).max(1));
                 thread::yield_now();
             }
         }
@@ -143,7 +149,7 @@ fn open<T: Clone + Send + 'static, const WORDS: usize>(
 fn receive<T: Clone>(mut receiver: Receiver<T>, handled: &AtomicU64, mut take: impl FnMut(T)) {
     let mut count = 0;
     loop {
-        match receiver.blocking_recv() {
+        match next(&mut receiver) {
             Ok(item) => take(item),
             // The checker notices the gap by itself.
             Err(RecvError::Lagged(missed)) => count += missed - 1,
@@ -152,6 +158,20 @@ fn receive<T: Clone>(mut receiver: Receiver<T>, handled: &AtomicU64, mut take: i
         count += 1;
         handled.store(count, Ordering::Release);
     }
+}
+
+/// A channel for threads looks again for a while before it lets its thread sleep;
+/// this one is made for tasks and doesn't, so that is done for it.
+fn next<T: Clone>(receiver: &mut Receiver<T>) -> Result<T, RecvError> {
+    for _ in 0..LOOKS {
+        match receiver.try_recv() {
+            Err(TryRecvError::Empty) => thread::yield_now(),
+            Ok(item) => return Ok(item),
+            Err(TryRecvError::Lagged(missed)) => return Err(RecvError::Lagged(missed)),
+            Err(TryRecvError::Closed) => return Err(RecvError::Closed),
+        }
+    }
+    receiver.blocking_recv()
 }
 
 impl<const WORDS: usize> Publisher<WORDS> for Lines<WORDS> {
