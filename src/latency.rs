@@ -54,32 +54,32 @@ pub(crate) fn record(histogram: &mut Histogram<u64>, ns: u64, count: u64) {
         .expect("it resizes itself, and an hour fits");
 }
 
-/// Records, for each of these beginnings, the time from then until `until_ns`.
+/// Records, for each of `count` beginnings, the time from then until `until_ns`.
 ///
 /// Neighbours in a queue have waited about equally long. So those that fall into
-/// one bucket of the histogram are counted by two comparisons each, and recorded
+/// one bucket of the histogram are counted by one comparison each, and recorded
 /// together.
 pub(crate) fn record_since(
     histogram: &mut Histogram<u64>,
     until_ns: u64,
-    began: impl Iterator<Item = u64>,
+    count: usize,
+    began_ns: impl Fn(usize) -> u64,
 ) {
-    let mut began = began.peekable();
-    while let Some(first_ns) = began.next() {
-        let elapsed_ns = until_ns.saturating_sub(first_ns);
+    let mut from = 0;
+    while from < count {
+        let elapsed_ns = until_ns.saturating_sub(began_ns(from));
         let earliest = until_ns.saturating_sub(histogram.highest_equivalent(elapsed_ns));
         let latest = match histogram.lowest_equivalent(elapsed_ns) {
             0 => u64::MAX,
             shortest_ns => until_ns - shortest_ns,
         };
-        let mut count = 1;
-        while began
-            .next_if(|next_ns| (earliest..=latest).contains(next_ns))
-            .is_some()
-        {
-            count += 1;
+        let span = latest - earliest;
+        let mut to = from + 1;
+        while to < count && began_ns(to).wrapping_sub(earliest) <= span {
+            to += 1;
         }
-        record(histogram, elapsed_ns, count);
+        record(histogram, elapsed_ns, (to - from) as u64);
+        from = to;
     }
 }
 
@@ -174,9 +174,11 @@ mod tests {
     fn neighbours_are_counted_as_if_recorded_one_by_one() {
         let until_ns = 10_000_000;
         let late = [until_ns, until_ns + 1, u64::MAX];
-        let began = (0..until_ns).step_by(61).chain(late);
+        let began: Vec<_> = (0..until_ns).step_by(61).chain(late).collect();
         let (mut together, mut singly) = (Latencies::new(), Latencies::new());
-        record_since(&mut together.end_to_end, until_ns, began.clone());
+        record_since(&mut together.end_to_end, until_ns, began.len(), |at| {
+            began[at]
+        });
         for began_ns in began {
             record(&mut singly.end_to_end, until_ns.saturating_sub(began_ns), 1);
         }

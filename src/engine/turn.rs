@@ -129,7 +129,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         turn.stride = turn.stride.after(after_ns.saturating_sub(now_ns));
         self.books.record(Status::Queued, Step::Start, calls as u64);
         let called = &batch.messages[from..from + calls];
-        self.record_latency(called.iter(), now_ns, after_ns, true);
+        let accepted_ns = |at: usize| called[at].accepted_ns;
+        self.record_latency(calls, accepted_ns, now_ns, after_ns, true);
         let acked = calls - turn.faults.len();
         self.books
             .record(Status::Delivering, Step::Ack, acked as u64);
@@ -211,8 +212,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Progress::Done { now_ns: after_ns };
         }
         self.books.record(Status::Queued, Step::Start, 1);
-        let messages = batch.messages[index..=index].iter();
-        self.record_latency(messages, now_ns, after_ns, again.attempts == 0);
+        let accepted_ns = |_| batch.messages[index].accepted_ns;
+        self.record_latency(1, accepted_ns, now_ns, after_ns, again.attempts == 0);
         let ended = match turn.faults.pop() {
             Some(fault) => self.settle(turn, again, &fault, after_ns, engine),
             None => {
@@ -272,26 +273,27 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    pub(super) fn record_latency<'m>(
+    /// Records the times of some calls, given when the message of each was
+    /// accepted.
+    pub(super) fn record_latency(
         &self,
-        messages: impl ExactSizeIterator<Item = &'m Message<T>> + Clone,
+        calls: usize,
+        accepted_ns: impl Fn(usize) -> u64,
         began_ns: u64,
         ended_ns: u64,
         first_attempt: bool,
     ) {
-        let calls = messages.len() as u64;
         if calls == 0 || self.topic.engine.histograms == Histograms::Off {
             return;
         }
         let mut latencies = self.latencies.lock();
         let latencies = latencies.get_or_insert_with(|| Box::new(Latencies::new()));
-        let each_ns = ended_ns.saturating_sub(began_ns) / calls;
-        latency::record(&mut latencies.handler, each_ns, calls);
-        let accepted = messages.map(|message| message.accepted_ns);
+        let each_ns = ended_ns.saturating_sub(began_ns) / calls as u64;
+        latency::record(&mut latencies.handler, each_ns, calls as u64);
         if first_attempt {
-            latency::record_since(&mut latencies.queue_wait, began_ns, accepted.clone());
+            latency::record_since(&mut latencies.queue_wait, began_ns, calls, &accepted_ns);
         }
-        latency::record_since(&mut latencies.end_to_end, ended_ns, accepted);
+        latency::record_since(&mut latencies.end_to_end, ended_ns, calls, accepted_ns);
     }
 
     pub(super) fn address(&self) -> Address<'_> {

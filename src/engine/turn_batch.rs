@@ -77,10 +77,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let count = deliveries.len() as u64;
         self.books.take_in_hand(count);
         let observed = self.topic.bus().observed();
-        let messages = places
-            .iter()
-            .map(|(part, index)| &part.batch.messages[*index]);
-        let ids = messages.clone().map(|message| message.id);
+        let message = |at: usize| {
+            let (part, index) = places[at];
+            &part.batch.messages[index]
+        };
+        let ids = (0..places.len()).map(|at| message(at).id);
         if observed {
             self.tell_delivering(ids.clone(), now_ns);
         }
@@ -88,7 +89,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         context::take_refusal();
         turn.handler.call_batch(deliveries, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
-        self.record_latency(messages, now_ns, after_ns, true);
+        let accepted_ns = |at| message(at).accepted_ns;
+        self.record_latency(places.len(), accepted_ns, now_ns, after_ns, true);
         let mut faults = std::mem::take(&mut turn.faults);
         let acked = count - faults.len() as u64;
         self.books.record(Status::Delivering, Step::Ack, acked);
