@@ -1,6 +1,7 @@
 //! The command line, and what it must not ask for.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
@@ -63,6 +64,10 @@ pub struct Args {
     /// How often each system runs; by default once, five times in comparisons
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
+    /// Run rounds again, up to so many for each load, in which other processes had
+    /// more than a quarter of a core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    calm: usize,
     /// Compare with peers under the same load: all of them, or those named
     #[arg(
         long,
@@ -82,6 +87,12 @@ pub struct Args {
     /// Print a table for a Markdown file
     #[arg(long)]
     markdown: bool,
+    /// Write all figures into this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write a page with bars and latency curves into this file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// What to do.
@@ -101,7 +112,10 @@ pub struct Plan {
     /// How long a run should take; `None`: the load says how much it is.
     pub aim: Option<Duration>,
     pub limit: Duration,
+    pub repeats: usize,
     pub markdown: bool,
+    pub json: Option<PathBuf>,
+    pub html: Option<PathBuf>,
 }
 
 const PEERS: [Kind; 6] = [
@@ -147,6 +161,7 @@ impl Args {
             .rounds
             .unwrap_or(if comparing { ROUNDS_COMPARING } else { 1 });
         within("--rounds", rounds, 1, MAX_ROUNDS)?;
+        within("--calm", self.calm, 0, MAX_ROUNDS)?;
         within("--limit", self.limit, 1, MAX_RUN_SECONDS)?;
         if !(0.01..=self.limit as f64).contains(&self.seconds) {
             return Err("--seconds must be between 0.01 and --limit".to_owned());
@@ -157,6 +172,7 @@ impl Args {
             None => Some(Duration::from_secs_f64(self.seconds)),
         };
         let (limit, markdown) = (Duration::from_secs(self.limit), self.markdown);
+        let (json, html) = (self.json.clone(), self.html.clone());
         let task = if self.table {
             Task::Table {
                 only: self.only.unwrap_or_default(),
@@ -172,7 +188,10 @@ impl Args {
             rounds,
             aim,
             limit,
+            repeats: self.calm,
             markdown,
+            json,
+            html,
         })
     }
 
@@ -195,7 +214,7 @@ impl Args {
         Ok(systems)
     }
 
-    fn load(self) -> Result<Load, String> {
+    fn load(&self) -> Result<Load, String> {
         within(
             "--publishers",
             self.publishers,

@@ -5,7 +5,7 @@
 //! cargo run --release --example bench -- --publishers 4 --subscribers 4 --batch 64
 //! cargo run --release --example bench -- --rate 20000                    # open loop
 //! cargo run --release --example bench -- --peer                          # same load, peers beside it
-//! cargo run --release --example bench -- --table                         # the goals of this crate
+//! cargo run --release --example bench -- --table --html table.html       # the goals of this crate
 //! ```
 //!
 //! Every subscriber checks the count, the order and the checksum of what it gets.
@@ -16,8 +16,10 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod charts;
 mod check;
 mod contest;
+mod html;
 mod load;
 mod payload;
 mod peers;
@@ -32,6 +34,9 @@ mod systems;
 mod table;
 mod terminal;
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::args::{Plan, Task};
@@ -60,6 +65,9 @@ fn main() -> ExitCode {
 }
 
 fn carry_out(plan: &Plan) -> Answer {
+    // Before minutes of measuring, not after.
+    let json = plan.json.as_ref().map(create).transpose()?;
+    let page = plan.html.as_ref().map(create).transpose()?;
     let screen = Screen::new();
     let setting = Setting::look();
     screen.print(&terminal::header(&setting, plan.rounds));
@@ -67,6 +75,7 @@ fn carry_out(plan: &Plan) -> Answer {
         rounds: plan.rounds,
         aim: plan.aim,
         limit: plan.limit,
+        repeats: plan.repeats,
         screen: &screen,
     };
     let sections = match &plan.task {
@@ -82,10 +91,23 @@ fn carry_out(plan: &Plan) -> Answer {
     if plan.markdown {
         println!("\n{}", terminal::markdown(&report));
     }
+    if let Some(mut file) = json {
+        serde_json::to_writer_pretty(&mut file, &report)?;
+        file.flush()?;
+    }
+    if let Some(mut file) = page {
+        file.write_all(html::page(&report).as_bytes())?;
+        file.flush()?;
+    }
     if let Some(summary) = terminal::summary(&report) {
         println!("{summary}");
     }
     Ok(())
+}
+
+fn create(path: &PathBuf) -> Answer<BufWriter<File>> {
+    let file = File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(BufWriter::new(file))
 }
 
 fn one_load(contest: &Contest<'_>, load: &Load, systems: &[Kind]) -> Answer<Section> {

@@ -1,7 +1,10 @@
 //! Figures, as they are printed, stored and drawn.
 
+use std::fmt;
+
 use serde::Serialize;
 
+use crate::check::histogram;
 use crate::contest::{Contender, Record};
 use crate::load::Load;
 use crate::process::Setting;
@@ -26,6 +29,8 @@ pub struct Section {
     pub round_trip_ns: Spread,
     /// Cores that other processes kept busy meanwhile, in the mean.
     pub cores_of_others: Option<f64>,
+    /// Rounds run again because it was too much.
+    pub repeated: usize,
     pub entries: Vec<Entry>,
 }
 
@@ -45,8 +50,12 @@ pub struct Entry {
     /// With as many messages as the last run had.
     pub load: Load,
     pub value: Spread,
+    /// Millions of deliveries a second, whatever the metric is.
+    pub throughput: Spread,
     /// Processor cores busy, in the median.
     pub cores: Option<f64>,
+    /// Of the whole process, which keeps what the systems before had freed: it
+    /// says something about the one system that runs alone.
     pub peak_bytes: Option<u64>,
     pub latency: Latency,
     /// How ours compares with it; `None` for ours.
@@ -91,6 +100,15 @@ impl Goal {
     }
 }
 
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(least) => write!(f, "at least {least}"),
+            Self::AtMost(most) => write!(f, "at most {most}"),
+        }
+    }
+}
+
 impl Metric {
     pub fn unit(self) -> &'static str {
         match self {
@@ -99,43 +117,51 @@ impl Metric {
         }
     }
 
-    fn of(self, outcome: &Outcome) -> f64 {
-        match self {
+    fn all_of(self, outcomes: &[Outcome]) -> Vec<f64> {
+        let of = |outcome: &Outcome| match self {
             Self::Throughput => outcome.throughput() / 1e6,
             Self::MedianLatency => outcome.latency.value_at_quantile(0.5) as f64 / 1e3,
-        }
+        };
+        outcomes.iter().map(of).collect()
     }
 }
 
-/// Where a curve is read.
-const PERCENTILES: [f64; 16] = [
-    0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.9, 99.95, 99.99, 99.995, 99.999,
-    100.0,
-];
+/// Curves are read at so many places in each tenth of what is left: from 0 to 90,
+/// from 90 to 99, from 99 to 99.9 and so on.
+const STEPS: u32 = 18;
+const TENTHS: i32 = 5;
 
 impl Latency {
     fn of(load: &Load, outcomes: &[Outcome]) -> Self {
-        let mut all = crate::check::histogram();
+        let mut all = histogram();
         for outcome in outcomes {
-            // It grows by itself as far as it must.
-            let _ = all.add(&outcome.latency);
+            all += &outcome.latency;
         }
-        // A percentile that fewer than two samples lie above says nothing.
         let samples = all.len();
-        let told = |p: &f64| *p == 100.0 || samples as f64 * (100.0 - p) >= 200.0;
-        let read = |p: f64| (p, all.value_at_percentile(p));
+        let read = |percentile| (percentile, all.value_at_percentile(percentile));
         Self {
             samples,
             is_open_loop: load.rate.is_some(),
-            curve: PERCENTILES.into_iter().filter(told).map(read).collect(),
+            curve: percentiles(samples).map(read).collect(),
         }
     }
 
-    /// At exactly this percentile, if it was read.
+    /// At one of the percentiles that everybody looks at, if there were samples
+    /// enough for it.
     pub fn at(&self, percentile: f64) -> Option<u64> {
-        let read = self.curve.iter().find(|(p, _)| *p == percentile)?;
-        Some(read.1)
+        let is_it = |(read, _): &&(f64, u64)| (read - percentile).abs() < 1e-9;
+        Some(self.curve.iter().find(is_it)?.1)
     }
+}
+
+/// Those that at least two of the samples lie above, and the largest value.
+fn percentiles(samples: u64) -> impl Iterator<Item = f64> {
+    let tenths = (0..TENTHS).flat_map(|tenth| {
+        let left = 100.0 / 10_f64.powi(tenth);
+        (0..STEPS).map(move |step| 100.0 - left * (1.0 - f64::from(step) / 20.0))
+    });
+    let told = move |percentile: &f64| samples as f64 * (100.0 - percentile) >= 199.9;
+    tenths.filter(told).chain([100.0])
 }
 
 impl Section {
@@ -150,7 +176,7 @@ impl Section {
         let values: Vec<Vec<f64>> = record
             .outcomes
             .iter()
-            .map(|outcomes| outcomes.iter().map(|o| metric.of(o)).collect())
+            .map(|outcomes| metric.all_of(outcomes))
             .collect();
         let entries = contenders.into_iter().enumerate().map(|(at, contender)| {
             let outcomes = &record.outcomes[at];
@@ -163,6 +189,7 @@ impl Section {
                 system: contender.system,
                 load: contender.load,
                 value: Spread::of(&values[at]),
+                throughput: Spread::of(&Metric::Throughput.all_of(outcomes)),
                 cores: cores.map(|cores| Spread::of(&cores).median),
                 peak_bytes: outcomes.iter().filter_map(|o| o.peak_bytes).max(),
                 compared,
@@ -179,6 +206,7 @@ impl Section {
                     .flatten()
                     .map(Outcome::cores_of_others),
             ),
+            repeated: record.repeated,
             entries: entries.collect(),
         }
     }
@@ -216,6 +244,19 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_percentile_needs_samples_above_it() {
+        let of = |samples| percentiles(samples).collect::<Vec<_>>();
+        assert_eq!(of(0), [100.0]);
+        assert_eq!(of(4)[10..], [50.0, 100.0]);
+        let many = of(1_000_000);
+        for percentile in [0.0, 50.0, 90.0, 95.0, 99.0, 99.9, 99.99] {
+            let near = |read: &f64| (read - percentile).abs() < 1e-9;
+            assert!(many.iter().any(near), "{percentile}");
+        }
+        assert!(many.is_sorted());
+    }
 
     #[test]
     fn a_goal_is_judged_by_the_digits_that_are_printed() {

@@ -2,8 +2,11 @@
 
 use std::fmt::Write;
 
+use indicatif::{HumanBytes, HumanCount};
+
 use crate::process::Setting;
-use crate::report::{Compared, Entry, Goal, Latency, Report, Section};
+use crate::report::{Compared, Goal, Latency, Metric, Report, Section};
+use crate::stats::Spread;
 
 /// Before anything is measured.
 pub fn header(setting: &Setting, rounds: usize) -> String {
@@ -18,77 +21,79 @@ pub fn header(setting: &Setting, rounds: usize) -> String {
     )
 }
 
+/// What the machine was like meanwhile.
+pub fn circumstances(section: &Section) -> String {
+    let trip = section.round_trip_ns;
+    let [median, min, max] = [trip.median, trip.min, trip.max].map(|ns| micros(ns as u64));
+    let mut text = format!("round trip between cores {median} ({min} to {max})");
+    if let Some(others) = section.cores_of_others {
+        text += &format!(", other processes had {others:.2} cores");
+    }
+    if section.repeated > 0 {
+        text += &format!(", disturbed rounds run again: {}", section.repeated);
+    }
+    text
+}
+
 /// A section as soon as it is measured.
 pub fn section(section: &Section) -> String {
-    let trip = section.round_trip_ns;
-    let mut text = format!(
-        "\n{}   (round trip between cores {:.0} ns, {:.0} to {:.0}; others had {} cores)\n",
-        section.title,
-        trip.median,
-        trip.min,
-        trip.max,
-        optional(section.cores_of_others, |cores| format!("{cores:.2}")),
-    );
-    text += &format!(
-        "  {:<28} {:>9} {:>17} {:>6} {:>9} {:>15} {:>8}  {}\n",
+    let tail = section.metric == Metric::MedianLatency;
+    let mut text = format!("\n{}   ({})\n", section.title, circumstances(section));
+    let mut row = |label: &str, cells: [&str; 7]| {
+        let [median, spread, tail_value, cores, ratio, medians, goal] = cells;
+        let line = if tail {
+            format!(
+                "  {label:<28} {median:>8} {spread:>16} {tail_value:>9} {cores:>6} {ratio:>20} {medians:>8}  {goal}"
+            )
+        } else {
+            format!(
+                "  {label:<28} {median:>8} {spread:>16} {cores:>6} {ratio:>20} {medians:>8}  {goal}"
+            )
+        };
+        text += line.trim_end();
+        text.push('\n');
+    };
+    row(
         "",
-        section.metric.unit(),
-        "spread",
-        "cores",
-        "peak MiB",
-        "ours by it",
-        "medians",
-        "goal",
+        [
+            section.metric.unit(),
+            "spread",
+            "p99",
+            "cores",
+            "ours by it",
+            "medians",
+            "goal",
+        ],
     );
     for entry in &section.entries {
         let spread = format!("{} to {}", figure(entry.value.min), figure(entry.value.max));
-        // Writing to a string can't fail.
-        let _ = write!(
-            text,
-            "  {:<28} {:>9} {spread:>17} {:>6} {:>9}",
-            entry.label,
-            figure(entry.value.median),
-            optional(entry.cores, |cores| format!("{cores:.2}")),
-            optional(entry.peak_bytes, |bytes| format!(
-                "{:.0}",
-                bytes as f64 / f64::from(1 << 20)
-            )),
+        let ratio = |c: &Compared| {
+            let (ratio, min, max) = (c.ratio.median, c.ratio.min, c.ratio.max);
+            format!("{ratio:.2} ({min:.2} to {max:.2})")
+        };
+        let compared = entry.compared.as_ref();
+        row(
+            &entry.label,
+            [
+                &figure(entry.value.median),
+                &spread,
+                &optional(entry.latency.at(99.0), micros),
+                &optional(entry.cores, |cores| format!("{cores:.2}")),
+                &compared.map(ratio).unwrap_or_default(),
+                &compared
+                    .map(|c| format!("{:.2}", c.of_medians))
+                    .unwrap_or_default(),
+                &compared.and_then(verdict).unwrap_or_default(),
+            ],
         );
-        if let Some(Compared {
-            of_medians, ratio, ..
-        }) = &entry.compared
-        {
-            let _ = write!(
-                text,
-                " {:>6.2} ({:.2}-{:.2})",
-                ratio.median, ratio.min, ratio.max
-            );
-            let _ = write!(text, " {of_medians:>6.2}  {}", verdict(entry));
-        }
-        text = text.trim_end().to_owned() + "\n";
     }
     text.trim_end().to_owned()
 }
 
-fn verdict(entry: &Entry) -> String {
-    let Some(Compared {
-        goal: Some(goal),
-        reached,
-        ..
-    }) = &entry.compared
-    else {
-        return String::new();
-    };
-    let bound = match goal {
-        Goal::AtLeast(least) => format!("at least {least}"),
-        Goal::AtMost(most) => format!("at most {most}"),
-    };
-    let reached = if *reached == Some(true) {
-        "reached"
-    } else {
-        "MISSED"
-    };
-    format!("{bound}: {reached}")
+fn verdict(compared: &Compared) -> Option<String> {
+    let (goal, reached) = (compared.goal?, compared.reached?);
+    let reached = if reached { "reached" } else { "MISSED" };
+    Some(format!("{goal}: {reached}"))
 }
 
 /// One system, at length.
@@ -98,37 +103,29 @@ pub fn single(section: &Section) -> String {
     };
     let mut text = format!("\n{}\n", entry.load.describe());
     let mut line = |what: &str, value: String| {
-        text += &format!("  {what:<22} {value}\n");
+        text += &format!("  {what:<12} {value}\n");
     };
-    let (value, load) = (entry.value, &entry.load);
-    let verified = load.deliveries();
+    let deliveries = HumanCount(entry.load.deliveries());
     line(
         "verified",
-        format!("{verified} deliveries: count, order, checksum"),
+        format!("{deliveries} deliveries: count, order, checksum"),
     );
+    let Spread { median, min, max } = entry.throughput;
+    let spread = format!(" ({} to {})", figure(min), figure(max));
+    let spread = if min < max { spread } else { String::new() };
     line(
         "throughput",
-        format!("{} million deliveries a second", figure(value.median)),
+        format!("{} million deliveries a second{spread}", figure(median)),
     );
-    if value.min < value.max {
-        line(
-            "spread",
-            format!("{} to {}", figure(value.min), figure(value.max)),
-        );
-    }
     let about = if entry.latency.is_open_loop {
         "from the intended send time to the handler"
     } else {
-        "time in the queue under saturation, sampled"
+        "time in the queue under saturation, of every 256th message"
     };
+    line("latency", percentiles(&entry.latency));
     line(
-        "latency",
-        format!(
-            "{}\n  {:<22} {about}, {} samples",
-            percentiles(&entry.latency),
-            "",
-            entry.latency.samples
-        ),
+        "",
+        format!("{about}, {} samples", HumanCount(entry.latency.samples)),
     );
     line(
         "processor",
@@ -136,14 +133,9 @@ pub fn single(section: &Section) -> String {
     );
     line(
         "peak memory",
-        optional(entry.peak_bytes, |b| {
-            format!("{:.1} MiB", b as f64 / f64::from(1 << 20))
-        }),
+        optional(entry.peak_bytes, |bytes| HumanBytes(bytes).to_string()),
     );
-    line(
-        "round trip of a line",
-        format!("{:.0} ns between two cores", section.round_trip_ns.median),
-    );
+    line("machine", circumstances(section));
     text.trim_end().to_owned()
 }
 

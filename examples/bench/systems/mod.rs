@@ -80,6 +80,21 @@ impl fmt::Display for Kind {
     }
 }
 
+impl Kind {
+    /// As it is called in arguments and style sheets.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Millstream => "millstream",
+            Self::Crossbeam => "crossbeam",
+            Self::Flume => "flume",
+            Self::Kanal => "kanal",
+            Self::Tokio => "tokio",
+            Self::Disruptor => "disruptor",
+            Self::HandRolled => "hand-rolled",
+        }
+    }
+}
+
 /// Payload sizes on offer, in bytes.
 pub const SIZES: [usize; 4] = [16, 64, 256, 1_024];
 
