@@ -26,6 +26,9 @@ pub enum Producers<const WORDS: usize> {
     Multi(Vec<MultiProducer<Payload<WORDS>, MultiConsumerBarrier>>),
 }
 
+/// A ring that producers share can't be smaller.
+const LEAST_SHARED: usize = 64;
+
 #[derive(Clone, Copy)]
 struct Yielding;
 
@@ -56,6 +59,7 @@ impl<const WORDS: usize> System<WORDS> for Rings {
             vec![Producers::Single(rings.collect())]
         } else {
             let rings = checkers.into_iter().map(|checkers| {
+                let size = size.max(LEAST_SHARED);
                 let mut ring = build_multi_producer(size, empty, Yielding).with_multi_consumer();
                 for mut checker in checkers {
                     ring = ring.handle_events_with(move |message, _, _| checker.take(message));

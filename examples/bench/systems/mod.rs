@@ -13,6 +13,7 @@ mod tokio;
 
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -68,17 +69,15 @@ pub enum Kind {
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Millstream => "millstream",
-            Self::Crossbeam => "crossbeam",
-            Self::Flume => "flume",
-            Self::Kanal => "kanal",
+        f.write_str(match self {
             Self::Tokio => "tokio broadcast",
-            Self::Disruptor => "disruptor",
-            Self::HandRolled => "hand-rolled",
+            other => other.key(),
         })
     }
 }
+
+/// Payload sizes on offer, in bytes.
+pub const SIZES: [usize; 4] = [16, 64, 256, 1_024];
 
 impl Kind {
     /// As it is called in arguments and style sheets.
@@ -93,19 +92,9 @@ impl Kind {
             Self::HandRolled => "hand-rolled",
         }
     }
-}
 
-/// Payload sizes on offer, in bytes.
-pub const SIZES: [usize; 4] = [16, 64, 256, 1_024];
-
-impl Kind {
     /// Runs a load through it once.
-    pub fn run(
-        self,
-        load: &Load,
-        limit: std::time::Duration,
-        watch: &mut dyn FnMut(u64),
-    ) -> Answer<Outcome> {
+    pub fn run(self, load: &Load, limit: Duration, watch: &mut dyn FnMut(u64)) -> Answer<Outcome> {
         match load.size {
             16 => self.run_sized::<2>(load, limit, watch),
             64 => self.run_sized::<8>(load, limit, watch),
@@ -118,7 +107,7 @@ impl Kind {
     fn run_sized<const WORDS: usize>(
         self,
         load: &Load,
-        limit: std::time::Duration,
+        limit: Duration,
         watch: &mut dyn FnMut(u64),
     ) -> Answer<Outcome> {
         match self {
