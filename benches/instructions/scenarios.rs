@@ -15,7 +15,7 @@ pub struct Scenario {
     pub run: fn() -> u64,
 }
 
-pub const SCENARIOS: [Scenario; 8] = [
+pub const SCENARIOS: [Scenario; 9] = [
     Scenario {
         name: "publish",
         unit: "message",
@@ -45,6 +45,11 @@ pub const SCENARIOS: [Scenario; 8] = [
         name: "deliver_1_to_16",
         unit: "delivery",
         run: || deliver(16),
+    },
+    Scenario {
+        name: "singly",
+        unit: "message",
+        run: singly,
     },
     Scenario {
         name: "retry",
@@ -151,6 +156,25 @@ fn deliver(subscriptions: u64) -> u64 {
         assert_eq!(sink.metrics().counts.delivered, published);
     }
     bench.finish(count) * subscriptions
+}
+
+/// The whole way of a message that travels alone: no batch shares the cost of its
+/// turns.
+fn singly() -> u64 {
+    let bench = Bench::on_a_manual_clock();
+    let _sink = bench.subscribe(0);
+    let count = rounds(
+        || {},
+        || {
+            for _ in 0..MESSAGES {
+                bench.clock.advance(PACE);
+                let published = bench.topic.publish(black_box(PAYLOAD));
+                published.expect("the queue is empty");
+                bench.deliver();
+            }
+        },
+    );
+    bench.finish(count)
 }
 
 /// The whole way of a delivery that fails once: dispatch, a failure, the wheel,
