@@ -33,6 +33,9 @@ pub struct Args {
     /// Publish in batches of so many
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
+    /// Publish one by one, through a publisher that collects so many
+    #[arg(long, value_name = "N", conflicts_with_all = ["batch", "peer"])]
+    buffered: Option<usize>,
     /// Messages in all; by default as many as take --seconds
     #[arg(long, value_name = "N")]
     messages: Option<u64>,
@@ -58,6 +61,12 @@ pub struct Args {
     /// Let an observer listen to all events
     #[arg(long)]
     observe: bool,
+    /// Let a worker without work spin instead of parking
+    #[arg(long, conflicts_with = "peer")]
+    spin: bool,
+    /// Record no latencies in the engine
+    #[arg(long, conflicts_with = "peer")]
+    no_histograms: bool,
     /// Seconds after which a run is given up
     #[arg(long, default_value_t = 60)]
     limit: u64,
@@ -226,6 +235,7 @@ impl Args {
         within("--capacity", self.capacity, 1, MAX_CAPACITY)?;
         within("--workers", self.workers, 1, MAX_THREADS)?;
         within("--batch", self.batch.unwrap_or(1), 1, self.capacity)?;
+        within("--buffered", self.buffered.unwrap_or(1), 1, self.capacity)?;
         within("--messages", self.messages.unwrap_or(1), 1, MAX_MESSAGES)?;
         let subscriptions = self.topics * self.subscribers;
         within(
@@ -266,7 +276,11 @@ impl Args {
             subscribers: self.subscribers,
             size: self.size,
             capacity: self.capacity,
-            publishing: self.batch.map_or(Publishing::Single, Publishing::Batch),
+            publishing: match (self.batch, self.buffered) {
+                (Some(size), _) => Publishing::Batch(size),
+                (None, Some(size)) => Publishing::Buffered(size),
+                (None, None) => Publishing::Single,
+            },
             messages: self.messages.unwrap_or(0),
             rate: self.rate,
             failing: self.failing,
@@ -274,6 +288,8 @@ impl Args {
             strategy: self.strategy,
             full: self.full,
             observed: self.observe,
+            spinning: self.spin,
+            histograms: !self.no_histograms,
         })
     }
 }
@@ -325,6 +341,9 @@ mod tests {
             ("--strategy batched:0", "strategy"),
             ("--peer --failing 0.1", "--failing"),
             ("--peer --observe", "--observe"),
+            ("--peer --spin", "--spin"),
+            ("--buffered 0", "--buffered"),
+            ("--buffered 8 --batch 8", "--batch"),
             ("--peer=nats", "nats"),
             ("--peer --table", "--table"),
             ("--only x", "--table"),

@@ -30,6 +30,10 @@ pub struct Load {
     pub full: Full,
     /// Whether an observer listens to every event.
     pub observed: bool,
+    /// Whether a worker without work spins instead of parking.
+    pub spinning: bool,
+    /// Whether latencies are recorded.
+    pub histograms: bool,
 }
 
 /// How messages are handed over.
@@ -38,6 +42,8 @@ pub struct Load {
 pub enum Publishing {
     Single,
     Batch(usize),
+    /// One by one, to a publisher that collects as many.
+    Buffered(usize),
 }
 
 /// What the engine's publishers do at a full topic.
@@ -75,6 +81,8 @@ impl Default for Load {
             strategy: Dispatching::Immediate,
             full: Full::Yield,
             observed: false,
+            spinning: false,
+            histograms: true,
         }
     }
 }
@@ -122,8 +130,12 @@ impl Load {
         if self.failing > 0.0 {
             text += &format!(", {} % failing once", self.failing * 100.0);
         }
-        if self.observed {
-            text += ", observed";
+        for (is, what) in [
+            (self.observed, ", observed"),
+            (self.spinning, ", with a spinning worker"),
+            (!self.histograms, ", without histograms"),
+        ] {
+            text += if is { what } else { "" };
         }
         text
     }
@@ -138,7 +150,7 @@ impl Publishing {
     /// Messages handed over at once.
     pub fn batch(self) -> usize {
         match self {
-            Self::Single => 1,
+            Self::Single | Self::Buffered(_) => 1,
             Self::Batch(size) => size,
         }
     }
@@ -149,6 +161,7 @@ impl fmt::Display for Publishing {
         match self {
             Self::Single => f.write_str("one by one"),
             Self::Batch(size) => write!(f, "in batches of {size}"),
+            Self::Buffered(size) => write!(f, "through buffers of {size}"),
         }
     }
 }

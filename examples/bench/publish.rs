@@ -72,14 +72,16 @@ impl Route {
                     self.wait_until(due_ns(start_ns, interval_ns, sent + batch - 1), clock);
                 }
                 match self.publishing {
-                    Publishing::Single => publisher.send(topic, make(0))?,
+                    Publishing::Single | Publishing::Buffered(_) => {
+                        publisher.send(topic, make(0))?;
+                    }
                     Publishing::Batch(_) => publisher
                         .send_batch(topic, (0..batch as usize).map(|index| make(index as u64)))?,
                 }
                 sent += batch;
             }
         }
-        Ok(())
+        publisher.flush()
     }
 
     fn wait_until(&self, due_ns: u64, clock: Clock) {

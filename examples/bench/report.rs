@@ -87,15 +87,18 @@ pub struct Compared {
 pub enum Goal {
     AtLeast(f64),
     AtMost(f64),
+    /// What ours must be by itself.
+    OursAtMost(f64),
 }
 
 impl Goal {
     /// As far as the two digits go that are printed.
-    pub fn is_reached_by(self, ratio: f64) -> bool {
-        let rounded = (ratio * 100.0).round() / 100.0;
+    pub fn is_reached_by(self, ratio: f64, ours: f64) -> bool {
+        let rounded = |value: f64| (value * 100.0).round() / 100.0;
         match self {
-            Self::AtLeast(least) => rounded >= least,
-            Self::AtMost(most) => rounded <= most,
+            Self::AtLeast(least) => rounded(ratio) >= least,
+            Self::AtMost(most) => rounded(ratio) <= most,
+            Self::OursAtMost(most) => rounded(ours) <= most,
         }
     }
 }
@@ -105,6 +108,7 @@ impl fmt::Display for Goal {
         match self {
             Self::AtLeast(least) => write!(f, "at least {least}"),
             Self::AtMost(most) => write!(f, "at most {most}"),
+            Self::OursAtMost(most) => write!(f, "ours at most {most}"),
         }
     }
 }
@@ -221,11 +225,12 @@ fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
 impl Compared {
     fn new(ours: &[f64], theirs: &[f64], goal: Option<Goal>) -> Self {
         let ratio = ratios(ours, theirs);
+        let median = Spread::of(ours).median;
         Self {
-            of_medians: Spread::of(ours).median / Spread::of(theirs).median,
+            of_medians: median / Spread::of(theirs).median,
             ratio,
             goal,
-            reached: goal.map(|goal| goal.is_reached_by(ratio.median)),
+            reached: goal.map(|goal| goal.is_reached_by(ratio.median, median)),
         }
     }
 }
@@ -260,9 +265,10 @@ mod tests {
 
     #[test]
     fn a_goal_is_judged_by_the_digits_that_are_printed() {
-        assert!(Goal::AtLeast(1.2).is_reached_by(1.196));
-        assert!(!Goal::AtLeast(1.2).is_reached_by(1.194));
-        assert!(Goal::AtMost(1.1).is_reached_by(1.104));
-        assert!(!Goal::AtMost(1.1).is_reached_by(1.106));
+        assert!(Goal::AtLeast(1.2).is_reached_by(1.196, 0.0));
+        assert!(!Goal::AtLeast(1.2).is_reached_by(1.194, 0.0));
+        assert!(Goal::AtMost(1.1).is_reached_by(1.104, 0.0));
+        assert!(!Goal::AtMost(1.1).is_reached_by(1.106, 0.0));
+        assert!(Goal::OursAtMost(1.0).is_reached_by(9.0, 1.004));
     }
 }

@@ -58,6 +58,7 @@ fn named(system: Kind, load: &Load) -> String {
     match load.publishing {
         Publishing::Single => system.to_string(),
         Publishing::Batch(size) => format!("{system}, batches of {size}"),
+        Publishing::Buffered(size) => format!("{system}, buffers of {size}"),
     }
 }
 
@@ -108,6 +109,15 @@ fn one_to_one() -> Vec<Row> {
         .against(Kind::Crossbeam, &single, at_least(4.0))
         .against(Kind::Crossbeam, &batch, at_least(0.9))
         .beside(&[Kind::Disruptor], &batch);
+        rows.push(row);
+        let buffered = Load {
+            publishing: Publishing::Buffered(BATCH),
+            ..single.clone()
+        };
+        let title = format!("1 → 1, a buffering publisher, capacity {name}");
+        let row = Row::new(title, buffered)
+            .against(Kind::Crossbeam, &single, at_least(4.0))
+            .against(Kind::Crossbeam, &batch, at_least(0.9));
         rows.push(row);
     }
     rows
@@ -168,13 +178,23 @@ fn latency() -> Vec<Row> {
         rate: Some(PACE),
         ..Load::default()
     };
-    let row = Row::new("publish to handler, a message every 50 µs", paced.clone())
-        .against(Kind::Crossbeam, &paced, Some(Goal::AtMost(1.1)))
+    let spinning = Load {
+        spinning: true,
+        ..paced.clone()
+    };
+    let parked = Row::new("publish to handler, a message every 50 µs", paced.clone()).against(
+        Kind::Crossbeam,
+        &paced,
+        Some(Goal::AtMost(1.1)),
+    );
+    let spun = Row::new("the same with a spinning worker", spinning)
+        .against(Kind::Crossbeam, &paced, Some(Goal::OursAtMost(1.0)))
         .beside(&[Kind::Kanal, Kind::Disruptor], &paced);
-    vec![Row {
+    let in_median = |row| Row {
         metric: Metric::MedianLatency,
         ..row
-    }]
+    };
+    [parked, spun].map(in_median).into()
 }
 
 /// Ours with something, against ours without.
@@ -188,7 +208,15 @@ fn features() -> Vec<Row> {
         observed: true,
         ..Load::default()
     };
+    let unrecorded = Load {
+        histograms: false,
+        ..Load::default()
+    };
     vec![
+        Row::new("latencies recorded", plain.clone())
+            .against(Kind::Millstream, &unrecorded, at_least(0.9))
+            .label(0, "histograms on")
+            .label(1, "off"),
         Row::new("1 % of deliveries fails once", failing)
             .against(Kind::Millstream, &plain, at_least(0.8))
             .label(0, "1 % failing")

@@ -108,7 +108,7 @@ impl<C: Channel, const WORDS: usize> System<WORDS> for Lanes<C> {
     ) -> Answer<(Self, Vec<Self::Publisher>)> {
         let mut threads = Vec::new();
         let senders = match load.publishing {
-            Publishing::Single => Senders::Single(open::<C, _, WORDS>(
+            Publishing::Single | Publishing::Buffered(_) => Senders::Single(open::<C, _, WORDS>(
                 load.capacity,
                 checkers,
                 &mut threads,

@@ -6,13 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use millstream::{
-    Backoff, Batched, Broker, Immediate, Nack, Observation, Overflow, PublishError, Subscription,
-    Topic,
+    Backoff, Batched, Broker, BufferedPublisher, Histograms, Idle, Immediate, Nack, Observation,
+    Overflow, PublishError, Subscription, Topic,
 };
 
 use super::{Answer, Publisher, System};
 use crate::check::Checker;
-use crate::load::{Dispatching, Full, Load};
+use crate::load::{Dispatching, Full, Load, Publishing};
 use crate::payload::Payload;
 
 /// What runs; its parts stay because dropping them would end them.
@@ -23,10 +23,15 @@ pub struct Millstream {
 }
 
 /// A handle to each topic.
-pub struct Handles<const WORDS: usize>(Vec<Topic<Payload<WORDS>>>);
+pub enum Handles<const WORDS: usize> {
+    Plain(Vec<Topic<Payload<WORDS>>>),
+    Buffering(Vec<BufferedPublisher<Payload<WORDS>>>),
+}
 
 /// After it a failed delivery is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
+/// How long a buffering publisher may hold a message.
+const BUFFERED_FOR: Duration = Duration::from_millis(1);
 /// Longer than any run is allowed to take.
 const FOR_EVER: Duration = Duration::from_secs(1 << 20);
 /// Nothing is left by then, so that only a hang reaches it.
@@ -39,7 +44,19 @@ impl<const WORDS: usize> System<WORDS> for Millstream {
         load: &Load,
         checkers: Vec<Vec<Checker<WORDS>>>,
     ) -> Answer<(Self, Vec<Handles<WORDS>>)> {
-        let broker = Broker::builder().workers(load.workers).build()?;
+        let broker = Broker::builder()
+            .workers(load.workers)
+            .idle(if load.spinning {
+                Idle::Spin
+            } else {
+                Idle::Park
+            })
+            .histograms(if load.histograms {
+                Histograms::On
+            } else {
+                Histograms::Off
+            })
+            .build()?;
         let overflow = match load.full {
             Full::Yield => Overflow::Reject,
             Full::Block => Overflow::Block { timeout: FOR_EVER },
@@ -67,8 +84,8 @@ impl<const WORDS: usize> System<WORDS> for Millstream {
             }
             topics.push(topic);
         }
-        let publishers = (0..load.publishers).map(|_| Handles(topics.clone()));
-        let publishers = publishers.collect();
+        let publishers = (0..load.publishers).map(|_| Handles::of(&topics, load.publishing));
+        let publishers = publishers.collect::<Answer<_>>()?;
         let system = Self {
             broker,
             _subscriptions: subscriptions,
@@ -85,6 +102,51 @@ impl<const WORDS: usize> System<WORDS> for Millstream {
         self.broker.drain(PATIENCE)?;
         Ok(())
     }
+}
+
+impl<const WORDS: usize> Handles<WORDS> {
+    fn of(topics: &[Topic<Payload<WORDS>>], publishing: Publishing) -> Answer<Self> {
+        let Publishing::Buffered(size) = publishing else {
+            return Ok(Self::Plain(topics.to_vec()));
+        };
+        let batches = Batched::of(size).linger(BUFFERED_FOR);
+        let buffering = topics.iter().map(|topic| topic.buffered(batches));
+        Ok(Self::Buffering(buffering.collect::<Result<_, _>>()?))
+    }
+
+    fn publish(
+        &mut self,
+        topic: usize,
+        message: Payload<WORDS>,
+    ) -> Result<(), PublishError<Payload<WORDS>>> {
+        match self {
+            Self::Plain(topics) => topics[topic].publish(message).map(|_| ()),
+            Self::Buffering(publishers) => publishers[topic].publish(message),
+        }
+    }
+
+    fn topic(&self, number: usize) -> &Topic<Payload<WORDS>> {
+        match self {
+            Self::Plain(topics) => &topics[number],
+            Self::Buffering(publishers) => publishers[number].topic(),
+        }
+    }
+}
+
+/// Publishes a batch as a whole, however often it takes.
+fn publish_all<const WORDS: usize>(
+    topic: &Topic<Payload<WORDS>>,
+    messages: impl IntoIterator<Item = Payload<WORDS>>,
+) -> Answer {
+    let mut answer = topic.publish_batch(messages);
+    while let Err(partial) = answer {
+        let PublishError::Full(rest) = partial.error else {
+            return Err(partial.to_string().into());
+        };
+        thread::yield_now();
+        answer = topic.publish_batch(rest);
+    }
+    Ok(())
 }
 
 fn subscribe<const WORDS: usize>(
@@ -123,7 +185,7 @@ fn observe(broker: &Broker) -> Answer<Observation> {
 impl<const WORDS: usize> Publisher<WORDS> for Handles<WORDS> {
     fn send(&mut self, topic: usize, message: Payload<WORDS>) -> Answer {
         let mut message = message;
-        while let Err(refused) = self.0[topic].publish(message) {
+        while let Err(refused) = self.publish(topic, message) {
             let PublishError::Full(back) = refused else {
                 return Err(refused.to_string().into());
             };
@@ -138,13 +200,17 @@ impl<const WORDS: usize> Publisher<WORDS> for Handles<WORDS> {
         topic: usize,
         messages: impl ExactSizeIterator<Item = Payload<WORDS>>,
     ) -> Answer {
-        let mut answer = self.0[topic].publish_batch(messages);
-        while let Err(partial) = answer {
-            let PublishError::Full(rest) = partial.error else {
-                return Err(partial.to_string().into());
-            };
-            thread::yield_now();
-            answer = self.0[topic].publish_batch(rest);
+        publish_all(self.topic(topic), messages)
+    }
+
+    fn flush(&mut self) -> Answer {
+        let Self::Buffering(publishers) = self else {
+            return Ok(());
+        };
+        for publisher in publishers {
+            if let Err(partial) = publisher.flush() {
+                publish_all(publisher.topic(), partial.into_rest())?;
+            }
         }
         Ok(())
     }

@@ -51,6 +51,11 @@ pub trait Publisher<const WORDS: usize>: Send + 'static {
         topic: usize,
         messages: impl ExactSizeIterator<Item = Payload<WORDS>>,
     ) -> Answer;
+
+    /// Lets go of what it has collected, if it collects.
+    fn flush(&mut self) -> Answer {
+        Ok(())
+    }
 }
 
 /// The systems by name.

@@ -83,7 +83,7 @@ impl<const WORDS: usize> System<WORDS> for Broadcast {
         let mut threads = Vec::new();
         let capacity = load.capacity / load.publishing.batch();
         let publishers = match load.publishing {
-            Publishing::Single => {
+            Publishing::Single | Publishing::Buffered(_) => {
                 let take = |checker: &mut Checker<WORDS>, message| checker.take(&message);
                 let lines = open(capacity, checkers, &mut threads, take)?;
                 (0..load.publishers)
