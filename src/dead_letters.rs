@@ -3,10 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::batch::Batch;
 use crate::engine::lane::{Redelivery, Return};
 use crate::engine::letters::Letter;
 use crate::event::EventKind;
-use crate::message::{Batch, MessageId};
+use crate::message::MessageId;
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::retry::FailureKind;
 use crate::pure::room::Reserved;
@@ -160,7 +161,7 @@ impl<T> DeadLetter<T> {
 
     /// What was published.
     pub fn payload(&self) -> &T {
-        &self.batch().messages[self.index()].payload
+        &self.batch().payloads[self.index()]
     }
 
     /// The message's id.

@@ -67,6 +67,7 @@
 //! batch of up to 64 messages alive. Under `panic = "abort"` panics are not
 //! contained. The README has them all, beside the guarantees.
 
+mod batch;
 mod broker;
 mod broker_builder;
 mod clock;

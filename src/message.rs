@@ -4,8 +4,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use crate::engine::contain::discard;
-use crate::sync::Arc;
+use crate::batch::Batch;
 
 /// A message's number within its topic: 1 for the first one accepted, then
 /// upwards without gaps. Publishers that race may get into the queue in another
@@ -16,6 +15,11 @@ pub struct MessageId(NonZeroU64);
 impl MessageId {
     pub(crate) fn new(sequence: u64) -> Self {
         Self(NonZeroU64::new(sequence).expect("tickets are numbered from 1"))
+    }
+
+    /// The id that many messages further on.
+    pub(crate) fn after(self, messages: u64) -> Self {
+        Self(self.0.saturating_add(messages))
     }
 
     /// The number.
@@ -33,148 +37,6 @@ impl fmt::Debug for MessageId {
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-/// What a publisher may add to a payload. Messages without it pay nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Meta {
-    pub(crate) key: Option<Box<str>>,
-    pub(crate) headers: Vec<(Box<str>, Box<str>)>,
-    pub(crate) ttl_ns: Option<u64>,
-}
-
-/// One message, by value.
-pub(crate) struct Message<T> {
-    pub(crate) id: MessageId,
-    pub(crate) accepted_ns: u64,
-    pub(crate) payload: T,
-}
-
-impl<T> Message<T> {
-    /// A message that gets its id and its time when it is admitted.
-    pub(crate) fn unnumbered(payload: T) -> Self {
-        Self {
-            id: MessageId(NonZeroU64::MIN),
-            accepted_ns: 0,
-            payload,
-        }
-    }
-}
-
-/// Messages that travel together. Shared by every lane that has yet to handle
-/// one of them; freed when the last delivery of the last of them has ended.
-pub(crate) struct Batch<T> {
-    pub(crate) messages: Vec<Message<T>>,
-    /// Sorted by index; empty for most batches.
-    pub(crate) meta: Vec<(u32, Meta)>,
-}
-
-impl<T> Batch<T> {
-    pub(crate) fn meta(&self, index: usize) -> Option<&Meta> {
-        if self.meta.is_empty() {
-            return None;
-        }
-        let found = self
-            .meta
-            .binary_search_by_key(&(index as u32), |(index, _)| *index);
-        found.ok().map(|at| &self.meta[at].1)
-    }
-
-    /// When the message's time to live ends, given that of its topic.
-    pub(crate) fn expires_ns(&self, index: usize, topic_ttl_ns: Option<u64>) -> Option<u64> {
-        let own = self.meta(index).and_then(|meta| meta.ttl_ns);
-        let ttl_ns = own.or(topic_ttl_ns)?;
-        Some(self.messages[index].accepted_ns.saturating_add(ttl_ns))
-    }
-}
-
-impl<T> Drop for Batch<T> {
-    fn drop(&mut self) {
-        if std::mem::needs_drop::<T>() {
-            self.messages.drain(..).for_each(discard);
-        }
-    }
-}
-
-/// What fills one slot of a topic queue: a message, or a chunk of them.
-pub(crate) enum Parcel<T> {
-    One(Message<T>),
-    Chunk(Arc<Batch<T>>),
-}
-
-impl<T> Parcel<T> {
-    /// What a message travels in: a slot of its own, or with what its publisher
-    /// added, a chunk of one.
-    #[inline(always)]
-    pub(crate) fn of(message: Message<T>, meta: Option<Meta>) -> Self {
-        match meta {
-            None => Self::One(message),
-            Some(meta) => Self::Chunk(Arc::new(Batch {
-                messages: vec![message],
-                meta: vec![(0, meta)],
-            })),
-        }
-    }
-
-    pub(crate) fn messages(&self) -> &[Message<T>] {
-        match self {
-            Self::One(message) => std::slice::from_ref(message),
-            Self::Chunk(batch) => &batch.messages,
-        }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.messages().len()
-    }
-
-    /// Its oldest message.
-    pub(crate) fn first(&self) -> &Message<T> {
-        &self.messages()[0]
-    }
-}
-
-/// A run of a batch's messages, bound for one lane.
-pub(crate) struct Part<T> {
-    pub(crate) batch: Arc<Batch<T>>,
-    pub(crate) from: u32,
-    pub(crate) to: u32,
-}
-
-impl<T> Part<T> {
-    pub(crate) fn len(&self) -> usize {
-        (self.to - self.from) as usize
-    }
-
-    pub(crate) fn messages(&self) -> &[Message<T>] {
-        &self.batch.messages[self.from as usize..self.to as usize]
-    }
-
-    pub(crate) fn first(&self) -> &Message<T> {
-        &self.messages()[0]
-    }
-
-    /// The first `count` messages, and the others.
-    pub(crate) fn split_front(self, count: u32) -> (Self, Self) {
-        let split = self.from + count;
-        let front = Self {
-            batch: Arc::clone(&self.batch),
-            from: self.from,
-            to: split,
-        };
-        (
-            front,
-            Self {
-                from: split,
-                ..self
-            },
-        )
-    }
-
-    /// What is left without the first `count` messages, and those.
-    pub(crate) fn split_back(self, count: u32) -> (Self, Self) {
-        let (front, back) = self.split_front(count);
-        (back, front)
     }
 }
 
@@ -276,18 +138,14 @@ pub(crate) struct Address<'a> {
 }
 
 impl<'a, T> Delivery<'a, T> {
-    fn message(&self) -> &'a Message<T> {
-        &self.batch.messages[self.index]
-    }
-
     /// What was published.
     pub fn payload(&self) -> &'a T {
-        &self.message().payload
+        &self.batch.payloads[self.index]
     }
 
     /// The message's id within its topic.
     pub fn id(&self) -> MessageId {
-        self.message().id
+        self.batch.stamp(self.index).id
     }
 
     /// Which entry into the handler this is, counted for this delivery: 1 is
@@ -334,7 +192,10 @@ impl<'a, T> Delivery<'a, T> {
     /// Time since the message was accepted, read when its handler's worker last
     /// looked at the clock: a few microseconds old at most.
     pub fn age(&self) -> Duration {
-        Duration::from_nanos(self.now_ns.saturating_sub(self.message().accepted_ns))
+        Duration::from_nanos(
+            self.now_ns
+                .saturating_sub(self.batch.stamp(self.index).accepted_ns),
+        )
     }
 }
 
@@ -355,43 +216,5 @@ impl<T> fmt::Debug for Delivery<'_, T> {
             .field("attempt", &self.attempt)
             .field("generation", &self.generation)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_queued_64_byte_message_takes_80_bytes() {
-        // The id's niche tells the two kinds of parcel apart; crossbeam adds a
-        // stamp of 8 bytes per slot.
-        assert_eq!(size_of::<Parcel<[u8; 64]>>(), 80);
-    }
-
-    #[test]
-    fn a_panic_in_one_payloads_drop_does_not_stop_its_neighbours() {
-        use crate::sync::atomic::{AtomicUsize, Ordering};
-
-        struct Bomb(Arc<AtomicUsize>);
-        impl Drop for Bomb {
-            fn drop(&mut self) {
-                self.0.fetch_add(1, Ordering::Relaxed);
-                panic!("a payload that won't go quietly");
-            }
-        }
-        let drops = Arc::new(AtomicUsize::new(0));
-        let messages = (1..=3)
-            .map(|sequence| Message {
-                id: MessageId::new(sequence),
-                accepted_ns: 0,
-                payload: Bomb(drops.clone()),
-            })
-            .collect();
-        drop(Batch {
-            messages,
-            meta: Vec::new(),
-        });
-        assert_eq!(drops.load(Ordering::Relaxed), 3);
     }
 }

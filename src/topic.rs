@@ -4,13 +4,14 @@ use std::any::type_name;
 use std::fmt;
 use std::time::Duration;
 
+use crate::batch::Meta;
 use crate::dead_letters::DeadLetters;
 use crate::engine::buffer::Buffer;
 use crate::engine::contain::{share_policy, share_strategy};
 use crate::engine::registry::AnyTopic;
 use crate::engine::topic::TopicCore;
 use crate::error::{InvalidSetting, PartialBatch, PublishError, SubscribeError};
-use crate::message::{BatchReceipt, Delivery, Meta, Receipt};
+use crate::message::{BatchReceipt, Delivery, Receipt};
 use crate::metrics::TopicMetrics;
 use crate::nack::Nack;
 use crate::publisher::BufferedPublisher;

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use super::contain::discard;
 use super::context;
 use super::topic::{Delayed, TopicCore};
+use crate::batch::{Message, Meta, Parcel, Stamp};
 use crate::config::{NoSubscribers, Overflow};
 use crate::error::PublishError;
 use crate::event::{DropCause, EventKind};
-use crate::message::{Message, MessageId, Meta, Parcel, Receipt};
+use crate::message::{MessageId, Receipt};
 use crate::pure::lifecycle::Status;
 use crate::pure::tickets::Refusal;
 use crate::pure::verdict::nanos;
@@ -105,8 +106,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         // Latency counts from when it is due.
         let delay_ns = nanos(delay);
-        message.accepted_ns = message.accepted_ns.saturating_add(delay_ns);
-        self.tell_enqueued(std::slice::from_ref(&message));
+        let accepted_ns = &mut message.stamp.accepted_ns;
+        *accepted_ns = accepted_ns.saturating_add(delay_ns);
+        self.tell_enqueued(std::iter::once(message.stamp.id));
         self.books.delayed.add(1);
         // The lock is held over the timer so that the deadline can't come before
         // the entry knows its key.
@@ -129,7 +131,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// A delayed message is due.
     pub(super) fn publish_due(self: &Arc<Self>, due: Delayed<T>) {
-        let last_id = due.message.id.get();
+        let last_id = due.message.stamp.id.get();
         self.books.delayed.sub(1);
         self.enqueue(Parcel::of(due.message, due.meta), last_id);
         // The dispatcher may wait for a ticket that is already out.
@@ -142,7 +144,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         for entry in delayed {
             self.engine.timer.cancel_parked(entry.timer);
             self.books.delayed.sub(1);
-            self.drop_messages(std::slice::from_ref(&entry.message), DropCause::Shutdown);
+            self.drop_messages(std::iter::once(entry.message.stamp.id), DropCause::Shutdown);
             discard(entry);
         }
     }
@@ -157,8 +159,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     #[inline(always)]
     fn message(&self, id: u64, payload: T) -> Message<T> {
         Message {
-            id: MessageId::new(id),
-            accepted_ns: self.engine.clock.now_ns(),
+            stamp: Stamp {
+                id: MessageId::new(id),
+                accepted_ns: self.engine.clock.now_ns(),
+            },
             payload,
         }
     }
@@ -167,22 +171,21 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     #[inline(always)]
     pub(super) fn admitted(self: &Arc<Self>, parcel: Parcel<T>, admitted: &Admitted) {
         if admitted.dropped {
-            self.drop_messages(parcel.messages(), DropCause::Overflow);
+            self.drop_messages(parcel.ids(), DropCause::Overflow);
             return discard(parcel);
         }
         if self.bus().observed() {
             // Told before the push, so that no later event of these messages
             // can overtake it.
-            self.tell_enqueued(parcel.messages());
+            self.tell_enqueued(parcel.ids());
         }
         self.enqueue(parcel, admitted.first_id + admitted.count - 1);
     }
 
-    fn tell_enqueued(&self, messages: &[Message<T>]) {
+    fn tell_enqueued(&self, ids: impl ExactSizeIterator<Item = MessageId>) {
         let depth = self.waiting();
         let kind = EventKind::MessageEnqueued { depth };
         let now_ns = self.engine.clock.now_ns();
-        let ids = messages.iter().map(|message| message.id);
         self.tell_each(None, ids, Status::Queued, now_ns, kind);
     }
 

@@ -16,7 +16,7 @@ use super::pool::{Task, Worker};
 use super::timer::Fire;
 use super::topic::TopicCore;
 use crate::error::{PartialBatch, PublishError};
-use crate::message::{BatchReceipt, Message};
+use crate::message::BatchReceipt;
 use crate::pure::strategy::Batched;
 use crate::pure::verdict::nanos;
 use crate::sync::{Arc, Mutex};
@@ -31,7 +31,7 @@ pub(crate) struct Buffer<T: Send + Sync + 'static> {
 
 struct Held<T> {
     /// Oldest first; at most as many as the buffer's size.
-    messages: Vec<Message<T>>,
+    payloads: Vec<T>,
     /// When the oldest of them came.
     since_ns: u64,
     linger: Linger,
@@ -46,7 +46,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
             size: batches.size(),
             linger_ns: batches.lingers().map(nanos),
             held: Mutex::new(Held {
-                messages: Vec::new(),
+                payloads: Vec::new(),
                 since_ns: 0,
                 linger: Linger::default(),
                 receipt: BatchReceipt::default(),
@@ -56,36 +56,36 @@ impl<T: Send + Sync + 'static> Buffer<T> {
 
     /// How many messages it holds.
     pub(crate) fn len(&self) -> usize {
-        self.held.lock().messages.len()
+        self.held.lock().payloads.len()
     }
 
     /// Holds the message, or publishes it at once if nobody has anything to do
     /// but wait for it.
     pub(crate) fn publish(self: &Arc<Self>, payload: T) -> Result<(), PublishError<T>> {
         let mut held = self.held.lock();
-        if held.messages.len() >= self.size {
+        if held.payloads.len() >= self.size {
             drop(held);
             let refused = self.publish_all().err();
             held = self.held.lock();
             if let Some(refused) = refused
-                && held.messages.len() >= self.size
+                && held.payloads.len() >= self.size
             {
                 self.topic.books.rejected.add(1);
                 return Err(refused.error(payload));
             }
         }
-        if held.messages.is_empty() {
+        if held.payloads.is_empty() {
             if self.topic.is_starving() {
                 drop(held);
                 let receipt = self.topic.publish(payload, None)?;
                 self.held.lock().receipt.add(receipt);
                 return Ok(());
             }
-            held.messages.reserve_exact(self.size);
+            held.payloads.reserve_exact(self.size);
             self.await_linger(&mut held);
         }
-        held.messages.push(Message::unnumbered(payload));
-        if held.messages.len() >= self.size {
+        held.payloads.push(payload);
+        if held.payloads.len() >= self.size {
             drop(held);
             // If it is refused, the next publish finds the buffer full and says so.
             let _ = self.publish_all();
@@ -101,32 +101,33 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         let Err(refused) = flushed else {
             return Ok(receipt);
         };
-        let rest = held.messages.drain(..).map(|message| message.payload);
-        Err(self.topic.refuse_batch(refused, rest.collect(), receipt))
+        let rest = std::mem::take(&mut held.payloads);
+        Err(self.topic.refuse_batch(refused, rest, receipt))
     }
 
     /// Publishes all it holds, on the publisher's thread. What is refused stays.
     fn publish_all(&self) -> Result<(), Refused> {
         let mut held = self.held.lock();
-        let mut messages = std::mem::take(&mut held.messages);
+        let mut payloads = std::mem::take(&mut held.payloads);
         let mut receipt = held.receipt;
         drop(held);
-        let published = self.publish_held(&mut messages, &mut receipt);
+        let published = self.publish_held(&mut payloads, &mut receipt);
         let mut held = self.held.lock();
-        held.messages = messages;
+        held.payloads = payloads;
         held.receipt = receipt;
         published
     }
 
     fn publish_held(
         &self,
-        messages: &mut Vec<Message<T>>,
+        payloads: &mut Vec<T>,
         receipt: &mut BatchReceipt,
     ) -> Result<(), Refused> {
         // One timeout for all chunks together.
         let mut patience: Option<Instant> = None;
-        while !messages.is_empty() {
-            self.topic.publish_chunk(messages, receipt, &mut patience)?;
+        while !payloads.is_empty() {
+            self.topic
+                .publish_chunk(payloads, copy_out, receipt, &mut patience)?;
         }
         Ok(())
     }
@@ -145,11 +146,18 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         let _ = self.publish_all();
         let mut held = self.held.lock();
         held.linger.cancel(&self.topic.engine);
-        let left = std::mem::take(&mut held.messages);
+        let left = std::mem::take(&mut held.payloads);
         drop(held);
         self.topic.books.rejected.add(left.len() as u64);
         left.into_iter().for_each(discard);
     }
+}
+
+/// Moves payloads into a vector of their own. The buffer's memory stays: it is in
+/// this core's cache. What comes back from the workers is in theirs, and each lock
+/// would wait for the cache line of the payload before it.
+fn copy_out<T>(payloads: &mut Vec<T>, count: usize) -> Vec<T> {
+    payloads.drain(..count).collect()
 }
 
 impl<T: Send + Sync + 'static> Fire for Buffer<T> {
@@ -165,7 +173,7 @@ impl<T: Send + Sync + 'static> Task for Buffer<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
         let linger_ns = self.linger_ns.unwrap_or(u64::MAX);
         let held = &mut *self.held.lock();
-        if held.messages.is_empty() {
+        if held.payloads.is_empty() {
             return;
         }
         let waited_ns = worker.engine.clock.now_ns().saturating_sub(held.since_ns);
@@ -173,7 +181,7 @@ impl<T: Send + Sync + 'static> Task for Buffer<T> {
             // The call was for messages that have left.
             linger_ns - waited_ns
         } else {
-            match self.publish_held(&mut held.messages, &mut held.receipt) {
+            match self.publish_held(&mut held.payloads, &mut held.receipt) {
                 Ok(()) | Err(Refused::Closed) => return,
                 Err(_) => linger_ns,
             }

@@ -1,13 +1,15 @@
 //! Publishing many messages at once: a chunk of them fills one slot of the queue
-//! and travels as it is, down to the last subscription.
+//! and travels as it is, in its publisher's own vector, down to the last
+//! subscription.
 
 use std::time::Instant;
 
 use super::admit::Refused;
 use super::dispatch::BATCH;
 use super::topic::TopicCore;
+use crate::batch::{Batch, Parcel, Stamp};
 use crate::error::PartialBatch;
-use crate::message::{Batch, BatchReceipt, Message, MessageId, Parcel};
+use crate::message::{BatchReceipt, MessageId};
 use crate::sync::Arc;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
@@ -15,27 +17,25 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// that was refused.
     pub(crate) fn publish_batch(
         self: &Arc<Self>,
-        mut payloads: impl Iterator<Item = T>,
+        payloads: impl Iterator<Item = T>,
     ) -> Result<BatchReceipt, PartialBatch<T>> {
         let mut receipt = BatchReceipt::default();
         // One timeout for all chunks together.
         let mut patience = None;
-        loop {
-            // Nothing is admitted before it is there: the iterator is the
-            // caller's code.
-            let chunk = payloads.by_ref().take(BATCH).map(Message::unnumbered);
-            let mut chunk: Vec<_> = chunk.collect();
-            if chunk.is_empty() {
-                return Ok(receipt);
+        let (mut chunk, mut others) = first_chunk(payloads);
+        while !chunk.is_empty() {
+            let publish = self.publish_chunk(&mut chunk, split, &mut receipt, &mut patience);
+            if let Err(refused) = publish {
+                chunk.extend(others.into_iter().flatten());
+                return Err(self.refuse_batch(refused, chunk, receipt));
             }
-            while !chunk.is_empty() {
-                if let Err(refused) = self.publish_chunk(&mut chunk, &mut receipt, &mut patience) {
-                    let rest = chunk.into_iter().map(|message| message.payload);
-                    let rest = rest.chain(payloads).collect();
-                    return Err(self.refuse_batch(refused, rest, receipt));
-                }
+            if chunk.is_empty()
+                && let Some(others) = &mut others
+            {
+                chunk = others.take(BATCH).collect();
             }
         }
+        Ok(receipt)
     }
 
     /// Says that the `rest` of a batch was refused, and counts it.
@@ -52,32 +52,46 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Accepts as many messages of the chunk as there is room for, at least one,
-    /// and leaves the others in it.
+    /// Accepts as many of these payloads as there is room for, at least one and at
+    /// most a batch, and leaves the others where they are. `take` takes so many out.
     pub(crate) fn publish_chunk(
         self: &Arc<Self>,
-        chunk: &mut Vec<Message<T>>,
+        payloads: &mut Vec<T>,
+        take: impl FnOnce(&mut Vec<T>, usize) -> Vec<T>,
         receipt: &mut BatchReceipt,
         patience: &mut Option<Instant>,
     ) -> Result<(), Refused> {
-        let admitted = self.admit(chunk.len().min(BATCH) as u64, patience)?;
-        let others = chunk.split_off(admitted.count as usize);
-        let mut messages = std::mem::replace(chunk, others);
-        let now_ns = self.engine.clock.now_ns();
-        for (message, id) in messages.iter_mut().zip(admitted.first_id..) {
-            message.id = MessageId::new(id);
-            message.accepted_ns = now_ns;
-        }
-        receipt.accepted += messages.len();
+        let admitted = self.admit(payloads.len().min(BATCH) as u64, patience)?;
+        let count = admitted.count as usize;
+        let chunk = take(payloads, count);
+        let first = MessageId::new(admitted.first_id);
+        receipt.accepted += count;
         receipt.evicted += admitted.evicted as usize;
-        receipt.dropped += if admitted.dropped { messages.len() } else { 0 };
-        receipt.first = receipt.first.or(messages.first().map(|message| message.id));
-        receipt.last = messages.last().map(|message| message.id);
-        let batch = Batch {
-            messages,
-            meta: Vec::new(),
+        receipt.dropped += if admitted.dropped { count } else { 0 };
+        receipt.first = receipt.first.or(Some(first));
+        receipt.last = Some(first.after(admitted.count - 1));
+        let stamp = Stamp {
+            id: first,
+            accepted_ns: self.engine.clock.now_ns(),
         };
-        self.admitted(Parcel::Chunk(Arc::new(batch)), &admitted);
+        let batch = Arc::new(Batch::chunk(chunk, stamp));
+        self.admitted(Parcel::Chunk(batch), &admitted);
         Ok(())
+    }
+}
+
+/// The first payloads in the vector they are in; others move.
+fn split<T>(payloads: &mut Vec<T>, count: usize) -> Vec<T> {
+    let others = payloads.split_off(count);
+    std::mem::replace(payloads, others)
+}
+
+/// The first chunk, and what comes after it, if there can be anything. Nothing is
+/// admitted before it is there: the iterator is the caller's code. A vector that
+/// is not larger than a chunk is taken as it is.
+fn first_chunk<T, I: Iterator<Item = T>>(mut payloads: I) -> (Vec<T>, Option<I>) {
+    match payloads.size_hint() {
+        (_, Some(most)) if most <= BATCH => (payloads.collect(), None),
+        _ => (payloads.by_ref().take(BATCH).collect(), Some(payloads)),
     }
 }

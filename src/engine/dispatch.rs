@@ -9,8 +9,9 @@ use super::linger::Linger;
 use super::pool::{Task, Worker};
 use super::timer::{Fire, LOOK};
 use super::topic::{Lanes, TopicCore};
+use crate::batch::{Batch, Collected, Parcel};
 use crate::event::{DropCause, EventKind, Hook};
-use crate::message::{Batch, Message, Parcel};
+use crate::message::MessageId;
 use crate::pure::lifecycle::Status;
 use crate::pure::schedule::Then;
 use crate::pure::strategy::{Backlog, FlushCause, Plan, Strategy};
@@ -192,7 +193,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 return false;
             }
             let batch = self.collect(desk, room);
-            desk.allowance = desk.allowance.saturating_sub(batch.messages.len());
+            desk.allowance = desk.allowance.saturating_sub(batch.len());
             desk.hand = Some((batch, 0));
             return true;
         }
@@ -319,41 +320,31 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// single ones as may be taken.
     fn collect(&self, desk: &mut Desk<T>, room: usize) -> Arc<Batch<T>> {
         let most = desk.allowance.min(BATCH).min(room);
-        let mut messages = Vec::new();
-        let mut meta = Vec::new();
-        while messages.len() < most {
+        let mut batch = Collected::new();
+        while batch.payloads.len() < most {
             match desk.taken.pop_front().or_else(|| self.pop()) {
                 None => {
                     desk.dry = true;
                     break;
                 }
-                Some(Parcel::One(message)) => {
-                    if messages.is_empty() {
-                        self.reserve_batch(&mut messages, desk, most);
+                Some(Parcel::Chunk(chunk)) if chunk.len() > 1 => {
+                    if batch.payloads.is_empty() {
+                        return chunk;
                     }
-                    messages.push(message);
-                }
-                Some(Parcel::Chunk(chunk)) if chunk.messages.len() == 1 => {
-                    if messages.is_empty() {
-                        self.reserve_batch(&mut messages, desk, most);
-                    }
-                    unwrap_single(chunk, &mut messages, &mut meta);
-                }
-                Some(Parcel::Chunk(chunk)) if messages.is_empty() => return chunk,
-                Some(chunk @ Parcel::Chunk(_)) => {
-                    desk.taken.push_front(chunk);
+                    desk.taken.push_front(Parcel::Chunk(chunk));
                     break;
+                }
+                Some(single) => {
+                    if batch.payloads.is_empty() {
+                        // For what is there and not for what might come, because a
+                        // slow lane holds on to it.
+                        batch.reserve(most.min(1 + desk.taken.len() + self.slots()));
+                    }
+                    batch.add(single);
                 }
             }
         }
-        Arc::new(Batch { messages, meta })
-    }
-
-    /// Makes room for a whole batch with its first message: for what is there
-    /// and not for what might come, because a slow lane holds on to it.
-    fn reserve_batch(&self, messages: &mut Vec<Message<T>>, desk: &Desk<T>, most: usize) {
-        let there = 1 + desk.taken.len() + self.slots();
-        messages.reserve_exact(most.min(there));
+        Arc::new(batch.finish())
     }
 
     /// The broker has stopped: what was not dispatched is dropped, and counted.
@@ -375,39 +366,30 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             },
         };
         if let Some((batch, next)) = hand {
-            self.drop_messages(&batch.messages[next..], cause);
-            return Some((batch.messages.len() - next) as u32);
+            self.drop_messages(batch.ids(next, batch.len()), cause);
+            return Some((batch.len() - next) as u32);
         }
         let parcel = first.or_else(|| self.pop())?;
         let count = parcel.len() as u32;
-        self.drop_messages(parcel.messages(), cause);
+        self.drop_messages(parcel.ids(), cause);
         discard(parcel);
         Some(count)
     }
 
     /// Messages that go no further: counted, evented, their tickets given back.
-    pub(super) fn drop_messages(&self, messages: &[Message<T>], cause: DropCause) {
-        let count = messages.len() as u64;
+    pub(super) fn drop_messages(
+        &self,
+        ids: impl ExactSizeIterator<Item = MessageId>,
+        cause: DropCause,
+    ) {
+        let count = ids.len() as u64;
         self.books.dropped.add(count);
-        for message in messages {
-            self.tell_message(message.id, Status::Dropped, EventKind::Dropped { cause });
+        for id in ids {
+            self.tell_message(id, Status::Dropped, EventKind::Dropped { cause });
         }
         self.release(count);
         // It may have been the last thing anybody waited for, and no worker has
         // seen it.
         self.engine.stillness.look();
-    }
-}
-
-/// Moves the message of a chunk of one into the batch that is being made.
-fn unwrap_single<T>(
-    chunk: Arc<Batch<T>>,
-    messages: &mut Vec<Message<T>>,
-    meta: &mut Vec<(u32, crate::message::Meta)>,
-) {
-    let at = messages.len() as u32;
-    if let Some(mut chunk) = Arc::into_inner(chunk) {
-        messages.append(&mut chunk.messages);
-        meta.extend(chunk.meta.drain(..).map(|(_, own)| (at, own)));
     }
 }

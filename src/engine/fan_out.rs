@@ -5,10 +5,10 @@ use super::dispatch::Desk;
 use super::lane::Lane;
 use super::pool::Worker;
 use super::topic::{Lanes, TopicCore};
+use crate::batch::{Batch, Part};
 use crate::config::LaneFull;
 use crate::dead_letters::DeadReason;
 use crate::event::{DropCause, EventKind};
-use crate::message::{Batch, Part};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::{Phase, Reserved};
 use crate::pure::schedule::Then;
@@ -50,7 +50,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         worker: &mut Worker<'_>,
     ) -> Option<usize> {
         let (batch, next) = desk.hand.take()?;
-        let left = batch.messages.len() - next;
+        let left = batch.len() - next;
         if self.retains(lanes) {
             desk.hand = Some((batch, next));
             self.quiet_below.store(u64::MAX, Ordering::Relaxed);
@@ -81,7 +81,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.hand_to(lane, part, *granted, worker);
         }
         let next = next + count as usize;
-        if next < batch.messages.len() {
+        if next < batch.len() {
             desk.hand = Some((batch, next));
         }
         Some(count as usize)
@@ -183,10 +183,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let count = part.len() as u64;
         let status = lane.books.record(Status::Queued, Step::Drop, count);
         if self.bus().observed() {
-            for message in part.messages() {
+            for id in part.ids() {
                 let cause = DropCause::LaneFull;
                 let kind = EventKind::Dropped { cause };
-                self.tell_of(Some(&lane.name), Some(message.id), 0, Some(status), kind);
+                self.tell_of(Some(&lane.name), Some(id), 0, Some(status), kind);
             }
         }
     }
@@ -204,12 +204,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Messages that nobody subscribed to.
     fn unroute(&self, batch: &Arc<Batch<T>>, next: usize) {
-        let unrouted = &batch.messages[next..];
-        self.books.unrouted.add(unrouted.len() as u64);
-        for message in unrouted {
-            self.tell_of(None, Some(message.id), 0, None, EventKind::Unrouted);
+        let unrouted = batch.ids(next, batch.len());
+        let count = unrouted.len() as u64;
+        self.books.unrouted.add(count);
+        for id in unrouted {
+            self.tell_of(None, Some(id), 0, None, EventKind::Unrouted);
         }
-        self.release(unrouted.len() as u64);
+        self.release(count);
     }
 }
 

@@ -6,8 +6,9 @@
 use super::cell::Cell;
 use super::contain::{Contained, contain, discard};
 use super::context;
+use crate::batch::Batch;
 use crate::delivery_batch::DeliveryBatch;
-use crate::message::{Address, Batch, Delivery};
+use crate::message::{Address, Delivery};
 use crate::nack::Nack;
 use crate::pure::retry::FailureKind;
 use crate::pure::room::{Phase, Room};

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
+use crate::batch::Batch;
 use crate::config::DeadLetterOverflow;
 use crate::dead_letters::DeadReason;
-use crate::message::{Batch, MessageId};
+use crate::message::MessageId;
 use crate::pure::retry::FailureKind;
 use crate::sync::Arc;
 
@@ -56,7 +57,7 @@ pub(crate) struct Letter<T> {
 
 impl<T> Letter<T> {
     pub(crate) fn id(&self) -> MessageId {
-        self.batch.messages[usize::from(self.index)].id
+        self.batch.stamp(usize::from(self.index)).id
     }
 }
 

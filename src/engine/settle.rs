@@ -8,10 +8,11 @@ use super::contain::contain;
 use super::handler::Fault;
 use super::lane::{Lane, Redelivery, Return, Turn};
 use super::letters::{Failure, Letter};
+use crate::batch::{Batch, Part};
 use crate::dead_letters::DeadReason;
 use crate::engine::Engine;
 use crate::event::{DropCause, EventKind, Hook};
-use crate::message::{Batch, MessageId, Part};
+use crate::message::MessageId;
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::retry::{FailedAttempt, FailureKind, mix};
 use crate::pure::room::Phase;
@@ -59,7 +60,7 @@ impl<T> Redelivery<T> {
     }
 
     fn id(&self) -> MessageId {
-        self.batch.messages[usize::from(self.index)].id
+        self.batch.stamp(usize::from(self.index)).id
     }
 }
 
@@ -212,8 +213,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     fn cancel_part(&self, part: &Part<T>) {
         let count = part.len() as u64;
         let status = self.books.record(Status::Queued, Step::Cancel, count);
-        for message in part.messages() {
-            self.tell(message.id, 0, status, EventKind::Cancelled);
+        for id in part.ids() {
+            self.tell(id, 0, status, EventKind::Cancelled);
         }
     }
 

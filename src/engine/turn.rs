@@ -6,11 +6,12 @@ use super::context;
 use super::handler::{Fault, Handler, Run};
 use super::lane::{Lane, Redelivery, Return, Turn};
 use super::pool::{Task, Worker};
+use crate::batch::{Batch, Part, Stamps};
 use crate::config::{Histograms, LaneFull};
 use crate::engine::Engine;
 use crate::event::EventKind;
 use crate::latency::{self, Latencies};
-use crate::message::{Address, Batch, Message, MessageId, Part};
+use crate::message::{Address, MessageId};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::schedule::Then;
@@ -121,21 +122,27 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         self.books.take_in_hand((to - from) as u64);
         if observed {
-            self.tell_delivering(ids(&batch.messages[from..to]), now_ns);
+            self.tell_delivering(batch.ids(from, to), now_ns);
         }
         context::take_refusal();
         let calls = turn.handler.call(&run, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
         turn.stride = turn.stride.after(after_ns.saturating_sub(now_ns));
         self.books.record(Status::Queued, Step::Start, calls as u64);
-        let called = &batch.messages[from..from + calls];
-        let accepted_ns = |at: usize| called[at].accepted_ns;
-        self.record_latency(calls, accepted_ns, now_ns, after_ns, true);
+        match &batch.stamps {
+            Stamps::Chunk(stamp) => {
+                self.record_latency(calls, |_| stamp.accepted_ns, now_ns, after_ns, true);
+            }
+            Stamps::Each(stamps) => {
+                let accepted_ns = |at: usize| stamps[from + at].accepted_ns;
+                self.record_latency(calls, accepted_ns, now_ns, after_ns, true);
+            }
+        }
         let acked = calls - turn.faults.len();
         self.books
             .record(Status::Delivering, Step::Ack, acked as u64);
         if observed {
-            self.tell_delivered(ids(called), &turn.faults, after_ns);
+            self.tell_delivered(batch.ids(from, from + calls), &turn.faults, after_ns);
         }
         let mut ended = acked as u32;
         let mut faults = std::mem::take(&mut turn.faults);
@@ -199,7 +206,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             room: &self.room,
         };
         self.books.take_in_hand(1);
-        let (id, attempt) = (batch.messages[index].id, run.attempt);
+        let (id, attempt) = (batch.stamp(index).id, run.attempt);
         self.tell(id, attempt, Status::Delivering, EventKind::Delivering);
         context::take_refusal();
         let calls = turn.handler.call(&run, &mut turn.faults);
@@ -212,7 +219,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Progress::Done { now_ns: after_ns };
         }
         self.books.record(Status::Queued, Step::Start, 1);
-        let accepted_ns = |_| batch.messages[index].accepted_ns;
+        let accepted_ns = |_| batch.stamp(index).accepted_ns;
         self.record_latency(1, accepted_ns, now_ns, after_ns, again.attempts == 0);
         let ended = match turn.faults.pop() {
             Some(fault) => self.settle(turn, again, &fault, after_ns, engine),
@@ -252,7 +259,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     pub(super) fn expire(&self, batch: &Batch<T>, index: usize) {
         let status = self.books.record(Status::Queued, Step::Expire, 1);
-        let id = batch.messages[index].id;
+        let id = batch.stamp(index).id;
         self.tell(id, 0, status, EventKind::Expired);
     }
 
@@ -330,10 +337,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.topic
             .tell_each(name, acked.into_iter(), Status::Delivered, now_ns, kind);
     }
-}
-
-fn ids<T>(messages: &[Message<T>]) -> impl ExactSizeIterator<Item = MessageId> {
-    messages.iter().map(|message| message.id)
 }
 
 /// Moves on by `count` messages.

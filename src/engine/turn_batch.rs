@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::context;
 use super::lane::{Lane, Redelivery, Turn};
 use super::turn::{Progress, advance};
+use crate::batch::{Part, Stamp};
 use crate::engine::Engine;
-use crate::message::{Delivery, Message, Part};
+use crate::message::Delivery;
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::strategy::{Backlog, Batched, Plan, Strategy};
@@ -77,11 +78,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let count = deliveries.len() as u64;
         self.books.take_in_hand(count);
         let observed = self.topic.bus().observed();
-        let message = |at: usize| {
+        let stamp = |at: usize| {
             let (part, index) = places[at];
-            &part.batch.messages[index]
+            part.batch.stamp(index)
         };
-        let ids = (0..places.len()).map(|at| message(at).id);
+        let ids = (0..places.len()).map(|at| stamp(at).id);
         if observed {
             self.tell_delivering(ids.clone(), now_ns);
         }
@@ -89,7 +90,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         context::take_refusal();
         turn.handler.call_batch(deliveries, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
-        let accepted_ns = |at| message(at).accepted_ns;
+        let accepted_ns = |at| stamp(at).accepted_ns;
         self.record_latency(places.len(), accepted_ns, now_ns, after_ns, true);
         let mut faults = std::mem::take(&mut turn.faults);
         let acked = count - faults.len() as u64;
@@ -112,7 +113,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Whether to take a batch now, and of how many.
     fn plan_batch(
         &self,
-        first: &Message<T>,
+        first: Stamp,
         batched: Batched,
         waiting: usize,
         now_ns: u64,
