@@ -103,7 +103,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(crate) fn run_claimed(self: &Arc<Self>, worker: &mut Worker<'_>) -> bool {
         let desk = self.desk.lock().take();
         let mut desk = desk.unwrap_or_else(|| Box::new(Desk::new()));
+        let released = self.gate.released();
         let pause = self.turn(&mut desk, worker);
+        if self.gate.released() != released {
+            // Once for all the room that this turn has made, so that a publisher
+            // who is woken, which takes a while, has something to do.
+            self.waiters.wake();
+        }
         *self.desk.lock() = Some(desk);
         self.baton.rest(pause == Pause::Yield) == Then::Enqueue
     }

@@ -70,7 +70,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // than beginnings.
         self.books.dispatched.add(u64::from(count));
         // Their places in the lanes are reserved, so those in the queue are free.
-        self.release(u64::from(count));
+        self.gate.release(u64::from(count));
         let from = next as u32;
         for (lane, granted) in lanes.iter().zip(&desk.grants) {
             let part = Part {
@@ -210,7 +210,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         for id in unrouted {
             self.tell_of(None, Some(id), 0, None, EventKind::Unrouted);
         }
-        self.release(count);
+        self.gate.release(count);
     }
 }
 
