@@ -100,7 +100,7 @@ impl<T> Drop for Batch<T> {
 
 /// A batch in the making, of messages that were accepted one by one.
 pub(crate) struct Collected<T> {
-    pub(crate) payloads: Vec<T>,
+    payloads: Vec<T>,
     stamps: Vec<Stamp>,
     meta: Vec<(u32, Meta)>,
 }
@@ -114,28 +114,33 @@ impl<T> Collected<T> {
         }
     }
 
-    pub(crate) fn reserve(&mut self, messages: usize) {
-        self.payloads.reserve_exact(messages);
-        self.stamps.reserve_exact(messages);
+    pub(crate) fn len(&self) -> usize {
+        self.stamps.len()
     }
 
-    /// Adds a parcel of one message.
-    #[inline]
-    pub(crate) fn add(&mut self, parcel: Parcel<T>) {
-        match parcel {
-            Parcel::One(message) => {
-                self.payloads.push(message.payload);
-                self.stamps.push(message.stamp);
-            }
-            Parcel::Chunk(chunk) => {
-                let at = self.stamps.len() as u32;
-                if let Some(mut chunk) = Arc::into_inner(chunk) {
-                    self.stamps.push(chunk.stamp(0));
-                    self.payloads.append(&mut chunk.payloads);
-                    self.meta
-                        .extend(chunk.meta.drain(..).map(|(_, own)| (at, own)));
-                }
-            }
+    /// Adds a message. The first one makes room for as many as `there` are.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, message: Message<T>, there: impl FnOnce() -> usize) {
+        if self.stamps.is_empty() {
+            let messages = there();
+            self.payloads.reserve_exact(messages);
+            self.stamps.reserve_exact(messages);
+        }
+        self.payloads.push(message.payload);
+        self.stamps.push(message.stamp);
+    }
+
+    /// Adds the message of a chunk of one, and what belongs to it.
+    pub(crate) fn push_single(&mut self, chunk: Arc<Batch<T>>, there: impl FnOnce() -> usize) {
+        let at = self.stamps.len() as u32;
+        let Some(mut chunk) = Arc::into_inner(chunk) else {
+            return;
+        };
+        let stamp = chunk.stamp(0);
+        if let Some(payload) = chunk.payloads.pop() {
+            self.push(Message { stamp, payload }, there);
+            self.meta
+                .extend(chunk.meta.drain(..).map(|(_, own)| (at, own)));
         }
     }
 

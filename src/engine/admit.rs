@@ -104,11 +104,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.admitted(Parcel::One(message), &admitted);
             return Ok(admitted.receipt());
         }
-        // Latency counts from when it is due.
         let delay_ns = nanos(delay);
+        self.tell_enqueued(std::iter::once(message.stamp.id), message.stamp.accepted_ns);
+        // Latency counts from when it is due.
         let accepted_ns = &mut message.stamp.accepted_ns;
         *accepted_ns = accepted_ns.saturating_add(delay_ns);
-        self.tell_enqueued(std::iter::once(message.stamp.id));
         self.books.delayed.add(1);
         // The lock is held over the timer so that the deadline can't come before
         // the entry knows its key.
@@ -177,15 +177,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if self.bus().observed() {
             // Told before the push, so that no later event of these messages
             // can overtake it.
-            self.tell_enqueued(parcel.ids());
+            self.tell_enqueued(parcel.ids(), parcel.first().accepted_ns);
         }
         self.enqueue(parcel, admitted.first_id + admitted.count - 1);
     }
 
-    fn tell_enqueued(&self, ids: impl ExactSizeIterator<Item = MessageId>) {
+    fn tell_enqueued(&self, ids: impl ExactSizeIterator<Item = MessageId>, now_ns: u64) {
         let depth = self.waiting();
         let kind = EventKind::MessageEnqueued { depth };
-        let now_ns = self.engine.clock.now_ns();
         self.tell_each(None, ids, Status::Queued, now_ns, kind);
     }
 

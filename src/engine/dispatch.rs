@@ -327,26 +327,22 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn collect(&self, desk: &mut Desk<T>, room: usize) -> Arc<Batch<T>> {
         let most = desk.allowance.min(BATCH).min(room);
         let mut batch = Collected::new();
-        while batch.payloads.len() < most {
+        while batch.len() < most {
+            // Room for what is there and not for what might come, because a slow
+            // lane holds on to it.
+            let taken = desk.taken.len().max(1);
+            let there = || most.min(taken + self.slots());
             match desk.taken.pop_front().or_else(|| self.pop()) {
                 None => {
                     desk.dry = true;
                     break;
                 }
-                Some(Parcel::Chunk(chunk)) if chunk.len() > 1 => {
-                    if batch.payloads.is_empty() {
-                        return chunk;
-                    }
-                    desk.taken.push_front(Parcel::Chunk(chunk));
+                Some(Parcel::One(message)) => batch.push(message, there),
+                Some(Parcel::Chunk(chunk)) if chunk.len() == 1 => batch.push_single(chunk, there),
+                Some(Parcel::Chunk(chunk)) if batch.len() == 0 => return chunk,
+                Some(chunk) => {
+                    desk.taken.push_front(chunk);
                     break;
-                }
-                Some(single) => {
-                    if batch.payloads.is_empty() {
-                        // For what is there and not for what might come, because a
-                        // slow lane holds on to it.
-                        batch.reserve(most.min(1 + desk.taken.len() + self.slots()));
-                    }
-                    batch.add(single);
                 }
             }
         }

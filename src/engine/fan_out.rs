@@ -96,19 +96,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         wanted: u32,
         grants: &mut Vec<u32>,
     ) -> u32 {
+        // Room for as many was there when they were taken. Only a redrive can have
+        // used it since, or a lane that joined has less.
+        let mut count = wanted;
         loop {
             grants.clear();
-            let count = wanted.min(self.room_in_lanes(lanes) as u32);
-            if count == 0 {
-                return 0;
-            }
             let mut short = false;
             for lane in lanes.iter() {
                 let granted = match lane.reserve(count, false) {
                     Reserved::Granted(granted) => granted,
                     Reserved::Full | Reserved::Closed => 0,
                 };
-                // Only a redrive can have taken the room since we looked.
                 short |= granted < count && topic_waits_for(lane);
                 grants.push(granted);
             }
@@ -119,6 +117,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 if *granted > 0 && lane.release(*granted) {
                     lane.ring();
                 }
+            }
+            count = wanted.min(self.room_in_lanes(lanes) as u32);
+            if count == 0 {
+                return 0;
             }
         }
     }

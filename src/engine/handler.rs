@@ -127,7 +127,9 @@ where
                 return index - run.from;
             }
             let delivery = run.delivery(index);
-            faults.extend(attempt(index - run.from, || self(&delivery)));
+            if let Some(fault) = attempt(index - run.from, || self(&delivery)) {
+                faults.push(fault);
+            }
         }
         run.to - run.from
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Instant;
 
-use arc_swap::{ArcSwap, Cache};
+use arc_swap::{ArcSwap, Guard};
 use crossbeam_channel::{Receiver, Sender};
 use crossbeam_queue::SegQueue;
 use dashmap::DashMap;
@@ -165,7 +165,10 @@ impl<T> Slot<T> {
 
     /// A reader that looks often, for a while, and holds on to what it saw last.
     pub(crate) fn reader(&self) -> Reader<'_, T> {
-        Reader(Cache::new(&self.0))
+        Reader {
+            slot: &self.0,
+            seen: self.0.load(),
+        }
     }
 
     pub(crate) fn swap(&self, value: Arc<T>) -> Arc<T> {
@@ -173,12 +176,17 @@ impl<T> Slot<T> {
     }
 }
 
-/// Reads a [`Slot`] for the price of a comparison while nobody replaces it.
-pub(crate) struct Reader<'a, T>(Cache<&'a ArcSwap<T>, Arc<T>>);
+/// Reads a [`Slot`] without counting references, which `arc_swap::Cache` does once
+/// in its life: too often for a life of one message.
+pub(crate) struct Reader<'a, T> {
+    slot: &'a ArcSwap<T>,
+    seen: Guard<Arc<T>>,
+}
 
 impl<T> Reader<'_, T> {
     pub(crate) fn load(&mut self) -> &Arc<T> {
-        self.0.load()
+        self.seen = self.slot.load();
+        &self.seen
     }
 }
 
