@@ -1,7 +1,7 @@
 //! The comparisons this crate holds itself to.
 
 use crate::contest::Contender;
-use crate::load::{Load, Publishing};
+use crate::load::{Full, Load, Publishing};
 use crate::report::{Goal, Metric};
 use crate::systems::Kind;
 
@@ -126,20 +126,14 @@ fn one_to_one() -> Vec<Row> {
 fn broadcasts() -> Vec<Row> {
     let mut rows = Vec::new();
     for (subscribers, goal) in [(4, 2.5), (16, 4.0)] {
-        let single = Load {
-            subscribers,
-            ..Load::default()
-        };
+        let single = broadcast(subscribers);
         let row = Row::new(format!("1 → {subscribers}, one by one"), single.clone())
             .against(Kind::Crossbeam, &single, at_least(goal))
             .beside(&[Kind::Disruptor, Kind::HandRolled, Kind::Tokio], &single);
         rows.push(row);
     }
     for subscribers in [4, 16] {
-        let single = Load {
-            subscribers,
-            ..Load::default()
-        };
+        let single = broadcast(subscribers);
         let batch = batched(&single);
         let row = Row::new(format!("1 → {subscribers}, batches of 64"), batch.clone())
             .against(Kind::Crossbeam, &single, at_least(5.0))
@@ -148,6 +142,20 @@ fn broadcasts() -> Vec<Row> {
         rows.push(row);
     }
     rows
+}
+
+/// Sixteen subscribers keep both cores busy: their publisher is in the way unless it
+/// sleeps while there is no room.
+fn broadcast(subscribers: usize) -> Load {
+    Load {
+        subscribers,
+        full: if subscribers > 4 {
+            Full::Block
+        } else {
+            Full::Yield
+        },
+        ..Load::default()
+    }
 }
 
 fn many_to_one() -> Vec<Row> {

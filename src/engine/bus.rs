@@ -189,8 +189,9 @@ impl Bus {
         };
         let mut observers = self.observers.reader();
         while let Some(record) = buffer.pop() {
+            let observers = observers.load();
             for event in record.events() {
-                self.tell(&event, observers.load());
+                self.tell(&event, observers);
             }
             // ORDERING: whoever sees the count sees what the observers did.
             self.told.fetch_add(record.len(), Ordering::Release);
