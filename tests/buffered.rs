@@ -3,8 +3,9 @@
 
 mod harness;
 
+use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{Batched, Broker, ManualClock, Overflow, PublishError, Subscription, Topic};
@@ -262,6 +263,38 @@ fn a_publisher_that_waits_for_room_waits_for_workers_and_they_not_for_it() {
     publisher.flush().unwrap();
     assert_rests_balanced(&broker);
     assert_eq!(log.take(), (0..10_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_was_refused_after_a_long_wait_lingers_again() {
+    let broker = threaded(1);
+    let timeout = 10 * LINGER;
+    let topic = broker.topic("t").capacity(4).lane_capacity(1);
+    let topic: Topic<u64> = topic.overflow(Overflow::Block { timeout }).open().unwrap();
+    let (go_on, gate) = mpsc::channel();
+    let log = Log::new();
+    let delivered = log.clone();
+    let subscription = topic.subscribe("s", move |delivery| {
+        gate.recv()?;
+        delivered.push(*delivery.payload());
+        Ok(())
+    });
+    let _subscription = subscription.unwrap();
+    let mut publisher = topic.buffered(Batched::of(4).linger(LINGER)).unwrap();
+    let mut accepted = 0;
+    while publisher.publish(accepted).is_ok() {
+        accepted += 1;
+    }
+    assert!(publisher.buffered() > 0, "the last wait was for these");
+    for _ in 0..accepted {
+        go_on.send(()).unwrap();
+    }
+    let until = Instant::now() + HANG;
+    while log.len() < accepted as usize {
+        assert!(Instant::now() < until, "nobody flushed it");
+        thread::yield_now();
+    }
+    assert_rests_balanced(&broker);
 }
 
 #[test]

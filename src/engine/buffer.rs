@@ -94,7 +94,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
     }
 
     /// Publishes all it holds. What is refused is handed back and forgotten.
-    pub(crate) fn flush(&self) -> Result<BatchReceipt, PartialBatch<T>> {
+    pub(crate) fn flush(self: &Arc<Self>) -> Result<BatchReceipt, PartialBatch<T>> {
         let flushed = self.publish_all();
         let mut held = self.held.lock();
         let receipt = std::mem::take(&mut held.receipt);
@@ -106,7 +106,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
     }
 
     /// Publishes all it holds, on the publisher's thread. What is refused stays.
-    fn publish_all(&self) -> Result<(), Refused> {
+    fn publish_all(self: &Arc<Self>) -> Result<(), Refused> {
         let mut held = self.held.lock();
         let mut payloads = std::mem::take(&mut held.payloads);
         let mut receipt = held.receipt;
@@ -115,6 +115,10 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         let mut held = self.held.lock();
         held.payloads = payloads;
         held.receipt = receipt;
+        if !held.payloads.is_empty() {
+            // Whoever came to look meanwhile has found nothing.
+            self.await_linger(&mut held);
+        }
         published
     }
 
@@ -142,7 +146,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
     }
 
     /// The publisher goes, and what it could not publish with it.
-    pub(crate) fn close(&self) {
+    pub(crate) fn close(self: &Arc<Self>) {
         let _ = self.publish_all();
         let mut held = self.held.lock();
         held.linger.cancel(&self.topic.engine);
