@@ -267,7 +267,8 @@ fn a_publisher_that_waits_for_room_waits_for_workers_and_they_not_for_it() {
 
 #[test]
 fn what_was_refused_after_a_long_wait_lingers_again() {
-    let broker = threaded(1);
+    // One is stuck in the handler, the other one looks and finds nothing.
+    let broker = threaded(2);
     let timeout = 10 * LINGER;
     let topic = broker.topic("t").capacity(4).lane_capacity(1);
     let topic: Topic<u64> = topic.overflow(Overflow::Block { timeout }).open().unwrap();
