@@ -105,6 +105,12 @@ impl<T> Arena<T> {
         self.len == 0
     }
 
+    /// How many values there is memory for.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.pages.len() * PAGE_SLOTS
+    }
+
     /// Takes every value out, in order of index. The arena is empty as soon as this returns,
     /// whether or not the iterator is run to its end, and each page is freed as the iterator leaves
     /// it.
@@ -119,6 +125,10 @@ impl<T> Arena<T> {
 
     /// Adds a page of vacant slots. Called only when the free list is empty, so the new page is the
     /// whole of it.
+    ///
+    /// Out of line, or every insert would make room on the stack for a page, and touch it.
+    #[cold]
+    #[inline(never)]
     fn grow(&mut self) {
         let first = self.pages.len() * PAGE_SLOTS;
         let end = u32::try_from(first + PAGE_SLOTS).expect("an arena has fewer than 2^32 slots");

@@ -6,6 +6,7 @@
 //! can be tested exhaustively and the engine can be driven by a manual clock.
 
 pub(crate) mod arena;
+pub(crate) mod bags;
 pub(crate) mod ending;
 pub(crate) mod handles;
 pub(crate) mod idle;

@@ -3,7 +3,7 @@
 //!
 //! Insert and cancel take constant time however many timers are pending. The wheel is written here
 //! because the engine needs four things at once: no clock or thread of the wheel's own, the exact
-//! moment to sleep to, jumps of any length, and an entry of 40 bytes without `unsafe`.
+//! moment to sleep to, jumps of any length, and 45 bytes a timer without `unsafe`.
 //!
 //! Time is cut into ticks of [`TICK_NS`]; deadlines are rounded up to a tick, so a timer may be up
 //! to one tick late and is never early. Each level has 64 slots, and a slot is as wide as the whole
@@ -20,28 +20,36 @@
 //!
 //! What must stay true:
 //!
-//! 1. A timer's slot follows from its deadline and `elapsed` alone ([`place`]), which is why an
-//!    entry need not record it. When time enters a slot above level 0, its timers move down
-//!    (cascade).
+//! 1. A timer's slot follows from its deadline and `elapsed` alone ([`place`]). When time enters a
+//!    slot above level 0, its timers move down (cascade).
 //! 2. Every timer of a level is due before every timer of the levels above it. So the first
 //!    occupied level holds both the next slot to visit and the next timer to fire.
 //! 3. Below the top level, slots come in the order of their deadlines. The top level also holds
 //!    what lies beyond the wheel's reach; such a timer is put back, a turn at a time, until it is
 //!    near.
-
-use std::mem;
+//! 4. A timer that is cancelled is gone at once, out of its slot too. So memory follows the timers
+//!    that are pending and not those that have been: 45 bytes for each, and at most one part-filled
+//!    chunk of [`Bags`] for each slot. After a storm the memory serves whichever slots need it, and
+//!    goes back when no timer is left.
+//!
+//! What makes it fast with a million timers is that nothing waits for one entry before it can look
+//! for the next: see [`Bags`], and `settle`.
 
 use crate::pure::arena::{Arena, NIL};
+use crate::pure::bags::{Bags, CHUNK, Item};
 
-/// The timers. `V` is what a timer carries; an entry takes 24 bytes on top of it, provided that `V`
-/// has a niche (see [`Arena`]).
+/// The timers. `V` is what a timer carries. Each takes an entry of 16 bytes on top of it, provided
+/// that `V` has a niche (see [`Arena`]), and 13 bytes in the bag of its slot.
 pub(crate) struct Wheel<V> {
     /// The last tick that has been dealt with: nothing due by then is pending, save what was
     /// inserted since, which waits in level 0's slot for this very tick.
     elapsed: u64,
     /// One bit per slot and level, set while the slot has timers.
     occupied: [u64; LEVELS],
-    slots: Box<[[Slot; SLOTS]; LEVELS]>,
+    /// No later than the earliest deadline in the slot, and equal to it unless that was cancelled.
+    earliest_ns: Box<[[u64; SLOTS]; LEVELS]>,
+    /// A bag for each slot, level by level. An entry and its item know where the other is.
+    bags: Bags,
     entries: Arena<Entry<V>>,
     next_stamp: u32,
 }
@@ -78,12 +86,13 @@ pub(crate) struct Due<V> {
 }
 
 impl<V> Wheel<V> {
-    /// An empty wheel whose time begins at `now_ns`. Takes about 6 KiB until timers are inserted.
+    /// An empty wheel whose time begins at `now_ns`. Takes about 5 KiB until timers are inserted.
     pub(crate) fn new(now_ns: u64) -> Self {
         Self {
             elapsed: tick_reached(now_ns),
             occupied: [0; LEVELS],
-            slots: Box::new([[Slot::EMPTY; SLOTS]; LEVELS]),
+            earliest_ns: Box::new([[u64::MAX; SLOTS]; LEVELS]),
+            bags: Bags::new(LEVELS * SLOTS),
             entries: Arena::new(),
             next_stamp: 0,
         }
@@ -98,14 +107,13 @@ impl<V> Wheel<V> {
         let stamp = self.next_stamp;
         self.next_stamp = stamp.wrapping_add(1);
         let index = self.entries.insert(Entry {
-            deadline_ns,
             value,
             tag,
             stamp,
-            prev: NIL,
-            next: NIL,
+            place: NIL,
         });
-        self.link(index, deadline_ns);
+        let place = self.put(Item { deadline_ns, index });
+        self.set_place(index, place);
         TimerKey { index, stamp }
     }
 
@@ -116,7 +124,14 @@ impl<V> Wheel<V> {
         if entry.stamp != key.stamp {
             return None;
         }
-        self.unlink(key.index);
+        let place = entry.place;
+        let removed = self.bags.remove(place);
+        if let Some(moved) = removed.moved {
+            self.set_place(moved.index, place);
+        }
+        if removed.emptied {
+            self.mark_empty(removed.bag / SLOTS, removed.bag % SLOTS);
+        }
         self.entries.remove(key.index).map(|entry| entry.value)
     }
 
@@ -131,11 +146,11 @@ impl<V> Wheel<V> {
         let level = self.first_occupied_level()?;
         let earliest_ns = if level == TOP {
             // Slot order says nothing here, because timers may be any number of turns away.
-            let slots = self.slots[TOP].iter();
-            slots.fold(u64::MAX, |min, slot| min.min(slot.earliest_ns))
+            let slots = self.earliest_ns[TOP].iter();
+            slots.fold(u64::MAX, |min, &slot| min.min(slot))
         } else {
             let slot = self.occupied[level].trailing_zeros() as usize;
-            self.slots[level][slot].earliest_ns
+            self.earliest_ns[level][slot]
         };
         Some(due_tick(earliest_ns).saturating_mul(TICK_NS))
     }
@@ -195,23 +210,10 @@ impl<V> Wheel<V> {
     /// one visit fires is enough to put everything in order.
     fn visit(&mut self, level: usize, slot: usize, due: &mut Vec<Due<V>>) {
         let fired_before = due.len();
-        let list = mem::replace(&mut self.slots[level][slot], Slot::EMPTY);
-        self.occupied[level] &= !(1 << slot);
-        // With many timers pending, each step along a list waits for memory. Walking from both ends
-        // at once lets two such waits overlap; the order lost by it is restored below.
-        let (mut front, mut back) = (list.head, list.tail);
-        while front != NIL {
-            let next = self.entry_mut(front).next;
-            let prev = self.entry_mut(back).prev;
-            self.settle(front, due);
-            if front == back {
-                break;
-            }
-            self.settle(back, due);
-            if next == back {
-                break;
-            }
-            (front, back) = (next, prev);
+        self.mark_empty(level, slot);
+        let mut emptied = self.bags.empty(level * SLOTS + slot);
+        while let Some(chunk) = self.bags.next_chunk(&mut emptied) {
+            self.settle(chunk.items(), due);
         }
         // Stamps wrap around; counted from the next one to be given out, the oldest is the least.
         let youngest = self.next_stamp;
@@ -219,104 +221,65 @@ impl<V> Wheel<V> {
             .sort_unstable_by_key(|due| (due.deadline_ns, due.key.stamp.wrapping_sub(youngest)));
     }
 
-    /// Fires an entry that `elapsed` has reached, and moves any other to where it now belongs.
-    fn settle(&mut self, index: u32, due: &mut Vec<Due<V>>) {
-        let deadline_ns = self.entry_mut(index).deadline_ns;
-        if due_tick(deadline_ns) > self.elapsed {
-            self.link(index, deadline_ns);
-        } else if let Some(entry) = self.entries.remove(index) {
-            due.push(entry.fire(index));
+    /// Fires the timers that `elapsed` has reached, and moves any other to where it now belongs.
+    fn settle(&mut self, items: &[Item], due: &mut Vec<Due<V>>) {
+        let mut moved = [(NIL, NIL); CHUNK];
+        let mut moves = 0;
+        for &item in items {
+            if due_tick(item.deadline_ns) > self.elapsed {
+                moved[moves] = (item.index, self.put(item));
+                moves += 1;
+            } else if let Some(entry) = self.entries.remove(item.index) {
+                due.push(entry.fire(item));
+            }
+        }
+        // Entries are far apart, so each of these writes waits for memory. With nothing in between
+        // they wait together; and those of timers about to fire have been fetched by then.
+        for &(index, place) in &moved[..moves] {
+            self.set_place(index, place);
         }
     }
 
-    /// Appends an entry that is in no list to the slot it belongs to.
-    fn link(&mut self, index: u32, deadline_ns: u64) {
-        let (level, at) = place(self.elapsed, due_tick(deadline_ns));
-        let slot = &mut self.slots[level][at];
-        let prev = mem::replace(&mut slot.tail, index);
-        slot.earliest_ns = slot.earliest_ns.min(deadline_ns);
-        if prev == NIL {
-            slot.head = index;
-            self.occupied[level] |= 1 << at;
-        } else {
-            self.entry_mut(prev).next = index;
-        }
-        let entry = self.entry_mut(index);
-        entry.prev = prev;
-        entry.next = NIL;
+    /// Puts a timer that is in no slot in the one it belongs to. Its entry is to be told the place.
+    fn put(&mut self, item: Item) -> u32 {
+        let (level, slot) = place(self.elapsed, due_tick(item.deadline_ns));
+        let earliest_ns = &mut self.earliest_ns[level][slot];
+        *earliest_ns = item.deadline_ns.min(*earliest_ns);
+        self.occupied[level] |= 1 << slot;
+        self.bags.add(level * SLOTS + slot, item)
     }
 
-    /// Takes an entry out of its slot's list, leaving it in the arena.
-    fn unlink(&mut self, index: u32) {
-        let entry = self.entry_mut(index);
-        let (prev, next, deadline_ns) = (entry.prev, entry.next, entry.deadline_ns);
-        let (level, at) = place(self.elapsed, due_tick(deadline_ns));
-        if prev != NIL {
-            self.entry_mut(prev).next = next;
-        }
-        if next != NIL {
-            self.entry_mut(next).prev = prev;
-        }
-        let slot = &mut self.slots[level][at];
-        if prev == NIL {
-            debug_assert_eq!(slot.head, index, "a timer is in the slot it belongs to");
-            slot.head = next;
-        }
-        if next == NIL {
-            debug_assert_eq!(slot.tail, index, "a timer is in the slot it belongs to");
-            slot.tail = prev;
-        }
-        if slot.head == NIL {
-            *slot = Slot::EMPTY;
-            self.occupied[level] &= !(1 << at);
-        }
+    fn mark_empty(&mut self, level: usize, slot: usize) {
+        self.earliest_ns[level][slot] = u64::MAX;
+        self.occupied[level] &= !(1 << slot);
     }
 
-    fn entry_mut(&mut self, index: u32) -> &mut Entry<V> {
+    fn set_place(&mut self, index: u32, place: u32) {
         let entry = self.entries.get_mut(index);
-        entry.expect("a list runs through pending timers only")
+        entry.expect("slots hold pending timers only").place = place;
     }
-}
-
-/// One slot: a list of entries, appended to at the tail and linked both ways so that any entry can
-/// be cancelled.
-#[derive(Clone, Copy)]
-struct Slot {
-    head: u32,
-    tail: u32,
-    /// No later than the earliest deadline in the slot, and equal to it unless that was cancelled.
-    earliest_ns: u64,
-}
-
-impl Slot {
-    const EMPTY: Self = Self {
-        head: NIL,
-        tail: NIL,
-        earliest_ns: u64::MAX,
-    };
 }
 
 struct Entry<V> {
-    deadline_ns: u64,
     value: V,
     tag: u32,
     /// Tells this timer from earlier and later ones at the same index, and the older of two timers
     /// with equal deadlines.
     stamp: u32,
-    prev: u32,
-    next: u32,
+    /// Where its item lies.
+    place: u32,
 }
 
 impl<V> Entry<V> {
-    fn fire(self, index: u32) -> Due<V> {
+    fn fire(self, item: Item) -> Due<V> {
         Due {
             value: self.value,
             tag: self.tag,
             key: TimerKey {
-                index,
+                index: item.index,
                 stamp: self.stamp,
             },
-            deadline_ns: self.deadline_ns,
+            deadline_ns: item.deadline_ns,
         }
     }
 }
@@ -391,40 +354,104 @@ mod tests {
         key
     }
 
-    /// What must stay true of the lists, the bitmaps and the minima, whatever has been done.
+    /// What must stay true of the slots, the bitmaps and the minima, whatever has been done.
     fn assert_sound<V>(wheel: &Wheel<V>) {
-        let mut linked = 0;
+        let mut found = 0;
         for level in 0..LEVELS {
-            for at in 0..SLOTS {
-                let slot = wheel.slots[level][at];
-                assert_eq!(wheel.occupied[level] >> at & 1 == 1, slot.head != NIL);
-                let (mut prev, mut index) = (NIL, slot.head);
-                while index != NIL {
-                    let entry = wheel.entries.get(index).unwrap();
-                    let place = place(wheel.elapsed, due_tick(entry.deadline_ns));
-                    assert_eq!(place, (level, at));
-                    assert_eq!(entry.prev, prev);
-                    assert!(slot.earliest_ns <= entry.deadline_ns);
-                    (prev, index) = (index, entry.next);
-                    linked += 1;
+            for slot in 0..SLOTS {
+                let places = wheel.bags.places(level * SLOTS + slot);
+                assert_eq!(wheel.occupied[level] >> slot & 1 == 1, !places.is_empty());
+                for &(at, item) in &places {
+                    let deadline_ns = item.deadline_ns;
+                    assert_eq!(wheel.entries.get(item.index).unwrap().place, at);
+                    let due = due_tick(deadline_ns);
+                    assert_eq!(place(wheel.elapsed, due), (level, slot));
+                    assert!(wheel.earliest_ns[level][slot] <= deadline_ns);
                 }
-                assert_eq!(slot.tail, prev);
+                found += places.len();
             }
         }
-        assert_eq!(linked, wheel.len());
+        assert_eq!(found, wheel.len());
+    }
+
+    /// How many timers there is memory for.
+    fn capacity<V>(wheel: &Wheel<V>) -> (usize, usize) {
+        (wheel.entries.capacity(), wheel.bags.capacity())
     }
 
     #[test]
-    fn a_timer_takes_24_bytes_on_top_of_what_it_carries() {
+    fn a_timer_takes_29_bytes_on_top_of_what_it_carries() {
         type Value = Arc<dyn Send>;
-        assert_eq!(size_of::<arena::Slot<Entry<Value>>>(), 40);
+        assert_eq!(size_of::<arena::Slot<Entry<Value>>>(), 32);
+        let wheel: Wheel<Value> = filled(100_000);
+        let (_, items) = capacity(&wheel);
+        // A chunk for each slot, and the rest of the last page of chunks.
+        assert!(items * 192 / CHUNK <= 100_000 * 13 + (LEVELS * SLOTS + 64) * 192);
         assert_eq!(size_of::<TimerKey>(), 8);
     }
 
     #[test]
     fn an_idle_wheel_takes_a_few_kib() {
-        assert!(size_of::<Wheel<Arc<str>>>() <= 128);
-        assert!(size_of::<[[Slot; SLOTS]; LEVELS]>() <= 6 * 1024);
+        assert!(size_of::<Wheel<Arc<str>>>() <= 152);
+        assert!(LEVELS * SLOTS * (size_of::<u64>() + size_of::<u32>()) <= 5 * 1024);
+    }
+
+    /// A wheel with so many timers, spread over all levels.
+    fn filled(timers: u64) -> Wheel<Arc<dyn Send>> {
+        let value: Arc<dyn Send> = Arc::new(());
+        let mut wheel = Wheel::new(0);
+        for n in 0..timers {
+            let deadline_ns = (n * n) << (n % 20);
+            wheel.insert(deadline_ns, n as u32, Arc::clone(&value));
+        }
+        wheel
+    }
+
+    #[test]
+    fn a_million_timers_set_and_cancelled_leave_nothing() {
+        const HOUR_NS: u64 = 3_600_000_000_000;
+        let mut wheel = Wheel::new(0);
+        let first = wheel.insert(HOUR_NS, 0, Box::new(0));
+        let before = capacity(&wheel);
+        for n in 0..1_000_000 {
+            let key = wheel.insert(HOUR_NS + n % 7, 0, Box::new(n));
+            assert_eq!(wheel.cancel(key), Some(Box::new(n)));
+        }
+        assert_eq!(capacity(&wheel), before);
+        // Alternating: the older one of two goes, so never the last of its slot.
+        let mut older = first;
+        for n in 0..1_000_000 {
+            let key = wheel.insert(HOUR_NS + n % 7, 0, Box::new(n));
+            assert!(wheel.cancel(older).is_some());
+            older = key;
+        }
+        assert_eq!(capacity(&wheel), before);
+        assert!(wheel.cancel(older).is_some());
+        assert_eq!(wheel.next_deadline_ns(), None);
+        assert_sound(&wheel);
+    }
+
+    #[test]
+    fn after_a_storm_its_memory_serves_other_slots_and_goes_back_with_the_last_timer() {
+        let mut wheel = Wheel::new(0);
+        let small = capacity(&filled(1));
+        for now_ns in [0, 1_000_000_000, 9_000_000_000] {
+            for tag in 0..10_000 {
+                wheel.insert(now_ns + 500_000_000, tag, Box::new(tag));
+            }
+            let storm = capacity(&wheel);
+            assert!(storm.1 <= 10_000 + 65 * CHUNK);
+            // Time goes in steps, so the storm goes down from slot to slot.
+            let mut due = Vec::new();
+            let lone = wheel.insert(now_ns + 700_000_000, 0, Box::new(0));
+            for step in 0..60 {
+                wheel.advance(now_ns + step * 10_000_000, &mut due);
+            }
+            assert!(due.iter().map(|due| due.tag).eq(0..10_000));
+            assert!(capacity(&wheel).1 <= storm.1 + 64 * CHUNK);
+            assert!(wheel.cancel(lone).is_some());
+            assert_eq!(capacity(&wheel), small);
+        }
     }
 
     #[test]
@@ -563,13 +590,16 @@ mod tests {
     }
 
     #[test]
-    fn any_timer_of_a_list_can_be_cancelled() {
-        for cancelled in 0..4u32 {
+    fn any_timer_of_a_slot_can_be_cancelled() {
+        const TIMERS: u32 = 2 * CHUNK as u32 + 1;
+        for cancelled in 0..TIMERS {
             let mut wheel = Wheel::new(0);
-            let keys: Vec<TimerKey> = (0..4).map(|tag| insert(&mut wheel, 700_000, tag)).collect();
+            let keys: Vec<TimerKey> = (0..TIMERS)
+                .map(|tag| insert(&mut wheel, 700_000, tag))
+                .collect();
             assert!(wheel.cancel(keys[cancelled as usize]).is_some());
             assert_sound(&wheel);
-            let left: Vec<u32> = (0..4).filter(|&tag| tag != cancelled).collect();
+            let left: Vec<u32> = (0..TIMERS).filter(|&tag| tag != cancelled).collect();
             assert_eq!(fired(&mut wheel, 700_000), left);
         }
     }
