@@ -198,6 +198,26 @@ impl<T> Parcel<T> {
     }
 }
 
+/// What publishers have dropped. Its destructors are the user's, and run when this
+/// goes: where no lock is held.
+pub(crate) struct Waste<T>(Vec<Parcel<T>>);
+
+impl<T> Waste<T> {
+    pub(crate) const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(crate) fn add(&mut self, parcel: Parcel<T>) {
+        self.0.push(parcel);
+    }
+}
+
+impl<T> Drop for Waste<T> {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(discard);
+    }
+}
+
 /// A run of a batch's messages, bound for one lane.
 pub(crate) struct Part<T> {
     pub(crate) batch: Arc<Batch<T>>,

@@ -32,7 +32,8 @@ pub struct BrokerBuilder {
 }
 
 /// Records that may wait for their observers: enough for a burst of a few
-/// milliseconds, about a megabyte, allocated with the first observer.
+/// milliseconds, a megabyte and what their ids take (8 bytes each, where there are
+/// several), allocated with the first observer.
 const DEFAULT_EVENT_BUFFER: usize = 8_192;
 /// More threads than this on one broker are a mistake, not a plan.
 pub(crate) const MAX_WORKERS: usize = 1_024;

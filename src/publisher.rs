@@ -57,7 +57,8 @@ impl<T: Send + Sync + 'static> BufferedPublisher<T> {
     /// # Errors
     ///
     /// [`PublishError`], which hands this payload back, if the buffer is full and
-    /// the topic takes none of it. What the buffer holds stays there.
+    /// the topic takes none of it, or if it is empty and the topic, which has nothing
+    /// else to do, refuses it. What the buffer holds stays there.
     pub fn publish(&mut self, payload: T) -> Result<(), PublishError<T>> {
         self.buffer.publish(payload)
     }

@@ -3,12 +3,16 @@
 
 mod harness;
 
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
-use millstream::{Batched, Broker, ManualClock, Overflow, PublishError, Subscription, Topic};
+use millstream::{
+    Batched, Broker, BufferedPublisher, ManualClock, NoSubscribers, Overflow, PublishError,
+    Subscription, Topic,
+};
 
 const LINGER: Duration = Duration::from_millis(2);
 
@@ -335,4 +339,47 @@ fn each_of_several_publishers_keeps_its_order_while_others_linger() {
         next[publisher] += 1;
     }
     assert_eq!(next, [20_000; 3]);
+}
+
+/// A payload that publishes through the buffer that evicts it, when it goes.
+struct Parting(Option<Arc<std::sync::Mutex<Option<BufferedPublisher<Parting>>>>>);
+
+impl Drop for Parting {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.take()
+            && let Some(publisher) = shared.lock().expect("nobody panics").as_mut()
+        {
+            let _ = publisher.publish(Parting(None));
+        }
+    }
+}
+
+#[test]
+fn what_a_lingering_flush_evicts_may_publish_through_the_same_buffer() {
+    let (broker, clock) = manual();
+    let topic = broker.topic("t").capacity(2);
+    let topic = topic
+        .overflow(Overflow::DropOldest)
+        .no_subscribers(NoSubscribers::Retain);
+    let topic: Topic<Parting> = topic.open().unwrap();
+    let buffered = topic.buffered(Batched::of(2).linger(LINGER)).unwrap();
+    let shared = Arc::new(std::sync::Mutex::new(Some(buffered)));
+    topic.publish(Parting(Some(Arc::clone(&shared)))).unwrap();
+    topic.publish(Parting(None)).unwrap();
+    let publish = |shared: &std::sync::Mutex<Option<BufferedPublisher<_>>>| {
+        let mut publisher = shared.lock().expect("nobody panics");
+        publisher.as_mut().map(|it| it.publish(Parting(None)))
+    };
+    publish(&shared).expect("it is there").unwrap();
+    let (done, ended) = mpsc::channel();
+    let moved = broker.clone();
+    thread::spawn(move || {
+        advance(&moved, &clock, LINGER);
+        done.send(()).expect("the test waits");
+    });
+    let ended = ended.recv_timeout(HANG);
+    ended.expect("the worker waits for its own lock");
+    assert_eq!(topic.metrics().dropped, 1);
+    drop(shared.lock().expect("nobody panics").take());
+    assert_balanced(&broker);
 }

@@ -974,3 +974,18 @@ fn user_code_that_holds_a_handle_does_not_keep_the_broker_alive() {
     drop((topic, broker));
     assert_eq!(Arc::strong_count(&alive), 1);
 }
+
+#[test]
+fn a_batch_ends_where_its_iterator_first_says_so() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic("t").open().unwrap();
+    let mut asked = 0;
+    let resumes = std::iter::from_fn(|| {
+        asked += 1;
+        (asked % 4 != 0).then_some(asked)
+    });
+    assert_eq!(topic.publish_batch(resumes).unwrap().accepted(), 3);
+    assert_eq!(asked, 4, "nobody asks after the end");
+    broker.run_until_idle();
+    assert_balanced(&broker);
+}

@@ -7,7 +7,7 @@
 mod harness;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
@@ -406,4 +406,48 @@ fn one_publishers_ids_are_delivered_in_order_on_threads() {
     }
     assert_rests_balanced(&broker);
     assert_eq!(log.take(), (1..=10_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_bottleneck_takes_nothing_from_its_neighbours() {
+    const LETTERS: usize = 300;
+    let broker = threaded(2);
+    let overflow = Overflow::Block { timeout: HANG };
+    let topic = broker.topic("t").overflow(overflow).open().unwrap();
+    let partial = Arc::new(AtomicU64::new(0));
+    let partials = Arc::clone(&partial);
+    let full = topic.subscription("full").capacity(64);
+    let full = full.subscribe_batches(Batched::of(64).until_full(), move |batch| {
+        partials.fetch_add(u64::from(batch.len() < 64), Ordering::Relaxed);
+        Ok(())
+    });
+    let _full = full.unwrap();
+    let fails = topic
+        .subscription("fails")
+        .capacity(1_024)
+        .subscribe(|delivery| {
+            if *delivery.payload() == 0 {
+                return Err(Nack::dead_letter("again and again"));
+            }
+            Ok(())
+        });
+    let _fails = fails.unwrap();
+    let _narrow = topic
+        .subscription("narrow")
+        .capacity(1)
+        .subscribe(|_| Ok(()))
+        .unwrap();
+    let (mut redriven, mut no_room) = (0, 0);
+    for _ in 0..LETTERS {
+        topic.publish_batch(0..64_u64).unwrap();
+        let redrive = topic.dead_letters().redrive(|_| true);
+        redriven += redrive.redriven;
+        no_room += redrive.no_room;
+    }
+    assert_rests_balanced(&broker);
+    assert_eq!(
+        (partial.load(Ordering::Relaxed), no_room),
+        (0, 0),
+        "{redriven}"
+    );
 }

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
-    Backoff, Batched, Nack, Overflow, PublishError, SubscribeError, Topic, Unsubscribe,
+    Backoff, Batched, Nack, NoSubscribers, Overflow, PublishError, SubscribeError, Topic,
+    Unsubscribe,
 };
 
 const BATCHES: Batched = Batched::of(8);
@@ -134,4 +135,32 @@ fn thread_counts_that_make_no_sense_are_refused() {
         assert_eq!(invalid.setting(), "threads");
     }
     assert_balanced(&broker);
+}
+
+#[test]
+fn what_a_handler_spreads_over_its_pool_is_inside_the_engine_too() {
+    let broker = threaded(1);
+    let full = broker.topic("full").capacity(1);
+    let full = full
+        .overflow(Overflow::Block { timeout: HANG })
+        .no_subscribers(NoSubscribers::Retain);
+    let full: Topic<u64> = full.open().unwrap();
+    full.publish(0).unwrap();
+    let topic = broker.topic("t").open().unwrap();
+    let answers = Log::new();
+    let answered = answers.clone();
+    let subscription = topic.subscription("s");
+    let subscription = subscription.subscribe_parallel(4, Batched::of(1), move |_| {
+        let publish = || answered.push(matches!(full.publish(1), Err(PublishError::Full(_))));
+        rayon::scope(|scope| (0..8).for_each(|_| scope.spawn(|_| publish())));
+        Ok(())
+    });
+    let _subscription = subscription.unwrap();
+    topic.publish(0_u64).unwrap();
+    assert!(broker.wait_until_idle(HANG));
+    assert_eq!(
+        answers.take(),
+        [true; 8],
+        "it would have waited for a worker"
+    );
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::contain::discard;
 use super::context;
 use super::topic::{Delayed, TopicCore};
-use crate::batch::{Message, Meta, Parcel, Stamp};
+use crate::batch::{Message, Meta, Parcel, Stamp, Waste};
 use crate::config::{NoSubscribers, Overflow};
 use crate::error::PublishError;
 use crate::event::{DropCause, EventKind};
@@ -78,12 +78,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         payload: T,
         meta: Option<Meta>,
     ) -> Result<Receipt, PublishError<T>> {
-        let admitted = match self.admit_one() {
+        let mut waste = Waste::new();
+        let admitted = match self.admit_one(&mut waste) {
             Ok(admitted) => admitted,
             Err(refused) => return Err(refused.error(payload)),
         };
         let message = self.message(admitted.first_id, payload);
-        self.admitted(Parcel::of(message, meta), &admitted);
+        self.admitted(Parcel::of(message, meta), &admitted, &mut waste);
         Ok(admitted.receipt())
     }
 
@@ -95,13 +96,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         payload: T,
         meta: Option<Meta>,
     ) -> Result<Receipt, PublishError<T>> {
-        let admitted = match self.admit_one() {
+        let mut waste = Waste::new();
+        let admitted = match self.admit_one(&mut waste) {
             Ok(admitted) => admitted,
             Err(refused) => return Err(refused.error(payload)),
         };
         let mut message = self.message(admitted.first_id, payload);
         if admitted.dropped {
-            self.admitted(Parcel::One(message), &admitted);
+            self.admitted(Parcel::One(message), &admitted, &mut waste);
             return Ok(admitted.receipt());
         }
         let delay_ns = nanos(delay);
@@ -151,8 +153,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Gets one ticket, or counts the refusal.
     #[inline(always)]
-    fn admit_one(self: &Arc<Self>) -> Result<Admitted, Refused> {
-        let admitted = self.admit(1, &mut None);
+    fn admit_one(self: &Arc<Self>, waste: &mut Waste<T>) -> Result<Admitted, Refused> {
+        let admitted = self.admit(1, &mut None, waste);
         admitted.inspect_err(|_| self.books.rejected.add(1))
     }
 
@@ -169,10 +171,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// An admitted parcel goes where its admission says.
     #[inline(always)]
-    pub(super) fn admitted(self: &Arc<Self>, parcel: Parcel<T>, admitted: &Admitted) {
+    pub(super) fn admitted(
+        self: &Arc<Self>,
+        parcel: Parcel<T>,
+        admitted: &Admitted,
+        waste: &mut Waste<T>,
+    ) {
         if admitted.dropped {
             self.drop_messages(parcel.ids(), DropCause::Overflow);
-            return discard(parcel);
+            return waste.add(parcel);
         }
         if self.bus().observed() {
             // Told before the push, so that no later event of these messages
@@ -189,13 +196,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Gets tickets for at least one and at most `wanted` messages, by the
-    /// topic's overflow policy if there is no room. `patience` is when a wait that
+    /// topic's overflow policy if there is no room; what that drops goes to
+    /// `waste`. `patience` is when a wait that
     /// has begun must end; it is set by the first.
     #[inline(always)]
     pub(super) fn admit(
         self: &Arc<Self>,
         wanted: u64,
         patience: &mut Option<Instant>,
+        waste: &mut Waste<T>,
     ) -> Result<Admitted, Refused> {
         if self.settings.no_subscribers == NoSubscribers::Reject
             && !self.has_subscribers()
@@ -205,7 +214,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         match self.gate.admit(wanted, self.settings.capacity) {
             Ok(granted) => Ok(Admitted::plainly(granted)),
-            Err(refusal) => self.admit_by_policy(wanted, refusal, patience),
+            Err(refusal) => self.admit_by_policy(wanted, refusal, patience, waste),
         }
     }
 
@@ -221,6 +230,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         wanted: u64,
         refusal: Refusal,
         patience: &mut Option<Instant>,
+        waste: &mut Waste<T>,
     ) -> Result<Admitted, Refused> {
         if refusal == Refusal::Full {
             self.tell(EventKind::Backpressure {
@@ -237,7 +247,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 }
                 self.admit_after_wait(wanted, *patience)
             }
-            (Refusal::Full, Overflow::DropOldest) => self.admit_by_eviction(wanted),
+            (Refusal::Full, Overflow::DropOldest) => self.admit_by_eviction(wanted, waste),
             (Refusal::Full, Overflow::DropNewest) => {
                 let forced = self.gate.admit(wanted, u64::MAX);
                 forced.map_err(refused).map(|granted| Admitted {
@@ -272,14 +282,21 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         Ok(Admitted::plainly(granted))
     }
 
-    fn admit_by_eviction(self: &Arc<Self>, wanted: u64) -> Result<Admitted, Refused> {
+    fn admit_by_eviction(
+        self: &Arc<Self>,
+        wanted: u64,
+        waste: &mut Waste<T>,
+    ) -> Result<Admitted, Refused> {
         let mut evicted = 0;
         for _ in 0..EVICTION_TRIES {
             if self.gate.is_closed() {
                 return Err(Refused::Closed);
             }
             match self.drop_oldest(None, DropCause::Overflow) {
-                Some(dropped) => evicted += dropped,
+                Some((dropped, parcel)) => {
+                    evicted += dropped;
+                    waste.add(parcel);
+                }
                 None => pause(),
             }
             match self.gate.admit(wanted, self.settings.capacity) {

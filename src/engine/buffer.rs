@@ -4,7 +4,8 @@
 //! worker, when its oldest message has lingered. What could go wrong is their
 //! order: a worker that holds older messages while the publisher passes newer ones
 //! by. So a worker flushes under the lock, and never waits for room (it is inside
-//! the engine). The publisher, who may wait for room that only workers make, takes
+//! the engine); what that drops is the user's, and dropped after the lock is. The
+//! publisher, who may wait for room that only workers make, takes
 //! everything out first; a worker that comes then finds nothing.
 
 use std::time::Instant;
@@ -15,10 +16,12 @@ use super::linger::Linger;
 use super::pool::{Task, Worker};
 use super::timer::Fire;
 use super::topic::TopicCore;
+use crate::batch::Waste;
 use crate::error::{PartialBatch, PublishError};
 use crate::message::BatchReceipt;
 use crate::pure::strategy::Batched;
 use crate::pure::verdict::nanos;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex};
 
 /// The buffer of one publisher.
@@ -27,6 +30,8 @@ pub(crate) struct Buffer<T: Send + Sync + 'static> {
     size: usize,
     linger_ns: Option<u64>,
     held: Mutex<Held<T>>,
+    /// It is on the ready queue, where once is enough.
+    ready: AtomicBool,
 }
 
 struct Held<T> {
@@ -51,6 +56,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
                 linger: Linger::default(),
                 receipt: BatchReceipt::default(),
             }),
+            ready: AtomicBool::new(false),
         }
     }
 
@@ -102,6 +108,10 @@ impl<T: Send + Sync + 'static> Buffer<T> {
             return Ok(receipt);
         };
         let rest = std::mem::take(&mut held.payloads);
+        if rest.is_empty() {
+            // A worker has found room for it since.
+            return Ok(receipt);
+        }
         Err(self.topic.refuse_batch(refused, rest, receipt))
     }
 
@@ -111,7 +121,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         let mut payloads = std::mem::take(&mut held.payloads);
         let mut receipt = held.receipt;
         drop(held);
-        let published = self.publish_held(&mut payloads, &mut receipt);
+        let published = self.publish_held(&mut payloads, &mut receipt, &mut Waste::new());
         let mut held = self.held.lock();
         held.payloads = payloads;
         held.receipt = receipt;
@@ -126,12 +136,13 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         &self,
         payloads: &mut Vec<T>,
         receipt: &mut BatchReceipt,
+        waste: &mut Waste<T>,
     ) -> Result<(), Refused> {
         // One timeout for all chunks together.
         let mut patience: Option<Instant> = None;
         while !payloads.is_empty() {
             self.topic
-                .publish_chunk(payloads, copy_out, receipt, &mut patience)?;
+                .publish_chunk(payloads, copy_out, receipt, &mut patience, waste)?;
         }
         Ok(())
     }
@@ -168,14 +179,21 @@ impl<T: Send + Sync + 'static> Fire for Buffer<T> {
     fn fire(self: Arc<Self>, _tag: u32) {
         // A flush may evict, and so drop, payloads: the user's code, and not for
         // the timer's thread.
-        let topic = Arc::clone(&self.topic);
-        topic.engine.pool.submit(self);
+        // ORDERING: pairs with the swap in `run`: who finds it set comes before that
+        // run's look.
+        if !self.ready.swap(true, Ordering::AcqRel) {
+            let topic = Arc::clone(&self.topic);
+            topic.engine.pool.submit(self);
+        }
     }
 }
 
 impl<T: Send + Sync + 'static> Task for Buffer<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
+        self.ready.swap(false, Ordering::AcqRel);
         let linger_ns = self.linger_ns.unwrap_or(u64::MAX);
+        // Goes after the lock.
+        let mut waste = Waste::new();
         let held = &mut *self.held.lock();
         if held.payloads.is_empty() {
             return;
@@ -185,7 +203,7 @@ impl<T: Send + Sync + 'static> Task for Buffer<T> {
             // The call was for messages that have left.
             linger_ns - waited_ns
         } else {
-            match self.publish_held(&mut held.payloads, &mut held.receipt) {
+            match self.publish_held(&mut held.payloads, &mut held.receipt, &mut waste) {
                 Ok(()) | Err(Refused::Closed) => return,
                 Err(_) => linger_ns,
             }

@@ -2,12 +2,13 @@
 //! and travels as it is, in its publisher's own vector, down to the last
 //! subscription.
 
+use std::iter::Fuse;
 use std::time::Instant;
 
 use super::admit::Refused;
 use super::dispatch::BATCH;
 use super::topic::TopicCore;
-use crate::batch::{Batch, Parcel, Stamp};
+use crate::batch::{Batch, Parcel, Stamp, Waste};
 use crate::error::PartialBatch;
 use crate::message::{BatchReceipt, MessageId};
 use crate::sync::Arc;
@@ -20,14 +21,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         payloads: impl Iterator<Item = T>,
     ) -> Result<BatchReceipt, PartialBatch<T>> {
         let mut receipt = BatchReceipt::default();
+        let mut waste = Waste::new();
         // One timeout for all chunks together.
         let mut patience = None;
         let (mut chunk, mut others) = first_chunk(payloads);
         while !chunk.is_empty() {
-            let publish = self.publish_chunk(&mut chunk, split, &mut receipt, &mut patience);
-            if let Err(refused) = publish {
+            let (receipt, patience, waste) = (&mut receipt, &mut patience, &mut waste);
+            if let Err(refused) = self.publish_chunk(&mut chunk, split, receipt, patience, waste) {
                 chunk.extend(others.into_iter().flatten());
-                return Err(self.refuse_batch(refused, chunk, receipt));
+                return Err(self.refuse_batch(refused, chunk, *receipt));
             }
             if chunk.is_empty()
                 && let Some(others) = &mut others
@@ -60,8 +62,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         take: impl FnOnce(&mut Vec<T>, usize) -> Vec<T>,
         receipt: &mut BatchReceipt,
         patience: &mut Option<Instant>,
+        waste: &mut Waste<T>,
     ) -> Result<(), Refused> {
-        let admitted = self.admit(payloads.len().min(BATCH) as u64, patience)?;
+        let admitted = self.admit(payloads.len().min(BATCH) as u64, patience, waste)?;
         let count = admitted.count as usize;
         let chunk = take(payloads, count);
         let first = MessageId::new(admitted.first_id);
@@ -75,7 +78,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             accepted_ns: self.engine.clock.now_ns(),
         };
         let batch = Arc::new(Batch::chunk(chunk, stamp));
-        self.admitted(Parcel::Chunk(batch), &admitted);
+        self.admitted(Parcel::Chunk(batch), &admitted, waste);
         Ok(())
     }
 }
@@ -88,10 +91,20 @@ fn split<T>(payloads: &mut Vec<T>, count: usize) -> Vec<T> {
 
 /// The first chunk, and what comes after it, if there can be anything. Nothing is
 /// admitted before it is there: the iterator is the caller's code. A vector that
-/// is not larger than a chunk is taken as it is.
-fn first_chunk<T, I: Iterator<Item = T>>(mut payloads: I) -> (Vec<T>, Option<I>) {
+/// is not larger than a chunk is taken as it is, unless it could hold many more:
+/// it lives as long as the last of its messages.
+fn first_chunk<T, I: Iterator<Item = T>>(payloads: I) -> (Vec<T>, Option<Fuse<I>>) {
     match payloads.size_hint() {
-        (_, Some(most)) if most <= BATCH => (payloads.collect(), None),
-        _ => (payloads.by_ref().take(BATCH).collect(), Some(payloads)),
+        (_, Some(most)) if most <= BATCH => {
+            let mut chunk: Vec<_> = payloads.collect();
+            if chunk.capacity() > BATCH {
+                chunk.shrink_to_fit();
+            }
+            (chunk, None)
+        }
+        _ => {
+            let mut payloads = payloads.fuse();
+            (payloads.by_ref().take(BATCH).collect(), Some(payloads))
+        }
     }
 }

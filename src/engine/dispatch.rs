@@ -42,6 +42,8 @@ pub(crate) struct Desk<T> {
     dry: bool,
     allowed_by: Weak<StrategyInUse>,
     pub(super) hand: Option<Hand<T>>,
+    /// The lanes had room for all of the hand when it was taken.
+    pub(super) fits: bool,
     linger: Linger,
     pub(super) grants: Vec<u32>,
 }
@@ -54,6 +56,7 @@ impl<T> Desk<T> {
             dry: false,
             allowed_by: Weak::new(),
             hand: None,
+            fits: false,
             linger: Linger::default(),
             grants: Vec::new(),
         }
@@ -116,9 +119,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     fn turn(self: &Arc<Self>, desk: &mut Desk<T>, worker: &mut Worker<'_>) -> Pause {
         if self.quiet_below.load(Ordering::Relaxed) > 0 {
-            // ORDERING: who stayed quiet before this had pushed before its fence;
-            // the queue fences before it says that it is empty.
             self.quiet_below.store(0, Ordering::Relaxed);
+            // ORDERING: pairs with the fence in `enqueue`: who stays quiet after
+            // this has pushed before we look.
+            fence(Ordering::SeqCst);
         }
         let mut lanes = self.lanes.reader();
         let mut strategy = self.strategy.reader();
@@ -200,6 +204,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
             let batch = self.collect(desk, room);
             desk.allowance = desk.allowance.saturating_sub(batch.len());
+            desk.fits = batch.len() <= room;
             desk.hand = Some((batch, 0));
             return true;
         }
@@ -352,14 +357,21 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// The broker has stopped: what was not dispatched is dropped, and counted.
     fn drop_everything(self: &Arc<Self>, desk: &mut Desk<T>) {
         desk.linger.cancel(&self.engine);
-        while self.drop_oldest(Some(desk), DropCause::Shutdown).is_some() {}
+        while let Some((_, parcel)) = self.drop_oldest(Some(desk), DropCause::Shutdown) {
+            discard(parcel);
+        }
         self.drop_delayed();
     }
 
     /// Drops the oldest messages there are: what is left of a batch in hand, or
-    /// what fills one slot. Answers how many. A publisher that wants room passes
+    /// what fills one slot. Answers how many, and what they were in, for the caller
+    /// to discard where it holds no lock. A publisher that wants room passes
     /// no desk; it has the dispatcher's if that one rests.
-    pub(super) fn drop_oldest(&self, desk: Option<&mut Desk<T>>, cause: DropCause) -> Option<u32> {
+    pub(super) fn drop_oldest(
+        &self,
+        desk: Option<&mut Desk<T>>,
+        cause: DropCause,
+    ) -> Option<(u32, Parcel<T>)> {
         let (hand, first) = match desk {
             Some(desk) => desk.take_oldest(),
             None => match self.desk.lock().as_deref_mut() {
@@ -369,13 +381,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         if let Some((batch, next)) = hand {
             self.drop_messages(batch.ids(next, batch.len()), cause);
-            return Some((batch.len() - next) as u32);
+            return Some(((batch.len() - next) as u32, Parcel::Chunk(batch)));
         }
         let parcel = first.or_else(|| self.pop())?;
         let count = parcel.len() as u32;
         self.drop_messages(parcel.ids(), cause);
-        discard(parcel);
-        Some(count)
+        Some((count, parcel))
     }
 
     /// Messages that go no further: counted, evented, their tickets given back.

@@ -60,7 +60,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.unroute(&batch, next);
             return Some(left);
         }
-        let count = self.reserve_everywhere(lanes, left as u32, &mut desk.grants);
+        let count = self.reserve_everywhere(lanes, left as u32, desk.fits, &mut desk.grants);
         if count == 0 {
             desk.hand = Some((batch, next));
             self.quiet_below.store(u64::MAX, Ordering::Relaxed);
@@ -83,31 +83,35 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let next = next + count as usize;
         if next < batch.len() {
             desk.hand = Some((batch, next));
+            desk.fits = false;
         }
         Some(count as usize)
     }
 
     /// Reserves places in all lanes for the same number of messages, at most
     /// `wanted`; answers the number. Zero: a lane that the topic waits for is
-    /// full, and will ring.
+    /// full, and will ring. If they are known to have fitted a moment ago, nobody
+    /// looks again: places that are taken and given back are missed by redrives.
     fn reserve_everywhere(
         self: &Arc<Self>,
         lanes: &Lanes<T>,
         wanted: u32,
+        fits: bool,
         grants: &mut Vec<u32>,
     ) -> u32 {
-        // Room for as many was there when they were taken. Only a redrive can have
-        // used it since, or a lane that joined has less.
-        let mut count = wanted;
-        loop {
+        let room = || wanted.min(self.room_in_lanes(lanes) as u32);
+        let mut count = if fits { wanted } else { room() };
+        while count > 0 {
             grants.clear();
             let mut short = false;
             for lane in lanes.iter() {
-                let granted = match lane.reserve(count, false) {
-                    Reserved::Granted(granted) => granted,
-                    Reserved::Full | Reserved::Closed => 0,
+                let (granted, closed) = match lane.reserve(count, false) {
+                    Reserved::Granted(granted) => (granted, false),
+                    Reserved::Full => (0, false),
+                    Reserved::Closed => (0, true),
                 };
-                short |= granted < count && topic_waits_for(lane);
+                // A lane that closes from now on gets the next try's answer.
+                short |= lane.when_full == LaneFull::Wait && granted < count && !closed;
                 grants.push(granted);
             }
             if !short {
@@ -118,11 +122,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     lane.ring();
                 }
             }
-            count = wanted.min(self.room_in_lanes(lanes) as u32);
-            if count == 0 {
-                return 0;
-            }
+            count = room();
         }
+        0
     }
 
     /// Hands a part to one lane that granted places for its first `granted`

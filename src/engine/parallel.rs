@@ -24,6 +24,9 @@ impl<F> Parallel<F> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(move |number| format!("{name}-{number}"))
+            // For as long as the thread lives, and whatever the handler spreads
+            // over the pool.
+            .start_handler(|_| std::mem::forget(Inside::enter()))
             .build();
         Ok(Self {
             handler,
@@ -40,7 +43,6 @@ where
     fn call(&mut self, deliveries: Vec<Delivery<'_, T>>, faults: &mut Vec<Fault>) {
         let handler = &self.handler;
         let call = |delivery| {
-            let _inside = Inside::enter();
             context::take_refusal();
             attempt(0, || handler(delivery))
         };

@@ -10,7 +10,8 @@ use crate::engine::Engine;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Arc, JoinHandle, Mutex, Thread, Unbounded, fence, pause, spawn, yield_now};
 
-/// A topic or a lane: something with a baton, that a worker can run for a turn.
+/// Something that a worker can run for a turn: a topic or a lane, which have a
+/// baton, or a buffer that has lingered, which has a lock.
 pub(crate) trait Task: Send + Sync {
     /// Runs one turn if the baton can be had, and puts it down again.
     fn run(self: Arc<Self>, worker: &mut Worker<'_>);
@@ -58,8 +59,8 @@ const SPINS_BETWEEN_YIELDS: u32 = 4_096;
 
 /// The workers of a broker; none for a manual engine.
 pub(crate) struct Pool {
-    /// Bounded by the number of topics and lanes: each is on it at most once,
-    /// but for entries made stale by a claim, which are passed over.
+    /// Bounded by the number of topics, lanes and buffers: each is on it at most
+    /// once, but for entries made stale by a claim, which are passed over.
     ready: Unbounded<Arc<dyn Task>>,
     sleep: Sleep,
     stopping: AtomicBool,

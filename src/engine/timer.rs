@@ -42,7 +42,7 @@ impl State {
 }
 
 /// The timer of a broker. Bounded by the places that lanes and topics reserve
-/// for what waits on it, plus one linger for each of them.
+/// for what waits on it, plus one linger for each of them and for each buffer.
 pub(crate) struct Timer {
     state: Mutex<State>,
     earlier: Condvar,

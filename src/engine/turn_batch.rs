@@ -45,7 +45,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let Some(first) = turn.hand.front().map(Part::first) else {
             return Progress::Done { now_ns };
         };
-        let take = match self.plan_batch(first, batched, waiting, now_ns, engine) {
+        let known = waiting + turn.waiting.len();
+        let take = match self.plan_batch(first, batched, (waiting, known), now_ns, engine) {
             BatchPlan::Take(take) => take,
             BatchPlan::Linger(Some(at_most)) => {
                 turn.linger
@@ -110,12 +111,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Progress::Done { now_ns: after_ns }
     }
 
-    /// Whether to take a batch now, and of how many.
+    /// Whether to take a batch now, and of how many. So many are `waiting`; so many
+    /// are `known`, those on the timer wheel included.
     fn plan_batch(
         &self,
         first: Stamp,
         batched: Batched,
-        waiting: usize,
+        (waiting, known): (usize, usize),
         now_ns: u64,
         engine: &Engine,
     ) -> BatchPlan {
@@ -123,9 +125,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let backlog = Backlog::new(waiting, age, self.capacity as usize);
         let flush_to = self.topic.flush_to.load(Ordering::Acquire);
         let room = self.room.load();
+        // Who has taken a place and is not here yet rings when it comes.
+        let is_full = room.occupied >= self.capacity && known >= room.occupied as usize;
         let forced = first.id.get() <= flush_to
             || room.phase != Phase::Open
-            || room.occupied >= self.capacity
+            || is_full
             || engine.is_ending();
         match batched.plan(&backlog) {
             Plan::Deliver { at_most } | Plan::Flush { at_most, .. } => BatchPlan::Take(at_most),

@@ -95,7 +95,6 @@ impl<T> Arena<T> {
     }
 
     /// How many values are stored.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.len as usize
     }
