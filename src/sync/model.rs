@@ -78,6 +78,10 @@ pub(crate) mod atomic {
                     }
                 }
 
+                pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
+                    self.0.swap(value, order)
+                }
+
                 pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
                     self.0.fetch_add(value, order)
                 }
@@ -129,6 +133,10 @@ pub(crate) mod atomic {
 
         pub(crate) fn store(&self, value: bool, order: Ordering) {
             self.0.store(usize::from(value), order);
+        }
+
+        pub(crate) fn swap(&self, value: bool, order: Ordering) -> bool {
+            self.0.swap(usize::from(value), order) != 0
         }
     }
 }
