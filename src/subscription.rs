@@ -244,7 +244,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     where
         F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send + 'static,
     {
-        self.finish(Handler::Each(Box::new(handler)))
+        self.finish(|_| Ok(Handler::Each(Box::new(handler))))
     }
 
     /// Subscribes with a handler that takes batches: as many deliveries as
@@ -263,7 +263,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         F: FnMut(&mut DeliveryBatch<'_, T>) -> Result<(), Nack> + Send + 'static,
     {
         self.check_batches(batches)?;
-        self.finish(Handler::Batch(Box::new(handler), batches))
+        self.finish(|_| Ok(Handler::Batch(Box::new(handler), batches)))
     }
 
     /// Subscribes with a handler whose calls for one batch run side by side, on
@@ -294,9 +294,11 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             let rule = "must be between 1 and 1024";
             return Err(InvalidSetting::new("threads", threads, rule).into());
         }
-        let handler = crate::engine::parallel::Parallel::new(handler, threads, &self.name)
-            .map_err(|error| SubscribeError::Spawn(error.to_string()))?;
-        self.finish(Handler::Batch(Box::new(handler), batches))
+        self.finish(|name| {
+            let handler = crate::engine::parallel::Parallel::new(handler, threads, name)
+                .map_err(|error| SubscribeError::Spawn(error.to_string()))?;
+            Ok(Handler::Batch(Box::new(handler), batches))
+        })
     }
 
     fn check_batches(&self, batches: Batched) -> Result<(), InvalidSetting> {
@@ -313,7 +315,12 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         in_range("capacity", self.capacity, default)
     }
 
-    fn finish(self, handler: Handler<T>) -> Result<Subscription, SubscribeError> {
+    /// Checks what all kinds of handlers have in common, and only then has the
+    /// handler made, which may start threads that bear the name.
+    fn finish(
+        self,
+        handler: impl FnOnce(&str) -> Result<Handler<T>, SubscribeError>,
+    ) -> Result<Subscription, SubscribeError> {
         let name = crate::name::parse(&self.name)?;
         let capacity = self.checked_capacity()?;
         if let Some(retry) = &self.retry {
@@ -322,6 +329,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         if self.topic.engine.is_ending() {
             return Err(SubscribeError::Closed);
         }
+        let handler = handler(&name)?;
         let settings = LaneSettings {
             capacity: capacity as u32,
             when_full: self.when_full,

@@ -164,3 +164,17 @@ fn what_a_handler_spreads_over_its_pool_is_inside_the_engine_too() {
         "it would have waited for a worker"
     );
 }
+
+#[test]
+fn a_hostile_name_is_refused_before_a_thread_bears_it() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u8>("t").open().unwrap();
+    for name in ["", "a\0b", "a b"] {
+        let refused = topic
+            .subscription(name)
+            .subscribe_parallel(1, BATCHES, |_| Ok(()));
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, SubscribeError::Name(_)), "{refused:?}");
+    }
+    assert_balanced(&broker);
+}
