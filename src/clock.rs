@@ -103,8 +103,8 @@ impl Clock {
     }
 
     /// The instant at which [`timer_ns`](Self::timer_ns) will be `at_ns`: what a
-    /// thread sleeps until. `None` if that is beyond what the platform can express, or if only
-    /// a hand can move the clock there.
+    /// thread sleeps until. `None` if that is beyond what the platform can
+    /// express, or if only a hand can move the clock there.
     pub(crate) fn instant(&self, at_ns: u64) -> Option<Instant> {
         match self {
             Self::Monotonic { origin, .. } => origin.checked_add(Duration::from_nanos(at_ns)),

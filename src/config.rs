@@ -87,9 +87,10 @@ pub enum Idle {
     /// moment has a thread to wake, which takes tens of microseconds.
     #[default]
     Park,
-    /// One of those without work never stops looking, so that a message is handled within a
-    /// microsecond or so. It occupies a core, which it offers to other threads
-    /// every few thousand looks; leave one for it. Refused without worker threads.
+    /// One of those without work never stops looking, so that a message is handled
+    /// within a microsecond or so. It occupies a core, which it offers to other
+    /// threads every few thousand looks; leave one for it. Refused without worker
+    /// threads.
     Spin,
 }
 

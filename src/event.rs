@@ -55,6 +55,20 @@ impl About {
 }
 
 impl Record {
+    /// What happened, when, and on which topic; the bus numbers it.
+    pub(crate) fn new(topic: Arc<str>, at_ns: u64, kind: EventKind) -> Self {
+        Self {
+            sequence: 0,
+            at_ns,
+            topic,
+            subscription: None,
+            about: About::None,
+            attempt: 0,
+            status: None,
+            kind,
+        }
+    }
+
     /// How many events it stands for.
     pub(crate) fn len(&self) -> u64 {
         match &self.about {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, context};
 use crate::error::DrainError;
-use crate::event::{About, EventKind, Record};
+use crate::event::{EventKind, Record};
 use crate::latency::Short;
 use crate::metrics::Metrics;
 use crate::pure::ending::Ending;
@@ -237,16 +237,8 @@ impl Engine {
 
     fn announce(&self, kind: EventKind) {
         if self.bus.observed() {
-            self.bus.send(Record {
-                sequence: 0,
-                at_ns: self.clock.now_ns(),
-                topic: Arc::from(""),
-                subscription: None,
-                about: About::None,
-                attempt: 0,
-                status: None,
-                kind,
-            });
+            let now_ns = self.clock.now_ns();
+            self.bus.send(Record::new(Arc::from(""), now_ns, kind));
         }
     }
 

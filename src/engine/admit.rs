@@ -197,8 +197,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Gets tickets for at least one and at most `wanted` messages, by the
     /// topic's overflow policy if there is no room; what that drops goes to
-    /// `waste`. `patience` is when a wait that
-    /// has begun must end; it is set by the first.
+    /// `waste`. `patience` is when a wait that has begun must end; it is set by the
+    /// first.
     #[inline(always)]
     pub(super) fn admit(
         self: &Arc<Self>,

@@ -149,10 +149,11 @@ impl<T: Send + Sync + 'static> Buffer<T> {
 
     /// The buffer is no longer empty: has somebody look when that has lasted.
     fn await_linger(self: &Arc<Self>, held: &mut Held<T>) {
-        if let Some(linger_ns) = self.linger_ns {
+        if self.linger_ns.is_some() {
             let engine = &self.topic.engine;
             held.since_ns = engine.clock.now_ns();
-            held.linger.set(engine, linger_ns, Arc::clone(self) as _);
+            let target = Arc::clone(self) as _;
+            held.linger.set(engine, self.linger_ns, target);
         }
     }
 
@@ -209,6 +210,6 @@ impl<T: Send + Sync + 'static> Task for Buffer<T> {
             }
         };
         held.linger
-            .set(worker.engine, again_ns, Arc::clone(&self) as _);
+            .set(worker.engine, Some(again_ns), Arc::clone(&self) as _);
     }
 }

@@ -297,13 +297,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         until_waiting: usize,
         at_most: Option<Duration>,
     ) -> bool {
-        match at_most {
-            Some(at_most) => {
-                desk.linger
-                    .set(&self.engine, nanos(at_most), Arc::clone(self) as _);
-            }
-            None => desk.linger.cancel(&self.engine),
-        }
+        let delay_ns = at_most.map(nanos);
+        desk.linger
+            .set(&self.engine, delay_ns, Arc::clone(self) as _);
         let wanted = (until_waiting as u64).clamp(1, self.settings.capacity);
         // Delayed messages take places too: the topic may be full before.
         let inside = (self.books.delayed.get() + wanted).min(self.settings.capacity);

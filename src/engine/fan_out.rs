@@ -105,13 +105,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             grants.clear();
             let mut short = false;
             for lane in lanes.iter() {
-                let (granted, closed) = match lane.reserve(count, false) {
-                    Reserved::Granted(granted) => (granted, false),
-                    Reserved::Full => (0, false),
-                    Reserved::Closed => (0, true),
+                let reserved = lane.reserve(count, false);
+                let granted = match reserved {
+                    Reserved::Granted(granted) => granted,
+                    Reserved::Full | Reserved::Closed => 0,
                 };
-                // A lane that closes from now on gets the next try's answer.
-                short |= lane.when_full == LaneFull::Wait && granted < count && !closed;
+                // Whether the lane is open is what it answered: one that closes
+                // from now on is seen by the next try.
+                short |= lane.when_full == LaneFull::Wait
+                    && reserved != Reserved::Closed
+                    && granted < count;
                 grants.push(granted);
             }
             if !short {

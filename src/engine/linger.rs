@@ -1,5 +1,5 @@
-//! The wake-up call of whoever waits for a batch to fill: a dispatcher, or the
-//! lane of a batch handler.
+//! The wake-up call of whoever waits for a batch to fill: a dispatcher, the lane
+//! of a batch handler, or a buffer.
 
 use super::timer::{Fire, LOOK};
 use crate::engine::Engine;
@@ -11,9 +11,12 @@ use crate::sync::Arc;
 pub(crate) struct Linger(Option<(TimerKey, u64)>);
 
 impl Linger {
-    /// Has `target` look again in `delay_ns` at the latest. A call that comes in
-    /// the same tick anyway, or before, stays.
-    pub(crate) fn set(&mut self, engine: &Engine, delay_ns: u64, target: Arc<dyn Fire>) {
+    /// Has `target` look again in `delay_ns` at the latest; `None` takes the call
+    /// back. One that comes in the same tick anyway, or before, stays.
+    pub(crate) fn set(&mut self, engine: &Engine, delay_ns: Option<u64>, target: Arc<dyn Fire>) {
+        let Some(delay_ns) = delay_ns else {
+            return self.cancel(engine);
+        };
         let now_ns = engine.clock.timer_ns();
         let due_ns = now_ns.saturating_add(delay_ns);
         let to_come = self.0.filter(|(_, at_ns)| *at_ns > now_ns);

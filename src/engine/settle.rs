@@ -65,6 +65,27 @@ impl<T> Redelivery<T> {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
+    /// Settles the first attempts of a run that failed, found by their `place`;
+    /// answers how many places that sets free.
+    pub(super) fn settle_first<'b>(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        place: impl Fn(usize) -> (&'b Arc<Batch<T>>, usize),
+        began_ns: u64,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> u32 {
+        let mut faults = std::mem::take(&mut turn.faults);
+        let mut freed = 0;
+        for fault in faults.drain(..) {
+            let (batch, index) = place(fault.at);
+            let failed = Redelivery::first(batch, index, began_ns);
+            freed += self.settle(turn, failed, &fault, now_ns, engine);
+        }
+        turn.faults = faults;
+        freed
+    }
+
     /// Settles a failed attempt; answers how many places it sets free: one, or
     /// none if the delivery keeps its place until its retry.
     pub(super) fn settle(

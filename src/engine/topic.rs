@@ -195,20 +195,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         kind: EventKind,
     ) {
         if self.bus().observed() {
+            let now_ns = self.engine.clock.now_ns();
             self.bus().send(Record {
-                sequence: 0,
-                at_ns: self.engine.clock.now_ns(),
-                topic: Arc::clone(&self.name),
                 subscription: subscription.map(Arc::clone),
                 about: id.map_or(About::None, About::One),
                 attempt,
                 status,
-                kind,
+                ..Record::new(Arc::clone(&self.name), now_ns, kind)
             });
         }
     }
 
-    /// Tells observers, if there are any, of what happened to several messages.
+    /// Tells observers, if there are any, of what happened at once to several
+    /// messages, or to their first attempts at one subscription.
     pub(crate) fn tell_each(
         &self,
         subscription: Option<&Arc<str>>,
@@ -219,14 +218,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) {
         if self.bus().observed() && ids.len() > 0 {
             self.bus().send(Record {
-                sequence: 0,
-                at_ns,
-                topic: Arc::clone(&self.name),
                 subscription: subscription.map(Arc::clone),
                 about: About::these(ids),
                 attempt: u32::from(subscription.is_some()),
                 status: Some(status),
-                kind,
+                ..Record::new(Arc::clone(&self.name), at_ns, kind)
             });
         }
     }

@@ -4,7 +4,7 @@
 use super::contain::discard;
 use super::context;
 use super::handler::{Fault, Handler, Run};
-use super::lane::{Lane, Redelivery, Return, Turn};
+use super::lane::{Lane, Return, Turn};
 use super::pool::{Task, Worker};
 use crate::batch::{Batch, Part, Stamps};
 use crate::config::{Histograms, LaneFull};
@@ -105,9 +105,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let observed = self.topic.bus().observed();
         // While the broker ends, a refused publish must be laid at the right
         // handler's door.
-        let most = match engine.is_ending() {
-            true => 1,
-            false => turn.stride.calls(),
+        let most = if engine.is_ending() {
+            1
+        } else {
+            turn.stride.calls()
         };
         let to = self.unexpired(part, from, from + most.min(part.len()), now_ns);
         let run = Run {
@@ -144,16 +145,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if observed {
             self.tell_delivered(batch.ids(from, from + calls), &turn.faults, after_ns);
         }
-        let mut ended = acked as u32;
-        let mut faults = std::mem::take(&mut turn.faults);
-        for fault in faults.drain(..) {
-            let failed = Redelivery::first(&batch, from + fault.at, now_ns);
-            ended += self.settle(turn, failed, &fault, after_ns, engine);
-        }
-        turn.faults = faults;
+        let place = |at: usize| (&batch, from + at);
+        let freed = self.settle_first(turn, place, now_ns, after_ns, engine);
         self.books.put_down((to - from) as u64);
         advance(turn, calls);
-        self.give_back(ended);
+        self.give_back(acked as u32 + freed);
         Progress::Done { now_ns: after_ns }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::context;
-use super::lane::{Lane, Redelivery, Turn};
+use super::lane::{Lane, Turn};
 use super::turn::{Progress, advance};
 use crate::batch::{Part, Stamp};
 use crate::engine::Engine;
@@ -48,13 +48,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let known = waiting + turn.waiting.len();
         let take = match self.plan_batch(first, batched, (waiting, known), now_ns, engine) {
             BatchPlan::Take(take) => take,
-            BatchPlan::Linger(Some(at_most)) => {
-                turn.linger
-                    .set(engine, nanos(at_most), Arc::clone(self) as _);
-                return Progress::Nothing;
-            }
-            BatchPlan::Linger(None) => {
-                turn.linger.cancel(engine);
+            BatchPlan::Linger(at_most) => {
+                let delay_ns = at_most.map(nanos);
+                turn.linger.set(engine, delay_ns, Arc::clone(self) as _);
                 return Progress::Nothing;
             }
         };
@@ -93,21 +89,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let after_ns = engine.clock.now_ns();
         let accepted_ns = |at| stamp(at).accepted_ns;
         self.record_latency(places.len(), accepted_ns, now_ns, after_ns, true);
-        let mut faults = std::mem::take(&mut turn.faults);
-        let acked = count - faults.len() as u64;
+        let acked = count - turn.faults.len() as u64;
         self.books.record(Status::Delivering, Step::Ack, acked);
         if observed {
-            self.tell_delivered(ids, &faults, after_ns);
+            self.tell_delivered(ids, &turn.faults, after_ns);
         }
-        let mut ended = acked as u32;
-        for fault in faults.drain(..) {
-            let (part, index) = places[fault.at];
-            let failed = Redelivery::first(&part.batch, index, now_ns);
-            ended += self.settle(turn, failed, &fault, after_ns, engine);
-        }
-        turn.faults = faults;
+        let place = |at: usize| (&places[at].0.batch, places[at].1);
+        let freed = self.settle_first(turn, place, now_ns, after_ns, engine);
         self.books.put_down(count);
-        self.give_back(ended);
+        self.give_back(acked as u32 + freed);
         Progress::Done { now_ns: after_ns }
     }
 

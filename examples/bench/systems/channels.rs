@@ -3,7 +3,7 @@
 
 use std::thread::{self, JoinHandle};
 
-use super::{Answer, Publisher, System};
+use super::{Answer, Publisher, System, join};
 use crate::check::Checker;
 use crate::load::{Load, Publishing};
 use crate::payload::Payload;
@@ -130,12 +130,7 @@ impl<C: Channel, const WORDS: usize> System<WORDS> for Lanes<C> {
     }
 
     fn stop(self) -> Answer {
-        for thread in self.threads {
-            thread
-                .join()
-                .map_err(|_| "a subscriber's thread panicked")?;
-        }
-        Ok(())
+        join(self.threads, "a subscriber")
     }
 }
 

@@ -13,7 +13,7 @@ use dashmap::DashMap;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-use super::{Answer, Publisher, System};
+use super::{Answer, Publisher, System, join};
 use crate::check::{Checker, histogram};
 use crate::load::Load;
 use crate::payload::Payload;
@@ -142,9 +142,7 @@ impl<const WORDS: usize> System<WORDS> for HandRolled {
     }
 
     fn stop(self) -> Answer {
-        for thread in self.threads {
-            thread.join().map_err(|_| "a topic's thread panicked")?;
-        }
+        join(self.threads, "a topic")?;
         match self.counters.delivered.load(Ordering::Relaxed) {
             delivered if delivered == self.deliveries => Ok(()),
             delivered => Err(format!("it counted {delivered} deliveries").into()),

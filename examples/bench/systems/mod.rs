@@ -58,6 +58,17 @@ pub trait Publisher<const WORDS: usize>: Send + 'static {
     }
 }
 
+/// Waits for the threads of a system that has ended; `whose` they are, if one has
+/// panicked.
+#[cfg(millstream_peers)]
+fn join(threads: Vec<std::thread::JoinHandle<()>>, whose: &str) -> Answer {
+    for thread in threads {
+        let panicked = |_| format!("{whose}'s thread panicked");
+        thread.join().map_err(panicked)?;
+    }
+    Ok(())
+}
+
 /// The systems by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -11,7 +11,7 @@ use crossbeam_utils::CachePadded;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::broadcast::{Receiver, Sender, channel};
 
-use super::{Answer, Publisher, System};
+use super::{Answer, Publisher, System, join};
 use crate::check::Checker;
 use crate::load::{Load, Publishing};
 use crate::payload::Payload;
@@ -104,12 +104,7 @@ impl<const WORDS: usize> System<WORDS> for Broadcast {
     }
 
     fn stop(self) -> Answer {
-        for thread in self.threads {
-            thread
-                .join()
-                .map_err(|_| "a subscriber's thread panicked")?;
-        }
-        Ok(())
+        join(self.threads, "a subscriber")
     }
 }
 
