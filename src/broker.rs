@@ -1,7 +1,7 @@
 //! The broker: opens topics, and owns the threads.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::broker_builder::BrokerBuilder;
 use crate::engine::bus::Bus;
@@ -17,7 +17,7 @@ use crate::metrics::{Metrics, TopicMetrics};
 use crate::pure::ending::Ending;
 use crate::pure::strategy::{Immediate, Strategy};
 use crate::shutdown::{DROP_GRACE, DrainReport, Outcome};
-use crate::sync::{Arc, OnceLock};
+use crate::sync::{Arc, StaticOnce, now};
 use crate::topic::Topic;
 use crate::topic_builder::TopicBuilder;
 
@@ -47,14 +47,14 @@ pub(crate) struct Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        let now = Instant::now();
+        let began = now();
         if self.engine.ending.load() < Ending::Stopped {
             let grace = if context::is_inside() {
                 Duration::ZERO
             } else {
                 DROP_GRACE
             };
-            self.engine.stop(Some(now + grace), now);
+            self.engine.stop(Some(began + grace), began);
         }
         for topic in self.engine.topics.values() {
             topic.let_go();
@@ -89,7 +89,7 @@ impl Broker {
     /// [`BuildError::Spawn`] if the system refuses a thread; the next call tries
     /// again.
     pub fn global() -> Result<Self, BuildError> {
-        static GLOBAL: OnceLock<Broker> = OnceLock::new();
+        static GLOBAL: StaticOnce<Broker> = StaticOnce::new();
         if let Some(broker) = GLOBAL.get() {
             return Ok(broker.clone());
         }

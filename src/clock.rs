@@ -11,8 +11,8 @@
 use std::time::{Duration, Instant};
 
 use crate::pure::verdict::nanos;
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Counter, now};
 
 /// A clock that stands still until it is advanced.
 ///
@@ -62,22 +62,15 @@ impl ManualClock {
 
 /// The engine's clock.
 pub(crate) enum Clock {
-    Monotonic {
-        origin: Instant,
-        counter: quanta::Clock,
-        /// What the counter showed at `origin`, in its own unit.
-        counter_origin: u64,
-    },
+    Monotonic { origin: Instant, counter: Counter },
     Manual(ManualClock),
 }
 
 impl Clock {
     pub(crate) fn monotonic() -> Self {
-        let counter = quanta::Clock::new();
         Self::Monotonic {
-            origin: Instant::now(),
-            counter_origin: counter.raw(),
-            counter,
+            origin: now(),
+            counter: Counter::new(),
         }
     }
 
@@ -85,11 +78,7 @@ impl Clock {
     #[inline]
     pub(crate) fn now_ns(&self) -> u64 {
         match self {
-            Self::Monotonic {
-                counter,
-                counter_origin,
-                ..
-            } => counter.delta_as_nanos(*counter_origin, counter.raw()),
+            Self::Monotonic { counter, .. } => counter.elapsed_ns(),
             Self::Manual(clock) => nanos(clock.elapsed()),
         }
     }
@@ -97,7 +86,7 @@ impl Clock {
     /// The time that deadlines are kept by.
     pub(crate) fn timer_ns(&self) -> u64 {
         match self {
-            Self::Monotonic { origin, .. } => nanos(origin.elapsed()),
+            Self::Monotonic { origin, .. } => nanos(now().saturating_duration_since(*origin)),
             Self::Manual(clock) => nanos(clock.elapsed()),
         }
     }

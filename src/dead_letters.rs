@@ -11,7 +11,7 @@ use crate::message::MessageId;
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::retry::FailureKind;
 use crate::pure::room::Reserved;
-use crate::sync::Arc;
+use crate::sync::{Arc, breakable};
 use crate::topic::Topic;
 
 /// Why a delivery is in the dead-letter store.
@@ -119,7 +119,8 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
                 return;
             }
         }
-        if !core.letters.lock().take(letter) {
+        let taken = core.letters.lock().take(letter);
+        if !breakable!("letters: redriven by two", taken, true) {
             // Somebody else redrove or purged it meanwhile.
             if lane.release(1) {
                 lane.ring();

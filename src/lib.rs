@@ -125,8 +125,18 @@ struct Readme;
 #[cfg(millstream_loom)]
 #[doc(hidden)]
 pub mod internals {
+    /// Has the calling thread tell observers, until the broker stops.
+    pub fn listen(broker: &crate::Broker) {
+        broker.owner.engine.bus.listen();
+    }
+
+    /// Waits until observers have been told everything.
+    pub fn flush_observers(broker: &crate::Broker) {
+        broker.owner.engine.bus.flush(None);
+    }
+
     pub use crate::engine::baton::Baton;
-    pub use crate::engine::books::LaneBooks;
+    pub use crate::engine::books::{LaneBooks, TopicBooks};
     pub use crate::engine::cell::Cell;
     pub use crate::engine::gate::Gate;
     pub use crate::engine::sleep::Sleep;
@@ -135,5 +145,5 @@ pub mod internals {
     pub use crate::pure::room::{Phase, Released, Reserved, Room};
     pub use crate::pure::schedule::Then;
     pub use crate::pure::tickets::Refusal;
-    pub use crate::sync::model::{Queue, Unbounded};
+    pub use crate::sync::model::{Queue, Unbounded, read_modify_writes_only, restart_time};
 }

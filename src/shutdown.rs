@@ -3,13 +3,14 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::engine::registry::Survey;
 use crate::engine::{Engine, context};
 use crate::error::DrainError;
 use crate::event::{EventKind, Record};
 use crate::latency::Short;
 use crate::metrics::Metrics;
 use crate::pure::ending::Ending;
-use crate::sync::{Arc, Mutex, sleep};
+use crate::sync::{Arc, Mutex, now, sleep};
 
 /// What a drain came to: every message accepted is in one of these counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,6 +110,9 @@ pub(crate) struct Outcome(Mutex<Option<Result<DrainReport, DrainError>>>);
 /// How long to wait, after the deadline, for what ends by itself: publishers
 /// between ticket and push, observers, threads that have nothing left to do.
 const GRACE: Duration = Duration::from_millis(50);
+/// How long to give other threads for what takes none: to push what they have a
+/// ticket for, to finish a turn.
+pub(crate) const MOMENT: Duration = Duration::from_millis(1);
 /// How long dropping a broker waits for handlers that are being called.
 pub(crate) const DROP_GRACE: Duration = Duration::from_secs(1);
 
@@ -119,7 +123,7 @@ impl Engine {
         deadline: Duration,
         outcome: &Outcome,
     ) -> Result<DrainReport, DrainError> {
-        let began = Instant::now();
+        let began = now();
         let until = began.checked_add(deadline);
         let first = self.refuse();
         if context::is_inside() {
@@ -167,15 +171,23 @@ impl Engine {
             self.stillness.wait(until, done);
             return;
         }
+        let mut last = None;
         loop {
             self.run_until_idle();
-            let time_is_up = until.is_some_and(|until| Instant::now() >= until);
-            if done() || time_is_up || self.clock.is_manual() {
+            let survey = self.survey();
+            let time_is_up = until.is_some_and(|until| now() >= until);
+            if done() || time_is_up {
                 return;
             }
+            let stands = |survey: Survey| survey.moving == 0 || last == Some(survey);
+            if self.clock.is_manual() && survey.is_some_and(stands) {
+                // What is left waits for the clock, which nobody moves now.
+                return;
+            }
+            last = survey;
             let next_ns = self.timer.next_deadline_ns();
             let wake = next_ns.and_then(|at_ns| self.clock.instant(at_ns));
-            let pause = wake.map_or(GRACE, |wake| wake.saturating_duration_since(Instant::now()));
+            let pause = wake.map_or(MOMENT, |wake| wake.saturating_duration_since(now()));
             sleep(pause.min(GRACE));
         }
     }
@@ -183,11 +195,11 @@ impl Engine {
     /// Whether any of `parked` retries and delayed messages will be there before
     /// `until`.
     fn is_coming(&self, parked: u64, until: Option<Instant>) -> bool {
-        if parked > self.timer.parked() {
+        let (still_parked, next_ns) = self.timer.outlook();
+        if parked > still_parked {
             // Its time has come, and it is on its way.
             return true;
         }
-        let next_ns = self.timer.next_deadline_ns();
         match (next_ns.and_then(|at_ns| self.clock.instant(at_ns)), until) {
             (Some(due), Some(until)) => parked > 0 && due <= until,
             (Some(_), None) => parked > 0,
@@ -207,10 +219,10 @@ impl Engine {
                 Arc::clone(&topic).end(self);
             }
             let ended = self.is_at_rest();
-            if ended || until.is_some_and(|until| Instant::now() >= until) {
+            if ended || until.is_some_and(|until| now() >= until) {
                 break;
             }
-            let soon = Instant::now() + Duration::from_millis(1);
+            let soon = now() + MOMENT;
             self.stillness.wait(Some(soon), || self.is_at_rest());
         }
         self.pool.stop();
@@ -221,7 +233,7 @@ impl Engine {
             self.bus.pump();
         }
         // Those that have nothing left to do may take what is left of the time.
-        let soon = until.map(|until| until.max(Instant::now() + GRACE));
+        let soon = until.map(|until| until.max(now() + GRACE));
         let all_gone = || self.stillness.wait(soon, || self.pool.alive() == 0);
         if !context::is_inside() && all_gone() {
             self.pool.join();
@@ -251,7 +263,7 @@ impl Engine {
             self.run_until_idle();
             return self.is_at_rest();
         }
-        let until = Instant::now().checked_add(timeout);
+        let until = now().checked_add(timeout);
         let still = self.stillness.wait(until, || self.is_at_rest());
         still && self.bus.flush(until)
     }

@@ -21,7 +21,8 @@ use crate::pure::retry::RetryPolicy;
 use crate::pure::room::Phase;
 use crate::pure::strategy::{Batched, Strategy};
 use crate::pure::verdict::nanos;
-use crate::sync::Arc;
+use crate::shutdown::MOMENT;
+use crate::sync::{Arc, breakable, now};
 use crate::topic_builder::in_range;
 
 /// A subscription. Dropping it unsubscribes, without waiting: what is queued is
@@ -82,7 +83,7 @@ impl Subscription {
             Unsubscribe::Cancel => self.lane.end_as(Phase::Cancelling, None),
             Unsubscribe::DeadLetter => self.lane.end_as(Phase::DeadLettering, None),
             Unsubscribe::Drain { timeout } => {
-                let until = Instant::now().checked_add(timeout);
+                let until = now().checked_add(timeout);
                 if !self.lane.end_as(Phase::Draining, until) {
                     self.lane.end_as(Phase::Cancelling, None);
                 }
@@ -164,13 +165,11 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
         let engine = &self.topic.engine;
         Lane::close(self, phase);
         if engine.is_manual() {
-            engine.run_until_idle();
-        } else if phase > Phase::Draining {
+            return self.end_by_hand(phase);
+        }
+        if phase > Phase::Draining {
             // Don't wait for a free worker: they may all be busy elsewhere.
             self.end(engine);
-        }
-        if engine.is_manual() && phase == Phase::Draining {
-            return self.is_retired();
         }
         engine.stillness.wait(until, || Lane::is_retired(self))
     }
@@ -185,6 +184,25 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
 
     fn metrics(&self) -> SubscriptionMetrics {
         self.read_metrics(&mut Latencies::new())
+    }
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Works on a manual engine until the lane has ended, or what it drains waits
+    /// for the clock.
+    fn end_by_hand(&self, phase: Phase) -> bool {
+        let engine = &self.topic.engine;
+        loop {
+            engine.run_until_idle();
+            let waits = breakable!("lane: an end that nobody waits for", true, false);
+            if self.is_retired() || phase == Phase::Draining || !waits {
+                return self.is_retired();
+            }
+            // Another thread has a delivery or a place in hand. What it does with
+            // it may leave the lane ready, and this thread is the one to run it.
+            let soon = now().checked_add(MOMENT);
+            engine.stillness.wait(soon, || self.is_retired());
+        }
     }
 }
 

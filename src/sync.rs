@@ -12,21 +12,24 @@
 mod native;
 #[cfg(not(millstream_loom))]
 pub(crate) use native::{
-    Channel, Condvar, Map, Mutex, Queue, Reader, Slot, Unbounded, atomic, available_parallelism,
-    fence, pause, sleep, spawn, thread_local, yield_now,
+    Channel, Condvar, Counter, JoinHandle, Map, Mutex, OnceLock, Queue, Reader, Slot, Unbounded,
+    atomic, available_parallelism, catch_panic, fence, is_current, now, pause, sleep, spawn,
+    thread_local, yield_now,
 };
 
 #[cfg(millstream_loom)]
 pub(crate) mod model;
 #[cfg(millstream_loom)]
 pub(crate) use model::{
-    Channel, Condvar, Map, Mutex, Queue, Reader, Slot, Unbounded, atomic, available_parallelism,
-    fence, pause, sleep, spawn, thread_local, yield_now,
+    Channel, Condvar, Counter, JoinHandle, Map, Mutex, OnceLock, Queue, Reader, Slot, Unbounded,
+    atomic, available_parallelism, catch_panic, fence, is_current, now, pause, sleep, spawn,
+    thread_local, yield_now,
 };
 
 pub(crate) use crossbeam_utils::CachePadded;
-pub(crate) use std::sync::{Arc, OnceLock, Weak};
-pub(crate) use std::thread::JoinHandle;
+/// For statics, which outlive what a model explores.
+pub(crate) use std::sync::OnceLock as StaticOnce;
+pub(crate) use std::sync::{Arc, Weak};
 
 /// How a thread of the engine is started.
 pub(crate) struct Thread {
@@ -34,7 +37,21 @@ pub(crate) struct Thread {
     pub(crate) stack_size: Option<usize>,
 }
 
-/// Whether the calling thread is the one behind the handle.
-pub(crate) fn is_current(thread: &JoinHandle<()>) -> bool {
-    thread.thread().id() == std::thread::current().id()
+/// Does what ships, its first expression. Only in the models may a deliberate break
+/// stand in for it, or nothing: so they show that they would see it. The breaks, and
+/// the models that must see them, are in `loom-tests/tests/models/mutants.rs`.
+macro_rules! breakable {
+    ($name:literal, $ships:expr $(, $broken:expr)?) => {{
+        #[cfg(not(millstream_loom))]
+        {
+            $ships
+        }
+        #[cfg(millstream_loom)]
+        if crate::sync::model::is_broken($name) {
+            $($broken)?
+        } else {
+            $ships
+        }
+    }};
 }
+pub(crate) use breakable;

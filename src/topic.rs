@@ -19,7 +19,7 @@ use crate::pure::retry::RetryPolicy;
 use crate::pure::strategy::{Batched, Strategy};
 use crate::pure::verdict::nanos;
 use crate::subscription::{Subscription, SubscriptionBuilder};
-use crate::sync::Arc;
+use crate::sync::{Arc, breakable};
 
 /// A handle to a typed topic. Clone it freely, publish from any thread.
 ///
@@ -42,6 +42,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// One more handle, unless the topic has been removed.
     pub(crate) fn join(core: Arc<TopicCore<T>>) -> Option<Self> {
         let joined = core.handles.update(|handles| handles.join());
+        let joined = breakable!("handles: a removed topic is joined", joined, true);
         joined.then_some(Self { core })
     }
 

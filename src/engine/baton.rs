@@ -15,7 +15,7 @@
 use super::cell::Cell;
 use crate::pure::schedule::{Schedule, Then};
 use crate::sync::atomic::Ordering;
-use crate::sync::fence;
+use crate::sync::{breakable, fence};
 
 /// The schedule of one topic or lane.
 #[derive(Debug)]
@@ -34,13 +34,20 @@ impl Baton {
     /// There is news, which the caller has pushed where the runner will look.
     pub fn notify(&self) -> Then {
         // ORDERING: pairs with the fence in `started`; see the module's text.
-        fence(Ordering::SeqCst);
+        breakable!("baton: notify without a fence", fence(Ordering::SeqCst));
         self.notify_fenced()
     }
 
     /// [`notify`](Self::notify) for a caller that has fenced since its push.
     pub fn notify_fenced(&self) -> Then {
-        self.schedule.update(Schedule::notify)
+        breakable!(
+            "baton: a runner is not told of news",
+            self.schedule.update(Schedule::notify),
+            match self.schedule.load() {
+                Schedule::Running => Then::Nothing,
+                _ => self.schedule.update(Schedule::notify),
+            }
+        )
     }
 
     /// Whether nobody holds it or is about to.
@@ -67,6 +74,13 @@ impl Baton {
 
     /// Puts the baton down; `more` says that work is known to be left.
     pub fn rest(&self, more: bool) -> Then {
-        self.schedule.update(|schedule| schedule.rest(more))
+        self.schedule.update(|schedule| {
+            breakable!(
+                "baton: rest without a look for news",
+                schedule,
+                Schedule::Running
+            )
+            .rest(more)
+        })
     }
 }

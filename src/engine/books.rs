@@ -8,6 +8,7 @@
 
 use crate::pure::lifecycle::{Status, Step};
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::breakable;
 
 /// A count that others may read while it grows.
 #[derive(Debug, Default)]
@@ -17,7 +18,12 @@ impl Counter {
     /// Adds `n`, after everything the caller did before.
     pub fn add(&self, n: u64) {
         // ORDERING: release; see the module's text.
-        self.0.fetch_add(n, Ordering::Release);
+        let order = breakable!(
+            "books: relaxed counts",
+            Ordering::Release,
+            Ordering::Relaxed
+        );
+        self.0.fetch_add(n, order);
     }
 
     /// Takes `n` off: for gauges.
@@ -28,7 +34,11 @@ impl Counter {
     /// The count, and everything that happened before it was reached.
     pub fn get(&self) -> u64 {
         // ORDERING: acquire; see the module's text.
-        self.0.load(Ordering::Acquire)
+        self.0.load(breakable!(
+            "books: relaxed reads",
+            Ordering::Acquire,
+            Ordering::Relaxed
+        ))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::message::BatchReceipt;
 use crate::pure::strategy::Batched;
 use crate::pure::verdict::nanos;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, breakable};
 
 /// The buffer of one publisher.
 pub(crate) struct Buffer<T: Send + Sync + 'static> {
@@ -191,7 +191,18 @@ impl<T: Send + Sync + 'static> Fire for Buffer<T> {
 
 impl<T: Send + Sync + 'static> Task for Buffer<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
-        self.ready.swap(false, Ordering::AcqRel);
+        let unready = || {
+            self.ready.swap(false, Ordering::AcqRel);
+        };
+        breakable!("buffer: ready until it has run", unready());
+        self.publish_lingering(worker);
+        breakable!("buffer: ready until it has run", (), unready());
+    }
+}
+
+impl<T: Send + Sync + 'static> Buffer<T> {
+    /// Publishes what has lingered, on a worker's thread.
+    fn publish_lingering(self: &Arc<Self>, worker: &Worker<'_>) {
         let linger_ns = self.linger_ns.unwrap_or(u64::MAX);
         // Goes after the lock.
         let mut waste = Waste::new();
@@ -210,6 +221,6 @@ impl<T: Send + Sync + 'static> Task for Buffer<T> {
             }
         };
         held.linger
-            .set(worker.engine, Some(again_ns), Arc::clone(&self) as _);
+            .set(worker.engine, Some(again_ns), Arc::clone(self) as _);
     }
 }

@@ -15,7 +15,8 @@ use crate::engine::Engine;
 use crate::event::{Event, Record};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{
-    Arc, Condvar, JoinHandle, Mutex, OnceLock, Queue, Slot, Thread, fence, is_current, spawn,
+    Arc, Condvar, JoinHandle, Mutex, OnceLock, Queue, Slot, Thread, breakable, fence, is_current,
+    spawn,
 };
 
 /// A user's observer.
@@ -93,7 +94,7 @@ impl Bus {
         }
         // ORDERING: pairs with the fence in `listen`: we pushed, now we look
         // whether the thread is; it says that it isn't, then looks.
-        fence(Ordering::SeqCst);
+        breakable!("bus: send without a fence", fence(Ordering::SeqCst));
         if !self.awake.load(Ordering::Relaxed) {
             self.ring();
         }
@@ -101,7 +102,7 @@ impl Bus {
 
     fn ring(&self) {
         self.awake.store(true, Ordering::Relaxed);
-        drop(self.stopping.lock());
+        breakable!("bus: ring past the lock", drop(self.stopping.lock()));
         self.bell.notify_one();
     }
 
@@ -127,8 +128,8 @@ impl Bus {
         let joining = self.joining.lock();
         let mut observers = Observers::clone(&self.observers.load());
         observers.retain(|listener| listener.number != number);
-        self.observed
-            .store(!observers.is_empty(), Ordering::Relaxed);
+        let observed = breakable!("bus: off when one leaves", !observers.is_empty(), false);
+        self.observed.store(observed, Ordering::Relaxed);
         let before = self.observers.swap(Arc::new(observers));
         drop(joining);
         // Dropping an observer runs the user's code.
@@ -158,15 +159,16 @@ impl Bus {
         Ok(())
     }
 
-    fn listen(&self) {
+    /// Tells what comes until the bus is stopped: the observers' thread.
+    pub(crate) fn listen(&self) {
         loop {
             self.pump();
             self.told_all.look();
             let mut stopping = self.stopping.lock();
             self.awake.store(false, Ordering::Relaxed);
             // ORDERING: pairs with the fence in `send`.
-            fence(Ordering::SeqCst);
-            if self.has_news() {
+            breakable!("bus: listen without a fence", fence(Ordering::SeqCst));
+            if breakable!("bus: listen without a last look", self.has_news(), false) {
                 continue;
             }
             if *stopping {

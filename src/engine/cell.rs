@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 
 use crate::pure::Packed;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::breakable;
 
 /// A pure machine in one machine word.
 pub struct Cell<S> {
@@ -43,10 +44,17 @@ impl<S: Packed> Cell<S> {
             // ORDERING: release publishes what was done before the step to
             // whoever sees the new state; acquire shows us what was done before
             // the state that we leave.
-            match self
-                .word
-                .compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire)
-            {
+            let order = breakable!("cell: relaxed steps", Ordering::AcqRel, Ordering::Relaxed);
+            let moved = breakable!(
+                "cell: look, then store",
+                self.word
+                    .compare_exchange_weak(word, next, order, Ordering::Acquire),
+                {
+                    self.word.store(next, order);
+                    Ok(word)
+                }
+            );
+            match moved {
                 Ok(_) => return answer,
                 Err(found) => word = found,
             }

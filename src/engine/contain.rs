@@ -2,24 +2,23 @@
 //! not even a panic whose payload panics when it is dropped.
 
 use std::any::TypeId;
-use std::panic::AssertUnwindSafe;
 
 use crate::pure::retry::RetryPolicy;
 use crate::pure::strategy::{Immediate, Strategy};
-use crate::sync::Arc;
+use crate::sync::{Arc, catch_panic};
 
 /// Calls user code. A panic comes back as its text.
 ///
 /// What the code may have left half-done is its own: the engine shares no state
 /// with it that an unwind could break.
 pub(crate) fn contain<R>(call: impl FnOnce() -> R) -> Result<R, String> {
-    std::panic::catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
+    catch_panic(call).map_err(|payload| {
         let text = match (payload.downcast_ref::<&str>(), payload.downcast_ref()) {
             (Some(text), _) => (*text).to_owned(),
             (None, Some(text)) => String::clone(text),
             (None, None) => "a panic without a text".to_owned(),
         };
-        let dropped = std::panic::catch_unwind(AssertUnwindSafe(|| drop(payload)));
+        let dropped = catch_panic(|| drop(payload));
         if let Err(again) = dropped {
             // Give up on it: leaking is all that is left to try.
             std::mem::forget(again);

@@ -17,7 +17,7 @@ use crate::pure::schedule::Then;
 use crate::pure::strategy::{Backlog, FlushCause, Plan, Strategy};
 use crate::pure::verdict::nanos;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, Reader, Weak, fence};
+use crate::sync::{Arc, Reader, Weak, breakable, fence};
 
 /// Most messages in a batch. One allocation and one lane operation per
 /// subscription are shared by so many; a retry or a dead letter keeps so many
@@ -111,7 +111,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if self.gate.released() != released {
             // Once for all the room that this turn has made, so that a publisher
             // who is woken, which takes a while, has something to do.
-            self.waiters.wake();
+            breakable!("topic: room that nobody hears of", self.waiters.wake());
         }
         *self.desk.lock() = Some(desk);
         self.baton.rest(pause == Pause::Yield) == Then::Enqueue
@@ -119,7 +119,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     fn turn(self: &Arc<Self>, desk: &mut Desk<T>, worker: &mut Worker<'_>) -> Pause {
         if self.quiet_below.load(Ordering::Relaxed) > 0 {
-            self.quiet_below.store(0, Ordering::Relaxed);
+            breakable!(
+                "queue: quiet for ever",
+                self.quiet_below.store(0, Ordering::Relaxed)
+            );
             // ORDERING: pairs with the fence in `enqueue`: who stays quiet after
             // this has pushed before we look.
             fence(Ordering::SeqCst);
@@ -161,53 +164,49 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         strategy: &mut Reader<'_, StrategyInUse>,
         lanes: &mut Reader<'_, Lanes<T>>,
     ) -> bool {
-        loop {
-            if desk.taken.is_empty() {
-                desk.taken.extend(self.pop());
-            }
-            if desk.taken.is_empty() {
-                desk.allowance = 0;
-                return false;
-            }
-            let strategy = strategy.load();
-            if desk.allowed_by.as_ptr() != Arc::as_ptr(strategy) {
-                // After a swap the new strategy decides about all that waits.
-                desk.allowance = 0;
-                desk.allowed_by = Arc::downgrade(strategy);
-            }
-            if desk.allowance == 0 && strategy.is_immediate {
-                desk.allowance = usize::MAX;
-            } else if desk.allowance == 0 {
-                match self.plan(desk, &***strategy) {
-                    Plan::Deliver { at_most } => desk.allowance = at_most.max(1),
-                    Plan::Flush { at_most, cause } => {
-                        let size = at_most.max(1);
-                        desk.allowance = size;
-                        self.tell(EventKind::BatchFlush { size, cause });
-                    }
-                    Plan::Wait {
-                        until_waiting,
-                        at_most,
-                    } => {
-                        if self.wait(desk, until_waiting, at_most) {
-                            return false;
-                        }
-                        continue;
-                    }
+        if desk.taken.is_empty() {
+            desk.taken.extend(self.pop());
+        }
+        if desk.taken.is_empty() {
+            desk.allowance = 0;
+            return false;
+        }
+        let strategy = strategy.load();
+        if desk.allowed_by.as_ptr() != Arc::as_ptr(strategy) {
+            // After a swap the new strategy decides about all that waits.
+            desk.allowance = 0;
+            desk.allowed_by = Arc::downgrade(strategy);
+        }
+        if desk.allowance == 0 && strategy.is_immediate {
+            desk.allowance = usize::MAX;
+        } else if desk.allowance == 0 {
+            match self.plan(desk, &***strategy) {
+                Plan::Deliver { at_most } => desk.allowance = at_most.max(1),
+                Plan::Flush { at_most, cause } => {
+                    let size = at_most.max(1);
+                    desk.allowance = size;
+                    self.tell(EventKind::BatchFlush { size, cause });
+                }
+                Plan::Wait {
+                    until_waiting,
+                    at_most,
+                } => {
+                    self.wait(desk, until_waiting, at_most);
+                    return false;
                 }
             }
-            desk.linger.cancel(&self.engine);
-            let room = self.room_in_lanes(lanes.load());
-            if room == 0 {
-                self.quiet_below.store(u64::MAX, Ordering::Relaxed);
-                return false;
-            }
-            let batch = self.collect(desk, room);
-            desk.allowance = desk.allowance.saturating_sub(batch.len());
-            desk.fits = batch.len() <= room;
-            desk.hand = Some((batch, 0));
-            return true;
         }
+        desk.linger.cancel(&self.engine);
+        let room = self.room_in_lanes(lanes.load());
+        if room == 0 {
+            self.quiet_below.store(u64::MAX, Ordering::Relaxed);
+            return false;
+        }
+        let batch = self.collect(desk, room);
+        desk.allowance = desk.allowance.saturating_sub(batch.len());
+        desk.fits = batch.len() <= room;
+        desk.hand = Some((batch, 0));
+        true
     }
 
     /// What is to be done with the messages that wait.
@@ -290,13 +289,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Arranges to be woken when `until_waiting` messages wait or `at_most` has
-    /// passed. `false`: that is so already.
-    fn wait(
-        self: &Arc<Self>,
-        desk: &mut Desk<T>,
-        until_waiting: usize,
-        at_most: Option<Duration>,
-    ) -> bool {
+    /// passed.
+    ///
+    /// Whoever has a ticket below the threshold may stay quiet: the one that
+    /// reaches it rings. Not all may be in the queue then. So a dispatcher that
+    /// finds so many accepted, and fewer there, sets no threshold: whoever pushes
+    /// next rings.
+    fn wait(self: &Arc<Self>, desk: &mut Desk<T>, until_waiting: usize, at_most: Option<Duration>) {
         let delay_ns = at_most.map(nanos);
         desk.linger
             .set(&self.engine, delay_ns, Arc::clone(self) as _);
@@ -304,23 +303,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // Delayed messages take places too: the topic may be full before.
         let inside = (self.books.delayed.get() + wanted).min(self.settings.capacity);
         let wake_at = self.gate.released() + inside;
-        if self.gate.issued() >= wake_at {
-            // So many are accepted, but not all of them are in the queue yet; or
-            // a strategy waits for something else. Whoever pushes next rings.
-            return true;
+        let issued = self.gate.issued();
+        if breakable!("queue: quiet while others push", issued, 0) < wake_at {
+            self.quiet_below.store(wake_at, Ordering::Relaxed);
         }
-        self.quiet_below.store(wake_at, Ordering::Relaxed);
-        // ORDERING: pairs with the fence in `enqueue`: we said what we want to
-        // know, now we look whether it has come meanwhile.
-        fence(Ordering::SeqCst);
-        if self.gate.issued() < wake_at {
-            return true;
-        }
-        // Here the fence makes sure that who stayed quiet has pushed before we
-        // take from the queue again.
-        self.quiet_below.store(0, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        false
     }
 
     /// Makes one batch of the oldest messages: a chunk as it is, or as many
@@ -371,7 +357,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let (hand, first) = match desk {
             Some(desk) => desk.take_oldest(),
             None => match self.desk.lock().as_deref_mut() {
-                Some(desk) => desk.take_oldest(),
+                Some(desk) => {
+                    breakable!("eviction: past the desk", desk.take_oldest(), (None, None))
+                }
                 None => (None, None),
             },
         };

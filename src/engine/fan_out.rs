@@ -12,8 +12,8 @@ use crate::event::{DropCause, EventKind};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::{Phase, Reserved};
 use crate::pure::schedule::Then;
-use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, breakable};
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// How many messages every lane that the topic waits for has room for. Zero:
@@ -159,9 +159,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         if granted > 0 {
             let made = u64::from(granted);
-            lane.books.record(Status::Created, Step::Accept, made);
+            let count = || {
+                lane.books.record(Status::Created, Step::Accept, made);
+            };
+            breakable!("fan-out: push, then count", count());
             lane.push(kept);
-            if lane.baton.notify() == Then::Enqueue {
+            breakable!("fan-out: push, then count", (), count());
+            let ring = || lane.baton.notify();
+            if breakable!("fan-out: a lane is not rung", ring(), Then::Nothing) == Then::Enqueue {
                 worker.submit(Arc::clone(lane) as _);
             }
         }

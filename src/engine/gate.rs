@@ -3,8 +3,8 @@
 
 use super::cell::Cell;
 use crate::pure::tickets::{Refusal, Tickets};
-use crate::sync::CachePadded;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{CachePadded, breakable};
 
 /// The door of one topic.
 pub struct Gate {
@@ -65,12 +65,20 @@ impl Gate {
     pub fn release(&self, count: u64) {
         // ORDERING: release, so that who sees the place free sees the counters
         // that say where its message went.
-        self.released.fetch_add(count, Ordering::Release);
+        let order = breakable!(
+            "gate: a relaxed release",
+            Ordering::Release,
+            Ordering::Relaxed
+        );
+        self.released.fetch_add(count, order);
     }
 
     /// Admits nobody from here on.
     pub fn close(&self) {
-        self.front.tickets.update(Tickets::close);
+        breakable!(
+            "gate: a close that admits",
+            self.front.tickets.update(Tickets::close)
+        );
     }
 
     /// Whether it was closed.

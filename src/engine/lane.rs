@@ -19,7 +19,7 @@ use crate::pure::schedule::Then;
 use crate::pure::stride::Stride;
 use crate::pure::wheel::TimerKey;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Mutex, OnceLock, Slot, Unbounded};
+use crate::sync::{Arc, Mutex, OnceLock, Slot, Unbounded, breakable};
 use std::collections::VecDeque;
 
 /// A delivery that was tried before, or redriven. Its latest failure is kept in
@@ -158,7 +158,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn release(&self, places: u32) -> bool {
         let released = self.room.update(|room| room.release(places));
         if released.wake_topic {
-            self.topic.ring();
+            breakable!("lane: room without a ring", self.topic.ring());
         }
         released.ended
     }
@@ -197,7 +197,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.returns
             .get_or_init(|| Box::new(Unbounded::new()))
             .push(returned);
-        self.ring();
+        breakable!("lane: a return without a ring", self.ring());
     }
 
     pub(super) fn pop_return(&self) -> Option<Return<T>> {

@@ -8,7 +8,9 @@ use super::sleep::Sleep;
 use crate::config::Idle;
 use crate::engine::Engine;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::{Arc, JoinHandle, Mutex, Thread, Unbounded, fence, pause, spawn, yield_now};
+use crate::sync::{
+    Arc, JoinHandle, Mutex, Thread, Unbounded, breakable, fence, pause, spawn, yield_now,
+};
 
 /// Something that a worker can run for a turn: a topic or a lane, which have a
 /// baton, or a buffer that has lingered, which has a lock.
@@ -49,9 +51,9 @@ impl<'a> Worker<'a> {
 const NEXT_IN_A_ROW: u32 = 8;
 /// Yields before spinning: lets a little backlog form, which is cheaper to take
 /// than single messages.
-const YIELDS: u32 = 2;
+const YIELDS: u32 = if cfg!(millstream_loom) { 1 } else { 2 };
 /// Looks at the ready queue before parking, some 20 to 50 µs in all.
-const SPINS: u32 = 200;
+const SPINS: u32 = if cfg!(millstream_loom) { 0 } else { 200 };
 const PAUSES_PER_SPIN: u32 = 8;
 /// Looks of a worker that never parks before it offers its core to others, which
 /// costs half a microsecond.
@@ -108,7 +110,7 @@ impl Pool {
         self.ready.push(task);
         // ORDERING: `wake` fences, so either this load sees the stop or `clear`,
         // which comes after it, sees the push.
-        self.sleep.wake();
+        breakable!("pool: a task without a wake-up", self.sleep.wake());
         if self.stopping.load(Ordering::Relaxed) {
             self.clear();
         }
@@ -227,7 +229,7 @@ impl Pool {
     pub(crate) fn stop(&self) {
         // ORDERING: pairs with the loads in `take`.
         self.stopping.store(true, Ordering::Release);
-        self.sleep.wake_all();
+        breakable!("pool: a stop without a wake-up", self.sleep.wake_all());
     }
 
     /// Worker threads that have not ended.

@@ -15,7 +15,7 @@ use crate::pure::handles::Handles;
 use crate::pure::retry::Backoff;
 use crate::pure::room::Phase;
 use crate::pure::strategy::Immediate;
-use crate::sync::Arc;
+use crate::sync::{Arc, breakable};
 
 /// What is still to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
     fn close(self: Arc<Self>) {
         self.gate.close();
         self.waiters.wake();
-        self.ring();
+        breakable!("topic: a close that nobody hears of", self.ring());
         // Batches that lanes accumulate are flushed by a drain, too.
         for lane in self.lanes.load().iter() {
             lane.ring();
@@ -140,10 +140,11 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy) {
         let to = Arc::clone(&strategy.name);
+        breakable!("swap: ring, then swap", (), self.ring());
         let old = self.strategy.swap(strategy);
         let from = Arc::clone(&old.name);
         self.tell(EventKind::StrategySwapped { from, to });
-        self.ring();
+        breakable!("swap: ring, then swap", self.ring());
     }
 
     fn announce(&self, kind: EventKind) {

@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::engine::context::Inside;
 use crate::pure::wheel::{Due, TimerKey, Wheel};
-use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Thread, is_current, spawn};
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Thread, breakable, is_current, spawn};
 
 /// Something that a deadline can be set for.
 pub(crate) trait Fire: Send + Sync {
@@ -87,7 +87,10 @@ impl Timer {
         state.parked += u64::from(tag < CANCEL);
         let key = state.wheel.insert(due_ns, tag, target);
         if due_ns < state.sleeps_until_ns {
-            self.earlier.notify_one();
+            breakable!(
+                "timer: an earlier deadline without a bell",
+                self.earlier.notify_one()
+            );
         }
         key
     }
@@ -107,9 +110,16 @@ impl Timer {
         drop(cancelled);
     }
 
-    /// Retries and delayed messages whose time has not come.
-    pub(crate) fn parked(&self) -> u64 {
-        self.state.lock().parked
+    /// Retries and delayed messages whose time has not come, and the next
+    /// deadline: as they were at one moment.
+    pub(crate) fn outlook(&self) -> (u64, Option<u64>) {
+        let state = self.state.lock();
+        let parked = state.parked;
+        let state = breakable!("timer: the outlook in two looks", state, {
+            drop(state);
+            self.state.lock()
+        });
+        (parked, state.wheel.next_deadline_ns())
     }
 
     /// The next deadline, if there is any.

@@ -22,7 +22,7 @@ use crate::pure::retry::RetryPolicy;
 use crate::pure::schedule::Then;
 use crate::pure::wheel::TimerKey;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, CachePadded, Channel, Mutex, OnceLock, Slot, fence};
+use crate::sync::{Arc, CachePadded, Channel, Mutex, OnceLock, Slot, breakable, fence};
 
 /// Settings of a topic, checked.
 #[derive(Clone, Debug)]
@@ -113,10 +113,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     #[inline]
     pub(super) fn enqueue(self: &Arc<Self>, parcel: Parcel<T>, last_id: u64) {
         self.queue.get_or_init(Channel::new).push(parcel);
-        // ORDERING: pairs with the fence in `TopicCore::wait`: we pushed, now we
-        // look whether the dispatcher wants to know; it says what it wants to
-        // know, then looks.
-        fence(Ordering::SeqCst);
+        // ORDERING: pairs with the fence in `TopicCore::turn`: we pushed, now we
+        // look whether the dispatcher wants to know; it says that it does, then
+        // looks.
+        breakable!("queue: push without a fence", fence(Ordering::SeqCst));
         if last_id >= self.quiet_below.load(Ordering::Relaxed)
             && self.baton.notify_fenced() == Then::Enqueue
         {
@@ -252,7 +252,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Adds a lane, unless one of its name is there and not ending.
     pub(crate) fn join(self: &Arc<Self>, lane: &Arc<Lane<T>>) -> bool {
-        let joining = self.ended.lock();
+        let joining = breakable!("lanes: look, then join", Some(self.ended.lock()), None);
         let mut lanes = Lanes::clone(&self.lanes.load());
         if lanes.iter().any(|other| other.answers_to(&lane.name)) {
             return false;

@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Condvar, Mutex, fence};
+use crate::sync::{Condvar, Mutex, breakable, fence, now};
 
 /// The waiting room of one topic.
 pub struct Waiters {
@@ -39,12 +39,12 @@ impl Waiters {
         let mut guard = self.lock.lock();
         self.waiting.fetch_add(1, Ordering::Relaxed);
         // ORDERING: pairs with the fence in `wake`; see the module's text.
-        fence(Ordering::SeqCst);
+        breakable!("waiters: wait without a fence", fence(Ordering::SeqCst));
         let answer = loop {
             if let Some(answer) = attempt() {
                 break Some(answer);
             }
-            if until.is_some_and(|until| Instant::now() >= until) {
+            if until.is_some_and(|until| now() >= until) {
                 break None;
             }
             self.room.wait(&mut guard, until);
@@ -56,10 +56,14 @@ impl Waiters {
     /// There is room, or there never will be: let everybody who waits look.
     pub fn wake(&self) {
         // ORDERING: pairs with the fence in `wait_for`.
-        fence(Ordering::SeqCst);
+        breakable!("waiters: wake without a fence", fence(Ordering::SeqCst));
         if self.waiting.load(Ordering::Relaxed) > 0 {
-            drop(self.lock.lock());
-            self.room.notify_all();
+            breakable!("waiters: wake past the lock", drop(self.lock.lock()));
+            breakable!(
+                "waiters: wake one of many",
+                self.room.notify_all(),
+                self.room.notify_one()
+            );
         }
     }
 }

@@ -1,27 +1,89 @@
 //! Stand-ins for the models: loom's types under the names of the facade, and
 //! small models, made of them, of what loom can't look into.
 //!
-//! With the environment variable `MILLSTREAM_LOOM_RMW` set, atomic loads and stores
-//! become read-modify-writes: loom skips interleavings of threads that begin with
-//! a load (loom issues 166 and 392), so every model runs both ways.
+//! Every model runs twice; see [`read_modify_writes_only`].
 
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::sync::OnceLock;
-use std::time::Instant;
+use std::sync::OnceLock as StdOnceLock;
+use std::time::{Duration, Instant};
 
-use super::{Arc, JoinHandle, Thread};
+use super::{Arc, Thread, Weak};
+
+pub(crate) mod atomic;
+mod queue;
+
+pub(crate) use queue::Channel;
+pub use queue::{Queue, Unbounded};
 
 pub(crate) use loom::sync::atomic::fence;
 pub(crate) use loom::thread_local;
 
-/// Models run the steps of the engine's threads themselves.
+pub(crate) use loom::thread::JoinHandle;
+
 pub(crate) fn spawn(
-    _thread: Thread,
-    _body: impl FnOnce() + Send + 'static,
+    thread: Thread,
+    body: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    Err(io::ErrorKind::Unsupported.into())
+    let builder = loom::thread::Builder::new().name(thread.name);
+    match thread.stack_size {
+        Some(bytes) => builder.stack_size(bytes),
+        None => builder,
+    }
+    .spawn(body)
+}
+
+/// Whether the calling thread is the one behind the handle.
+pub(crate) fn is_current(thread: &JoinHandle<()>) -> bool {
+    thread.thread().id() == loom::thread::current().id()
+}
+
+/// Catches nothing: loom panics where it finds something, and must be heard. So
+/// no handler of a model panics.
+pub(crate) fn catch_panic<R>(call: impl FnOnce() -> R) -> std::thread::Result<R> {
+    Ok(call())
+}
+
+std::thread_local! {
+    static PASSED: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) };
+}
+
+/// Lets time begin anew: what an execution does must not depend on those before it.
+pub fn restart_time() {
+    PASSED.set(Duration::ZERO);
+}
+
+fn origin() -> Instant {
+    static ORIGIN: StdOnceLock<Instant> = StdOnceLock::new();
+    *ORIGIN.get_or_init(Instant::now)
+}
+
+/// Time passes only for those who wait for it, and then at once.
+pub(crate) fn now() -> Instant {
+    origin() + PASSED.get()
+}
+
+fn wait_until(until: Instant) {
+    PASSED.set(PASSED.get().max(until.saturating_duration_since(origin())));
+    loom::thread::yield_now();
+}
+
+pub(crate) fn sleep(duration: Duration) {
+    wait_until(now() + duration);
+}
+
+/// The processor stands still.
+pub(crate) struct Counter;
+
+impl Counter {
+    pub(crate) fn new() -> Self {
+        Self
+    }
+
+    pub(crate) fn elapsed_ns(&self) -> u64 {
+        0
+    }
 }
 
 pub(crate) fn available_parallelism() -> usize {
@@ -32,120 +94,38 @@ pub(crate) fn pause() {
     loom::thread::yield_now();
 }
 
-/// Models don't wait for time to pass.
-pub(crate) fn sleep(_duration: std::time::Duration) {
-    loom::thread::yield_now();
-}
-
 pub(crate) fn yield_now() {
     loom::thread::yield_now();
 }
 
-fn rmw_only() -> bool {
-    static RMW: OnceLock<bool> = OnceLock::new();
-    *RMW.get_or_init(|| std::env::var_os("MILLSTREAM_LOOM_RMW").is_some())
+std::thread_local! {
+    static RMW_ONLY: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Atomics whose loads and stores may be read-modify-writes.
-pub(crate) mod atomic {
-    use super::rmw_only;
-    pub(crate) use std::sync::atomic::Ordering;
+/// Whether atomic loads and stores become read-modify-writes, for the models that
+/// this thread explores: loom skips interleavings of threads that begin with a load
+/// (loom issues 166 and 392).
+pub fn read_modify_writes_only(only: bool) {
+    RMW_ONLY.set(only);
+}
 
-    macro_rules! integer {
-        ($name:ident, $value:ty) => {
-            #[derive(Debug, Default)]
-            pub(crate) struct $name(loom::sync::atomic::$name);
+fn rmw_only() -> bool {
+    RMW_ONLY.get()
+}
 
-            #[allow(dead_code, reason = "one set of operations for all widths")]
-            impl $name {
-                pub(crate) fn new(value: $value) -> Self {
-                    Self(loom::sync::atomic::$name::new(value))
-                }
-
-                pub(crate) fn load(&self, order: Ordering) -> $value {
-                    if rmw_only() {
-                        self.0.fetch_add(0, order)
-                    } else {
-                        self.0.load(order)
-                    }
-                }
-
-                pub(crate) fn store(&self, value: $value, order: Ordering) {
-                    if rmw_only() {
-                        self.0.swap(value, order);
-                    } else {
-                        self.0.store(value, order);
-                    }
-                }
-
-                pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
-                    self.0.swap(value, order)
-                }
-
-                pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
-                    self.0.fetch_add(value, order)
-                }
-
-                pub(crate) fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
-                    self.0.fetch_sub(value, order)
-                }
-
-                pub(crate) fn fetch_max(&self, value: $value, order: Ordering) -> $value {
-                    self.0.fetch_max(value, order)
-                }
-
-                pub(crate) fn fetch_update(
-                    &self,
-                    set: Ordering,
-                    fetch: Ordering,
-                    step: impl FnMut($value) -> Option<$value>,
-                ) -> Result<$value, $value> {
-                    self.0.fetch_update(set, fetch, step)
-                }
-
-                pub(crate) fn compare_exchange_weak(
-                    &self,
-                    current: $value,
-                    new: $value,
-                    success: Ordering,
-                    failure: Ordering,
-                ) -> Result<$value, $value> {
-                    self.0.compare_exchange(current, new, success, failure)
-                }
-            }
-        };
-    }
-
-    integer!(AtomicU64, u64);
-    integer!(AtomicUsize, usize);
-
-    #[derive(Debug, Default)]
-    pub(crate) struct AtomicBool(AtomicUsize);
-
-    impl AtomicBool {
-        pub(crate) fn new(value: bool) -> Self {
-            Self(AtomicUsize::new(usize::from(value)))
-        }
-
-        pub(crate) fn load(&self, order: Ordering) -> bool {
-            self.0.load(order) != 0
-        }
-
-        pub(crate) fn store(&self, value: bool, order: Ordering) {
-            self.0.store(usize::from(value), order);
-        }
-
-        pub(crate) fn swap(&self, value: bool, order: Ordering) -> bool {
-            self.0.swap(usize::from(value), order) != 0
-        }
-    }
+/// Whether the models run with the deliberate break of this name: see
+/// `loom-tests/tests/models/mutants.rs`.
+pub(crate) fn is_broken(name: &str) -> bool {
+    static BROKEN: StdOnceLock<Option<String>> = StdOnceLock::new();
+    let broken = BROKEN.get_or_init(|| std::env::var("MILLSTREAM_BREAK").ok());
+    broken.as_deref() == Some(name)
 }
 
 /// A mutex in the manner of parking_lot: no poison.
 pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
 /// The guard of a [`Mutex`].
-pub(crate) struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
+pub(crate) struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>, &'a Mutex<T>);
 
 impl<T> Mutex<T> {
     pub(crate) fn new(value: T) -> Self {
@@ -154,7 +134,10 @@ impl<T> Mutex<T> {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         let guard = self.0.lock();
-        MutexGuard(Some(guard.unwrap_or_else(|poison| poison.into_inner())))
+        MutexGuard(
+            Some(guard.unwrap_or_else(|poison| poison.into_inner())),
+            self,
+        )
     }
 }
 
@@ -164,6 +147,7 @@ impl<T: Default> Default for Mutex<T> {
     }
 }
 
+const NO_PANIC: &str = "no panic while it is held";
 const HELD: &str = "a guard is held except while its owner waits";
 
 impl<T> Deref for MutexGuard<'_, T> {
@@ -180,7 +164,8 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// Its waits have no end: loom's never time out.
+/// A wait that has an end gets there when others have had their turn: loom's own
+/// never time out. One without an end is loom's, which finds who waits for ever.
 pub(crate) struct Condvar(loom::sync::Condvar);
 
 impl Condvar {
@@ -188,9 +173,16 @@ impl Condvar {
         Self(loom::sync::Condvar::new())
     }
 
-    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, _until: Option<Instant>) {
+    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Instant>) {
         let held = guard.0.take().expect(HELD);
-        let again = self.0.wait(held);
+        let again = match until {
+            None => self.0.wait(held),
+            Some(until) => {
+                drop(held);
+                wait_until(until);
+                guard.1.0.lock()
+            }
+        };
         guard.0 = Some(again.unwrap_or_else(|poison| poison.into_inner()));
     }
 
@@ -203,156 +195,64 @@ impl Condvar {
     }
 }
 
-/// A bounded queue after Dmitry Vyukov's, which is what crossbeam's array channel
-/// is too, with the orderings that crossbeam has. A mutex would order more than
-/// the real queue does and hide missing fences.
-pub struct Queue<T> {
-    head: atomic::AtomicUsize,
-    tail: atomic::AtomicUsize,
-    slots: Vec<QueueSlot<T>>,
+/// A value made on first use. Loom can't see that the real one orders its making
+/// before its use, so a flag with the real one's orderings stands beside it.
+pub(crate) struct OnceLock<T> {
+    made: atomic::AtomicBool,
+    making: Mutex<()>,
+    value: StdOnceLock<T>,
 }
 
-struct QueueSlot<T> {
-    /// `position` when free for the push at that position, `position + 1` when
-    /// filled by it.
-    stamp: atomic::AtomicUsize,
-    /// Not loom's: it must not order anything. Loom runs one thread at a time,
-    /// and the stamps keep two from meeting here.
-    value: std::sync::Mutex<Option<T>>,
-}
-
-impl<T> Queue<T> {
-    /// A queue of so many slots.
-    pub fn new(capacity: usize) -> Self {
-        let slot = |position| QueueSlot {
-            stamp: atomic::AtomicUsize::new(position),
-            value: std::sync::Mutex::new(None),
-        };
+impl<T> OnceLock<T> {
+    pub(crate) fn new() -> Self {
         Self {
-            head: atomic::AtomicUsize::new(0),
-            tail: atomic::AtomicUsize::new(0),
-            slots: (0..capacity).map(slot).collect(),
+            made: atomic::AtomicBool::new(false),
+            making: Mutex::new(()),
+            value: StdOnceLock::new(),
         }
     }
 
-    /// Hands the value back if the queue is full.
-    pub fn push(&self, value: T) -> Result<(), T> {
-        use atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-        loop {
-            let tail = self.tail.load(Relaxed);
-            let slot = &self.slots[tail % self.slots.len()];
-            let stamp = slot.stamp.load(Acquire);
-            if stamp == tail {
-                let moved = self
-                    .tail
-                    .compare_exchange_weak(tail, tail + 1, SeqCst, Relaxed);
-                if moved.is_ok() {
-                    *slot.value.lock().expect("no panic while held") = Some(value);
-                    slot.stamp.store(tail + 1, Release);
-                    return Ok(());
-                }
-            } else if stamp + self.slots.len() == tail + 1 {
-                fence(SeqCst);
-                if self.head.load(Relaxed) + self.slots.len() == tail {
-                    return Err(value);
-                }
-                yield_now();
-            } else {
-                yield_now();
-            }
+    pub(crate) fn get(&self) -> Option<&T> {
+        let made = self.made.load(atomic::Ordering::Acquire);
+        made.then(|| self.value.get().expect("the flag says that it is there"))
+    }
+
+    pub(crate) fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
+        if let Some(value) = self.get() {
+            return value;
         }
-    }
-
-    /// The oldest value, if there is any.
-    pub fn pop(&self) -> Option<T> {
-        use atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-        loop {
-            let head = self.head.load(Relaxed);
-            let slot = &self.slots[head % self.slots.len()];
-            let stamp = slot.stamp.load(Acquire);
-            if stamp == head + 1 {
-                let moved = self
-                    .head
-                    .compare_exchange_weak(head, head + 1, SeqCst, Relaxed);
-                if moved.is_ok() {
-                    let value = slot.value.lock().expect("no panic while held").take();
-                    slot.stamp.store(head + self.slots.len(), Release);
-                    return value;
-                }
-            } else if stamp == head {
-                fence(SeqCst);
-                if self.tail.load(Relaxed) == head {
-                    return None;
-                }
-                yield_now();
-            } else {
-                yield_now();
-            }
-        }
-    }
-
-    /// Values in the queue.
-    pub fn len(&self) -> usize {
-        use atomic::Ordering::SeqCst;
-        let head = self.head.load(SeqCst);
-        self.tail.load(SeqCst).saturating_sub(head)
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        let _making = self.making.lock();
+        let value = self.value.get_or_init(make);
+        self.made.store(true, atomic::Ordering::Release);
+        value
     }
 }
 
-/// More than any model puts into an unbounded queue.
-const UNBOUNDED: usize = 8;
-
-/// An unbounded queue that models don't fill.
-pub struct Unbounded<T>(Queue<T>);
-
-impl<T> Unbounded<T> {
-    /// An empty queue.
-    pub fn new() -> Self {
-        Self(Queue::new(UNBOUNDED))
-    }
-
-    /// Adds a value.
-    pub fn push(&self, value: T) {
-        assert!(
-            self.0.push(value).is_ok(),
-            "a model fills no unbounded queue"
-        );
-    }
-
-    /// The oldest value, if there is any.
-    pub fn pop(&self) -> Option<T> {
-        self.0.pop()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Values in the queue.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
+/// Weaker than arc-swap, which loads in the single order of sequentially
+/// consistent steps: a load here may miss a swap unless something else orders the
+/// two. What it finds then is what the swap's caller still holds on to.
+pub(crate) struct Slot<T> {
+    version: atomic::AtomicUsize,
+    /// Not loom's, so that it orders nothing: the value, and those before it.
+    values: std::sync::Mutex<(Arc<T>, Vec<Weak<T>>)>,
 }
-
-/// To a model, a channel that grows is a queue that it doesn't fill.
-pub(crate) type Channel<T> = Unbounded<T>;
-
-/// Stricter than arc-swap: a mutex orders its users.
-pub(crate) struct Slot<T>(Mutex<Arc<T>>);
 
 impl<T> Slot<T> {
     pub(crate) fn new(value: Arc<T>) -> Self {
-        Self(Mutex::new(value))
+        let past = vec![Arc::downgrade(&value)];
+        Self {
+            version: atomic::AtomicUsize::new(0),
+            values: std::sync::Mutex::new((value, past)),
+        }
     }
 
     pub(crate) fn load(&self) -> Arc<T> {
-        Arc::clone(&self.0.lock())
+        let version = self.version.load(atomic::Ordering::Acquire);
+        if let Some(value) = self.values.lock().expect(NO_PANIC).1[version].upgrade() {
+            return value;
+        }
+        self.version.fetch_add(0, atomic::Ordering::AcqRel);
+        Arc::clone(&self.values.lock().expect(NO_PANIC).0)
     }
 
     pub(crate) fn peek<R>(&self, look: impl FnOnce(&T) -> R) -> R {
@@ -364,7 +264,12 @@ impl<T> Slot<T> {
     }
 
     pub(crate) fn swap(&self, value: Arc<T>) -> Arc<T> {
-        std::mem::replace(&mut *self.0.lock(), value)
+        let mut values = self.values.lock().expect(NO_PANIC);
+        values.1.push(Arc::downgrade(&value));
+        let before = std::mem::replace(&mut values.0, value);
+        drop(values);
+        self.version.fetch_add(1, atomic::Ordering::AcqRel);
+        before
     }
 }
 

@@ -8,11 +8,12 @@ use crossbeam_channel::{Receiver, Sender};
 use crossbeam_queue::SegQueue;
 use dashmap::DashMap;
 
-use super::{Arc, JoinHandle, Thread};
+use super::{Arc, Thread};
 
 pub(crate) use parking_lot::Mutex;
+pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::{self, fence};
-pub(crate) use std::thread::{sleep, yield_now};
+pub(crate) use std::thread::{JoinHandle, sleep, yield_now};
 pub(crate) use std::thread_local;
 
 pub(crate) fn spawn(
@@ -25,6 +26,44 @@ pub(crate) fn spawn(
         None => builder,
     }
     .spawn(body)
+}
+
+/// Whether the calling thread is the one behind the handle.
+pub(crate) fn is_current(thread: &JoinHandle<()>) -> bool {
+    thread.thread().id() == std::thread::current().id()
+}
+
+/// Calls what may panic, and catches it.
+pub(crate) fn catch_panic<R>(call: impl FnOnce() -> R) -> std::thread::Result<R> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))
+}
+
+/// The time that threads wait by.
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// The processor's counter of time, where it has a steady one.
+pub(crate) struct Counter {
+    clock: quanta::Clock,
+    /// What the counter showed at first, in its own unit.
+    origin: u64,
+}
+
+impl Counter {
+    pub(crate) fn new() -> Self {
+        let clock = quanta::Clock::new();
+        Self {
+            origin: clock.raw(),
+            clock,
+        }
+    }
+
+    /// Time since it was made.
+    #[inline]
+    pub(crate) fn elapsed_ns(&self) -> u64 {
+        self.clock.delta_as_nanos(self.origin, self.clock.raw())
+    }
 }
 
 pub(crate) fn available_parallelism() -> usize {

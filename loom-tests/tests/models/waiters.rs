@@ -1,10 +1,9 @@
 //! Blocked publishers: woken by room, and by a close.
-#![cfg(millstream_loom)]
 
 use loom::sync::Arc;
 use loom::thread;
 use millstream::internals::{Gate, Refusal, Waiters};
-use millstream_loom_tests::model;
+use millstream_loom_tests::{Preemptions, model};
 
 struct World {
     gate: Gate,
@@ -34,7 +33,7 @@ fn blocking_admit(world: &World) -> Result<(u64, u64), Refusal> {
 #[test]
 fn a_blocked_publisher_is_woken_by_room() {
     // A lost wake-up shows as a deadlock, which loom reports.
-    model("waiters room", Some(3), || {
+    model("waiters room", Preemptions::up_to(3), || {
         let world = full();
         let publisher = {
             let world = Arc::clone(&world);
@@ -49,7 +48,7 @@ fn a_blocked_publisher_is_woken_by_room() {
 
 #[test]
 fn two_blocked_publishers_are_both_woken_by_a_close() {
-    model("waiters close", Some(2), || {
+    model("waiters close", Preemptions::up_to(2), || {
         let world = full();
         let publishers = [(); 2].map(|()| {
             let world = Arc::clone(&world);

@@ -1,12 +1,11 @@
 //! Parking workers: work that is submitted is found, though nobody is woken
 //! while somebody looks.
-#![cfg(millstream_loom)]
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 use millstream::internals::{Sleep, Unbounded};
-use millstream_loom_tests::model;
+use millstream_loom_tests::{Preemptions, model};
 
 struct World {
     ready: Unbounded<usize>,
@@ -52,7 +51,7 @@ impl World {
 }
 
 fn check(name: &'static str, tasks: usize, workers: usize, preemptions: usize) {
-    model(name, Some(preemptions), move || {
+    model(name, Preemptions::up_to(preemptions), move || {
         let world = Arc::new(World {
             ready: Unbounded::new(),
             sleep: Sleep::new(),

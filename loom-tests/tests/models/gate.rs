@@ -1,15 +1,14 @@
 //! Admission: capacity is exact, ids are unique, and when the books say that
 //! every ticket is released, nothing accepted is still on its way.
-#![cfg(millstream_loom)]
 
 use loom::sync::Arc;
 use loom::thread;
-use millstream::internals::{Gate, Queue, Refusal};
-use millstream_loom_tests::model;
+use millstream::internals::{Gate, Queue, Refusal, TopicBooks};
+use millstream_loom_tests::{Preemptions, model};
 
 #[test]
 fn two_publishers_never_overshoot_the_capacity() {
-    model("gate capacity", None, || {
+    model("gate capacity", Preemptions::ALL, || {
         let gate = Arc::new(Gate::new());
         let publisher = {
             let gate = Arc::clone(&gate);
@@ -28,7 +27,7 @@ fn two_publishers_never_overshoot_the_capacity() {
 
 #[test]
 fn room_made_by_the_consumer_is_found_and_the_slot_is_free() {
-    model("gate reuse", None, || {
+    model("gate reuse", Preemptions::ALL, || {
         let world = Arc::new((Gate::new(), Queue::new(1)));
         world.0.admit(1, 1).expect("the topic is empty");
         world.1.push(1).expect("a ticket is a slot");
@@ -48,8 +47,27 @@ fn room_made_by_the_consumer_is_found_and_the_slot_is_free() {
 }
 
 #[test]
+fn who_sees_a_place_free_sees_where_its_message_went() {
+    model("gate books", Preemptions::ALL, || {
+        let world = Arc::new((Gate::new(), TopicBooks::default()));
+        world.0.admit(1, 1).expect("the topic is empty");
+        let dispatcher = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                world.1.dispatched.add(1);
+                world.0.release(1);
+            })
+        };
+        if world.0.outstanding() == 0 {
+            assert_eq!(world.1.dispatched.get(), 1);
+        }
+        dispatcher.join().expect("no thread of the model panics");
+    });
+}
+
+#[test]
 fn a_drain_that_sees_every_ticket_released_has_seen_every_message() {
-    model("gate close", Some(3), || {
+    model("gate close", Preemptions::up_to(3), || {
         let world = Arc::new((Gate::new(), Queue::new(2)));
         let publisher = {
             let world = Arc::clone(&world);

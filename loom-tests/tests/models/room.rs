@@ -1,16 +1,15 @@
 //! A lane's room: a topic that waits for a full lane is woken, and a lane that is
 //! ending takes nothing after it was found empty.
-#![cfg(millstream_loom)]
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 use millstream::internals::{Cell, Phase, Released, Reserved, Room};
-use millstream_loom_tests::model;
+use millstream_loom_tests::{Preemptions, model};
 
 #[test]
 fn a_topic_that_waits_for_room_is_rung() {
-    model("room wake-up", None, || {
+    model("room wake-up", Preemptions::ALL, || {
         let room = Arc::new(Cell::new(Room {
             occupied: 2,
             ..Room::EMPTY
@@ -39,7 +38,7 @@ fn a_topic_that_waits_for_room_is_rung() {
 
 #[test]
 fn nothing_enters_a_lane_that_has_ended() {
-    model("room end", None, || {
+    model("room end", Preemptions::ALL, || {
         let room = Arc::new(Cell::new(Room::EMPTY));
         let dispatcher = {
             let room = Arc::clone(&room);

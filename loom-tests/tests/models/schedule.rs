@@ -1,11 +1,10 @@
 //! The baton: nothing pushed is stranded, and one runner at a time.
-#![cfg(millstream_loom)]
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 use millstream::internals::{Baton, Queue, Then};
-use millstream_loom_tests::model;
+use millstream_loom_tests::{Preemptions, model};
 
 /// A schedulable thing: what a topic is to its publishers and workers.
 struct World {
@@ -72,7 +71,7 @@ impl World {
     }
 }
 
-fn check(name: &'static str, publishers: usize, workers: usize, preemptions: Option<usize>) {
+fn check(name: &'static str, publishers: usize, workers: usize, preemptions: Preemptions) {
     model(name, preemptions, move || {
         let world = World::new();
         let mut threads = Vec::new();
@@ -100,20 +99,20 @@ fn check(name: &'static str, publishers: usize, workers: usize, preemptions: Opt
 
 #[test]
 fn one_publisher_one_worker() {
-    check("schedule 1+1", 1, 1, None);
+    check("schedule 1+1", 1, 1, Preemptions::ALL);
 }
 
 #[test]
 fn two_publishers_one_worker() {
-    check("schedule 2+1", 2, 1, Some(3));
+    check("schedule 2+1", 2, 1, Preemptions::up_to(3));
 }
 
 #[test]
 fn one_publisher_two_workers() {
-    check("schedule 1+2", 1, 2, Some(3));
+    check("schedule 1+2", 1, 2, Preemptions::up_to(3));
 }
 
 #[test]
 fn two_publishers_two_workers() {
-    check("schedule 2+2", 2, 2, Some(2));
+    check("schedule 2+2", 2, 2, Preemptions::up_to(2));
 }

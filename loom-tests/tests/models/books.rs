@@ -1,15 +1,14 @@
 //! The books: a live snapshot never shows more ends than beginnings.
-#![cfg(millstream_loom)]
 
 use loom::sync::Arc;
 use loom::thread;
 use millstream::Status;
 use millstream::internals::{LaneBooks, Step};
-use millstream_loom_tests::model;
+use millstream_loom_tests::{Preemptions, model};
 
 #[test]
 fn a_live_snapshot_never_shows_more_ends_than_beginnings() {
-    model("books snapshot", Some(3), || {
+    model("books snapshot", Preemptions::up_to(3), || {
         let books = Arc::new(LaneBooks::default());
         let lane = {
             let books = Arc::clone(&books);

@@ -1,0 +1,52 @@
+//! A publisher that drops the oldest message against the worker that takes it.
+
+use loom::thread;
+use millstream::{NoSubscribers, Overflow};
+use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model};
+
+#[test]
+fn the_oldest_message_is_delivered_or_dropped_and_never_both() {
+    model("drop-oldest, worker", Preemptions::up_to(3), || {
+        let (broker, _clock) = manual();
+        let open = broker.topic("t").capacity(1);
+        let topic = open.overflow(Overflow::DropOldest).open().unwrap();
+        let log = Log::new();
+        topic.subscribe("s", log.handler()).unwrap().detach();
+        topic.publish(1).unwrap();
+        let worker = {
+            let broker = broker.clone();
+            thread::spawn(move || broker.run_until_idle())
+        };
+        let evicted = topic.publish(2).map(|receipt| receipt.evicted()).unwrap();
+        worker.join().unwrap();
+        broker.run_until_idle();
+        match evicted {
+            0 => assert_eq!(log.read(), [1, 2]),
+            _ => assert_eq!(log.read(), [2]),
+        }
+        assert_settled(&broker);
+    });
+}
+
+#[test]
+fn two_publishers_evict_and_the_books_agree() {
+    model("drop-oldest, 2 publishers", Preemptions::up_to(2), || {
+        let (broker, _clock) = manual();
+        let open = broker.topic::<u32>("t").capacity(1);
+        let open = open.no_subscribers(NoSubscribers::Retain);
+        let topic = open.overflow(Overflow::DropOldest).open().unwrap();
+        topic.publish(1).unwrap();
+        let publisher = {
+            let topic = topic.clone();
+            thread::spawn(move || topic.publish(2).map(|receipt| receipt.evicted()).unwrap())
+        };
+        // The dispatcher takes one out and finds nobody to hand it to.
+        broker.run_until_idle();
+        let evicted = topic.publish(3).map(|receipt| receipt.evicted()).unwrap();
+        let evicted = evicted + publisher.join().unwrap();
+        let metrics = topic.metrics();
+        assert_eq!((metrics.published, metrics.queued), (3, 1));
+        assert_eq!(metrics.dropped, u64::from(evicted));
+        assert_eq!(metrics.balance(), Ok(()));
+    });
+}

@@ -1,0 +1,77 @@
+//! Dispatch to lanes: a full lane holds its topic up without a worker, and its
+//! first free place wakes it.
+
+use loom::thread;
+use millstream::LaneFull;
+use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model};
+
+#[test]
+fn a_topic_that_waits_for_a_full_lane_goes_on_when_it_has_room() {
+    model("full lane, 2 workers", Preemptions::up_to(3), || {
+        let (broker, _clock) = manual();
+        let topic = broker.topic("t").capacity(4).open().unwrap();
+        let log = Log::new();
+        let lane = topic.subscription("s").capacity(1);
+        lane.subscribe(log.handler()).unwrap().detach();
+        topic.publish(1).unwrap();
+        topic.publish(2).unwrap();
+        let worker = {
+            let broker = broker.clone();
+            thread::spawn(move || broker.run_until_idle())
+        };
+        broker.run_until_idle();
+        worker.join().unwrap();
+        // Whoever made the last thing ready has run it.
+        assert_eq!(log.read(), [1, 2]);
+        assert_settled(&broker);
+    });
+}
+
+#[test]
+fn a_message_reaches_both_lanes_once_while_workers_share_them() {
+    model("two lanes, 2 workers", Preemptions::up_to(2), || {
+        let (broker, _clock) = manual();
+        let topic = broker.topic("t").capacity(4).open().unwrap();
+        let logs = [Log::new(), Log::new()];
+        for (name, log) in ["a", "b"].into_iter().zip(&logs) {
+            topic.subscribe(name, log.handler()).unwrap().detach();
+        }
+        topic.publish(1).unwrap();
+        let worker = {
+            let broker = broker.clone();
+            thread::spawn(move || broker.run_until_idle())
+        };
+        topic.publish(2).unwrap();
+        broker.run_until_idle();
+        worker.join().unwrap();
+        for log in &logs {
+            assert_eq!(log.read(), [1, 2]);
+        }
+        assert_settled(&broker);
+    });
+}
+
+#[test]
+fn a_lane_that_drops_its_oldest_hands_over_or_counts_each() {
+    model("lane drops its oldest", Preemptions::up_to(3), || {
+        let (broker, _clock) = manual();
+        let topic = broker.topic("t").capacity(4).open().unwrap();
+        let log = Log::new();
+        let lane = topic.subscription("s").capacity(1);
+        let lane = lane.when_full(LaneFull::DropOldest);
+        lane.subscribe(log.handler()).unwrap().detach();
+        topic.publish(1).unwrap();
+        let worker = {
+            let broker = broker.clone();
+            thread::spawn(move || broker.run_until_idle())
+        };
+        topic.publish(2).unwrap();
+        broker.run_until_idle();
+        worker.join().unwrap();
+        assert_settled(&broker);
+        let counts = broker.metrics().deliveries();
+        let seen = log.read();
+        assert_eq!(counts.dropped + seen.len() as u64, 2);
+        assert!(seen == [1, 2] || seen == [2] || seen == [1], "{seen:?}");
+    });
+}

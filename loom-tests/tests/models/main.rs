@@ -1,0 +1,23 @@
+//! One module per protocol. What each shows, and what none does, is in README.md.
+#![cfg(millstream_loom)]
+
+mod books;
+mod buffer;
+mod drain;
+mod eviction;
+mod gate;
+mod handles;
+mod lanes;
+mod mutants;
+mod observers;
+mod quiet;
+mod redrive;
+mod retry;
+mod room;
+mod schedule;
+mod sleep;
+mod snapshot;
+mod swap;
+mod threads;
+mod unsubscribe;
+mod waiters;

@@ -1,0 +1,296 @@
+//! Deliberate breaks of the shipped source, by the names they have there, and the
+//! models that must see each of them. Run it with `cargo loom -- --ignored`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+/// A break, and models that must each fail with it.
+type Mutant = (&'static str, &'static [&'static str]);
+
+const MUTANTS: &[Mutant] = &[
+    (
+        "baton: notify without a fence",
+        &["schedule::two_publishers_one_worker"],
+    ),
+    (
+        "baton: a runner is not told of news",
+        &["schedule::two_publishers_one_worker"],
+    ),
+    (
+        "baton: rest without a look for news",
+        &["schedule::two_publishers_one_worker"],
+    ),
+    (
+        "cell: relaxed steps",
+        &["handles::nobody_publishes_into_a_topic_that_is_removed"],
+    ),
+    (
+        "cell: look, then store",
+        &[
+            "gate::two_publishers_never_overshoot_the_capacity",
+            "schedule::two_publishers_one_worker",
+            "room::a_topic_that_waits_for_room_is_rung",
+        ],
+    ),
+    (
+        "waiters: wait without a fence",
+        &["waiters::a_blocked_publisher_is_woken_by_room"],
+    ),
+    (
+        "waiters: wake without a fence",
+        &["waiters::a_blocked_publisher_is_woken_by_room"],
+    ),
+    (
+        "waiters: wake one of many",
+        &["waiters::two_blocked_publishers_are_both_woken_by_a_close"],
+    ),
+    (
+        "waiters: wake past the lock",
+        &["waiters::a_blocked_publisher_is_woken_by_room"],
+    ),
+    (
+        "sleep: a finder wakes no successor",
+        &["sleep::two_workers_leave_no_task_lying"],
+    ),
+    (
+        "sleep: sleep without a fence",
+        &["sleep::one_worker_finds_what_is_submitted_while_it_falls_asleep"],
+    ),
+    (
+        "sleep: sleep without a last look",
+        &["sleep::one_worker_finds_what_is_submitted_while_it_falls_asleep"],
+    ),
+    (
+        "sleep: wake without a fence",
+        &["sleep::one_worker_finds_what_is_submitted_while_it_falls_asleep"],
+    ),
+    (
+        "sleep: wake all without a fence",
+        &["threads::an_idle_worker_ends_with_its_broker"],
+    ),
+    (
+        "gate: a relaxed release",
+        &["gate::who_sees_a_place_free_sees_where_its_message_went"],
+    ),
+    (
+        "gate: a close that admits",
+        &[
+            "gate::a_drain_that_sees_every_ticket_released_has_seen_every_message",
+            "drain::what_is_accepted_is_delivered_and_what_is_late_is_refused",
+        ],
+    ),
+    (
+        "books: relaxed counts",
+        &["books::a_live_snapshot_never_shows_more_ends_than_beginnings"],
+    ),
+    (
+        "books: relaxed reads",
+        &["books::a_live_snapshot_never_shows_more_ends_than_beginnings"],
+    ),
+    (
+        "fan-out: push, then count",
+        &["snapshot::what_a_handler_gets_has_been_counted"],
+    ),
+    (
+        "fan-out: a lane is not rung",
+        &["lanes::a_message_reaches_both_lanes_once_while_workers_share_them"],
+    ),
+    (
+        "lane: room without a ring",
+        &["lanes::a_topic_that_waits_for_a_full_lane_goes_on_when_it_has_room"],
+    ),
+    (
+        "lane: a return without a ring",
+        &["retry::a_retry_that_is_due_before_its_lane_rests_is_not_lost"],
+    ),
+    (
+        "lane: told of its end too early",
+        &["unsubscribe::what_is_cancelled_is_not_delivered_any_more"],
+    ),
+    (
+        "lane: an end that nobody waits for",
+        &["unsubscribe::what_is_cancelled_is_not_delivered_any_more"],
+    ),
+    (
+        "lanes: look, then join",
+        &["unsubscribe::two_subscriptions_of_one_name_are_never_there_at_once"],
+    ),
+    (
+        "queue: push without a fence",
+        &["quiet::the_publisher_that_completes_a_batch_rings"],
+    ),
+    (
+        "queue: quiet while others push",
+        &["quiet::two_publishers_complete_a_batch_between_them"],
+    ),
+    (
+        "queue: quiet for ever",
+        &["swap::what_the_old_strategy_held_goes_on_under_the_new_one"],
+    ),
+    (
+        "topic: room that nobody hears of",
+        &["threads::a_blocked_publisher_gets_the_room_that_the_worker_makes"],
+    ),
+    (
+        "topic: a close that nobody hears of",
+        &["threads::a_drain_flushes_a_pending_batch"],
+    ),
+    (
+        "swap: ring, then swap",
+        &["swap::what_the_old_strategy_held_goes_on_under_the_new_one"],
+    ),
+    (
+        "eviction: past the desk",
+        &["eviction::two_publishers_evict_and_the_books_agree"],
+    ),
+    (
+        "buffer: ready until it has run",
+        &["buffer::what_lingers_while_a_worker_flushes_is_flushed_too"],
+    ),
+    (
+        "bus: off when one leaves",
+        &["observers::an_observer_hears_all_while_another_leaves"],
+    ),
+    (
+        "bus: send without a fence",
+        &["observers::an_event_wakes_the_observers_thread"],
+    ),
+    (
+        "bus: ring past the lock",
+        &["observers::an_event_wakes_the_observers_thread"],
+    ),
+    (
+        "bus: listen without a fence",
+        &["observers::an_event_wakes_the_observers_thread"],
+    ),
+    (
+        "bus: listen without a last look",
+        &["observers::an_event_wakes_the_observers_thread"],
+    ),
+    (
+        "letters: redriven by two",
+        &["redrive::a_letter_that_two_redrive_goes_once"],
+    ),
+    (
+        "handles: a removed topic is joined",
+        &["handles::nobody_publishes_into_a_topic_that_is_removed"],
+    ),
+    (
+        "pool: a task without a wake-up",
+        &["threads::a_message_wakes_the_worker_and_the_drain_ends_the_threads"],
+    ),
+    (
+        "pool: a stop without a wake-up",
+        &["threads::an_idle_worker_ends_with_its_broker"],
+    ),
+    (
+        "timer: an earlier deadline without a bell",
+        &["threads::a_retry_wakes_the_timer_and_the_timer_a_worker"],
+    ),
+    (
+        "timer: the outlook in two looks",
+        &["threads::a_retry_wakes_the_timer_and_the_timer_a_worker"],
+    ),
+];
+
+/// A model that a break makes run on and on has not seen it.
+const LIMIT: Duration = Duration::from_secs(120);
+
+#[test]
+fn the_table_has_every_break_in_the_source() {
+    let table: BTreeSet<_> = MUTANTS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(table.len(), MUTANTS.len(), "a break is listed twice");
+    let mut source = BTreeSet::new();
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
+    collect_breaks(&src, &mut source);
+    assert_eq!(table, source);
+}
+
+fn collect_breaks(under: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(under).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect_breaks(&path, found);
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        for after in text.split("breakable!(").skip(1) {
+            let name = after.trim_start().strip_prefix('"');
+            let name = name.and_then(|name| name.split('"').next());
+            found.insert(name.expect("a break begins with its name").to_owned());
+        }
+    }
+}
+
+#[test]
+#[ignore = "takes minutes; cargo loom -- --ignored"]
+fn every_break_is_seen_by_its_models() {
+    let only = env::var("MUTANT").unwrap_or_default();
+    let pairs = MUTANTS.iter().filter(|(name, _)| name.contains(&only));
+    let pairs = pairs.flat_map(|(name, models)| models.iter().map(move |model| (name, model)));
+    let left = Mutex::new(pairs);
+    let survivors = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let Some((name, model)) = left.lock().unwrap().next() else {
+                return;
+            };
+            let began = Instant::now();
+            let verdict = try_break(name, model);
+            let took = began.elapsed();
+            println!("| {name} | {model} | {verdict:?} | {took:.1?} |");
+            if verdict != Verdict::Seen {
+                survivors.lock().unwrap().push((name, model, verdict));
+            }
+        }
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(work);
+        }
+    });
+    let survivors = survivors.into_inner().unwrap();
+    assert!(survivors.is_empty(), "survived: {survivors:#?}");
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Seen,
+    /// The model passed.
+    Survived,
+    /// The model did not end.
+    Endless,
+}
+
+/// Runs the model with the break in a process of its own: loom often aborts.
+fn try_break(name: &str, model: &str) -> Verdict {
+    let mut child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", model])
+        .env("MILLSTREAM_BREAK", name)
+        .env("RUST_BACKTRACE", "0")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return if status.success() {
+                Verdict::Survived
+            } else {
+                Verdict::Seen
+            };
+        }
+        if began.elapsed() > LIMIT {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return Verdict::Endless;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
