@@ -37,6 +37,11 @@ pub struct ManualClock {
     now_ns: Arc<AtomicU64>,
 }
 
+/// Half of what the number holds. Wherever the clock stands, a deadline that is set
+/// lies ahead of it, or else a wait could end at once, and begin anew, for ever; and
+/// one that means "never" is not reached.
+const FARTHEST_NS: u64 = u64::MAX / 2;
+
 impl ManualClock {
     /// A clock that shows zero.
     pub fn new() -> Self {
@@ -44,10 +49,10 @@ impl ManualClock {
     }
 
     /// Moves the clock forward. Nothing runs yet: the engine looks at the clock
-    /// in the next `run_until_idle`.
+    /// in the next `run_until_idle`. It goes as far as 292 years, and stands still there.
     pub fn advance(&self, by: Duration) {
         let by_ns = nanos(by);
-        let further = |now_ns: u64| Some(now_ns.saturating_add(by_ns));
+        let further = |now_ns: u64| Some(now_ns.saturating_add(by_ns).min(FARTHEST_NS));
         // ORDERING: the clock publishes nothing but itself. It never refuses.
         let _ = self
             .now_ns

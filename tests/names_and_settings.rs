@@ -542,6 +542,35 @@ fn a_manual_clock_moved_as_far_as_it_goes_stops_there() {
 }
 
 #[test]
+fn where_a_manual_clock_stops_waits_go_on_and_nothing_spins() {
+    let (broker, clock) = manual();
+    let topic = broker
+        .topic::<u8>("t")
+        .strategy(Batched::of(2))
+        .retry(Backoff::fixed(MS).max_attempts(u32::MAX))
+        .open()
+        .unwrap();
+    let _fails = topic.subscribe("fails", |_| Err(Nack::retry("again and again")));
+    let batches = topic.subscription("batches");
+    let _batches = batches.subscribe_batches(Batched::of(4), |_| Ok(()));
+    let mut buffer = topic.buffered(Batched::of(3)).unwrap();
+    clock.advance(Duration::MAX);
+    topic.publish(1).unwrap();
+    buffer.publish(2).unwrap();
+    broker.run_until_idle();
+    assert_eq!((topic.metrics().queued, buffer.buffered()), (1, 1));
+    buffer.flush().unwrap();
+    broker.run_until_idle();
+    let waiting = |name| topic.metrics().subscription(name).cloned().unwrap();
+    assert_eq!(waiting("fails").counts.awaiting_retry, 2);
+    assert_eq!(waiting("batches").queued, 2);
+    clock.advance(Duration::MAX);
+    broker.run_until_idle();
+    assert_eq!(waiting("fails").counts.attempts, 2);
+    assert_balanced(&broker);
+}
+
+#[test]
 fn absurd_durations_on_threads_mean_for_ever() {
     let broker = threaded(2);
     let topic = be_absurd(&broker);
