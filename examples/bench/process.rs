@@ -22,19 +22,12 @@ pub struct Used {
     pub others: Option<Duration>,
 }
 
-/// Linux counts it in hundredths of a second for programs, whatever the kernel's
-/// own tick is.
-const TICK: Duration = Duration::from_millis(10);
-
 impl Usage {
     pub fn now() -> Self {
-        let read = |path, ticks: fn(&str) -> Option<u32>| {
-            let text = fs::read_to_string(path).ok()?;
-            Some(TICK * ticks(&text)?)
-        };
+        let read = |path, time: fn(&str) -> Option<Duration>| time(&fs::read_to_string(path).ok()?);
         Self {
-            own: read("/proc/self/stat", own_ticks),
-            all: read("/proc/stat", all_ticks),
+            own: read("/proc/self/stat", own_time),
+            all: read("/proc/stat", time_of_all),
         }
     }
 
@@ -52,21 +45,28 @@ impl Usage {
 
 /// User and system time: the 14th and 15th field. The second is the program's
 /// name in brackets and may contain anything.
-fn own_ticks(stat: &str) -> Option<u32> {
+pub fn own_time(stat: &str) -> Option<Duration> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
-    let user: u32 = fields.next()?.parse().ok()?;
-    let system: u32 = fields.next()?.parse().ok()?;
-    Some(user + system)
+    time([fields.next()?.parse().ok()?, fields.next()?.parse().ok()?])
 }
 
 /// Everything in the first line but idling and waiting for devices; guests are
 /// in the user's time already.
-fn all_ticks(stat: &str) -> Option<u32> {
+pub fn time_of_all(stat: &str) -> Option<Duration> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
-    let ticks: Result<Vec<u32>, _> = line.split_whitespace().take(8).map(str::parse).collect();
+    let ticks: Result<Vec<u64>, _> = line.split_whitespace().take(8).map(str::parse).collect();
     let [user, nice, system, _idle, _iowait, irq, softirq, steal] = ticks.ok()?.try_into().ok()?;
-    Some(user + nice + system + irq + softirq + steal)
+    time([user, nice, system, irq, softirq, steal])
+}
+
+/// Linux counts it in hundredths of a second for programs, whatever the kernel's
+/// own tick is. Many cores that were busy for many days are more of them than 32
+/// bits hold.
+fn time<const N: usize>(ticks: [u64; N]) -> Option<Duration> {
+    let mut ticks = ticks.into_iter();
+    let sum = ticks.try_fold(0_u64, |sum, ticks| sum.checked_add(ticks))?;
+    Some(Duration::from_millis(sum.checked_mul(10)?))
 }
 
 /// Lets the peak begin anew; where that isn't allowed it stays the process's own.
@@ -164,15 +164,26 @@ mod tests {
     #[test]
     fn processor_time_is_found_behind_any_name() {
         let stat = "7 (a) b) R 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20";
-        assert_eq!(own_ticks(stat), Some(300));
-        assert_eq!(own_ticks("nonsense"), None);
+        assert_eq!(own_time(stat), Some(Duration::from_secs(3)));
+        assert_eq!(own_time("nonsense"), None);
     }
 
     #[test]
     fn the_machine_is_busy_when_it_neither_idles_nor_waits() {
         let stat = "cpu  100 20 30 4000 5 6 7 8 9 10\ncpu0 1 2 3";
-        assert_eq!(all_ticks(stat), Some(171));
-        assert_eq!(all_ticks("cpu  1 2"), None);
+        assert_eq!(time_of_all(stat), Some(Duration::from_millis(1_710)));
+        assert_eq!(time_of_all("cpu  1 2"), None);
+    }
+
+    #[test]
+    fn processor_time_adds_up_on_machines_that_are_large_and_old() {
+        let stat = "cpu  4000000000 0 1000000000 1 2 3 4 0 0 0\n";
+        assert_eq!(
+            time_of_all(stat),
+            Some(Duration::from_millis(50_000_000_070))
+        );
+        let absurd = format!("cpu  {0} {0} 1 1 1 1 1 1", u64::MAX);
+        assert_eq!(time_of_all(&absurd), None);
     }
 
     #[test]
