@@ -422,10 +422,13 @@ fn a_bottleneck_takes_nothing_from_its_neighbours() {
         Ok(())
     });
     let _full = full.unwrap();
+    let progress = Arc::new(AtomicU64::new(0));
+    let reached = Arc::clone(&progress);
     let fails = topic
         .subscription("fails")
         .capacity(1_024)
-        .subscribe(|delivery| {
+        .subscribe(move |delivery| {
+            reached.fetch_max(delivery.id().get(), Ordering::Relaxed);
             if *delivery.payload() == 0 {
                 return Err(Nack::dead_letter("again and again"));
             }
@@ -435,7 +438,13 @@ fn a_bottleneck_takes_nothing_from_its_neighbours() {
     let _narrow = topic
         .subscription("narrow")
         .capacity(1)
-        .subscribe(|_| Ok(()))
+        .subscribe(move |delivery| {
+            // Never far ahead of "fails", whose lane could be full in earnest then.
+            while progress.load(Ordering::Relaxed) + 64 < delivery.id().get() {
+                std::thread::yield_now();
+            }
+            Ok(())
+        })
         .unwrap();
     let (mut redriven, mut no_room) = (0, 0);
     for _ in 0..LETTERS {
