@@ -720,7 +720,7 @@ fn a_handler_may_subscribe_others_open_topics_swap_and_read_metrics() {
     let (broker, _clock) = manual();
     let topic = broker.topic::<u64>("t").open().unwrap();
     let log = Log::new();
-    let (weak, own, seen) = (broker.clone(), topic.clone(), log.clone());
+    let (inner, own, seen) = (broker.clone(), topic.clone(), log.clone());
     let _s = topic
         .subscribe("s", move |d| {
             let id = d.id().get();
@@ -731,18 +731,18 @@ fn a_handler_may_subscribe_others_open_topics_swap_and_read_metrics() {
                 Ok(())
             })?;
             child.detach();
-            let elsewhere = weak.topic::<u64>(&format!("topic-{id}")).open()?;
+            let elsewhere = inner.topic::<u64>(&format!("topic-{id}")).open()?;
             elsewhere
                 .publish(id)
                 .map_err(|error| Nack::dead_letter(error.to_string()))?;
             own.set_strategy(Batched::of(4))?;
-            weak.set_strategy(Immediate)?;
+            inner.set_strategy(Immediate)?;
             own.set_retry(Backoff::none())?;
             own.flush();
-            let metrics = weak.metrics();
+            let metrics = inner.metrics();
             assert_eq!(metrics.topic("t").unwrap().deliveries().in_hand, 1);
-            assert_eq!(weak.run_until_idle(), 0, "it runs already");
-            assert!(!weak.wait_until_idle(HANG));
+            assert_eq!(inner.run_until_idle(), 0, "it runs already");
+            assert!(!inner.wait_until_idle(HANG));
             assert!(!d.topic().is_empty());
             Ok(())
         })
@@ -756,6 +756,8 @@ fn a_handler_may_subscribe_others_open_topics_swap_and_read_metrics() {
     let metrics = assert_balanced(&broker);
     assert_eq!(metrics.topics.len(), 3);
     assert_eq!(metrics.topics.iter().map(|t| t.unrouted).sum::<u64>(), 2);
+    // A handler that holds its broker keeps it alive until it is ended.
+    broker.drain(HANG).unwrap();
 }
 
 #[test]
