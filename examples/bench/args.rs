@@ -310,7 +310,58 @@ fn within<N: PartialOrd + Copy + Display>(
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
+
+    /// Any option, any value that some option takes, and nonsense.
+    fn word() -> impl Strategy<Value = String> {
+        let command = Args::command();
+        let options = command.get_arguments().filter_map(|arg| arg.get_long());
+        let options: Vec<_> = options.map(|name| format!("--{name}")).collect();
+        let values = vec![
+            "0",
+            "1",
+            "2",
+            "64",
+            "1024",
+            "65536",
+            "4294967296",
+            "18446744073709551615",
+            "-1",
+            "0.5",
+            "1e9",
+            "1e400",
+            "nan",
+            "inf",
+            "immediate",
+            "batched:256:1",
+            "yield",
+            "x",
+        ];
+        prop_oneof![
+            2 => select(options.clone()),
+            2 => (select(options), select(values.clone())).prop_map(|(name, value)| format!("{name}={value}")),
+            3 => select(values).prop_map(str::to_owned),
+            1 => "\\PC{0,8}",
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_typed_is_a_plan_or_a_problem(words in vec(word(), 0..8)) {
+            match plan(&words.join(" ")) {
+                Ok(Plan { task: Task::Load { load, .. }, .. }) => {
+                    prop_assert!(load.deliveries() >= load.published());
+                    prop_assert!(!load.describe().is_empty());
+                }
+                Ok(_) => {}
+                Err(problem) => prop_assert!(!problem.is_empty()),
+            }
+        }
+    }
 
     fn plan(line: &str) -> Result<Plan, String> {
         let words = std::iter::once("bench").chain(line.split_whitespace());

@@ -92,11 +92,11 @@ pub fn read(path: &str) -> Result<Input, Box<dyn Error>> {
     let (from, input) = match path {
         "-" => {
             let from = "the standard input";
-            (from, read_lines(from, io::stdin().lock()))
+            (from, read_from(from, io::stdin().lock()))
         }
         path => {
             let file = File::open(path);
-            let input = file.and_then(|file| read_lines(path, BufReader::new(file)));
+            let input = file.and_then(|file| read_from(path, BufReader::new(file)));
             (path, input)
         }
     };
@@ -108,11 +108,22 @@ pub fn read(path: &str) -> Result<Input, Box<dyn Error>> {
     }
 }
 
-fn read_lines(name: &str, mut from: impl BufRead) -> io::Result<Input> {
-    let mut input = Input {
-        quakes: Vec::new(),
-        malformed: 0,
-    };
+fn read_from(name: &str, from: impl BufRead) -> io::Result<Input> {
+    let mut malformed = 0;
+    let quakes = read_lines(from, |number, why| {
+        eprintln!("{name}, line {number}: skipped, {why}");
+        malformed += 1;
+    })?;
+    Ok(Input { quakes, malformed })
+}
+
+/// The events of all lines that hold one; `skipped` is told the number of each line
+/// that doesn't, and why.
+pub fn read_lines(
+    mut from: impl BufRead,
+    mut skipped: impl FnMut(u64, String),
+) -> io::Result<Vec<Quake>> {
+    let mut quakes = Vec::new();
     // Bytes, not strings: a line that isn't UTF-8 is malformed like any other.
     let mut line = Vec::new();
     for number in 1_u64.. {
@@ -124,12 +135,9 @@ fn read_lines(name: &str, mut from: impl BufRead) -> io::Result<Input> {
             continue;
         }
         match Quake::parse(&line) {
-            Ok(quake) => input.quakes.push(quake),
-            Err(why) => {
-                eprintln!("{name}, line {number}: skipped, {why}");
-                input.malformed += 1;
-            }
+            Ok(quake) => quakes.push(quake),
+            Err(why) => skipped(number, why),
         }
     }
-    Ok(input)
+    Ok(quakes)
 }
