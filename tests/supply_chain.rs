@@ -74,7 +74,11 @@ const MENDED: [(&str, &str, &str); 10] = [
 
 /// The lock files of this repository: the crate's own, and those of the crates
 /// that test it.
-const LOCKS: [&str; 2] = ["Cargo.lock", "loom-tests/Cargo.lock"];
+const LOCKS: [&str; 3] = [
+    "Cargo.lock",
+    "loom-tests/Cargo.lock",
+    "tests/fuzz/Cargo.lock",
+];
 
 /// A package that a lock file names.
 #[derive(Debug, Default)]
