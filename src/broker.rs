@@ -17,7 +17,7 @@ use crate::metrics::{Metrics, TopicMetrics};
 use crate::pure::ending::Ending;
 use crate::pure::strategy::{Immediate, Strategy};
 use crate::shutdown::{DROP_GRACE, DrainReport, Outcome};
-use crate::sync::{Arc, StaticOnce, now};
+use crate::sync::{Arc, Instant, StaticOnce};
 use crate::topic::Topic;
 use crate::topic_builder::TopicBuilder;
 
@@ -47,7 +47,7 @@ pub(crate) struct Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        let began = now();
+        let began = Instant::now();
         if self.engine.ending.load() < Ending::Stopped {
             let grace = if context::is_inside() {
                 Duration::ZERO

@@ -8,11 +8,11 @@
 //! threads sleep by: no timer fires early because two clocks disagree. Where the
 //! processor has no steady counter, quanta reads the system's clock.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::pure::verdict::nanos;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Counter, now};
+use crate::sync::{Arc, Counter, Instant};
 
 /// A clock that stands still until it is advanced.
 ///
@@ -67,15 +67,22 @@ impl ManualClock {
 
 /// The engine's clock.
 pub(crate) enum Clock {
-    Monotonic { origin: Instant, counter: Counter },
+    Monotonic {
+        origin: Instant,
+        counter: Counter,
+        /// What the counter showed at `origin`, in its own unit.
+        counter_origin: u64,
+    },
     Manual(ManualClock),
 }
 
 impl Clock {
     pub(crate) fn monotonic() -> Self {
+        let counter = Counter::new();
         Self::Monotonic {
-            origin: now(),
-            counter: Counter::new(),
+            origin: Instant::now(),
+            counter_origin: counter.raw(),
+            counter,
         }
     }
 
@@ -83,7 +90,11 @@ impl Clock {
     #[inline]
     pub(crate) fn now_ns(&self) -> u64 {
         match self {
-            Self::Monotonic { counter, .. } => counter.elapsed_ns(),
+            Self::Monotonic {
+                counter,
+                counter_origin,
+                ..
+            } => counter.delta_as_nanos(*counter_origin, counter.raw()),
             Self::Manual(clock) => nanos(clock.elapsed()),
         }
     }
@@ -91,7 +102,7 @@ impl Clock {
     /// The time that deadlines are kept by.
     pub(crate) fn timer_ns(&self) -> u64 {
         match self {
-            Self::Monotonic { origin, .. } => nanos(now().saturating_duration_since(*origin)),
+            Self::Monotonic { origin, .. } => nanos(origin.elapsed()),
             Self::Manual(clock) => nanos(clock.elapsed()),
         }
     }

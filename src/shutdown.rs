@@ -1,7 +1,7 @@
 //! The end of a broker: drain, and the immediate version of it, drop.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::engine::registry::Survey;
 use crate::engine::{Engine, context};
@@ -10,7 +10,7 @@ use crate::event::{EventKind, Record};
 use crate::latency::Short;
 use crate::metrics::Metrics;
 use crate::pure::ending::Ending;
-use crate::sync::{Arc, Mutex, now, sleep};
+use crate::sync::{Arc, Instant, Mutex, sleep};
 
 /// What a drain came to: every message accepted is in one of these counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl Engine {
         deadline: Duration,
         outcome: &Outcome,
     ) -> Result<DrainReport, DrainError> {
-        let began = now();
+        let began = Instant::now();
         let until = began.checked_add(deadline);
         let first = self.refuse();
         if context::is_inside() {
@@ -175,7 +175,7 @@ impl Engine {
         loop {
             self.run_until_idle();
             let survey = self.survey();
-            let time_is_up = until.is_some_and(|until| now() >= until);
+            let time_is_up = until.is_some_and(|until| Instant::now() >= until);
             if done() || time_is_up {
                 return;
             }
@@ -187,7 +187,9 @@ impl Engine {
             last = survey;
             let next_ns = self.timer.next_deadline_ns();
             let wake = next_ns.and_then(|at_ns| self.clock.instant(at_ns));
-            let pause = wake.map_or(MOMENT, |wake| wake.saturating_duration_since(now()));
+            let pause = wake.map_or(MOMENT, |wake| {
+                wake.saturating_duration_since(Instant::now())
+            });
             sleep(pause.min(GRACE));
         }
     }
@@ -219,10 +221,10 @@ impl Engine {
                 Arc::clone(&topic).end(self);
             }
             let ended = self.is_at_rest();
-            if ended || until.is_some_and(|until| now() >= until) {
+            if ended || until.is_some_and(|until| Instant::now() >= until) {
                 break;
             }
-            let soon = now() + MOMENT;
+            let soon = Instant::now() + MOMENT;
             self.stillness.wait(Some(soon), || self.is_at_rest());
         }
         self.pool.stop();
@@ -233,7 +235,7 @@ impl Engine {
             self.bus.pump();
         }
         // Those that have nothing left to do may take what is left of the time.
-        let soon = until.map(|until| until.max(now() + GRACE));
+        let soon = until.map(|until| until.max(Instant::now() + GRACE));
         let all_gone = || self.stillness.wait(soon, || self.pool.alive() == 0);
         if !context::is_inside() && all_gone() {
             self.pool.join();
@@ -263,7 +265,7 @@ impl Engine {
             self.run_until_idle();
             return self.is_at_rest();
         }
-        let until = now().checked_add(timeout);
+        let until = Instant::now().checked_add(timeout);
         let still = self.stillness.wait(until, || self.is_at_rest());
         still && self.bus.flush(until)
     }

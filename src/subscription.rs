@@ -1,7 +1,7 @@
 //! Subscriptions, as users hold them.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::config::{LaneFull, Unsubscribe};
 use crate::delivery_batch::DeliveryBatch;
@@ -22,7 +22,7 @@ use crate::pure::room::Phase;
 use crate::pure::strategy::{Batched, Strategy};
 use crate::pure::verdict::nanos;
 use crate::shutdown::MOMENT;
-use crate::sync::{Arc, breakable, now};
+use crate::sync::{Arc, Instant, breakable};
 use crate::topic_builder::in_range;
 
 /// A subscription. Dropping it unsubscribes, without waiting: what is queued is
@@ -83,7 +83,7 @@ impl Subscription {
             Unsubscribe::Cancel => self.lane.end_as(Phase::Cancelling, None),
             Unsubscribe::DeadLetter => self.lane.end_as(Phase::DeadLettering, None),
             Unsubscribe::Drain { timeout } => {
-                let until = now().checked_add(timeout);
+                let until = Instant::now().checked_add(timeout);
                 if !self.lane.end_as(Phase::Draining, until) {
                     self.lane.end_as(Phase::Cancelling, None);
                 }
@@ -200,7 +200,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
             // Another thread has a delivery or a place in hand. What it does with
             // it may leave the lane ready, and this thread is the one to run it.
-            let soon = now().checked_add(MOMENT);
+            let soon = Instant::now().checked_add(MOMENT);
             engine.stillness.wait(soon, || self.is_retired());
         }
     }

@@ -12,8 +12,8 @@
 mod native;
 #[cfg(not(millstream_loom))]
 pub(crate) use native::{
-    Channel, Condvar, Counter, JoinHandle, Map, Mutex, OnceLock, Queue, Reader, Slot, Unbounded,
-    atomic, available_parallelism, catch_panic, fence, is_current, now, pause, sleep, spawn,
+    Channel, Condvar, Counter, Instant, JoinHandle, Map, Mutex, OnceLock, Queue, Reader, Slot,
+    Unbounded, atomic, available_parallelism, catch_panic, fence, is_current, pause, sleep, spawn,
     thread_local, yield_now,
 };
 
@@ -21,8 +21,8 @@ pub(crate) use native::{
 pub(crate) mod model;
 #[cfg(millstream_loom)]
 pub(crate) use model::{
-    Channel, Condvar, Counter, JoinHandle, Map, Mutex, OnceLock, Queue, Reader, Slot, Unbounded,
-    atomic, available_parallelism, catch_panic, fence, is_current, now, pause, sleep, spawn,
+    Channel, Condvar, Counter, Instant, JoinHandle, Map, Mutex, OnceLock, Queue, Reader, Slot,
+    Unbounded, atomic, available_parallelism, catch_panic, fence, is_current, pause, sleep, spawn,
     thread_local, yield_now,
 };
 

@@ -1,6 +1,6 @@
 //! The publish half of the route: gate, overflow policy, queue.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::contain::discard;
 use super::context;
@@ -14,7 +14,7 @@ use crate::pure::lifecycle::Status;
 use crate::pure::tickets::Refusal;
 use crate::pure::verdict::nanos;
 use crate::pure::wheel::TimerKey;
-use crate::sync::{Arc, now, pause};
+use crate::sync::{Arc, Instant, pause};
 
 /// How often a publisher looks for something to drop before it gives up. It
 /// finds nothing only while others are between their ticket and their push.
@@ -243,7 +243,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             (Refusal::Full, Overflow::Reject) => Err(Refused::Full),
             (Refusal::Full, Overflow::Block { timeout }) => {
                 if patience.is_none() {
-                    *patience = now().checked_add(timeout);
+                    *patience = Instant::now().checked_add(timeout);
                 }
                 self.admit_after_wait(wanted, *patience)
             }

@@ -8,8 +8,6 @@
 //! publisher, who may wait for room that only workers make, takes
 //! everything out first; a worker that comes then finds nothing.
 
-use std::time::Instant;
-
 use super::admit::Refused;
 use super::contain::discard;
 use super::linger::Linger;
@@ -22,7 +20,7 @@ use crate::message::BatchReceipt;
 use crate::pure::strategy::Batched;
 use crate::pure::verdict::nanos;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Mutex, breakable};
+use crate::sync::{Arc, Instant, Mutex, breakable};
 
 /// The buffer of one publisher.
 pub(crate) struct Buffer<T: Send + Sync + 'static> {

@@ -6,7 +6,6 @@
 //! listening an emit is one relaxed load.
 
 use std::io;
-use std::time::Instant;
 
 use super::contain::{Contained, contain};
 use super::context::Inside;
@@ -15,8 +14,8 @@ use crate::engine::Engine;
 use crate::event::{Event, Record};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{
-    Arc, Condvar, JoinHandle, Mutex, OnceLock, Queue, Slot, Thread, breakable, fence, is_current,
-    spawn,
+    Arc, Condvar, Instant, JoinHandle, Mutex, OnceLock, Queue, Slot, Thread, breakable, fence,
+    is_current, spawn,
 };
 
 /// A user's observer.

@@ -3,7 +3,6 @@
 //! subscription.
 
 use std::iter::Fuse;
-use std::time::Instant;
 
 use super::admit::Refused;
 use super::dispatch::BATCH;
@@ -11,7 +10,7 @@ use super::topic::TopicCore;
 use crate::batch::{Batch, Parcel, Stamp, Waste};
 use crate::error::PartialBatch;
 use crate::message::{BatchReceipt, MessageId};
-use crate::sync::Arc;
+use crate::sync::{Arc, Instant};
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Accepts messages chunk by chunk, or hands back those from the first one

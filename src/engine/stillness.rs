@@ -5,9 +5,8 @@
 //! it looks for itself, so one of the two sees the other; the fences are those of
 //! [`Waiters`](super::waiters::Waiters), which this is.
 
-use std::time::Instant;
-
 use super::waiters::Waiters;
+use crate::sync::Instant;
 
 /// Those who wait for rest.
 pub struct Stillness(Waiters);

@@ -7,10 +7,8 @@
 //! write, which the fences exclude. A close wakes everybody.
 //! Model: `loom-tests/tests/waiters.rs`.
 
-use std::time::Instant;
-
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Condvar, Mutex, breakable, fence, now};
+use crate::sync::{Condvar, Instant, Mutex, breakable, fence};
 
 /// The waiting room of one topic.
 pub struct Waiters {
@@ -44,7 +42,7 @@ impl Waiters {
             if let Some(answer) = attempt() {
                 break Some(answer);
             }
-            if until.is_some_and(|until| now() >= until) {
+            if until.is_some_and(|until| Instant::now() >= until) {
                 break None;
             }
             self.room.wait(&mut guard, until);

@@ -7,15 +7,17 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::OnceLock as StdOnceLock;
-use std::time::{Duration, Instant};
 
 use super::{Arc, Thread, Weak};
 
 pub(crate) mod atomic;
 mod queue;
+mod time;
 
 pub(crate) use queue::Channel;
 pub use queue::{Queue, Unbounded};
+pub(crate) use time::{Counter, sleep};
+pub use time::{Instant, restart_time};
 
 pub(crate) use loom::sync::atomic::fence;
 pub(crate) use loom::thread_local;
@@ -43,47 +45,6 @@ pub(crate) fn is_current(thread: &JoinHandle<()>) -> bool {
 /// no handler of a model panics.
 pub(crate) fn catch_panic<R>(call: impl FnOnce() -> R) -> std::thread::Result<R> {
     Ok(call())
-}
-
-std::thread_local! {
-    static PASSED: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) };
-}
-
-/// Lets time begin anew: what an execution does must not depend on those before it.
-pub fn restart_time() {
-    PASSED.set(Duration::ZERO);
-}
-
-fn origin() -> Instant {
-    static ORIGIN: StdOnceLock<Instant> = StdOnceLock::new();
-    *ORIGIN.get_or_init(Instant::now)
-}
-
-/// Time passes only for those who wait for it, and then at once.
-pub(crate) fn now() -> Instant {
-    origin() + PASSED.get()
-}
-
-fn wait_until(until: Instant) {
-    PASSED.set(PASSED.get().max(until.saturating_duration_since(origin())));
-    loom::thread::yield_now();
-}
-
-pub(crate) fn sleep(duration: Duration) {
-    wait_until(now() + duration);
-}
-
-/// The processor stands still.
-pub(crate) struct Counter;
-
-impl Counter {
-    pub(crate) fn new() -> Self {
-        Self
-    }
-
-    pub(crate) fn elapsed_ns(&self) -> u64 {
-        0
-    }
 }
 
 pub(crate) fn available_parallelism() -> usize {
@@ -179,7 +140,7 @@ impl Condvar {
             None => self.0.wait(held),
             Some(until) => {
                 drop(held);
-                wait_until(until);
+                time::wait_until(until);
                 guard.1.0.lock()
             }
         };

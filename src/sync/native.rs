@@ -1,7 +1,6 @@
 //! The real thing.
 
 use std::io;
-use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
 use crossbeam_channel::{Receiver, Sender};
@@ -11,10 +10,12 @@ use dashmap::DashMap;
 use super::{Arc, Thread};
 
 pub(crate) use parking_lot::Mutex;
+pub(crate) use quanta::Clock as Counter;
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::{self, fence};
 pub(crate) use std::thread::{JoinHandle, sleep, yield_now};
 pub(crate) use std::thread_local;
+pub(crate) use std::time::Instant;
 
 pub(crate) fn spawn(
     thread: Thread,
@@ -36,34 +37,6 @@ pub(crate) fn is_current(thread: &JoinHandle<()>) -> bool {
 /// Calls what may panic, and catches it.
 pub(crate) fn catch_panic<R>(call: impl FnOnce() -> R) -> std::thread::Result<R> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))
-}
-
-/// The time that threads wait by.
-pub(crate) fn now() -> Instant {
-    Instant::now()
-}
-
-/// The processor's counter of time, where it has a steady one.
-pub(crate) struct Counter {
-    clock: quanta::Clock,
-    /// What the counter showed at first, in its own unit.
-    origin: u64,
-}
-
-impl Counter {
-    pub(crate) fn new() -> Self {
-        let clock = quanta::Clock::new();
-        Self {
-            origin: clock.raw(),
-            clock,
-        }
-    }
-
-    /// Time since it was made.
-    #[inline]
-    pub(crate) fn elapsed_ns(&self) -> u64 {
-        self.clock.delta_as_nanos(self.origin, self.clock.raw())
-    }
 }
 
 pub(crate) fn available_parallelism() -> usize {
