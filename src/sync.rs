@@ -1,31 +1,35 @@
 //! The facade: everything that threads share comes from here, and no other file
-//! names `std::sync`, `std::thread`, `parking_lot`, crossbeam, arc-swap, dashmap
-//! or loom.
+//! names `std::sync`, `std::thread`, `parking_lot`, crossbeam, arc-swap, dashmap,
+//! loom or shuttle, or reads a clock.
 //!
 //! In a normal build these are thin names over the real crates. Under the cfg
 //! `millstream_loom` they are loom's types, or small stand-ins built from them, so
 //! that the models in `loom-tests/` run the shipped functions of `engine/`.
 //! What a stand-in orders more strictly than the real thing is written down in
-//! `loom-tests/README.md`.
+//! `loom-tests/README.md`. Under the cfg `millstream_shuttle` they are shuttle's, so
+//! that the scenarios in `tests/shuttle/` run the whole engine, and time, by
+//! schedules that can be replayed.
 
-#[cfg(not(millstream_loom))]
+#[cfg(not(any(millstream_loom, millstream_shuttle)))]
 mod native;
-#[cfg(not(millstream_loom))]
-pub(crate) use native::{
-    Channel, Condvar, Counter, Instant, JoinHandle, Map, Mutex, OnceLock, Queue, Reader, Slot,
-    Unbounded, atomic, available_parallelism, catch_panic, fence, is_current, pause, sleep, spawn,
-    thread_local, yield_now,
-};
+#[cfg(not(any(millstream_loom, millstream_shuttle)))]
+use native as backend;
 
 #[cfg(millstream_loom)]
 pub(crate) mod model;
 #[cfg(millstream_loom)]
-pub(crate) use model::{
+use model as backend;
+
+#[cfg(millstream_shuttle)]
+mod shuttle;
+#[cfg(millstream_shuttle)]
+use shuttle as backend;
+
+pub(crate) use backend::{
     Channel, Condvar, Counter, Instant, JoinHandle, Map, Mutex, OnceLock, Queue, Reader, Slot,
     Unbounded, atomic, available_parallelism, catch_panic, fence, is_current, pause, sleep, spawn,
     thread_local, yield_now,
 };
-
 pub(crate) use crossbeam_utils::CachePadded;
 /// For statics, which outlive what a model explores.
 pub(crate) use std::sync::OnceLock as StaticOnce;

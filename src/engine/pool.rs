@@ -49,11 +49,13 @@ impl<'a> Worker<'a> {
 /// Turns from the `next` slot before the ready queue has its turn again, so that
 /// a topic and its lane can't keep a core to themselves.
 const NEXT_IN_A_ROW: u32 = 8;
+/// To a scheduler that may put anything between two looks, one says as much as all.
+const EXPLORED: bool = cfg!(any(millstream_loom, millstream_shuttle));
 /// Yields before spinning: lets a little backlog form, which is cheaper to take
 /// than single messages.
-const YIELDS: u32 = if cfg!(millstream_loom) { 1 } else { 2 };
+const YIELDS: u32 = if EXPLORED { 1 } else { 2 };
 /// Looks at the ready queue before parking, some 20 to 50 µs in all.
-const SPINS: u32 = if cfg!(millstream_loom) { 0 } else { 200 };
+const SPINS: u32 = if EXPLORED { 0 } else { 200 };
 const PAUSES_PER_SPIN: u32 = 8;
 /// Looks of a worker that never parks before it offers its core to others, which
 /// costs half a microsecond.
