@@ -1,0 +1,276 @@
+//! Ends: of subscriptions, of the broker, and of both at once.
+
+use std::sync::{Arc, Mutex};
+
+use millstream::{Backoff, Overflow, PublishError, Unsubscribe, Unsubscribed};
+use shuttle::sync::mpsc;
+
+use super::explore::explore;
+use super::*;
+
+/// Says that it was dropped.
+struct Guard(mpsc::Sender<()>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
+#[test]
+fn subscriptions_end_while_deliveries_run() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic::<Sent>("a").open().unwrap();
+        let timeout = FOREVER;
+        let modes = [
+            ("cancelled", Unsubscribe::Cancel),
+            ("buried", Unsubscribe::DeadLetter),
+            ("drained", Unsubscribe::Drain { timeout }),
+        ];
+        let log = log(&topic, "stays");
+        let mut threads = publishers({
+            let topic = topic.clone();
+            move |publisher| {
+                for number in 0..2 {
+                    topic.publish((publisher, number)).unwrap();
+                }
+            }
+        });
+        for (name, mode) in modes {
+            let calls = Log::new();
+            let subscription = topic.subscribe(name, into(&calls)).unwrap();
+            threads.push(thread::spawn(move || {
+                let Unsubscribed::Ended(last) = subscription.unsubscribe(mode) else {
+                    panic!("it is outside of all handlers");
+                };
+                let (counts, called) = (last.counts, calls.len() as u64);
+                assert_eq!((counts.ended(), counts.delivered), (counts.made, called));
+                match mode {
+                    Unsubscribe::Cancel => assert_eq!(counts.dead_lettered, 0),
+                    Unsubscribe::DeadLetter => assert_eq!(counts.cancelled, 0),
+                    _ => assert_eq!(counts.delivered, counts.made),
+                }
+                thread::yield_now();
+                assert_eq!(calls.len() as u64, called, "a call after the end");
+            }));
+        }
+        join(threads);
+        let letters = topic.dead_letters().len() as u64;
+        assert_eq!(drain(&broker).dead_lettered, letters);
+        assert_eq!(log.len(), 8);
+        assert_in_order(&log.take());
+    });
+}
+
+#[test]
+fn subscriptions_end_inside_handlers() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic::<Sent>("a").open().unwrap();
+        let modes = [
+            ("cancelled", Unsubscribe::Cancel),
+            ("buried", Unsubscribe::DeadLetter),
+            ("drained", Unsubscribe::Drain { timeout: SOON }),
+        ];
+        let (gone, ended) = mpsc::channel();
+        for (name, mode) in modes {
+            let own = Arc::new(Mutex::new(None));
+            let (guard, taken) = (Guard(gone.clone()), Arc::clone(&own));
+            let subscription = topic.subscribe(name, move |_| {
+                let _keep = &guard;
+                let own: Option<Subscription> = taken.lock().unwrap().take();
+                let ending = own.map(|own| own.unsubscribe(mode));
+                assert_ne!(ending.map(|end| end == Unsubscribed::Ending), Some(false));
+                Ok(())
+            });
+            *own.lock().unwrap() = Some(subscription.unwrap());
+        }
+        join(publishers({
+            let topic = topic.clone();
+            move |publisher| {
+                topic.publish((publisher, 0)).unwrap();
+            }
+        }));
+        for _ in modes {
+            ended.recv().expect("a handler that has ended is dropped");
+        }
+        let report = drain(&broker);
+        assert_eq!(
+            report.made,
+            report.delivered + report.cancelled + report.dead_lettered
+        );
+        assert!(broker.metrics().topics[0].subscriptions.is_empty());
+    });
+}
+
+#[test]
+fn a_drain_meets_publishers_that_wait_for_room() {
+    explore(|| {
+        let broker = broker();
+        let topics = [("a", FOREVER), ("b", SOON)].map(|(name, timeout)| {
+            let topic = broker.topic(name).capacity(1).lane_capacity(1);
+            topic.overflow(Overflow::Block { timeout }).open().unwrap()
+        });
+        let logs = [0, 1].map(|at| log(&topics[at], "x"));
+        let accepted = Log::new();
+        let threads = publishers({
+            let accepted = accepted.clone();
+            move |publisher| {
+                for number in 0..3 {
+                    let at = publisher as usize % 2;
+                    match topics[at].publish((publisher, number)) {
+                        Ok(receipt) => accepted.push(receipt.id()),
+                        Err(PublishError::TimedOut(_)) => assert_eq!(at, 1),
+                        Err(refused) => return assert!(matches!(refused, PublishError::Closed(_))),
+                    }
+                }
+            }
+        });
+        let report = drain(&broker);
+        join(threads);
+        assert_eq!(report.published, accepted.len() as u64);
+        assert_eq!(report.delivered, report.published);
+        assert_balanced(&broker);
+        for log in logs {
+            assert_in_order(&log.take());
+        }
+    });
+}
+
+#[test]
+fn retries_meet_an_unsubscribe_and_a_drain() {
+    explore(|| {
+        let broker = broker();
+        let retry = Backoff::fixed(SOON).max_attempts(2);
+        let topic = broker.topic::<Sent>("a").retry(retry).open().unwrap();
+        let subscribe = |name| {
+            let calls = Log::new();
+            let of_handler = calls.clone();
+            let subscription = topic.subscribe(name, move |delivery| {
+                of_handler.push(*delivery.payload());
+                match (delivery.payload().0, delivery.attempt()) {
+                    (0, _) | (1 | 2, 1) => Err(Nack::retry("again")),
+                    _ => Ok(()),
+                }
+            });
+            (calls, subscription.unwrap())
+        };
+        let (calls, stays) = subscribe("stays");
+        let (_, cancelled) = subscribe("cancelled");
+        let (_, drained) = subscribe("drained");
+        let mut threads = publishers({
+            let topic = topic.clone();
+            move |publisher| {
+                topic.publish((publisher, 0)).unwrap();
+            }
+        });
+        let timeout = FOREVER;
+        let ends = [
+            (cancelled, Unsubscribe::Cancel),
+            (drained, Unsubscribe::Drain { timeout }),
+        ];
+        for (subscription, mode) in ends {
+            threads.push(thread::spawn(move || {
+                let Unsubscribed::Ended(last) = subscription.unsubscribe(mode) else {
+                    panic!("it is outside of all handlers");
+                };
+                let counts = last.counts;
+                assert_eq!((counts.ended(), counts.awaiting_retry), (counts.made, 0));
+                let cancels = mode == Unsubscribe::Cancel;
+                assert!(cancels || counts.cancelled == 0, "{counts:?}");
+            }));
+        }
+        join(threads);
+        drain(&broker);
+        let counts = stays.metrics().counts;
+        assert_eq!((counts.delivered, counts.dead_lettered), (3, 1));
+        assert_eq!((counts.attempts, calls.len()), (7, 7));
+    });
+}
+
+/// A retry that leaves the timer's wheel while a drain asks whether any is to come.
+#[test]
+fn a_drain_meets_a_retry_that_is_just_due() {
+    explore(|| {
+        let broker = Broker::builder().workers(1).histograms(Histograms::Off);
+        let broker = broker.build().unwrap();
+        let topic = broker.topic::<Sent>("a").open().unwrap();
+        let lane = topic.subscription("x").retry(Backoff::fixed(SOON));
+        let subscription = lane.subscribe(|delivery| match delivery.attempt() {
+            1 => Err(Nack::retry("again")),
+            _ => Ok(()),
+        });
+        subscription.unwrap().detach();
+        topic.publish((0, 0)).unwrap();
+        let report = drain(&broker);
+        assert_eq!((report.delivered, report.cut_off), (1, 0));
+    });
+}
+
+#[test]
+fn a_drain_with_a_deadline_accounts_for_everything() {
+    explore(|| {
+        let broker = broker();
+        let retry = Backoff::fixed(2 * SOON).max_attempts(3);
+        let topic = broker.topic::<Sent>("a").retry(retry).open().unwrap();
+        let subscription = topic.subscribe("x", |delivery| match delivery.attempt() {
+            1 => Err(Nack::retry("again")),
+            _ => Ok(()),
+        });
+        let subscription = subscription.unwrap();
+        let threads = publishers(move |publisher| {
+            for number in 0..2 {
+                match topic.publish((publisher, number)) {
+                    Ok(_) | Err(PublishError::Closed(_)) => {}
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        });
+        let drained = broker.drain(3 * SOON);
+        join(threads);
+        let report = drained.unwrap_or_else(|incomplete| *incomplete.report());
+        assert_balanced(&broker);
+        assert_eq!(
+            report.made,
+            report.delivered + report.cancelled + report.remaining
+        );
+        while !subscription.has_ended() {
+            thread::yield_now();
+        }
+        let counts = subscription.metrics().counts;
+        assert_eq!((counts.ended(), counts.awaiting_retry), (counts.made, 0));
+    });
+}
+
+/// The broker's last handle, and with it the broker, ends inside a handler of its
+/// own: nobody may wait for whoever runs that.
+#[test]
+fn the_last_handles_go_inside_a_handler() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic::<Sent>("a").capacity(2).open().unwrap();
+        let (gone, ended) = mpsc::channel();
+        let everything = Arc::new(Mutex::new(None));
+        let (guard, held) = (Guard(gone), Arc::clone(&everything));
+        let subscription = topic.subscribe("x", move |_| {
+            let _keep = &guard;
+            let all: Option<(Broker, Topic<Sent>, Subscription)> = held.lock().unwrap().take();
+            drop(all);
+            Ok(())
+        });
+        let threads = publishers({
+            let topic = topic.clone();
+            move |publisher| match topic.publish((publisher, 0)) {
+                Ok(_) | Err(PublishError::Full(_) | PublishError::Closed(_)) => {}
+                Err(other) => panic!("{other}"),
+            }
+        });
+        *everything.lock().unwrap() = Some((broker, topic.clone(), subscription.unwrap()));
+        // One more, in case the others were handled before.
+        let _ = topic.publish((0, 1));
+        join(threads);
+        drop((topic, everything));
+        ended.recv().expect("a handler that has ended is dropped");
+    });
+}

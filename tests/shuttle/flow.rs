@@ -1,0 +1,186 @@
+//! Messages on their way: fan-out, full topics, strategies, overflow, buffers.
+
+use millstream::{Batched, Immediate, LaneFull, Overflow, PublishError};
+
+use super::explore::explore;
+use super::*;
+
+const BLOCK: Overflow = Overflow::Block { timeout: FOREVER };
+
+#[test]
+fn fan_out() {
+    explore(|| {
+        let broker = broker();
+        let topics = ["a", "b"].map(|name| broker.topic(name).open().unwrap());
+        let logs = [(0, "x"), (0, "y"), (1, "x")].map(|(topic, name)| log(&topics[topic], name));
+        join(publishers(move |publisher| {
+            for number in 0..2 {
+                topics[0].publish((publisher, number)).unwrap();
+            }
+            topics[1].publish((publisher, 0)).unwrap();
+        }));
+        let report = drain(&broker);
+        assert_eq!((report.published, report.delivered), (12, 20));
+        let [x, y, of_b] = logs.map(|log| log.take());
+        assert_in_order(&x);
+        assert_eq!(x, y, "one order for all subscriptions of a topic");
+        assert_eq!((x.len(), of_b.len()), (8, 4));
+    });
+}
+
+/// Workers that waited for room which only workers make would never wake.
+#[test]
+fn handlers_that_publish_into_each_others_full_topic() {
+    explore(|| {
+        let broker = broker();
+        let open = |name| {
+            let topic = broker.topic::<u64>(name).capacity(1).overflow(BLOCK);
+            topic.lane_capacity(1).open().unwrap()
+        };
+        let topics = [open("a"), open("b")];
+        let refused = Log::new();
+        for (from, to) in [(0, 1), (1, 0)] {
+            let (to, refused) = (topics[to].clone(), refused.clone());
+            let subscription = topics[from].subscribe("s", move |delivery| {
+                for hops in 0..*delivery.payload() {
+                    match to.publish(hops) {
+                        Ok(_) => {}
+                        Err(PublishError::Full(hops)) => refused.push(hops),
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+                Ok(())
+            });
+            subscription.unwrap().detach();
+        }
+        join(publishers(move |publisher| {
+            topics[publisher as usize % 2].publish(2).unwrap();
+        }));
+        assert!(broker.wait_until_idle(FOREVER));
+        let report = drain(&broker);
+        // Two hops mean three more messages, unless one with a hop left is refused.
+        let refused: u64 = refused.take().iter().map(|hops| hops + 1).sum();
+        assert_eq!(report.published, 4 * 4 - refused);
+        assert_eq!(report.delivered, report.published);
+    });
+}
+
+#[test]
+fn strategies_are_swapped_while_messages_wait() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic("a").strategy(Batched::of(3).linger(SOON));
+        let topic = topic.open().unwrap();
+        let log = log(&topic, "x");
+        let batches = Log::new();
+        let subscription = {
+            let (batches, linger) = (batches.clone(), Batched::of(2).linger(SOON));
+            topic
+                .subscription("y")
+                .subscribe_batches(linger, move |batch| {
+                    batches.push(batch.iter().map(|delivery| *delivery.payload()).collect());
+                    Ok(())
+                })
+        };
+        subscription.unwrap().detach();
+        let mut threads = publishers({
+            let topic = topic.clone();
+            move |publisher| {
+                for number in 0..2 {
+                    topic.publish((publisher, number)).unwrap();
+                }
+            }
+        });
+        threads.push(thread::spawn(move || {
+            topic.set_strategy(Immediate).unwrap();
+            topic.set_strategy(Batched::of(64).linger(SOON)).unwrap();
+            topic.set_strategy(Batched::of(2)).unwrap();
+            topic.set_strategy(Batched::of(5).linger(2 * SOON)).unwrap();
+        }));
+        join(threads);
+        // Nothing but the linger brings the last of them on their way.
+        assert!(broker.wait_until_idle(FOREVER));
+        let firsts = log.take();
+        assert_in_order(&firsts);
+        let batches: Vec<Vec<Sent>> = batches.take();
+        assert!(batches.iter().all(|batch| (1..=2).contains(&batch.len())));
+        assert_eq!(batches.concat(), firsts);
+        assert_eq!((firsts.len(), drain(&broker).delivered), (8, 16));
+    });
+}
+
+#[test]
+fn the_oldest_make_room() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic("a").capacity(2).overflow(Overflow::DropOldest);
+        let topic = topic.open().unwrap();
+        let logs = [LaneFull::Wait, LaneFull::DropOldest].map(|when_full| {
+            let log = Log::new();
+            let lane = topic.subscription(&format!("{when_full:?}")).capacity(1);
+            let subscription = lane.when_full(when_full).subscribe(into(&log));
+            subscription.unwrap().detach();
+            log
+        });
+        let evicted = Log::new();
+        join(publishers({
+            let (topic, evicted) = (topic.clone(), evicted.clone());
+            move |publisher| {
+                for number in 0..2 {
+                    let receipt = topic.publish((publisher, number)).unwrap();
+                    evicted.push(u64::from(receipt.evicted()));
+                }
+            }
+        }));
+        let report = drain(&broker);
+        assert_eq!(report.published, 8);
+        assert_eq!(report.messages_dropped, evicted.take().iter().sum::<u64>());
+        assert_eq!(report.dispatched, 8 - report.messages_dropped);
+        let [all, newest] = logs.map(|log| log.take());
+        assert_in_order(&all);
+        assert_in_order(&newest);
+        assert_eq!(all.len() as u64, report.dispatched);
+        assert_eq!(all.len() - newest.len(), report.dropped as usize);
+    });
+}
+
+#[test]
+fn buffers_are_flushed_by_their_publisher_and_by_workers() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker
+            .topic("a")
+            .capacity(4)
+            .overflow(BLOCK)
+            .open()
+            .unwrap();
+        let log = log(&topic, "x");
+        join(publishers({
+            let topic = topic.clone();
+            move |publisher| {
+                let batches = Batched::of(2).linger(SOON);
+                let mut buffer = topic.buffered(batches).unwrap();
+                for number in 0..3 {
+                    buffer.publish((publisher, number)).unwrap();
+                }
+                if publisher % 2 == 0 {
+                    assert_eq!(buffer.flush().unwrap().accepted(), 3);
+                    buffer.publish((publisher, 3)).unwrap();
+                }
+            }
+        }));
+        // Two that stay: only their linger can bring them on their way.
+        let mut left = topic.buffered(Batched::of(4).linger(SOON)).unwrap();
+        for number in 4..6 {
+            left.publish((0, number)).unwrap();
+        }
+        while log.len() < 16 {
+            thread::yield_now();
+        }
+        assert_eq!(left.buffered(), 0);
+        let firsts = log.take();
+        assert_in_order(&firsts);
+        drop(left);
+        assert_eq!((firsts.len(), drain(&broker).delivered), (16, 16));
+    });
+}

@@ -1,0 +1,107 @@
+//! What goes beside the messages: observers and dead letters.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use millstream::{LaneFull, Unsubscribe};
+
+use super::explore::explore;
+use super::*;
+
+#[test]
+fn observers_come_and_go() {
+    explore(|| {
+        let broker = Broker::builder().workers(3).event_buffer(2);
+        let broker = broker.histograms(Histograms::Off).build().unwrap();
+        let topic = broker.topic::<Sent>("a").open().unwrap();
+        let log = log(&topic, "x");
+        let heard = Log::new();
+        let of_observer = heard.clone();
+        let observer = move |event: &millstream::Event<'_>| of_observer.push(event.sequence());
+        let _observation = broker.observe(observer).unwrap();
+        let mut threads = publishers({
+            let topic = topic.clone();
+            move |publisher| {
+                topic.publish((publisher, 0)).unwrap();
+            }
+        });
+        threads.push(thread::spawn({
+            let broker = broker.clone();
+            move || {
+                for _ in 0..2 {
+                    let calls = Arc::new(AtomicU64::new(0));
+                    let of_observer = Arc::clone(&calls);
+                    let observer = move |_: &millstream::Event<'_>| {
+                        of_observer.fetch_add(1, Ordering::Relaxed);
+                    };
+                    drop(broker.observe(observer).unwrap());
+                }
+            }
+        }));
+        join(threads);
+        assert!(broker.wait_until_idle(FOREVER));
+        let missed = broker.metrics().events_missed;
+        let told = heard.len() as u64;
+        drain(&broker);
+        let (mut heard, all_missed) = (heard.take(), broker.metrics().events_missed);
+        heard.sort_unstable();
+        assert!(heard.is_sorted_by(|a, b| a < b), "twice: {heard:?}");
+        // Four messages enqueued, delivering and delivered: each was told or missed.
+        assert!(told + missed >= 12, "{told} told, {missed} missed");
+        let last = heard.last().copied().unwrap_or_default();
+        assert!(heard.len() as u64 + all_missed >= last);
+        assert_eq!((log.len(), broker.metrics().observer_panics), (4, 0));
+    });
+}
+
+#[test]
+fn letters_are_redriven_into_a_lane_that_is_full_or_ends() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic::<Sent>("a").open().unwrap();
+        let delivered = Log::new();
+        let of_handler = delivered.clone();
+        let lane = topic.subscription("x").capacity(2);
+        let subscription = lane
+            .when_full(LaneFull::DeadLetter)
+            .subscribe(move |delivery| {
+                if delivery.generation() == 0 && delivery.payload().0 < 2 {
+                    return Err(Nack::dead_letter("not in this life"));
+                }
+                of_handler.push(*delivery.payload());
+                Ok(())
+            });
+        let subscription = subscription.unwrap();
+        let mut threads = publishers({
+            let topic = topic.clone();
+            move |publisher| {
+                topic.publish((publisher, 0)).unwrap();
+            }
+        });
+        let redriven = Arc::new(AtomicU64::new(0));
+        for _ in 0..2 {
+            let (letters, redriven) = (topic.dead_letters(), Arc::clone(&redriven));
+            threads.push(thread::spawn(move || {
+                for _ in 0..2 {
+                    let redrive = letters.redrive(|_| true);
+                    redriven.fetch_add(redrive.redriven as u64, Ordering::Relaxed);
+                }
+            }));
+        }
+        threads.push(thread::spawn(move || {
+            let mode = Unsubscribe::Drain { timeout: FOREVER };
+            subscription.unsubscribe(mode);
+        }));
+        join(threads);
+        let report = drain(&broker);
+        let (letters, redriven) = (topic.dead_letters().len(), redriven.load(Ordering::Relaxed));
+        assert_eq!(report.dead_lettered - redriven, letters as u64);
+        assert_eq!(report.made, report.delivered + report.dead_lettered);
+        // Those that meet the lane's end are dispatched to nobody.
+        assert!(report.made - redriven + report.unrouted <= 4, "{report:?}");
+        let mut delivered = delivered.take();
+        assert_eq!(delivered.len() as u64, report.delivered);
+        delivered.sort_unstable();
+        assert!(delivered.is_sorted_by(|a, b| a < b), "twice: {delivered:?}");
+    });
+}
