@@ -13,6 +13,7 @@ use crate::batch::{Batch, Collected, Parcel};
 use crate::event::{DropCause, EventKind, Hook};
 use crate::message::MessageId;
 use crate::pure::lifecycle::Status;
+use crate::pure::room::Reserved;
 use crate::pure::schedule::Then;
 use crate::pure::strategy::{Backlog, FlushCause, Plan, Strategy};
 use crate::pure::verdict::nanos;
@@ -45,7 +46,7 @@ pub(crate) struct Desk<T> {
     /// The lanes had room for all of the hand when it was taken.
     pub(super) fits: bool,
     linger: Linger,
-    pub(super) grants: Vec<u32>,
+    pub(super) grants: Vec<Reserved>,
 }
 
 impl<T> Desk<T> {

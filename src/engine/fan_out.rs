@@ -1,12 +1,13 @@
 //! Handing one shared batch to every lane: places first, in all lanes for the same
 //! messages, then the counters, then the parts.
 
+use super::books::LaneBooks;
 use super::dispatch::Desk;
 use super::lane::Lane;
 use super::pool::Worker;
 use super::topic::{Lanes, TopicCore};
 use crate::batch::{Batch, Part};
-use crate::config::LaneFull;
+use crate::config::{LaneFull, NoSubscribers};
 use crate::dead_letters::DeadReason;
 use crate::event::{DropCause, EventKind};
 use crate::pure::lifecycle::{Status, Step};
@@ -51,34 +52,40 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Option<usize> {
         let (batch, next) = desk.hand.take()?;
         let left = batch.len() - next;
-        if self.retains(lanes) {
-            desk.hand = Some((batch, next));
-            self.quiet_below.store(u64::MAX, Ordering::Relaxed);
-            return None;
-        }
-        if lanes.iter().all(|lane| lane.phase() != Phase::Open) {
-            self.unroute(&batch, next);
-            return Some(left);
-        }
-        let count = self.reserve_everywhere(lanes, left as u32, desk.fits, &mut desk.grants);
-        if count == 0 {
-            desk.hand = Some((batch, next));
-            self.quiet_below.store(u64::MAX, Ordering::Relaxed);
-            return None;
-        }
+        let count = loop {
+            let is_open = |lane: &Arc<Lane<T>>| lane.phase() == Phase::Open;
+            let count = if lanes.iter().any(is_open) {
+                self.reserve_everywhere(lanes, left as u32, desk.fits, &mut desk.grants)
+            } else if self.settings.no_subscribers == NoSubscribers::Retain {
+                0
+            } else {
+                self.unroute(&batch, next);
+                return Some(left);
+            };
+            if count == 0 {
+                desk.hand = Some((batch, next));
+                self.quiet_below.store(u64::MAX, Ordering::Relaxed);
+                return None;
+            }
+            if desk.grants.iter().any(|answer| *answer != Reserved::Closed) {
+                break count;
+            }
+            // The last of them has closed since: what nobody takes must not count
+            // as handed on.
+        };
         // Counted before it can be handled: a snapshot never shows more ends
         // than beginnings.
         self.books.dispatched.add(u64::from(count));
         // Their places in the lanes are reserved, so those in the queue are free.
         self.gate.release(u64::from(count));
         let from = next as u32;
-        for (lane, granted) in lanes.iter().zip(&desk.grants) {
+        for (lane, reserved) in lanes.iter().zip(&desk.grants) {
             let part = Part {
                 batch: Arc::clone(&batch),
                 from,
                 to: from + count,
             };
-            self.hand_to(lane, part, *granted, worker);
+            self.hand_to(lane, part, *reserved, worker);
         }
         let next = next + count as usize;
         if next < batch.len() {
@@ -97,7 +104,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         lanes: &Lanes<T>,
         wanted: u32,
         fits: bool,
-        grants: &mut Vec<u32>,
+        grants: &mut Vec<Reserved>,
     ) -> u32 {
         let room = || wanted.min(self.room_in_lanes(lanes) as u32);
         let mut count = if fits { wanted } else { room() };
@@ -115,13 +122,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 short |= lane.when_full == LaneFull::Wait
                     && reserved != Reserved::Closed
                     && granted < count;
-                grants.push(granted);
+                grants.push(reserved);
             }
             if !short {
                 return count;
             }
-            for (lane, granted) in lanes.iter().zip(grants.iter()) {
-                if *granted > 0 && lane.release(*granted) {
+            for (lane, reserved) in lanes.iter().zip(grants.iter()) {
+                if let Reserved::Granted(granted) = reserved
+                    && lane.release(*granted)
+                {
                     lane.ring();
                 }
             }
@@ -130,19 +139,21 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         0
     }
 
-    /// Hands a part to one lane that granted places for its first `granted`
+    /// Hands a part to one lane, which has `reserved` places for the first of its
     /// messages; what becomes of the others is the lane's policy.
     fn hand_to(
         self: &Arc<Self>,
         lane: &Arc<Lane<T>>,
         part: Part<T>,
-        granted: u32,
+        reserved: Reserved,
         worker: &mut Worker<'_>,
     ) {
         let count = part.to - part.from;
-        if granted == 0 && lane.phase() != Phase::Open {
-            return;
-        }
+        let granted = match reserved {
+            Reserved::Granted(granted) => granted,
+            Reserved::Full => 0,
+            Reserved::Closed => return,
+        };
         let granted = match lane.when_full {
             LaneFull::DropOldest => self.make_room(lane, granted, count),
             LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => granted,
@@ -194,6 +205,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &Part<T>) {
         let count = part.len() as u64;
         let status = lane.books.record(Status::Queued, Step::Drop, count);
+        self.tell_dropped(lane, part, status);
+    }
+
+    fn tell_dropped(&self, lane: &Arc<Lane<T>>, part: &Part<T>, status: Status) {
         if self.bus().observed() {
             for id in part.ids() {
                 let cause = DropCause::LaneFull;
@@ -203,14 +218,34 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Deliveries that found no place in their lane.
+    /// Deliveries that found no place in their lane. Without one they can't keep
+    /// the lane from ending, and it may have ended since it was asked.
     fn overflow(&self, lane: &Arc<Lane<T>>, part: &Part<T>) {
-        let count = part.len() as u64;
-        lane.books.record(Status::Created, Step::Accept, count);
-        if lane.when_full == LaneFull::DeadLetter {
-            lane.bury_part(part, DeadReason::LaneFull);
+        let step = match lane.when_full {
+            LaneFull::DeadLetter => Step::Bury,
+            LaneFull::Wait | LaneFull::DropNewest | LaneFull::DropOldest => Step::Drop,
+        };
+        let record = |books: &LaneBooks| {
+            let count = part.len() as u64;
+            let queued = books.record(Status::Created, Step::Accept, count);
+            books.record(queued, step, count)
+        };
+        // Held while the books are written, because a lane retires under it.
+        let mut ended = self.ended.lock();
+        let is_listed = |lanes: &Lanes<T>| lanes.iter().any(|other| Arc::ptr_eq(other, lane));
+        let status = if self.lanes.peek(is_listed) {
+            record(&lane.books)
         } else {
-            self.drop_queued(lane, part);
+            let late = LaneBooks::default();
+            let status = record(&late);
+            ended.get_or_insert_default().add(&late.read());
+            status
+        };
+        drop(ended);
+        if step == Step::Bury {
+            lane.write_letters(part, DeadReason::LaneFull);
+        } else {
+            self.tell_dropped(lane, part, status);
         }
     }
 

@@ -180,9 +180,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Sends a delivery that stands at `from` to the dead letters.
-    fn bury(&self, mut dead: Redelivery<T>, from: Status, reason: DeadReason) {
-        dead.remember_latest();
+    fn bury(&self, dead: Redelivery<T>, from: Status, reason: DeadReason) {
         self.books.record(from, Step::Bury, 1);
+        self.write_letter(dead, reason);
+    }
+
+    fn write_letter(&self, mut dead: Redelivery<T>, reason: DeadReason) {
+        dead.remember_latest();
         self.topic.bury(Letter {
             batch: dead.batch,
             index: dead.index,
@@ -197,9 +201,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Sends queued first attempts to the dead letters.
     pub(super) fn bury_part(&self, part: &Part<T>, reason: DeadReason) {
+        self.books
+            .record(Status::Queued, Step::Bury, part.len() as u64);
+        self.write_letters(part, reason);
+    }
+
+    /// Makes letters of first attempts whose end is on the books.
+    pub(super) fn write_letters(&self, part: &Part<T>, reason: DeadReason) {
         for index in part.from..part.to {
             let dead = Redelivery::first(&part.batch, index as usize, 0);
-            self.bury(dead, Status::Queued, reason);
+            self.write_letter(dead, reason);
         }
     }
 
