@@ -170,6 +170,35 @@ fn a_drain_meets_publishers_that_wait_for_room() {
     });
 }
 
+/// Not only once there is room, which here there is none of until one of them has
+/// been turned away.
+#[test]
+fn a_drain_turns_waiting_publishers_away_at_once() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic::<Sent>("a").capacity(1).lane_capacity(1);
+        let topic = topic.overflow(Overflow::Block { timeout: FOREVER });
+        let topic = topic.open().unwrap();
+        let (turned_away, first) = mpsc::channel();
+        let mut waits = true;
+        let subscription = topic.subscribe("x", move |_| {
+            if std::mem::take(&mut waits) {
+                first.recv().expect("a publisher that is turned away");
+            }
+            Ok(())
+        });
+        subscription.unwrap().detach();
+        let threads = publishers(move |publisher| match topic.publish((publisher, 0)) {
+            Ok(_) => {}
+            Err(PublishError::Closed(_)) => turned_away.send(()).unwrap_or_default(),
+            Err(other) => panic!("{other}"),
+        });
+        let report = drain(&broker);
+        join(threads);
+        assert_eq!(report.delivered, report.published);
+    });
+}
+
 #[test]
 fn retries_meet_an_unsubscribe_and_a_drain() {
     explore(|| {

@@ -74,7 +74,7 @@ fn strategies_are_swapped_while_messages_wait() {
         let log = log(&topic, "x");
         let batches = Log::new();
         let subscription = {
-            let (batches, linger) = (batches.clone(), Batched::of(2).linger(SOON));
+            let (batches, linger) = (batches.clone(), Batched::of(3).linger(SOON));
             topic
                 .subscription("y")
                 .subscribe_batches(linger, move |batch| {
@@ -103,9 +103,34 @@ fn strategies_are_swapped_while_messages_wait() {
         let firsts = log.take();
         assert_in_order(&firsts);
         let batches: Vec<Vec<Sent>> = batches.take();
-        assert!(batches.iter().all(|batch| (1..=2).contains(&batch.len())));
+        assert!(batches.iter().all(|batch| (1..=3).contains(&batch.len())));
         assert_eq!(batches.concat(), firsts);
         assert_eq!((firsts.len(), drain(&broker).delivered), (8, 16));
+    });
+}
+
+/// Without a linger no time helps who has missed his moment.
+#[test]
+fn a_batch_goes_when_it_is_full_or_no_longer_wanted() {
+    explore(|| {
+        let broker = broker();
+        let topics = [("full", 4), ("swapped", 64)].map(|(name, size)| {
+            let topic = broker.topic::<Sent>(name).strategy(Batched::of(size));
+            topic.open().unwrap()
+        });
+        let logs = [0, 1].map(|at| log(&topics[at], "x"));
+        join(publishers({
+            let topics = topics.clone();
+            move |publisher| {
+                for topic in &topics {
+                    topic.publish((publisher, 0)).unwrap();
+                }
+            }
+        }));
+        topics[1].set_strategy(Immediate).unwrap();
+        assert!(broker.wait_until_idle(FOREVER));
+        assert_eq!(logs.map(|log| log.len()), [4, 4]);
+        drain(&broker);
     });
 }
 
