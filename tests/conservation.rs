@@ -12,12 +12,12 @@
 mod harness;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
-    Backoff, Batched, Broker, DeliveryCounts, Immediate, LaneFull, ManualClock, Nack,
+    Backoff, Batched, Broker, Delivery, DeliveryCounts, Immediate, LaneFull, ManualClock, Nack,
     NoSubscribers, Overflow, Subscription, SubscriptionMetrics, Topic, TopicMetrics, Unsubscribe,
 };
 use proptest::prelude::*;
@@ -686,4 +686,92 @@ fn totals_survive_a_drain_on_threads() {
     assert_eq!((report.published, report.delivered), (2_000, 2_000));
     let metrics = assert_balanced(&broker);
     assert_eq!(metrics.deliveries().delivered, 2_000);
+}
+
+/// A payload that says when it is being dropped, and then waits.
+struct Clingy {
+    dropping: mpsc::Sender<()>,
+    go: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Drop for Clingy {
+    fn drop(&mut self) {
+        let _ = self.dropping.send(());
+        let go = self.go.lock().expect("no test panics in here");
+        let _ = go.recv_timeout(HANG);
+    }
+}
+
+/// A worker that has come halfway with two deliveries for which a lane has no
+/// place any more: the letter of the first has taken the place of another, and what
+/// that one was about clings. Meanwhile the lane has become empty.
+struct Halfway {
+    broker: Broker,
+    narrow: Subscription,
+    go: mpsc::Sender<()>,
+}
+
+impl Halfway {
+    fn come() -> Self {
+        let broker = threaded(2);
+        let topic = broker.topic("t").dead_letter_capacity(1);
+        let topic = topic.open().expect("opens");
+        let (handler, returns) = mpsc::channel::<()>();
+        let narrow = topic.subscription("narrow").capacity(1);
+        let narrow = narrow
+            .when_full(LaneFull::DeadLetter)
+            .subscribe(move |d: &Delivery<'_, Option<Clingy>>| {
+                if d.payload().is_some() {
+                    return Err(Nack::dead_letter("not this one"));
+                }
+                let _ = returns.recv_timeout(HANG);
+                Ok(())
+            })
+            .expect("subscribes");
+        let (dropping, is_dropping) = mpsc::channel();
+        let (go, goes) = mpsc::channel();
+        let goes = Mutex::new(goes);
+        let clingy = Clingy { dropping, go: goes };
+        topic.publish(Some(clingy)).expect("there is room");
+        assert_rests_balanced(&broker);
+        topic.publish(None).expect("there is room");
+        wait_for(|| narrow.metrics().counts.in_hand == 1);
+        topic.publish_batch([None, None]).expect("there is room");
+        is_dropping.recv_timeout(HANG).expect("the letter goes");
+        handler.send(()).expect("it waits");
+        wait_for(|| narrow.metrics().counts.in_hand == 0);
+        Self { broker, narrow, go }
+    }
+}
+
+fn wait_for(done: impl Fn() -> bool) {
+    let deadline = Instant::now() + HANG;
+    while !done() {
+        assert!(Instant::now() < deadline, "it never came to that");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_finds_no_place_is_counted_as_a_whole_when_its_subscription_ends() {
+    let halfway = Halfway::come();
+    let last = match halfway.narrow.unsubscribe(Unsubscribe::Cancel) {
+        millstream::Unsubscribed::Ended(last) => last,
+        other => panic!("outside of a handler it waits, but: {other:?}"),
+    };
+    assert_eq!(
+        deliveries(&last),
+        "4 made, 2 attempts, 1 failed, 1 delivered, 3 dead-lettered"
+    );
+    halfway.go.send(()).expect("it waits");
+    let metrics = assert_rests_balanced(&halfway.broker);
+    assert_eq!(metrics.deliveries(), last.counts);
+}
+
+#[test]
+fn a_topic_is_not_at_rest_while_it_counts_what_found_no_place() {
+    let halfway = Halfway::come();
+    assert!(!halfway.broker.wait_until_idle(10 * MS));
+    halfway.go.send(()).expect("it waits");
+    assert_rests_balanced(&halfway.broker);
 }

@@ -76,16 +76,23 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // Counted before it can be handled: a snapshot never shows more ends
         // than beginnings.
         self.books.dispatched.add(u64::from(count));
-        // Their places in the lanes are reserved, so those in the queue are free.
-        self.gate.release(u64::from(count));
         let from = next as u32;
+        let part = || Part {
+            batch: Arc::clone(&batch),
+            from,
+            to: from + count,
+        };
+        // Deliveries without a place end while their messages still have one in
+        // the queue: once a topic seems to be at rest, nothing is counted any more.
+        for (lane, reserved) in lanes.iter().zip(&mut desk.grants) {
+            self.overflow(lane, part, count, reserved);
+        }
+        // Places in the lanes are reserved, so those in the queue are free.
+        self.gate.release(u64::from(count));
         for (lane, reserved) in lanes.iter().zip(&desk.grants) {
-            let part = Part {
-                batch: Arc::clone(&batch),
-                from,
-                to: from + count,
-            };
-            self.hand_to(lane, part, *reserved, worker);
+            if let Reserved::Granted(granted) = *reserved {
+                self.hand_to(lane, part(), granted, worker);
+            }
         }
         let next = next + count as usize;
         if next < batch.len() {
@@ -139,47 +146,54 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         0
     }
 
-    /// Hands a part to one lane, which has `reserved` places for the first of its
-    /// messages; what becomes of the others is the lane's policy.
-    fn hand_to(
+    /// A lane may have reserved fewer places than there are messages in the part.
+    /// What becomes of the others is the lane's policy; afterwards `reserved` says
+    /// what the lane has in the end.
+    fn overflow(
         self: &Arc<Self>,
         lane: &Arc<Lane<T>>,
-        part: Part<T>,
-        reserved: Reserved,
-        worker: &mut Worker<'_>,
+        part: impl Fn() -> Part<T>,
+        count: u32,
+        reserved: &mut Reserved,
     ) {
-        let count = part.to - part.from;
-        let granted = match reserved {
-            Reserved::Granted(granted) => granted,
+        let granted = match *reserved {
+            Reserved::Granted(granted) if granted < count => granted,
             Reserved::Full => 0,
-            Reserved::Closed => return,
+            Reserved::Granted(_) | Reserved::Closed => return,
         };
         let granted = match lane.when_full {
             LaneFull::DropOldest => self.make_room(lane, granted, count),
             LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => granted,
         };
-        let missing = count - granted;
-        let (kept, lost) = match lane.when_full {
-            LaneFull::DropOldest => part.split_back(missing),
-            LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => {
-                part.split_front(granted)
-            }
-        };
-        if missing > 0 {
-            self.overflow(lane, &lost);
+        if granted < count {
+            let (_, lost) = split(lane, part(), granted);
+            self.lose(lane, &lost);
         }
-        if granted > 0 {
+        *reserved = match granted {
+            0 => Reserved::Full,
+            granted => Reserved::Granted(granted),
+        };
+    }
+
+    /// Hands a part to one lane that granted places for so many of its messages.
+    fn hand_to(
+        self: &Arc<Self>,
+        lane: &Arc<Lane<T>>,
+        part: Part<T>,
+        granted: u32,
+        worker: &mut Worker<'_>,
+    ) {
+        let (kept, _) = split(lane, part, granted);
+        let count = || {
             let made = u64::from(granted);
-            let count = || {
-                lane.books.record(Status::Created, Step::Accept, made);
-            };
-            breakable!("fan-out: push, then count", count());
-            lane.push(kept);
-            breakable!("fan-out: push, then count", (), count());
-            let ring = || lane.baton.notify();
-            if breakable!("fan-out: a lane is not rung", ring(), Then::Nothing) == Then::Enqueue {
-                worker.submit(Arc::clone(lane) as _);
-            }
+            lane.books.record(Status::Created, Step::Accept, made);
+        };
+        breakable!("fan-out: push, then count", count());
+        lane.push(kept);
+        breakable!("fan-out: push, then count", (), count());
+        let ring = || lane.baton.notify();
+        if breakable!("fan-out: a lane is not rung", ring(), Then::Nothing) == Then::Enqueue {
+            worker.submit(Arc::clone(lane) as _);
         }
     }
 
@@ -220,7 +234,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Deliveries that found no place in their lane. Without one they can't keep
     /// the lane from ending, and it may have ended since it was asked.
-    fn overflow(&self, lane: &Arc<Lane<T>>, part: &Part<T>) {
+    fn lose(&self, lane: &Arc<Lane<T>>, part: &Part<T>) {
         let step = match lane.when_full {
             LaneFull::DeadLetter => Step::Bury,
             LaneFull::Wait | LaneFull::DropNewest | LaneFull::DropOldest => Step::Drop,
@@ -258,6 +272,18 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.tell_of(None, Some(id), 0, None, EventKind::Unrouted);
         }
         self.gate.release(count);
+    }
+}
+
+/// The messages of a part that have a place in the lane, which granted so many, and
+/// those that have none.
+fn split<T>(lane: &Lane<T>, part: Part<T>, granted: u32) -> (Part<T>, Part<T>) {
+    match lane.when_full {
+        LaneFull::DropOldest => {
+            let missing = part.to - part.from - granted;
+            part.split_back(missing)
+        }
+        LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => part.split_front(granted),
     }
 }
 
