@@ -56,6 +56,8 @@ impl Drop for Owner {
             };
             self.engine.stop(Some(began + grace), began);
         }
+        let ending = &self.engine.ending;
+        ending.update(|ending| ending.advance(Ending::Dropped));
         for topic in self.engine.topics.values() {
             topic.let_go();
         }

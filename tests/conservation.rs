@@ -753,6 +753,33 @@ fn wait_for(done: impl Fn() -> bool) {
 }
 
 #[test]
+fn a_dropped_broker_leaves_the_counts_to_the_handles_of_its_topics() {
+    let broker = threaded(2);
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let done = topic.subscribe("done", |_| Ok(())).expect("subscribes");
+    topic.publish_batch(0..3).expect("there is room");
+    assert_rests_balanced(&broker);
+    let (handler, returns) = mpsc::channel::<()>();
+    let busy = topic.subscribe("busy", move |_| {
+        let _ = returns.recv_timeout(HANG);
+        Ok(())
+    });
+    let busy = busy.expect("subscribes");
+    topic.publish(3).expect("there is room");
+    wait_for(|| busy.metrics().counts.in_hand == 1);
+    wait_for(|| done.metrics().counts.delivered == 4);
+    drop(broker);
+    topic.metrics().balance().expect("one is in hand");
+    handler.send(()).expect("it waits");
+    wait_for(|| busy.has_ended());
+    assert_eq!(messages(&topic), "4 published, 4 dispatched");
+    assert_eq!(
+        say(&ends(&topic.metrics().ended)),
+        "5 made, 5 attempts, 5 delivered"
+    );
+}
+
+#[test]
 fn what_finds_no_place_is_counted_as_a_whole_when_its_subscription_ends() {
     let halfway = Halfway::come();
     let last = match halfway.narrow.unsubscribe(Unsubscribe::Cancel) {

@@ -66,7 +66,7 @@ impl Engine {
 
     /// Whether it cancels what it has.
     pub(crate) fn has_stopped(&self) -> bool {
-        self.ending.load() == Ending::Stopped
+        self.ending.load() >= Ending::Stopped
     }
 
     /// Whether the caller's thread runs everything.

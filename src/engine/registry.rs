@@ -129,7 +129,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn let_go(&self) {
         // What is the user's may hold a handle of this very topic.
-        drop(self.lanes.swap(Arc::new(Vec::new())));
+        self.let_lanes_go();
         drop(self.strategy.swap(share_strategy(Immediate)));
         drop(self.retry.swap(share_policy(Backoff::default())));
     }

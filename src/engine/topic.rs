@@ -16,6 +16,7 @@ use crate::engine::Engine;
 use crate::event::{About, EventKind, Record};
 use crate::message::MessageId;
 use crate::pure::arena::Arena;
+use crate::pure::ending::Ending;
 use crate::pure::handles::Handles;
 use crate::pure::lifecycle::Status;
 use crate::pure::retry::RetryPolicy;
@@ -272,11 +273,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.lanes.swap(Arc::new(lanes));
     }
 
-    /// Takes a lane that has ended off the list and keeps its counts. After the
-    /// broker has stopped, lanes stay on the list for whoever reads the metrics.
+    /// Takes a lane that has ended off the list and keeps its counts. Between the
+    /// broker's stop and its drop, lanes stay on the list for whoever reads the
+    /// metrics.
     pub(crate) fn retire(&self, lane: &Arc<Lane<T>>) {
         let mut ended = self.ended.lock();
-        if !self.engine.has_stopped() {
+        if self.engine.ending.load() != Ending::Stopped {
             let mut lanes = Lanes::clone(&self.lanes.load());
             lanes.retain(|other| !Arc::ptr_eq(other, lane));
             self.lanes.swap(Arc::new(lanes));
@@ -292,6 +294,22 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             EventKind::SubscriberRemoved,
         );
         self.engine.stillness.look();
+    }
+
+    /// The broker has been dropped: keeps the counts of its lanes, and nothing else
+    /// of them. A lane whose handler has not returned follows when that does.
+    pub(super) fn let_lanes_go(&self) {
+        let mut ended = self.ended.lock();
+        let lanes = self.lanes.load();
+        let (gone, busy): (Lanes<T>, _) = Lanes::clone(&lanes)
+            .into_iter()
+            .partition(|lane| lane.is_retired());
+        for lane in &gone {
+            ended.get_or_insert_default().add(&lane.books.read());
+        }
+        let before = self.lanes.swap(Arc::new(busy));
+        drop(ended);
+        drop((before, lanes, gone));
     }
 }
 

@@ -10,6 +10,8 @@ pub enum Ending {
     Draining = 1,
     /// It cancels what it has.
     Stopped = 2,
+    /// Nobody holds it any more.
+    Dropped = 3,
 }
 
 impl Ending {
@@ -28,14 +30,15 @@ impl crate::pure::Packed for Ending {
         match word {
             0 => Self::Running,
             1 => Self::Draining,
-            _ => Self::Stopped,
+            2 => Self::Stopped,
+            _ => Self::Dropped,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Ending::{Draining, Running, Stopped};
+    use super::Ending::{Draining, Dropped, Running, Stopped};
 
     #[test]
     fn an_end_is_reached_once_and_never_taken_back() {
@@ -43,5 +46,6 @@ mod tests {
         assert_eq!(Draining.advance(Draining), (Draining, false));
         assert_eq!(Running.advance(Stopped), (Stopped, true));
         assert_eq!(Stopped.advance(Draining), (Stopped, false));
+        assert_eq!(Stopped.advance(Dropped), (Dropped, true));
     }
 }
