@@ -704,15 +704,17 @@ impl Drop for Clingy {
 
 /// A worker that has come halfway with two deliveries for which a lane has no
 /// place any more: the letter of the first has taken the place of another, and what
-/// that one was about clings. Meanwhile the lane has become empty.
+/// that one was about clings. Meanwhile the lane has become empty. The others have
+/// places for the two, and don't have them yet.
 struct Halfway {
     broker: Broker,
     narrow: Subscription,
+    _others: Vec<Subscription>,
     go: mpsc::Sender<()>,
 }
 
 impl Halfway {
-    fn come() -> Self {
+    fn come(others: usize) -> Self {
         let broker = threaded(2);
         let topic = broker.topic("t").dead_letter_capacity(1);
         let topic = topic.open().expect("opens");
@@ -728,6 +730,8 @@ impl Halfway {
                 Ok(())
             })
             .expect("subscribes");
+        let others = (0..others).map(|n| topic.subscribe(&format!("other-{n}"), |_| Ok(())));
+        let others = others.map(|other| other.expect("subscribes")).collect();
         let (dropping, is_dropping) = mpsc::channel();
         let (go, goes) = mpsc::channel();
         let goes = Mutex::new(goes);
@@ -740,7 +744,12 @@ impl Halfway {
         is_dropping.recv_timeout(HANG).expect("the letter goes");
         handler.send(()).expect("it waits");
         wait_for(|| narrow.metrics().counts.in_hand == 0);
-        Self { broker, narrow, go }
+        Self {
+            broker,
+            narrow,
+            _others: others,
+            go,
+        }
     }
 }
 
@@ -781,7 +790,7 @@ fn a_dropped_broker_leaves_the_counts_to_the_handles_of_its_topics() {
 
 #[test]
 fn what_finds_no_place_is_counted_as_a_whole_when_its_subscription_ends() {
-    let halfway = Halfway::come();
+    let halfway = Halfway::come(0);
     let last = match halfway.narrow.unsubscribe(Unsubscribe::Cancel) {
         millstream::Unsubscribed::Ended(last) => last,
         other => panic!("outside of a handler it waits, but: {other:?}"),
@@ -797,8 +806,19 @@ fn what_finds_no_place_is_counted_as_a_whole_when_its_subscription_ends() {
 
 #[test]
 fn a_topic_is_not_at_rest_while_it_counts_what_found_no_place() {
-    let halfway = Halfway::come();
+    let halfway = Halfway::come(0);
     assert!(!halfway.broker.wait_until_idle(10 * MS));
     halfway.go.send(()).expect("it waits");
     assert_rests_balanced(&halfway.broker);
+}
+
+#[test]
+fn what_a_worker_hands_on_after_the_end_ends_all_the_same() {
+    let halfway = Halfway::come(3);
+    let drained = halfway.broker.drain(Duration::ZERO);
+    let report = *drained.expect_err("a worker is on its way").report();
+    assert_eq!(report.remaining, 2, "{report}");
+    halfway.go.send(()).expect("it waits");
+    wait_for(|| halfway.broker.metrics().deliveries().cancelled == 6);
+    assert_balanced(&halfway.broker);
 }

@@ -110,8 +110,8 @@ impl Pool {
     /// Puts a task on the ready queue and wakes a worker if none is looking.
     pub(crate) fn submit(&self, task: Arc<dyn Task>) {
         self.ready.push(task);
-        // ORDERING: `wake` fences, so either this load sees the stop or `clear`,
-        // which comes after it, sees the push.
+        // ORDERING: `wake` fences, so either this load sees the stop or the `clear`
+        // that comes after it and after the last worker sees the push.
         breakable!("pool: a task without a wake-up", self.sleep.wake());
         if self.stopping.load(Ordering::Relaxed) {
             self.clear();
@@ -119,9 +119,15 @@ impl Pool {
     }
 
     /// Lets go of what nobody will run any more: a task holds its topic, which
-    /// holds the engine, which holds this queue.
+    /// holds the engine, which holds this queue. As long as there is a worker it may
+    /// be busy with just what the tasks are about, and runs them when it is done.
     pub(crate) fn clear(&self) {
+        // ORDERING: pairs with the fence in `submit`, through `wake`: the last worker
+        // has gone and looks; a submitter has pushed and looks for workers.
         fence(Ordering::SeqCst);
+        if self.alive() > 0 {
+            return;
+        }
         while self.ready.pop().is_some() {}
     }
 
@@ -149,6 +155,7 @@ impl Pool {
         }
         // ORDERING: what this worker did last is visible to who sees it gone.
         self.alive.fetch_sub(1, Ordering::Release);
+        self.clear();
         engine.stillness.look();
     }
 
