@@ -10,7 +10,7 @@
 //! gone to rest. If the producer read a state older than the runner's start, then
 //! its fence came before the runner's fence in the single order of sequentially
 //! consistent fences, so the runner, which looks after its own fence, sees the
-//! push. Model: `loom-tests/tests/schedule.rs`.
+//! push. Model: `loom-tests/tests/models/schedule.rs`.
 
 use super::cell::Cell;
 use crate::pure::schedule::{Schedule, Then};

@@ -4,7 +4,7 @@
 //! Orderings. Counters of later stages are written with release and read, by a
 //! snapshot, with acquire and *before* those of earlier stages. So a snapshot
 //! that sees a delivery's end sees its beginning too, and never shows more ends
-//! than beginnings. Model: `loom-tests/tests/books.rs`.
+//! than beginnings. Model: `loom-tests/tests/models/books.rs`.
 
 use crate::pure::lifecycle::{Status, Step};
 use crate::sync::atomic::{AtomicU64, Ordering};

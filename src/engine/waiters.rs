@@ -5,7 +5,7 @@
 //! the count. The feared interleaving, a publisher that waits while the room it
 //! waits for has just been made, would need each of the two to miss the other's
 //! write, which the fences exclude. A close wakes everybody.
-//! Model: `loom-tests/tests/waiters.rs`.
+//! Model: `loom-tests/tests/models/waiters.rs`.
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Condvar, Instant, Mutex, breakable, fence};

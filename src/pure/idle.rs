@@ -11,7 +11,7 @@
 //! the publisher pushes first and *then* reads this word; the sequentially
 //! consistent fences between the two steps on both sides mean that at least one
 //! of them sees the other. The shell is [`crate::engine::sleep`]; the model is
-//! `loom-tests/tests/sleep.rs`. The idea is rayon's and tokio's.
+//! `loom-tests/tests/models/sleep.rs`. The idea is rayon's and tokio's.
 
 const HALF: u32 = 32;
 

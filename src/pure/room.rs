@@ -8,7 +8,7 @@
 //! read-modify-write on this word: the topic finds the lane full and goes to
 //! rest while the last delivery is settled, so nobody wakes it; and a delivery
 //! enters the lane after its unsubscribe decided that the lane is empty.
-//! The model is `loom-tests/tests/room.rs`.
+//! The model is `loom-tests/tests/models/room.rs`.
 
 const COUNT: u64 = 0xffff_ffff;
 const AWAITED: u64 = 1 << 32;

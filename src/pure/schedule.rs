@@ -9,7 +9,7 @@
 //! goes to rest; the message is stranded. It cannot happen because the publisher
 //! turns *running* into *notified*, and a worker that rests from *notified* puts
 //! its charge back on the ready queue. The orderings live in
-//! [`crate::engine::baton`]; the model is `loom-tests/tests/schedule.rs`.
+//! [`crate::engine::baton`]; the model is `loom-tests/tests/models/schedule.rs`.
 
 /// Where one schedulable thing stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@
 //! publisher that was admitted before has not pushed yet. It cannot happen: the
 //! books of the topic stay open until every ticket has been *released*, and a
 //! ticket is released only by whoever takes its message out of the queue.
-//! The shell is [`crate::engine::gate`]; the model is `loom-tests/tests/gate.rs`.
+//! The shell is [`crate::engine::gate`]; the model is `loom-tests/tests/models/gate.rs`.
 
 const CLOSED: u64 = 1 << 63;
 
