@@ -115,7 +115,9 @@ fn a_batch_goes_when_it_is_full_or_no_longer_wanted() {
     explore(|| {
         let broker = broker();
         let topics = [("full", 4), ("swapped", 64)].map(|(name, size)| {
-            let topic = broker.topic::<Sent>(name).strategy(Batched::of(size));
+            let topic = broker
+                .topic::<Sent>(name)
+                .strategy(Batched::of(size).until_full());
             topic.open().unwrap()
         });
         let logs = [0, 1].map(|at| log(&topics[at], "x"));

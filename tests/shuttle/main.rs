@@ -1,5 +1,41 @@
-//! The whole engine, with its threads, under schedulers that choose what runs next.
-//! Run them with `cargo shuttle`.
+//! The whole engine, with its threads, under schedulers that choose what runs next:
+//! one at random, and one by PCT (Burckhardt and others, ASPLOS 2010), which finds a
+//! bug of few preemptions with a known probability. A scenario passes if it comes
+//! to its end by every schedule, and its books, counts and orders are right there.
+//!
+//! - `cargo shuttle [scenario]` runs the same schedules every time, and
+//!   `MILLSTREAM_SEED=fresh` (or a number) others.
+//! - A schedule that fails is printed; `MILLSTREAM_SCHEDULE="<it>" cargo shuttle
+//!   <scenario>` runs that one and no other.
+//! - `MILLSTREAM_SCHEDULES=<number>` runs so many by each scheduler.
+//!
+//! What these can't show: anything about the order of memory, because shuttle's
+//! atomics are sequentially consistent and its fences do nothing (that is what
+//! the models in `loom-tests/` are for); the insides of the containers, of which
+//! every operation is one step here; and what takes longer than a scenario.
+//!
+//! Each of these breaks of the shipped source was tried by hand, and failed:
+//!
+//! | break | a scenario that fails |
+//! |---|---|
+//! | a publish rings nobody, or only a topic that is idle | `the_last_handles_go_inside_a_handler` |
+//! | a turn that made room wakes no publisher | `handlers_that_publish_into_each_others_full_topic` |
+//! | a close wakes no publisher | `a_drain_turns_waiting_publishers_away_at_once` |
+//! | who waits for room looks before it counts itself in | `a_drain_meets_publishers_that_wait_for_room` |
+//! | room in a lane rings no topic | `the_oldest_make_room` |
+//! | a handler waits for room | `handlers_that_publish_into_each_others_full_topic` |
+//! | a dispatcher, or a lane of batches, forgets its linger | `strategies_are_swapped_while_messages_wait` |
+//! | a buffer forgets its linger | `buffers_are_flushed_by_their_publisher_and_by_workers` |
+//! | a swap rings no topic | `a_batch_goes_when_it_is_full_or_no_longer_wanted` |
+//! | what is newer goes first | `fan_out` |
+//! | a lane that was notified while it ran is forgotten | `messages_meet_the_end_of_the_only_subscription` |
+//! | a worker that found work wakes no successor | `fan_out` |
+//! | nobody is told that a worker came to rest | `retries_meet_an_unsubscribe_and_a_drain` |
+//! | a new deadline wakes no timer | `a_drain_meets_a_retry_that_is_just_due` |
+//! | an unsubscribe does not wait | `subscriptions_end_while_deliveries_run` |
+//! | a lane that is cancelled keeps what it has | `subscriptions_end_inside_handlers` |
+//! | a letter is redriven twice | `letters_are_redriven_into_a_lane_that_is_full_or_ends` |
+//! | events ring no observer | `observers_come_and_go` |
 #![cfg(millstream_shuttle)]
 
 mod ends;

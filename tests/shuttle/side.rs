@@ -79,15 +79,18 @@ fn letters_are_redriven_into_a_lane_that_is_full_or_ends() {
             }
         });
         let redriven = Arc::new(AtomicU64::new(0));
-        for _ in 0..2 {
+        let redrive = || {
             let (letters, redriven) = (topic.dead_letters(), Arc::clone(&redriven));
-            threads.push(thread::spawn(move || {
-                for _ in 0..2 {
-                    let redrive = letters.redrive(|_| true);
-                    redriven.fetch_add(redrive.redriven as u64, Ordering::Relaxed);
-                }
-            }));
-        }
+            thread::spawn(move || {
+                let redrive = letters.redrive(|_| true);
+                redriven.fetch_add(redrive.redriven as u64, Ordering::Relaxed);
+            })
+        };
+        threads.push(redrive());
+        join(threads);
+        // Two at once for the letters that are left, if the lane takes them.
+        assert!(broker.wait_until_idle(FOREVER));
+        let mut threads = vec![redrive(), redrive()];
         threads.push(thread::spawn(move || {
             let mode = Unsubscribe::Drain { timeout: FOREVER };
             subscription.unsubscribe(mode);
