@@ -1,0 +1,245 @@
+//! Threads that make trouble from outside.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::{sleep, yield_now};
+use std::time::Duration;
+
+use fastrand::Rng;
+use millstream::{Batched, LaneFull, RemoveError, Unsubscribe, Unsubscribed};
+
+use crate::faults::Fault;
+use crate::hooks;
+use crate::ledger::{Ledger, Offer};
+use crate::life::{Actor, Life};
+use crate::process;
+use crate::source::{Sent, Source};
+use crate::temper::Temper;
+use crate::verdict::{check, fail};
+
+/// Subscriptions that a churner has at a time.
+const CHURNED: usize = 8;
+
+fn source(life: &Life, ledger: &Arc<Ledger>) -> Source {
+    let mut source = Source::new(ledger);
+    if life.faults.has(Fault::Bombs) {
+        source.bombs = 50;
+    }
+    if life.faults.has(Fault::Cycles) {
+        source.hops = 3;
+    }
+    source
+}
+
+/// As much as the first topic takes.
+pub fn river(life: &Life, actor: &Actor, _: Rng) {
+    let mut source = Source::new(life.river());
+    while actor.goes_on(life) {
+        if source.publish_batch(64) != Sent::Accepted {
+            yield_now();
+        }
+    }
+}
+
+/// A bit of everything, everywhere.
+pub fn publisher(life: &Life, actor: &Actor, mut random: Rng) {
+    let mut sources: Vec<_> = life
+        .ledgers
+        .iter()
+        .map(|ledger| source(life, ledger))
+        .collect();
+    let delays = life.faults.has(Fault::Delays);
+    while actor.goes_on(life) {
+        let at = random.usize(..sources.len());
+        match random.u32(..20) {
+            0 => sources[at].publish_by_name(life.slot.broker()),
+            _ => sources[at].publish(&mut random, delays),
+        };
+        if random.u32(..30) == 0 {
+            sleep(Duration::from_micros(random.u64(..1_000)));
+        }
+    }
+}
+
+/// Publishes without a pause to a topic that is always full.
+pub fn flood(life: &Life, actor: &Actor, mut random: Rng) {
+    let Some(ledger) = life.ledgers.get(1) else {
+        return;
+    };
+    let mut source = source(life, ledger);
+    while actor.goes_on(life) {
+        match random.bool() {
+            true => source.publish_one(),
+            false => source.publish_batch(3),
+        };
+    }
+}
+
+/// Swaps whatever can be swapped.
+pub fn swapper(life: &Life, actor: &Actor, mut random: Rng) {
+    let hostile = life.faults.has(Fault::Hooks);
+    while actor.goes_on(life) {
+        let ledger = &life.ledgers[random.usize(..life.ledgers.len())];
+        match random.u32(..8) {
+            0 => hooks::swap_retry(ledger, &mut random),
+            1 => ledger.topic().flush(),
+            2 => {
+                if let Some(broker) = life.slot.broker() {
+                    hooks::swap_all(&broker, &mut random, hostile);
+                }
+            }
+            _ => hooks::swap_strategy(ledger, &mut random, hostile),
+        }
+        sleep(Duration::from_micros(random.u64(..200)));
+    }
+}
+
+fn churned_offer(number: u64, life: &Life, random: &mut Rng) -> Offer {
+    let capacity = random.usize(1..200);
+    let fails = life.faults.has(Fault::Errors) && random.bool();
+    Offer {
+        name: format!("churned-{number}"),
+        capacity,
+        when_full: match random.u32(..4) {
+            0 => LaneFull::Wait,
+            1 => LaneFull::DropOldest,
+            2 => LaneFull::DropNewest,
+            _ => LaneFull::DeadLetter,
+        },
+        batches: random.bool().then(|| Batched::of(capacity.min(16))),
+        temper: match fails {
+            true => Temper::Failing {
+                of_1000: 300,
+                panics: life.faults.has(Fault::Panics),
+            },
+            false => Temper::Calm,
+        },
+        lasting: false,
+    }
+}
+
+/// Subscriptions come and go. Whether one has ended when its unsubscribe says so
+/// is seen by its witness.
+pub fn churner(life: &Life, actor: &Actor, mut random: Rng) {
+    let mut held = Vec::new();
+    let mut number = 0;
+    while actor.goes_on(life) {
+        let ledger = &life.ledgers[random.usize(..life.ledgers.len())];
+        number += 1;
+        let offer = churned_offer(number, life, &mut random);
+        held.extend(ledger.subscribe(offer, &mut random).ok());
+        if held.len() >= CHURNED {
+            let (subscription, seat) = held.swap_remove(random.usize(..held.len()));
+            let mode = match random.u32(..4) {
+                0 => Unsubscribe::Cancel,
+                1 => Unsubscribe::DeadLetter,
+                2 => Unsubscribe::Drain {
+                    timeout: Duration::from_millis(random.u64(..20)),
+                },
+                _ => {
+                    drop(subscription);
+                    continue;
+                }
+            };
+            match subscription.unsubscribe(mode) {
+                Unsubscribed::Ended(last) => seat.end(&last.counts),
+                _ => fail("unsubscribe", "it did not wait outside of a handler"),
+            }
+        }
+        sleep(Duration::from_micros(random.u64(..1_500)));
+    }
+}
+
+/// Topics come and go; what they had counted stays.
+pub fn opener(life: &Life, actor: &Actor, mut random: Rng) {
+    let mut number = 0;
+    while actor.goes_on(life) {
+        number += 1;
+        let name = format!("short.{number}");
+        let Some(broker) = life.slot.broker() else {
+            return;
+        };
+        let mut terms = life.terms(&mut random);
+        terms.capacity = 256;
+        let Ok(ledger) = Ledger::open(&broker, &name, 1_000 + number, terms) else {
+            return;
+        };
+        drop(broker);
+        life.short
+            .lock()
+            .expect("nothing panics in here")
+            .push(Arc::clone(&ledger));
+        let offer = churned_offer(0, life, &mut random);
+        let subscribed = ledger.subscribe(offer, &mut random);
+        let mut source = Source::new(&ledger);
+        source.publish_batch(random.u64(1..100));
+        drop(source);
+        if let Ok((subscription, _)) = subscribed {
+            subscription.unsubscribe(Unsubscribe::Cancel);
+        }
+        remove(life, actor, &ledger, &name);
+        sleep(Duration::from_micros(random.u64(..2_000)));
+    }
+}
+
+fn remove(life: &Life, actor: &Actor, ledger: &Ledger, name: &str) {
+    let mut letters = Some(ledger.topic().dead_letters());
+    while actor.goes_on(life) {
+        if let Some(letters) = letters.take() {
+            letters.purge(|_| true);
+        }
+        ledger.close();
+        let Some(broker) = life.slot.broker() else {
+            return;
+        };
+        match broker.remove_topic(name) {
+            Ok(()) => {
+                return check(
+                    broker.remove_topic(name) == Err(RemoveError::Unknown),
+                    "topics",
+                    "one was removed twice",
+                );
+            }
+            // Something is on its way out.
+            Err(RemoveError::NotEmpty {
+                what: "dead letters",
+            }) => {
+                letters = broker
+                    .topic(name)
+                    .open()
+                    .ok()
+                    .map(|topic| topic.dead_letters());
+            }
+            Err(_) => {}
+        }
+        drop(broker);
+        sleep(Duration::from_micros(200));
+    }
+}
+
+/// Redrives and purges letters.
+pub fn redriver(life: &Life, actor: &Actor, mut random: Rng) {
+    while actor.goes_on(life) {
+        let ledger = &life.ledgers[random.usize(..life.ledgers.len())];
+        let letters = ledger.topic().dead_letters();
+        if random.u32(..4) == 0 {
+            let purged = letters.purge(|_| random.bool());
+            ledger.purged.fetch_add(purged as u64, Relaxed);
+        } else {
+            let chosen = letters.redrive(|letter| letter.generation() < 3 && random.bool());
+            ledger.redriven.fetch_add(chosen.redriven as u64, Relaxed);
+        }
+        sleep(Duration::from_micros(random.u64(..5_000)));
+    }
+}
+
+/// Stops the whole process for a while.
+pub fn stopper(life: &Life, actor: &Actor, mut random: Rng) {
+    sleep(Duration::from_millis(random.u64(100..800)));
+    if actor.goes_on(life)
+        && let Some(mut child) = process::stop_for(Duration::from_millis(random.u64(500..3_000)))
+    {
+        // Whatever became of it: we are running.
+        let _ = child.wait();
+    }
+}

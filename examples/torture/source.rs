@@ -1,0 +1,208 @@
+//! A publisher, and what it counts.
+
+use std::mem::take;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use millstream::{BatchReceipt, Batched, Broker, PartialBatch, PublishError, Receipt, Topic};
+
+use crate::ledger::Ledger;
+use crate::shot::Shot;
+
+/// The longest delay of a message.
+const MAX_DELAY_MS: u64 = 40;
+
+/// What became of a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    Accepted,
+    Refused,
+    Closed,
+}
+
+/// Publishes one stream to one topic, and keeps an account of it. A sequence that
+/// was refused is used again, so that streams have no gaps.
+pub struct Source {
+    ledger: Arc<Ledger>,
+    topic: Topic<Shot>,
+    stream: u32,
+    /// The last one that was accepted.
+    last: u64,
+    /// The broker's end has refused something.
+    pub was_closed: bool,
+    /// One in so many is a bomb; 0: none.
+    pub bombs: u32,
+    /// How often handlers may pass on what comes from here.
+    pub hops: u8,
+}
+
+impl Source {
+    pub fn new(ledger: &Arc<Ledger>) -> Self {
+        Self {
+            ledger: Arc::clone(ledger),
+            topic: ledger.topic(),
+            stream: ledger.new_stream(),
+            last: 0,
+            was_closed: false,
+            bombs: 0,
+            hops: 0,
+        }
+    }
+
+    fn shot(&self, sequence: u64) -> Shot {
+        let mut shot = Shot::new(self.ledger.number, self.stream, sequence);
+        shot.hops = self.hops;
+        shot.bomb = self.bombs > 0 && sequence.is_multiple_of(u64::from(self.bombs));
+        shot
+    }
+
+    /// Publishes in one way or another, up to 200 messages.
+    pub fn publish(&mut self, random: &mut Rng, delays: bool) -> Sent {
+        match random.u32(..20) {
+            0..=7 => self.publish_one(),
+            8..=13 => self.publish_batch(random.u64(1..200)),
+            14 => self.publish_marked(random),
+            15 if delays => self.publish_late(random),
+            16 => self.publish_buffered(random),
+            _ => self.publish_batch(64),
+        }
+    }
+
+    pub fn publish_one(&mut self) -> Sent {
+        let sent = self.topic.publish(self.shot(self.last + 1));
+        self.one(sent)
+    }
+
+    /// Finds the topic by its name, if there is a broker to ask.
+    pub fn publish_by_name(&mut self, broker: Option<Broker>) -> Sent {
+        let Some(broker) = broker else {
+            return Sent::Closed;
+        };
+        let sent = broker.publish(self.topic.name(), self.shot(self.last + 1));
+        self.one(sent)
+    }
+
+    /// Passes something on.
+    pub fn relay(&mut self, hops: u8, random: &mut Rng) -> Sent {
+        self.hops = hops;
+        match random.bool() {
+            true => self.publish_one(),
+            false => self.publish_batch(2),
+        }
+    }
+
+    fn publish_marked(&mut self, random: &mut Rng) -> Sent {
+        let mut message = self.topic.message(self.shot(self.last + 1)).key("a key");
+        if random.bool() {
+            message = message.header("a header", "with a value");
+        }
+        if self.ledger.terms.expires && random.bool() {
+            message = message.ttl(Duration::from_micros(random.u64(1..3_000)));
+        }
+        let sent = message.publish();
+        self.one(sent)
+    }
+
+    /// A message that is due later has no place in the order of its stream.
+    fn publish_late(&mut self, random: &mut Rng) -> Sent {
+        let delay = Duration::from_micros(random.u64(..MAX_DELAY_MS * 1_000));
+        let mut shot = self.shot(0);
+        shot.due = Some(Instant::now() + delay);
+        let sent = self.topic.publish_after(delay, shot);
+        let last = self.last;
+        let sent = self.one(sent);
+        self.last = last;
+        sent
+    }
+
+    fn one(&mut self, sent: Result<Receipt, PublishError<Shot>>) -> Sent {
+        let ledger = &self.ledger;
+        match sent {
+            Ok(receipt) => {
+                self.last += 1;
+                ledger.accepted.fetch_add(1, Relaxed);
+                let dropped = u64::from(receipt.evicted()) + u64::from(receipt.is_dropped());
+                ledger.dropped.fetch_add(dropped, Relaxed);
+                Sent::Accepted
+            }
+            Err(error) => {
+                ledger.refused.fetch_add(1, Relaxed);
+                let closed = matches!(error, PublishError::Closed(_));
+                error.into_payload().defuse();
+                self.refused(closed)
+            }
+        }
+    }
+
+    pub fn publish_batch(&mut self, count: u64) -> Sent {
+        let (first, last) = (self.last + 1, self.last + count);
+        let shots: Vec<_> = (first..=last).map(|n| self.shot(n)).collect();
+        self.last = last;
+        let sent = self.topic.publish_batch(shots);
+        self.many(sent)
+    }
+
+    /// Through a publisher that collects; slowly at times, so that a worker finds
+    /// what has lingered.
+    fn publish_buffered(&mut self, random: &mut Rng) -> Sent {
+        let most = self.ledger.terms.capacity.min(64);
+        let batches = Batched::of(random.usize(1..=most)).linger(Duration::from_micros(200));
+        let Ok(mut publisher) = self.topic.buffered(batches) else {
+            return Sent::Refused;
+        };
+        for _ in 0..random.u32(1..100) {
+            match publisher.publish(self.shot(self.last + 1)) {
+                Ok(()) => self.last += 1,
+                Err(error) => {
+                    self.ledger.refused.fetch_add(1, Relaxed);
+                    error.into_payload().defuse();
+                }
+            }
+            if random.u32(..40) == 0 {
+                sleep(Duration::from_micros(random.u64(..600)));
+            }
+        }
+        let sent = publisher.flush();
+        self.many(sent)
+    }
+
+    /// What was refused of several is a tail of them.
+    fn many(&mut self, sent: Result<BatchReceipt, PartialBatch<Shot>>) -> Sent {
+        let ledger = &self.ledger;
+        match sent {
+            Ok(receipt) => {
+                ledger
+                    .accepted
+                    .fetch_add(receipt.accepted() as u64, Relaxed);
+                let dropped = (receipt.evicted() + receipt.dropped()) as u64;
+                ledger.dropped.fetch_add(dropped, Relaxed);
+                Sent::Accepted
+            }
+            Err(partial) => {
+                ledger.accepted.fetch_add(partial.accepted as u64, Relaxed);
+                // How many were dropped for those that were accepted, it doesn't say.
+                ledger.unsure.store(true, Relaxed);
+                let closed = matches!(partial.error, PublishError::Closed(_));
+                let rest = partial.into_rest();
+                ledger.refused.fetch_add(rest.len() as u64, Relaxed);
+                self.last = rest.first().map_or(self.last, |shot| shot.sequence - 1);
+                rest.into_iter().for_each(Shot::defuse);
+                self.refused(closed)
+            }
+        }
+    }
+
+    fn refused(&mut self, closed: bool) -> Sent {
+        self.was_closed |= closed;
+        if closed { Sent::Closed } else { Sent::Refused }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.ledger.close_stream(self.stream, take(&mut self.last));
+    }
+}

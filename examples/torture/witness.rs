@@ -1,0 +1,310 @@
+//! Who sees every call of one handler, and checks it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use millstream::{Delivery, DeliveryCounts};
+
+use crate::shot::Shot;
+use crate::temper::Outcome;
+use crate::verdict::{check, fail, same};
+use crate::watch;
+
+/// What one subscription was promised.
+#[derive(Clone, Copy, Debug)]
+pub struct Promise {
+    pub capacity: usize,
+    pub max_attempts: u32,
+    /// No retry comes sooner after its failure.
+    pub delay: Duration,
+    /// A failure that may be retried is, at least until the attempts are used up.
+    pub retried: bool,
+    /// It was there before the first message, and nothing on its way is dropped:
+    /// it sees all of every stream.
+    pub gapless: bool,
+}
+
+/// What we have counted of one subscription, for all to see.
+pub struct Seat {
+    pub name: String,
+    pub promise: Promise,
+    pub entries: AtomicU64,
+    pub acks: AtomicU64,
+    pub failures: AtomicU64,
+    /// Failures that may have been laid at the broker's end instead.
+    pub excused: AtomicU64,
+    /// No call may come any more.
+    pub ended: AtomicBool,
+    /// The handler has been dropped.
+    pub gone: AtomicBool,
+    busy: AtomicBool,
+    /// The last sequence seen of each stream; there once the handler is gone.
+    pub seen: Mutex<Vec<u64>>,
+}
+
+impl Seat {
+    pub fn new(name: String, promise: Promise) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            promise,
+            entries: AtomicU64::new(0),
+            acks: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            excused: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
+            seen: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// The engine says that this subscription has ended, with these counts.
+    pub fn end(&self, last: &DeliveryCounts) {
+        self.ended.store(true, Relaxed);
+        let name = &self.name;
+        check(
+            self.gone.load(Relaxed),
+            "unsubscribe",
+            format_args!("the handler of {name} is still there"),
+        );
+        same(
+            "unsubscribe",
+            format_args!("deliveries of {name} that ended"),
+            last.ended(),
+            last.made,
+        );
+        let mut counted = Counted::default();
+        counted.add(self);
+        counted.compare(name, last);
+    }
+}
+
+/// What our handlers have counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counted {
+    entries: u64,
+    acks: u64,
+    failures: u64,
+    excused: u64,
+}
+
+impl Counted {
+    pub fn add(&mut self, seat: &Seat) {
+        self.entries += seat.entries.load(Relaxed);
+        self.acks += seat.acks.load(Relaxed);
+        self.failures += seat.failures.load(Relaxed);
+        self.excused += seat.excused.load(Relaxed);
+    }
+
+    pub fn add_all(&mut self, others: &Self) {
+        self.entries += others.entries;
+        self.acks += others.acks;
+        self.failures += others.failures;
+        self.excused += others.excused;
+    }
+
+    /// Holds them against the engine's, at rest.
+    pub fn compare(&self, place: &str, engine: &DeliveryCounts) {
+        same(
+            "accounts",
+            format_args!("attempts of {place}"),
+            engine.attempts,
+            self.entries,
+        );
+        same(
+            "accounts",
+            format_args!("acks of {place}"),
+            engine.delivered,
+            self.acks,
+        );
+        let least = self.failures.saturating_sub(self.excused);
+        check(
+            (least..=self.failures).contains(&engine.failed),
+            "accounts",
+            format_args!(
+                "failures of {place}: the engine says {}, we counted {least} to {}",
+                engine.failed, self.failures
+            ),
+        );
+    }
+}
+
+/// A failed delivery that must come again.
+struct Pending {
+    attempt: u32,
+    not_before: Instant,
+}
+
+/// Lives in the handler. When that is dropped it leaves its notes at the seat.
+pub struct Witness {
+    pub seat: Arc<Seat>,
+    seen: Vec<u64>,
+    /// Failures come again, so far as we know.
+    retried: bool,
+    /// By message and generation.
+    pending: HashMap<(u64, u16), Pending>,
+}
+
+impl Witness {
+    pub fn new(seat: &Arc<Seat>) -> Self {
+        Self {
+            seat: Arc::clone(seat),
+            seen: Vec::new(),
+            retried: seat.promise.retried,
+            pending: HashMap::new(),
+        }
+    }
+
+    /// A call has begun, for one delivery or for several.
+    pub fn begin(&self) -> Call {
+        let seat = Arc::clone(&self.seat);
+        check(
+            !seat.ended.load(Relaxed),
+            "unsubscribe",
+            format_args!("{} was called after its end", seat.name),
+        );
+        check(
+            !seat.busy.swap(true, Relaxed),
+            "one at a time",
+            format_args!("two calls of {}", seat.name),
+        );
+        watch::RUNNING.fetch_add(1, Relaxed);
+        Call { seat }
+    }
+
+    /// Looks at a delivery whose attempt begins.
+    pub fn enter(&mut self, delivery: &Delivery<'_, Shot>) {
+        let (shot, promise) = (delivery.payload(), self.seat.promise);
+        self.seat.entries.fetch_add(1, Relaxed);
+        if !shot.is_whole() {
+            fail(
+                "payloads",
+                format_args!("{delivery:?} is not what was published"),
+            );
+        }
+        let attempt = delivery.attempt();
+        if attempt > promise.max_attempts {
+            fail(
+                "attempts",
+                format_args!("{delivery:?} of {}", promise.max_attempts),
+            );
+        }
+        if let Some(due) = shot.due
+            && Instant::now() < due
+        {
+            fail("timers", format_args!("{delivery:?} came too early"));
+        }
+        if attempt > 1 {
+            self.enter_again(delivery);
+        } else if delivery.generation() == 0 && shot.due.is_none() {
+            self.enter_first(delivery);
+        }
+    }
+
+    fn enter_first(&mut self, delivery: &Delivery<'_, Shot>) {
+        let shot = delivery.payload();
+        let stream = shot.stream as usize;
+        if stream >= self.seen.len() {
+            self.seen.resize(stream + 1, 0);
+        }
+        let last = std::mem::replace(&mut self.seen[stream], shot.sequence);
+        if shot.sequence <= last {
+            fail(
+                "order",
+                format_args!("{delivery:?}: {stream}#{} after #{last}", shot.sequence),
+            );
+        } else if self.seat.promise.gapless && shot.sequence != last + 1 {
+            fail(
+                "gaps",
+                format_args!("{delivery:?}: {stream}#{} after #{last}", shot.sequence),
+            );
+        }
+    }
+
+    fn enter_again(&mut self, delivery: &Delivery<'_, Shot>) {
+        if !self.retried {
+            return;
+        }
+        let key = (delivery.id().get(), delivery.generation());
+        match self.pending.remove(&key) {
+            None => fail(
+                "retries",
+                format_args!("{delivery:?} had not failed, or came twice"),
+            ),
+            Some(pending) => {
+                same(
+                    "retries",
+                    format_args!("{delivery:?}"),
+                    delivery.attempt(),
+                    pending.attempt + 1,
+                );
+                if Instant::now() < pending.not_before {
+                    fail("timers", format_args!("{delivery:?} came again too early"));
+                }
+            }
+        }
+    }
+
+    /// Notes what the handler is about to say.
+    pub fn leave(&mut self, delivery: &Delivery<'_, Shot>, outcome: &Outcome) {
+        let promise = self.seat.promise;
+        if matches!(outcome, Outcome::Ack) {
+            self.seat.acks.fetch_add(1, Relaxed);
+            return;
+        }
+        self.seat.failures.fetch_add(1, Relaxed);
+        let Some(delay) = outcome.delay(promise.delay) else {
+            return;
+        };
+        if !self.retried || delivery.attempt() >= promise.max_attempts {
+            return;
+        }
+        let pending = Pending {
+            attempt: delivery.attempt(),
+            not_before: Instant::now() + delay,
+        };
+        let key = (delivery.id().get(), delivery.generation());
+        self.pending.insert(key, pending);
+        if self.pending.len() > promise.capacity {
+            fail(
+                "retries",
+                format_args!(
+                    "{} has more of them than places: some never came",
+                    self.seat.name
+                ),
+            );
+            self.pending.clear();
+        }
+    }
+
+    /// A publish of this handler was refused because the broker ends: failures from
+    /// here on may be laid at that, and then nothing comes again.
+    pub fn excuse(&mut self, outcome: &Outcome) {
+        self.retried = false;
+        self.pending.clear();
+        if !matches!(outcome, Outcome::Ack) {
+            self.seat.excused.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        *self.seat.seen.lock().expect("nothing panics in here") = std::mem::take(&mut self.seen);
+        self.seat.gone.store(true, Relaxed);
+    }
+}
+
+/// While it lives, the handler runs.
+pub struct Call {
+    seat: Arc<Seat>,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        watch::RUNNING.fetch_sub(1, Relaxed);
+        self.seat.busy.store(false, Relaxed);
+    }
+}
