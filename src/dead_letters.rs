@@ -134,6 +134,10 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         let mut again = Redelivery::first(&letter.batch, usize::from(letter.index), 0);
         again.generation = letter.generation.saturating_add(1);
         lane.push_return(Return::Redriven(Box::new(again)));
+        if core.engine.has_stopped() {
+            // The end may have passed by while it was on its way.
+            lane.end(&core.engine);
+        }
         outcome.redriven += 1;
     }
 

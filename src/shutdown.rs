@@ -163,12 +163,10 @@ impl Engine {
     /// Works, or waits while others work, until nothing is left to do or what is
     /// left is due only after `until`.
     fn come_to_rest(&self, until: Option<Instant>) {
-        let done = || {
-            self.survey()
-                .is_some_and(|survey| survey.moving == 0 && !self.is_coming(survey.parked, until))
-        };
         if !self.is_manual() {
-            self.stillness.wait(until, done);
+            let is_done = |survey| self.is_done(survey, until);
+            self.stillness
+                .wait(until, || self.survey().is_some_and(is_done));
             return;
         }
         let mut last = None;
@@ -176,11 +174,10 @@ impl Engine {
             self.run_until_idle();
             let survey = self.survey();
             let time_is_up = until.is_some_and(|until| Instant::now() >= until);
-            if done() || time_is_up {
+            if time_is_up || survey.is_some_and(|survey| self.is_done(survey, until)) {
                 return;
             }
-            let stands = |survey: Survey| survey.moving == 0 || last == Some(survey);
-            if self.clock.is_manual() && survey.is_some_and(stands) {
+            if self.clock.is_manual() && survey.is_some_and(|survey| self.stands(survey, last)) {
                 // What is left waits for the clock, which nobody moves now.
                 return;
             }
@@ -192,6 +189,18 @@ impl Engine {
             });
             sleep(pause.min(GRACE));
         }
+    }
+
+    /// Whether nothing is left to do, or only what is due after `until`.
+    fn is_done(&self, survey: Survey, until: Option<Instant>) -> bool {
+        survey.moving == 0 && !self.is_coming(survey.parked, until)
+    }
+
+    /// Whether nothing will move on a manual engine before its clock does: no other
+    /// thread runs it, and nobody has done anything for a moment.
+    fn stands(&self, survey: Survey, last: Option<Survey>) -> bool {
+        let is_settled = survey.moving == 0 && survey.parked <= self.timer.outlook().0;
+        self.pool.alive() == 0 && (is_settled || last == Some(survey))
     }
 
     /// Whether any of `parked` retries and delayed messages will be there before

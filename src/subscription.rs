@@ -165,7 +165,7 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
         let engine = &self.topic.engine;
         Lane::close(self, phase);
         if engine.is_manual() {
-            return self.end_by_hand(phase);
+            return self.end_by_hand(phase, until);
         }
         if phase > Phase::Draining {
             // Don't wait for a free worker: they may all be busy elsewhere.
@@ -188,20 +188,25 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Works on a manual engine until the lane has ended, or what it drains waits
-    /// for the clock.
-    fn end_by_hand(&self, phase: Phase) -> bool {
+    /// Works on a manual engine until the lane has ended, or `until`, or until what
+    /// it drains waits for the clock.
+    fn end_by_hand(&self, phase: Phase, until: Option<Instant>) -> bool {
         let engine = &self.topic.engine;
         loop {
             engine.run_until_idle();
-            let waits = breakable!("lane: an end that nobody waits for", true, false);
-            if self.is_retired() || phase == Phase::Draining || !waits {
+            let waits = phase == Phase::Draining && engine.pool.alive() == 0;
+            let time_is_up = until.is_some_and(|until| Instant::now() >= until);
+            if self.is_retired() || waits || time_is_up {
                 return self.is_retired();
             }
             // Another thread has a delivery or a place in hand. What it does with
             // it may leave the lane ready, and this thread is the one to run it.
             let soon = Instant::now().checked_add(MOMENT);
-            engine.stillness.wait(soon, || self.is_retired());
+            breakable!(
+                "lane: an end that nobody waits for",
+                engine.stillness.wait(soon, || self.is_retired()),
+                return true
+            );
         }
     }
 }

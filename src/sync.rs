@@ -59,3 +59,21 @@ macro_rules! breakable {
     }};
 }
 pub(crate) use breakable;
+
+/// Does the first, then the second: the other way round where the break is on.
+macro_rules! in_order {
+    ($name:literal, $first:expr, $second:expr $(,)?) => {{
+        #[cfg(millstream_loom)]
+        let is_broken = crate::sync::model::is_broken($name);
+        #[cfg(not(millstream_loom))]
+        let is_broken = false;
+        if is_broken {
+            $second;
+            $first;
+        } else {
+            $first;
+            $second;
+        }
+    }};
+}
+pub(crate) use in_order;

@@ -822,3 +822,49 @@ fn what_a_worker_hands_on_after_the_end_ends_all_the_same() {
     wait_for(|| halfway.broker.metrics().deliveries().cancelled == 6);
     assert_balanced(&halfway.broker);
 }
+
+/// The same on the caller's threads: one that runs the engine has come halfway when
+/// another drains it.
+#[test]
+fn what_a_thread_hands_on_after_the_end_of_a_manual_broker_ends_all_the_same() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<Option<Clingy>>("t").dead_letter_capacity(1);
+    let topic = topic.open().expect("opens");
+    let narrow = topic.subscription("narrow").capacity(1);
+    let narrow = narrow.when_full(LaneFull::DeadLetter);
+    let reject = |delivery: &Delivery<'_, Option<Clingy>>| match delivery.payload() {
+        Some(_) => Err(Nack::dead_letter("not this one")),
+        None => Ok(()),
+    };
+    narrow.subscribe(reject).expect("subscribes").detach();
+    let captured = Arc::new(());
+    for name in ["a", "b", "c"] {
+        let captured = Arc::clone(&captured);
+        let handler = move |_: &Delivery<'_, _>| {
+            let _ = &captured;
+            Ok(())
+        };
+        topic.subscribe(name, handler).expect("subscribes").detach();
+    }
+    let (dropping, is_dropping) = mpsc::channel();
+    let (go, goes) = mpsc::channel();
+    let go_on = Mutex::new(goes);
+    let clingy = Clingy {
+        dropping,
+        go: go_on,
+    };
+    topic.publish(Some(clingy)).expect("there is room");
+    broker.run_until_idle();
+    topic.publish_batch([None, None]).expect("there is room");
+    let runner = broker.clone();
+    let runner = std::thread::spawn(move || runner.run_until_idle());
+    is_dropping.recv_timeout(HANG).expect("the letter goes");
+    let drained = broker.drain(Duration::ZERO);
+    assert!(drained.is_err(), "the other thread is on its way");
+    go.send(()).expect("it waits");
+    runner.join().expect("it did not panic");
+    assert_balanced(&broker);
+    assert_eq!(broker.metrics().deliveries().open(), 0);
+    drop((broker, topic));
+    assert_eq!(Arc::strong_count(&captured), 1, "all handlers have gone");
+}

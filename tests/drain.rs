@@ -640,3 +640,23 @@ fn a_drain_of_an_idle_broker_is_immediate() {
     assert_eq!(report.published, 0);
     assert_rests_balanced(&broker);
 }
+
+#[test]
+fn a_drain_by_hand_waits_for_the_thread_that_runs_the_broker() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let (entered, is_inside) = mpsc::channel();
+    let slow = move |_: &millstream::Delivery<'_, u32>| {
+        let _ = entered.send(());
+        std::thread::sleep(Duration::from_millis(5));
+        Ok(())
+    };
+    topic.subscribe("slow", slow).expect("subscribes").detach();
+    topic.publish_batch(0..4).expect("there is room");
+    let runner = broker.clone();
+    let runner = std::thread::spawn(move || runner.run_until_idle());
+    is_inside.recv().expect("it is called");
+    let report = broker.drain(Duration::from_secs(60)).expect("in time");
+    runner.join().expect("it did not panic");
+    assert_eq!(report.delivered, 4);
+}

@@ -136,7 +136,8 @@ fn text(value: &Value) -> &str {
 /// Whether a dependency is of the crate as its users build it: not of its tests,
 /// and not of its models.
 fn is_shipped(dependency: &Value) -> bool {
-    dependency["kind"] != "dev" && dependency["target"] != "cfg(millstream_loom)"
+    let cfg = dependency["target"].as_str().unwrap_or_default();
+    dependency["kind"] != "dev" && !cfg.starts_with("cfg(millstream_")
 }
 
 /// The packages that the users of the crate build, itself included.

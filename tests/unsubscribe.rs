@@ -6,7 +6,7 @@
 mod harness;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -542,4 +542,28 @@ fn thousands_come_and_go_under_traffic_and_the_stable_subscriber_misses_nothing(
     assert_eq!(sum.load(Ordering::Relaxed), MESSAGES * (MESSAGES - 1) / 2);
     assert_eq!(stable.metrics().counts.delivered, MESSAGES);
     assert_eq!(metrics.topic("t").unwrap().subscriptions.len(), 1);
+}
+
+#[test]
+fn an_unsubscribe_by_hand_drains_what_another_thread_has_in_hand() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let (entered, is_inside) = mpsc::channel();
+    let slow = move |_: &millstream::Delivery<'_, u32>| {
+        let _ = entered.send(());
+        std::thread::sleep(Duration::from_millis(5));
+        Ok(())
+    };
+    let subscription = topic.subscribe("slow", slow).expect("subscribes");
+    topic.publish_batch(0..4).expect("there is room");
+    let runner = broker.clone();
+    let runner = std::thread::spawn(move || runner.run_until_idle());
+    is_inside.recv().expect("it is called");
+    let timeout = Duration::from_secs(60);
+    let outcome = subscription.unsubscribe(Unsubscribe::Drain { timeout });
+    runner.join().expect("it did not panic");
+    match outcome {
+        Unsubscribed::Ended(last) => assert_eq!(last.counts.delivered, 4),
+        other => panic!("outside of a handler it waits, but: {other:?}"),
+    }
 }

@@ -20,7 +20,7 @@ use crate::message::BatchReceipt;
 use crate::pure::strategy::Batched;
 use crate::pure::verdict::nanos;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Instant, Mutex, breakable};
+use crate::sync::{Arc, Instant, Mutex, in_order};
 
 /// The buffer of one publisher.
 pub(crate) struct Buffer<T: Send + Sync + 'static> {
@@ -189,12 +189,11 @@ impl<T: Send + Sync + 'static> Fire for Buffer<T> {
 
 impl<T: Send + Sync + 'static> Task for Buffer<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
-        let unready = || {
-            self.ready.swap(false, Ordering::AcqRel);
-        };
-        breakable!("buffer: ready until it has run", unready());
-        self.publish_lingering(worker);
-        breakable!("buffer: ready until it has run", (), unready());
+        in_order!(
+            "buffer: off the ready queue, then a look",
+            self.ready.swap(false, Ordering::AcqRel),
+            self.publish_lingering(worker),
+        );
     }
 }
 

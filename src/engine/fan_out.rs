@@ -14,7 +14,7 @@ use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::{Phase, Reserved};
 use crate::pure::schedule::Then;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, breakable};
+use crate::sync::{Arc, in_order};
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// How many messages every lane that the topic waits for has room for. Zero:
@@ -184,15 +184,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         worker: &mut Worker<'_>,
     ) {
         let (kept, _) = split(lane, part, granted);
-        let count = || {
-            let made = u64::from(granted);
-            lane.books.record(Status::Created, Step::Accept, made);
-        };
-        breakable!("fan-out: push, then count", count());
-        lane.push(kept);
-        breakable!("fan-out: push, then count", (), count());
-        let ring = || lane.baton.notify();
-        if breakable!("fan-out: a lane is not rung", ring(), Then::Nothing) == Then::Enqueue {
+        in_order!(
+            "fan-out: the books, then the push",
+            lane.books
+                .record(Status::Created, Step::Accept, u64::from(granted)),
+            lane.push(kept),
+        );
+        if lane.baton.notify() == Then::Enqueue {
             worker.submit(Arc::clone(lane) as _);
         }
     }

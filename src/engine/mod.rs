@@ -93,6 +93,7 @@ impl Engine {
             return 0;
         }
         let _inside = context::Inside::enter();
+        let _at_work = self.pool.enter(self);
         let mut turns = 0;
         loop {
             let fired = self.timer.fire_due(&self.clock);

@@ -118,17 +118,23 @@ impl Pool {
         }
     }
 
-    /// Lets go of what nobody will run any more: a task holds its topic, which
-    /// holds the engine, which holds this queue. As long as there is a worker it may
-    /// be busy with just what the tasks are about, and runs them when it is done.
+    /// After the stop, lets go of what nobody will run any more: a task holds its
+    /// topic, which holds the engine, which holds this queue. As long as somebody is
+    /// at work it may be with just what the tasks are about, and runs them then.
     pub(crate) fn clear(&self) {
-        // ORDERING: pairs with the fence in `submit`, through `wake`: the last worker
-        // has gone and looks; a submitter has pushed and looks for workers.
+        // ORDERING: pairs with itself, and with the fence in `submit`, through `wake`:
+        // who has stopped looks for workers, who has left looks for the stop, and who
+        // has pushed looks for both.
         fence(Ordering::SeqCst);
-        if self.alive() > 0 {
-            return;
+        if self.stopping.load(Ordering::Relaxed) && self.alive() == 0 {
+            while self.ready.pop().is_some() {}
         }
-        while self.ready.pop().is_some() {}
+    }
+
+    /// Counts the calling thread among the workers of a manual engine.
+    pub(crate) fn enter<'e>(&self, engine: &'e Engine) -> AtWork<'e> {
+        self.alive.fetch_add(1, Ordering::Relaxed);
+        AtWork(engine)
     }
 
     /// Runs turns on the calling thread until none is ready; answers how many.
@@ -148,15 +154,12 @@ impl Pool {
 
     fn work(&self, engine: &Arc<Engine>) {
         let _inside = Inside::enter();
+        let _at_work = AtWork(engine);
         let mut worker = Worker::new(engine);
         let mut from_next = 0;
         while let Some(task) = self.take(&mut worker, &mut from_next) {
             run_turn(task, &mut worker);
         }
-        // ORDERING: what this worker did last is visible to who sees it gone.
-        self.alive.fetch_sub(1, Ordering::Release);
-        self.clear();
-        engine.stillness.look();
     }
 
     /// The next turn to run; `None` at the end.
@@ -241,7 +244,7 @@ impl Pool {
         breakable!("pool: a stop without a wake-up", self.sleep.wake_all());
     }
 
-    /// Worker threads that have not ended.
+    /// Worker threads that have not ended; on a manual engine, threads that run it.
     pub(crate) fn alive(&self) -> usize {
         self.alive.load(Ordering::Acquire)
     }
@@ -258,6 +261,18 @@ impl Pool {
 
     pub(crate) fn abandon(&self) {
         self.threads.lock().clear();
+    }
+}
+
+/// A worker that is counted, until it leaves.
+pub(crate) struct AtWork<'e>(&'e Engine);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        // ORDERING: what this worker did last is visible to who sees it gone.
+        self.0.pool.alive.fetch_sub(1, Ordering::Release);
+        self.0.pool.clear();
+        self.0.stillness.look();
     }
 }
 

@@ -15,7 +15,7 @@ use crate::pure::handles::Handles;
 use crate::pure::retry::Backoff;
 use crate::pure::room::Phase;
 use crate::pure::strategy::Immediate;
-use crate::sync::{Arc, breakable};
+use crate::sync::{Arc, breakable, in_order};
 
 /// What is still to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,11 +140,14 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy) {
         let to = Arc::clone(&strategy.name);
-        breakable!("swap: ring, then swap", (), self.ring());
-        let old = self.strategy.swap(strategy);
+        let old;
+        in_order!(
+            "swap: the strategy, then a ring",
+            old = self.strategy.swap(strategy),
+            self.ring(),
+        );
         let from = Arc::clone(&old.name);
         self.tell(EventKind::StrategySwapped { from, to });
-        breakable!("swap: ring, then swap", self.ring());
     }
 
     fn announce(&self, kind: EventKind) {

@@ -15,7 +15,7 @@ use crate::message::{Address, MessageId};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::schedule::Then;
-use crate::sync::{Arc, breakable};
+use crate::sync::{Arc, in_order};
 
 /// A lane's share: it goes to the back of the queue once it has run so long.
 /// One handler call may exceed it, a second one then has to wait its turn.
@@ -49,13 +49,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
             if room.phase != Phase::Open && room.occupied == 0 {
                 // What the handler has captured goes before anybody is told
                 // that the subscription has ended.
-                breakable!(
-                    "lane: told of its end too early",
-                    (),
-                    self.topic.retire(self)
+                in_order!(
+                    "lane: the handler goes, then who waits is told",
+                    discard(turn),
+                    self.topic.retire(self),
                 );
-                discard(turn);
-                self.topic.retire(self);
             } else {
                 *self.turn.lock() = Some(turn);
             }

@@ -1,5 +1,7 @@
 //! The last handle of a topic and of a broker, and who lets go of it when.
 
+use std::sync::Arc;
+
 use loom::thread;
 use millstream::{OpenError, RemoveError};
 use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model};
@@ -38,9 +40,12 @@ fn a_handler_may_hold_the_last_handle_of_its_topic_and_broker() {
         let topic = broker.topic("t").capacity(4).open().unwrap();
         let log = Log::new();
         let mut held = Some((topic.clone(), broker.clone()));
+        let captured = Arc::new(());
+        let with_handler = Arc::clone(&captured);
         let mut write = log.handler();
         let subscription = topic.subscribe("s", move |delivery| {
             write(delivery)?;
+            let _ = &with_handler;
             drop(held.take());
             Ok(())
         });
@@ -54,14 +59,11 @@ fn a_handler_may_hold_the_last_handle_of_its_topic_and_broker() {
         };
         drop(topic);
         broker.run_until_idle();
-        let settled = log.read() == [1];
-        if settled {
-            drop(broker);
-            worker.join().unwrap();
-        } else {
-            worker.join().unwrap();
-            broker.run_until_idle();
-            assert_settled(&broker);
-        }
+        worker.join().unwrap();
+        broker.run_until_idle();
+        assert_eq!(log.read(), [1]);
+        assert_settled(&broker);
+        drop(broker);
+        assert_eq!(Arc::strong_count(&captured), 1, "the handler has gone");
     });
 }
