@@ -26,14 +26,15 @@ use crate::topic_builder::TopicBuilder;
 /// Clones are handles to the same broker. When the last one is dropped the
 /// broker stops: handler calls that are running may finish (for a second at
 /// most), everything else is cancelled. Call [`drain`](Self::drain) first to let
-/// it finish its work.
+/// it finish its work. A handler that holds one keeps the broker alive until its
+/// subscription ends: give it a [`Topic`] instead, or drain.
 ///
 /// # Threads
 ///
 /// `workers` threads run dispatch and handlers, one turns the timer wheel, and
 /// one more calls observers, started with the first of them. With `workers(0)`
 /// there are none: the caller runs everything with
-/// [`run_until_idle`](Self::run_until_idle).
+/// [`run_until_idle`](Self::run_until_idle). Several threads may do so at once.
 #[derive(Clone)]
 pub struct Broker {
     pub(crate) owner: Arc<Owner>,
@@ -251,8 +252,8 @@ impl Broker {
     /// # Errors
     ///
     /// [`DrainError::Incomplete`] if anything was cancelled, or if a handler had
-    /// not returned shortly after the deadline; [`DrainError::InsideHandler`] if called by a handler. Both
-    /// carry the report.
+    /// not returned shortly after the deadline; [`DrainError::InsideHandler`] if
+    /// called by a handler. Both carry the report.
     pub fn drain(&self, deadline: Duration) -> Result<DrainReport, DrainError> {
         self.owner.engine.drain(deadline, &self.owner.outcome)
     }

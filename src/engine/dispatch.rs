@@ -295,7 +295,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Whoever has a ticket below the threshold may stay quiet: the one that
     /// reaches it rings. Not all may be in the queue then. So a dispatcher that
     /// finds so many accepted, and fewer there, sets no threshold: whoever pushes
-    /// next rings.
+    /// next rings. A ticket that is not pushed now, because its message is dropped or
+    /// delayed, is released at once or rings by itself.
     fn wait(self: &Arc<Self>, desk: &mut Desk<T>, until_waiting: usize, at_most: Option<Duration>) {
         let delay_ns = at_most.map(nanos);
         desk.linger

@@ -16,6 +16,16 @@ use crate::pure::schedule::Then;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, in_order};
 
+/// Where a batch can go.
+enum Places {
+    /// So many of its messages, at least one, into the lanes that answered.
+    For(u32),
+    /// Nowhere: nobody subscribes.
+    Nobody,
+    /// Nowhere yet; somebody will ring.
+    Later,
+}
+
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// How many messages every lane that the topic waits for has room for. Zero:
     /// one of them is full, or the first is yet to come, and will ring. Looked at
@@ -52,26 +62,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Option<usize> {
         let (batch, next) = desk.hand.take()?;
         let left = batch.len() - next;
-        let count = loop {
-            let is_open = |lane: &Arc<Lane<T>>| lane.phase() == Phase::Open;
-            let count = if lanes.iter().any(is_open) {
-                self.reserve_everywhere(lanes, left as u32, desk.fits, &mut desk.grants)
-            } else if self.settings.no_subscribers == NoSubscribers::Retain {
-                0
-            } else {
+        let count = match self.find_places(desk, lanes, left as u32) {
+            Places::For(count) => count,
+            Places::Nobody => {
                 self.unroute(&batch, next);
                 return Some(left);
-            };
-            if count == 0 {
+            }
+            Places::Later => {
                 desk.hand = Some((batch, next));
                 self.quiet_below.store(u64::MAX, Ordering::Relaxed);
                 return None;
             }
-            if desk.grants.iter().any(|answer| *answer != Reserved::Closed) {
-                break count;
-            }
-            // The last of them has closed since: what nobody takes must not count
-            // as handed on.
         };
         // Counted before it can be handled: a snapshot never shows more ends
         // than beginnings.
@@ -100,6 +101,25 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             desk.fits = false;
         }
         Some(count as usize)
+    }
+
+    /// Has the lanes reserve places for some of so many messages.
+    fn find_places(self: &Arc<Self>, desk: &mut Desk<T>, lanes: &Lanes<T>, wanted: u32) -> Places {
+        while lanes.iter().any(|lane| lane.phase() == Phase::Open) {
+            let count = self.reserve_everywhere(lanes, wanted, desk.fits, &mut desk.grants);
+            if count == 0 {
+                return Places::Later;
+            }
+            if desk.grants.iter().any(|answer| *answer != Reserved::Closed) {
+                return Places::For(count);
+            }
+            // The last of them has closed since: what nobody takes must not count
+            // as handed on.
+        }
+        match self.settings.no_subscribers {
+            NoSubscribers::Retain => Places::Later,
+            NoSubscribers::Discard | NoSubscribers::Reject => Places::Nobody,
+        }
     }
 
     /// Reserves places in all lanes for the same number of messages, at most

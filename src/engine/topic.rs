@@ -297,7 +297,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// The broker has been dropped: keeps the counts of its lanes, and nothing else
-    /// of them. A lane whose handler has not returned follows when that does.
+    /// of them. A lane that somebody still has in hand follows when it is put down.
     pub(super) fn let_lanes_go(&self) {
         let mut ended = self.ended.lock();
         let lanes = self.lanes.load();
@@ -309,6 +309,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         let before = self.lanes.swap(Arc::new(busy));
         drop(ended);
+        // Handlers, and what they have captured, go after the lock.
         drop((before, lanes, gone));
     }
 }
