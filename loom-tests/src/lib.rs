@@ -5,8 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use loom::thread;
 use millstream::internals::{read_modify_writes_only, restart_time};
-use millstream::{Broker, BrokerBuilder, DrainError, DrainReport, Histograms, ManualClock, Nack};
+use millstream::{
+    Broker, BrokerBuilder, DrainError, DrainReport, Histograms, ManualClock, Nack, Topic,
+    TopicBuilder,
+};
 
 /// How many preemptions each pass explores; `None` is all of them.
 #[derive(Clone, Copy)]
@@ -68,6 +72,26 @@ pub fn manual() -> (Broker, ManualClock) {
     let clock = ManualClock::new();
     let builder = builder().workers(0).manual_clock(&clock);
     (builder.build().expect("it starts no thread"), clock)
+}
+
+/// A [`manual`] broker with one topic, opened as `set` says, and one subscription
+/// that writes what it gets.
+pub fn logged(
+    set: impl for<'b> FnOnce(TopicBuilder<'b, u32>) -> TopicBuilder<'b, u32>,
+) -> (Broker, ManualClock, Topic<u32>, Log) {
+    let (broker, clock) = manual();
+    let topic = set(broker.topic("t")).open().unwrap();
+    let log = Log::new();
+    topic.subscribe("s", log.handler()).unwrap().detach();
+    (broker, clock, topic, log)
+}
+
+/// A thread that runs a manual broker until it finds nothing to do.
+pub fn worker(broker: &Broker) -> thread::JoinHandle<()> {
+    let broker = broker.clone();
+    thread::spawn(move || {
+        broker.run_until_idle();
+    })
 }
 
 /// A broker with one worker and a timer of its own.

@@ -2,28 +2,20 @@
 
 use std::time::Duration;
 
-use loom::thread;
 use millstream::Batched;
-use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model};
+use millstream_loom_tests::{Preemptions, assert_settled, logged, model, worker};
 
 #[test]
 fn order_is_kept_between_the_publisher_and_the_worker_that_flush() {
     model("buffer, worker", Preemptions::up_to(2), || {
-        let (broker, clock) = manual();
-        let open = broker.topic("t").capacity(8).strategy(Batched::of(8));
-        let topic = open.open().unwrap();
-        let log = Log::new();
-        topic.subscribe("s", log.handler()).unwrap().detach();
+        let (broker, clock, topic, log) = logged(|open| open.capacity(8).strategy(Batched::of(8)));
         // Something to wait for, so that the buffer does.
         topic.publish(1).unwrap();
         let linger = Duration::from_millis(1);
         let mut buffered = topic.buffered(Batched::of(2).linger(linger)).unwrap();
         buffered.publish(2).unwrap();
         clock.advance(linger);
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || broker.run_until_idle())
-        };
+        let worker = worker(&broker);
         buffered.publish(3).unwrap();
         let receipt = buffered.flush().unwrap();
         assert_eq!(receipt.accepted(), 2);
@@ -38,20 +30,13 @@ fn order_is_kept_between_the_publisher_and_the_worker_that_flush() {
 #[test]
 fn what_lingers_while_a_worker_flushes_is_flushed_too() {
     model("buffer, linger, worker", Preemptions::up_to(2), || {
-        let (broker, clock) = manual();
-        let open = broker.topic("t").capacity(8).strategy(Batched::of(8));
-        let topic = open.open().unwrap();
-        let log = Log::new();
-        topic.subscribe("s", log.handler()).unwrap().detach();
+        let (broker, clock, topic, log) = logged(|open| open.capacity(8).strategy(Batched::of(8)));
         topic.publish(1).unwrap();
         let linger = Duration::from_millis(1);
         let mut buffered = topic.buffered(Batched::of(3).linger(linger)).unwrap();
         buffered.publish(2).unwrap();
         clock.advance(linger);
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || broker.run_until_idle())
-        };
+        let worker = worker(&broker);
         buffered.flush().unwrap();
         buffered.publish(3).unwrap();
         clock.advance(linger);

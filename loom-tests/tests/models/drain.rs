@@ -4,15 +4,12 @@ use std::time::Duration;
 
 use loom::thread;
 use millstream::{Batched, PublishError};
-use millstream_loom_tests::{Log, Preemptions, assert_settled, drain, manual, model};
+use millstream_loom_tests::{Preemptions, assert_settled, drain, logged, model, worker};
 
 #[test]
 fn what_is_accepted_is_delivered_and_what_is_late_is_refused() {
     model("drain, publisher", Preemptions::up_to(3), || {
-        let (broker, _clock) = manual();
-        let topic = broker.topic("t").capacity(4).open().unwrap();
-        let log = Log::new();
-        topic.subscribe("s", log.handler()).unwrap().detach();
+        let (broker, _clock, topic, log) = logged(|open| open.capacity(4));
         let publisher = {
             let topic = topic.clone();
             thread::spawn(move || match topic.publish(1) {
@@ -38,16 +35,9 @@ fn a_batch_that_fills_is_flushed_by_the_drain() {
         rmw: Some(2),
     };
     model("drain, pending batch, worker", most, || {
-        let (broker, _clock) = manual();
-        let open = broker.topic("t").capacity(4).strategy(Batched::of(3));
-        let topic = open.open().unwrap();
-        let log = Log::new();
-        topic.subscribe("s", log.handler()).unwrap().detach();
+        let (broker, _clock, topic, log) = logged(|open| open.capacity(4).strategy(Batched::of(3)));
         topic.publish(1).unwrap();
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || broker.run_until_idle())
-        };
+        let worker = worker(&broker);
         let report = drain(&broker);
         worker.join().unwrap();
         let cut_off = report.cancelled + report.messages_dropped;
@@ -60,10 +50,7 @@ fn a_batch_that_fills_is_flushed_by_the_drain() {
 #[test]
 fn a_delayed_message_is_delivered_or_counted_as_dropped() {
     model("drain, delayed publish", Preemptions::up_to(2), || {
-        let (broker, clock) = manual();
-        let topic = broker.topic("t").capacity(4).open().unwrap();
-        let log = Log::new();
-        topic.subscribe("s", log.handler()).unwrap().detach();
+        let (broker, clock, topic, log) = logged(|open| open.capacity(4));
         let publisher = {
             let topic = topic.clone();
             let delay = Duration::from_millis(1);

@@ -2,21 +2,15 @@
 
 use loom::thread;
 use millstream::{NoSubscribers, Overflow};
-use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model};
+use millstream_loom_tests::{Preemptions, assert_settled, logged, manual, model, worker};
 
 #[test]
 fn the_oldest_message_is_delivered_or_dropped_and_never_both() {
     model("drop-oldest, worker", Preemptions::up_to(3), || {
-        let (broker, _clock) = manual();
-        let open = broker.topic("t").capacity(1);
-        let topic = open.overflow(Overflow::DropOldest).open().unwrap();
-        let log = Log::new();
-        topic.subscribe("s", log.handler()).unwrap().detach();
+        let (broker, _clock, topic, log) =
+            logged(|open| open.capacity(1).overflow(Overflow::DropOldest));
         topic.publish(1).unwrap();
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || broker.run_until_idle())
-        };
+        let worker = worker(&broker);
         let evicted = topic.publish(2).map(|receipt| receipt.evicted()).unwrap();
         worker.join().unwrap();
         broker.run_until_idle();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use loom::thread;
 use millstream::{OpenError, RemoveError};
-use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model};
+use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model, worker};
 
 #[test]
 fn nobody_publishes_into_a_topic_that_is_removed() {
@@ -51,12 +51,7 @@ fn a_handler_may_hold_the_last_handle_of_its_topic_and_broker() {
         });
         subscription.unwrap().detach();
         topic.publish(1).unwrap();
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || {
-                broker.run_until_idle();
-            })
-        };
+        let worker = worker(&broker);
         drop(topic);
         broker.run_until_idle();
         worker.join().unwrap();

@@ -1,9 +1,8 @@
 //! Dispatch to lanes: a full lane holds its topic up without a worker, and its
 //! first free place wakes it.
 
-use loom::thread;
 use millstream::LaneFull;
-use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model};
+use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model, worker};
 
 #[test]
 fn a_topic_that_waits_for_a_full_lane_goes_on_when_it_has_room() {
@@ -15,10 +14,7 @@ fn a_topic_that_waits_for_a_full_lane_goes_on_when_it_has_room() {
         lane.subscribe(log.handler()).unwrap().detach();
         topic.publish(1).unwrap();
         topic.publish(2).unwrap();
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || broker.run_until_idle())
-        };
+        let worker = worker(&broker);
         broker.run_until_idle();
         worker.join().unwrap();
         // Whoever made the last thing ready has run it.
@@ -37,10 +33,7 @@ fn a_message_reaches_both_lanes_once_while_workers_share_them() {
             topic.subscribe(name, log.handler()).unwrap().detach();
         }
         topic.publish(1).unwrap();
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || broker.run_until_idle())
-        };
+        let worker = worker(&broker);
         topic.publish(2).unwrap();
         broker.run_until_idle();
         worker.join().unwrap();
@@ -61,10 +54,7 @@ fn a_lane_that_drops_its_oldest_hands_over_or_counts_each() {
         let lane = lane.when_full(LaneFull::DropOldest);
         lane.subscribe(log.handler()).unwrap().detach();
         topic.publish(1).unwrap();
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || broker.run_until_idle())
-        };
+        let worker = worker(&broker);
         topic.publish(2).unwrap();
         broker.run_until_idle();
         worker.join().unwrap();

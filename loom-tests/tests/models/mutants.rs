@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{env, fmt, fs, thread};
 
 /// A break, and models that must each fail with it.
 type Mutant = (&'static str, &'static [&'static str]);
@@ -240,7 +240,7 @@ fn every_break_is_seen_by_its_models() {
             let began = Instant::now();
             let verdict = try_break(name, model);
             let took = began.elapsed();
-            println!("| {name} | {model} | {verdict:?} | {took:.1?} |");
+            println!("| {name} | {model} | {verdict} | {took:.1?} |");
             if !matches!(verdict, Verdict::Seen(_)) {
                 survivors.lock().unwrap().push((name, model, verdict));
             }
@@ -264,6 +264,16 @@ enum Verdict {
     Survived,
     /// The model did not end.
     Endless,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seen(said) => write!(f, "seen: {said}"),
+            Self::Survived => f.write_str("SURVIVED"),
+            Self::Endless => f.write_str("DID NOT END"),
+        }
+    }
 }
 
 /// The line after the first panic's place.

@@ -5,21 +5,14 @@ use std::time::Duration;
 
 use loom::thread;
 use millstream::{Batched, Immediate};
-use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model};
+use millstream_loom_tests::{Preemptions, assert_settled, logged, model, worker};
 
 #[test]
 fn the_publisher_that_completes_a_batch_rings() {
     model("batch completed", Preemptions::up_to(3), || {
-        let (broker, _clock) = manual();
-        let open = broker.topic("t").capacity(4).strategy(Batched::of(2));
-        let topic = open.open().unwrap();
-        let log = Log::new();
-        topic.subscribe("s", log.handler()).unwrap().detach();
+        let (broker, _clock, topic, log) = logged(|open| open.capacity(4).strategy(Batched::of(2)));
         topic.publish(1).unwrap();
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || broker.run_until_idle())
-        };
+        let worker = worker(&broker);
         topic.publish(2).unwrap();
         worker.join().unwrap();
         // Only what is on the ready queue is run: a stranded batch stays.
@@ -33,11 +26,7 @@ fn the_publisher_that_completes_a_batch_rings() {
 fn two_publishers_complete_a_batch_between_them() {
     let most = Preemptions::up_to(2);
     model("batch completed by two", most, || {
-        let (broker, _clock) = manual();
-        let open = broker.topic("t").capacity(4).strategy(Batched::of(2));
-        let topic = open.open().unwrap();
-        let log = Log::new();
-        topic.subscribe("s", log.handler()).unwrap().detach();
+        let (broker, _clock, topic, log) = logged(|open| open.capacity(4).strategy(Batched::of(2)));
         let publishers = [1, 2].map(|value| {
             let topic = topic.clone();
             thread::spawn(move || topic.publish(value).unwrap())
@@ -57,16 +46,9 @@ fn two_publishers_complete_a_batch_between_them() {
 #[test]
 fn a_topic_filled_by_a_delayed_message_flushes() {
     model("topic filled by a delay", Preemptions::up_to(2), || {
-        let (broker, clock) = manual();
-        let open = broker.topic("t").capacity(2).strategy(Batched::of(2));
-        let topic = open.open().unwrap();
-        let log = Log::new();
-        topic.subscribe("s", log.handler()).unwrap().detach();
+        let (broker, clock, topic, log) = logged(|open| open.capacity(2).strategy(Batched::of(2)));
         topic.publish(1).unwrap();
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || broker.run_until_idle())
-        };
+        let worker = worker(&broker);
         topic.publish_after(Duration::from_millis(1), 2).unwrap();
         worker.join().unwrap();
         broker.run_until_idle();

@@ -1,20 +1,13 @@
 //! A snapshot of the whole engine while it works: more never ends than began.
 
-use loom::thread;
-use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model};
+use millstream_loom_tests::{Preemptions, assert_settled, logged, manual, model, worker};
 
 #[test]
 fn a_live_snapshot_of_a_topic_shows_no_end_without_its_beginning() {
     model("snapshot, worker", Preemptions::up_to(3), || {
-        let (broker, _clock) = manual();
-        let topic = broker.topic("t").capacity(4).open().unwrap();
-        let log = Log::new();
-        topic.subscribe("s", log.handler()).unwrap().detach();
+        let (broker, _clock, topic, _log) = logged(|open| open.capacity(4));
         topic.publish(1).unwrap();
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || broker.run_until_idle())
-        };
+        let worker = worker(&broker);
         let metrics = topic.metrics();
         let gone = metrics.dropped + metrics.unrouted + metrics.dispatched;
         assert!(gone <= metrics.published, "{metrics:?}");
@@ -42,10 +35,7 @@ fn what_a_handler_gets_has_been_counted() {
         });
         subscription.unwrap().detach();
         topic.publish(1).unwrap();
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || broker.run_until_idle())
-        };
+        let worker = worker(&broker);
         topic.publish(2).unwrap();
         broker.run_until_idle();
         worker.join().unwrap();

@@ -5,21 +5,14 @@ use std::time::Duration;
 
 use loom::thread;
 use millstream::{Batched, Immediate};
-use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model};
+use millstream_loom_tests::{Preemptions, assert_settled, logged, model, worker};
 
 #[test]
 fn what_the_old_strategy_held_goes_on_under_the_new_one() {
     model("swap, pending batch", Preemptions::up_to(3), || {
-        let (broker, _clock) = manual();
-        let open = broker.topic("t").capacity(4).strategy(Batched::of(3));
-        let topic = open.open().unwrap();
-        let log = Log::new();
-        topic.subscribe("s", log.handler()).unwrap().detach();
+        let (broker, _clock, topic, log) = logged(|open| open.capacity(4).strategy(Batched::of(3)));
         topic.publish(1).unwrap();
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || broker.run_until_idle())
-        };
+        let worker = worker(&broker);
         topic.set_strategy(Immediate).unwrap();
         worker.join().unwrap();
         broker.run_until_idle();
@@ -34,20 +27,13 @@ fn what_the_old_strategy_held_goes_on_under_the_new_one() {
 #[test]
 fn order_is_kept_across_swaps_while_others_publish() {
     model("swap, publisher, worker", Preemptions::up_to(2), || {
-        let (broker, _clock) = manual();
-        let open = broker.topic("t").capacity(4).strategy(Batched::of(2));
-        let topic = open.open().unwrap();
-        let log = Log::new();
-        topic.subscribe("s", log.handler()).unwrap().detach();
+        let (broker, _clock, topic, log) = logged(|open| open.capacity(4).strategy(Batched::of(2)));
         topic.publish(1).unwrap();
         let publisher = {
             let topic = topic.clone();
             thread::spawn(move || topic.publish_batch([2, 3]).unwrap())
         };
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || broker.run_until_idle())
-        };
+        let worker = worker(&broker);
         topic.set_strategy(Immediate).unwrap();
         publisher.join().unwrap();
         worker.join().unwrap();
@@ -60,17 +46,10 @@ fn order_is_kept_across_swaps_while_others_publish() {
 #[test]
 fn age_is_kept_across_a_swap() {
     model("swap, age", Preemptions::up_to(3), || {
-        let (broker, clock) = manual();
-        let open = broker.topic("t").capacity(4).strategy(Batched::of(3));
-        let topic = open.open().unwrap();
-        let log = Log::new();
-        topic.subscribe("s", log.handler()).unwrap().detach();
+        let (broker, clock, topic, log) = logged(|open| open.capacity(4).strategy(Batched::of(3)));
         topic.publish(1).unwrap();
         clock.advance(Duration::from_millis(5));
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || broker.run_until_idle())
-        };
+        let worker = worker(&broker);
         let lingering = Batched::of(3).linger(Duration::from_millis(4));
         topic.set_strategy(lingering).unwrap();
         worker.join().unwrap();

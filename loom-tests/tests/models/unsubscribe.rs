@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use loom::thread;
 use millstream::{Unsubscribe, Unsubscribed};
-use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model};
+use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model, worker};
 
 /// Is noticed when it goes, which is when the handler does.
 struct Captured(Arc<AtomicBool>);
@@ -33,10 +33,7 @@ fn check(name: &str, mode: Unsubscribe, most: Preemptions) {
             Ok(())
         });
         topic.publish(1).unwrap();
-        let worker = {
-            let broker = broker.clone();
-            thread::spawn(move || broker.run_until_idle())
-        };
+        let worker = worker(&broker);
         let outcome = subscription.unwrap().unsubscribe(mode);
         ended.store(true, Ordering::Relaxed);
         assert!(gone.load(Ordering::Relaxed), "the handler has gone");
