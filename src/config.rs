@@ -60,6 +60,38 @@ pub enum LaneFull {
     DeadLetter,
 }
 
+/// What the failure of one delivery means for those behind it, in its subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnFailure {
+    /// Those behind it go on, and its retry comes after them. The default: one bad
+    /// message delays nobody.
+    #[default]
+    Reorder,
+    /// Those of the same key wait, wherever they are, until it has been handled or
+    /// has ended otherwise; other keys, and messages without one, go on. So order
+    /// per key survives failures. A key waits for as long as the retry policy
+    /// grants attempts.
+    BlockKey,
+    /// All of them wait. So the order of the whole subscription survives failures.
+    BlockSubscription,
+}
+
+/// What follows under [`OnFailure::BlockKey`] when a delivery goes to the dead
+/// letters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnExhausted {
+    /// Its key is free: the next of it are delivered. The default.
+    #[default]
+    FreeKey,
+    /// Its key is parked: those behind it join the dead letters, in order, for as
+    /// long as the store has letters of that key and subscription. A
+    /// [redrive](crate::DeadLetters::redrive) returns them in order, and what was
+    /// published since follows.
+    ParkKey,
+}
+
 /// What happens to the deliveries a subscription still has when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

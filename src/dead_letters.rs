@@ -1,5 +1,6 @@
 //! Deliveries that failed for good: look into them, redrive them, purge them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ pub enum DeadReason {
     Unsubscribed,
     /// Its lane was full, under [`LaneFull::DeadLetter`](crate::LaneFull::DeadLetter).
     LaneFull,
+    /// One before it of the same key is here, under
+    /// [`OnExhausted::ParkKey`](crate::OnExhausted::ParkKey).
+    KeyParked,
 }
 
 impl fmt::Display for DeadReason {
@@ -38,6 +42,7 @@ impl fmt::Display for DeadReason {
             Self::PolicyPanicked => "the retry policy panicked",
             Self::Unsubscribed => "unsubscribed",
             Self::LaneFull => "lane full",
+            Self::KeyParked => "key parked",
         })
     }
 }
@@ -59,6 +64,12 @@ pub struct Redrive {
     pub no_room: usize,
     /// Letters that stay because no subscription of that name is there.
     pub no_subscription: usize,
+}
+
+/// Why a letter stays in the store.
+enum Stays {
+    NoRoom,
+    NoSubscription,
 }
 
 impl<T: Send + Sync + 'static> DeadLetters<T> {
@@ -86,59 +97,81 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     }
 
     /// Sends the letters that `filter` chooses back to the subscription that had
-    /// failed, and to no other, oldest first. Each becomes a delivery of a new
-    /// generation with its attempts reset. Letters that can't go stay.
+    /// failed, and to no other, in the order of their messages. Each becomes a
+    /// delivery of a new generation with its attempts reset. Letters that can't go
+    /// stay; so do those of the same key behind one that found no room, or their
+    /// order would be lost.
     pub fn redrive(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> Redrive {
         let mut outcome = Redrive::default();
-        for letter in self.list() {
-            if filter(&letter) {
-                self.redrive_one(&letter.letter, &mut outcome);
+        let mut letters = self.list();
+        letters.sort_by_key(DeadLetter::id);
+        let mut behind = BTreeSet::new();
+        for letter in letters {
+            if !filter(&letter) {
+                continue;
+            }
+            let of_key = || {
+                Some((
+                    Arc::clone(&letter.letter.subscription),
+                    letter.key()?.into(),
+                ))
+            };
+            let key: Option<(Arc<str>, Box<str>)> = of_key();
+            let is_behind = key.as_ref().is_some_and(|key| behind.contains(key));
+            let gone = match is_behind {
+                true => Err(Stays::NoRoom),
+                false => self.redrive_one(&letter.letter),
+            };
+            match gone {
+                Ok(redriven) => outcome.redriven += usize::from(redriven),
+                Err(Stays::NoSubscription) => outcome.no_subscription += 1,
+                Err(Stays::NoRoom) => {
+                    outcome.no_room += 1;
+                    behind.extend(key);
+                }
             }
         }
         outcome
     }
 
-    fn redrive_one(&self, letter: &Arc<Letter<T>>, outcome: &mut Redrive) {
+    /// Redrives a letter, unless somebody else has redriven or purged it.
+    fn redrive_one(&self, letter: &Arc<Letter<T>>) -> Result<bool, Stays> {
         let core = &self.topic.core;
         let lanes = core.lanes.load();
-        let Some(lane) = lanes
+        let lane = lanes
             .iter()
             .find(|lane| lane.answers_to(&letter.subscription))
-        else {
-            outcome.no_subscription += 1;
-            return;
-        };
+            .ok_or(Stays::NoSubscription)?;
         match lane.reserve(1, false) {
             Reserved::Granted(_) => {}
-            Reserved::Full => {
-                outcome.no_room += 1;
-                return;
-            }
-            Reserved::Closed => {
-                outcome.no_subscription += 1;
-                return;
-            }
+            Reserved::Full => return Err(Stays::NoRoom),
+            Reserved::Closed => return Err(Stays::NoSubscription),
         }
-        let taken = core.letters.lock().take(letter);
+        let mut letters = core.letters.lock();
+        let taken = letters.take(letter);
         if !breakable!("letters: redriven by two", taken, true) {
-            // Somebody else redrove or purged it meanwhile.
+            drop(letters);
             if lane.release(1) {
                 lane.ring();
             }
             core.engine.stillness.look();
-            return;
+            return Ok(false);
         }
         let status = lane.books.record(Status::DeadLetter, Step::Redrive, 1);
         let id = Some(letter.id());
         core.tell_of(Some(&lane.name), id, 0, Some(status), EventKind::Redriven);
         let mut again = Redelivery::first(&letter.batch, usize::from(letter.index), 0);
         again.generation = letter.generation.saturating_add(1);
+        // The lock is held until the lane has it: who finds its key parked no more
+        // finds this one before what was published since.
         lane.push_return(Return::Redriven(Box::new(again)));
+        drop(letters);
+        lane.ring_for_return();
         if core.engine.has_stopped() {
             // The end may have passed by while it was on its way.
             lane.end(&core.engine);
         }
-        outcome.redriven += 1;
+        Ok(true)
     }
 
     /// Forgets the letters that `filter` chooses; answers how many.
@@ -176,7 +209,7 @@ impl<T> DeadLetter<T> {
 
     /// The key the publisher gave, if any.
     pub fn key(&self) -> Option<&str> {
-        self.batch().meta(self.index())?.key.as_deref()
+        self.letter.key()
     }
 
     /// The subscription whose delivery it was.

@@ -162,6 +162,7 @@ impl fmt::Display for Event<'_> {
             EventKind::BatchFlush { size, cause } => write!(f, " of {size} ({cause:?})"),
             EventKind::Dropped { cause } => write!(f, " ({cause:?})"),
             EventKind::HookPanicked { hook } => write!(f, " ({hook:?})"),
+            EventKind::KeyParked { key } | EventKind::KeyFreed { key } => write!(f, " {key:?}"),
             _ => Ok(()),
         }
     }
@@ -248,6 +249,17 @@ pub enum EventKind {
     Redriven,
     /// A letter left the full dead-letter store.
     LetterEvicted,
+    /// A delivery went to the dead letters, and those of its key follow it there
+    /// from now on.
+    KeyParked {
+        /// The key.
+        key: Arc<str>,
+    },
+    /// The dead letters have none of the key any more: it goes on.
+    KeyFreed {
+        /// The key.
+        key: Arc<str>,
+    },
     /// Something of the user's other than a handler panicked.
     HookPanicked {
         /// What.
@@ -282,6 +294,8 @@ impl EventKind {
             Self::Unrouted => "unrouted",
             Self::Redriven => "redriven",
             Self::LetterEvicted => "letter_evicted",
+            Self::KeyParked { .. } => "key_parked",
+            Self::KeyFreed { .. } => "key_freed",
             Self::HookPanicked { .. } => "hook_panicked",
             Self::DrainStarted => "drain_started",
             Self::Drained => "drained",

@@ -86,6 +86,7 @@ mod publisher;
 mod pure;
 mod shutdown;
 mod subscription;
+mod subscription_builder;
 mod sync;
 mod topic;
 mod topic_builder;
@@ -94,7 +95,8 @@ pub use broker::{Broker, Observation};
 pub use broker_builder::BrokerBuilder;
 pub use clock::ManualClock;
 pub use config::{
-    DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, Overflow, Unsubscribe,
+    DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnFailure,
+    Overflow, Unsubscribe,
 };
 pub use dead_letters::{DeadLetter, DeadLetters, DeadReason, PastFailure, Redrive};
 pub use delivery_batch::DeliveryBatch;
@@ -113,7 +115,8 @@ pub use pure::lifecycle::Status;
 pub use pure::retry::{Backoff, Class, Decision, FailedAttempt, FailureKind, RetryPolicy};
 pub use pure::strategy::{Backlog, Batched, FlushCause, Immediate, Plan, Strategy};
 pub use shutdown::DrainReport;
-pub use subscription::{Subscription, SubscriptionBuilder, Unsubscribed};
+pub use subscription::{Subscription, Unsubscribed};
+pub use subscription_builder::SubscriptionBuilder;
 pub use topic::{MessageBuilder, Topic};
 pub use topic_builder::TopicBuilder;
 

@@ -77,6 +77,12 @@ pub struct SubscriptionMetrics {
     pub name: String,
     /// In its lane, waiting for the handler: the subscriber's lag.
     pub queued: u64,
+    /// Of those, set aside because one before them of the same key awaits its retry.
+    pub held: u64,
+    /// Keys that wait for a retry.
+    pub blocked_keys: u64,
+    /// Keys whose deliveries go to the dead letters because others are there.
+    pub parked_keys: u64,
     /// What happened to the deliveries made for it.
     pub counts: DeliveryCounts,
     /// From acceptance to the first attempt.
@@ -224,6 +230,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
             counts,
             ..SubscriptionMetrics::default()
         };
+        if let Some(crew) = self.crew.get() {
+            crew.read_metrics(&mut metrics);
+        }
         if let Some(latencies) = self.latencies.lock().as_deref() {
             metrics.queue_wait = LatencySummary::of(&latencies.queue_wait);
             metrics.handler = LatencySummary::of(&latencies.handler);

@@ -3,27 +3,20 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::config::{LaneFull, Unsubscribe};
-use crate::delivery_batch::DeliveryBatch;
+use crate::config::{OnExhausted, OnFailure, Unsubscribe};
 use crate::engine::contain::{SharedPolicy, share_policy};
 use crate::engine::context;
-use crate::engine::handler::Handler;
-use crate::engine::lane::{Lane, LaneSettings};
+use crate::engine::lane::Lane;
 use crate::engine::timer::CANCEL;
-use crate::engine::topic::TopicCore;
-use crate::error::{InvalidSetting, SubscribeError};
-use crate::event::EventKind;
+use crate::error::InvalidSetting;
 use crate::latency::Latencies;
-use crate::message::Delivery;
 use crate::metrics::SubscriptionMetrics;
-use crate::nack::Nack;
 use crate::pure::retry::RetryPolicy;
 use crate::pure::room::Phase;
-use crate::pure::strategy::{Batched, Strategy};
+use crate::pure::rules::Rules;
 use crate::pure::verdict::nanos;
 use crate::shutdown::MOMENT;
 use crate::sync::{Arc, Instant, breakable};
-use crate::topic_builder::in_range;
 
 /// A subscription. Dropping it unsubscribes, without waiting: what is queued is
 /// cancelled, and a call of the handler that is running finishes.
@@ -50,6 +43,13 @@ pub enum Unsubscribed {
 }
 
 impl Subscription {
+    pub(crate) fn new<T: Send + Sync + 'static>(lane: Arc<Lane<T>>) -> Self {
+        Self {
+            lane: Arc::new(lane),
+            detached: false,
+        }
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         self.lane.name()
@@ -105,6 +105,42 @@ impl Subscription {
         Ok(())
     }
 
+    /// Sets what the failure of one delivery means for those behind it. Whoever waits
+    /// now is judged by it at once, within a turn of the handler: switching to
+    /// [`OnFailure::Reorder`] lets go of all that is held. What is in the handler's
+    /// hands, or awaits a retry, at that moment holds nobody up that it did not
+    /// before.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] if it clashes with how the subscription was made, or with
+    /// [`OnExhausted::ParkKey`].
+    pub fn set_on_failure(&self, mode: OnFailure) -> Result<(), InvalidSetting> {
+        self.lane.set_rules(&|rules| rules.on_failure = mode)
+    }
+
+    /// Sets what follows for its key when a delivery goes to the dead letters.
+    /// Switching to [`OnExhausted::FreeKey`] frees the keys that are parked; their
+    /// letters stay.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] for parking without [`OnFailure::BlockKey`].
+    pub fn set_on_exhausted(&self, then: OnExhausted) -> Result<(), InvalidSetting> {
+        self.lane.set_rules(&|rules| rules.on_exhausted = then)
+    }
+
+    /// Sets how many deliveries may be set aside. Those that are stay so, even if
+    /// there are more.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] for zero, or more than the lane's capacity.
+    pub fn set_hold(&self, deliveries: usize) -> Result<(), InvalidSetting> {
+        let hold = u32::try_from(deliveries).unwrap_or(u32::MAX);
+        self.lane.set_rules(&|rules| rules.hold = hold)
+    }
+
     /// A snapshot of its counts.
     pub fn metrics(&self) -> SubscriptionMetrics {
         self.lane.metrics()
@@ -143,6 +179,7 @@ trait AnyLane: Send + Sync {
     fn end_as(&self, phase: Phase, until: Option<Instant>) -> bool;
     fn is_retired(&self) -> bool;
     fn set_retry(&self, policy: SharedPolicy);
+    fn set_rules(&self, change: &dyn Fn(&mut Rules)) -> Result<(), InvalidSetting>;
     fn metrics(&self) -> SubscriptionMetrics;
 }
 
@@ -182,6 +219,10 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
         self.retry.swap(Arc::new(Some(policy)));
     }
 
+    fn set_rules(&self, change: &dyn Fn(&mut Rules)) -> Result<(), InvalidSetting> {
+        Lane::set_rules(self, change)
+    }
+
     fn metrics(&self) -> SubscriptionMetrics {
         self.read_metrics(&mut Latencies::new())
     }
@@ -208,182 +249,5 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 return true
             );
         }
-    }
-}
-
-/// Makes a subscription. A value: set what you care about, then
-/// [`subscribe`](Self::subscribe) or [`subscribe_batches`](Self::subscribe_batches),
-/// where everything is checked at once.
-#[must_use = "a builder does nothing until it subscribes"]
-pub struct SubscriptionBuilder<'t, T: Send + Sync + 'static> {
-    topic: &'t Arc<TopicCore<T>>,
-    name: String,
-    capacity: Option<usize>,
-    when_full: LaneFull,
-    retry: Option<SharedPolicy>,
-}
-
-impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
-    pub(crate) fn new(topic: &'t Arc<TopicCore<T>>, name: &str) -> Self {
-        Self {
-            topic,
-            name: name.to_owned(),
-            capacity: None,
-            when_full: LaneFull::default(),
-            retry: None,
-        }
-    }
-
-    /// Deliveries that may be in its lane: queued, in hand or awaiting a retry.
-    /// 1 to 16,777,216. Default: the topic's `lane_capacity`.
-    pub fn capacity(mut self, deliveries: usize) -> Self {
-        self.capacity = Some(deliveries);
-        self
-    }
-
-    /// What happens when the lane is full. Default [`LaneFull::Wait`].
-    pub fn when_full(mut self, policy: LaneFull) -> Self {
-        self.when_full = policy;
-        self
-    }
-
-    /// What follows a failure. Default: the topic's policy.
-    pub fn retry(mut self, policy: impl RetryPolicy) -> Self {
-        self.retry = Some(share_policy(policy));
-        self
-    }
-
-    /// Subscribes: `handler` is called for each delivery, one call at a time.
-    /// First attempts come in accept order; a retry may come after its successors.
-    ///
-    /// The handler may panic, publish, subscribe, unsubscribe itself, swap
-    /// strategies and drain the broker; no lock is held while it runs.
-    ///
-    /// # Errors
-    ///
-    /// [`SubscribeError`] for an invalid or taken name, an invalid setting, or a
-    /// closed broker.
-    pub fn subscribe<F>(self, handler: F) -> Result<Subscription, SubscribeError>
-    where
-        F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send + 'static,
-    {
-        self.finish(|_| Ok(Handler::Each(Box::new(handler))))
-    }
-
-    /// Subscribes with a handler that takes batches: as many deliveries as
-    /// `batches` says, or fewer once the oldest has lingered since it was
-    /// accepted. Retries come alone, in batches of one.
-    ///
-    /// # Errors
-    ///
-    /// As [`subscribe`](Self::subscribe), and for batches larger than the lane.
-    pub fn subscribe_batches<F>(
-        self,
-        batches: Batched,
-        handler: F,
-    ) -> Result<Subscription, SubscribeError>
-    where
-        F: FnMut(&mut DeliveryBatch<'_, T>) -> Result<(), Nack> + Send + 'static,
-    {
-        self.check_batches(batches)?;
-        self.finish(|_| Ok(Handler::Batch(Box::new(handler), batches)))
-    }
-
-    /// Subscribes with a handler whose calls for one batch run side by side, on
-    /// `threads` threads of the subscription's own (a private rayon pool): for
-    /// handlers that compute. Batches are handled one after the other; within a
-    /// batch there is no order. Each call succeeds or fails for itself, and
-    /// retries come alone.
-    ///
-    /// The worker that hands a batch over waits for it. Nothing is gained for
-    /// handlers of less than a few microseconds.
-    ///
-    /// # Errors
-    ///
-    /// As [`subscribe_batches`](Self::subscribe_batches), for no thread at all or
-    /// more than 1,024, and [`SubscribeError::Spawn`] if the system refuses one.
-    #[cfg(feature = "parallel")]
-    pub fn subscribe_parallel<F>(
-        self,
-        threads: usize,
-        batches: Batched,
-        handler: F,
-    ) -> Result<Subscription, SubscribeError>
-    where
-        F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
-    {
-        self.check_batches(batches)?;
-        if !(1..=crate::broker_builder::MAX_WORKERS).contains(&threads) {
-            let rule = "must be between 1 and 1024";
-            return Err(InvalidSetting::new("threads", threads, rule).into());
-        }
-        self.finish(|name| {
-            let handler = crate::engine::parallel::Parallel::new(handler, threads, name)
-                .map_err(|error| SubscribeError::Spawn(error.to_string()))?;
-            Ok(Handler::Batch(Box::new(handler), batches))
-        })
-    }
-
-    fn check_batches(&self, batches: Batched) -> Result<(), InvalidSetting> {
-        batches.check()?;
-        if batches.size() > self.checked_capacity()? {
-            let rule = "must not exceed the lane's capacity, or it would never fill";
-            return Err(InvalidSetting::new("batch size", batches.size(), rule));
-        }
-        Ok(())
-    }
-
-    fn checked_capacity(&self) -> Result<usize, InvalidSetting> {
-        let default = self.topic.settings.lane_capacity as usize;
-        in_range("capacity", self.capacity, default)
-    }
-
-    /// Checks what all kinds of handlers have in common, and only then has the
-    /// handler made, which may start threads that bear the name.
-    fn finish(
-        self,
-        handler: impl FnOnce(&str) -> Result<Handler<T>, SubscribeError>,
-    ) -> Result<Subscription, SubscribeError> {
-        let name = crate::name::parse(&self.name)?;
-        let capacity = self.checked_capacity()?;
-        if let Some(retry) = &self.retry {
-            retry.check()?;
-        }
-        if self.topic.engine.is_ending() {
-            return Err(SubscribeError::Closed);
-        }
-        let handler = handler(&name)?;
-        let settings = LaneSettings {
-            capacity: capacity as u32,
-            when_full: self.when_full,
-            retry: self.retry,
-        };
-        let lane = Arc::new(Lane::new(name, Arc::clone(self.topic), settings, handler));
-        if !self.topic.join(&lane) {
-            return Err(SubscribeError::NameTaken { name: self.name });
-        }
-        let kind = EventKind::SubscriberAdded;
-        self.topic.tell_of(Some(&lane.name), None, 0, None, kind);
-        if self.topic.engine.has_stopped() {
-            // The end may have passed by before the lane was on the list.
-            lane.close(Phase::Cancelling);
-            lane.end(&self.topic.engine);
-            self.topic.leave(&lane);
-            return Err(SubscribeError::Closed);
-        }
-        Ok(Subscription {
-            lane: Arc::new(lane),
-            detached: false,
-        })
-    }
-}
-
-impl<T: Send + Sync + 'static> fmt::Debug for SubscriptionBuilder<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SubscriptionBuilder")
-            .field("name", &self.name)
-            .field("capacity", &self.capacity)
-            .field("when_full", &self.when_full)
-            .finish_non_exhaustive()
     }
 }

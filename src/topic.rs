@@ -18,7 +18,8 @@ use crate::publisher::BufferedPublisher;
 use crate::pure::retry::RetryPolicy;
 use crate::pure::strategy::{Batched, Strategy};
 use crate::pure::verdict::nanos;
-use crate::subscription::{Subscription, SubscriptionBuilder};
+use crate::subscription::Subscription;
+use crate::subscription_builder::SubscriptionBuilder;
 use crate::sync::{Arc, breakable};
 
 /// A handle to a typed topic. Clone it freely, publish from any thread.

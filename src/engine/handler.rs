@@ -174,6 +174,8 @@ where
 pub(crate) enum Handler<T> {
     Each(Box<dyn EachHandler<T>>),
     Batch(Box<dyn BatchHandler<T>>, Batched),
+    /// None of the lane's own: others take from its crew.
+    Others,
 }
 
 impl<T> Handler<T> {
@@ -186,6 +188,7 @@ impl<T> Handler<T> {
                 handler.call(deliveries.collect(), faults);
                 run.to - run.from
             }
+            Self::Others => 0,
         }
     }
 
@@ -193,7 +196,9 @@ impl<T> Handler<T> {
     pub(crate) fn call_batch(&mut self, deliveries: Vec<Delivery<'_, T>>, faults: &mut Vec<Fault>) {
         match self {
             Self::Batch(handler, _) => handler.call(deliveries, faults),
-            Self::Each(_) => unreachable!("only lanes of batch handlers accumulate"),
+            Self::Each(_) | Self::Others => {
+                unreachable!("only lanes of batch handlers accumulate")
+            }
         }
     }
 }

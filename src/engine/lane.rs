@@ -4,6 +4,7 @@ use super::baton::Baton;
 use super::books::LaneBooks;
 use super::cell::Cell;
 use super::contain::SharedPolicy;
+use super::crew::Crew;
 use super::handler::{Fault, Handler};
 use super::letters::Failure;
 use super::linger::Linger;
@@ -11,6 +12,7 @@ use super::timer::{CANCEL, Fire, LOOK};
 use super::topic::TopicCore;
 use crate::batch::{Batch, Part};
 use crate::config::LaneFull;
+use crate::engine::Engine;
 use crate::latency::Latencies;
 use crate::pure::arena::Arena;
 use crate::pure::retry::FailureKind;
@@ -62,14 +64,39 @@ pub(crate) struct Turn<T> {
     pub(crate) last_error: Option<Arc<str>>,
 }
 
+impl<T> Turn<T> {
+    pub(crate) fn new(handler: Handler<T>) -> Self {
+        Self {
+            handler,
+            hand: VecDeque::new(),
+            waiting: Arena::new(),
+            linger: Linger::default(),
+            stride: Stride::ONE,
+            faults: Vec::new(),
+            last_error: None,
+        }
+    }
+
+    /// Handler calls to make before the clock is read again. While the broker
+    /// ends, a refused publish must be laid at the right handler's door.
+    pub(super) fn calls(&self, engine: &Engine) -> usize {
+        if engine.is_ending() {
+            1
+        } else {
+            self.stride.calls()
+        }
+    }
+}
+
 /// A policy, or none of its own.
 pub(crate) type Policy = Option<SharedPolicy>;
 
 /// Settings of a lane, checked.
-pub(crate) struct LaneSettings {
+pub(crate) struct LaneSettings<T> {
     pub(crate) capacity: u32,
     pub(crate) when_full: LaneFull,
     pub(crate) retry: Policy,
+    pub(crate) crew: Option<Crew<T>>,
 }
 
 /// The lane of one subscription.
@@ -92,12 +119,14 @@ pub(crate) struct Lane<T> {
     /// First attempts, in accept order. Bounded by `capacity`: every delivery in
     /// it holds a place.
     inbox: OnceLock<Box<Unbounded<Part<T>>>>,
-    /// Under `LaneFull::DropOldest`, what is left of a part that was dropped in
-    /// part: older than everything in the inbox.
+    /// Under `LaneFull::DropOldest`, and in a crew, what is left of a part that was
+    /// taken in part: older than everything in the inbox.
     split: Mutex<Option<Part<T>>>,
     /// Bounded like the inbox.
     returns: OnceLock<Box<Unbounded<Return<T>>>>,
     pub(super) turn: Mutex<Option<Box<Turn<T>>>>,
+    /// Where order has to survive failures, or several hands share the lane.
+    pub(crate) crew: OnceLock<Box<Crew<T>>>,
     /// The deadline of a drain that was begun inside a handler.
     end: Mutex<TimerKey>,
     /// No call of the handler runs or will start, and the handler is gone.
@@ -108,9 +137,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn new(
         name: Arc<str>,
         topic: Arc<TopicCore<T>>,
-        settings: LaneSettings,
+        settings: LaneSettings<T>,
         handler: Handler<T>,
     ) -> Self {
+        let crew = OnceLock::new();
+        if let Some(settings) = settings.crew {
+            crew.get_or_init(|| Box::new(settings));
+        }
         Self {
             salt: fnv1a(name.as_bytes()),
             name,
@@ -125,15 +158,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             inbox: OnceLock::new(),
             split: Mutex::new(None),
             returns: OnceLock::new(),
-            turn: Mutex::new(Some(Box::new(Turn {
-                handler,
-                hand: VecDeque::new(),
-                waiting: Arena::new(),
-                linger: Linger::default(),
-                stride: Stride::ONE,
-                faults: Vec::new(),
-                last_error: None,
-            }))),
+            turn: Mutex::new(Some(Box::new(Turn::new(handler)))),
+            crew,
             end: Mutex::new(TimerKey::NONE),
             retired: AtomicBool::new(false),
         }
@@ -173,7 +199,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Takes the oldest deliveries that are queued.
     pub(crate) fn pop(&self) -> Option<Part<T>> {
         let inbox = self.inbox.get()?;
-        if self.when_full != LaneFull::DropOldest {
+        if self.when_full != LaneFull::DropOldest && self.crew.get().is_none() {
             return inbox.pop();
         }
         let mut split = self.split.lock();
@@ -193,10 +219,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Some(taken)
     }
 
-    pub(crate) fn push_return(self: &Arc<Self>, returned: Return<T>) {
+    /// Pushes what comes back; [`ring_for_return`](Self::ring_for_return) follows.
+    pub(crate) fn push_return(&self, returned: Return<T>) {
         self.returns
             .get_or_init(|| Box::new(Unbounded::new()))
             .push(returned);
+    }
+
+    pub(crate) fn ring_for_return(self: &Arc<Self>) {
         breakable!("lane: a return without a ring", self.ring());
     }
 
@@ -245,7 +275,10 @@ impl<T: Send + Sync + 'static> Fire for Lane<T> {
         match tag {
             LOOK => self.ring(),
             CANCEL => self.close(Phase::Cancelling),
-            due => self.push_return(Return::Due(due)),
+            due => {
+                self.push_return(Return::Due(due));
+                self.ring_for_return();
+            }
         }
     }
 }

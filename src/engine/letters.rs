@@ -1,6 +1,6 @@
 //! The dead-letter store of one topic.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::batch::Batch;
 use crate::config::DeadLetterOverflow;
@@ -53,11 +53,17 @@ pub(crate) struct Letter<T> {
     pub(crate) reason: DeadReason,
     pub(crate) history: Option<Box<Failure>>,
     pub(crate) buried_ns: u64,
+    /// As long as it is in the store, its key stays parked.
+    pub(crate) parks: bool,
 }
 
 impl<T> Letter<T> {
     pub(crate) fn id(&self) -> MessageId {
         self.batch.stamp(usize::from(self.index)).id
+    }
+
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.batch.meta(usize::from(self.index))?.key.as_deref()
     }
 }
 
@@ -67,6 +73,8 @@ pub(crate) struct Letters<T> {
     capacity: usize,
     overflow: DeadLetterOverflow,
     evicted: u64,
+    /// How many letters park a key, by subscription and key.
+    parking: BTreeMap<Arc<str>, BTreeMap<Box<str>, usize>>,
 }
 
 impl<T> Letters<T> {
@@ -76,6 +84,7 @@ impl<T> Letters<T> {
             capacity,
             overflow,
             evicted: 0,
+            parking: BTreeMap::new(),
         }
     }
 
@@ -83,16 +92,46 @@ impl<T> Letters<T> {
     /// caller drops once the lock is gone: dropping runs the user's code.
     #[must_use]
     pub(crate) fn bury(&mut self, letter: Arc<Letter<T>>) -> Option<Arc<Letter<T>>> {
-        if self.store.len() < self.capacity {
-            self.store.push_back(letter);
-            return None;
+        let is_full = self.store.len() >= self.capacity;
+        self.evicted += u64::from(is_full);
+        if is_full && self.overflow == DeadLetterOverflow::EvictNewest {
+            return Some(letter);
         }
-        self.evicted += 1;
-        match self.overflow {
-            DeadLetterOverflow::EvictNewest => Some(letter),
-            DeadLetterOverflow::EvictOldest => {
-                self.store.push_back(letter);
-                self.store.pop_front()
+        if letter.parks
+            && let Some(key) = letter.key()
+        {
+            let keys = self.parking.entry(Arc::clone(&letter.subscription));
+            *keys.or_default().entry(Box::from(key)).or_default() += 1;
+        }
+        self.store.push_back(letter);
+        let evicted = if is_full {
+            self.store.pop_front()
+        } else {
+            None
+        };
+        evicted.inspect(|evicted| self.forget(evicted))
+    }
+
+    /// Whether letters in the store park this key.
+    pub(crate) fn park(&self, subscription: &str, key: &str) -> bool {
+        let keys = self.parking.get(subscription);
+        keys.is_some_and(|keys| keys.contains_key(key))
+    }
+
+    /// A letter has left the store.
+    fn forget(&mut self, letter: &Letter<T>) {
+        let (true, Some(key)) = (letter.parks, letter.key()) else {
+            return;
+        };
+        if let Some(keys) = self.parking.get_mut(&letter.subscription)
+            && let Some(letters) = keys.get_mut(key)
+        {
+            *letters -= 1;
+            if *letters == 0 {
+                keys.remove(key);
+            }
+            if keys.is_empty() {
+                self.parking.remove(&letter.subscription);
             }
         }
     }
@@ -108,7 +147,8 @@ impl<T> Letters<T> {
             .store
             .iter()
             .position(|other| Arc::ptr_eq(other, letter));
-        found.is_some_and(|at| self.store.remove(at).is_some())
+        let taken = found.and_then(|at| self.store.remove(at));
+        taken.inspect(|taken| self.forget(taken)).is_some()
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -24,6 +24,8 @@ pub(crate) mod waiters;
 pub(crate) mod admit;
 pub(crate) mod buffer;
 pub(crate) mod chunks;
+pub(crate) mod crew;
+pub(crate) mod crew_turn;
 pub(crate) mod dispatch;
 pub(crate) mod fan_out;
 pub(crate) mod gate;
@@ -32,6 +34,7 @@ pub(crate) mod lane;
 pub(crate) mod letters;
 #[cfg(feature = "parallel")]
 pub(crate) mod parallel;
+pub(crate) mod parking;
 pub(crate) mod registry;
 pub(crate) mod settle;
 pub(crate) mod timer;

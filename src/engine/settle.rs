@@ -13,12 +13,23 @@ use crate::dead_letters::DeadReason;
 use crate::engine::Engine;
 use crate::event::{DropCause, EventKind, Hook};
 use crate::message::MessageId;
+use crate::pure::arena::Arena;
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::retry::{FailedAttempt, FailureKind, mix};
 use crate::pure::room::Phase;
 use crate::pure::verdict::{Verdict, judge};
 use crate::pure::wheel::TimerKey;
 use crate::sync::Arc;
+
+/// What becomes of a failed delivery.
+pub(super) enum Sentence<T> {
+    /// It gets another attempt.
+    Retry { failed: Redelivery<T>, due_ns: u64 },
+    /// It is in the dead-letter store.
+    Buried,
+    /// It has ended otherwise.
+    Ended,
+}
 
 impl<T> Redelivery<T> {
     /// A delivery that has just had its first attempt.
@@ -59,7 +70,7 @@ impl<T> Redelivery<T> {
         }
     }
 
-    fn id(&self) -> MessageId {
+    pub(crate) fn id(&self) -> MessageId {
         self.batch.stamp(usize::from(self.index)).id
     }
 }
@@ -91,19 +102,36 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(super) fn settle(
         self: &Arc<Self>,
         turn: &mut Turn<T>,
-        mut failed: Redelivery<T>,
+        failed: Redelivery<T>,
         fault: &Fault,
         now_ns: u64,
         engine: &Engine,
     ) -> u32 {
+        match self.judge(&mut turn.last_error, failed, fault, now_ns) {
+            Sentence::Retry { failed, due_ns } => {
+                self.schedule_retry(&mut turn.waiting, failed, due_ns, now_ns, engine);
+                0
+            }
+            Sentence::Buried | Sentence::Ended => 1,
+        }
+    }
+
+    /// Says what becomes of a failed attempt, and carries it out, but for a retry.
+    pub(super) fn judge(
+        &self,
+        last_error: &mut Option<Arc<str>>,
+        mut failed: Redelivery<T>,
+        fault: &Fault,
+        now_ns: u64,
+    ) -> Sentence<T> {
         let id = failed.id();
         let attempt = failed.attempts + 1;
-        if fault.by_shutdown && engine.is_ending() {
+        if fault.by_shutdown && self.topic.engine.is_ending() {
             let status = self.books.record(Status::Delivering, Step::Cancel, 1);
             self.tell(id, attempt, status, EventKind::Cancelled);
-            return 1;
+            return Sentence::Ended;
         }
-        let text = shared(&mut turn.last_error, fault.cause.text());
+        let text = shared(last_error, fault.cause.text());
         let kind = fault.cause.kind();
         let status = self.books.record(Status::Delivering, Step::Fail, 1);
         let error = Arc::clone(&text);
@@ -111,11 +139,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
         failed.fail(Arc::clone(&text), kind, now_ns);
         match self.verdict(&failed, fault, &text, now_ns) {
-            Verdict::Retry { due_ns } => {
-                self.schedule_retry(turn, failed, due_ns, now_ns, engine);
-                return 0;
+            Verdict::Retry { due_ns } => return Sentence::Retry { failed, due_ns },
+            Verdict::DeadLetter(reason) => {
+                self.bury(failed, Status::Failed, reason);
+                return Sentence::Buried;
             }
-            Verdict::DeadLetter(reason) => self.bury(failed, Status::Failed, reason),
             Verdict::Discard => {
                 let status = self.books.record(Status::Failed, Step::Drop, 1);
                 let cause = DropCause::Discarded;
@@ -126,7 +154,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 self.tell(id, attempt, status, EventKind::Expired);
             }
         }
-        1
+        Sentence::Ended
     }
 
     /// Asks the subscription's policy, or else the topic's.
@@ -159,35 +187,39 @@ impl<T: Send + Sync + 'static> Lane<T> {
         judge(fault.cause.wish(), decide, now_ns, expires_ns)
     }
 
-    fn schedule_retry(
+    /// Puts a failed delivery on the timer wheel; answers its tag.
+    pub(super) fn schedule_retry(
         self: &Arc<Self>,
-        turn: &mut Turn<T>,
+        waiting: &mut Arena<Redelivery<T>>,
         failed: Redelivery<T>,
         due_ns: u64,
         now_ns: u64,
         engine: &Engine,
-    ) {
+    ) -> u32 {
         let (id, attempt) = (failed.id(), failed.attempts);
         let status = self.books.record(Status::Failed, Step::Retry, 1);
         let delay_ns = due_ns.saturating_sub(now_ns);
         let delay = Duration::from_nanos(delay_ns);
         self.tell(id, attempt, status, EventKind::RetryScheduled { delay });
-        let tag = turn.waiting.insert(failed);
+        let tag = waiting.insert(failed);
         let key = engine.set_timer(delay_ns, tag, Arc::clone(self) as _);
-        if let Some(waiting) = turn.waiting.get_mut(tag) {
+        if let Some(waiting) = waiting.get_mut(tag) {
             waiting.timer = key;
         }
+        tag
     }
 
     /// Sends a delivery that stands at `from` to the dead letters.
-    fn bury(&self, dead: Redelivery<T>, from: Status, reason: DeadReason) {
+    pub(super) fn bury(&self, dead: Redelivery<T>, from: Status, reason: DeadReason) {
         self.books.record(from, Step::Bury, 1);
         self.write_letter(dead, reason);
     }
 
     fn write_letter(&self, mut dead: Redelivery<T>, reason: DeadReason) {
         dead.remember_latest();
+        let parks = self.crew.get().is_some_and(|crew| crew.parks(reason));
         self.topic.bury(Letter {
+            parks,
             batch: dead.batch,
             index: dead.index,
             generation: dead.generation,
@@ -217,6 +249,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Ends everything the lane still has, as its phase says.
     pub(super) fn end_all(self: &Arc<Self>, turn: &mut Turn<T>, engine: &Engine) {
         turn.linger.cancel(engine);
+        if let Some(crew) = self.crew.get() {
+            self.end_crew(crew, engine);
+        }
         let mut ended = 0;
         while let Some(part) = turn.hand.pop_front().or_else(|| self.pop()) {
             ended += part.to - part.from;

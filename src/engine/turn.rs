@@ -3,8 +3,9 @@
 
 use super::contain::discard;
 use super::context;
+use super::crew::Crew;
 use super::handler::{Fault, Handler, Run};
-use super::lane::{Lane, Return, Turn};
+use super::lane::{Lane, Redelivery, Return, Turn};
 use super::pool::{Task, Worker};
 use crate::batch::{Batch, Part, Stamps};
 use crate::config::{Histograms, LaneFull};
@@ -35,6 +36,14 @@ pub(super) enum Progress {
     Done { now_ns: u64 },
     /// There is nothing to do until somebody rings.
     Nothing,
+}
+
+/// What an attempt came to.
+pub(super) enum Tried<T> {
+    Acked,
+    Failed(Redelivery<T>, Fault),
+    /// The lane is being cancelled.
+    NotCalled(Redelivery<T>),
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
@@ -69,9 +78,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
             if now_ns.saturating_sub(began_ns) >= SHARE_NS {
                 return true;
             }
-            let progress = match self.pop_return() {
-                Some(returned) => self.redeliver(turn, returned, now_ns, engine),
-                None => self.deliver(turn, now_ns, engine),
+            let progress = if let Some(crew) = self.crew.get() {
+                self.deliver_in_crew(crew, turn, now_ns, engine)
+            } else if let Some(returned) = self.pop_return() {
+                self.redeliver(turn, returned, now_ns, engine)
+            } else {
+                self.deliver(turn, now_ns, engine)
             };
             match progress {
                 Progress::Nothing => return false,
@@ -90,6 +102,36 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 let batched = *batched;
                 self.deliver_batch(turn, batched, now_ns, engine)
             }
+            Handler::Others => Progress::Nothing,
+        }
+    }
+
+    /// Files what came back, or delivers what the crew says may go now.
+    fn deliver_in_crew(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        turn: &mut Turn<T>,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> Progress {
+        self.adopt(crew, turn);
+        if self.file_next_return(crew) {
+            return Progress::Done { now_ns };
+        }
+        let progress = match &turn.handler {
+            Handler::Each(_) => self.try_next(crew, turn, now_ns, engine),
+            Handler::Batch(_, batched) => {
+                let batched = *batched;
+                self.try_batch(crew, turn, batched, now_ns, engine)
+            }
+            Handler::Others => {
+                self.call_others(crew);
+                Progress::Nothing
+            }
+        };
+        match progress {
+            Progress::Nothing if self.judge_strays(crew) => Progress::Done { now_ns },
+            progress => progress,
         }
     }
 
@@ -106,14 +148,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         let (batch, from) = (Arc::clone(&part.batch), part.from as usize);
         let observed = self.topic.bus().observed();
-        // While the broker ends, a refused publish must be laid at the right
-        // handler's door.
-        let most = if engine.is_ending() {
-            1
-        } else {
-            turn.stride.calls()
-        };
-        let to = self.unexpired(part, from, from + most.min(part.len()), now_ns);
+        let most = turn.calls(engine).min(part.len());
+        let to = self.unexpired(part, from, from + most, now_ns);
         let run = Run {
             batch: &batch,
             from,
@@ -174,7 +210,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
         engine: &Engine,
     ) -> Progress {
-        let mut again = match returned {
+        let again = match returned {
             Return::Redriven(redelivery) => *redelivery,
             Return::Due(tag) => match turn.waiting.remove(tag) {
                 Some(redelivery) => {
@@ -185,17 +221,41 @@ impl<T: Send + Sync + 'static> Lane<T> {
             },
         };
         let index = usize::from(again.index);
-        let batch = Arc::clone(&again.batch);
-        if self.has_expired(&batch, index, now_ns) {
-            self.expire(&batch, index);
+        if self.has_expired(&again.batch, index, now_ns) {
+            self.expire(&again.batch, index);
             self.give_back(1);
             return Progress::Done { now_ns };
         }
+        self.books.take_in_hand(1);
+        let (tried, after_ns) = self.try_one(turn, again, now_ns, engine);
+        let ended = match tried {
+            Tried::Acked => 1,
+            Tried::Failed(again, fault) => self.settle(turn, again, &fault, after_ns, engine),
+            Tried::NotCalled(again) => {
+                // The lane began to be cancelled just now: its end finds it here.
+                self.end_redelivery(again, Status::Queued);
+                1
+            }
+        };
+        self.books.put_down(1);
+        self.give_back(ended);
+        Progress::Done { now_ns: after_ns }
+    }
+
+    /// Calls the handler for one delivery; answers the time after it, too.
+    pub(super) fn try_one(
+        &self,
+        turn: &mut Turn<T>,
+        mut again: Redelivery<T>,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> (Tried<T>, u64) {
         if again.attempts == 0 {
             again.first_attempt_ns = now_ns;
         }
+        let index = usize::from(again.index);
         let run = Run {
-            batch: &batch,
+            batch: &again.batch,
             from: index,
             to: index + 1,
             attempt: again.attempts + 1,
@@ -204,33 +264,26 @@ impl<T: Send + Sync + 'static> Lane<T> {
             now_ns,
             room: &self.room,
         };
-        self.books.take_in_hand(1);
-        let (id, attempt) = (batch.stamp(index).id, run.attempt);
+        let (id, attempt) = (again.id(), run.attempt);
         self.tell(id, attempt, Status::Delivering, EventKind::Delivering);
         context::take_refusal();
         let calls = turn.handler.call(&run, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
         if calls == 0 {
-            // The lane began to be cancelled just now: its end finds it here.
-            self.books.put_down(1);
-            self.end_redelivery(again, Status::Queued);
-            self.give_back(1);
-            return Progress::Done { now_ns: after_ns };
+            return (Tried::NotCalled(again), after_ns);
         }
         self.books.record(Status::Queued, Step::Start, 1);
-        let accepted_ns = |_| batch.stamp(index).accepted_ns;
+        let accepted_ns = |_| again.batch.stamp(index).accepted_ns;
         self.record_latency(1, accepted_ns, now_ns, after_ns, again.attempts == 0);
-        let ended = match turn.faults.pop() {
-            Some(fault) => self.settle(turn, again, &fault, after_ns, engine),
+        let tried = match turn.faults.pop() {
+            Some(fault) => Tried::Failed(again, fault),
             None => {
                 self.books.record(Status::Delivering, Step::Ack, 1);
                 self.tell(id, attempt, Status::Delivered, EventKind::Delivered);
-                1
+                Tried::Acked
             }
         };
-        self.books.put_down(1);
-        self.give_back(ended);
-        Progress::Done { now_ns: after_ns }
+        (tried, after_ns)
     }
 
     /// Ends what is at the front of the hand and has outlived its time. `false`:

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use super::context;
-use super::lane::{Lane, Turn};
+use super::crew::{Crew, RUNNER, Tray};
+use super::crew_turn::After;
+use super::lane::{Lane, Redelivery, Turn};
 use super::turn::{Progress, advance};
 use crate::batch::{Part, Stamp};
 use crate::engine::Engine;
 use crate::message::Delivery;
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
+use crate::pure::sequencer::Each;
 use crate::pure::strategy::{Backlog, Batched, Plan, Strategy};
 use crate::pure::verdict::nanos;
 use crate::sync::Arc;
@@ -98,6 +101,90 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let freed = self.settle_first(turn, place, now_ns, after_ns, engine);
         self.books.put_down(count);
         self.give_back(acked as u32 + freed);
+        Progress::Done { now_ns: after_ns }
+    }
+
+    /// Delivers one batch of what the crew says may go now. Where failures hold others
+    /// up, it has one delivery of each key at most. What comes back goes alone.
+    pub(super) fn try_batch(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        turn: &mut Turn<T>,
+        batched: Batched,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> Progress {
+        let waits = self.look(crew, batched.size());
+        let Some(first) = waits.first else {
+            return Progress::Nothing;
+        };
+        if !waits.is_new {
+            let taken = self.take_for(crew, RUNNER, 1, Each::Once, now_ns, |_| true);
+            let now_ns = self.try_taken(crew, turn, taken, || false, now_ns, engine);
+            return Progress::Done { now_ns };
+        }
+        let counts = (waits.available, waits.known);
+        let take = match self.plan_batch(first, batched, counts, now_ns, engine) {
+            BatchPlan::Take(take) => take,
+            BatchPlan::Linger(at_most) => {
+                let delay_ns = at_most.map(nanos);
+                turn.linger.set(engine, delay_ns, Arc::clone(self) as _);
+                return Progress::Nothing;
+            }
+        };
+        turn.linger.cancel(engine);
+        let taken = self.take_for(crew, RUNNER, take, waits.each, now_ns, Redelivery::is_new);
+        if taken.is_empty() {
+            return Progress::Done { now_ns };
+        }
+        let deliveries: Vec<_> = taken
+            .iter()
+            .map(|taken| Delivery {
+                batch: &*taken.item.batch,
+                index: usize::from(taken.item.index),
+                attempt: 1,
+                generation: 0,
+                address: self.address(),
+                now_ns,
+            })
+            .collect();
+        let count = deliveries.len();
+        let ids = taken.iter().map(|taken| taken.item.id());
+        self.tell_delivering(ids.clone(), now_ns);
+        self.books.record(Status::Queued, Step::Start, count as u64);
+        context::take_refusal();
+        turn.handler.call_batch(deliveries, &mut turn.faults);
+        let after_ns = engine.clock.now_ns();
+        let accepted_ns = |at: usize| taken[at].item.stamp().accepted_ns;
+        self.record_latency(count, accepted_ns, now_ns, after_ns, true);
+        let mut faults = std::mem::take(&mut turn.faults);
+        let acked = (count - faults.len()) as u64;
+        self.books.record(Status::Delivering, Step::Ack, acked);
+        if self.topic.bus().observed() {
+            self.tell_delivered(ids, &faults, after_ns);
+        }
+        let mut tray = Tray::new(count);
+        let mut failed = faults.drain(..).peekable();
+        let mut parks = Vec::new();
+        for (at, mut taken) in taken.into_iter().enumerate() {
+            let Some(fault) = failed.next_if(|fault| fault.at == at) else {
+                tray.end(taken.key);
+                continue;
+            };
+            taken.item.first_attempt_ns = now_ns;
+            let key = taken.key;
+            let error = &mut turn.last_error;
+            let after = self.settle_taken(crew, error, taken, &fault, after_ns, &mut tray);
+            if let After::Park(name) = after {
+                parks.push((key, name));
+            }
+        }
+        drop(failed);
+        turn.faults = faults;
+        for (key, name) in parks {
+            self.park(crew, key, &name, Vec::new(), &mut tray);
+        }
+        self.put_down(crew, tray);
         Progress::Done { now_ns: after_ns }
     }
 

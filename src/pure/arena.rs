@@ -99,7 +99,7 @@ impl<T> Arena<T> {
         self.len as usize
     }
 
-    #[cfg(test)]
+    /// Whether none is.
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -26,6 +26,10 @@ pub enum FailureKind {
     Error,
     /// The handler panicked.
     Panic,
+    /// It was pulled, and not settled before its ack deadline.
+    Timeout,
+    /// It was pulled, and its lease dropped without being settled.
+    Abandoned,
 }
 
 impl<'a> FailedAttempt<'a> {

@@ -1,0 +1,419 @@
+//! The deliveries of a lane whose order has to survive failures, or that several hands share.
+//!
+//! A plain lane needs none of this: its one runner takes what is next. A lane with a crew files what
+//! arrives with a [`Sequencer`], which says what may be handed out. All hands (the lane's own runner,
+//! the seats of a group, callers that pull) share it by a lock, held to take and to put
+//! down, never while a handler runs, and never over a destructor of the user's.
+//!
+//! Steps. *Take*: under the lock, fill up from the inbox and take the oldest that may go; its key is now
+//! out. *Put down*: after the outcome is on the books, under the lock, a failure that
+//! waits for its retry holds its key, then the key is no longer out. So nobody finds a key free
+//! between the two. A *retry* that is due is filed, then its hold is released, in one step. Model: `loom-tests/tests/models/keys.rs`.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::lane::{Lane, Redelivery, Return, Turn};
+use super::parking::Parked;
+use crate::batch::Stamp;
+use crate::config::{OnExhausted, OnFailure};
+use crate::dead_letters::DeadReason;
+use crate::engine::Engine;
+use crate::error::InvalidSetting;
+use crate::metrics::SubscriptionMetrics;
+use crate::pure::arena::Arena;
+use crate::pure::lifecycle::{Status, Step};
+use crate::pure::room::Phase;
+use crate::pure::rules::{Keying, Rules};
+use crate::pure::sequencer::{Each, Key, Sequencer, Taken};
+use crate::sync::{Arc, Mutex};
+
+/// What the hands of a lane share.
+pub(crate) struct Crew<T> {
+    /// Several hands may be at it at once, so keys matter even if no failure holds
+    /// them.
+    pub(super) is_shared: bool,
+    pub(super) state: Mutex<State<T>>,
+}
+
+pub(super) struct State<T> {
+    pub(super) rules: Rules,
+    pub(super) epoch: u32,
+    pub(super) sequencer: Sequencer<Redelivery<T>>,
+    /// Retries on the timer wheel, by their tag, and which of them hold a key.
+    pub(super) waiting: Arena<Redelivery<T>>,
+    pub(super) holding: BTreeMap<u32, Key>,
+    pub(super) parked: BTreeMap<Key, Parked>,
+    /// New deliveries of parked keys, for the lane's runner to judge.
+    pub(super) strays: Vec<Redelivery<T>>,
+}
+
+/// What was in hand and goes back.
+pub(super) struct Tray<T> {
+    taken: usize,
+    /// What was not tried.
+    pub(super) untried: Vec<(Option<Key>, Redelivery<T>)>,
+    /// The keys of what was.
+    pub(super) down: Vec<Option<Key>>,
+    /// Deliveries that have reached a final state.
+    ended: u32,
+}
+
+impl<T> Tray<T> {
+    pub(super) fn new(taken: usize) -> Self {
+        Self {
+            taken,
+            untried: Vec::new(),
+            down: Vec::with_capacity(taken),
+            ended: 0,
+        }
+    }
+
+    pub(super) fn end(&mut self, key: Option<Key>) {
+        self.down.push(key);
+        self.ended += 1;
+    }
+}
+
+/// What waits for a batch handler.
+pub(super) struct Waits {
+    /// The oldest that may go.
+    pub(super) first: Option<Stamp>,
+    pub(super) is_new: bool,
+    pub(super) available: usize,
+    /// Those that may not go included.
+    pub(super) known: usize,
+    pub(super) each: Each,
+}
+
+/// The lane's own runner, among those who take.
+pub(super) const RUNNER: u64 = 0;
+
+impl<T> Crew<T> {
+    pub(crate) fn new(rules: Rules, is_shared: bool) -> Self {
+        let mut sequencer = Sequencer::new();
+        if !is_shared {
+            sequencer.join(RUNNER);
+        }
+        Self {
+            is_shared,
+            state: Mutex::new(State {
+                rules,
+                epoch: 0,
+                sequencer,
+                waiting: Arena::new(),
+                holding: BTreeMap::new(),
+                parked: BTreeMap::new(),
+                strays: Vec::new(),
+            }),
+        }
+    }
+
+    /// Whether letters for this reason park their key.
+    pub(crate) fn parks(&self, reason: DeadReason) -> bool {
+        use DeadReason::{Exhausted, KeyParked, PolicyPanicked, Rejected};
+        matches!(reason, Exhausted | KeyParked | PolicyPanicked | Rejected)
+            && self.state.lock().rules.parks()
+    }
+
+    pub(crate) fn read_metrics(&self, into: &mut SubscriptionMetrics) {
+        let state = self.state.lock();
+        let (held, blocked_keys) = state.sequencer.held();
+        into.held = held as u64;
+        into.blocked_keys = blocked_keys as u64;
+        into.parked_keys = state.parked.len() as u64;
+    }
+
+    pub(super) fn key_of(&self, state: &State<T>, delivery: &Redelivery<T>) -> Option<Key> {
+        let hash = match state.rules.keying(self.is_shared) {
+            Keying::Nothing => return None,
+            Keying::Everything => 0,
+            Keying::Key => identity(delivery.key()?),
+        };
+        let epoch = state.epoch;
+        Some(Key { hash, epoch })
+    }
+
+    pub(super) fn file(&self, state: &mut State<T>, delivery: Redelivery<T>) {
+        let key = self.key_of(state, &delivery);
+        state.sequencer.file(delivery.id().get(), key, delivery);
+    }
+
+    /// Files a first attempt, unless its key is parked.
+    pub(super) fn arrive(&self, state: &mut State<T>, delivery: Redelivery<T>) {
+        let key = self.key_of(state, &delivery);
+        if key.is_some_and(|key| state.parked.contains_key(&key)) {
+            state.strays.push(delivery);
+        } else {
+            state.sequencer.file(delivery.id().get(), key, delivery);
+        }
+    }
+
+    /// Changes the rules. Whoever waits is judged by the new ones at once; what is
+    /// in somebody's hands, or awaits a retry, holds nobody up that it did not
+    /// before.
+    fn set_rules(
+        &self,
+        change: impl FnOnce(&mut Rules) -> Result<(), InvalidSetting>,
+    ) -> Result<(), InvalidSetting> {
+        let mut state = self.state.lock();
+        let before = state.rules;
+        let mut rules = before;
+        change(&mut rules)?;
+        state.rules = rules;
+        if before.keying(self.is_shared) != rules.keying(self.is_shared) {
+            state.epoch = state.epoch.wrapping_add(1);
+            state.holding.clear();
+            for delivery in state.sequencer.begin_again() {
+                self.file(&mut state, delivery);
+            }
+        } else if !rules.blocks() {
+            state.holding.clear();
+            state.sequencer.release_all();
+        }
+        if !rules.parks() {
+            state.parked.clear();
+            for stray in std::mem::take(&mut state.strays) {
+                self.file(&mut state, stray);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<T> State<T> {
+    fn set_aside(&self) -> usize {
+        self.sequencer.len() + self.strays.len()
+    }
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Changes the crew's rules; a lane that had no crew has one from its next
+    /// turn on.
+    pub(crate) fn set_rules(
+        self: &Arc<Self>,
+        change: impl Fn(&mut Rules),
+    ) -> Result<(), InvalidSetting> {
+        let plain = Rules {
+            on_failure: OnFailure::Reorder,
+            on_exhausted: OnExhausted::FreeKey,
+            hold: self.capacity,
+        };
+        let mut rules = plain;
+        change(&mut rules);
+        if self.crew.get().is_none() {
+            rules.check(self.when_full, self.capacity, false)?;
+        }
+        let crew = self.crew.get_or_init(|| Box::new(Crew::new(plain, false)));
+        crew.set_rules(|rules| {
+            change(rules);
+            rules.check(self.when_full, self.capacity, crew.is_shared)
+        })?;
+        self.ring();
+        Ok(())
+    }
+
+    /// Takes over what a lane without a crew had begun.
+    pub(super) fn adopt(&self, crew: &Crew<T>, turn: &mut Turn<T>) {
+        if turn.hand.is_empty() && turn.waiting.is_empty() {
+            return;
+        }
+        let mut state = crew.state.lock();
+        let parts: Vec<_> = turn.hand.drain(..).collect();
+        for part in &parts {
+            for index in part.from..part.to {
+                let first = Redelivery::first(&part.batch, index as usize, 0);
+                crew.arrive(&mut state, first);
+            }
+        }
+        state.waiting = std::mem::replace(&mut turn.waiting, Arena::new());
+    }
+
+    /// Takes the oldest deliveries that `owner` may have, at most so many and no
+    /// further than the first that `may` refuses; they are in hand then.
+    pub(super) fn take_for(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        owner: u64,
+        most: usize,
+        each: Each,
+        now_ns: u64,
+        may: impl Fn(&Redelivery<T>) -> bool,
+    ) -> Vec<Taken<Redelivery<T>>> {
+        loop {
+            let mut state = crew.state.lock();
+            self.feed(crew, &mut state, owner, most);
+            let mut taken = state.sequencer.take(owner, most, each, &may);
+            let has_strays = !state.strays.is_empty();
+            drop(state);
+            if has_strays && owner != RUNNER {
+                self.ring();
+            }
+            let expired = |taken: &mut Taken<Redelivery<T>>| {
+                let index = usize::from(taken.item.index);
+                self.has_expired(&taken.item.batch, index, now_ns)
+            };
+            let dead: Vec<_> = taken.extract_if(.., expired).collect();
+            if dead.is_empty() {
+                self.books.take_in_hand(taken.len() as u64);
+                return taken;
+            }
+            let mut tray = Tray::new(0);
+            for dead in dead {
+                self.expire(&dead.item.batch, usize::from(dead.item.index));
+                tray.end(dead.key);
+            }
+            tray.untried = taken
+                .into_iter()
+                .map(|taken| (taken.key, taken.item))
+                .collect();
+            self.put_down(crew, tray);
+        }
+    }
+
+    /// There may be something to take for those who share the lane.
+    pub(super) fn call_others(self: &Arc<Self>, crew: &Crew<T>) {
+        let _ = crew;
+    }
+
+    /// What the lane's own handler could take as a batch of so many.
+    pub(super) fn look(&self, crew: &Crew<T>, size: usize) -> Waits {
+        let mut state = crew.state.lock();
+        self.feed(crew, &mut state, RUNNER, size);
+        let first = state.sequencer.peek(RUNNER);
+        Waits {
+            first: first.map(Redelivery::stamp),
+            is_new: first.is_some_and(Redelivery::is_new),
+            available: state.sequencer.available(RUNNER, size),
+            known: state.set_aside() + state.waiting.len(),
+            each: if state.rules.blocks() {
+                Each::Once
+            } else {
+                Each::Many
+            },
+        }
+    }
+
+    /// Files what has arrived, until `owner` can take as much as it wants or as much
+    /// has been set aside as may be.
+    fn feed(&self, crew: &Crew<T>, state: &mut State<T>, owner: u64, wanted: usize) {
+        let hold = state.rules.hold as usize;
+        while state.sequencer.available(owner, wanted) < wanted && state.set_aside() < hold {
+            if state.rules.on_failure == OnFailure::BlockSubscription && state.sequencer.holds_any()
+            {
+                return;
+            }
+            let Some(part) = self.pop_some((hold - state.set_aside()) as u32) else {
+                return;
+            };
+            for index in part.from..part.to {
+                let first = Redelivery::first(&part.batch, index as usize, 0);
+                crew.arrive(state, first);
+            }
+        }
+    }
+
+    /// Puts down what was in hand.
+    pub(super) fn put_down(self: &Arc<Self>, crew: &Crew<T>, tray: Tray<T>) {
+        let mut state = crew.state.lock();
+        for (key, item) in tray.untried {
+            crew.file(&mut state, item);
+            state.sequencer.put_down(key);
+        }
+        for key in tray.down {
+            state.sequencer.put_down(key);
+        }
+        drop(state);
+        self.books.put_down(tray.taken as u64);
+        self.end_places(tray.ended);
+        if self.phase() > Phase::Draining {
+            // Its end may have passed by before these were put down.
+            self.ring();
+        }
+    }
+
+    /// Gives back the places of deliveries that have ended, in any hands.
+    pub(super) fn end_places(self: &Arc<Self>, ended: u32) {
+        if ended > 0 && self.release(ended) {
+            self.ring();
+        }
+    }
+
+    /// Files everything that has come back.
+    pub(super) fn file_returns(&self, crew: &Crew<T>, state: &mut State<T>) {
+        while let Some(returned) = self.pop_return() {
+            self.file_return(crew, state, returned);
+        }
+    }
+
+    /// Files what has come back: a retry that is due, or a letter that was redriven.
+    /// `false`: nothing has.
+    pub(super) fn file_next_return(&self, crew: &Crew<T>) -> bool {
+        let Some(returned) = self.pop_return() else {
+            return false;
+        };
+        self.file_return(crew, &mut crew.state.lock(), returned);
+        true
+    }
+
+    fn file_return(&self, crew: &Crew<T>, state: &mut State<T>, returned: Return<T>) {
+        match returned {
+            Return::Redriven(again) => crew.file(state, *again),
+            Return::Due(tag) => {
+                let Some(again) = state.waiting.remove(tag) else {
+                    return;
+                };
+                self.books.record(Status::RetryScheduled, Step::Requeue, 1);
+                crew.file(state, again);
+                if let Some(key) = state.holding.remove(&tag) {
+                    state.sequencer.release(key);
+                }
+            }
+        }
+    }
+
+    /// Ends everything that waits here, as the lane's phase says.
+    pub(super) fn end_crew(self: &Arc<Self>, crew: &Crew<T>, engine: &Engine) {
+        let mut state = crew.state.lock();
+        let mut queued = state.sequencer.drain();
+        queued.append(&mut state.strays);
+        let waiting: Vec<_> = state.waiting.drain().collect();
+        for key in std::mem::take(&mut state.holding).into_values() {
+            state.sequencer.release(key);
+        }
+        drop(state);
+        let ended = (queued.len() + waiting.len()) as u32;
+        for delivery in queued {
+            self.end_redelivery(delivery, Status::Queued);
+        }
+        for delivery in waiting {
+            // If it fires all the same, its tag will find nothing.
+            engine.timer.cancel_parked(delivery.timer);
+            self.end_redelivery(delivery, Status::RetryScheduled);
+        }
+        self.give_back(ended);
+    }
+}
+
+impl<T> Redelivery<T> {
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.batch.meta(usize::from(self.index))?.key.as_deref()
+    }
+
+    pub(super) fn stamp(&self) -> Stamp {
+        self.batch.stamp(usize::from(self.index))
+    }
+
+    /// Whether it was neither tried nor redriven.
+    pub(super) fn is_new(&self) -> bool {
+        self.attempts == 0 && self.generation == 0
+    }
+}
+
+/// Tells keys apart within a lane. SipHash: nobody finds a key to block another's
+/// with.
+fn identity(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}

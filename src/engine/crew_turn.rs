@@ -1,0 +1,148 @@
+//! Trying what a crew has handed out, and what a failure means for those behind it.
+
+use std::collections::VecDeque;
+
+use super::crew::{Crew, RUNNER, Tray};
+use super::handler::Fault;
+use super::lane::{Lane, Redelivery, Turn};
+use super::settle::Sentence;
+use super::turn::{Progress, Tried};
+use crate::engine::Engine;
+use crate::pure::room::Phase;
+use crate::pure::sequencer::{Each, Key, Taken};
+use crate::sync::{Arc, breakable};
+
+/// What a failure means for those of the same key.
+pub(super) enum After {
+    GoOn,
+    Hold,
+    /// They follow into the dead letters; the key's name.
+    Park(Box<str>),
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Tries what the lane's own handler may have now.
+    pub(super) fn try_next(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        turn: &mut Turn<T>,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> Progress {
+        let most = turn.calls(engine);
+        let taken = self.take_for(crew, RUNNER, most, Each::Many, now_ns, |_| true);
+        if taken.is_empty() {
+            return Progress::Nothing;
+        }
+        let now_ns = self.try_taken(crew, turn, taken, || false, now_ns, engine);
+        Progress::Done { now_ns }
+    }
+
+    /// Tries deliveries one after the other until `stop`, but for followers of one
+    /// that holds its key, and puts them down. Answers the time after it.
+    pub(super) fn try_taken(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        turn: &mut Turn<T>,
+        taken: Vec<Taken<Redelivery<T>>>,
+        stop: impl Fn() -> bool,
+        mut now_ns: u64,
+        engine: &Engine,
+    ) -> u64 {
+        let began_ns = now_ns;
+        let mut tray = Tray::new(taken.len());
+        let mut left: VecDeque<_> = taken.into();
+        let mut held: Vec<Key> = Vec::new();
+        while let Some(Taken { key, item, .. }) = left.pop_front() {
+            let is_held = key.is_some_and(|key| held.contains(&key));
+            if breakable!("keys: past a failure in hand", is_held, false)
+                || stop()
+                || self.phase() > Phase::Draining
+            {
+                tray.untried.push((key, item));
+                continue;
+            }
+            let (tried, after_ns) = self.try_one(turn, item, now_ns, engine);
+            now_ns = after_ns;
+            match tried {
+                Tried::Acked => tray.end(key),
+                Tried::NotCalled(item) => tray.untried.push((key, item)),
+                Tried::Failed(failed, fault) => {
+                    let error = &mut turn.last_error;
+                    let failed = Taken { key, item: failed };
+                    match self.settle_taken(crew, error, failed, &fault, now_ns, &mut tray) {
+                        After::GoOn => {}
+                        After::Hold => held.extend(key),
+                        After::Park(name) => {
+                            let follows = |other: &mut Taken<_>| other.key == key;
+                            let followers = extract(&mut left, follows);
+                            self.park(crew, key, &name, followers, &mut tray);
+                        }
+                    }
+                }
+            }
+        }
+        turn.stride = turn.stride.after(now_ns.saturating_sub(began_ns));
+        self.put_down(crew, tray);
+        now_ns
+    }
+
+    /// Settles a failed attempt, and says what it means for its followers.
+    pub(super) fn settle_taken(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        last_error: &mut Option<Arc<str>>,
+        failed: Taken<Redelivery<T>>,
+        fault: &Fault,
+        now_ns: u64,
+        tray: &mut Tray<T>,
+    ) -> After {
+        let Taken { key, item, .. } = failed;
+        let name = key.and_then(|_| item.key().map(Box::from));
+        let sentence = self.judge(last_error, item, fault, now_ns);
+        if let Sentence::Retry { failed, due_ns } = sentence {
+            tray.down.push(key);
+            return self.await_retry(crew, key, failed, due_ns, now_ns);
+        }
+        tray.end(key);
+        let parks = |key: Key| {
+            let state = crew.state.lock();
+            state.rules.parks() && key.epoch == state.epoch
+        };
+        match (sentence, name) {
+            (Sentence::Buried, Some(name)) if key.is_some_and(parks) => After::Park(name),
+            _ => After::GoOn,
+        }
+    }
+
+    /// Has a failed delivery wait for its retry, and its followers with it if that is
+    /// the rule.
+    fn await_retry(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        key: Option<Key>,
+        failed: Redelivery<T>,
+        due_ns: u64,
+        now_ns: u64,
+    ) -> After {
+        let engine = &self.topic.engine;
+        let mut state = crew.state.lock();
+        let tag = self.schedule_retry(&mut state.waiting, failed, due_ns, now_ns, engine);
+        match key {
+            Some(key) if state.rules.blocks() && key.epoch == state.epoch => {
+                state.holding.insert(tag, key);
+                breakable!("keys: a failure holds nobody", state.sequencer.hold(key));
+                After::Hold
+            }
+            _ => After::GoOn,
+        }
+    }
+}
+
+/// Takes out what is `chosen`, in order.
+fn extract<V>(from: &mut VecDeque<V>, chosen: impl FnMut(&mut V) -> bool) -> Vec<V> {
+    let mut all: Vec<V> = std::mem::take(from).into();
+    let out = all.extract_if(.., chosen).collect();
+    *from = all.into();
+    out
+}

@@ -1,0 +1,127 @@
+//! Keys that are parked: what is exhausted takes those behind it along into the dead letters.
+//!
+//! Letters in the store park their key, so the store is asked, not remembered. The
+//! feared interleaving: somebody redrives the last letter of a key and a delivery published since
+//! overtakes it, because the store has no letter any more. A redrive puts the delivery into the
+//! lane before it lets go of the store, and who finds the store without letters of a key looks into the
+//! lane once more before it lets its strays go on. Model: `loom-tests/tests/models/keys.rs`.
+
+use super::crew::{Crew, Tray};
+use super::lane::{Lane, Redelivery};
+use crate::dead_letters::DeadReason;
+use crate::event::EventKind;
+use crate::pure::lifecycle::Status;
+use crate::pure::sequencer::{Key, Taken};
+use crate::sync::{Arc, breakable};
+
+/// A key whose letters are in the store.
+pub(super) struct Parked {
+    pub(super) name: Box<str>,
+    /// How many are still taking its followers there.
+    pub(super) busy: u32,
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// A delivery of this key is in the dead letters: its followers, those in the
+    /// same hands first, join it there. It is still out meanwhile.
+    pub(super) fn park(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        key: Option<Key>,
+        name: &str,
+        in_hand: Vec<Taken<Redelivery<T>>>,
+        tray: &mut Tray<T>,
+    ) {
+        let Some(key) = key else { return };
+        let mut state = crew.state.lock();
+        let is_news = !state.parked.contains_key(&key);
+        let parked = state.parked.entry(key).or_insert_with(|| Parked {
+            name: Box::from(name),
+            busy: 0,
+        });
+        parked.busy += 1;
+        let followers = state.sequencer.drain_key(key);
+        drop(state);
+        if is_news {
+            self.tell_key(name, |key| EventKind::KeyParked { key });
+        }
+        for follower in in_hand {
+            tray.end(follower.key);
+            self.bury(follower.item, Status::Queued, DeadReason::KeyParked);
+        }
+        self.bury_followers(followers);
+        let mut state = crew.state.lock();
+        if let Some(parked) = state.parked.get_mut(&key) {
+            parked.busy -= 1;
+        }
+        let has_strays = !state.strays.is_empty();
+        drop(state);
+        if has_strays {
+            self.ring();
+        }
+    }
+
+    fn bury_followers(self: &Arc<Self>, followers: Vec<Redelivery<T>>) {
+        let count = followers.len() as u32;
+        for follower in followers {
+            self.bury(follower, Status::Queued, DeadReason::KeyParked);
+        }
+        self.end_places(count);
+    }
+
+    /// New deliveries of parked keys follow into the dead letters, as long as those
+    /// have letters of the key. `true`: some were judged.
+    pub(super) fn judge_strays(self: &Arc<Self>, crew: &Crew<T>) -> bool {
+        let mut state = crew.state.lock();
+        let strays = std::mem::take(&mut state.strays);
+        let before = strays.len();
+        let mut followers = Vec::new();
+        let mut freed: Vec<(Key, Box<str>)> = Vec::new();
+        let letters = self.topic.letters.lock();
+        for stray in strays {
+            let key = crew.key_of(&state, &stray);
+            let parked = key.and_then(|key| Some((key, state.parked.get(&key)?)));
+            match parked {
+                Some((_, parked)) if parked.busy > 0 => state.strays.push(stray),
+                Some((_, parked)) if letters.park(&self.name, &parked.name) => {
+                    followers.push(stray);
+                }
+                Some((key, parked)) => {
+                    if freed.iter().all(|(other, _)| *other != key) {
+                        freed.push((key, parked.name.clone()));
+                    }
+                    state.strays.push(stray);
+                }
+                None => crew.file(&mut state, stray),
+            }
+        }
+        drop(letters);
+        if !freed.is_empty() {
+            // Those that were redriven are in the lane by now; see the module's text.
+            breakable!(
+                "keys: freed without a last look",
+                self.file_returns(crew, &mut state)
+            );
+            for (key, _) in &freed {
+                state.parked.remove(key);
+            }
+            for stray in std::mem::take(&mut state.strays) {
+                crew.arrive(&mut state, stray);
+            }
+        }
+        let judged = before > state.strays.len();
+        drop(state);
+        for (_, name) in &freed {
+            self.tell_key(name, |key| EventKind::KeyFreed { key });
+        }
+        self.bury_followers(followers);
+        judged
+    }
+
+    fn tell_key(&self, key: &str, kind: impl FnOnce(Arc<str>) -> EventKind) {
+        if self.topic.bus().observed() {
+            let kind = kind(Arc::from(key));
+            self.topic.tell_of(Some(&self.name), None, 0, None, kind);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Making a subscription.
+
+use std::fmt;
+
+use crate::config::{LaneFull, OnExhausted, OnFailure};
+use crate::delivery_batch::DeliveryBatch;
+use crate::engine::contain::{SharedPolicy, share_policy};
+use crate::engine::crew::Crew;
+use crate::engine::handler::Handler;
+use crate::engine::lane::{Lane, LaneSettings};
+use crate::engine::topic::TopicCore;
+use crate::error::{InvalidSetting, SubscribeError};
+use crate::event::EventKind;
+use crate::message::Delivery;
+use crate::nack::Nack;
+use crate::pure::retry::RetryPolicy;
+use crate::pure::room::Phase;
+use crate::pure::rules::Rules;
+use crate::pure::strategy::{Batched, Strategy};
+use crate::subscription::Subscription;
+use crate::sync::Arc;
+use crate::topic_builder::in_range;
+
+/// Makes a subscription. A value: set what you care about, then
+/// [`subscribe`](Self::subscribe) or [`subscribe_batches`](Self::subscribe_batches),
+/// where everything is checked at once.
+#[must_use = "a builder does nothing until it subscribes"]
+pub struct SubscriptionBuilder<'t, T: Send + Sync + 'static> {
+    topic: &'t Arc<TopicCore<T>>,
+    name: String,
+    capacity: Option<usize>,
+    when_full: LaneFull,
+    retry: Option<SharedPolicy>,
+    on_failure: OnFailure,
+    on_exhausted: OnExhausted,
+    hold: Option<usize>,
+}
+
+impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
+    pub(crate) fn new(topic: &'t Arc<TopicCore<T>>, name: &str) -> Self {
+        Self {
+            topic,
+            name: name.to_owned(),
+            capacity: None,
+            when_full: LaneFull::default(),
+            retry: None,
+            on_failure: OnFailure::default(),
+            on_exhausted: OnExhausted::default(),
+            hold: None,
+        }
+    }
+
+    /// Deliveries that may be in its lane: queued, in hand or awaiting a retry.
+    /// 1 to 16,777,216. Default: the topic's `lane_capacity`.
+    pub fn capacity(mut self, deliveries: usize) -> Self {
+        self.capacity = Some(deliveries);
+        self
+    }
+
+    /// What happens when the lane is full. Default [`LaneFull::Wait`].
+    pub fn when_full(mut self, policy: LaneFull) -> Self {
+        self.when_full = policy;
+        self
+    }
+
+    /// What follows a failure. Default: the topic's policy.
+    pub fn retry(mut self, policy: impl RetryPolicy) -> Self {
+        self.retry = Some(share_policy(policy));
+        self
+    }
+
+    /// What the failure of one delivery means for those behind it. Default
+    /// [`OnFailure::Reorder`]. The others need a lane that drops nothing from its
+    /// middle: [`LaneFull::DropOldest`] and [`LaneFull::DeadLetter`] are refused.
+    pub fn on_failure(mut self, mode: OnFailure) -> Self {
+        self.on_failure = mode;
+        self
+    }
+
+    /// What follows for its key when a delivery goes to the dead letters. Default
+    /// [`OnExhausted::FreeKey`]. Parking needs [`OnFailure::BlockKey`].
+    pub fn on_exhausted(mut self, then: OnExhausted) -> Self {
+        self.on_exhausted = then;
+        self
+    }
+
+    /// Deliveries that may be set aside because they wait for their key: 1 to the
+    /// lane's capacity, which is the default. Past it the subscription takes no more
+    /// until one of those keys goes on: then all keys wait, and nothing is lost.
+    pub fn hold(mut self, deliveries: usize) -> Self {
+        self.hold = Some(deliveries);
+        self
+    }
+
+    /// Subscribes: `handler` is called for each delivery, one call at a time.
+    /// First attempts come in accept order; what a failure means for those behind
+    /// it is for [`on_failure`](Self::on_failure) to say.
+    ///
+    /// The handler may panic, publish, subscribe, unsubscribe itself, swap
+    /// strategies and drain the broker; no lock is held while it runs.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`] for an invalid or taken name, an invalid setting, or a
+    /// closed broker.
+    pub fn subscribe<F>(self, handler: F) -> Result<Subscription, SubscribeError>
+    where
+        F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send + 'static,
+    {
+        self.finish(|_| Ok(Handler::Each(Box::new(handler))))
+    }
+
+    /// Subscribes with a handler that takes batches: as many deliveries as
+    /// `batches` says, or fewer once the oldest has lingered since it was
+    /// accepted. Retries come alone, in batches of one.
+    ///
+    /// # Errors
+    ///
+    /// As [`subscribe`](Self::subscribe), and for batches larger than the lane.
+    pub fn subscribe_batches<F>(
+        self,
+        batches: Batched,
+        handler: F,
+    ) -> Result<Subscription, SubscribeError>
+    where
+        F: FnMut(&mut DeliveryBatch<'_, T>) -> Result<(), Nack> + Send + 'static,
+    {
+        self.check_batches(batches)?;
+        self.finish(|_| Ok(Handler::Batch(Box::new(handler), batches)))
+    }
+
+    /// Subscribes with a handler whose calls for one batch run side by side, on
+    /// `threads` threads of the subscription's own (a private rayon pool): for
+    /// handlers that compute. Batches are handled one after the other; within a
+    /// batch there is no order. Each call succeeds or fails for itself, and
+    /// retries come alone.
+    ///
+    /// The worker that hands a batch over waits for it. Nothing is gained for
+    /// handlers of less than a few microseconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`subscribe_batches`](Self::subscribe_batches), for no thread at all or
+    /// more than 1,024, and [`SubscribeError::Spawn`] if the system refuses one.
+    #[cfg(feature = "parallel")]
+    pub fn subscribe_parallel<F>(
+        self,
+        threads: usize,
+        batches: Batched,
+        handler: F,
+    ) -> Result<Subscription, SubscribeError>
+    where
+        F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
+    {
+        self.check_batches(batches)?;
+        if !(1..=crate::broker_builder::MAX_WORKERS).contains(&threads) {
+            let rule = "must be between 1 and 1024";
+            return Err(InvalidSetting::new("threads", threads, rule).into());
+        }
+        self.finish(|name| {
+            let handler = crate::engine::parallel::Parallel::new(handler, threads, name)
+                .map_err(|error| SubscribeError::Spawn(error.to_string()))?;
+            Ok(Handler::Batch(Box::new(handler), batches))
+        })
+    }
+
+    fn check_batches(&self, batches: Batched) -> Result<(), InvalidSetting> {
+        batches.check()?;
+        if batches.size() > self.checked_capacity()? {
+            let rule = "must not exceed the lane's capacity, or it would never fill";
+            return Err(InvalidSetting::new("batch size", batches.size(), rule));
+        }
+        Ok(())
+    }
+
+    fn checked_capacity(&self) -> Result<usize, InvalidSetting> {
+        let default = self.topic.settings.lane_capacity as usize;
+        in_range("capacity", self.capacity, default)
+    }
+
+    fn rules(&self, capacity: u32) -> Result<Rules, InvalidSetting> {
+        let hold = in_range("hold", self.hold, capacity as usize)?;
+        let rules = Rules {
+            on_failure: self.on_failure,
+            on_exhausted: self.on_exhausted,
+            hold: hold as u32,
+        };
+        rules.check(self.when_full, capacity, false)?;
+        if self.hold.is_some() && self.on_failure != OnFailure::BlockKey {
+            let rule = "needs OnFailure::BlockKey, or nothing is ever set aside";
+            return Err(InvalidSetting::new("hold", hold, rule));
+        }
+        Ok(rules)
+    }
+
+    /// Checks what all kinds of handlers have in common, and only then has the
+    /// handler made, which may start threads that bear the name.
+    fn finish(
+        self,
+        handler: impl FnOnce(&str) -> Result<Handler<T>, SubscribeError>,
+    ) -> Result<Subscription, SubscribeError> {
+        let name = crate::name::parse(&self.name)?;
+        let capacity = self.checked_capacity()?;
+        if let Some(retry) = &self.retry {
+            retry.check()?;
+        }
+        let rules = self.rules(capacity as u32)?;
+        let is_plain = rules.on_failure == OnFailure::Reorder;
+        if self.topic.engine.is_ending() {
+            return Err(SubscribeError::Closed);
+        }
+        let handler = handler(&name)?;
+        let settings = LaneSettings {
+            capacity: capacity as u32,
+            when_full: self.when_full,
+            retry: self.retry,
+            crew: (!is_plain).then(|| Crew::new(rules, false)),
+        };
+        let lane = Arc::new(Lane::new(name, Arc::clone(self.topic), settings, handler));
+        if !self.topic.join(&lane) {
+            return Err(SubscribeError::NameTaken { name: self.name });
+        }
+        let kind = EventKind::SubscriberAdded;
+        self.topic.tell_of(Some(&lane.name), None, 0, None, kind);
+        if self.topic.engine.has_stopped() {
+            // The end may have passed by before the lane was on the list.
+            lane.close(Phase::Cancelling);
+            lane.end(&self.topic.engine);
+            self.topic.leave(&lane);
+            return Err(SubscribeError::Closed);
+        }
+        Ok(Subscription::new(lane))
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for SubscriptionBuilder<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubscriptionBuilder")
+            .field("name", &self.name)
+            .field("capacity", &self.capacity)
+            .field("when_full", &self.when_full)
+            .finish_non_exhaustive()
+    }
+}
