@@ -237,6 +237,12 @@ pub enum SubscribeError {
         /// The name.
         name: String,
     },
+    /// The consumer group has a member of this name.
+    #[error("the group has a member named {name}")]
+    MemberTaken {
+        /// The name.
+        name: String,
+    },
     /// The operating system refused a thread of a parallel handler; why, in its
     /// words.
     #[error("a thread could not be started: {0}")]

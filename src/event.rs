@@ -162,6 +162,9 @@ impl fmt::Display for Event<'_> {
             EventKind::BatchFlush { size, cause } => write!(f, " of {size} ({cause:?})"),
             EventKind::Dropped { cause } => write!(f, " ({cause:?})"),
             EventKind::HookPanicked { hook } => write!(f, " ({hook:?})"),
+            EventKind::MemberJoined { member } | EventKind::MemberLeft { member } => {
+                write!(f, " {member}")
+            }
             EventKind::KeyParked { key } | EventKind::KeyFreed { key } => write!(f, " {key:?}"),
             _ => Ok(()),
         }
@@ -186,6 +189,16 @@ pub enum EventKind {
     SubscriberAdded,
     /// A subscription has ended: no call of its handler runs or will start.
     SubscriberRemoved,
+    /// A member joined a consumer group.
+    MemberJoined {
+        /// Its name.
+        member: Arc<str>,
+    },
+    /// A member left its consumer group: it is handed nothing any more.
+    MemberLeft {
+        /// Its name.
+        member: Arc<str>,
+    },
     /// A message was accepted.
     MessageEnqueued {
         /// Messages in the topic's queue, this one included.
@@ -279,6 +292,8 @@ impl EventKind {
             Self::TopicRemoved => "topic_removed",
             Self::SubscriberAdded => "subscriber_added",
             Self::SubscriberRemoved => "subscriber_removed",
+            Self::MemberJoined { .. } => "member_joined",
+            Self::MemberLeft { .. } => "member_left",
             Self::MessageEnqueued { .. } => "message_enqueued",
             Self::Delivering => "delivering",
             Self::Delivered => "delivered",

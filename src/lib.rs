@@ -77,6 +77,7 @@ mod delivery_batch;
 mod engine;
 mod error;
 mod event;
+mod group;
 mod latency;
 mod message;
 mod metrics;
@@ -105,9 +106,12 @@ pub use error::{
     RemoveError, SubscribeError,
 };
 pub use event::{DropCause, Event, EventKind, Hook};
+pub use group::{ConsumerGroup, Member};
 pub use latency::LatencySummary;
 pub use message::{BatchReceipt, Delivery, MessageId, Receipt};
-pub use metrics::{DeliveryCounts, Imbalance, Metrics, SubscriptionMetrics, TopicMetrics};
+pub use metrics::{
+    DeliveryCounts, Imbalance, MemberMetrics, Metrics, SubscriptionMetrics, TopicMetrics,
+};
 pub use nack::Nack;
 pub use name::{InvalidName, MAX_NAME_LEN};
 pub use publisher::BufferedPublisher;

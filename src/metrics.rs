@@ -83,6 +83,9 @@ pub struct SubscriptionMetrics {
     pub blocked_keys: u64,
     /// Keys whose deliveries go to the dead letters because others are there.
     pub parked_keys: u64,
+    /// Who handles them: the members of a consumer group, or the seats of a
+    /// subscription with concurrency. Empty for others.
+    pub members: Vec<MemberMetrics>,
     /// What happened to the deliveries made for it.
     pub counts: DeliveryCounts,
     /// From acceptance to the first attempt.
@@ -91,6 +94,24 @@ pub struct SubscriptionMetrics {
     pub handler: LatencySummary,
     /// From acceptance to the end of an attempt.
     pub end_to_end: LatencySummary,
+}
+
+/// One who takes deliveries of a subscription: a member of a consumer group, or all
+/// that a subscription with concurrency has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemberMetrics {
+    /// Its name; the subscription's, where that has no group.
+    pub name: String,
+    /// Calls of its handler that may run at once.
+    pub concurrency: usize,
+    /// Calls that run now.
+    pub busy: usize,
+    /// How long the longest of them has been running: a member that stalls shows
+    /// here, while its keys wait.
+    pub busy_for: Duration,
+    /// Deliveries it has taken, ever; those included that it put back, untried.
+    pub taken: u64,
 }
 
 /// A law of conservation that a snapshot breaks.
@@ -231,7 +252,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             ..SubscriptionMetrics::default()
         };
         if let Some(crew) = self.crew.get() {
-            crew.read_metrics(&mut metrics);
+            crew.read_metrics(self.topic.engine.clock.now_ns(), &mut metrics);
         }
         if let Some(latencies) = self.latencies.lock().as_deref() {
             metrics.queue_wait = LatencySummary::of(&latencies.queue_wait);

@@ -16,6 +16,7 @@ use crate::pure::room::Phase;
 use crate::pure::rules::Rules;
 use crate::pure::verdict::nanos;
 use crate::shutdown::MOMENT;
+use crate::subscription_builder::in_range_of_threads;
 use crate::sync::{Arc, Instant, breakable};
 
 /// A subscription. Dropping it unsubscribes, without waiting: what is queued is
@@ -141,6 +142,22 @@ impl Subscription {
         self.lane.set_rules(&|rules| rules.hold = hold)
     }
 
+    /// Sets how many calls of its handler may run at once. Those that run finish; of
+    /// more than so many, the others are handed nothing new.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] for zero or more than 1,024, or a subscription that was not
+    /// made by [`subscribe_concurrent`](crate::SubscriptionBuilder::subscribe_concurrent).
+    pub fn set_concurrency(&self, concurrency: usize) -> Result<(), InvalidSetting> {
+        in_range_of_threads("concurrency", concurrency)?;
+        if self.lane.set_concurrency(concurrency) {
+            return Ok(());
+        }
+        let rule = "needs a subscription made by subscribe_concurrent";
+        Err(InvalidSetting::new("concurrency", concurrency, rule))
+    }
+
     /// A snapshot of its counts.
     pub fn metrics(&self) -> SubscriptionMetrics {
         self.lane.metrics()
@@ -180,6 +197,7 @@ trait AnyLane: Send + Sync {
     fn is_retired(&self) -> bool;
     fn set_retry(&self, policy: SharedPolicy);
     fn set_rules(&self, change: &dyn Fn(&mut Rules)) -> Result<(), InvalidSetting>;
+    fn set_concurrency(&self, concurrency: usize) -> bool;
     fn metrics(&self) -> SubscriptionMetrics;
 }
 
@@ -221,6 +239,10 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
 
     fn set_rules(&self, change: &dyn Fn(&mut Rules)) -> Result<(), InvalidSetting> {
         Lane::set_rules(self, change)
+    }
+
+    fn set_concurrency(&self, concurrency: usize) -> bool {
+        Lane::set_concurrency(self, concurrency)
     }
 
     fn metrics(&self) -> SubscriptionMetrics {

@@ -2,20 +2,23 @@
 
 use std::fmt;
 
+use crate::broker_builder::MAX_WORKERS;
 use crate::config::{LaneFull, OnExhausted, OnFailure};
 use crate::delivery_batch::DeliveryBatch;
 use crate::engine::contain::{SharedPolicy, share_policy};
-use crate::engine::crew::Crew;
+use crate::engine::crew::{Crew, Hands};
 use crate::engine::handler::Handler;
 use crate::engine::lane::{Lane, LaneSettings};
+use crate::engine::seat;
 use crate::engine::topic::TopicCore;
 use crate::error::{InvalidSetting, SubscribeError};
 use crate::event::EventKind;
+use crate::group::ConsumerGroup;
 use crate::message::Delivery;
 use crate::nack::Nack;
 use crate::pure::retry::RetryPolicy;
 use crate::pure::room::Phase;
-use crate::pure::rules::Rules;
+use crate::pure::rules::{Keying, Rules};
 use crate::pure::strategy::{Batched, Strategy};
 use crate::subscription::Subscription;
 use crate::sync::Arc;
@@ -107,7 +110,8 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     where
         F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send + 'static,
     {
-        self.finish(|_| Ok(Handler::Each(Box::new(handler))))
+        let lane = self.finish(Hands::Runner, |_| Ok(Handler::Each(Box::new(handler))))?;
+        Ok(Subscription::new(lane))
     }
 
     /// Subscribes with a handler that takes batches: as many deliveries as
@@ -126,7 +130,8 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         F: FnMut(&mut DeliveryBatch<'_, T>) -> Result<(), Nack> + Send + 'static,
     {
         self.check_batches(batches)?;
-        self.finish(|_| Ok(Handler::Batch(Box::new(handler), batches)))
+        let handler = |_: &str| Ok(Handler::Batch(Box::new(handler), batches));
+        Ok(Subscription::new(self.finish(Hands::Runner, handler)?))
     }
 
     /// Subscribes with a handler whose calls for one batch run side by side, on
@@ -153,15 +158,51 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
     {
         self.check_batches(batches)?;
-        if !(1..=crate::broker_builder::MAX_WORKERS).contains(&threads) {
-            let rule = "must be between 1 and 1024";
-            return Err(InvalidSetting::new("threads", threads, rule).into());
-        }
-        self.finish(|name| {
+        in_range_of_threads("threads", threads)?;
+        let lane = self.finish(Hands::Runner, |name| {
             let handler = crate::engine::parallel::Parallel::new(handler, threads, name)
                 .map_err(|error| SubscribeError::Spawn(error.to_string()))?;
             Ok(Handler::Batch(Box::new(handler), batches))
-        })
+        })?;
+        Ok(Subscription::new(lane))
+    }
+
+    /// Subscribes with a handler that is called for up to `concurrency` deliveries at
+    /// once, as far as the broker has workers: for handlers that wait. Those of one
+    /// key are handled one after the other, in accept order but for what
+    /// [`on_failure`](Self::on_failure) lets pass; others in no order.
+    ///
+    /// [`Subscription::set_concurrency`] changes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`subscribe`](Self::subscribe), for a concurrency of zero or above 1,024, and
+    /// for [`OnFailure::BlockSubscription`], which leaves nothing to do at once.
+    pub fn subscribe_concurrent<F>(
+        self,
+        concurrency: usize,
+        handler: F,
+    ) -> Result<Subscription, SubscribeError>
+    where
+        F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
+    {
+        in_range_of_threads("concurrency", concurrency)?;
+        let lane = self.finish(Hands::Seats, |_| Ok(Handler::Others))?;
+        let make = seat::share(handler);
+        let seats = (0..concurrency).map(|_| make()).collect();
+        lane.take_seats(seats, make);
+        Ok(Subscription::new(lane))
+    }
+
+    /// Subscribes as a consumer group, which members join with their handlers.
+    ///
+    /// # Errors
+    ///
+    /// As [`subscribe`](Self::subscribe), and for [`OnFailure::BlockSubscription`],
+    /// under which one member would do.
+    pub fn group(self) -> Result<ConsumerGroup<T>, SubscribeError> {
+        let lane = self.finish(Hands::Members, |_| Ok(Handler::Others))?;
+        Ok(ConsumerGroup::new(lane))
     }
 
     fn check_batches(&self, batches: Batched) -> Result<(), InvalidSetting> {
@@ -178,16 +219,16 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         in_range("capacity", self.capacity, default)
     }
 
-    fn rules(&self, capacity: u32) -> Result<Rules, InvalidSetting> {
+    fn rules(&self, capacity: u32, is_shared: bool) -> Result<Rules, InvalidSetting> {
         let hold = in_range("hold", self.hold, capacity as usize)?;
         let rules = Rules {
             on_failure: self.on_failure,
             on_exhausted: self.on_exhausted,
             hold: hold as u32,
         };
-        rules.check(self.when_full, capacity, false)?;
-        if self.hold.is_some() && self.on_failure != OnFailure::BlockKey {
-            let rule = "needs OnFailure::BlockKey, or nothing is ever set aside";
+        rules.check(self.when_full, capacity, is_shared)?;
+        if self.hold.is_some() && rules.keying(is_shared) != Keying::Key {
+            let rule = "needs OnFailure::BlockKey or several hands, or nothing is ever set aside";
             return Err(InvalidSetting::new("hold", hold, rule));
         }
         Ok(rules)
@@ -197,15 +238,16 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     /// handler made, which may start threads that bear the name.
     fn finish(
         self,
+        hands: Hands,
         handler: impl FnOnce(&str) -> Result<Handler<T>, SubscribeError>,
-    ) -> Result<Subscription, SubscribeError> {
+    ) -> Result<Arc<Lane<T>>, SubscribeError> {
         let name = crate::name::parse(&self.name)?;
         let capacity = self.checked_capacity()?;
         if let Some(retry) = &self.retry {
             retry.check()?;
         }
-        let rules = self.rules(capacity as u32)?;
-        let is_plain = rules.on_failure == OnFailure::Reorder;
+        let rules = self.rules(capacity as u32, hands != Hands::Runner)?;
+        let is_plain = hands == Hands::Runner && rules.on_failure == OnFailure::Reorder;
         if self.topic.engine.is_ending() {
             return Err(SubscribeError::Closed);
         }
@@ -214,7 +256,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             capacity: capacity as u32,
             when_full: self.when_full,
             retry: self.retry,
-            crew: (!is_plain).then(|| Crew::new(rules, false)),
+            crew: (!is_plain).then(|| Crew::new(rules, hands)),
         };
         let lane = Arc::new(Lane::new(name, Arc::clone(self.topic), settings, handler));
         if !self.topic.join(&lane) {
@@ -229,8 +271,23 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             self.topic.leave(&lane);
             return Err(SubscribeError::Closed);
         }
-        Ok(Subscription::new(lane))
+        Ok(lane)
     }
+}
+
+/// Refuses none at all, and more than a broker may have workers.
+pub(crate) fn in_range_of_threads(
+    setting: &'static str,
+    count: usize,
+) -> Result<(), InvalidSetting> {
+    if (1..=MAX_WORKERS).contains(&count) {
+        return Ok(());
+    }
+    Err(InvalidSetting::new(
+        setting,
+        count,
+        "must be between 1 and 1024",
+    ))
 }
 
 impl<T: Send + Sync + 'static> fmt::Debug for SubscriptionBuilder<'_, T> {

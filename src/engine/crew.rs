@@ -15,6 +15,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::lane::{Lane, Redelivery, Return, Turn};
 use super::parking::Parked;
+use super::seat::Member;
 use crate::batch::Stamp;
 use crate::config::{OnExhausted, OnFailure};
 use crate::dead_letters::DeadReason;
@@ -33,6 +34,8 @@ pub(crate) struct Crew<T> {
     /// Several hands may be at it at once, so keys matter even if no failure holds
     /// them.
     pub(super) is_shared: bool,
+    /// Its one member's seats are the lane's to number.
+    pub(super) is_concurrent: bool,
     pub(super) state: Mutex<State<T>>,
 }
 
@@ -46,6 +49,9 @@ pub(super) struct State<T> {
     pub(super) parked: BTreeMap<Key, Parked>,
     /// New deliveries of parked keys, for the lane's runner to judge.
     pub(super) strays: Vec<Redelivery<T>>,
+    /// Those who take from it besides the lane's runner.
+    pub(super) members: Vec<Arc<Member<T>>>,
+    pub(super) last_member: u64,
 }
 
 /// What was in hand and goes back.
@@ -86,17 +92,30 @@ pub(super) struct Waits {
     pub(super) each: Each,
 }
 
+/// Who takes from a crew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hands {
+    /// The lane's own runner, or callers that pull.
+    Runner,
+    /// The seats of the subscription's own handler.
+    Seats,
+    /// The members of a consumer group.
+    Members,
+}
+
 /// The lane's own runner, among those who take.
 pub(super) const RUNNER: u64 = 0;
 
-impl<T> Crew<T> {
-    pub(crate) fn new(rules: Rules, is_shared: bool) -> Self {
+impl<T: Send + Sync + 'static> Crew<T> {
+    pub(crate) fn new(rules: Rules, hands: Hands) -> Self {
+        let is_shared = hands != Hands::Runner;
         let mut sequencer = Sequencer::new();
         if !is_shared {
             sequencer.join(RUNNER);
         }
         Self {
             is_shared,
+            is_concurrent: hands == Hands::Seats,
             state: Mutex::new(State {
                 rules,
                 epoch: 0,
@@ -105,6 +124,8 @@ impl<T> Crew<T> {
                 holding: BTreeMap::new(),
                 parked: BTreeMap::new(),
                 strays: Vec::new(),
+                members: Vec::new(),
+                last_member: RUNNER,
             }),
         }
     }
@@ -116,12 +137,16 @@ impl<T> Crew<T> {
             && self.state.lock().rules.parks()
     }
 
-    pub(crate) fn read_metrics(&self, into: &mut SubscriptionMetrics) {
+    pub(crate) fn read_metrics(&self, now_ns: u64, into: &mut SubscriptionMetrics) {
         let state = self.state.lock();
         let (held, blocked_keys) = state.sequencer.held();
         into.held = held as u64;
         into.blocked_keys = blocked_keys as u64;
         into.parked_keys = state.parked.len() as u64;
+        let members = state.members.clone();
+        drop(state);
+        let members = members.iter().map(|member| member.read_metrics(now_ns));
+        into.members = members.collect();
     }
 
     pub(super) fn key_of(&self, state: &State<T>, delivery: &Redelivery<T>) -> Option<Key> {
@@ -204,7 +229,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if self.crew.get().is_none() {
             rules.check(self.when_full, self.capacity, false)?;
         }
-        let crew = self.crew.get_or_init(|| Box::new(Crew::new(plain, false)));
+        let crew = self
+            .crew
+            .get_or_init(|| Box::new(Crew::new(plain, Hands::Runner)));
         crew.set_rules(|rules| {
             change(rules);
             rules.check(self.when_full, self.capacity, crew.is_shared)
@@ -271,11 +298,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// There may be something to take for those who share the lane.
-    pub(super) fn call_others(self: &Arc<Self>, crew: &Crew<T>) {
-        let _ = crew;
-    }
-
     /// What the lane's own handler could take as a batch of so many.
     pub(super) fn look(&self, crew: &Crew<T>, size: usize) -> Waits {
         let mut state = crew.state.lock();
@@ -296,7 +318,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Files what has arrived, until `owner` can take as much as it wants or as much
     /// has been set aside as may be.
-    fn feed(&self, crew: &Crew<T>, state: &mut State<T>, owner: u64, wanted: usize) {
+    pub(super) fn feed(&self, crew: &Crew<T>, state: &mut State<T>, owner: u64, wanted: usize) {
         let hold = state.rules.hold as usize;
         while state.sequencer.available(owner, wanted) < wanted && state.set_aside() < hold {
             if state.rules.on_failure == OnFailure::BlockSubscription && state.sequencer.holds_any()

@@ -36,6 +36,7 @@ pub(crate) mod letters;
 pub(crate) mod parallel;
 pub(crate) mod parking;
 pub(crate) mod registry;
+pub(crate) mod seat;
 pub(crate) mod settle;
 pub(crate) mod timer;
 pub(crate) mod topic;

@@ -20,7 +20,7 @@ use crate::sync::{Arc, in_order};
 
 /// A lane's share: it goes to the back of the queue once it has run so long.
 /// One handler call may exceed it, a second one then has to wait its turn.
-const SHARE_NS: u64 = 500_000;
+pub(super) const SHARE_NS: u64 = 500_000;
 
 impl<T: Send + Sync + 'static> Task for Lane<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
@@ -55,7 +55,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if let Some(mut turn) = turn {
             more = self.work(&mut turn, engine);
             let room = self.room.load();
-            if room.phase != Phase::Open && room.occupied == 0 {
+            let is_over = room.phase != Phase::Open && room.occupied == 0;
+            if is_over && self.crew.get().is_none_or(|crew| self.dismiss(crew)) {
                 // What the handler has captured goes before anybody is told
                 // that the subscription has ended.
                 in_order!(

@@ -1,0 +1,350 @@
+//! Seats: hands of a lane besides its own runner. A subscription with concurrency has several, and so
+//! have the members of a consumer group together.
+//!
+//! Each seat is a task with a baton, as a lane is, and takes from the lane's crew when it is rung.
+//! Who files deliveries rings seats after it has let go of the crew's lock; a seat that finds
+//! nothing has looked under that lock, so one of the two sees the other.
+//!
+//! The end of a seat: `leaving` is set, then whoever gets hold of its baton drops the handler and keeps the
+//! baton for ever. The feared interleaving, a seat that looks for the mark, is marked, and goes to rest
+//! with its handler: who marks it and finds it running leaves a notice with the baton, so the seat runs once more.
+//! Model: `loom-tests/tests/models/group.rs`.
+
+use super::baton::Baton;
+use super::books::Counter;
+use super::contain::{Contained, discard};
+use super::crew::Crew;
+use super::handler::{EachHandler, Handler};
+use super::lane::{Lane, Turn};
+use super::pool::{Task, Worker};
+use super::turn::SHARE_NS;
+use crate::engine::Engine;
+use crate::event::EventKind;
+use crate::metrics::MemberMetrics;
+use crate::pure::room::Phase;
+use crate::pure::schedule::Then;
+use crate::pure::sequencer::Each;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, Weak, breakable};
+use std::time::Duration;
+
+/// Makes a seat's handler.
+pub(crate) type Make<T> = Box<dyn Fn() -> Box<dyn EachHandler<T>> + Send + Sync>;
+
+/// A handler that calls a shared one.
+pub(crate) fn share<T, F>(handler: F) -> Make<T>
+where
+    T: Send + Sync + 'static,
+    F: Fn(&crate::Delivery<'_, T>) -> Result<(), crate::Nack> + Send + Sync + 'static,
+{
+    let handler = Arc::new(Contained::new(handler));
+    Box::new(move || {
+        let handler = Arc::clone(&handler);
+        Box::new(move |delivery: &crate::Delivery<'_, T>| (**handler)(delivery))
+    })
+}
+
+/// Somebody who takes deliveries of a lane, with one seat or several.
+pub(crate) struct Member<T> {
+    pub(crate) id: u64,
+    pub(crate) name: Arc<str>,
+    make: Mutex<Option<Make<T>>>,
+    seats: Mutex<Vec<Arc<Seat<T>>>>,
+    taken: Counter,
+}
+
+/// One of the hands of a member.
+pub(crate) struct Seat<T> {
+    lane: Weak<Lane<T>>,
+    member: Weak<Member<T>>,
+    baton: Baton,
+    turn: Mutex<Option<Box<Turn<T>>>>,
+    leaving: AtomicBool,
+    /// Its handler has been dropped.
+    gone: AtomicBool,
+    /// When its present run began; zero between runs.
+    busy_since_ns: AtomicU64,
+}
+
+impl<T: Send + Sync + 'static> Seat<T> {
+    fn new(lane: &Arc<Lane<T>>, member: &Arc<Member<T>>, handler: Box<dyn EachHandler<T>>) -> Self {
+        Self {
+            lane: Arc::downgrade(lane),
+            member: Arc::downgrade(member),
+            baton: Baton::new(),
+            turn: Mutex::new(Some(Box::new(Turn::new(Handler::Each(handler))))),
+            leaving: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            busy_since_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// There may be something to take. `true`: it was at rest.
+    pub(super) fn ring(self: &Arc<Self>, engine: &Engine) -> bool {
+        let was_idle = self.baton.notify() == Then::Enqueue;
+        if was_idle {
+            engine.pool.submit(Arc::clone(self) as _);
+        }
+        was_idle
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    fn is_gone(&self) -> bool {
+        // ORDERING: who sees it sees that the handler is gone.
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Begins its end, and finishes it unless a call of its handler runs.
+    fn leave(self: &Arc<Self>, engine: &Engine) {
+        self.leaving.store(true, Ordering::Release);
+        if self.baton.claim() {
+            self.go();
+        } else {
+            breakable!("seat: marked without a notice", self.ring(engine));
+        }
+    }
+
+    /// Drops the handler; for whoever holds the baton, which is not put down again.
+    fn go(&self) {
+        let turn = self.turn.lock().take();
+        discard(turn);
+        self.gone.store(true, Ordering::Release);
+        if let Some(lane) = self.lane.upgrade() {
+            // What it did not try may be for others, or the lane may end.
+            lane.ring();
+            lane.topic.engine.stillness.look();
+        }
+    }
+
+    fn run_claimed(self: &Arc<Self>, engine: &Engine) -> bool {
+        let mut more = false;
+        if let Some(lane) = self.lane.upgrade()
+            && !self.is_leaving()
+        {
+            let turn = self.turn.lock().take();
+            if let Some(mut turn) = turn {
+                more = self.work(&lane, &mut turn, engine);
+                *self.turn.lock() = Some(turn);
+            }
+        }
+        if self.is_leaving() {
+            self.go();
+            return false;
+        }
+        self.baton.rest(more) == Then::Enqueue
+    }
+
+    /// Takes and tries until there is nothing for it or its share is used up
+    /// (`true`).
+    fn work(&self, lane: &Arc<Lane<T>>, turn: &mut Turn<T>, engine: &Engine) -> bool {
+        let (Some(crew), Some(member)) = (lane.crew.get(), self.member.upgrade()) else {
+            return false;
+        };
+        let began_ns = engine.clock.now_ns();
+        let mut now_ns = began_ns;
+        while !self.is_leaving() && lane.phase() <= Phase::Draining {
+            if now_ns.saturating_sub(began_ns) >= SHARE_NS {
+                return true;
+            }
+            let most = turn.calls(engine);
+            let taken = lane.take_for(crew, member.id, most, Each::Many, now_ns, |_| true);
+            // Before it is busy itself, it lets others know of what is left.
+            lane.call_others(crew);
+            if taken.is_empty() {
+                return false;
+            }
+            member.taken.add(taken.len() as u64);
+            self.busy_since_ns.store(now_ns.max(1), Ordering::Relaxed);
+            let stop = || self.is_leaving();
+            now_ns = lane.try_taken(crew, turn, taken, stop, now_ns, engine);
+            self.busy_since_ns.store(0, Ordering::Relaxed);
+        }
+        false
+    }
+}
+
+impl<T: Send + Sync + 'static> Task for Seat<T> {
+    fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
+        if self.baton.start() && self.run_claimed(worker.engine) {
+            worker.requeue(self);
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Member<T> {
+    /// Rings seats at rest, as many as have something to do.
+    fn ring(&self, engine: &Engine, mut wanted: usize) {
+        for seat in self.seats.lock().iter() {
+            if wanted == 0 {
+                return;
+            }
+            wanted -= usize::from(seat.ring(engine));
+        }
+    }
+
+    pub(crate) fn has_left(&self) -> bool {
+        self.seats.lock().iter().all(|seat| seat.is_gone())
+    }
+
+    /// Begins the end of all its seats, and lets go of what makes them.
+    pub(crate) fn leave(&self, engine: &Engine) {
+        // First what makes seats, so that none is made any more.
+        let make = self.make.lock().take();
+        discard(make);
+        let seats = self.seats.lock().clone();
+        seats.iter().for_each(|seat| seat.leave(engine));
+    }
+
+    fn resize(self: &Arc<Self>, lane: &Arc<Lane<T>>, count: usize) -> bool {
+        let make = self.make.lock();
+        let Some(make) = &*make else { return false };
+        let mut seats = self.seats.lock();
+        seats.retain(|seat| !seat.is_gone());
+        let staying = seats.iter().filter(|seat| !seat.is_leaving());
+        let surplus: Vec<_> = staying.clone().skip(count).cloned().collect();
+        let there = staying.count();
+        seats.extend((there..count).map(|_| Arc::new(Seat::new(lane, self, make()))));
+        drop(seats);
+        for seat in surplus {
+            seat.leave(&lane.topic.engine);
+        }
+        true
+    }
+
+    pub(crate) fn read_metrics(&self, now_ns: u64) -> MemberMetrics {
+        let seats = self.seats.lock();
+        let since = seats
+            .iter()
+            .map(|seat| seat.busy_since_ns.load(Ordering::Relaxed));
+        let busy: Vec<_> = since.filter(|since_ns| *since_ns > 0).collect();
+        let longest_ns = busy
+            .iter()
+            .min()
+            .map_or(0, |since_ns| now_ns.saturating_sub(*since_ns));
+        MemberMetrics {
+            name: self.name.to_string(),
+            concurrency: seats.iter().filter(|seat| !seat.is_leaving()).count(),
+            busy: busy.len(),
+            busy_for: Duration::from_nanos(longest_ns),
+            taken: self.taken.get(),
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Adds a member with so many seats, unless its name is taken.
+    pub(crate) fn add_member(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        name: Arc<str>,
+        seats: Vec<Box<dyn EachHandler<T>>>,
+        make: Option<Make<T>>,
+    ) -> Option<Arc<Member<T>>> {
+        let mut state = crew.state.lock();
+        if state.members.iter().any(|other| other.name == name) {
+            drop(state);
+            discard((seats, make));
+            return None;
+        }
+        state.last_member += 1;
+        let member = Arc::new(Member {
+            id: state.last_member,
+            name,
+            make: Mutex::new(make),
+            seats: Mutex::new(Vec::new()),
+            taken: Counter::default(),
+        });
+        let seat = |handler| Arc::new(Seat::new(self, &member, handler));
+        member.seats.lock().extend(seats.into_iter().map(seat));
+        state.sequencer.join(member.id);
+        state.members.push(Arc::clone(&member));
+        drop(state);
+        self.call_others(crew);
+        Some(member)
+    }
+
+    /// Gives the lane's own handler its seats.
+    pub(crate) fn take_seats(self: &Arc<Self>, seats: Vec<Box<dyn EachHandler<T>>>, make: Make<T>) {
+        let Some(crew) = self.crew.get() else { return };
+        let member = self.add_member(crew, Arc::clone(&self.name), seats, Some(make));
+        if let Some(member) = member
+            && self.phase() != Phase::Open
+        {
+            // Its end may have passed by before they were there.
+            self.remove_member(&member);
+        }
+    }
+
+    /// Takes a member off; its keys go to the others, once they are in nobody's
+    /// hands. Its seats end when no call of theirs runs.
+    pub(crate) fn remove_member(self: &Arc<Self>, member: &Arc<Member<T>>) {
+        let Some(crew) = self.crew.get() else { return };
+        let mut state = crew.state.lock();
+        let before = state.members.len();
+        state.members.retain(|other| other.id != member.id);
+        let was_there = state.members.len() < before;
+        state.sequencer.leave(member.id);
+        drop(state);
+        member.leave(&self.topic.engine);
+        if was_there {
+            let member = Arc::clone(&member.name);
+            self.tell_of_member(EventKind::MemberLeft { member });
+        }
+        self.call_others(crew);
+    }
+
+    pub(crate) fn tell_of_member(&self, kind: EventKind) {
+        self.topic.tell_of(Some(&self.name), None, 0, None, kind);
+    }
+
+    /// There may be something to take for those who share the lane.
+    pub(super) fn call_others(self: &Arc<Self>, crew: &Crew<T>) {
+        let mut state = crew.state.lock();
+        let members = state.members.clone();
+        let wanted: Vec<_> = members
+            .iter()
+            .map(|member| {
+                let seats = member.seats.lock().len();
+                self.feed(crew, &mut state, member.id, seats);
+                state.sequencer.wanted_hands(member.id).min(seats)
+            })
+            .collect();
+        drop(state);
+        for (member, wanted) in members.iter().zip(wanted) {
+            member.ring(&self.topic.engine, wanted);
+        }
+    }
+
+    /// Begins the end of all seats. `true`: they are gone, with their handlers.
+    pub(super) fn dismiss(&self, crew: &Crew<T>) -> bool {
+        let members = crew.state.lock().members.clone();
+        for member in &members {
+            member.leave(&self.topic.engine);
+        }
+        let all_gone = members.iter().all(|member| member.has_left());
+        if all_gone {
+            crew.state.lock().members.clear();
+        }
+        all_gone
+    }
+
+    /// Changes how many calls run at once, where that is the lane's to say.
+    pub(crate) fn set_concurrency(self: &Arc<Self>, count: usize) -> bool {
+        let crew = self.crew.get().filter(|crew| crew.is_concurrent);
+        let member = crew.and_then(|crew| crew.state.lock().members.first().cloned());
+        member.is_some_and(|member| self.resize(&member, count))
+    }
+
+    /// Has a member have as many seats; those that are too many finish the call that
+    /// runs. `false`: its handler is for one at a time.
+    pub(crate) fn resize(self: &Arc<Self>, member: &Arc<Member<T>>, count: usize) -> bool {
+        let resized = member.resize(self, count);
+        if let Some(crew) = self.crew.get() {
+            self.call_others(crew);
+        }
+        resized
+    }
+}
