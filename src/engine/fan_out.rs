@@ -286,8 +286,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let unrouted = batch.ids(next, batch.len());
         let count = unrouted.len() as u64;
         self.books.unrouted.add(count);
-        for id in unrouted {
-            self.tell_of(None, Some(id), 0, None, EventKind::Unrouted);
+        if self.bus().observed() {
+            for id in unrouted {
+                self.tell_of(None, Some(id), 0, None, EventKind::Unrouted);
+            }
         }
         self.gate.release(count);
     }
