@@ -5,9 +5,8 @@ use std::ops::Deref;
 
 use crate::config::Unsubscribe;
 use crate::engine::context;
-use crate::engine::handler::EachHandler;
 use crate::engine::lane::Lane;
-use crate::engine::seat::{self, Make, Member as MemberCore};
+use crate::engine::seat::{self, Make, Member as MemberCore, Work};
 use crate::error::{InvalidSetting, SubscribeError};
 use crate::event::EventKind;
 use crate::message::Delivery;
@@ -79,7 +78,7 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
     where
         F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send + 'static,
     {
-        self.join_with(name, vec![Box::new(handler)], None)
+        self.join_with(name, vec![seat::own(handler)], None)
     }
 
     /// A member joins, whose handler is called for up to `concurrency` deliveries at
@@ -106,7 +105,7 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
     fn join_with(
         &self,
         name: &str,
-        seats: Vec<Box<dyn EachHandler<T>>>,
+        seats: Vec<Box<dyn Work<T>>>,
         make: Option<Make<T>>,
     ) -> Result<Member, SubscribeError> {
         let name = crate::name::parse(name)?;

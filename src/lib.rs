@@ -83,6 +83,8 @@ mod message;
 mod metrics;
 mod nack;
 mod name;
+#[cfg(feature = "async")]
+mod owned_delivery;
 mod publisher;
 mod pure;
 mod shutdown;
@@ -114,6 +116,8 @@ pub use metrics::{
 };
 pub use nack::Nack;
 pub use name::{InvalidName, MAX_NAME_LEN};
+#[cfg(feature = "async")]
+pub use owned_delivery::OwnedDelivery;
 pub use publisher::BufferedPublisher;
 pub use pure::lifecycle::Status;
 pub use pure::retry::{Backoff, Class, Decision, FailedAttempt, FailureKind, RetryPolicy};

@@ -181,7 +181,7 @@ impl<'a, T> Delivery<'a, T> {
     }
 
     /// All headers, in the publisher's order.
-    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a, T> {
         let headers = self.batch.meta(self.index).map(|meta| &meta.headers[..]);
         headers
             .unwrap_or_default()

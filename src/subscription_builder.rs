@@ -9,7 +9,7 @@ use crate::engine::contain::{SharedPolicy, share_policy};
 use crate::engine::crew::{Crew, Hands};
 use crate::engine::handler::Handler;
 use crate::engine::lane::{Lane, LaneSettings};
-use crate::engine::seat;
+use crate::engine::seat::{self, Make};
 use crate::engine::topic::TopicCore;
 use crate::error::{InvalidSetting, SubscribeError};
 use crate::event::EventKind;
@@ -186,12 +186,32 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     where
         F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
     {
-        in_range_of_threads("concurrency", concurrency)?;
-        let lane = self.finish(Hands::Seats, |_| Ok(Handler::Others))?;
-        let make = seat::share(handler);
-        let seats = (0..concurrency).map(|_| make()).collect();
-        lane.take_seats(seats, make);
-        Ok(Subscription::new(lane))
+        self.with_seats(concurrency, || seat::share(handler))
+    }
+
+    /// Subscribes with an async function as the handler: up to `concurrency` of its
+    /// calls are under way at once, those of one key one after the other.
+    ///
+    /// No runtime is needed: the broker's workers poll the calls, and none is
+    /// occupied by one that waits. A call that needs its runtime's reactor or timers
+    /// runs there and is awaited here: `handle.spawn(work).await`. A call that is under
+    /// way when the subscription is cancelled, or the broker stops, is dropped at its
+    /// `await`, and its delivery cancelled.
+    ///
+    /// # Errors
+    ///
+    /// As [`subscribe_concurrent`](Self::subscribe_concurrent).
+    #[cfg(feature = "async")]
+    pub fn subscribe_async<F, R>(
+        self,
+        concurrency: usize,
+        handler: F,
+    ) -> Result<Subscription, SubscribeError>
+    where
+        F: Fn(crate::OwnedDelivery<T>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), Nack>> + Send + 'static,
+    {
+        self.with_seats(concurrency, || crate::engine::async_calls::share(handler))
     }
 
     /// Subscribes as a consumer group, which members join with their handlers.
@@ -203,6 +223,19 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     pub fn group(self) -> Result<ConsumerGroup<T>, SubscribeError> {
         let lane = self.finish(Hands::Members, |_| Ok(Handler::Others))?;
         Ok(ConsumerGroup::new(lane))
+    }
+
+    fn with_seats(
+        self,
+        concurrency: usize,
+        make: impl FnOnce() -> Make<T>,
+    ) -> Result<Subscription, SubscribeError> {
+        in_range_of_threads("concurrency", concurrency)?;
+        let lane = self.finish(Hands::Seats, |_| Ok(Handler::Others))?;
+        let make = make();
+        let seats = (0..concurrency).map(|_| make()).collect();
+        lane.take_seats(seats, make);
+        Ok(Subscription::new(lane))
     }
 
     fn check_batches(&self, batches: Batched) -> Result<(), InvalidSetting> {

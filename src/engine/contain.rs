@@ -86,6 +86,12 @@ impl<V> std::ops::Deref for Contained<V> {
     }
 }
 
+impl<V> std::ops::DerefMut for Contained<V> {
+    fn deref_mut(&mut self) -> &mut V {
+        self.0.as_mut().expect("it is there until it is dropped")
+    }
+}
+
 impl<V> Drop for Contained<V> {
     fn drop(&mut self) {
         discard(self.0.take());

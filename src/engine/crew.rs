@@ -257,7 +257,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Takes the oldest deliveries that `owner` may have, at most so many and no
-    /// further than the first that `may` refuses; they are in hand then.
+    /// further than the first that `may` refuses; they are in hand then. `note` is told
+    /// under the lock how many there are.
     pub(super) fn take_for(
         self: &Arc<Self>,
         crew: &Crew<T>,
@@ -266,11 +267,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
         each: Each,
         now_ns: u64,
         may: impl Fn(&Redelivery<T>) -> bool,
+        note: impl Fn(usize),
     ) -> Vec<Taken<Redelivery<T>>> {
         loop {
             let mut state = crew.state.lock();
             self.feed(crew, &mut state, owner, most);
             let mut taken = state.sequencer.take(owner, most, each, &may);
+            note(taken.len());
             let has_strays = !state.strays.is_empty();
             drop(state);
             if has_strays && owner != RUNNER {
@@ -396,6 +399,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Ends everything that waits here, as the lane's phase says.
     pub(super) fn end_crew(self: &Arc<Self>, crew: &Crew<T>, engine: &Engine) {
+        self.interrupt(crew);
         let mut state = crew.state.lock();
         let mut queued = state.sequencer.drain();
         queued.append(&mut state.strays);

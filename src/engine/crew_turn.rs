@@ -30,7 +30,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         engine: &Engine,
     ) -> Progress {
         let most = turn.calls(engine);
-        let taken = self.take_for(crew, RUNNER, most, Each::Many, now_ns, |_| true);
+        let taken = self.take_for(crew, RUNNER, most, Each::Many, now_ns, |_| true, |_| {});
         if taken.is_empty() {
             return Progress::Nothing;
         }

@@ -22,6 +22,8 @@ pub(crate) mod stillness;
 pub(crate) mod waiters;
 
 pub(crate) mod admit;
+#[cfg(feature = "async")]
+pub(crate) mod async_calls;
 pub(crate) mod buffer;
 pub(crate) mod chunks;
 pub(crate) mod crew;

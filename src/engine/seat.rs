@@ -13,34 +13,56 @@
 use super::baton::Baton;
 use super::books::Counter;
 use super::contain::{Contained, discard};
+use super::context::Inside;
 use super::crew::Crew;
-use super::handler::{EachHandler, Handler};
-use super::lane::{Lane, Turn};
+use super::handler::Handler;
+use super::lane::{Lane, Redelivery, Turn};
 use super::pool::{Task, Worker};
 use super::turn::SHARE_NS;
 use crate::engine::Engine;
 use crate::event::EventKind;
+use crate::message::Delivery;
 use crate::metrics::MemberMetrics;
+use crate::nack::Nack;
 use crate::pure::room::Phase;
 use crate::pure::schedule::Then;
-use crate::pure::sequencer::Each;
+use crate::pure::sequencer::{Each, Taken};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, Weak, breakable};
 use std::time::Duration;
 
-/// Makes a seat's handler.
-pub(crate) type Make<T> = Box<dyn Fn() -> Box<dyn EachHandler<T>> + Send + Sync>;
+/// What a seat does with its turn.
+pub(crate) trait Work<T>: Send {
+    /// Takes and tries until there is nothing to do now or its share is used up
+    /// (`true`).
+    fn work(&mut self, seat: &Arc<Seat<T>>, lane: &Arc<Lane<T>>, engine: &Engine) -> bool;
 
-/// A handler that calls a shared one.
+    /// Whether it is in the middle of a call, so that it can't leave.
+    fn is_busy(&self) -> bool;
+}
+
+/// Makes what a seat does.
+pub(crate) type Make<T> = Box<dyn Fn() -> Box<dyn Work<T>> + Send + Sync>;
+
+/// What a seat does that has a handler of its own.
+pub(crate) fn own<T, F>(handler: F) -> Box<dyn Work<T>>
+where
+    T: Send + Sync + 'static,
+    F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send + 'static,
+{
+    Box::new(Turn::new(Handler::Each(Box::new(handler))))
+}
+
+/// Makes seats that share a handler.
 pub(crate) fn share<T, F>(handler: F) -> Make<T>
 where
     T: Send + Sync + 'static,
-    F: Fn(&crate::Delivery<'_, T>) -> Result<(), crate::Nack> + Send + Sync + 'static,
+    F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
 {
     let handler = Arc::new(Contained::new(handler));
     Box::new(move || {
         let handler = Arc::clone(&handler);
-        Box::new(move |delivery: &crate::Delivery<'_, T>| (**handler)(delivery))
+        own(move |delivery: &Delivery<'_, T>| (**handler)(delivery))
     })
 }
 
@@ -58,7 +80,7 @@ pub(crate) struct Seat<T> {
     lane: Weak<Lane<T>>,
     member: Weak<Member<T>>,
     baton: Baton,
-    turn: Mutex<Option<Box<Turn<T>>>>,
+    work: Mutex<Option<Box<dyn Work<T>>>>,
     leaving: AtomicBool,
     /// Its handler has been dropped.
     gone: AtomicBool,
@@ -67,12 +89,12 @@ pub(crate) struct Seat<T> {
 }
 
 impl<T: Send + Sync + 'static> Seat<T> {
-    fn new(lane: &Arc<Lane<T>>, member: &Arc<Member<T>>, handler: Box<dyn EachHandler<T>>) -> Self {
+    fn new(lane: &Arc<Lane<T>>, member: &Arc<Member<T>>, work: Box<dyn Work<T>>) -> Self {
         Self {
             lane: Arc::downgrade(lane),
             member: Arc::downgrade(member),
             baton: Baton::new(),
-            turn: Mutex::new(Some(Box::new(Turn::new(Handler::Each(handler))))),
+            work: Mutex::new(Some(work)),
             leaving: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             busy_since_ns: AtomicU64::new(0),
@@ -88,7 +110,38 @@ impl<T: Send + Sync + 'static> Seat<T> {
         was_idle
     }
 
-    fn is_leaving(&self) -> bool {
+    pub(super) fn lane(&self) -> Option<Arc<Lane<T>>> {
+        self.lane.upgrade()
+    }
+
+    /// Takes deliveries for its member, and lets others know of what is left. Whether
+    /// it is busy then is told under the crew's lock: who files and finds it so need
+    /// not ring it, because it looks again when it no longer is.
+    pub(super) fn take(
+        &self,
+        lane: &Arc<Lane<T>>,
+        most: usize,
+        each: Each,
+        now_ns: u64,
+    ) -> Vec<Taken<Redelivery<T>>> {
+        let (Some(crew), Some(member)) = (lane.crew.get(), self.member.upgrade()) else {
+            return Vec::new();
+        };
+        let note = |taken| {
+            let since_ns = if taken > 0 { now_ns.max(1) } else { 0 };
+            self.busy_since_ns.store(since_ns, Ordering::Relaxed);
+        };
+        let taken = lane.take_for(crew, member.id, most, each, now_ns, |_| true, note);
+        member.taken.add(taken.len() as u64);
+        lane.call_others(crew);
+        taken
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy_since_ns.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Acquire)
     }
 
@@ -100,19 +153,25 @@ impl<T: Send + Sync + 'static> Seat<T> {
     /// Begins its end, and finishes it unless a call of its handler runs.
     fn leave(self: &Arc<Self>, engine: &Engine) {
         self.leaving.store(true, Ordering::Release);
-        if self.baton.claim() {
-            self.go();
-        } else {
-            breakable!("seat: marked without a notice", self.ring(engine));
+        self.look(engine);
+    }
+
+    /// Has it look at once what has become of its lane and itself: on the calling
+    /// thread, unless it runs.
+    fn look(self: &Arc<Self>, engine: &Engine) {
+        if !self.baton.claim() {
+            breakable!("seat: marked without a notice", self.ring(engine), true);
+        } else if self.run_claimed(engine) {
+            engine.pool.submit(Arc::clone(self) as _);
         }
     }
 
     /// Drops the handler; for whoever holds the baton, which is not put down again.
     fn go(&self) {
-        let turn = self.turn.lock().take();
-        discard(turn);
+        let work = self.work.lock().take();
+        discard(work);
         self.gone.store(true, Ordering::Release);
-        if let Some(lane) = self.lane.upgrade() {
+        if let Some(lane) = self.lane() {
             // What it did not try may be for others, or the lane may end.
             lane.ring();
             lane.topic.engine.stillness.look();
@@ -120,48 +179,49 @@ impl<T: Send + Sync + 'static> Seat<T> {
     }
 
     fn run_claimed(self: &Arc<Self>, engine: &Engine) -> bool {
-        let mut more = false;
-        if let Some(lane) = self.lane.upgrade()
-            && !self.is_leaving()
-        {
-            let turn = self.turn.lock().take();
-            if let Some(mut turn) = turn {
-                more = self.work(&lane, &mut turn, engine);
-                *self.turn.lock() = Some(turn);
+        let _inside = Inside::enter();
+        let (mut more, mut is_busy) = (false, false);
+        let work = self.work.lock().take();
+        if let Some(mut work) = work {
+            if let Some(lane) = self.lane() {
+                more = work.work(self, &lane, engine);
             }
+            is_busy = work.is_busy();
+            if !is_busy && !more {
+                self.busy_since_ns.store(0, Ordering::Relaxed);
+            }
+            *self.work.lock() = Some(work);
         }
-        if self.is_leaving() {
+        if self.is_leaving() && !is_busy {
             self.go();
             return false;
         }
         self.baton.rest(more) == Then::Enqueue
     }
+}
 
-    /// Takes and tries until there is nothing for it or its share is used up
-    /// (`true`).
-    fn work(&self, lane: &Arc<Lane<T>>, turn: &mut Turn<T>, engine: &Engine) -> bool {
-        let (Some(crew), Some(member)) = (lane.crew.get(), self.member.upgrade()) else {
+impl<T: Send + Sync + 'static> Work<T> for Turn<T> {
+    fn work(&mut self, seat: &Arc<Seat<T>>, lane: &Arc<Lane<T>>, engine: &Engine) -> bool {
+        let Some(crew) = lane.crew.get() else {
             return false;
         };
         let began_ns = engine.clock.now_ns();
         let mut now_ns = began_ns;
-        while !self.is_leaving() && lane.phase() <= Phase::Draining {
+        while !seat.is_leaving() && lane.phase() <= Phase::Draining {
             if now_ns.saturating_sub(began_ns) >= SHARE_NS {
                 return true;
             }
-            let most = turn.calls(engine);
-            let taken = lane.take_for(crew, member.id, most, Each::Many, now_ns, |_| true);
-            // Before it is busy itself, it lets others know of what is left.
-            lane.call_others(crew);
+            let most = self.calls(engine);
+            let taken = seat.take(lane, most, Each::Many, now_ns);
             if taken.is_empty() {
                 return false;
             }
-            member.taken.add(taken.len() as u64);
-            self.busy_since_ns.store(now_ns.max(1), Ordering::Relaxed);
-            let stop = || self.is_leaving();
-            now_ns = lane.try_taken(crew, turn, taken, stop, now_ns, engine);
-            self.busy_since_ns.store(0, Ordering::Relaxed);
+            now_ns = lane.try_taken(crew, self, taken, || seat.is_leaving(), now_ns, engine);
         }
+        false
+    }
+
+    fn is_busy(&self) -> bool {
         false
     }
 }
@@ -177,7 +237,8 @@ impl<T: Send + Sync + 'static> Task for Seat<T> {
 impl<T: Send + Sync + 'static> Member<T> {
     /// Rings seats at rest, as many as have something to do.
     fn ring(&self, engine: &Engine, mut wanted: usize) {
-        for seat in self.seats.lock().iter() {
+        let seats = self.seats.lock();
+        for seat in seats.iter().filter(|seat| !seat.is_busy()) {
             if wanted == 0 {
                 return;
             }
@@ -240,7 +301,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self: &Arc<Self>,
         crew: &Crew<T>,
         name: Arc<str>,
-        seats: Vec<Box<dyn EachHandler<T>>>,
+        seats: Vec<Box<dyn Work<T>>>,
         make: Option<Make<T>>,
     ) -> Option<Arc<Member<T>>> {
         let mut state = crew.state.lock();
@@ -257,7 +318,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             seats: Mutex::new(Vec::new()),
             taken: Counter::default(),
         });
-        let seat = |handler| Arc::new(Seat::new(self, &member, handler));
+        let seat = |work| Arc::new(Seat::new(self, &member, work));
         member.seats.lock().extend(seats.into_iter().map(seat));
         state.sequencer.join(member.id);
         state.members.push(Arc::clone(&member));
@@ -267,7 +328,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Gives the lane's own handler its seats.
-    pub(crate) fn take_seats(self: &Arc<Self>, seats: Vec<Box<dyn EachHandler<T>>>, make: Make<T>) {
+    pub(crate) fn take_seats(self: &Arc<Self>, seats: Vec<Box<dyn Work<T>>>, make: Make<T>) {
         let Some(crew) = self.crew.get() else { return };
         let member = self.add_member(crew, Arc::clone(&self.name), seats, Some(make));
         if let Some(member) = member
@@ -315,6 +376,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
         drop(state);
         for (member, wanted) in members.iter().zip(wanted) {
             member.ring(&self.topic.engine, wanted);
+        }
+    }
+
+    /// Has all seats look at once whether they may go on.
+    pub(super) fn interrupt(&self, crew: &Crew<T>) {
+        let members = crew.state.lock().members.clone();
+        for member in &members {
+            let seats = member.seats.lock().clone();
+            seats.iter().for_each(|seat| seat.look(&self.topic.engine));
         }
     }
 

@@ -265,8 +265,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
             now_ns,
             room: &self.room,
         };
-        let (id, attempt) = (again.id(), run.attempt);
-        self.tell(id, attempt, Status::Delivering, EventKind::Delivering);
+        self.tell(
+            again.id(),
+            run.attempt,
+            Status::Delivering,
+            EventKind::Delivering,
+        );
         context::take_refusal();
         let calls = turn.handler.call(&run, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
@@ -274,17 +278,30 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return (Tried::NotCalled(again), after_ns);
         }
         self.books.record(Status::Queued, Step::Start, 1);
-        let accepted_ns = |_| again.batch.stamp(index).accepted_ns;
-        self.record_latency(1, accepted_ns, now_ns, after_ns, again.attempts == 0);
-        let tried = match turn.faults.pop() {
+        let tried = self.conclude(again, turn.faults.pop(), now_ns, after_ns);
+        (tried, after_ns)
+    }
+
+    /// Writes down how an attempt has ended.
+    pub(super) fn conclude(
+        &self,
+        again: Redelivery<T>,
+        fault: Option<Fault>,
+        began_ns: u64,
+        ended_ns: u64,
+    ) -> Tried<T> {
+        let accepted_ns = |_| again.stamp().accepted_ns;
+        let is_first = again.attempts == 0;
+        self.record_latency(1, accepted_ns, began_ns, ended_ns, is_first);
+        match fault {
             Some(fault) => Tried::Failed(again, fault),
             None => {
                 self.books.record(Status::Delivering, Step::Ack, 1);
+                let (id, attempt) = (again.id(), again.attempts + 1);
                 self.tell(id, attempt, Status::Delivered, EventKind::Delivered);
                 Tried::Acked
             }
-        };
-        (tried, after_ns)
+        }
     }
 
     /// Ends what is at the front of the hand and has outlived its time. `false`:

@@ -119,7 +119,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Progress::Nothing;
         };
         if !waits.is_new {
-            let taken = self.take_for(crew, RUNNER, 1, Each::Once, now_ns, |_| true);
+            let taken = self.take_for(crew, RUNNER, 1, Each::Once, now_ns, |_| true, |_| {});
             let now_ns = self.try_taken(crew, turn, taken, || false, now_ns, engine);
             return Progress::Done { now_ns };
         }
@@ -133,7 +133,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
         };
         turn.linger.cancel(engine);
-        let taken = self.take_for(crew, RUNNER, take, waits.each, now_ns, Redelivery::is_new);
+        let taken = self.take_for(
+            crew,
+            RUNNER,
+            take,
+            waits.each,
+            now_ns,
+            Redelivery::is_new,
+            |_| {},
+        );
         if taken.is_empty() {
             return Progress::Done { now_ns };
         }

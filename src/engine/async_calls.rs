@@ -1,0 +1,215 @@
+//! Handlers that are async functions. A seat has one call at a time, which it polls on
+//! whichever worker runs it; between polls it occupies none. The seat itself is the
+//! waker: to be woken is to be rung.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Wake, Waker};
+
+use super::contain::{Contained, contain, discard};
+use super::context;
+use super::crew::{Crew, Tray};
+use super::crew_turn::After;
+use super::handler::{Cause, Fault, attempt};
+use super::lane::{Lane, Redelivery};
+use super::seat::{Make, Seat, Work};
+use super::turn::{SHARE_NS, Tried};
+use crate::engine::Engine;
+use crate::event::EventKind;
+use crate::nack::Nack;
+use crate::owned_delivery::OwnedDelivery;
+use crate::pure::lifecycle::{Status, Step};
+use crate::pure::room::Phase;
+use crate::pure::sequencer::{Each, Taken};
+use crate::sync::Arc;
+
+type Call = Pin<Box<dyn Future<Output = Result<(), Nack>> + Send>>;
+type Handler<T> = Arc<Contained<Box<dyn Fn(OwnedDelivery<T>) -> Call + Send + Sync>>>;
+
+/// A call that has begun.
+struct Begun<T> {
+    taken: Taken<Redelivery<T>>,
+    began_ns: u64,
+    /// Dropped, with what it has captured, where that may panic.
+    future: Contained<Call>,
+}
+
+/// What a seat polls.
+struct AsyncCalls<T> {
+    handler: Handler<T>,
+    begun: Option<Begun<T>>,
+    last_error: Option<Arc<str>>,
+}
+
+/// Makes the seats of an async handler.
+pub(crate) fn share<T, F, R>(handler: F) -> Make<T>
+where
+    T: Send + Sync + 'static,
+    F: Fn(OwnedDelivery<T>) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<(), Nack>> + Send + 'static,
+{
+    let call = move |delivery: OwnedDelivery<T>| Box::pin(handler(delivery)) as Call;
+    let handler: Handler<T> = Arc::new(Contained::new(Box::new(call)));
+    Box::new(move || {
+        Box::new(AsyncCalls {
+            handler: Arc::clone(&handler),
+            begun: None,
+            last_error: None,
+        })
+    })
+}
+
+impl<T: Send + Sync + 'static> Work<T> for AsyncCalls<T> {
+    fn work(&mut self, seat: &Arc<Seat<T>>, lane: &Arc<Lane<T>>, engine: &Engine) -> bool {
+        let Some(crew) = lane.crew.get() else {
+            return false;
+        };
+        let waker = Waker::from(Arc::clone(seat));
+        let turn_began_ns = engine.clock.now_ns();
+        let mut now_ns = turn_began_ns;
+        loop {
+            if lane.phase() > Phase::Draining {
+                self.cancel(lane, crew);
+                return false;
+            }
+            if now_ns.saturating_sub(turn_began_ns) >= SHARE_NS {
+                return true;
+            }
+            let begun = match self.begun.take() {
+                Some(begun) => begun,
+                None if seat.is_leaving() => return false,
+                None => {
+                    let Some(taken) = seat.take(lane, 1, Each::Once, now_ns).pop() else {
+                        return false;
+                    };
+                    self.begin(lane, taken, now_ns)
+                }
+            };
+            let Some((begun, fault)) = self.poll(begun, &waker) else {
+                return false;
+            };
+            now_ns = engine.clock.now_ns();
+            self.settle(lane, crew, begun, fault, now_ns);
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.begun.is_some()
+    }
+}
+
+impl<T: Send + Sync + 'static> AsyncCalls<T> {
+    /// Calls the handler, whose future has yet to be polled.
+    fn begin(&self, lane: &Lane<T>, mut taken: Taken<Redelivery<T>>, began_ns: u64) -> Begun<T> {
+        let item = &mut taken.item;
+        if item.attempts == 0 {
+            item.first_attempt_ns = began_ns;
+        }
+        let delivery = OwnedDelivery {
+            batch: Arc::clone(&item.batch),
+            index: usize::from(item.index),
+            attempt: item.attempts + 1,
+            generation: item.generation,
+            topic: Arc::clone(&lane.topic.name),
+            subscription: Arc::clone(&lane.name),
+            now_ns: began_ns,
+        };
+        let attempt = delivery.attempt;
+        lane.tell(
+            item.id(),
+            attempt,
+            Status::Delivering,
+            EventKind::Delivering,
+        );
+        lane.books.record(Status::Queued, Step::Start, 1);
+        let handler = Arc::clone(&self.handler);
+        // An async block, so that a handler that panics before its first `await`
+        // does so when it is polled.
+        let call = async move { (**handler)(delivery).await };
+        let future = Contained::new(Box::pin(call) as Call);
+        Begun {
+            taken,
+            began_ns,
+            future,
+        }
+    }
+
+    /// Polls the call; answers when it has ended, and why it failed, if it did.
+    fn poll(&mut self, mut begun: Begun<T>, waker: &Waker) -> Option<(Begun<T>, Option<Fault>)> {
+        context::take_refusal();
+        let future = &mut *begun.future;
+        match contain(|| future.as_mut().poll(&mut Context::from_waker(waker))) {
+            Ok(Poll::Pending) => {
+                self.begun = Some(begun);
+                None
+            }
+            Ok(Poll::Ready(outcome)) => Some((begun, attempt(0, || outcome))),
+            Err(panic) => {
+                let fault = Fault {
+                    at: 0,
+                    cause: Arc::new(Contained::new(Cause::Panic(panic))),
+                    by_shutdown: context::take_refusal(),
+                };
+                Some((begun, Some(fault)))
+            }
+        }
+    }
+
+    fn settle(
+        &mut self,
+        lane: &Arc<Lane<T>>,
+        crew: &Crew<T>,
+        begun: Begun<T>,
+        fault: Option<Fault>,
+        now_ns: u64,
+    ) {
+        let Begun {
+            taken,
+            began_ns,
+            future,
+        } = begun;
+        drop(future);
+        let Taken { key, item } = taken;
+        let mut tray = Tray::new(1);
+        match lane.conclude(item, fault, began_ns, now_ns) {
+            Tried::Acked => tray.end(key),
+            Tried::NotCalled(_) => {}
+            Tried::Failed(item, fault) => {
+                let failed = Taken { key, item };
+                let error = &mut self.last_error;
+                let after = lane.settle_taken(crew, error, failed, &fault, now_ns, &mut tray);
+                if let After::Park(name) = after {
+                    lane.park(crew, key, &name, Vec::new(), &mut tray);
+                }
+            }
+        }
+        lane.put_down(crew, tray);
+    }
+
+    /// The lane is being cancelled: the call ends where it stands, and its delivery
+    /// with it.
+    fn cancel(&mut self, lane: &Arc<Lane<T>>, crew: &Crew<T>) {
+        let Some(Begun { taken, future, .. }) = self.begun.take() else {
+            return;
+        };
+        discard(future);
+        let (id, attempt) = (taken.item.id(), taken.item.attempts + 1);
+        let status = lane.books.record(Status::Delivering, Step::Cancel, 1);
+        lane.tell(id, attempt, status, EventKind::Cancelled);
+        let mut tray = Tray::new(1);
+        tray.end(taken.key);
+        lane.put_down(crew, tray);
+    }
+}
+
+impl<T: Send + Sync + 'static> Wake for Seat<T> {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if let Some(lane) = self.lane() {
+            self.ring(&lane.topic.engine);
+        }
+    }
+}
