@@ -120,6 +120,7 @@ pub use name::{InvalidName, MAX_NAME_LEN};
 pub use owned_delivery::OwnedDelivery;
 pub use publisher::BufferedPublisher;
 pub use pure::lifecycle::Status;
+pub use pure::pattern::{InvalidPattern, Pattern};
 pub use pure::retry::{Backoff, Class, Decision, FailedAttempt, FailureKind, RetryPolicy};
 pub use pure::strategy::{Backlog, Batched, FlushCause, Immediate, Plan, Strategy};
 pub use shutdown::DrainReport;

@@ -41,6 +41,12 @@ pub enum InvalidName {
 /// dots, at most [`MAX_NAME_LEN`] bytes in all. There are no wildcards, no path
 /// separators and no control characters, so a name is safe to log and to store.
 pub(crate) fn parse(name: &str) -> Result<Arc<str>, InvalidName> {
+    check(name)?;
+    Ok(Arc::from(name))
+}
+
+/// The grammar of [`parse`].
+pub(crate) fn check(name: &str) -> Result<(), InvalidName> {
     if name.is_empty() {
         return Err(InvalidName::Empty);
     }
@@ -59,7 +65,7 @@ pub(crate) fn parse(name: &str) -> Result<Arc<str>, InvalidName> {
     if level_began == name.len() {
         return Err(InvalidName::EmptyLevel { at: level_began });
     }
-    Ok(Arc::from(name))
+    Ok(())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub(crate) mod ending;
 pub(crate) mod handles;
 pub(crate) mod idle;
 pub(crate) mod lifecycle;
+pub(crate) mod pattern;
 pub(crate) mod retry;
 pub(crate) mod room;
 pub(crate) mod rules;
