@@ -14,6 +14,7 @@ use crate::error::{
 use crate::event::{Event, EventKind};
 use crate::message::Receipt;
 use crate::metrics::{Metrics, TopicMetrics};
+use crate::pattern_subscription::PatternSubscriptionBuilder;
 use crate::pure::ending::Ending;
 use crate::pure::strategy::{Immediate, Strategy};
 use crate::shutdown::{DROP_GRACE, DrainReport, Outcome};
@@ -63,6 +64,8 @@ impl Drop for Owner {
             topic.let_go();
         }
         self.engine.topics.clear();
+        let followers = std::mem::take(&mut *self.engine.followers.lock());
+        drop(followers);
         self.engine.strategy.swap(share_strategy(Immediate));
         self.engine.bus.let_go();
     }
@@ -132,16 +135,46 @@ impl Broker {
         }
     }
 
-    /// Removes a topic that nothing refers to any more: no handle, no
-    /// subscription, no message, no dead letter. Its counts stay in the metrics'
-    /// `removed`.
+    /// Begins a subscription to all topics for payloads of type `T` whose names match
+    /// a pattern, those that are opened later included. Name the patterns with
+    /// [`matching`](PatternSubscriptionBuilder::matching), finish with
+    /// [`subscribe`](PatternSubscriptionBuilder::subscribe).
+    ///
+    /// ```
+    /// # use millstream::Broker;
+    /// # let broker = Broker::builder().workers(0).build()?;
+    /// let audit = broker
+    ///     .subscription::<u64>("audit")
+    ///     .matching("orders.>")
+    ///     .subscribe(|delivery| {
+    ///         println!("{}: {}", delivery.topic(), delivery.payload());
+    ///         Ok(())
+    ///     })?;
+    /// broker.topic("orders.eu").open()?.publish(42_u64)?;
+    /// broker.run_until_idle();
+    /// assert_eq!(audit.metrics().counts.delivered, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn subscription<T: Send + Sync + 'static>(
+        &self,
+        name: &str,
+    ) -> PatternSubscriptionBuilder<'_, T> {
+        PatternSubscriptionBuilder::new(&self.owner.engine, name)
+    }
+
+    /// Removes a topic that nothing refers to any more: no handle, no message, no
+    /// delivery, no dead letter, and no subscription but those
+    /// [to patterns](Self::subscription), which let go of it. Its counts stay in the
+    /// metrics' `removed`.
     ///
     /// # Errors
     ///
     /// [`RemoveError`], with what still refers to it.
     pub fn remove_topic(&self, name: &str) -> Result<(), RemoveError> {
-        let topics = &self.owner.engine.topics;
-        let topic = topics.get(name).ok_or(RemoveError::Unknown)?;
+        let engine = &self.owner.engine;
+        let topic = engine.topics.get(name).ok_or(RemoveError::Unknown)?;
+        // Nobody begins to follow it meanwhile.
+        let followers = engine.followers.lock();
         let marked = topic.handles().update(|handles| handles.remove());
         marked.map_err(|handles| match handles {
             0 => RemoveError::Unknown,
@@ -151,12 +184,22 @@ impl Broker {
             topic.handles().update(|handles| handles.restore());
             return Err(RemoveError::NotEmpty { what });
         }
-        let mut removed = self.owner.engine.removed.lock();
-        if topics.remove(name).is_some() {
+        let mut removed = engine.removed.lock();
+        if engine.topics.remove(name).is_some() {
             removed
                 .get_or_insert_with(TopicMetrics::default)
                 .absorb(&topic.metrics());
             topic.announce(EventKind::TopicRemoved);
+        }
+        drop(removed);
+        let mut left = followers.clone();
+        left.retain(|follower| follower.forget(name));
+        drop(followers);
+        if !left.is_empty() {
+            topic.end(engine);
+        }
+        for follower in left {
+            follower.put_away();
         }
         Ok(())
     }

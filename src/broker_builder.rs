@@ -130,6 +130,7 @@ impl BrokerBuilder {
             bus: Bus::new(self.event_buffer),
             stillness: Stillness::new(),
             topics: Map::new(),
+            followers: Mutex::new(Vec::new()),
             removed: Mutex::new(None),
             strategy: Slot::new(share_strategy(Immediate)),
             retry: share_policy(Backoff::default()),

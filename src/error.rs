@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 
 use crate::name::InvalidName;
+use crate::pure::pattern::InvalidPattern;
 use crate::shutdown::DrainReport;
 
 /// A setting that is out of range or could never take effect.
@@ -243,6 +244,24 @@ pub enum SubscribeError {
         /// The name.
         name: String,
     },
+    /// A pattern breaks the grammar.
+    #[error(transparent)]
+    Pattern(#[from] InvalidPattern),
+    /// A pattern matches a topic that has a subscription of this name. None of the
+    /// topics has been subscribed to.
+    #[error("topic {topic} has a subscription named {name}")]
+    NameTakenOn {
+        /// The name.
+        name: String,
+        /// The topic's name.
+        topic: String,
+    },
+    /// The broker has a subscription to patterns of this name, whatever it matches.
+    #[error("the broker has a subscription to patterns named {name}")]
+    PatternNameTaken {
+        /// The name.
+        name: String,
+    },
     /// The operating system refused a thread of a parallel handler; why, in its
     /// words.
     #[error("a thread could not be started: {0}")]
@@ -250,6 +269,13 @@ pub enum SubscribeError {
     /// The broker is draining or has stopped.
     #[error("the broker is closed")]
     Closed,
+}
+
+/// A pattern that can't be removed because the subscription doesn't have it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the subscription has no pattern {pattern:?}")]
+pub struct UnknownPattern {
+    pub(crate) pattern: String,
 }
 
 /// What a drain could not finish. Each variant carries the report all the same.

@@ -85,6 +85,7 @@ mod nack;
 mod name;
 #[cfg(feature = "async")]
 mod owned_delivery;
+mod pattern_subscription;
 mod publisher;
 mod pure;
 mod shutdown;
@@ -105,7 +106,7 @@ pub use dead_letters::{DeadLetter, DeadLetters, DeadReason, PastFailure, Redrive
 pub use delivery_batch::DeliveryBatch;
 pub use error::{
     BuildError, DrainError, InvalidSetting, ObserveError, OpenError, PartialBatch, PublishError,
-    RemoveError, SubscribeError,
+    RemoveError, SubscribeError, UnknownPattern,
 };
 pub use event::{DropCause, Event, EventKind, Hook};
 pub use group::{ConsumerGroup, Member};
@@ -118,6 +119,7 @@ pub use nack::Nack;
 pub use name::{InvalidName, MAX_NAME_LEN};
 #[cfg(feature = "async")]
 pub use owned_delivery::OwnedDelivery;
+pub use pattern_subscription::{PatternSubscription, PatternSubscriptionBuilder};
 pub use publisher::BufferedPublisher;
 pub use pure::lifecycle::Status;
 pub use pure::pattern::{InvalidPattern, Pattern};

@@ -223,6 +223,7 @@ impl Engine {
         self.refuse();
         let cut_off = DrainReport::of(&Metrics::read(self), 0, Duration::ZERO).remaining;
         self.ending.update(|ending| ending.advance(Ending::Stopped));
+        self.let_followers_go();
         loop {
             // Workers do the same with what they have in hand; each lane and
             // topic is ended by whoever gets hold of its baton.

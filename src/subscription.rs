@@ -69,29 +69,10 @@ impl Subscription {
     /// answers [`Unsubscribed::Ending`].
     pub fn unsubscribe(mut self, mode: Unsubscribe) -> Unsubscribed {
         self.detached = true;
-        if context::is_inside() {
-            match mode {
-                Unsubscribe::Cancel => self.lane.close(Phase::Cancelling),
-                Unsubscribe::DeadLetter => self.lane.close(Phase::DeadLettering),
-                Unsubscribe::Drain { timeout } => {
-                    self.lane.close(Phase::Draining);
-                    self.lane.cancel_after(timeout);
-                }
-            }
-            return Unsubscribed::Ending;
+        match end_all(&[Arc::clone(&self.lane)], mode) {
+            true => Unsubscribed::Ended(self.lane.metrics()),
+            false => Unsubscribed::Ending,
         }
-        match mode {
-            Unsubscribe::Cancel => self.lane.end_as(Phase::Cancelling, None),
-            Unsubscribe::DeadLetter => self.lane.end_as(Phase::DeadLettering, None),
-            Unsubscribe::Drain { timeout } => {
-                let until = Instant::now().checked_add(timeout);
-                if !self.lane.end_as(Phase::Draining, until) {
-                    self.lane.end_as(Phase::Cancelling, None);
-                }
-                true
-            }
-        };
-        Unsubscribed::Ended(self.lane.metrics())
     }
 
     /// Sets this subscription's own retry policy. It decides from the next
@@ -186,8 +167,34 @@ impl fmt::Debug for Subscription {
     }
 }
 
+/// Ends lanes, all at once, and waits until they have ended. `false`: from inside a
+/// handler it has only begun their end.
+pub(crate) fn end_all(lanes: &[Arc<dyn AnyLane>], mode: Unsubscribe) -> bool {
+    let (phase, timeout) = match mode {
+        Unsubscribe::Cancel => (Phase::Cancelling, None),
+        Unsubscribe::DeadLetter => (Phase::DeadLettering, None),
+        Unsubscribe::Drain { timeout } => (Phase::Draining, Some(timeout)),
+    };
+    for lane in lanes {
+        lane.close(phase);
+    }
+    if context::is_inside() {
+        for (lane, timeout) in lanes.iter().zip(timeout.into_iter().cycle()) {
+            lane.cancel_after(timeout);
+        }
+        return false;
+    }
+    let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    for lane in lanes {
+        if !lane.end_as(phase, until) {
+            lane.end_as(Phase::Cancelling, None);
+        }
+    }
+    true
+}
+
 /// A lane of any payload type.
-trait AnyLane: Send + Sync {
+pub(crate) trait AnyLane: Send + Sync {
     fn name(&self) -> &str;
     fn close(&self, phase: Phase);
     /// Cancels what the lane still has after this time.

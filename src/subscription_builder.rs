@@ -21,7 +21,7 @@ use crate::pure::room::Phase;
 use crate::pure::rules::{Keying, Rules};
 use crate::pure::strategy::{Batched, Strategy};
 use crate::subscription::Subscription;
-use crate::sync::Arc;
+use crate::sync::{Arc, breakable};
 use crate::topic_builder::in_range;
 
 /// Makes a subscription. A value: set what you care about, then
@@ -289,10 +289,18 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             capacity: capacity as u32,
             when_full: self.when_full,
             retry: self.retry,
+            by_pattern: false,
             crew: (!is_plain).then(|| Crew::new(rules, hands)),
         };
         let lane = Arc::new(Lane::new(name, Arc::clone(self.topic), settings, handler));
-        if !self.topic.join(&lane) {
+        let names = breakable!(
+            "patterns: a name without the lock",
+            Some(self.topic.engine.followers.lock()),
+            None
+        );
+        let joined = self.topic.join(&lane);
+        drop(names);
+        if !joined {
             return Err(SubscribeError::NameTaken { name: self.name });
         }
         let kind = EventKind::SubscriberAdded;

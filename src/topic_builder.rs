@@ -11,7 +11,6 @@ use crate::engine::contain::{SharedPolicy, SharedStrategy, share_policy, share_s
 use crate::engine::registry::AnyTopic;
 use crate::engine::topic::{TopicCore, TopicSettings};
 use crate::error::{InvalidSetting, OpenError};
-use crate::event::EventKind;
 use crate::pure::retry::RetryPolicy;
 use crate::pure::strategy::Strategy;
 use crate::pure::verdict::nanos;
@@ -158,10 +157,9 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 ));
                 // The handle is taken before anybody can find and remove it.
                 let topic = Topic::join(Arc::clone(&core));
-                let ours: Arc<dyn AnyTopic> = Arc::clone(&core) as _;
-                let there = self.engine.topics.get_or_insert(Arc::clone(&name), ours);
+                let ours: Arc<dyn AnyTopic> = core;
                 if let Some(topic) = topic
-                    && is_same(&there, &core)
+                    && self.engine.introduce(&ours)
                 {
                     return self.opened(topic);
                 }
@@ -184,10 +182,12 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
     }
 
     fn opened(&self, topic: Topic<T>) -> Result<Topic<T>, OpenError> {
-        topic.core.tell(EventKind::TopicOpened);
         if self.engine.is_ending() {
             // A drain may have passed by before the topic was there.
             Arc::clone(&topic.core).close();
+            if self.engine.has_stopped() {
+                Arc::clone(&topic.core).end(self.engine);
+            }
             return Err(OpenError::Closed);
         }
         Ok(topic)
@@ -265,10 +265,6 @@ impl<T> fmt::Debug for TopicBuilder<'_, T> {
             .field("payload", &type_name::<T>())
             .finish_non_exhaustive()
     }
-}
-
-fn is_same<T: Send + Sync + 'static>(there: &Arc<dyn AnyTopic>, ours: &Arc<TopicCore<T>>) -> bool {
-    std::ptr::addr_eq(Arc::as_ptr(there), Arc::as_ptr(ours))
 }
 
 /// The value asked for, or the default; refused if zero or out of reach.

@@ -97,6 +97,7 @@ pub(crate) struct LaneSettings<T> {
     pub(crate) when_full: LaneFull,
     pub(crate) retry: Policy,
     pub(crate) crew: Option<Crew<T>>,
+    pub(crate) by_pattern: bool,
 }
 
 /// The lane of one subscription.
@@ -111,6 +112,9 @@ pub(crate) struct Lane<T> {
     pub(crate) topic: Arc<TopicCore<T>>,
     pub(crate) capacity: u32,
     pub(crate) when_full: LaneFull,
+    /// It is one of several, of a subscription to patterns: its topic may be removed
+    /// from under it.
+    pub(crate) by_pattern: bool,
     pub(crate) retry: Slot<Policy>,
     pub(crate) room: Cell<Room>,
     pub(crate) baton: Baton,
@@ -150,6 +154,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             topic,
             capacity: settings.capacity,
             when_full: settings.when_full,
+            by_pattern: settings.by_pattern,
             retry: Slot::new(Arc::new(settings.retry)),
             room: Cell::new(Room::EMPTY),
             baton: Baton::new(),

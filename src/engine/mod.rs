@@ -37,6 +37,7 @@ pub(crate) mod letters;
 #[cfg(feature = "parallel")]
 pub(crate) mod parallel;
 pub(crate) mod parking;
+pub(crate) mod patterns;
 pub(crate) mod registry;
 pub(crate) mod seat;
 pub(crate) mod settle;
@@ -53,6 +54,7 @@ pub(crate) struct Engine {
     pub(crate) bus: bus::Bus,
     pub(crate) stillness: stillness::Stillness,
     pub(crate) topics: Map<Arc<dyn registry::AnyTopic>>,
+    pub(crate) followers: patterns::Followers,
     /// The last metrics of topics that were removed.
     pub(crate) removed: Mutex<Option<TopicMetrics>>,
     pub(crate) strategy: Slot<StrategyInUse>,

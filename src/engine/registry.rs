@@ -31,6 +31,7 @@ pub(crate) struct Survey {
 
 /// A topic of any payload type.
 pub(crate) trait AnyTopic: Send + Sync {
+    fn name(&self) -> &Arc<str>;
     fn payload_type(&self) -> &'static str;
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
     fn handles(&self) -> &Cell<Handles>;
@@ -40,7 +41,8 @@ pub(crate) trait AnyTopic: Send + Sync {
     /// Refuses publishes from here on, and lets everybody know.
     fn close(self: Arc<Self>);
     fn survey(&self) -> Survey;
-    /// After the broker has stopped: ends what no worker has in hand.
+    /// After the broker has stopped, or the topic was removed: ends what no worker has
+    /// in hand.
     fn end(self: Arc<Self>, engine: &Engine);
     /// Lets go of lanes and handlers, for the end of the broker.
     fn let_go(&self);
@@ -51,6 +53,10 @@ pub(crate) trait AnyTopic: Send + Sync {
 }
 
 impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
     fn payload_type(&self) -> &'static str {
         type_name::<T>()
     }
@@ -68,10 +74,14 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
     }
 
     fn contents(&self) -> Option<&'static str> {
-        if !self.lanes.peek(Vec::is_empty) {
+        let any = |is: fn(&Lane<T>) -> bool| self.lanes.peek(|all| all.iter().any(|lane| is(lane)));
+        if any(|lane| !lane.by_pattern) {
             Some("subscriptions")
         } else if self.gate.outstanding() > 0 {
             Some("messages")
+        } else if any(|lane| lane.room.load().occupied > 0) {
+            // Looked for where messages go next, once none is left to go there.
+            Some("deliveries")
         } else if self.letters.lock().len() > 0 {
             Some("dead letters")
         } else {

@@ -1,0 +1,384 @@
+//! Subscriptions to patterns, and the lanes they have.
+//!
+//! A pattern is resolved when a topic or a subscription appears, and each topic that
+//! it matches gets a lane of its own. So a message pays nothing for it.
+//!
+//! Steps. *Opening* a topic: under the lock of the followers, give it a lane for each
+//! of them that it matches, then put it on the map. *Following*: under the same lock,
+//! give lanes to the topics on the map, then put the follower on the list. The feared
+//! interleavings: each looks before the other is there, and the topic has no lane; or
+//! somebody finds the topic and publishes to it before it has its lanes. Neither can
+//! happen: one of the two comes first as a whole, and a topic has its lanes before it
+//! can be found. Model: `loom-tests/tests/models/patterns.rs`.
+//!
+//! No code of the user's runs under that lock. What may be the last reference to a
+//! handler, a policy or a payload is dropped after it.
+
+use std::collections::BTreeMap;
+
+use super::books::DeliveryCounts;
+use super::contain::{SharedPolicy, discard};
+use super::context::Inside;
+use super::handler::Handler;
+use super::lane::{Lane, LaneSettings, Policy};
+use super::registry::AnyTopic;
+use super::topic::TopicCore;
+use crate::config::LaneFull;
+use crate::engine::Engine;
+use crate::error::SubscribeError;
+use crate::event::EventKind;
+use crate::latency::{Latencies, LatencySummary};
+use crate::metrics::SubscriptionMetrics;
+use crate::pure::pattern::Pattern;
+use crate::pure::room::Phase;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Mutex, breakable, in_order};
+
+/// All subscriptions to patterns. Under this lock, names of subscriptions are given
+/// out, and topics are put on the map and taken off.
+pub(crate) type Followers = Mutex<Vec<Arc<dyn Follow>>>;
+
+/// A subscription to patterns, for topics of any payload type. Called under the lock
+/// of the followers, except for the last two.
+pub(crate) trait Follow: Send + Sync {
+    fn name(&self) -> &str;
+    /// Gives a topic that nobody can find yet a lane if it matches.
+    fn meet(&self, topic: &Arc<dyn AnyTopic>);
+    /// The topic is off the map. `true`: it had a lane, which will end.
+    fn forget(&self, topic: &str) -> bool;
+    /// Lets go of lanes that have ended, and keeps their counts.
+    fn put_away(&self);
+    /// Makes no more lanes, and lets go of its handler.
+    fn let_go(&self);
+}
+
+/// Makes a lane's handler of the one that all its lanes share.
+pub(crate) type MakeHandler<T> = Box<dyn Fn() -> Handler<T> + Send + Sync>;
+
+/// One subscription to patterns.
+pub(crate) struct Follower<T> {
+    pub(crate) name: Arc<str>,
+    pub(crate) engine: Arc<Engine>,
+    capacity: Option<u32>,
+    when_full: LaneFull,
+    following: Mutex<Following<T>>,
+    /// Its own reference to the handler is gone.
+    let_go: AtomicBool,
+}
+
+struct Following<T> {
+    patterns: Vec<Pattern>,
+    /// `None` from the moment at which it begins to end.
+    make: Option<MakeHandler<T>>,
+    retry: Policy,
+    /// By the names of their topics.
+    lanes: BTreeMap<Arc<str>, Arc<Lane<T>>>,
+    /// Lanes that are ending because no pattern matches any more or their topic was
+    /// removed. Bounded by what such ends take: each looks for those before it.
+    leaving: Vec<Arc<Lane<T>>>,
+    /// The counts of those that left and have ended.
+    ended: DeliveryCounts,
+}
+
+impl<T> Following<T> {
+    fn is_matched(&self, topic: &str) -> bool {
+        self.patterns.iter().any(|pattern| pattern.matches(topic))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Lane<T>>> {
+        self.lanes.values().chain(&self.leaving)
+    }
+}
+
+impl<T: Send + Sync + 'static> Follower<T> {
+    pub(crate) fn new(
+        name: Arc<str>,
+        engine: Arc<Engine>,
+        capacity: Option<u32>,
+        when_full: LaneFull,
+        retry: Policy,
+        make: MakeHandler<T>,
+    ) -> Self {
+        let following = Following {
+            patterns: Vec::new(),
+            make: Some(make),
+            retry,
+            lanes: BTreeMap::new(),
+            leaving: Vec::new(),
+            ended: DeliveryCounts::default(),
+        };
+        Self {
+            name,
+            engine,
+            capacity,
+            when_full,
+            following: Mutex::new(following),
+            let_go: AtomicBool::new(false),
+        }
+    }
+
+    /// Begins to follow. Either all topics that match get a lane or, on an error,
+    /// none does.
+    pub(crate) fn join(self: &Arc<Self>, patterns: Vec<Pattern>) -> Result<(), SubscribeError> {
+        // Dropped after the lock.
+        let (topics, lanes);
+        let mut followers = self.engine.followers.lock();
+        if self.engine.is_ending() {
+            return Err(SubscribeError::Closed);
+        }
+        if followers.iter().any(|other| *other.name() == *self.name) {
+            let name = self.name.to_string();
+            return Err(SubscribeError::PatternNameTaken { name });
+        }
+        topics = self.engine.topics.values();
+        lanes = self.follow(&topics, patterns)?;
+        followers.push(Arc::clone(self) as _);
+        drop(followers);
+        self.confirm(lanes)
+    }
+
+    /// Follows what one more pattern matches.
+    pub(crate) fn add(&self, pattern: Pattern) -> Result<(), SubscribeError> {
+        // Dropped after the lock.
+        let (topics, lanes);
+        let followers = self.engine.followers.lock();
+        if self.engine.is_ending() {
+            return Err(SubscribeError::Closed);
+        }
+        topics = self.engine.topics.values();
+        lanes = self.follow(&topics, vec![pattern])?;
+        drop(followers);
+        self.confirm(lanes)
+    }
+
+    /// Gives lanes to those topics on the map that the patterns match and that have
+    /// none; answers the lanes.
+    fn follow(
+        &self,
+        topics: &[Arc<dyn AnyTopic>],
+        patterns: Vec<Pattern>,
+    ) -> Result<Vec<Arc<Lane<T>>>, SubscribeError> {
+        let mut following = self.following.lock();
+        let is_new = |topic: &&Arc<dyn AnyTopic>| {
+            let name = topic.name();
+            patterns.iter().any(|pattern| pattern.matches(name))
+                && !following.lanes.contains_key(name)
+        };
+        let matched = topics.iter().filter(is_new);
+        let matched: Vec<Arc<TopicCore<T>>> = matched.filter_map(carries).collect();
+        for topic in &matched {
+            let answers = |lane: &Arc<Lane<T>>| lane.answers_to(&self.name);
+            if topic.lanes.peek(|lanes| lanes.iter().any(answers)) {
+                return Err(SubscribeError::NameTakenOn {
+                    name: self.name.to_string(),
+                    topic: topic.name.to_string(),
+                });
+            }
+        }
+        let added = matched
+            .iter()
+            .filter_map(|topic| self.add_lane(&mut following, topic));
+        let added = added.collect();
+        for pattern in patterns {
+            if !following.patterns.contains(&pattern) {
+                following.patterns.push(pattern);
+            }
+        }
+        Ok(added)
+    }
+
+    fn add_lane(
+        &self,
+        following: &mut Following<T>,
+        topic: &Arc<TopicCore<T>>,
+    ) -> Option<Arc<Lane<T>>> {
+        let make = following.make.as_ref()?;
+        let settings = LaneSettings {
+            capacity: self.capacity.unwrap_or(topic.settings.lane_capacity),
+            when_full: self.when_full,
+            retry: following.retry.clone(),
+            by_pattern: true,
+            crew: None,
+        };
+        let name = Arc::clone(&self.name);
+        let lane = Arc::new(Lane::new(name, Arc::clone(topic), settings, make()));
+        let joined = topic.join(&lane);
+        assert!(joined, "a name is given out under one lock");
+        let kind = EventKind::SubscriberAdded;
+        topic.tell_of(Some(&lane.name), None, 0, None, kind);
+        let name = Arc::clone(&topic.name);
+        following.lanes.insert(name, Arc::clone(&lane));
+        Some(lane)
+    }
+
+    /// The end of the broker may have passed by before these lanes were on the lists
+    /// of their topics.
+    fn confirm(&self, added: Vec<Arc<Lane<T>>>) -> Result<(), SubscribeError> {
+        if !self.engine.has_stopped() {
+            return Ok(());
+        }
+        for lane in added {
+            lane.close(Phase::Cancelling);
+            lane.end(&self.engine);
+            lane.topic.leave(&lane);
+        }
+        Err(SubscribeError::Closed)
+    }
+
+    /// Takes a pattern away. Answers the lanes that are to end, which no pattern
+    /// matches any more; `None`: it has no such pattern.
+    pub(crate) fn remove(&self, pattern: &str) -> Option<Vec<Arc<Lane<T>>>> {
+        let mut following = self.following.lock();
+        let mut patterns = following.patterns.iter();
+        let at = patterns.position(|known| known.as_str() == pattern)?;
+        following.patterns.remove(at);
+        let topics = following.lanes.keys();
+        let lost: Vec<_> = topics
+            .filter(|topic| !following.is_matched(topic))
+            .cloned()
+            .collect();
+        let lanes = lost
+            .iter()
+            .filter_map(|topic| following.lanes.remove(topic));
+        let lanes: Vec<_> = lanes.collect();
+        following.leaving.extend(lanes.iter().cloned());
+        Some(lanes)
+    }
+
+    /// Follows no more topics, and lets go of the handler; answers all lanes it has,
+    /// which are to end.
+    pub(crate) fn begin_end(&self) -> Vec<Arc<Lane<T>>> {
+        let mut followers = self.engine.followers.lock();
+        followers.retain(|other| !std::ptr::addr_eq(Arc::as_ptr(other), self));
+        drop(followers);
+        self.let_go();
+        self.following.lock().all().cloned().collect()
+    }
+
+    /// Whether no call of the handler runs or will start, and the handler is gone.
+    pub(crate) fn has_ended(&self) -> bool {
+        // ORDERING: who sees it sees that the reference is gone.
+        self.let_go.load(Ordering::Acquire)
+            && self.following.lock().all().all(|lane| lane.is_retired())
+    }
+
+    pub(crate) fn patterns(&self) -> Vec<Pattern> {
+        self.following.lock().patterns.clone()
+    }
+
+    pub(crate) fn topics(&self) -> Vec<Arc<str>> {
+        self.following.lock().lanes.keys().cloned().collect()
+    }
+
+    pub(crate) fn set_retry(&self, policy: SharedPolicy) {
+        // Dropped after the lock.
+        let mut before = Vec::new();
+        let mut following = self.following.lock();
+        for lane in following.all() {
+            before.push(lane.retry.swap(Arc::new(Some(Arc::clone(&policy)))));
+        }
+        before.push(Arc::new(following.retry.replace(policy)));
+    }
+
+    /// The sum over its lanes, and those that have ended.
+    pub(crate) fn read_metrics(&self) -> SubscriptionMetrics {
+        let mut latencies = Latencies::new();
+        let following = self.following.lock();
+        let mut sum = SubscriptionMetrics {
+            name: self.name.to_string(),
+            counts: following.ended,
+            ..SubscriptionMetrics::default()
+        };
+        for lane in following.all() {
+            let metrics = lane.read_metrics(&mut latencies);
+            sum.queued += metrics.queued;
+            sum.counts.add(&metrics.counts);
+        }
+        sum.queue_wait = LatencySummary::of(&latencies.queue_wait);
+        sum.handler = LatencySummary::of(&latencies.handler);
+        sum.end_to_end = LatencySummary::of(&latencies.end_to_end);
+        sum
+    }
+}
+
+impl<T: Send + Sync + 'static> Follow for Follower<T> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn meet(&self, topic: &Arc<dyn AnyTopic>) {
+        let mut following = self.following.lock();
+        if following.is_matched(topic.name())
+            && let Some(topic) = carries(topic)
+        {
+            self.add_lane(&mut following, &topic);
+        }
+    }
+
+    fn forget(&self, topic: &str) -> bool {
+        let mut following = self.following.lock();
+        let lane = following.lanes.remove(topic);
+        let had_one = lane.is_some();
+        following.leaving.extend(lane);
+        had_one
+    }
+
+    fn put_away(&self) {
+        let mut following = self.following.lock();
+        let leaving = std::mem::take(&mut following.leaving);
+        let (gone, leaving): (Vec<_>, _) = leaving.into_iter().partition(|lane| lane.is_retired());
+        following.leaving = leaving;
+        for lane in &gone {
+            following.ended.add(&lane.books.read());
+        }
+        drop(following);
+        // With them goes what may be the last reference to a policy.
+        drop(gone);
+    }
+
+    fn let_go(&self) {
+        let make = self.following.lock().make.take();
+        if let Some(make) = make {
+            let _inside = Inside::enter();
+            discard(make);
+            self.let_go.store(true, Ordering::Release);
+            self.engine.stillness.look();
+        }
+    }
+}
+
+/// The topic, if it carries `T`.
+fn carries<T: Send + Sync + 'static>(topic: &Arc<dyn AnyTopic>) -> Option<Arc<TopicCore<T>>> {
+    Arc::clone(topic).into_any().downcast().ok()
+}
+
+impl Engine {
+    /// Puts a new topic on the map, with the lanes of all who follow it. `false`: one
+    /// of its name is there.
+    pub(crate) fn introduce(&self, topic: &Arc<dyn AnyTopic>) -> bool {
+        let followers = self.followers.lock();
+        if self.topics.get(topic.name()).is_some() {
+            return false;
+        }
+        topic.announce(EventKind::TopicOpened);
+        in_order!(
+            "patterns: the lanes, then the map",
+            {
+                followers.iter().for_each(|follower| follower.meet(topic));
+                breakable!("patterns: on the map after the lock", (), drop(followers));
+            },
+            self.topics
+                .get_or_insert(Arc::clone(topic.name()), Arc::clone(topic)),
+        );
+        true
+    }
+
+    /// Has those who follow topics let go of their handlers, for the end of the
+    /// broker.
+    pub(crate) fn let_followers_go(&self) {
+        let followers = self.followers.lock().clone();
+        for follower in followers {
+            follower.let_go();
+        }
+    }
+}
