@@ -10,6 +10,7 @@ mod handles;
 mod lanes;
 mod mutants;
 mod observers;
+mod patterns;
 mod quiet;
 mod redrive;
 mod retry;

@@ -176,6 +176,18 @@ const MUTANTS: &[Mutant] = &[
         &["handles::nobody_publishes_into_a_topic_that_is_removed"],
     ),
     (
+        "patterns: on the map after the lock",
+        &["patterns::a_topic_opened_against_a_pattern_has_one_lane_and_misses_nothing"],
+    ),
+    (
+        "patterns: the lanes, then the map",
+        &["patterns::who_finds_a_topic_finds_it_with_its_lanes"],
+    ),
+    (
+        "patterns: a name without the lock",
+        &["patterns::a_name_is_taken_by_one_subscription_as_a_whole"],
+    ),
+    (
         "pool: a task without a wake-up",
         &["threads::a_message_wakes_the_worker_and_the_drain_ends_the_threads"],
     ),
