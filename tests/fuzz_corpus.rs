@@ -30,6 +30,11 @@ fn any_text_is_a_name_or_refused_as_one() {
 }
 
 #[test]
+fn any_text_is_a_pattern_that_matches_by_the_rules_or_refused_as_one() {
+    replay("patterns", fuzz::patterns::fuzz);
+}
+
+#[test]
 fn any_settings_work_or_are_refused_by_name() {
     replay("settings", fuzz::settings::fuzz);
 }

@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod engine;
 pub mod names;
+pub mod patterns;
 pub mod quakes;
 pub mod settings;
 pub mod shapes;
