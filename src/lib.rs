@@ -6,7 +6,8 @@
 //! A [`Broker`] owns worker threads. A [`Topic`] is opened by name and payload
 //! type and resolved once; publishing through it takes no lock and looks nothing
 //! up. A [`Subscription`] is a name and a closure; each has a bounded lane of its
-//! own, so a slow or failing one fills its own lane.
+//! own, so a slow or failing one fills its own lane. A [`PatternSubscription`] has one
+//! in every topic that matches `orders.*`, say, present and future.
 //!
 //! ```
 //! use millstream::{Backoff, Broker, Nack, PublishError};
