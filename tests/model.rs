@@ -996,7 +996,8 @@ impl Pair {
 
     fn redrive(&mut self, slot: Option<usize>) {
         let chosen = |other: usize| slot.is_none_or(|slot| slot == other);
-        let before = self.letters();
+        let mut before = self.letters();
+        before.sort_by_key(|(_, id, ..)| *id);
         let metrics = self.topic.metrics();
         let real = self
             .topic
