@@ -122,6 +122,7 @@ pub use name::{InvalidName, MAX_NAME_LEN};
 pub use owned_delivery::OwnedDelivery;
 pub use pattern_subscription::{PatternSubscription, PatternSubscriptionBuilder};
 pub use publisher::BufferedPublisher;
+pub use pure::key_hash::key_hash;
 pub use pure::lifecycle::Status;
 pub use pure::pattern::{InvalidPattern, Pattern};
 pub use pure::retry::{Backoff, Class, Decision, FailedAttempt, FailureKind, RetryPolicy};

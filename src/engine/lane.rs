@@ -15,6 +15,7 @@ use crate::config::LaneFull;
 use crate::engine::Engine;
 use crate::latency::Latencies;
 use crate::pure::arena::Arena;
+use crate::pure::key_hash::fnv1a;
 use crate::pure::retry::FailureKind;
 use crate::pure::room::{Phase, Reserved, Room};
 use crate::pure::schedule::Then;
@@ -288,14 +289,6 @@ impl<T: Send + Sync + 'static> Fire for Lane<T> {
     }
 }
 
-/// FNV-1a, 64 bits (Fowler, Noll, Vo; draft-eastlake-fnv): frozen, so that runs
-/// can be repeated across builds and machines.
-pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,12 +296,5 @@ mod tests {
     #[test]
     fn a_pending_retry_takes_64_bytes_in_its_lane() {
         assert_eq!(size_of::<Redelivery<[u8; 64]>>(), 64);
-    }
-
-    #[test]
-    fn the_hash_of_names_is_frozen() {
-        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod bags;
 pub(crate) mod ending;
 pub(crate) mod handles;
 pub(crate) mod idle;
+pub(crate) mod key_hash;
 pub(crate) mod lifecycle;
 pub(crate) mod pattern;
 pub(crate) mod retry;
