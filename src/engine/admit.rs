@@ -292,7 +292,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             if self.gate.is_closed() {
                 return Err(Refused::Closed);
             }
-            match self.drop_oldest(None, DropCause::Overflow) {
+            match self.drop_oldest(&self.plain, None, DropCause::Overflow) {
                 Some((dropped, parcel)) => {
                     evicted += dropped;
                     waste.add(parcel);

@@ -1,11 +1,12 @@
 //! The dispatcher: takes waiting messages as one shared batch and hands it to
-//! every lane. One worker at a time runs it for a topic, whoever holds the baton.
+//! every lane. One worker at a time runs it for a queue, whoever holds the baton.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::contain::{StrategyInUse, contain, discard};
 use super::linger::Linger;
+use super::partition::Partition;
 use super::pool::{Task, Worker};
 use super::timer::{Fire, LOOK};
 use super::topic::{Lanes, TopicCore};
@@ -83,7 +84,7 @@ enum Pause {
 
 impl<T: Send + Sync + 'static> Task for TopicCore<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
-        if self.baton.start() && self.run_claimed(worker) {
+        if self.plain.baton.start() && self.run_claimed(&self.plain, worker) {
             worker.requeue(self);
         }
     }
@@ -102,29 +103,38 @@ impl<T: Send + Sync + 'static> Fire for TopicCore<T> {
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Runs a turn for whoever holds the baton, and puts it down. `true`: the
-    /// topic must go back on the ready queue.
-    pub(crate) fn run_claimed(self: &Arc<Self>, worker: &mut Worker<'_>) -> bool {
-        let desk = self.desk.lock().take();
+    /// Runs a turn for whoever holds the baton, and puts it down. `true`: it must
+    /// go back on the ready queue.
+    pub(super) fn run_claimed(
+        self: &Arc<Self>,
+        at: &Partition<T>,
+        worker: &mut Worker<'_>,
+    ) -> bool {
+        let desk = at.desk.lock().take();
         let mut desk = desk.unwrap_or_else(|| Box::new(Desk::new()));
         let released = self.gate.released();
-        let pause = self.turn(&mut desk, worker);
+        let pause = self.turn(at, &mut desk, worker);
         if self.gate.released() != released {
             // Once for all the room that this turn has made, so that a publisher
             // who is woken, which takes a while, has something to do.
             breakable!("topic: room that nobody hears of", self.waiters.wake());
         }
-        *self.desk.lock() = Some(desk);
-        self.baton.rest(pause == Pause::Yield) == Then::Enqueue
+        *at.desk.lock() = Some(desk);
+        at.baton.rest(pause == Pause::Yield) == Then::Enqueue
     }
 
-    fn turn(self: &Arc<Self>, desk: &mut Desk<T>, worker: &mut Worker<'_>) -> Pause {
-        if self.quiet_below.load(Ordering::Relaxed) > 0 {
+    fn turn(
+        self: &Arc<Self>,
+        at: &Partition<T>,
+        desk: &mut Desk<T>,
+        worker: &mut Worker<'_>,
+    ) -> Pause {
+        if at.quiet_below.load(Ordering::Relaxed) > 0 {
             breakable!(
                 "queue: quiet for ever",
-                self.quiet_below.store(0, Ordering::Relaxed)
+                at.quiet_below.store(0, Ordering::Relaxed)
             );
-            // ORDERING: pairs with the fence in `enqueue`: who stays quiet after
+            // ORDERING: pairs with the fence in `Partition::push`: who stays quiet after
             // this has pushed before we look.
             fence(Ordering::SeqCst);
         }
@@ -134,15 +144,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         desk.dry = false;
         loop {
             if self.engine.has_stopped() {
-                self.drop_everything(desk);
+                self.drop_everything(at, desk);
                 return Pause::Rest;
             }
-            if desk.hand.is_none() && !self.take_batch(desk, &mut strategy, &mut lanes) {
+            if desk.hand.is_none() && !self.take_batch(at, desk, &mut strategy, &mut lanes) {
                 return Pause::Rest;
             }
             // The list is read after the messages were taken: whoever was
             // subscribed before one of them was published is on it.
-            match self.hand_on(desk, lanes.load(), worker) {
+            match self.hand_on(at, desk, lanes.load(), worker) {
                 Some(count) => dispatched += count,
                 None => return Pause::Rest,
             }
@@ -161,12 +171,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Takes the next batch in hand, if the strategy wants it now.
     fn take_batch(
         self: &Arc<Self>,
+        at: &Partition<T>,
         desk: &mut Desk<T>,
         strategy: &mut Reader<'_, StrategyInUse>,
         lanes: &mut Reader<'_, Lanes<T>>,
     ) -> bool {
         if desk.taken.is_empty() {
-            desk.taken.extend(self.pop());
+            desk.taken.extend(at.pop());
         }
         if desk.taken.is_empty() {
             desk.allowance = 0;
@@ -181,7 +192,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if desk.allowance == 0 && strategy.is_immediate {
             desk.allowance = usize::MAX;
         } else if desk.allowance == 0 {
-            match self.plan(desk, &***strategy) {
+            match self.plan(at, desk, &***strategy) {
                 Plan::Deliver { at_most } => desk.allowance = at_most.max(1),
                 Plan::Flush { at_most, cause } => {
                     let size = at_most.max(1);
@@ -192,7 +203,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     until_waiting,
                     at_most,
                 } => {
-                    self.wait(desk, until_waiting, at_most);
+                    self.wait(at, desk, until_waiting, at_most);
                     return false;
                 }
             }
@@ -200,10 +211,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         desk.linger.cancel(&self.engine);
         let room = self.room_in_lanes(lanes.load());
         if room == 0 {
-            self.quiet_below.store(u64::MAX, Ordering::Relaxed);
+            at.quiet_below.store(u64::MAX, Ordering::Relaxed);
             return false;
         }
-        let batch = self.collect(desk, room);
+        let batch = self.collect(at, desk, room);
         desk.allowance = desk.allowance.saturating_sub(batch.len());
         desk.fits = batch.len() <= room;
         desk.hand = Some((batch, 0));
@@ -211,7 +222,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// What is to be done with the messages that wait.
-    fn plan(&self, desk: &mut Desk<T>, strategy: &dyn Strategy) -> Plan {
+    fn plan(&self, at: &Partition<T>, desk: &mut Desk<T>, strategy: &dyn Strategy) -> Plan {
         let waiting = self.waiting() as usize;
         let (at_most, cause) = match self.plan_for(desk, strategy, waiting) {
             Plan::Flush { at_most, cause } => (at_most, cause),
@@ -219,7 +230,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         // Tickets run ahead of pushes. A batch is flushed when it is there, and
         // its event says how large it is.
-        let there = self.take_up_to(desk, at_most);
+        let there = take_up_to(at, desk, at_most);
         if there >= at_most {
             return Plan::Flush {
                 at_most: there,
@@ -233,26 +244,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             },
             plan => plan,
         }
-    }
-
-    /// Takes parcels out of the queue until `wanted` messages or more are on the
-    /// desk, or no more are there. Answers how many are.
-    fn take_up_to(&self, desk: &mut Desk<T>, wanted: usize) -> usize {
-        // An earlier plan may have taken more than this one wants.
-        let mut there = 0;
-        for parcel in &desk.taken {
-            if there >= wanted {
-                break;
-            }
-            there += parcel.len();
-        }
-        while there < wanted
-            && let Some(parcel) = self.pop()
-        {
-            there += parcel.len();
-            desk.taken.push_back(parcel);
-        }
-        there
     }
 
     /// What the strategy says to `waiting` messages, the oldest of them being the
@@ -297,7 +288,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// finds so many accepted, and fewer there, sets no threshold: whoever pushes
     /// next rings. A ticket that is not pushed now, because its message is dropped or
     /// delayed, is released at once or rings by itself.
-    fn wait(self: &Arc<Self>, desk: &mut Desk<T>, until_waiting: usize, at_most: Option<Duration>) {
+    fn wait(
+        self: &Arc<Self>,
+        at: &Partition<T>,
+        desk: &mut Desk<T>,
+        until_waiting: usize,
+        at_most: Option<Duration>,
+    ) {
         let delay_ns = at_most.map(nanos);
         desk.linger
             .set(&self.engine, delay_ns, Arc::clone(self) as _);
@@ -307,21 +304,21 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let wake_at = self.gate.released() + inside;
         let issued = self.gate.issued();
         if breakable!("queue: quiet while others push", issued, 0) < wake_at {
-            self.quiet_below.store(wake_at, Ordering::Relaxed);
+            at.quiet_below.store(wake_at, Ordering::Relaxed);
         }
     }
 
     /// Makes one batch of the oldest messages: a chunk as it is, or as many
     /// single ones as may be taken.
-    fn collect(&self, desk: &mut Desk<T>, room: usize) -> Arc<Batch<T>> {
+    fn collect(&self, at: &Partition<T>, desk: &mut Desk<T>, room: usize) -> Arc<Batch<T>> {
         let most = desk.allowance.min(BATCH).min(room);
         let mut batch = Collected::new();
         while batch.len() < most {
             // Room for what is there and not for what might come, because a slow
             // lane holds on to it.
             let taken = desk.taken.len().max(1);
-            let there = || most.min(taken + self.slots());
-            match desk.taken.pop_front().or_else(|| self.pop()) {
+            let there = || most.min(taken + at.slots());
+            match desk.taken.pop_front().or_else(|| at.pop()) {
                 None => {
                     desk.dry = true;
                     break;
@@ -339,9 +336,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// The broker has stopped: what was not dispatched is dropped, and counted.
-    fn drop_everything(self: &Arc<Self>, desk: &mut Desk<T>) {
+    fn drop_everything(self: &Arc<Self>, at: &Partition<T>, desk: &mut Desk<T>) {
         desk.linger.cancel(&self.engine);
-        while let Some((_, parcel)) = self.drop_oldest(Some(desk), DropCause::Shutdown) {
+        while let Some((_, parcel)) = self.drop_oldest(at, Some(desk), DropCause::Shutdown) {
             discard(parcel);
         }
         self.drop_delayed();
@@ -353,12 +350,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// no desk; it has the dispatcher's if that one rests.
     pub(super) fn drop_oldest(
         &self,
+        at: &Partition<T>,
         desk: Option<&mut Desk<T>>,
         cause: DropCause,
     ) -> Option<(u32, Parcel<T>)> {
         let (hand, first) = match desk {
             Some(desk) => desk.take_oldest(),
-            None => match self.desk.lock().as_deref_mut() {
+            None => match at.desk.lock().as_deref_mut() {
                 Some(desk) => {
                     breakable!("eviction: past the desk", desk.take_oldest(), (None, None))
                 }
@@ -369,7 +367,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.drop_messages(batch.ids(next, batch.len()), cause);
             return Some(((batch.len() - next) as u32, Parcel::Chunk(batch)));
         }
-        let parcel = first.or_else(|| self.pop())?;
+        let parcel = first.or_else(|| at.pop())?;
         let count = parcel.len() as u32;
         self.drop_messages(parcel.ids(), cause);
         Some((count, parcel))
@@ -391,4 +389,24 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // seen it.
         self.engine.stillness.look();
     }
+}
+
+/// Takes parcels out of the queue until `wanted` messages or more are on the
+/// desk, or no more are there. Answers how many are.
+fn take_up_to<T>(at: &Partition<T>, desk: &mut Desk<T>, wanted: usize) -> usize {
+    // An earlier plan may have taken more than this one wants.
+    let mut there = 0;
+    for parcel in &desk.taken {
+        if there >= wanted {
+            break;
+        }
+        there += parcel.len();
+    }
+    while there < wanted
+        && let Some(parcel) = at.pop()
+    {
+        there += parcel.len();
+        desk.taken.push_back(parcel);
+    }
+    there
 }

@@ -4,6 +4,7 @@
 use super::books::LaneBooks;
 use super::dispatch::Desk;
 use super::lane::Lane;
+use super::partition::Partition;
 use super::pool::Worker;
 use super::topic::{Lanes, TopicCore};
 use crate::batch::{Batch, Part};
@@ -56,6 +57,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// will ring. Otherwise how many messages went.
     pub(super) fn hand_on(
         self: &Arc<Self>,
+        at: &Partition<T>,
         desk: &mut Desk<T>,
         lanes: &Lanes<T>,
         worker: &mut Worker<'_>,
@@ -70,7 +72,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
             Places::Later => {
                 desk.hand = Some((batch, next));
-                self.quiet_below.store(u64::MAX, Ordering::Relaxed);
+                at.quiet_below.store(u64::MAX, Ordering::Relaxed);
                 return None;
             }
         };

@@ -37,6 +37,7 @@ pub(crate) mod letters;
 #[cfg(feature = "parallel")]
 pub(crate) mod parallel;
 pub(crate) mod parking;
+pub(crate) mod partition;
 pub(crate) mod patterns;
 pub(crate) mod registry;
 pub(crate) mod seat;

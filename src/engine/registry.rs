@@ -128,7 +128,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn end(self: Arc<Self>, engine: &Engine) {
         let _inside = Inside::enter();
-        if self.baton.claim() && self.run_claimed(&mut Worker::new(engine)) {
+        if self.plain.baton.claim() && self.run_claimed(&self.plain, &mut Worker::new(engine)) {
             engine.pool.submit(Arc::clone(&self) as _);
         }
         for lane in self.lanes.load().iter() {

@@ -1,14 +1,13 @@
 //! A topic: what its publishers, its dispatcher and its lanes share.
 
-use super::baton::Baton;
 use super::books::{DeliveryCounts, TopicBooks};
 use super::bus::Bus;
 use super::cell::Cell;
 use super::contain::{Contained, SharedPolicy, SharedStrategy, StrategyInUse};
-use super::dispatch::Desk;
 use super::gate::Gate;
 use super::lane::Lane;
 use super::letters::{Letter, Letters};
+use super::partition::Partition;
 use super::waiters::Waiters;
 use crate::batch::{Message, Meta, Parcel};
 use crate::config::{DeadLetterOverflow, NoSubscribers, Overflow};
@@ -23,7 +22,7 @@ use crate::pure::retry::RetryPolicy;
 use crate::pure::schedule::Then;
 use crate::pure::wheel::TimerKey;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, CachePadded, Channel, Mutex, OnceLock, Slot, breakable, fence};
+use crate::sync::{Arc, CachePadded, Mutex, Slot, breakable};
 
 /// Settings of a topic, checked.
 #[derive(Clone, Debug)]
@@ -49,24 +48,17 @@ pub(crate) type Lanes<T> = Vec<Arc<Lane<T>>>;
 
 /// A topic.
 ///
-/// Who touches what: publishers the gate and the queue; the dispatcher, which is
-/// whoever holds the baton, the desk; subscribe and unsubscribe replace the list
-/// of lanes under the lock of `ended`.
+/// Who touches what: publishers the gate and the queue; subscribe and unsubscribe
+/// replace the list of lanes under the lock of `ended`.
 pub(crate) struct TopicCore<T> {
     pub(crate) name: Arc<str>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) settings: TopicSettings,
     pub(crate) gate: Gate,
-    /// Bounded by the gate, exactly and in messages, which slots can't be: a slot
-    /// may hold a chunk. Allocated with the first message, and grows with them.
-    queue: OnceLock<Channel<Parcel<T>>>,
-    pub(crate) baton: Baton,
-    /// Publishers whose id is below this need not ring: the dispatcher waits
-    /// for more, or for something else.
-    pub(super) quiet_below: AtomicU64,
+    /// Its queue, whose messages are numbered by their ids.
+    pub(super) plain: Partition<T>,
     /// Messages up to this id are handed on whatever the strategy says.
     pub(super) flush_to: AtomicU64,
-    pub(super) desk: Mutex<Option<Box<Desk<T>>>>,
     pub(crate) lanes: Slot<Lanes<T>>,
     /// Serialises changes of the list; holds the counts of lanes that ended.
     pub(crate) ended: Mutex<Option<Box<DeliveryCounts>>>,
@@ -91,11 +83,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         Self {
             name,
             gate: Gate::new(),
-            queue: OnceLock::new(),
-            baton: Baton::new(),
-            quiet_below: AtomicU64::new(0),
+            plain: Partition::new(),
             flush_to: AtomicU64::new(0),
-            desk: Mutex::new(None),
             lanes: Slot::new(Arc::new(Vec::new())),
             ended: Mutex::new(None),
             strategy: Slot::new(strategy),
@@ -113,25 +102,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Pushes an admitted parcel and lets the dispatcher know.
     #[inline]
     pub(super) fn enqueue(self: &Arc<Self>, parcel: Parcel<T>, last_id: u64) {
-        self.queue.get_or_init(Channel::new).push(parcel);
-        // ORDERING: pairs with the fence in `TopicCore::turn`: we pushed, now we
-        // look whether the dispatcher wants to know; it says that it does, then
-        // looks.
-        breakable!("queue: push without a fence", fence(Ordering::SeqCst));
-        if last_id >= self.quiet_below.load(Ordering::Relaxed)
-            && self.baton.notify_fenced() == Then::Enqueue
-        {
+        if self.plain.push(parcel, last_id) == Then::Enqueue {
             self.engine.pool.submit(Arc::clone(self) as _);
         }
-    }
-
-    pub(super) fn pop(&self) -> Option<Parcel<T>> {
-        self.queue.get()?.pop()
-    }
-
-    /// Slots of the queue that are taken.
-    pub(super) fn slots(&self) -> usize {
-        self.queue.get().map_or(0, Channel::len)
     }
 
     /// Messages that were accepted and wait for the dispatcher: those on the
@@ -143,12 +116,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Whether it has nothing accepted, and nobody looks for more.
     pub(super) fn is_starving(&self) -> bool {
-        self.baton.is_idle() && self.gate.outstanding() == 0
+        self.plain.baton.is_idle() && self.gate.outstanding() == 0
     }
 
     /// Puts the topic on the ready queue unless somebody is bound to look at it.
     pub(crate) fn ring(self: &Arc<Self>) {
-        if self.baton.notify() == Then::Enqueue {
+        if self.plain.baton.notify() == Then::Enqueue {
             self.engine.pool.submit(Arc::clone(self) as _);
         }
     }
