@@ -188,6 +188,14 @@ impl<T> Parcel<T> {
         }
     }
 
+    /// What its publisher added to it, if it is a message of its own.
+    pub(crate) fn meta(&self) -> Option<&Meta> {
+        match self {
+            Self::One(_) => None,
+            Self::Chunk(batch) => batch.meta(0),
+        }
+    }
+
     /// Its oldest message's.
     pub(crate) fn first(&self) -> Stamp {
         self.stamp(0)

@@ -26,6 +26,23 @@ pub enum Overflow {
     DropNewest,
 }
 
+/// Where the messages without a key go in a topic that is split into partitions.
+/// Messages of a batch or of a buffering publisher have none, and go as the chunks
+/// that they were published in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unkeyed {
+    /// To one partition after the other, so that all get as many. The default.
+    /// There is no order between two of them, not even of one publisher.
+    #[default]
+    RoundRobin,
+    /// All that one thread publishes to the same partition, so that its order is
+    /// kept; a buffering publisher stays with the thread that made it. Threads are
+    /// given partitions by turns, in the order in which they first publish so to any
+    /// topic; few threads may fill partitions unevenly.
+    Sticky,
+}
+
 /// What happens to messages of a topic without subscriptions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

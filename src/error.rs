@@ -80,6 +80,19 @@ pub enum OpenError {
     Closed,
 }
 
+/// Why the number of a topic's partitions was not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PartitionsError {
+    /// The number is out of range, or the topic was opened without partitions.
+    #[error(transparent)]
+    Invalid(#[from] InvalidSetting),
+    /// Messages accepted before the last change have yet to be dispatched: try
+    /// again later.
+    #[error("the last change of the partitions is still under way")]
+    Underway,
+}
+
 /// Why a topic could not be removed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

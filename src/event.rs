@@ -158,6 +158,7 @@ impl fmt::Display for Event<'_> {
             EventKind::RetryScheduled { delay } => write!(f, " in {delay:?}"),
             EventKind::DeadLetter { reason } => write!(f, ": {reason}"),
             EventKind::StrategySwapped { from, to } => write!(f, " {from} -> {to}"),
+            EventKind::PartitionsChanged { from, to } => write!(f, " {from} -> {to}"),
             EventKind::Backpressure { depth, .. } => write!(f, " depth {depth}"),
             EventKind::BatchFlush { size, cause } => write!(f, " of {size} ({cause:?})"),
             EventKind::Dropped { cause } => write!(f, " ({cause:?})"),
@@ -233,6 +234,13 @@ pub enum EventKind {
         /// The new one's name.
         to: Arc<str>,
     },
+    /// A topic was split into another number of partitions.
+    PartitionsChanged {
+        /// How many there were.
+        from: usize,
+        /// How many there are.
+        to: usize,
+    },
     /// A publish met a full topic.
     Backpressure {
         /// Messages in the topic's queue.
@@ -301,6 +309,7 @@ impl EventKind {
             Self::RetryScheduled { .. } => "retry_scheduled",
             Self::DeadLetter { .. } => "dead_letter",
             Self::StrategySwapped { .. } => "strategy_swapped",
+            Self::PartitionsChanged { .. } => "partitions_changed",
             Self::Backpressure { .. } => "backpressure",
             Self::BatchFlush { .. } => "batch_flush",
             Self::Dropped { .. } => "dropped",

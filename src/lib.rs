@@ -101,13 +101,13 @@ pub use broker_builder::BrokerBuilder;
 pub use clock::ManualClock;
 pub use config::{
     DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnFailure,
-    Overflow, Unsubscribe,
+    Overflow, Unkeyed, Unsubscribe,
 };
 pub use dead_letters::{DeadLetter, DeadLetters, DeadReason, PastFailure, Redrive};
 pub use delivery_batch::DeliveryBatch;
 pub use error::{
-    BuildError, DrainError, InvalidSetting, ObserveError, OpenError, PartialBatch, PublishError,
-    RemoveError, SubscribeError, UnknownPattern,
+    BuildError, DrainError, InvalidSetting, ObserveError, OpenError, PartialBatch, PartitionsError,
+    PublishError, RemoveError, SubscribeError, UnknownPattern,
 };
 pub use event::{DropCause, Event, EventKind, Hook};
 pub use group::{ConsumerGroup, Member};

@@ -57,6 +57,10 @@ pub struct TopicMetrics {
     pub dead_letters: usize,
     /// Letters that left it because it was full.
     pub letters_evicted: u64,
+    /// Messages in each of its partitions, those under way to it included; empty if
+    /// the topic is not split. While a change of their number is under way, those in
+    /// the former ones are missing here.
+    pub partitions: Vec<u64>,
     /// Its subscriptions.
     pub subscriptions: Vec<SubscriptionMetrics>,
     /// Deliveries of subscriptions that have ended.
@@ -292,6 +296,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             dispatched,
             dead_letters,
             letters_evicted,
+            partitions: self
+                .split
+                .as_ref()
+                .map_or(Vec::new(), |split| split.depths()),
             subscriptions,
             ended,
             queue_wait: LatencySummary::of(&latencies.queue_wait),

@@ -17,7 +17,9 @@ use crate::topic::Topic;
 /// it has no id, no subscription sees it, no metrics count it, and its latency
 /// counts from when it leaves. Flush before a drain.
 ///
-/// Order is kept among what goes through one `BufferedPublisher`.
+/// Order is kept among what goes through one `BufferedPublisher`; in a topic that is
+/// split into [partitions](crate::TopicBuilder::partitions), under
+/// [`Unkeyed::Sticky`](crate::Unkeyed::Sticky) only.
 ///
 /// ```
 /// use millstream::{Batched, Broker};

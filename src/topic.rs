@@ -10,7 +10,7 @@ use crate::engine::buffer::Buffer;
 use crate::engine::contain::{share_policy, share_strategy};
 use crate::engine::registry::AnyTopic;
 use crate::engine::topic::TopicCore;
-use crate::error::{InvalidSetting, PartialBatch, PublishError, SubscribeError};
+use crate::error::{InvalidSetting, PartialBatch, PartitionsError, PublishError, SubscribeError};
 use crate::message::{BatchReceipt, Delivery, Receipt};
 use crate::metrics::TopicMetrics;
 use crate::nack::Nack;
@@ -21,6 +21,7 @@ use crate::pure::verdict::nanos;
 use crate::subscription::Subscription;
 use crate::subscription_builder::SubscriptionBuilder;
 use crate::sync::{Arc, breakable};
+use crate::topic_builder::check_partitions;
 
 /// A handle to a typed topic. Clone it freely, publish from any thread.
 ///
@@ -165,6 +166,43 @@ impl<T: Send + Sync + 'static> Topic<T> {
         policy.check()?;
         self.core.retry.swap(share_policy(policy));
         Ok(())
+    }
+
+    /// How many partitions the topic is split into; one if it isn't.
+    pub fn partitions(&self) -> usize {
+        let split = self.core.split.as_deref();
+        split.map_or(1, |split| split.count())
+    }
+
+    /// The partition to which messages of this key go now, counted from zero.
+    pub fn partition_of(&self, key: &str) -> usize {
+        let split = self.core.split.as_deref();
+        split.map_or(0, |split| split.place_of(key))
+    }
+
+    /// Changes the number of partitions, while traffic runs. Only for topics that were
+    /// opened with [`partitions`](crate::TopicBuilder::partitions), be it one.
+    ///
+    /// Nothing is lost, and each key keeps its order, though it may move to another
+    /// partition: what was accepted before is dispatched first, as if by a
+    /// [`flush`](Self::flush), from the partition that it is in; what is published from
+    /// now on waits in the new ones until that is done. Retries and deliveries that are
+    /// in their lanes aren't concerned, and a delayed message goes where it belongs when
+    /// it is due. Doesn't wait for any of that.
+    ///
+    /// # Errors
+    ///
+    /// [`PartitionsError`]: `Invalid` for a number out of range or a topic opened without
+    /// partitions, `Underway` if the last change still is. A lane that is full, or the
+    /// want of a subscription under [`NoSubscribers::Retain`](crate::NoSubscribers::Retain),
+    /// can keep it so.
+    pub fn set_partitions(&self, partitions: usize) -> Result<(), PartitionsError> {
+        let Some(split) = &self.core.split else {
+            let rule = "can't be set for a topic that was opened without";
+            return Err(InvalidSetting::new("partitions", partitions, rule).into());
+        };
+        check_partitions(partitions, self.core.settings.capacity)?;
+        split.change(&self.core, partitions)
     }
 
     /// Hands on everything accepted so far, whatever the strategy says, and lets

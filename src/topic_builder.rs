@@ -5,11 +5,11 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use crate::config::{DeadLetterOverflow, NoSubscribers, Overflow};
+use crate::config::{DeadLetterOverflow, NoSubscribers, Overflow, Unkeyed};
 use crate::engine::Engine;
 use crate::engine::contain::{SharedPolicy, SharedStrategy, share_policy, share_strategy};
 use crate::engine::registry::AnyTopic;
-use crate::engine::topic::{TopicCore, TopicSettings};
+use crate::engine::topic::{Partitions, TopicCore, TopicSettings};
 use crate::error::{InvalidSetting, OpenError};
 use crate::pure::retry::RetryPolicy;
 use crate::pure::strategy::Strategy;
@@ -22,6 +22,8 @@ use crate::topic::Topic;
 const DEFAULT_CAPACITY: usize = 1_024;
 /// The largest queue, lane or store: a bound that is out of reach is none.
 pub(crate) const MAX_CAPACITY: usize = 1 << 24;
+/// The most partitions of a topic: far more than there are cores to dispatch them.
+const MAX_PARTITIONS: usize = 256;
 /// Letters a topic keeps unless told otherwise.
 const DEFAULT_LETTERS: usize = 1_024;
 
@@ -38,6 +40,8 @@ pub struct TopicBuilder<'b, T> {
     lane_capacity: Option<usize>,
     letters: Option<usize>,
     letter_overflow: Option<DeadLetterOverflow>,
+    partitions: Option<usize>,
+    unkeyed: Option<Unkeyed>,
     strategy: Option<SharedStrategy>,
     retry: Option<SharedPolicy>,
     carries: PhantomData<fn(T) -> T>,
@@ -55,6 +59,8 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             lane_capacity: None,
             letters: None,
             letter_overflow: None,
+            partitions: None,
+            unkeyed: None,
             strategy: None,
             retry: None,
             carries: PhantomData,
@@ -109,6 +115,39 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
         self
     }
 
+    /// Splits the topic by key, so that several workers can dispatch it at once: 1 to
+    /// 256, and no more than its capacity. Default: not at all, which costs least.
+    ///
+    /// A message with a key goes to the partition
+    /// [`key_hash(key)`](crate::key_hash) `% partitions`; where the others go is said by
+    /// [`unkeyed`](Self::unkeyed). Each partition has a queue and is dispatched by one
+    /// worker at a time, so the messages of one key keep their order, as those of a
+    /// topic do otherwise. Between partitions there is none.
+    ///
+    /// All else is the topic's: subscriptions and their lanes, ids, the counts, and the
+    /// capacity, which is that of all partitions together. A strategy is asked for each
+    /// partition, about what waits there. [`Overflow::DropOldest`] drops the oldest of
+    /// the new message's partition, or if that is empty, of another one. A lane that is
+    /// full holds up all of them.
+    ///
+    /// The handler of a subscription is called by one worker at a time, with partitions
+    /// as without: they spread the work of dispatching, and of strategies. Where that is
+    /// little they cost more than they give (with cheap handlers on two cores a fifth
+    /// to a third of the throughput), so measure.
+    ///
+    /// [`Topic::set_partitions`] changes the number while traffic runs.
+    pub fn partitions(mut self, partitions: usize) -> Self {
+        self.partitions = Some(partitions);
+        self
+    }
+
+    /// Where messages without a key go; needs [`partitions`](Self::partitions). Default
+    /// [`Unkeyed::RoundRobin`].
+    pub fn unkeyed(mut self, unkeyed: Unkeyed) -> Self {
+        self.unkeyed = Some(unkeyed);
+        self
+    }
+
     /// When waiting messages are handed on. Default: the broker's, which is
     /// [`Immediate`](crate::Immediate) unless set.
     pub fn strategy(mut self, strategy: impl Strategy) -> Self {
@@ -148,13 +187,13 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             let Some(found) = self.engine.topics.get(&name) else {
                 let strategy = self.strategy.clone();
                 let retry = self.retry.clone();
-                let core = Arc::new(TopicCore::<T>::new(
+                let core = TopicCore::<T>::new(
                     Arc::clone(&name),
                     Arc::clone(self.engine),
                     settings.clone(),
                     strategy.unwrap_or_else(|| self.engine.strategy.load()),
                     retry.unwrap_or_else(|| Arc::clone(&self.engine.retry)),
-                ));
+                );
                 // The handle is taken before anybody can find and remove it.
                 let topic = Topic::join(Arc::clone(&core));
                 let ours: Arc<dyn AnyTopic> = core;
@@ -206,6 +245,17 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             let rule = "must be longer, or every message would expire at once";
             return Err(InvalidSetting::new("ttl", "zero", rule));
         }
+        let partitions = match (self.partitions, self.unkeyed) {
+            (Some(count), unkeyed) => Some(Partitions {
+                count: check_partitions(count, capacity as u64)?,
+                unkeyed: unkeyed.unwrap_or_default(),
+            }),
+            (None, Some(unkeyed)) => {
+                let rule = "needs partitions";
+                return Err(InvalidSetting::new("unkeyed", format!("{unkeyed:?}"), rule));
+            }
+            (None, None) => None,
+        };
         Ok(TopicSettings {
             capacity: capacity as u64,
             overflow,
@@ -214,6 +264,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             lane_capacity: lane_capacity as u32,
             letters,
             letter_overflow: self.letter_overflow.unwrap_or_default(),
+            partitions,
         })
     }
 
@@ -245,6 +296,16 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 "dead_letter_overflow",
                 self.letter_overflow.is_some() && open.letter_overflow != asked.letter_overflow,
             ),
+            (
+                "number of partitions",
+                self.partitions.is_some()
+                    && open.partitions.map(|open| open.count)
+                        != asked.partitions.map(|asked| asked.count),
+            ),
+            (
+                "policy for messages without a key",
+                self.unkeyed.is_some() && open.partitions != asked.partitions,
+            ),
             ("strategy", self.strategy.is_some()),
             ("retry policy", self.retry.is_some()),
         ];
@@ -265,6 +326,17 @@ impl<T> fmt::Debug for TopicBuilder<'_, T> {
             .field("payload", &type_name::<T>())
             .finish_non_exhaustive()
     }
+}
+
+/// A number of partitions, if it is one that a topic of this capacity can have.
+pub(crate) fn check_partitions(asked: usize, capacity: u64) -> Result<u16, InvalidSetting> {
+    let rule = match asked {
+        0 => "must be at least 1",
+        n if n > MAX_PARTITIONS => "must be at most 256",
+        n if n as u64 > capacity => "must not exceed the topic's capacity",
+        n => return Ok(n as u16),
+    };
+    Err(InvalidSetting::new("partitions", asked, rule))
 }
 
 /// The value asked for, or the default; refused if zero or out of reach.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::contain::discard;
 use super::context;
+use super::table::Source;
 use super::topic::{Delayed, TopicCore};
 use crate::batch::{Message, Meta, Parcel, Stamp, Waste};
 use crate::config::{NoSubscribers, Overflow};
@@ -78,13 +79,24 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         payload: T,
         meta: Option<Meta>,
     ) -> Result<Receipt, PublishError<T>> {
+        self.publish_to(None, payload, meta)
+    }
+
+    /// As [`publish`](Self::publish), to where `route` says if it says anything.
+    #[inline(always)]
+    pub(super) fn publish_to(
+        self: &Arc<Self>,
+        route: Option<u64>,
+        payload: T,
+        meta: Option<Meta>,
+    ) -> Result<Receipt, PublishError<T>> {
         let mut waste = Waste::new();
-        let admitted = match self.admit_one(&mut waste) {
+        let admitted = match self.admit_one(&mut waste, route, meta.as_ref()) {
             Ok(admitted) => admitted,
             Err(refused) => return Err(refused.error(payload)),
         };
         let message = self.message(admitted.first_id, payload);
-        self.admitted(Parcel::of(message, meta), &admitted, &mut waste);
+        self.admitted(Parcel::of(message, meta), &admitted, &mut waste, route);
         Ok(admitted.receipt())
     }
 
@@ -97,13 +109,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         meta: Option<Meta>,
     ) -> Result<Receipt, PublishError<T>> {
         let mut waste = Waste::new();
-        let admitted = match self.admit_one(&mut waste) {
+        let route = self
+            .split
+            .as_ref()
+            .map(|split| split.route(meta.as_ref(), 1));
+        let admitted = match self.admit_one(&mut waste, route, None) {
             Ok(admitted) => admitted,
             Err(refused) => return Err(refused.error(payload)),
         };
         let mut message = self.message(admitted.first_id, payload);
         if admitted.dropped {
-            self.admitted(Parcel::One(message), &admitted, &mut waste);
+            self.admitted(Parcel::One(message), &admitted, &mut waste, route);
             return Ok(admitted.receipt());
         }
         let delay_ns = nanos(delay);
@@ -119,6 +135,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             message,
             meta,
             timer: TimerKey::NONE,
+            route,
         });
         let key = self.engine.set_timer(delay_ns, tag, Arc::clone(self) as _);
         if let Some(entry) = delayed.get_mut(tag) {
@@ -135,7 +152,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(super) fn publish_due(self: &Arc<Self>, due: Delayed<T>) {
         let last_id = due.message.stamp.id.get();
         self.books.delayed.sub(1);
-        self.enqueue(Parcel::of(due.message, due.meta), last_id);
+        self.enqueue(Parcel::of(due.message, due.meta), last_id, due.route);
         // The dispatcher may wait for a ticket that is already out.
         self.ring();
     }
@@ -153,8 +170,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Gets one ticket, or counts the refusal.
     #[inline(always)]
-    fn admit_one(self: &Arc<Self>, waste: &mut Waste<T>) -> Result<Admitted, Refused> {
-        let admitted = self.admit(1, &mut None, waste);
+    fn admit_one(
+        self: &Arc<Self>,
+        waste: &mut Waste<T>,
+        route: Option<u64>,
+        meta: Option<&Meta>,
+    ) -> Result<Admitted, Refused> {
+        let admitted = self.admit(1, &mut None, waste, route, meta);
         admitted.inspect_err(|_| self.books.rejected.add(1))
     }
 
@@ -176,6 +198,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         parcel: Parcel<T>,
         admitted: &Admitted,
         waste: &mut Waste<T>,
+        route: Option<u64>,
     ) {
         if admitted.dropped {
             self.drop_messages(parcel.ids(), DropCause::Overflow);
@@ -186,7 +209,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             // can overtake it.
             self.tell_enqueued(parcel.ids(), parcel.first().accepted_ns);
         }
-        self.enqueue(parcel, admitted.first_id + admitted.count - 1);
+        self.enqueue(parcel, admitted.first_id + admitted.count - 1, route);
     }
 
     fn tell_enqueued(&self, ids: impl ExactSizeIterator<Item = MessageId>, now_ns: u64) {
@@ -197,7 +220,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Gets tickets for at least one and at most `wanted` messages, by the
     /// topic's overflow policy if there is no room; what that drops goes to
-    /// `waste`. `patience` is when a wait that has begun must end; it is set by the
+    /// `waste`. `route`, or else `meta`, says where they would go. `patience` is when a wait that has begun must end; it is set by the
     /// first.
     #[inline(always)]
     pub(super) fn admit(
@@ -205,6 +228,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         wanted: u64,
         patience: &mut Option<Instant>,
         waste: &mut Waste<T>,
+        route: Option<u64>,
+        meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
         if self.settings.no_subscribers == NoSubscribers::Reject
             && !self.has_subscribers()
@@ -214,7 +239,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         match self.gate.admit(wanted, self.settings.capacity) {
             Ok(granted) => Ok(Admitted::plainly(granted)),
-            Err(refusal) => self.admit_by_policy(wanted, refusal, patience, waste),
+            Err(refusal) => self.admit_by_policy(wanted, refusal, patience, waste, route, meta),
         }
     }
 
@@ -231,6 +256,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         refusal: Refusal,
         patience: &mut Option<Instant>,
         waste: &mut Waste<T>,
+        route: Option<u64>,
+        meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
         if refusal == Refusal::Full {
             self.tell(EventKind::Backpressure {
@@ -247,7 +274,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 }
                 self.admit_after_wait(wanted, *patience)
             }
-            (Refusal::Full, Overflow::DropOldest) => self.admit_by_eviction(wanted, waste),
+            (Refusal::Full, Overflow::DropOldest) => {
+                self.admit_by_eviction(wanted, waste, route, meta)
+            }
             (Refusal::Full, Overflow::DropNewest) => {
                 let forced = self.gate.admit(wanted, u64::MAX);
                 forced.map_err(refused).map(|granted| Admitted {
@@ -286,13 +315,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self: &Arc<Self>,
         wanted: u64,
         waste: &mut Waste<T>,
+        route: Option<u64>,
+        meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
         let mut evicted = 0;
         for _ in 0..EVICTION_TRIES {
             if self.gate.is_closed() {
                 return Err(Refused::Closed);
             }
-            match self.drop_oldest(&self.plain, None, DropCause::Overflow) {
+            let oldest = match &self.split {
+                None => self.drop_oldest(&Source::Plain(&self.plain), None, DropCause::Overflow),
+                Some(split) => split.drop_oldest(self, route, meta),
+            };
+            match oldest {
                 Some((dropped, parcel)) => {
                     evicted += dropped;
                     waste.add(parcel);

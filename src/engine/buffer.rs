@@ -25,6 +25,9 @@ use crate::sync::{Arc, Instant, Mutex, in_order};
 /// The buffer of one publisher.
 pub(crate) struct Buffer<T: Send + Sync + 'static> {
     topic: Arc<TopicCore<T>>,
+    /// Where all of it goes, if the topic has partitions that keep the order of its
+    /// publisher.
+    route: Option<u64>,
     size: usize,
     linger_ns: Option<u64>,
     held: Mutex<Held<T>>,
@@ -44,7 +47,9 @@ struct Held<T> {
 
 impl<T: Send + Sync + 'static> Buffer<T> {
     pub(crate) fn new(topic: Arc<TopicCore<T>>, batches: Batched) -> Self {
+        let split = topic.split.as_deref();
         Self {
+            route: split.and_then(|split| split.sticky_route()),
             topic,
             size: batches.size(),
             linger_ns: batches.lingers().map(nanos),
@@ -81,7 +86,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         if held.payloads.is_empty() {
             if self.topic.is_starving() {
                 drop(held);
-                let receipt = self.topic.publish(payload, None)?;
+                let receipt = self.topic.publish_to(self.route, payload, None)?;
                 self.held.lock().receipt.add(receipt);
                 return Ok(());
             }
@@ -139,8 +144,14 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         // One timeout for all chunks together.
         let mut patience: Option<Instant> = None;
         while !payloads.is_empty() {
-            self.topic
-                .publish_chunk(payloads, copy_out, receipt, &mut patience, waste)?;
+            self.topic.publish_chunk(
+                self.route,
+                payloads,
+                copy_out,
+                receipt,
+                &mut patience,
+                waste,
+            )?;
         }
         Ok(())
     }

@@ -26,7 +26,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let (mut chunk, mut others) = first_chunk(payloads);
         while !chunk.is_empty() {
             let (receipt, patience, waste) = (&mut receipt, &mut patience, &mut waste);
-            if let Err(refused) = self.publish_chunk(&mut chunk, split, receipt, patience, waste) {
+            if let Err(refused) =
+                self.publish_chunk(None, &mut chunk, split, receipt, patience, waste)
+            {
                 chunk.extend(others.into_iter().flatten());
                 return Err(self.refuse_batch(refused, chunk, *receipt));
             }
@@ -57,13 +59,20 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// most a batch, and leaves the others where they are. `take` takes so many out.
     pub(crate) fn publish_chunk(
         self: &Arc<Self>,
+        route: Option<u64>,
         payloads: &mut Vec<T>,
         take: impl FnOnce(&mut Vec<T>, usize) -> Vec<T>,
         receipt: &mut BatchReceipt,
         patience: &mut Option<Instant>,
         waste: &mut Waste<T>,
     ) -> Result<(), Refused> {
-        let admitted = self.admit(payloads.len().min(BATCH) as u64, patience, waste)?;
+        let admitted = self.admit(
+            payloads.len().min(BATCH) as u64,
+            patience,
+            waste,
+            route,
+            None,
+        )?;
         let count = admitted.count as usize;
         let chunk = take(payloads, count);
         let first = MessageId::new(admitted.first_id);
@@ -77,7 +86,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             accepted_ns: self.engine.clock.now_ns(),
         };
         let batch = Arc::new(Batch::chunk(chunk, stamp));
-        self.admitted(Parcel::Chunk(batch), &admitted, waste);
+        self.admitted(Parcel::Chunk(batch), &admitted, waste, route);
         Ok(())
     }
 }

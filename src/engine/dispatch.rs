@@ -8,6 +8,7 @@ use super::contain::{StrategyInUse, contain, discard};
 use super::linger::Linger;
 use super::partition::Partition;
 use super::pool::{Task, Worker};
+use super::table::Source;
 use super::timer::{Fire, LOOK};
 use super::topic::{Lanes, TopicCore};
 use crate::batch::{Batch, Collected, Parcel};
@@ -84,7 +85,7 @@ enum Pause {
 
 impl<T: Send + Sync + 'static> Task for TopicCore<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
-        if self.plain.baton.start() && self.run_claimed(&self.plain, worker) {
+        if self.plain.baton.start() && self.run_claimed(&Source::Plain(&self.plain), worker) {
             worker.requeue(self);
         }
     }
@@ -107,7 +108,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// go back on the ready queue.
     pub(super) fn run_claimed(
         self: &Arc<Self>,
-        at: &Partition<T>,
+        at: &Source<'_, T>,
         worker: &mut Worker<'_>,
     ) -> bool {
         let desk = at.desk.lock().take();
@@ -125,7 +126,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     fn turn(
         self: &Arc<Self>,
-        at: &Partition<T>,
+        at: &Source<'_, T>,
         desk: &mut Desk<T>,
         worker: &mut Worker<'_>,
     ) -> Pause {
@@ -137,6 +138,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             // ORDERING: pairs with the fence in `Partition::push`: who stays quiet after
             // this has pushed before we look.
             fence(Ordering::SeqCst);
+        }
+        if !at.may_dispatch() && !self.engine.has_stopped() {
+            return Pause::Rest;
         }
         let mut lanes = self.lanes.reader();
         let mut strategy = self.strategy.reader();
@@ -171,7 +175,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Takes the next batch in hand, if the strategy wants it now.
     fn take_batch(
         self: &Arc<Self>,
-        at: &Partition<T>,
+        at: &Source<'_, T>,
         desk: &mut Desk<T>,
         strategy: &mut Reader<'_, StrategyInUse>,
         lanes: &mut Reader<'_, Lanes<T>>,
@@ -222,9 +226,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// What is to be done with the messages that wait.
-    fn plan(&self, at: &Partition<T>, desk: &mut Desk<T>, strategy: &dyn Strategy) -> Plan {
-        let waiting = self.waiting() as usize;
-        let (at_most, cause) = match self.plan_for(desk, strategy, waiting) {
+    fn plan(&self, at: &Source<'_, T>, desk: &mut Desk<T>, strategy: &dyn Strategy) -> Plan {
+        let waiting = match at {
+            Source::Plain(_) => self.waiting(),
+            Source::Lot(_, lot) => lot.waiting(),
+        };
+        let (at_most, cause) = match self.plan_for(at, desk, strategy, waiting as usize) {
             Plan::Flush { at_most, cause } => (at_most, cause),
             plan => return plan,
         };
@@ -237,7 +244,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 cause,
             };
         }
-        match self.plan_for(desk, strategy, there) {
+        match self.plan_for(at, desk, strategy, there) {
             Plan::Flush { at_most, cause } => Plan::Flush {
                 at_most: at_most.min(there),
                 cause,
@@ -248,7 +255,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// What the strategy says to `waiting` messages, the oldest of them being the
     /// first on the desk; overruled where waiting could never end.
-    fn plan_for(&self, desk: &Desk<T>, strategy: &dyn Strategy, waiting: usize) -> Plan {
+    fn plan_for(
+        &self,
+        at: &Source<'_, T>,
+        desk: &Desk<T>,
+        strategy: &dyn Strategy,
+        waiting: usize,
+    ) -> Plan {
         let Some(oldest) = desk.taken.front().map(Parcel::first) else {
             return Plan::Deliver { at_most: waiting };
         };
@@ -273,8 +286,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             flush(requested.min(waiting), FlushCause::Requested)
         } else if self.gate.is_closed() {
             flush(waiting, FlushCause::Drain)
-        } else if self.gate.outstanding() >= self.settings.capacity {
+        } else if self.is_full() {
             flush(waiting, FlushCause::Full)
+        } else if at.is_replaced(self) {
+            flush(waiting, FlushCause::Requested)
         } else {
             plan
         }
@@ -290,19 +305,28 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// delayed, is released at once or rings by itself.
     fn wait(
         self: &Arc<Self>,
-        at: &Partition<T>,
+        at: &Source<'_, T>,
         desk: &mut Desk<T>,
         until_waiting: usize,
         at_most: Option<Duration>,
     ) {
         let delay_ns = at_most.map(nanos);
-        desk.linger
-            .set(&self.engine, delay_ns, Arc::clone(self) as _);
         let wanted = (until_waiting as u64).clamp(1, self.settings.capacity);
-        // Delayed messages take places too: the topic may be full before.
-        let inside = (self.books.delayed.get() + wanted).min(self.settings.capacity);
-        let wake_at = self.gate.released() + inside;
-        let issued = self.gate.issued();
+        let target: Arc<dyn Fire>;
+        let (wake_at, issued) = match at {
+            Source::Plain(_) => {
+                target = Arc::clone(self) as _;
+                // Delayed messages take places too: the topic may be full before.
+                let inside = (self.books.delayed.get() + wanted).min(self.settings.capacity);
+                (self.gate.released() + inside, self.gate.issued())
+            }
+            Source::Lot(_, lot) => {
+                target = Arc::clone(*lot) as _;
+                let (left, entered) = lot.counts();
+                (left + wanted, entered)
+            }
+        };
+        desk.linger.set(&self.engine, delay_ns, target);
         if breakable!("queue: quiet while others push", issued, 0) < wake_at {
             at.quiet_below.store(wake_at, Ordering::Relaxed);
         }
@@ -310,7 +334,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Makes one batch of the oldest messages: a chunk as it is, or as many
     /// single ones as may be taken.
-    fn collect(&self, at: &Partition<T>, desk: &mut Desk<T>, room: usize) -> Arc<Batch<T>> {
+    fn collect(&self, at: &Source<'_, T>, desk: &mut Desk<T>, room: usize) -> Arc<Batch<T>> {
         let most = desk.allowance.min(BATCH).min(room);
         let mut batch = Collected::new();
         while batch.len() < most {
@@ -336,9 +360,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// The broker has stopped: what was not dispatched is dropped, and counted.
-    fn drop_everything(self: &Arc<Self>, at: &Partition<T>, desk: &mut Desk<T>) {
+    fn drop_everything(self: &Arc<Self>, at: &Source<'_, T>, desk: &mut Desk<T>) {
         desk.linger.cancel(&self.engine);
-        while let Some((_, parcel)) = self.drop_oldest(at, Some(desk), DropCause::Shutdown) {
+        while let Some((count, parcel)) = self.drop_oldest(at, Some(desk), DropCause::Shutdown) {
+            at.leave(self, count as usize);
             discard(parcel);
         }
         self.drop_delayed();
@@ -350,7 +375,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// no desk; it has the dispatcher's if that one rests.
     pub(super) fn drop_oldest(
         &self,
-        at: &Partition<T>,
+        at: &Source<'_, T>,
         desk: Option<&mut Desk<T>>,
         cause: DropCause,
     ) -> Option<(u32, Parcel<T>)> {

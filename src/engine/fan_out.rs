@@ -4,8 +4,8 @@
 use super::books::LaneBooks;
 use super::dispatch::Desk;
 use super::lane::Lane;
-use super::partition::Partition;
 use super::pool::Worker;
+use super::table::Source;
 use super::topic::{Lanes, TopicCore};
 use crate::batch::{Batch, Part};
 use crate::config::{LaneFull, NoSubscribers};
@@ -57,7 +57,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// will ring. Otherwise how many messages went.
     pub(super) fn hand_on(
         self: &Arc<Self>,
-        at: &Partition<T>,
+        at: &Source<'_, T>,
         desk: &mut Desk<T>,
         lanes: &Lanes<T>,
         worker: &mut Worker<'_>,
@@ -68,6 +68,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Places::For(count) => count,
             Places::Nobody => {
                 self.unroute(&batch, next);
+                at.leave(self, left);
                 return Some(left);
             }
             Places::Later => {
@@ -92,11 +93,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         // Places in the lanes are reserved, so those in the queue are free.
         self.gate.release(u64::from(count));
-        for (lane, reserved) in lanes.iter().zip(&desk.grants) {
-            if let Reserved::Granted(granted) = *reserved {
-                self.hand_to(lane, part(), granted, worker);
-            }
-        }
+        in_order!(
+            "partitions: into the lanes, then left",
+            for (lane, reserved) in lanes.iter().zip(&desk.grants) {
+                if let Reserved::Granted(granted) = *reserved {
+                    self.hand_to(lane, part(), granted, worker);
+                }
+            },
+            at.leave(self, count as usize),
+        );
         let next = next + count as usize;
         if next < batch.len() {
             desk.hand = Some((batch, next));
@@ -148,10 +153,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 };
                 // Whether the lane is open is what it answered: one that closes
                 // from now on is seen by the next try.
-                short |= lane.when_full == LaneFull::Wait
+                short = lane.when_full == LaneFull::Wait
                     && reserved != Reserved::Closed
                     && granted < count;
                 grants.push(reserved);
+                if short {
+                    // Another dispatcher may want the same: see `table`.
+                    break;
+                }
             }
             if !short {
                 return count;
@@ -230,7 +239,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
             match lane.reserve(wanted - granted, false) {
                 Reserved::Granted(more) => granted += more,
-                Reserved::Full | Reserved::Closed => break,
+                // Another dispatcher was there first, and is queued by now.
+                Reserved::Full => {}
+                Reserved::Closed => break,
             }
         }
         granted

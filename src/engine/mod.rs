@@ -42,6 +42,7 @@ pub(crate) mod patterns;
 pub(crate) mod registry;
 pub(crate) mod seat;
 pub(crate) mod settle;
+pub(crate) mod table;
 pub(crate) mod timer;
 pub(crate) mod topic;
 pub(crate) mod turn;

@@ -33,7 +33,7 @@ impl<T> Partition<T> {
 
     /// Pushes a parcel, given the number of its last message, and answers whether
     /// the dispatcher is to be put on the ready queue.
-    #[inline]
+    #[inline(always)]
     pub(super) fn push(&self, parcel: Parcel<T>, last: u64) -> Then {
         self.queue.get_or_init(Channel::new).push(parcel);
         // ORDERING: pairs with the fence in `TopicCore::turn`: we pushed, now we

@@ -7,6 +7,7 @@ use super::contain::{SharedStrategy, share_policy, share_strategy};
 use super::context::Inside;
 use super::lane::Lane;
 use super::pool::Worker;
+use super::table::Source;
 use super::topic::{TopicCore, TopicSettings};
 use crate::engine::Engine;
 use crate::event::EventKind;
@@ -128,7 +129,11 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn end(self: Arc<Self>, engine: &Engine) {
         let _inside = Inside::enter();
-        if self.plain.baton.claim() && self.run_claimed(&self.plain, &mut Worker::new(engine)) {
+        if let Some(split) = &self.split {
+            split.end(engine);
+        } else if self.plain.baton.claim()
+            && self.run_claimed(&Source::Plain(&self.plain), &mut Worker::new(engine))
+        {
             engine.pool.submit(Arc::clone(&self) as _);
         }
         for lane in self.lanes.load().iter() {

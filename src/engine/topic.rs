@@ -8,9 +8,10 @@ use super::gate::Gate;
 use super::lane::Lane;
 use super::letters::{Letter, Letters};
 use super::partition::Partition;
+use super::table::Split;
 use super::waiters::Waiters;
 use crate::batch::{Message, Meta, Parcel};
-use crate::config::{DeadLetterOverflow, NoSubscribers, Overflow};
+use crate::config::{DeadLetterOverflow, NoSubscribers, Overflow, Unkeyed};
 use crate::engine::Engine;
 use crate::event::{About, EventKind, Record};
 use crate::message::MessageId;
@@ -34,6 +35,14 @@ pub(crate) struct TopicSettings {
     pub(crate) lane_capacity: u32,
     pub(crate) letters: usize,
     pub(crate) letter_overflow: DeadLetterOverflow,
+    pub(crate) partitions: Option<Partitions>,
+}
+
+/// How a topic is split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Partitions {
+    pub(crate) count: u16,
+    pub(crate) unkeyed: Unkeyed,
 }
 
 /// A message on the timer wheel, by `publish_after`.
@@ -41,6 +50,7 @@ pub(crate) struct Delayed<T> {
     pub(crate) message: Message<T>,
     pub(crate) meta: Option<Meta>,
     pub(crate) timer: TimerKey,
+    pub(crate) route: Option<u64>,
 }
 
 /// The list of a topic's lanes.
@@ -55,8 +65,9 @@ pub(crate) struct TopicCore<T> {
     pub(crate) engine: Arc<Engine>,
     pub(crate) settings: TopicSettings,
     pub(crate) gate: Gate,
-    /// Its queue, whose messages are numbered by their ids.
+    /// Its queue, whose messages are numbered by their ids; unused if it is split.
     pub(super) plain: Partition<T>,
+    pub(crate) split: Option<Box<Split<T>>>,
     /// Messages up to this id are handed on whatever the strategy says.
     pub(super) flush_to: AtomicU64,
     pub(crate) lanes: Slot<Lanes<T>>,
@@ -79,11 +90,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         settings: TopicSettings,
         strategy: SharedStrategy,
         retry: SharedPolicy,
-    ) -> Self {
-        Self {
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|topic| Self {
             name,
             gate: Gate::new(),
             plain: Partition::new(),
+            split: settings.partitions.map(|partitions| {
+                let count = usize::from(partitions.count);
+                Box::new(Split::new(topic, count, partitions.unkeyed))
+            }),
             flush_to: AtomicU64::new(0),
             lanes: Slot::new(Arc::new(Vec::new())),
             ended: Mutex::new(None),
@@ -96,13 +111,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             handles: Cell::new(Handles::NONE),
             settings,
             engine,
-        }
+        })
     }
 
     /// Pushes an admitted parcel and lets the dispatcher know.
-    #[inline]
-    pub(super) fn enqueue(self: &Arc<Self>, parcel: Parcel<T>, last_id: u64) {
-        if self.plain.push(parcel, last_id) == Then::Enqueue {
+    #[inline(always)]
+    pub(super) fn enqueue(self: &Arc<Self>, parcel: Parcel<T>, last_id: u64, route: Option<u64>) {
+        if let Some(split) = &self.split {
+            split.enqueue(self, parcel, route);
+        } else if self.plain.push(parcel, last_id) == Then::Enqueue {
             self.engine.pool.submit(Arc::clone(self) as _);
         }
     }
@@ -114,14 +131,25 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.gate.outstanding().saturating_sub(delayed)
     }
 
+    /// Whether all its places are taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.gate.outstanding() >= self.settings.capacity
+    }
+
     /// Whether it has nothing accepted, and nobody looks for more.
     pub(super) fn is_starving(&self) -> bool {
-        self.plain.baton.is_idle() && self.gate.outstanding() == 0
+        let is_idle = match &self.split {
+            None => self.plain.baton.is_idle(),
+            Some(split) => split.is_idle(),
+        };
+        is_idle && self.gate.outstanding() == 0
     }
 
     /// Puts the topic on the ready queue unless somebody is bound to look at it.
     pub(crate) fn ring(self: &Arc<Self>) {
-        if self.plain.baton.notify() == Then::Enqueue {
+        if let Some(split) = &self.split {
+            split.ring(&self.engine);
+        } else if self.plain.baton.notify() == Then::Enqueue {
             self.engine.pool.submit(Arc::clone(self) as _);
         }
     }

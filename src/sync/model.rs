@@ -41,6 +41,11 @@ pub(crate) fn is_current(thread: &JoinHandle<()>) -> bool {
     thread.thread().id() == loom::thread::current().id()
 }
 
+/// All threads of a model count as one: its executions must not differ.
+pub(crate) fn thread_number() -> u64 {
+    0
+}
+
 /// Catches nothing: loom panics where it finds something, and must be heard. So
 /// no handler of a model panics.
 pub(crate) fn catch_panic<R>(call: impl FnOnce() -> R) -> std::thread::Result<R> {

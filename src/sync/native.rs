@@ -34,6 +34,15 @@ pub(crate) fn is_current(thread: &JoinHandle<()>) -> bool {
     thread.thread().id() == std::thread::current().id()
 }
 
+/// A number of the calling thread's own. They are given by turns, to those that ask.
+pub(crate) fn thread_number() -> u64 {
+    static NEXT: atomic::AtomicU64 = atomic::AtomicU64::new(0);
+    thread_local! {
+        static NUMBER: u64 = NEXT.fetch_add(1, atomic::Ordering::Relaxed);
+    }
+    NUMBER.with(|number| *number)
+}
+
 /// Calls what may panic, and catches it.
 pub(crate) fn catch_panic<R>(call: impl FnOnce() -> R) -> std::thread::Result<R> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))

@@ -11,6 +11,7 @@ mod lanes;
 mod mutants;
 mod observers;
 mod patterns;
+mod partitions;
 mod quiet;
 mod redrive;
 mod retry;

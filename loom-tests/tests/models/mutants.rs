@@ -148,6 +148,34 @@ const MUTANTS: &[Mutant] = &[
         &["buffer::what_lingers_while_a_worker_flushes_is_flushed_too"],
     ),
     (
+        "partitions: two tables at once",
+        &["partitions::a_key_keeps_its_order_when_it_moves"],
+    ),
+    (
+        "partitions: into the lanes, then left",
+        &["partitions::a_key_keeps_its_order_when_it_moves"],
+    ),
+    (
+        "partitions: an empty table that nobody hears of",
+        &["partitions::a_key_keeps_its_order_when_it_moves"],
+    ),
+    (
+        "partitions: leave without a fence",
+        &["partitions::a_key_keeps_its_order_when_it_moves"],
+    ),
+    (
+        "partitions: enter without a second look",
+        &["partitions::who_enters_the_old_partitions_too_late_finds_the_new_ones"],
+    ),
+    (
+        "partitions: enter without a fence",
+        &["partitions::who_enters_the_old_partitions_too_late_finds_the_new_ones"],
+    ),
+    (
+        "partitions: a change that nobody hears of",
+        &["partitions::what_waits_for_its_batch_goes_on_when_its_partition_is_replaced"],
+    ),
+    (
         "bus: off when one leaves",
         &["observers::an_observer_hears_all_while_another_leaves"],
     ),
