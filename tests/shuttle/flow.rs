@@ -137,6 +137,38 @@ fn a_batch_goes_when_it_is_full_or_no_longer_wanted() {
 }
 
 #[test]
+fn the_number_of_partitions_changes_while_keyed_messages_wait() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic("t").capacity(4).overflow(BLOCK);
+        let topic = topic.partitions(2).lane_capacity(2).open().unwrap();
+        let logs = ["x", "y"].map(|name| log(&topic, name));
+        let mut threads = publishers({
+            let topic = topic.clone();
+            move |publisher| {
+                for number in 0..2 {
+                    let message = topic.message((publisher, number));
+                    message.key(publisher.to_string()).publish().unwrap();
+                }
+            }
+        });
+        threads.push(thread::spawn(move || {
+            for partitions in [3, 1, 2] {
+                // Refused while the last change is under way.
+                let _ = topic.set_partitions(partitions);
+            }
+        }));
+        join(threads);
+        assert!(broker.wait_until_idle(FOREVER));
+        for firsts in logs.map(|log| log.take()) {
+            assert_in_order(&firsts);
+            assert_eq!(firsts.len(), 8);
+        }
+        assert_eq!(drain(&broker).delivered, 16);
+    });
+}
+
+#[test]
 fn the_oldest_make_room() {
     explore(|| {
         let broker = broker();

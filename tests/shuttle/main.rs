@@ -35,6 +35,7 @@
 //! | an unsubscribe does not wait | `subscriptions_end_while_deliveries_run` |
 //! | a lane that is cancelled keeps what it has | `subscriptions_end_inside_handlers` |
 //! | a letter is redriven twice | `letters_are_redriven_into_a_lane_that_is_full_or_ends` |
+//! | new partitions go ahead of the old ones | `the_number_of_partitions_changes_while_keyed_messages_wait` |
 //! | events ring no observer | `observers_come_and_go` |
 #![cfg(millstream_shuttle)]
 
