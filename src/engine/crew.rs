@@ -81,6 +81,25 @@ impl<T> Tray<T> {
     }
 }
 
+/// The oldest deliveries that `owner` may have, at most so many.
+#[derive(Clone, Copy)]
+pub(super) struct Ask {
+    pub(super) owner: u64,
+    pub(super) most: usize,
+    pub(super) each: Each,
+}
+
+impl Ask {
+    /// Of the lane's own runner.
+    pub(super) fn own(most: usize, each: Each) -> Self {
+        Self {
+            owner: RUNNER,
+            most,
+            each,
+        }
+    }
+}
+
 /// What waits for a batch handler.
 pub(super) struct Waits {
     /// The oldest that may go.
@@ -256,19 +275,17 @@ impl<T: Send + Sync + 'static> Lane<T> {
         state.waiting = std::mem::replace(&mut turn.waiting, Arena::new());
     }
 
-    /// Takes the oldest deliveries that `owner` may have, at most so many and no
-    /// further than the first that `may` refuses; they are in hand then. `note` is told
-    /// under the lock how many there are.
+    /// Takes what is asked for, no further than the first that `may` refuses; it is
+    /// in hand then. `note` is told under the lock how many there are.
     pub(super) fn take_for(
         self: &Arc<Self>,
         crew: &Crew<T>,
-        owner: u64,
-        most: usize,
-        each: Each,
+        ask: Ask,
         now_ns: u64,
         may: impl Fn(&Redelivery<T>) -> bool,
         note: impl Fn(usize),
     ) -> Vec<Taken<Redelivery<T>>> {
+        let Ask { owner, most, each } = ask;
         loop {
             let mut state = crew.state.lock();
             self.feed(crew, &mut state, owner, most);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::crew::{Crew, RUNNER, Tray};
+use super::crew::{Ask, Crew, Tray};
 use super::handler::Fault;
 use super::lane::{Lane, Redelivery, Turn};
 use super::settle::Sentence;
@@ -29,8 +29,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
         engine: &Engine,
     ) -> Progress {
-        let most = turn.calls(engine);
-        let taken = self.take_for(crew, RUNNER, most, Each::Many, now_ns, |_| true, |_| {});
+        let ask = Ask::own(turn.calls(engine), Each::Many);
+        let taken = self.take_for(crew, ask, now_ns, |_| true, |_| {});
         if taken.is_empty() {
             return Progress::Nothing;
         }

@@ -14,7 +14,7 @@ use super::baton::Baton;
 use super::books::Counter;
 use super::contain::{Contained, discard};
 use super::context::Inside;
-use super::crew::Crew;
+use super::crew::{Ask, Crew};
 use super::handler::Handler;
 use super::lane::{Lane, Redelivery, Turn};
 use super::pool::{Task, Worker};
@@ -131,7 +131,8 @@ impl<T: Send + Sync + 'static> Seat<T> {
             let since_ns = if taken > 0 { now_ns.max(1) } else { 0 };
             self.busy_since_ns.store(since_ns, Ordering::Relaxed);
         };
-        let taken = lane.take_for(crew, member.id, most, each, now_ns, |_| true, note);
+        let owner = member.id;
+        let taken = lane.take_for(crew, Ask { owner, most, each }, now_ns, |_| true, note);
         member.taken.add(taken.len() as u64);
         lane.call_others(crew);
         taken

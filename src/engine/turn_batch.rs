@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::context;
-use super::crew::{Crew, RUNNER, Tray};
+use super::crew::{Ask, Crew, Tray};
 use super::crew_turn::After;
 use super::lane::{Lane, Redelivery, Turn};
 use super::turn::{Progress, advance};
@@ -119,7 +119,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Progress::Nothing;
         };
         if !waits.is_new {
-            let taken = self.take_for(crew, RUNNER, 1, Each::Once, now_ns, |_| true, |_| {});
+            let ask = Ask::own(1, Each::Once);
+            let taken = self.take_for(crew, ask, now_ns, |_| true, |_| {});
             let now_ns = self.try_taken(crew, turn, taken, || false, now_ns, engine);
             return Progress::Done { now_ns };
         }
@@ -133,15 +134,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
         };
         turn.linger.cancel(engine);
-        let taken = self.take_for(
-            crew,
-            RUNNER,
-            take,
-            waits.each,
-            now_ns,
-            Redelivery::is_new,
-            |_| {},
-        );
+        let ask = Ask::own(take, waits.each);
+        let taken = self.take_for(crew, ask, now_ns, Redelivery::is_new, |_| {});
         if taken.is_empty() {
             return Progress::Done { now_ns };
         }
