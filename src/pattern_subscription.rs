@@ -4,12 +4,12 @@ use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
 
-use crate::config::{LaneFull, Unsubscribe};
+use crate::config::{LaneFull, OnExhausted, OnFailure, Unsubscribe};
 use crate::engine::Engine;
 use crate::engine::contain::{SharedPolicy, share_policy};
 use crate::engine::handler::Handler;
 use crate::engine::lane::Lane;
-use crate::engine::patterns::{Follow, Follower, MakeHandler};
+use crate::engine::patterns::{Follow, Follower, MakeHandler, Order};
 use crate::error::{InvalidSetting, SubscribeError, UnknownPattern};
 use crate::message::Delivery;
 use crate::metrics::SubscriptionMetrics;
@@ -105,6 +105,26 @@ impl PatternSubscription {
         Ok(())
     }
 
+    /// As [`Subscription::set_on_failure`](crate::Subscription::set_on_failure), for all
+    /// topics, those that it will meet included.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] as there.
+    pub fn set_on_failure(&self, mode: OnFailure) -> Result<(), InvalidSetting> {
+        self.follower.set_order(&|order| order.on_failure = mode)
+    }
+
+    /// As [`Subscription::set_on_exhausted`](crate::Subscription::set_on_exhausted), for
+    /// all topics, those that it will meet included.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] as there.
+    pub fn set_on_exhausted(&self, then: OnExhausted) -> Result<(), InvalidSetting> {
+        self.follower.set_order(&|order| order.on_exhausted = then)
+    }
+
     /// The sum of its counts over all topics, those that it has left or that were
     /// removed included. Latencies are of the topics it has now.
     pub fn metrics(&self) -> SubscriptionMetrics {
@@ -167,6 +187,7 @@ trait AnyFollower: Send + Sync {
     fn remove(&self, pattern: &str) -> Option<Vec<Arc<dyn AnyLane>>>;
     fn put_away(&self);
     fn set_retry(&self, policy: SharedPolicy);
+    fn set_order(&self, change: &dyn Fn(&mut Order)) -> Result<(), InvalidSetting>;
     fn metrics(&self) -> SubscriptionMetrics;
     fn has_ended(&self) -> bool;
     /// Answers the lanes that are to end now.
@@ -204,6 +225,10 @@ impl<T: Send + Sync + 'static> AnyFollower for Follower<T> {
         Follower::set_retry(self, policy);
     }
 
+    fn set_order(&self, change: &dyn Fn(&mut Order)) -> Result<(), InvalidSetting> {
+        Follower::set_order(self, change)
+    }
+
     fn metrics(&self) -> SubscriptionMetrics {
         self.read_metrics()
     }
@@ -237,6 +262,7 @@ pub struct PatternSubscriptionBuilder<'b, T> {
     capacity: Option<usize>,
     when_full: LaneFull,
     retry: Option<SharedPolicy>,
+    order: Order,
     carries: PhantomData<fn(T) -> T>,
 }
 
@@ -249,6 +275,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
             capacity: None,
             when_full: LaneFull::default(),
             retry: None,
+            order: Order::default(),
             carries: PhantomData,
         }
     }
@@ -276,6 +303,21 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
     /// What follows a failure. Default: the policy of the topic.
     pub fn retry(mut self, policy: impl RetryPolicy) -> Self {
         self.retry = Some(share_policy(policy));
+        self
+    }
+
+    /// What the failure of one delivery means for those behind it, in each topic:
+    /// see [`SubscriptionBuilder::on_failure`](crate::SubscriptionBuilder::on_failure).
+    pub fn on_failure(mut self, mode: OnFailure) -> Self {
+        self.order.on_failure = mode;
+        self
+    }
+
+    /// What follows for its key, in its topic, when a delivery goes to the dead
+    /// letters: see
+    /// [`SubscriptionBuilder::on_exhausted`](crate::SubscriptionBuilder::on_exhausted).
+    pub fn on_exhausted(mut self, then: OnExhausted) -> Self {
+        self.order.on_exhausted = then;
         self
     }
 
@@ -314,6 +356,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         if let Some(retry) = &self.retry {
             retry.check()?;
         }
+        self.order.rules(1).check(self.when_full, 1, false)?;
         let handler = Arc::new(handler);
         let make: MakeHandler<T> = Box::new(move || {
             let handler = Arc::clone(&handler);
@@ -322,7 +365,15 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
             }))
         });
         let engine = Arc::clone(self.engine);
-        let follower = Follower::new(name, engine, capacity, self.when_full, self.retry, make);
+        let follower = Follower::new(
+            name,
+            engine,
+            capacity,
+            self.when_full,
+            self.retry,
+            self.order,
+            make,
+        );
         let follower = Arc::new(follower);
         follower.join(patterns)?;
         Ok(PatternSubscription {

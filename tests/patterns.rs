@@ -12,8 +12,8 @@ use std::time::Duration;
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
     Backoff, Broker, Delivery, InvalidName, InvalidPattern, LaneFull, Nack, NoSubscribers,
-    OpenError, PatternSubscription, PublishError, RemoveError, SubscribeError, Unsubscribe,
-    Unsubscribed,
+    OnExhausted, OnFailure, OpenError, PatternSubscription, PublishError, RemoveError,
+    SubscribeError, Unsubscribe, Unsubscribed,
 };
 use parking_lot::Mutex;
 
@@ -665,4 +665,64 @@ fn a_handler_that_panics_or_panics_when_it_goes_stops_nobody() {
     assert_eq!((counts.delivered, counts.dead_lettered), (1, 1));
     assert_ended(&sub.unsubscribe(Unsubscribe::Cancel));
     assert_rests_balanced(&broker);
+}
+
+#[test]
+fn failures_hold_up_their_key_in_their_topic_alone() {
+    let (broker, clock) = manual();
+    let open = |name: &str| {
+        let retry = Backoff::fixed(MS).max_attempts(3);
+        broker
+            .topic::<u64>(name)
+            .retry(retry)
+            .open()
+            .expect("opens")
+    };
+    let one = open("orders.one");
+    let log = Seen::new();
+    let handler = write(&log);
+    let builder = broker.subscription("s").matching("orders.*");
+    let sub = builder.on_failure(OnFailure::BlockKey).subscribe(move |d| {
+        if *d.payload() == 1 && d.attempt() == 1 {
+            return Err(Nack::retry("not yet"));
+        }
+        handler(d)
+    });
+    let sub = sub.expect("a free name");
+    let two = open("orders.two");
+    for topic in [&one, &two] {
+        for payload in if topic.name() == "orders.one" {
+            [1, 2]
+        } else {
+            [3, 4]
+        } {
+            topic
+                .message(payload)
+                .key("k")
+                .publish()
+                .expect("there is room");
+        }
+    }
+    broker.run_until_idle();
+    assert_eq!(seen(&log), [of("orders.two", 3), of("orders.two", 4)]);
+    assert_eq!((sub.metrics().blocked_keys, sub.metrics().held), (1, 1));
+    advance(&broker, &clock, MS);
+    assert_eq!(log.take(), [of("orders.one", 1), of("orders.one", 2)]);
+
+    sub.set_on_failure(OnFailure::Reorder).expect("makes sense");
+    one.message(1).key("k").publish().expect("there is room");
+    one.message(2).key("k").publish().expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(log.take(), [of("orders.one", 2)]);
+    assert!(sub.set_on_exhausted(OnExhausted::ParkKey).is_err());
+    let builder = broker.subscription::<u64>("t").matching(">");
+    let builder = builder
+        .on_failure(OnFailure::BlockKey)
+        .when_full(LaneFull::DropOldest);
+    assert!(matches!(
+        builder.subscribe(|_| Ok(())),
+        Err(SubscribeError::Invalid(_))
+    ));
+    advance(&broker, &clock, MS);
+    assert_balanced(&broker);
 }

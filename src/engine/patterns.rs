@@ -19,18 +19,20 @@ use std::collections::BTreeMap;
 use super::books::DeliveryCounts;
 use super::contain::{SharedPolicy, discard};
 use super::context::Inside;
+use super::crew::{Crew, Hands};
 use super::handler::Handler;
 use super::lane::{Lane, LaneSettings, Policy};
 use super::registry::AnyTopic;
 use super::topic::TopicCore;
-use crate::config::LaneFull;
+use crate::config::{LaneFull, OnExhausted, OnFailure};
 use crate::engine::Engine;
-use crate::error::SubscribeError;
+use crate::error::{InvalidSetting, SubscribeError};
 use crate::event::EventKind;
 use crate::latency::{Latencies, LatencySummary};
 use crate::metrics::SubscriptionMetrics;
 use crate::pure::pattern::Pattern;
 use crate::pure::room::Phase;
+use crate::pure::rules::Rules;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, breakable, in_order};
 
@@ -52,6 +54,24 @@ pub(crate) trait Follow: Send + Sync {
     fn let_go(&self);
 }
 
+/// What failures mean for those behind them, in each of its lanes.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Order {
+    pub(crate) on_failure: OnFailure,
+    pub(crate) on_exhausted: OnExhausted,
+}
+
+impl Order {
+    /// The rules of a lane that may set aside so many.
+    pub(crate) fn rules(self, hold: u32) -> Rules {
+        Rules {
+            on_failure: self.on_failure,
+            on_exhausted: self.on_exhausted,
+            hold,
+        }
+    }
+}
+
 /// Makes a lane's handler of the one that all its lanes share.
 pub(crate) type MakeHandler<T> = Box<dyn Fn() -> Handler<T> + Send + Sync>;
 
@@ -71,6 +91,7 @@ struct Following<T> {
     /// `None` from the moment at which it begins to end.
     make: Option<MakeHandler<T>>,
     retry: Policy,
+    order: Order,
     /// By the names of their topics.
     lanes: BTreeMap<Arc<str>, Arc<Lane<T>>>,
     /// Lanes that are ending because no pattern matches any more or their topic was
@@ -97,12 +118,14 @@ impl<T: Send + Sync + 'static> Follower<T> {
         capacity: Option<u32>,
         when_full: LaneFull,
         retry: Policy,
+        order: Order,
         make: MakeHandler<T>,
     ) -> Self {
         let following = Following {
             patterns: Vec::new(),
             make: Some(make),
             retry,
+            order,
             lanes: BTreeMap::new(),
             leaving: Vec::new(),
             ended: DeliveryCounts::default(),
@@ -193,12 +216,14 @@ impl<T: Send + Sync + 'static> Follower<T> {
         topic: &Arc<TopicCore<T>>,
     ) -> Option<Arc<Lane<T>>> {
         let make = following.make.as_ref()?;
+        let capacity = self.capacity.unwrap_or(topic.settings.lane_capacity);
+        let rules = following.order.rules(capacity);
         let settings = LaneSettings {
-            capacity: self.capacity.unwrap_or(topic.settings.lane_capacity),
+            capacity,
             when_full: self.when_full,
             retry: following.retry.clone(),
             by_pattern: true,
-            crew: None,
+            crew: rules.blocks().then(|| Crew::new(rules, Hands::Runner)),
         };
         let name = Arc::clone(&self.name);
         let lane = Arc::new(Lane::new(name, Arc::clone(topic), settings, make()));
@@ -280,6 +305,21 @@ impl<T: Send + Sync + 'static> Follower<T> {
         before.push(Arc::new(following.retry.replace(policy)));
     }
 
+    /// Changes the order of all lanes, those to come included.
+    pub(crate) fn set_order(&self, change: &dyn Fn(&mut Order)) -> Result<(), InvalidSetting> {
+        let mut following = self.following.lock();
+        let mut order = following.order;
+        change(&mut order);
+        order.rules(1).check(self.when_full, 1, false)?;
+        following.order = order;
+        let lanes: Vec<_> = following.all().cloned().collect();
+        drop(following);
+        for lane in lanes {
+            lane.set_rules(|rules| *rules = order.rules(rules.hold))?;
+        }
+        Ok(())
+    }
+
     /// The sum over its lanes, and those that have ended.
     pub(crate) fn read_metrics(&self) -> SubscriptionMetrics {
         let mut latencies = Latencies::new();
@@ -292,6 +332,9 @@ impl<T: Send + Sync + 'static> Follower<T> {
         for lane in following.all() {
             let metrics = lane.read_metrics(&mut latencies);
             sum.queued += metrics.queued;
+            sum.held += metrics.held;
+            sum.blocked_keys += metrics.blocked_keys;
+            sum.parked_keys += metrics.parked_keys;
             sum.counts.add(&metrics.counts);
         }
         sum.queue_wait = LatencySummary::of(&latencies.queue_wait);
