@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
-    Backoff, Broker, ConsumerGroup, InvalidSetting, Member, Nack, OnFailure, PublishError,
+    Backoff, Broker, ConsumerGroup, InvalidSetting, Member, Nack, OnExhausted, OnFailure, PublishError,
     SubscribeError, Topic, Unsubscribe, Unsubscribed,
 };
 
@@ -504,4 +504,27 @@ fn events_tell_who_comes_and_goes() {
             "member_left orders/billing one",
         ]
     );
+}
+
+/// Nobody but a member that joins looks into the lane then.
+#[test]
+fn what_waits_for_a_parked_key_follows_it_when_a_member_joins() {
+    let (broker, _clock) = manual();
+    let (topic, books) = (open(&broker), Books::new());
+    let group = topic.subscription("billing");
+    let group = group.on_failure(OnFailure::BlockKey);
+    let group = group.on_exhausted(OnExhausted::ParkKey);
+    let group = group.group().expect("subscribes");
+    let refuses = group.join("refuses", |_| Err(Nack::dead_letter("never")));
+    publish(&topic, 0);
+    broker.run_until_idle();
+    refuses.expect("joins").leave();
+    publish(&topic, 16);
+    broker.run_until_idle();
+    assert_eq!(group.metrics().queued, 1);
+    let _one = join(&group, "one", &books);
+    broker.run_until_idle();
+    assert_eq!(topic.dead_letters().len(), 2);
+    assert_eq!(books.take(), []);
+    assert_balanced(&broker);
 }

@@ -3,7 +3,8 @@
 //!
 //! Each seat is a task with a baton, as a lane is, and takes from the lane's crew when it is rung.
 //! Who files deliveries rings seats after it has let go of the crew's lock; a seat that finds
-//! nothing has looked under that lock, so one of the two sees the other.
+//! nothing has looked under that lock, so one of the two sees the other. Who changes the hands
+//! that there are rings the lane, whose turn calls them.
 //!
 //! The end of a seat: `leaving` is set, then whoever gets hold of its baton drops the handler and keeps the
 //! baton for ever. The feared interleaving, a seat that looks for the mark, is marked, and goes to rest
@@ -324,7 +325,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         state.sequencer.join(member.id);
         state.members.push(Arc::clone(&member));
         drop(state);
-        self.call_others(crew);
+        self.ring();
         Some(member)
     }
 
@@ -355,14 +356,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
             let member = Arc::clone(&member.name);
             self.tell_of_member(EventKind::MemberLeft { member });
         }
-        self.call_others(crew);
+        self.ring();
     }
 
     pub(crate) fn tell_of_member(&self, kind: EventKind) {
         self.topic.tell_of(Some(&self.name), None, 0, None, kind);
     }
 
-    /// There may be something to take for those who share the lane.
+    /// There may be something to take for those who share the lane. What it files may
+    /// be for the lane's runner to judge: who calls this is that, or takes again.
     pub(super) fn call_others(self: &Arc<Self>, crew: &Crew<T>) {
         let mut state = crew.state.lock();
         let members = state.members.clone();
@@ -413,9 +415,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// runs. `false`: its handler is for one at a time.
     pub(crate) fn resize(self: &Arc<Self>, member: &Arc<Member<T>>, count: usize) -> bool {
         let resized = member.resize(self, count);
-        if let Some(crew) = self.crew.get() {
-            self.call_others(crew);
-        }
+        self.ring();
         resized
     }
 }
