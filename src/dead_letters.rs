@@ -1,6 +1,6 @@
 //! Deliveries that failed for good: look into them, redrive them, purge them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -64,12 +64,25 @@ pub struct Redrive {
     pub no_room: usize,
     /// Letters that stay because no subscription of that name is there.
     pub no_subscription: usize,
+    /// Letters that stay because one before them of the same key has found no room, or
+    /// has failed again meanwhile and parks the key.
+    pub behind: usize,
 }
 
 /// Why a letter stays in the store.
 enum Stays {
     NoRoom,
     NoSubscription,
+    Behind,
+}
+
+/// What a redrive has come to so far for one key of one subscription.
+#[derive(Default)]
+struct Line {
+    /// Messages whose letters it has sent off, or somebody else before it.
+    gone: BTreeSet<MessageId>,
+    /// One stays, so those behind it do.
+    stays: bool,
 }
 
 impl<T: Send + Sync + 'static> DeadLetters<T> {
@@ -99,43 +112,51 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     /// Sends the letters that `filter` chooses back to the subscription that had
     /// failed, and to no other, in the order of their messages. Each becomes a
     /// delivery of a new generation with its attempts reset. Letters that can't go
-    /// stay; so do those of the same key behind one that found no room, or their
-    /// order would be lost.
+    /// stay; so do those of the same key behind one that found no room, or that has
+    /// come back to [park](crate::OnExhausted::ParkKey) its key, or their order would
+    /// be lost.
     pub fn redrive(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> Redrive {
         let mut outcome = Redrive::default();
         let mut letters = self.list();
         letters.sort_by_key(DeadLetter::id);
-        let mut behind = BTreeSet::new();
-        for letter in letters {
-            if !filter(&letter) {
+        let mut lines: BTreeMap<(&str, &str), Line> = BTreeMap::new();
+        for letter in &letters {
+            if !filter(letter) {
                 continue;
             }
-            let of_key = || {
-                Some((
-                    Arc::clone(&letter.letter.subscription),
-                    letter.key()?.into(),
-                ))
+            let mut alone = Line::default();
+            let line = match letter.key() {
+                Some(key) => lines.entry((letter.subscription(), key)).or_default(),
+                None => &mut alone,
             };
-            let key: Option<(Arc<str>, Box<str>)> = of_key();
-            let is_behind = key.as_ref().is_some_and(|key| behind.contains(key));
-            let gone = match is_behind {
-                true => Err(Stays::NoRoom),
-                false => self.redrive_one(&letter.letter),
+            let gone = match line.stays {
+                true => Err(Stays::Behind),
+                false => self.redrive_one(&letter.letter, &line.gone),
             };
+            line.gone.insert(letter.id());
             match gone {
                 Ok(redriven) => outcome.redriven += usize::from(redriven),
                 Err(Stays::NoSubscription) => outcome.no_subscription += 1,
                 Err(Stays::NoRoom) => {
                     outcome.no_room += 1;
-                    behind.extend(key);
+                    line.stays = true;
+                }
+                Err(Stays::Behind) => {
+                    outcome.behind += 1;
+                    line.stays = true;
                 }
             }
         }
         outcome
     }
 
-    /// Redrives a letter, unless somebody else has redriven or purged it.
-    fn redrive_one(&self, letter: &Arc<Letter<T>>) -> Result<bool, Stays> {
+    /// Redrives a letter, unless somebody else has redriven or purged it, or one of
+    /// those that went `before` it is back and parks its key.
+    fn redrive_one(
+        &self,
+        letter: &Arc<Letter<T>>,
+        before: &BTreeSet<MessageId>,
+    ) -> Result<bool, Stays> {
         let core = &self.topic.core;
         let lanes = core.lanes.load();
         let lane = lanes
@@ -148,14 +169,23 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
             Reserved::Closed => return Err(Stays::NoSubscription),
         }
         let mut letters = core.letters.lock();
-        let taken = letters.take(letter);
+        let is_behind = breakable!(
+            "letters: redriven past one that is back",
+            letters.parks_before(letter, before),
+            false
+        );
+        let taken = !is_behind && letters.take(letter);
         if !breakable!("letters: redriven by two", taken, true) {
             drop(letters);
             if lane.release(1) {
                 lane.ring();
             }
             core.engine.stillness.look();
-            return Ok(false);
+            return if is_behind {
+                Err(Stays::Behind)
+            } else {
+                Ok(false)
+            };
         }
         let status = lane.books.record(Status::DeadLetter, Step::Redrive, 1);
         let id = Some(letter.id());

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
-    Backoff, Broker, ConsumerGroup, InvalidSetting, Member, Nack, OnExhausted, OnFailure, PublishError,
-    SubscribeError, Topic, Unsubscribe, Unsubscribed,
+    Backoff, Broker, ConsumerGroup, InvalidSetting, Member, Nack, OnExhausted, OnFailure,
+    PublishError, SubscribeError, Topic, Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);

@@ -579,3 +579,37 @@ fn order_per_key_survives_failures_on_threads() {
         }
     }
 }
+
+/// Between two letters of one redrive the first may come back: the second is behind
+/// it then, wherever it has got to.
+#[test]
+fn a_redrive_passes_no_letter_that_has_come_back_meanwhile() {
+    let (broker, _clock) = manual();
+    let (topic, log) = (open(&broker, 1), Log::new());
+    let calls = log.clone();
+    let subscription = topic.subscription("book").on_failure(OnFailure::BlockKey);
+    let _book = subscription
+        .on_exhausted(OnExhausted::ParkKey)
+        .subscribe(move |d| {
+            if d.generation() < 2 && d.payload().1 == 1 {
+                return Err(Nack::retry("not yet"));
+            }
+            calls.push((d.payload().0, d.payload().1));
+            Ok(())
+        })
+        .expect("subscribes");
+    publish(&topic, &[("a", 1, 0), ("a", 2, 0), ("a", 3, 0)]);
+    broker.run_until_idle();
+    let letters = topic.dead_letters();
+    let first = letters.redrive(|_| {
+        broker.run_until_idle();
+        true
+    });
+    broker.run_until_idle();
+    assert_eq!(log.take(), []);
+    let second = letters.redrive(|_| true);
+    broker.run_until_idle();
+    assert_eq!((first.redriven, second.redriven), (1, 3));
+    assert_eq!(log.take(), [("a", 1), ("a", 2), ("a", 3)]);
+    assert_balanced(&broker);
+}

@@ -391,11 +391,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Files what has come back: a retry that is due, or a letter that was redriven.
     /// `false`: nothing has.
     pub(super) fn file_next_return(&self, crew: &Crew<T>) -> bool {
-        let Some(returned) = self.pop_return() else {
-            return false;
-        };
-        self.file_return(crew, &mut crew.state.lock(), returned);
-        true
+        // Under the lock it is either there or filed.
+        let mut state = crew.state.lock();
+        let returned = self.pop_return();
+        let is_some = returned.is_some();
+        if let Some(returned) = returned {
+            self.file_return(crew, &mut state, returned);
+        }
+        is_some
     }
 
     fn file_return(&self, crew: &Crew<T>, state: &mut State<T>, returned: Return<T>) {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::crew::{Ask, Crew, Tray};
 use super::handler::Fault;
 use super::lane::{Lane, Redelivery, Turn};
+use super::parking::Head;
 use super::settle::Sentence;
 use super::turn::{Progress, Tried};
 use crate::engine::Engine;
@@ -16,8 +17,8 @@ use crate::sync::{Arc, breakable};
 pub(super) enum After {
     GoOn,
     Hold,
-    /// They follow into the dead letters; the key's name.
-    Park(Box<str>),
+    /// They follow into the dead letters.
+    Park(Head),
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
@@ -73,10 +74,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
                     match self.settle_taken(crew, error, failed, &fault, now_ns, &mut tray) {
                         After::GoOn => {}
                         After::Hold => held.extend(key),
-                        After::Park(name) => {
+                        After::Park(head) => {
                             let follows = |other: &mut Taken<_>| other.key == key;
                             let followers = extract(&mut left, follows);
-                            self.park(crew, key, &name, followers, &mut tray);
+                            self.park(crew, head, followers, &mut tray);
                         }
                     }
                 }
@@ -98,6 +99,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         tray: &mut Tray<T>,
     ) -> After {
         let Taken { key, item, .. } = failed;
+        let id = item.id();
         let name = key.and_then(|_| item.key().map(Box::from));
         let sentence = self.judge(last_error, item, fault, now_ns);
         if let Sentence::Retry { failed, due_ns } = sentence {
@@ -109,8 +111,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
             let state = crew.state.lock();
             state.rules.parks() && key.epoch == state.epoch
         };
-        match (sentence, name) {
-            (Sentence::Buried, Some(name)) if key.is_some_and(parks) => After::Park(name),
+        match (sentence, key, name) {
+            (Sentence::Buried, Some(key), Some(name)) if parks(key) => {
+                After::Park(Head { key, name, id })
+            }
             _ => After::GoOn,
         }
     }

@@ -1,6 +1,6 @@
 //! The dead-letter store of one topic.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::batch::Batch;
 use crate::config::DeadLetterOverflow;
@@ -73,8 +73,8 @@ pub(crate) struct Letters<T> {
     capacity: usize,
     overflow: DeadLetterOverflow,
     evicted: u64,
-    /// How many letters park a key, by subscription and key.
-    parking: BTreeMap<Arc<str>, BTreeMap<Box<str>, usize>>,
+    /// The messages whose letters park a key, by subscription and key.
+    parking: BTreeMap<Arc<str>, BTreeMap<Box<str>, BTreeSet<MessageId>>>,
 }
 
 impl<T> Letters<T> {
@@ -101,7 +101,8 @@ impl<T> Letters<T> {
             && let Some(key) = letter.key()
         {
             let keys = self.parking.entry(Arc::clone(&letter.subscription));
-            *keys.or_default().entry(Box::from(key)).or_default() += 1;
+            let ids = keys.or_default().entry(Box::from(key)).or_default();
+            ids.insert(letter.id());
         }
         self.store.push_back(letter);
         let evicted = if is_full {
@@ -118,16 +119,24 @@ impl<T> Letters<T> {
         keys.is_some_and(|keys| keys.contains_key(key))
     }
 
+    /// Whether one of these, before the letter, parks its key.
+    pub(crate) fn parks_before(&self, letter: &Letter<T>, these: &BTreeSet<MessageId>) -> bool {
+        let keys = self.parking.get(&letter.subscription);
+        let ids = letter.key().and_then(|key| keys?.get(key));
+        let mut before = ids.into_iter().flat_map(|ids| ids.range(..letter.id()));
+        before.any(|id| these.contains(id))
+    }
+
     /// A letter has left the store.
     fn forget(&mut self, letter: &Letter<T>) {
         let (true, Some(key)) = (letter.parks, letter.key()) else {
             return;
         };
         if let Some(keys) = self.parking.get_mut(&letter.subscription)
-            && let Some(letters) = keys.get_mut(key)
+            && let Some(ids) = keys.get_mut(key)
         {
-            *letters -= 1;
-            if *letters == 0 {
+            ids.remove(&letter.id());
+            if ids.is_empty() {
                 keys.remove(key);
             }
             if keys.is_empty() {

@@ -4,12 +4,18 @@
 //! feared interleaving: somebody redrives the last letter of a key and a delivery published since
 //! overtakes it, because the store has no letter any more. A redrive puts the delivery into the
 //! lane before it lets go of the store, and who finds the store without letters of a key looks into the
-//! lane once more before it lets its strays go on. Model: `loom-tests/tests/models/keys.rs`.
+//! lane once more before it lets its strays go on.
+//!
+//! Another: somebody redrives two letters of a key, the first fails again while the second is on
+//! its way, and that overtakes it. The first is in the store before its followers are looked for: what
+//! was redriven before that is in the lane by then, and what comes later is told that it is
+//! behind. Model: `loom-tests/tests/models/keys.rs`.
 
 use super::crew::{Crew, Tray};
 use super::lane::{Lane, Redelivery};
 use crate::dead_letters::DeadReason;
 use crate::event::EventKind;
+use crate::message::MessageId;
 use crate::pure::lifecycle::Status;
 use crate::pure::sequencer::{Key, Taken};
 use crate::sync::{Arc, breakable};
@@ -21,29 +27,40 @@ pub(super) struct Parked {
     pub(super) busy: u32,
 }
 
+/// A delivery whose letter parks its key.
+pub(super) struct Head {
+    pub(super) key: Key,
+    pub(super) name: Box<str>,
+    pub(super) id: MessageId,
+}
+
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// A delivery of this key is in the dead letters: its followers, those in the
-    /// same hands first, join it there. It is still out meanwhile.
+    /// What is behind a letter that parks its key, first that in the same hands, joins
+    /// it in the store. The key is still out meanwhile.
     pub(super) fn park(
         self: &Arc<Self>,
         crew: &Crew<T>,
-        key: Option<Key>,
-        name: &str,
+        head: Head,
         in_hand: Vec<Taken<Redelivery<T>>>,
         tray: &mut Tray<T>,
     ) {
-        let Some(key) = key else { return };
+        let Head { key, name, id } = head;
         let mut state = crew.state.lock();
         let is_news = !state.parked.contains_key(&key);
         let parked = state.parked.entry(key).or_insert_with(|| Parked {
-            name: Box::from(name),
+            name: name.clone(),
             busy: 0,
         });
         parked.busy += 1;
-        let followers = state.sequencer.drain_key(key);
+        // Those that were redriven are in the lane by now; see the module's text.
+        breakable!(
+            "keys: parked without a last look",
+            self.file_returns(crew, &mut state)
+        );
+        let followers = state.sequencer.drain_behind(key, id.get());
         drop(state);
         if is_news {
-            self.tell_key(name, |key| EventKind::KeyParked { key });
+            self.tell_key(&name, |key| EventKind::KeyParked { key });
         }
         for follower in in_hand {
             tray.end(follower.key);
@@ -97,7 +114,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         drop(letters);
         if !freed.is_empty() {
-            // Those that were redriven are in the lane by now; see the module's text.
+            // As in `park`.
             breakable!(
                 "keys: freed without a last look",
                 self.file_returns(crew, &mut state)

@@ -174,17 +174,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 continue;
             };
             taken.item.first_attempt_ns = now_ns;
-            let key = taken.key;
             let error = &mut turn.last_error;
             let after = self.settle_taken(crew, error, taken, &fault, after_ns, &mut tray);
-            if let After::Park(name) = after {
-                parks.push((key, name));
+            if let After::Park(head) = after {
+                parks.push(head);
             }
         }
         drop(failed);
         turn.faults = faults;
-        for (key, name) in parks {
-            self.park(crew, key, &name, Vec::new(), &mut tray);
+        for head in parks {
+            self.park(crew, head, Vec::new(), &mut tray);
         }
         self.put_down(crew, tray);
         Progress::Done { now_ns: after_ns }

@@ -266,9 +266,12 @@ impl<D> Sequencer<D> {
         taken
     }
 
-    /// Takes all that wait of one key.
-    pub(crate) fn drain_key(&mut self, key: Key) -> Vec<D> {
-        let queue = self.change(key, |line| std::mem::take(&mut line.queue));
+    /// Takes all that wait of one key behind this message.
+    pub(crate) fn drain_behind(&mut self, key: Key, id: u64) -> Vec<D> {
+        let queue = self.change(key, |line| {
+            let from = line.queue.partition_point(|(other, _)| *other <= id);
+            line.queue.split_off(from)
+        });
         self.waiting -= queue.len();
         queue.into_iter().map(|(_, item)| item).collect()
     }
@@ -394,6 +397,14 @@ mod tests {
         assert_eq!(take(&mut all, 9, Each::Many), [], "1 is still out");
         all.put_down(Some(key(7)));
         assert_eq!(take(&mut all, 9, Each::Many), [2, 3]);
+    }
+
+    #[test]
+    fn those_behind_a_message_leave_their_key_to_those_before_it() {
+        let mut all = sequencer(&[(1, Some(7)), (2, Some(7)), (3, Some(7)), (4, Some(8))]);
+        assert_eq!(all.drain_behind(key(7), 1), [2, 3]);
+        assert_eq!(all.len(), 2);
+        assert_eq!(take(&mut all, 9, Each::Many), [1, 4]);
     }
 
     #[test]
