@@ -97,8 +97,7 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
         F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
     {
         in_range_of_threads("concurrency", concurrency)?;
-        let make = seat::share(handler);
-        let seats = (0..concurrency).map(|_| make()).collect();
+        let (seats, make) = seat::share(handler, concurrency);
         self.join_with(name, seats, Some(make))
     }
 

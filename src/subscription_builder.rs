@@ -5,11 +5,13 @@ use std::fmt;
 use crate::broker_builder::MAX_WORKERS;
 use crate::config::{LaneFull, OnExhausted, OnFailure};
 use crate::delivery_batch::DeliveryBatch;
+#[cfg(feature = "async")]
+use crate::engine::async_calls;
 use crate::engine::contain::{SharedPolicy, share_policy};
 use crate::engine::crew::{Crew, Hands};
 use crate::engine::handler::Handler;
 use crate::engine::lane::{Lane, LaneSettings};
-use crate::engine::seat::{self, Make};
+use crate::engine::seat::{self, Shared};
 use crate::engine::topic::TopicCore;
 use crate::error::{InvalidSetting, SubscribeError};
 use crate::event::EventKind;
@@ -186,7 +188,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     where
         F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
     {
-        self.with_seats(concurrency, || seat::share(handler))
+        self.with_seats(concurrency, || seat::share(handler, concurrency))
     }
 
     /// Subscribes with an async function as the handler: up to `concurrency` of its
@@ -211,7 +213,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         F: Fn(crate::OwnedDelivery<T>) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Nack>> + Send + 'static,
     {
-        self.with_seats(concurrency, || crate::engine::async_calls::share(handler))
+        self.with_seats(concurrency, || async_calls::share(handler, concurrency))
     }
 
     /// Subscribes as a consumer group, which members join with their handlers.
@@ -228,12 +230,11 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     fn with_seats(
         self,
         concurrency: usize,
-        make: impl FnOnce() -> Make<T>,
+        share: impl FnOnce() -> Shared<T>,
     ) -> Result<Subscription, SubscribeError> {
         in_range_of_threads("concurrency", concurrency)?;
         let lane = self.finish(Hands::Seats, |_| Ok(Handler::Others))?;
-        let make = make();
-        let seats = (0..concurrency).map(|_| make()).collect();
+        let (seats, make) = share();
         lane.take_seats(seats, make);
         Ok(Subscription::new(lane))
     }

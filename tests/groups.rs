@@ -528,3 +528,41 @@ fn what_waits_for_a_parked_key_follows_it_when_a_member_joins() {
     assert_eq!(books.take(), []);
     assert_balanced(&broker);
 }
+
+/// Takes its time to go.
+struct Slow(Arc<AtomicBool>);
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        thread::sleep(50 * MS);
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Even of one that had begun to leave, and was not waited for.
+#[test]
+fn unsubscribing_waits_for_the_handlers_of_members_that_leave() {
+    let broker = threaded(2);
+    let topic = open(&broker);
+    let group = topic.subscription("billing").group().expect("subscribes");
+    let [gone, begun, go] = [(); 3].map(|()| Arc::new(AtomicBool::new(false)));
+    let captured = Slow(Arc::clone(&gone));
+    let inside = (Arc::clone(&begun), Arc::clone(&go));
+    let member = group.join("one", move |_| {
+        let _keep = &captured;
+        inside.0.store(true, Ordering::SeqCst);
+        while !inside.1.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        Ok(())
+    });
+    publish(&topic, 0);
+    while !begun.load(Ordering::SeqCst) {
+        thread::yield_now();
+    }
+    drop(member);
+    go.store(true, Ordering::SeqCst);
+    let _ = group.unsubscribe(Unsubscribe::Cancel);
+    assert!(gone.load(Ordering::SeqCst), "the handler is still there");
+    assert_rests_balanced(&broker);
+}

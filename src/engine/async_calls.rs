@@ -12,7 +12,7 @@ use super::crew::{Crew, Tray};
 use super::crew_turn::After;
 use super::handler::{Cause, Fault, attempt};
 use super::lane::{Lane, Redelivery};
-use super::seat::{Make, Seat, Work};
+use super::seat::{Seat, Shared, Work, share_by};
 use super::turn::{SHARE_NS, Tried};
 use crate::engine::Engine;
 use crate::event::EventKind;
@@ -41,8 +41,8 @@ struct AsyncCalls<T> {
     last_error: Option<Arc<str>>,
 }
 
-/// Makes the seats of an async handler.
-pub(crate) fn share<T, F, R>(handler: F) -> Make<T>
+/// What so many seats do that share an async handler.
+pub(crate) fn share<T, F, R>(handler: F, count: usize) -> Shared<T>
 where
     T: Send + Sync + 'static,
     F: Fn(OwnedDelivery<T>) -> R + Send + Sync + 'static,
@@ -50,9 +50,9 @@ where
 {
     let call = move |delivery: OwnedDelivery<T>| Box::pin(handler(delivery)) as Call;
     let handler: Handler<T> = Arc::new(Contained::new(Box::new(call)));
-    Box::new(move || {
+    share_by(handler, count, |handler| {
         Box::new(AsyncCalls {
-            handler: Arc::clone(&handler),
+            handler,
             begun: None,
             last_error: None,
         })
@@ -178,8 +178,8 @@ impl<T: Send + Sync + 'static> AsyncCalls<T> {
                 let failed = Taken { key, item };
                 let error = &mut self.last_error;
                 let after = lane.settle_taken(crew, error, failed, &fault, now_ns, &mut tray);
-                if let After::Park(name) = after {
-                    lane.park(crew, key, &name, Vec::new(), &mut tray);
+                if let After::Park(head) = after {
+                    lane.park(crew, head, Vec::new(), &mut tray);
                 }
             }
         }

@@ -51,6 +51,8 @@ pub(super) struct State<T> {
     pub(super) strays: Vec<Redelivery<T>>,
     /// Those who take from it besides the lane's runner.
     pub(super) members: Vec<Arc<Member<T>>>,
+    /// Those who do no more, and may still have a handler that is about to go.
+    pub(super) leaving: Vec<Arc<Member<T>>>,
     pub(super) last_member: u64,
 }
 
@@ -144,6 +146,7 @@ impl<T: Send + Sync + 'static> Crew<T> {
                 parked: BTreeMap::new(),
                 strays: Vec::new(),
                 members: Vec::new(),
+                leaving: Vec::new(),
                 last_member: RUNNER,
             }),
         }

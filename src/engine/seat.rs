@@ -42,8 +42,12 @@ pub(crate) trait Work<T>: Send {
     fn is_busy(&self) -> bool;
 }
 
-/// Makes what a seat does.
-pub(crate) type Make<T> = Box<dyn Fn() -> Box<dyn Work<T>> + Send + Sync>;
+/// Makes what another seat does, as long as there is a seat that has a handler: it
+/// keeps none itself, so with the last seat the handler is gone.
+pub(crate) type Make<T> = Box<dyn Fn() -> Option<Box<dyn Work<T>>> + Send + Sync>;
+
+/// What some seats do, and what makes more of them.
+pub(crate) type Shared<T> = (Vec<Box<dyn Work<T>>>, Make<T>);
 
 /// What a seat does that has a handler of its own.
 pub(crate) fn own<T, F>(handler: F) -> Box<dyn Work<T>>
@@ -54,17 +58,29 @@ where
     Box::new(Turn::new(Handler::Each(Box::new(handler))))
 }
 
-/// Makes seats that share a handler.
-pub(crate) fn share<T, F>(handler: F) -> Make<T>
+/// What so many seats do that share a handler.
+pub(crate) fn share<T, F>(handler: F, count: usize) -> Shared<T>
 where
     T: Send + Sync + 'static,
     F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
 {
-    let handler = Arc::new(Contained::new(handler));
-    Box::new(move || {
-        let handler = Arc::clone(&handler);
-        own(move |delivery: &Delivery<'_, T>| (**handler)(delivery))
-    })
+    let calling =
+        |handler: Arc<Contained<F>>| own(move |delivery: &Delivery<'_, T>| (**handler)(delivery));
+    share_by(Arc::new(Contained::new(handler)), count, calling)
+}
+
+/// What so many seats do that are `calling` what they share.
+pub(super) fn share_by<T, H>(
+    handler: Arc<H>,
+    count: usize,
+    calling: impl Fn(Arc<H>) -> Box<dyn Work<T>> + Send + Sync + 'static,
+) -> Shared<T>
+where
+    H: Send + Sync + 'static,
+{
+    let seats = (0..count).map(|_| calling(Arc::clone(&handler))).collect();
+    let handler = Arc::downgrade(&handler);
+    (seats, Box::new(move || handler.upgrade().map(&calling)))
 }
 
 /// Somebody who takes deliveries of a lane, with one seat or several.
@@ -255,8 +271,7 @@ impl<T: Send + Sync + 'static> Member<T> {
     /// Begins the end of all its seats, and lets go of what makes them.
     pub(crate) fn leave(&self, engine: &Engine) {
         // First what makes seats, so that none is made any more.
-        let make = self.make.lock().take();
-        discard(make);
+        *self.make.lock() = None;
         let seats = self.seats.lock().clone();
         seats.iter().for_each(|seat| seat.leave(engine));
     }
@@ -269,7 +284,8 @@ impl<T: Send + Sync + 'static> Member<T> {
         let staying = seats.iter().filter(|seat| !seat.is_leaving());
         let surplus: Vec<_> = staying.clone().skip(count).cloned().collect();
         let there = staying.count();
-        seats.extend((there..count).map(|_| Arc::new(Seat::new(lane, self, make()))));
+        let more = (there..count).filter_map(|_| make());
+        seats.extend(more.map(|work| Arc::new(Seat::new(lane, self, work))));
         drop(seats);
         for seat in surplus {
             seat.leave(&lane.topic.engine);
@@ -349,6 +365,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let before = state.members.len();
         state.members.retain(|other| other.id != member.id);
         let was_there = state.members.len() < before;
+        if was_there {
+            state.leaving.retain(|other| !other.has_left());
+            state.leaving.push(Arc::clone(member));
+        }
         state.sequencer.leave(member.id);
         drop(state);
         member.leave(&self.topic.engine);
@@ -384,7 +404,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Has all seats look at once whether they may go on.
     pub(super) fn interrupt(&self, crew: &Crew<T>) {
-        let members = crew.state.lock().members.clone();
+        let state = crew.state.lock();
+        let members: Vec<_> = state
+            .members
+            .iter()
+            .chain(&state.leaving)
+            .cloned()
+            .collect();
+        drop(state);
         for member in &members {
             let seats = member.seats.lock().clone();
             seats.iter().for_each(|seat| seat.look(&self.topic.engine));
@@ -393,15 +420,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Begins the end of all seats. `true`: they are gone, with their handlers.
     pub(super) fn dismiss(&self, crew: &Crew<T>) -> bool {
-        let members = crew.state.lock().members.clone();
-        for member in &members {
+        let mut state = crew.state.lock();
+        let members = std::mem::take(&mut state.members);
+        state.leaving.extend(members);
+        let leaving = state.leaving.clone();
+        drop(state);
+        for member in &leaving {
             member.leave(&self.topic.engine);
         }
-        let all_gone = members.iter().all(|member| member.has_left());
-        if all_gone {
-            crew.state.lock().members.clear();
-        }
-        all_gone
+        leaving.iter().all(|member| member.has_left())
     }
 
     /// Changes how many calls run at once, where that is the lane's to say.
