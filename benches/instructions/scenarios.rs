@@ -4,7 +4,9 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use millstream::{Backoff, Broker, BrokerBuilder, ManualClock, Nack, Subscription, Topic};
+use millstream::{
+    Backoff, Broker, BrokerBuilder, Delivery, ManualClock, Nack, OnFailure, Subscription, Topic,
+};
 
 /// One thing whose cost is guarded.
 pub struct Scenario {
@@ -15,7 +17,7 @@ pub struct Scenario {
     pub run: fn() -> u64,
 }
 
-pub const SCENARIOS: [Scenario; 9] = [
+pub const SCENARIOS: [Scenario; 11] = [
     Scenario {
         name: "publish",
         unit: "message",
@@ -60,6 +62,16 @@ pub const SCENARIOS: [Scenario; 9] = [
         name: "delayed",
         unit: "message",
         run: delayed,
+    },
+    Scenario {
+        name: "block_key",
+        unit: "delivery",
+        run: block_key,
+    },
+    Scenario {
+        name: "concurrent",
+        unit: "delivery",
+        run: concurrent,
     },
 ];
 
@@ -222,6 +234,43 @@ fn delayed() -> u64 {
     bench.finish(count)
 }
 
+/// From the queue to the end of the handler call, where failures would hold up their
+/// key: each message has one of 64.
+fn block_key() -> u64 {
+    let bench = Bench::on_a_manual_clock();
+    let subscription = bench.topic.subscription("keyed");
+    let subscription = subscription.on_failure(OnFailure::BlockKey).subscribe(sink);
+    keyed(&bench, &subscription.expect("the name is free"))
+}
+
+/// The same for a subscription with four hands.
+fn concurrent() -> u64 {
+    let bench = Bench::on_a_manual_clock();
+    let subscription = bench.topic.subscription("concurrent");
+    let subscription = subscription.subscribe_concurrent(4, sink);
+    keyed(&bench, &subscription.expect("the name is free"))
+}
+
+fn keyed(bench: &Bench, subscription: &Subscription) -> u64 {
+    let keys: Vec<_> = (0..64).map(|number| format!("key-{number}")).collect();
+    let publish = || {
+        for number in 0..MESSAGES {
+            bench.clock.advance(PACE);
+            let message = bench.topic.message(PAYLOAD).key(keys[number % 64].as_str());
+            message.publish().expect("the queue is empty");
+        }
+    };
+    let count = rounds(publish, || bench.deliver());
+    let delivered = subscription.metrics().counts.delivered;
+    assert_eq!(delivered, bench.topic.metrics().published);
+    bench.finish(count)
+}
+
+fn sink(delivery: &Delivery<'_, Payload>) -> Result<(), Nack> {
+    black_box(delivery.payload());
+    Ok(())
+}
+
 /// A manual broker with one topic.
 struct Bench {
     broker: Broker,
@@ -260,10 +309,7 @@ impl Bench {
     }
 
     fn subscribe(&self, number: u64) -> Subscription {
-        let subscription = self.topic.subscribe(&format!("sink-{number}"), |delivery| {
-            black_box(delivery.payload());
-            Ok(())
-        });
+        let subscription = self.topic.subscribe(&format!("sink-{number}"), sink);
         subscription.expect("the name is free")
     }
 

@@ -6,12 +6,13 @@
 //! deliveries: the one with the highest weight for it (rendezvous hashing; Thaler and Ravishankar,
 //! 1996), so that whoever joins or leaves moves no keys but its own.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::retry::mix;
 
 /// A key, as far as order is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     /// What tells it from others.
     pub(crate) hash: u64,
@@ -63,6 +64,28 @@ impl<D> Line<D> {
     }
 }
 
+/// The hash of what is one already.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32((*byte).into()));
+    }
+
+    fn write_u32(&mut self, epoch: u32) {
+        self.0 = self.0.rotate_left(8) ^ u64::from(epoch);
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 ^= hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// Somebody who takes deliveries.
 struct Owner {
     id: u64,
@@ -74,16 +97,16 @@ struct Owner {
 pub(crate) struct Sequencer<D> {
     /// Those without a key, by message id. Anybody may have them.
     free: BTreeMap<u64, D>,
-    lines: BTreeMap<Key, Line<D>>,
+    lines: HashMap<Key, Line<D>, BuildHasherDefault<Hashed>>,
     owners: Vec<Owner>,
     waiting: usize,
 }
 
 impl<D> Sequencer<D> {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             free: BTreeMap::new(),
-            lines: BTreeMap::new(),
+            lines: HashMap::default(),
             owners: Vec::new(),
             waiting: 0,
         }
