@@ -291,6 +291,28 @@ pub struct UnknownPattern {
     pub(crate) pattern: String,
 }
 
+/// Why a pull answered no delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// There is nothing that may be leased now, and the call doesn't wait: it is a
+    /// `try_recv`, or inside a handler, or on a broker without worker threads.
+    #[error("there is nothing to lease now")]
+    Empty,
+    /// There was nothing to lease for the whole time.
+    #[error("there was nothing to lease in time")]
+    TimedOut,
+    /// The subscription has ended: nothing will come any more.
+    #[error("the subscription has ended")]
+    Ended,
+}
+
+/// The lease is no longer the caller's: its deadline has passed, or its subscription
+/// has ended. What was to be done has changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the lease is stale: its deadline has passed, or its subscription has ended")]
+pub struct Stale;
+
 /// What a drain could not finish. Each variant carries the report all the same.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -205,14 +205,15 @@ pub enum EventKind {
         /// Messages in the topic's queue, this one included.
         depth: u64,
     },
-    /// A handler is about to be called. If its subscription is cancelled at this
-    /// very moment, it isn't, and `Cancelled` follows.
+    /// A handler is about to be called, or a lease is taken. If the subscription is
+    /// cancelled at this very moment, the handler isn't called, and `Cancelled` follows.
     Delivering,
-    /// A handler returned `Ok`.
+    /// A handler returned `Ok`, or a lease was acked.
     Delivered,
-    /// A handler returned an error or panicked.
+    /// A handler returned an error or panicked; or a lease was nacked, dropped, or
+    /// outlived its deadline.
     Failed {
-        /// Which of the two.
+        /// Which of them.
         kind: FailureKind,
         /// Its text.
         error: Arc<str>,
@@ -281,6 +282,9 @@ pub enum EventKind {
         /// The key.
         key: Arc<str>,
     },
+    /// A lease was to be acked, nacked or extended after its deadline, or after the end
+    /// of its subscription. Nothing has changed.
+    StaleSettlement,
     /// Something of the user's other than a handler panicked.
     HookPanicked {
         /// What.
@@ -320,6 +324,7 @@ impl EventKind {
             Self::LetterEvicted => "letter_evicted",
             Self::KeyParked { .. } => "key_parked",
             Self::KeyFreed { .. } => "key_freed",
+            Self::StaleSettlement => "stale_settlement",
             Self::HookPanicked { .. } => "hook_panicked",
             Self::DrainStarted => "drain_started",
             Self::Drained => "drained",

@@ -80,6 +80,7 @@ mod error;
 mod event;
 mod group;
 mod latency;
+mod lease;
 mod message;
 mod metrics;
 mod nack;
@@ -88,6 +89,7 @@ mod name;
 mod owned_delivery;
 mod pattern_subscription;
 mod publisher;
+mod pull;
 mod pure;
 mod shutdown;
 mod subscription;
@@ -107,11 +109,12 @@ pub use dead_letters::{DeadLetter, DeadLetters, DeadReason, PastFailure, Redrive
 pub use delivery_batch::DeliveryBatch;
 pub use error::{
     BuildError, DrainError, InvalidSetting, ObserveError, OpenError, PartialBatch, PartitionsError,
-    PublishError, RemoveError, SubscribeError, UnknownPattern,
+    PublishError, RecvError, RemoveError, Stale, SubscribeError, UnknownPattern,
 };
 pub use event::{DropCause, Event, EventKind, Hook};
 pub use group::{ConsumerGroup, Member};
 pub use latency::LatencySummary;
+pub use lease::Lease;
 pub use message::{BatchReceipt, Delivery, MessageId, Receipt};
 pub use metrics::{
     DeliveryCounts, Imbalance, MemberMetrics, Metrics, SubscriptionMetrics, TopicMetrics,
@@ -122,6 +125,7 @@ pub use name::{InvalidName, MAX_NAME_LEN};
 pub use owned_delivery::OwnedDelivery;
 pub use pattern_subscription::{PatternSubscription, PatternSubscriptionBuilder};
 pub use publisher::BufferedPublisher;
+pub use pull::{Leases, Pull, PullSubscription};
 pub use pure::key_hash::key_hash;
 pub use pure::lifecycle::Status;
 pub use pure::pattern::{InvalidPattern, Pattern};

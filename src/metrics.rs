@@ -90,6 +90,14 @@ pub struct SubscriptionMetrics {
     /// Who handles them: the members of a consumer group, or the seats of a
     /// subscription with concurrency. Empty for others.
     pub members: Vec<MemberMetrics>,
+    /// Leases that are out; part of `counts.in_hand`.
+    pub leased: u64,
+    /// Acks, nacks and extensions that came too late, and changed nothing.
+    pub stale: u64,
+    /// Leases that outlived their deadline.
+    pub timed_out: u64,
+    /// Leases that were dropped without being settled.
+    pub abandoned: u64,
     /// What happened to the deliveries made for it.
     pub counts: DeliveryCounts,
     /// From acceptance to the first attempt.

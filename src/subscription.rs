@@ -69,6 +69,11 @@ impl Subscription {
     /// answers [`Unsubscribed::Ending`].
     pub fn unsubscribe(mut self, mode: Unsubscribe) -> Unsubscribed {
         self.detached = true;
+        self.end_as(mode)
+    }
+
+    /// Ends it, by a handle that may live on.
+    pub(crate) fn end_as(&self, mode: Unsubscribe) -> Unsubscribed {
         match end_all(&[Arc::clone(&self.lane)], mode) {
             true => Unsubscribed::Ended(self.lane.metrics()),
             false => Unsubscribed::Ending,

@@ -18,6 +18,7 @@ use crate::event::EventKind;
 use crate::group::ConsumerGroup;
 use crate::message::Delivery;
 use crate::nack::Nack;
+use crate::pull::{Pull, PullSubscription};
 use crate::pure::retry::RetryPolicy;
 use crate::pure::room::Phase;
 use crate::pure::rules::{Keying, Rules};
@@ -27,8 +28,8 @@ use crate::sync::{Arc, breakable};
 use crate::topic_builder::in_range;
 
 /// Makes a subscription. A value: set what you care about, then
-/// [`subscribe`](Self::subscribe) or [`subscribe_batches`](Self::subscribe_batches),
-/// where everything is checked at once.
+/// [`subscribe`](Self::subscribe), [`subscribe_batches`](Self::subscribe_batches) or
+/// [`pull`](Self::pull), where everything is checked at once.
 #[must_use = "a builder does nothing until it subscribes"]
 pub struct SubscriptionBuilder<'t, T: Send + Sync + 'static> {
     topic: &'t Arc<TopicCore<T>>,
@@ -114,6 +115,23 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     {
         let lane = self.finish(Hands::Runner, |_| Ok(Handler::Each(Box::new(handler))))?;
         Ok(Subscription::new(lane))
+    }
+
+    /// Subscribes without a handler: the caller's own threads take the deliveries, and
+    /// settle each when they are done with it; see [`PullSubscription`].
+    ///
+    /// # Errors
+    ///
+    /// As [`subscribe`](Self::subscribe), and for settings of `pull` that can't take
+    /// effect: no credits, more than the lane's capacity, more than one under
+    /// [`OnFailure::BlockSubscription`], or an ack deadline of zero.
+    pub fn pull(self, pull: Pull) -> Result<PullSubscription<T>, SubscribeError> {
+        let capacity = self.checked_capacity()? as u32;
+        let (credits, deadline_ns) = pull.check(capacity, self.on_failure)?;
+        let lane = self.finish(Hands::Callers, |_| Ok(Handler::Others))?;
+        lane.set_ack_deadline(deadline_ns);
+        lane.set_credits(credits);
+        Ok(PullSubscription::new(lane))
     }
 
     /// Subscribes with a handler that takes batches: as many deliveries as
@@ -280,7 +298,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         if let Some(retry) = &self.retry {
             retry.check()?;
         }
-        let rules = self.rules(capacity as u32, hands != Hands::Runner)?;
+        let rules = self.rules(capacity as u32, hands.share())?;
         let is_plain = hands == Hands::Runner && rules.on_failure == OnFailure::Reorder;
         if self.topic.engine.is_ending() {
             return Err(SubscribeError::Closed);

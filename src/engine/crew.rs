@@ -14,8 +14,10 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::lane::{Lane, Redelivery, Return, Turn};
+use super::leases::Leases;
 use super::parking::Parked;
 use super::seat::Member;
+use super::waiters::Waiters;
 use crate::batch::Stamp;
 use crate::config::{OnExhausted, OnFailure};
 use crate::dead_letters::DeadReason;
@@ -37,6 +39,8 @@ pub(crate) struct Crew<T> {
     /// Its one member's seats are the lane's to number.
     pub(super) is_concurrent: bool,
     pub(super) state: Mutex<State<T>>,
+    /// Callers that wait for something to lease.
+    pub(super) receivers: Waiters,
 }
 
 pub(super) struct State<T> {
@@ -54,6 +58,7 @@ pub(super) struct State<T> {
     /// Those who do no more, and may still have a handler that is about to go.
     pub(super) leaving: Vec<Arc<Member<T>>>,
     pub(super) last_member: u64,
+    pub(super) leases: Leases<T>,
 }
 
 /// What was in hand and goes back.
@@ -116,12 +121,21 @@ pub(super) struct Waits {
 /// Who takes from a crew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hands {
-    /// The lane's own runner, or callers that pull.
+    /// The lane's own runner.
     Runner,
+    /// Callers that pull.
+    Callers,
     /// The seats of the subscription's own handler.
     Seats,
     /// The members of a consumer group.
     Members,
+}
+
+impl Hands {
+    /// Whether several of them may be at it at once, each for itself.
+    pub(crate) fn share(self) -> bool {
+        matches!(self, Self::Seats | Self::Members)
+    }
 }
 
 /// The lane's own runner, among those who take.
@@ -129,7 +143,7 @@ pub(super) const RUNNER: u64 = 0;
 
 impl<T: Send + Sync + 'static> Crew<T> {
     pub(crate) fn new(rules: Rules, hands: Hands) -> Self {
-        let is_shared = hands != Hands::Runner;
+        let is_shared = hands.share();
         let mut sequencer = Sequencer::new();
         if !is_shared {
             sequencer.join(RUNNER);
@@ -148,7 +162,9 @@ impl<T: Send + Sync + 'static> Crew<T> {
                 members: Vec::new(),
                 leaving: Vec::new(),
                 last_member: RUNNER,
+                leases: Leases::none(),
             }),
+            receivers: Waiters::new(),
         }
     }
 
@@ -165,6 +181,7 @@ impl<T: Send + Sync + 'static> Crew<T> {
         into.held = held as u64;
         into.blocked_keys = blocked_keys as u64;
         into.parked_keys = state.parked.len() as u64;
+        state.leases.read_metrics(into);
         let members = state.members.clone();
         drop(state);
         let members = members.iter().map(|member| member.read_metrics(now_ns));
@@ -407,6 +424,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     fn file_return(&self, crew: &Crew<T>, state: &mut State<T>, returned: Return<T>) {
         match returned {
             Return::Redriven(again) => crew.file(state, *again),
+            Return::Overdue(slot) => state.leases.note_overdue(slot),
             Return::Due(tag) => {
                 let Some(again) = state.waiting.remove(tag) else {
                     return;
@@ -427,11 +445,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let mut queued = state.sequencer.drain();
         queued.append(&mut state.strays);
         let waiting: Vec<_> = state.waiting.drain().collect();
+        let leased = state.leases.drain();
         for key in std::mem::take(&mut state.holding).into_values() {
             state.sequencer.release(key);
         }
         drop(state);
-        let ended = (queued.len() + waiting.len()) as u32;
+        let ended = (queued.len() + waiting.len() + leased.len()) as u32;
+        for leased in leased {
+            self.end_lease(leased, engine);
+        }
         for delivery in queued {
             self.end_redelivery(delivery, Status::Queued);
         }

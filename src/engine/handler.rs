@@ -20,6 +20,10 @@ use crate::sync::Arc;
 pub(crate) enum Cause {
     Nack(Nack),
     Panic(String),
+    /// A lease was dropped without being settled.
+    Abandoned,
+    /// A lease outlived its deadline.
+    Overdue,
 }
 
 /// One failed delivery of a run.
@@ -31,25 +35,37 @@ pub(crate) struct Fault {
     pub(crate) by_shutdown: bool,
 }
 
+impl Fault {
+    pub(crate) fn new(at: usize, cause: Cause, by_shutdown: bool) -> Self {
+        Self {
+            at,
+            cause: Arc::new(Contained::new(cause)),
+            by_shutdown,
+        }
+    }
+}
+
 impl Cause {
     pub(crate) fn kind(&self) -> FailureKind {
         match self {
             Self::Nack(_) => FailureKind::Error,
             Self::Panic(_) => FailureKind::Panic,
+            Self::Abandoned => FailureKind::Abandoned,
+            Self::Overdue => FailureKind::Timeout,
         }
     }
 
     pub(crate) fn wish(&self) -> Wish {
         match self {
             Self::Nack(nack) => nack.wish(),
-            Self::Panic(_) => Wish::Policy,
+            Self::Panic(_) | Self::Abandoned | Self::Overdue => Wish::Policy,
         }
     }
 
     pub(crate) fn error(&self) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
         match self {
             Self::Nack(nack) => nack.error(),
-            Self::Panic(_) => None,
+            Self::Panic(_) | Self::Abandoned | Self::Overdue => None,
         }
     }
 
@@ -60,6 +76,8 @@ impl Cause {
             Self::Nack(nack) => contain(|| nack.to_string())
                 .unwrap_or_else(|_| "an error that panics when it is printed".to_owned()),
             Self::Panic(text) => text.clone(),
+            Self::Abandoned => "its lease was dropped without being settled".to_owned(),
+            Self::Overdue => "it was not settled before its ack deadline".to_owned(),
         }
     }
 }
@@ -78,11 +96,8 @@ fn outcome(called: Result<Result<(), Nack>, String>) -> Result<(), Cause> {
 #[inline]
 pub(crate) fn attempt(at: usize, call: impl FnOnce() -> Result<(), Nack>) -> Option<Fault> {
     let cause = outcome(contain(call)).err()?;
-    Some(Fault {
-        at,
-        cause: Arc::new(Contained::new(cause)),
-        by_shutdown: context::take_refusal(),
-    })
+    let by_shutdown = context::take_refusal();
+    Some(Fault::new(at, cause, by_shutdown))
 }
 
 /// Deliveries of one batch that stand next to each other, for one lane.

@@ -8,7 +8,7 @@ use super::crew::Crew;
 use super::handler::{Fault, Handler};
 use super::letters::Failure;
 use super::linger::Linger;
-use super::timer::{CANCEL, Fire, LOOK};
+use super::timer::{CANCEL, Fire, LEASE, LOOK};
 use super::topic::TopicCore;
 use crate::batch::{Batch, Part};
 use crate::config::LaneFull;
@@ -47,6 +47,8 @@ pub(crate) enum Return<T> {
     Due(u32),
     /// A letter was redriven.
     Redriven(Box<Redelivery<T>>),
+    /// The deadline of the lease in this slot has come.
+    Overdue(u32),
 }
 
 /// What only the lane's runner touches, taken out while it runs, so that no
@@ -278,14 +280,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
 impl<T: Send + Sync + 'static> Fire for Lane<T> {
     fn fire(self: Arc<Self>, tag: u32) {
-        match tag {
-            LOOK => self.ring(),
-            CANCEL => self.close(Phase::Cancelling),
-            due => {
-                self.push_return(Return::Due(due));
-                self.ring_for_return();
-            }
-        }
+        let returned = match tag {
+            LOOK => return self.ring(),
+            CANCEL => return self.close(Phase::Cancelling),
+            LEASE.. => Return::Overdue(tag - LEASE),
+            _ => Return::Due(tag),
+        };
+        self.push_return(returned);
+        self.ring_for_return();
     }
 }
 

@@ -33,12 +33,14 @@ pub(crate) mod fan_out;
 pub(crate) mod gate;
 pub(crate) mod handler;
 pub(crate) mod lane;
+pub(crate) mod leases;
 pub(crate) mod letters;
 #[cfg(feature = "parallel")]
 pub(crate) mod parallel;
 pub(crate) mod parking;
 pub(crate) mod partition;
 pub(crate) mod patterns;
+pub(crate) mod receive;
 pub(crate) mod registry;
 pub(crate) mod seat;
 pub(crate) mod settle;

@@ -57,7 +57,7 @@ impl<T> Redelivery<T> {
         self.attempts += 1;
     }
 
-    fn remember_latest(&mut self) {
+    pub(super) fn remember_latest(&mut self) {
         if let Some(text) = self.error.take() {
             let failure = Failure {
                 at_ns: self.failed_ns,

@@ -1,7 +1,7 @@
 //! The timer wheel and the thread that turns it.
 //!
-//! Everything that waits for a time is here: retries, delayed publishes, and the
-//! linger of batches. The thread sleeps exactly to the next deadline, and for ever
+//! Everything that waits for a time is here: retries, delayed publishes, the deadlines
+//! of leases, and the linger of batches. The thread sleeps exactly to the next deadline, and for ever
 //! if there is none. Nothing of the user's runs on it.
 
 use std::io;
@@ -22,6 +22,8 @@ pub(crate) trait Fire: Send + Sync {
 pub(crate) const LOOK: u32 = u32::MAX;
 /// The tag that ends a lane's drain.
 pub(crate) const CANCEL: u32 = u32::MAX - 1;
+/// Tags from here on are deadlines of leases; what awaits its time has one below.
+pub(crate) const LEASE: u32 = 1 << 30;
 
 struct State {
     wheel: Wheel<Arc<dyn Fire>>,
@@ -36,7 +38,7 @@ struct State {
 impl State {
     fn advance(&mut self, clock: &Clock, due: &mut Vec<Due<Arc<dyn Fire>>>) {
         self.wheel.advance(clock.timer_ns(), due);
-        let parked = due.iter().filter(|due| due.tag < CANCEL).count();
+        let parked = due.iter().filter(|due| due.tag < LEASE).count();
         self.parked -= parked as u64;
     }
 }
@@ -84,7 +86,7 @@ impl Timer {
         if state.stopping {
             return TimerKey::NONE;
         }
-        state.parked += u64::from(tag < CANCEL);
+        state.parked += u64::from(tag < LEASE);
         let key = state.wheel.insert(due_ns, tag, target);
         if due_ns < state.sleeps_until_ns {
             breakable!(
@@ -95,7 +97,8 @@ impl Timer {
         key
     }
 
-    /// Takes back a deadline for looking or cancelling, if it has not come.
+    /// Takes back a deadline for looking or cancelling, or of a lease, if it has not
+    /// come.
     pub(crate) fn cancel(&self, key: TimerKey) {
         let cancelled = self.state.lock().wheel.cancel(key);
         drop(cancelled);

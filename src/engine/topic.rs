@@ -287,6 +287,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         lane.set_retired();
         drop(ended);
+        lane.dismiss_receivers();
         self.tell_of(
             Some(&lane.name),
             None,

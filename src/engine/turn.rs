@@ -125,8 +125,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 let batched = *batched;
                 self.try_batch(crew, turn, batched, now_ns, engine)
             }
-            Handler::Others => {
+            Handler::Others if crew.is_shared => {
                 self.call_others(crew);
+                Progress::Nothing
+            }
+            Handler::Others => {
+                self.judge_overdue(crew, turn);
+                self.call_receivers(crew);
                 Progress::Nothing
             }
         };
@@ -220,6 +225,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 }
                 None => return Progress::Done { now_ns },
             },
+            // Leases are of crews, which file this elsewhere.
+            Return::Overdue(_) => return Progress::Done { now_ns },
         };
         let index = usize::from(again.index);
         if self.has_expired(&again.batch, index, now_ns) {
@@ -373,7 +380,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         latency::record_since(&mut latencies.end_to_end, ended_ns, calls, accepted_ns);
     }
 
-    pub(super) fn address(&self) -> Address<'_> {
+    pub(crate) fn address(&self) -> Address<'_> {
         Address {
             topic: &self.topic.name,
             subscription: &self.name,

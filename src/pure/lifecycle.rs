@@ -8,7 +8,8 @@
 //! ```
 //!
 //! besides the finals DROPPED (overflow, or discarded by a policy), EXPIRED (time
-//! to live) and CANCELLED (unsubscribe, shutdown). Every step not in
+//! to live) and CANCELLED (unsubscribe, shutdown); what is leased when its subscription
+//! ends goes from DELIVERING to CANCELLED or DEAD_LETTER. Every step not in
 //! [`Status::step`] is refused; the books of a lane call nothing else.
 
 use std::fmt;
@@ -107,7 +108,7 @@ impl Status {
             (Delivering, Step::Fail) => Failed,
             (Failed, Step::Retry) => RetryScheduled,
             (RetryScheduled, Step::Requeue) => Queued,
-            (Queued | Failed | RetryScheduled, Step::Bury) => DeadLetter,
+            (Queued | Delivering | Failed | RetryScheduled, Step::Bury) => DeadLetter,
             (Created | Queued | Failed, Step::Drop) => Dropped,
             (Queued | Failed, Step::Expire) => Expired,
             (Queued | Delivering | RetryScheduled, Step::Cancel) => Cancelled,
@@ -188,6 +189,7 @@ mod tests {
                 "QUEUED -Cancel-> CANCELLED",
                 "DELIVERING -Ack-> DELIVERED",
                 "DELIVERING -Fail-> FAILED",
+                "DELIVERING -Bury-> DEAD_LETTER",
                 "DELIVERING -Cancel-> CANCELLED",
                 "FAILED -Retry-> RETRY_SCHEDULED",
                 "FAILED -Bury-> DEAD_LETTER",

@@ -12,6 +12,7 @@ mod mutants;
 mod observers;
 mod patterns;
 mod partitions;
+mod pull;
 mod quiet;
 mod redrive;
 mod retry;

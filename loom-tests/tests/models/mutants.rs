@@ -231,6 +231,30 @@ const MUTANTS: &[Mutant] = &[
         "timer: the outlook in two looks",
         &["threads::a_retry_wakes_the_timer_and_the_timer_a_worker"],
     ),
+    (
+        "pull: any tenant will do",
+        &["pull::an_old_lease_and_its_timer_leave_the_next_tenant_alone"],
+    ),
+    (
+        "pull: a timer ends whom it finds",
+        &["pull::a_timer_that_fires_for_an_extended_lease_does_not_end_it"],
+    ),
+    (
+        "pull: what has arrived is not filed",
+        &["pull::a_receiver_that_falls_asleep_hears_of_a_message"],
+    ),
+    (
+        "pull: news that no receiver hears of",
+        &["pull::a_receiver_that_falls_asleep_hears_of_a_message"],
+    ),
+    (
+        "pull: room that no receiver hears of",
+        &["pull::two_receivers_share_one_credit"],
+    ),
+    (
+        "pull: an end that no receiver hears of",
+        &["pull::a_receiver_that_waits_hears_of_the_end"],
+    ),
 ];
 
 /// A model that a break makes run on and on has not seen it.

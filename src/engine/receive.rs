@@ -1,0 +1,180 @@
+//! Taking deliveries on lease, and waiting for some.
+//!
+//! A receiver that finds nothing waits like a blocked publisher; see [`Waiters`]. It is
+//! called whenever there may be something: by the lane's turn, when something has
+//! arrived or come back or the rules have changed; by whoever settles a lease, which
+//! gives back a credit and perhaps a key; by a change of credits; by the end. While it waits it
+//! only looks, for its waiting room is locked then. So that looking is enough, what has
+//! arrived is always filed until one may go: nothing to lease means none in the inbox either.
+//! Model: `loom-tests/tests/models/pull.rs`.
+//!
+//! [`Waiters`]: super::waiters::Waiters
+
+use super::context;
+use super::crew::{Crew, RUNNER, Tray};
+use super::lane::{Lane, Redelivery};
+use super::leases::Claim;
+use crate::batch::Batch;
+use crate::error::RecvError;
+use crate::pure::sequencer::{Each, Taken};
+use crate::sync::{Arc, Instant, breakable};
+
+/// A delivery for whoever has leased it.
+pub(crate) struct Granted<T> {
+    pub(crate) claim: Claim,
+    pub(crate) due_ns: u64,
+    pub(crate) batch: Arc<Batch<T>>,
+    pub(crate) index: u8,
+    pub(crate) attempt: u32,
+    pub(crate) generation: u16,
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Changes how many leases may be out.
+    pub(crate) fn set_credits(&self, credits: u32) {
+        if let Some(crew) = self.crew.get() {
+            crew.state.lock().leases.credits = credits;
+            crew.receivers.wake();
+        }
+    }
+
+    /// Changes how long leases taken from now on are good for.
+    pub(crate) fn set_ack_deadline(&self, deadline_ns: u64) {
+        if let Some(crew) = self.crew.get() {
+            crew.state.lock().leases.deadline_ns = deadline_ns;
+        }
+    }
+
+    /// There may be something for those who pull.
+    pub(super) fn call_receivers(self: &Arc<Self>, crew: &Crew<T>) {
+        let mut state = crew.state.lock();
+        breakable!(
+            "pull: what has arrived is not filed",
+            self.feed(crew, &mut state, RUNNER, 1)
+        );
+        drop(state);
+        breakable!(
+            "pull: news that no receiver hears of",
+            crew.receivers.wake()
+        );
+    }
+
+    /// The lane has ended, with or without anything to end in it.
+    pub(super) fn dismiss_receivers(&self) {
+        if let Some(crew) = self.crew.get() {
+            breakable!(
+                "pull: an end that no receiver hears of",
+                crew.receivers.wake()
+            );
+        }
+    }
+
+    /// Leases what may go, at most so many, and waits for the first until then. Where
+    /// nobody may wait it doesn't.
+    pub(crate) fn receive(
+        self: &Arc<Self>,
+        most: usize,
+        until: Option<Instant>,
+    ) -> Result<Vec<Granted<T>>, RecvError> {
+        loop {
+            let received = self.try_receive(most);
+            if !matches!(received, Err(RecvError::Empty)) || self.may_not_wait() {
+                return received;
+            }
+            let crew = self.crew.get().ok_or(RecvError::Ended)?;
+            let look = || self.has_news(crew).then_some(());
+            if crew.receivers.wait_for(until, look).is_none() {
+                return Err(RecvError::TimedOut);
+            }
+        }
+    }
+
+    fn may_not_wait(&self) -> bool {
+        self.topic.engine.is_manual() || context::is_inside()
+    }
+
+    /// Whether to try again: something may be leased, or nothing ever will.
+    fn has_news(&self, crew: &Crew<T>) -> bool {
+        let state = crew.state.lock();
+        self.is_over() || (state.leases.free() > 0 && state.sequencer.available(RUNNER, 1) > 0)
+    }
+
+    /// Leases what may go now, at most so many.
+    pub(crate) fn try_receive(self: &Arc<Self>, most: usize) -> Result<Vec<Granted<T>>, RecvError> {
+        // What a publish of this thread came to before is not this delivery's fault.
+        context::take_refusal();
+        self.topic.engine.run_until_idle();
+        let crew = self.crew.get().ok_or(RecvError::Ended)?;
+        loop {
+            let (granted, expired) = self.lease(crew, most)?;
+            let is_to_go_on = granted.is_empty() && !expired.is_empty();
+            self.expire_taken(crew, expired);
+            if !is_to_go_on {
+                return match granted.is_empty() {
+                    true => Err(RecvError::Empty),
+                    false => Ok(granted),
+                };
+            }
+        }
+    }
+
+    /// One step: what may go is out, and what has expired is in the caller's hands.
+    #[allow(clippy::type_complexity, reason = "named where it is taken apart")]
+    fn lease(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        most: usize,
+    ) -> Result<(Vec<Granted<T>>, Vec<Taken<Redelivery<T>>>), RecvError> {
+        let clock = &self.topic.engine.clock;
+        let (now_ns, timer_ns) = (clock.now_ns(), clock.timer_ns());
+        let mut state = crew.state.lock();
+        if self.is_over() {
+            return Err(RecvError::Ended);
+        }
+        let most = most.min(state.leases.free());
+        self.feed(crew, &mut state, RUNNER, most.max(1));
+        let mut taken = state.sequencer.take(RUNNER, most, Each::Once, |_| true);
+        self.feed(crew, &mut state, RUNNER, 1);
+        let has_expired = |taken: &mut Taken<Redelivery<T>>| {
+            let index = usize::from(taken.item.index);
+            self.has_expired(&taken.item.batch, index, now_ns)
+        };
+        let expired = taken.extract_if(.., has_expired).collect();
+        let granted = taken.into_iter().map(|taken| {
+            let item = &taken.item;
+            let (batch, index) = (Arc::clone(&item.batch), item.index);
+            let (attempt, generation) = (item.attempts + 1, item.generation);
+            let (claim, due_ns) = self.grant(&mut state.leases, taken, (now_ns, timer_ns));
+            Granted {
+                claim,
+                due_ns,
+                batch,
+                index,
+                attempt,
+                generation,
+            }
+        });
+        let granted = granted.collect();
+        let has_strays = !state.strays.is_empty();
+        drop(state);
+        if has_strays {
+            self.ring();
+        }
+        Ok((granted, expired))
+    }
+
+    /// Ends what has outlived its time before it could be leased.
+    fn expire_taken(self: &Arc<Self>, crew: &Crew<T>, expired: Vec<Taken<Redelivery<T>>>) {
+        if expired.is_empty() {
+            return;
+        }
+        let mut tray = Tray::new(0);
+        for Taken { key, item } in expired {
+            self.expire(&item.batch, usize::from(item.index));
+            tray.end(key);
+        }
+        self.put_down(crew, tray);
+        crew.receivers.wake();
+        self.topic.engine.stillness.look();
+    }
+}

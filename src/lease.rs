@@ -1,0 +1,176 @@
+//! A delivery in a caller's own hands.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::engine::lane::Lane;
+use crate::engine::leases::Settlement;
+use crate::engine::receive::Granted;
+use crate::error::Stale;
+use crate::event::EventKind;
+use crate::message::{Delivery, MessageId};
+use crate::nack::Nack;
+use crate::pure::verdict::nanos;
+use crate::sync::Arc;
+
+/// A delivery that was pulled, until it is settled or its deadline passes.
+///
+/// [`ack`](Self::ack) says that it has been handled; [`nack`](Self::nack) that it has
+/// not, and what a handler's [`Nack`] says is said by this one. A lease that is dropped
+/// is a failed attempt ([`FailureKind::Abandoned`](crate::FailureKind::Abandoned)), so a
+/// thread that panics loses nothing. So is one whose deadline passes
+/// ([`FailureKind::Timeout`](crate::FailureKind::Timeout)): the retry policy decides what
+/// follows, and whatever is done with the lease later is [`Stale`] and changes nothing. The
+/// payload can be read all the same.
+#[must_use = "a lease that is dropped is a failed attempt; ack it or nack it"]
+pub struct Lease<T: Send + Sync + 'static> {
+    lane: Arc<Lane<T>>,
+    granted: Granted<T>,
+    settled: bool,
+}
+
+impl<T: Send + Sync + 'static> Lease<T> {
+    pub(crate) fn new(lane: &Arc<Lane<T>>, granted: Granted<T>) -> Self {
+        Self {
+            lane: Arc::clone(lane),
+            granted,
+            settled: false,
+        }
+    }
+
+    /// Settles it: the delivery has been handled.
+    ///
+    /// # Errors
+    ///
+    /// [`Stale`] if the lease has ended before; nothing has changed then.
+    pub fn ack(mut self) -> Result<(), Stale> {
+        self.settle(Settlement::Ack)
+    }
+
+    /// Settles it: the attempt has failed. The retry policy is asked, on this thread,
+    /// unless the nack says what is to follow.
+    ///
+    /// # Errors
+    ///
+    /// [`Stale`] if the lease has ended before; nothing has changed then.
+    pub fn nack(mut self, nack: Nack) -> Result<(), Stale> {
+        self.settle(Settlement::Nack(nack))
+    }
+
+    /// Sets a new deadline, so long from now, be it later or earlier.
+    ///
+    /// # Errors
+    ///
+    /// [`Stale`] if the lease has ended before; nothing has changed then.
+    pub fn extend(&mut self, by: Duration) -> Result<(), Stale> {
+        let extended = self.lane.extend_lease(self.granted.claim, nanos(by));
+        self.granted.due_ns = extended.inspect_err(|_| self.tell_stale())?;
+        Ok(())
+    }
+
+    fn settle(&mut self, settlement: Settlement) -> Result<(), Stale> {
+        self.settled = true;
+        let settled = self.lane.settle_lease(self.granted.claim, settlement);
+        settled.inspect_err(|_| self.tell_stale())
+    }
+
+    fn tell_stale(&self) {
+        let (name, id) = (Some(&self.lane.name), Some(self.id()));
+        let (attempt, kind) = (self.attempt(), EventKind::StaleSettlement);
+        self.lane.topic.tell_of(name, id, attempt, None, kind);
+    }
+
+    /// The time left until its deadline: zero once it has passed.
+    pub fn remaining(&self) -> Duration {
+        let now_ns = self.lane.topic.engine.clock.timer_ns();
+        Duration::from_nanos(self.granted.due_ns.saturating_sub(now_ns))
+    }
+
+    /// The delivery, as a handler would see it.
+    pub fn delivery(&self) -> Delivery<'_, T> {
+        Delivery {
+            batch: &self.granted.batch,
+            index: usize::from(self.granted.index),
+            attempt: self.granted.attempt,
+            generation: self.granted.generation,
+            address: self.lane.address(),
+            now_ns: self.lane.topic.engine.clock.now_ns(),
+        }
+    }
+
+    /// What was published.
+    pub fn payload(&self) -> &T {
+        &self.granted.batch.payloads[usize::from(self.granted.index)]
+    }
+
+    /// The message's id within its topic.
+    pub fn id(&self) -> MessageId {
+        self.granted.batch.stamp(usize::from(self.granted.index)).id
+    }
+
+    /// How often the delivery has been leased: 1 is the first time. Begins again at 1
+    /// after a redrive.
+    pub fn attempt(&self) -> u32 {
+        self.granted.attempt
+    }
+
+    /// How often the delivery was redriven from the dead letters.
+    pub fn generation(&self) -> u16 {
+        self.granted.generation
+    }
+
+    /// The topic's name.
+    pub fn topic(&self) -> &str {
+        &self.lane.topic.name
+    }
+
+    /// The subscription's name.
+    pub fn subscription(&self) -> &str {
+        &self.lane.name
+    }
+
+    /// The key the publisher gave, if any.
+    pub fn key(&self) -> Option<&str> {
+        self.delivery().key()
+    }
+
+    /// The value of the first header of this name, if any.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.delivery().header(name)
+    }
+
+    /// All headers, in the publisher's order.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let meta = self.granted.batch.meta(usize::from(self.granted.index));
+        let headers = meta.map(|meta| &meta.headers[..]).unwrap_or_default();
+        headers.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// Time since the message was accepted.
+    pub fn age(&self) -> Duration {
+        self.delivery().age()
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Lease<T> {
+    fn drop(&mut self) {
+        if !self.settled {
+            // A stale one has been settled by its deadline, or by the end.
+            let _ = self
+                .lane
+                .settle_lease(self.granted.claim, Settlement::Abandon);
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for Lease<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("topic", &self.topic())
+            .field("subscription", &self.subscription())
+            .field("id", &self.id())
+            .field("attempt", &self.attempt())
+            .field("remaining", &self.remaining())
+            .finish_non_exhaustive()
+    }
+}
