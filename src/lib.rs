@@ -78,6 +78,8 @@ mod delivery_batch;
 mod engine;
 mod error;
 mod event;
+#[cfg(feature = "async")]
+mod futures;
 mod group;
 mod latency;
 mod lease;
@@ -112,6 +114,8 @@ pub use error::{
     PublishError, RecvError, RemoveError, Stale, SubscribeError, UnknownPattern,
 };
 pub use event::{DropCause, Event, EventKind, Hook};
+#[cfg(feature = "async")]
+pub use futures::{LeaseStream, Publish, Recv};
 pub use group::{ConsumerGroup, Member};
 pub use latency::LatencySummary;
 pub use lease::Lease;

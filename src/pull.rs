@@ -232,6 +232,21 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         self.owner.end_as(mode)
     }
 
+    #[cfg(feature = "async")]
+    pub(crate) fn poll_recv(
+        &self,
+        seat: &mut crate::engine::wakers::Seat,
+        context: &std::task::Context<'_>,
+    ) -> std::task::Poll<Result<Lease<T>, RecvError>> {
+        let granted = self.lane.poll_receive(seat, context);
+        granted.map_ok(|granted| self.lease(granted))
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn leave(&self, seat: &mut crate::engine::wakers::Seat) {
+        self.lane.leave_receivers(seat);
+    }
+
     fn lease(&self, granted: Granted<T>) -> Lease<T> {
         Lease::new(&self.lane, granted)
     }

@@ -231,10 +231,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         route: Option<u64>,
         meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
-        if self.settings.no_subscribers == NoSubscribers::Reject
-            && !self.has_subscribers()
-            && !self.gate.is_closed()
-        {
+        if self.lacks_subscribers() {
             return Err(Refused::NoSubscribers);
         }
         match self.gate.admit(wanted, self.settings.capacity) {
@@ -243,10 +240,87 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
+    #[inline(always)]
+    fn lacks_subscribers(&self) -> bool {
+        self.settings.no_subscribers == NoSubscribers::Reject
+            && !self.has_subscribers()
+            && !self.gate.is_closed()
+    }
+
     fn has_subscribers(&self) -> bool {
         use crate::pure::room::Phase;
         self.lanes
             .peek(|lanes| lanes.iter().any(|lane| lane.phase() == Phase::Open))
+    }
+
+    /// Gets one ticket under `Overflow::Block`, or has the future of this seat be woken
+    /// when there may be room. `is_first`: it has not waited yet.
+    #[cfg(feature = "async")]
+    pub(super) fn poll_admit(
+        self: &Arc<Self>,
+        is_first: bool,
+        seat: &mut super::wakers::Seat,
+        cx: &std::task::Context<'_>,
+    ) -> std::task::Poll<Result<Admitted, Refused>> {
+        use std::task::Poll;
+        if is_first && self.lacks_subscribers() {
+            return Poll::Ready(Err(Refused::NoSubscribers));
+        }
+        let attempt = || match self.gate.admit(1, self.settings.capacity) {
+            Err(Refusal::Full) => None,
+            admitted => Some(admitted),
+        };
+        let admitted = match attempt() {
+            Some(admitted) => {
+                self.waiters.leave(seat);
+                admitted
+            }
+            None => {
+                if is_first {
+                    self.tell(EventKind::Backpressure {
+                        depth: self.waiting(),
+                        overflow: self.settings.overflow,
+                    });
+                }
+                // What is waiting must be on its way before we wait for its room.
+                self.ring();
+                std::task::ready!(self.waiters.poll_for(seat, cx, attempt))
+            }
+        };
+        if admitted.is_err() {
+            context::note_refusal();
+        }
+        Poll::Ready(admitted.map(Admitted::plainly).map_err(refused))
+    }
+
+    /// Accepts one message or hands the payload back, once there is room under
+    /// `Overflow::Block`; other policies answer at once.
+    #[cfg(feature = "async")]
+    pub(crate) fn poll_publish(
+        self: &Arc<Self>,
+        payload: &mut Option<T>,
+        is_first: bool,
+        seat: &mut super::wakers::Seat,
+        context: &std::task::Context<'_>,
+    ) -> std::task::Poll<Result<Receipt, PublishError<T>>> {
+        use std::task::Poll;
+        let take = |payload: &mut Option<T>| payload.take().expect("polled after it was ready");
+        if !matches!(self.settings.overflow, Overflow::Block { .. }) {
+            return Poll::Ready(self.publish(take(payload), None));
+        }
+        let admitted = std::task::ready!(self.poll_admit(is_first, seat, context));
+        let payload = take(payload);
+        Poll::Ready(match admitted {
+            Err(refused) => {
+                self.books.rejected.add(1);
+                Err(refused.error(payload))
+            }
+            Ok(admitted) => {
+                let message = self.message(admitted.first_id, payload);
+                self.admitted(Parcel::of(message, None), &admitted, &mut Waste::new());
+                Ok(admitted.receipt())
+            }
+        })
     }
 
     #[cold]

@@ -20,6 +20,8 @@ pub(crate) mod pool;
 pub(crate) mod sleep;
 pub(crate) mod stillness;
 pub(crate) mod waiters;
+#[cfg(feature = "async")]
+pub(crate) mod wakers;
 
 pub(crate) mod admit;
 #[cfg(feature = "async")]

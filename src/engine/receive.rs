@@ -89,6 +89,38 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
+    /// Leases the next delivery, or has the future of this seat be woken when there may
+    /// be one.
+    #[cfg(feature = "async")]
+    pub(crate) fn poll_receive(
+        self: &Arc<Self>,
+        seat: &mut super::wakers::Seat,
+        context: &std::task::Context<'_>,
+    ) -> std::task::Poll<Result<Granted<T>, RecvError>> {
+        use std::task::Poll;
+        loop {
+            let received = self.try_receive(1);
+            let crew = self.crew.get().ok_or(RecvError::Ended)?;
+            if !matches!(received, Err(RecvError::Empty)) {
+                crew.receivers.leave(seat);
+                let granted = received.and_then(|mut one| one.pop().ok_or(RecvError::Empty));
+                return Poll::Ready(granted);
+            }
+            let look = || self.has_news(crew).then_some(());
+            if crew.receivers.poll_for(seat, context, look).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// The future of this seat receives no more.
+    #[cfg(feature = "async")]
+    pub(crate) fn leave_receivers(&self, seat: &mut super::wakers::Seat) {
+        if let Some(crew) = self.crew.get() {
+            crew.receivers.leave(seat);
+        }
+    }
+
     fn may_not_wait(&self) -> bool {
         self.topic.engine.is_manual() || context::is_inside()
     }

@@ -5,6 +5,9 @@
 //! the count. The feared interleaving, a publisher that waits while the room it
 //! waits for has just been made, would need each of the two to miss the other's
 //! write, which the fences exclude. A close wakes everybody.
+//! A future does the same, but leaves its waker instead of its thread. All wakers are
+//! called, outside of the lock, and none is kept: a future that was dropped, or that
+//! looks elsewhere, takes nobody's wake-up along.
 //! Model: `loom-tests/tests/models/waiters.rs`.
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +18,8 @@ pub struct Waiters {
     waiting: AtomicUsize,
     lock: Mutex<()>,
     room: Condvar,
+    #[cfg(feature = "async")]
+    wakers: super::wakers::Wakers,
 }
 
 impl Waiters {
@@ -24,6 +29,8 @@ impl Waiters {
             waiting: AtomicUsize::new(0),
             lock: Mutex::new(()),
             room: Condvar::new(),
+            #[cfg(feature = "async")]
+            wakers: super::wakers::Wakers::new(),
         }
     }
 
@@ -62,6 +69,35 @@ impl Waiters {
                 self.room.notify_all(),
                 self.room.notify_one()
             );
+            #[cfg(feature = "async")]
+            self.wakers.wake_all(&self.waiting);
         }
+    }
+
+    /// Has the future of this seat be woken by the next [`wake`](Self::wake), unless
+    /// `attempt` answers now.
+    #[cfg(feature = "async")]
+    pub(crate) fn poll_for<R>(
+        &self,
+        seat: &mut super::wakers::Seat,
+        context: &std::task::Context<'_>,
+        attempt: impl FnOnce() -> Option<R>,
+    ) -> std::task::Poll<R> {
+        self.wakers.sit_down(seat, context.waker(), &self.waiting);
+        // ORDERING: pairs with the fence in `wake`, as in `wait_for`.
+        fence(Ordering::SeqCst);
+        match attempt() {
+            Some(answer) => {
+                self.leave(seat);
+                std::task::Poll::Ready(answer)
+            }
+            None => std::task::Poll::Pending,
+        }
+    }
+
+    /// The future of this seat waits no more.
+    #[cfg(feature = "async")]
+    pub(crate) fn leave(&self, seat: &mut super::wakers::Seat) {
+        self.wakers.get_up(seat, &self.waiting);
     }
 }

@@ -1,0 +1,154 @@
+//! Publishing and receiving as futures, for any runtime: feature `async`.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use futures_core::stream::FusedStream;
+
+use crate::engine::wakers::Seat;
+use crate::error::{PublishError, RecvError};
+use crate::lease::Lease;
+use crate::message::Receipt;
+use crate::pull::PullSubscription;
+use crate::topic::Topic;
+
+/// A publish that waits for room without blocking its thread: see
+/// [`Topic::publish_async`].
+#[must_use = "a future does nothing until it is polled"]
+pub struct Publish<T: Send + Sync + 'static> {
+    topic: Topic<T>,
+    payload: Option<T>,
+    is_first: bool,
+    seat: Seat,
+}
+
+impl<T: Send + Sync + 'static> Topic<T> {
+    /// Publishes a message; under [`Overflow::Block`](crate::Overflow::Block) it waits for
+    /// room without blocking the thread, and as long as it takes: the policy's timeout is for
+    /// threads, a future's is its runtime's. Other policies answer at once.
+    ///
+    /// Dropped before it is ready, nothing was accepted, and the payload goes with the
+    /// future. Inside a handler it waits as well, so don't block on it there.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish), but for `TimedOut`.
+    pub fn publish_async(&self, payload: T) -> Publish<T> {
+        Publish {
+            topic: self.clone(),
+            payload: Some(payload),
+            is_first: true,
+            seat: Seat::default(),
+        }
+    }
+}
+
+/// Nothing of it is pinned: the payload is only moved.
+impl<T: Send + Sync + 'static> Unpin for Publish<T> {}
+
+impl<T: Send + Sync + 'static> Future for Publish<T> {
+    type Output = Result<Receipt, PublishError<T>>;
+
+    /// # Panics
+    ///
+    /// If it has been ready before.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let is_first = std::mem::replace(&mut this.is_first, false);
+        let core = &this.topic.core;
+        core.poll_publish(&mut this.payload, is_first, &mut this.seat, context)
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Publish<T> {
+    fn drop(&mut self) {
+        self.topic.core.waiters.leave(&mut self.seat);
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for Publish<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publish")
+            .field("topic", &self.topic.name())
+            .field("ready", &self.payload.is_none())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The next lease: see [`PullSubscription::recv_async`].
+#[derive(Debug)]
+#[must_use = "a future does nothing until it is polled"]
+pub struct Recv<T: Send + Sync + 'static> {
+    subscription: PullSubscription<T>,
+    seat: Seat,
+}
+
+impl<T: Send + Sync + 'static> Future for Recv<T> {
+    type Output = Result<Lease<T>, RecvError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        this.subscription.poll_recv(&mut this.seat, context)
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Recv<T> {
+    fn drop(&mut self) {
+        self.subscription.leave(&mut self.seat);
+    }
+}
+
+/// Leases one after the other, until the subscription has ended: see
+/// [`PullSubscription::stream`].
+#[derive(Debug)]
+#[must_use = "a stream does nothing until it is polled"]
+pub struct LeaseStream<T: Send + Sync + 'static> {
+    next: Recv<T>,
+    ended: bool,
+}
+
+impl<T: Send + Sync + 'static> Stream for LeaseStream<T> {
+    type Item = Lease<T>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Lease<T>>> {
+        let lease = ready!(Pin::new(&mut self.next).poll(context)).ok();
+        self.ended = lease.is_none();
+        Poll::Ready(lease)
+    }
+}
+
+impl<T: Send + Sync + 'static> FusedStream for LeaseStream<T> {
+    fn is_terminated(&self) -> bool {
+        self.ended
+    }
+}
+
+impl<T: Send + Sync + 'static> PullSubscription<T> {
+    /// Leases the next delivery; waits for one without blocking the thread, inside a
+    /// handler as well. On a broker without worker threads each poll runs the broker first.
+    ///
+    /// A lease is taken by the poll that answers it. Dropped before, the future has
+    /// taken nothing, and other receivers are woken all the same.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError::Ended`].
+    pub fn recv_async(&self) -> Recv<T> {
+        Recv {
+            subscription: self.clone(),
+            seat: Seat::default(),
+        }
+    }
+
+    /// The same as a stream, which ends with the subscription. It is a handle of the
+    /// subscription like any clone, and may be sent anywhere.
+    pub fn stream(&self) -> LeaseStream<T> {
+        LeaseStream {
+            next: self.recv_async(),
+            ended: false,
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Futures: `publish_async`, `recv_async` and the stream of leases wait without blocking
+//! a thread. A future that is dropped has taken nothing, and takes nobody's wake-up along.
+
+mod harness;
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use futures_core::Stream;
+use harness::{HANG, assert_balanced, assert_rests_balanced, manual, threaded};
+use millstream::{Broker, Nack, Overflow, PublishError, Pull, PullSubscription, RecvError, Topic};
+use millstream::{NoSubscribers, Unsubscribe};
+
+const BLOCK: Overflow = Overflow::Block {
+    timeout: Duration::from_millis(1),
+};
+
+/// Counts how often it is woken; panics if told to.
+struct Bell(AtomicUsize, bool);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        assert!(!self.1, "a waker that panics");
+    }
+}
+
+fn bell(panics: bool) -> (Arc<Bell>, Waker) {
+    let bell = Arc::new(Bell(AtomicUsize::new(0), panics));
+    (Arc::clone(&bell), Waker::from(bell))
+}
+
+fn poll<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(waker))
+}
+
+fn pulled(broker: &Broker, credits: usize) -> (Topic<u32>, PullSubscription<u32>) {
+    let topic = broker.topic("t").open().expect("opens");
+    let pull = Pull::default().credits(credits);
+    let worker = topic.subscription("s").pull(pull).expect("subscribes");
+    (topic, worker)
+}
+
+#[test]
+fn a_future_that_waits_is_woken_by_a_message_and_by_a_credit() {
+    let (broker, _clock) = manual();
+    let (topic, worker) = pulled(&broker, 1);
+    let (rung, waker) = bell(false);
+    let mut next = worker.recv_async();
+    assert!(poll(&mut next, &waker).is_pending());
+    topic.publish_batch([1, 2]).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(rung.0.load(Ordering::SeqCst), 1);
+    let Poll::Ready(Ok(first)) = poll(&mut next, &waker) else {
+        panic!("it is there");
+    };
+    let mut next = worker.recv_async();
+    assert!(poll(&mut next, &waker).is_pending(), "no credit");
+    first.ack().expect("in time");
+    assert_eq!(rung.0.load(Ordering::SeqCst), 2);
+    let Poll::Ready(Ok(second)) = poll(&mut next, &waker) else {
+        panic!("it is there");
+    };
+    assert_eq!(*second.payload(), 2);
+    second.ack().expect("in time");
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_future_that_is_dropped_loses_neither_a_delivery_nor_a_wake_up() {
+    let (broker, _clock) = manual();
+    let (topic, worker) = pulled(&broker, 8);
+    let (gone, waker) = bell(false);
+    let (rung, other_waker) = bell(false);
+    let mut dropped = worker.recv_async();
+    let mut other = worker.recv_async();
+    assert!(poll(&mut dropped, &waker).is_pending());
+    assert!(poll(&mut other, &other_waker).is_pending());
+    topic.publish(1).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(gone.0.load(Ordering::SeqCst), 1, "all are woken");
+    drop(dropped);
+    assert_eq!(rung.0.load(Ordering::SeqCst), 1);
+    let Poll::Ready(Ok(lease)) = poll(&mut other, &other_waker) else {
+        panic!("it is there");
+    };
+    lease.ack().expect("in time");
+    // One that is dropped while it waits is not woken any more, nor kept.
+    let mut waits = worker.recv_async();
+    assert!(poll(&mut waits, &waker).is_pending());
+    assert!(poll(&mut waits, &waker).is_pending());
+    drop(waits);
+    drop(waker);
+    assert_eq!(Arc::strong_count(&gone), 1, "its waker is gone");
+    assert_eq!(worker.metrics().leased, 0);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_waker_that_panics_stops_nobody() {
+    let (broker, _clock) = manual();
+    let (topic, worker) = pulled(&broker, 8);
+    let (_bad, bad_waker) = bell(true);
+    let (rung, waker) = bell(false);
+    let mut bad = worker.recv_async();
+    let mut good = worker.recv_async();
+    assert!(poll(&mut bad, &bad_waker).is_pending());
+    assert!(poll(&mut good, &waker).is_pending());
+    topic.publish(1).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(rung.0.load(Ordering::SeqCst), 1);
+    assert!(poll(&mut good, &waker).is_ready());
+}
+
+#[test]
+fn a_future_ends_with_its_subscription_and_a_stream_after_it() {
+    let (broker, _clock) = manual();
+    let (_topic, worker) = pulled(&broker, 8);
+    let (rung, waker) = bell(false);
+    let (mut next, mut stream) = (worker.recv_async(), worker.stream());
+    assert!(poll(&mut next, &waker).is_pending());
+    let mut context = Context::from_waker(&waker);
+    assert!(Pin::new(&mut stream).poll_next(&mut context).is_pending());
+    drop(worker.unsubscribe(Unsubscribe::Cancel));
+    assert_eq!(rung.0.load(Ordering::SeqCst), 2);
+    let answer = poll(&mut next, &waker).map(|answer| answer.err());
+    assert_eq!(answer, Poll::Ready(Some(RecvError::Ended)));
+    let ended = Pin::new(&mut stream).poll_next(&mut context);
+    assert!(matches!(ended, Poll::Ready(None)));
+    assert_balanced(&broker);
+}
+
+fn full(broker: &Broker) -> Topic<u32> {
+    let topic = broker.topic("full").capacity(1).overflow(BLOCK);
+    let topic = topic.no_subscribers(NoSubscribers::Retain).open();
+    let topic = topic.expect("opens");
+    topic.publish(0).expect("there is room for one");
+    topic
+}
+
+#[test]
+fn a_publish_waits_for_room_and_dropped_before_it_accepts_nothing() {
+    let broker = threaded(1);
+    let topic = full(&broker);
+    let (rung, waker) = bell(false);
+    let mut waits = topic.publish_async(1);
+    let mut dropped = topic.publish_async(2);
+    assert!(poll(&mut waits, &waker).is_pending());
+    assert!(poll(&mut dropped, &waker).is_pending());
+    drop(dropped);
+    let _sink = topic.subscribe("sink", |_| Ok(())).expect("subscribes");
+    assert!(broker.wait_until_idle(HANG));
+    assert_eq!(rung.0.load(Ordering::SeqCst), 1);
+    let Poll::Ready(Ok(receipt)) = poll(&mut waits, &waker) else {
+        panic!("there is room");
+    };
+    assert_eq!(receipt.id().get(), 2);
+    let metrics = assert_rests_balanced(&broker);
+    assert_eq!(metrics.deliveries().delivered, 2);
+}
+
+#[test]
+fn a_publish_that_waits_is_refused_when_the_broker_closes() {
+    let broker = threaded(1);
+    let topic = full(&broker);
+    let (rung, waker) = bell(false);
+    let mut waits = topic.publish_async(1);
+    assert!(poll(&mut waits, &waker).is_pending());
+    let _ = broker.drain(Duration::ZERO);
+    assert!(rung.0.load(Ordering::SeqCst) > 0);
+    let Poll::Ready(Err(PublishError::Closed(1))) = poll(&mut waits, &waker) else {
+        panic!("it is closed, and the payload comes back");
+    };
+    assert_balanced(&broker);
+}
+
+#[test]
+fn other_policies_answer_at_once() {
+    let broker = threaded(1);
+    let topic = broker.topic("t").capacity(1);
+    let topic = topic.no_subscribers(NoSubscribers::Retain).open();
+    let topic: Topic<u32> = topic.expect("opens");
+    let (_rung, waker) = bell(false);
+    assert!(matches!(
+        poll(&mut topic.publish_async(1), &waker),
+        Poll::Ready(Ok(_))
+    ));
+    let full = poll(&mut topic.publish_async(2), &waker);
+    assert!(matches!(full, Poll::Ready(Err(PublishError::Full(2)))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_runtime_everything_arrives_once() {
+    const MESSAGES: u32 = 5_000;
+    let broker = threaded(1);
+    let topic = broker.topic("t").capacity(8).overflow(BLOCK).open();
+    let topic: Topic<u32> = topic.expect("opens");
+    let pull = Pull::default().credits(4);
+    let builder = topic.subscription("s").capacity(8);
+    let worker = builder.pull(pull).expect("subscribes");
+    let receivers: Vec<_> = (0..3)
+        .map(|_| {
+            let stream = worker.stream();
+            tokio::spawn(async move {
+                let mut stream = pin!(stream);
+                let mut acked = 0;
+                while let Some(lease) = poll_fn(|cx| stream.as_mut().poll_next(cx)).await {
+                    let again = lease.attempt() == 1 && *lease.payload() % 1_000 == 0;
+                    let after = Duration::from_millis(1);
+                    match again {
+                        true => lease.nack(Nack::retry_after(after, "once more")),
+                        false => lease.ack(),
+                    }
+                    .expect("in time");
+                    acked += u32::from(!again);
+                }
+                acked
+            })
+        })
+        .collect();
+    for number in 0..MESSAGES {
+        // Futures that give up and begin anew lose nothing.
+        let tried = topic.publish_async(number);
+        if tokio::time::timeout(Duration::ZERO, tried).await.is_err() {
+            topic.publish_async(number).await.expect("room comes");
+        }
+    }
+    let ended = tokio::task::spawn_blocking(move || (broker.drain(HANG), broker));
+    let (report, broker) = ended.await.expect("it ends");
+    let report = report.expect("all is done");
+    let mut acked = 0;
+    for receiver in receivers {
+        acked += receiver.await.expect("it ends");
+    }
+    assert_eq!(acked, MESSAGES);
+    assert_eq!(report.delivered, u64::from(MESSAGES));
+    assert_balanced(&broker);
+}
