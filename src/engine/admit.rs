@@ -317,7 +317,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
             Ok(admitted) => {
                 let message = self.message(admitted.first_id, payload);
-                self.admitted(Parcel::of(message, None), &admitted, &mut Waste::new());
+                let parcel = Parcel::of(message, None);
+                self.admitted(parcel, &admitted, &mut Waste::new(), None);
                 Ok(admitted.receipt())
             }
         })
