@@ -29,7 +29,7 @@ use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::rules::{Keying, Rules};
 use crate::pure::sequencer::{Each, Key, Sequencer, Taken};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, breakable};
 
 /// What the hands of a lane share.
 pub(crate) struct Crew<T> {
@@ -390,7 +390,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.end_places(tray.ended);
         if self.phase() > Phase::Draining {
             // Its end may have passed by before these were put down.
-            self.ring();
+            breakable!("keys: put down after the end", self.ring());
         }
     }
 
@@ -432,7 +432,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 self.books.record(Status::RetryScheduled, Step::Requeue, 1);
                 crew.file(state, again);
                 if let Some(key) = state.holding.remove(&tag) {
-                    state.sequencer.release(key);
+                    breakable!("keys: held for ever", state.sequencer.release(key));
                 }
             }
         }

@@ -130,6 +130,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
     ) -> After {
         let engine = &self.topic.engine;
+        breakable!(
+            "keys: put down, then held",
+            (),
+            crew.state.lock().sequencer.put_down(key)
+        );
         let mut state = crew.state.lock();
         let tag = self.schedule_retry(&mut state.waiting, failed, due_ns, now_ns, engine);
         match key {

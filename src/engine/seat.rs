@@ -151,7 +151,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
         let owner = member.id;
         let taken = lane.take_for(crew, Ask { owner, most, each }, now_ns, |_| true, note);
         member.taken.add(taken.len() as u64);
-        lane.call_others(crew);
+        breakable!("seat: busy without a word", lane.call_others(crew));
         taken
     }
 
@@ -178,7 +178,9 @@ impl<T: Send + Sync + 'static> Seat<T> {
     /// thread, unless it runs.
     fn look(self: &Arc<Self>, engine: &Engine) {
         if !self.baton.claim() {
-            breakable!("seat: marked without a notice", self.ring(engine), true);
+            breakable!("seat: marked without a notice", {
+                self.ring(engine);
+            });
         } else if self.run_claimed(engine) {
             engine.pool.submit(Arc::clone(self) as _);
         }
@@ -191,7 +193,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
         self.gone.store(true, Ordering::Release);
         if let Some(lane) = self.lane() {
             // What it did not try may be for others, or the lane may end.
-            lane.ring();
+            breakable!("seat: gone without a ring", lane.ring());
             lane.topic.engine.stillness.look();
         }
     }
@@ -367,7 +369,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let was_there = state.members.len() < before;
         if was_there {
             state.leaving.retain(|other| !other.has_left());
-            state.leaving.push(Arc::clone(member));
+            breakable!(
+                "seat: forgotten while it leaves",
+                state.leaving.push(Arc::clone(member))
+            );
         }
         state.sequencer.leave(member.id);
         drop(state);

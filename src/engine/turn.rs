@@ -16,7 +16,7 @@ use crate::message::{Address, MessageId};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::schedule::Then;
-use crate::sync::{Arc, in_order};
+use crate::sync::{Arc, breakable, in_order};
 
 /// A lane's share: it goes to the back of the queue once it has run so long.
 /// One handler call may exceed it, a second one then has to wait its turn.
@@ -56,7 +56,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
             more = self.work(&mut turn, engine);
             let room = self.room.load();
             let is_over = room.phase != Phase::Open && room.occupied == 0;
-            if is_over && self.crew.get().is_none_or(|crew| self.dismiss(crew)) {
+            let dismissed = |crew: &Crew<T>| {
+                breakable!("seat: there when its lane ends", self.dismiss(crew), true)
+            };
+            if is_over && self.crew.get().is_none_or(|crew| dismissed(crew)) {
                 // What the handler has captured goes before anybody is told
                 // that the subscription has ended.
                 in_order!(

@@ -6,7 +6,10 @@ mod buffer;
 mod drain;
 mod eviction;
 mod gate;
+mod group;
 mod handles;
+
+mod keys;
 mod lanes;
 mod mutants;
 mod observers;

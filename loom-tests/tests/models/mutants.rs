@@ -200,6 +200,61 @@ const MUTANTS: &[Mutant] = &[
         &["redrive::a_letter_that_two_redrive_goes_once"],
     ),
     (
+        "letters: redriven past one that is back",
+        &["keys::a_letter_that_fails_again_takes_those_redriven_behind_it_along"],
+    ),
+    (
+        "keys: past a failure in hand",
+        &["keys::a_retry_goes_before_those_that_wait_for_it_and_those_that_come"],
+    ),
+    (
+        "keys: a failure holds nobody",
+        &["keys::a_retry_goes_before_those_that_wait_for_it_and_those_that_come"],
+    ),
+    (
+        "keys: held for ever",
+        &["keys::a_retry_goes_before_those_that_wait_for_it_and_those_that_come"],
+    ),
+    (
+        "keys: put down, then held",
+        &["group::a_failure_in_one_hand_holds_its_key_for_all"],
+    ),
+    (
+        "keys: put down after the end",
+        &["group::an_unsubscribe_waits_for_all_seats"],
+    ),
+    (
+        "keys: freed without a last look",
+        &["keys::the_last_letter_of_a_parked_key_goes_before_what_was_published_since"],
+    ),
+    (
+        "keys: parked without a last look",
+        &["keys::a_letter_that_fails_again_takes_those_redriven_behind_it_along"],
+    ),
+    (
+        "seat: marked without a notice",
+        &[
+            "group::a_member_that_has_left_is_gone_and_others_have_its_keys",
+            "group::an_unsubscribe_waits_for_all_seats",
+        ],
+    ),
+    (
+        "seat: gone without a ring",
+        &["group::a_member_that_has_left_is_gone_and_others_have_its_keys"],
+    ),
+    (
+        "seat: busy without a word",
+        &["group::a_key_moves_to_a_member_that_joins_when_it_is_put_down"],
+    ),
+    (
+        "seat: forgotten while it leaves",
+        &["group::an_unsubscribe_waits_for_a_member_that_was_let_go"],
+    ),
+    (
+        "seat: there when its lane ends",
+        &["group::an_unsubscribe_waits_for_all_seats"],
+    ),
+    (
         "handles: a removed topic is joined",
         &["handles::nobody_publishes_into_a_topic_that_is_removed"],
     ),
