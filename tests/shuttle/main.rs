@@ -44,6 +44,7 @@ mod explore;
 mod flow;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod keys;
 mod side;
 
 use std::time::Duration;
