@@ -114,7 +114,8 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     /// delivery of a new generation with its attempts reset. Letters that can't go
     /// stay; so do those of the same key behind one that found no room, or that has
     /// come back to [park](crate::OnExhausted::ParkKey) its key, or their order would
-    /// be lost.
+    /// be lost. It is lost, too, if the filter passes over the first of a key and
+    /// chooses others.
     pub fn redrive(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> Redrive {
         let mut outcome = Redrive::default();
         let mut letters = self.list();

@@ -264,7 +264,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             ..SubscriptionMetrics::default()
         };
         if let Some(crew) = self.crew.get() {
-            crew.read_metrics(self.topic.engine.clock.now_ns(), &mut metrics);
+            crew.read_metrics(self, &mut metrics);
         }
         if let Some(latencies) = self.latencies.lock().as_deref() {
             metrics.queue_wait = LatencySummary::of(&latencies.queue_wait);

@@ -216,7 +216,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     /// occupied by one that waits. A call that needs its runtime's reactor or timers
     /// runs there and is awaited here: `handle.spawn(work).await`. A call that is under
     /// way when the subscription is cancelled, or the broker stops, is dropped at its
-    /// `await`, and its delivery cancelled.
+    /// `await`, and its delivery ends as those that are queued.
     ///
     /// # Errors
     ///
@@ -280,8 +280,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         };
         rules.check(self.when_full, capacity, is_shared)?;
         if self.hold.is_some() && rules.keying(is_shared) != Keying::Key {
-            let rule = "needs OnFailure::BlockKey or several hands, or nothing is ever set aside";
-            return Err(InvalidSetting::new("hold", hold, rule));
+            return Err(rules.nothing_to_hold());
         }
         Ok(rules)
     }
@@ -312,6 +311,9 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             crew: (!is_plain).then(|| Crew::new(rules, hands)),
         };
         let lane = Arc::new(Lane::new(name, Arc::clone(self.topic), settings, handler));
+        if let Some(crew) = lane.crew.get() {
+            lane.park_by_letters(crew);
+        }
         let names = breakable!(
             "patterns: a name without the lock",
             Some(self.topic.engine.followers.lock()),

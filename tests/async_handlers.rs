@@ -233,6 +233,52 @@ fn a_cancelled_subscription_drops_its_calls() {
 }
 
 #[test]
+fn a_call_that_is_cut_off_follows_the_queued_into_the_dead_letters() {
+    let (broker, _clock) = manual();
+    let (topic, alive) = (open(&broker), Arc::default());
+    let calls = stuck(&topic, &alive);
+    for number in 0..6 {
+        topic.publish(number).expect("there is room");
+    }
+    broker.run_until_idle();
+    let _ = calls.unsubscribe(Unsubscribe::DeadLetter);
+    let letters = topic.dead_letters().list();
+    let attempts: Vec<_> = letters.iter().map(|letter| letter.attempts()).collect();
+    assert_eq!(attempts, [1, 1, 1, 1, 0, 0]);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_call_may_change_the_concurrency_while_somebody_else_does() {
+    let (broker, _clock) = manual();
+    let topic = open(&broker);
+    let cell: Arc<std::sync::OnceLock<millstream::Subscription>> = Arc::default();
+    let own = Arc::clone(&cell);
+    let calls = topic.subscription("calls").subscribe_async(3, move |_| {
+        let (own, mut polls) = (Arc::clone(&own), 0);
+        poll_fn(move |_| {
+            polls += 1;
+            if polls == 1 {
+                return Poll::Pending;
+            }
+            let calls = own.get().expect("it is set before the second poll");
+            calls.set_concurrency(3).expect("in range");
+            Poll::Ready(Ok(()))
+        })
+    });
+    assert!(cell.set(calls.expect("subscribes")).is_ok());
+    for number in 0..3 {
+        topic.publish(number).expect("there is room");
+    }
+    broker.run_until_idle();
+    let calls = cell.get().expect("it is set");
+    calls.set_concurrency(1).expect("in range"); // polls those that are too many
+    broker.run_until_idle();
+    assert!(calls.metrics().counts.delivered >= 2);
+    assert_balanced(&broker);
+}
+
+#[test]
 fn the_end_of_the_broker_drops_calls_that_wait_for_ever() {
     for drained in [false, true] {
         let broker = threaded(1);

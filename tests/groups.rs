@@ -275,6 +275,37 @@ fn a_member_that_stalls_is_seen_and_holds_up_its_own_keys_only() {
 }
 
 #[test]
+fn nothing_waits_behind_a_call_while_another_hand_is_free() {
+    let broker = threaded(2);
+    let topic = open(&broker);
+    let stuck = Arc::new(AtomicBool::new(true));
+    let (waits, done) = (Arc::clone(&stuck), Log::new());
+    let log = done.clone();
+    let subscription = topic
+        .subscription("calls")
+        .subscribe_concurrent(2, move |d| {
+            while *d.payload() == 500 && waits.load(Ordering::SeqCst) {
+                thread::sleep(MS);
+            }
+            log.push(*d.payload());
+            Ok(())
+        });
+    let _calls = subscription.expect("subscribes");
+    for number in 0..1_000 {
+        while topic.publish(number).is_err() {
+            thread::yield_now();
+        }
+    }
+    let began = Instant::now();
+    while done.len() < 999 && began.elapsed() < HANG {
+        thread::sleep(MS);
+    }
+    assert_eq!(done.len(), 999);
+    stuck.store(false, Ordering::SeqCst);
+    assert_rests_balanced(&broker);
+}
+
+#[test]
 fn as_many_calls_run_at_once_as_were_asked_for_and_no_more() {
     let broker = threaded(4);
     let topic = open(&broker);

@@ -438,6 +438,7 @@ fn settings_that_make_no_sense_are_refused_when_they_are_made() {
     assert!(plain.set_on_failure(OnFailure::BlockKey).is_err());
     assert!(plain.set_on_exhausted(OnExhausted::ParkKey).is_err());
     assert!(plain.set_hold(0).is_err());
+    assert!(plain.set_hold(7).is_err(), "nothing is ever set aside");
 }
 
 #[test]
@@ -611,5 +612,91 @@ fn a_redrive_passes_no_letter_that_has_come_back_meanwhile() {
     broker.run_until_idle();
     assert_eq!((first.redriven, second.redriven), (1, 3));
     assert_eq!(log.take(), [("a", 1), ("a", 2), ("a", 3)]);
+    assert_balanced(&broker);
+}
+
+/// Fails the first message for good.
+fn fails_the_first(topic: &Topic<Order>, log: &Log<(&'static str, u32)>) -> Subscription {
+    let log = log.clone();
+    let subscription = topic.subscription("book").on_failure(OnFailure::BlockKey);
+    let subscription = subscription.on_exhausted(OnExhausted::ParkKey);
+    let subscribed = subscription.subscribe(move |d| {
+        if d.payload().1 == 1 && d.generation() == 0 {
+            return Err(Nack::dead_letter("for good"));
+        }
+        log.push((d.payload().0, d.payload().1));
+        Ok(())
+    });
+    subscribed.expect("subscribes")
+}
+
+#[test]
+fn letters_park_their_key_for_whoever_parks_later() {
+    let (broker, _clock) = manual();
+    let (topic, log) = (open(&broker, 1), Log::new());
+    let book = fails_the_first(&topic, &log);
+    publish(&topic, &[("a", 1, 0)]);
+    broker.run_until_idle();
+    book.set_on_exhausted(OnExhausted::FreeKey)
+        .expect("makes sense");
+    book.set_on_exhausted(OnExhausted::ParkKey)
+        .expect("makes sense");
+    publish(&topic, &[("a", 2, 0)]);
+    broker.run_until_idle();
+    assert_eq!(topic.dead_letters().len(), 2);
+    let _ = book.unsubscribe(Unsubscribe::Cancel);
+    let _book = fails_the_first(&topic, &log);
+    publish(&topic, &[("a", 3, 0)]);
+    broker.run_until_idle();
+    assert_eq!((topic.dead_letters().len(), log.len()), (3, 0));
+    topic.dead_letters().redrive(|_| true);
+    broker.run_until_idle();
+    assert_eq!(log.take(), [("a", 1), ("a", 2), ("a", 3)]);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn keys_are_parked_no_longer_than_their_letters_are_kept() {
+    let (broker, _clock) = manual();
+    let (topic, log) = (open(&broker, 1), Log::new());
+    let book = fails_the_first(&topic, &log);
+    for number in 0..500 {
+        let message = topic.message(("any", 1, 0)).key(format!("key-{number}"));
+        message.publish().expect("there is room");
+        broker.run_until_idle();
+    }
+    assert_eq!(book.metrics().parked_keys, 500);
+    topic.dead_letters().purge(|_| true);
+    assert_eq!(book.metrics().parked_keys, 0);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_batch_that_is_due_goes_whatever_has_to_wait_for_its_key() {
+    let (broker, _clock) = manual();
+    let topic = open(&broker, 1);
+    let batches = |mode, name: &str, hold: Option<usize>| {
+        let log = Log::new();
+        let sizes = log.clone();
+        let mut subscription = topic.subscription(name).on_failure(mode);
+        if let Some(hold) = hold {
+            subscription = subscription.hold(hold);
+        }
+        let handler = move |batch: &mut DeliveryBatch<'_, Order>| {
+            sizes.push(batch.len());
+            Ok(())
+        };
+        let batched = Batched::of(8).until_full();
+        let subscribed = subscription.subscribe_batches(batched, handler);
+        (subscribed.expect("subscribes"), log)
+    };
+    let whole = batches(OnFailure::BlockSubscription, "whole", None);
+    let small = batches(OnFailure::BlockKey, "small", Some(4));
+    for number in 0..8 {
+        publish(&topic, &[(["a", "b"][number as usize % 2], number, 0)]);
+    }
+    broker.run_until_idle();
+    assert_eq!(whole.1.take(), [1; 8]);
+    assert_eq!(small.1.take().iter().sum::<usize>(), 8);
     assert_balanced(&broker);
 }

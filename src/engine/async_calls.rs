@@ -10,7 +10,7 @@ use super::contain::{Contained, contain, discard};
 use super::context;
 use super::crew::{Crew, Tray};
 use super::crew_turn::After;
-use super::handler::{Cause, Fault, attempt};
+use super::handler::{Cause, Fault};
 use super::lane::{Lane, Redelivery};
 use super::seat::{Seat, Shared, Work, share_by};
 use super::turn::{SHARE_NS, Tried};
@@ -20,7 +20,7 @@ use crate::nack::Nack;
 use crate::owned_delivery::OwnedDelivery;
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
-use crate::pure::sequencer::{Each, Taken};
+use crate::pure::sequencer::Taken;
 use crate::sync::Arc;
 
 type Call = Pin<Box<dyn Future<Output = Result<(), Nack>> + Send>>;
@@ -30,6 +30,8 @@ type Handler<T> = Arc<Contained<Box<dyn Fn(OwnedDelivery<T>) -> Call + Send + Sy
 struct Begun<T> {
     taken: Taken<Redelivery<T>>,
     began_ns: u64,
+    /// A publish of it was refused because the broker is ending.
+    was_refused: bool,
     /// Dropped, with what it has captured, where that may panic.
     future: Contained<Call>,
 }
@@ -79,7 +81,7 @@ impl<T: Send + Sync + 'static> Work<T> for AsyncCalls<T> {
                 Some(begun) => begun,
                 None if seat.is_leaving() => return false,
                 None => {
-                    let Some(taken) = seat.take(lane, 1, Each::Once, now_ns).pop() else {
+                    let Some(taken) = seat.take(lane, now_ns) else {
                         return false;
                     };
                     self.begin(lane, taken, now_ns)
@@ -130,6 +132,7 @@ impl<T: Send + Sync + 'static> AsyncCalls<T> {
         Begun {
             taken,
             began_ns,
+            was_refused: false,
             future,
         }
     }
@@ -138,21 +141,18 @@ impl<T: Send + Sync + 'static> AsyncCalls<T> {
     fn poll(&mut self, mut begun: Begun<T>, waker: &Waker) -> Option<(Begun<T>, Option<Fault>)> {
         context::take_refusal();
         let future = &mut *begun.future;
-        match contain(|| future.as_mut().poll(&mut Context::from_waker(waker))) {
+        let polled = contain(|| future.as_mut().poll(&mut Context::from_waker(waker)));
+        begun.was_refused |= context::take_refusal();
+        let cause = match polled {
             Ok(Poll::Pending) => {
                 self.begun = Some(begun);
-                None
+                return None;
             }
-            Ok(Poll::Ready(outcome)) => Some((begun, attempt(0, || outcome))),
-            Err(panic) => {
-                let fault = Fault {
-                    at: 0,
-                    cause: Arc::new(Contained::new(Cause::Panic(panic))),
-                    by_shutdown: context::take_refusal(),
-                };
-                Some((begun, Some(fault)))
-            }
-        }
+            Ok(Poll::Ready(outcome)) => outcome.err().map(Cause::Nack),
+            Err(panic) => Some(Cause::Panic(panic)),
+        };
+        let fault = cause.map(|cause| Fault::new(0, cause, begun.was_refused));
+        Some((begun, fault))
     }
 
     fn settle(
@@ -167,6 +167,7 @@ impl<T: Send + Sync + 'static> AsyncCalls<T> {
             taken,
             began_ns,
             future,
+            ..
         } = begun;
         drop(future);
         let Taken { key, item } = taken;
@@ -193,11 +194,12 @@ impl<T: Send + Sync + 'static> AsyncCalls<T> {
             return;
         };
         discard(future);
-        let (id, attempt) = (taken.item.id(), taken.item.attempts + 1);
-        let status = lane.books.record(Status::Delivering, Step::Cancel, 1);
-        lane.tell(id, attempt, status, EventKind::Cancelled);
+        let Taken { key, mut item } = taken;
+        item.remember_latest();
+        item.attempts += 1;
+        lane.end_redelivery(item, Status::Delivering);
         let mut tray = Tray::new(1);
-        tray.end(taken.key);
+        tray.end(key);
         lane.put_down(crew, tray);
     }
 }

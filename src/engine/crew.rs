@@ -15,7 +15,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::lane::{Lane, Redelivery, Return, Turn};
 use super::leases::Leases;
-use super::parking::Parked;
+use super::parking::{FORGET_AT, Parked};
 use super::seat::Member;
 use super::waiters::Waiters;
 use crate::batch::Stamp;
@@ -51,6 +51,7 @@ pub(super) struct State<T> {
     pub(super) waiting: Arena<Redelivery<T>>,
     pub(super) holding: BTreeMap<u32, Key>,
     pub(super) parked: BTreeMap<Key, Parked>,
+    pub(super) forget_at: usize,
     /// New deliveries of parked keys, for the lane's runner to judge.
     pub(super) strays: Vec<Redelivery<T>>,
     /// Those who take from it besides the lane's runner.
@@ -107,17 +108,6 @@ impl Ask {
     }
 }
 
-/// What waits for a batch handler.
-pub(super) struct Waits {
-    /// The oldest that may go.
-    pub(super) first: Option<Stamp>,
-    pub(super) is_new: bool,
-    pub(super) available: usize,
-    /// Those that may not go included.
-    pub(super) known: usize,
-    pub(super) each: Each,
-}
-
 /// Who takes from a crew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hands {
@@ -158,6 +148,7 @@ impl<T: Send + Sync + 'static> Crew<T> {
                 waiting: Arena::new(),
                 holding: BTreeMap::new(),
                 parked: BTreeMap::new(),
+                forget_at: FORGET_AT,
                 strays: Vec::new(),
                 members: Vec::new(),
                 leaving: Vec::new(),
@@ -175,27 +166,36 @@ impl<T: Send + Sync + 'static> Crew<T> {
             && self.state.lock().rules.parks()
     }
 
-    pub(crate) fn read_metrics(&self, now_ns: u64, into: &mut SubscriptionMetrics) {
+    pub(crate) fn read_metrics(&self, lane: &Lane<T>, into: &mut SubscriptionMetrics) {
         let state = self.state.lock();
         let (held, blocked_keys) = state.sequencer.held();
         into.held = held as u64;
         into.blocked_keys = blocked_keys as u64;
-        into.parked_keys = state.parked.len() as u64;
+        into.parked_keys = lane.parked_keys(&state) as u64;
         state.leases.read_metrics(into);
         let members = state.members.clone();
         drop(state);
+        let now_ns = lane.topic.engine.clock.now_ns();
         let members = members.iter().map(|member| member.read_metrics(now_ns));
         into.members = members.collect();
     }
 
     pub(super) fn key_of(&self, state: &State<T>, delivery: &Redelivery<T>) -> Option<Key> {
-        let hash = match state.rules.keying(self.is_shared) {
-            Keying::Nothing => return None,
-            Keying::Everything => 0,
-            Keying::Key => identity(delivery.key()?),
-        };
-        let epoch = state.epoch;
-        Some(Key { hash, epoch })
+        match state.rules.keying(self.is_shared) {
+            Keying::Nothing => None,
+            Keying::Everything => Some(Key {
+                hash: 0,
+                epoch: state.epoch,
+            }),
+            Keying::Key => Some(self.key_named(state, delivery.key()?)),
+        }
+    }
+
+    pub(super) fn key_named(&self, state: &State<T>, name: &str) -> Key {
+        Key {
+            hash: identity(name),
+            epoch: state.epoch,
+        }
     }
 
     pub(super) fn file(&self, state: &mut State<T>, delivery: Redelivery<T>) {
@@ -246,7 +246,7 @@ impl<T: Send + Sync + 'static> Crew<T> {
 }
 
 impl<T> State<T> {
-    fn set_aside(&self) -> usize {
+    pub(super) fn set_aside(&self) -> usize {
         self.sequencer.len() + self.strays.len()
     }
 }
@@ -267,14 +267,23 @@ impl<T: Send + Sync + 'static> Lane<T> {
         change(&mut rules);
         if self.crew.get().is_none() {
             rules.check(self.when_full, self.capacity, false)?;
+            if rules.on_failure == OnFailure::Reorder && rules.hold == plain.hold {
+                return Ok(());
+            }
         }
         let crew = self
             .crew
             .get_or_init(|| Box::new(Crew::new(plain, Hands::Runner)));
         crew.set_rules(|rules| {
+            let before = rules.hold;
             change(rules);
+            let sets_aside = rules.keying(crew.is_shared) == Keying::Key;
+            if rules.hold != before && !sets_aside {
+                return Err(rules.nothing_to_hold());
+            }
             rules.check(self.when_full, self.capacity, crew.is_shared)
         })?;
+        self.park_by_letters(crew);
         self.ring();
         Ok(())
     }
@@ -335,24 +344,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 .map(|taken| (taken.key, taken.item))
                 .collect();
             self.put_down(crew, tray);
-        }
-    }
-
-    /// What the lane's own handler could take as a batch of so many.
-    pub(super) fn look(&self, crew: &Crew<T>, size: usize) -> Waits {
-        let mut state = crew.state.lock();
-        self.feed(crew, &mut state, RUNNER, size);
-        let first = state.sequencer.peek(RUNNER);
-        Waits {
-            first: first.map(Redelivery::stamp),
-            is_new: first.is_some_and(Redelivery::is_new),
-            available: state.sequencer.available(RUNNER, size),
-            known: state.set_aside() + state.waiting.len(),
-            each: if state.rules.blocks() {
-                Each::Once
-            } else {
-                Each::Many
-            },
         }
     }
 
@@ -481,8 +472,8 @@ impl<T> Redelivery<T> {
     }
 }
 
-/// Tells keys apart within a lane. SipHash: nobody finds a key to block another's
-/// with.
+/// Tells keys apart within a lane, and nowhere else. SipHash, so that keys don't meet by
+/// accident, and none is made up easily to meet another's.
 fn identity(key: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);

@@ -60,6 +60,8 @@ pub(crate) struct Turn<T> {
     /// Retries on the timer wheel, by their tag.
     pub(crate) waiting: Arena<Redelivery<T>>,
     pub(crate) linger: Linger,
+    /// What is left of a batch that was due, because its keys had to wait.
+    pub(super) owed: usize,
     pub(crate) stride: Stride,
     pub(crate) faults: Vec<Fault>,
     /// Equal errors share their text: a million failures of one kind store it
@@ -74,6 +76,7 @@ impl<T> Turn<T> {
             hand: VecDeque::new(),
             waiting: Arena::new(),
             linger: Linger::default(),
+            owed: 0,
             stride: Stride::ONE,
             faults: Vec::new(),
             last_error: None,

@@ -119,6 +119,13 @@ impl<T> Letters<T> {
         keys.is_some_and(|keys| keys.contains_key(key))
     }
 
+    /// The keys of a subscription that letters in the store park.
+    pub(crate) fn parked(&self, subscription: &str) -> impl Iterator<Item = &str> {
+        let keys = self.parking.get(subscription);
+        keys.into_iter()
+            .flat_map(|keys| keys.keys().map(|key| &**key))
+    }
+
     /// Whether one of these, before the letter, parks its key.
     pub(crate) fn parks_before(&self, letter: &Letter<T>, these: &BTreeSet<MessageId>) -> bool {
         let keys = self.parking.get(&letter.subscription);

@@ -11,7 +11,7 @@
 //! was redriven before that is in the lane by then, and what comes later is told that it is
 //! behind. Model: `loom-tests/tests/models/keys.rs`.
 
-use super::crew::{Crew, Tray};
+use super::crew::{Crew, State, Tray};
 use super::lane::{Lane, Redelivery};
 use crate::dead_letters::DeadReason;
 use crate::event::EventKind;
@@ -26,6 +26,9 @@ pub(super) struct Parked {
     /// How many are still taking its followers there.
     pub(super) busy: u32,
 }
+
+/// Parked keys that are not worth a look.
+pub(super) const FORGET_AT: usize = 64;
 
 /// A delivery whose letter parks its key.
 pub(super) struct Head {
@@ -46,6 +49,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
     ) {
         let Head { key, name, id } = head;
         let mut state = crew.state.lock();
+        if !state.rules.parks() || key.epoch != state.epoch {
+            // The rules have changed since it was judged.
+            let back = in_hand.into_iter();
+            tray.untried
+                .extend(back.map(|taken| (taken.key, taken.item)));
+            return;
+        }
+        self.forget_freed(crew, &mut state);
         let is_news = !state.parked.contains_key(&key);
         let parked = state.parked.entry(key).or_insert_with(|| Parked {
             name: name.clone(),
@@ -76,6 +87,47 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if has_strays {
             self.ring();
         }
+    }
+
+    /// Keys whose letters were redriven, purged or evicted are forgotten when the next
+    /// of them arrives, which it may never do: so that they are bounded by the store all
+    /// the same, whenever there are twice as many as were left the last time.
+    fn forget_freed(&self, crew: &Crew<T>, state: &mut State<T>) {
+        if state.parked.len() < state.forget_at {
+            return;
+        }
+        let letters = self.topic.letters.lock();
+        let parks = |parked: &Parked| parked.busy > 0 || letters.park(&self.name, &parked.name);
+        state.parked.retain(|_, parked| parks(parked));
+        drop(letters);
+        // As in `park`.
+        self.file_returns(crew, state);
+        state.forget_at = (2 * state.parked.len()).max(FORGET_AT);
+    }
+
+    /// Parks the keys of which the store has letters: they may have been there before.
+    pub(crate) fn park_by_letters(&self, crew: &Crew<T>) {
+        let mut state = crew.state.lock();
+        if !state.rules.parks() {
+            return;
+        }
+        let letters = self.topic.letters.lock();
+        for name in letters.parked(&self.name) {
+            let key = crew.key_named(&state, name);
+            state.parked.entry(key).or_insert_with(|| Parked {
+                name: Box::from(name),
+                busy: 0,
+            });
+        }
+    }
+
+    /// How many keys are parked.
+    pub(super) fn parked_keys(&self, state: &State<T>) -> usize {
+        let letters = self.topic.letters.lock();
+        let parked = state.parked.values();
+        parked
+            .filter(|parked| letters.park(&self.name, &parked.name))
+            .count()
     }
 
     fn bury_followers(self: &Arc<Self>, followers: Vec<Redelivery<T>>) {

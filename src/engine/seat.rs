@@ -131,28 +131,25 @@ impl<T: Send + Sync + 'static> Seat<T> {
         self.lane.upgrade()
     }
 
-    /// Takes deliveries for its member, and lets others know of what is left. Whether
-    /// it is busy then is told under the crew's lock: who files and finds it so need
-    /// not ring it, because it looks again when it no longer is.
-    pub(super) fn take(
-        &self,
-        lane: &Arc<Lane<T>>,
-        most: usize,
-        each: Each,
-        now_ns: u64,
-    ) -> Vec<Taken<Redelivery<T>>> {
-        let (Some(crew), Some(member)) = (lane.crew.get(), self.member.upgrade()) else {
-            return Vec::new();
-        };
+    /// Takes a delivery for its member, and lets others know of what is left. One at a
+    /// time, because none may wait behind a call while another hand is free. Whether it is
+    /// busy then is told under the crew's lock: who files and finds it so need not ring
+    /// it, because it looks again when it no longer is.
+    pub(super) fn take(&self, lane: &Arc<Lane<T>>, now_ns: u64) -> Option<Taken<Redelivery<T>>> {
+        let (crew, member) = (lane.crew.get()?, self.member.upgrade()?);
         let note = |taken| {
             let since_ns = if taken > 0 { now_ns.max(1) } else { 0 };
             self.busy_since_ns.store(since_ns, Ordering::Relaxed);
         };
-        let owner = member.id;
-        let taken = lane.take_for(crew, Ask { owner, most, each }, now_ns, |_| true, note);
+        let ask = Ask {
+            owner: member.id,
+            most: 1,
+            each: Each::Once,
+        };
+        let mut taken = lane.take_for(crew, ask, now_ns, |_| true, note);
         member.taken.add(taken.len() as u64);
         breakable!("seat: busy without a word", lane.call_others(crew));
-        taken
+        taken.pop()
     }
 
     fn is_busy(&self) -> bool {
@@ -231,11 +228,10 @@ impl<T: Send + Sync + 'static> Work<T> for Turn<T> {
             if now_ns.saturating_sub(began_ns) >= SHARE_NS {
                 return true;
             }
-            let most = self.calls(engine);
-            let taken = seat.take(lane, most, Each::Many, now_ns);
-            if taken.is_empty() {
+            let Some(taken) = seat.take(lane, now_ns) else {
                 return false;
-            }
+            };
+            let taken = vec![taken];
             now_ns = lane.try_taken(crew, self, taken, || seat.is_leaving(), now_ns, engine);
         }
         false
@@ -279,8 +275,8 @@ impl<T: Send + Sync + 'static> Member<T> {
     }
 
     fn resize(self: &Arc<Self>, lane: &Arc<Lane<T>>, count: usize) -> bool {
-        let make = self.make.lock();
-        let Some(make) = &*make else { return false };
+        let making = self.make.lock();
+        let Some(make) = &*making else { return false };
         let mut seats = self.seats.lock();
         seats.retain(|seat| !seat.is_gone());
         let staying = seats.iter().filter(|seat| !seat.is_leaving());
@@ -289,6 +285,7 @@ impl<T: Send + Sync + 'static> Member<T> {
         let more = (there..count).filter_map(|_| make());
         seats.extend(more.map(|work| Arc::new(Seat::new(lane, self, work))));
         drop(seats);
+        drop(making);
         for seat in surplus {
             seat.leave(&lane.topic.engine);
         }

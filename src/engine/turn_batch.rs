@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::context;
-use super::crew::{Ask, Crew, Tray};
+use super::crew::{Ask, Crew, RUNNER, Tray};
 use super::crew_turn::After;
 use super::lane::{Lane, Redelivery, Turn};
 use super::turn::{Progress, advance};
@@ -24,6 +24,19 @@ enum BatchPlan {
     Take(usize),
     /// Waits for more, and no longer than this if there is a limit.
     Linger(Option<Duration>),
+}
+
+/// What waits for a batch handler.
+struct Waits {
+    /// The oldest that may go.
+    first: Option<Stamp>,
+    is_new: bool,
+    available: usize,
+    /// Those that may not go included.
+    known: usize,
+    /// As much has been set aside as may be.
+    is_full: bool,
+    each: Each,
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
@@ -104,6 +117,25 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Progress::Done { now_ns: after_ns }
     }
 
+    /// What the lane's own handler could take as a batch of so many.
+    fn look(&self, crew: &Crew<T>, size: usize) -> Waits {
+        let mut state = crew.state.lock();
+        self.feed(crew, &mut state, RUNNER, size);
+        let first = state.sequencer.peek(RUNNER);
+        Waits {
+            first: first.map(Redelivery::stamp),
+            is_new: first.is_some_and(Redelivery::is_new),
+            available: state.sequencer.available(RUNNER, size),
+            known: state.set_aside() + state.waiting.len(),
+            is_full: state.set_aside() >= state.rules.hold as usize,
+            each: if state.rules.blocks() {
+                Each::Once
+            } else {
+                Each::Many
+            },
+        }
+    }
+
     /// Delivers one batch of what the crew says may go now. Where failures hold others
     /// up, it has one delivery of each key at most. What comes back goes alone.
     pub(super) fn try_batch(
@@ -126,7 +158,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         let counts = (waits.available, waits.known);
         let take = match self.plan_batch(first, batched, counts, now_ns, engine) {
+            // Of a batch that was due, what had to wait for its key has lingered enough.
+            _ if turn.owed > 0 => turn.owed.min(batched.size()),
             BatchPlan::Take(take) => take,
+            // More won't be filed before some of this has gone.
+            BatchPlan::Linger(_) if waits.is_full => batched.size(),
             BatchPlan::Linger(at_most) => {
                 let delay_ns = at_most.map(nanos);
                 turn.linger.set(engine, delay_ns, Arc::clone(self) as _);
@@ -136,6 +172,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         turn.linger.cancel(engine);
         let ask = Ask::own(take, waits.each);
         let taken = self.take_for(crew, ask, now_ns, Redelivery::is_new, |_| {});
+        turn.owed = take.min(waits.available).saturating_sub(taken.len());
         if taken.is_empty() {
             return Progress::Done { now_ns };
         }

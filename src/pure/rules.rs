@@ -49,6 +49,12 @@ impl Rules {
         Ok(())
     }
 
+    /// The refusal of a bound on what is set aside where nothing ever is.
+    pub(crate) fn nothing_to_hold(self) -> InvalidSetting {
+        let rule = "needs OnFailure::BlockKey or several hands, or nothing is ever set aside";
+        InvalidSetting::new("hold", self.hold, rule)
+    }
+
     /// Whether a failure holds others up.
     pub(crate) fn blocks(self) -> bool {
         self.on_failure != OnFailure::Reorder
