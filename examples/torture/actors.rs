@@ -12,6 +12,7 @@ use crate::faults::Fault;
 use crate::hooks;
 use crate::ledger::{Ledger, Offer};
 use crate::life::{Actor, Life};
+use crate::partitions::Split;
 use crate::process;
 use crate::source::{Sent, Source};
 use crate::temper::Temper;
@@ -161,6 +162,8 @@ pub fn opener(life: &Life, actor: &Actor, mut random: Rng) {
         };
         let mut terms = life.terms(&mut random);
         terms.capacity = 256;
+        terms.split = (life.faults.has(Fault::Partitions) && random.bool())
+            .then(|| Split::any(terms.capacity, &mut random));
         let Ok(ledger) = Ledger::open(&broker, &name, 1_000 + number, terms) else {
             return;
         };

@@ -12,6 +12,7 @@ use millstream::{Broker, DrainError, DrainReport, Immediate, Metrics, PublishErr
 use crate::faults::{Fault, Faults};
 use crate::hooks::Ears;
 use crate::life::Life;
+use crate::partitions;
 use crate::shot::Shot;
 use crate::verdict::{check, fail, same};
 use crate::watch::{self, Books};
@@ -132,6 +133,9 @@ fn rest(life: &Life, broker: &Broker) -> u64 {
     );
     let metrics = broker.metrics();
     compare(life, &metrics, false);
+    life.ledgers
+        .iter()
+        .for_each(|ledger| partitions::compare(ledger));
     metrics.topics.iter().map(|topic| topic.queued).sum()
 }
 

@@ -22,6 +22,7 @@ pub enum Fault {
     Delays,
     Expiry,
     Redrive,
+    Partitions,
     Stop,
     Drain,
     Drop,
@@ -29,11 +30,11 @@ pub enum Fault {
 
 use Fault::{
     Bombs, Churn, Cycles, Delays, Drain, Drop, Errors, Expiry, Full, Hooks, Meddling, Observers,
-    Panics, Redrive, Retries, Slow, Stop, Stuck, Swaps, Topics,
+    Panics, Partitions, Redrive, Retries, Slow, Stop, Stuck, Swaps, Topics,
 };
 
 /// All of them, by name, and what each does.
-pub const ALL: [(Fault, &str, &str); 20] = [
+pub const ALL: [(Fault, &str, &str); 21] = [
     (
         Errors,
         "errors",
@@ -91,6 +92,11 @@ pub const ALL: [(Fault, &str, &str); 20] = [
     (Delays, "delays", "messages that are due later"),
     (Expiry, "expiry", "messages with a time to live"),
     (Redrive, "redrive", "dead letters are redriven and purged"),
+    (
+        Partitions,
+        "partitions",
+        "topics are split, and the number of their partitions changes",
+    ),
     (
         Stop,
         "stop",

@@ -10,6 +10,7 @@ use millstream::{
     SubscribeError, Subscription, Topic, TopicMetrics,
 };
 
+use crate::partitions::{self, Split};
 use crate::shot::Shot;
 use crate::temper::{Handler, Temper};
 use crate::verdict::{check, fail, same};
@@ -30,6 +31,7 @@ pub struct Terms {
     pub delay: Duration,
     /// Its retry policies may panic.
     pub hostile: bool,
+    pub split: Option<Split>,
 }
 
 /// Of a subscription.
@@ -83,6 +85,10 @@ impl Ledger {
         let builder = match terms.expires {
             true => builder.ttl(Duration::from_millis(30)),
             false => builder,
+        };
+        let builder = match terms.split {
+            Some(split) => builder.partitions(split.count).unkeyed(split.unkeyed),
+            None => builder,
         };
         Ok(Arc::new(Self {
             number,
@@ -250,7 +256,8 @@ impl Ledger {
 
     /// Bytes that it can take at the most, beside its subscriptions.
     pub fn bound(&self) -> usize {
-        self.terms.capacity * QUEUED + self.terms.letters * PINNED
+        let split = self.terms.split.map_or(0, |_| partitions::BOUND);
+        self.terms.capacity * QUEUED + self.terms.letters * PINNED + split
     }
 
     /// What its handlers have counted.

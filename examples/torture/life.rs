@@ -17,6 +17,7 @@ use crate::end::End;
 use crate::faults::{Fault, Faults};
 use crate::ledger::{Ledger, Offer, PINNED, Terms};
 use crate::meddler::Meddler;
+use crate::partitions::{self, Split};
 use crate::process;
 use crate::source::Source;
 use crate::temper::{Latch, Temper};
@@ -154,6 +155,8 @@ impl Life {
             if number == 1 && faults.has(Fault::Full) {
                 terms.capacity = random.usize(1..16);
             }
+            terms.split = (life.faults.has(Fault::Partitions) && random.bool())
+                .then(|| Split::any(terms.capacity, random));
             let ledger = Ledger::open(&broker, &name, number, terms);
             life.ledgers
                 .push(ledger.expect("a new broker opens topics"));
@@ -197,6 +200,7 @@ impl Life {
             max_attempts: random.u32(1..=5),
             delay: Duration::from_micros(delay),
             hostile: self.faults.has(Fault::Hooks) && random.bool(),
+            split: None,
         }
     }
 
@@ -253,7 +257,7 @@ impl Life {
     /// Starts the threads that make trouble.
     pub fn start(self: &Arc<Self>, random: &mut Rng) -> Vec<JoinHandle<()>> {
         type Deed = fn(&Life, &Actor, Rng);
-        let casts: [(&str, usize, Option<Fault>, Deed); 8] = [
+        let casts: [(&str, usize, Option<Fault>, Deed); 9] = [
             ("river", 1, None, actors::river),
             ("publisher", 2, None, actors::publisher),
             ("flood", 16, Some(Fault::Full), actors::flood),
@@ -261,6 +265,7 @@ impl Life {
             ("churner", 2, Some(Fault::Churn), actors::churner),
             ("opener", 1, Some(Fault::Topics), actors::opener),
             ("redriver", 1, Some(Fault::Redrive), actors::redriver),
+            ("splitter", 1, Some(Fault::Partitions), partitions::splitter),
             ("stopper", 1, Some(Fault::Stop), actors::stopper),
         ];
         let mut handles = Vec::new();

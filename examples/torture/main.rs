@@ -26,6 +26,7 @@ mod hooks;
 mod ledger;
 mod life;
 mod meddler;
+mod partitions;
 mod process;
 mod shot;
 mod source;

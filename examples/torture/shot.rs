@@ -17,8 +17,10 @@ pub struct Shot {
     pub stream: u32,
     /// The first of a stream is 1.
     pub sequence: u64,
-    /// Before this, no handler may see it. Such ones are not in their stream's order.
+    /// Before this, no handler may see it. Such ones are not part of their stream.
     pub due: Option<Instant>,
+    /// It comes after those of its stream that were accepted before it.
+    pub in_order: bool,
     /// How often a handler may still pass it on.
     pub hops: u8,
     /// Its destructor panics.
@@ -34,6 +36,7 @@ impl Shot {
             stream,
             sequence,
             due: None,
+            in_order: true,
             hops: 0,
             bomb: false,
             seal: seal(topic, stream, sequence),

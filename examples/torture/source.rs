@@ -7,9 +7,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use millstream::{BatchReceipt, Batched, Broker, PartialBatch, PublishError, Receipt, Topic};
+use millstream::{
+    BatchReceipt, Batched, Broker, PartialBatch, PublishError, Receipt, Topic, Unkeyed,
+};
 
 use crate::ledger::Ledger;
+use crate::partitions::Split;
 use crate::shot::Shot;
 
 /// The longest delay of a message.
@@ -29,6 +32,10 @@ pub struct Source {
     ledger: Arc<Ledger>,
     topic: Topic<Shot>,
     stream: u32,
+    /// What all of the stream has in a topic that is split, or nothing of it.
+    key: Option<String>,
+    /// It is published by whichever thread.
+    roams: bool,
     /// The last one that was accepted.
     last: u64,
     /// The broker's end has refused something.
@@ -41,10 +48,14 @@ pub struct Source {
 
 impl Source {
     pub fn new(ledger: &Arc<Ledger>) -> Self {
+        let stream = ledger.new_stream();
+        let has_key = ledger.terms.split.is_some() && stream % 2 == 1;
         Self {
             ledger: Arc::clone(ledger),
             topic: ledger.topic(),
-            stream: ledger.new_stream(),
+            stream,
+            key: has_key.then(|| format!("stream {stream}")),
+            roams: false,
             last: 0,
             was_closed: false,
             bombs: 0,
@@ -55,8 +66,16 @@ impl Source {
     fn shot(&self, sequence: u64) -> Shot {
         let mut shot = Shot::new(self.ledger.number, self.stream, sequence);
         shot.hops = self.hops;
+        shot.in_order = self.is_in_order();
         shot.bomb = self.bombs > 0 && sequence.is_multiple_of(u64::from(self.bombs));
         shot
+    }
+
+    /// A topic that is split keeps the order of a key, and at most that of a thread.
+    fn is_in_order(&self) -> bool {
+        let split = self.ledger.terms.split;
+        let by_thread = |split: Split| split.unkeyed == Unkeyed::Sticky && !self.roams;
+        self.key.is_some() || split.is_none_or(by_thread)
     }
 
     /// Publishes in one way or another, up to 200 messages.
@@ -72,8 +91,19 @@ impl Source {
     }
 
     pub fn publish_one(&mut self) -> Sent {
-        let sent = self.topic.publish(self.shot(self.last + 1));
+        let shot = self.shot(self.last + 1);
+        let sent = match &self.key {
+            Some(key) => self.topic.message(shot).key(key.as_str()).publish(),
+            None => self.topic.publish(shot),
+        };
         self.one(sent)
+    }
+
+    /// One by one, as what has a key can't go otherwise; up to the first refusal.
+    fn publish_each(&mut self, count: u64) -> Sent {
+        let sent = (0..count).map(|_| self.publish_one());
+        let mut refused = sent.skip_while(|sent| *sent == Sent::Accepted);
+        refused.next().unwrap_or(Sent::Accepted)
     }
 
     /// Finds the topic by its name, if there is a broker to ask.
@@ -81,6 +111,9 @@ impl Source {
         let Some(broker) = broker else {
             return Sent::Closed;
         };
+        if self.key.is_some() {
+            return self.publish_one();
+        }
         let sent = broker.publish(self.topic.name(), self.shot(self.last + 1));
         self.one(sent)
     }
@@ -88,6 +121,7 @@ impl Source {
     /// Passes something on.
     pub fn relay(&mut self, hops: u8, random: &mut Rng) -> Sent {
         self.hops = hops;
+        self.roams = true;
         match random.bool() {
             true => self.publish_one(),
             false => self.publish_batch(2),
@@ -95,7 +129,13 @@ impl Source {
     }
 
     fn publish_marked(&mut self, random: &mut Rng) -> Sent {
-        let mut message = self.topic.message(self.shot(self.last + 1)).key("a key");
+        let mut message = self.topic.message(self.shot(self.last + 1));
+        match &self.key {
+            Some(key) => message = message.key(key.as_str()),
+            // It would part from the others of its stream.
+            None if self.ledger.terms.split.is_some() => {}
+            None => message = message.key("a key"),
+        }
         if random.bool() {
             message = message.header("a header", "with a value");
         }
@@ -138,6 +178,9 @@ impl Source {
     }
 
     pub fn publish_batch(&mut self, count: u64) -> Sent {
+        if self.key.is_some() {
+            return self.publish_each(count);
+        }
         let (first, last) = (self.last + 1, self.last + count);
         let shots: Vec<_> = (first..=last).map(|n| self.shot(n)).collect();
         self.last = last;
@@ -148,6 +191,9 @@ impl Source {
     /// Through a publisher that collects; slowly at times, so that a worker finds
     /// what has lingered.
     fn publish_buffered(&mut self, random: &mut Rng) -> Sent {
+        if self.key.is_some() {
+            return self.publish_each(random.u64(1..100));
+        }
         let most = self.ledger.terms.capacity.min(64);
         let batches = Batched::of(random.usize(1..=most)).linger(Duration::from_micros(200));
         let Ok(mut publisher) = self.topic.buffered(batches) else {

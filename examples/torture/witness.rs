@@ -40,7 +40,8 @@ pub struct Seat {
     /// The handler has been dropped.
     pub gone: AtomicBool,
     busy: AtomicBool,
-    /// The last sequence seen of each stream; there once the handler is gone.
+    /// The last sequence seen of each stream, or if it has no order, how many were;
+    /// there once the handler is gone.
     pub seen: Mutex<Vec<u64>>,
 }
 
@@ -208,6 +209,10 @@ impl Witness {
         let stream = shot.stream as usize;
         if stream >= self.seen.len() {
             self.seen.resize(stream + 1, 0);
+        }
+        if !shot.in_order {
+            self.seen[stream] += 1;
+            return;
         }
         let last = std::mem::replace(&mut self.seen[stream], shot.sequence);
         if shot.sequence <= last {
