@@ -23,6 +23,7 @@ pub enum Fault {
     Expiry,
     Redrive,
     Partitions,
+    Patterns,
     Stop,
     Drain,
     Drop,
@@ -30,11 +31,11 @@ pub enum Fault {
 
 use Fault::{
     Bombs, Churn, Cycles, Delays, Drain, Drop, Errors, Expiry, Full, Hooks, Meddling, Observers,
-    Panics, Partitions, Redrive, Retries, Slow, Stop, Stuck, Swaps, Topics,
+    Panics, Partitions, Patterns, Redrive, Retries, Slow, Stop, Stuck, Swaps, Topics,
 };
 
 /// All of them, by name, and what each does.
-pub const ALL: [(Fault, &str, &str); 21] = [
+pub const ALL: [(Fault, &str, &str); 22] = [
     (
         Errors,
         "errors",
@@ -96,6 +97,11 @@ pub const ALL: [(Fault, &str, &str); 21] = [
         Partitions,
         "partitions",
         "topics are split, and the number of their partitions changes",
+    ),
+    (
+        Patterns,
+        "patterns",
+        "subscriptions to patterns come and go, and their patterns change",
     ),
     (
         Stop,

@@ -141,14 +141,11 @@ impl Ledger {
         let terms = &self.terms;
         let keeps_all = matches!(terms.overflow, Overflow::Reject | Overflow::Block { .. });
         let promise = Promise {
-            capacity: offer.capacity,
-            max_attempts: terms.max_attempts,
-            delay: terms.delay,
-            retried: !terms.expires && !terms.hostile,
             gapless: offer.lasting
                 && keeps_all
                 && !terms.expires
                 && offer.when_full == LaneFull::Wait,
+            ..self.promise(offer.capacity)
         };
         let seat = Seat::new(offer.name, promise);
         let mut handler = Handler {
@@ -167,9 +164,25 @@ impl Ledger {
                 builder.subscribe_batches(batches, move |batch| handler.call_batch(batch))
             }
         }?;
-        let mut seats = self.seats.lock().expect("nothing panics in here");
-        seats.push(Arc::clone(&seat));
+        self.join(&seat);
         Ok((subscription, seat))
+    }
+
+    /// What every subscription is promised here that has a lane of this capacity.
+    pub fn promise(&self, capacity: usize) -> Promise {
+        Promise {
+            capacity,
+            max_attempts: self.terms.max_attempts,
+            delay: self.terms.delay,
+            retried: !self.terms.expires && !self.terms.hostile,
+            gapless: false,
+        }
+    }
+
+    /// Counts with what is counted at this seat.
+    pub fn join(&self, seat: &Arc<Seat>) {
+        let mut seats = self.seats.lock().expect("nothing panics in here");
+        seats.push(Arc::clone(seat));
     }
 
     /// At rest, or after the end: the engine's books against ours.

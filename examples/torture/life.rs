@@ -18,6 +18,7 @@ use crate::faults::{Fault, Faults};
 use crate::ledger::{Ledger, Offer, PINNED, Terms};
 use crate::meddler::Meddler;
 use crate::partitions::{self, Split};
+use crate::patterns;
 use crate::process;
 use crate::source::Source;
 use crate::temper::{Latch, Temper};
@@ -70,7 +71,7 @@ pub struct Life {
     /// The first one is the river.
     pub ledgers: Vec<Arc<Ledger>>,
     /// Of topics that come and go.
-    pub short: Mutex<Vec<Arc<Ledger>>>,
+    pub short: Arc<Mutex<Vec<Arc<Ledger>>>>,
     pub over: AtomicBool,
     /// Meddlers may begin the drain.
     pub ending: Arc<AtomicBool>,
@@ -129,7 +130,7 @@ impl Life {
             end: End::any(random, faults),
             slot: Arc::new(Slot(Mutex::new(Some(broker.clone())))),
             ledgers: Vec::new(),
-            short: Mutex::default(),
+            short: Arc::default(),
             over: AtomicBool::new(false),
             ending: Arc::default(),
             latch: Arc::default(),
@@ -257,7 +258,7 @@ impl Life {
     /// Starts the threads that make trouble.
     pub fn start(self: &Arc<Self>, random: &mut Rng) -> Vec<JoinHandle<()>> {
         type Deed = fn(&Life, &Actor, Rng);
-        let casts: [(&str, usize, Option<Fault>, Deed); 9] = [
+        let casts: [(&str, usize, Option<Fault>, Deed); 10] = [
             ("river", 1, None, actors::river),
             ("publisher", 2, None, actors::publisher),
             ("flood", 16, Some(Fault::Full), actors::flood),
@@ -266,6 +267,7 @@ impl Life {
             ("opener", 1, Some(Fault::Topics), actors::opener),
             ("redriver", 1, Some(Fault::Redrive), actors::redriver),
             ("splitter", 1, Some(Fault::Partitions), partitions::splitter),
+            ("follower", 2, Some(Fault::Patterns), patterns::follower),
             ("stopper", 1, Some(Fault::Stop), actors::stopper),
         ];
         let mut handles = Vec::new();
@@ -314,7 +316,8 @@ impl Life {
     pub fn memory_bound(&self) -> i64 {
         let topics: usize = self.ledgers.iter().map(|ledger| ledger.bound()).sum();
         let lanes = self.lanes.load(Relaxed) as usize;
-        let passing = PASSING * (LANE + 200 * PINNED);
+        let kinds = 1 + usize::from(self.faults.has(Fault::Patterns));
+        let passing = kinds * PASSING * (LANE + 200 * PINNED);
         let events = EVENTS * (128 + 64 * 8);
         self.base + (topics + lanes + passing + events + OURS) as i64
     }

@@ -27,6 +27,7 @@ mod ledger;
 mod life;
 mod meddler;
 mod partitions;
+mod patterns;
 mod process;
 mod shot;
 mod source;
