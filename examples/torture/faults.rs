@@ -24,18 +24,19 @@ pub enum Fault {
     Redrive,
     Partitions,
     Patterns,
+    Async,
     Stop,
     Drain,
     Drop,
 }
 
 use Fault::{
-    Bombs, Churn, Cycles, Delays, Drain, Drop, Errors, Expiry, Full, Hooks, Meddling, Observers,
-    Panics, Partitions, Patterns, Redrive, Retries, Slow, Stop, Stuck, Swaps, Topics,
+    Async, Bombs, Churn, Cycles, Delays, Drain, Drop, Errors, Expiry, Full, Hooks, Meddling,
+    Observers, Panics, Partitions, Patterns, Redrive, Retries, Slow, Stop, Stuck, Swaps, Topics,
 };
 
 /// All of them, by name, and what each does.
-pub const ALL: [(Fault, &str, &str); 22] = [
+pub const ALL: [(Fault, &str, &str); 23] = [
     (
         Errors,
         "errors",
@@ -102,6 +103,11 @@ pub const ALL: [(Fault, &str, &str); 22] = [
         Patterns,
         "patterns",
         "subscriptions to patterns come and go, and their patterns change",
+    ),
+    (
+        Async,
+        "async",
+        "async handlers that are woken late, too often or never (with the feature `async`)",
     ),
     (
         Stop,

@@ -176,6 +176,7 @@ impl Ledger {
             delay: self.terms.delay,
             retried: !self.terms.expires && !self.terms.hostile,
             gapless: false,
+            by_key: false,
         }
     }
 

@@ -13,6 +13,8 @@ use millstream::{
 };
 
 use crate::actors;
+#[cfg(feature = "async")]
+use crate::awaiter;
 use crate::end::End;
 use crate::faults::{Fault, Faults};
 use crate::ledger::{Ledger, Offer, PINNED, Terms};
@@ -258,7 +260,7 @@ impl Life {
     /// Starts the threads that make trouble.
     pub fn start(self: &Arc<Self>, random: &mut Rng) -> Vec<JoinHandle<()>> {
         type Deed = fn(&Life, &Actor, Rng);
-        let casts: [(&str, usize, Option<Fault>, Deed); 10] = [
+        let casts: &[(&str, usize, Option<Fault>, Deed)] = &[
             ("river", 1, None, actors::river),
             ("publisher", 2, None, actors::publisher),
             ("flood", 16, Some(Fault::Full), actors::flood),
@@ -268,10 +270,12 @@ impl Life {
             ("redriver", 1, Some(Fault::Redrive), actors::redriver),
             ("splitter", 1, Some(Fault::Partitions), partitions::splitter),
             ("follower", 2, Some(Fault::Patterns), patterns::follower),
+            #[cfg(feature = "async")]
+            ("awaiter", 1, Some(Fault::Async), awaiter::awaiter),
             ("stopper", 1, Some(Fault::Stop), actors::stopper),
         ];
         let mut handles = Vec::new();
-        for (role, count, fault, deed) in casts {
+        for &(role, count, fault, deed) in casts {
             if fault.is_some_and(|fault| !self.faults.has(fault)) {
                 continue;
             }

@@ -6,6 +6,7 @@
 //! cargo run --release --example torture -- --seed 7 --seconds 600
 //! cargo run --release --example torture -- --faults panics,stuck,drain
 //! cargo run --release --example torture -- --list                # what the faults are
+//! cargo run --release --example torture --features async         # with async handlers
 //! ```
 //!
 //! Broker after broker lives for a few seconds, with other faults each time. The
@@ -20,6 +21,8 @@
 
 mod actors;
 mod args;
+#[cfg(feature = "async")]
+mod awaiter;
 mod end;
 mod faults;
 mod hooks;

@@ -60,6 +60,17 @@ impl fmt::Display for Unprintable {
 impl std::error::Error for Unprintable {}
 
 impl Outcome {
+    /// How a call ends of which so many of a thousand fail.
+    pub fn any(of_1000: u32, panics: bool, random: &mut Rng) -> Self {
+        if random.u32(..1_000) >= of_1000 {
+            Self::Ack
+        } else if panics && random.bool() {
+            Self::panic(random)
+        } else {
+            Self::error(random)
+        }
+    }
+
     fn error(random: &mut Rng) -> Self {
         match random.u32(..10) {
             0 => Self::DeadLetter,
@@ -91,7 +102,7 @@ impl Outcome {
         }
     }
 
-    fn carry_out(self) -> Result<(), Nack> {
+    pub fn carry_out(self) -> Result<(), Nack> {
         match self {
             Self::Ack => Ok(()),
             Self::Retry => Err(Nack::retry("not now")),
@@ -162,15 +173,7 @@ impl Temper {
     fn act(&mut self, delivery: &Delivery<'_, Shot>, random: &mut Rng) -> Outcome {
         match self {
             Self::Calm => Outcome::Ack,
-            Self::Failing { of_1000, panics } => {
-                if random.u32(..1_000) >= *of_1000 {
-                    Outcome::Ack
-                } else if *panics && random.bool() {
-                    Outcome::panic(random)
-                } else {
-                    Outcome::error(random)
-                }
-            }
+            Self::Failing { of_1000, panics } => Outcome::any(*of_1000, *panics, random),
             Self::Slow => {
                 sleep(match random.u32(..200) {
                     0 => Duration::from_millis(random.u64(..500)),

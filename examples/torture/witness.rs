@@ -24,6 +24,8 @@ pub struct Promise {
     /// It was there before the first message, and nothing on its way is dropped:
     /// it sees all of every stream.
     pub gapless: bool,
+    /// Several are handled at once, and only those of one key in order.
+    pub by_key: bool,
 }
 
 /// What we have counted of one subscription, for all to see.
@@ -209,6 +211,9 @@ impl Witness {
         let stream = shot.stream as usize;
         if stream >= self.seen.len() {
             self.seen.resize(stream + 1, 0);
+        }
+        if self.seat.promise.by_key && delivery.key().is_none() {
+            return;
         }
         if !shot.in_order {
             self.seen[stream] += 1;
