@@ -8,6 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use millstream::{Batched, LaneFull, RemoveError, Unsubscribe, Unsubscribed};
 
+use crate::crowd::{Crowd, PARKS, SWITCHED, Style};
 use crate::faults::Fault;
 use crate::hooks;
 use crate::ledger::{Ledger, Offer};
@@ -220,6 +221,54 @@ fn remove(life: &Life, actor: &Actor, ledger: &Ledger, name: &str) {
     }
 }
 
+/// Publishes messages with keys.
+pub fn keyed(life: &Life, actor: &Actor, mut random: Rng) {
+    let Some(ledger) = life.keyed() else { return };
+    let mut source = Source::new(ledger);
+    while actor.goes_on(life) {
+        if source.publish_keyed() != Sent::Accepted || random.u32(..30) == 0 {
+            sleep(Duration::from_micros(random.u64(..300)));
+        }
+    }
+}
+
+/// Switches modes, and has hands and members come and go. A few subscriptions of this
+/// kind come and go, too.
+pub fn musterer(life: &Life, actor: &Actor, mut random: Rng) {
+    let Some(ledger) = life.keyed() else { return };
+    let mut number = 0;
+    while actor.goes_on(life) {
+        for crowd in &*life.crowds.lock().expect("nothing panics in here") {
+            crowd.meddle(&mut random);
+        }
+        if random.u32(..8) == 0 {
+            number += 1;
+            come_and_go(ledger, number, life, &mut random);
+        }
+        sleep(Duration::from_micros(random.u64(..2_000)));
+    }
+}
+
+fn come_and_go(ledger: &Ledger, number: u64, life: &Life, random: &mut Rng) {
+    let mut styles = Style::all(life.faults, random);
+    let mut style = styles.swap_remove(random.usize(..styles.len()));
+    style.name = format!("{}-{number}", style.name);
+    let Ok(crowd) = Crowd::open(ledger, style, random) else {
+        return;
+    };
+    for _ in 0..random.u32(..8) {
+        sleep(Duration::from_micros(random.u64(..1_000)));
+        crowd.meddle(random);
+    }
+    crowd.end(match random.u32(..3) {
+        0 => Unsubscribe::Cancel,
+        1 => Unsubscribe::DeadLetter,
+        _ => Unsubscribe::Drain {
+            timeout: Duration::from_millis(random.u64(..20)),
+        },
+    });
+}
+
 /// Redrives and purges letters.
 pub fn redriver(life: &Life, actor: &Actor, mut random: Rng) {
     while actor.goes_on(life) {
@@ -229,7 +278,13 @@ pub fn redriver(life: &Life, actor: &Actor, mut random: Rng) {
             let purged = letters.purge(|_| random.bool());
             ledger.purged.fetch_add(purged as u64, Relaxed);
         } else {
-            let chosen = letters.redrive(|letter| letter.generation() < 3 && random.bool());
+            let is_keyed = life.keyed().is_some_and(|keyed| Arc::ptr_eq(keyed, ledger));
+            let chosen = letters.redrive(|letter| match letter.subscription() {
+                // Whoever chooses among those of a parked key chooses their order.
+                name if is_keyed && name.starts_with(PARKS) => true,
+                name if is_keyed => name.starts_with(SWITCHED) && random.bool(),
+                _ => letter.generation() < 3 && random.bool(),
+            });
             ledger.redriven.fetch_add(chosen.redriven as u64, Relaxed);
         }
         sleep(Duration::from_micros(random.u64(..5_000)));

@@ -25,18 +25,21 @@ pub enum Fault {
     Partitions,
     Patterns,
     Async,
+    Order,
+    Groups,
     Stop,
     Drain,
     Drop,
 }
 
 use Fault::{
-    Async, Bombs, Churn, Cycles, Delays, Drain, Drop, Errors, Expiry, Full, Hooks, Meddling,
-    Observers, Panics, Partitions, Patterns, Redrive, Retries, Slow, Stop, Stuck, Swaps, Topics,
+    Async, Bombs, Churn, Cycles, Delays, Drain, Drop, Errors, Expiry, Full, Groups, Hooks,
+    Meddling, Observers, Order, Panics, Partitions, Patterns, Redrive, Retries, Slow, Stop, Stuck,
+    Swaps, Topics,
 };
 
 /// All of them, by name, and what each does.
-pub const ALL: [(Fault, &str, &str); 23] = [
+pub const ALL: [(Fault, &str, &str); 25] = [
     (
         Errors,
         "errors",
@@ -108,6 +111,16 @@ pub const ALL: [(Fault, &str, &str); 23] = [
         Async,
         "async",
         "async handlers that are woken late, too often or never (with the feature `async`)",
+    ),
+    (
+        Order,
+        "order",
+        "subscriptions whose order survives failures, in every mode; modes are switched",
+    ),
+    (
+        Groups,
+        "groups",
+        "subscriptions with several hands, groups whose members come and go",
     ),
     (
         Stop,

@@ -180,6 +180,15 @@ impl Ledger {
         }
     }
 
+    /// The books of a subscription that several hands may share.
+    pub fn seat(&self, name: String, capacity: usize) -> Arc<Seat> {
+        let promise = Promise {
+            retried: false,
+            ..self.promise(capacity)
+        };
+        Seat::new(name, promise)
+    }
+
     /// Counts with what is counted at this seat.
     pub fn join(&self, seat: &Arc<Seat>) {
         let mut seats = self.seats.lock().expect("nothing panics in here");

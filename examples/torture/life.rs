@@ -15,6 +15,7 @@ use millstream::{
 use crate::actors;
 #[cfg(feature = "async")]
 use crate::awaiter;
+use crate::crowd::{Crowd, Style};
 use crate::end::End;
 use crate::faults::{Fault, Faults};
 use crate::ledger::{Ledger, Offer, PINNED, Terms};
@@ -78,6 +79,8 @@ pub struct Life {
     /// Meddlers may begin the drain.
     pub ending: Arc<AtomicBool>,
     pub latch: Arc<Latch>,
+    /// Subscriptions of the last topic.
+    pub crowds: Mutex<Vec<Crowd>>,
     pub workers: usize,
     idle: Idle,
     actors: Mutex<Vec<Arc<Actor>>>,
@@ -136,6 +139,7 @@ impl Life {
             over: AtomicBool::new(false),
             ending: Arc::default(),
             latch: Arc::default(),
+            crowds: Mutex::default(),
             workers,
             idle,
             actors: Mutex::default(),
@@ -164,7 +168,24 @@ impl Life {
             life.ledgers
                 .push(ledger.expect("a new broker opens topics"));
         }
+        if life.has_crowds() {
+            let mut terms = life.terms(random);
+            terms.expires = false;
+            let number = life.ledgers.len() as u32;
+            let ledger = Ledger::open(&broker, "keyed", number, terms);
+            life.ledgers
+                .push(ledger.expect("a new broker opens topics"));
+        }
         Arc::new(life)
+    }
+
+    pub fn has_crowds(&self) -> bool {
+        self.faults.has(Fault::Order) || self.faults.has(Fault::Groups)
+    }
+
+    /// The topic of messages with keys, if there is one.
+    pub fn keyed(&self) -> Option<&Arc<Ledger>> {
+        self.ledgers.last().filter(|_| self.has_crowds())
     }
 
     /// One in eight is long enough for what builds up.
@@ -210,6 +231,15 @@ impl Life {
     /// The subscriptions that are there from the first message to the last.
     pub fn subscribe(&self, random: &mut Rng) -> Vec<Subscription> {
         let mut subscriptions = Vec::new();
+        if let Some(ledger) = self.keyed() {
+            for style in Style::all(self.faults, random) {
+                self.lanes
+                    .fetch_add((style.capacity * PINNED + LANE) as u64, Relaxed);
+                let crowd = Crowd::open(ledger, style, random);
+                let mut crowds = self.crowds.lock().expect("nothing panics in here");
+                crowds.push(crowd.expect("a new topic takes subscriptions"));
+            }
+        }
         for (at, ledger) in self.ledgers.iter().enumerate() {
             let mut tempers: Vec<_> = match at {
                 0 => (0..4).map(|_| Temper::Calm).collect(),
@@ -267,6 +297,8 @@ impl Life {
             ("swapper", 2, Some(Fault::Swaps), actors::swapper),
             ("churner", 2, Some(Fault::Churn), actors::churner),
             ("opener", 1, Some(Fault::Topics), actors::opener),
+            ("keyed", 2, None, actors::keyed),
+            ("musterer", 1, None, actors::musterer),
             ("redriver", 1, Some(Fault::Redrive), actors::redriver),
             ("splitter", 1, Some(Fault::Partitions), partitions::splitter),
             ("follower", 2, Some(Fault::Patterns), patterns::follower),

@@ -23,8 +23,10 @@ mod actors;
 mod args;
 #[cfg(feature = "async")]
 mod awaiter;
+mod crowd;
 mod end;
 mod faults;
+mod hands;
 mod hooks;
 mod ledger;
 mod life;

@@ -18,6 +18,9 @@ use crate::shot::Shot;
 /// The longest delay of a message.
 const MAX_DELAY_MS: u64 = 40;
 
+/// Keys of one publisher.
+const KEYS: u64 = 4;
+
 /// What became of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -104,6 +107,14 @@ impl Source {
         let sent = (0..count).map(|_| self.publish_one());
         let mut refused = sent.skip_while(|sent| *sent == Sent::Accepted);
         refused.next().unwrap_or(Sent::Accepted)
+    }
+
+    /// A message of one of a few keys of its own.
+    pub fn publish_keyed(&mut self) -> Sent {
+        let sequence = self.last + 1;
+        let key = format!("{}-{}", self.stream, sequence % KEYS);
+        let sent = self.topic.message(self.shot(sequence)).key(key).publish();
+        self.one(sent)
     }
 
     /// Finds the topic by its name, if there is a broker to ask.

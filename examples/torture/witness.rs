@@ -63,6 +63,48 @@ impl Seat {
         })
     }
 
+    /// A call has begun, for one delivery or for several.
+    pub fn begin(self: &Arc<Self>) -> Call {
+        check(
+            !self.ended.load(Relaxed),
+            "unsubscribe",
+            format_args!("{} was called after its end", self.name),
+        );
+        watch::RUNNING.fetch_add(1, Relaxed);
+        Call {
+            seat: Arc::clone(self),
+        }
+    }
+
+    /// Looks at a delivery whose attempt begins.
+    pub fn enter(&self, delivery: &Delivery<'_, Shot>) {
+        let shot = delivery.payload();
+        self.entries.fetch_add(1, Relaxed);
+        if !shot.is_whole() {
+            fail(
+                "payloads",
+                format_args!("{delivery:?} is not what was published"),
+            );
+        }
+        let most = self.promise.max_attempts;
+        if delivery.attempt() > most {
+            fail("attempts", format_args!("{delivery:?} of {most}"));
+        }
+        if let Some(due) = shot.due
+            && Instant::now() < due
+        {
+            fail("timers", format_args!("{delivery:?} came too early"));
+        }
+    }
+
+    /// Counts what the handler is about to say.
+    pub fn count(&self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Ack => self.acks.fetch_add(1, Relaxed),
+            _ => self.failures.fetch_add(1, Relaxed),
+        };
+    }
+
     /// The engine says that this subscription has ended, with these counts.
     pub fn end(&self, last: &DeliveryCounts) {
         self.ended.store(true, Relaxed);
@@ -162,46 +204,21 @@ impl Witness {
 
     /// A call has begun, for one delivery or for several.
     pub fn begin(&self) -> Call {
-        let seat = Arc::clone(&self.seat);
+        let call = self.seat.begin();
         check(
-            !seat.ended.load(Relaxed),
-            "unsubscribe",
-            format_args!("{} was called after its end", seat.name),
-        );
-        check(
-            !seat.busy.swap(true, Relaxed),
+            !self.seat.busy.swap(true, Relaxed),
             "one at a time",
-            format_args!("two calls of {}", seat.name),
+            format_args!("two calls of {}", self.seat.name),
         );
-        watch::RUNNING.fetch_add(1, Relaxed);
-        Call { seat }
+        call
     }
 
     /// Looks at a delivery whose attempt begins.
     pub fn enter(&mut self, delivery: &Delivery<'_, Shot>) {
-        let (shot, promise) = (delivery.payload(), self.seat.promise);
-        self.seat.entries.fetch_add(1, Relaxed);
-        if !shot.is_whole() {
-            fail(
-                "payloads",
-                format_args!("{delivery:?} is not what was published"),
-            );
-        }
-        let attempt = delivery.attempt();
-        if attempt > promise.max_attempts {
-            fail(
-                "attempts",
-                format_args!("{delivery:?} of {}", promise.max_attempts),
-            );
-        }
-        if let Some(due) = shot.due
-            && Instant::now() < due
-        {
-            fail("timers", format_args!("{delivery:?} came too early"));
-        }
-        if attempt > 1 {
+        self.seat.enter(delivery);
+        if delivery.attempt() > 1 {
             self.enter_again(delivery);
-        } else if delivery.generation() == 0 && shot.due.is_none() {
+        } else if delivery.generation() == 0 && delivery.payload().due.is_none() {
             self.enter_first(delivery);
         }
     }
@@ -260,11 +277,7 @@ impl Witness {
     /// Notes what the handler is about to say.
     pub fn leave(&mut self, delivery: &Delivery<'_, Shot>, outcome: &Outcome) {
         let promise = self.seat.promise;
-        if matches!(outcome, Outcome::Ack) {
-            self.seat.acks.fetch_add(1, Relaxed);
-            return;
-        }
-        self.seat.failures.fetch_add(1, Relaxed);
+        self.seat.count(outcome);
         let Some(delay) = outcome.delay(promise.delay) else {
             return;
         };
