@@ -597,3 +597,47 @@ fn unsubscribing_waits_for_the_handlers_of_members_that_leave() {
     assert!(gone.load(Ordering::SeqCst), "the handler is still there");
     assert_rests_balanced(&broker);
 }
+
+/// As those of any subscription: nobody waits for a worker that others keep busy.
+#[test]
+fn unsubscribing_needs_no_free_worker() {
+    let broker = threaded(1);
+    let topic = open(&broker);
+    let others = broker.topic::<u32>("others").open().expect("opens");
+    let [begun, go, leave] = [(); 3].map(|()| Arc::new(AtomicBool::new(false)));
+    let wait = |flag: &AtomicBool| {
+        while !flag.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+    };
+    let inside = (Arc::clone(&begun), Arc::clone(&go));
+    let lane = topic.subscription("calls");
+    let calls = lane.subscribe_concurrent(1, move |_| {
+        inside.0.store(true, Ordering::SeqCst);
+        wait(&inside.1);
+        Ok(())
+    });
+    let busy = Arc::clone(&leave);
+    let keeps_busy = others.subscribe("busy", move |_| {
+        wait(&busy);
+        Ok(())
+    });
+    publish(&topic, 0);
+    wait(&begun);
+    // It is next, once the one worker is free.
+    others.publish(0).expect("there is room");
+    let calls = calls.expect("subscribes");
+    let unsubscribed = thread::spawn(move || calls.unsubscribe(Unsubscribe::Cancel));
+    thread::sleep(20 * MS);
+    go.store(true, Ordering::SeqCst);
+    let began = Instant::now();
+    while !unsubscribed.is_finished() && began.elapsed() < HANG / 10 {
+        thread::sleep(MS);
+    }
+    let is_finished = unsubscribed.is_finished();
+    leave.store(true, Ordering::SeqCst);
+    let _ = unsubscribed.join();
+    assert!(is_finished, "it waits for a worker");
+    assert_rests_balanced(&broker);
+    drop(keeps_busy);
+}

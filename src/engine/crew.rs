@@ -381,14 +381,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.end_places(tray.ended);
         if self.phase() > Phase::Draining {
             // Its end may have passed by before these were put down.
-            breakable!("keys: put down after the end", self.ring());
+            breakable!("keys: put down after the end", self.come_to_end());
         }
     }
 
     /// Gives back the places of deliveries that have ended, in any hands.
     pub(super) fn end_places(self: &Arc<Self>, ended: u32) {
         if ended > 0 && self.release(ended) {
-            self.ring();
+            self.come_to_end();
         }
     }
 

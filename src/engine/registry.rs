@@ -179,11 +179,24 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Runs the end of a lane on the calling thread, unless a worker has it.
-    pub(crate) fn end(self: &Arc<Self>, engine: &Engine) {
+    /// Runs the end of a lane on the calling thread. `false`: a worker has it.
+    pub(crate) fn end(self: &Arc<Self>, engine: &Engine) -> bool {
         let _inside = Inside::enter();
-        if self.baton.claim() && self.run_claimed(engine) {
-            engine.pool.submit(Arc::clone(self) as _);
+        let mut has_run = false;
+        while self.baton.claim() {
+            has_run = true;
+            if !self.run_claimed(engine) {
+                break;
+            }
+        }
+        has_run
+    }
+
+    /// Its end may have come. Nobody waits for a free worker with that: they may all
+    /// be busy elsewhere.
+    pub(super) fn come_to_end(self: &Arc<Self>) {
+        if self.phase() <= Phase::Draining || !self.end(&self.topic.engine) {
+            self.ring();
         }
     }
 }

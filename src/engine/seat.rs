@@ -190,7 +190,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
         self.gone.store(true, Ordering::Release);
         if let Some(lane) = self.lane() {
             // What it did not try may be for others, or the lane may end.
-            breakable!("seat: gone without a ring", lane.ring());
+            breakable!("seat: gone without a word", lane.come_to_end());
             lane.topic.engine.stillness.look();
         }
     }

@@ -239,7 +239,7 @@ const MUTANTS: &[Mutant] = &[
         ],
     ),
     (
-        "seat: gone without a ring",
+        "seat: gone without a word",
         &["group::a_member_that_has_left_is_gone_and_others_have_its_keys"],
     ),
     (
