@@ -60,10 +60,12 @@ impl Drop for Owner {
         }
         let ending = &self.engine.ending;
         ending.update(|ending| ending.advance(Ending::Dropped));
-        for topic in self.engine.topics.values() {
+        for topic in self.engine.all_topics() {
             topic.let_go();
         }
         self.engine.topics.clear();
+        let departed = std::mem::take(&mut *self.engine.departed.lock());
+        drop(departed);
         let followers = std::mem::take(&mut *self.engine.followers.lock());
         drop(followers);
         self.engine.strategy.swap(share_strategy(Immediate));
@@ -195,7 +197,8 @@ impl Broker {
         let mut left = followers.clone();
         left.retain(|follower| follower.forget(name));
         drop(followers);
-        if !left.is_empty() {
+        if topic.has_lanes() {
+            engine.depart(&topic);
             topic.end(engine);
         }
         for follower in left {

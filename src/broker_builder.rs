@@ -131,6 +131,7 @@ impl BrokerBuilder {
             stillness: Stillness::new(),
             topics: Map::new(),
             followers: Mutex::new(Vec::new()),
+            departed: Mutex::new(Vec::new()),
             removed: Mutex::new(None),
             strategy: Slot::new(share_strategy(Immediate)),
             retry: share_policy(Backoff::default()),

@@ -227,7 +227,7 @@ impl Engine {
         loop {
             // Workers do the same with what they have in hand; each lane and
             // topic is ended by whoever gets hold of its baton.
-            for topic in self.topics.values() {
+            for topic in self.all_topics() {
                 Arc::clone(&topic).end(self);
             }
             let ended = self.is_at_rest();

@@ -61,6 +61,9 @@ pub(crate) struct Engine {
     pub(crate) stillness: stillness::Stillness,
     pub(crate) topics: Map<Arc<dyn registry::AnyTopic>>,
     pub(crate) followers: patterns::Followers,
+    /// Topics that were removed while a lane by a pattern was still ending: the end of
+    /// the broker must find it.
+    pub(crate) departed: Mutex<Vec<Arc<dyn registry::AnyTopic>>>,
     /// The last metrics of topics that were removed.
     pub(crate) removed: Mutex<Option<TopicMetrics>>,
     pub(crate) strategy: Slot<StrategyInUse>,

@@ -37,6 +37,8 @@ pub(crate) trait AnyTopic: Send + Sync {
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
     fn handles(&self) -> &Cell<Handles>;
     fn settings(&self) -> &TopicSettings;
+    /// Whether it has lanes, though they be ending.
+    fn has_lanes(&self) -> bool;
     /// What there is that forbids removing it.
     fn contents(&self) -> Option<&'static str>;
     /// Refuses publishes from here on, and lets everybody know.
@@ -72,6 +74,10 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn settings(&self) -> &TopicSettings {
         &self.settings
+    }
+
+    fn has_lanes(&self) -> bool {
+        self.lanes.peek(|lanes| !lanes.is_empty())
     }
 
     fn contents(&self) -> Option<&'static str> {
@@ -202,12 +208,32 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl Engine {
+    /// Those on the map, and those that have left it and not ended.
+    pub(crate) fn all_topics(&self) -> Vec<Arc<dyn AnyTopic>> {
+        let mut topics = self.topics.values();
+        topics.extend(self.departed.lock().iter().cloned());
+        topics
+    }
+
+    /// Remembers a topic that was removed until its lanes have gone.
+    pub(crate) fn depart(&self, topic: &Arc<dyn AnyTopic>) {
+        let mut departed = self.departed.lock();
+        let (here, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut *departed)
+            .into_iter()
+            .partition(|topic| topic.has_lanes());
+        *departed = here;
+        departed.push(Arc::clone(topic));
+        drop(departed);
+        // What a topic still holds is the user's, and goes after the lock.
+        drop(gone);
+    }
+
     /// What all topics still have to do, and whether that stood still while we
     /// looked.
     pub(crate) fn survey(&self) -> Option<Survey> {
         let look = || {
             let mut sum = Survey::default();
-            for topic in self.topics.values() {
+            for topic in self.all_topics() {
                 let survey = topic.survey();
                 sum.moving += survey.moving;
                 sum.parked += survey.parked;
