@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
-    Backoff, Broker, Delivery, InvalidName, InvalidPattern, LaneFull, Nack, NoSubscribers,
+    Backoff, Broker, Class, Delivery, InvalidName, InvalidPattern, LaneFull, Nack, NoSubscribers,
     OnExhausted, OnFailure, OpenError, PatternSubscription, PublishError, RemoveError,
     SubscribeError, Unsubscribe, Unsubscribed,
 };
@@ -603,6 +603,35 @@ fn topics_it_follows_come_and_go() {
     let what = "subscriptions";
     let removed = broker.remove_topic("sessions.8");
     assert_eq!(removed, Err(RemoveError::NotEmpty { what }));
+}
+
+#[test]
+fn a_topic_that_is_removed_after_the_drain_leaves_nothing_behind() {
+    for unsubscribes in [false, true] {
+        let broker = threaded(1);
+        let policy = Arc::new(());
+        let topic = broker.topic::<u64>("sessions.9").retry({
+            let policy = Arc::clone(&policy);
+            Backoff::default().classify(move |_| {
+                let _ = &policy;
+                Class::Retry
+            })
+        });
+        let topic = topic.open().unwrap();
+        let sub = follow(&broker, &["sessions.*"], &Log::new());
+        topic.publish(1).unwrap();
+        broker.drain(HANG).unwrap();
+        drop(topic);
+        if unsubscribes {
+            assert_ended(&sub.unsubscribe(Unsubscribe::Cancel));
+        } else {
+            sub.detach();
+        }
+        broker.remove_topic("sessions.9").unwrap();
+        assert_balanced(&broker);
+        drop(broker);
+        assert_eq!(Arc::strong_count(&policy), 1);
+    }
 }
 
 #[test]
