@@ -46,6 +46,7 @@
 //! | …a lane is full | the subscription's [`LaneFull`] policy; by default the topic waits, without occupying a worker |
 //! | …nobody subscribes | the topic's [`NoSubscribers`] policy |
 //! | …a handler fails or panics | the [`RetryPolicy`]; by default three attempts, 250 ms times the attempt apart, then the [`DeadLetters`] |
+//! | …those behind a failed delivery want to go on | the subscription's [`OnFailure`]; by default they do |
 //! | …a message grows old | its time to live ([`TopicBuilder::ttl`], [`MessageBuilder::ttl`]): it expires |
 //! | …a subscription ends | its [`Unsubscribe`] mode |
 //! | …the broker ends | [`Broker::drain`], or dropping it, which is the immediate version |
