@@ -58,13 +58,16 @@ pub fn awaiter(life: &Life, actor: &Actor, mut random: Rng) {
     // Whoever waits now, or would, is not to wait for a thread that is gone.
     calls.is_over.store(true, Relaxed);
     calls.wake(Instant::now() + Duration::from_secs(3_600), &mut random);
-    let mode = match random.u32(..4) {
+    if matches!(life.end, End::Rest) && random.bool() {
+        // It comes to rest only if every call that was woken has been polled.
+        return subscription.detach();
+    }
+    let mode = match random.u32(..3) {
         0 => Unsubscribe::Cancel,
         1 => Unsubscribe::DeadLetter,
-        2 => Unsubscribe::Drain {
+        _ => Unsubscribe::Drain {
             timeout: Duration::from_millis(random.u64(..20)),
         },
-        _ => return subscription.detach(),
     };
     match subscription.unsubscribe(mode) {
         Unsubscribed::Ended(last) => seat.end(&last.counts),
