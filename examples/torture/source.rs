@@ -113,7 +113,10 @@ impl Source {
     pub fn publish_keyed(&mut self) -> Sent {
         let sequence = self.last + 1;
         let key = format!("{}-{}", self.stream, sequence % KEYS);
-        let sent = self.topic.message(self.shot(sequence)).key(key).publish();
+        let mut shot = self.shot(sequence);
+        // Between its keys there is none, where several hands are at it.
+        shot.in_order = false;
+        let sent = self.topic.message(shot).key(key).publish();
         self.one(sent)
     }
 
