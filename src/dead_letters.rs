@@ -60,16 +60,18 @@ pub struct DeadLetters<T: Send + Sync + 'static> {
 pub struct Redrive {
     /// Letters that are on their way to the subscription that had failed.
     pub redriven: usize,
-    /// Letters that stay because that subscription's lane is full.
+    /// Letters that stay because that subscription's lane is full, or was for one
+    /// before them of the same key.
     pub no_room: usize,
     /// Letters that stay because no subscription of that name is there.
     pub no_subscription: usize,
-    /// Letters that stay because one before them of the same key has found no room, or
-    /// has failed again meanwhile and parks the key.
+    /// Letters that stay because one before them of the same key has failed again
+    /// meanwhile and parks it.
     pub behind: usize,
 }
 
 /// Why a letter stays in the store.
+#[derive(Clone, Copy)]
 enum Stays {
     NoRoom,
     NoSubscription,
@@ -82,7 +84,7 @@ struct Line {
     /// Messages whose letters it has sent off, or somebody else before it.
     gone: BTreeSet<MessageId>,
     /// One stays, so those behind it do.
-    stays: bool,
+    stays: Option<Stays>,
 }
 
 impl<T: Send + Sync + 'static> DeadLetters<T> {
@@ -131,20 +133,20 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
                 None => &mut alone,
             };
             let gone = match line.stays {
-                true => Err(Stays::Behind),
-                false => self.redrive_one(&letter.letter, &line.gone),
+                Some(stays) => Err(stays),
+                None => self.redrive_one(&letter.letter, &line.gone),
             };
             line.gone.insert(letter.id());
             match gone {
                 Ok(redriven) => outcome.redriven += usize::from(redriven),
                 Err(Stays::NoSubscription) => outcome.no_subscription += 1,
-                Err(Stays::NoRoom) => {
+                Err(stays @ Stays::NoRoom) => {
                     outcome.no_room += 1;
-                    line.stays = true;
+                    line.stays = Some(stays);
                 }
-                Err(Stays::Behind) => {
+                Err(stays @ Stays::Behind) => {
                     outcome.behind += 1;
-                    line.stays = true;
+                    line.stays = Some(stays);
                 }
             }
         }
