@@ -9,11 +9,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use super::contain::{Contained, contain, discard};
 use super::context;
 use super::crew::{Crew, Tray};
-use super::crew_turn::After;
 use super::handler::{Cause, Fault};
 use super::lane::{Lane, Redelivery};
 use super::seat::{Seat, Shared, Work, share_by};
-use super::turn::{SHARE_NS, Tried};
+use super::turn::SHARE_NS;
 use crate::engine::Engine;
 use crate::event::EventKind;
 use crate::nack::Nack;
@@ -170,21 +169,8 @@ impl<T: Send + Sync + 'static> AsyncCalls<T> {
             ..
         } = begun;
         drop(future);
-        let Taken { key, item } = taken;
-        let mut tray = Tray::new(1);
-        match lane.conclude(item, fault, began_ns, now_ns) {
-            Tried::Acked => tray.end(key),
-            Tried::NotCalled(_) => {}
-            Tried::Failed(item, fault) => {
-                let failed = Taken { key, item };
-                let error = &mut self.last_error;
-                let after = lane.settle_taken(crew, error, failed, &fault, now_ns, &mut tray);
-                if let After::Park(head) = after {
-                    lane.park(crew, head, Vec::new(), &mut tray);
-                }
-            }
-        }
-        lane.put_down(crew, tray);
+        let error = &mut self.last_error;
+        lane.settle_alone(crew, error, taken, fault, (began_ns, now_ns));
     }
 
     /// The lane is being cancelled: the call ends where it stands, and its delivery

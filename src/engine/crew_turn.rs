@@ -88,6 +88,31 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns
     }
 
+    /// Settles an attempt that stood alone, and puts its delivery down: an async call, or
+    /// a lease.
+    pub(super) fn settle_alone(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        last_error: &mut Option<Arc<str>>,
+        taken: Taken<Redelivery<T>>,
+        fault: Option<Fault>,
+        (began_ns, now_ns): (u64, u64),
+    ) {
+        let Taken { key, item } = taken;
+        let mut tray = Tray::new(1);
+        match self.conclude(item, fault, began_ns, now_ns) {
+            None => tray.end(key),
+            Some((item, fault)) => {
+                let failed = Taken { key, item };
+                let after = self.settle_taken(crew, last_error, failed, &fault, now_ns, &mut tray);
+                if let After::Park(head) = after {
+                    self.park(crew, head, Vec::new(), &mut tray);
+                }
+            }
+        }
+        self.put_down(crew, tray);
+    }
+
     /// Settles a failed attempt, and says what it means for its followers.
     pub(super) fn settle_taken(
         self: &Arc<Self>,

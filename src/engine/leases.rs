@@ -10,8 +10,7 @@
 //! by who comes first. Model: `loom-tests/tests/models/pull.rs`.
 
 use super::context::{self, Inside};
-use super::crew::{Crew, Tray};
-use super::crew_turn::After;
+use super::crew::Crew;
 use super::handler::{Cause, Fault};
 use super::lane::{Lane, Redelivery, Turn};
 use super::timer::LEASE;
@@ -206,7 +205,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         let fault = cause.map(|cause| Fault::new(0, cause, context::take_refusal()));
         let leased = leased.ok_or(Stale)?;
-        self.settle_leased(crew, leased, fault.as_ref(), &mut None);
+        self.settle_leased(crew, leased, fault, &mut None);
         Ok(())
     }
 
@@ -216,7 +215,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let late = crew.state.lock().leases.take_overdue(timer_ns);
         for leased in late {
             let fault = Fault::new(0, Cause::Overdue, false);
-            self.settle_leased(crew, leased, Some(&fault), &mut turn.last_error);
+            self.settle_leased(crew, leased, Some(fault), &mut turn.last_error);
         }
     }
 
@@ -225,7 +224,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self: &Arc<Self>,
         crew: &Crew<T>,
         leased: Leased<T>,
-        fault: Option<&Fault>,
+        fault: Option<Fault>,
         last_error: &mut Option<Arc<str>>,
     ) {
         let _inside = Inside::enter();
@@ -233,23 +232,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let Leased {
             began_ns, taken, ..
         } = leased;
-        let (key, item) = (taken.key, &taken.item);
-        engine.timer.cancel(item.timer);
+        engine.timer.cancel(taken.item.timer);
         let now_ns = engine.clock.now_ns();
-        let accepted_ns = |_| item.stamp().accepted_ns;
-        self.record_latency(1, accepted_ns, began_ns, now_ns, item.attempts == 0);
-        let mut tray = Tray::new(1);
-        if let Some(fault) = fault {
-            let after = self.settle_taken(crew, last_error, taken, fault, now_ns, &mut tray);
-            if let After::Park(head) = after {
-                self.park(crew, head, Vec::new(), &mut tray);
-            }
-        } else {
-            let status = self.books.record(Status::Delivering, Step::Ack, 1);
-            self.tell(item.id(), item.attempts + 1, status, EventKind::Delivered);
-            tray.end(key);
-        }
-        self.put_down(crew, tray);
+        self.settle_alone(crew, last_error, taken, fault, (began_ns, now_ns));
         breakable!(
             "pull: room that no receiver hears of",
             crew.receivers.wake()

@@ -288,28 +288,31 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return (Tried::NotCalled(again), after_ns);
         }
         self.books.record(Status::Queued, Step::Start, 1);
-        let tried = self.conclude(again, turn.faults.pop(), now_ns, after_ns);
+        let tried = match self.conclude(again, turn.faults.pop(), now_ns, after_ns) {
+            None => Tried::Acked,
+            Some((again, fault)) => Tried::Failed(again, fault),
+        };
         (tried, after_ns)
     }
 
-    /// Writes down how an attempt has ended.
+    /// Writes down how an attempt has ended; answers it, if it failed.
     pub(super) fn conclude(
         &self,
         again: Redelivery<T>,
         fault: Option<Fault>,
         began_ns: u64,
         ended_ns: u64,
-    ) -> Tried<T> {
+    ) -> Option<(Redelivery<T>, Fault)> {
         let accepted_ns = |_| again.stamp().accepted_ns;
         let is_first = again.attempts == 0;
         self.record_latency(1, accepted_ns, began_ns, ended_ns, is_first);
         match fault {
-            Some(fault) => Tried::Failed(again, fault),
+            Some(fault) => Some((again, fault)),
             None => {
                 self.books.record(Status::Delivering, Step::Ack, 1);
                 let (id, attempt) = (again.id(), again.attempts + 1);
                 self.tell(id, attempt, Status::Delivered, EventKind::Delivered);
-                Tried::Acked
+                None
             }
         }
     }
