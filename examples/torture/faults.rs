@@ -27,6 +27,7 @@ pub enum Fault {
     Async,
     Order,
     Groups,
+    Pull,
     Stop,
     Drain,
     Drop,
@@ -34,12 +35,12 @@ pub enum Fault {
 
 use Fault::{
     Async, Bombs, Churn, Cycles, Delays, Drain, Drop, Errors, Expiry, Full, Groups, Hooks,
-    Meddling, Observers, Order, Panics, Partitions, Patterns, Redrive, Retries, Slow, Stop, Stuck,
-    Swaps, Topics,
+    Meddling, Observers, Order, Panics, Partitions, Patterns, Pull, Redrive, Retries, Slow, Stop,
+    Stuck, Swaps, Topics,
 };
 
 /// All of them, by name, and what each does.
-pub const ALL: [(Fault, &str, &str); 25] = [
+pub const ALL: [(Fault, &str, &str); 26] = [
     (
         Errors,
         "errors",
@@ -121,6 +122,11 @@ pub const ALL: [(Fault, &str, &str); 25] = [
         Groups,
         "groups",
         "subscriptions with several hands, groups whose members come and go",
+    ),
+    (
+        Pull,
+        "pull",
+        "subscriptions that are pulled, with leases settled late, dropped and forgotten",
     ),
     (
         Stop,

@@ -23,6 +23,7 @@ use crate::meddler::Meddler;
 use crate::partitions::{self, Split};
 use crate::patterns;
 use crate::process;
+use crate::puller;
 use crate::source::Source;
 use crate::temper::{Latch, Temper};
 
@@ -304,6 +305,7 @@ impl Life {
             ("follower", 2, Some(Fault::Patterns), patterns::follower),
             #[cfg(feature = "async")]
             ("awaiter", 1, Some(Fault::Async), awaiter::awaiter),
+            ("puller", 2, Some(Fault::Pull), puller::puller),
             ("stopper", 1, Some(Fault::Stop), actors::stopper),
         ];
         let mut handles = Vec::new();

@@ -34,6 +34,7 @@ mod meddler;
 mod partitions;
 mod patterns;
 mod process;
+mod puller;
 mod shot;
 mod source;
 mod temper;

@@ -1,0 +1,274 @@
+//! A thread that pulls: it keeps leases, settles them in time or too late, and drops
+//! them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use millstream::{
+    LaneFull, Lease, OnFailure, Pull, PullSubscription, RecvError, Stale, Unsubscribe, Unsubscribed,
+};
+
+use crate::end::End;
+use crate::faults::Fault;
+use crate::ledger::Ledger;
+use crate::life::{Actor, Life};
+use crate::shot::Shot;
+use crate::temper::Outcome;
+use crate::verdict::{check, fail, same};
+use crate::witness::{Promise, Seat, Witness};
+
+/// Acks that it remembers, so that none of them comes again.
+const REMEMBERED: usize = 10_000;
+const TICK: Duration = Duration::from_micros(100);
+/// What two clocks may differ by.
+const SLACK: Duration = Duration::from_millis(5);
+
+/// Subscribes, and pulls until the end.
+pub fn puller(life: &Life, actor: &Actor, mut random: Rng) {
+    let ledger = &life.ledgers[random.usize(..life.ledgers.len())];
+    let Some(mut puller) = Puller::begin(life, ledger, &mut random) else {
+        return;
+    };
+    while actor.goes_on(life) {
+        match random.u32(..40) {
+            0 => puller.change(&mut random),
+            1..=15 => puller.receive(&mut random),
+            _ => puller.settle(&mut random),
+        }
+    }
+    puller.end(&mut random);
+}
+
+struct Puller {
+    subscription: PullSubscription<Shot>,
+    seat: Arc<Seat>,
+    witness: Witness,
+    held: Vec<Lease<Shot>>,
+    acked: HashSet<(u64, u16)>,
+    credits: usize,
+    /// Something wakes it when nothing comes any more.
+    may_wait: bool,
+    of_1000: u32,
+    nacks: u64,
+    stale: u64,
+}
+
+impl Puller {
+    fn begin(life: &Life, ledger: &Arc<Ledger>, random: &mut Rng) -> Option<Self> {
+        let capacity = [16, 64, 256][random.usize(..3)];
+        let by_key = random.bool();
+        let promise = Promise {
+            // Whether a lease that is late has failed is seen when it comes again.
+            retried: false,
+            by_key,
+            ..ledger.promise(capacity)
+        };
+        let seat = Seat::new(format!("puller-{}", random.u32(..)), promise);
+        ledger.join(&seat);
+        let credits = random.usize(1..=capacity);
+        let topic = ledger.topic();
+        let builder = topic
+            .subscription(&seat.name)
+            .capacity(capacity)
+            .when_full(match by_key || random.bool() {
+                true => LaneFull::Wait,
+                false => LaneFull::DropOldest,
+            })
+            .on_failure(match by_key {
+                true => OnFailure::BlockKey,
+                false => OnFailure::Reorder,
+            });
+        let pull = Pull::default()
+            .credits(credits)
+            .ack_deadline(deadline(random));
+        // Refused after the end.
+        let subscription = builder.pull(pull).ok()?;
+        Some(Self {
+            subscription,
+            witness: Witness::new(&seat),
+            seat,
+            held: Vec::new(),
+            acked: HashSet::new(),
+            credits,
+            may_wait: !matches!(life.end, End::Rest),
+            of_1000: [10, 300][random.usize(..2)] * u32::from(life.faults.has(Fault::Errors)),
+            nacks: 0,
+            stale: 0,
+        })
+    }
+
+    fn change(&mut self, random: &mut Rng) {
+        let credits = random.usize(1..=self.seat.promise.capacity);
+        let set = self.subscription.set_credits(credits);
+        let set = set.and_then(|()| self.subscription.set_ack_deadline(deadline(random)));
+        check(set.is_ok(), "pull", format_args!("{set:?}"));
+        self.credits = credits;
+    }
+
+    fn receive(&mut self, random: &mut Rng) {
+        let wait = Duration::from_micros(random.u64(..2_000));
+        let (from, most) = (&self.subscription, random.usize(1..=8));
+        let received = match random.u32(..4) {
+            0 => from.try_recv().map(|lease| vec![lease]),
+            1 => from.recv_timeout(wait).map(|lease| vec![lease]),
+            2 if self.may_wait && self.held.is_empty() => from.recv().map(|lease| vec![lease]),
+            _ => from.recv_batch(most, wait),
+        };
+        match received {
+            Ok(leases) => leases.into_iter().for_each(|lease| self.take(lease)),
+            Err(RecvError::Ended) => sleep(TICK),
+            Err(_) => {}
+        }
+    }
+
+    fn take(&mut self, lease: Lease<Shot>) {
+        let delivery = lease.delivery();
+        self.witness.enter(&delivery);
+        let again = self.acked.contains(&identity(&lease));
+        check(!again, "pull", format_args!("{lease:?} had been acked"));
+        let good = || self.held.iter().filter(|held| is_good(held));
+        let out = good().count() + usize::from(is_good(&lease));
+        let credits = self.credits;
+        check(
+            out <= credits,
+            "pull",
+            format_args!("{out} leases are out for {credits} credits"),
+        );
+        let by_key = self.seat.promise.by_key;
+        for held in good() {
+            let same_one = identity(held) == identity(&lease);
+            let same_key = by_key && lease.key().is_some() && held.key() == lease.key();
+            check(
+                !same_one && !same_key,
+                "one at a time",
+                format_args!("{lease:?} while {held:?} is out"),
+            );
+        }
+        self.held.push(lease);
+    }
+
+    /// Does something with one that it has.
+    fn settle(&mut self, random: &mut Rng) {
+        if self.held.is_empty() {
+            return;
+        }
+        let mut lease = self.held.swap_remove(random.usize(..self.held.len()));
+        let due = Instant::now() + lease.remaining();
+        match random.u32(..20) {
+            0 => {
+                self.lose();
+                drop(lease);
+            }
+            1 | 2 => {
+                let extended = lease.extend(deadline(random));
+                // Settled later, which says again what it is.
+                let _ = self.judge(due, &lease, extended);
+                self.held.push(lease);
+            }
+            // It waits, and may be late.
+            3..=6 => self.held.push(lease),
+            _ => self.say(lease, due, Outcome::any(self.of_1000, false, random)),
+        }
+    }
+
+    fn say(&mut self, lease: Lease<Shot>, due: Instant, outcome: Outcome) {
+        let identity = identity(&lease);
+        let settled = match outcome.carry_out() {
+            Ok(()) => lease.ack(),
+            Err(nack) => lease.nack(nack),
+        };
+        if self.judge(due, identity, settled).is_err() {
+            return self.lose();
+        }
+        self.seat.count(&outcome);
+        if !matches!(outcome, Outcome::Ack) {
+            self.nacks += 1;
+            return;
+        }
+        if self.acked.len() == REMEMBERED {
+            self.acked.clear();
+        }
+        self.acked.insert(identity);
+    }
+
+    /// Only what is late may be stale, or what the end has taken.
+    fn judge(
+        &mut self,
+        due: Instant,
+        what: impl std::fmt::Debug,
+        said: Result<(), Stale>,
+    ) -> Result<(), Stale> {
+        said.inspect_err(|_| {
+            self.stale += 1;
+            let late = Instant::now() + SLACK >= due;
+            check(
+                late || ends_soon(&self.subscription),
+                "pull",
+                format_args!("{what:?} is stale before its deadline"),
+            );
+        })
+    }
+
+    /// A lease that fails by being dropped or late, or is cancelled before.
+    fn lose(&self) {
+        self.seat.failures.fetch_add(1, Relaxed);
+        self.seat.excused.fetch_add(1, Relaxed);
+    }
+
+    /// Unsubscribes, with leases in its hands.
+    fn end(self, random: &mut Rng) {
+        let mode = match random.u32(..3) {
+            0 => Unsubscribe::Cancel,
+            1 => Unsubscribe::DeadLetter,
+            _ => Unsubscribe::Drain {
+                timeout: Duration::from_millis(random.u64(..20)),
+            },
+        };
+        self.held.iter().for_each(|_| self.lose());
+        drop(self.witness);
+        let Unsubscribed::Ended(last) = self.subscription.unsubscribe(mode) else {
+            return fail("unsubscribe", "it did not wait outside of a handler");
+        };
+        self.seat.end(&last.counts);
+        let failed = self.nacks + last.abandoned + last.timed_out;
+        same("pull", "failed leases", last.counts.failed, failed);
+        same("pull", "stale leases", last.stale, self.stale);
+        same("pull", "leases that are out", last.leased, 0);
+        for lease in self.held {
+            let text = format!("{lease:?}");
+            check(
+                lease.ack().is_err(),
+                "pull",
+                format_args!("{text} outlived the end"),
+            );
+        }
+    }
+}
+
+fn deadline(random: &mut Rng) -> Duration {
+    match random.bool() {
+        true => Duration::from_micros(random.u64(1..5_000)),
+        false => Duration::from_millis(random.u64(20..500)),
+    }
+}
+
+fn identity(lease: &Lease<Shot>) -> (u64, u16) {
+    (lease.id().get(), lease.generation())
+}
+
+fn is_good(lease: &Lease<Shot>) -> bool {
+    !lease.remaining().is_zero()
+}
+
+/// What takes leases away may not have told that it ends.
+fn ends_soon(subscription: &PullSubscription<Shot>) -> bool {
+    let began = Instant::now();
+    while !subscription.has_ended() && began.elapsed() < Duration::from_secs(3) {
+        sleep(TICK);
+    }
+    subscription.has_ended()
+}
