@@ -83,7 +83,7 @@ pub(crate) fn record_since(
     }
 }
 
-/// What a histogram comes to.
+/// What a histogram comes to. Values above an hour are recorded as an hour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LatencySummary {
     /// Values recorded.

@@ -154,7 +154,8 @@ impl<'a, T> Delivery<'a, T> {
         self.attempt
     }
 
-    /// How often the delivery was redriven from the dead letters.
+    /// How often the delivery was redriven from the dead letters; 65,535 means as
+    /// often, or more often.
     pub fn generation(&self) -> u16 {
         self.generation
     }

@@ -297,9 +297,26 @@ impl<T: Send + Sync + 'static> Fire for Lane<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Stamp;
+    use crate::message::MessageId;
 
     #[test]
     fn a_pending_retry_takes_64_bytes_in_its_lane() {
         assert_eq!(size_of::<Redelivery<[u8; 64]>>(), 64);
+    }
+
+    #[test]
+    fn attempts_are_counted_as_far_as_their_number_goes_and_never_begin_anew() {
+        let first = Stamp {
+            id: MessageId::new(1),
+            accepted_ns: 0,
+        };
+        let batch = Arc::new(Batch::chunk(vec![()], first));
+        let mut again = Redelivery::first(&batch, 0, 0);
+        again.attempts = u32::MAX - 2;
+        for _ in 0..3 {
+            again.fail(Arc::from("no"), FailureKind::Error, 0);
+            assert_eq!(again.attempts, u32::MAX - 1);
+        }
     }
 }

@@ -49,12 +49,13 @@ impl<T> Redelivery<T> {
     }
 
     /// Remembers how the latest attempt failed.
-    fn fail(&mut self, error: Arc<str>, kind: FailureKind, now_ns: u64) {
+    pub(super) fn fail(&mut self, error: Arc<str>, kind: FailureKind, now_ns: u64) {
         self.remember_latest();
         self.error = Some(error);
         self.kind = kind;
         self.failed_ns = now_ns;
-        self.attempts += 1;
+        // It stops where the number of the attempt to come still fits.
+        self.attempts = (self.attempts + 1).min(u32::MAX - 1);
     }
 
     pub(super) fn remember_latest(&mut self) {

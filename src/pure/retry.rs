@@ -229,7 +229,8 @@ impl Backoff {
         Self::of(Shape::Linear, factor)
     }
 
-    /// `base` after the first failure, doubled after each further one.
+    /// `base` after the first failure, doubled after each further one, until it is the
+    /// [`cap`](Self::cap) or, without one, the longest duration there is.
     pub fn exponential(base: Duration) -> Self {
         Self::of(Shape::Exponential, base)
     }
@@ -255,7 +256,8 @@ impl Backoff {
         }
     }
 
-    /// At most `n` entries into the handler, the first included. Default 3.
+    /// At most `n` entries into the handler, the first included. Default 3. `u32::MAX`
+    /// is no limit.
     #[must_use]
     pub fn max_attempts(self, n: u32) -> Self {
         Self {
@@ -289,10 +291,7 @@ impl Backoff {
         let delay = match self.shape {
             Shape::Fixed => self.base,
             Shape::Linear => self.base.saturating_mul(failed.attempt),
-            Shape::Exponential => {
-                let doublings = failed.attempt.saturating_sub(1).min(31);
-                self.base.saturating_mul(1 << doublings)
-            }
+            Shape::Exponential => doubled(self.base, failed.attempt.saturating_sub(1)),
         };
         let delay = self.cap.map_or(delay, |cap| delay.min(cap));
         match self.jitter_seed {
@@ -368,10 +367,23 @@ pub(crate) fn mix(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// `delay` × `random` / 2⁶⁴.
+/// A nanosecond doubled so often is longer than any duration.
+const MOST_DOUBLINGS: u32 = 94;
+
+/// `delay` × 2^`times`, or the longest duration if that is less.
+fn doubled(delay: Duration, times: u32) -> Duration {
+    (0..times.min(MOST_DOUBLINGS)).fold(delay, |delay, _| delay.saturating_mul(2))
+}
+
+/// `delay` × `random` / 2⁶⁴. Seconds and nanoseconds apart, because their sum in
+/// nanoseconds times 64 bits would not fit.
 fn scaled(delay: Duration, random: u64) -> Duration {
-    let ns = delay.as_nanos().min(u128::from(u64::MAX)) * u128::from(random);
-    Duration::from_nanos((ns >> 64) as u64)
+    let seconds = u128::from(delay.as_secs()) * u128::from(random);
+    // The part of a second that is left over, in units of 2⁻⁶⁴ s.
+    let rest = u128::from(seconds as u64) * 1_000_000_000;
+    let nanos = u128::from(delay.subsec_nanos()) * u128::from(random);
+    Duration::from_secs((seconds >> 64) as u64)
+        + Duration::from_nanos(((rest + nanos) >> 64) as u64)
 }
 
 #[cfg(test)]
@@ -413,6 +425,38 @@ mod tests {
             endless.decide(&failed(1_000_000)),
             Decision::RetryAfter(Duration::MAX)
         );
+    }
+
+    #[test]
+    fn exponential_doubles_for_as_long_as_a_duration_holds_it() {
+        let policy = Backoff::exponential(Duration::from_nanos(1)).max_attempts(u32::MAX);
+        let delay = |policy: &Backoff, attempt| match policy.decide(&failed(attempt)) {
+            Decision::RetryAfter(delay) => delay,
+            other => panic!("expected a retry, got {other:?}"),
+        };
+        for attempt in 1..94 {
+            let before = delay(&policy, attempt);
+            assert_eq!(delay(&policy, attempt + 1), before * 2, "attempt {attempt}");
+        }
+        for attempt in [95, 96, 1_000_000, u32::MAX - 1] {
+            assert_eq!(delay(&policy, attempt), Duration::MAX, "attempt {attempt}");
+        }
+        let capped = policy.cap(Duration::from_secs(3_600));
+        assert_eq!(delay(&capped, 64), Duration::from_secs(3_600));
+        let zero = Backoff::exponential(Duration::ZERO).max_attempts(u32::MAX);
+        assert_eq!(delay(&zero, 1_000), Duration::ZERO);
+    }
+
+    #[test]
+    fn jitter_spreads_delays_of_any_length() {
+        let all = u64::MAX;
+        let ns = Duration::from_nanos;
+        assert_eq!(scaled(ns(8), 1 << 63), ns(4));
+        assert_eq!(scaled(ns(3_000_000_000), 1 << 63), ns(1_500_000_000));
+        assert_eq!(scaled(Duration::MAX, 0), Duration::ZERO);
+        assert_eq!(scaled(Duration::MAX, 1 << 63), Duration::MAX / 2);
+        assert!(scaled(Duration::MAX, all) > Duration::MAX - Duration::from_secs(3));
+        assert!(scaled(MS, all) < MS && scaled(MS, all) >= MS - ns(1));
     }
 
     #[test]
