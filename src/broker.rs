@@ -56,7 +56,7 @@ impl Drop for Owner {
             } else {
                 DROP_GRACE
             };
-            self.engine.stop(Some(began + grace), began);
+            self.engine.stop(began.checked_add(grace), began);
         }
         let ending = &self.engine.ending;
         ending.update(|ending| ending.advance(Ending::Dropped));

@@ -139,7 +139,7 @@ impl Engine {
             self.announce(EventKind::DrainStarted);
         }
         self.come_to_rest(until);
-        let report = self.stop(until.map(|until| until + GRACE), began);
+        let report = self.stop(until.and_then(|until| until.checked_add(GRACE)), began);
         let result = if report.is_complete() {
             Ok(report)
         } else {
@@ -234,8 +234,8 @@ impl Engine {
             if ended || until.is_some_and(|until| Instant::now() >= until) {
                 break;
             }
-            let soon = Instant::now() + MOMENT;
-            self.stillness.wait(Some(soon), || self.is_at_rest());
+            let soon = Instant::now().checked_add(MOMENT);
+            self.stillness.wait(soon, || self.is_at_rest());
         }
         self.pool.stop();
         self.timer.stop();
@@ -245,7 +245,10 @@ impl Engine {
             self.bus.pump();
         }
         // Those that have nothing left to do may take what is left of the time.
-        let soon = until.map(|until| until.max(Instant::now() + GRACE));
+        let at_least = Instant::now().checked_add(GRACE);
+        let soon = until
+            .zip(at_least)
+            .map(|(until, at_least)| until.max(at_least));
         let all_gone = || self.stillness.wait(soon, || self.pool.alive() == 0);
         if !context::is_inside() && all_gone() {
             self.pool.join();

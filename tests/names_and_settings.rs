@@ -4,14 +4,14 @@
 
 mod harness;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::{HANG, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
     Backlog, Backoff, Batched, Broker, BuildError, DeadLetterOverflow, Decision, FailedAttempt,
     Idle, Immediate, InvalidName, InvalidSetting, MAX_NAME_LEN, ManualClock, Nack, NoSubscribers,
-    OpenError, Overflow, Plan, PublishError, RemoveError, RetryPolicy, Strategy, SubscribeError,
-    Topic, TopicBuilder, Unsubscribe, Unsubscribed,
+    OpenError, Overflow, Plan, PublishError, Pull, RemoveError, RetryPolicy, Strategy,
+    SubscribeError, Topic, TopicBuilder, Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -454,47 +454,65 @@ impl RetryPolicy for Endless {
     }
 }
 
-/// Uses the longest duration wherever one can be given.
-fn be_absurd(broker: &Broker) -> Topic<u8> {
+/// Durations that are no mistake but mean "for ever": the longest, those that reach to
+/// the last instant of the platform and just not beyond, and the longest in 64 bits of
+/// nanoseconds.
+fn absurd_durations() -> Vec<Duration> {
+    let (mut within, mut beyond) = (Duration::ZERO, Duration::MAX);
+    while beyond - within > MS {
+        let middle = within + (beyond - within) / 2;
+        match Instant::now().checked_add(middle) {
+            Some(_) => within = middle,
+            None => beyond = middle,
+        }
+    }
+    // Time goes on: what is a little less is out of reach soon, or after a second.
+    let just_within = [0, 1, 20, 45, 1_000].map(|less| within - MS * less);
+    let longest = [Duration::MAX, Duration::from_nanos(u64::MAX)];
+    longest.into_iter().chain(just_within).collect()
+}
+
+/// Uses such a duration wherever one can be given.
+fn be_absurd(broker: &Broker, absurd: Duration) -> Topic<u8> {
     let topic = broker
         .topic::<u8>("t")
-        .ttl(Duration::MAX)
+        .ttl(absurd)
         .retry(
-            Backoff::exponential(Duration::MAX)
-                .cap(Duration::MAX)
+            Backoff::exponential(absurd)
+                .cap(absurd)
                 .max_attempts(u32::MAX),
         )
-        .strategy(Batched::of(100).linger(Duration::MAX))
+        .strategy(Batched::of(100).linger(absurd))
         .open()
         .unwrap();
     let retries = [
-        Backoff::fixed(Duration::MAX),
-        Backoff::linear(Duration::MAX).max_elapsed(Duration::MAX),
-        Backoff::exponential(Duration::MAX).full_jitter(1),
+        Backoff::fixed(absurd),
+        Backoff::linear(absurd).max_elapsed(absurd),
+        Backoff::exponential(absurd).full_jitter(1),
     ];
     for (at, retry) in retries.into_iter().enumerate() {
         let sub = topic.subscription(&format!("s{at}")).retry(retry);
         sub.subscribe(|_| Err(Nack::retry("no"))).unwrap().detach();
     }
-    let sub = topic.subscribe("after", |_| Err(Nack::retry_after(Duration::MAX, "no")));
+    let sub = topic.subscribe("after", move |_| Err(Nack::retry_after(absurd, "no")));
     sub.unwrap().detach();
     let sub = topic.subscription("own").retry(Endless);
     sub.subscribe(|_| Err(Nack::retry("no"))).unwrap().detach();
-    let batches = Batched::of(100).linger(Duration::MAX);
+    let batches = Batched::of(100).linger(absurd);
     let sub = topic
         .subscription("batches")
         .subscribe_batches(batches, |_| Ok(()));
     sub.unwrap().detach();
 
     topic.publish(1).unwrap();
-    topic.publish_after(Duration::MAX, 2).unwrap();
+    topic.publish_after(absurd, 2).unwrap();
     topic
         .message(3)
-        .ttl(Duration::MAX)
-        .after(Duration::MAX)
+        .ttl(absurd)
+        .after(absurd)
         .publish()
         .unwrap();
-    topic.message(4).ttl(Duration::MAX).publish().unwrap();
+    topic.message(4).ttl(absurd).publish().unwrap();
     broker.run_until_idle();
     topic.set_strategy(Endless).unwrap();
     topic.publish(5).unwrap();
@@ -506,22 +524,24 @@ fn be_absurd(broker: &Broker) -> Topic<u8> {
 
 #[test]
 fn absurd_durations_by_a_manual_clock_mean_for_ever() {
-    let (broker, clock) = manual();
-    let topic = be_absurd(&broker);
-    assert!(broker.next_deadline().is_some());
-    for _ in 0..3 {
-        clock.advance(Duration::from_secs(3_600 * 24 * 365 * 100));
-        broker.run_until_idle();
+    for absurd in absurd_durations() {
+        let (broker, clock) = manual();
+        let topic = be_absurd(&broker, absurd);
+        assert!(broker.next_deadline().is_some());
+        for _ in 0..3 {
+            clock.advance(Duration::from_secs(3_600 * 24 * 365 * 90));
+            broker.run_until_idle();
+        }
+        let counts = assert_balanced(&broker).deliveries();
+        // Three messages, six subscriptions. A retry at the end of time comes too late
+        // for a message that expires there.
+        assert_eq!((counts.made, counts.delivered), (18, 3), "{absurd:?}");
+        assert_eq!(counts.dead_lettered + counts.dropped + counts.cancelled, 0);
+        assert_eq!(topic.metrics().delayed, 2);
+        let report = *broker.drain(absurd).unwrap_err().report();
+        assert_eq!((report.published, report.remaining), (5, 0));
+        assert_balanced(&broker);
     }
-    let counts = assert_balanced(&broker).deliveries();
-    // Three messages, six subscriptions. A retry at the end of time comes too late
-    // for a message that expires there.
-    assert_eq!((counts.made, counts.delivered), (18, 3));
-    assert_eq!(counts.dead_lettered + counts.dropped + counts.cancelled, 0);
-    assert_eq!(topic.metrics().delayed, 2);
-    let report = *broker.drain(Duration::MAX).unwrap_err().report();
-    assert_eq!((report.published, report.remaining), (5, 0));
-    assert_balanced(&broker);
 }
 
 #[test]
@@ -572,39 +592,88 @@ fn where_a_manual_clock_stops_waits_go_on_and_nothing_spins() {
 
 #[test]
 fn absurd_durations_on_threads_mean_for_ever() {
-    let broker = threaded(2);
-    let topic = be_absurd(&broker);
-    assert!(!broker.wait_until_idle(MS * 20), "retries wait for ever");
-    let report = *broker.drain(MS * 20).unwrap_err().report();
-    assert_eq!((report.published, report.remaining), (5, 0));
-    assert!(matches!(topic.publish(1), Err(PublishError::Closed(1))));
-    assert_balanced(&broker);
+    for absurd in absurd_durations() {
+        let broker = threaded(2);
+        let topic = be_absurd(&broker, absurd);
+        assert!(!broker.wait_until_idle(MS * 20), "retries wait for ever");
+        let report = *broker.drain(MS * 20).unwrap_err().report();
+        assert_eq!((report.published, report.remaining), (5, 0), "{absurd:?}");
+        assert!(matches!(topic.publish(1), Err(PublishError::Closed(1))));
+        assert_balanced(&broker);
+    }
+}
+
+/// Waits with such a limit wherever one can be given, for what is there or comes.
+fn wait_absurdly(broker: &Broker, absurd: Duration) {
+    let drain = Unsubscribe::Drain { timeout: absurd };
+    let ended = |unsubscribed| match unsubscribed {
+        Unsubscribed::Ended(last) => last.counts.delivered,
+        other => panic!("{other:?}"),
+    };
+    let topic = broker.topic::<u8>("orders").open().unwrap();
+    let sub = topic.subscribe("sub", |_| Ok(())).unwrap();
+    let group = topic.subscription("group").group().unwrap();
+    let _member = group.join("member", |_| Ok(())).unwrap();
+    let pull = Pull::default().ack_deadline(absurd);
+    let pull = topic.subscription("pull").pull(pull).unwrap();
+    pull.set_ack_deadline(absurd).unwrap();
+    let by_pattern = broker.subscription::<u8>("by-pattern");
+    let by_pattern = by_pattern.matching("orders").matching("*");
+    let by_pattern = by_pattern.subscribe(|_| Ok(())).unwrap();
+    for payload in 0..3 {
+        topic.publish(payload).unwrap();
+    }
+    let mut lease = pull.recv_timeout(absurd).unwrap();
+    lease.extend(absurd).unwrap();
+    lease.ack().unwrap();
+    for lease in pull.recv_batch(2, absurd).unwrap() {
+        lease.ack().unwrap();
+    }
+    while pull.metrics().counts.delivered < 3 {
+        pull.recv_timeout(absurd).unwrap().ack().unwrap();
+    }
+    assert!(broker.wait_until_idle(absurd));
+    by_pattern.remove("*", drain).unwrap();
+    assert_eq!(ended(by_pattern.unsubscribe(drain)), 3);
+    assert_eq!(ended(pull.unsubscribe(drain)), 3);
+    assert_eq!(ended(group.unsubscribe(drain)), 3);
+    assert_eq!(ended(sub.unsubscribe(drain)), 3);
+    let report = broker.drain(absurd).unwrap();
+    assert_eq!((report.published, report.delivered), (3, 12));
+    assert_balanced(broker);
+}
+
+#[test]
+fn whoever_waits_for_an_absurd_time_waits_for_what_comes() {
+    for absurd in absurd_durations() {
+        wait_absurdly(&threaded(2), absurd);
+        wait_absurdly(&Broker::builder().workers(0).build().unwrap(), absurd);
+        wait_absurdly(&manual().0, absurd);
+    }
 }
 
 #[test]
 fn blocking_draining_and_unsubscribing_for_ever_end_when_there_is_room_or_nothing_left() {
-    let broker = threaded(1);
-    let topic = broker
-        .topic::<u8>("t")
-        .capacity(1)
-        .overflow(Overflow::Block {
-            timeout: Duration::MAX,
-        })
-        .open()
-        .unwrap();
-    let sub = topic.subscribe("s", |_| Ok(())).unwrap();
-    for round in 0..200 {
-        topic.publish(round).unwrap();
+    for absurd in absurd_durations() {
+        let broker = threaded(1);
+        let topic = broker
+            .topic::<u8>("t")
+            .capacity(1)
+            .overflow(Overflow::Block { timeout: absurd })
+            .open()
+            .unwrap();
+        let sub = topic.subscribe("s", |_| Ok(())).unwrap();
+        for round in 0..200 {
+            topic.publish(round).unwrap();
+        }
+        assert!(broker.wait_until_idle(absurd));
+        let mode = Unsubscribe::Drain { timeout: absurd };
+        assert!(
+            matches!(sub.unsubscribe(mode), Unsubscribed::Ended(last) if last.counts.delivered == 200)
+        );
+        let report = broker.drain(absurd).unwrap();
+        assert!(report.took < HANG);
+        assert_eq!(report.delivered, 200);
+        assert_balanced(&broker);
     }
-    assert!(broker.wait_until_idle(Duration::MAX));
-    let mode = Unsubscribe::Drain {
-        timeout: Duration::MAX,
-    };
-    assert!(
-        matches!(sub.unsubscribe(mode), Unsubscribed::Ended(last) if last.counts.delivered == 200)
-    );
-    let report = broker.drain(Duration::MAX).unwrap();
-    assert!(report.took < HANG);
-    assert_eq!(report.delivered, 200);
-    assert_balanced(&broker);
 }

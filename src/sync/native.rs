@@ -9,13 +9,15 @@ use dashmap::DashMap;
 
 use super::{Arc, Thread};
 
+mod time;
+
 pub(crate) use parking_lot::Mutex;
 pub(crate) use quanta::Clock as Counter;
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::{self, fence};
 pub(crate) use std::thread::{JoinHandle, sleep, yield_now};
 pub(crate) use std::thread_local;
-pub(crate) use std::time::Instant;
+pub(crate) use time::Instant;
 
 pub(crate) fn spawn(
     thread: Thread,
@@ -73,7 +75,7 @@ impl Condvar {
     ) {
         match until {
             Some(until) => {
-                self.0.wait_until(guard, until);
+                self.0.wait_until(guard, until.0);
             }
             None => self.0.wait(guard),
         }

@@ -55,7 +55,8 @@ pub(crate) fn pause() {
 }
 
 pub(crate) fn sleep(duration: Duration) {
-    let until = Instant::now() + duration;
+    let until = Instant::now().checked_add(duration);
+    let until = until.expect("a time within reach");
     let (nobody, nothing) = (Condvar::new(), Mutex::new(()));
     let mut guard = nothing.lock();
     while Instant::now() < until {

@@ -1,7 +1,6 @@
 //! Time passes only for those who wait for it, and then at once.
 
 use std::cell::Cell;
-use std::ops::Add;
 use std::time::Duration;
 
 std::thread_local! {
@@ -38,14 +37,6 @@ impl Instant {
     }
 }
 
-impl Add<Duration> for Instant {
-    type Output = Self;
-
-    fn add(self, duration: Duration) -> Self {
-        self.checked_add(duration).expect("a time within reach")
-    }
-}
-
 /// Others have their turn; then it is that late.
 pub(super) fn wait_until(until: Instant) {
     NOW.set(NOW.get().max(until.0));
@@ -53,7 +44,8 @@ pub(super) fn wait_until(until: Instant) {
 }
 
 pub(crate) fn sleep(duration: Duration) {
-    wait_until(Instant::now() + duration);
+    let until = Instant::now().checked_add(duration);
+    wait_until(until.expect("a time within reach"));
 }
 
 /// In the place of the processor's counter, which stands still.

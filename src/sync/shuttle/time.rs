@@ -5,7 +5,6 @@
 //! that nobody ends is a deadlock, which shuttle reports.
 
 use std::future::poll_fn;
-use std::ops::Add;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -92,14 +91,6 @@ impl Instant {
 
     pub(crate) fn saturating_duration_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
-    }
-}
-
-impl Add<Duration> for Instant {
-    type Output = Self;
-
-    fn add(self, duration: Duration) -> Self {
-        self.checked_add(duration).expect("a time within reach")
     }
 }
 
