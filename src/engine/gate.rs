@@ -99,6 +99,12 @@ impl Gate {
     /// Tickets that are out: an upper bound while others publish.
     pub fn outstanding(&self) -> u64 {
         let released = self.released();
-        self.issued() - released
+        let issued = self.issued();
+        // In release builds, too: past zero a drain would wait for ever.
+        assert!(
+            released <= issued,
+            "released {released} of {issued} tickets"
+        );
+        issued - released
     }
 }

@@ -5,10 +5,12 @@
 //! into a topic that nobody else can find. It cannot happen: joining and removing
 //! are steps on this word, and each refuses the other.
 
+use std::fmt;
+
 const REMOVED: u64 = 1 << 63;
 
 /// The handle count of one topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Handles(u64);
 
 impl Handles {
@@ -20,11 +22,19 @@ impl Handles {
         if self.0 & REMOVED != 0 {
             return (self, false);
         }
-        (Self(self.0 + 1), true)
+        let joined = self.0 + 1;
+        // One handle more, and the topic would be removed.
+        assert!(joined & REMOVED == 0, "too many handles: {self:?}");
+        (Self(joined), true)
     }
 
     /// One handle less.
     pub fn leave(self) -> (Self, ()) {
+        // In release builds, too: past zero it would be removed, and never open again.
+        assert!(
+            self.0 != 0 && self.0 & REMOVED == 0,
+            "no handle is left to leave: {self:?}"
+        );
         (Self(self.0 - 1), ())
     }
 
@@ -41,6 +51,15 @@ impl Handles {
     /// Takes the mark back.
     pub fn restore(self) -> (Self, ()) {
         (Self(self.0 & !REMOVED), ())
+    }
+}
+
+impl fmt::Debug for Handles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handles")
+            .field("out", &(self.0 & !REMOVED))
+            .field("removed", &(self.0 & REMOVED != 0))
+            .finish()
     }
 }
 
@@ -68,5 +87,22 @@ mod tests {
         assert_eq!(marked, Ok(()));
         assert!(!removed.join().1);
         assert_eq!(removed.restore().0, Handles::NONE);
+    }
+    #[test]
+    #[should_panic = "no handle is left to leave: Handles { out: 0, removed: false }"]
+    fn a_handle_that_leaves_twice_is_told_the_state() {
+        let _ = Handles::NONE.leave();
+    }
+
+    #[test]
+    #[should_panic = "no handle is left to leave: Handles { out: 0, removed: true }"]
+    fn a_handle_that_leaves_a_removed_topic_is_told_the_state() {
+        let _ = Handles::NONE.remove().0.leave();
+    }
+
+    #[test]
+    #[should_panic = "too many handles: Handles { out: 9223372036854775807, removed: false }"]
+    fn a_handle_too_many_is_told_the_state() {
+        let _ = Handles(REMOVED - 1).join();
     }
 }

@@ -47,6 +47,7 @@ impl Idle {
 
     /// A searching worker found something.
     pub fn found(self) -> (Self, ()) {
+        self.assert_searching();
         let next = Self {
             searching: self.searching - 1,
             ..self
@@ -56,6 +57,9 @@ impl Idle {
 
     /// A worker goes to sleep, `searching` or not.
     pub fn sleep(self, searching: bool) -> (Self, ()) {
+        if searching {
+            self.assert_searching();
+        }
         let next = Self {
             searching: self.searching - u32::from(searching),
             sleeping: self.sleeping + 1,
@@ -74,6 +78,12 @@ impl Idle {
             sleeping: self.sleeping - 1,
         };
         (next, true)
+    }
+
+    /// In release builds, too: past zero, four thousand million workers would be
+    /// searching, and nobody would be woken ever again.
+    fn assert_searching(self) {
+        assert!(self.searching > 0, "nobody searches: {self:?}");
     }
 }
 
@@ -121,6 +131,19 @@ mod tests {
         assert!(wake);
         assert_eq!((woken.searching, woken.sleeping), (1, 0));
         assert!(!woken.wake().1, "the woken one counts as searching");
+    }
+
+    #[test]
+    #[should_panic = "nobody searches: Idle { searching: 0, sleeping: 2 }"]
+    fn who_finds_without_searching_is_told_the_state() {
+        let (idle, ()) = Idle::NOBODY.sleep(false);
+        let _ = idle.sleep(false).0.found();
+    }
+
+    #[test]
+    #[should_panic = "nobody searches: Idle { searching: 0, sleeping: 0 }"]
+    fn who_falls_asleep_without_searching_is_told_the_state() {
+        let _ = Idle::NOBODY.sleep(true);
     }
 
     #[test]

@@ -95,7 +95,11 @@ impl Room {
 
     /// Gives back `places` whose deliveries reached a final state.
     pub fn release(self, places: u32) -> (Self, Released) {
-        debug_assert!(places <= self.occupied, "released more than was reserved");
+        // In release builds, too: past zero the lane would be full for ever.
+        assert!(
+            places <= self.occupied,
+            "released {places} places of {self:?}"
+        );
         let occupied = self.occupied - places;
         let released = Released {
             wake_topic: self.awaited,
@@ -209,6 +213,12 @@ mod tests {
         let (room, _) = Room::EMPTY.reserve(1, 1, true);
         let (room, _) = room.reserve(1, 1, true);
         assert!(room.close(Phase::Cancelling).1.wake_topic);
+    }
+
+    #[test]
+    #[should_panic = "released 2 places of Room { occupied: 1, awaited: false, phase: Open }"]
+    fn who_releases_more_than_was_reserved_is_told_the_state() {
+        let _ = Room::EMPTY.reserve(1, 1, false).0.release(2);
     }
 
     #[test]

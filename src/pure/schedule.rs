@@ -69,7 +69,7 @@ impl Schedule {
             Self::Running if !more => (Self::Idle, Then::Nothing),
             Self::Running | Self::Notified => (Self::Scheduled, Then::Enqueue),
             Self::Idle | Self::Scheduled => {
-                unreachable!("only its runner rests it, so it is running")
+                unreachable!("only its runner rests it, but it is {self:?}")
             }
         }
     }
@@ -132,6 +132,12 @@ mod tests {
         assert_eq!(Scheduled.claim(), (Running, true));
         assert_eq!(Running.claim(), (Running, false));
         assert_eq!(Notified.claim(), (Notified, false));
+    }
+
+    #[test]
+    #[should_panic = "only its runner rests it, but it is Idle"]
+    fn who_rests_what_nobody_runs_is_told_the_state() {
+        let _ = Idle.rest(false);
     }
 
     #[test]
