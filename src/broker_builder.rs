@@ -15,7 +15,7 @@ use crate::pure::ending::Ending;
 use crate::pure::retry::Backoff;
 use crate::pure::strategy::Immediate;
 use crate::shutdown::Outcome;
-use crate::sync::{Arc, Map, Mutex, Slot, available_parallelism};
+use crate::sync::{Arc, Map, Mutex, Slot, available_parallelism, random_seed};
 
 /// Builds a [`Broker`]. A value: set what you care about, then
 /// [`build`](Self::build), where everything is checked at once.
@@ -29,6 +29,7 @@ pub struct BrokerBuilder {
     event_buffer: usize,
     idle: Idle,
     histograms: Histograms,
+    seed: Option<u64>,
 }
 
 /// Records that may wait for their observers: enough for a burst of a few
@@ -50,6 +51,7 @@ impl Default for BrokerBuilder {
             event_buffer: DEFAULT_EVENT_BUFFER,
             idle: Idle::default(),
             histograms: Histograms::default(),
+            seed: None,
         }
     }
 }
@@ -110,6 +112,19 @@ impl BrokerBuilder {
         Self { histograms, ..self }
     }
 
+    /// What the delays of [`Backoff::jitter`](crate::Backoff::jitter) are drawn from, and
+    /// [`FailedAttempt::random`](crate::FailedAttempt::random). Default: a number that is
+    /// random, so that processes that fail together don't come back together.
+    ///
+    /// With the same number, the same messages that fail alike get the same delays, on any
+    /// number of threads: for tests, and to repeat a run.
+    pub fn seed(self, seed: u64) -> Self {
+        Self {
+            seed: Some(seed),
+            ..self
+        }
+    }
+
     /// Checks the settings and starts the threads.
     ///
     /// # Errors
@@ -135,6 +150,7 @@ impl BrokerBuilder {
             removed: Mutex::new(None),
             strategy: Slot::new(share_strategy(Immediate)),
             retry: share_policy(Backoff::default()),
+            seed: self.seed.unwrap_or_else(random_seed),
             ending: Cell::new(Ending::Running),
             workers,
             idle: self.idle,

@@ -27,8 +27,8 @@ use shuttle as backend;
 
 pub(crate) use backend::{
     Channel, Condvar, Counter, Instant, JoinHandle, Map, Mutex, OnceLock, Queue, Reader, Slot,
-    Unbounded, atomic, available_parallelism, catch_panic, fence, is_current, pause, sleep, spawn,
-    thread_local, thread_number, yield_now,
+    Unbounded, atomic, available_parallelism, catch_panic, fence, is_current, pause, random_seed,
+    sleep, spawn, thread_local, thread_number, yield_now,
 };
 pub(crate) use crossbeam_utils::CachePadded;
 /// For statics, which outlive what a model explores.

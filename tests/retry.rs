@@ -1,11 +1,12 @@
 //! Promise 5, retries: a retry goes only to the subscription that failed. Its
 //! place in the lane is reserved while it waits, so its return can be neither
 //! rejected nor dropped. It occupies no worker while it waits, it never comes
-//! early, and the same settings give the same delays on every run.
+//! early, and the same settings and seed of the broker give the same delays on every
+//! run.
 //!
 //! The policies: a delay that is fixed, grows linearly (the default: 250 ms,
-//! 500 ms, then the dead letters) or doubles, with a cap, jitter from a seed, a
-//! limit in attempts and in time, a classifier; or whatever the user implements.
+//! 500 ms, then the dead letters) or doubles, with a cap, jitter, a limit in attempts
+//! and in time, a classifier; or whatever the user implements.
 
 mod harness;
 
@@ -15,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
-    Backoff, Batched, Broker, Class, DeadReason, Decision, EventKind, FailedAttempt, FailureKind,
-    LaneFull, Nack, OpenError, PublishError, RetryPolicy, Topic,
+    Backoff, Batched, Broker, BrokerBuilder, Class, DeadReason, Decision, EventKind, FailedAttempt,
+    FailureKind, LaneFull, ManualClock, Nack, OpenError, PublishError, RetryPolicy, Topic,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -149,8 +150,7 @@ fn a_retry_is_not_early_by_a_nanosecond() {
 
 /// The delays that events told of, by message and attempt, for 50 messages that
 /// two subscriptions fail twice each.
-fn jittered(broker: &Broker, seed: u64, mut to_the_end: impl FnMut()) -> Vec<String> {
-    let policy = Backoff::exponential(4 * MS).full_jitter(seed);
+fn jittered(broker: &Broker, policy: Backoff, mut to_the_end: impl FnMut()) -> Vec<String> {
     let topic = broker.topic::<u32>("t").retry(policy).open();
     let topic = topic.expect("opens");
     let _subscriptions = ["a", "b"].map(|name| {
@@ -175,9 +175,16 @@ fn jittered(broker: &Broker, seed: u64, mut to_the_end: impl FnMut()) -> Vec<Str
     delays
 }
 
-fn jittered_by_hand(seed: u64) -> Vec<String> {
-    let (broker, clock) = manual();
-    let delays = jittered(&broker, seed, || {
+fn spread() -> Backoff {
+    Backoff::exponential(4 * MS).jitter()
+}
+
+fn jittered_by_hand(seed: Option<u64>, policy: Backoff) -> Vec<String> {
+    let clock = ManualClock::new();
+    let builder = Broker::builder().workers(0).manual_clock(&clock);
+    let builder = seed.into_iter().fold(builder, BrokerBuilder::seed);
+    let broker = builder.build().expect("valid");
+    let delays = jittered(&broker, policy, || {
         broker.run_until_idle();
         for _ in 0..200 {
             advance(&broker, &clock, MS / 2);
@@ -188,13 +195,13 @@ fn jittered_by_hand(seed: u64) -> Vec<String> {
 }
 
 #[test]
-fn jitter_repeats_with_its_seed_on_any_number_of_threads() {
-    let by_hand = jittered_by_hand(42);
-    assert_eq!(jittered_by_hand(42), by_hand);
-    assert_ne!(jittered_by_hand(43), by_hand);
+fn jitter_repeats_with_the_brokers_seed_on_any_number_of_threads() {
+    let by_hand = jittered_by_hand(Some(harness::SEED), spread());
+    assert_eq!(jittered_by_hand(Some(harness::SEED), spread()), by_hand);
+    assert_ne!(jittered_by_hand(Some(43), spread()), by_hand);
     for workers in [1, 4] {
         let broker = threaded(workers);
-        let on_threads = jittered(&broker, 42, || drop(assert_rests_balanced(&broker)));
+        let on_threads = jittered(&broker, spread(), || drop(assert_rests_balanced(&broker)));
         assert_eq!(on_threads, by_hand, "with {workers} workers");
     }
     let mut different: Vec<_> = by_hand
@@ -204,6 +211,66 @@ fn jitter_repeats_with_its_seed_on_any_number_of_threads() {
     different.sort_unstable();
     different.dedup();
     assert!(different.len() > 190, "only {} delays", different.len());
+}
+
+#[test]
+fn no_two_brokers_draw_the_same_jitter_unless_they_are_told_to() {
+    assert_ne!(
+        jittered_by_hand(None, spread()),
+        jittered_by_hand(None, spread())
+    );
+    // A number that everybody gives to the policy doesn't make them equal either.
+    let told = || Backoff::exponential(4 * MS).full_jitter(42);
+    assert_ne!(
+        jittered_by_hand(None, told()),
+        jittered_by_hand(None, told())
+    );
+    assert_ne!(
+        jittered_by_hand(Some(1), told()),
+        jittered_by_hand(Some(1), spread()),
+    );
+}
+
+#[test]
+fn jitter_is_another_for_each_topic_subscription_message_attempt_and_redrive() {
+    struct Draws(Log<u64>);
+    impl RetryPolicy for Draws {
+        fn decide(&self, failed: &FailedAttempt<'_>) -> Decision {
+            self.0.push(failed.random());
+            match failed.attempt() {
+                1 | 2 => Decision::RetryAfter(MS),
+                _ => Decision::Exhausted,
+            }
+        }
+    }
+    let (broker, clock) = manual();
+    let drawn = Log::new();
+    let _subscriptions = ["billing", "shipping"].map(|name| {
+        let subscription = broker.subscription::<u32>(name).matching("orders.*");
+        let subscription = subscription.retry(Draws(drawn.clone()));
+        let subscribed = subscription.subscribe(|_| Err(Nack::retry("the database is down")));
+        subscribed.expect("subscribes")
+    });
+    let topics = ["orders.eu", "orders.us", "orders.asia"]
+        .map(|name| broker.topic::<u32>(name).open().expect("opens"));
+    for topic in &topics {
+        topic.publish_batch(0..10).expect("there is room");
+    }
+    let go_on = || {
+        broker.run_until_idle();
+        advance(&broker, &clock, MS);
+        advance(&broker, &clock, MS);
+    };
+    go_on();
+    for topic in &topics {
+        assert_eq!(topic.dead_letters().redrive(|_| true).redriven, 20);
+    }
+    go_on();
+    let drawn = drawn.take();
+    assert_eq!(drawn.len(), 3 * 2 * 10 * 3 * 2);
+    let different: std::collections::BTreeSet<_> = drawn.iter().collect();
+    assert_eq!(different.len(), drawn.len());
+    assert_balanced(&broker);
 }
 
 #[test]
@@ -613,7 +680,7 @@ fn a_great_many_retries_wait_at_once_and_all_come_back() {
         .topic::<usize>("t")
         .capacity(1 << 20)
         .lane_capacity(1 << 20)
-        .retry(Backoff::fixed(10_000 * MS).full_jitter(7))
+        .retry(Backoff::fixed(10_000 * MS).jitter())
         .open()
         .expect("opens");
     let _flaky = topic

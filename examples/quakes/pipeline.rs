@@ -67,7 +67,7 @@ impl Pipeline {
         // full topic refuses at once. So this one has room to spare, and what is
         // refused all the same is a nack, which means: again, a little later.
         let significant = broker.topic::<Shared>(SIGNIFICANT).capacity(4_096).open()?;
-        let retry = Backoff::exponential(Duration::from_millis(5)).full_jitter(7);
+        let retry = Backoff::exponential(Duration::from_millis(5)).jitter();
         let catalogue = Arc::new(Mutex::new(Catalogue::default()));
         let file = File::create(archive)
             .map_err(|error| format!("cannot write {}: {error}", archive.display()))?;

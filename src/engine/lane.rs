@@ -15,8 +15,7 @@ use crate::config::LaneFull;
 use crate::engine::Engine;
 use crate::latency::Latencies;
 use crate::pure::arena::Arena;
-use crate::pure::key_hash::fnv1a;
-use crate::pure::retry::FailureKind;
+use crate::pure::retry::{FailureKind, salt};
 use crate::pure::room::{Phase, Reserved, Room};
 use crate::pure::schedule::Then;
 use crate::pure::stride::Stride;
@@ -113,7 +112,7 @@ pub(crate) struct LaneSettings<T> {
 /// belongs to whoever holds the baton.
 pub(crate) struct Lane<T> {
     pub(crate) name: Arc<str>,
-    /// Keeps jitter apart between subscriptions; a frozen hash of the name.
+    /// Keeps jitter apart between subscriptions, topics and brokers.
     pub(crate) salt: u64,
     pub(crate) topic: Arc<TopicCore<T>>,
     pub(crate) capacity: u32,
@@ -155,7 +154,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             crew.get_or_init(|| Box::new(settings));
         }
         Self {
-            salt: fnv1a(name.as_bytes()),
+            salt: salt(topic.engine.seed, [&topic.name, &name]),
             name,
             topic,
             capacity: settings.capacity,

@@ -68,6 +68,8 @@ pub(crate) struct Engine {
     pub(crate) removed: Mutex<Option<TopicMetrics>>,
     pub(crate) strategy: Slot<StrategyInUse>,
     pub(crate) retry: SharedPolicy,
+    /// What jitter is drawn from, with who failed and how often.
+    pub(crate) seed: u64,
     pub(crate) ending: cell::Cell<Ending>,
     pub(crate) workers: usize,
     pub(crate) idle: Idle,

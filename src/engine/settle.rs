@@ -15,7 +15,7 @@ use crate::event::{DropCause, EventKind, Hook};
 use crate::message::MessageId;
 use crate::pure::arena::Arena;
 use crate::pure::lifecycle::{Status, Step};
-use crate::pure::retry::{FailedAttempt, FailureKind, mix};
+use crate::pure::retry::{FailedAttempt, FailureKind, random};
 use crate::pure::room::Phase;
 use crate::pure::verdict::{Verdict, judge};
 use crate::pure::wheel::TimerKey;
@@ -167,7 +167,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             kind: fault.cause.kind(),
             text,
             error: fault.cause.error(),
-            random: mix(mix(id.get() ^ self.salt) ^ u64::from(failed.attempts)),
+            random: random(self.salt, id.get(), failed.generation, failed.attempts),
         };
         let own = self.retry.load();
         let policy = match &*own {

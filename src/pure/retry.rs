@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::key_hash::fnv1a;
 use crate::error::InvalidSetting;
 
 /// One failed attempt, as a [`RetryPolicy`] sees it.
@@ -94,9 +95,10 @@ impl<'a> FailedAttempt<'a> {
         self.error.map(|error| error as &(dyn Error + 'static))
     }
 
-    /// Sixty-four bits for jitter. They depend only on the message's id, the
-    /// subscription's name and the attempt, never on time or on threads, so runs
-    /// can be repeated.
+    /// Sixty-four bits for jitter: other ones for each broker, topic, subscription,
+    /// message, redrive and attempt. They depend on nothing else, neither on time nor on
+    /// threads, so a run can be repeated by a broker of the same
+    /// [`seed`](crate::BrokerBuilder::seed).
     pub fn random(&self) -> u64 {
         self.random
     }
@@ -178,7 +180,7 @@ type Classifier = Arc<dyn Fn(&FailedAttempt<'_>) -> Class + Send + Sync>;
 ///
 /// let policy = Backoff::exponential(Duration::from_millis(10))
 ///     .cap(Duration::from_secs(5))
-///     .full_jitter(42)
+///     .jitter()
 ///     .max_attempts(8)
 ///     .max_elapsed(Duration::from_secs(60))
 ///     .classify(|failed| match failed.error() {
@@ -246,8 +248,17 @@ impl Backoff {
 
     /// Spreads each delay evenly over zero to itself, so that deliveries which
     /// failed together don't come back together ("full jitter", AWS Architecture
-    /// Blog 2015, "Exponential Backoff And Jitter"). The same seed gives the same
-    /// delays, on any number of threads.
+    /// Blog 2015, "Exponential Backoff And Jitter"). It is drawn from
+    /// [`FailedAttempt::random`], so a broker that was built with a
+    /// [`seed`](crate::BrokerBuilder::seed) repeats its delays, and others don't.
+    #[must_use]
+    pub fn jitter(self) -> Self {
+        self.full_jitter(0)
+    }
+
+    /// [`jitter`](Self::jitter) with a number of the policy's own mixed in: policies of
+    /// different numbers draw different delays for the same failure. It alone repeats
+    /// nothing; that takes the broker's [`seed`](crate::BrokerBuilder::seed).
     #[must_use]
     pub fn full_jitter(self, seed: u64) -> Self {
         Self {
@@ -355,6 +366,20 @@ impl fmt::Debug for Backoff {
             .field("classified", &self.classifier.is_some())
             .finish()
     }
+}
+
+/// What keeps jitter apart between what has the same ids: the names of its topic and of
+/// its subscription, in the broker of this seed. Hashed so that it never changes.
+pub(crate) fn salt(seed: u64, names: [&str; 2]) -> u64 {
+    names
+        .iter()
+        .fold(seed, |salt, name| mix(salt ^ fnv1a(name.as_bytes())))
+}
+
+/// The bits of one failed attempt.
+pub(crate) fn random(salt: u64, id: u64, generation: u16, attempt: u32) -> u64 {
+    let try_of_all = u64::from(generation) << 32 | u64::from(attempt);
+    mix(mix(salt ^ id) ^ try_of_all)
 }
 
 /// The finaliser of splitmix64 (Steele, Lea, Flood: "Fast Splittable
@@ -482,6 +507,12 @@ mod tests {
         assert!(some.iter().all(|delay| *delay <= MS * 100));
         let mean = some.iter().sum::<Duration>() / 100;
         assert!(mean > MS * 35 && mean < MS * 65, "mean {mean:?}");
+    }
+
+    #[test]
+    fn what_jitter_is_drawn_from_is_frozen() {
+        let salt = salt(42, ["orders", "billing"]);
+        assert_eq!(random(salt, 7, 3, 2), 0x5bd3_d879_f340_2adb);
     }
 
     #[test]

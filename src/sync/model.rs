@@ -46,6 +46,11 @@ pub(crate) fn thread_number() -> u64 {
     0
 }
 
+/// The same in every execution, which must be repeatable.
+pub(crate) fn random_seed() -> u64 {
+    0
+}
+
 /// Catches nothing: loom panics where it finds something, and must be heard. So
 /// no handler of a model panics.
 pub(crate) fn catch_panic<R>(call: impl FnOnce() -> R) -> std::thread::Result<R> {

@@ -64,6 +64,11 @@ pub(crate) fn sleep(duration: Duration) {
     }
 }
 
+/// The same in every execution, which must be repeatable.
+pub(crate) fn random_seed() -> u64 {
+    0
+}
+
 /// Calls what may panic, and catches it: shuttle hears of its own panics first.
 pub(crate) fn catch_panic<R>(call: impl FnOnce() -> R) -> std::thread::Result<R> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))

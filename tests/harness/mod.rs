@@ -11,12 +11,16 @@ use parking_lot::Mutex;
 /// Long enough that only a hang reaches it.
 pub const HANG: Duration = Duration::from_secs(30);
 
+/// What jitter is drawn from, so that a run can be repeated.
+pub const SEED: u64 = 42;
+
 /// A broker that runs on the test's thread, by a clock that the test moves.
 pub fn manual() -> (Broker, ManualClock) {
     let clock = ManualClock::new();
     let broker = Broker::builder()
         .workers(0)
         .manual_clock(&clock)
+        .seed(SEED)
         .build()
         .expect("a manual broker starts no threads");
     (broker, clock)
@@ -26,6 +30,7 @@ pub fn manual() -> (Broker, ManualClock) {
 pub fn threaded(workers: usize) -> Broker {
     Broker::builder()
         .workers(workers)
+        .seed(SEED)
         .build()
         .expect("the machine has threads to spare")
 }

@@ -15,7 +15,7 @@ use millstream::{Broker, ManualClock, Metrics};
 /// A broker that runs on this thread, by a clock that the bytes move.
 fn manual() -> (Broker, ManualClock) {
     let clock = ManualClock::new();
-    let builder = Broker::builder().workers(0).manual_clock(&clock);
+    let builder = Broker::builder().workers(0).manual_clock(&clock).seed(0);
     (builder.build().expect("it starts no threads"), clock)
 }
 
