@@ -36,6 +36,16 @@ use crate::topic_builder::TopicBuilder;
 /// one more calls observers, started with the first of them. With `workers(0)`
 /// there are none: the caller runs everything with
 /// [`run_until_idle`](Self::run_until_idle). Several threads may do so at once.
+///
+/// # Inside a handler
+///
+/// Nothing that would wait for the broker waits inside one of its handlers, retry
+/// policies, strategies or observers: a publish under
+/// [`Overflow::Block`](crate::Overflow::Block) answers `Full`, a receive answers at
+/// once, an unsubscribe only begins the end. That concerns the broker whose handler it
+/// is. Another broker, say one that a library keeps for itself, works there as it does
+/// on any thread, and what waits for it holds up the handler. Two brokers whose
+/// handlers wait for each other may do so for ever.
 #[derive(Clone)]
 pub struct Broker {
     pub(crate) owner: Arc<Owner>,
@@ -51,7 +61,7 @@ impl Drop for Owner {
     fn drop(&mut self) {
         let began = Instant::now();
         if self.engine.ending.load() < Ending::Stopped {
-            let grace = if context::is_inside() {
+            let grace = if context::is_inside(&self.engine) {
                 Duration::ZERO
             } else {
                 DROP_GRACE
@@ -260,7 +270,8 @@ impl Broker {
 
     /// Runs what is ready and due on the calling thread until there is nothing
     /// left to do now; answers how many turns that took. For brokers built with
-    /// `workers(0)`; on others, and from inside a handler, it does nothing.
+    /// `workers(0)`; on others, and from inside a handler of this
+    /// broker, it does nothing.
     pub fn run_until_idle(&self) -> usize {
         self.owner.engine.run_until_idle()
     }
@@ -269,7 +280,7 @@ impl Broker {
     /// observers have been told; `false` if that did not happen in time. Messages
     /// that a topic retains for its first subscription don't count. With
     /// `workers(0)` it runs what is due now, and doesn't wait. From inside a
-    /// handler it is `false` at once.
+    /// handler of this broker it is `false` at once.
     pub fn wait_until_idle(&self, timeout: Duration) -> bool {
         self.owner.engine.wait_until_idle(timeout)
     }
@@ -288,8 +299,11 @@ impl Broker {
     /// waited for.
     ///
     /// Failures that the end itself causes are not failures: a handler that
-    /// returns an error after a publish of its own was refused as `Closed` has
-    /// its delivery cancelled, not retried or dead-lettered.
+    /// returns an error after a publish of its own, in the same call and to this
+    /// broker, was refused as `Closed` has its delivery cancelled, not retried or
+    /// dead-lettered. [`Nack::dead_letter`](crate::Nack::dead_letter) and
+    /// [`Nack::discard`](crate::Nack::discard) hold all the same. Of the leases that a
+    /// thread holds, a refused publish concerns the one that it settles next.
     ///
     /// A second call waits for the first and returns the same report. With
     /// `workers(0)` the drain runs on the calling thread, and with a manual clock
@@ -299,7 +313,7 @@ impl Broker {
     ///
     /// [`DrainError::Incomplete`] if anything was cancelled, or if a handler had
     /// not returned shortly after the deadline; [`DrainError::InsideHandler`] if
-    /// called by a handler. Both carry the report.
+    /// called by a handler of this broker. Both carry the report.
     pub fn drain(&self, deadline: Duration) -> Result<DrainReport, DrainError> {
         self.owner.engine.drain(deadline, &self.owner.outcome)
     }

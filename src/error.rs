@@ -130,7 +130,8 @@ pub enum ObserveError {
 #[non_exhaustive]
 pub enum PublishError<T> {
     /// The topic's queue is full, and its overflow policy is to say so; or it is
-    /// to block, and the caller is inside a handler, where nothing ever blocks.
+    /// to block, and the caller is inside a handler of the same broker, where nothing ever
+    /// blocks.
     Full(T),
     /// The overflow policy is to block, and no room appeared in time.
     TimedOut(T),
@@ -296,7 +297,7 @@ pub struct UnknownPattern {
 #[non_exhaustive]
 pub enum RecvError {
     /// There is nothing that may be leased now, and the call doesn't wait: it is a
-    /// `try_recv`, or inside a handler, or on a broker without worker threads.
+    /// `try_recv`, or inside a handler of the broker, or on a broker without worker threads.
     #[error("there is nothing to lease now")]
     Empty,
     /// There was nothing to lease for the whole time.
@@ -321,7 +322,7 @@ pub enum DrainError {
     /// handlers that have not returned.
     #[error("the drain is incomplete: {0}")]
     Incomplete(DrainReport),
-    /// Called from inside a handler, which the drain would have to wait for. New
+    /// Called from inside a handler of the broker, which the drain would have to wait for. New
     /// publishes are refused from now on; a drain from outside, or dropping the
     /// broker, finishes the job.
     #[error("a drain inside a handler can only begin: {0}")]

@@ -184,13 +184,11 @@ impl Member {
     /// to its place, and is no attempt. Its keys go to the others, each when no call
     /// for it runs any more.
     ///
-    /// From inside a handler it only begins to leave.
+    /// From inside a handler of this broker it only begins to leave.
     pub fn leave(mut self) {
         self.detached = true;
         self.joined.begin_to_leave();
-        if !context::is_inside() {
-            self.joined.wait();
-        }
+        self.joined.wait();
     }
 
     /// Stays for as long as the group does.
@@ -245,6 +243,7 @@ impl fmt::Debug for Member {
 trait AnyMember: Send + Sync {
     fn name(&self) -> &str;
     fn begin_to_leave(&self);
+    /// Waits until it has left, unless the thread is inside a handler of its broker.
     fn wait(&self);
     fn has_left(&self) -> bool;
     fn resize(&self, concurrency: usize) -> bool;
@@ -267,7 +266,7 @@ impl<T: Send + Sync + 'static> AnyMember for Joined<T> {
 
     fn wait(&self) {
         let engine = &self.lane.topic.engine;
-        while !self.has_left() {
+        while !self.has_left() && !context::is_inside(engine) {
             // On a manual engine another thread may have left it to this one.
             engine.run_until_idle();
             let soon = Instant::now().checked_add(MOMENT);

@@ -76,7 +76,7 @@ impl PatternSubscription {
     /// messages still in their queues come too late. The other topics notice nothing.
     ///
     /// It waits until no call of the handler for those topics runs or will start. From
-    /// inside a handler it doesn't: it only begins their end. A pattern that is added
+    /// inside a handler of the broker it doesn't: it only begins their end. A pattern that is added
     /// again before that may find the handler still being called for what it had
     /// before.
     ///
@@ -88,7 +88,7 @@ impl PatternSubscription {
         let lanes = lanes.ok_or_else(|| UnknownPattern {
             pattern: pattern.to_owned(),
         })?;
-        end_all(&lanes, mode);
+        end_all(self.follower.engine(), &lanes, mode);
         self.follower.put_away();
         Ok(())
     }
@@ -145,12 +145,12 @@ impl PatternSubscription {
     /// handler runs or will start. What it still has is cancelled, dead-lettered or
     /// drained, as `mode` says. A handler that never returns is waited for.
     ///
-    /// From inside a handler, its own or another's, it only begins the end and
+    /// From inside a handler of the broker, its own or another's, it only begins the end and
     /// answers [`Unsubscribed::Ending`].
     pub fn unsubscribe(mut self, mode: Unsubscribe) -> Unsubscribed {
         self.detached = true;
         let lanes = self.follower.begin_end();
-        if !end_all(&lanes, mode) {
+        if !end_all(self.follower.engine(), &lanes, mode) {
             return Unsubscribed::Ending;
         }
         self.follower.await_end();
@@ -181,6 +181,7 @@ impl fmt::Debug for PatternSubscription {
 /// A follower of topics of any payload type.
 trait AnyFollower: Send + Sync {
     fn name(&self) -> &str;
+    fn engine(&self) -> &Engine;
     fn patterns(&self) -> Vec<Pattern>;
     fn topics(&self) -> Vec<Arc<str>>;
     fn add(&self, pattern: Pattern) -> Result<(), SubscribeError>;
@@ -199,6 +200,10 @@ trait AnyFollower: Send + Sync {
 impl<T: Send + Sync + 'static> AnyFollower for Follower<T> {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     fn patterns(&self) -> Vec<Pattern> {

@@ -54,7 +54,7 @@ impl<T: Send + Sync + 'static> BufferedPublisher<T> {
     /// Puts a message into the buffer, and publishes the buffer if that fills it.
     ///
     /// Blocks only under [`Overflow::Block`](crate::Overflow::Block), and then
-    /// never inside a handler.
+    /// never inside a handler of the same broker.
     ///
     /// # Errors
     ///

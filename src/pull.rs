@@ -123,7 +123,7 @@ fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> {
 ///
 /// # Where it doesn't wait
 ///
-/// Inside a handler, and on a broker without worker threads, every way to receive answers at
+/// Inside a handler of the broker, and on one without worker threads, every way to receive answers at
 /// once. In the latter case it runs the broker first, as
 /// [`run_until_idle`](crate::Broker::run_until_idle) does.
 ///

@@ -126,7 +126,7 @@ impl Engine {
         let began = Instant::now();
         let until = began.checked_add(deadline);
         let first = self.refuse();
-        if context::is_inside() {
+        if context::is_inside(self) {
             let report = DrainReport::of(&Metrics::read(self), 0, began.elapsed());
             return Err(DrainError::InsideHandler(report));
         }
@@ -241,7 +241,7 @@ impl Engine {
         self.timer.stop();
         self.announce(EventKind::Drained);
         if self.is_manual() {
-            let _inside = context::Inside::enter();
+            let _inside = context::Inside::enter(self);
             self.bus.pump();
         }
         // Those that have nothing left to do may take what is left of the time.
@@ -250,7 +250,7 @@ impl Engine {
             .zip(at_least)
             .map(|(until, at_least)| until.max(at_least));
         let all_gone = || self.stillness.wait(soon, || self.pool.alive() == 0);
-        if !context::is_inside() && all_gone() {
+        if !context::is_inside(self) && all_gone() {
             self.pool.join();
         } else {
             self.pool.abandon();
@@ -271,7 +271,7 @@ impl Engine {
 
     /// Waits, or works on an engine without workers, until nothing is left to do.
     pub(crate) fn wait_until_idle(&self, timeout: Duration) -> bool {
-        if context::is_inside() {
+        if context::is_inside(self) {
             return false;
         }
         if self.is_manual() {

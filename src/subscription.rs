@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::config::{OnExhausted, OnFailure, Unsubscribe};
 use crate::engine::contain::{SharedPolicy, share_policy};
-use crate::engine::context;
 use crate::engine::lane::Lane;
 use crate::engine::timer::CANCEL;
+use crate::engine::{Engine, context};
 use crate::error::InvalidSetting;
 use crate::latency::Latencies;
 use crate::metrics::SubscriptionMetrics;
@@ -38,7 +38,7 @@ pub enum Unsubscribed {
     /// No call of the handler runs or will start, and the handler itself has
     /// been dropped. These are its last counts.
     Ended(SubscriptionMetrics),
-    /// Called from inside a handler, which never waits: no further call will
+    /// Called from inside a handler of this broker, which never waits: no further call will
     /// start, and the rest follows by itself.
     Ending,
 }
@@ -65,7 +65,7 @@ impl Subscription {
     /// start. What it still has is cancelled, dead-lettered or drained, as `mode`
     /// says. A handler that never returns is waited for.
     ///
-    /// From inside a handler, its own or another's, it only begins the end and
+    /// From inside a handler of this broker, its own or another's, it only begins the end and
     /// answers [`Unsubscribed::Ending`].
     pub fn unsubscribe(mut self, mode: Unsubscribe) -> Unsubscribed {
         self.detached = true;
@@ -74,7 +74,7 @@ impl Subscription {
 
     /// Ends it, by a handle that may live on.
     pub(crate) fn end_as(&self, mode: Unsubscribe) -> Unsubscribed {
-        match end_all(&[Arc::clone(&self.lane)], mode) {
+        match end_all(self.lane.engine(), &[Arc::clone(&self.lane)], mode) {
             true => Unsubscribed::Ended(self.lane.metrics()),
             false => Unsubscribed::Ending,
         }
@@ -173,8 +173,8 @@ impl fmt::Debug for Subscription {
 }
 
 /// Ends lanes, all at once, and waits until they have ended. `false`: from inside a
-/// handler it has only begun their end.
-pub(crate) fn end_all(lanes: &[Arc<dyn AnyLane>], mode: Unsubscribe) -> bool {
+/// handler of this engine it has only begun their end.
+pub(crate) fn end_all(engine: &Engine, lanes: &[Arc<dyn AnyLane>], mode: Unsubscribe) -> bool {
     let (phase, timeout) = match mode {
         Unsubscribe::Cancel => (Phase::Cancelling, None),
         Unsubscribe::DeadLetter => (Phase::DeadLettering, None),
@@ -183,7 +183,7 @@ pub(crate) fn end_all(lanes: &[Arc<dyn AnyLane>], mode: Unsubscribe) -> bool {
     for lane in lanes {
         lane.close(phase);
     }
-    if context::is_inside() {
+    if context::is_inside(engine) {
         for (lane, timeout) in lanes.iter().zip(timeout.into_iter().cycle()) {
             lane.cancel_after(timeout);
         }
@@ -201,6 +201,7 @@ pub(crate) fn end_all(lanes: &[Arc<dyn AnyLane>], mode: Unsubscribe) -> bool {
 /// A lane of any payload type.
 pub(crate) trait AnyLane: Send + Sync {
     fn name(&self) -> &str;
+    fn engine(&self) -> &Engine;
     fn close(&self, phase: Phase);
     /// Cancels what the lane still has after this time.
     fn cancel_after(&self, timeout: Duration);
@@ -216,6 +217,10 @@ pub(crate) trait AnyLane: Send + Sync {
 impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.topic.engine
     }
 
     fn close(&self, phase: Phase) {

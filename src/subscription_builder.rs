@@ -179,8 +179,9 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     {
         self.check_batches(batches)?;
         in_range_of_threads("threads", threads)?;
+        let engine = self.topic.engine.id();
         let lane = self.finish(Hands::Runner, |name| {
-            let handler = crate::engine::parallel::Parallel::new(handler, threads, name)
+            let handler = crate::engine::parallel::Parallel::new(handler, threads, name, engine)
                 .map_err(|error| SubscribeError::Spawn(error.to_string()))?;
             Ok(Handler::Batch(Box::new(handler), batches))
         })?;

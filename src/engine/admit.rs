@@ -288,7 +288,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
         };
         if admitted.is_err() {
-            context::note_refusal();
+            context::note_refusal(&self.engine);
         }
         Poll::Ready(admitted.map(Admitted::plainly).map_err(refused))
     }
@@ -361,7 +361,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
         };
         if let Err(Refused::Closed) = admitted {
-            context::note_refusal();
+            context::note_refusal(&self.engine);
         }
         admitted
     }
@@ -371,7 +371,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         wanted: u64,
         until: Option<Instant>,
     ) -> Result<Admitted, Refused> {
-        if context::is_inside() {
+        if context::is_inside(&self.engine) {
             return Err(Refused::Full);
         }
         // What is waiting must be on its way before we wait for its room.

@@ -86,7 +86,7 @@ impl<T: Send + Sync + 'static> Work<T> for AsyncCalls<T> {
                     self.begin(lane, taken, now_ns)
                 }
             };
-            let Some((begun, fault)) = self.poll(begun, &waker) else {
+            let Some((begun, fault)) = self.poll(begun, &waker, engine) else {
                 return false;
             };
             now_ns = engine.clock.now_ns();
@@ -137,11 +137,18 @@ impl<T: Send + Sync + 'static> AsyncCalls<T> {
     }
 
     /// Polls the call; answers when it has ended, and why it failed, if it did.
-    fn poll(&mut self, mut begun: Begun<T>, waker: &Waker) -> Option<(Begun<T>, Option<Fault>)> {
-        context::take_refusal();
+    fn poll(
+        &mut self,
+        mut begun: Begun<T>,
+        waker: &Waker,
+        engine: &Engine,
+    ) -> Option<(Begun<T>, Option<Fault>)> {
         let future = &mut *begun.future;
-        let polled = contain(|| future.as_mut().poll(&mut Context::from_waker(waker)));
-        begun.was_refused |= context::take_refusal();
+        let polled = context::calling(engine.id(), |refused| {
+            let polled = contain(|| future.as_mut().poll(&mut Context::from_waker(waker)));
+            begun.was_refused |= refused.get();
+            polled
+        });
         let cause = match polled {
             Ok(Poll::Pending) => {
                 self.begun = Some(begun);

@@ -151,7 +151,7 @@ impl Bus {
                 stack_size: None,
             };
             *thread = Some(spawn(named, move || {
-                let _inside = Inside::enter();
+                let _inside = Inside::enter(&for_bus);
                 for_bus.bus.listen();
             })?);
         }

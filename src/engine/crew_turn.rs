@@ -30,7 +30,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
         engine: &Engine,
     ) -> Progress {
-        let ask = Ask::own(turn.calls(engine), Each::Many);
+        let ask = Ask::own(turn.stride.calls(), Each::Many);
         let taken = self.take_for(crew, ask, now_ns, |_| true, |_| {});
         if taken.is_empty() {
             return Progress::Nothing;

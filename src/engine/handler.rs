@@ -3,11 +3,14 @@
 //! The loop over a run of deliveries is compiled together with the closure it
 //! calls, so a run costs one virtual call and each delivery costs a direct one.
 
-use super::cell::Cell;
+use std::cell::Cell;
+
+use super::cell;
 use super::contain::{Contained, contain, discard};
 use super::context;
 use crate::batch::Batch;
 use crate::delivery_batch::DeliveryBatch;
+use crate::engine::Engine;
 use crate::message::{Address, Delivery};
 use crate::nack::Nack;
 use crate::pure::retry::FailureKind;
@@ -92,12 +95,16 @@ fn outcome(called: Result<Result<(), Nack>, String>) -> Result<(), Cause> {
 }
 
 /// Calls a handler for the delivery at place `at`. Answers why it failed, if it
-/// did.
+/// did. What a call before it has met at shutdown is not its fault.
 #[inline]
-pub(crate) fn attempt(at: usize, call: impl FnOnce() -> Result<(), Nack>) -> Option<Fault> {
+pub(crate) fn attempt(
+    at: usize,
+    refused: &Cell<bool>,
+    call: impl FnOnce() -> Result<(), Nack>,
+) -> Option<Fault> {
+    refused.set(false);
     let cause = outcome(contain(call)).err()?;
-    let by_shutdown = context::take_refusal();
-    Some(Fault::new(at, cause, by_shutdown))
+    Some(Fault::new(at, cause, refused.get()))
 }
 
 /// Deliveries of one batch that stand next to each other, for one lane.
@@ -109,7 +116,7 @@ pub(crate) struct Run<'a, T> {
     pub(crate) generation: u16,
     pub(crate) address: Address<'a>,
     pub(crate) now_ns: u64,
-    pub(crate) room: &'a Cell<Room>,
+    pub(crate) room: &'a cell::Cell<Room>,
 }
 
 impl<'a, T> Run<'a, T> {
@@ -129,20 +136,20 @@ impl<'a, T> Run<'a, T> {
 pub(crate) trait EachHandler<T>: Send {
     /// Calls the handler for the run, until the lane starts being cancelled.
     /// Answers how many calls were made.
-    fn call(&mut self, run: &Run<'_, T>, faults: &mut Vec<Fault>) -> usize;
+    fn call(&mut self, run: &Run<'_, T>, refused: &Cell<bool>, faults: &mut Vec<Fault>) -> usize;
 }
 
 impl<T, F> EachHandler<T> for F
 where
     F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send,
 {
-    fn call(&mut self, run: &Run<'_, T>, faults: &mut Vec<Fault>) -> usize {
+    fn call(&mut self, run: &Run<'_, T>, refused: &Cell<bool>, faults: &mut Vec<Fault>) -> usize {
         for index in run.from..run.to {
             if run.room.load().phase > Phase::Draining {
                 return index - run.from;
             }
             let delivery = run.delivery(index);
-            if let Some(fault) = attempt(index - run.from, || self(&delivery)) {
+            if let Some(fault) = attempt(index - run.from, refused, || self(&delivery)) {
                 faults.push(fault);
             }
         }
@@ -153,18 +160,28 @@ where
 /// A handler that takes deliveries in batches.
 pub(crate) trait BatchHandler<T>: Send {
     /// Calls the handler once.
-    fn call(&mut self, deliveries: Vec<Delivery<'_, T>>, faults: &mut Vec<Fault>);
+    fn call(
+        &mut self,
+        deliveries: Vec<Delivery<'_, T>>,
+        refused: &Cell<bool>,
+        faults: &mut Vec<Fault>,
+    );
 }
 
 impl<T, F> BatchHandler<T> for F
 where
     F: FnMut(&mut DeliveryBatch<'_, T>) -> Result<(), Nack> + Send,
 {
-    fn call(&mut self, deliveries: Vec<Delivery<'_, T>>, faults: &mut Vec<Fault>) {
+    fn call(
+        &mut self,
+        deliveries: Vec<Delivery<'_, T>>,
+        refused: &Cell<bool>,
+        faults: &mut Vec<Fault>,
+    ) {
         let count = deliveries.len();
         let mut batch = DeliveryBatch::new(deliveries);
         let called = contain(|| self(&mut batch));
-        let by_shutdown = context::take_refusal();
+        let by_shutdown = refused.get();
         match outcome(called) {
             Err(cause) => {
                 // One by one: two that panic when dropped must not meet.
@@ -195,25 +212,35 @@ pub(crate) enum Handler<T> {
 
 impl<T> Handler<T> {
     /// Calls the handler for a run, whichever kind it is.
-    pub(crate) fn call(&mut self, run: &Run<'_, T>, faults: &mut Vec<Fault>) -> usize {
-        match self {
-            Self::Each(handler) => handler.call(run, faults),
+    pub(crate) fn call(
+        &mut self,
+        engine: &Engine,
+        run: &Run<'_, T>,
+        faults: &mut Vec<Fault>,
+    ) -> usize {
+        context::calling(engine.id(), |refused| match self {
+            Self::Each(handler) => handler.call(run, refused, faults),
             Self::Batch(handler, _) => {
                 let deliveries = (run.from..run.to).map(|index| run.delivery(index));
-                handler.call(deliveries.collect(), faults);
+                handler.call(deliveries.collect(), refused, faults);
                 run.to - run.from
             }
             Self::Others => 0,
-        }
+        })
     }
 
     /// Calls a handler that takes batches, once.
-    pub(crate) fn call_batch(&mut self, deliveries: Vec<Delivery<'_, T>>, faults: &mut Vec<Fault>) {
-        match self {
-            Self::Batch(handler, _) => handler.call(deliveries, faults),
+    pub(crate) fn call_batch(
+        &mut self,
+        engine: &Engine,
+        deliveries: Vec<Delivery<'_, T>>,
+        faults: &mut Vec<Fault>,
+    ) {
+        context::calling(engine.id(), |refused| match self {
+            Self::Batch(handler, _) => handler.call(deliveries, refused, faults),
             Self::Each(_) | Self::Others => {
                 unreachable!("only lanes of batch handlers accumulate")
             }
-        }
+        })
     }
 }

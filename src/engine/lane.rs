@@ -12,7 +12,6 @@ use super::timer::{CANCEL, Fire, LEASE, LOOK};
 use super::topic::TopicCore;
 use crate::batch::{Batch, Part};
 use crate::config::LaneFull;
-use crate::engine::Engine;
 use crate::latency::Latencies;
 use crate::pure::arena::Arena;
 use crate::pure::retry::{FailureKind, salt};
@@ -79,16 +78,6 @@ impl<T> Turn<T> {
             stride: Stride::ONE,
             faults: Vec::new(),
             last_error: None,
-        }
-    }
-
-    /// Handler calls to make before the clock is read again. While the broker
-    /// ends, a refused publish must be laid at the right handler's door.
-    pub(super) fn calls(&self, engine: &Engine) -> usize {
-        if engine.is_ending() {
-            1
-        } else {
-            self.stride.calls()
         }
     }
 }

@@ -203,7 +203,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Settlement::Nack(nack) => Some(Cause::Nack(nack)),
             Settlement::Abandon => Some(Cause::Abandoned),
         };
-        let fault = cause.map(|cause| Fault::new(0, cause, context::take_refusal()));
+        // Taken also if it is acked: what it ignored is not the fault of the next.
+        let by_shutdown = context::take_refusal(&self.topic.engine);
+        let fault = cause.map(|cause| Fault::new(0, cause, by_shutdown));
         let leased = leased.ok_or(Stale)?;
         self.settle_leased(crew, leased, fault, &mut None);
         Ok(())
@@ -227,8 +229,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         fault: Option<Fault>,
         last_error: &mut Option<Arc<str>>,
     ) {
-        let _inside = Inside::enter();
         let engine = &self.topic.engine;
+        let _inside = Inside::enter(engine);
         let Leased {
             began_ns, taken, ..
         } = leased;

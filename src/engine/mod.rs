@@ -108,10 +108,10 @@ impl Engine {
     /// left to do now; answers how many turns that took. Does nothing on an
     /// engine with workers, or from inside a handler.
     pub(crate) fn run_until_idle(&self) -> usize {
-        if !self.is_manual() || context::is_inside() {
+        if !self.is_manual() || context::is_inside(self) {
             return 0;
         }
-        let _inside = context::Inside::enter();
+        let _inside = context::Inside::enter(self);
         let _at_work = self.pool.enter(self);
         let mut turns = 0;
         loop {

@@ -2,12 +2,13 @@
 //! subscription's own. The process-wide pool is left alone: whoever blocks in it
 //! holds up everybody.
 
+use std::cell::Cell;
 use std::io;
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::context::{self, Inside};
+use super::context::{self, EngineId, Inside};
 use super::handler::{BatchHandler, Fault, attempt};
 use crate::message::Delivery;
 use crate::nack::Nack;
@@ -16,21 +17,28 @@ use crate::nack::Nack;
 pub(crate) struct Parallel<F> {
     handler: F,
     pool: ThreadPool,
+    engine: EngineId,
 }
 
 impl<F> Parallel<F> {
-    pub(crate) fn new(handler: F, threads: usize, name: &str) -> io::Result<Self> {
+    pub(crate) fn new(
+        handler: F,
+        threads: usize,
+        name: &str,
+        engine: EngineId,
+    ) -> io::Result<Self> {
         let name = name.to_owned();
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(move |number| format!("{name}-{number}"))
             // For as long as the thread lives, and whatever the handler spreads
             // over the pool.
-            .start_handler(|_| std::mem::forget(Inside::enter()))
+            .start_handler(move |_| Inside::enter_for_life(engine))
             .build();
         Ok(Self {
             handler,
             pool: pool.map_err(io::Error::other)?,
+            engine,
         })
     }
 }
@@ -40,11 +48,16 @@ where
     T: Send + Sync,
     F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync,
 {
-    fn call(&mut self, deliveries: Vec<Delivery<'_, T>>, faults: &mut Vec<Fault>) {
-        let handler = &self.handler;
+    fn call(
+        &mut self,
+        deliveries: Vec<Delivery<'_, T>>,
+        _refused: &Cell<bool>,
+        faults: &mut Vec<Fault>,
+    ) {
+        let (handler, engine) = (&self.handler, self.engine);
         let call = |delivery| {
-            context::take_refusal();
-            attempt(0, || handler(delivery))
+            // On this thread of the pool, whose refusals these are.
+            context::calling(engine, |refused| attempt(0, refused, || handler(delivery)))
         };
         let outcomes: Vec<_> = self
             .pool

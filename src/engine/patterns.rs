@@ -385,7 +385,7 @@ impl<T: Send + Sync + 'static> Follow for Follower<T> {
     fn let_go(&self) {
         let make = self.following.lock().make.take();
         if let Some(make) = make {
-            let _inside = Inside::enter();
+            let _inside = Inside::enter(&self.engine);
             discard(make);
             self.let_go.store(true, Ordering::Release);
             self.engine.stillness.look();

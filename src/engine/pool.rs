@@ -153,7 +153,7 @@ impl Pool {
     }
 
     fn work(&self, engine: &Arc<Engine>) {
-        let _inside = Inside::enter();
+        let _inside = Inside::enter(engine);
         let _at_work = AtWork(engine);
         let mut worker = Worker::new(engine);
         let mut from_next = 0;

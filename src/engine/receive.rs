@@ -122,7 +122,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     fn may_not_wait(&self) -> bool {
-        self.topic.engine.is_manual() || context::is_inside()
+        let engine = &self.topic.engine;
+        engine.is_manual() || context::is_inside(engine)
     }
 
     /// Whether to try again: something may be leased, or nothing ever will.
@@ -134,7 +135,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Leases what may go now, at most so many.
     pub(crate) fn try_receive(self: &Arc<Self>, most: usize) -> Result<Vec<Granted<T>>, RecvError> {
         // What a publish of this thread came to before is not this delivery's fault.
-        context::take_refusal();
+        context::take_refusal(&self.topic.engine);
         self.topic.engine.run_until_idle();
         let crew = self.crew.get().ok_or(RecvError::Ended)?;
         loop {

@@ -134,7 +134,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
     }
 
     fn end(self: Arc<Self>, engine: &Engine) {
-        let _inside = Inside::enter();
+        let _inside = Inside::enter(engine);
         if let Some(split) = &self.split {
             split.end(engine);
         } else if self.plain.baton.claim()
@@ -187,7 +187,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 impl<T: Send + Sync + 'static> Lane<T> {
     /// Runs the end of a lane on the calling thread. `false`: a worker has it.
     pub(crate) fn end(self: &Arc<Self>, engine: &Engine) -> bool {
-        let _inside = Inside::enter();
+        let _inside = Inside::enter(engine);
         let mut has_run = false;
         while self.baton.claim() {
             has_run = true;

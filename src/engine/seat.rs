@@ -196,7 +196,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
     }
 
     fn run_claimed(self: &Arc<Self>, engine: &Engine) -> bool {
-        let _inside = Inside::enter();
+        let _inside = Inside::enter(engine);
         let (mut more, mut is_busy) = (false, false);
         let work = self.work.lock().take();
         if let Some(mut work) = work {

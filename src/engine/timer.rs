@@ -73,7 +73,7 @@ impl Timer {
         };
         let for_timer = Arc::clone(engine);
         let handle = spawn(thread, move || {
-            let _inside = Inside::enter();
+            let _inside = Inside::enter(&for_timer);
             for_timer.timer.turn_until_stopped(&for_timer.clock);
         })?;
         *engine.timer.thread.lock() = Some(handle);

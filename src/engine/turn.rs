@@ -2,7 +2,6 @@
 //! its share of the worker lasts.
 
 use super::contain::discard;
-use super::context;
 use super::crew::Crew;
 use super::handler::{Fault, Handler, Run};
 use super::lane::{Lane, Redelivery, Return, Turn};
@@ -157,7 +156,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         let (batch, from) = (Arc::clone(&part.batch), part.from as usize);
         let observed = self.topic.bus().observed();
-        let most = turn.calls(engine).min(part.len());
+        let most = turn.stride.calls().min(part.len());
         let to = self.unexpired(part, from, from + most, now_ns);
         let run = Run {
             batch: &batch,
@@ -173,8 +172,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if observed {
             self.tell_delivering(batch.ids(from, to), now_ns);
         }
-        context::take_refusal();
-        let calls = turn.handler.call(&run, &mut turn.faults);
+        let calls = turn.handler.call(engine, &run, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
         turn.stride = turn.stride.after(after_ns.saturating_sub(now_ns));
         self.books.record(Status::Queued, Step::Start, calls as u64);
@@ -281,8 +279,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Status::Delivering,
             EventKind::Delivering,
         );
-        context::take_refusal();
-        let calls = turn.handler.call(&run, &mut turn.faults);
+        let calls = turn.handler.call(engine, &run, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
         if calls == 0 {
             return (Tried::NotCalled(again), after_ns);

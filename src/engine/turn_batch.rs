@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::context;
 use super::crew::{Ask, Crew, RUNNER, Tray};
 use super::crew_turn::After;
 use super::lane::{Lane, Redelivery, Turn};
@@ -100,8 +99,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             self.tell_delivering(ids.clone(), now_ns);
         }
         self.books.record(Status::Queued, Step::Start, count);
-        context::take_refusal();
-        turn.handler.call_batch(deliveries, &mut turn.faults);
+        turn.handler
+            .call_batch(engine, deliveries, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
         let accepted_ns = |at| stamp(at).accepted_ns;
         self.record_latency(places.len(), accepted_ns, now_ns, after_ns, true);
@@ -191,8 +190,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let ids = taken.iter().map(|taken| taken.item.id());
         self.tell_delivering(ids.clone(), now_ns);
         self.books.record(Status::Queued, Step::Start, count as u64);
-        context::take_refusal();
-        turn.handler.call_batch(deliveries, &mut turn.faults);
+        turn.handler
+            .call_batch(engine, deliveries, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
         let accepted_ns = |at: usize| taken[at].item.stamp().accepted_ns;
         self.record_latency(count, accepted_ns, now_ns, after_ns, true);
