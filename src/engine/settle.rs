@@ -127,7 +127,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     ) -> Sentence<T> {
         let id = failed.id();
         let attempt = failed.attempts + 1;
-        if fault.by_shutdown && self.topic.engine.is_ending() {
+        let is_caused_by_end = fault.by_shutdown && !fault.cause.wish().is_final();
+        if is_caused_by_end && self.topic.engine.is_ending() {
             let status = self.books.record(Status::Delivering, Step::Cancel, 1);
             self.tell(id, attempt, status, EventKind::Cancelled);
             return Sentence::Ended;

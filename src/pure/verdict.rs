@@ -19,6 +19,14 @@ pub(crate) enum Wish {
     Discard,
 }
 
+impl Wish {
+    /// Whether the handler has said what is to become of the delivery. A failure of
+    /// which it has not may be one that only the end of the broker has caused.
+    pub(crate) fn is_final(self) -> bool {
+        matches!(self, Self::DeadLetter | Self::Discard)
+    }
+}
+
 /// What becomes of a failed delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -93,6 +101,14 @@ mod tests {
         );
         assert_eq!(judged(Wish::DeadLetter, RETRY), dead(DeadReason::Rejected));
         assert_eq!(judged(Wish::Discard, RETRY), Verdict::Discard);
+    }
+
+    #[test]
+    fn only_the_dead_letters_and_a_discard_are_the_last_word() {
+        let later = Wish::After(DELAY);
+        let wishes = [Wish::Policy, later, Wish::DeadLetter, Wish::Discard];
+        let last_word = wishes.map(Wish::is_final);
+        assert_eq!(last_word, [false, false, true, true]);
     }
 
     #[test]
