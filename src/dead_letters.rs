@@ -1,11 +1,11 @@
 //! Deliveries that failed for good: look into them, redrive them, purge them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
 use crate::batch::Batch;
-use crate::engine::lane::{Redelivery, Return};
+use crate::engine::lane::{Lane, Redelivery, Return};
 use crate::engine::letters::Letter;
 use crate::event::EventKind;
 use crate::message::MessageId;
@@ -78,11 +78,15 @@ enum Stays {
     Behind,
 }
 
-/// What a redrive has come to so far for one key of one subscription.
+/// What a redrive has come to so far for one key of one subscription. It goes through
+/// the key's letters in the order of their messages, and none that arrives meanwhile is
+/// looked at twice: however many there are, each costs the same.
 #[derive(Default)]
 struct Line {
-    /// Messages whose letters it has sent off, or somebody else before it.
-    gone: BTreeSet<MessageId>,
+    /// Letters that arrived before this one have been looked at.
+    seen: u64,
+    /// The first message of those that have come back meanwhile to park the key.
+    back: Option<MessageId>,
     /// One stays, so those behind it do.
     stays: Option<Stays>,
 }
@@ -105,10 +109,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     /// The letters, oldest first. They share their payloads with the store.
     pub fn list(&self) -> Vec<DeadLetter<T>> {
         let letters = self.topic.core.letters.lock().list();
-        letters
-            .into_iter()
-            .map(|letter| DeadLetter { letter })
-            .collect()
+        letters.into_iter().map(DeadLetter::new).collect()
     }
 
     /// Sends the letters that `filter` chooses back to the subscription that had
@@ -120,23 +121,32 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     /// chooses others.
     pub fn redrive(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> Redrive {
         let mut outcome = Redrive::default();
-        let mut letters = self.list();
-        letters.sort_by_key(DeadLetter::id);
-        let mut lines: BTreeMap<(&str, &str), Line> = BTreeMap::new();
+        let store = self.topic.core.letters.lock();
+        let (seen, letters) = (store.arrivals(), store.list());
+        drop(store);
+        let mut letters: Vec<_> = letters.into_iter().map(DeadLetter::new).collect();
+        letters.sort_by_cached_key(DeadLetter::id);
+        let new_line = || Line {
+            seen,
+            ..Line::default()
+        };
+        let mut lines: HashMap<(&str, &str), Line> = HashMap::new();
+        let mut lanes = HashMap::new();
         for letter in &letters {
             if !filter(letter) {
                 continue;
             }
-            let mut alone = Line::default();
+            let mut alone = new_line();
             let line = match letter.key() {
-                Some(key) => lines.entry((letter.subscription(), key)).or_default(),
+                Some(key) => lines
+                    .entry((letter.subscription(), key))
+                    .or_insert_with(new_line),
                 None => &mut alone,
             };
             let gone = match line.stays {
                 Some(stays) => Err(stays),
-                None => self.redrive_one(&letter.letter, &line.gone),
+                None => self.redrive_one(&letter.letter, line, &mut lanes),
             };
-            line.gone.insert(letter.id());
             match gone {
                 Ok(redriven) => outcome.redriven += usize::from(redriven),
                 Err(Stays::NoSubscription) => outcome.no_subscription += 1,
@@ -153,28 +163,34 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         outcome
     }
 
-    /// Redrives a letter, unless somebody else has redriven or purged it, or one of
-    /// those that went `before` it is back and parks its key.
-    fn redrive_one(
+    /// Redrives a letter, unless somebody else has redriven or purged it, or one before it
+    /// of the same key is back and parks the key. `lanes` are those that were found before.
+    fn redrive_one<'l>(
         &self,
-        letter: &Arc<Letter<T>>,
-        before: &BTreeSet<MessageId>,
+        letter: &'l Arc<Letter<T>>,
+        line: &mut Line,
+        lanes: &mut HashMap<&'l str, Arc<Lane<T>>>,
     ) -> Result<bool, Stays> {
         let core = &self.topic.core;
-        let lanes = core.lanes.load();
-        let lane = lanes
-            .iter()
-            .find(|lane| lane.answers_to(&letter.subscription))
-            .ok_or(Stays::NoSubscription)?;
+        let name = &*letter.subscription;
+        if !lanes.get(name).is_some_and(|lane| lane.answers_to(name)) {
+            let all = core.lanes.load();
+            let found = all.iter().find(|lane| lane.answers_to(name));
+            lanes.insert(name, Arc::clone(found.ok_or(Stays::NoSubscription)?));
+        }
+        let lane = &lanes[name];
         match lane.reserve(1, false) {
             Reserved::Granted(_) => {}
             Reserved::Full => return Err(Stays::NoRoom),
             Reserved::Closed => return Err(Stays::NoSubscription),
         }
         let mut letters = core.letters.lock();
+        let since = letters.parking_since(letter, line.seen);
+        line.back = line.back.into_iter().chain(since).min();
+        line.seen = letters.arrivals();
         let is_behind = breakable!(
             "letters: redriven past one that is back",
-            letters.parks_before(letter, before),
+            line.back.is_some_and(|back| back < letter.id()),
             false
         );
         let taken = !is_behind && letters.take(letter);
@@ -222,6 +238,10 @@ pub struct DeadLetter<T> {
 }
 
 impl<T> DeadLetter<T> {
+    fn new(letter: Arc<Letter<T>>) -> Self {
+        Self { letter }
+    }
+
     fn batch(&self) -> &Batch<T> {
         &self.letter.batch
     }

@@ -7,10 +7,12 @@ mod harness;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use harness::{HANG, assert_rests_balanced, threaded};
-use millstream::{Backoff, Batched, Immediate, Nack, Overflow, Subscription, Topic};
+use harness::{HANG, assert_balanced, assert_rests_balanced, manual, threaded};
+use millstream::{
+    Backoff, Batched, Immediate, Nack, OnExhausted, OnFailure, Overflow, Subscription, Topic,
+};
 
 const MESSAGES: u64 = if cfg!(debug_assertions) {
     200_000
@@ -202,4 +204,48 @@ fn nothing_is_lost_and_nothing_comes_twice_but_retries() {
         );
         assert_eq!(counts.dropped + counts.unrouted + counts.rejected, 0);
     }
+}
+
+/// A search of the store for each letter, or of the passed-over letters of its key, would take
+/// minutes.
+#[test]
+fn purging_and_redriving_by_filter_cost_the_same_for_each_letter_however_many_there_are() {
+    const LETTERS: u32 = if cfg!(debug_assertions) {
+        200_000
+    } else {
+        1_000_000
+    };
+    let (broker, _clock) = manual();
+    let room = LETTERS as usize;
+    let topic = broker
+        .topic::<u32>("t")
+        .capacity(room)
+        .lane_capacity(room)
+        .dead_letter_capacity(room)
+        .retry(Backoff::none())
+        .open()
+        .expect("opens");
+    let keyed = topic.subscription("s").on_failure(OnFailure::BlockKey);
+    let parking = keyed.on_exhausted(OnExhausted::ParkKey);
+    let _s = parking
+        .subscribe(|d| match d.generation() {
+            0 => Err(Nack::dead_letter("no")),
+            _ => Ok(()),
+        })
+        .expect("subscribes");
+    for number in 0..LETTERS {
+        let message = topic.message(number).key("the only one");
+        message.publish().expect("there is room");
+    }
+    broker.run_until_idle();
+    let letters = topic.dead_letters();
+    let began = Instant::now();
+    let purged = letters.purge(|letter| *letter.payload() >= LETTERS / 4 * 3);
+    let redriven = letters.redrive(|letter| *letter.payload() >= LETTERS / 2);
+    assert!(began.elapsed() < HANG);
+    let quarter = LETTERS as usize / 4;
+    assert_eq!((purged, redriven.redriven), (quarter, quarter));
+    broker.run_until_idle();
+    assert_eq!(letters.len(), 2 * quarter);
+    assert_balanced(&broker);
 }

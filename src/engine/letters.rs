@@ -1,6 +1,6 @@
 //! The dead-letter store of one topic.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 
 use crate::batch::Batch;
 use crate::config::DeadLetterOverflow;
@@ -55,6 +55,8 @@ pub(crate) struct Letter<T> {
     pub(crate) buried_ns: u64,
     /// As long as it is in the store, its key stays parked.
     pub(crate) parks: bool,
+    /// Its number in the store, which gives it.
+    pub(crate) arrival: u64,
 }
 
 impl<T> Letter<T> {
@@ -67,22 +69,28 @@ impl<T> Letter<T> {
     }
 }
 
+/// The messages whose letters park a key, by the arrival of those.
+type Parking = BTreeMap<u64, MessageId>;
+
 /// Bounded by `capacity` letters, of which each keeps its batch alive.
 pub(crate) struct Letters<T> {
-    store: VecDeque<Arc<Letter<T>>>,
+    /// By arrival, so that any of them is found among millions.
+    store: BTreeMap<u64, Arc<Letter<T>>>,
     capacity: usize,
     overflow: DeadLetterOverflow,
+    arrivals: u64,
     evicted: u64,
-    /// The messages whose letters park a key, by subscription and key.
-    parking: BTreeMap<Arc<str>, BTreeMap<Box<str>, BTreeSet<MessageId>>>,
+    /// What parks keys, by subscription and key.
+    parking: BTreeMap<Arc<str>, BTreeMap<Box<str>, Parking>>,
 }
 
 impl<T> Letters<T> {
     pub(crate) fn new(capacity: usize, overflow: DeadLetterOverflow) -> Self {
         Self {
-            store: VecDeque::new(),
+            store: BTreeMap::new(),
             capacity,
             overflow,
+            arrivals: 0,
             evicted: 0,
             parking: BTreeMap::new(),
         }
@@ -91,25 +99,28 @@ impl<T> Letters<T> {
     /// Keeps a letter. Answers the one that had to leave for it, which the
     /// caller drops once the lock is gone: dropping runs the user's code.
     #[must_use]
-    pub(crate) fn bury(&mut self, letter: Arc<Letter<T>>) -> Option<Arc<Letter<T>>> {
+    pub(crate) fn bury(&mut self, mut letter: Letter<T>) -> Option<Arc<Letter<T>>> {
         let is_full = self.store.len() >= self.capacity;
         self.evicted += u64::from(is_full);
         if is_full && self.overflow == DeadLetterOverflow::EvictNewest {
-            return Some(letter);
+            return Some(Arc::new(letter));
         }
+        letter.arrival = self.arrivals;
+        self.arrivals += 1;
         if letter.parks
             && let Some(key) = letter.key()
         {
             let keys = self.parking.entry(Arc::clone(&letter.subscription));
             let ids = keys.or_default().entry(Box::from(key)).or_default();
-            ids.insert(letter.id());
+            ids.insert(letter.arrival, letter.id());
         }
-        self.store.push_back(letter);
+        self.store.insert(letter.arrival, Arc::new(letter));
         let evicted = if is_full {
-            self.store.pop_front()
+            self.store.pop_first()
         } else {
             None
         };
+        let evicted = evicted.map(|(_, evicted)| evicted);
         evicted.inspect(|evicted| self.forget(evicted))
     }
 
@@ -126,12 +137,21 @@ impl<T> Letters<T> {
             .flat_map(|keys| keys.keys().map(|key| &**key))
     }
 
-    /// Whether one of these, before the letter, parks its key.
-    pub(crate) fn parks_before(&self, letter: &Letter<T>, these: &BTreeSet<MessageId>) -> bool {
+    /// The number that the next letter gets.
+    pub(crate) fn arrivals(&self) -> u64 {
+        self.arrivals
+    }
+
+    /// The messages whose letters park the key of this one and came with this number or later.
+    pub(crate) fn parking_since(
+        &self,
+        letter: &Letter<T>,
+        arrival: u64,
+    ) -> impl Iterator<Item = MessageId> {
         let keys = self.parking.get(&letter.subscription);
         let ids = letter.key().and_then(|key| keys?.get(key));
-        let mut before = ids.into_iter().flat_map(|ids| ids.range(..letter.id()));
-        before.any(|id| these.contains(id))
+        let since = ids.into_iter().flat_map(move |ids| ids.range(arrival..));
+        since.map(|(_, id)| *id)
     }
 
     /// A letter has left the store.
@@ -142,7 +162,7 @@ impl<T> Letters<T> {
         if let Some(keys) = self.parking.get_mut(&letter.subscription)
             && let Some(ids) = keys.get_mut(key)
         {
-            ids.remove(&letter.id());
+            ids.remove(&letter.arrival);
             if ids.is_empty() {
                 keys.remove(key);
             }
@@ -154,16 +174,12 @@ impl<T> Letters<T> {
 
     /// The letters, oldest first.
     pub(crate) fn list(&self) -> Vec<Arc<Letter<T>>> {
-        self.store.iter().cloned().collect()
+        self.store.values().cloned().collect()
     }
 
     /// Takes one particular letter out, if it is still there.
-    pub(crate) fn take(&mut self, letter: &Arc<Letter<T>>) -> bool {
-        let found = self
-            .store
-            .iter()
-            .position(|other| Arc::ptr_eq(other, letter));
-        let taken = found.and_then(|at| self.store.remove(at));
+    pub(crate) fn take(&mut self, letter: &Letter<T>) -> bool {
+        let taken = self.store.remove(&letter.arrival);
         taken.inspect(|taken| self.forget(taken)).is_some()
     }
 

@@ -222,6 +222,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let parks = self.crew.get().is_some_and(|crew| crew.parks(reason));
         self.topic.bury(Letter {
             parks,
+            arrival: 0,
             batch: dead.batch,
             index: dead.index,
             generation: dead.generation,

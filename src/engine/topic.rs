@@ -240,7 +240,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Some(Status::DeadLetter),
             EventKind::DeadLetter { reason },
         );
-        let evicted = self.letters.lock().bury(Arc::new(letter));
+        let evicted = self.letters.lock().bury(letter);
         if let Some(evicted) = evicted {
             self.tell_of(
                 Some(&evicted.subscription),
