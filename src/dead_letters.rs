@@ -114,8 +114,9 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
 
     /// Sends the letters that `filter` chooses back to the subscription that had
     /// failed, and to no other, in the order of their messages. Each becomes a
-    /// delivery of a new generation with its attempts reset. Letters that can't go
-    /// stay; so do those of the same key behind one that found no room, or that has
+    /// delivery of a new generation with its attempts reset, which is handled, or is
+    /// a letter again, however old its message is: its time to live counts no more.
+    /// Letters that can't go stay; so do those of the same key behind one that found no room, or that has
     /// come back to [park](crate::OnExhausted::ParkKey) its key, or their order would
     /// be lost. It is lost, too, if the filter passes over the first of a key and
     /// chooses others.

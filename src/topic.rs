@@ -266,7 +266,7 @@ impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
     }
 
     /// How long after its acceptance the message is still worth handling,
-    /// instead of the topic's time to live.
+    /// instead of the topic's [time to live](crate::TopicBuilder::ttl).
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.meta.ttl_ns = Some(nanos(ttl));
         self

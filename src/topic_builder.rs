@@ -88,7 +88,8 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
 
     /// How long after its acceptance a message is still worth handling. It is
     /// checked before each attempt, and a retry that would come later is not
-    /// made. Default: for ever.
+    /// made. A letter that is [redriven](crate::DeadLetters::redrive) has no time to
+    /// live any more. Default: for ever.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self

@@ -209,6 +209,14 @@ struct Tried {
     generation: u16,
 }
 
+impl Tried {
+    /// What was redriven has no time to live any more.
+    fn expires(&self) -> u64 {
+        let own = self.message.expires.filter(|_| self.generation == 0);
+        own.unwrap_or(u64::MAX)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Open,
@@ -511,7 +519,7 @@ impl Model {
     fn attempt(&mut self, at: usize, mut tried: Tried, said: Answer) {
         let (now, topics) = (self.now, self.policy);
         let lane = &mut self.lanes[at];
-        let expires = tried.message.expires.unwrap_or(u64::MAX);
+        let expires = tried.expires();
         if now >= expires {
             lane.counts.expired += 1;
             return;

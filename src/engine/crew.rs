@@ -325,10 +325,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             if has_strays && owner != RUNNER {
                 self.ring();
             }
-            let expired = |taken: &mut Taken<Redelivery<T>>| {
-                let index = usize::from(taken.item.index);
-                self.has_expired(&taken.item.batch, index, now_ns)
-            };
+            let expired = |taken: &mut Taken<_>| self.is_past(&taken.item, now_ns);
             let dead: Vec<_> = taken.extract_if(.., expired).collect();
             if dead.is_empty() {
                 self.books.take_in_hand(taken.len() as u64);
@@ -336,7 +333,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
             let mut tray = Tray::new(0);
             for dead in dead {
-                self.expire(&dead.item.batch, usize::from(dead.item.index));
+                self.expire_again(dead.item);
                 tray.end(dead.key);
             }
             tray.untried = taken

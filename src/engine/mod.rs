@@ -31,6 +31,7 @@ pub(crate) mod chunks;
 pub(crate) mod crew;
 pub(crate) mod crew_turn;
 pub(crate) mod dispatch;
+pub(crate) mod expiry;
 pub(crate) mod fan_out;
 pub(crate) mod gate;
 pub(crate) mod handler;

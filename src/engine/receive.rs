@@ -168,11 +168,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.feed(crew, &mut state, RUNNER, most.max(1));
         let mut taken = state.sequencer.take(RUNNER, most, Each::Once, |_| true);
         self.feed(crew, &mut state, RUNNER, 1);
-        let has_expired = |taken: &mut Taken<Redelivery<T>>| {
-            let index = usize::from(taken.item.index);
-            self.has_expired(&taken.item.batch, index, now_ns)
-        };
-        let expired = taken.extract_if(.., has_expired).collect();
+        let is_past = |taken: &mut Taken<_>| self.is_past(&taken.item, now_ns);
+        let expired = taken.extract_if(.., is_past).collect();
         let granted = taken.into_iter().map(|taken| {
             let item = &taken.item;
             let (batch, index) = (Arc::clone(&item.batch), item.index);
@@ -203,7 +200,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         let mut tray = Tray::new(0);
         for Taken { key, item } in expired {
-            self.expire(&item.batch, usize::from(item.index));
+            self.expire_again(item);
             tray.end(key);
         }
         self.put_down(crew, tray);

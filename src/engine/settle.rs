@@ -184,8 +184,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 })
                 .ok()
         };
-        let index = usize::from(failed.index);
-        let expires_ns = failed.batch.expires_ns(index, self.topic.settings.ttl_ns);
+        let expires_ns = failed.expires_ns(self.topic.settings.ttl_ns);
         judge(fault.cause.wish(), decide, now_ns, expires_ns)
     }
 

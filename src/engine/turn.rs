@@ -6,7 +6,7 @@ use super::crew::Crew;
 use super::handler::{Fault, Handler, Run};
 use super::lane::{Lane, Redelivery, Return, Turn};
 use super::pool::{Task, Worker};
-use crate::batch::{Batch, Part, Stamps};
+use crate::batch::{Part, Stamps};
 use crate::config::{Histograms, LaneFull};
 use crate::engine::Engine;
 use crate::event::EventKind;
@@ -229,9 +229,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             // Leases are of crews, which file this elsewhere.
             Return::Overdue(_) => return Progress::Done { now_ns },
         };
-        let index = usize::from(again.index);
-        if self.has_expired(&again.batch, index, now_ns) {
-            self.expire(&again.batch, index);
+        if self.is_past(&again, now_ns) {
+            self.expire_again(again);
             self.give_back(1);
             return Progress::Done { now_ns };
         }
@@ -330,17 +329,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
             self.give_back(1);
         }
         true
-    }
-
-    pub(super) fn has_expired(&self, batch: &Batch<T>, index: usize, now_ns: u64) -> bool {
-        let expires_ns = batch.expires_ns(index, self.topic.settings.ttl_ns);
-        expires_ns.is_some_and(|expires_ns| now_ns >= expires_ns)
-    }
-
-    pub(super) fn expire(&self, batch: &Batch<T>, index: usize) {
-        let status = self.books.record(Status::Queued, Step::Expire, 1);
-        let id = batch.stamp(index).id;
-        self.tell(id, 0, status, EventKind::Expired);
     }
 
     /// The first message of `from..to` that has outlived its time, or `to`.
