@@ -68,8 +68,10 @@ pub enum LaneFull {
     /// subscriptions wait with it.
     #[default]
     Wait,
-    /// The oldest deliveries queued in the lane are dropped. Those in the hands
-    /// of the handler or waiting for a retry are not.
+    /// The oldest deliveries that wait in the lane for their first attempt are dropped,
+    /// whoever is to take them. Those in the hands of the handler, on lease, waiting
+    /// for a retry, due again or redriven are not: if they have all the places, the new
+    /// ones are dropped.
     DropOldest,
     /// The new deliveries are dropped, for this subscription only.
     DropNewest,

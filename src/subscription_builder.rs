@@ -309,7 +309,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             when_full: self.when_full,
             retry: self.retry,
             by_pattern: false,
-            crew: (!is_plain).then(|| Crew::new(rules, hands)),
+            crew: (!is_plain).then(|| Crew::new(rules, hands, self.when_full)),
         };
         let lane = Arc::new(Lane::new(name, Arc::clone(self.topic), settings, handler));
         if let Some(crew) = lane.crew.get() {

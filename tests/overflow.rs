@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
-    Backoff, Batched, Broker, BuildError, DeadReason, DropCause, EventKind, LaneFull, Nack,
-    NoSubscribers, Observation, OpenError, Overflow, PublishError, Subscription, Topic,
+    Backoff, Batched, Broker, BuildError, DeadReason, Delivery, DropCause, EventKind, LaneFull,
+    Nack, NoSubscribers, Observation, OpenError, Overflow, PublishError, Pull, Subscription, Topic,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -753,4 +753,189 @@ fn a_lane_that_drops_does_not_hold_up_its_neighbours_behind_a_blocked_handler() 
     let topic = metrics.topic("t").expect("open");
     let blocked = &topic.subscription("blocked").expect("subscribed").counts;
     assert_eq!((blocked.delivered, blocked.dropped), (2, 498));
+}
+
+// The oldest of a lane, wherever they wait in it.
+
+#[test]
+fn a_full_lane_drops_the_oldest_of_those_that_nobody_has_pulled() {
+    let (broker, clock) = manual();
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let builder = topic.subscription("pull").capacity(5);
+    let builder = builder.when_full(LaneFull::DropOldest);
+    let builder = builder.retry(Backoff::fixed(MS));
+    let pull = builder.pull(Pull::default()).expect("subscribes");
+    let (dropped, _observation) = drops(&broker);
+    let payloads = || {
+        let leases = pull.recv_batch(9, Duration::ZERO).unwrap_or_default();
+        let payloads: Vec<_> = leases.iter().map(|lease| *lease.payload()).collect();
+        leases
+            .into_iter()
+            .for_each(|lease| lease.ack().expect("in time"));
+        payloads
+    };
+    topic.publish_batch(1..=5).expect("there is room");
+    let failed = pull.try_recv().expect("there is one");
+    failed.nack(Nack::retry("later")).expect("in time");
+    let out = pull.try_recv().expect("there is one");
+    advance(&broker, &clock, MS);
+    topic.publish_batch(6..=7).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(
+        dropped.take(),
+        [(3, DropCause::LaneFull), (4, DropCause::LaneFull)]
+    );
+    let mut left = payloads();
+    left.sort_unstable();
+    assert_eq!(left, [1, 5, 6, 7], "what was tried keeps its place");
+    out.ack().expect("in time");
+    for n in 10..30 {
+        topic.publish(n).expect("there is room");
+    }
+    assert_eq!(payloads(), (25..30).collect::<Vec<_>>());
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_full_lane_of_several_hands_drops_the_oldest_of_those_that_wait_for_one() {
+    type Handler = Box<dyn Fn(u32) + Send + Sync>;
+    let concurrent = |topic: &Topic<u32>, handler: Handler| {
+        let builder = topic.subscription("lane").capacity(4);
+        let builder = builder.when_full(LaneFull::DropOldest);
+        let handler = move |d: &Delivery<'_, u32>| {
+            handler(*d.payload());
+            Ok(())
+        };
+        builder
+            .subscribe_concurrent(1, handler)
+            .expect("subscribes")
+            .detach();
+    };
+    let grouped = |topic: &Topic<u32>, handler: Handler| {
+        let builder = topic.subscription("lane").capacity(4);
+        let group = builder.when_full(LaneFull::DropOldest).group();
+        let group = group.expect("subscribes");
+        let handler = move |d: &Delivery<'_, u32>| {
+            handler(*d.payload());
+            Ok(())
+        };
+        group.join("member", handler).expect("joins").detach();
+        group.detach();
+    };
+    let keys: [fn(u32) -> Option<&'static str>; 3] = [
+        |_| None,
+        |_| Some("one for all"),
+        |n| Some(if n % 2 == 0 { "even" } else { "odd" }),
+    ];
+    for subscribe in [&concurrent as &dyn Fn(&Topic<u32>, Handler), &grouped] {
+        for key in keys {
+            let broker = threaded(2);
+            let topic = broker.topic::<u32>("t").open().expect("opens");
+            let log = Log::new();
+            let (entered, has_entered) = mpsc::channel();
+            let (go_on, gate) = mpsc::channel::<()>();
+            let gate = parking_lot::Mutex::new(gate);
+            subscribe(&topic, {
+                let log = log.clone();
+                Box::new(move |n| {
+                    log.push(n);
+                    let _ = entered.send(());
+                    // Answers at once, and with an error, when the test lets go.
+                    let _ = gate.lock().recv();
+                })
+            });
+            let publish = |n| {
+                let message = topic.message(n);
+                let message = match key(n) {
+                    Some(key) => message.key(key),
+                    None => message,
+                };
+                message.publish().expect("there is room");
+            };
+            publish(1);
+            has_entered.recv_timeout(HANG).expect("it is in hand");
+            (2..=4).for_each(publish);
+            let counts = || topic.metrics().subscription("lane").expect("there").counts;
+            let until = Instant::now() + HANG;
+            let wait_for = |is_so: &dyn Fn() -> bool| {
+                while !is_so() {
+                    assert!(Instant::now() < until, "it never came to that");
+                    std::thread::yield_now();
+                }
+            };
+            wait_for(&|| counts().made == 4);
+            (5..=6).for_each(publish);
+            wait_for(&|| counts().made == 6 && counts().dropped == 2);
+            drop(go_on);
+            assert_rests_balanced(&broker);
+            assert_eq!(log.take(), [1, 4, 5, 6]);
+        }
+    }
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn a_full_lane_drops_the_oldest_of_those_that_wait_for_an_async_call() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let log = Log::new();
+    let builder = topic.subscription("lane").capacity(4);
+    let lane = builder.when_full(LaneFull::DropOldest).subscribe_async(1, {
+        let log = log.clone();
+        move |d| {
+            log.push(*d.payload());
+            let is_first = *d.payload() == 1;
+            async move {
+                if is_first {
+                    std::future::pending::<()>().await;
+                }
+                Ok(())
+            }
+        }
+    });
+    let lane = lane.expect("subscribes");
+    topic.publish_batch(1..=4).expect("there is room");
+    broker.run_until_idle();
+    let (dropped, _observation) = drops(&broker);
+    topic.publish_batch(5..=6).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(
+        dropped.take(),
+        [(2, DropCause::LaneFull), (3, DropCause::LaneFull)]
+    );
+    assert_eq!(log.take(), [1]);
+    assert_eq!(
+        topic.metrics().subscription("lane").map(|lane| lane.queued),
+        Some(3)
+    );
+    lane.unsubscribe(millstream::Unsubscribe::Cancel);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_full_lane_drops_the_oldest_of_a_batch_that_lingers() {
+    let (broker, clock) = manual();
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let batches = Log::new();
+    let builder = topic.subscription("lane").capacity(4);
+    let builder = builder.when_full(LaneFull::DropOldest);
+    let lane = builder.subscribe_batches(Batched::of(4).linger(9 * MS), {
+        let batches = batches.clone();
+        move |batch| {
+            batches.push(batch.iter().map(|d| *d.payload()).collect::<Vec<_>>());
+            Ok(())
+        }
+    });
+    let lane = lane.expect("subscribes");
+    topic.publish_batch(1..=3).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(batches.len(), 0, "three linger");
+    topic.publish_batch(4..=6).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(batches.take(), [[3, 4, 5, 6]]);
+    topic.publish_batch(7..=8).expect("there is room");
+    advance(&broker, &clock, 9 * MS);
+    assert_eq!(batches.take(), [[7, 8]]);
+    assert_eq!(lane.metrics().counts.dropped, 2);
+    assert_balanced(&broker);
 }

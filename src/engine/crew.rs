@@ -13,19 +13,19 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::lane::{Lane, Redelivery, Return, Turn};
+use super::lane::{Lane, Redelivery, Turn};
 use super::leases::Leases;
 use super::parking::{FORGET_AT, Parked};
 use super::seat::Member;
 use super::waiters::Waiters;
-use crate::batch::Stamp;
-use crate::config::{OnExhausted, OnFailure};
+use crate::batch::{Part, Stamp};
+use crate::config::{LaneFull, OnExhausted, OnFailure};
 use crate::dead_letters::DeadReason;
 use crate::engine::Engine;
 use crate::error::InvalidSetting;
 use crate::metrics::SubscriptionMetrics;
 use crate::pure::arena::Arena;
-use crate::pure::lifecycle::{Status, Step};
+use crate::pure::lifecycle::Status;
 use crate::pure::room::Phase;
 use crate::pure::rules::{Keying, Rules};
 use crate::pure::sequencer::{Each, Key, Sequencer, Taken};
@@ -132,9 +132,12 @@ impl Hands {
 pub(super) const RUNNER: u64 = 0;
 
 impl<T: Send + Sync + 'static> Crew<T> {
-    pub(crate) fn new(rules: Rules, hands: Hands) -> Self {
+    pub(crate) fn new(rules: Rules, hands: Hands, when_full: LaneFull) -> Self {
         let is_shared = hands.share();
-        let mut sequencer = Sequencer::new();
+        let mut sequencer = match when_full {
+            LaneFull::DropOldest => Sequencer::dropping(),
+            LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => Sequencer::new(),
+        };
         if !is_shared {
             sequencer.join(RUNNER);
         }
@@ -200,7 +203,7 @@ impl<T: Send + Sync + 'static> Crew<T> {
 
     pub(super) fn file(&self, state: &mut State<T>, delivery: Redelivery<T>) {
         let key = self.key_of(state, &delivery);
-        state.sequencer.file(delivery.id().get(), key, delivery);
+        state.file(key, delivery);
     }
 
     /// Files a first attempt, unless its key is parked.
@@ -209,7 +212,7 @@ impl<T: Send + Sync + 'static> Crew<T> {
         if key.is_some_and(|key| state.parked.contains_key(&key)) {
             state.strays.push(delivery);
         } else {
-            state.sequencer.file(delivery.id().get(), key, delivery);
+            state.file(key, delivery);
         }
     }
 
@@ -249,6 +252,11 @@ impl<T> State<T> {
     pub(super) fn set_aside(&self) -> usize {
         self.sequencer.len() + self.strays.len()
     }
+
+    fn file(&mut self, key: Option<Key>, delivery: Redelivery<T>) {
+        let (id, is_new) = (delivery.id().get(), delivery.is_new());
+        self.sequencer.file(id, key, is_new, delivery);
+    }
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
@@ -273,7 +281,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         let crew = self
             .crew
-            .get_or_init(|| Box::new(Crew::new(plain, Hands::Runner)));
+            .get_or_init(|| Box::new(Crew::new(plain, Hands::Runner, self.when_full)));
         crew.set_rules(|rules| {
             let before = rules.hold;
             change(rules);
@@ -389,43 +397,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Files everything that has come back.
-    pub(super) fn file_returns(&self, crew: &Crew<T>, state: &mut State<T>) {
-        while let Some(returned) = self.pop_return() {
-            self.file_return(crew, state, returned);
-        }
-    }
-
-    /// Files what has come back: a retry that is due, or a letter that was redriven.
-    /// `false`: nothing has.
-    pub(super) fn file_next_return(&self, crew: &Crew<T>) -> bool {
-        // Under the lock it is either there or filed.
-        let mut state = crew.state.lock();
-        let returned = self.pop_return();
-        let is_some = returned.is_some();
-        if let Some(returned) = returned {
-            self.file_return(crew, &mut state, returned);
-        }
-        is_some
-    }
-
-    fn file_return(&self, crew: &Crew<T>, state: &mut State<T>, returned: Return<T>) {
-        match returned {
-            Return::Redriven(again) => crew.file(state, *again),
-            Return::Overdue(slot) => state.leases.note_overdue(slot),
-            Return::Due(tag) => {
-                let Some(again) = state.waiting.remove(tag) else {
-                    return;
-                };
-                self.books.record(Status::RetryScheduled, Step::Requeue, 1);
-                crew.file(state, again);
-                if let Some(key) = state.holding.remove(&tag) {
-                    breakable!("keys: held for ever", state.sequencer.release(key));
-                }
-            }
-        }
-    }
-
     /// Ends everything that waits here, as the lane's phase says.
     pub(super) fn end_crew(self: &Arc<Self>, crew: &Crew<T>, engine: &Engine) {
         self.interrupt(crew);
@@ -461,6 +432,17 @@ impl<T> Redelivery<T> {
 
     pub(super) fn stamp(&self) -> Stamp {
         self.batch.stamp(usize::from(self.index))
+    }
+
+    /// As it was before it was filed: for one that is new.
+    pub(super) fn into_part(self) -> Part<T> {
+        let from = u32::from(self.index);
+        let batch = self.batch;
+        Part {
+            batch,
+            from,
+            to: from + 1,
+        }
     }
 
     /// Whether it was neither tried nor redriven.

@@ -226,15 +226,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Drops the oldest deliveries queued in a lane, no more than it takes, until
+    /// Drops the oldest deliveries that wait in a lane, no more than it takes, until
     /// `wanted` places are granted or none is left to drop.
     fn make_room(&self, lane: &Arc<Lane<T>>, mut granted: u32, wanted: u32) -> u32 {
         while granted < wanted {
-            let Some(oldest) = lane.pop_some(wanted - granted) else {
+            let oldest = lane.pop_oldest(wanted - granted);
+            if oldest.is_empty() {
                 break;
-            };
-            self.drop_queued(lane, &oldest);
-            if lane.release(oldest.len() as u32) {
+            }
+            for part in &oldest {
+                self.drop_queued(lane, part);
+            }
+            let dropped: usize = oldest.iter().map(Part::len).sum();
+            if lane.release(dropped as u32) {
                 lane.ring();
             }
             match lane.reserve(wanted - granted, false) {

@@ -80,6 +80,17 @@ impl<T> Turn<T> {
             last_error: None,
         }
     }
+
+    /// Takes the oldest of what is in hand, at most so many.
+    fn pop_some(&mut self, most: u32) -> Option<Part<T>> {
+        let oldest = self.hand.pop_front()?;
+        if oldest.len() as u32 <= most {
+            return Some(oldest);
+        }
+        let (taken, left) = oldest.split_front(most);
+        self.hand.push_front(left);
+        Some(taken)
+    }
 }
 
 /// A policy, or none of its own.
@@ -216,6 +227,29 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let (taken, left) = oldest.split_front(most);
         *split = Some(left);
         Some(taken)
+    }
+
+    /// Takes the oldest deliveries that wait and were never tried, at most so many, to
+    /// be dropped: what a turn at rest has in hand, then what its crew has filed, then
+    /// what is queued.
+    pub(super) fn pop_oldest(&self, most: u32) -> Vec<Part<T>> {
+        let in_hand = self
+            .turn
+            .lock()
+            .as_mut()
+            .and_then(|turn| turn.pop_some(most));
+        if let Some(part) = in_hand {
+            return vec![part];
+        }
+        // Held over both looks, or what a hand files between them would be passed by.
+        let mut state = self.crew.get().map(|crew| crew.state.lock());
+        let filed = state.as_mut().map_or_else(Vec::new, |state| {
+            state.sequencer.take_oldest_new(most as usize)
+        });
+        if filed.is_empty() {
+            return self.pop_some(most).into_iter().collect();
+        }
+        filed.into_iter().map(Redelivery::into_part).collect()
     }
 
     /// Pushes what comes back; [`ring_for_return`](Self::ring_for_return) follows.

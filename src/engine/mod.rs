@@ -29,6 +29,7 @@ pub(crate) mod async_calls;
 pub(crate) mod buffer;
 pub(crate) mod chunks;
 pub(crate) mod crew;
+pub(crate) mod crew_returns;
 pub(crate) mod crew_turn;
 pub(crate) mod dispatch;
 pub(crate) mod expiry;

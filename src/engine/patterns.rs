@@ -223,7 +223,9 @@ impl<T: Send + Sync + 'static> Follower<T> {
             when_full: self.when_full,
             retry: following.retry.clone(),
             by_pattern: true,
-            crew: rules.blocks().then(|| Crew::new(rules, Hands::Runner)),
+            crew: rules
+                .blocks()
+                .then(|| Crew::new(rules, Hands::Runner, self.when_full)),
         };
         let name = Arc::clone(&self.name);
         let lane = Arc::new(Lane::new(name, Arc::clone(topic), settings, make()));

@@ -62,6 +62,11 @@ impl<D> Line<D> {
         let at = self.queue.partition_point(|(other, _)| *other < id);
         self.queue.insert(at, (id, item));
     }
+
+    fn remove(&mut self, id: u64) -> Option<D> {
+        let at = self.queue.binary_search_by_key(&id, |(other, _)| *other);
+        self.queue.remove(at.ok()?).map(|(_, item)| item)
+    }
 }
 
 /// The hash of what is one already.
@@ -100,6 +105,9 @@ pub(crate) struct Sequencer<D> {
     lines: HashMap<Key, Line<D>, BuildHasherDefault<Hashed>>,
     owners: Vec<Owner>,
     waiting: usize,
+    /// The new ones among all that wait, by message id: kept only where the oldest of them
+    /// may have to make room.
+    droppable: Option<BTreeMap<u64, Option<Key>>>,
 }
 
 impl<D> Sequencer<D> {
@@ -109,6 +117,15 @@ impl<D> Sequencer<D> {
             lines: HashMap::default(),
             owners: Vec::new(),
             waiting: 0,
+            droppable: None,
+        }
+    }
+
+    /// One that can be asked for [the oldest new ones](Self::take_oldest_new).
+    pub(crate) fn dropping() -> Self {
+        Self {
+            droppable: Some(BTreeMap::new()),
+            ..Self::new()
         }
     }
 
@@ -161,8 +178,11 @@ impl<D> Sequencer<D> {
 
     /// Files a delivery: a new one, one that comes back, or one that was taken
     /// and not tried.
-    pub(crate) fn file(&mut self, id: u64, key: Option<Key>, item: D) {
+    pub(crate) fn file(&mut self, id: u64, key: Option<Key>, is_new: bool, item: D) {
         self.waiting += 1;
+        if is_new && let Some(droppable) = &mut self.droppable {
+            droppable.insert(id, key);
+        }
         match key {
             None => {
                 self.free.insert(id, item);
@@ -263,6 +283,7 @@ impl<D> Sequencer<D> {
                     break;
                 }
                 let item = self.free.remove(&id);
+                forget(&mut self.droppable, id);
                 taken.extend(item.map(|item| Taken { key: None, item }));
                 continue;
             };
@@ -275,6 +296,7 @@ impl<D> Sequencer<D> {
             self.owners[at].ready.remove(&id);
             begun.remove(&id);
             if let Some((_, item)) = line.queue.pop_front() {
+                forget(&mut self.droppable, id);
                 line.out += 1;
                 let key = Some(key);
                 taken.push(Taken { key, item });
@@ -289,6 +311,23 @@ impl<D> Sequencer<D> {
         taken
     }
 
+    /// Takes the oldest of those that are new, at most so many, to be dropped. Whoever
+    /// owns their keys, and whether those are out, makes no difference to them.
+    pub(crate) fn take_oldest_new(&mut self, most: usize) -> Vec<D> {
+        let mut oldest = Vec::new();
+        while oldest.len() < most
+            && let Some((id, key)) = self.droppable.as_mut().and_then(BTreeMap::pop_first)
+        {
+            let item = match key {
+                None => self.free.remove(&id),
+                Some(key) => self.change(key, |line| line.remove(id)),
+            };
+            self.waiting -= usize::from(item.is_some());
+            oldest.extend(item);
+        }
+        oldest
+    }
+
     /// Takes all that wait of one key behind this message.
     pub(crate) fn drain_behind(&mut self, key: Key, id: u64) -> Vec<D> {
         let queue = self.change(key, |line| {
@@ -296,6 +335,9 @@ impl<D> Sequencer<D> {
             line.queue.split_off(from)
         });
         self.waiting -= queue.len();
+        for (id, _) in &queue {
+            forget(&mut self.droppable, *id);
+        }
         queue.into_iter().map(|(_, item)| item).collect()
     }
 
@@ -310,6 +352,7 @@ impl<D> Sequencer<D> {
             owner.ready.clear();
         }
         self.waiting = 0;
+        self.droppable.iter_mut().for_each(BTreeMap::clear);
         all.sort_by_key(|(id, _)| *id);
         all.into_iter().map(|(_, item)| item).collect()
     }
@@ -350,6 +393,12 @@ fn owner_of(owners: &mut [Owner], key: Key) -> Option<&mut Owner> {
         .max_by_key(|owner| mix(key.hash ^ mix(owner.id)))
 }
 
+fn forget(droppable: &mut Option<BTreeMap<u64, Option<Key>>>, id: u64) {
+    if let Some(droppable) = droppable {
+        droppable.remove(&id);
+    }
+}
+
 fn first(ready: &BTreeMap<u64, Key>) -> Option<(u64, Key)> {
     ready.first_key_value().map(|(id, key)| (*id, *key))
 }
@@ -358,6 +407,7 @@ fn first(ready: &BTreeMap<u64, Key>) -> Option<(u64, Key)> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     const ME: u64 = 1;
 
@@ -369,7 +419,7 @@ mod tests {
         let mut sequencer = Sequencer::new();
         sequencer.join(ME);
         for (id, hash) in filed {
-            sequencer.file(*id, hash.map(key), *id);
+            sequencer.file(*id, hash.map(key), true, *id);
         }
         sequencer
     }
@@ -405,7 +455,7 @@ mod tests {
         all.put_down(Some(key(7)));
         assert_eq!((all.held(), all.holds_any()), ((1, 1), true));
         assert_eq!(take(&mut all, 9, Each::Many), [3]);
-        all.file(1, Some(key(7)), 1);
+        all.file(1, Some(key(7)), false, 1);
         assert_eq!(take(&mut all, 9, Each::Many), []);
         all.release(key(7));
         assert_eq!(take(&mut all, 9, Each::Many), [1, 2]);
@@ -415,7 +465,7 @@ mod tests {
     fn what_was_taken_and_not_tried_goes_back_to_its_place() {
         let mut all = sequencer(&[(1, Some(7)), (2, Some(7)), (3, Some(7))]);
         assert_eq!(take(&mut all, 2, Each::Many), [1, 2]);
-        all.file(2, Some(key(7)), 2);
+        all.file(2, Some(key(7)), true, 2);
         all.put_down(Some(key(7)));
         assert_eq!(take(&mut all, 9, Each::Many), [], "1 is still out");
         all.put_down(Some(key(7)));
@@ -436,7 +486,7 @@ mod tests {
         assert_eq!(take(&mut all, 1, Each::Many), [1]);
         assert_eq!(all.begin_again(), [2]);
         let next = Key { hash: 7, epoch: 1 };
-        all.file(2, Some(next), 2);
+        all.file(2, Some(next), true, 2);
         all.put_down(Some(key(7)));
         assert_eq!(take(&mut all, 9, Each::Many), [2]);
     }
@@ -449,6 +499,7 @@ mod tests {
         Settle(usize),
         Fail(usize),
         Return(usize),
+        Drop(usize),
         Join(u64),
         Leave(u64),
     }
@@ -460,6 +511,7 @@ mod tests {
             4 => (0..8_usize).prop_map(Act::Settle),
             2 => (0..8_usize).prop_map(Act::Fail),
             2 => (0..8_usize).prop_map(Act::Return),
+            1 => (1..4_usize).prop_map(Act::Drop),
             1 => (0..3_u64).prop_map(Act::Join),
             1 => (0..3_u64).prop_map(Act::Leave),
         ]
@@ -468,7 +520,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_key_overlaps_overtakes_or_is_forgotten(acts in proptest::collection::vec(act(), 0..200)) {
-            let mut all: Sequencer<u64> = Sequencer::new();
+            let mut all: Sequencer<u64> = Sequencer::dropping();
+            let mut new: BTreeSet<u64> = BTreeSet::new();
             let mut here: Vec<u64> = Vec::new();
             let mut out: Vec<(u64, Taken<u64>)> = Vec::new();
             let mut failed: Vec<Taken<u64>> = Vec::new();
@@ -479,11 +532,13 @@ mod tests {
                 match act {
                     Act::File(hash) => {
                         filed += 1;
-                        all.file(filed, hash.map(key), filed);
+                        new.insert(filed);
+                        all.file(filed, hash.map(key), true, filed);
                     }
                     Act::Take(owner, most) => {
                         for taken in all.take(owner, most, Each::Many, |_| true) {
                             prop_assert!(here.contains(&owner));
+                            new.remove(&taken.item);
                             if let Some(key) = taken.key {
                                 let elsewhere = out.iter().any(|(other, taken)| *other != owner && taken.key == Some(key));
                                 prop_assert!(!elsewhere, "two hands have one key");
@@ -517,14 +572,21 @@ mod tests {
                                 all.put_down(taken.key);
                                 failed.push(taken);
                             } else {
-                                all.file(taken.item, taken.key, taken.item);
+                                new.insert(taken.item);
+                                all.file(taken.item, taken.key, true, taken.item);
                                 all.put_down(taken.key);
                             }
                         }
                     }
+                    Act::Drop(most) => {
+                        let oldest: Vec<u64> = new.iter().copied().take(most).collect();
+                        new.retain(|id| !oldest.contains(id));
+                        ended += oldest.len() as u64;
+                        prop_assert_eq!(all.take_oldest_new(most), oldest);
+                    }
                     Act::Return(at) if at < failed.len() => {
                         let taken = failed.remove(at);
-                        all.file(taken.item, taken.key, taken.item);
+                        all.file(taken.item, taken.key, false, taken.item);
                         taken.key.into_iter().for_each(|key| all.release(key));
                     }
                     Act::Join(owner) if !here.contains(&owner) => {
@@ -541,11 +603,11 @@ mod tests {
             }
             // Everything can be taken in the end, by whoever is there.
             for (_, taken) in out.drain(..) {
-                all.file(taken.item, taken.key, taken.item);
+                all.file(taken.item, taken.key, false, taken.item);
                 all.put_down(taken.key);
             }
             for taken in failed.drain(..) {
-                all.file(taken.item, taken.key, taken.item);
+                all.file(taken.item, taken.key, false, taken.item);
                 taken.key.into_iter().for_each(|key| all.release(key));
             }
             if here.is_empty() {

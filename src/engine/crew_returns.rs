@@ -1,0 +1,46 @@
+//! What comes back to a crew: retries that are due, letters that were redriven, and the
+//! deadlines of leases.
+
+use super::crew::{Crew, State};
+use super::lane::{Lane, Return};
+use crate::pure::lifecycle::{Status, Step};
+use crate::sync::breakable;
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Files everything that has come back.
+    pub(super) fn file_returns(&self, crew: &Crew<T>, state: &mut State<T>) {
+        while let Some(returned) = self.pop_return() {
+            self.file_return(crew, state, returned);
+        }
+    }
+
+    /// Files what has come back: a retry that is due, or a letter that was redriven.
+    /// `false`: nothing has.
+    pub(super) fn file_next_return(&self, crew: &Crew<T>) -> bool {
+        // Under the lock it is either there or filed.
+        let mut state = crew.state.lock();
+        let returned = self.pop_return();
+        let is_some = returned.is_some();
+        if let Some(returned) = returned {
+            self.file_return(crew, &mut state, returned);
+        }
+        is_some
+    }
+
+    fn file_return(&self, crew: &Crew<T>, state: &mut State<T>, returned: Return<T>) {
+        match returned {
+            Return::Redriven(again) => crew.file(state, *again),
+            Return::Overdue(slot) => state.leases.note_overdue(slot),
+            Return::Due(tag) => {
+                let Some(again) = state.waiting.remove(tag) else {
+                    return;
+                };
+                self.books.record(Status::RetryScheduled, Step::Requeue, 1);
+                crew.file(state, again);
+                if let Some(key) = state.holding.remove(&tag) {
+                    breakable!("keys: held for ever", state.sequencer.release(key));
+                }
+            }
+        }
+    }
+}
