@@ -84,13 +84,16 @@ pub enum LaneFull {
 #[non_exhaustive]
 pub enum OnFailure {
     /// Those behind it go on, and its retry comes after them. The default: one bad
-    /// message delays nobody.
+    /// message delays nobody. While deliveries that are due again (or were redriven) and
+    /// new ones wait, they take turns, one for one, those that came back in the order in
+    /// which they did: many that fail keep no new one waiting, and are not kept waiting.
     #[default]
     Reorder,
     /// Those of the same key wait, wherever they are, until it has been handled or
     /// has ended otherwise; other keys, and messages without one, go on. So order
     /// per key survives failures. A key waits for as long as the retry policy
-    /// grants attempts.
+    /// grants attempts. Keys whose next delivery is due again and those whose next is new
+    /// take turns, as under [`Reorder`](Self::Reorder).
     BlockKey,
     /// All of them wait. So the order of the whole subscription survives failures.
     BlockSubscription,

@@ -28,7 +28,7 @@ use crate::pure::arena::Arena;
 use crate::pure::lifecycle::Status;
 use crate::pure::room::Phase;
 use crate::pure::rules::{Keying, Rules};
-use crate::pure::sequencer::{Each, Key, Sequencer, Taken};
+use crate::pure::sequencer::{Class, Each, Key, Sequencer, Taken};
 use crate::sync::{Arc, Mutex, breakable};
 
 /// What the hands of a lane share.
@@ -89,21 +89,24 @@ impl<T> Tray<T> {
     }
 }
 
-/// The oldest deliveries that `owner` may have, at most so many.
+/// The next deliveries that `owner` may have, at most so many.
 #[derive(Clone, Copy)]
 pub(super) struct Ask {
     pub(super) owner: u64,
     pub(super) most: usize,
     pub(super) each: Each,
+    /// Of one class only, or by turns.
+    pub(super) only: Option<Class>,
 }
 
 impl Ask {
     /// Of the lane's own runner.
-    pub(super) fn own(most: usize, each: Each) -> Self {
+    pub(super) fn own(most: usize, each: Each, only: Option<Class>) -> Self {
         Self {
             owner: RUNNER,
             most,
             each,
+            only,
         }
     }
 }
@@ -249,13 +252,19 @@ impl<T: Send + Sync + 'static> Crew<T> {
 }
 
 impl<T> State<T> {
+    /// Deliveries set aside before their first attempt: what has come back is bounded by
+    /// the lane's places.
     pub(super) fn set_aside(&self) -> usize {
-        self.sequencer.len() + self.strays.len()
+        self.sequencer.len_new() + self.strays.len()
     }
 
     fn file(&mut self, key: Option<Key>, delivery: Redelivery<T>) {
-        let (id, is_new) = (delivery.id().get(), delivery.is_new());
-        self.sequencer.file(id, key, is_new, delivery);
+        let class = match delivery.is_new() {
+            true => Class::New,
+            false => Class::Again,
+        };
+        let id = delivery.id().get();
+        self.sequencer.file(id, key, class, delivery);
     }
 }
 
@@ -312,21 +321,25 @@ impl<T: Send + Sync + 'static> Lane<T> {
         state.waiting = std::mem::replace(&mut turn.waiting, Arena::new());
     }
 
-    /// Takes what is asked for, no further than the first that `may` refuses; it is
-    /// in hand then. `note` is told under the lock how many there are.
+    /// Takes what is asked for; it is in hand then. `note` is told under the lock how
+    /// many there are.
     pub(super) fn take_for(
         self: &Arc<Self>,
         crew: &Crew<T>,
         ask: Ask,
         now_ns: u64,
-        may: impl Fn(&Redelivery<T>) -> bool,
         note: impl Fn(usize),
     ) -> Vec<Taken<Redelivery<T>>> {
-        let Ask { owner, most, each } = ask;
+        let Ask {
+            owner,
+            most,
+            each,
+            only,
+        } = ask;
         loop {
             let mut state = crew.state.lock();
             self.feed(crew, &mut state, owner, most);
-            let mut taken = state.sequencer.take(owner, most, each, &may);
+            let mut taken = state.sequencer.take(owner, most, each, only);
             note(taken.len());
             let has_strays = !state.strays.is_empty();
             drop(state);
@@ -352,11 +365,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Files what has arrived, until `owner` can take as much as it wants or as much
-    /// has been set aside as may be.
+    /// Files what has arrived, until `owner` can take as much of it as it wants or as much
+    /// has been set aside as may be. What has come back is beside the point: it has a
+    /// turn of its own.
     pub(super) fn feed(&self, crew: &Crew<T>, state: &mut State<T>, owner: u64, wanted: usize) {
         let hold = state.rules.hold as usize;
-        while state.sequencer.available(owner, wanted) < wanted && state.set_aside() < hold {
+        while state.sequencer.available(owner, Class::New, wanted) < wanted
+            && state.set_aside() < hold
+        {
             if state.rules.on_failure == OnFailure::BlockSubscription && state.sequencer.holds_any()
             {
                 return;

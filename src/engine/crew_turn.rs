@@ -30,8 +30,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
         engine: &Engine,
     ) -> Progress {
-        let ask = Ask::own(turn.stride.calls(), Each::Many);
-        let taken = self.take_for(crew, ask, now_ns, |_| true, |_| {});
+        let ask = Ask::own(turn.stride.calls(), Each::Many, None);
+        let taken = self.take_for(crew, ask, now_ns, |_| {});
         if taken.is_empty() {
             return Progress::Nothing;
         }

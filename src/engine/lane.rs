@@ -58,6 +58,8 @@ pub(crate) struct Turn<T> {
     /// Retries on the timer wheel, by their tag.
     pub(crate) waiting: Arena<Redelivery<T>>,
     pub(crate) linger: Linger,
+    /// The last delivery had come back: one that is new goes next, if there is one.
+    pub(super) is_new_next: bool,
     /// What is left of a batch that was due, because its keys had to wait.
     pub(super) owed: usize,
     pub(crate) stride: Stride,
@@ -74,6 +76,7 @@ impl<T> Turn<T> {
             hand: VecDeque::new(),
             waiting: Arena::new(),
             linger: Linger::default(),
+            is_new_next: false,
             owed: 0,
             stride: Stride::ONE,
             faults: Vec::new(),

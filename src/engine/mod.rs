@@ -52,6 +52,7 @@ pub(crate) mod table;
 pub(crate) mod timer;
 pub(crate) mod topic;
 pub(crate) mod turn;
+pub(crate) mod turn_again;
 pub(crate) mod turn_batch;
 
 /// What a broker, its handles and its threads share.

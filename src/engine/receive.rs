@@ -129,7 +129,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Whether to try again: something may be leased, or nothing ever will.
     fn has_news(&self, crew: &Crew<T>) -> bool {
         let state = crew.state.lock();
-        self.is_over() || (state.leases.free() > 0 && state.sequencer.available(RUNNER, 1) > 0)
+        self.is_over() || (state.leases.free() > 0 && state.sequencer.next_class(RUNNER).is_some())
     }
 
     /// Leases what may go now, at most so many.
@@ -165,9 +165,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Err(RecvError::Ended);
         }
         let most = most.min(state.leases.free());
-        self.feed(crew, &mut state, RUNNER, most.max(1));
-        let mut taken = state.sequencer.take(RUNNER, most, Each::Once, |_| true);
-        self.feed(crew, &mut state, RUNNER, 1);
+        let mut taken = Vec::new();
+        loop {
+            let left = most - taken.len();
+            self.feed(crew, &mut state, RUNNER, left.max(1));
+            let more = state.sequencer.take(RUNNER, left, Each::Once, None);
+            if more.is_empty() {
+                break;
+            }
+            taken.extend(more);
+        }
         let is_past = |taken: &mut Taken<_>| self.is_past(&taken.item, now_ns);
         let expired = taken.extract_if(.., is_past).collect();
         let granted = taken.into_iter().map(|taken| {

@@ -145,8 +145,9 @@ impl<T: Send + Sync + 'static> Seat<T> {
             owner: member.id,
             most: 1,
             each: Each::Once,
+            only: None,
         };
-        let mut taken = lane.take_for(crew, ask, now_ns, |_| true, note);
+        let mut taken = lane.take_for(crew, ask, now_ns, note);
         member.taken.add(taken.len() as u64);
         breakable!("seat: busy without a word", lane.call_others(crew));
         taken.pop()

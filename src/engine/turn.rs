@@ -1,10 +1,10 @@
-//! A lane's turn: due retries first, then waiting first attempts, for as long as
-//! its share of the worker lasts.
+//! A lane's turn: what waits for its first attempt, one for one with what came back, for
+//! as long as its share of the worker lasts.
 
 use super::contain::discard;
 use super::crew::Crew;
 use super::handler::{Fault, Handler, Run};
-use super::lane::{Lane, Redelivery, Return, Turn};
+use super::lane::{Lane, Redelivery, Turn};
 use super::pool::{Task, Worker};
 use crate::batch::{Part, Stamps};
 use crate::config::{Histograms, LaneFull};
@@ -83,10 +83,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
             let progress = if let Some(crew) = self.crew.get() {
                 self.deliver_in_crew(crew, turn, now_ns, engine)
-            } else if let Some(returned) = self.pop_return() {
-                self.redeliver(turn, returned, now_ns, engine)
             } else {
-                self.deliver(turn, now_ns, engine)
+                self.deliver_by_turns(turn, now_ns, engine)
             };
             match progress {
                 Progress::Nothing => return false,
@@ -97,10 +95,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
         false
     }
 
-    /// Delivers what waits for its first attempt.
-    fn deliver(self: &Arc<Self>, turn: &mut Turn<T>, now_ns: u64, engine: &Engine) -> Progress {
+    /// Delivers what waits for its first attempt: a batch, or at most so many.
+    pub(super) fn deliver(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        most: usize,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> Progress {
         match &turn.handler {
-            Handler::Each(_) => self.deliver_run(turn, now_ns, engine),
+            Handler::Each(_) => self.deliver_run(turn, most, now_ns, engine),
             Handler::Batch(_, batched) => {
                 let batched = *batched;
                 self.deliver_batch(turn, batched, now_ns, engine)
@@ -144,9 +148,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Delivers a few messages one by one between two readings of the clock.
-    fn deliver_run(self: &Arc<Self>, turn: &mut Turn<T>, now_ns: u64, engine: &Engine) -> Progress {
+    fn deliver_run(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        most: usize,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> Progress {
         if turn.hand.is_empty() {
-            turn.hand.extend(self.take(turn.stride.calls()));
+            turn.hand.extend(self.take(turn.stride.calls().min(most)));
         }
         if !self.expire_front(turn, now_ns) {
             return Progress::Nothing;
@@ -156,7 +166,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         let (batch, from) = (Arc::clone(&part.batch), part.from as usize);
         let observed = self.topic.bus().observed();
-        let most = turn.stride.calls().min(part.len());
+        let most = turn.stride.calls().min(part.len()).min(most);
         let to = self.unexpired(part, from, from + most, now_ns);
         let run = Run {
             batch: &batch,
@@ -207,47 +217,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         } else {
             self.pop()
         }
-    }
-
-    /// Delivers one delivery that came back.
-    fn redeliver(
-        self: &Arc<Self>,
-        turn: &mut Turn<T>,
-        returned: Return<T>,
-        now_ns: u64,
-        engine: &Engine,
-    ) -> Progress {
-        let again = match returned {
-            Return::Redriven(redelivery) => *redelivery,
-            Return::Due(tag) => match turn.waiting.remove(tag) {
-                Some(redelivery) => {
-                    self.books.record(Status::RetryScheduled, Step::Requeue, 1);
-                    redelivery
-                }
-                None => return Progress::Done { now_ns },
-            },
-            // Leases are of crews, which file this elsewhere.
-            Return::Overdue(_) => return Progress::Done { now_ns },
-        };
-        if self.is_past(&again, now_ns) {
-            self.expire_again(again);
-            self.give_back(1);
-            return Progress::Done { now_ns };
-        }
-        self.books.take_in_hand(1);
-        let (tried, after_ns) = self.try_one(turn, again, now_ns, engine);
-        let ended = match tried {
-            Tried::Acked => 1,
-            Tried::Failed(again, fault) => self.settle(turn, again, &fault, after_ns, engine),
-            Tried::NotCalled(again) => {
-                // The lane began to be cancelled just now: its end finds it here.
-                self.end_redelivery(again, Status::Queued);
-                1
-            }
-        };
-        self.books.put_down(1);
-        self.give_back(ended);
-        Progress::Done { now_ns: after_ns }
     }
 
     /// Calls the handler for one delivery; answers the time after it, too.

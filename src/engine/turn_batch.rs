@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::message::Delivery;
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
-use crate::pure::sequencer::Each;
+use crate::pure::sequencer::{Class, Each};
 use crate::pure::strategy::{Backlog, Batched, Plan, Strategy};
 use crate::pure::verdict::nanos;
 use crate::sync::Arc;
@@ -27,9 +27,12 @@ enum BatchPlan {
 
 /// What waits for a batch handler.
 struct Waits {
-    /// The oldest that may go.
+    /// Whose turn it is, if anything may go.
+    next: Option<Class>,
+    /// The oldest of those that are new and may go.
     first: Option<Stamp>,
-    is_new: bool,
+    /// Something has come back and may go.
+    is_again: bool,
     available: usize,
     /// Those that may not go included.
     known: usize,
@@ -120,12 +123,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
     fn look(&self, crew: &Crew<T>, size: usize) -> Waits {
         let mut state = crew.state.lock();
         self.feed(crew, &mut state, RUNNER, size);
-        let first = state.sequencer.peek(RUNNER);
+        let sequencer = &state.sequencer;
+        let first = sequencer.peek(RUNNER, Class::New);
         Waits {
+            next: sequencer.next_class(RUNNER),
             first: first.map(Redelivery::stamp),
-            is_new: first.is_some_and(Redelivery::is_new),
-            available: state.sequencer.available(RUNNER, size),
-            known: state.set_aside() + state.waiting.len(),
+            is_again: sequencer.peek(RUNNER, Class::Again).is_some(),
+            available: sequencer.available(RUNNER, Class::New, size),
+            known: sequencer.len() + state.strays.len() + state.waiting.len(),
             is_full: state.set_aside() >= state.rules.hold as usize,
             each: if state.rules.blocks() {
                 Each::Once
@@ -136,7 +141,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Delivers one batch of what the crew says may go now. Where failures hold others
-    /// up, it has one delivery of each key at most. What comes back goes alone.
+    /// up, it has one delivery of each key at most. What comes back goes alone, by turns with
+    /// batches that are due: one that only lingers holds nobody up.
     pub(super) fn try_batch(
         self: &Arc<Self>,
         crew: &Crew<T>,
@@ -146,15 +152,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
         engine: &Engine,
     ) -> Progress {
         let waits = self.look(crew, batched.size());
-        let Some(first) = waits.first else {
-            return Progress::Nothing;
+        let first = match (waits.next, waits.first) {
+            (Some(Class::New), Some(first)) => first,
+            (Some(_), _) => return self.try_again(crew, turn, now_ns, engine),
+            (None, _) => return Progress::Nothing,
         };
-        if !waits.is_new {
-            let ask = Ask::own(1, Each::Once);
-            let taken = self.take_for(crew, ask, now_ns, |_| true, |_| {});
-            let now_ns = self.try_taken(crew, turn, taken, || false, now_ns, engine);
-            return Progress::Done { now_ns };
-        }
         let counts = (waits.available, waits.known);
         let take = match self.plan_batch(first, batched, counts, now_ns, engine) {
             // Of a batch that was due, what had to wait for its key has lingered enough.
@@ -162,6 +164,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
             BatchPlan::Take(take) => take,
             // More won't be filed before some of this has gone.
             BatchPlan::Linger(_) if waits.is_full => batched.size(),
+            BatchPlan::Linger(_) if waits.is_again => {
+                return self.try_again(crew, turn, now_ns, engine);
+            }
             BatchPlan::Linger(at_most) => {
                 let delay_ns = at_most.map(nanos);
                 turn.linger.set(engine, delay_ns, Arc::clone(self) as _);
@@ -169,8 +174,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
         };
         turn.linger.cancel(engine);
-        let ask = Ask::own(take, waits.each);
-        let taken = self.take_for(crew, ask, now_ns, Redelivery::is_new, |_| {});
+        let ask = Ask::own(take, waits.each, Some(Class::New));
+        let taken = self.take_for(crew, ask, now_ns, |_| {});
         turn.owed = take.min(waits.available).saturating_sub(taken.len());
         if taken.is_empty() {
             return Progress::Done { now_ns };
@@ -223,6 +228,20 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         self.put_down(crew, tray);
         Progress::Done { now_ns: after_ns }
+    }
+
+    /// Delivers one that came back.
+    fn try_again(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        turn: &mut Turn<T>,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> Progress {
+        let ask = Ask::own(1, Each::Once, Some(Class::Again));
+        let taken = self.take_for(crew, ask, now_ns, |_| {});
+        let now_ns = self.try_taken(crew, turn, taken, || false, now_ns, engine);
+        Progress::Done { now_ns }
     }
 
     /// Whether to take a batch now, and of how many. So many are `waiting`; so many

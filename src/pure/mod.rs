@@ -12,6 +12,7 @@ pub(crate) mod handles;
 pub(crate) mod idle;
 pub(crate) mod key_hash;
 pub(crate) mod lifecycle;
+pub(crate) mod line;
 pub(crate) mod pattern;
 pub(crate) mod retry;
 pub(crate) mod room;

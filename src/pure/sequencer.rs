@@ -2,24 +2,17 @@
 //!
 //! The oldest message goes first, but for those of a key that has to wait: one of its deliveries is
 //! in other hands, or *holds* it until a retry. So a key is never in two hands, and with holds never
-//! out of order, while the other keys go on. Each key has one owner among those who take
+//! out of order, while the other keys go on. What comes back would always be older than
+//! what is new: while there are some of both that may go, each owner takes them by turns. Each key has one owner among those who take
 //! deliveries: the one with the highest weight for it (rendezvous hashing; Thaler and Ravishankar,
 //! 1996), so that whoever joins or leaves moves no keys but its own.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasherDefault;
 
+pub(crate) use super::line::{Class, Key};
+use super::line::{Entry, Hashed, Line, Lists};
 use super::retry::mix;
-
-/// A key, as far as order is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Key {
-    /// What tells it from others.
-    pub(crate) hash: u64,
-    /// By which rule it became a key. What is out when the rule changes belongs to
-    /// a line that is no more.
-    pub(crate) epoch: u32,
-}
 
 /// How many deliveries of one key may be taken at once: into the same hands, which
 /// try them one after the other, or into several.
@@ -35,76 +28,29 @@ pub(crate) struct Taken<D> {
     pub(crate) item: D,
 }
 
-/// The deliveries of one key.
-struct Line<D> {
-    /// By message id.
-    queue: VecDeque<(u64, D)>,
-    /// How many are in somebody's hands.
-    out: u32,
-    /// How many reasons there are to hand out none.
-    holds: u32,
-}
-
-impl<D> Line<D> {
-    const EMPTY: Self = Self {
-        queue: VecDeque::new(),
-        out: 0,
-        holds: 0,
-    };
-
-    /// The message it would hand out next, if it may.
-    fn next(&self) -> Option<u64> {
-        let may = self.out == 0 && self.holds == 0;
-        self.queue.front().filter(|_| may).map(|(id, _)| *id)
-    }
-
-    fn insert(&mut self, id: u64, item: D) {
-        let at = self.queue.partition_point(|(other, _)| *other < id);
-        self.queue.insert(at, (id, item));
-    }
-
-    fn remove(&mut self, id: u64) -> Option<D> {
-        let at = self.queue.binary_search_by_key(&id, |(other, _)| *other);
-        self.queue.remove(at.ok()?).map(|(_, item)| item)
-    }
-}
-
-/// The hash of what is one already.
-#[derive(Default)]
-struct Hashed(u64);
-
-impl Hasher for Hashed {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u32((*byte).into()));
-    }
-
-    fn write_u32(&mut self, epoch: u32) {
-        self.0 = self.0.rotate_left(8) ^ u64::from(epoch);
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 ^= hash;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 /// Somebody who takes deliveries.
 struct Owner {
     id: u64,
-    /// Lines that may go on, by the message that is next.
-    ready: BTreeMap<u64, Key>,
+    /// Lines that may go on, by what is next in them.
+    ready: Lists<Key>,
+    /// What it took last.
+    last: Class,
 }
+
+/// The next delivery for somebody: its class, its rank, and its line if it has one.
+type Next = (Class, u64, Option<Key>);
 
 /// The deliveries that wait in a lane, in order.
 pub(crate) struct Sequencer<D> {
-    /// Those without a key, by message id. Anybody may have them.
-    free: BTreeMap<u64, D>,
+    /// Those without a key. Anybody may have them.
+    free: Lists<Entry<D>>,
     lines: HashMap<Key, Line<D>, BuildHasherDefault<Hashed>>,
     owners: Vec<Owner>,
     waiting: usize,
+    /// Those of them that are new.
+    waiting_new: usize,
+    /// The rank of the next that comes back.
+    next_rank: u64,
     /// The new ones among all that wait, by message id: kept only where the oldest of them
     /// may have to make room.
     droppable: Option<BTreeMap<u64, Option<Key>>>,
@@ -113,10 +59,12 @@ pub(crate) struct Sequencer<D> {
 impl<D> Sequencer<D> {
     pub(crate) fn new() -> Self {
         Self {
-            free: BTreeMap::new(),
+            free: Lists::EMPTY,
             lines: HashMap::default(),
             owners: Vec::new(),
             waiting: 0,
+            waiting_new: 0,
+            next_rank: 0,
             droppable: None,
         }
     }
@@ -132,6 +80,11 @@ impl<D> Sequencer<D> {
     /// Deliveries that wait here.
     pub(crate) fn len(&self) -> usize {
         self.waiting
+    }
+
+    /// Deliveries that wait here for their first attempt.
+    pub(crate) fn len_new(&self) -> usize {
+        self.waiting_new
     }
 
     /// Deliveries that wait for their key, and keys that are held.
@@ -152,7 +105,8 @@ impl<D> Sequencer<D> {
     pub(crate) fn join(&mut self, id: u64) {
         self.owners.push(Owner {
             id,
-            ready: BTreeMap::new(),
+            ready: Lists::EMPTY,
+            last: Class::New,
         });
         self.deal_again();
     }
@@ -165,29 +119,45 @@ impl<D> Sequencer<D> {
 
     fn deal_again(&mut self) {
         for owner in &mut self.owners {
-            owner.ready.clear();
+            owner.ready = Lists::EMPTY;
         }
         for (key, line) in &self.lines {
-            if let Some(next) = line.next()
+            if let Some((class, rank)) = line.next()
                 && let Some(owner) = owner_of(&mut self.owners, *key)
             {
-                owner.ready.insert(next, *key);
+                owner.ready.of_mut(class).insert(rank, *key);
             }
         }
     }
 
     /// Files a delivery: a new one, one that comes back, or one that was taken
     /// and not tried.
-    pub(crate) fn file(&mut self, id: u64, key: Option<Key>, is_new: bool, item: D) {
+    pub(crate) fn file(&mut self, id: u64, key: Option<Key>, class: Class, item: D) {
         self.waiting += 1;
-        if is_new && let Some(droppable) = &mut self.droppable {
-            droppable.insert(id, key);
-        }
+        let rank = match class {
+            Class::New => {
+                self.waiting_new += 1;
+                if let Some(droppable) = &mut self.droppable {
+                    droppable.insert(id, key);
+                }
+                id
+            }
+            Class::Again => {
+                self.next_rank += 1;
+                self.next_rank
+            }
+        };
+        let entry = Entry {
+            id,
+            class,
+            rank,
+            item,
+        };
         match key {
             None => {
-                self.free.insert(id, item);
+                self.free.of_mut(class).insert(rank, entry);
             }
-            Some(key) => self.change(key, |line| line.insert(id, item)),
+            Some(key) => self.change(key, |line| line.insert(entry)),
         }
     }
 
@@ -219,12 +189,15 @@ impl<D> Sequencer<D> {
         self.deal_again();
     }
 
-    /// How many deliveries an owner could take now; counts no further than
-    /// `enough`.
-    pub(crate) fn available(&self, owner: u64, enough: usize) -> usize {
-        let mut found = self.free.len();
+    /// How many deliveries an owner could take now, next in their line or behind one that
+    /// is of this class; counts no further than `enough`.
+    pub(crate) fn available(&self, owner: u64, class: Class, enough: usize) -> usize {
+        let mut found = self.free.of(class).len();
         let owner = self.owners.iter().find(|other| other.id == owner);
-        for key in owner.iter().flat_map(|owner| owner.ready.values()) {
+        for key in owner
+            .iter()
+            .flat_map(|owner| owner.ready.of(class).values())
+        {
             if found >= enough {
                 break;
             }
@@ -240,75 +213,96 @@ impl<D> Sequencer<D> {
         self.free.len() + owner.map_or(0, |owner| owner.ready.len())
     }
 
-    /// The oldest delivery that this owner could take.
-    pub(crate) fn peek(&self, owner: u64) -> Option<&D> {
+    /// The class that this owner would take from next; none if there is nothing for it.
+    pub(crate) fn next_class(&self, owner: u64) -> Option<Class> {
         let owner = self.owners.iter().find(|other| other.id == owner)?;
-        let free = self.free.first_key_value();
-        let line = owner.ready.first_key_value();
-        match (free, line) {
-            (Some((id, item)), Some((other, _))) if id < other => Some(item),
-            (Some((_, item)), None) => Some(item),
-            (_, Some((_, key))) => self.lines.get(key)?.queue.front().map(|(_, item)| item),
-            (None, None) => None,
-        }
+        let (class, ..) = self.next(owner, &Lists::EMPTY, None)?;
+        Some(class)
     }
 
-    /// Takes the oldest deliveries that this owner may have, at most so many, and
-    /// no further than the first that `may` refuses. `Each::Once`: of each key one.
+    /// The first delivery of a class that this owner could take.
+    pub(crate) fn peek(&self, owner: u64, class: Class) -> Option<&D> {
+        let owner = self.owners.iter().find(|other| other.id == owner)?;
+        let (_, rank, key) = self.next(owner, &Lists::EMPTY, Some(class))?;
+        let entry = match key {
+            None => self.free.of(class).get(&rank),
+            Some(key) => self.lines.get(&key)?.queue.front(),
+        };
+        entry.map(|entry| &entry.item)
+    }
+
+    /// What this owner takes next, `begun` lines included.
+    fn next(&self, owner: &Owner, begun: &Lists<Key>, only: Option<Class>) -> Option<Next> {
+        let first = |class| {
+            let free = first(self.free.of(class)).map(|(rank, _)| (class, rank, None));
+            let lines = [owner.ready.of(class), begun.of(class)].map(first);
+            let lines = lines.into_iter().flatten();
+            let lines = lines.map(|(rank, key)| (class, rank, Some(*key)));
+            lines.chain(free).min()
+        };
+        let turn = only.unwrap_or(owner.last.other());
+        first(turn).or_else(|| first(turn.other()).filter(|_| only.is_none()))
+    }
+
+    /// Takes deliveries that this owner may have, at most so many, of one class `only` or
+    /// by turns, and then none after those of one class have run out. `Each::Once`: of
+    /// each key one.
     pub(crate) fn take(
         &mut self,
         owner: u64,
         most: usize,
         each: Each,
-        mut may: impl FnMut(&D) -> bool,
+        only: Option<Class>,
     ) -> Vec<Taken<D>> {
         let mut taken: Vec<Taken<D>> = Vec::new();
         let Some(at) = self.owners.iter().position(|other| other.id == owner) else {
             return taken;
         };
+        let (mut first, mut by_turns) = (None, false);
         // What is next of the lines that this call has begun: nobody else's.
-        let mut begun: BTreeMap<u64, Key> = BTreeMap::new();
+        let mut begun: Lists<Key> = Lists::EMPTY;
         while taken.len() < most {
-            let lines = [first(&self.owners[at].ready), first(&begun)];
-            let line = lines.into_iter().flatten().min();
-            let free = self.free.first_key_value().map(|(id, _)| *id);
-            let (id, key) = match (free, line) {
-                (Some(id), Some((other, _))) if id < other => (id, None),
-                (_, Some((id, key))) => (id, Some(key)),
-                (Some(id), None) => (id, None),
-                (None, None) => break,
+            let Some((class, rank, key)) = self.next(&self.owners[at], &begun, only) else {
+                break;
             };
-            let Some(key) = key else {
-                if !self.free.get(&id).is_some_and(&mut may) {
-                    break;
+            by_turns |= class != *first.get_or_insert(class);
+            if by_turns && class == self.owners[at].last {
+                // The others have run out, here: there may be more where they come from.
+                break;
+            }
+            let entry = match key {
+                None => self.free.of_mut(class).remove(&rank),
+                Some(key) => {
+                    self.owners[at].ready.of_mut(class).remove(&rank);
+                    begun.of_mut(class).remove(&rank);
+                    self.lines.get_mut(&key).and_then(|line| {
+                        let entry = line.queue.pop_front()?;
+                        line.out += 1;
+                        if let Some(next) = line.queue.front().filter(|_| each == Each::Many) {
+                            begun.of_mut(next.class).insert(next.rank, key);
+                        }
+                        Some(entry)
+                    })
                 }
-                let item = self.free.remove(&id);
-                forget(&mut self.droppable, id);
-                taken.extend(item.map(|item| Taken { key: None, item }));
-                continue;
             };
-            let Some(line) = self.lines.get_mut(&key) else {
-                break;
-            };
-            if !line.queue.front().is_some_and(|(_, item)| may(item)) {
-                break;
-            }
-            self.owners[at].ready.remove(&id);
-            begun.remove(&id);
-            if let Some((_, item)) = line.queue.pop_front() {
-                forget(&mut self.droppable, id);
-                line.out += 1;
-                let key = Some(key);
-                taken.push(Taken { key, item });
-            }
-            if each == Each::Many
-                && let Some((next, _)) = line.queue.front()
-            {
-                begun.insert(*next, key);
+            let Some(entry) = entry else { break };
+            self.owners[at].last = class;
+            self.forget(&entry);
+            let item = entry.item;
+            taken.push(Taken { key, item });
+        }
+        taken
+    }
+
+    /// An entry waits no longer.
+    fn forget(&mut self, entry: &Entry<D>) {
+        self.waiting -= 1;
+        if entry.class == Class::New {
+            self.waiting_new -= 1;
+            if let Some(droppable) = &mut self.droppable {
+                droppable.remove(&entry.id);
             }
         }
-        self.waiting -= taken.len();
-        taken
     }
 
     /// Takes the oldest of those that are new, at most so many, to be dropped. Whoever
@@ -316,14 +310,15 @@ impl<D> Sequencer<D> {
     pub(crate) fn take_oldest_new(&mut self, most: usize) -> Vec<D> {
         let mut oldest = Vec::new();
         while oldest.len() < most
-            && let Some((id, key)) = self.droppable.as_mut().and_then(BTreeMap::pop_first)
+            && let Some((id, key)) = self.droppable.as_ref().and_then(first)
         {
-            let item = match key {
-                None => self.free.remove(&id),
+            let entry = match *key {
+                None => self.free.new.remove(&id),
                 Some(key) => self.change(key, |line| line.remove(id)),
             };
-            self.waiting -= usize::from(item.is_some());
-            oldest.extend(item);
+            let Some(entry) = entry else { break };
+            self.forget(&entry);
+            oldest.push(entry.item);
         }
         oldest
     }
@@ -331,30 +326,27 @@ impl<D> Sequencer<D> {
     /// Takes all that wait of one key behind this message.
     pub(crate) fn drain_behind(&mut self, key: Key, id: u64) -> Vec<D> {
         let queue = self.change(key, |line| {
-            let from = line.queue.partition_point(|(other, _)| *other <= id);
+            let from = line.queue.partition_point(|other| other.id <= id);
             line.queue.split_off(from)
         });
-        self.waiting -= queue.len();
-        for (id, _) in &queue {
-            forget(&mut self.droppable, *id);
-        }
-        queue.into_iter().map(|(_, item)| item).collect()
+        queue.iter().for_each(|entry| self.forget(entry));
+        queue.into_iter().map(|entry| entry.item).collect()
     }
 
     /// Takes everything, oldest first. What is out stays out.
     pub(crate) fn drain(&mut self) -> Vec<D> {
-        let mut all: Vec<(u64, D)> = std::mem::take(&mut self.free).into_iter().collect();
+        let Lists { new, again } = std::mem::replace(&mut self.free, Lists::EMPTY);
+        let mut all: Vec<Entry<D>> = new.into_values().chain(again.into_values()).collect();
         for line in self.lines.values_mut() {
             all.extend(line.queue.drain(..));
         }
         self.lines.retain(|_, line| line.out > 0 || line.holds > 0);
         for owner in &mut self.owners {
-            owner.ready.clear();
+            owner.ready = Lists::EMPTY;
         }
-        self.waiting = 0;
-        self.droppable.iter_mut().for_each(BTreeMap::clear);
-        all.sort_by_key(|(id, _)| *id);
-        all.into_iter().map(|(_, item)| item).collect()
+        all.iter().for_each(|entry| self.forget(entry));
+        all.sort_by_key(|entry| entry.id);
+        all.into_iter().map(|entry| entry.item).collect()
     }
 
     /// Forgets the lines: the rule that made them has changed. Answers what waited.
@@ -376,11 +368,11 @@ impl<D> Sequencer<D> {
         if before != after
             && let Some(owner) = owner_of(&mut self.owners, key)
         {
-            if let Some(id) = before {
-                owner.ready.remove(&id);
+            if let Some((class, rank)) = before {
+                owner.ready.of_mut(class).remove(&rank);
             }
-            if let Some(id) = after {
-                owner.ready.insert(id, key);
+            if let Some((class, rank)) = after {
+                owner.ready.of_mut(class).insert(rank, key);
             }
         }
         answer
@@ -393,21 +385,15 @@ fn owner_of(owners: &mut [Owner], key: Key) -> Option<&mut Owner> {
         .max_by_key(|owner| mix(key.hash ^ mix(owner.id)))
 }
 
-fn forget(droppable: &mut Option<BTreeMap<u64, Option<Key>>>, id: u64) {
-    if let Some(droppable) = droppable {
-        droppable.remove(&id);
-    }
-}
-
-fn first(ready: &BTreeMap<u64, Key>) -> Option<(u64, Key)> {
-    ready.first_key_value().map(|(id, key)| (*id, *key))
+fn first<V>(list: &BTreeMap<u64, V>) -> Option<(u64, &V)> {
+    list.first_key_value().map(|(rank, value)| (*rank, value))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeSet, VecDeque};
 
     const ME: u64 = 1;
 
@@ -419,21 +405,21 @@ mod tests {
         let mut sequencer = Sequencer::new();
         sequencer.join(ME);
         for (id, hash) in filed {
-            sequencer.file(*id, hash.map(key), true, *id);
+            sequencer.file(*id, hash.map(key), Class::New, *id);
         }
         sequencer
     }
 
     fn take(sequencer: &mut Sequencer<u64>, most: usize, each: Each) -> Vec<u64> {
-        let taken = sequencer.take(ME, most, each, |_| true);
+        let taken = sequencer.take(ME, most, each, None);
         taken.into_iter().map(|taken| taken.item).collect()
     }
 
     #[test]
     fn the_oldest_goes_first_whatever_its_key() {
         let mut all = sequencer(&[(3, None), (1, Some(7)), (2, Some(8)), (4, Some(7))]);
-        assert_eq!(all.peek(ME), Some(&1));
-        assert_eq!(all.available(ME, 9), 4);
+        assert_eq!(all.peek(ME, Class::New), Some(&1));
+        assert_eq!(all.available(ME, Class::New, 9), 4);
         assert_eq!(take(&mut all, 9, Each::Many), [1, 2, 3, 4]);
         assert_eq!(all.len(), 0);
     }
@@ -455,7 +441,7 @@ mod tests {
         all.put_down(Some(key(7)));
         assert_eq!((all.held(), all.holds_any()), ((1, 1), true));
         assert_eq!(take(&mut all, 9, Each::Many), [3]);
-        all.file(1, Some(key(7)), false, 1);
+        all.file(1, Some(key(7)), Class::Again, 1);
         assert_eq!(take(&mut all, 9, Each::Many), []);
         all.release(key(7));
         assert_eq!(take(&mut all, 9, Each::Many), [1, 2]);
@@ -465,7 +451,7 @@ mod tests {
     fn what_was_taken_and_not_tried_goes_back_to_its_place() {
         let mut all = sequencer(&[(1, Some(7)), (2, Some(7)), (3, Some(7))]);
         assert_eq!(take(&mut all, 2, Each::Many), [1, 2]);
-        all.file(2, Some(key(7)), true, 2);
+        all.file(2, Some(key(7)), Class::New, 2);
         all.put_down(Some(key(7)));
         assert_eq!(take(&mut all, 9, Each::Many), [], "1 is still out");
         all.put_down(Some(key(7)));
@@ -486,7 +472,7 @@ mod tests {
         assert_eq!(take(&mut all, 1, Each::Many), [1]);
         assert_eq!(all.begin_again(), [2]);
         let next = Key { hash: 7, epoch: 1 };
-        all.file(2, Some(next), true, 2);
+        all.file(2, Some(next), Class::New, 2);
         all.put_down(Some(key(7)));
         assert_eq!(take(&mut all, 9, Each::Many), [2]);
     }
@@ -517,6 +503,22 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn a_call_that_takes_by_turns_ends_when_one_kind_has_run_out() {
+        let mut all = sequencer(&[(5, None), (6, None), (7, Some(7))]);
+        for id in 1..4 {
+            all.file(id, Some(key(id)), Class::Again, id);
+        }
+        assert_eq!(take(&mut all, 4, Each::Many), [1, 5, 2, 6]);
+        all.file(4, None, Class::Again, 4);
+        assert_eq!(take(&mut all, 9, Each::Many), [3, 7, 4]);
+        all.file(8, None, Class::New, 8);
+        all.file(1, None, Class::Again, 1);
+        all.file(2, None, Class::Again, 2);
+        assert_eq!(take(&mut all, 9, Each::Many), [8, 1], "more may be fed");
+        assert_eq!(take(&mut all, 9, Each::Many), [2]);
+    }
+
     proptest! {
         #[test]
         fn no_key_overlaps_overtakes_or_is_forgotten(acts in proptest::collection::vec(act(), 0..200)) {
@@ -533,10 +535,10 @@ mod tests {
                     Act::File(hash) => {
                         filed += 1;
                         new.insert(filed);
-                        all.file(filed, hash.map(key), true, filed);
+                        all.file(filed, hash.map(key), Class::New, filed);
                     }
                     Act::Take(owner, most) => {
-                        for taken in all.take(owner, most, Each::Many, |_| true) {
+                        for taken in all.take(owner, most, Each::Many, None) {
                             prop_assert!(here.contains(&owner));
                             new.remove(&taken.item);
                             if let Some(key) = taken.key {
@@ -573,7 +575,7 @@ mod tests {
                                 failed.push(taken);
                             } else {
                                 new.insert(taken.item);
-                                all.file(taken.item, taken.key, true, taken.item);
+                                all.file(taken.item, taken.key, Class::New, taken.item);
                                 all.put_down(taken.key);
                             }
                         }
@@ -586,7 +588,7 @@ mod tests {
                     }
                     Act::Return(at) if at < failed.len() => {
                         let taken = failed.remove(at);
-                        all.file(taken.item, taken.key, false, taken.item);
+                        all.file(taken.item, taken.key, Class::Again, taken.item);
                         taken.key.into_iter().for_each(|key| all.release(key));
                     }
                     Act::Join(owner) if !here.contains(&owner) => {
@@ -603,11 +605,11 @@ mod tests {
             }
             // Everything can be taken in the end, by whoever is there.
             for (_, taken) in out.drain(..) {
-                all.file(taken.item, taken.key, false, taken.item);
+                all.file(taken.item, taken.key, Class::Again, taken.item);
                 all.put_down(taken.key);
             }
             for taken in failed.drain(..) {
-                all.file(taken.item, taken.key, false, taken.item);
+                all.file(taken.item, taken.key, Class::Again, taken.item);
                 taken.key.into_iter().for_each(|key| all.release(key));
             }
             if here.is_empty() {
@@ -616,10 +618,66 @@ mod tests {
             }
             let mut left = 0;
             for owner in here {
-                left += all.take(owner, usize::MAX, Each::Many, |_| true).len() as u64;
+                // A call may end when one kind has run out.
+                loop {
+                    let taken = all.take(owner, usize::MAX, Each::Many, None);
+                    if taken.is_empty() {
+                        break;
+                    }
+                    left += taken.len() as u64;
+                    taken.iter().for_each(|taken| all.put_down(taken.key));
+                }
             }
             prop_assert_eq!(left + ended, filed);
             prop_assert_eq!(all.len(), 0);
+        }
+
+        /// Whatever is taken, filed and held meanwhile: of two that wait next in line, the
+        /// one of the other class than was taken last goes, and of those that came back
+        /// the one that did so first.
+        #[test]
+        fn both_kinds_get_their_turns(acts in proptest::collection::vec((0..4_u8, 0..6_u64), 0..200)) {
+            let mut all: Sequencer<(Class, u64)> = Sequencer::new();
+            all.join(ME);
+            let mut ids = 1_000..;
+            let mut last = Some(Class::New);
+            let mut came_back = VecDeque::new();
+            for (act, hash) in acts {
+                let hash = (hash > 0).then_some(hash);
+                match act {
+                    0 | 1 => {
+                        let class = if act == 0 { Class::New } else { Class::Again };
+                        let id = ids.next().expect("there are more");
+                        // What comes back has any id, and here a key of its own or none.
+                        let (id, key) = match class {
+                            Class::New => (id, hash.map(key)),
+                            Class::Again => (mix(id), hash.map(|_| key(id))),
+                        };
+                        if class == Class::Again {
+                            came_back.push_back(id);
+                        }
+                        all.file(id, key, class, (class, id));
+                    }
+                    _ => {
+                        let there = [Class::New, Class::Again].map(|class| all.peek(ME, class).is_some());
+                        let Some(taken) = all.take(ME, 1, Each::Once, None).pop() else {
+                            prop_assert_eq!(there, [false, false]);
+                            continue;
+                        };
+                        let (class, id) = taken.item;
+                        if there == [true, true] {
+                            prop_assert_ne!(Some(class), last, "twice in a row");
+                        }
+                        if class == Class::Again {
+                            prop_assert_eq!(came_back.pop_front(), Some(id));
+                        }
+                        last = Some(class);
+                        if act == 2 {
+                            all.put_down(taken.key);
+                        }
+                    }
+                }
+            }
         }
     }
 }

@@ -1,0 +1,73 @@
+//! What came back to a lane without a crew, by turns with what is new.
+
+use super::lane::{Lane, Return, Turn};
+use super::turn::{Progress, Tried};
+use crate::engine::Engine;
+use crate::pure::lifecycle::{Status, Step};
+use crate::sync::Arc;
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Delivers one that came back or, after that, one that is new; with no more of the
+    /// one kind, of the other.
+    pub(super) fn deliver_by_turns(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> Progress {
+        let after_a_return = std::mem::take(&mut turn.is_new_next);
+        if !after_a_return && let Some(returned) = self.pop_return() {
+            return self.redeliver(turn, returned, now_ns, engine);
+        }
+        let most = if after_a_return { 1 } else { usize::MAX };
+        match self.deliver(turn, most, now_ns, engine) {
+            Progress::Nothing if after_a_return => match self.pop_return() {
+                Some(returned) => self.redeliver(turn, returned, now_ns, engine),
+                None => Progress::Nothing,
+            },
+            progress => progress,
+        }
+    }
+
+    /// Delivers one delivery that came back.
+    fn redeliver(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        returned: Return<T>,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> Progress {
+        turn.is_new_next = true;
+        let again = match returned {
+            Return::Redriven(redelivery) => *redelivery,
+            Return::Due(tag) => match turn.waiting.remove(tag) {
+                Some(redelivery) => {
+                    self.books.record(Status::RetryScheduled, Step::Requeue, 1);
+                    redelivery
+                }
+                None => return Progress::Done { now_ns },
+            },
+            // Leases are of crews, which file this elsewhere.
+            Return::Overdue(_) => return Progress::Done { now_ns },
+        };
+        if self.is_past(&again, now_ns) {
+            self.expire_again(again);
+            self.give_back(1);
+            return Progress::Done { now_ns };
+        }
+        self.books.take_in_hand(1);
+        let (tried, after_ns) = self.try_one(turn, again, now_ns, engine);
+        let ended = match tried {
+            Tried::Acked => 1,
+            Tried::Failed(again, fault) => self.settle(turn, again, &fault, after_ns, engine),
+            Tried::NotCalled(again) => {
+                // The lane began to be cancelled just now: its end finds it here.
+                self.end_redelivery(again, Status::Queued);
+                1
+            }
+        };
+        self.books.put_down(1);
+        self.give_back(ended);
+        Progress::Done { now_ns: after_ns }
+    }
+}

@@ -1,0 +1,131 @@
+//! What waits in a sequencer: the deliveries of one key, and lists of what may go.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::Hasher;
+
+/// A key, as far as order is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key {
+    /// What tells it from others.
+    pub(crate) hash: u64,
+    /// By which rule it became a key. What is out when the rule changes belongs to
+    /// a line that is no more.
+    pub(crate) epoch: u32,
+}
+
+/// What a delivery waits for. While there are some of both, they take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Class {
+    /// Its first attempt.
+    New,
+    /// Another one: it was tried before, or redriven.
+    Again,
+}
+
+impl Class {
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::New => Self::Again,
+            Self::Again => Self::New,
+        }
+    }
+}
+
+/// A delivery that waits.
+pub(super) struct Entry<D> {
+    pub(super) id: u64,
+    pub(super) class: Class,
+    /// Its place among those of its class: the message's id if it is new, or else
+    /// when it was filed, or those with the lowest ids would come back before the others
+    /// for ever.
+    pub(super) rank: u64,
+    pub(super) item: D,
+}
+
+/// Something for each delivery that may go, by class and rank.
+pub(super) struct Lists<V> {
+    pub(super) new: BTreeMap<u64, V>,
+    pub(super) again: BTreeMap<u64, V>,
+}
+
+impl<V> Lists<V> {
+    pub(super) const EMPTY: Self = Self {
+        new: BTreeMap::new(),
+        again: BTreeMap::new(),
+    };
+
+    pub(super) fn of(&self, class: Class) -> &BTreeMap<u64, V> {
+        match class {
+            Class::New => &self.new,
+            Class::Again => &self.again,
+        }
+    }
+
+    pub(super) fn of_mut(&mut self, class: Class) -> &mut BTreeMap<u64, V> {
+        match class {
+            Class::New => &mut self.new,
+            Class::Again => &mut self.again,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.new.len() + self.again.len()
+    }
+}
+
+/// The deliveries of one key.
+pub(super) struct Line<D> {
+    /// By message id.
+    pub(super) queue: VecDeque<Entry<D>>,
+    /// How many are in somebody's hands.
+    pub(super) out: u32,
+    /// How many reasons there are to hand out none.
+    pub(super) holds: u32,
+}
+
+impl<D> Line<D> {
+    pub(super) const EMPTY: Self = Self {
+        queue: VecDeque::new(),
+        out: 0,
+        holds: 0,
+    };
+
+    /// Class and rank of what it would hand out next, if it may.
+    pub(super) fn next(&self) -> Option<(Class, u64)> {
+        let may = self.out == 0 && self.holds == 0;
+        let next = self.queue.front().filter(|_| may);
+        next.map(|entry| (entry.class, entry.rank))
+    }
+
+    pub(super) fn insert(&mut self, entry: Entry<D>) {
+        let at = self.queue.partition_point(|other| other.id < entry.id);
+        self.queue.insert(at, entry);
+    }
+
+    pub(super) fn remove(&mut self, id: u64) -> Option<Entry<D>> {
+        let at = self.queue.binary_search_by_key(&id, |other| other.id);
+        self.queue.remove(at.ok()?)
+    }
+}
+
+/// The hash of what is one already.
+#[derive(Default)]
+pub(super) struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32((*byte).into()));
+    }
+
+    fn write_u32(&mut self, epoch: u32) {
+        self.0 = self.0.rotate_left(8) ^ u64::from(epoch);
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 ^= hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
