@@ -111,6 +111,18 @@ pub enum OnExhausted {
     /// long as the store has letters of that key and subscription. A
     /// [redrive](crate::DeadLetters::redrive) returns them in order, and what was
     /// published since follows.
+    ///
+    /// What never failed is not lost for want of room. Those behind push no letter out of a
+    /// full store, whatever its [overflow policy](DeadLetterOverflow): they stay in the lane,
+    /// counted as *held*, until a redrive or a purge has made room, and then join the others.
+    /// Meanwhile they count against the subscription's
+    /// [`hold`](crate::SubscriptionBuilder::hold) and capacity, so a store that nobody
+    /// empties stops the subscription in the end. A drain waits for them, and cancels them when
+    /// its time is up. A letter that a full store does not keep parks nothing, and those
+    /// behind it are delivered; so they are when the last letter of their key is evicted by
+    /// another failure. Letters of those behind can be evicted then, too, under
+    /// [`EvictOldest`](DeadLetterOverflow::EvictOldest); under
+    /// [`EvictNewest`](DeadLetterOverflow::EvictNewest) only what failed can be lost.
     ParkKey,
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::batch::Batch;
 use crate::engine::lane::{Lane, Redelivery, Return};
 use crate::engine::letters::Letter;
+use crate::engine::parking;
 use crate::event::EventKind;
 use crate::message::MessageId;
 use crate::pure::lifecycle::{Status, Step};
@@ -119,7 +120,8 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     /// Letters that can't go stay; so do those of the same key behind one that found no room, or that has
     /// come back to [park](crate::OnExhausted::ParkKey) its key, or their order would
     /// be lost. It is lost, too, if the filter passes over the first of a key and
-    /// chooses others.
+    /// chooses others. A lane that is full has room for as many letters as it holds
+    /// deliveries that wait for room in this store.
     pub fn redrive(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> Redrive {
         let mut outcome = Redrive::default();
         let store = self.topic.core.letters.lock();
@@ -180,7 +182,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
             lanes.insert(name, Arc::clone(found.ok_or(Stays::NoSubscription)?));
         }
         let lane = &lanes[name];
-        match lane.reserve(1, false) {
+        match lane.reserve_for_letter() {
             Reserved::Granted(_) => {}
             Reserved::Full => return Err(Stays::NoRoom),
             Reserved::Closed => return Err(Stays::NoSubscription),
@@ -194,8 +196,12 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
             line.back.is_some_and(|back| back < letter.id()),
             false
         );
-        let taken = !is_behind && letters.take(letter);
-        if !breakable!("letters: redriven by two", taken, true) {
+        let taken = if is_behind {
+            None
+        } else {
+            letters.take(letter)
+        };
+        if !breakable!("letters: redriven by two", taken.is_some(), true) {
             drop(letters);
             if lane.release(1) {
                 lane.ring();
@@ -217,6 +223,9 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         lane.push_return(Return::Redriven(Box::new(again)));
         drop(letters);
         lane.ring_for_return();
+        if let Some(left) = taken {
+            parking::call(left.waiting);
+        }
         if core.engine.has_stopped() {
             // The end may have passed by while it was on its way.
             lane.end(&core.engine);
@@ -227,9 +236,11 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     /// Forgets the letters that `filter` chooses; answers how many.
     pub fn purge(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> usize {
         let chosen = self.list().into_iter().filter(|letter| filter(letter));
-        chosen
-            .filter(|chosen| self.topic.core.letters.lock().take(&chosen.letter))
-            .count()
+        let taken = chosen.filter(|chosen| {
+            let left = self.topic.core.letters.lock().take(&chosen.letter);
+            left.map(|left| parking::call(left.waiting)).is_some()
+        });
+        taken.count()
     }
 }
 

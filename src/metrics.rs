@@ -81,7 +81,8 @@ pub struct SubscriptionMetrics {
     pub name: String,
     /// In its lane, waiting for the handler: the subscriber's lag.
     pub queued: u64,
-    /// Of those, set aside because one before them of the same key awaits its retry.
+    /// Of those, set aside because one before them of the same key awaits its retry, or
+    /// is parked in a dead-letter store that has no room for them.
     pub held: u64,
     /// Keys that wait for a retry.
     pub blocked_keys: u64,

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
-    Backoff, Batched, Broker, DeadReason, DeliveryBatch, LaneFull, Nack, OnExhausted, OnFailure,
-    SubscribeError, Subscription, Topic, Unsubscribe,
+    Backoff, Batched, Broker, DeadLetterOverflow, DeadReason, DeliveryBatch, EventKind, LaneFull,
+    Nack, OnExhausted, OnFailure, SubscribeError, Subscription, Topic, Unsubscribe, Unsubscribed,
 };
 use proptest::prelude::*;
 
@@ -699,4 +699,251 @@ fn a_batch_that_is_due_goes_whatever_has_to_wait_for_its_key() {
     assert_eq!(whole.1.take(), [1; 8]);
     assert_eq!(small.1.take().iter().sum::<usize>(), 8);
     assert_balanced(&broker);
+}
+
+/// A store of so many letters, and a subscription that parks keys: every message fails
+/// in its first so many generations.
+fn small_store(
+    broker: &Broker,
+    letters: usize,
+    overflow: DeadLetterOverflow,
+    log: &Log<(&'static str, u32)>,
+) -> (Topic<Order>, Subscription) {
+    let topic = broker
+        .topic::<Order>("orders")
+        .dead_letter_capacity(letters);
+    let topic = topic.dead_letter_overflow(overflow).retry(Backoff::none());
+    let topic = topic.open().expect("opens");
+    let subscription = topic.subscription("book").on_failure(OnFailure::BlockKey);
+    let subscription = subscription.on_exhausted(OnExhausted::ParkKey).capacity(16);
+    let subscribed = subscription.subscribe(fails_in_generations(log));
+    (topic, subscribed.expect("subscribes"))
+}
+
+fn fails_in_generations(
+    log: &Log<(&'static str, u32)>,
+) -> impl Fn(&millstream::Delivery<'_, Order>) -> Result<(), Nack> + Send + Sync + 'static {
+    let log = log.clone();
+    move |d| {
+        let (key, number, failures) = *d.payload();
+        if u32::from(d.generation()) < failures {
+            return Err(Nack::retry("bad"));
+        }
+        log.push((key, number));
+        Ok(())
+    }
+}
+
+fn numbered(key: &'static str, numbers: std::ops::Range<u32>) -> Vec<Order> {
+    numbers.map(|number| (key, number, 0)).collect()
+}
+
+#[test]
+fn a_letter_that_was_not_kept_parks_nothing_and_those_behind_it_go_on() {
+    let (broker, _clock) = manual();
+    let log = Log::new();
+    let (topic, book) = small_store(&broker, 1, DeadLetterOverflow::EvictNewest, &log);
+    let told = Log::new();
+    let parked = told.clone();
+    let _observation = broker.observe(move |event| {
+        if let EventKind::KeyParked { key } = event.kind() {
+            parked.push(key.to_string());
+        }
+    });
+    publish(&topic, &[("a", 0, 1)]);
+    broker.run_until_idle();
+    publish(&topic, &[("b", 0, 1)]);
+    publish(&topic, &numbered("b", 1..10));
+    broker.run_until_idle();
+    assert_eq!(log.len(), 9);
+    assert_eq!(book.metrics().parked_keys, 1, "the other key is parked");
+    assert_eq!(told.take(), ["a"]);
+    let metrics = assert_balanced(&broker);
+    assert_eq!(metrics.topics[0].letters_evicted, 1);
+}
+
+#[test]
+fn those_behind_a_parked_key_push_no_letter_out_but_wait_for_room() {
+    let (broker, _clock) = manual();
+    let log = Log::new();
+    let (topic, book) = small_store(&broker, 3, DeadLetterOverflow::EvictOldest, &log);
+    publish(&topic, &[("a", 0, 1)]);
+    publish(&topic, &numbered("a", 1..10));
+    publish(&topic, &numbered("b", 0..5));
+    broker.run_until_idle();
+    assert_eq!(log.take(), [0, 1, 2, 3, 4].map(|number| ("b", number)));
+    let metrics = book.metrics();
+    assert_eq!((metrics.held, metrics.queued), (7, 7));
+    assert_eq!(topic.dead_letters().len(), 3);
+    assert_eq!(topic.dead_letters().redrive(|_| true).redriven, 3);
+    broker.run_until_idle();
+    let all: Vec<_> = (0..10).map(|number| ("a", number)).collect();
+    assert_eq!(log.take(), all);
+    assert_eq!((book.metrics().held, book.metrics().parked_keys), (0, 0));
+    let metrics = assert_balanced(&broker);
+    assert_eq!(metrics.topics[0].letters_evicted, 0);
+}
+
+#[test]
+fn those_that_wait_for_room_in_the_store_follow_when_a_purge_makes_some() {
+    let (broker, _clock) = manual();
+    let log = Log::new();
+    let (topic, book) = small_store(&broker, 3, DeadLetterOverflow::EvictNewest, &log);
+    publish(&topic, &[("x", 0, 9), ("y", 0, 9), ("a", 0, 1)]);
+    publish(&topic, &numbered("a", 1..4));
+    broker.run_until_idle();
+    let letters = topic.dead_letters();
+    assert_eq!((letters.len(), book.metrics().held), (3, 3));
+    assert_eq!(letters.purge(|letter| letter.key() != Some("a")), 2);
+    broker.run_until_idle();
+    let dead: Vec<_> = letters.list().iter().map(|l| l.payload().1).collect();
+    assert_eq!((dead, book.metrics().held), (vec![0, 1, 2], 1));
+    assert_eq!(letters.purge(|_| true), 3);
+    broker.run_until_idle();
+    assert_eq!(log.take(), [("a", 3)], "its key is free");
+    assert_balanced(&broker);
+}
+
+#[test]
+fn those_that_wait_for_room_in_the_store_go_on_when_the_letters_of_their_key_are_evicted() {
+    let (broker, _clock) = manual();
+    let log = Log::new();
+    let (topic, book) = small_store(&broker, 2, DeadLetterOverflow::EvictOldest, &log);
+    publish(&topic, &[("a", 0, 1)]);
+    publish(&topic, &numbered("a", 1..4));
+    broker.run_until_idle();
+    assert_eq!(book.metrics().held, 2);
+    publish(&topic, &[("x", 0, 9)]);
+    broker.run_until_idle();
+    assert_eq!(book.metrics().held, 2, "one letter of the key is left");
+    publish(&topic, &[("y", 0, 9)]);
+    broker.run_until_idle();
+    assert_eq!(log.take(), [("a", 2), ("a", 3)]);
+    assert_balanced(&broker);
+}
+
+/// Nothing can wait for each other's room: the lane is full of those that wait for the
+/// store, which is full of those that wait for the lane.
+#[test]
+fn a_full_store_is_redriven_into_a_lane_full_of_those_that_wait_for_it() {
+    let (broker, _clock) = manual();
+    let log = Log::new();
+    let (topic, book) = small_store(&broker, 3, DeadLetterOverflow::EvictOldest, &log);
+    publish(&topic, &[("a", 0, 1)]);
+    publish(&topic, &numbered("a", 1..50));
+    broker.run_until_idle();
+    let metrics = book.metrics();
+    assert_eq!((metrics.queued, metrics.held), (16, 16));
+    assert_eq!(topic.dead_letters().redrive(|_| true).redriven, 3);
+    broker.run_until_idle();
+    let all: Vec<_> = (0..50).map(|number| ("a", number)).collect();
+    assert_eq!(log.take(), all);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn an_end_accounts_for_those_that_wait_for_room_in_the_store() {
+    for (mode, cancelled, dead) in [
+        (Unsubscribe::Cancel, 4, 2),
+        (Unsubscribe::Drain { timeout: MS }, 4, 2),
+        (Unsubscribe::DeadLetter, 0, 6),
+    ] {
+        let (broker, _clock) = manual();
+        let log = Log::new();
+        let (topic, book) = small_store(&broker, 2, DeadLetterOverflow::EvictOldest, &log);
+        publish(&topic, &[("a", 0, 1)]);
+        publish(&topic, &numbered("a", 1..6));
+        broker.run_until_idle();
+        let Unsubscribed::Ended(last) = book.unsubscribe(mode) else {
+            panic!("it was called outside of any handler");
+        };
+        let counts = (last.counts.cancelled, last.counts.dead_lettered);
+        assert_eq!(counts, (cancelled, dead), "{mode:?}");
+        assert_balanced(&broker);
+    }
+    let (broker, _clock) = manual();
+    let log = Log::new();
+    let (topic, _book) = small_store(&broker, 2, DeadLetterOverflow::EvictOldest, &log);
+    publish(&topic, &[("a", 0, 1)]);
+    publish(&topic, &numbered("a", 1..6));
+    broker.run_until_idle();
+    let report = broker.drain(MS).expect_err("four are left");
+    assert!(report.to_string().contains("4 cut off"), "{report}");
+    assert_balanced(&broker);
+}
+
+/// What is done to a topic whose store is small.
+#[derive(Clone, Debug)]
+enum Step {
+    Publish { key: usize, failures: u32 },
+    Run,
+    Redrive,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let publish = (0..3_usize, prop_oneof![4 => Just(0_u32), 1 => 1..3_u32]);
+    let publish = publish.prop_map(|(key, failures)| Step::Publish { key, failures });
+    let step = prop_oneof![6 => publish, 2 => Just(Step::Run), 1 => Just(Step::Redrive)];
+    proptest::collection::vec(step, 0..120)
+}
+
+proptest! {
+    /// Each key in order; nothing lost but what failed while the store was full and had
+    /// been told to keep nothing new.
+    #[test]
+    fn a_small_store_loses_nothing_good_and_no_order(
+        steps in steps(),
+        letters in 1..6_usize,
+        capacity in 1..8_usize,
+        hands in 0..3_usize,
+    ) {
+        let (broker, _clock) = manual();
+        let log = Log::new();
+        let topic = broker.topic::<Order>("orders").dead_letter_capacity(letters);
+        let topic = topic.dead_letter_overflow(DeadLetterOverflow::EvictNewest);
+        let topic = topic.retry(Backoff::none()).open().expect("opens");
+        let subscription = topic.subscription("book").on_failure(OnFailure::BlockKey);
+        let subscription = subscription.on_exhausted(OnExhausted::ParkKey).capacity(capacity);
+        let handler = fails_in_generations(&log);
+        let book = match hands {
+            0 => subscription.subscribe(handler),
+            hands => subscription.subscribe_concurrent(hands, handler),
+        };
+        let book = book.expect("subscribes");
+        let (mut good, mut number) = (Vec::new(), 0);
+        for step in steps {
+            match step {
+                Step::Publish { key, failures } => {
+                    let order = (["a", "b", "c"][key], number, failures);
+                    number += 1;
+                    publish(&topic, &[order]);
+                    good.extend((failures == 0).then_some((order.0, order.1)));
+                }
+                Step::Run => {
+                    broker.run_until_idle();
+                }
+                Step::Redrive => {
+                    topic.dead_letters().redrive(|_| true);
+                }
+            }
+        }
+        broker.run_until_idle();
+        for _ in 0..1_000 {
+            if topic.dead_letters().is_empty() && book.metrics().queued == 0 {
+                break;
+            }
+            let redrive = topic.dead_letters().redrive(|_| true);
+            prop_assert!(redrive.redriven > 0, "stuck: {redrive:?}\n{}", broker.metrics());
+            broker.run_until_idle();
+        }
+        let done = log.take();
+        for key in ["a", "b", "c"] {
+            let numbers: Vec<_> = done.iter().filter(|(other, _)| *other == key).collect();
+            prop_assert!(numbers.is_sorted(), "{numbers:?}");
+        }
+        for one in good {
+            prop_assert!(done.contains(&one), "{one:?} is lost");
+        }
+        assert_balanced(&broker);
+    }
 }

@@ -15,7 +15,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::lane::{Lane, Redelivery, Turn};
 use super::leases::Leases;
-use super::parking::{FORGET_AT, Parked};
+use super::parking::{FORGET_AT, Strays};
 use super::seat::Member;
 use super::waiters::Waiters;
 use crate::batch::{Part, Stamp};
@@ -50,10 +50,10 @@ pub(super) struct State<T> {
     /// Retries on the timer wheel, by their tag, and which of them hold a key.
     pub(super) waiting: Arena<Redelivery<T>>,
     pub(super) holding: BTreeMap<u32, Key>,
-    pub(super) parked: BTreeMap<Key, Parked>,
+    /// Parked keys, and their names.
+    pub(super) parked: BTreeMap<Key, Box<str>>,
     pub(super) forget_at: usize,
-    /// New deliveries of parked keys, for the lane's runner to judge.
-    pub(super) strays: Vec<Redelivery<T>>,
+    pub(super) strays: Strays<T>,
     /// Those who take from it besides the lane's runner.
     pub(super) members: Vec<Arc<Member<T>>>,
     /// Those who do no more, and may still have a handler that is about to go.
@@ -155,7 +155,7 @@ impl<T: Send + Sync + 'static> Crew<T> {
                 holding: BTreeMap::new(),
                 parked: BTreeMap::new(),
                 forget_at: FORGET_AT,
-                strays: Vec::new(),
+                strays: Strays::none(),
                 members: Vec::new(),
                 leaving: Vec::new(),
                 last_member: RUNNER,
@@ -175,7 +175,7 @@ impl<T: Send + Sync + 'static> Crew<T> {
     pub(crate) fn read_metrics(&self, lane: &Lane<T>, into: &mut SubscriptionMetrics) {
         let state = self.state.lock();
         let (held, blocked_keys) = state.sequencer.held();
-        into.held = held as u64;
+        into.held = (held + state.strays.len()) as u64;
         into.blocked_keys = blocked_keys as u64;
         into.parked_keys = lane.parked_keys(&state) as u64;
         state.leases.read_metrics(into);
@@ -211,11 +211,18 @@ impl<T: Send + Sync + 'static> Crew<T> {
 
     /// Files a first attempt, unless its key is parked.
     pub(super) fn arrive(&self, state: &mut State<T>, delivery: Redelivery<T>) {
-        let key = self.key_of(state, &delivery);
-        if key.is_some_and(|key| state.parked.contains_key(&key)) {
-            state.strays.push(delivery);
-        } else {
-            state.file(key, delivery);
+        match self.key_of(state, &delivery) {
+            Some(key) if state.parked.contains_key(&key) => state.strays.add(key, delivery),
+            key => state.file(key, delivery),
+        }
+    }
+
+    /// Files what was redriven, unless one before it waits for the dead letters.
+    pub(super) fn rejoin(&self, state: &mut State<T>, delivery: Redelivery<T>) {
+        let id = delivery.id().get();
+        match self.key_of(state, &delivery) {
+            Some(key) if state.strays.precede(key, id) => state.strays.add(key, delivery),
+            key => state.file(key, delivery),
         }
     }
 
@@ -243,7 +250,7 @@ impl<T: Send + Sync + 'static> Crew<T> {
         }
         if !rules.parks() {
             state.parked.clear();
-            for stray in std::mem::take(&mut state.strays) {
+            for stray in state.strays.drain() {
                 self.file(&mut state, stray);
             }
         }
@@ -341,7 +348,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             self.feed(crew, &mut state, owner, most);
             let mut taken = state.sequencer.take(owner, most, each, only);
             note(taken.len());
-            let has_strays = !state.strays.is_empty();
+            let has_strays = state.strays.are_to_be_judged();
             drop(state);
             if has_strays && owner != RUNNER {
                 self.ring();
@@ -418,7 +425,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.interrupt(crew);
         let mut state = crew.state.lock();
         let mut queued = state.sequencer.drain();
-        queued.append(&mut state.strays);
+        queued.extend(state.strays.drain());
         let waiting: Vec<_> = state.waiting.drain().collect();
         let leased = state.leases.drain();
         for key in std::mem::take(&mut state.holding).into_values() {

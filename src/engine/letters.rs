@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::lane::Lane;
 use crate::batch::Batch;
 use crate::config::DeadLetterOverflow;
 use crate::dead_letters::DeadReason;
 use crate::message::MessageId;
 use crate::pure::retry::FailureKind;
-use crate::sync::Arc;
+use crate::sync::{Arc, Weak};
 
 /// One failed attempt, with those before it.
 pub(crate) struct Failure {
@@ -82,6 +83,16 @@ pub(crate) struct Letters<T> {
     evicted: u64,
     /// What parks keys, by subscription and key.
     parking: BTreeMap<Arc<str>, BTreeMap<Box<str>, Parking>>,
+    /// Lanes whose strays wait for room, or for their key to be freed.
+    waiting: Vec<Weak<Lane<T>>>,
+}
+
+/// A letter that has left the store. Dropped once the lock is gone: dropping it runs
+/// the user's code.
+pub(crate) struct Left<T> {
+    pub(crate) letter: Arc<Letter<T>>,
+    /// Who waited for that, to be [called](super::parking::call) then, too.
+    pub(crate) waiting: Vec<Weak<Lane<T>>>,
 }
 
 impl<T> Letters<T> {
@@ -93,17 +104,30 @@ impl<T> Letters<T> {
             arrivals: 0,
             evicted: 0,
             parking: BTreeMap::new(),
+            waiting: Vec::new(),
         }
     }
 
-    /// Keeps a letter. Answers the one that had to leave for it, which the
-    /// caller drops once the lock is gone: dropping runs the user's code.
-    #[must_use]
-    pub(crate) fn bury(&mut self, mut letter: Letter<T>) -> Option<Arc<Letter<T>>> {
-        let is_full = self.store.len() >= self.capacity;
+    /// Whether a letter can be kept without another's leaving.
+    pub(crate) fn has_room(&self) -> bool {
+        self.store.len() < self.capacity
+    }
+
+    /// Has the lane called when there is room, or when a key is no longer parked.
+    pub(crate) fn call_later(&mut self, lane: &Arc<Lane<T>>) {
+        let lane = Arc::downgrade(lane);
+        if self.waiting.iter().all(|other| !other.ptr_eq(&lane)) {
+            self.waiting.push(lane);
+        }
+    }
+
+    /// Keeps a letter; answers the one that had to leave for it. A letter that is not
+    /// kept comes back, to be dropped like those that leave.
+    pub(crate) fn bury(&mut self, mut letter: Letter<T>) -> Result<Option<Left<T>>, Letter<T>> {
+        let is_full = !self.has_room();
         self.evicted += u64::from(is_full);
         if is_full && self.overflow == DeadLetterOverflow::EvictNewest {
-            return Some(Arc::new(letter));
+            return Err(letter);
         }
         letter.arrival = self.arrivals;
         self.arrivals += 1;
@@ -115,13 +139,17 @@ impl<T> Letters<T> {
             ids.insert(letter.arrival, letter.id());
         }
         self.store.insert(letter.arrival, Arc::new(letter));
-        let evicted = if is_full {
-            self.store.pop_first()
-        } else {
-            None
-        };
-        let evicted = evicted.map(|(_, evicted)| evicted);
-        evicted.inspect(|evicted| self.forget(evicted))
+        if !is_full {
+            return Ok(None);
+        }
+        let evicted = self.store.pop_first();
+        Ok(evicted.map(|(_, letter)| Left {
+            waiting: match self.forget(&letter) {
+                true => std::mem::take(&mut self.waiting),
+                false => Vec::new(),
+            },
+            letter,
+        }))
     }
 
     /// Whether letters in the store park this key.
@@ -154,22 +182,26 @@ impl<T> Letters<T> {
         since.map(|(_, id)| *id)
     }
 
-    /// A letter has left the store.
-    fn forget(&mut self, letter: &Letter<T>) {
+    /// A letter has left the store. `true`: its key is no longer parked.
+    fn forget(&mut self, letter: &Letter<T>) -> bool {
         let (true, Some(key)) = (letter.parks, letter.key()) else {
-            return;
+            return false;
         };
-        if let Some(keys) = self.parking.get_mut(&letter.subscription)
-            && let Some(ids) = keys.get_mut(key)
-        {
-            ids.remove(&letter.arrival);
-            if ids.is_empty() {
-                keys.remove(key);
-            }
-            if keys.is_empty() {
-                self.parking.remove(&letter.subscription);
-            }
+        let Some(keys) = self.parking.get_mut(&letter.subscription) else {
+            return false;
+        };
+        let Some(ids) = keys.get_mut(key) else {
+            return false;
+        };
+        ids.remove(&letter.arrival);
+        let is_freed = ids.is_empty();
+        if is_freed {
+            keys.remove(key);
         }
+        if keys.is_empty() {
+            self.parking.remove(&letter.subscription);
+        }
+        is_freed
     }
 
     /// The letters, oldest first.
@@ -178,9 +210,13 @@ impl<T> Letters<T> {
     }
 
     /// Takes one particular letter out, if it is still there.
-    pub(crate) fn take(&mut self, letter: &Letter<T>) -> bool {
-        let taken = self.store.remove(&letter.arrival);
-        taken.inspect(|taken| self.forget(taken)).is_some()
+    pub(crate) fn take(&mut self, letter: &Letter<T>) -> Option<Left<T>> {
+        let letter = self.store.remove(&letter.arrival)?;
+        self.forget(&letter);
+        Some(Left {
+            letter,
+            waiting: std::mem::take(&mut self.waiting),
+        })
     }
 
     pub(crate) fn len(&self) -> usize {

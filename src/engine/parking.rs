@@ -10,25 +10,31 @@
 //! its way, and that overtakes it. The first is in the store before its followers are looked for: what
 //! was redriven before that is in the lane by then, and what comes later is told that it is
 //! behind. Model: `loom-tests/tests/models/keys.rs`.
+//!
+//! Nothing good is lost: only a letter that was kept parks its key, and a follower joins it
+//! only where there is room without another letter's leaving. Until then it is a *stray*: it keeps its
+//! place in the lane and in its key's order. The lane leaves word with the store, under its lock; whoever
+//! takes a letter out finds it there and has the strays judged again. So that the two can't
+//! wait for each other, a redrive finds as much room beyond a full lane as there are strays in it.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::crew::{Crew, State, Tray};
 use super::lane::{Lane, Redelivery};
 use crate::dead_letters::DeadReason;
 use crate::event::EventKind;
 use crate::message::MessageId;
-use crate::pure::lifecycle::Status;
+use crate::pure::lifecycle::{Status, Step};
+use crate::pure::room::Reserved;
 use crate::pure::sequencer::{Key, Taken};
-use crate::sync::{Arc, breakable};
-
-/// A key whose letters are in the store.
-pub(super) struct Parked {
-    pub(super) name: Box<str>,
-    /// How many are still taking its followers there.
-    pub(super) busy: u32,
-}
+use crate::sync::{Arc, Weak, breakable};
 
 /// Parked keys that are not worth a look.
 pub(super) const FORGET_AT: usize = 64;
+
+/// Keys that are judged in one step, and strays of each that follow into the store in one,
+/// under the locks.
+const STEP: u32 = 64;
 
 /// A delivery whose letter parks its key.
 pub(super) struct Head {
@@ -37,9 +43,87 @@ pub(super) struct Head {
     pub(super) id: MessageId,
 }
 
+/// Deliveries of parked keys: they follow into the store, or go on when their key is
+/// freed.
+pub(super) struct Strays<T> {
+    /// By message id.
+    lines: BTreeMap<Key, BTreeMap<u64, Redelivery<T>>>,
+    count: usize,
+    /// Keys for the lane's runner to judge.
+    news: BTreeSet<Key>,
+}
+
+impl<T> Strays<T> {
+    pub(super) const fn none() -> Self {
+        Self {
+            lines: BTreeMap::new(),
+            count: 0,
+            news: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn are_to_be_judged(&self) -> bool {
+        !self.news.is_empty()
+    }
+
+    pub(super) fn add(&mut self, key: Key, stray: Redelivery<T>) {
+        let line = self.lines.entry(key).or_default();
+        line.insert(stray.id().get(), stray);
+        self.count += 1;
+        self.news.insert(key);
+    }
+
+    /// Whether one of the key before this message is here.
+    pub(super) fn precede(&self, key: Key, id: u64) -> bool {
+        let first = self.lines.get(&key).and_then(|line| line.first_key_value());
+        first.is_some_and(|(first, _)| *first < id)
+    }
+
+    /// Takes the first of a key.
+    fn pop(&mut self, key: Key) -> Option<Redelivery<T>> {
+        let line = self.lines.get_mut(&key)?;
+        let (_, first) = line.pop_first()?;
+        if line.is_empty() {
+            self.lines.remove(&key);
+        }
+        self.count -= 1;
+        Some(first)
+    }
+
+    /// Takes all of a key, in order.
+    fn take(&mut self, key: Key) -> impl Iterator<Item = Redelivery<T>> + use<T> {
+        let line = self.lines.remove(&key).unwrap_or_default();
+        self.count -= line.len();
+        line.into_values()
+    }
+
+    /// Takes all.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Redelivery<T>> + use<T> {
+        let all = std::mem::replace(self, Self::none());
+        all.lines.into_values().flat_map(BTreeMap::into_values)
+    }
+}
+
+/// Letters have left the store: has the lanes that waited for that judge their strays.
+pub(crate) fn call<T: Send + Sync + 'static>(waiting: Vec<Weak<Lane<T>>>) {
+    for lane in waiting.iter().filter_map(Weak::upgrade) {
+        if let Some(crew) = lane.crew.get() {
+            let mut state = crew.state.lock();
+            let Strays { lines, news, .. } = &mut state.strays;
+            news.extend(lines.keys());
+            drop(state);
+            lane.ring();
+        }
+    }
+}
+
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// What is behind a letter that parks its key, first that in the same hands, joins
-    /// it in the store. The key is still out meanwhile.
+    /// What is behind a letter that parks its key, first that in the same hands, is to
+    /// join it in the store. The key is still out meanwhile.
     pub(super) fn park(
         self: &Arc<Self>,
         crew: &Crew<T>,
@@ -57,36 +141,23 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return;
         }
         self.forget_freed(crew, &mut state);
-        let is_news = !state.parked.contains_key(&key);
-        let parked = state.parked.entry(key).or_insert_with(|| Parked {
-            name: name.clone(),
-            busy: 0,
-        });
-        parked.busy += 1;
+        if state.parked.insert(key, name.clone()).is_none() {
+            self.tell_key(&name, |key| EventKind::KeyParked { key });
+        }
         // Those that were redriven are in the lane by now; see the module's text.
         breakable!(
             "keys: parked without a last look",
             self.file_returns(crew, &mut state)
         );
-        let followers = state.sequencer.drain_behind(key, id.get());
-        drop(state);
-        if is_news {
-            self.tell_key(&name, |key| EventKind::KeyParked { key });
-        }
         for follower in in_hand {
-            tray.end(follower.key);
-            self.bury(follower.item, Status::Queued, DeadReason::KeyParked);
+            tray.down.push(follower.key);
+            state.strays.add(key, follower.item);
         }
-        self.bury_followers(followers);
-        let mut state = crew.state.lock();
-        if let Some(parked) = state.parked.get_mut(&key) {
-            parked.busy -= 1;
+        for follower in state.sequencer.drain_behind(key, id.get()) {
+            state.strays.add(key, follower);
         }
-        let has_strays = !state.strays.is_empty();
         drop(state);
-        if has_strays {
-            self.ring();
-        }
+        self.ring();
     }
 
     /// Keys whose letters were redriven, purged or evicted are forgotten when the next
@@ -97,8 +168,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return;
         }
         let letters = self.topic.letters.lock();
-        let parks = |parked: &Parked| parked.busy > 0 || letters.park(&self.name, &parked.name);
-        state.parked.retain(|_, parked| parks(parked));
+        let State { parked, strays, .. } = &mut *state;
+        parked.retain(|key, name| strays.lines.contains_key(key) || letters.park(&self.name, name));
         drop(letters);
         // As in `park`.
         self.file_returns(crew, state);
@@ -114,77 +185,85 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let letters = self.topic.letters.lock();
         for name in letters.parked(&self.name) {
             let key = crew.key_named(&state, name);
-            state.parked.entry(key).or_insert_with(|| Parked {
-                name: Box::from(name),
-                busy: 0,
-            });
+            state.parked.entry(key).or_insert_with(|| Box::from(name));
         }
     }
 
     /// How many keys are parked.
     pub(super) fn parked_keys(&self, state: &State<T>) -> usize {
         let letters = self.topic.letters.lock();
-        let parked = state.parked.values();
-        parked
-            .filter(|parked| letters.park(&self.name, &parked.name))
-            .count()
+        let names = state.parked.values();
+        names.filter(|name| letters.park(&self.name, name)).count()
     }
 
-    fn bury_followers(self: &Arc<Self>, followers: Vec<Redelivery<T>>) {
-        let count = followers.len() as u32;
-        for follower in followers {
-            self.bury(follower, Status::Queued, DeadReason::KeyParked);
-        }
-        self.end_places(count);
-    }
-
-    /// New deliveries of parked keys follow into the dead letters, as long as those
-    /// have letters of the key. `true`: some were judged.
-    pub(super) fn judge_strays(self: &Arc<Self>, crew: &Crew<T>) -> bool {
-        let mut state = crew.state.lock();
-        let strays = std::mem::take(&mut state.strays);
-        let before = strays.len();
-        let mut followers = Vec::new();
-        let mut freed: Vec<(Key, Box<str>)> = Vec::new();
-        let letters = self.topic.letters.lock();
-        for stray in strays {
-            let key = crew.key_of(&state, &stray);
-            let parked = key.and_then(|key| Some((key, state.parked.get(&key)?)));
-            match parked {
-                Some((_, parked)) if parked.busy > 0 => state.strays.push(stray),
-                Some((_, parked)) if letters.park(&self.name, &parked.name) => {
-                    followers.push(stray);
-                }
-                Some((key, parked)) => {
-                    if freed.iter().all(|(other, _)| *other != key) {
-                        freed.push((key, parked.name.clone()));
-                    }
-                    state.strays.push(stray);
-                }
-                None => crew.file(&mut state, stray),
+    /// Reserves a place for a letter that is redriven. Strays may wait for the room that it
+    /// leaves in the store, so they don't take its place here.
+    pub(crate) fn reserve_for_letter(&self) -> Reserved {
+        match (self.reserve(1, false), self.crew.get()) {
+            (Reserved::Full, Some(crew)) => {
+                let strays = crew.state.lock().strays.len() as u32;
+                let room = self.capacity.saturating_add(strays);
+                self.room
+                    .update(|occupied| occupied.reserve(1, room, false))
             }
+            (reserved, _) => reserved,
         }
-        drop(letters);
-        if !freed.is_empty() {
+    }
+
+    /// Judges the strays of some keys. `true`: there were any to judge.
+    pub(super) fn judge_strays(self: &Arc<Self>, crew: &Crew<T>) -> bool {
+        (0..STEP).take_while(|_| self.judge_key(crew)).count() > 0
+    }
+
+    /// The strays of a key follow into the dead letters, as far as there is room, as long as
+    /// those have letters of the key; else they go on. `false`: there was none to judge.
+    fn judge_key(self: &Arc<Self>, crew: &Crew<T>) -> bool {
+        let mut state = crew.state.lock();
+        let Some(key) = state.strays.news.pop_first() else {
+            return false;
+        };
+        let mut letters = self.topic.letters.lock();
+        let name = state.parked.get(&key).cloned();
+        let is_parked = name
+            .as_ref()
+            .is_some_and(|name| letters.park(&self.name, name));
+        let mut followed = 0;
+        if is_parked {
+            while followed < STEP
+                && letters.has_room()
+                && let Some(stray) = state.strays.pop(key)
+            {
+                self.books.record(Status::Queued, Step::Bury, 1);
+                let letter = self.letter(stray, DeadReason::KeyParked, true);
+                let buried = self.topic.bury_in(&mut letters, letter);
+                debug_assert!(matches!(buried, Ok(None)), "there was room");
+                followed += 1;
+            }
+            if state.strays.lines.contains_key(&key) {
+                if letters.has_room() {
+                    state.strays.news.insert(key);
+                } else {
+                    letters.call_later(self);
+                }
+            }
+            drop(letters);
+        } else {
+            drop(letters);
+            let strays = state.strays.take(key);
             // As in `park`.
             breakable!(
                 "keys: freed without a last look",
                 self.file_returns(crew, &mut state)
             );
-            for (key, _) in &freed {
-                state.parked.remove(key);
-            }
-            for stray in std::mem::take(&mut state.strays) {
-                crew.arrive(&mut state, stray);
+            state.parked.remove(&key);
+            strays.for_each(|stray| crew.file(&mut state, stray));
+            if let Some(name) = name {
+                self.tell_key(&name, |key| EventKind::KeyFreed { key });
             }
         }
-        let judged = before > state.strays.len();
         drop(state);
-        for (_, name) in &freed {
-            self.tell_key(name, |key| EventKind::KeyFreed { key });
-        }
-        self.bury_followers(followers);
-        judged
+        self.end_places(followed);
+        true
     }
 
     fn tell_key(&self, key: &str, kind: impl FnOnce(Arc<str>) -> EventKind) {

@@ -192,7 +192,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
         });
         let granted = granted.collect();
-        let has_strays = !state.strays.is_empty();
+        let has_strays = state.strays.are_to_be_judged();
         drop(state);
         if has_strays {
             self.ring();

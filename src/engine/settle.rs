@@ -143,8 +143,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         match self.verdict(&failed, fault, &text, now_ns) {
             Verdict::Retry { due_ns } => return Sentence::Retry { failed, due_ns },
             Verdict::DeadLetter(reason) => {
-                self.bury(failed, Status::Failed, reason);
-                return Sentence::Buried;
+                if self.bury(failed, Status::Failed, reason) {
+                    return Sentence::Buried;
+                }
             }
             Verdict::Discard => {
                 let status = self.books.record(Status::Failed, Step::Drop, 1);
@@ -210,16 +211,26 @@ impl<T: Send + Sync + 'static> Lane<T> {
         tag
     }
 
-    /// Sends a delivery that stands at `from` to the dead letters.
-    pub(super) fn bury(&self, dead: Redelivery<T>, from: Status, reason: DeadReason) {
+    /// Sends a delivery that stands at `from` to the dead letters. `false`: the store
+    /// did not keep it.
+    pub(super) fn bury(&self, dead: Redelivery<T>, from: Status, reason: DeadReason) -> bool {
         self.books.record(from, Step::Bury, 1);
-        self.write_letter(dead, reason);
+        self.write_letter(dead, reason)
     }
 
-    fn write_letter(&self, mut dead: Redelivery<T>, reason: DeadReason) {
-        dead.remember_latest();
+    fn write_letter(&self, dead: Redelivery<T>, reason: DeadReason) -> bool {
         let parks = self.crew.get().is_some_and(|crew| crew.parks(reason));
-        self.topic.bury(Letter {
+        self.topic.bury(self.letter(dead, reason, parks))
+    }
+
+    pub(super) fn letter(
+        &self,
+        mut dead: Redelivery<T>,
+        reason: DeadReason,
+        parks: bool,
+    ) -> Letter<T> {
+        dead.remember_latest();
+        Letter {
             parks,
             arrival: 0,
             batch: dead.batch,
@@ -230,7 +241,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             reason,
             history: dead.earlier,
             buried_ns: self.topic.engine.clock.now_ns(),
-        });
+        }
     }
 
     /// Sends queued first attempts to the dead letters.
@@ -290,7 +301,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Ends one delivery that was tried before, as the lane's phase says.
     pub(super) fn end_redelivery(&self, redelivery: Redelivery<T>, from: Status) {
         if self.phase() == Phase::DeadLettering {
-            return self.bury(redelivery, from, DeadReason::Unsubscribed);
+            self.bury(redelivery, from, DeadReason::Unsubscribed);
+            return;
         }
         let (id, attempt) = (redelivery.id(), redelivery.attempts);
         let status = self.books.record(from, Step::Cancel, 1);

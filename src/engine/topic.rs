@@ -6,7 +6,8 @@ use super::cell::Cell;
 use super::contain::{Contained, SharedPolicy, SharedStrategy, StrategyInUse};
 use super::gate::Gate;
 use super::lane::Lane;
-use super::letters::{Letter, Letters};
+use super::letters::{Left, Letter, Letters};
+use super::parking;
 use super::partition::Partition;
 use super::table::Split;
 use super::waiters::Waiters;
@@ -229,10 +230,36 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Puts a letter into the store.
-    pub(crate) fn bury(&self, letter: Letter<T>) {
+    /// Puts a letter into the store. `false`: it was not kept.
+    pub(crate) fn bury(&self, letter: Letter<T>) -> bool {
+        let mut letters = self.letters.lock();
+        let buried = self.bury_in(&mut letters, letter);
+        drop(letters);
+        let is_kept = buried.is_ok();
+        let (evicted, waiting) = match buried {
+            Ok(None) => return true,
+            Ok(Some(left)) => (left.letter, left.waiting),
+            Err(letter) => (Arc::new(letter), Vec::new()),
+        };
+        self.tell_of(
+            Some(&evicted.subscription),
+            Some(evicted.id()),
+            evicted.attempts,
+            Some(Status::DeadLetter),
+            EventKind::LetterEvicted,
+        );
+        parking::call(waiting);
+        is_kept
+    }
+
+    /// Puts a letter into the store, which is locked: so that nobody finds and redrives it
+    /// before it has been told, nor hears of it before it can be found.
+    pub(super) fn bury_in(
+        &self,
+        letters: &mut Letters<T>,
+        letter: Letter<T>,
+    ) -> Result<Option<Left<T>>, Letter<T>> {
         let reason = letter.reason;
-        // Told before anybody can find and redrive it.
         self.tell_of(
             Some(&letter.subscription),
             Some(letter.id()),
@@ -240,16 +267,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Some(Status::DeadLetter),
             EventKind::DeadLetter { reason },
         );
-        let evicted = self.letters.lock().bury(letter);
-        if let Some(evicted) = evicted {
-            self.tell_of(
-                Some(&evicted.subscription),
-                Some(evicted.id()),
-                evicted.attempts,
-                Some(Status::DeadLetter),
-                EventKind::LetterEvicted,
-            );
-        }
+        letters.bury(letter)
     }
 
     /// Adds a lane, unless one of its name is there and not ending.
