@@ -43,7 +43,10 @@ pub enum Unkeyed {
     Sticky,
 }
 
-/// What happens to messages of a topic without subscriptions.
+/// What happens to messages of a topic without subscriptions. A subscription starts when
+/// it comes, so a message may have nobody to go to although there are some: those that
+/// were there when it was accepted have gone. Such a message is unrouted, too, but under
+/// [`Retain`](Self::Retain), where it goes to those that are there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NoSubscribers {
@@ -51,7 +54,7 @@ pub enum NoSubscribers {
     #[default]
     Discard,
     /// They wait in the topic's queue, up to its capacity, for the first
-    /// subscription.
+    /// subscription: the one that comes while no other is open.
     Retain,
     /// The publish is refused with
     /// [`PublishError::NoSubscribers`](crate::PublishError::NoSubscribers).

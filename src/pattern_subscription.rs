@@ -331,9 +331,10 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
     /// with first attempts in accept order, and may overlap between topics: hence
     /// `Fn` and `Sync`.
     ///
-    /// It gets every message published to a matching topic after this returns, and
-    /// perhaps some that were queued before; of topics that are opened later it gets
-    /// every message from the first on. Doesn't wait for handlers.
+    /// It gets every message that a matching topic accepts after this has returned, and
+    /// none that was accepted before, as [`Topic::subscribe`](crate::Topic::subscribe)
+    /// says; of topics that are opened later it gets every message from the first on.
+    /// Doesn't wait for handlers.
     ///
     /// The name must be free in all matching topics, and among the subscriptions to
     /// patterns. From then on it is taken in each topic that matches: a

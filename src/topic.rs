@@ -102,8 +102,9 @@ impl<T: Send + Sync + 'static> Topic<T> {
 
     /// Publishes a message that enters the queue only after `delay` (rounded up
     /// to a tick of 100 µs). It is accepted now: it has its id and holds its place
-    /// meanwhile, so it can be neither rejected nor dropped later. A drain delivers
-    /// it if it is due before the deadline.
+    /// meanwhile, so it can be neither rejected nor dropped later. It is for those who
+    /// are subscribed now and when it is due: a subscription that comes in between
+    /// doesn't get it. A drain delivers it if it is due before the deadline.
     ///
     /// # Errors
     ///
@@ -126,8 +127,12 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// Subscribes with the defaults: `handler` is called for each delivery, one
     /// call at a time, in accept order.
     ///
-    /// The subscription gets every message published after this returns, and
-    /// perhaps some that were queued before.
+    /// The subscription starts now: it gets every message that is accepted after this
+    /// has returned, and none that was accepted before it was called, be it still
+    /// queued or [delayed](Self::publish_after). A successor of the same name gets
+    /// nothing of its predecessor's. Under
+    /// [`NoSubscribers::Retain`](crate::NoSubscribers::Retain) the one that comes while
+    /// no other is open gets what waits as well.
     ///
     /// # Errors
     ///

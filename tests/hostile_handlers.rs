@@ -220,6 +220,12 @@ fn a_payload_that_panics_when_dropped_harms_nobody_wherever_it_is_dropped() {
     topic.publish(bomb()).unwrap();
     broker.run_until_idle();
     assert_eq!(drops.load(Ordering::Relaxed), 1);
+    let even = topic
+        .subscribe("even", |d| match d.id().get() % 2 {
+            0 => Ok(()),
+            _ => Err(Nack::retry("odd")),
+        })
+        .unwrap();
     // Evicted from the queue by the publisher.
     for _ in 0..6 {
         topic.publish(bomb()).unwrap();
@@ -227,12 +233,6 @@ fn a_payload_that_panics_when_dropped_harms_nobody_wherever_it_is_dropped() {
     assert_eq!(drops.load(Ordering::Relaxed), 3);
     // Delivered and dead-lettered. One letter stays in the store, and with it
     // the batch that its message belongs to.
-    let even = topic
-        .subscribe("even", |d| match d.id().get() % 2 {
-            0 => Ok(()),
-            _ => Err(Nack::retry("odd")),
-        })
-        .unwrap();
     broker.run_until_idle();
     assert_eq!(drops.load(Ordering::Relaxed), 3);
     assert_eq!(topic.dead_letters().purge(|_| true), 1);

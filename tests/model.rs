@@ -235,6 +235,8 @@ struct Lane {
     shape: Shape,
     own: Option<Policy>,
     phase: Phase,
+    /// It gets messages with ids greater than this.
+    after: u64,
     queue: VecDeque<Message>,
     returns: VecDeque<Tried>,
     waiting: Vec<(u64, Tried)>,
@@ -252,6 +254,10 @@ impl Lane {
 
     fn is_full(&self) -> bool {
         self.occupied() >= self.shape.capacity
+    }
+
+    fn wants(&self, message: &Message) -> bool {
+        self.phase == Phase::Open && self.after < message.id
     }
 }
 
@@ -414,10 +420,8 @@ impl Model {
     fn dispatch(&mut self) {
         loop {
             let nobody = self.open().next().is_none();
-            let retained = nobody && self.setup.no_subscribers == NoSubscribers::Retain;
-            let blocked = self
-                .open()
-                .any(|lane| lane.shape.is_exact() && lane.is_full());
+            let retains = self.setup.no_subscribers == NoSubscribers::Retain;
+            let blocks = |lane: &Lane| lane.shape.is_exact() && lane.is_full();
             if self.hand.is_empty() {
                 let Some(first) = self.queue.front() else {
                     self.allowance = 0;
@@ -429,30 +433,36 @@ impl Model {
                         None => return,
                     }
                 }
-                if retained || blocked {
+                if nobody && retains || self.open().any(blocks) {
                     return;
                 }
                 let parcel = self.queue.pop_front().expect("it has a front");
                 self.allowance = self.allowance.saturating_sub(parcel.len());
                 self.hand = parcel.into();
             }
-            if retained || blocked {
+            if nobody && retains {
                 return;
             }
-            if nobody {
-                self.unrouted += self.hand.len() as u64;
-                self.hand.clear();
+            let first = *self.hand.front().expect("it was filled above");
+            let is_wanted = self.lanes.iter().any(|lane| lane.wants(&first));
+            if !is_wanted && !retains {
+                self.hand.pop_front();
+                self.unrouted += 1;
                 continue;
             }
-            let message = self.hand.pop_front().expect("it was filled above");
+            // What is retained and wanted by nobody goes to those that are there.
+            let gets =
+                |lane: &Lane| lane.phase == Phase::Open && (!is_wanted || lane.wants(&first));
+            if self.lanes.iter().any(|lane| gets(lane) && blocks(lane)) {
+                return;
+            }
+            self.hand.pop_front();
             self.dispatched += 1;
-            for lane in &mut self.lanes {
-                if lane.phase == Phase::Open {
-                    lane.counts.made += 1;
-                    lane.offered.push(message.id);
-                    if lane.shape.is_exact() {
-                        lane.queue.push_back(message);
-                    }
+            for lane in self.lanes.iter_mut().filter(|lane| gets(lane)) {
+                lane.counts.made += 1;
+                lane.offered.push(first.id);
+                if lane.shape.is_exact() {
+                    lane.queue.push_back(first);
                 }
             }
             self.work();
@@ -939,7 +949,13 @@ impl Pair {
             return;
         }
         self.handles[slot] = Some(real.expect("the name is free"));
+        let is_first = self.model.open().next().is_none();
+        let retains = self.model.setup.no_subscribers == NoSubscribers::Retain;
         self.model.lanes.push(Lane {
+            after: match retains && is_first {
+                true => 0,
+                false => self.model.issued,
+            },
             slot,
             shape,
             own: shape.own,

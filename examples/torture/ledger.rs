@@ -140,7 +140,12 @@ impl Ledger {
     ) -> Result<(Subscription, Arc<Seat>), SubscribeError> {
         let terms = &self.terms;
         let keeps_all = matches!(terms.overflow, Overflow::Reject | Overflow::Block { .. });
+        let topic = self.topic();
         let promise = Promise {
+            after: match terms.no_subscribers {
+                NoSubscribers::Retain => 0,
+                _ => topic.metrics().published,
+            },
             gapless: offer.lasting
                 && keeps_all
                 && !terms.expires
@@ -153,7 +158,6 @@ impl Ledger {
             temper: offer.temper,
             random: random.fork(),
         };
-        let topic = self.topic();
         let builder = topic
             .subscription(&seat.name)
             .capacity(offer.capacity)
@@ -177,6 +181,7 @@ impl Ledger {
             retried: !self.terms.expires && !self.terms.hostile,
             gapless: false,
             by_key: false,
+            after: 0,
         }
     }
 

@@ -26,6 +26,8 @@ pub struct Promise {
     pub gapless: bool,
     /// Several are handled at once, and only those of one key in order.
     pub by_key: bool,
+    /// It came after the message with this id had been accepted.
+    pub after: u64,
 }
 
 /// What we have counted of one subscription, for all to see.
@@ -89,6 +91,10 @@ impl Seat {
         let most = self.promise.max_attempts;
         if delivery.attempt() > most {
             fail("attempts", format_args!("{delivery:?} of {most}"));
+        }
+        // A letter that was redriven may be a predecessor's.
+        if delivery.generation() == 0 && delivery.id().get() <= self.promise.after {
+            fail("starts", format_args!("{delivery:?} was accepted before"));
         }
         if let Some(due) = shot.due
             && Instant::now() < due

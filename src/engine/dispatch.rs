@@ -65,6 +65,14 @@ impl<T> Desk<T> {
         }
     }
 
+    /// Keeps what is left of a batch from this message on, if anything is.
+    pub(super) fn keep(&mut self, batch: Arc<Batch<T>>, next: usize) {
+        if next < batch.len() {
+            self.hand = Some((batch, next));
+            self.fits = false;
+        }
+    }
+
     /// Takes the rest of the batch in hand, or else the oldest parcel.
     fn take_oldest(&mut self) -> (Option<Hand<T>>, Option<Parcel<T>>) {
         match self.hand.take() {

@@ -1,5 +1,13 @@
 //! Handing one shared batch to every lane: places first, in all lanes for the same
 //! messages, then the counters, then the parts.
+//!
+//! A lane gets what was accepted after it came. Whether some of what is there was
+//! accepted before, a word of the topic says (`starts`), which is set before such a lane
+//! is on the list and cleared when nothing older is left. While it is set, a batch is cut
+//! where the answer of a lane changes, and a lane that doesn't want a piece is passed by
+//! as if it had closed. What no lane wants has nobody to go to; under
+//! `NoSubscribers::Retain`, where nothing may be lost for want of a subscription, it then
+//! goes to those that are there.
 
 use super::books::LaneBooks;
 use super::dispatch::Desk;
@@ -14,8 +22,12 @@ use crate::event::{DropCause, EventKind};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::{Phase, Reserved};
 use crate::pure::schedule::Then;
+use crate::pure::start::{Starts, alike};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, in_order};
+
+/// Stands for the id of messages that every lane wants.
+const ALL_WANT: u64 = u64::MAX;
 
 /// Where a batch can go.
 enum Places {
@@ -36,6 +48,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if self.retains(lanes) {
             return 0;
         }
+        self.room_for(ALL_WANT, lanes)
+    }
+
+    /// As [`room_in_lanes`](Self::room_in_lanes), of those that want this message.
+    fn room_for(&self, id: u64, lanes: &Lanes<T>) -> usize {
         let free = |lane: &Arc<Lane<T>>| match lane.free() {
             0 => match lane.reserve(1, true) {
                 Reserved::Granted(granted) => {
@@ -49,7 +66,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             },
             free => free,
         };
-        let waited_for = lanes.iter().filter(|lane| topic_waits_for(lane));
+        let waited_for = |lane: &&Arc<Lane<T>>| topic_waits_for(lane) && lane.wants(id);
+        let waited_for = lanes.iter().filter(waited_for);
         waited_for.map(free).min().unwrap_or(u32::MAX) as usize
     }
 
@@ -63,13 +81,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         worker: &mut Worker<'_>,
     ) -> Option<usize> {
         let (batch, next) = desk.hand.take()?;
-        let left = batch.len() - next;
-        let count = match self.find_places(desk, lanes, left as u32) {
+        let (alike, id) = match self.starts.load() {
+            Starts::NONE => (batch.len() - next, ALL_WANT),
+            starts => self.alike(&batch, next, lanes, starts),
+        };
+        let count = match self.find_places(desk, lanes, alike as u32, id) {
             Places::For(count) => count,
             Places::Nobody => {
-                self.unroute(&batch, next);
-                at.leave(self, left);
-                return Some(left);
+                self.unroute(&batch, next, next + alike);
+                at.leave(self, alike);
+                desk.keep(batch, next + alike);
+                return Some(alike);
             }
             Places::Later => {
                 desk.hand = Some((batch, next));
@@ -102,18 +124,57 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             },
             at.leave(self, count as usize),
         );
-        let next = next + count as usize;
-        if next < batch.len() {
-            desk.hand = Some((batch, next));
-            desk.fits = false;
-        }
+        desk.keep(batch, next + count as usize);
         Some(count as usize)
     }
 
-    /// Has the lanes reserve places for some of so many messages.
-    fn find_places(self: &Arc<Self>, desk: &mut Desk<T>, lanes: &Lanes<T>, wanted: u32) -> Places {
-        while lanes.iter().any(|lane| lane.phase() == Phase::Open) {
-            let count = self.reserve_everywhere(lanes, wanted, desk.fits, &mut desk.grants);
+    /// How many messages of a batch are wanted by the same lanes, from the next one on,
+    /// and an id that stands for them.
+    #[cold]
+    fn alike(
+        &self,
+        batch: &Batch<T>,
+        next: usize,
+        lanes: &Lanes<T>,
+        starts: Starts,
+    ) -> (usize, u64) {
+        let left = batch.len() - next;
+        let ids = || batch.ids(next, batch.len()).map(|id| id.get());
+        if ids().all(|id| starts.precede(id)) {
+            // In this order: if there was nothing but these messages when we looked
+            // first, then whatever else we count has been accepted since.
+            let released = self.gate.released();
+            if self.gate.issued() == released + left as u64 {
+                self.starts.update(|now| now.end(starts));
+            }
+            return (left, ALL_WANT);
+        }
+        let first = batch.stamp(next).id.get();
+        let range = alike(first, lanes.iter().map(|lane| lane.starts_after()));
+        (ids().take_while(|id| range.contains(id)).count(), first)
+    }
+
+    /// Has the lanes that want this message reserve places for some of so many alike.
+    fn find_places(
+        self: &Arc<Self>,
+        desk: &mut Desk<T>,
+        lanes: &Lanes<T>,
+        wanted: u32,
+        id: u64,
+    ) -> Places {
+        loop {
+            let is_open = |lane: &&Arc<Lane<T>>| lane.phase() == Phase::Open;
+            let id = if lanes.iter().filter(is_open).any(|lane| lane.wants(id)) {
+                id
+            } else if self.settings.no_subscribers == NoSubscribers::Retain
+                && lanes.iter().any(|lane| is_open(&lane))
+            {
+                ALL_WANT
+            } else {
+                break;
+            };
+            let (fits, grants) = (desk.fits, &mut desk.grants);
+            let count = self.reserve_everywhere(lanes, wanted, id, fits, grants);
             if count == 0 {
                 return Places::Later;
             }
@@ -129,7 +190,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Reserves places in all lanes for the same number of messages, at most
+    /// Reserves places in all lanes that want this message for the same number, at most
     /// `wanted`; answers the number. Zero: a lane that the topic waits for is
     /// full, and will ring. If they are known to have fitted a moment ago, nobody
     /// looks again: places that are taken and given back are missed by redrives.
@@ -137,16 +198,21 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self: &Arc<Self>,
         lanes: &Lanes<T>,
         wanted: u32,
+        id: u64,
         fits: bool,
         grants: &mut Vec<Reserved>,
     ) -> u32 {
-        let room = || wanted.min(self.room_in_lanes(lanes) as u32);
+        let room = || wanted.min(self.room_for(id, lanes) as u32);
         let mut count = if fits { wanted } else { room() };
         while count > 0 {
             grants.clear();
             let mut short = false;
             for lane in lanes.iter() {
-                let reserved = lane.reserve(count, false);
+                let reserved = if lane.wants(id) {
+                    lane.reserve(count, false)
+                } else {
+                    Reserved::Closed
+                };
                 let granted = match reserved {
                     Reserved::Granted(granted) => granted,
                     Reserved::Full | Reserved::Closed => 0,
@@ -299,8 +365,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Messages that nobody subscribed to.
-    fn unroute(&self, batch: &Arc<Batch<T>>, next: usize) {
-        let unrouted = batch.ids(next, batch.len());
+    fn unroute(&self, batch: &Arc<Batch<T>>, from: usize, to: usize) {
+        let unrouted = batch.ids(from, to);
         let count = unrouted.len() as u64;
         self.books.unrouted.add(count);
         if self.bus().observed() {

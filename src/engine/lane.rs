@@ -19,7 +19,7 @@ use crate::pure::room::{Phase, Reserved, Room};
 use crate::pure::schedule::Then;
 use crate::pure::stride::Stride;
 use crate::pure::wheel::TimerKey;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, Slot, Unbounded, breakable};
 use std::collections::VecDeque;
 
@@ -123,6 +123,8 @@ pub(crate) struct Lane<T> {
     /// It is one of several, of a subscription to patterns: its topic may be removed
     /// from under it.
     pub(crate) by_pattern: bool,
+    /// It gets messages with ids greater than this. Set before it is on the list.
+    after: AtomicU64,
     pub(crate) retry: Slot<Policy>,
     pub(crate) room: Cell<Room>,
     pub(crate) baton: Baton,
@@ -163,6 +165,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             capacity: settings.capacity,
             when_full: settings.when_full,
             by_pattern: settings.by_pattern,
+            after: AtomicU64::new(0),
             retry: Slot::new(Arc::new(settings.retry)),
             room: Cell::new(Room::EMPTY),
             baton: Baton::new(),
@@ -180,6 +183,21 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     pub(crate) fn phase(&self) -> Phase {
         self.room.load().phase
+    }
+
+    /// It gets nothing up to this id.
+    pub(super) fn start_after(&self, id: u64) {
+        // ORDERING: relaxed, as the load below: the list of lanes publishes it.
+        self.after.store(id, Ordering::Relaxed);
+    }
+
+    pub(super) fn starts_after(&self) -> u64 {
+        self.after.load(Ordering::Relaxed)
+    }
+
+    /// Whether the message was accepted after the subscription came.
+    pub(super) fn wants(&self, id: u64) -> bool {
+        self.starts_after() < id
     }
 
     /// Room for new deliveries now.

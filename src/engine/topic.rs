@@ -22,9 +22,10 @@ use crate::pure::handles::Handles;
 use crate::pure::lifecycle::Status;
 use crate::pure::retry::RetryPolicy;
 use crate::pure::schedule::Then;
+use crate::pure::start::Starts;
 use crate::pure::wheel::TimerKey;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, CachePadded, Mutex, Slot, breakable};
+use crate::sync::{Arc, CachePadded, Mutex, Slot, breakable, in_order};
 
 /// Settings of a topic, checked.
 #[derive(Clone, Debug)]
@@ -72,6 +73,8 @@ pub(crate) struct TopicCore<T> {
     /// Messages up to this id are handed on whatever the strategy says.
     pub(super) flush_to: AtomicU64,
     pub(crate) lanes: Slot<Lanes<T>>,
+    /// Whether there may be messages that some lane doesn't want.
+    pub(super) starts: Cell<Starts>,
     /// Serialises changes of the list; holds the counts of lanes that ended.
     pub(crate) ended: Mutex<Option<Box<DeliveryCounts>>>,
     pub(crate) strategy: Slot<StrategyInUse>,
@@ -102,6 +105,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }),
             flush_to: AtomicU64::new(0),
             lanes: Slot::new(Arc::new(Vec::new())),
+            starts: Cell::new(Starts::NONE),
             ended: Mutex::new(None),
             strategy: Slot::new(strategy),
             retry: Slot::new(retry),
@@ -270,15 +274,37 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         letters.bury(letter)
     }
 
-    /// Adds a lane, unless one of its name is there and not ending.
+    /// Has a lane that is about to join get what is accepted from now on. Who
+    /// publishes after it has joined finds it on the list, because the dispatcher
+    /// reads that after it has taken the message.
+    fn start(&self, lane: &Lane<T>) {
+        // This order, so that equal counts mean that nothing is there now.
+        let released = self.gate.released();
+        let after = self.gate.issued();
+        lane.start_after(after);
+        if released < after {
+            // Before the list, so that who finds the lane there asks it.
+            self.starts.update(|starts| starts.begin(after));
+        }
+    }
+
+    /// Adds a lane, unless one of its name is there and not ending. It starts now,
+    /// unless it is the one that messages wait for.
     pub(crate) fn join(self: &Arc<Self>, lane: &Arc<Lane<T>>) -> bool {
         let joining = breakable!("lanes: look, then join", Some(self.ended.lock()), None);
         let mut lanes = Lanes::clone(&self.lanes.load());
         if lanes.iter().any(|other| other.answers_to(&lane.name)) {
             return false;
         }
+        let is_first = self.retains(&lanes);
         lanes.push(Arc::clone(lane));
-        self.lanes.swap(Arc::new(lanes));
+        in_order!(
+            "lanes: the start, then the list",
+            if !is_first {
+                self.start(lane);
+            },
+            self.lanes.swap(Arc::new(lanes)),
+        );
         drop(joining);
         self.ring();
         true

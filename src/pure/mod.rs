@@ -19,6 +19,7 @@ pub(crate) mod room;
 pub(crate) mod rules;
 pub(crate) mod schedule;
 pub(crate) mod sequencer;
+pub(crate) mod start;
 pub(crate) mod strategy;
 pub(crate) mod stride;
 pub(crate) mod tickets;

@@ -28,6 +28,39 @@ fn fan_out() {
     });
 }
 
+#[test]
+fn subscriptions_start_when_they_come() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic::<Sent>("a").open().unwrap();
+        let first = log(&topic, "first");
+        let mut threads = publishers({
+            let topic = topic.clone();
+            move |publisher| {
+                for number in 0..2 {
+                    topic.publish((publisher, number)).unwrap();
+                }
+            }
+        });
+        let joined = Log::new();
+        for (me, name) in [(PUBLISHERS, "x"), (PUBLISHERS + 1, "y")] {
+            let (topic, joined) = (topic.clone(), joined.clone());
+            threads.push(thread::spawn(move || {
+                topic.publish((me, 0)).unwrap();
+                joined.push((me, log(&topic, name)));
+                topic.publish((me, 1)).unwrap();
+            }));
+        }
+        join(threads);
+        drain(&broker);
+        assert_eq!(first.len(), 12);
+        for (me, log) in joined.take() {
+            let mine: Vec<_> = log.take().into_iter().filter(|sent| sent.0 == me).collect();
+            assert_eq!(mine, [(me, 1)]);
+        }
+    });
+}
+
 /// Workers that waited for room which only workers make would never wake.
 #[test]
 fn handlers_that_publish_into_each_others_full_topic() {

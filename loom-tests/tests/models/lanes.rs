@@ -65,3 +65,22 @@ fn a_lane_that_drops_its_oldest_hands_over_or_counts_each() {
         assert!(seen == [1, 2] || seen == [2] || seen == [1], "{seen:?}");
     });
 }
+
+#[test]
+fn a_subscription_that_joins_gets_what_is_published_after_it_and_nothing_before() {
+    model("join, worker", Preemptions::up_to(2), || {
+        let (broker, _clock) = manual();
+        let topic = broker.topic("t").capacity(4).open().unwrap();
+        let logs = [Log::new(), Log::new()];
+        topic.subscribe("a", logs[0].handler()).unwrap().detach();
+        topic.publish(1).unwrap();
+        let worker = worker(&broker);
+        topic.subscribe("b", logs[1].handler()).unwrap().detach();
+        topic.publish(2).unwrap();
+        broker.run_until_idle();
+        worker.join().unwrap();
+        assert_eq!(logs[0].read(), [1, 2]);
+        assert_eq!(logs[1].read(), [2]);
+        assert_settled(&broker);
+    });
+}

@@ -112,6 +112,10 @@ const MUTANTS: &[Mutant] = &[
         &["unsubscribe::what_is_cancelled_is_not_delivered_any_more"],
     ),
     (
+        "lanes: the start, then the list",
+        &["lanes::a_subscription_that_joins_gets_what_is_published_after_it_and_nothing_before"],
+    ),
+    (
         "lanes: look, then join",
         &["unsubscribe::two_subscriptions_of_one_name_are_never_there_at_once"],
     ),
