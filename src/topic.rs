@@ -45,7 +45,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
     pub(crate) fn join(core: Arc<TopicCore<T>>) -> Option<Self> {
         let joined = core.handles.update(|handles| handles.join());
         let joined = breakable!("handles: a removed topic is joined", joined, true);
-        joined.then_some(Self { core })
+        joined.then(|| Self { core })
     }
 
     /// Its name.
@@ -304,5 +304,24 @@ impl<T: Send + Sync + 'static> fmt::Debug for MessageBuilder<'_, T> {
             .field("meta", &self.meta)
             .field("delay", &self.delay)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Broker;
+
+    #[test]
+    fn a_handle_that_is_refused_because_the_topic_was_removed_counts_for_nothing() {
+        let broker = Broker::builder().workers(0).build().expect("valid");
+        let topic = broker.topic::<()>("t").open().expect("opens");
+        let core = Arc::clone(&topic.core);
+        drop(topic);
+        let removed = core.handles.update(|handles| handles.remove());
+        assert_eq!(removed, Ok(()));
+        assert!(Topic::join(Arc::clone(&core)).is_none());
+        core.handles.update(|handles| handles.restore());
+        assert_eq!(broker.remove_topic("t"), Ok(()));
     }
 }
