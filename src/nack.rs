@@ -50,8 +50,12 @@ impl Nack {
         Self::new(Wish::Policy, reason)
     }
 
-    /// Try again after `delay` instead of the policy's, if the policy grants
-    /// another attempt at all.
+    /// Try again after `delay` instead of the retry policy's own, if the policy grants
+    /// that: it is asked, by [`decide_requested`](crate::RetryPolicy::decide_requested),
+    /// and has the last word. A [`Backoff`](crate::Backoff) takes `delay` as it is, without
+    /// jitter, but for its [`cap`](crate::Backoff::cap), and judges by that whether the
+    /// retry comes within [`max_elapsed`](crate::Backoff::max_elapsed); a policy of your
+    /// own that says nothing else takes it if it grants a retry at all.
     pub fn retry_after(delay: Duration, reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Wish::After(delay), reason)
     }

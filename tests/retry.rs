@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
     Backoff, Batched, Broker, BrokerBuilder, Class, DeadReason, Decision, EventKind, FailedAttempt,
-    FailureKind, LaneFull, ManualClock, Nack, OpenError, PublishError, RetryPolicy, Topic,
+    FailureKind, LaneFull, ManualClock, Nack, OpenError, PublishError, Pull, RetryPolicy, Topic,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -25,6 +25,11 @@ const MS: Duration = Duration::from_millis(1);
 /// How long each retry of one delivery that always fails was put off, measured
 /// by when the handler is entered again.
 fn delays(policy: impl RetryPolicy) -> Vec<Duration> {
+    delays_asked(policy, None)
+}
+
+/// The same, where the handler asks for a delay of its own.
+fn delays_asked(policy: impl RetryPolicy, wish: Option<Duration>) -> Vec<Duration> {
     let (broker, clock) = manual();
     let topic = broker.topic::<()>("t").retry(policy).open().expect("opens");
     let entered = Log::new();
@@ -33,7 +38,10 @@ fn delays(policy: impl RetryPolicy) -> Vec<Duration> {
             let (entered, clock) = (entered.clone(), clock.clone());
             move |_| {
                 entered.push(clock.elapsed());
-                Err(Nack::retry("no"))
+                Err(match wish {
+                    None => Nack::retry("no"),
+                    Some(wish) => Nack::retry_after(wish, "not before"),
+                })
             }
         })
         .expect("subscribes");
@@ -414,6 +422,84 @@ fn a_nack_overrules_the_delay_but_not_the_limits() {
 }
 
 #[test]
+fn max_elapsed_is_judged_by_the_delay_that_the_handler_asked_for() {
+    let limited = |own| Backoff::fixed(own).max_attempts(4).max_elapsed(60 * MS);
+    // The policy's own delay would be in time, or too late: it isn't the one used.
+    assert_eq!(delays_asked(limited(MS), Some(61 * MS)), []);
+    assert_eq!(delays_asked(limited(120 * MS), Some(MS)), [MS; 3]);
+    assert_eq!(
+        delays_asked(limited(MS).max_attempts(u32::MAX), Some(25 * MS)),
+        [25 * MS; 2]
+    );
+}
+
+#[test]
+fn a_delay_that_the_handler_asked_for_is_bounded_by_the_cap_and_not_jittered() {
+    let policy = || Backoff::fixed(MS).cap(20 * MS).jitter();
+    assert_eq!(delays_asked(policy(), Some(19 * MS)), [19 * MS; 2]);
+    assert_eq!(delays_asked(policy(), Some(86_400_000 * MS)), [20 * MS; 2]);
+}
+
+#[test]
+fn a_lease_that_is_refused_with_a_delay_is_judged_by_it_too() {
+    let (broker, clock) = manual();
+    let policy = Backoff::fixed(120 * MS)
+        .max_attempts(9)
+        .max_elapsed(60 * MS);
+    let topic = broker.topic::<()>("t").retry(policy).open().expect("opens");
+    let pull = topic
+        .subscription("s")
+        .pull(Pull::default())
+        .expect("valid");
+    topic.publish(()).expect("there is room");
+    let refuse = |delay| {
+        let lease = pull.try_recv().expect("there is one");
+        lease
+            .nack(Nack::retry_after(delay, "not before"))
+            .expect("in time");
+        broker.run_until_idle();
+    };
+    refuse(60 * MS);
+    advance(&broker, &clock, 60 * MS);
+    refuse(MS);
+    assert_eq!(broker.next_deadline(), None);
+    let letters = topic.dead_letters().list();
+    assert_eq!(letters[0].reason(), DeadReason::Exhausted);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_policy_of_the_users_own_has_the_last_word_on_a_delay_that_was_asked_for() {
+    /// Says nothing of its own: the wish counts, if there is a retry at all.
+    struct Plain;
+    impl RetryPolicy for Plain {
+        fn decide(&self, failed: &FailedAttempt<'_>) -> Decision {
+            match failed.attempt() {
+                1 | 2 => Decision::RetryAfter(5 * MS),
+                _ => Decision::Exhausted,
+            }
+        }
+    }
+    /// Doubles what is asked for.
+    struct Doubling;
+    impl RetryPolicy for Doubling {
+        fn decide(&self, failed: &FailedAttempt<'_>) -> Decision {
+            panic!("nothing was asked for: {failed:?}")
+        }
+
+        fn decide_requested(&self, failed: &FailedAttempt<'_>, asked: Duration) -> Decision {
+            match failed.attempt() {
+                1 | 2 => Decision::RetryAfter(asked * 2),
+                _ => Decision::Exhausted,
+            }
+        }
+    }
+    assert_eq!(delays(Plain), [5 * MS; 2]);
+    assert_eq!(delays_asked(Plain, Some(30 * MS)), [30 * MS; 2]);
+    assert_eq!(delays_asked(Doubling, Some(30 * MS)), [60 * MS; 2]);
+}
+
+#[test]
 fn a_nack_that_says_dead_letter_or_discard_is_not_put_to_the_policy() {
     struct NeverAsked;
     impl RetryPolicy for NeverAsked {
@@ -767,22 +853,32 @@ fn a_retry_is_not_made_if_the_message_expires_first() {
 
 #[test]
 fn policies_without_effect_are_refused_wherever_they_are_set() {
-    let (broker, _clock) = manual();
-    let useless = || Backoff::fixed(2 * MS).cap(MS);
-    let refused = broker.topic::<u32>("t").retry(useless()).open();
-    assert!(matches!(refused, Err(OpenError::Invalid(_))), "{refused:?}");
-    let topic: Topic<u32> = broker.topic("t").open().expect("opens");
-    assert!(topic.set_retry(useless()).is_err());
-    assert!(
-        topic
-            .subscription("s")
-            .retry(useless())
-            .subscribe(|_| Ok(()))
-            .is_err()
-    );
-    let subscription = topic.subscribe("s", |_| Ok(())).expect("the name is free");
-    assert!(subscription.set_retry(useless()).is_err());
-    assert_balanced(&broker);
+    for useless in [
+        Backoff::fixed(2 * MS).cap(MS),
+        Backoff::fixed(MS).max_attempts(0),
+        Backoff::fixed(Duration::ZERO).max_elapsed(Duration::ZERO),
+    ] {
+        let useless = || useless.clone();
+        let (broker, _clock) = manual();
+        let refused = broker.topic::<u32>("t").retry(useless()).open();
+        assert!(matches!(refused, Err(OpenError::Invalid(_))), "{refused:?}");
+        let topic: Topic<u32> = broker.topic("t").open().expect("opens");
+        assert!(topic.set_retry(useless()).is_err());
+        assert!(
+            topic
+                .subscription("s")
+                .retry(useless())
+                .subscribe(|_| Ok(()))
+                .is_err()
+        );
+        let subscription = topic.subscribe("s", |_| Ok(())).expect("the name is free");
+        assert!(subscription.set_retry(useless()).is_err());
+        let all = || broker.subscription::<u32>("all").matching(">");
+        assert!(all().retry(useless()).subscribe(|_| Ok(())).is_err());
+        let all = all().subscribe(|_| Ok(())).expect("the name is free");
+        assert!(all.set_retry(useless()).is_err());
+        assert_balanced(&broker);
+    }
 }
 
 #[test]

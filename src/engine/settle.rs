@@ -176,8 +176,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Some(policy) => Arc::clone(policy),
             None => self.topic.retry.load(),
         };
-        let decide = || {
-            let decided = contain(|| policy.decide(&attempt));
+        let decide = |requested| {
+            let decided = contain(|| match requested {
+                None => policy.decide(&attempt),
+                Some(delay) => policy.decide_requested(&attempt, delay),
+            });
             decided
                 .inspect_err(|_| {
                     let hook = Hook::RetryPolicy;

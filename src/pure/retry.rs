@@ -137,6 +137,20 @@ pub trait RetryPolicy: Send + Sync + 'static {
     /// Looks at the failure and decides.
     fn decide(&self, failed: &FailedAttempt<'_>) -> Decision;
 
+    /// Decides on a failure whose handler asked for a delay of its own, by
+    /// [`Nack::retry_after`](crate::Nack::retry_after). It is called instead of
+    /// [`decide`](Self::decide), and what it answers is what happens.
+    ///
+    /// By default a retry that `decide` grants comes after `requested`. A policy whose
+    /// limits depend on the delay, or that wraps another, says here what they mean for
+    /// this one.
+    fn decide_requested(&self, failed: &FailedAttempt<'_>, requested: Duration) -> Decision {
+        match self.decide(failed) {
+            Decision::RetryAfter(_) => Decision::RetryAfter(requested),
+            otherwise => otherwise,
+        }
+    }
+
     /// Refuses settings that could never take effect. Called once, when the
     /// policy is installed; accepts everything by default.
     ///
@@ -237,7 +251,8 @@ impl Backoff {
         Self::of(Shape::Exponential, base)
     }
 
-    /// No delay longer than this.
+    /// No delay longer than this, be it one that the handler
+    /// [asked for](crate::Nack::retry_after). Default: none.
     #[must_use]
     pub fn cap(self, cap: Duration) -> Self {
         Self {
@@ -277,7 +292,10 @@ impl Backoff {
         }
     }
 
-    /// No retry later than this after the first attempt began. Default: none.
+    /// No retry later than this after the first attempt began, judged by the delay that
+    /// it would really come after: where the handler [asked for](crate::Nack::retry_after)
+    /// one, by that. So a limit below the policy's own first delay leaves the retries that
+    /// handlers ask for; a limit of zero would leave none and is refused. Default: none.
     #[must_use]
     pub fn max_elapsed(self, limit: Duration) -> Self {
         Self {
@@ -298,13 +316,37 @@ impl Backoff {
         }
     }
 
+    /// The one decision: `requested` is the delay that the handler asked for.
+    fn judge(&self, failed: &FailedAttempt<'_>, requested: Option<Duration>) -> Decision {
+        match self.classifier.as_ref().map(|classify| classify(failed)) {
+            Some(Class::DeadLetter) => return Decision::DeadLetter,
+            Some(Class::Discard) => return Decision::Discard,
+            Some(Class::Retry) | None => {}
+        }
+        if failed.attempt >= self.max_attempts {
+            return Decision::Exhausted;
+        }
+        let delay = match requested {
+            Some(requested) => self.capped(requested),
+            None => self.delay(failed),
+        };
+        match self.max_elapsed {
+            Some(limit) if failed.elapsed.saturating_add(delay) > limit => Decision::Exhausted,
+            _ => Decision::RetryAfter(delay),
+        }
+    }
+
+    fn capped(&self, delay: Duration) -> Duration {
+        self.cap.map_or(delay, |cap| delay.min(cap))
+    }
+
     fn delay(&self, failed: &FailedAttempt<'_>) -> Duration {
         let delay = match self.shape {
             Shape::Fixed => self.base,
             Shape::Linear => self.base.saturating_mul(failed.attempt),
             Shape::Exponential => doubled(self.base, failed.attempt.saturating_sub(1)),
         };
-        let delay = self.cap.map_or(delay, |cap| delay.min(cap));
+        let delay = self.capped(delay);
         match self.jitter_seed {
             Some(seed) => scaled(delay, mix(seed ^ failed.random)),
             None => delay,
@@ -320,19 +362,11 @@ impl Default for Backoff {
 
 impl RetryPolicy for Backoff {
     fn decide(&self, failed: &FailedAttempt<'_>) -> Decision {
-        match self.classifier.as_ref().map(|classify| classify(failed)) {
-            Some(Class::DeadLetter) => return Decision::DeadLetter,
-            Some(Class::Discard) => return Decision::Discard,
-            Some(Class::Retry) | None => {}
-        }
-        if failed.attempt >= self.max_attempts {
-            return Decision::Exhausted;
-        }
-        let delay = self.delay(failed);
-        match self.max_elapsed {
-            Some(limit) if failed.elapsed.saturating_add(delay) > limit => Decision::Exhausted,
-            _ => Decision::RetryAfter(delay),
-        }
+        self.judge(failed, None)
+    }
+
+    fn decide_requested(&self, failed: &FailedAttempt<'_>, requested: Duration) -> Decision {
+        self.judge(failed, Some(requested))
     }
 
     fn check(&self) -> Result<(), InvalidSetting> {
@@ -348,6 +382,13 @@ impl RetryPolicy for Backoff {
                 "cap",
                 format_args!("{cap:?}"),
                 "must not be below the first delay, which could never take effect",
+            ));
+        }
+        if self.max_elapsed == Some(Duration::ZERO) {
+            return Err(InvalidSetting::new(
+                "max_elapsed",
+                "zero",
+                "must be longer, or no retry could ever be made",
             ));
         }
         Ok(())
@@ -493,6 +534,22 @@ mod tests {
     }
 
     #[test]
+    fn a_requested_delay_is_judged_as_the_one_that_is_used() {
+        let policy = Backoff::fixed(MS * 120).cap(MS * 150).max_attempts(4);
+        let asked =
+            |policy: &Backoff, attempt, delay| policy.decide_requested(&failed(attempt), delay);
+        assert_eq!(asked(&policy, 1, MS), Decision::RetryAfter(MS));
+        assert_eq!(asked(&policy, 1, MS * 900), Decision::RetryAfter(MS * 150));
+        assert_eq!(asked(&policy, 4, MS), Decision::Exhausted);
+        let limited = policy.max_elapsed(MS * 60).jitter();
+        // The first attempt failed after 1 ms.
+        assert_eq!(asked(&limited, 1, MS * 59), Decision::RetryAfter(MS * 59));
+        assert_eq!(asked(&limited, 1, MS * 60), Decision::Exhausted);
+        let picky = limited.classify(|_| Class::Discard);
+        assert_eq!(asked(&picky, 1, MS), Decision::Discard);
+    }
+
+    #[test]
     fn full_jitter_stays_within_the_delay_and_repeats_with_its_seed() {
         let policy = |seed| Backoff::fixed(MS * 100).full_jitter(seed);
         let delay = |seed, random| match policy(seed).decide(&failed(1).with_random(random)) {
@@ -533,5 +590,9 @@ mod tests {
         assert!(Backoff::fixed(MS).max_attempts(0).check().is_err());
         assert!(Backoff::fixed(MS * 2).cap(MS).check().is_err());
         assert!(Backoff::fixed(MS).cap(MS).check().is_ok());
+        let limited = |limit| Backoff::fixed(MS).max_elapsed(limit).check();
+        assert!(limited(Duration::ZERO).is_err());
+        assert!(limited(MS / 2).is_ok(), "a handler may ask for less");
+        assert!(Backoff::none().check().is_ok());
     }
 }

@@ -1,5 +1,5 @@
-//! From a failure to its consequence: what the handler wished, what the policy
-//! decided and what the message's time to live allows, in that order.
+//! From a failure to its consequence: what the handler wished, what the policy, which
+//! knows the wish, decided and what the message's time to live allows, in that order.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::dead_letters::DeadReason;
 pub(crate) enum Wish {
     /// Nothing in particular: the policy decides.
     Policy,
-    /// Another attempt after this time, if the policy allows one at all.
+    /// Another attempt after this time, if the policy grants it.
     After(Duration),
     /// The dead letters, now.
     DeadLetter,
@@ -40,26 +40,27 @@ pub(crate) enum Verdict {
     Expire,
 }
 
-/// Judges one failure. `decide` is the policy; `None` from it means it panicked.
-/// `expires_ns` is when the message's time to live ends.
+/// Judges one failure. `decide` is the policy, given the delay that the handler asked
+/// for; `None` from it means it panicked. `expires_ns` is when the message's time to live
+/// ends.
 pub(crate) fn judge(
     wish: Wish,
-    decide: impl FnOnce() -> Option<Decision>,
+    decide: impl FnOnce(Option<Duration>) -> Option<Decision>,
     now_ns: u64,
     expires_ns: Option<u64>,
 ) -> Verdict {
-    match wish {
+    let requested = match wish {
         Wish::DeadLetter => return Verdict::DeadLetter(DeadReason::Rejected),
         Wish::Discard => return Verdict::Discard,
-        Wish::Policy | Wish::After(_) => {}
-    }
-    let delay = match (decide(), wish) {
-        (Some(Decision::RetryAfter(_)), Wish::After(asked)) => asked,
-        (Some(Decision::RetryAfter(delay)), _) => delay,
-        (Some(Decision::Exhausted), _) => return Verdict::DeadLetter(DeadReason::Exhausted),
-        (Some(Decision::DeadLetter), _) => return Verdict::DeadLetter(DeadReason::Rejected),
-        (Some(Decision::Discard), _) => return Verdict::Discard,
-        (None, _) => return Verdict::DeadLetter(DeadReason::PolicyPanicked),
+        Wish::Policy => None,
+        Wish::After(delay) => Some(delay),
+    };
+    let delay = match decide(requested) {
+        Some(Decision::RetryAfter(delay)) => delay,
+        Some(Decision::Exhausted) => return Verdict::DeadLetter(DeadReason::Exhausted),
+        Some(Decision::DeadLetter) => return Verdict::DeadLetter(DeadReason::Rejected),
+        Some(Decision::Discard) => return Verdict::Discard,
+        None => return Verdict::DeadLetter(DeadReason::PolicyPanicked),
     };
     let due_ns = now_ns.saturating_add(nanos(delay));
     match expires_ns {
@@ -82,11 +83,15 @@ mod tests {
 
     #[test]
     fn the_policy_decides_unless_the_handler_knows_better() {
-        let judged = |wish, decision| judge(wish, || decision, 100, None);
+        let judged = |wish, decision| judge(wish, |_| decision, 100, None);
         let dead = |reason| Verdict::DeadLetter(reason);
         let later = Wish::After(Duration::from_nanos(7));
         assert_eq!(judged(Wish::Policy, RETRY), Verdict::Retry { due_ns: 150 });
-        assert_eq!(judged(later, RETRY), Verdict::Retry { due_ns: 107 });
+        // The policy knows of the wish: its answer is the delay.
+        assert_eq!(judged(later, RETRY), Verdict::Retry { due_ns: 150 });
+        let granted = |requested: Option<Duration>| requested.map(Decision::RetryAfter);
+        let verdict = judge(later, granted, 100, None);
+        assert_eq!(verdict, Verdict::Retry { due_ns: 107 });
         assert_eq!(
             judged(later, Some(Decision::Exhausted)),
             dead(DeadReason::Exhausted)
@@ -114,21 +119,22 @@ mod tests {
     #[test]
     fn a_policy_that_panics_loses_nothing() {
         assert_eq!(
-            judge(Wish::Policy, || None, 0, None),
+            judge(Wish::Policy, |_| None, 0, None),
             Verdict::DeadLetter(DeadReason::PolicyPanicked)
         );
     }
 
     #[test]
     fn a_retry_that_would_come_too_late_expires_at_once() {
-        let judged = |expires_ns| judge(Wish::Policy, || RETRY, 100, Some(expires_ns));
+        let judged = |expires_ns| judge(Wish::Policy, |_| RETRY, 100, Some(expires_ns));
         assert_eq!(judged(150), Verdict::Expire);
         assert_eq!(judged(151), Verdict::Retry { due_ns: 150 });
     }
 
     #[test]
     fn an_endless_delay_does_not_overflow() {
-        let verdict = judge(Wish::After(Duration::MAX), || RETRY, u64::MAX - 1, None);
+        let endless = |_| Some(Decision::RetryAfter(Duration::MAX));
+        let verdict = judge(Wish::Policy, endless, u64::MAX - 1, None);
         assert_eq!(verdict, Verdict::Retry { due_ns: u64::MAX });
     }
 }
