@@ -15,7 +15,7 @@ use crate::event::{Event, EventKind};
 use crate::message::Receipt;
 use crate::metrics::{Metrics, TopicMetrics};
 use crate::pattern_subscription::PatternSubscriptionBuilder;
-use crate::pure::ending::Ending;
+use crate::pure::ending::{Ending, Refuse};
 use crate::pure::strategy::{Immediate, Strategy};
 use crate::shutdown::{DROP_GRACE, DrainReport, Outcome};
 use crate::sync::{Arc, Instant, StaticOnce};
@@ -292,7 +292,9 @@ impl Broker {
     }
 
     /// Ends the broker in good order. From the first moment on publishes are
-    /// refused with `Closed`, blocked publishers included. Then pending batches
+    /// refused with `Closed`, blocked publishers and handlers included. If handlers
+    /// publish onward to topics of the same broker, take
+    /// [`drain_pipeline`](Self::drain_pipeline), which lets them. Then pending batches
     /// are flushed and what is queued or becomes due before `deadline` is
     /// delivered. What is left then is cancelled, and the report accounts for
     /// every message ever accepted. Retries due only after the deadline are not
@@ -311,17 +313,59 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`DrainError::Incomplete`] if anything was cancelled, or if a handler had
+    /// [`DrainError::Incomplete`] if the end cut anything off: what was left when the time
+    /// was up, and deliveries cancelled for a refused publish; or if a handler had
     /// not returned shortly after the deadline; [`DrainError::InsideHandler`] if
     /// called by a handler of this broker. Both carry the report.
     pub fn drain(&self, deadline: Duration) -> Result<DrainReport, DrainError> {
-        self.owner.engine.drain(deadline, &self.owner.outcome)
+        let engine = &self.owner.engine;
+        engine.drain(deadline, Refuse::All, &self.owner.outcome)
     }
 
-    /// Whether publishes are refused because the broker is draining or has
-    /// stopped.
+    /// Ends the broker as [`drain`](Self::drain) does, but stage by stage, for brokers
+    /// whose handlers publish onward: until nothing is left to do, publishes to this broker that are made in
+    /// calls of its handlers are still accepted, within the capacity and by the overflow
+    /// policy of their topics. All others are refused with `Closed` from the first
+    /// moment on: those of other threads, of observers, of tasks that a handler has
+    /// spawned, and of whoever holds a lease. Handlers that publish in a circle are
+    /// ended by the deadline.
+    ///
+    /// A handler that publishes by a [buffering publisher](crate::BufferedPublisher)
+    /// should flush it before it returns: what lingers there has not been accepted.
+    ///
+    /// A drain that comes second, of either kind, waits for the first and returns its report.
+    ///
+    /// # Errors
+    ///
+    /// As [`drain`](Self::drain).
+    ///
+    /// ```
+    /// # use millstream::Broker;
+    /// # use std::time::Duration;
+    /// # let broker = Broker::builder().workers(0).build()?;
+    /// let raw = broker.topic::<u32>("raw").open()?;
+    /// let cooked = broker.topic::<u32>("cooked").open()?;
+    /// let onward = cooked.clone();
+    /// let _cook = raw.subscribe("cook", move |delivery| {
+    ///     onward.publish(delivery.payload() * 2)?;
+    ///     Ok(())
+    /// })?;
+    /// let _eat = cooked.subscribe("eat", |_| Ok(()))?;
+    /// raw.publish_batch(0..100)?;
+    /// let report = broker.drain_pipeline(Duration::from_secs(5))?;
+    /// assert_eq!(report.delivered, 200);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn drain_pipeline(&self, deadline: Duration) -> Result<DrainReport, DrainError> {
+        let engine = &self.owner.engine;
+        engine.drain(deadline, Refuse::Outside, &self.owner.outcome)
+    }
+
+    /// Whether the broker is draining or has stopped: every topic refuses every publish
+    /// then, but for those of handlers while [`drain_pipeline`](Self::drain_pipeline)
+    /// still accepts them.
     pub fn is_closed(&self) -> bool {
-        self.owner.engine.is_ending()
+        self.owner.engine.is_closed()
     }
 }
 

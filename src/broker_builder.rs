@@ -15,6 +15,7 @@ use crate::pure::ending::Ending;
 use crate::pure::retry::Backoff;
 use crate::pure::strategy::Immediate;
 use crate::shutdown::Outcome;
+use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Map, Mutex, Slot, available_parallelism, random_seed};
 
 /// Builds a [`Broker`]. A value: set what you care about, then
@@ -152,6 +153,7 @@ impl BrokerBuilder {
             retry: share_policy(Backoff::default()),
             seed: self.seed.unwrap_or_else(random_seed),
             ending: Cell::new(Ending::Running),
+            cancelled_by_end: AtomicU64::new(0),
             workers,
             idle: self.idle,
             histograms: self.histograms,

@@ -9,7 +9,8 @@ use crate::error::DrainError;
 use crate::event::{EventKind, Record};
 use crate::latency::Short;
 use crate::metrics::Metrics;
-use crate::pure::ending::Ending;
+use crate::pure::ending::{Ending, Refuse};
+use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Instant, Mutex, sleep};
 
 /// What a drain came to: every message accepted is in one of these counts.
@@ -34,19 +35,23 @@ pub struct DrainReport {
     pub dropped: u64,
     /// Deliveries that outlived their time to live.
     pub expired: u64,
-    /// Deliveries cancelled: by an unsubscribe, or because the time was up.
+    /// Deliveries cancelled: by an unsubscribe, because a publish of their handler was
+    /// refused, or because the time was up.
     pub cancelled: u64,
     /// Messages and deliveries that are still somewhere: in the hands of
     /// handlers that have not returned.
     pub remaining: u64,
-    /// Of all that, what was cut off by the end of this drain.
+    /// Of all that, what the end of the broker has cut off: deliveries cancelled because a
+    /// publish of their handler was refused, or because the time was up, messages dropped
+    /// because it was up, and what remains. What an unsubscribe cancelled, or an overflow
+    /// dropped, is not in it.
     pub cut_off: u64,
     /// How long the drain took.
     pub took: Duration,
 }
 
 impl DrainReport {
-    fn of(metrics: &Metrics, cut_off: u64, took: Duration) -> Self {
+    fn of(metrics: &Metrics, took: Duration) -> Self {
         let counts = metrics.deliveries();
         let mut report = Self {
             made: counts.made,
@@ -56,7 +61,6 @@ impl DrainReport {
             expired: counts.expired,
             cancelled: counts.cancelled,
             remaining: counts.open(),
-            cut_off,
             took,
             ..Self::default()
         };
@@ -121,13 +125,16 @@ impl Engine {
     pub(crate) fn drain(
         self: &Arc<Self>,
         deadline: Duration,
+        whom: Refuse,
         outcome: &Outcome,
     ) -> Result<DrainReport, DrainError> {
         let began = Instant::now();
         let until = began.checked_add(deadline);
-        let first = self.refuse();
+        let is_first = self.ending.update(|ending| ending.advance(Ending::Closing));
+        // A drain by stages that runs already keeps its stages.
+        self.refuse(if is_first { whom } else { Refuse::Outside });
         if context::is_inside(self) {
-            let report = DrainReport::of(&Metrics::read(self), 0, began.elapsed());
+            let report = DrainReport::of(&Metrics::read(self), began.elapsed());
             return Err(DrainError::InsideHandler(report));
         }
         // Whoever asks second waits here for the first one's answer.
@@ -135,9 +142,12 @@ impl Engine {
         if let Some(done) = &*outcome {
             return done.clone();
         }
-        if first {
-            self.announce(EventKind::DrainStarted);
+        self.announce(EventKind::DrainStarted);
+        if whom == Refuse::Outside {
+            // At rest no handler runs, so none is refused what it was granted until then.
+            self.come_to_rest(until);
         }
+        self.refuse(Refuse::All);
         self.come_to_rest(until);
         let report = self.stop(until.and_then(|until| until.checked_add(GRACE)), began);
         let result = if report.is_complete() {
@@ -149,15 +159,19 @@ impl Engine {
         result
     }
 
-    /// Refuses publishes from here on. `true`: this call did it.
-    pub(crate) fn refuse(&self) -> bool {
-        let first = self
-            .ending
-            .update(|ending| ending.advance(Ending::Draining));
-        for topic in self.topics.values() {
-            topic.close();
+    /// Refuses these publishes from here on, in all topics there are and will be.
+    fn refuse(&self, whom: Refuse) {
+        self.ending.update(|ending| ending.advance(Ending::Closing));
+        // A topic that is being opened is on the map before we look, or never will be.
+        let opening = self.followers.lock();
+        let topics = self.topics.values();
+        drop(opening);
+        for topic in topics {
+            topic.close(whom);
         }
-        first
+        // Said when it is true of every topic.
+        self.ending
+            .update(|ending| ending.advance(Ending::Draining));
     }
 
     /// Works, or waits while others work, until nothing is left to do or what is
@@ -171,7 +185,7 @@ impl Engine {
         }
         let mut last = None;
         loop {
-            self.run_until_idle();
+            self.run_until(until);
             let survey = self.survey();
             let time_is_up = until.is_some_and(|until| Instant::now() >= until);
             if time_is_up || survey.is_some_and(|survey| self.is_done(survey, until)) {
@@ -220,8 +234,9 @@ impl Engine {
 
     /// Cancels what is left, ends the threads, and writes the report.
     pub(crate) fn stop(self: &Arc<Self>, until: Option<Instant>, began: Instant) -> DrainReport {
-        self.refuse();
-        let cut_off = DrainReport::of(&Metrics::read(self), 0, Duration::ZERO).remaining;
+        self.refuse(Refuse::All);
+        let before = DrainReport::of(&Metrics::read(self), Duration::ZERO);
+        let refused = self.cancelled_by_end.load(Ordering::Acquire);
         self.ending.update(|ending| ending.advance(Ending::Stopped));
         self.let_followers_go();
         loop {
@@ -257,8 +272,14 @@ impl Engine {
         }
         self.pool.clear();
         self.bus.stop(soon);
-        let mut report = DrainReport::of(&Metrics::read(self), cut_off, began.elapsed());
-        report.cut_off = cut_off.max(report.remaining);
+        let mut report = DrainReport::of(&Metrics::read(self), began.elapsed());
+        let cancelled = report.cancelled.saturating_sub(before.cancelled);
+        let dropped = report
+            .messages_dropped
+            .saturating_sub(before.messages_dropped);
+        // Of those that were refused just before the books were read, each is in both.
+        let lost = report.cancelled + report.messages_dropped + report.remaining;
+        report.cut_off = lost.min(refused + cancelled + dropped + report.remaining);
         report
     }
 

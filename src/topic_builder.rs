@@ -201,7 +201,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 if let Some(topic) = topic
                     && self.engine.introduce(&ours)
                 {
-                    return self.opened(topic);
+                    return Ok(topic);
                 }
                 continue;
             };
@@ -219,18 +219,6 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             // It is being removed at this moment, and will be gone.
             crate::sync::yield_now();
         }
-    }
-
-    fn opened(&self, topic: Topic<T>) -> Result<Topic<T>, OpenError> {
-        if self.engine.is_ending() {
-            // A drain may have passed by before the topic was there.
-            Arc::clone(&topic.core).close();
-            if self.engine.has_stopped() {
-                Arc::clone(&topic.core).end(self.engine);
-            }
-            return Err(OpenError::Closed);
-        }
-        Ok(topic)
     }
 
     fn settings(&self) -> Result<TopicSettings, InvalidSetting> {

@@ -724,8 +724,10 @@ fn a_failure_that_the_end_of_the_broker_causes_is_not_a_failure() {
     let report = drainer
         .join()
         .expect("it ends")
-        .expect("nothing is cut off");
+        .expect_err("the end of it is that it was cancelled");
+    let report = report.report();
     assert_eq!((report.cancelled, report.dead_lettered), (1, 0));
+    assert_eq!((report.cut_off, report.remaining), (1, 0));
     assert_balanced(&broker);
 }
 

@@ -27,8 +27,8 @@ const LONG: Duration = Duration::from_secs(60);
 pub enum End {
     /// The publishers stop, all comes to rest, then it is drained.
     Rest,
-    /// A drain while publishers publish.
-    Drain { deadline: Duration },
+    /// A drain while publishers publish, handlers among them.
+    Drain { deadline: Duration, by_stages: bool },
     /// A handler begins the drain.
     DrainInside,
     /// It is dropped while publishers publish.
@@ -40,7 +40,11 @@ impl End {
         let mut ends = vec![Self::Rest];
         if faults.has(Fault::Drain) {
             let deadline = Duration::from_millis([0, 1, 50, 500][random.usize(..4)]);
-            ends.push(Self::Drain { deadline });
+            let by_stages = random.bool();
+            ends.push(Self::Drain {
+                deadline,
+                by_stages,
+            });
         }
         if faults.has(Fault::Meddling) {
             ends.push(Self::DrainInside);
@@ -56,7 +60,13 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rest => f.write_str("ends at rest"),
-            Self::Drain { deadline } => write!(f, "ends by a drain of {deadline:?} under load"),
+            Self::Drain {
+                deadline,
+                by_stages,
+            } => {
+                let how = if *by_stages { "by stages " } else { "" };
+                write!(f, "ends by a drain {how}of {deadline:?} under load")
+            }
             Self::DrainInside => f.write_str("ends by a drain that a handler begins"),
             Self::Drop => f.write_str("ends by a drop under load"),
         }
@@ -72,19 +82,22 @@ pub fn end(life: &Life, actors: Vec<JoinHandle<()>>, ears: Option<Arc<Ears>>) ->
         End::Rest => {
             leave(life, actors);
             let retained = rest(life, &broker);
-            let report = drain(&broker, LONG, "a drain at rest");
+            let report = drain(&broker, LONG, false, "a drain at rest");
             same("drain", "cut off at rest", report.cut_off, retained);
             report
         }
-        End::Drain { deadline } => {
-            let report = drain(&broker, deadline, "a drain under load");
+        End::Drain {
+            deadline,
+            by_stages,
+        } => {
+            let report = drain(&broker, deadline, by_stages, "a drain under load");
             leave(life, actors);
             report
         }
         End::DrainInside => {
             sleep(Duration::from_millis(100));
             let deadline = Duration::from_secs(1);
-            let report = drain(&broker, deadline, "a drain that a handler began");
+            let report = drain(&broker, deadline, false, "a drain that a handler began");
             leave(life, actors);
             report
         }
@@ -139,11 +152,14 @@ fn rest(life: &Life, broker: &Broker) -> u64 {
     metrics.topics.iter().map(|topic| topic.queued).sum()
 }
 
-fn drain(broker: &Broker, deadline: Duration, what: &'static str) -> DrainReport {
+fn drain(broker: &Broker, deadline: Duration, by_stages: bool, what: &'static str) -> DrainReport {
     watch::step(what, deadline + SLACK + LONG);
     let stuck = watch::STUCK.load(Relaxed);
     let began = Instant::now();
-    let drained = broker.drain(deadline);
+    let drained = match by_stages {
+        true => broker.drain_pipeline(deadline),
+        false => broker.drain(deadline),
+    };
     let took = began.elapsed();
     check(
         took <= deadline + SLACK,

@@ -244,7 +244,23 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn lacks_subscribers(&self) -> bool {
         self.settings.no_subscribers == NoSubscribers::Reject
             && !self.has_subscribers()
-            && !self.gate.is_closed()
+            && !self.is_closed_to_caller()
+    }
+
+    /// Whether it accepts nothing from this thread: while a drain by stages runs,
+    /// handlers may still publish.
+    fn is_closed_to_caller(&self) -> bool {
+        self.gate.is_closed() && (self.gate.is_sealed() || !context::is_handling(&self.engine))
+    }
+
+    /// As the gate admits, or lets handlers in though it is closed to others.
+    fn admit_caller(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
+        match self.gate.admit(wanted, capacity) {
+            Err(Refusal::Closed) if context::is_handling(&self.engine) => {
+                self.gate.admit_handler(wanted, capacity)
+            }
+            admitted => admitted,
+        }
     }
 
     fn has_subscribers(&self) -> bool {
@@ -266,7 +282,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if is_first && self.lacks_subscribers() {
             return Poll::Ready(Err(Refused::NoSubscribers));
         }
-        let attempt = || match self.gate.admit(1, self.settings.capacity) {
+        let attempt = || match self.admit_caller(1, self.settings.capacity) {
             Err(Refusal::Full) => None,
             admitted => Some(admitted),
         };
@@ -334,6 +350,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         route: Option<u64>,
         meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
+        let mut refusal = refusal;
+        if refusal == Refusal::Closed {
+            match self.admit_caller(wanted, self.settings.capacity) {
+                Ok(granted) => return Ok(Admitted::plainly(granted)),
+                Err(to_caller) => refusal = to_caller,
+            }
+        }
         if refusal == Refusal::Full {
             self.tell(EventKind::Backpressure {
                 depth: self.waiting(),
@@ -353,7 +376,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 self.admit_by_eviction(wanted, waste, route, meta)
             }
             (Refusal::Full, Overflow::DropNewest) => {
-                let forced = self.gate.admit(wanted, u64::MAX);
+                let forced = self.admit_caller(wanted, u64::MAX);
                 forced.map_err(refused).map(|granted| Admitted {
                     dropped: true,
                     ..Admitted::plainly(granted)
@@ -395,7 +418,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Result<Admitted, Refused> {
         let mut evicted = 0;
         for _ in 0..EVICTION_TRIES {
-            if self.gate.is_closed() {
+            if self.is_closed_to_caller() {
                 return Err(Refused::Closed);
             }
             let oldest = match &self.split {
@@ -409,7 +432,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 }
                 None => pause(),
             }
-            match self.gate.admit(wanted, self.settings.capacity) {
+            match self.admit_caller(wanted, self.settings.capacity) {
                 Ok(granted) => {
                     return Ok(Admitted {
                         evicted,

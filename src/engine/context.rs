@@ -115,6 +115,11 @@ pub(crate) fn is_inside(engine: &Engine) -> bool {
     engines(|engines| engines.iter().any(|frame| frame.engine == id)) == Some(true)
 }
 
+/// Whether this engine runs on this thread, and that in a call of a handler.
+pub(crate) fn is_handling(engine: &Engine) -> bool {
+    CALL.with(|call| call.of.get().is_some()) && is_inside(engine)
+}
+
 /// Calls a handler of this engine. Before each call, if there are several, the flag
 /// is to be cleared; after it, it says whether the engine has refused a publish of
 /// that call because it is ending.

@@ -6,7 +6,8 @@ use crate::config::{Histograms, Idle};
 use crate::metrics::TopicMetrics;
 use crate::pure::ending::Ending;
 use crate::pure::wheel::TimerKey;
-use crate::sync::{Arc, Map, Mutex, Slot};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{Arc, Instant, Map, Mutex, Slot};
 use contain::{SharedPolicy, StrategyInUse};
 
 pub(crate) mod baton;
@@ -74,6 +75,8 @@ pub(crate) struct Engine {
     /// What jitter is drawn from, with who failed and how often.
     pub(crate) seed: u64,
     pub(crate) ending: cell::Cell<Ending>,
+    /// Deliveries cancelled because a publish of their handler was refused.
+    pub(crate) cancelled_by_end: AtomicU64,
     pub(crate) workers: usize,
     pub(crate) idle: Idle,
     pub(crate) histograms: Histograms,
@@ -81,9 +84,15 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Whether it accepts nothing any more.
+    /// Whether it is on its way out: it opens no topics any more, and closes those it
+    /// has or has done so.
     pub(crate) fn is_ending(&self) -> bool {
         self.ending.load() > Ending::Running
+    }
+
+    /// Whether all its topics are closed, at least to those outside of handlers.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.ending.load() >= Ending::Draining
     }
 
     /// Whether it cancels what it has.
@@ -111,6 +120,11 @@ impl Engine {
     /// left to do now; answers how many turns that took. Does nothing on an
     /// engine with workers, or from inside a handler.
     pub(crate) fn run_until_idle(&self) -> usize {
+        self.run_until(None)
+    }
+
+    /// As [`run_until_idle`](Self::run_until_idle), but begins no turn after `until`.
+    pub(crate) fn run_until(&self, until: Option<Instant>) -> usize {
         if !self.is_manual() || context::is_inside(self) {
             return 0;
         }
@@ -119,9 +133,13 @@ impl Engine {
         let mut turns = 0;
         loop {
             let fired = self.timer.fire_due(&self.clock);
-            let ran = self.pool.run_ready(self, || self.bus.pump());
+            let is_late = || until.is_some_and(|until| Instant::now() >= until);
+            let ran = self.pool.run_ready(self, || {
+                self.bus.pump();
+                !is_late()
+            });
             turns += ran;
-            if fired + ran == 0 {
+            if fired + ran == 0 || is_late() {
                 return turns;
             }
         }

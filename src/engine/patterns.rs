@@ -402,10 +402,11 @@ fn carries<T: Send + Sync + 'static>(topic: &Arc<dyn AnyTopic>) -> Option<Arc<To
 
 impl Engine {
     /// Puts a new topic on the map, with the lanes of all who follow it. `false`: one
-    /// of its name is there.
+    /// of its name is there, or the broker ends. As the end asks for the topics under
+    /// this lock, it finds all there will ever be.
     pub(crate) fn introduce(&self, topic: &Arc<dyn AnyTopic>) -> bool {
         let followers = self.followers.lock();
-        if self.topics.get(topic.name()).is_some() {
+        if self.is_ending() || self.topics.get(topic.name()).is_some() {
             return false;
         }
         topic.announce(EventKind::TopicOpened);

@@ -138,12 +138,19 @@ impl Pool {
     }
 
     /// Runs turns on the calling thread until none is ready; answers how many.
-    /// `between` is called before each.
-    pub(crate) fn run_ready(&self, engine: &Engine, mut between: impl FnMut()) -> usize {
+    /// `between` is called before each, and says whether to go on.
+    pub(crate) fn run_ready(&self, engine: &Engine, mut between: impl FnMut() -> bool) -> usize {
         let mut worker = Worker::new(engine);
         let mut turns = 0;
         loop {
-            between();
+            if !between() {
+                worker
+                    .next
+                    .take()
+                    .into_iter()
+                    .for_each(|next| self.submit(next));
+                return turns;
+            }
             let Some(task) = worker.next.take().or_else(|| self.ready.pop()) else {
                 return turns;
             };

@@ -12,6 +12,7 @@ use super::topic::{TopicCore, TopicSettings};
 use crate::engine::Engine;
 use crate::event::EventKind;
 use crate::metrics::TopicMetrics;
+use crate::pure::ending::Refuse;
 use crate::pure::handles::Handles;
 use crate::pure::retry::Backoff;
 use crate::pure::room::Phase;
@@ -41,8 +42,9 @@ pub(crate) trait AnyTopic: Send + Sync {
     fn has_lanes(&self) -> bool;
     /// What there is that forbids removing it.
     fn contents(&self) -> Option<&'static str>;
-    /// Refuses publishes from here on, and lets everybody know.
-    fn close(self: Arc<Self>);
+    /// Refuses publishes from here on, those of handlers included or not, and lets
+    /// everybody know.
+    fn close(self: Arc<Self>, whom: Refuse);
     fn survey(&self) -> Survey;
     /// After the broker has stopped, or the topic was removed: ends what no worker has
     /// in hand.
@@ -96,8 +98,11 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
         }
     }
 
-    fn close(self: Arc<Self>) {
-        self.gate.close();
+    fn close(self: Arc<Self>, whom: Refuse) {
+        match whom {
+            Refuse::Outside => self.gate.close_outside(),
+            Refuse::All => self.gate.close(),
+        }
         self.waiters.wake();
         breakable!("topic: a close that nobody hears of", self.ring());
         // Batches that lanes accumulate are flushed by a drain, too.

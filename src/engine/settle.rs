@@ -20,6 +20,7 @@ use crate::pure::room::Phase;
 use crate::pure::verdict::{Verdict, judge};
 use crate::pure::wheel::TimerKey;
 use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 
 /// What becomes of a failed delivery.
 pub(super) enum Sentence<T> {
@@ -129,6 +130,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let attempt = failed.attempts + 1;
         let is_caused_by_end = fault.by_shutdown && !fault.cause.wish().is_final();
         if is_caused_by_end && self.topic.engine.is_ending() {
+            // Before the books: a drain that misses it there finds it here.
+            let count = &self.topic.engine.cancelled_by_end;
+            count.fetch_add(1, Ordering::AcqRel);
             let status = self.books.record(Status::Delivering, Step::Cancel, 1);
             self.tell(id, attempt, status, EventKind::Cancelled);
             return Sentence::Ended;

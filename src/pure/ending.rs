@@ -6,12 +6,24 @@
 pub enum Ending {
     /// It accepts and delivers.
     Running = 0,
-    /// It accepts nothing and delivers what it has.
-    Draining = 1,
+    /// It opens no more topics, and closes those it has, one after the other.
+    Closing = 1,
+    /// All its topics are closed, at least to whoever is not in one of its handlers,
+    /// and it delivers what it has.
+    Draining = 2,
     /// It cancels what it has.
-    Stopped = 2,
+    Stopped = 3,
     /// Nobody holds it any more.
-    Dropped = 3,
+    Dropped = 4,
+}
+
+/// Whose publishes an ending broker refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refuse {
+    /// Those from outside of its own handlers, for now.
+    Outside,
+    /// Everybody's.
+    All,
 }
 
 impl Ending {
@@ -29,8 +41,9 @@ impl crate::pure::Packed for Ending {
     fn unpack(word: u64) -> Self {
         match word {
             0 => Self::Running,
-            1 => Self::Draining,
-            2 => Self::Stopped,
+            1 => Self::Closing,
+            2 => Self::Draining,
+            3 => Self::Stopped,
             _ => Self::Dropped,
         }
     }
@@ -38,11 +51,13 @@ impl crate::pure::Packed for Ending {
 
 #[cfg(test)]
 mod tests {
-    use super::Ending::{Draining, Dropped, Running, Stopped};
+    use super::Ending::{Closing, Draining, Dropped, Running, Stopped};
 
     #[test]
     fn an_end_is_reached_once_and_never_taken_back() {
-        assert_eq!(Running.advance(Draining), (Draining, true));
+        assert_eq!(Running.advance(Closing), (Closing, true));
+        assert_eq!(Closing.advance(Closing), (Closing, false));
+        assert_eq!(Closing.advance(Draining), (Draining, true));
         assert_eq!(Draining.advance(Draining), (Draining, false));
         assert_eq!(Running.advance(Stopped), (Stopped, true));
         assert_eq!(Stopped.advance(Draining), (Stopped, false));

@@ -1,9 +1,10 @@
 //! Who may enter a topic, and under which number.
 //!
-//! One word holds the count of messages ever accepted and a *closed* bit. To be
-//! accepted *is* to move that count: the new value is the message's id, so ids
-//! are contiguous from 1, nothing is accepted after the close, and the capacity
-//! can never be overshot, because all three are decided by one compare-and-swap.
+//! One word holds the count of messages ever accepted, a *closed* bit and a *sealed*
+//! bit. To be accepted *is* to move that count: the new value is the message's id, so
+//! ids are contiguous from 1, nothing is accepted after the seal, and nothing from
+//! outside of handlers after the close, and the capacity can never be overshot, because
+//! all of this is decided by one compare-and-swap.
 //!
 //! The feared interleaving: a drain sees an empty queue and reports, while a
 //! publisher that was admitted before has not pushed yet. It cannot happen: the
@@ -12,6 +13,8 @@
 //! The shell is [`crate::engine::gate`]; the model is `loom-tests/tests/models/gate.rs`.
 
 const CLOSED: u64 = 1 << 63;
+/// Only with [`CLOSED`].
+const SEALED: u64 = 1 << 62;
 
 /// The admission word of one topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +35,17 @@ impl Tickets {
 
     /// Tickets handed out so far, which is also the last id.
     pub fn issued(self) -> u64 {
-        self.0 & !CLOSED
+        self.0 & !(CLOSED | SEALED)
     }
 
-    /// Whether the close has happened.
+    /// Whether it is closed, though perhaps not to handlers.
     pub fn is_closed(self) -> bool {
         self.0 & CLOSED != 0
+    }
+
+    /// Whether it is closed to everybody.
+    pub fn is_sealed(self) -> bool {
+        self.0 & SEALED != 0
     }
 
     /// Admits between one and `wanted` messages, given how many tickets were
@@ -50,7 +58,24 @@ impl Tickets {
         if self.is_closed() {
             return (self, Err(Refusal::Closed));
         }
-        let out = self.0.saturating_sub(released);
+        self.grant(wanted, released, capacity)
+    }
+
+    /// As [`admit`](Self::admit), for handlers: they may enter until the seal.
+    pub fn admit_handler(
+        self,
+        wanted: u64,
+        released: u64,
+        capacity: u64,
+    ) -> (Self, Result<u64, Refusal>) {
+        if self.is_sealed() {
+            return (self, Err(Refusal::Closed));
+        }
+        self.grant(wanted, released, capacity)
+    }
+
+    fn grant(self, wanted: u64, released: u64, capacity: u64) -> (Self, Result<u64, Refusal>) {
+        let out = self.issued().saturating_sub(released);
         let granted = capacity.saturating_sub(out).min(wanted);
         if granted == 0 {
             return (self, Err(Refusal::Full));
@@ -60,6 +85,11 @@ impl Tickets {
 
     /// Refuses everything from here on.
     pub fn close(self) -> (Self, ()) {
+        (Self(self.0 | CLOSED | SEALED), ())
+    }
+
+    /// Refuses everything but what handlers publish.
+    pub fn close_outside(self) -> (Self, ()) {
         (Self(self.0 | CLOSED), ())
     }
 }
@@ -96,6 +126,26 @@ mod tests {
         assert!(closed.is_closed());
         assert_eq!(closed.issued(), 2);
         assert_eq!(closed.admit(1, 0, 4), (closed, Err(Refusal::Closed)));
+        assert_eq!(
+            closed.admit_handler(1, 0, 4),
+            (closed, Err(Refusal::Closed))
+        );
+    }
+
+    #[test]
+    fn handlers_enter_until_the_seal_by_the_same_capacity_and_count() {
+        let (tickets, _) = Tickets::OPEN.admit(2, 0, 4);
+        let (closed, ()) = tickets.close_outside();
+        assert!(closed.is_closed() && !closed.is_sealed());
+        assert_eq!(closed.admit(1, 0, 4), (closed, Err(Refusal::Closed)));
+        let (closed, granted) = closed.admit_handler(3, 0, 4);
+        assert_eq!((closed.issued(), granted), (4, Ok(2)));
+        assert!(closed.is_closed() && !closed.is_sealed());
+        assert_eq!(closed.admit_handler(1, 0, 4).1, Err(Refusal::Full));
+        let (sealed, ()) = closed.close();
+        assert!(sealed.is_sealed());
+        assert_eq!(sealed.issued(), 4);
+        assert_eq!(sealed.close_outside().0, sealed);
     }
 
     #[test]

@@ -170,6 +170,44 @@ fn a_drain_meets_publishers_that_wait_for_room() {
     });
 }
 
+/// The last handler's publish meets the end of its stage.
+#[test]
+fn a_drain_by_stages_meets_publishers() {
+    explore(|| {
+        let broker = broker();
+        let stages = ["a", "b", "c"].map(|name| broker.topic::<Sent>(name).open().unwrap());
+        for pair in stages.windows(2) {
+            let onward = pair[1].clone();
+            let stage = pair[0].subscribe("x", move |delivery| {
+                onward.publish(*delivery.payload())?;
+                Ok(())
+            });
+            stage.unwrap().detach();
+        }
+        let log = log(&stages[2], "y");
+        let accepted = Log::new();
+        let threads = publishers({
+            let (topic, accepted) = (stages[0].clone(), accepted.clone());
+            move |publisher| {
+                for number in 0..2 {
+                    match topic.publish((publisher, number)) {
+                        Ok(receipt) => accepted.push(receipt.id()),
+                        Err(refused) => return assert!(matches!(refused, PublishError::Closed(_))),
+                    }
+                }
+            }
+        });
+        let report = broker
+            .drain_pipeline(FOREVER)
+            .expect("no stage was refused");
+        join(threads);
+        assert_eq!(report.published, 3 * accepted.len() as u64);
+        assert_eq!(report.delivered, report.published);
+        assert_eq!(log.len(), accepted.len());
+        assert_balanced(&broker);
+    });
+}
+
 /// Not only once there is room, which here there is none of until one of them has
 /// been turned away.
 #[test]

@@ -69,3 +69,29 @@ fn a_delayed_message_is_delivered_or_counted_as_dropped() {
         assert_eq!(dropped + log.read().len() as u64, accepted);
     });
 }
+
+#[test]
+fn what_a_stage_publishes_is_delivered_before_the_next_one_is_refused() {
+    let most = Preemptions {
+        plain: Some(1),
+        rmw: Some(1),
+    };
+    model("drain by stages, worker", most, || {
+        let (broker, _clock, topic, log) = logged(|open| open.capacity(4));
+        let first = broker.topic::<u32>("first").capacity(4).open().unwrap();
+        let onward = topic.clone();
+        let stage = first.subscribe("stage", move |delivery| {
+            onward.publish(*delivery.payload())?;
+            Ok(())
+        });
+        stage.unwrap().detach();
+        first.publish(1).unwrap();
+        let worker = worker(&broker);
+        let report = broker.drain_pipeline(Duration::MAX).unwrap();
+        worker.join().unwrap();
+        assert!(report.is_complete());
+        assert_eq!(report.delivered, 2);
+        assert_eq!(log.read(), [1]);
+        assert_settled(&broker);
+    });
+}

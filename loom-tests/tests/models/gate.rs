@@ -99,3 +99,28 @@ fn a_drain_that_sees_every_ticket_released_has_seen_every_message() {
         assert_eq!(world.0.admit(1, 2), Err(Refusal::Closed));
     });
 }
+
+#[test]
+fn a_handler_is_let_in_until_the_seal_and_others_until_the_close() {
+    model("gate close by stages", Preemptions::ALL, || {
+        let gate = Arc::new(Gate::new());
+        let publisher = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || {
+                let outside = gate.admit(1, 4).is_ok();
+                (outside, gate.admit_handler(1, 4).is_ok())
+            })
+        };
+        gate.close_outside();
+        let at_close = gate.issued();
+        gate.close();
+        let at_seal = gate.issued();
+        let (outside, handler) = publisher.join().expect("no thread of the model panics");
+        // Neither comes after its end, and the count stands after the seal.
+        assert_eq!(at_seal, u64::from(outside) + u64::from(handler));
+        assert!(at_close >= u64::from(outside));
+        assert_eq!(gate.issued(), at_seal);
+        assert_eq!(gate.admit(1, 4), Err(Refusal::Closed));
+        assert_eq!(gate.admit_handler(1, 4), Err(Refusal::Closed));
+    });
+}
