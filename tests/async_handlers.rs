@@ -290,15 +290,17 @@ fn the_end_of_the_broker_drops_calls_that_wait_for_ever() {
             std::thread::yield_now();
         }
         if drained {
-            let report = broker.drain(MS).expect_err("incomplete");
-            assert_eq!(
-                (report.report().cancelled, report.report().remaining),
-                (1, 0)
-            );
+            let incomplete = broker.drain(MS).expect_err("incomplete");
+            let report = incomplete.report();
+            // A worker on its way out of the call may outlast the drain's patience.
+            assert_eq!(report.cancelled + report.remaining, 1, "{report}");
         }
         drop(broker);
-        assert!(calls.has_ended());
-        assert_eq!(alive.load(Ordering::SeqCst), 0);
+        while !calls.has_ended() || alive.load(Ordering::SeqCst) > 0 {
+            assert!(began.elapsed() < HANG, "the call is still there");
+            std::thread::yield_now();
+        }
+        assert_eq!(calls.metrics().counts.cancelled, 1);
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use harness::with_time_enough;
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
     Backoff, Broker, DeadReason, DrainError, EventKind, FailureKind, LaneFull, Lease, ManualClock,
@@ -662,25 +663,37 @@ fn dropping_the_last_handle_unsubscribes() {
 
 #[test]
 fn a_drain_waits_for_leases_until_its_deadline() {
-    let broker = threaded(1);
-    let topic = open(&broker);
-    let worker = pull(&topic);
-    topic.publish_batch(1..=3).expect("there is room");
-    let done = worker.recv().expect("it comes");
-    let stuck = worker.recv().expect("it comes");
-    let settler = thread::spawn(move || {
-        thread::sleep(5 * MS);
-        done.ack()
+    with_time_enough(|deadline| {
+        let broker = threaded(1);
+        let topic = open(&broker);
+        let worker = pull(&topic);
+        topic.publish_batch(1..=3).expect("there is room");
+        let done = worker.recv().expect("it comes");
+        let stuck = worker.recv().expect("it comes");
+        let settler = {
+            let broker = broker.clone();
+            thread::spawn(move || {
+                while !broker.is_closed() {
+                    thread::yield_now();
+                }
+                done.ack()
+            })
+        };
+        let Err(DrainError::Incomplete(report)) = broker.drain(deadline) else {
+            panic!("one is out");
+        };
+        let acked = settler.join().expect("it ends").is_ok();
+        let delivered = u64::from(acked);
+        assert_eq!(
+            (report.delivered, report.cancelled),
+            (delivered, 3 - delivered)
+        );
+        assert_eq!((report.cut_off, report.remaining), (3 - delivered, 0));
+        assert_eq!(worker.recv().err(), Some(RecvError::Ended));
+        assert_eq!(stuck.ack(), Err(Stale));
+        assert_balanced(&broker);
+        acked
     });
-    let Err(DrainError::Incomplete(report)) = broker.drain(50 * MS) else {
-        panic!("one is out");
-    };
-    assert_eq!(settler.join().expect("it ends"), Ok(()));
-    assert_eq!((report.delivered, report.cancelled), (1, 2));
-    assert_eq!((report.cut_off, report.remaining), (2, 0));
-    assert_eq!(worker.recv().err(), Some(RecvError::Ended));
-    assert_eq!(stuck.ack(), Err(Stale));
-    assert_balanced(&broker);
 }
 
 #[test]

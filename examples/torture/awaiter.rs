@@ -12,6 +12,7 @@ use fastrand::Rng;
 use millstream::{LaneFull, Nack, OwnedDelivery, Subscription, Unsubscribe, Unsubscribed};
 
 use crate::end::End;
+use crate::end::SLACK;
 use crate::faults::Fault;
 use crate::ledger::Ledger;
 use crate::life::{Actor, Life};
@@ -24,8 +25,6 @@ const MOST: usize = 16;
 /// Calls of a life that are never woken: fewer than may be under way at once.
 const LOST: u32 = 3;
 const TICK: Duration = Duration::from_micros(100);
-/// How long an end may take that has begun.
-const SLACK: Duration = Duration::from_secs(3);
 
 /// Subscribes with an async handler, wakes its calls, and changes how many there may
 /// be at once.

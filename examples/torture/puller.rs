@@ -267,7 +267,7 @@ fn is_good(lease: &Lease<Shot>) -> bool {
 /// What takes leases away may not have told that it ends.
 fn ends_soon(subscription: &PullSubscription<Shot>) -> bool {
     let began = Instant::now();
-    while !subscription.has_ended() && began.elapsed() < Duration::from_secs(3) {
+    while !subscription.has_ended() && began.elapsed() < crate::end::SLACK {
         sleep(TICK);
     }
     subscription.has_ended()

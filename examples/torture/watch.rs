@@ -24,7 +24,7 @@ pub static PANICS: AtomicU64 = AtomicU64::new(0);
 pub static LATEST_US: AtomicU64 = AtomicU64::new(0);
 
 /// How long nothing may happen while there is something to do.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(100);
 const LINE: Duration = Duration::from_secs(1);
 /// What fragmentation and the stacks of threads may add to the heap's bound.

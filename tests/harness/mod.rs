@@ -8,8 +8,26 @@ use millstream::{Broker, ManualClock, Metrics};
 // Not the standard library's, into which the thread sanitizer does not see.
 use parking_lot::Mutex;
 
-/// Long enough that only a hang reaches it.
-pub const HANG: Duration = Duration::from_secs(30);
+/// Long enough that only a hang reaches it: the one bound that tests hold against the
+/// clock on the wall. Beside busy neighbors and under a sanitizer, what takes a
+/// second otherwise has taken half a minute. So it says that something ends, and never
+/// how fast it is. What must not wait for a deadline of so long takes less than half of
+/// it; what must wait for nothing else has an [`HOUR`] of it to do.
+pub const HANG: Duration = Duration::from_secs(120);
+
+/// What no test waits for.
+pub const HOUR: Duration = Duration::from_secs(3_600);
+
+/// For what has to happen before a deadline that must pass: tries with ever longer
+/// ones, until `attempt` says that its deadline left time enough. So no machine is too
+/// slow for it, and a quick one doesn't wait.
+pub fn with_time_enough(mut attempt: impl FnMut(Duration) -> bool) {
+    let mut deadline = Duration::from_millis(50);
+    while !attempt(deadline) {
+        assert!(deadline < HANG, "no time is enough");
+        deadline *= 4;
+    }
+}
 
 /// What jitter is drawn from, so that a run can be repeated.
 pub const SEED: u64 = 42;
