@@ -57,7 +57,8 @@ impl<T: Send + Sync + 'static> Lease<T> {
         self.settle(Settlement::Nack(nack))
     }
 
-    /// Sets a new deadline, so long from now, be it later or earlier.
+    /// Makes the lease good for at least `by` from now: moves its deadline there, unless
+    /// that is earlier than the present one, which then stays.
     ///
     /// # Errors
     ///

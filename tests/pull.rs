@@ -196,7 +196,7 @@ fn after_its_deadline_a_lease_is_stale_even_if_nobody_has_noticed_yet() {
 }
 
 #[test]
-fn a_lease_that_is_extended_is_good_for_so_long_from_now() {
+fn a_lease_that_is_extended_is_good_for_at_least_so_long_from_now() {
     let (broker, clock, _topic, worker) = pulled(1);
     let mut lease = worker.recv().expect("it is there");
     advance(&broker, &clock, SECOND / 2);
@@ -204,10 +204,14 @@ fn a_lease_that_is_extended_is_good_for_so_long_from_now() {
     assert_eq!(lease.remaining(), 2 * SECOND);
     advance(&broker, &clock, 2 * SECOND - MS);
     assert_eq!(worker.metrics().timed_out, 0);
-    // To an earlier time, too.
-    assert_eq!(lease.extend(SECOND), Ok(()));
     assert_eq!(lease.extend(10 * MS), Ok(()));
-    advance(&broker, &clock, 11 * MS);
+    for shorter in [Duration::ZERO, Duration::from_nanos(1), 9 * MS] {
+        assert_eq!(lease.extend(shorter), Ok(()));
+        assert_eq!(lease.remaining(), 10 * MS, "it has no less than before");
+    }
+    advance(&broker, &clock, 9 * MS);
+    assert_eq!(worker.metrics().timed_out, 0);
+    advance(&broker, &clock, 2 * MS);
     assert_eq!(lease.extend(SECOND), Err(Stale));
     assert_eq!(worker.metrics().timed_out, 1);
     assert_balanced(&broker);
@@ -216,8 +220,9 @@ fn a_lease_that_is_extended_is_good_for_so_long_from_now() {
 #[test]
 fn a_timer_of_the_last_tenant_changes_nothing_for_the_next() {
     let (broker, clock, _topic, worker) = pulled(2);
-    let mut first = worker.recv().expect("it is there");
-    first.extend(10 * MS).expect("in time");
+    worker.set_ack_deadline(10 * MS).expect("more than nothing");
+    let first = worker.recv().expect("it is there");
+    worker.set_ack_deadline(SECOND).expect("more than nothing");
     clock.advance(9 * MS);
     first.ack().expect("in time");
     let second = worker.recv().expect("it is there");

@@ -175,8 +175,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
             state.leases.stale += 1;
             return Err(Stale);
         };
-        engine.timer.cancel(leased.taken.item.timer);
         let due_ns = timer_ns.saturating_add(by_ns);
+        if due_ns <= leased.due_ns {
+            return Ok(leased.due_ns);
+        }
+        engine.timer.cancel(leased.taken.item.timer);
         self.set_deadline(&mut state.leases, claim.slot, due_ns);
         Ok(due_ns)
     }

@@ -67,10 +67,11 @@ fn an_old_lease_and_its_timer_leave_the_next_tenant_alone() {
 fn a_timer_that_fires_for_an_extended_lease_does_not_end_it() {
     model("pull, extend", Preemptions::up_to(2), || {
         let (broker, clock) = manual();
-        let (topic, worker) = pulled(&broker, Pull::default().ack_deadline(SECOND));
+        let (topic, worker) = pulled(&broker, Pull::default().ack_deadline(SECOND / 4));
         topic.publish_batch([1, 2]).unwrap();
         let mut first = worker.recv().unwrap();
         first.extend(SECOND / 2).unwrap();
+        worker.set_ack_deadline(SECOND).unwrap();
         let runner = {
             let broker = broker.clone();
             thread::spawn(move || {
