@@ -95,9 +95,9 @@ impl BrokerBuilder {
     /// Records of events that may wait for their observers before some are missed;
     /// at least 1. Default 8,192. A record holds one event, or those of up to 64
     /// neighbours to which the same happened at once.
-    pub fn event_buffer(self, events: usize) -> Self {
+    pub fn event_buffer(self, records: usize) -> Self {
         Self {
-            event_buffer: events,
+            event_buffer: records,
             ..self
         }
     }

@@ -1,4 +1,4 @@
-//! One error type per operation. Those that refuse a payload hand it back;
+//! One error type for each kind of operation. Those that refuse a payload hand it back;
 //! none of them prints one.
 
 use std::fmt;

@@ -133,7 +133,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
     ///
     /// The handler of a subscription is called by one worker at a time, with partitions
     /// as without: they spread the work of dispatching, and of strategies. Where that is
-    /// little they cost more than they give (with cheap handlers on two cores a fifth
+    /// little they cost more than they give (with cheap handlers on two cores a seventh
     /// to a third of the throughput), so measure.
     ///
     /// [`Topic::set_partitions`] changes the number while traffic runs.

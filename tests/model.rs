@@ -1,5 +1,5 @@
-//! All promises at once: whatever a program does, the engine ends up where a
-//! simple sequential model of it does.
+//! Many promises at once: whatever a program does, the engine ends up where a
+//! simple sequential model of it does. Not of keys, groups, pull, patterns and partitions.
 //!
 //! Random programs publish, subscribe, fail, swap, flush, redrive, purge and move
 //! the clock on an engine that runs on the test's thread. The model below handles

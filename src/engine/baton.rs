@@ -1,4 +1,4 @@
-//! Who runs a topic or a lane: at most one worker at a time, and always one as
+//! Who runs a topic, a partition of one, a lane or a seat: at most one worker at a time, and always one as
 //! long as there is something to do.
 //!
 //! Steps. A *producer* pushes, fences, reads the schedule, and moves it only if
@@ -17,7 +17,7 @@ use crate::pure::schedule::{Schedule, Then};
 use crate::sync::atomic::Ordering;
 use crate::sync::{breakable, fence};
 
-/// The schedule of one topic or lane.
+/// The schedule of one of them.
 #[derive(Debug)]
 pub struct Baton {
     schedule: Cell<Schedule>,

@@ -74,7 +74,7 @@ pub struct DeliveryCounts {
     pub attempts: u64,
     /// Ended by `Ok`.
     pub delivered: u64,
-    /// Attempts that ended by an error or a panic.
+    /// Attempts that ended by an error, a panic, or a lease that was dropped or timed out.
     pub failed: u64,
     /// Retries granted.
     pub retried: u64,

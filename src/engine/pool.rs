@@ -12,8 +12,8 @@ use crate::sync::{
     Arc, JoinHandle, Mutex, Thread, Unbounded, breakable, fence, pause, spawn, yield_now,
 };
 
-/// Something that a worker can run for a turn: a topic or a lane, which have a
-/// baton, or a buffer that has lingered, which has a lock.
+/// Something that a worker can run for a turn: a topic, a partition of one, a lane or a seat,
+/// which have a baton, or a buffer that has lingered, which has a lock.
 pub(crate) trait Task: Send + Sync {
     /// Runs one turn if the baton can be had, and puts it down again.
     fn run(self: Arc<Self>, worker: &mut Worker<'_>);
@@ -63,7 +63,7 @@ const SPINS_BETWEEN_YIELDS: u32 = 4_096;
 
 /// The workers of a broker; none for a manual engine.
 pub(crate) struct Pool {
-    /// Bounded by the number of topics, lanes and buffers: each is on it at most
+    /// Bounded by the number of topics, partitions, lanes, seats and buffers: each is on it at most
     /// once, but for entries made stale by a claim, which are passed over.
     ready: Unbounded<Arc<dyn Task>>,
     sleep: Sleep,
