@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::batch::Batch;
 use crate::engine::lane::{Lane, Redelivery, Return};
 use crate::engine::letters::Letter;
 use crate::engine::parking;
 use crate::event::EventKind;
-use crate::message::MessageId;
+use crate::message::{Address, Delivery, MessageId};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::retry::FailureKind;
 use crate::pure::room::Reserved;
@@ -50,9 +49,23 @@ impl fmt::Display for DeadReason {
 
 /// The dead-letter store of a topic. Bounded; what a full one does is the
 /// topic's [`DeadLetterOverflow`](crate::DeadLetterOverflow).
-#[derive(Clone, Debug)]
 pub struct DeadLetters<T: Send + Sync + 'static> {
     topic: Topic<T>,
+}
+
+impl<T: Send + Sync + 'static> Clone for DeadLetters<T> {
+    fn clone(&self) -> Self {
+        Self::new(self.topic.clone())
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for DeadLetters<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetters")
+            .field("topic", &self.topic.name())
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a redrive came to.
@@ -110,7 +123,18 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     /// The letters, oldest first. They share their payloads with the store.
     pub fn list(&self) -> Vec<DeadLetter<T>> {
         let letters = self.topic.core.letters.lock().list();
-        letters.into_iter().map(DeadLetter::new).collect()
+        self.show(letters)
+    }
+
+    fn show(&self, letters: Vec<Arc<Letter<T>>>) -> Vec<DeadLetter<T>> {
+        let core = &self.topic.core;
+        let now_ns = core.engine.clock.now_ns();
+        let show = |letter| DeadLetter {
+            letter,
+            topic: Arc::clone(&core.name),
+            now_ns,
+        };
+        letters.into_iter().map(show).collect()
     }
 
     /// Sends the letters that `filter` chooses back to the subscription that had
@@ -127,7 +151,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         let store = self.topic.core.letters.lock();
         let (seen, letters) = (store.arrivals(), store.list());
         drop(store);
-        let mut letters: Vec<_> = letters.into_iter().map(DeadLetter::new).collect();
+        let mut letters = self.show(letters);
         letters.sort_by_cached_key(DeadLetter::id);
         let new_line = || Line {
             seen,
@@ -247,24 +271,30 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
 /// One letter.
 pub struct DeadLetter<T> {
     letter: Arc<Letter<T>>,
+    topic: Arc<str>,
+    /// When it was listed.
+    now_ns: u64,
 }
 
 impl<T> DeadLetter<T> {
-    fn new(letter: Arc<Letter<T>>) -> Self {
-        Self { letter }
-    }
-
-    fn batch(&self) -> &Batch<T> {
-        &self.letter.batch
-    }
-
-    fn index(&self) -> usize {
-        usize::from(self.letter.index)
+    /// The letter's delivery, as its handler would see it.
+    fn delivery(&self) -> Delivery<'_, T> {
+        Delivery {
+            batch: &self.letter.batch,
+            index: usize::from(self.letter.index),
+            attempt: self.letter.attempts,
+            generation: self.letter.generation,
+            address: Address {
+                topic: &self.topic,
+                subscription: &self.letter.subscription,
+            },
+            now_ns: self.now_ns,
+        }
     }
 
     /// What was published.
     pub fn payload(&self) -> &T {
-        &self.batch().payloads[self.index()]
+        self.delivery().payload()
     }
 
     /// The message's id.
@@ -272,9 +302,9 @@ impl<T> DeadLetter<T> {
         self.letter.id()
     }
 
-    /// The key the publisher gave, if any.
-    pub fn key(&self) -> Option<&str> {
-        self.letter.key()
+    /// The topic's name.
+    pub fn topic(&self) -> &str {
+        &self.topic
     }
 
     /// The subscription whose delivery it was.
@@ -282,12 +312,34 @@ impl<T> DeadLetter<T> {
         &self.letter.subscription
     }
 
+    /// The key the publisher gave, if any.
+    pub fn key(&self) -> Option<&str> {
+        self.letter.key()
+    }
+
+    /// The value of the first header of this name, if any.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.delivery().header(name)
+    }
+
+    /// All headers, in the publisher's order.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.delivery().headers()
+    }
+
+    /// Time from the acceptance of the message until the letter was listed.
+    pub fn age(&self) -> Duration {
+        self.delivery().age()
+    }
+
     /// Why it is here.
     pub fn reason(&self) -> DeadReason {
         self.letter.reason
     }
 
-    /// The text of the last error; `None` if the handler was never called.
+    /// The text of the last error and its causes, as in
+    /// [`FailedAttempt::text`](crate::FailedAttempt::text); `None` if the handler was never
+    /// called.
     pub fn error(&self) -> Option<&str> {
         Some(&*self.letter.history.as_ref()?.text)
     }
@@ -323,6 +375,8 @@ impl<T> Clone for DeadLetter<T> {
     fn clone(&self) -> Self {
         Self {
             letter: Arc::clone(&self.letter),
+            topic: Arc::clone(&self.topic),
+            now_ns: self.now_ns,
         }
     }
 }
@@ -330,8 +384,9 @@ impl<T> Clone for DeadLetter<T> {
 impl<T> fmt::Debug for DeadLetter<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeadLetter")
-            .field("id", &self.id())
+            .field("topic", &self.topic())
             .field("subscription", &self.subscription())
+            .field("id", &self.id())
             .field("reason", &self.reason())
             .field("attempts", &self.attempts())
             .field("error", &self.error())
@@ -347,8 +402,8 @@ pub struct PastFailure<'a> {
     pub attempt: u32,
     /// When it ended: time since the broker was built.
     pub at: Duration,
-    /// Error or panic.
+    /// How it failed.
     pub kind: FailureKind,
-    /// Its text.
+    /// Its text, as in [`DeadLetter::error`].
     pub error: &'a str,
 }

@@ -215,7 +215,7 @@ pub enum EventKind {
     Failed {
         /// Which of them.
         kind: FailureKind,
-        /// Its text.
+        /// Its text, as in [`FailedAttempt::text`](crate::FailedAttempt::text).
         error: Arc<str>,
     },
     /// Another attempt was granted.

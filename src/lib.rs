@@ -22,7 +22,7 @@
 //!     .open()?;
 //!
 //! let _billing = orders.subscribe("billing", |delivery| {
-//!     let total = u32::try_from(*delivery.payload())?; // any error is a nack: retried
+//!     let total = u32::try_from(*delivery.payload())?; // an error is a nack: retried
 //!     if total == 0 {
 //!         return Err(Nack::dead_letter("an order without a total"));
 //!     }

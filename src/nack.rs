@@ -9,15 +9,16 @@ use crate::pure::verdict::Wish;
 
 /// A handler's refusal of a delivery.
 ///
-/// Any error turns into one with `?`, and then the subscription's retry policy
-/// decides. The constructors say more: try again in so much time, dead-letter
-/// at once, or discard.
+/// A type that implements [`Error`] turns into one with `?`, and then the subscription's
+/// retry policy decides. `Box<dyn Error + Send + Sync>` and `anyhow::Error` don't implement it:
+/// [`from_error`](Self::from_error) takes them. The other constructors say more: try again
+/// in so much time, dead-letter at once, or discard.
 ///
 /// ```
 /// use millstream::{Delivery, Nack};
 ///
 /// fn handle(delivery: &Delivery<'_, String>) -> Result<(), Nack> {
-///     let number: u64 = delivery.payload().trim().parse()?; // any error is a nack
+///     let number: u64 = delivery.payload().trim().parse()?; // retried
 ///     if number == 0 {
 ///         return Err(Nack::dead_letter("zero never works"));
 ///     }
@@ -70,6 +71,25 @@ impl Nack {
         Self::new(Wish::Discard, reason)
     }
 
+    /// Try again as the retry policy says, because of an error of any type: for
+    /// `.map_err(Nack::from_error)?` where a plain `?` doesn't take it.
+    ///
+    /// ```
+    /// # use millstream::{Delivery, Nack};
+    /// # type Anyhow = Box<dyn std::error::Error + Send + Sync>;
+    /// # fn store(_: &str) -> Result<(), Anyhow> { Ok(()) }
+    /// fn handle(delivery: &Delivery<'_, String>) -> Result<(), Nack> {
+    ///     store(delivery.payload()).map_err(Nack::from_error)?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn from_error(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(Box::new(Refusal {
+            wish: Wish::Policy,
+            cause: Cause::Error(error.into()),
+        }))
+    }
+
     pub(crate) fn wish(&self) -> Wish {
         self.0.wish
     }
@@ -84,10 +104,7 @@ impl Nack {
 
 impl<E: Error + Send + Sync + 'static> From<E> for Nack {
     fn from(error: E) -> Self {
-        Self(Box::new(Refusal {
-            wish: Wish::Policy,
-            cause: Cause::Error(Box::new(error)),
-        }))
+        Self::from_error(error)
     }
 }
 
@@ -116,6 +133,15 @@ mod tests {
     #[test]
     fn an_outcome_fits_a_register() {
         assert_eq!(size_of::<Result<(), Nack>>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn an_error_in_a_box_becomes_a_nack_that_keeps_it() {
+        let boxed: Box<dyn Error + Send + Sync> = Box::new(fmt::Error);
+        let nack = Nack::from_error(boxed);
+        assert_eq!(nack.wish(), Wish::Policy);
+        assert!(nack.error().is_some_and(|error| error.is::<fmt::Error>()));
+        assert_eq!(Nack::from_error("a text").to_string(), "a text");
     }
 
     #[test]

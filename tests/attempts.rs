@@ -376,3 +376,110 @@ fn no_attempts_at_all_are_refused_when_the_topic_opens() {
     assert!(refused.to_string().contains("max_attempts"), "{refused}");
     assert_balanced(&broker);
 }
+
+/// An error and what it comes from.
+#[derive(Debug)]
+struct Failed(&'static str, Option<Box<Failed>>);
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Failed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&**self.1.as_ref()?)
+    }
+}
+
+/// Fails with an error that is none to the type system.
+fn boxed(error: Failed) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    Err(error.into())
+}
+
+#[test]
+fn a_letter_an_event_and_the_policy_get_an_error_with_its_causes() {
+    let (broker, _clock) = manual();
+    let (seen, told) = (Log::new(), Log::new());
+    let policy = Backoff::fixed(MS).classify({
+        let seen = seen.clone();
+        move |failed| {
+            seen.push(failed.text().to_owned());
+            millstream::Class::DeadLetter
+        }
+    });
+    let topic = broker.topic::<u32>("t").retry(policy).open();
+    let topic = topic.expect("opens");
+    let _observation = broker.observe({
+        let told = told.clone();
+        move |event| {
+            if let millstream::EventKind::Failed { error, .. } = event.kind() {
+                told.push(error.to_string());
+            }
+        }
+    });
+    let _s = topic.subscribe("s", |d| {
+        let refused = Failed("connection refused", None);
+        let failed = Failed("request failed", Some(Box::new(refused)));
+        match d.payload() {
+            1 => Err(failed)?,
+            _ => boxed(failed).map_err(Nack::from_error),
+        }
+    });
+    topic.publish(1).expect("there is room");
+    topic.publish(2).expect("there is room");
+    broker.run_until_idle();
+    let whole = "request failed: connection refused";
+    assert_eq!(seen.take(), [whole, whole]);
+    assert_eq!(told.take(), [whole, whole]);
+    for letter in topic.dead_letters().list() {
+        assert_eq!(letter.error(), Some(whole));
+        assert_eq!(
+            letter.failures().map(|f| f.error).collect::<Vec<_>>(),
+            [whole]
+        );
+    }
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_text_is_cut_where_it_would_be_kept_for_too_long() {
+    let (broker, _clock) = manual();
+    let topic = impatient(&broker, 1);
+    let _s = topic.subscribe("s", |d| match d.payload() {
+        1 => Err(Nack::retry("é".repeat(1 << 20))),
+        _ => panic!("{}", "é".repeat(1 << 20)),
+    });
+    topic.publish(1).expect("there is room");
+    topic.publish(2).expect("there is room");
+    broker.run_until_idle();
+    for letter in topic.dead_letters().list() {
+        let text = letter.error().expect("it failed");
+        assert_eq!((text.chars().count(), text.ends_with("é…")), (2_049, true));
+    }
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_letter_shows_all_of_its_message() {
+    let (broker, clock) = manual();
+    let topic = impatient(&broker, 1);
+    let _s = topic.subscribe("s", |_| Err(Nack::dead_letter("no")));
+    let message = topic.message(7).key("k").header("trace", "t-1");
+    message
+        .header("tenant", "acme")
+        .publish()
+        .expect("there is room");
+    advance(&broker, &clock, MS);
+    clock.advance(MS);
+    let letter = topic.dead_letters().list().remove(0);
+    assert_eq!((letter.topic(), letter.subscription()), ("t", "s"));
+    assert_eq!((*letter.payload(), letter.key()), (7, Some("k")));
+    assert_eq!(letter.header("tenant"), Some("acme"));
+    assert_eq!(letter.header("none"), None);
+    let headers: Vec<_> = letter.headers().collect();
+    assert_eq!(headers, [("trace", "t-1"), ("tenant", "acme")]);
+    assert_eq!(letter.age(), 2 * MS);
+    assert_balanced(&broker);
+}

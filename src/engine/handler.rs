@@ -8,6 +8,7 @@ use std::cell::Cell;
 use super::cell;
 use super::contain::{Contained, contain, discard};
 use super::context;
+use super::error_text::error_text;
 use crate::batch::Batch;
 use crate::delivery_batch::DeliveryBatch;
 use crate::engine::Engine;
@@ -76,9 +77,12 @@ impl Cause {
     /// panic.
     pub(crate) fn text(&self) -> String {
         match self {
-            Self::Nack(nack) => contain(|| nack.to_string())
-                .unwrap_or_else(|_| "an error that panics when it is printed".to_owned()),
-            Self::Panic(text) => text.clone(),
+            Self::Nack(nack) => {
+                let source = || nack.error().and_then(|error| error.source());
+                contain(|| error_text(nack, source()))
+                    .unwrap_or_else(|_| "an error that panics when it is printed".to_owned())
+            }
+            Self::Panic(text) => error_text(text, None),
             Self::Abandoned => "its lease was dropped without being settled".to_owned(),
             Self::Overdue => "it was not settled before its ack deadline".to_owned(),
         }

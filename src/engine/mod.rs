@@ -1,5 +1,5 @@
-//! The route of a message on threads. The modules from `gate` on are listed in
-//! the order in which a message meets them.
+//! The route of a message on threads. ARCHITECTURE.md lists the modules in the order in
+//! which a message meets them.
 
 use crate::clock::Clock;
 use crate::config::{Histograms, Idle};
@@ -33,6 +33,7 @@ pub(crate) mod crew;
 pub(crate) mod crew_returns;
 pub(crate) mod crew_turn;
 pub(crate) mod dispatch;
+mod error_text;
 pub(crate) mod expiry;
 pub(crate) mod fan_out;
 pub(crate) mod gate;

@@ -80,12 +80,13 @@ impl<'a> FailedAttempt<'a> {
         self.elapsed
     }
 
-    /// Error or panic.
+    /// How it failed.
     pub fn kind(&self) -> FailureKind {
         self.kind
     }
 
-    /// The error's text, or the panic's message.
+    /// The error's text and those of its [sources](Error::source), as in "a: b: c", or the panic's
+    /// message. What is longer than 4,096 bytes is cut, and ends with an ellipsis.
     pub fn text(&self) -> &str {
         self.text
     }
