@@ -1,9 +1,11 @@
 //! Several deliveries in the hands of one handler call.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::message::Delivery;
 use crate::nack::Nack;
+use crate::sync::Arc;
 
 /// What a batch handler gets: deliveries in order, and a way to nack single ones.
 ///
@@ -23,16 +25,16 @@ use crate::nack::Nack;
 ///     Ok(())
 /// }
 /// ```
-#[derive(Debug)]
 pub struct DeliveryBatch<'a, T> {
-    deliveries: Vec<Delivery<'a, T>>,
+    /// Shared with iterators.
+    deliveries: Arc<Vec<Delivery<'a, T>>>,
     nacks: BTreeMap<usize, Nack>,
 }
 
 impl<'a, T> DeliveryBatch<'a, T> {
     pub(crate) fn new(deliveries: Vec<Delivery<'a, T>>) -> Self {
         Self {
-            deliveries,
+            deliveries: Arc::new(deliveries),
             nacks: BTreeMap::new(),
         }
     }
@@ -42,7 +44,7 @@ impl<'a, T> DeliveryBatch<'a, T> {
         self.deliveries.len()
     }
 
-    /// Whether there are none: never, but a `len` wants its twin.
+    /// Whether there are none: never.
     pub fn is_empty(&self) -> bool {
         self.deliveries.is_empty()
     }
@@ -55,7 +57,8 @@ impl<'a, T> DeliveryBatch<'a, T> {
     /// The deliveries in order. The iterator doesn't borrow the batch, so that
     /// elements can be nacked on the way.
     pub fn iter(&self) -> impl Iterator<Item = Delivery<'a, T>> + use<'a, T> {
-        self.deliveries.clone().into_iter()
+        let deliveries = Arc::clone(&self.deliveries);
+        (0..deliveries.len()).map(move |at| deliveries[at])
     }
 
     /// Refuses the delivery at this place; the last word on a place counts.
@@ -70,5 +73,14 @@ impl<'a, T> DeliveryBatch<'a, T> {
 
     pub(crate) fn into_nacks(self) -> impl Iterator<Item = (usize, Nack)> {
         self.nacks.into_iter()
+    }
+}
+
+impl<T> fmt::Debug for DeliveryBatch<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeliveryBatch")
+            .field("deliveries", &self.deliveries)
+            .field("nacks", &self.nacks)
+            .finish()
     }
 }

@@ -79,7 +79,6 @@ impl<T: Send + Sync + 'static> fmt::Debug for Publish<T> {
 }
 
 /// The next lease: see [`PullSubscription::recv_async`].
-#[derive(Debug)]
 #[must_use = "a future does nothing until it is polled"]
 pub struct Recv<T: Send + Sync + 'static> {
     subscription: PullSubscription<T>,
@@ -101,9 +100,16 @@ impl<T: Send + Sync + 'static> Drop for Recv<T> {
     }
 }
 
+impl<T: Send + Sync + 'static> fmt::Debug for Recv<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recv")
+            .field("subscription", &self.subscription)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Leases one after the other, until the subscription has ended: see
 /// [`PullSubscription::stream`].
-#[derive(Debug)]
 #[must_use = "a stream does nothing until it is polled"]
 pub struct LeaseStream<T: Send + Sync + 'static> {
     next: Recv<T>,
@@ -117,6 +123,15 @@ impl<T: Send + Sync + 'static> Stream for LeaseStream<T> {
         let lease = ready!(Pin::new(&mut self.next).poll(context)).ok();
         self.ended = lease.is_none();
         Poll::Ready(lease)
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for LeaseStream<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LeaseStream")
+            .field("subscription", &self.next.subscription)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
     }
 }
 

@@ -285,8 +285,13 @@ impl<T: Send + Sync + 'static> fmt::Debug for PullSubscription<T> {
 }
 
 /// Leases one after the other: see [`PullSubscription::iter`].
-#[derive(Debug)]
 pub struct Leases<'s, T: Send + Sync + 'static>(&'s PullSubscription<T>);
+
+impl<T: Send + Sync + 'static> fmt::Debug for Leases<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Leases").field(self.0).finish()
+    }
+}
 
 impl<T: Send + Sync + 'static> Iterator for Leases<'_, T> {
     type Item = Lease<T>;

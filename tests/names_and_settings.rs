@@ -683,3 +683,32 @@ fn blocking_draining_and_unsubscribing_for_ever_end_when_there_is_room_or_nothin
         assert_balanced(&broker);
     }
 }
+
+/// A payload that can do nothing.
+struct Mute;
+
+#[test]
+fn handles_ask_nothing_of_their_payload() {
+    fn clones_and_prints<H: Clone + std::fmt::Debug>() {}
+    fn prints<H: std::fmt::Debug>() {}
+    clones_and_prints::<Topic<Mute>>();
+    clones_and_prints::<millstream::DeadLetters<Mute>>();
+    clones_and_prints::<millstream::DeadLetter<Mute>>();
+    clones_and_prints::<millstream::PullSubscription<Mute>>();
+    clones_and_prints::<millstream::Delivery<'_, Mute>>();
+    clones_and_prints::<millstream::OwnedDelivery<Mute>>();
+    prints::<millstream::BufferedPublisher<Mute>>();
+    prints::<millstream::ConsumerGroup<Mute>>();
+    prints::<millstream::Member>();
+    prints::<millstream::Lease<Mute>>();
+    prints::<millstream::Leases<'_, Mute>>();
+    prints::<millstream::DeliveryBatch<'_, Mute>>();
+    prints::<millstream::PatternSubscription>();
+    prints::<PublishError<Mute>>();
+    #[cfg(feature = "async")]
+    {
+        prints::<millstream::Publish<Mute>>();
+        prints::<millstream::Recv<Mute>>();
+        prints::<millstream::LeaseStream<Mute>>();
+    }
+}
