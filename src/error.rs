@@ -148,6 +148,14 @@ pub enum PublishError<T> {
         /// The type the topic carries.
         existing: &'static str,
     },
+    /// By [`MessageBuilder`](crate::MessageBuilder) only: a setting of the message is out
+    /// of range. Boxed, because every publish carries the room for its error.
+    Invalid {
+        /// The payload.
+        payload: T,
+        /// The setting, and the rule it breaks.
+        invalid: Box<InvalidSetting>,
+    },
 }
 
 impl<T> PublishError<T> {
@@ -159,7 +167,8 @@ impl<T> PublishError<T> {
             | Self::Closed(payload)
             | Self::NoSubscribers(payload)
             | Self::UnknownTopic(payload)
-            | Self::WrongType { payload, .. } => payload,
+            | Self::WrongType { payload, .. }
+            | Self::Invalid { payload, .. } => payload,
         }
     }
 }
@@ -173,6 +182,7 @@ impl<T> fmt::Debug for PublishError<T> {
             Self::NoSubscribers(_) => "NoSubscribers",
             Self::UnknownTopic(_) => "UnknownTopic",
             Self::WrongType { .. } => "WrongType",
+            Self::Invalid { .. } => "Invalid",
         };
         write!(f, "{variant}(..)")
     }
@@ -189,6 +199,7 @@ impl<T> fmt::Display for PublishError<T> {
             Self::WrongType { existing, .. } => {
                 write!(f, "the topic carries {existing}, another type")
             }
+            Self::Invalid { invalid, .. } => invalid.fmt(f),
         }
     }
 }

@@ -362,7 +362,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         if let Some(retry) = &self.retry {
             retry.check()?;
         }
-        self.order.rules(1).check(self.when_full, 1, false)?;
+        self.order.check(self.when_full)?;
         let handler = Arc::new(handler);
         let make: MakeHandler<T> = Box::new(move || {
             let handler = Arc::clone(&handler);

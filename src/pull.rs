@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
-use crate::config::{OnFailure, Unsubscribe};
+use crate::config::Unsubscribe;
 use crate::engine::lane::Lane;
 use crate::engine::receive::Granted;
 use crate::error::{InvalidSetting, RecvError};
@@ -17,8 +17,8 @@ use crate::sync::{Arc, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "settings do nothing until a subscription is made with them"]
 pub struct Pull {
-    credits: Option<usize>,
-    ack_deadline: Duration,
+    pub(crate) credits: Option<usize>,
+    pub(crate) ack_deadline: Duration,
 }
 
 impl Default for Pull {
@@ -30,10 +30,6 @@ impl Default for Pull {
         }
     }
 }
-
-/// The default: enough to keep a few threads busy, few enough that what a stuck
-/// process holds is little.
-const CREDITS: u32 = 64;
 
 impl Pull {
     /// Leases that may be out at once: 1 to the lane's capacity. Default 64.
@@ -49,34 +45,9 @@ impl Pull {
         self.ack_deadline = deadline;
         self
     }
-
-    /// The credits and the deadline, checked.
-    pub(crate) fn check(
-        self,
-        capacity: u32,
-        on_failure: OnFailure,
-    ) -> Result<(u32, u64), InvalidSetting> {
-        let credits = match self.credits {
-            Some(credits) => check_credits(credits, capacity)?,
-            None => CREDITS.min(capacity),
-        };
-        if on_failure == OnFailure::BlockSubscription && self.credits.is_some() && credits > 1 {
-            let rule =
-                "can't be used with OnFailure::BlockSubscription, where one is out at a time";
-            return Err(InvalidSetting::new("credits", credits, rule));
-        }
-        Ok((credits, check_deadline(self.ack_deadline)?))
-    }
 }
 
-fn check_credits(credits: usize, capacity: u32) -> Result<u32, InvalidSetting> {
-    let checked = u32::try_from(credits).ok();
-    let checked = checked.filter(|credits| (1..=capacity).contains(credits));
-    let rule = "must be between 1 and the lane's capacity";
-    checked.ok_or_else(|| InvalidSetting::new("credits", credits, rule))
-}
-
-fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> {
+pub(crate) fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> {
     if deadline.is_zero() {
         let rule = "must be more than nothing, or every lease would be stale";
         return Err(InvalidSetting::new("ack_deadline", "zero", rule));
@@ -202,11 +173,11 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] for zero, or more than the lane's capacity.
+    /// [`InvalidSetting`] for zero, more than the lane's capacity, or more than one under
+    /// [`OnFailure::BlockSubscription`](crate::OnFailure::BlockSubscription), as where it was
+    /// made.
     pub fn set_credits(&self, leases: usize) -> Result<(), InvalidSetting> {
-        self.lane
-            .set_credits(check_credits(leases, self.lane.capacity)?);
-        Ok(())
+        self.lane.set_credits(Some(leases))
     }
 
     /// Sets how long leases are good for that are taken from now on. Those that are out

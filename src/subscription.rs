@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::config::{OnExhausted, OnFailure, Unsubscribe};
 use crate::engine::contain::{SharedPolicy, share_policy};
+use crate::engine::crew::ChangeRules;
 use crate::engine::lane::Lane;
 use crate::engine::timer::CANCEL;
 use crate::engine::{Engine, context};
@@ -100,10 +101,17 @@ impl Subscription {
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] if it clashes with how the subscription was made, or with
-    /// [`OnExhausted::ParkKey`].
+    /// [`InvalidSetting`] if it clashes with how the subscription was made, with
+    /// [`OnExhausted::ParkKey`], or with the [credits](crate::Pull::credits) that were
+    /// asked for, as where it was made.
     pub fn set_on_failure(&self, mode: OnFailure) -> Result<(), InvalidSetting> {
-        self.lane.set_rules(&|rules| rules.on_failure = mode)
+        self.lane.set_rules(&move |rules, fit| {
+            Rules {
+                on_failure: mode,
+                ..rules
+            }
+            .checked(fit)
+        })
     }
 
     /// Sets what follows for its key when a delivery goes to the dead letters.
@@ -114,7 +122,13 @@ impl Subscription {
     ///
     /// [`InvalidSetting`] for parking without [`OnFailure::BlockKey`].
     pub fn set_on_exhausted(&self, then: OnExhausted) -> Result<(), InvalidSetting> {
-        self.lane.set_rules(&|rules| rules.on_exhausted = then)
+        self.lane.set_rules(&move |rules, fit| {
+            Rules {
+                on_exhausted: then,
+                ..rules
+            }
+            .checked(fit)
+        })
     }
 
     /// Sets how many deliveries may be set aside. Those that are stay so, even if
@@ -122,10 +136,11 @@ impl Subscription {
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] for zero, or more than the lane's capacity.
+    /// [`InvalidSetting`] for zero, more than the lane's capacity, or where nothing is ever
+    /// set aside, as where it was made.
     pub fn set_hold(&self, deliveries: usize) -> Result<(), InvalidSetting> {
-        let hold = u32::try_from(deliveries).unwrap_or(u32::MAX);
-        self.lane.set_rules(&|rules| rules.hold = hold)
+        self.lane
+            .set_rules(&move |rules, fit| rules.with_hold(deliveries, fit))
     }
 
     /// Sets how many calls of its handler may run at once. Those that run finish; of
@@ -209,7 +224,7 @@ pub(crate) trait AnyLane: Send + Sync {
     fn end_as(&self, phase: Phase, until: Option<Instant>) -> bool;
     fn is_retired(&self) -> bool;
     fn set_retry(&self, policy: SharedPolicy);
-    fn set_rules(&self, change: &dyn Fn(&mut Rules)) -> Result<(), InvalidSetting>;
+    fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting>;
     fn set_concurrency(&self, concurrency: usize) -> bool;
     fn metrics(&self) -> SubscriptionMetrics;
 }
@@ -254,7 +269,7 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
         self.retry.swap(Arc::new(Some(policy)));
     }
 
-    fn set_rules(&self, change: &dyn Fn(&mut Rules)) -> Result<(), InvalidSetting> {
+    fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting> {
         Lane::set_rules(self, change)
     }
 

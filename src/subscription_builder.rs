@@ -18,10 +18,10 @@ use crate::event::EventKind;
 use crate::group::ConsumerGroup;
 use crate::message::Delivery;
 use crate::nack::Nack;
-use crate::pull::{Pull, PullSubscription};
+use crate::pull::{Pull, PullSubscription, check_deadline};
 use crate::pure::retry::RetryPolicy;
 use crate::pure::room::Phase;
-use crate::pure::rules::{Keying, Rules};
+use crate::pure::rules::{Fit, Rules};
 use crate::pure::strategy::{Batched, Strategy};
 use crate::subscription::Subscription;
 use crate::sync::{Arc, breakable};
@@ -40,6 +40,8 @@ pub struct SubscriptionBuilder<'t, T: Send + Sync + 'static> {
     on_failure: OnFailure,
     on_exhausted: OnExhausted,
     hold: Option<usize>,
+    /// Only where it is pulled.
+    credits: Option<usize>,
 }
 
 impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
@@ -53,6 +55,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             on_failure: OnFailure::default(),
             on_exhausted: OnExhausted::default(),
             hold: None,
+            credits: None,
         }
     }
 
@@ -125,12 +128,12 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     /// As [`subscribe`](Self::subscribe), and for settings of `pull` that can't take
     /// effect: no credits, more than the lane's capacity, more than one under
     /// [`OnFailure::BlockSubscription`], or an ack deadline of zero.
-    pub fn pull(self, pull: Pull) -> Result<PullSubscription<T>, SubscribeError> {
-        let capacity = self.checked_capacity()? as u32;
-        let (credits, deadline_ns) = pull.check(capacity, self.on_failure)?;
+    pub fn pull(mut self, pull: Pull) -> Result<PullSubscription<T>, SubscribeError> {
+        let deadline_ns = check_deadline(pull.ack_deadline)?;
+        self.credits = pull.credits;
         let lane = self.finish(Hands::Callers, |_| Ok(Handler::Others))?;
         lane.set_ack_deadline(deadline_ns);
-        lane.set_credits(credits);
+        lane.set_credits(pull.credits)?;
         Ok(PullSubscription::new(lane))
     }
 
@@ -273,17 +276,23 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     }
 
     fn rules(&self, capacity: u32, is_shared: bool) -> Result<Rules, InvalidSetting> {
-        let hold = in_range("hold", self.hold, capacity as usize)?;
+        let mut fit = Fit {
+            when_full: self.when_full,
+            capacity,
+            is_shared,
+            credits: None,
+        };
+        if let Some(credits) = self.credits {
+            fit = fit.with_credits(credits)?;
+        }
         let rules = Rules {
             on_failure: self.on_failure,
             on_exhausted: self.on_exhausted,
-            hold: hold as u32,
+            hold: capacity,
         };
-        rules.check(self.when_full, capacity, is_shared)?;
-        if self.hold.is_some() && rules.keying(is_shared) != Keying::Key {
-            return Err(rules.nothing_to_hold());
-        }
-        Ok(rules)
+        let rules = rules.checked(fit)?;
+        self.hold
+            .map_or(Ok(rules), |hold| rules.with_hold(hold, fit))
     }
 
     /// Checks what all kinds of handlers have in common, and only then has the

@@ -17,11 +17,10 @@ use crate::nack::Nack;
 use crate::publisher::BufferedPublisher;
 use crate::pure::retry::RetryPolicy;
 use crate::pure::strategy::{Batched, Strategy};
-use crate::pure::verdict::nanos;
 use crate::subscription::Subscription;
 use crate::subscription_builder::SubscriptionBuilder;
 use crate::sync::{Arc, breakable};
-use crate::topic_builder::check_partitions;
+use crate::topic_builder::{check_partitions, check_ttl};
 
 /// A handle to a typed topic. Clone it freely, publish from any thread.
 ///
@@ -120,6 +119,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
             topic: self,
             payload,
             meta: Meta::default(),
+            ttl: None,
             delay: None,
         }
     }
@@ -254,6 +254,7 @@ pub struct MessageBuilder<'t, T: Send + Sync + 'static> {
     topic: &'t Topic<T>,
     payload: T,
     meta: Meta,
+    ttl: Option<Duration>,
     delay: Option<Duration>,
 }
 
@@ -271,9 +272,10 @@ impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
     }
 
     /// How long after its acceptance the message is still worth handling,
-    /// instead of the topic's [time to live](crate::TopicBuilder::ttl).
+    /// instead of the topic's [time to live](crate::TopicBuilder::ttl). Zero is refused
+    /// when it is published.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.meta.ttl_ns = Some(nanos(ttl));
+        self.ttl = Some(ttl);
         self
     }
 
@@ -287,12 +289,19 @@ impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
     ///
     /// # Errors
     ///
-    /// As [`Topic::publish`].
+    /// As [`Topic::publish`], and [`PublishError::Invalid`] for a time to live of zero.
     pub fn publish(self) -> Result<Receipt, PublishError<T>> {
-        let core = &self.topic.core;
+        let (core, payload, mut meta) = (&self.topic.core, self.payload, self.meta);
+        meta.ttl_ns = match self.ttl.map(check_ttl).transpose() {
+            Ok(ttl_ns) => ttl_ns,
+            Err(invalid) => {
+                let invalid = Box::new(invalid);
+                return Err(PublishError::Invalid { payload, invalid });
+            }
+        };
         match self.delay {
-            None => core.publish(self.payload, Some(self.meta)),
-            Some(delay) => core.publish_after(delay, self.payload, Some(self.meta)),
+            None => core.publish(payload, Some(meta)),
+            Some(delay) => core.publish_after(delay, payload, Some(meta)),
         }
     }
 }
@@ -302,6 +311,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for MessageBuilder<'_, T> {
         f.debug_struct("MessageBuilder")
             .field("topic", &self.topic.name())
             .field("meta", &self.meta)
+            .field("ttl", &self.ttl)
             .field("delay", &self.delay)
             .finish_non_exhaustive()
     }

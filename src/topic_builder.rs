@@ -230,10 +230,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             let rule = "needs worker threads, or nobody would ever make room";
             return Err(InvalidSetting::new("overflow", "Block", rule));
         }
-        if self.ttl == Some(Duration::ZERO) {
-            let rule = "must be longer, or every message would expire at once";
-            return Err(InvalidSetting::new("ttl", "zero", rule));
-        }
+        let ttl_ns = self.ttl.map(check_ttl).transpose()?;
         let partitions = match (self.partitions, self.unkeyed) {
             (Some(count), unkeyed) => Some(Partitions {
                 count: check_partitions(count, capacity as u64)?,
@@ -249,7 +246,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             capacity: capacity as u64,
             overflow,
             no_subscribers: self.no_subscribers.unwrap_or_default(),
-            ttl_ns: self.ttl.map(nanos),
+            ttl_ns,
             lane_capacity: lane_capacity as u32,
             letters,
             letter_overflow: self.letter_overflow.unwrap_or_default(),
@@ -315,6 +312,15 @@ impl<T> fmt::Debug for TopicBuilder<'_, T> {
             .field("payload", &type_name::<T>())
             .finish_non_exhaustive()
     }
+}
+
+/// A time to live in nanoseconds, of a topic's messages or of one.
+pub(crate) fn check_ttl(ttl: Duration) -> Result<u64, InvalidSetting> {
+    if ttl.is_zero() {
+        let rule = "must be longer, or every message would expire at once";
+        return Err(InvalidSetting::new("ttl", "zero", rule));
+    }
+    Ok(nanos(ttl))
 }
 
 /// A number of partitions, if it is one that a topic of this capacity can have.

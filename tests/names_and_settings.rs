@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use harness::{HANG, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
     Backlog, Backoff, Batched, Broker, BuildError, DeadLetterOverflow, Decision, FailedAttempt,
-    Idle, Immediate, InvalidName, InvalidSetting, MAX_NAME_LEN, ManualClock, Nack, NoSubscribers,
-    OpenError, Overflow, Plan, PublishError, Pull, RemoveError, RetryPolicy, Strategy,
-    SubscribeError, Topic, TopicBuilder, Unsubscribe, Unsubscribed,
+    Idle, Immediate, InvalidName, InvalidSetting, LaneFull, MAX_NAME_LEN, ManualClock, Nack,
+    NoSubscribers, OnExhausted, OnFailure, OpenError, Overflow, PartitionsError, Plan,
+    PublishError, Pull, RemoveError, RetryPolicy, Strategy, SubscribeError, Topic, TopicBuilder,
+    Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -289,6 +290,284 @@ fn what_swaps_in_later_is_checked_like_what_was_there_first() {
     assert_eq!(setting(sub.set_retry(endless())), "max_attempts");
     assert_eq!(broker.metrics().topic("t").unwrap().strategy, "immediate");
     assert_balanced(&broker);
+}
+
+/// What two doors said to one value.
+type Doors = (InvalidSetting, InvalidSetting);
+
+/// The refusal of a topic or a subscription.
+trait Refusal {
+    fn refusal(self) -> InvalidSetting;
+}
+
+impl<V: std::fmt::Debug> Refusal for Result<V, OpenError> {
+    fn refusal(self) -> InvalidSetting {
+        match self {
+            Err(OpenError::Invalid(invalid)) => invalid,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl<V: std::fmt::Debug> Refusal for Result<V, SubscribeError> {
+    fn refusal(self) -> InvalidSetting {
+        match self {
+            Err(SubscribeError::Invalid(invalid)) => invalid,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Refusal for Result<(), InvalidSetting> {
+    fn refusal(self) -> InvalidSetting {
+        self.expect_err("a setter refuses what its builder does")
+    }
+}
+
+/// Values that a topic's builder refuses, given to its setters, too.
+fn by_topic(broker: &Broker) -> Vec<Doors> {
+    let build = || broker.topic::<u8>("new");
+    let topic = broker.topic::<u8>("t").capacity(8).partitions(1);
+    let topic = topic.open().unwrap();
+    let no_batch = || Batched::of(0);
+    let mut said = vec![
+        (
+            build().strategy(no_batch()).open().refusal(),
+            topic.set_strategy(no_batch()).refusal(),
+        ),
+        (
+            build().strategy(no_batch()).open().refusal(),
+            broker.set_strategy(no_batch()).refusal(),
+        ),
+        (
+            build().ttl(Duration::ZERO).open().refusal(),
+            match topic.message(7).ttl(Duration::ZERO).publish() {
+                Err(PublishError::Invalid {
+                    payload: 7,
+                    invalid,
+                }) => *invalid,
+                other => panic!("{other:?}"),
+            },
+        ),
+    ];
+    for partitions in [0, 9, 257, usize::MAX] {
+        let set = match topic.set_partitions(partitions) {
+            Err(PartitionsError::Invalid(invalid)) => invalid,
+            other => panic!("{other:?}"),
+        };
+        let built = build().capacity(8).partitions(partitions).open();
+        said.push((built.refusal(), set));
+    }
+    for retry in useless_policies() {
+        said.push((
+            build().retry(retry.clone()).open().refusal(),
+            topic.set_retry(retry).refusal(),
+        ));
+    }
+    said
+}
+
+fn useless_policies() -> [Backoff; 3] {
+    [
+        Backoff::fixed(MS).max_attempts(0),
+        Backoff::fixed(MS * 2).cap(MS),
+        Backoff::fixed(MS).max_elapsed(Duration::ZERO),
+    ]
+}
+
+/// The same for subscriptions with handlers, and to patterns.
+fn by_subscription(broker: &Broker) -> Vec<Doors> {
+    use OnFailure::{BlockKey, BlockSubscription};
+    let topic = broker.topic::<u8>("t").lane_capacity(8).open().unwrap();
+    let ok = |_: &millstream::Delivery<'_, u8>| Ok(());
+    let build = || topic.subscription("new");
+    let plain = topic.subscribe("plain", ok).unwrap();
+    let of_topics = || broker.subscription::<u8>("new").matching("t");
+    let pattern = broker.subscription::<u8>("pattern").matching("t");
+    let pattern = pattern.subscribe(ok).unwrap();
+    let mut said = Vec::new();
+    for retry in useless_policies() {
+        said.push((
+            build().retry(retry.clone()).subscribe(ok).refusal(),
+            plain.set_retry(retry.clone()).refusal(),
+        ));
+        said.push((
+            of_topics().retry(retry.clone()).subscribe(ok).refusal(),
+            pattern.set_retry(retry).refusal(),
+        ));
+    }
+    // What a failure means, in a lane that drops.
+    for when_full in [LaneFull::DropOldest, LaneFull::DeadLetter] {
+        let name = format!("{when_full:?}");
+        let drops = topic.subscription(&name).when_full(when_full);
+        let drops = drops.subscribe(ok).unwrap();
+        let pattern = broker.subscription::<u8>("drops").matching("t");
+        let pattern = pattern.when_full(when_full).subscribe(ok).unwrap();
+        for mode in [BlockKey, BlockSubscription] {
+            let built = build().when_full(when_full).on_failure(mode);
+            said.push((
+                built.subscribe(ok).refusal(),
+                drops.set_on_failure(mode).refusal(),
+            ));
+            let built = of_topics().when_full(when_full).on_failure(mode);
+            said.push((
+                built.subscribe(ok).refusal(),
+                pattern.set_on_failure(mode).refusal(),
+            ));
+        }
+        pattern.unsubscribe(Unsubscribe::Cancel);
+    }
+    // Parking without keys that block.
+    let parking = OnExhausted::ParkKey;
+    said.push((
+        build().on_exhausted(parking).subscribe(ok).refusal(),
+        plain.set_on_exhausted(parking).refusal(),
+    ));
+    said.push((
+        of_topics().on_exhausted(parking).subscribe(ok).refusal(),
+        pattern.set_on_exhausted(parking).refusal(),
+    ));
+    // How many are set aside.
+    let keys = topic
+        .subscription("keys")
+        .on_failure(BlockKey)
+        .subscribe(ok)
+        .unwrap();
+    for hold in [0, 9, usize::MAX] {
+        let built = build().on_failure(BlockKey).hold(hold);
+        said.push((built.subscribe(ok).refusal(), keys.set_hold(hold).refusal()));
+    }
+    let stands = topic
+        .subscription("stands")
+        .on_failure(BlockSubscription)
+        .subscribe(ok)
+        .unwrap();
+    for hold in [0, 1, 8, 9] {
+        let new = || build().hold(hold);
+        said.push((
+            new().subscribe(ok).refusal(),
+            plain.set_hold(hold).refusal(),
+        ));
+        said.push((
+            new().on_failure(BlockSubscription).subscribe(ok).refusal(),
+            stands.set_hold(hold).refusal(),
+        ));
+    }
+    said
+}
+
+/// The same for those with several hands.
+fn by_hands(broker: &Broker) -> Vec<Doors> {
+    let topic = broker.topic::<u8>("t").lane_capacity(8).open().unwrap();
+    let ok = |_: &millstream::Delivery<'_, u8>| Ok(());
+    let build = || topic.subscription("new");
+    let at_once = topic.subscription("at-once").subscribe_concurrent(2, ok);
+    let at_once = at_once.unwrap();
+    let group = topic.subscription("group").group().unwrap();
+    let member = group.join_concurrent("member", 2, ok).unwrap();
+    let one_by_one = || build().on_failure(OnFailure::BlockSubscription);
+    let mode = OnFailure::BlockSubscription;
+    let mut said = vec![
+        (
+            one_by_one().subscribe_concurrent(2, ok).refusal(),
+            at_once.set_on_failure(mode).refusal(),
+        ),
+        (
+            one_by_one().group().refusal(),
+            group.set_on_failure(mode).refusal(),
+        ),
+    ];
+    for hold in [0, 9, usize::MAX] {
+        said.push((
+            build().hold(hold).subscribe_concurrent(2, ok).refusal(),
+            at_once.set_hold(hold).refusal(),
+        ));
+        said.push((
+            build().hold(hold).group().refusal(),
+            group.set_hold(hold).refusal(),
+        ));
+    }
+    for concurrency in [0, 1_025, usize::MAX] {
+        said.push((
+            build().subscribe_concurrent(concurrency, ok).refusal(),
+            at_once.set_concurrency(concurrency).refusal(),
+        ));
+        said.push((
+            group.join_concurrent("new", concurrency, ok).refusal(),
+            member.set_concurrency(concurrency).refusal(),
+        ));
+    }
+    said
+}
+
+/// The same for those that are pulled.
+fn by_pull(broker: &Broker) -> Vec<Doors> {
+    use OnFailure::{BlockSubscription, Reorder};
+    let topic = broker.topic::<u8>("t").lane_capacity(8).open().unwrap();
+    let build = || topic.subscription("new");
+    let pull = Pull::default();
+    let pulled = topic.subscription("pulled").pull(pull).unwrap();
+    let mut said = vec![(
+        build().pull(pull.ack_deadline(Duration::ZERO)).refusal(),
+        pulled.set_ack_deadline(Duration::ZERO).refusal(),
+    )];
+    for credits in [0, 9, usize::MAX] {
+        said.push((
+            build().pull(pull.credits(credits)).refusal(),
+            pulled.set_credits(credits).refusal(),
+        ));
+    }
+    // The default gives way to one at a time; a number that was asked for does not.
+    pulled.set_on_failure(BlockSubscription).unwrap();
+    let one_by_one = || build().on_failure(BlockSubscription);
+    for credits in [2, 8, 9] {
+        said.push((
+            one_by_one().pull(pull.credits(credits)).refusal(),
+            pulled.set_credits(credits).refusal(),
+        ));
+    }
+    pulled.set_credits(1).unwrap();
+    pulled.set_on_failure(Reorder).unwrap();
+    pulled.set_credits(4).unwrap();
+    let asked = topic.subscription("asked").pull(pull.credits(4)).unwrap();
+    for pulled in [pulled, asked] {
+        said.push((
+            one_by_one().pull(pull.credits(4)).refusal(),
+            pulled.set_on_failure(BlockSubscription).refusal(),
+        ));
+    }
+    said
+}
+
+#[test]
+fn a_setter_refuses_what_its_builder_refuses_and_says_the_same() {
+    let tables: [fn(&Broker) -> Vec<Doors>; 4] = [by_topic, by_subscription, by_hands, by_pull];
+    for table in tables {
+        let (broker, _clock) = manual();
+        for (built, set) in table(&broker) {
+            assert_eq!(set, built);
+        }
+        assert_balanced(&broker);
+    }
+}
+
+#[test]
+fn a_message_that_makes_no_sense_comes_back_and_counts_for_nothing() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<String>("t").ttl(MS).open().unwrap();
+    let message = || topic.message("mine".to_owned()).ttl(Duration::ZERO);
+    for refused in [message().publish(), message().after(MS).publish()] {
+        let refused = refused.unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "ttl is zero, but it must be longer, or every message would expire at once"
+        );
+        assert_eq!(format!("{refused:?}"), "Invalid(..)");
+        assert_eq!(refused.into_payload(), "mine");
+    }
+    let metrics = assert_balanced(&broker);
+    let counts = metrics.topic("t").unwrap();
+    assert_eq!((counts.published, counts.rejected), (0, 0));
 }
 
 // Subscriptions.

@@ -19,7 +19,7 @@ use super::parking::{FORGET_AT, Strays};
 use super::seat::Member;
 use super::waiters::Waiters;
 use crate::batch::{Part, Stamp};
-use crate::config::{LaneFull, OnExhausted, OnFailure};
+use crate::config::{LaneFull, OnFailure};
 use crate::dead_letters::DeadReason;
 use crate::engine::Engine;
 use crate::error::InvalidSetting;
@@ -27,7 +27,7 @@ use crate::metrics::SubscriptionMetrics;
 use crate::pure::arena::Arena;
 use crate::pure::lifecycle::Status;
 use crate::pure::room::Phase;
-use crate::pure::rules::{Keying, Rules};
+use crate::pure::rules::{Fit, Keying, Rules};
 use crate::pure::sequencer::{Class, Each, Key, Sequencer, Taken};
 use crate::sync::{Arc, Mutex, breakable};
 
@@ -131,6 +131,9 @@ impl Hands {
     }
 }
 
+/// Other rules for such a lane, if they make sense.
+pub(crate) type ChangeRules = dyn Fn(Rules, Fit) -> Result<Rules, InvalidSetting>;
+
 /// The lane's own runner, among those who take.
 pub(super) const RUNNER: u64 = 0;
 
@@ -231,12 +234,11 @@ impl<T: Send + Sync + 'static> Crew<T> {
     /// before.
     fn set_rules(
         &self,
-        change: impl FnOnce(&mut Rules) -> Result<(), InvalidSetting>,
+        change: impl FnOnce(Rules, Option<u32>) -> Result<Rules, InvalidSetting>,
     ) -> Result<(), InvalidSetting> {
         let mut state = self.state.lock();
         let before = state.rules;
-        let mut rules = before;
-        change(&mut rules)?;
+        let rules = change(before, state.leases.asked)?;
         state.rules = rules;
         if before.keying(self.is_shared) != rules.keying(self.is_shared) {
             state.epoch = state.epoch.wrapping_add(1);
@@ -276,37 +278,27 @@ impl<T> State<T> {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
+    /// What its rules have to fit, with so many leases asked for.
+    pub(super) fn fit(&self, is_shared: bool, credits: Option<u32>) -> Fit {
+        Fit {
+            when_full: self.when_full,
+            capacity: self.capacity,
+            is_shared,
+            credits,
+        }
+    }
+
     /// Changes the crew's rules; a lane that had no crew has one from its next
     /// turn on.
-    pub(crate) fn set_rules(
-        self: &Arc<Self>,
-        change: impl Fn(&mut Rules),
-    ) -> Result<(), InvalidSetting> {
-        let plain = Rules {
-            on_failure: OnFailure::Reorder,
-            on_exhausted: OnExhausted::FreeKey,
-            hold: self.capacity,
-        };
-        let mut rules = plain;
-        change(&mut rules);
-        if self.crew.get().is_none() {
-            rules.check(self.when_full, self.capacity, false)?;
-            if rules.on_failure == OnFailure::Reorder && rules.hold == plain.hold {
-                return Ok(());
-            }
+    pub(crate) fn set_rules(self: &Arc<Self>, change: &ChangeRules) -> Result<(), InvalidSetting> {
+        let plain = Rules::plain(self.capacity);
+        if self.crew.get().is_none() && change(plain, self.fit(false, None))? == plain {
+            return Ok(());
         }
         let crew = self
             .crew
             .get_or_init(|| Box::new(Crew::new(plain, Hands::Runner, self.when_full)));
-        crew.set_rules(|rules| {
-            let before = rules.hold;
-            change(rules);
-            let sets_aside = rules.keying(crew.is_shared) == Keying::Key;
-            if rules.hold != before && !sets_aside {
-                return Err(rules.nothing_to_hold());
-            }
-            rules.check(self.when_full, self.capacity, crew.is_shared)
-        })?;
+        crew.set_rules(|rules, credits| change(rules, self.fit(crew.is_shared, credits)))?;
         self.park_by_letters(crew);
         self.ring();
         Ok(())

@@ -33,6 +33,8 @@ pub(super) struct Leases<T> {
     /// What the next lease is told from others by.
     next: u64,
     pub(super) credits: u32,
+    /// The same, if they were asked for and aren't the default.
+    pub(super) asked: Option<u32>,
     pub(super) deadline_ns: u64,
     stale: u64,
     timed_out: u64,
@@ -70,6 +72,7 @@ impl<T> Leases<T> {
             overdue: Vec::new(),
             next: 0,
             credits: 0,
+            asked: None,
             deadline_ns: 0,
             stale: 0,
             timed_out: 0,

@@ -32,7 +32,7 @@ use crate::latency::{Latencies, LatencySummary};
 use crate::metrics::SubscriptionMetrics;
 use crate::pure::pattern::Pattern;
 use crate::pure::room::Phase;
-use crate::pure::rules::Rules;
+use crate::pure::rules::{Fit, Rules};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, breakable, in_order};
 
@@ -69,6 +69,17 @@ impl Order {
             on_exhausted: self.on_exhausted,
             hold,
         }
+    }
+
+    /// Whether it makes sense for such lanes.
+    pub(crate) fn check(self, when_full: LaneFull) -> Result<(), InvalidSetting> {
+        let fit = Fit {
+            when_full,
+            capacity: 1,
+            is_shared: false,
+            credits: None,
+        };
+        self.rules(1).checked(fit).map(drop)
     }
 }
 
@@ -315,12 +326,12 @@ impl<T: Send + Sync + 'static> Follower<T> {
         let mut following = self.following.lock();
         let mut order = following.order;
         change(&mut order);
-        order.rules(1).check(self.when_full, 1, false)?;
+        order.check(self.when_full)?;
         following.order = order;
         let lanes: Vec<_> = following.all().cloned().collect();
         drop(following);
         for lane in lanes {
-            lane.set_rules(|rules| *rules = order.rules(rules.hold))?;
+            lane.set_rules(&move |rules, fit| order.rules(rules.hold).checked(fit))?;
         }
         Ok(())
     }

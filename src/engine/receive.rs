@@ -15,7 +15,7 @@ use super::crew::{Crew, RUNNER, Tray};
 use super::lane::{Lane, Redelivery};
 use super::leases::Claim;
 use crate::batch::Batch;
-use crate::error::RecvError;
+use crate::error::{InvalidSetting, RecvError};
 use crate::pure::sequencer::{Each, Taken};
 use crate::sync::{Arc, Instant, breakable};
 
@@ -29,13 +29,27 @@ pub(crate) struct Granted<T> {
     pub(crate) generation: u16,
 }
 
+/// Leases that may be out unless a number is asked for: enough to keep a few threads
+/// busy, few enough that what a stuck process holds is little.
+const CREDITS: u32 = 64;
+
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Changes how many leases may be out.
-    pub(crate) fn set_credits(&self, credits: u32) {
-        if let Some(crew) = self.crew.get() {
-            crew.state.lock().leases.credits = credits;
-            crew.receivers.wake();
+    /// Changes how many leases may be out; `None` is the default.
+    pub(crate) fn set_credits(&self, asked: Option<usize>) -> Result<(), InvalidSetting> {
+        let Some(crew) = self.crew.get() else {
+            return Ok(());
+        };
+        let mut state = crew.state.lock();
+        let mut fit = self.fit(crew.is_shared, None);
+        if let Some(asked) = asked {
+            fit = fit.with_credits(asked)?;
+            state.rules.checked(fit)?;
         }
+        state.leases.asked = fit.credits;
+        state.leases.credits = fit.credits.unwrap_or(CREDITS.min(self.capacity));
+        drop(state);
+        crew.receivers.wake();
+        Ok(())
     }
 
     /// Changes how long leases taken from now on are good for.

@@ -21,20 +21,51 @@ pub(crate) enum Keying {
     Everything,
 }
 
+/// The lane that they are for. Whether they make sense for it is asked in one place, be
+/// it when it is made or while traffic runs.
+#[derive(Clone, Copy)]
+pub(crate) struct Fit {
+    pub(crate) when_full: LaneFull,
+    pub(crate) capacity: u32,
+    /// Several hands may be at it at once.
+    pub(crate) is_shared: bool,
+    /// Leases that may be out, if a number was asked for: the default gives way to one
+    /// at a time.
+    pub(crate) credits: Option<u32>,
+}
+
+impl Fit {
+    /// The lane, with so many leases asked for.
+    pub(crate) fn with_credits(self, asked: usize) -> Result<Self, InvalidSetting> {
+        let credits = u32::try_from(asked).ok();
+        let credits = credits.filter(|credits| (1..=self.capacity).contains(credits));
+        let rule = "must be between 1 and the lane's capacity";
+        let credits = credits.ok_or_else(|| InvalidSetting::new("credits", asked, rule))?;
+        Ok(Self {
+            credits: Some(credits),
+            ..self
+        })
+    }
+}
+
 impl Rules {
-    /// Whether they make sense for such a lane.
-    pub(crate) fn check(
-        self,
-        when_full: LaneFull,
-        capacity: u32,
-        is_shared: bool,
-    ) -> Result<(), InvalidSetting> {
-        let refuse = |setting, value: &str, rule| Err(InvalidSetting::new(setting, value, rule));
-        if self.blocks() && matches!(when_full, LaneFull::DropOldest | LaneFull::DeadLetter) {
-            let rule = "would tear gaps into the order that on_failure is to keep";
-            return refuse("when_full", &format!("{when_full:?}"), rule);
+    /// Of a lane whose order doesn't matter.
+    pub(crate) fn plain(capacity: u32) -> Self {
+        Self {
+            on_failure: OnFailure::Reorder,
+            on_exhausted: OnExhausted::FreeKey,
+            hold: capacity,
         }
-        if is_shared && self.on_failure == OnFailure::BlockSubscription {
+    }
+
+    /// These, if they make sense for such a lane.
+    pub(crate) fn checked(self, fit: Fit) -> Result<Self, InvalidSetting> {
+        let refuse = |setting, value: &str, rule| Err(InvalidSetting::new(setting, value, rule));
+        if self.blocks() && matches!(fit.when_full, LaneFull::DropOldest | LaneFull::DeadLetter) {
+            let rule = "would tear gaps into the order that on_failure is to keep";
+            return refuse("when_full", &format!("{:?}", fit.when_full), rule);
+        }
+        if fit.is_shared && self.on_failure == OnFailure::BlockSubscription {
             let rule = "needs a subscription that handles one delivery at a time";
             return refuse("on_failure", "BlockSubscription", rule);
         }
@@ -42,17 +73,29 @@ impl Rules {
             let rule = "needs OnFailure::BlockKey, or there are no keys to park";
             return refuse("on_exhausted", "ParkKey", rule);
         }
-        if !(1..=capacity).contains(&self.hold) {
-            let rule = "must be between 1 and the lane's capacity";
-            return refuse("hold", &self.hold.to_string(), rule);
+        match fit.credits {
+            Some(credits) if credits > 1 && self.on_failure == OnFailure::BlockSubscription => {
+                let rule =
+                    "can't be used with OnFailure::BlockSubscription, where one is out at a time";
+                refuse("credits", &credits.to_string(), rule)
+            }
+            _ => Ok(self),
         }
-        Ok(())
     }
 
-    /// The refusal of a bound on what is set aside where nothing ever is.
-    pub(crate) fn nothing_to_hold(self) -> InvalidSetting {
-        let rule = "needs OnFailure::BlockKey or several hands, or nothing is ever set aside";
-        InvalidSetting::new("hold", self.hold, rule)
+    /// These, with another bound on what is set aside. A bound that was set stays for when
+    /// it has an effect again, so only its own door asks whether it has one.
+    pub(crate) fn with_hold(self, asked: usize, fit: Fit) -> Result<Self, InvalidSetting> {
+        let hold = u32::try_from(asked).unwrap_or(u32::MAX);
+        let rule = match hold {
+            0 => "must be at least 1",
+            hold if hold > fit.capacity => "must be between 1 and the lane's capacity",
+            _ if self.keying(fit.is_shared) != Keying::Key => {
+                "needs OnFailure::BlockKey or several hands, or nothing is ever set aside"
+            }
+            hold => return Self { hold, ..self }.checked(fit),
+        };
+        Err(InvalidSetting::new("hold", asked, rule))
     }
 
     /// Whether a failure holds others up.
