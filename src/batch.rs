@@ -196,6 +196,32 @@ impl<T> Parcel<T> {
         }
     }
 
+    /// When it expires, given the time to live of its topic. Only a message of its own
+    /// has one of its own, and the messages of a chunk were accepted at once.
+    #[inline(always)]
+    pub(crate) fn expires_ns(&self, topic_ttl_ns: Option<u64>) -> Option<u64> {
+        match self {
+            Self::One(message) => {
+                let ttl_ns = topic_ttl_ns?;
+                Some(message.stamp.accepted_ns.saturating_add(ttl_ns))
+            }
+            Self::Chunk(batch) => batch.expires_ns(0, topic_ttl_ns),
+        }
+    }
+
+    /// All of it.
+    pub(crate) fn into_part(self) -> Part<T> {
+        let batch = match self {
+            Self::One(message) => Arc::new(Batch::chunk(vec![message.payload], message.stamp)),
+            Self::Chunk(batch) => batch,
+        };
+        Part {
+            from: 0,
+            to: batch.len() as u32,
+            batch,
+        }
+    }
+
     /// Its oldest message's.
     pub(crate) fn first(&self) -> Stamp {
         self.stamp(0)
@@ -244,6 +270,18 @@ impl<T> Part<T> {
 
     pub(crate) fn first(&self) -> Stamp {
         self.batch.stamp(self.from as usize)
+    }
+
+    /// When the first of its messages expires that does, given the time to live of
+    /// their topic; `u64::MAX` if none does.
+    #[inline]
+    pub(crate) fn expires_ns(&self, topic_ttl_ns: Option<u64>) -> u64 {
+        if topic_ttl_ns.is_none() && self.batch.meta.is_empty() {
+            return u64::MAX;
+        }
+        let each = self.from as usize..self.to as usize;
+        let each = each.filter_map(|index| self.batch.expires_ns(index, topic_ttl_ns));
+        each.min().unwrap_or(u64::MAX)
     }
 
     /// The first `count` messages, and the others.

@@ -285,8 +285,8 @@ impl Broker {
         self.owner.engine.wait_until_idle(timeout)
     }
 
-    /// How long until the next retry, linger or delayed message; `None` if there
-    /// is none. What a caller that runs a manual broker may sleep.
+    /// How long until the next retry, linger, delayed message or expiry of what waits;
+    /// `None` if there is none. What a caller that runs a manual broker may sleep.
     pub fn next_deadline(&self) -> Option<Duration> {
         self.owner.engine.next_deadline()
     }

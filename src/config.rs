@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// What happens to a publish when the topic's queue is full.
+/// What happens to a publish when the topic's queue is full, and nothing in it has
+/// [expired](crate::TopicBuilder::ttl).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Overflow {
@@ -54,14 +55,35 @@ pub enum NoSubscribers {
     #[default]
     Discard,
     /// They wait in the topic's queue, up to its capacity, for the first
-    /// subscription: the one that comes while no other is open.
+    /// subscription: the one that comes while no other is open. Those that
+    /// [expire](crate::TopicBuilder::ttl) meanwhile are dropped
+    /// ([`DropCause::Expired`](crate::DropCause::Expired)).
     Retain,
     /// The publish is refused with
     /// [`PublishError::NoSubscribers`](crate::PublishError::NoSubscribers).
     Reject,
 }
 
-/// What happens when a subscription's lane is full.
+/// What happens to a delivery that nobody has handled in its time to live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnExpired {
+    /// It ends there, counted as *expired*. The default: what is too late is
+    /// worth nothing to most.
+    #[default]
+    Drop,
+    /// It goes to the dead letters of its subscription, as
+    /// [`DeadReason::Expired`](crate::DeadReason::Expired), with the history of its
+    /// attempts. A redrive has it handled after all. Its letter does not
+    /// [park](OnExhausted::ParkKey) its key: those behind it may be in time.
+    ///
+    /// A message that expires in a topic without subscriptions has nobody whose
+    /// letter it could be, and is dropped.
+    DeadLetter,
+}
+
+/// What happens when a subscription's lane is full, and nothing that waits in it has
+/// [expired](crate::TopicBuilder::ttl).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LaneFull {

@@ -32,6 +32,9 @@ pub enum DeadReason {
     /// One before it of the same key is here, under
     /// [`OnExhausted::ParkKey`](crate::OnExhausted::ParkKey).
     KeyParked,
+    /// Nobody handled it in its time to live, under
+    /// [`OnExpired::DeadLetter`](crate::OnExpired::DeadLetter).
+    Expired,
 }
 
 impl fmt::Display for DeadReason {
@@ -43,6 +46,7 @@ impl fmt::Display for DeadReason {
             Self::Unsubscribed => "unsubscribed",
             Self::LaneFull => "lane full",
             Self::KeyParked => "key parked",
+            Self::Expired => "expired",
         })
     }
 }

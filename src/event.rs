@@ -344,6 +344,8 @@ pub enum DropCause {
     Discarded,
     /// The broker stopped before it was dispatched.
     Shutdown,
+    /// Its time to live ran out while it was retained for a first subscription.
+    Expired,
 }
 
 /// User code that the engine calls besides handlers.

@@ -47,7 +47,7 @@
 //! | …nobody subscribes | the topic's [`NoSubscribers`] policy |
 //! | …a handler fails or panics | the [`RetryPolicy`]; by default three attempts, 250 ms times the attempt apart, then the [`DeadLetters`] |
 //! | …those behind a failed delivery want to go on | the subscription's [`OnFailure`]; by default they do |
-//! | …a message grows old | its time to live ([`TopicBuilder::ttl`], [`MessageBuilder::ttl`]): it expires |
+//! | …a message grows old | its time to live ([`TopicBuilder::ttl`], [`MessageBuilder::ttl`]): it ends by itself, or goes to the dead letters ([`OnExpired`]) |
 //! | …a subscription ends | its [`Unsubscribe`] mode |
 //! | …the broker ends | [`Broker::drain`], or dropping it, which is the immediate version |
 //!
@@ -105,8 +105,8 @@ pub use broker::{Broker, Observation};
 pub use broker_builder::BrokerBuilder;
 pub use clock::ManualClock;
 pub use config::{
-    DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnFailure,
-    Overflow, Unkeyed, Unsubscribe,
+    DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired,
+    OnFailure, Overflow, Unkeyed, Unsubscribe,
 };
 pub use dead_letters::{DeadLetter, DeadLetters, DeadReason, PastFailure, Redrive};
 pub use delivery_batch::DeliveryBatch;

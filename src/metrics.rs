@@ -47,7 +47,8 @@ pub struct TopicMetrics {
     pub queued: u64,
     /// Of those, waiting for their time.
     pub delayed: u64,
-    /// Dropped by overflow or by a shutdown.
+    /// Dropped by overflow or by a shutdown, or expired while they were retained for a
+    /// first subscription.
     pub dropped: u64,
     /// Found no subscription.
     pub unrouted: u64,

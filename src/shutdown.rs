@@ -23,7 +23,8 @@ pub struct DrainReport {
     pub dispatched: u64,
     /// Messages that found no subscription.
     pub unrouted: u64,
-    /// Messages dropped by overflow, or not dispatched when the time was up.
+    /// Messages dropped by overflow, expired without a subscription, or not dispatched
+    /// when the time was up.
     pub messages_dropped: u64,
     /// Deliveries made of the dispatched messages.
     pub made: u64,

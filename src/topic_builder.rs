@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use crate::config::{DeadLetterOverflow, NoSubscribers, Overflow, Unkeyed};
+use crate::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};
 use crate::engine::Engine;
 use crate::engine::contain::{SharedPolicy, SharedStrategy, share_policy, share_strategy};
 use crate::engine::registry::AnyTopic;
@@ -37,6 +37,7 @@ pub struct TopicBuilder<'b, T> {
     overflow: Option<Overflow>,
     no_subscribers: Option<NoSubscribers>,
     ttl: Option<Duration>,
+    on_expired: Option<OnExpired>,
     lane_capacity: Option<usize>,
     letters: Option<usize>,
     letter_overflow: Option<DeadLetterOverflow>,
@@ -56,6 +57,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             overflow: None,
             no_subscribers: None,
             ttl: None,
+            on_expired: None,
             lane_capacity: None,
             letters: None,
             letter_overflow: None,
@@ -86,12 +88,24 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
         self
     }
 
-    /// How long after its acceptance a message is still worth handling. It is
-    /// checked before each attempt, and a retry that would come later is not
-    /// made. A letter that is [redriven](crate::DeadLetters::redrive) has no time to
+    /// How long after its acceptance a message is still worth handling. No attempt
+    /// begins later, and a retry that would come later is not made. What has expired
+    /// ends by itself and makes room, wherever it waits: within a timer's tick, or a
+    /// microsecond for each that waits there if those are more than 256. Whoever needs
+    /// the room (a publisher, the topic at a full lane, a redrive) finds it before any
+    /// policy for what is full acts. A message that expires before it was handed on has
+    /// expired for every subscription; without any, it is dropped under
+    /// [`NoSubscribers::Retain`], and otherwise unrouted. A letter that is [redriven](crate::DeadLetters::redrive) has no time to
     /// live any more. Default: for ever.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
+        self
+    }
+
+    /// What happens to deliveries that outlive their message's time to live, the
+    /// topic's or its own. Default [`OnExpired::Drop`].
+    pub fn on_expired(mut self, then: OnExpired) -> Self {
+        self.on_expired = Some(then);
         self
     }
 
@@ -247,6 +261,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             overflow,
             no_subscribers: self.no_subscribers.unwrap_or_default(),
             ttl_ns,
+            on_expired: self.on_expired.unwrap_or_default(),
             lane_capacity: lane_capacity as u32,
             letters,
             letter_overflow: self.letter_overflow.unwrap_or_default(),
@@ -270,6 +285,10 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 self.no_subscribers.is_some() && open.no_subscribers != asked.no_subscribers,
             ),
             ("ttl", self.ttl.is_some() && open.ttl_ns != asked.ttl_ns),
+            (
+                "policy for what expires",
+                self.on_expired.is_some() && open.on_expired != asked.on_expired,
+            ),
             (
                 "lane_capacity",
                 self.lane_capacity.is_some() && open.lane_capacity != asked.lane_capacity,

@@ -29,8 +29,8 @@ use std::time::Duration;
 use harness::{Log, manual};
 use millstream::{
     Backlog, Backoff, Batched, Broker, DeadLetterOverflow, DeliveryCounts, Immediate, LaneFull,
-    ManualClock, Nack, NoSubscribers, Overflow, Plan, PublishError, Redrive, Subscription, Topic,
-    Unsubscribe, Unsubscribed,
+    ManualClock, Nack, NoSubscribers, OnExpired, Overflow, Plan, PublishError, Redrive,
+    Subscription, Topic, Unsubscribe, Unsubscribed,
 };
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -137,6 +137,7 @@ struct Setup {
     overflow: Overflow,
     no_subscribers: NoSubscribers,
     ttl: Option<u64>,
+    on_expired: OnExpired,
     letters: usize,
     letter_overflow: DeadLetterOverflow,
     how: How,
@@ -210,6 +211,14 @@ struct Tried {
 }
 
 impl Tried {
+    fn first(message: Message) -> Self {
+        Self {
+            message,
+            attempts: 0,
+            generation: 0,
+        }
+    }
+
     /// What was redriven has no time to live any more.
     fn expires(&self) -> u64 {
         let own = self.message.expires.filter(|_| self.generation == 0);
@@ -327,6 +336,9 @@ impl Model {
             if count > 0 {
                 return Ok(Admitted::Queued { count, evicted });
             }
+            if self.expire_in_queue() {
+                continue;
+            }
             match self.setup.overflow {
                 Overflow::DropNewest => {
                     self.dropped += wanted as u64;
@@ -338,6 +350,66 @@ impl Model {
                     return Err(Refused::Full);
                 }
             }
+        }
+    }
+
+    /// What has expired in the topic's queue makes room. Whether there was any.
+    fn expire_in_queue(&mut self) -> bool {
+        let now = self.now;
+        let is_late = |message: &Message| message.expires.is_some_and(|at| now >= at);
+        let mut late = Vec::new();
+        if self.hand.front().is_some_and(is_late) {
+            late.extend(self.hand.drain(..));
+        }
+        let parcels = std::mem::take(&mut self.queue);
+        for parcel in parcels {
+            match is_late(&parcel[0]) {
+                true => late.extend(parcel),
+                false => self.queue.push_back(parcel),
+            }
+        }
+        if late.is_empty() {
+            return false;
+        }
+        self.allowance = 0;
+        let count = late.len() as u64;
+        if self.open().next().is_none() {
+            match self.setup.no_subscribers {
+                NoSubscribers::Retain => self.dropped += count,
+                _ => self.unrouted += count,
+            }
+            return true;
+        }
+        self.dispatched += count;
+        for at in 0..self.lanes.len() {
+            if self.lanes[at].phase == Phase::Open {
+                self.lanes[at].counts.made += count;
+                if self.lanes[at].shape.is_exact() {
+                    late.iter()
+                        .for_each(|late| self.expire(at, Tried::first(*late)));
+                }
+            }
+        }
+        true
+    }
+
+    /// What has expired in a lane makes room. What comes back is judged when it is its
+    /// turn, if the lane still is there then.
+    fn expire_in_lane(&mut self, at: usize) {
+        let now = self.now;
+        let late = |tried: &mut Tried| now >= tried.expires();
+        let queue = std::mem::take(&mut self.lanes[at].queue);
+        let mut queue: Vec<_> = queue.into_iter().map(Tried::first).collect();
+        let expired: Vec<_> = queue.extract_if(.., late).collect();
+        let lane = &mut self.lanes[at];
+        lane.queue = queue.into_iter().map(|tried| tried.message).collect();
+        expired.into_iter().for_each(|late| self.expire(at, late));
+    }
+
+    fn expire(&mut self, at: usize, late: Tried) {
+        match self.setup.on_expired {
+            OnExpired::DeadLetter => self.bury(at, late),
+            _ => self.lanes[at].counts.expired += 1,
         }
     }
 
@@ -369,6 +441,8 @@ impl Model {
     fn run(&mut self) {
         loop {
             self.fire();
+            self.expire_in_queue();
+            (0..self.lanes.len()).for_each(|at| self.expire_in_lane(at));
             self.work();
             self.dispatch();
             let now = self.now;
@@ -516,12 +590,7 @@ impl Model {
                 false => answer(message.id, slot, 1),
                 true => batch_answer(message.id, slot),
             };
-            let tried = Tried {
-                message,
-                attempts: 0,
-                generation: 0,
-            };
-            self.attempt(at, tried, said);
+            self.attempt(at, Tried::first(message), said);
         }
         true
     }
@@ -531,8 +600,7 @@ impl Model {
         let lane = &mut self.lanes[at];
         let expires = tried.expires();
         if now >= expires {
-            lane.counts.expired += 1;
-            return;
+            return self.expire(at, tried);
         }
         tried.attempts += 1;
         lane.counts.attempts += 1;
@@ -553,7 +621,7 @@ impl Model {
                     _ => delay,
                 };
                 if now + delay >= expires {
-                    lane.counts.expired += 1;
+                    self.expire(at, tried);
                 } else {
                     lane.counts.retried += 1;
                     lane.counts.awaiting_retry += 1;
@@ -574,12 +642,7 @@ impl Model {
     /// Ends what a lane still has, as its phase says.
     fn end(&mut self, at: usize) {
         let lane = &mut self.lanes[at];
-        let first = |message| Tried {
-            message,
-            attempts: 0,
-            generation: 0,
-        };
-        let mut left: Vec<_> = lane.queue.drain(..).map(first).collect();
+        let mut left: Vec<_> = lane.queue.drain(..).map(Tried::first).collect();
         left.extend(lane.waiting.drain(..).map(|(_, tried)| tried));
         left.extend(lane.returns.drain(..));
         lane.counts.awaiting_retry = 0;
@@ -656,6 +719,7 @@ impl Pair {
             .no_subscribers(setup.no_subscribers)
             .dead_letter_capacity(setup.letters)
             .dead_letter_overflow(setup.letter_overflow)
+            .on_expired(setup.on_expired)
             .retry(setup.policy.real());
         if let Some(ttl) = setup.ttl {
             builder = builder.ttl(ticks(ttl));
@@ -700,9 +764,9 @@ impl Pair {
         match *step {
             Step::Publish => self.publish(None),
             Step::PublishKeyed { ttl } => {
-                // A batch expires when it is next looked at, and when that is
-                // nobody promises: no time to live together with batch handlers.
-                let ttl = ttl.filter(|_| !self.has_batches());
+                // Which of what lingers shares a batch with what expires is nobody's to
+                // know, and so what a redrive finds: no time to live together with those.
+                let ttl = ttl.filter(|_| !self.has_lingers());
                 self.publish(Some(ttl));
             }
             Step::PublishBatch(count) => self.publish_batch(count),
@@ -780,9 +844,9 @@ impl Pair {
         self.check();
     }
 
-    fn has_batches(&self) -> bool {
+    fn has_lingers(&self) -> bool {
         let mut shapes = self.model.setup.shapes.iter();
-        shapes.any(|shape| shape.batches.is_some())
+        shapes.any(|shape| shape.linger().is_some())
     }
 
     /// The open lane of a slot.
@@ -1037,6 +1101,14 @@ impl Pair {
                 expected.no_subscription += 1;
                 continue;
             };
+            if lane.shape.is_exact() && lane.is_full() {
+                let slot = lane.slot;
+                let is_it = |lane: &Lane| lane.slot == slot && lane.phase == Phase::Open;
+                let at = self.model.lanes.iter().position(is_it);
+                self.model.expire_in_lane(at.expect("it is open"));
+            }
+            let message = self.model.messages[&id];
+            let lane = self.lane(slot);
             let occupied = match lane.shape.is_exact() {
                 true => lane.occupied(),
                 false => {
@@ -1057,9 +1129,8 @@ impl Pair {
             lane.counts.redriven += 1;
             if lane.shape.is_exact() {
                 lane.returns.push_back(Tried {
-                    message: self.model.messages[&id],
-                    attempts: 0,
                     generation: generation + 1,
+                    ..Tried::first(message)
                 });
                 let letters = &mut self.model.letters;
                 let at = letters.iter().position(|letter| *letter == key);
@@ -1317,6 +1388,7 @@ fn setups() -> impl Strategy<Value = Setup> {
         (
             (1..8_usize, overflow.clone(), no_subscribers.clone()),
             prop::option::weighted(0.3, 1..12_u64),
+            prop_oneof![2 => Just(OnExpired::Drop), 1 => Just(OnExpired::DeadLetter)],
             (letters.clone(), evict.clone()),
             (hows(), policies()),
             shapes,
@@ -1325,6 +1397,7 @@ fn setups() -> impl Strategy<Value = Setup> {
                 move |(
                     (capacity, overflow, no_subscribers),
                     ttl,
+                    on_expired,
                     letters,
                     (how, policy),
                     shapes,
@@ -1333,7 +1406,8 @@ fn setups() -> impl Strategy<Value = Setup> {
                         capacity,
                         overflow,
                         no_subscribers,
-                        ttl: ttl.filter(|_| !batches),
+                        ttl: ttl.filter(|_| shapes.iter().all(|shape| shape.linger().is_none())),
+                        on_expired,
                         letters: letters.0,
                         letter_overflow: letters.1,
                         how,

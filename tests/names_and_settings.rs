@@ -10,7 +10,7 @@ use harness::{HANG, advance, assert_balanced, assert_rests_balanced, manual, thr
 use millstream::{
     Backlog, Backoff, Batched, Broker, BuildError, DeadLetterOverflow, Decision, FailedAttempt,
     Idle, Immediate, InvalidName, InvalidSetting, LaneFull, MAX_NAME_LEN, ManualClock, Nack,
-    NoSubscribers, OnExhausted, OnFailure, OpenError, Overflow, PartitionsError, Plan,
+    NoSubscribers, OnExhausted, OnExpired, OnFailure, OpenError, Overflow, PartitionsError, Plan,
     PublishError, Pull, RemoveError, RetryPolicy, Strategy, SubscribeError, Topic, TopicBuilder,
     Unsubscribe, Unsubscribed,
 };
@@ -233,11 +233,12 @@ fn a_topic_of_another_type_is_refused_by_an_error_that_names_both() {
 #[test]
 fn joining_a_topic_with_settings_that_differ_is_a_clash_and_with_equal_ones_is_not() {
     let (broker, _clock) = manual();
-    let as_opened: [Change; 7] = [
+    let as_opened: [Change; 8] = [
         |topic| topic.capacity(8),
         |topic| topic.overflow(Overflow::DropOldest),
         |topic| topic.no_subscribers(NoSubscribers::Retain),
         |topic| topic.ttl(MS),
+        |topic| topic.on_expired(OnExpired::DeadLetter),
         |topic| topic.lane_capacity(8),
         |topic| topic.dead_letter_capacity(8),
         |topic| topic.dead_letter_overflow(DeadLetterOverflow::EvictNewest),
@@ -249,7 +250,7 @@ fn joining_a_topic_with_settings_that_differ_is_a_clash_and_with_equal_ones_is_n
     for set in as_opened {
         set(broker.topic::<u8>("t")).open().unwrap();
     }
-    let otherwise: [(Change, &str); 9] = [
+    let otherwise: [(Change, &str); 10] = [
         (|topic| topic.capacity(1_024), "capacity"),
         (|topic| topic.overflow(Overflow::Reject), "overflow"),
         (
@@ -257,6 +258,10 @@ fn joining_a_topic_with_settings_that_differ_is_a_clash_and_with_equal_ones_is_n
             "policy without subscribers",
         ),
         (|topic| topic.ttl(MS * 2), "ttl"),
+        (
+            |topic| topic.on_expired(OnExpired::Drop),
+            "policy for what expires",
+        ),
         (|topic| topic.lane_capacity(1_024), "lane_capacity"),
         (
             |topic| topic.dead_letter_capacity(1_024),

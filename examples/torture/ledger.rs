@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use millstream::{
-    Backoff, Batched, Broker, DeadLetterOverflow, LaneFull, NoSubscribers, OpenError, Overflow,
-    SubscribeError, Subscription, Topic, TopicMetrics,
+    Backoff, Batched, Broker, DeadLetterOverflow, LaneFull, NoSubscribers, OnExpired, OpenError,
+    Overflow, SubscribeError, Subscription, Topic, TopicMetrics,
 };
 
 use crate::partitions::{self, Split};
@@ -83,7 +83,12 @@ impl Ledger {
             .dead_letter_overflow(terms.letter_overflow)
             .retry(Backoff::fixed(terms.delay).max_attempts(terms.max_attempts));
         let builder = match terms.expires {
-            true => builder.ttl(Duration::from_millis(30)),
+            true => builder
+                .ttl(Duration::from_millis(30))
+                .on_expired(match number % 2 {
+                    0 => OnExpired::Drop,
+                    _ => OnExpired::DeadLetter,
+                }),
             false => builder,
         };
         let builder = match terms.split {
@@ -220,7 +225,8 @@ impl Ledger {
             self.refused.load(Relaxed),
         );
         let dropped = self.dropped.load(Relaxed);
-        if ended || self.unsure.load(Relaxed) {
+        // What expires while it is retained is dropped, too.
+        if ended || self.terms.expires || self.unsure.load(Relaxed) {
             let enough = metrics.dropped >= dropped;
             check(
                 enough,

@@ -286,7 +286,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Err(Refusal::Full) => None,
             admitted => Some(admitted),
         };
-        let admitted = match attempt() {
+        let made_room = || self.make_room_of_expired().then(attempt).flatten();
+        let admitted = match attempt().or_else(made_room) {
             Some(admitted) => {
                 self.waiters.leave(seat);
                 admitted
@@ -351,10 +352,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
         let mut refusal = refusal;
-        if refusal == Refusal::Closed {
+        if refusal == Refusal::Closed || (refusal == Refusal::Full && self.make_room_of_expired()) {
             match self.admit_caller(wanted, self.settings.capacity) {
                 Ok(granted) => return Ok(Admitted::plainly(granted)),
-                Err(to_caller) => refusal = to_caller,
+                Err(still) => refusal = still,
             }
         }
         if refusal == Refusal::Full {

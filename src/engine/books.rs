@@ -205,7 +205,7 @@ impl DeliveryCounts {
 pub struct TopicBooks {
     /// Publishes refused for want of room, time or subscribers.
     pub rejected: Counter,
-    /// Messages dropped by overflow or by shutdown.
+    /// Messages dropped by overflow or by shutdown, or expired for want of subscribers.
     pub dropped: Counter,
     /// Messages nobody subscribed to.
     pub unrouted: Counter,

@@ -353,7 +353,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
             let mut tray = Tray::new(0);
             for dead in dead {
-                self.expire_again(dead.item);
+                self.expire_at(dead.item, Status::Queued);
                 tray.end(dead.key);
             }
             tray.untried = taken
@@ -389,7 +389,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Puts down what was in hand.
     pub(super) fn put_down(self: &Arc<Self>, crew: &Crew<T>, tray: Tray<T>) {
         let mut state = crew.state.lock();
+        let mut expires_first = false;
         for (key, item) in tray.untried {
+            expires_first |= self.note_return(&item);
             crew.file(&mut state, item);
             state.sequencer.put_down(key);
         }
@@ -397,6 +399,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
             state.sequencer.put_down(key);
         }
         drop(state);
+        if expires_first {
+            self.call_at_expiry();
+        }
         self.books.put_down(tray.taken as u64);
         self.end_places(tray.ended);
         if self.phase() > Phase::Draining {

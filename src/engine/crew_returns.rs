@@ -36,6 +36,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                     return;
                 };
                 self.books.record(Status::RetryScheduled, Step::Requeue, 1);
+                self.note_return(&again);
                 crew.file(state, again);
                 if let Some(key) = state.holding.remove(&tag) {
                     breakable!("keys: held for ever", state.sequencer.release(key));

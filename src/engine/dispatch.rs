@@ -1,7 +1,6 @@
 //! The dispatcher: takes waiting messages as one shared batch and hands it to
 //! every lane. One worker at a time runs it for a queue, whoever holds the baton.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::contain::{StrategyInUse, contain, discard};
@@ -11,6 +10,7 @@ use super::pool::{Task, Worker};
 use super::table::Source;
 use super::timer::{Fire, LOOK};
 use super::topic::{Lanes, TopicCore};
+use super::topic_expiry::Shelf;
 use crate::batch::{Batch, Collected, Parcel};
 use crate::event::{DropCause, EventKind, Hook};
 use crate::message::MessageId;
@@ -37,10 +37,10 @@ pub(crate) struct Desk<T> {
     /// Taken out of the queue, oldest first: at least the oldest, because a
     /// crossbeam channel can't be peeked into and a strategy wants to know its
     /// age; and a whole batch before it is flushed, so that it is whole.
-    taken: VecDeque<Parcel<T>>,
+    pub(super) shelf: Shelf<T>,
     /// Messages that the last plan still allows to be handed on, and whose plan
     /// that was.
-    allowance: usize,
+    pub(super) allowance: usize,
     /// The queue was seen empty, so that whoever has pushed since rings.
     dry: bool,
     allowed_by: Weak<StrategyInUse>,
@@ -52,9 +52,9 @@ pub(crate) struct Desk<T> {
 }
 
 impl<T> Desk<T> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            taken: VecDeque::new(),
+            shelf: Shelf::new(),
             allowance: 0,
             dry: false,
             allowed_by: Weak::new(),
@@ -76,7 +76,7 @@ impl<T> Desk<T> {
     /// Takes the rest of the batch in hand, or else the oldest parcel.
     fn take_oldest(&mut self) -> (Option<Hand<T>>, Option<Parcel<T>>) {
         match self.hand.take() {
-            None => (None, self.taken.pop_front()),
+            None => (None, self.shelf.pop_front()),
             hand => (hand, None),
         }
     }
@@ -122,14 +122,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let desk = at.desk.lock().take();
         let mut desk = desk.unwrap_or_else(|| Box::new(Desk::new()));
         let released = self.gate.released();
+        let more = !self.engine.has_stopped() && self.end_expired_at(at, &mut desk);
         let pause = self.turn(at, &mut desk, worker);
         if self.gate.released() != released {
             // Once for all the room that this turn has made, so that a publisher
             // who is woken, which takes a while, has something to do.
             breakable!("topic: room that nobody hears of", self.waiters.wake());
         }
+        let more = more || pause == Pause::Yield;
+        if !more {
+            self.await_expiry(at, &mut desk);
+        }
         *at.desk.lock() = Some(desk);
-        at.baton.rest(pause == Pause::Yield) == Then::Enqueue
+        at.baton.rest(more) == Then::Enqueue
     }
 
     fn turn(
@@ -188,10 +193,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         strategy: &mut Reader<'_, StrategyInUse>,
         lanes: &mut Reader<'_, Lanes<T>>,
     ) -> bool {
-        if desk.taken.is_empty() {
-            desk.taken.extend(at.pop());
+        if desk.shelf.is_empty()
+            && let Some(parcel) = at.pop()
+        {
+            desk.shelf.push_back(parcel);
         }
-        if desk.taken.is_empty() {
+        if desk.shelf.is_empty() {
             desk.allowance = 0;
             return false;
         }
@@ -270,7 +277,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         strategy: &dyn Strategy,
         waiting: usize,
     ) -> Plan {
-        let Some(oldest) = desk.taken.front().map(Parcel::first) else {
+        let Some(oldest) = desk.shelf.front().map(Parcel::first) else {
             return Plan::Deliver { at_most: waiting };
         };
         let now_ns = self.engine.clock.now_ns();
@@ -348,9 +355,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         while batch.len() < most {
             // Room for what is there and not for what might come, because a slow
             // lane holds on to it.
-            let taken = desk.taken.len().max(1);
+            let taken = desk.shelf.len().max(1);
             let there = || most.min(taken + at.slots());
-            match desk.taken.pop_front().or_else(|| at.pop()) {
+            match desk.shelf.pop_front().or_else(|| at.pop()) {
                 None => {
                     desk.dry = true;
                     break;
@@ -359,7 +366,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 Some(Parcel::Chunk(chunk)) if chunk.len() == 1 => batch.push_single(chunk, there),
                 Some(Parcel::Chunk(chunk)) if batch.len() == 0 => return chunk,
                 Some(chunk) => {
-                    desk.taken.push_front(chunk);
+                    desk.shelf.push_front(chunk);
                     break;
                 }
             }
@@ -370,6 +377,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// The broker has stopped: what was not dispatched is dropped, and counted.
     fn drop_everything(self: &Arc<Self>, at: &Source<'_, T>, desk: &mut Desk<T>) {
         desk.linger.cancel(&self.engine);
+        at.expiry.cancel(&self.engine);
         while let Some((count, parcel)) = self.drop_oldest(at, Some(desk), DropCause::Shutdown) {
             at.leave(self, count as usize);
             discard(parcel);
@@ -429,7 +437,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 fn take_up_to<T>(at: &Partition<T>, desk: &mut Desk<T>, wanted: usize) -> usize {
     // An earlier plan may have taken more than this one wants.
     let mut there = 0;
-    for parcel in &desk.taken {
+    for parcel in desk.shelf.iter() {
         if there >= wanted {
             break;
         }
@@ -439,7 +447,7 @@ fn take_up_to<T>(at: &Partition<T>, desk: &mut Desk<T>, wanted: usize) -> usize 
         && let Some(parcel) = at.pop()
     {
         there += parcel.len();
-        desk.taken.push_back(parcel);
+        desk.shelf.push_back(parcel);
     }
     there
 }

@@ -1,45 +1,80 @@
-//! The end of what has outlived its time to live.
+//! When something that waits in a place may have outlived its time to live, so that
+//! it ends by itself.
+//!
+//! The places are the lanes, the topics and their partitions. Each knows the first
+//! expiry of what waits in it, or a time before that; it is never late. Steps. Who
+//! *adds* something that can expire puts it there, then *notes* its expiry. Who
+//! *looks* forgets the first expiry, looks through what is there, ends what has
+//! expired, and notes the first of what is left. Who leaves something there to rest
+//! has the wheel *call* at the first expiry. Whoever needs the room asks whether that
+//! *has come*, and looks.
+//!
+//! The feared interleaving: what is added is not seen by a look that forgets its expiry.
+//! All steps on the word are read-modify-writes: a look that forgets what was noted has
+//! read it, and so sees what was put there before.
+//!
+//! What can't expire costs one load for each turn.
 
-use super::lane::{Lane, Redelivery};
-use crate::batch::Batch;
-use crate::event::EventKind;
-use crate::pure::lifecycle::{Status, Step};
+use super::linger::Linger;
+use super::timer::Fire;
+use crate::engine::Engine;
+use crate::pure::expiry::NEVER;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex};
 
-impl<T> Redelivery<T> {
-    /// When it is no longer worth handling. A redrive is the user's word that it
-    /// still is, so what was redriven has no time to live any more.
-    pub(super) fn expires_ns(&self, topic_ttl_ns: Option<u64>) -> Option<u64> {
-        if self.generation > 0 {
-            return None;
-        }
-        let index = usize::from(self.index);
-        self.batch.expires_ns(index, topic_ttl_ns)
-    }
+/// The first expiry in one place.
+pub(crate) struct Expiry {
+    first_ns: AtomicU64,
+    call: Mutex<Linger>,
 }
 
-impl<T: Send + Sync + 'static> Lane<T> {
-    /// Whether a first attempt comes too late.
-    pub(super) fn has_expired(&self, batch: &Batch<T>, index: usize, now_ns: u64) -> bool {
-        let expires_ns = batch.expires_ns(index, self.topic.settings.ttl_ns);
-        expires_ns.is_some_and(|expires_ns| now_ns >= expires_ns)
+impl Expiry {
+    pub(super) fn new() -> Self {
+        Self {
+            first_ns: AtomicU64::new(NEVER),
+            call: Mutex::new(Linger::default()),
+        }
     }
 
-    /// Whether any attempt comes too late.
-    pub(super) fn is_past(&self, again: &Redelivery<T>, now_ns: u64) -> bool {
-        let expires_ns = again.expires_ns(self.topic.settings.ttl_ns);
-        expires_ns.is_some_and(|expires_ns| now_ns >= expires_ns)
+    /// Something that is there expires then, or never. `true`: it is the first.
+    pub(super) fn note(&self, expires_ns: u64) -> bool {
+        // ORDERING: release, with the acquire in `forget`; see the module's text.
+        expires_ns != NEVER && expires_ns < self.first_ns.fetch_min(expires_ns, Ordering::AcqRel)
     }
 
-    /// Ends a queued delivery that was never tried.
-    pub(super) fn expire(&self, batch: &Batch<T>, index: usize) {
-        let status = self.books.record(Status::Queued, Step::Expire, 1);
-        let id = batch.stamp(index).id;
-        self.tell(id, 0, status, EventKind::Expired);
+    /// Whoever calls this looks now, and notes what is left.
+    pub(super) fn begin_look(&self, engine: &Engine) {
+        self.forget();
+        self.cancel(engine);
     }
 
-    /// Ends a queued delivery, tried before or not.
-    pub(super) fn expire_again(&self, again: Redelivery<T>) {
-        let status = self.books.record(Status::Queued, Step::Expire, 1);
-        self.tell(again.id(), again.attempts, status, EventKind::Expired);
+    /// Whoever calls this says what is there.
+    pub(super) fn forget(&self) -> u64 {
+        self.first_ns.swap(NEVER, Ordering::AcqRel)
+    }
+
+    /// Whether anything there is known to expire.
+    pub(super) fn is_known(&self) -> bool {
+        self.first_ns.load(Ordering::Relaxed) != NEVER
+    }
+
+    /// Whether to look.
+    pub(super) fn has_come(&self, engine: &Engine) -> bool {
+        let first_ns = self.first_ns.load(Ordering::Relaxed);
+        first_ns != NEVER && engine.clock.now_ns() >= first_ns
+    }
+
+    /// Has `target` look again when the first of what waits expires.
+    pub(super) fn call(&self, engine: &Engine, target: Arc<dyn Fire>) {
+        let first_ns = self.first_ns.load(Ordering::Relaxed);
+        if first_ns != NEVER {
+            let delay_ns = first_ns.saturating_sub(engine.clock.now_ns());
+            self.call.lock().set(engine, Some(delay_ns), target);
+        }
+    }
+
+    /// Nothing waits there any more.
+    pub(super) fn cancel(&self, engine: &Engine) {
+        self.call.lock().cancel(engine);
     }
 }

@@ -19,6 +19,7 @@ use crate::batch::{Batch, Part};
 use crate::config::{LaneFull, NoSubscribers};
 use crate::dead_letters::DeadReason;
 use crate::event::{DropCause, EventKind};
+use crate::message::MessageId;
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::{Phase, Reserved};
 use crate::pure::schedule::Then;
@@ -54,6 +55,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// As [`room_in_lanes`](Self::room_in_lanes), of those that want this message.
     fn room_for(&self, id: u64, lanes: &Lanes<T>) -> usize {
         let free = |lane: &Arc<Lane<T>>| match lane.free() {
+            0 if lane.end_expired() => lane.free(),
             0 => match lane.reserve(1, true) {
                 Reserved::Granted(granted) => {
                     if lane.release(granted) {
@@ -61,7 +63,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     }
                     1
                 }
-                Reserved::Full => 0,
+                Reserved::Full => {
+                    // Its runner may be in a handler for long.
+                    lane.call_at_expiry();
+                    0
+                }
                 Reserved::Closed => u32::MAX,
             },
             free => free,
@@ -88,7 +94,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let count = match self.find_places(desk, lanes, alike as u32, id) {
             Places::For(count) => count,
             Places::Nobody => {
-                self.unroute(&batch, next, next + alike);
+                self.unroute(batch.ids(next, next + alike));
                 at.leave(self, alike);
                 desk.keep(batch, next + alike);
                 return Some(alike);
@@ -253,11 +259,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         count: u32,
         reserved: &mut Reserved,
     ) {
-        let granted = match *reserved {
+        let mut granted = match *reserved {
             Reserved::Granted(granted) if granted < count => granted,
             Reserved::Full => 0,
             Reserved::Granted(_) | Reserved::Closed => return,
         };
+        if let Reserved::Granted(more) = lane.reserve_expired(count - granted) {
+            granted += more;
+        }
         let granted = match lane.when_full {
             LaneFull::DropOldest => self.make_room(lane, granted, count),
             LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => granted,
@@ -281,12 +290,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         worker: &mut Worker<'_>,
     ) {
         let (kept, _) = split(lane, part, granted);
+        let first_ns = kept.expires_ns(self.settings.ttl_ns);
         in_order!(
             "fan-out: the books, then the push",
             lane.books
                 .record(Status::Created, Step::Accept, u64::from(granted)),
             lane.push(kept),
         );
+        lane.expiry.note(first_ns);
         if lane.baton.notify() == Then::Enqueue {
             worker.submit(Arc::clone(lane) as _);
         }
@@ -336,10 +347,25 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Deliveries that found no place in their lane. Without one they can't keep
     /// the lane from ending, and it may have ended since it was asked.
     fn lose(&self, lane: &Arc<Lane<T>>, part: &Part<T>) {
-        let step = match lane.when_full {
-            LaneFull::DeadLetter => Step::Bury,
-            LaneFull::Wait | LaneFull::DropNewest | LaneFull::DropOldest => Step::Drop,
-        };
+        match lane.when_full {
+            LaneFull::DeadLetter => {
+                self.end_without_place(lane, part, Step::Bury);
+                lane.write_letters(part, DeadReason::LaneFull);
+            }
+            LaneFull::Wait | LaneFull::DropNewest | LaneFull::DropOldest => {
+                let status = self.end_without_place(lane, part, Step::Drop);
+                self.tell_dropped(lane, part, status);
+            }
+        }
+    }
+
+    /// Writes down deliveries that end before they had a place.
+    pub(super) fn end_without_place(
+        &self,
+        lane: &Arc<Lane<T>>,
+        part: &Part<T>,
+        step: Step,
+    ) -> Status {
         let record = |books: &LaneBooks| {
             let count = part.len() as u64;
             let queued = books.record(Status::Created, Step::Accept, count);
@@ -348,25 +374,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // Held while the books are written, because a lane retires under it.
         let mut ended = self.ended.lock();
         let is_listed = |lanes: &Lanes<T>| lanes.iter().any(|other| Arc::ptr_eq(other, lane));
-        let status = if self.lanes.peek(is_listed) {
-            record(&lane.books)
-        } else {
-            let late = LaneBooks::default();
-            let status = record(&late);
-            ended.get_or_insert_default().add(&late.read());
-            status
-        };
-        drop(ended);
-        if step == Step::Bury {
-            lane.write_letters(part, DeadReason::LaneFull);
-        } else {
-            self.tell_dropped(lane, part, status);
+        if self.lanes.peek(is_listed) {
+            return record(&lane.books);
         }
+        let late = LaneBooks::default();
+        let status = record(&late);
+        ended.get_or_insert_default().add(&late.read());
+        status
     }
 
     /// Messages that nobody subscribed to.
-    fn unroute(&self, batch: &Arc<Batch<T>>, from: usize, to: usize) {
-        let unrouted = batch.ids(from, to);
+    pub(super) fn unroute(&self, unrouted: impl ExactSizeIterator<Item = MessageId>) {
         let count = unrouted.len() as u64;
         self.books.unrouted.add(count);
         if self.bus().observed() {

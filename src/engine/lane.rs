@@ -5,6 +5,7 @@ use super::books::LaneBooks;
 use super::cell::Cell;
 use super::contain::SharedPolicy;
 use super::crew::Crew;
+use super::expiry::Expiry;
 use super::handler::{Fault, Handler};
 use super::letters::Failure;
 use super::linger::Linger;
@@ -133,9 +134,11 @@ pub(crate) struct Lane<T> {
     /// First attempts, in accept order. Bounded by `capacity`: every delivery in
     /// it holds a place.
     inbox: OnceLock<Box<Unbounded<Part<T>>>>,
-    /// Under `LaneFull::DropOldest`, and in a crew, what is left of a part that was
-    /// taken in part: older than everything in the inbox.
-    split: Mutex<Option<Part<T>>>,
+    /// Where others than the runner take from the inbox, what was taken out of it and
+    /// is still to be had: older than everything in it.
+    split: Mutex<VecDeque<Part<T>>>,
+    /// When the first of what waits here expires.
+    pub(super) expiry: Expiry,
     /// Bounded like the inbox.
     returns: OnceLock<Box<Unbounded<Return<T>>>>,
     pub(super) turn: Mutex<Option<Box<Turn<T>>>>,
@@ -172,7 +175,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             books: LaneBooks::default(),
             latencies: Mutex::new(None),
             inbox: OnceLock::new(),
-            split: Mutex::new(None),
+            split: Mutex::new(VecDeque::new()),
+            expiry: Expiry::new(),
             returns: OnceLock::new(),
             turn: Mutex::new(Some(Box::new(Turn::new(handler)))),
             crew,
@@ -230,23 +234,45 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Takes the oldest deliveries that are queued.
     pub(crate) fn pop(&self) -> Option<Part<T>> {
         let inbox = self.inbox.get()?;
-        if self.when_full != LaneFull::DropOldest && self.crew.get().is_none() {
+        if !self.is_sifted() && self.crew.get().is_none() {
             return inbox.pop();
         }
         let mut split = self.split.lock();
-        split.take().or_else(|| inbox.pop())
+        split.pop_front().or_else(|| inbox.pop())
+    }
+
+    /// Whether others than the runner may take from the inbox: the oldest, to make
+    /// room, or what has expired. The runner of a plain lane takes no more than it is
+    /// about to deliver then.
+    pub(super) fn is_sifted(&self) -> bool {
+        self.when_full == LaneFull::DropOldest || self.topic.settings.ttl_ns.is_some()
+    }
+
+    /// Passes each part that is queued to `look`, which leaves what is to stay.
+    pub(super) fn look_through_inbox(&self, mut look: impl FnMut(Part<T>, &mut VecDeque<Part<T>>)) {
+        let Some(inbox) = self.inbox.get() else {
+            return;
+        };
+        if self.is_sifted() || self.crew.get().is_some() {
+            let mut split = self.split.lock();
+            let mut left = VecDeque::new();
+            while let Some(part) = split.pop_front().or_else(|| inbox.pop()) {
+                look(part, &mut left);
+            }
+            *split = left;
+        }
     }
 
     /// Takes the oldest deliveries that are queued, at most so many.
     pub(crate) fn pop_some(&self, most: u32) -> Option<Part<T>> {
         let inbox = self.inbox.get()?;
         let mut split = self.split.lock();
-        let oldest = split.take().or_else(|| inbox.pop())?;
+        let oldest = split.pop_front().or_else(|| inbox.pop())?;
         if oldest.len() as u32 <= most {
             return Some(oldest);
         }
         let (taken, left) = oldest.split_front(most);
-        *split = Some(left);
+        split.push_front(left);
         Some(taken)
     }
 
@@ -313,6 +339,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.retired.store(true, Ordering::Release);
         let end = std::mem::replace(&mut *self.end.lock(), TimerKey::NONE);
         self.topic.engine.timer.cancel(end);
+        self.expiry.cancel(&self.topic.engine);
     }
 
     /// Remembers the deadline of its drain, to be taken back when it ends first.
@@ -327,7 +354,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
 impl<T: Send + Sync + 'static> Fire for Lane<T> {
     fn fire(self: Arc<Self>, tag: u32) {
         let returned = match tag {
-            LOOK => return self.ring(),
+            LOOK => {
+                self.ring();
+                // What has expired may be the room that it waits for, and the runner
+                // in a handler for long.
+                if self.room.load().awaited {
+                    self.topic.ring();
+                }
+                return;
+            }
             CANCEL => return self.close(Phase::Cancelling),
             LEASE.. => Return::Overdue(tag - LEASE),
             _ => Return::Due(tag),

@@ -39,6 +39,7 @@ pub(crate) mod fan_out;
 pub(crate) mod gate;
 pub(crate) mod handler;
 pub(crate) mod lane;
+pub(crate) mod lane_expiry;
 pub(crate) mod leases;
 pub(crate) mod letters;
 #[cfg(feature = "parallel")]
@@ -53,6 +54,7 @@ pub(crate) mod settle;
 pub(crate) mod table;
 pub(crate) mod timer;
 pub(crate) mod topic;
+pub(crate) mod topic_expiry;
 pub(crate) mod turn;
 pub(crate) mod turn_again;
 pub(crate) mod turn_batch;

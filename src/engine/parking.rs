@@ -101,6 +101,22 @@ impl<T> Strays<T> {
         line.into_values()
     }
 
+    /// Takes out what is `chosen`.
+    pub(super) fn extract(
+        &mut self,
+        mut chosen: impl FnMut(&Redelivery<T>) -> bool,
+    ) -> Vec<Redelivery<T>> {
+        let mut out = Vec::new();
+        self.lines.retain(|_, line| {
+            let ids = line.iter().filter(|(_, stray)| chosen(stray));
+            let ids: Vec<u64> = ids.map(|(id, _)| *id).collect();
+            out.extend(ids.iter().filter_map(|id| line.remove(id)));
+            !line.is_empty()
+        });
+        self.count -= out.len();
+        out
+    }
+
     /// Takes all.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Redelivery<T>> + use<T> {
         let all = std::mem::replace(self, Self::none());
@@ -198,8 +214,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Reserves a place for a letter that is redriven. Strays may wait for the room that it
     /// leaves in the store, so they don't take its place here.
-    pub(crate) fn reserve_for_letter(&self) -> Reserved {
-        match (self.reserve(1, false), self.crew.get()) {
+    pub(crate) fn reserve_for_letter(self: &Arc<Self>) -> Reserved {
+        let reserved = match self.reserve(1, false) {
+            Reserved::Full => self.reserve_expired(1),
+            reserved => reserved,
+        };
+        match (reserved, self.crew.get()) {
             (Reserved::Full, Some(crew)) => {
                 let strays = crew.state.lock().strays.len() as u32;
                 let room = self.capacity.saturating_add(strays);

@@ -3,6 +3,7 @@
 
 use super::baton::Baton;
 use super::dispatch::Desk;
+use super::expiry::Expiry;
 use crate::batch::Parcel;
 use crate::pure::schedule::Then;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,9 @@ pub(crate) struct Partition<T> {
     /// dispatcher waits for more, or for something else.
     pub(super) quiet_below: AtomicU64,
     pub(super) desk: Mutex<Option<Box<Desk<T>>>>,
+    /// When the first of what waits here expires, as far as that is known: of what its
+    /// topic says how long it lives, only once a dispatcher has come to rest.
+    pub(super) expiry: Expiry,
 }
 
 impl<T> Partition<T> {
@@ -28,6 +32,7 @@ impl<T> Partition<T> {
             baton: Baton::new(),
             quiet_below: AtomicU64::new(0),
             desk: Mutex::new(None),
+            expiry: Expiry::new(),
         }
     }
 
@@ -35,12 +40,14 @@ impl<T> Partition<T> {
     /// the dispatcher is to be put on the ready queue.
     #[inline(always)]
     pub(super) fn push(&self, parcel: Parcel<T>, last: u64) -> Then {
+        let own_expires_ns = parcel.expires_ns(None);
         self.queue.get_or_init(Channel::new).push(parcel);
         // ORDERING: pairs with the fence in `TopicCore::turn`: we pushed, now we
         // look whether the dispatcher wants to know; it says that it does, then
         // looks.
         breakable!("queue: push without a fence", fence(Ordering::SeqCst));
-        if last < self.quiet_below.load(Ordering::Relaxed) {
+        let expires_first = own_expires_ns.is_some_and(|at_ns| self.expiry.note(at_ns));
+        if !expires_first && last < self.quiet_below.load(Ordering::Relaxed) {
             return Then::Nothing;
         }
         self.baton.notify_fenced()

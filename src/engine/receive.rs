@@ -16,6 +16,7 @@ use super::lane::{Lane, Redelivery};
 use super::leases::Claim;
 use crate::batch::Batch;
 use crate::error::{InvalidSetting, RecvError};
+use crate::pure::lifecycle::Status;
 use crate::pure::sequencer::{Each, Taken};
 use crate::sync::{Arc, Instant, breakable};
 
@@ -221,7 +222,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         let mut tray = Tray::new(0);
         for Taken { key, item } in expired {
-            self.expire_again(item);
+            self.expire_at(item, Status::Queued);
             tray.end(key);
         }
         self.put_down(crew, tray);

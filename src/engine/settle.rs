@@ -156,10 +156,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 let cause = DropCause::Discarded;
                 self.tell(id, attempt, status, EventKind::Dropped { cause });
             }
-            Verdict::Expire => {
-                let status = self.books.record(Status::Failed, Step::Expire, 1);
-                self.tell(id, attempt, status, EventKind::Expired);
-            }
+            Verdict::Expire => self.expire_at(failed, Status::Failed),
         }
         Sentence::Ended
     }

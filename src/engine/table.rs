@@ -156,7 +156,7 @@ impl<T: Send + Sync + 'static> Task for Lot<T> {
 }
 
 impl<T: Send + Sync + 'static> Fire for Lot<T> {
-    /// A linger has ended: it has no other deadlines.
+    /// A linger has ended, or something may have expired: it has no other deadlines.
     fn fire(self: Arc<Self>, _tag: u32) {
         let table = self.table.upgrade();
         if let Some(topic) = table.and_then(|table| table.topic.upgrade()) {
@@ -343,6 +343,19 @@ impl<T: Send + Sync + 'static> Split<T> {
                 dropped.inspect(|(count, _)| source.leave(topic, *count as usize))
             })
         })
+    }
+
+    /// Has every partition looked through for what has expired.
+    pub(super) fn look_for_room(&self, topic: &Arc<TopicCore<T>>) -> bool {
+        let (table, before) = self.tables();
+        let mut has_room = false;
+        for table in before.iter().chain([&table]) {
+            for lot in &table.lots {
+                let task = || Arc::clone(lot) as _;
+                has_room |= topic.look_for_room(&Source::Lot(table, lot), task);
+            }
+        }
+        has_room
     }
 
     /// Runs what no worker has in hand, after the broker has stopped.

@@ -12,7 +12,7 @@ use super::partition::Partition;
 use super::table::Split;
 use super::waiters::Waiters;
 use crate::batch::{Message, Meta, Parcel};
-use crate::config::{DeadLetterOverflow, NoSubscribers, Overflow, Unkeyed};
+use crate::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};
 use crate::engine::Engine;
 use crate::event::{About, EventKind, Record};
 use crate::message::MessageId;
@@ -34,6 +34,7 @@ pub(crate) struct TopicSettings {
     pub(crate) overflow: Overflow,
     pub(crate) no_subscribers: NoSubscribers,
     pub(crate) ttl_ns: Option<u64>,
+    pub(crate) on_expired: OnExpired,
     pub(crate) lane_capacity: u32,
     pub(crate) letters: usize,
     pub(crate) letter_overflow: DeadLetterOverflow,

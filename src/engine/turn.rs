@@ -7,7 +7,7 @@ use super::handler::{Fault, Handler, Run};
 use super::lane::{Lane, Redelivery, Turn};
 use super::pool::{Task, Worker};
 use crate::batch::{Part, Stamps};
-use crate::config::{Histograms, LaneFull};
+use crate::config::Histograms;
 use crate::engine::Engine;
 use crate::event::EventKind;
 use crate::latency::{self, Latencies};
@@ -52,6 +52,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let mut more = false;
         let turn = self.turn.lock().take();
         if let Some(mut turn) = turn {
+            self.end_expired_in(&mut turn);
             more = self.work(&mut turn, engine);
             let room = self.room.load();
             let is_over = room.phase != Phase::Open && room.occupied == 0;
@@ -67,7 +68,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
                     self.topic.retire(self),
                 );
             } else {
+                let hand_expires_ns = self.hand_expires_ns(&turn);
                 *self.turn.lock() = Some(turn);
+                self.await_expiry(hand_expires_ns);
             }
         }
         self.baton.rest(more) == Then::Enqueue
@@ -209,10 +212,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Progress::Done { now_ns: after_ns }
     }
 
-    /// Takes what is next in the lane. Where the oldest may have to make room for
-    /// the newest, no more than is about to be delivered.
+    /// Takes what is next in the lane. Where what waits may have to make room, no more
+    /// than is about to be delivered.
     pub(super) fn take(&self, most: usize) -> Option<Part<T>> {
-        if self.when_full == LaneFull::DropOldest {
+        if self.is_sifted() {
             self.pop_some(most as u32)
         } else {
             self.pop()

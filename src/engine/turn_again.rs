@@ -51,7 +51,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Return::Overdue(_) => return Progress::Done { now_ns },
         };
         if self.is_past(&again, now_ns) {
-            self.expire_again(again);
+            self.expire_at(again, Status::Queued);
             self.give_back(1);
             return Progress::Done { now_ns };
         }

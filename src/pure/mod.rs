@@ -8,6 +8,7 @@
 pub(crate) mod arena;
 pub(crate) mod bags;
 pub(crate) mod ending;
+pub(crate) mod expiry;
 pub(crate) mod handles;
 pub(crate) mod idle;
 pub(crate) mod key_hash;

@@ -333,6 +333,32 @@ impl<D> Sequencer<D> {
         queue.into_iter().map(|entry| entry.item).collect()
     }
 
+    /// Takes what is chosen, and leaves the others as they are.
+    pub(crate) fn extract(&mut self, mut chosen: impl FnMut(&D) -> bool) -> Vec<D> {
+        let mut places: Vec<(Option<Key>, Class, u64)> = Vec::new();
+        for entry in self.free.new.values().chain(self.free.again.values()) {
+            if chosen(&entry.item) {
+                places.push((None, entry.class, entry.rank));
+            }
+        }
+        for (key, line) in &self.lines {
+            let queue = line.queue.iter().filter(|entry| chosen(&entry.item));
+            places.extend(queue.map(|entry| (Some(*key), entry.class, entry.id)));
+        }
+        let mut out = Vec::with_capacity(places.len());
+        for (key, class, at) in places {
+            let entry = match key {
+                None => self.free.of_mut(class).remove(&at),
+                Some(key) => self.change(key, |line| line.remove(at)),
+            };
+            if let Some(entry) = entry {
+                self.forget(&entry);
+                out.push(entry.item);
+            }
+        }
+        out
+    }
+
     /// Takes everything, oldest first. What is out stays out.
     pub(crate) fn drain(&mut self) -> Vec<D> {
         let Lists { new, again } = std::mem::replace(&mut self.free, Lists::EMPTY);

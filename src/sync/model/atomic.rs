@@ -45,6 +45,10 @@ macro_rules! integer {
                 self.0.fetch_sub(value, order)
             }
 
+            pub(crate) fn fetch_min(&self, value: $value, order: Ordering) -> $value {
+                self.0.fetch_min(value, order)
+            }
+
             pub(crate) fn fetch_max(&self, value: $value, order: Ordering) -> $value {
                 self.0.fetch_max(value, order)
             }

@@ -1,0 +1,230 @@
+//! The end of deliveries that have outlived their time to live.
+
+use std::collections::VecDeque;
+
+use super::crew::State;
+use super::lane::{Lane, Redelivery, Turn};
+use crate::batch::{Batch, Part};
+use crate::config::OnExpired;
+use crate::dead_letters::DeadReason;
+use crate::event::EventKind;
+use crate::pure::expiry::{NEVER, next_look};
+use crate::pure::lifecycle::{Status, Step};
+use crate::pure::room::Reserved;
+use crate::sync::Arc;
+
+/// What a look through what waits has found.
+struct Found<T> {
+    expired: Vec<Redelivery<T>>,
+    /// When the first of the others expires.
+    first_ns: u64,
+    others: usize,
+}
+
+impl<T> Found<T> {
+    /// Whether to leave what expires then where it is.
+    fn passes(&mut self, expires_ns: Option<u64>, now_ns: u64) -> bool {
+        let expires_ns = expires_ns.unwrap_or(NEVER);
+        if now_ns >= expires_ns {
+            return false;
+        }
+        self.first_ns = self.first_ns.min(expires_ns);
+        self.others += 1;
+        true
+    }
+
+    /// Answers what is left of a part.
+    fn look_through(
+        &mut self,
+        part: Part<T>,
+        ttl_ns: Option<u64>,
+        now_ns: u64,
+        left: &mut VecDeque<Part<T>>,
+    ) {
+        let mut from = part.from;
+        let cut = |from: u32, to: u32| Part {
+            batch: Arc::clone(&part.batch),
+            from,
+            to,
+        };
+        for index in part.from..part.to {
+            let expires_ns = part.batch.expires_ns(index as usize, ttl_ns);
+            if !self.passes(expires_ns, now_ns) {
+                let expired = Redelivery::first(&part.batch, index as usize, 0);
+                self.expired.push(expired);
+                if from < index {
+                    left.push_back(cut(from, index));
+                }
+                from = index + 1;
+            }
+        }
+        if from < part.to {
+            left.push_back(cut(from, part.to));
+        }
+    }
+}
+
+impl<T> Redelivery<T> {
+    /// When it is no longer worth handling. A redrive is the user's word that it
+    /// still is, so what was redriven has no time to live any more.
+    pub(super) fn expires_ns(&self, topic_ttl_ns: Option<u64>) -> Option<u64> {
+        if self.generation > 0 {
+            return None;
+        }
+        let index = usize::from(self.index);
+        self.batch.expires_ns(index, topic_ttl_ns)
+    }
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    fn ttl_ns(&self) -> Option<u64> {
+        self.topic.settings.ttl_ns
+    }
+
+    /// Whether a first attempt comes too late.
+    pub(super) fn has_expired(&self, batch: &Batch<T>, index: usize, now_ns: u64) -> bool {
+        let expires_ns = batch.expires_ns(index, self.ttl_ns());
+        expires_ns.is_some_and(|expires_ns| now_ns >= expires_ns)
+    }
+
+    /// Whether any attempt comes too late.
+    pub(super) fn is_past(&self, again: &Redelivery<T>, now_ns: u64) -> bool {
+        let expires_ns = again.expires_ns(self.ttl_ns());
+        expires_ns.is_some_and(|expires_ns| now_ns >= expires_ns)
+    }
+
+    /// Ends a queued delivery that was never tried.
+    pub(super) fn expire(&self, batch: &Arc<Batch<T>>, index: usize) {
+        self.expire_at(Redelivery::first(batch, index, 0), Status::Queued);
+    }
+
+    /// Ends a delivery that stands at `from`, tried before or not.
+    pub(super) fn expire_at(&self, late: Redelivery<T>, from: Status) {
+        match self.topic.settings.on_expired {
+            OnExpired::DeadLetter => {
+                self.bury(late, from, DeadReason::Expired);
+            }
+            OnExpired::Drop => {
+                let status = self.books.record(from, Step::Expire, 1);
+                self.tell(late.id(), late.attempts, status, EventKind::Expired);
+            }
+        }
+    }
+
+    /// Notes when something that comes back expires. `true`: it is the first.
+    pub(super) fn note_return(&self, again: &Redelivery<T>) -> bool {
+        let expires_ns = again.expires_ns(self.ttl_ns());
+        self.expiry.note(expires_ns.unwrap_or(NEVER))
+    }
+
+    /// Ends what has expired among what waits here, for whoever needs the room or
+    /// has the baton. `true`: there was something.
+    pub(super) fn end_expired(self: &Arc<Self>) -> bool {
+        if !self.expiry.has_come(&self.topic.engine) {
+            return false;
+        }
+        let mut turn = self.turn.lock();
+        let hand = turn.as_mut().map(|turn| &mut turn.hand);
+        let expired = self.find_expired(hand);
+        drop(turn);
+        if expired.is_empty() {
+            return false;
+        }
+        let ended = self.expire_all(expired);
+        self.end_places(ended);
+        // A batch may have lost what it lingered for; in a crew the next are filed.
+        self.ring();
+        self.topic.engine.stillness.look();
+        true
+    }
+
+    /// As [`end_expired`](Self::end_expired), for the runner, whose turn it is.
+    pub(super) fn end_expired_in(self: &Arc<Self>, turn: &mut Turn<T>) {
+        if self.expiry.has_come(&self.topic.engine) {
+            let expired = self.find_expired(Some(&mut turn.hand));
+            let ended = self.expire_all(expired);
+            self.give_back(ended);
+        }
+    }
+
+    fn expire_all(&self, expired: Vec<Redelivery<T>>) -> u32 {
+        let count = expired.len() as u32;
+        for late in expired {
+            self.expire_at(late, Status::Queued);
+        }
+        count
+    }
+
+    /// Takes out what has expired; looks no more often than there is something, and
+    /// once through what the lane holds.
+    fn find_expired(&self, hand: Option<&mut VecDeque<Part<T>>>) -> Vec<Redelivery<T>> {
+        self.expiry.begin_look(&self.topic.engine);
+        let now_ns = self.topic.engine.clock.now_ns();
+        let mut found = Found {
+            expired: Vec::new(),
+            first_ns: NEVER,
+            others: 0,
+        };
+        if let Some(hand) = hand {
+            for part in std::mem::take(hand) {
+                found.look_through(part, self.ttl_ns(), now_ns, hand);
+            }
+        }
+        self.look_through_inbox(|part, left| {
+            found.look_through(part, self.ttl_ns(), now_ns, left);
+        });
+        if let Some(crew) = self.crew.get() {
+            let mut state = crew.state.lock();
+            let State {
+                sequencer, strays, ..
+            } = &mut *state;
+            let mut is_late =
+                |late: &Redelivery<T>| !found.passes(late.expires_ns(self.ttl_ns()), now_ns);
+            let mut late = sequencer.extract(&mut is_late);
+            late.extend(strays.extract(is_late));
+            found.expired.append(&mut late);
+        }
+        let waiting = found.others;
+        self.expiry.note(next_look(found.first_ns, waiting, now_ns));
+        found.expired
+    }
+
+    /// At the end of a turn, whose hand is back in its place: has the wheel call as
+    /// long as something that can expire waits here.
+    pub(super) fn await_expiry(self: &Arc<Self>, hand_expires_ns: u64) {
+        self.expiry.note(hand_expires_ns);
+        if !self.expiry.is_known() {
+            return;
+        }
+        let engine = &self.topic.engine;
+        let first_ns = self.expiry.forget();
+        // Who has added something since has its place, and what it notes stays.
+        if self.room.load().occupied == 0 {
+            return self.expiry.cancel(engine);
+        }
+        self.expiry.note(first_ns);
+        self.call_at_expiry();
+    }
+
+    /// Has the wheel call when the first of what waits here expires.
+    pub(super) fn call_at_expiry(self: &Arc<Self>) {
+        if self.expiry.is_known() {
+            self.expiry.call(&self.topic.engine, Arc::clone(self) as _);
+        }
+    }
+
+    /// When the first of what its runner has taken and not handled expires.
+    pub(super) fn hand_expires_ns(&self, turn: &Turn<T>) -> u64 {
+        let ttl_ns = self.ttl_ns();
+        let firsts = turn.hand.iter().map(|part| part.expires_ns(ttl_ns));
+        firsts.min().unwrap_or(NEVER)
+    }
+
+    /// Reserves up to so many places of what has expired, for want of others.
+    pub(crate) fn reserve_expired(self: &Arc<Self>, wanted: u32) -> Reserved {
+        match self.end_expired() {
+            true => self.reserve(wanted, false),
+            false => Reserved::Full,
+        }
+    }
+}

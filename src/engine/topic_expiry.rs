@@ -1,0 +1,304 @@
+//! The end of messages that outlive their time to live before they are dispatched.
+
+use std::collections::VecDeque;
+
+use super::dispatch::Desk;
+use super::partition::Partition;
+use super::pool::Task;
+use super::table::Source;
+use super::timer::Fire;
+use super::topic::TopicCore;
+use crate::batch::{Parcel, Part};
+use crate::config::{NoSubscribers, OnExpired};
+use crate::dead_letters::DeadReason;
+use crate::event::{DropCause, EventKind};
+use crate::pure::expiry::{NEVER, next_look};
+use crate::pure::lifecycle::{Status, Step};
+use crate::pure::room::Phase;
+use crate::pure::schedule::Then;
+use crate::sync::Arc;
+
+/// Parcels that one step of a look goes through, before others have their turn.
+const STEP: usize = 1_024;
+
+/// What a dispatcher has taken out of its queue, oldest first.
+///
+/// A look through it, and the queue behind it, may take several steps: what it has
+/// passed is `seen`, and older than the `rest`.
+pub(super) struct Shelf<T> {
+    seen: VecDeque<Parcel<T>>,
+    rest: VecDeque<Parcel<T>>,
+    look: Option<Look>,
+    /// When it was last looked through, since it was empty.
+    looked_ns: Option<u64>,
+}
+
+/// A look that is underway.
+#[derive(Clone, Copy)]
+struct Look {
+    /// When the first of what it has passed expires.
+    first_ns: u64,
+    passed: usize,
+}
+
+impl<T> Shelf<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            seen: VecDeque::new(),
+            rest: VecDeque::new(),
+            look: None,
+            looked_ns: None,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.seen.is_empty() && self.rest.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.seen.len() + self.rest.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Parcel<T>> {
+        self.seen.iter().chain(&self.rest)
+    }
+
+    pub(super) fn front(&self) -> Option<&Parcel<T>> {
+        self.seen.front().or_else(|| self.rest.front())
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<Parcel<T>> {
+        self.seen.pop_front().or_else(|| self.rest.pop_front())
+    }
+
+    /// Puts back what was the front.
+    pub(super) fn push_front(&mut self, parcel: Parcel<T>) {
+        match self.seen.is_empty() {
+            true => self.rest.push_front(parcel),
+            false => self.seen.push_front(parcel),
+        }
+    }
+
+    pub(super) fn push_back(&mut self, parcel: Parcel<T>) {
+        self.rest.push_back(parcel);
+    }
+}
+
+impl<T> Desk<T> {
+    fn is_empty(&self) -> bool {
+        self.hand.is_none() && self.shelf.is_empty()
+    }
+
+    /// One step of a look through what waits: takes out what has expired.
+    fn look(&mut self, at: &Partition<T>, ttl_ns: Option<u64>, now_ns: u64) -> Vec<Part<T>> {
+        let mut expired = Vec::new();
+        let Some(mut look) = self.shelf.look else {
+            return expired;
+        };
+        if let Some((batch, next)) = self.hand.take() {
+            // A batch in hand goes on as one: what expires behind one that lives goes to
+            // the lanes with it.
+            let expires_ns = |at: usize| batch.expires_ns(at, ttl_ns).unwrap_or(NEVER);
+            let lives = (next..batch.len()).find(|at| now_ns < expires_ns(*at));
+            let to = lives.unwrap_or(batch.len());
+            if next < to {
+                expired.push(Part {
+                    batch: Arc::clone(&batch),
+                    from: next as u32,
+                    to: to as u32,
+                });
+            }
+            if let Some(at) = lives {
+                look.first_ns = look.first_ns.min(expires_ns(at));
+                self.hand = Some((batch, at));
+            }
+        }
+        let mut is_done = false;
+        for _ in 0..STEP {
+            let Some(parcel) = self.shelf.rest.pop_front().or_else(|| at.pop()) else {
+                is_done = true;
+                break;
+            };
+            let expires_ns = parcel.expires_ns(ttl_ns).unwrap_or(NEVER);
+            if now_ns >= expires_ns {
+                expired.push(parcel.into_part());
+            } else {
+                look.first_ns = look.first_ns.min(expires_ns);
+                look.passed += 1;
+                self.shelf.seen.push_back(parcel);
+            }
+        }
+        self.shelf.look = Some(look);
+        if is_done {
+            self.shelf.look = None;
+            self.shelf.looked_ns = Some(now_ns);
+            self.shelf.rest = std::mem::take(&mut self.shelf.seen);
+            at.expiry
+                .note(next_look(look.first_ns, look.passed, now_ns));
+        }
+        expired
+    }
+
+    /// When the first of what waits may expire whose topic says how long it lives: no
+    /// sooner than if it had come with the oldest, or after the last look.
+    fn expires_ns(&self, ttl_ns: u64) -> u64 {
+        let hand = self.hand.as_ref();
+        let hand = hand.map(|(batch, next)| batch.stamp(*next).accepted_ns);
+        let front = || self.shelf.front().map(|parcel| parcel.first().accepted_ns);
+        let since_ns = self.shelf.looked_ns.or(hand).or_else(front);
+        since_ns.map_or(NEVER, |since_ns| since_ns.saturating_add(ttl_ns))
+    }
+}
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Ends what has expired of what waits, for whoever has the baton. `true`: the look
+    /// is to go on after others have had their turn.
+    pub(super) fn end_expired_at(self: &Arc<Self>, at: &Source<'_, T>, desk: &mut Desk<T>) -> bool {
+        let Some(now_ns) = self.look_at(at, desk) else {
+            return false;
+        };
+        let expired = desk.look(at, self.settings.ttl_ns, now_ns);
+        if !expired.is_empty() {
+            // The plan has counted them: what is left is judged anew.
+            desk.allowance = 0;
+            self.expire(at, expired);
+        }
+        desk.shelf.look.is_some()
+    }
+
+    /// Begins a look if its time has come. Answers the time, if one is underway.
+    fn look_at(&self, at: &Source<'_, T>, desk: &mut Desk<T>) -> Option<u64> {
+        if desk.shelf.look.is_none() {
+            self.note_oldest(at, desk);
+            if !at.expiry.has_come(&self.engine) {
+                return None;
+            }
+            at.expiry.begin_look(&self.engine);
+            desk.shelf.look = Some(Look {
+                first_ns: NEVER,
+                passed: 0,
+            });
+        }
+        Some(self.engine.clock.now_ns())
+    }
+
+    /// Notes when the first of what waits may expire, where the topic says how long it
+    /// lives.
+    fn note_oldest(&self, at: &Source<'_, T>, desk: &mut Desk<T>) {
+        let Some(ttl_ns) = self.settings.ttl_ns else {
+            return;
+        };
+        if desk.is_empty() {
+            desk.shelf.looked_ns = None;
+            let oldest = at.pop();
+            desk.shelf.rest.extend(oldest);
+        }
+        at.expiry.note(desk.expires_ns(ttl_ns));
+    }
+
+    /// At the end of a turn: has the wheel call as long as something that can expire
+    /// waits.
+    pub(super) fn await_expiry(self: &Arc<Self>, at: &Source<'_, T>, desk: &mut Desk<T>) {
+        self.note_oldest(at, desk);
+        if !at.expiry.is_known() {
+            return;
+        }
+        if desk.is_empty() {
+            // Who has pushed something with a time of its own since notes it afterwards.
+            let first_ns = at.expiry.forget();
+            let Some(parcel) = at.pop() else {
+                return at.expiry.cancel(&self.engine);
+            };
+            desk.shelf.push_back(parcel);
+            at.expiry.note(first_ns);
+        }
+        let target: Arc<dyn Fire> = match at {
+            Source::Plain(_) => Arc::clone(self) as _,
+            Source::Lot(_, lot) => Arc::clone(*lot) as _,
+        };
+        at.expiry.call(&self.engine, target);
+    }
+
+    /// Makes room for a publisher by what has expired. `true`: there was something.
+    pub(super) fn make_room_of_expired(self: &Arc<Self>) -> bool {
+        match &self.split {
+            None => self.look_for_room(&Source::Plain(&self.plain), || Arc::clone(self) as _),
+            Some(split) => split.look_for_room(self),
+        }
+    }
+
+    /// Looks through what waits at one place, unless its dispatcher is at it, until
+    /// there is room.
+    pub(super) fn look_for_room(
+        self: &Arc<Self>,
+        at: &Source<'_, T>,
+        task: impl FnOnce() -> Arc<dyn Task>,
+    ) -> bool {
+        // A dispatcher that rests has noted what it knows.
+        let is_noted = || at.desk.lock().as_ref().is_some_and(|desk| !desk.is_empty());
+        let may_have_come =
+            at.expiry.has_come(&self.engine) || (self.settings.ttl_ns.is_some() && !is_noted());
+        if !may_have_come || self.engine.has_stopped() || !at.baton.claim() {
+            return false;
+        }
+        let desk = at.desk.lock().take();
+        let mut desk = desk.unwrap_or_else(|| Box::new(Desk::new()));
+        let released = self.gate.released();
+        while self.end_expired_at(at, &mut desk) && self.gate.released() == released {}
+        let has_room = self.gate.released() != released;
+        if has_room {
+            self.waiters.wake();
+        }
+        self.await_expiry(at, &mut desk);
+        *at.desk.lock() = Some(desk);
+        if at.baton.rest(true) == Then::Enqueue {
+            self.engine.pool.submit(task());
+        }
+        has_room
+    }
+
+    /// Messages that expired before they were dispatched: they end for every
+    /// subscription, or else for themselves.
+    fn expire(self: &Arc<Self>, at: &Source<'_, T>, expired: Vec<Part<T>>) {
+        let lanes = self.lanes.load();
+        for part in expired {
+            let open = lanes.iter().filter(|lane| lane.phase() == Phase::Open);
+            let open: Vec<_> = open.collect();
+            if open.is_empty() {
+                match self.settings.no_subscribers {
+                    NoSubscribers::Retain => {
+                        self.drop_messages(part.ids(), DropCause::Expired);
+                    }
+                    NoSubscribers::Discard | NoSubscribers::Reject => {
+                        self.unroute(part.ids());
+                    }
+                }
+            } else {
+                self.books.dispatched.add(part.len() as u64);
+                for lane in open {
+                    match self.settings.on_expired {
+                        OnExpired::DeadLetter => {
+                            self.end_without_place(lane, &part, Step::Bury);
+                            lane.write_letters(&part, DeadReason::Expired);
+                        }
+                        OnExpired::Drop => {
+                            let status = self.end_without_place(lane, &part, Step::Expire);
+                            self.tell_expired(lane, &part, status);
+                        }
+                    }
+                }
+                self.release(part.len() as u64);
+                self.engine.stillness.look();
+            }
+            at.leave(self, part.len());
+        }
+    }
+
+    fn tell_expired(&self, lane: &super::lane::Lane<T>, part: &Part<T>, status: Status) {
+        if self.bus().observed() {
+            for id in part.ids() {
+                lane.tell(id, 0, status, EventKind::Expired);
+            }
+        }
+    }
+}
