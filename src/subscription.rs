@@ -244,6 +244,9 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
 
     fn cancel_after(&self, timeout: Duration) {
         let engine = &self.topic.engine;
+        if timeout.is_zero() {
+            return Lane::close(self, Phase::Cancelling);
+        }
         let key = engine.set_timer(nanos(timeout), CANCEL, Arc::clone(self) as _);
         self.set_end(key);
     }

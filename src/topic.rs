@@ -103,7 +103,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// to a tick of 100 µs). It is accepted now: it has its id and holds its place
     /// meanwhile, so it can be neither rejected nor dropped later. It is for those who
     /// are subscribed now and when it is due: a subscription that comes in between
-    /// doesn't get it. A drain delivers it if it is due before the deadline.
+    /// doesn't get it. A drain delivers it if it is due before the deadline. With a delay
+    /// of zero this is [`publish`](Self::publish).
     ///
     /// # Errors
     ///

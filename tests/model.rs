@@ -624,8 +624,12 @@ impl Model {
                     self.expire(at, tried);
                 } else {
                     lane.counts.retried += 1;
-                    lane.counts.awaiting_retry += 1;
-                    lane.waiting.push((now + delay, tried));
+                    if delay == 0 {
+                        lane.returns.push_back(tried);
+                    } else {
+                        lane.counts.awaiting_retry += 1;
+                        lane.waiting.push((now + delay, tried));
+                    }
                 }
             }
         }
@@ -897,8 +901,12 @@ impl Pair {
                 let message = self.model.accept(delay, None);
                 assert_eq!(receipt.id().get(), message.id);
                 assert_eq!(receipt.evicted() as usize, evicted);
-                let due = self.model.now + delay;
-                self.model.delayed.push((due, message));
+                if delay == 0 {
+                    self.model.queue.push_back(vec![message]);
+                } else {
+                    let due = self.model.now + delay;
+                    self.model.delayed.push((due, message));
+                }
             }
             (Err(refused), Err(error)) => assert_refusal(&refused, &error),
             (_, real) => panic!("the model disagrees with {real:?}"),

@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
-    Backoff, Batched, Broker, BrokerBuilder, Class, DeadReason, Decision, EventKind, FailedAttempt,
-    FailureKind, LaneFull, ManualClock, Nack, OpenError, PublishError, Pull, RetryPolicy, Topic,
+    Backoff, Batched, Broker, BrokerBuilder, Class, DeadReason, Decision, Delivery, EventKind,
+    FailedAttempt, FailureKind, LaneFull, ManualClock, Nack, OnFailure, OpenError, PublishError,
+    Pull, RetryPolicy, SubscribeError, Subscription, SubscriptionBuilder, Topic,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -914,4 +915,177 @@ fn a_lane_full_of_waiting_retries_is_felt_by_the_publisher_and_not_by_other_topi
     advance(&broker, &clock, 250 * MS);
     assert_eq!(topic.metrics().deliveries().delivered, 4);
     assert_balanced(&broker);
+}
+
+// What is due now goes now.
+
+/// Fails twice, then answers `Ok`.
+fn third_time_lucky(attempt: u32) -> Result<(), Nack> {
+    match attempt {
+        1 | 2 => Err(Nack::retry("not yet")),
+        _ => Ok(()),
+    }
+}
+
+#[test]
+fn a_retry_without_delay_waits_for_no_clock() {
+    type Subscribe = fn(SubscriptionBuilder<'_, u32>) -> Result<Subscription, SubscribeError>;
+    let kinds: [Subscribe; 5] = [
+        |builder| builder.subscribe(|d| third_time_lucky(d.attempt())),
+        |builder| {
+            builder.subscribe_batches(Batched::of(2).linger(Duration::ZERO), |batch| {
+                third_time_lucky(batch.get(0).expect("none is empty").attempt())
+            })
+        },
+        |builder| builder.subscribe_concurrent(2, |d| third_time_lucky(d.attempt())),
+        |builder| {
+            let builder = builder.on_failure(OnFailure::BlockKey);
+            builder.subscribe(|d| third_time_lucky(d.attempt()))
+        },
+        |builder| {
+            let builder = builder.on_failure(OnFailure::BlockSubscription);
+            builder.subscribe(|d| third_time_lucky(d.attempt()))
+        },
+    ];
+    for subscribe in kinds {
+        // By the real clock, whose next tick nobody waits for here.
+        let broker = Broker::builder().workers(0).build().expect("builds");
+        let retry = Backoff::fixed(Duration::ZERO);
+        let topic = broker.topic::<u32>("t").retry(retry).open().expect("opens");
+        let subscription = subscribe(topic.subscription("s")).expect("subscribes");
+        for n in 0..10 {
+            topic.message(n).key("k").publish().expect("there is room");
+        }
+        broker.run_until_idle();
+        let counts = subscription.metrics().counts;
+        assert_eq!(
+            (counts.attempts, counts.retried, counts.delivered),
+            (30, 20, 10)
+        );
+        assert_balanced(&broker);
+    }
+}
+
+#[test]
+fn a_lease_that_is_nacked_without_delay_can_be_taken_at_once() {
+    for broker in [
+        Broker::builder().workers(0).build().expect("builds"),
+        threaded(1),
+    ] {
+        let retry = Backoff::fixed(Duration::ZERO);
+        let topic = broker.topic::<u32>("t").retry(retry).open().expect("opens");
+        let pull = topic
+            .subscription("s")
+            .pull(Pull::default())
+            .expect("subscribes");
+        topic.publish(7).expect("there is room");
+        let mut lease = pull
+            .recv_timeout(HANG)
+            .or_else(|_| pull.try_recv())
+            .expect("there is one");
+        for attempt in 2..=3 {
+            lease.nack(Nack::retry("not yet")).expect("in time");
+            lease = pull.try_recv().expect("it is there at once");
+            assert_eq!(lease.attempt(), attempt);
+        }
+        lease.ack().expect("in time");
+        assert_balanced(&broker);
+    }
+}
+
+#[test]
+fn a_retry_without_delay_keeps_the_order_of_its_key() {
+    for (on_failure, concurrency) in [
+        (OnFailure::BlockKey, None),
+        (OnFailure::BlockKey, Some(2)),
+        (OnFailure::BlockSubscription, None),
+    ] {
+        let (broker, _clock) = manual();
+        let retry = Backoff::fixed(Duration::ZERO);
+        let topic = broker.topic::<u32>("t").retry(retry).open().expect("opens");
+        let log = Log::new();
+        let handler = {
+            let log = log.clone();
+            move |d: &Delivery<'_, u32>| {
+                log.push((*d.payload(), d.attempt()));
+                third_time_lucky(d.attempt())
+            }
+        };
+        let builder = topic.subscription("s").on_failure(on_failure);
+        let subscribed = match concurrency {
+            None => builder.subscribe(handler),
+            Some(count) => builder.subscribe_concurrent(count, handler),
+        };
+        let _subscription = subscribed.expect("subscribes");
+        for n in 0..20 {
+            topic.message(n).key("k").publish().expect("there is room");
+        }
+        broker.run_until_idle();
+        let expected = (0..20).flat_map(|n| [(n, 1), (n, 2), (n, 3)]);
+        assert_eq!(log.take(), expected.collect::<Vec<_>>());
+        assert_balanced(&broker);
+    }
+}
+
+#[test]
+fn a_message_published_after_no_time_is_published() {
+    let broker = Broker::builder().workers(0).build().expect("builds");
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let log = Log::new();
+    let _subscription = topic.subscribe("s", {
+        let log = log.clone();
+        move |d| {
+            log.push(*d.payload());
+            Ok(())
+        }
+    });
+    topic
+        .publish_after(Duration::ZERO, 1)
+        .expect("there is room");
+    let message = topic.message(2).after(Duration::ZERO);
+    message.publish().expect("there is room");
+    assert_eq!(topic.metrics().delayed, 0);
+    topic.publish(3).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(log.take(), [1, 2, 3]);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_delivery_that_fails_over_and_over_without_delay_leaves_others_their_turns() {
+    for concurrency in [None, Some(1)] {
+        // By a clock that stands still.
+        let (broker, _clock) = manual();
+        let retry = Backoff::fixed(Duration::ZERO).max_attempts(10_000);
+        let topic = broker.topic::<u32>("t").retry(retry).open().expect("opens");
+        let log = Log::new();
+        let bad = {
+            let log = log.clone();
+            move |_: &Delivery<'_, u32>| {
+                log.push("bad");
+                Err(Nack::retry("never"))
+            }
+        };
+        let builder = topic.subscription("bad");
+        let bad = match concurrency {
+            None => builder.subscribe(bad),
+            Some(count) => builder.subscribe_concurrent(count, bad),
+        };
+        let _bad = bad.expect("subscribes");
+        let good = topic.subscribe("good", {
+            let log = log.clone();
+            move |_| {
+                log.push("good");
+                Ok(())
+            }
+        });
+        let _good = good.expect("subscribes");
+        topic.publish(1).expect("there is room");
+        broker.run_until_idle();
+        let calls = log.take();
+        assert_eq!(calls.len(), 10_001);
+        let at = calls.iter().position(|call| *call == "good");
+        assert!(at < Some(2_000), "it waited for {at:?} calls");
+        assert_balanced(&broker);
+    }
 }

@@ -108,6 +108,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         payload: T,
         meta: Option<Meta>,
     ) -> Result<Receipt, PublishError<T>> {
+        if delay.is_zero() {
+            return self.publish(payload, meta);
+        }
         let mut waste = Waste::new();
         let route = self
             .split

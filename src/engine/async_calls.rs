@@ -12,7 +12,7 @@ use super::crew::{Crew, Tray};
 use super::handler::{Cause, Fault};
 use super::lane::{Lane, Redelivery};
 use super::seat::{Seat, Shared, Work, share_by};
-use super::turn::SHARE_NS;
+use super::turn::{SHARE_LOOKS, SHARE_NS};
 use crate::engine::Engine;
 use crate::event::EventKind;
 use crate::nack::Nack;
@@ -68,14 +68,16 @@ impl<T: Send + Sync + 'static> Work<T> for AsyncCalls<T> {
         let waker = Waker::from(Arc::clone(seat));
         let turn_began_ns = engine.clock.now_ns();
         let mut now_ns = turn_began_ns;
+        let mut looks = 0;
         loop {
             if lane.phase() > Phase::Draining {
                 self.cancel(lane, crew);
                 return false;
             }
-            if now_ns.saturating_sub(turn_began_ns) >= SHARE_NS {
+            if now_ns.saturating_sub(turn_began_ns) >= SHARE_NS || looks == SHARE_LOOKS {
                 return true;
             }
+            looks += 1;
             let begun = match self.begun.take() {
                 Some(begun) => begun,
                 None if seat.is_leaving() => return false,

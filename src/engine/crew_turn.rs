@@ -9,6 +9,7 @@ use super::parking::Head;
 use super::settle::Sentence;
 use super::turn::{Progress, Tried};
 use crate::engine::Engine;
+use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::sequencer::{Each, Key, Taken};
 use crate::sync::{Arc, breakable};
@@ -160,15 +161,25 @@ impl<T: Send + Sync + 'static> Lane<T> {
             (),
             crew.state.lock().sequencer.put_down(key)
         );
+        let delay_ns = due_ns.saturating_sub(now_ns);
         let mut state = crew.state.lock();
-        let tag = self.schedule_retry(&mut state.waiting, failed, due_ns, now_ns, engine);
-        match key {
-            Some(key) if state.rules.blocks() && key.epoch == state.epoch => {
+        self.grant_retry(&failed, delay_ns);
+        let is_held = |key: Key| state.rules.blocks() && key.epoch == state.epoch;
+        let held = key.filter(|key| is_held(*key));
+        if delay_ns == 0 {
+            // Filed before its key is put down, so it is the next of it without a hold.
+            self.books.record(Status::RetryScheduled, Step::Requeue, 1);
+            crew.file(&mut state, failed);
+            return held.map_or(After::GoOn, |_| After::Hold);
+        }
+        let tag = self.schedule_retry(&mut state.waiting, failed, delay_ns, engine);
+        match held {
+            Some(key) => {
                 state.holding.insert(tag, key);
                 breakable!("keys: a failure holds nobody", state.sequencer.hold(key));
                 After::Hold
             }
-            _ => After::GoOn,
+            None => After::GoOn,
         }
     }
 }

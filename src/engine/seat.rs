@@ -19,7 +19,7 @@ use super::crew::{Ask, Crew};
 use super::handler::Handler;
 use super::lane::{Lane, Redelivery, Turn};
 use super::pool::{Task, Worker};
-use super::turn::SHARE_NS;
+use super::turn::{SHARE_LOOKS, SHARE_NS};
 use crate::engine::Engine;
 use crate::event::EventKind;
 use crate::message::Delivery;
@@ -225,10 +225,12 @@ impl<T: Send + Sync + 'static> Work<T> for Turn<T> {
         };
         let began_ns = engine.clock.now_ns();
         let mut now_ns = began_ns;
+        let mut looks = 0;
         while !seat.is_leaving() && lane.phase() <= Phase::Draining {
-            if now_ns.saturating_sub(began_ns) >= SHARE_NS {
+            if now_ns.saturating_sub(began_ns) >= SHARE_NS || looks == SHARE_LOOKS {
                 return true;
             }
+            looks += 1;
             let Some(taken) = seat.take(lane, now_ns) else {
                 return false;
             };

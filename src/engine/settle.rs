@@ -53,6 +53,7 @@ impl<T> Redelivery<T> {
     pub(super) fn fail(&mut self, error: Arc<str>, kind: FailureKind, now_ns: u64) {
         self.remember_latest();
         self.error = Some(error);
+        self.timer = TimerKey::NONE;
         self.kind = kind;
         self.failed_ns = now_ns;
         // It stops where the number of the attempt to come still fits.
@@ -111,7 +112,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
     ) -> u32 {
         match self.judge(&mut turn.last_error, failed, fault, now_ns) {
             Sentence::Retry { failed, due_ns } => {
-                self.schedule_retry(&mut turn.waiting, failed, due_ns, now_ns, engine);
+                let delay_ns = due_ns.saturating_sub(now_ns);
+                self.grant_retry(&failed, delay_ns);
+                if delay_ns == 0 {
+                    // Without a timer; whoever settles looks for it next.
+                    let tag = turn.waiting.insert(failed);
+                    self.push_return(Return::Due(tag));
+                } else {
+                    self.schedule_retry(&mut turn.waiting, failed, delay_ns, engine);
+                }
                 0
             }
             Sentence::Buried | Sentence::Ended => 1,
@@ -193,20 +202,22 @@ impl<T: Send + Sync + 'static> Lane<T> {
         judge(fault.cause.wish(), decide, now_ns, expires_ns)
     }
 
+    /// Grants a failed delivery its retry, so much later.
+    pub(super) fn grant_retry(&self, failed: &Redelivery<T>, delay_ns: u64) {
+        let (id, attempt) = (failed.id(), failed.attempts);
+        let status = self.books.record(Status::Failed, Step::Retry, 1);
+        let delay = Duration::from_nanos(delay_ns);
+        self.tell(id, attempt, status, EventKind::RetryScheduled { delay });
+    }
+
     /// Puts a failed delivery on the timer wheel; answers its tag.
     pub(super) fn schedule_retry(
         self: &Arc<Self>,
         waiting: &mut Arena<Redelivery<T>>,
         failed: Redelivery<T>,
-        due_ns: u64,
-        now_ns: u64,
+        delay_ns: u64,
         engine: &Engine,
     ) -> u32 {
-        let (id, attempt) = (failed.id(), failed.attempts);
-        let status = self.books.record(Status::Failed, Step::Retry, 1);
-        let delay_ns = due_ns.saturating_sub(now_ns);
-        let delay = Duration::from_nanos(delay_ns);
-        self.tell(id, attempt, status, EventKind::RetryScheduled { delay });
         let tag = waiting.insert(failed);
         let key = engine.set_timer(delay_ns, tag, Arc::clone(self) as _);
         if let Some(waiting) = waiting.get_mut(tag) {

@@ -29,6 +29,9 @@ impl<T: Send + Sync + 'static> Task for Lane<T> {
     }
 }
 
+/// And once it has looked for work so often: a clock that stands still ends no turn.
+pub(super) const SHARE_LOOKS: usize = 1_024;
+
 /// What one look for work came to.
 pub(super) enum Progress {
     /// Something was done; the time now.
@@ -80,10 +83,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
     fn work(self: &Arc<Self>, turn: &mut Turn<T>, engine: &Engine) -> bool {
         let began_ns = engine.clock.now_ns();
         let mut now_ns = began_ns;
+        let mut looks = 0;
         while self.phase() <= Phase::Draining {
-            if now_ns.saturating_sub(began_ns) >= SHARE_NS {
+            if now_ns.saturating_sub(began_ns) >= SHARE_NS || looks == SHARE_LOOKS {
                 return true;
             }
+            looks += 1;
             let progress = if let Some(crew) = self.crew.get() {
                 self.deliver_in_crew(crew, turn, now_ns, engine)
             } else {
