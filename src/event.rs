@@ -249,7 +249,7 @@ pub enum EventKind {
         /// The policy that decides what follows.
         overflow: Overflow,
     },
-    /// A strategy handed on a batch that it had waited for.
+    /// A strategy lets go of a batch that it had waited for.
     BatchFlush {
         /// Messages in it.
         size: usize,
@@ -267,7 +267,8 @@ pub enum EventKind {
     Cancelled,
     /// A message had no subscription to go to.
     Unrouted,
-    /// A delivery was redriven from the dead letters.
+    /// A letter was redriven: it has left the dead letters, and is on its way to its
+    /// subscription.
     Redriven,
     /// A letter left the full dead-letter store.
     LetterEvicted,
@@ -290,7 +291,8 @@ pub enum EventKind {
         /// What.
         hook: Hook,
     },
-    /// The broker accepts nothing any more.
+    /// The broker accepts nothing any more, or only what its own handlers publish: see
+    /// [`Broker::drain_pipeline`](crate::Broker::drain_pipeline).
     DrainStarted,
     /// The broker has come to its end.
     Drained,

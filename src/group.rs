@@ -121,13 +121,13 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
             lane: Arc::clone(&self.lane),
             member,
         };
+        self.lane
+            .tell_of_member(EventKind::MemberJoined { member: name });
         if self.lane.phase() != Phase::Open {
             // Its end may have passed by before the member was there.
             joined.begin_to_leave();
             return Err(SubscribeError::Closed);
         }
-        self.lane
-            .tell_of_member(EventKind::MemberJoined { member: name });
         Ok(Member {
             joined: Arc::new(joined),
             detached: false,

@@ -772,3 +772,132 @@ fn an_observation_can_be_kept_and_ends_with_its_broker() {
     );
     assert_balanced(&broker);
 }
+
+// Whatever is told is true by then: who hears of something finds it.
+
+#[test]
+fn who_hears_of_a_dead_letter_finds_it_and_a_redrive_comes_after_it() {
+    let broker = threaded(1);
+    let topic = broker.topic::<u32>("t").retry(Backoff::none());
+    let topic = topic.dead_letter_capacity(10_000).open().expect("opens");
+    let fails = topic.subscribe("fails", |_| Err(Nack::retry("always")));
+    fails.expect("subscribes").detach();
+    let (told, missing) = (Log::new(), Log::new());
+    let (letters, of_told, of_missing) = (topic.dead_letters(), told.clone(), missing.clone());
+    let observed = broker.observe(move |event| {
+        if matches!(event.kind(), EventKind::DeadLetter { .. }) {
+            let id = event.id().expect("it is of one message");
+            of_told.push(id);
+            if letters.list().iter().all(|letter| letter.id() != id) {
+                of_missing.push(id);
+            }
+        }
+    });
+    observed.expect("observes").detach();
+    for n in 0..300 {
+        topic.publish(n).expect("there is room");
+        if n % 10 == 0 {
+            assert!(broker.wait_until_idle(HANG));
+        }
+    }
+    assert_rests_balanced(&broker);
+    assert_eq!((told.len(), missing.take()), (300, vec![]));
+}
+
+#[test]
+fn of_a_letter_that_is_redriven_again_and_again_death_and_return_take_turns() {
+    let broker = threaded(2);
+    let topic = broker.topic::<u32>("t").retry(Backoff::none()).open();
+    let topic = topic.expect("opens");
+    let fails = topic.subscribe("fails", |_| Err(Nack::retry("always")));
+    fails.expect("subscribes").detach();
+    let log = Log::new();
+    let inner = log.clone();
+    let observed = broker.observe(move |event| match event.kind() {
+        EventKind::DeadLetter { .. } => inner.push("dead"),
+        EventKind::Redriven => inner.push("redriven"),
+        _ => {}
+    });
+    observed.expect("observes").detach();
+    topic.publish(1).expect("there is room");
+    let mut redriven = 0;
+    while redriven < 300 {
+        redriven += topic.dead_letters().redrive(|_| true).redriven;
+        std::thread::yield_now();
+    }
+    assert_rests_balanced(&broker);
+    let log = log.take();
+    assert_eq!(log.len(), 601);
+    let is_right = |(at, told): (usize, &&str)| *told == ["dead", "redriven"][at % 2];
+    assert!(log.iter().enumerate().all(is_right));
+}
+
+#[test]
+fn who_hears_of_a_topic_finds_it_and_its_subscriptions_and_nothing_of_it_comes_before() {
+    let broker = threaded(1);
+    let audit = broker.subscription::<u32>("audit").matching("t.>");
+    audit.subscribe(|_| Ok(())).expect("subscribes").detach();
+    let (log, missing) = (Log::new(), Log::new());
+    let held = broker.clone();
+    let (of_log, of_missing) = (log.clone(), missing.clone());
+    let observation = broker.observe(move |event| {
+        of_log.push((event.topic().to_owned(), event.kind().name()));
+        let is_there = match event.kind() {
+            EventKind::TopicOpened => held.publish(event.topic(), 1_u32).is_ok(),
+            EventKind::SubscriberAdded => {
+                let topic = held.topic::<u32>(event.topic()).open().expect("is open");
+                topic.metrics().subscriptions.len() == 1
+            }
+            _ => true,
+        };
+        if !is_there {
+            of_missing.push(event.to_string());
+        }
+    });
+    let observation = observation.expect("observes");
+    for n in 0..300 {
+        let topic = broker.topic::<u32>(&format!("t.{n}")).open();
+        topic.expect("opens").publish(2).expect("there is room");
+    }
+    assert_rests_balanced(&broker);
+    assert_eq!(missing.take(), Vec::<String>::new());
+    let mut kinds: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (topic, kind) in log.take() {
+        kinds.entry(topic).or_default().push(kind);
+    }
+    for (topic, kinds) in kinds {
+        assert_eq!(kinds[..2], ["topic_opened", "subscriber_added"], "{topic}");
+    }
+    drop(observation);
+}
+
+#[test]
+fn who_hears_of_a_retry_finds_its_deadline() {
+    let broker = threaded(1);
+    let hour = Duration::from_secs(3_600);
+    let topic = broker.topic::<u32>("t").retry(Backoff::fixed(hour)).open();
+    let topic = topic.expect("opens");
+    let fails = topic.subscribe("fails", |_| Err(Nack::retry("always")));
+    fails.expect("subscribes").detach();
+    let (told, missing) = (Log::new(), Log::new());
+    let held = broker.clone();
+    let (of_told, of_missing) = (told.clone(), missing.clone());
+    let observation = broker.observe(move |event| {
+        if matches!(event.kind(), EventKind::RetryScheduled { .. }) {
+            of_told.push(());
+            if held.next_deadline().is_none() {
+                of_missing.push(event.to_string());
+            }
+        }
+    });
+    let observation = observation.expect("observes");
+    // The first is the one whose deadline could be missing.
+    topic.publish(1).expect("there is room");
+    let deadline = Instant::now() + HANG;
+    while told.len() == 0 {
+        assert!(Instant::now() < deadline, "it was never told");
+        std::thread::yield_now();
+    }
+    assert_eq!(missing.take(), Vec::<String>::new());
+    drop(observation);
+}

@@ -163,16 +163,19 @@ impl<T: Send + Sync + 'static> Lane<T> {
         );
         let delay_ns = due_ns.saturating_sub(now_ns);
         let mut state = crew.state.lock();
-        self.grant_retry(&failed, delay_ns);
+        let (id, attempt) = (failed.id(), failed.attempts);
+        self.books.record(Status::Failed, Step::Retry, 1);
         let is_held = |key: Key| state.rules.blocks() && key.epoch == state.epoch;
         let held = key.filter(|key| is_held(*key));
         if delay_ns == 0 {
             // Filed before its key is put down, so it is the next of it without a hold.
+            self.tell_retry(id, attempt, delay_ns);
             self.books.record(Status::RetryScheduled, Step::Requeue, 1);
             crew.file(&mut state, failed);
             return held.map_or(After::GoOn, |_| After::Hold);
         }
         let tag = self.schedule_retry(&mut state.waiting, failed, delay_ns, engine);
+        self.tell_retry(id, attempt, delay_ns);
         match held {
             Some(key) => {
                 state.holding.insert(tag, key);

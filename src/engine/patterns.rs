@@ -212,7 +212,10 @@ impl<T: Send + Sync + 'static> Follower<T> {
         let added = matched
             .iter()
             .filter_map(|topic| self.add_lane(&mut following, topic));
-        let added = added.collect();
+        let added: Vec<_> = added.collect();
+        for topic in &matched {
+            topic.tell_of(Some(&self.name), None, 0, None, EventKind::SubscriberAdded);
+        }
         for pattern in patterns {
             if !following.patterns.contains(&pattern) {
                 following.patterns.push(pattern);
@@ -245,8 +248,6 @@ impl<T: Send + Sync + 'static> Follower<T> {
         }
         let joined = topic.join(&lane);
         assert!(joined, "a name is given out under one lock");
-        let kind = EventKind::SubscriberAdded;
-        topic.tell_of(Some(&lane.name), None, 0, None, kind);
         let name = Arc::clone(&topic.name);
         following.lanes.insert(name, Arc::clone(&lane));
         Some(lane)
@@ -420,15 +421,18 @@ impl Engine {
         if self.is_ending() || self.topics.get(topic.name()).is_some() {
             return false;
         }
-        topic.announce(EventKind::TopicOpened);
         in_order!(
             "patterns: the lanes, then the map",
             {
                 followers.iter().for_each(|follower| follower.meet(topic));
                 breakable!("patterns: on the map after the lock", (), drop(followers));
             },
+            // Who hears of the topic finds it, and who finds it has been preceded by that.
             self.topics
-                .get_or_insert(Arc::clone(topic.name()), Arc::clone(topic)),
+                .insert(Arc::clone(topic.name()), Arc::clone(topic), || {
+                    topic.announce(EventKind::TopicOpened);
+                    topic.announce_lanes();
+                }),
         );
         true
     }

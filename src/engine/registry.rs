@@ -55,6 +55,8 @@ pub(crate) trait AnyTopic: Send + Sync {
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy);
     /// Tells observers of something that happened to it.
     fn announce(&self, kind: EventKind);
+    /// Tells observers of the lanes that it was opened with.
+    fn announce_lanes(&self);
 }
 
 impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
@@ -178,6 +180,12 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn announce(&self, kind: EventKind) {
         self.tell(kind);
+    }
+
+    fn announce_lanes(&self) {
+        for lane in self.lanes.load().iter() {
+            self.tell_of(Some(&lane.name), None, 0, None, EventKind::SubscriberAdded);
+        }
     }
 }
 

@@ -377,7 +377,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         state.sequencer.leave(member.id);
         drop(state);
         member.leave(&self.topic.engine);
-        if was_there {
+        // Seats that are the lane's own are no member's.
+        if was_there && !crew.is_concurrent {
             let member = Arc::clone(&member.name);
             self.tell_of_member(EventKind::MemberLeft { member });
         }

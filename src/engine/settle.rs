@@ -113,7 +113,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         match self.judge(&mut turn.last_error, failed, fault, now_ns) {
             Sentence::Retry { failed, due_ns } => {
                 let delay_ns = due_ns.saturating_sub(now_ns);
-                self.grant_retry(&failed, delay_ns);
+                let (id, attempt) = (failed.id(), failed.attempts);
+                self.books.record(Status::Failed, Step::Retry, 1);
                 if delay_ns == 0 {
                     // Without a timer; whoever settles looks for it next.
                     let tag = turn.waiting.insert(failed);
@@ -121,6 +122,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 } else {
                     self.schedule_retry(&mut turn.waiting, failed, delay_ns, engine);
                 }
+                self.tell_retry(id, attempt, delay_ns);
                 0
             }
             Sentence::Buried | Sentence::Ended => 1,
@@ -202,12 +204,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
         judge(fault.cause.wish(), decide, now_ns, expires_ns)
     }
 
-    /// Grants a failed delivery its retry, so much later.
-    pub(super) fn grant_retry(&self, failed: &Redelivery<T>, delay_ns: u64) {
-        let (id, attempt) = (failed.id(), failed.attempts);
-        let status = self.books.record(Status::Failed, Step::Retry, 1);
+    /// Tells observers of a retry, once it is on its way: it comes back to whoever is
+    /// here, or has the lock that is held here.
+    pub(super) fn tell_retry(&self, id: MessageId, attempt: u32, delay_ns: u64) {
         let delay = Duration::from_nanos(delay_ns);
-        self.tell(id, attempt, status, EventKind::RetryScheduled { delay });
+        let kind = EventKind::RetryScheduled { delay };
+        self.tell(id, attempt, Status::RetryScheduled, kind);
     }
 
     /// Puts a failed delivery on the timer wheel; answers its tag.

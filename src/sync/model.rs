@@ -265,8 +265,11 @@ impl<V: Clone> Map<V> {
         self.0.lock().get(name).cloned()
     }
 
-    pub(crate) fn get_or_insert(&self, name: Arc<str>, value: V) -> V {
-        self.0.lock().entry(name).or_insert(value).clone()
+    pub(crate) fn insert(&self, name: Arc<str>, value: V, then: impl FnOnce()) {
+        let mut held = self.0.lock();
+        held.insert(name, value);
+        then();
+        drop(held);
     }
 
     pub(crate) fn remove(&self, name: &str) -> Option<V> {

@@ -233,9 +233,11 @@ impl<V: Clone> Map<V> {
         self.0.get(name).map(|entry| entry.value().clone())
     }
 
-    /// Inserts unless the name is taken; answers what is there now.
-    pub(crate) fn get_or_insert(&self, name: Arc<str>, value: V) -> V {
-        self.0.entry(name).or_insert(value).clone()
+    /// Puts it there, and calls `then` before anybody can find it.
+    pub(crate) fn insert(&self, name: Arc<str>, value: V, then: impl FnOnce()) {
+        let held = self.0.entry(name).insert(value);
+        then();
+        drop(held);
     }
 
     pub(crate) fn remove(&self, name: &str) -> Option<V> {

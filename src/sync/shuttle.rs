@@ -345,10 +345,11 @@ impl<V: Clone> Map<V> {
         self.0.step(|values| values.get(name).cloned())
     }
 
-    /// Inserts unless the name is taken; answers what is there now.
-    pub(crate) fn get_or_insert(&self, name: Arc<str>, value: V) -> V {
-        self.0
-            .step(|values| values.entry(name).or_insert_with(|| value.clone()).clone())
+    /// Puts it there, and calls `then`. What is one step here is so much of it that
+    /// others can find it first.
+    pub(crate) fn insert(&self, name: Arc<str>, value: V, then: impl FnOnce()) {
+        self.0.step(|values| values.insert(name, value));
+        then();
     }
 
     pub(crate) fn remove(&self, name: &str) -> Option<V> {
