@@ -17,6 +17,11 @@ use crate::topic::Topic;
 /// it has no id, no subscription sees it, no metrics count it, and its latency
 /// counts from when it leaves. Flush before a drain.
 ///
+/// Behind a full topic, or one that refuses for want of a subscription, a buffer with a
+/// linger waits for room without a timer, in line with other buffers: observers are told
+/// of it once, and a worker publishes it when there is room. One without a linger waits
+/// for its publisher.
+///
 /// Order is kept among what goes through one `BufferedPublisher`; in a topic that is
 /// split into [partitions](crate::TopicBuilder::partitions), under
 /// [`Unkeyed::Sticky`](crate::Unkeyed::Sticky) only.

@@ -383,3 +383,221 @@ fn what_a_lingering_flush_evicts_may_publish_through_the_same_buffer() {
     drop(shared.lock().expect("nobody panics").take());
     assert_balanced(&broker);
 }
+
+// Behind a full topic.
+
+/// Counts how often publishers were told to wait.
+fn backpressure(broker: &Broker) -> (Log<u64>, millstream::Observation) {
+    let log = Log::new();
+    let told = log.clone();
+    let observation = broker.observe(move |event| {
+        if event.name() == "backpressure" {
+            told.push(event.sequence());
+        }
+    });
+    (log, observation.unwrap())
+}
+
+/// A topic of four places that are taken, and stay so until somebody subscribes.
+fn retained(broker: &Broker, overflow: Overflow) -> Topic<u64> {
+    let topic = broker.topic("t").capacity(4).overflow(overflow);
+    let topic = topic.no_subscribers(NoSubscribers::Retain);
+    let topic = topic.open().unwrap();
+    topic.publish_batch(0..4).unwrap();
+    topic
+}
+
+fn read(topic: &Topic<u64>) -> (Log<u64>, Subscription) {
+    let log = Log::new();
+    let delivered = log.clone();
+    let subscription = topic.subscribe("s", move |delivery| {
+        delivered.push(*delivery.payload());
+        Ok(())
+    });
+    (log, subscription.unwrap())
+}
+
+#[test]
+fn behind_a_full_topic_a_buffer_sleeps_until_there_is_room() {
+    for linger in [Duration::ZERO, LINGER] {
+        let (broker, clock) = manual();
+        let (told, _observation) = backpressure(&broker);
+        let topic = retained(&broker, Overflow::Reject);
+        let mut publisher = topic.buffered(Batched::of(4).linger(linger)).unwrap();
+        for number in 4..7 {
+            publisher.publish(number).unwrap();
+        }
+        broker.run_until_idle();
+        advance(&broker, &clock, linger);
+        for _ in 0..100 {
+            assert_eq!(broker.next_deadline(), None, "nothing but room is awaited");
+            advance(&broker, &clock, LINGER);
+        }
+        assert_eq!(told.len(), 1, "it waits once");
+        assert_eq!(publisher.buffered(), 3);
+        let (log, _subscription) = read(&topic);
+        broker.run_until_idle();
+        assert_eq!(log.take(), (0..7).collect::<Vec<_>>());
+        assert_eq!((publisher.buffered(), told.len()), (0, 1));
+        assert_eq!(publisher.flush().unwrap().accepted(), 3);
+        assert_balanced(&broker);
+    }
+}
+
+#[test]
+fn where_publishers_block_a_buffer_waits_for_room_without_a_worker() {
+    let broker = threaded(1);
+    let (told, _observation) = backpressure(&broker);
+    let topic = retained(&broker, Overflow::Block { timeout: HANG });
+    let mut publisher = topic.buffered(Batched::of(4).linger(LINGER)).unwrap();
+    publisher.publish(4).unwrap();
+    let until = Instant::now() + HANG;
+    while told.len() == 0 {
+        assert!(Instant::now() < until, "nobody tried");
+        thread::yield_now();
+    }
+    let (log, _subscription) = read(&topic);
+    while log.len() < 5 {
+        assert!(Instant::now() < until, "nobody told it of the room");
+        thread::yield_now();
+    }
+    assert_rests_balanced(&broker);
+    assert_eq!((log.take(), told.len()), ((0..5).collect::<Vec<_>>(), 1));
+}
+
+#[test]
+fn several_buffers_are_served_in_the_order_in_which_they_came() {
+    let (broker, clock) = manual();
+    let (told, _observation) = backpressure(&broker);
+    let topic = broker.topic("t").capacity(4).lane_capacity(1);
+    let topic: Topic<u64> = topic.open().unwrap();
+    let log = Log::new();
+    let delivered = log.clone();
+    let _subscription = topic
+        .subscribe("s", move |delivery| {
+            if delivery.attempt() == 1 {
+                let pause = millstream::Nack::retry_after(LINGER, "one place at a time");
+                return Err(pause);
+            }
+            delivered.push(*delivery.payload());
+            Ok(())
+        })
+        .unwrap();
+    topic.publish_batch(0..4).unwrap();
+    broker.run_until_idle();
+    topic.publish(4).unwrap();
+    let linger = Batched::of(4).linger(Duration::ZERO);
+    let mut buffers: Vec<_> = (0..4).map(|_| topic.buffered(linger).unwrap()).collect();
+    for (buffer, number) in buffers.iter_mut().zip([10, 20, 30, 40]) {
+        buffer.publish(number).unwrap();
+        buffer.publish(number + 1).unwrap();
+        broker.run_until_idle();
+    }
+    assert_eq!(told.len(), 4);
+    for _ in 0..20 {
+        advance(&broker, &clock, LINGER);
+    }
+    let expected = [0, 1, 2, 3, 4, 10, 11, 20, 21, 30, 31, 40, 41];
+    assert_eq!(log.take(), expected);
+    assert_eq!(told.len(), 4, "each has waited once");
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_buffer_whose_topic_nobody_subscribes_to_sleeps_until_somebody_does() {
+    let (broker, clock) = manual();
+    let topic = broker.topic("t").no_subscribers(NoSubscribers::Reject);
+    let topic: Topic<u64> = topic.open().unwrap();
+    let (_, first) = read(&topic);
+    occupy(&topic);
+    let mut publisher = topic.buffered(Batched::of(4).linger(LINGER)).unwrap();
+    publisher.publish(1).unwrap();
+    drop(first);
+    broker.run_until_idle();
+    advance(&broker, &clock, LINGER);
+    assert_eq!(broker.next_deadline(), None);
+    assert_eq!(publisher.buffered(), 1);
+    let (log, _second) = read(&topic);
+    broker.run_until_idle();
+    assert_eq!(log.take(), [1]);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_buffer_that_waits_for_room_passes_on_what_it_no_longer_wants() {
+    let (broker, _clock) = manual();
+    let topic = retained(&broker, Overflow::Reject);
+    let linger = Batched::of(4).linger(Duration::ZERO);
+    let mut buffers: Vec<_> = (0..3).map(|_| topic.buffered(linger).unwrap()).collect();
+    for (buffer, number) in buffers.iter_mut().zip(10..) {
+        buffer.publish(number).unwrap();
+        broker.run_until_idle();
+    }
+    let (log, _subscription) = read(&topic);
+    // The first is called, but has nothing left when its turn comes.
+    let refused = buffers[0].flush().unwrap_err();
+    assert_eq!(refused.into_rest(), [10]);
+    drop(buffers.remove(1));
+    broker.run_until_idle();
+    assert_eq!(log.take(), [0, 1, 2, 3, 12]);
+    assert_eq!(topic.metrics().rejected, 2);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_full_buffer_that_was_refused_goes_as_soon_as_there_is_room() {
+    let (broker, clock) = manual();
+    let topic = retained(&broker, Overflow::Reject);
+    let long = Duration::from_secs(3_600);
+    let mut publisher = topic.buffered(Batched::of(2).linger(long)).unwrap();
+    publisher.publish(4).unwrap();
+    publisher.publish(5).unwrap();
+    assert!(publisher.publish(6).is_err());
+    assert_eq!(broker.next_deadline(), None);
+    let (log, _subscription) = read(&topic);
+    broker.run_until_idle();
+    assert_eq!(log.take(), (0..6).collect::<Vec<_>>());
+    let _ = clock;
+    assert_balanced(&broker);
+}
+
+#[test]
+fn without_a_linger_a_full_topic_leaves_the_buffer_to_its_publisher() {
+    let (broker, _clock) = manual();
+    let topic = retained(&broker, Overflow::Reject);
+    let mut publisher = topic.buffered(Batched::of(2).until_full()).unwrap();
+    publisher.publish(4).unwrap();
+    publisher.publish(5).unwrap();
+    let (log, _subscription) = read(&topic);
+    broker.run_until_idle();
+    assert_eq!((log.take(), publisher.buffered()), (vec![0, 1, 2, 3], 2));
+    publisher.flush().unwrap();
+    broker.run_until_idle();
+    assert_eq!(log.take(), [4, 5]);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn the_end_of_the_broker_ends_the_wait_and_frees_the_buffer() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic("t").capacity(1);
+    let topic = topic.no_subscribers(NoSubscribers::Retain);
+    let topic: Topic<Arc<()>> = topic.open().unwrap();
+    let payload = Arc::new(());
+    topic.publish(Arc::clone(&payload)).unwrap();
+    let linger = Batched::of(1).linger(Duration::ZERO);
+    let mut buffers: Vec<_> = (0..3).map(|_| topic.buffered(linger).unwrap()).collect();
+    for buffer in &mut buffers {
+        buffer.publish(Arc::clone(&payload)).unwrap();
+        broker.run_until_idle();
+    }
+    broker.drain(Duration::ZERO).unwrap_err();
+    let refused = buffers[1].flush().unwrap_err();
+    assert!(
+        matches!(refused.error, PublishError::Closed(_)),
+        "{refused:?}"
+    );
+    assert_balanced(&broker);
+    drop((buffers, refused, topic, broker));
+    assert_eq!(Arc::strong_count(&payload), 1);
+}

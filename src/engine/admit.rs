@@ -21,6 +21,22 @@ use crate::sync::{Arc, Instant, pause};
 /// finds nothing only while others are between their ticket and their push.
 const EVICTION_TRIES: u32 = 1_000;
 
+/// How long a publisher waits for room, and what has been said of it.
+#[derive(Default)]
+pub(crate) struct Patience {
+    /// When a wait that has begun must end; it is set by the first.
+    until: Option<Instant>,
+    /// Observers know that it waits.
+    told: bool,
+}
+
+impl Patience {
+    /// Of a publisher that tries again, or for the first time.
+    pub(super) fn again(told: bool) -> Self {
+        Self { until: None, told }
+    }
+}
+
 /// What became of an admission.
 pub(super) struct Admitted {
     pub(super) first_id: u64,
@@ -179,7 +195,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         route: Option<u64>,
         meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
-        let admitted = self.admit(1, &mut None, waste, route, meta);
+        let admitted = self.admit(1, &mut Patience::default(), waste, route, meta);
         admitted.inspect_err(|_| self.books.rejected.add(1))
     }
 
@@ -223,13 +239,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Gets tickets for at least one and at most `wanted` messages, by the
     /// topic's overflow policy if there is no room; what that drops goes to
-    /// `waste`. `route`, or else `meta`, says where they would go. `patience` is when a wait that has begun must end; it is set by the
-    /// first.
+    /// `waste`. `route`, or else `meta`, says where they would go.
     #[inline(always)]
     pub(super) fn admit(
         self: &Arc<Self>,
         wanted: u64,
-        patience: &mut Option<Instant>,
+        patience: &mut Patience,
         waste: &mut Waste<T>,
         route: Option<u64>,
         meta: Option<&Meta>,
@@ -349,7 +364,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self: &Arc<Self>,
         wanted: u64,
         refusal: Refusal,
-        patience: &mut Option<Instant>,
+        patience: &mut Patience,
         waste: &mut Waste<T>,
         route: Option<u64>,
         meta: Option<&Meta>,
@@ -361,7 +376,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 Err(still) => refusal = still,
             }
         }
-        if refusal == Refusal::Full {
+        if refusal == Refusal::Full && !std::mem::replace(&mut patience.told, true) {
             self.tell(EventKind::Backpressure {
                 depth: self.waiting(),
                 overflow: self.settings.overflow,
@@ -371,10 +386,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             (Refusal::Closed, _) => Err(Refused::Closed),
             (Refusal::Full, Overflow::Reject) => Err(Refused::Full),
             (Refusal::Full, Overflow::Block { timeout }) => {
-                if patience.is_none() {
-                    *patience = Instant::now().checked_add(timeout);
+                if patience.until.is_none() {
+                    patience.until = Instant::now().checked_add(timeout);
                 }
-                self.admit_after_wait(wanted, *patience)
+                self.admit_after_wait(wanted, patience.until)
             }
             (Refusal::Full, Overflow::DropOldest) => {
                 self.admit_by_eviction(wanted, waste, route, meta)
@@ -387,10 +402,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 })
             }
         };
+        patience.told &= admitted.is_err();
         if let Err(Refused::Closed) = admitted {
             context::note_refusal(&self.engine);
         }
         admitted
+    }
+
+    /// Whether a publisher that was refused would not be now, or never will be accepted.
+    pub(super) fn may_admit(&self) -> bool {
+        self.gate.is_closed() || !self.is_full() && !self.lacks_subscribers()
     }
 
     fn admit_after_wait(

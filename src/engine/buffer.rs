@@ -7,11 +7,16 @@
 //! the engine); what that drops is the user's, and dropped after the lock is. The
 //! publisher, who may wait for room that only workers make, takes
 //! everything out first; a worker that comes then finds nothing.
+//!
+//! What was refused for want of room, or of a subscription, stands in line for it, with
+//! no timer meanwhile, and a worker publishes it once there is. Without a linger it waits
+//! for its publisher, as everything in such a buffer does.
 
-use super::admit::Refused;
+use super::admit::{Patience, Refused};
 use super::contain::discard;
 use super::linger::Linger;
 use super::pool::{Task, Worker};
+use super::standby::Place;
 use super::timer::Fire;
 use super::topic::TopicCore;
 use crate::batch::Waste;
@@ -20,7 +25,7 @@ use crate::message::BatchReceipt;
 use crate::pure::strategy::Batched;
 use crate::pure::verdict::nanos;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Instant, Mutex, in_order};
+use crate::sync::{Arc, Mutex, breakable, in_order};
 
 /// The buffer of one publisher.
 pub(crate) struct Buffer<T: Send + Sync + 'static> {
@@ -41,6 +46,8 @@ struct Held<T> {
     /// When the oldest of them came.
     since_ns: u64,
     linger: Linger,
+    /// Taken while they wait for room.
+    place: Place,
     /// What became of those that have left since it was last asked for.
     receipt: BatchReceipt,
 }
@@ -57,6 +64,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
                 payloads: Vec::new(),
                 since_ns: 0,
                 linger: Linger::default(),
+                place: Place::default(),
                 receipt: BatchReceipt::default(),
             }),
             ready: AtomicBool::new(false),
@@ -111,6 +119,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
             return Ok(receipt);
         };
         let rest = std::mem::take(&mut held.payloads);
+        self.topic.waiters.step_out(&mut held.place);
         if rest.is_empty() {
             // A worker has found room for it since.
             return Ok(receipt);
@@ -124,14 +133,16 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         let mut payloads = std::mem::take(&mut held.payloads);
         let mut receipt = held.receipt;
         drop(held);
-        let published = self.publish_held(&mut payloads, &mut receipt, &mut Waste::new());
+        let published = self.publish_held(
+            &mut payloads,
+            &mut receipt,
+            &mut Patience::default(),
+            &mut Waste::new(),
+        );
         let mut held = self.held.lock();
         held.payloads = payloads;
         held.receipt = receipt;
-        if !held.payloads.is_empty() {
-            // Whoever came to look meanwhile has found nothing.
-            self.await_linger(&mut held);
-        }
+        self.await_room(&mut held, published);
         published
     }
 
@@ -139,21 +150,33 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         &self,
         payloads: &mut Vec<T>,
         receipt: &mut BatchReceipt,
+        patience: &mut Patience,
         waste: &mut Waste<T>,
     ) -> Result<(), Refused> {
         // One timeout for all chunks together.
-        let mut patience: Option<Instant> = None;
         while !payloads.is_empty() {
-            self.topic.publish_chunk(
-                self.route,
-                payloads,
-                copy_out,
-                receipt,
-                &mut patience,
-                waste,
-            )?;
+            self.topic
+                .publish_chunk(self.route, payloads, copy_out, receipt, patience, waste)?;
         }
         Ok(())
+    }
+
+    /// Has what was refused wait for room, if that can come and somebody else than the
+    /// publisher may publish it; what was published waits no more.
+    fn await_room(self: &Arc<Self>, held: &mut Held<T>, published: Result<(), Refused>) {
+        let waiters = &self.topic.waiters;
+        if self.linger_ns.is_none() || matches!(published, Ok(()) | Err(Refused::Closed)) {
+            return waiters.step_out(&mut held.place);
+        }
+        held.linger.cancel(&self.topic.engine);
+        waiters.stand(&mut held.place, Arc::clone(self) as _);
+        if breakable!(
+            "standby: stand without a last look",
+            self.topic.may_admit(),
+            false
+        ) {
+            waiters.call_next();
+        }
     }
 
     /// The buffer is no longer empty: has somebody look when that has lasted.
@@ -171,6 +194,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         let _ = self.publish_all();
         let mut held = self.held.lock();
         held.linger.cancel(&self.topic.engine);
+        self.topic.waiters.step_out(&mut held.place);
         let left = std::mem::take(&mut held.payloads);
         drop(held);
         self.topic.books.rejected.add(left.len() as u64);
@@ -205,30 +229,36 @@ impl<T: Send + Sync + 'static> Task for Buffer<T> {
             self.ready.swap(false, Ordering::AcqRel),
             self.publish_lingering(worker),
         );
+        if self.topic.may_admit() {
+            breakable!(
+                "standby: room that the next does not hear of",
+                self.topic.waiters.call_next()
+            );
+        }
     }
 }
 
 impl<T: Send + Sync + 'static> Buffer<T> {
-    /// Publishes what has lingered, on a worker's thread.
+    /// Publishes what has lingered, or has waited for room, on a worker's thread.
     fn publish_lingering(self: &Arc<Self>, worker: &Worker<'_>) {
         let linger_ns = self.linger_ns.unwrap_or(u64::MAX);
         // Goes after the lock.
         let mut waste = Waste::new();
         let held = &mut *self.held.lock();
-        if held.payloads.is_empty() {
-            return;
-        }
+        let waited_for_room = held.place.is_taken();
         let waited_ns = worker.engine.clock.now_ns().saturating_sub(held.since_ns);
-        let again_ns = if waited_ns < linger_ns {
+        if held.payloads.is_empty() {
+            self.topic.waiters.step_out(&mut held.place);
+        } else if !waited_for_room && waited_ns < linger_ns {
             // The call was for messages that have left.
-            linger_ns - waited_ns
+            let target = Arc::clone(self) as _;
+            let again_ns = Some(linger_ns - waited_ns);
+            held.linger.set(worker.engine, again_ns, target);
         } else {
-            match self.publish_held(&mut held.payloads, &mut held.receipt, &mut waste) {
-                Ok(()) | Err(Refused::Closed) => return,
-                Err(_) => linger_ns,
-            }
-        };
-        held.linger
-            .set(worker.engine, Some(again_ns), Arc::clone(self) as _);
+            let mut patience = Patience::again(waited_for_room);
+            let (payloads, receipt) = (&mut held.payloads, &mut held.receipt);
+            let published = self.publish_held(payloads, receipt, &mut patience, &mut waste);
+            self.await_room(held, published);
+        }
     }
 }

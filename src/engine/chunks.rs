@@ -4,13 +4,13 @@
 
 use std::iter::Fuse;
 
-use super::admit::Refused;
+use super::admit::{Patience, Refused};
 use super::dispatch::BATCH;
 use super::topic::TopicCore;
 use crate::batch::{Batch, Parcel, Stamp, Waste};
 use crate::error::PartialBatch;
 use crate::message::{BatchReceipt, MessageId};
-use crate::sync::{Arc, Instant};
+use crate::sync::Arc;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Accepts messages chunk by chunk, or hands back those from the first one
@@ -22,7 +22,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let mut receipt = BatchReceipt::default();
         let mut waste = Waste::new();
         // One timeout for all chunks together.
-        let mut patience = None;
+        let mut patience = Patience::default();
         let (mut chunk, mut others) = first_chunk(payloads);
         while !chunk.is_empty() {
             let (receipt, patience, waste) = (&mut receipt, &mut patience, &mut waste);
@@ -63,7 +63,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         payloads: &mut Vec<T>,
         take: impl FnOnce(&mut Vec<T>, usize) -> Vec<T>,
         receipt: &mut BatchReceipt,
-        patience: &mut Option<Instant>,
+        patience: &mut Patience,
         waste: &mut Waste<T>,
     ) -> Result<(), Refused> {
         let admitted = self.admit(

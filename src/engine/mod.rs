@@ -19,6 +19,7 @@ pub(crate) mod context;
 pub(crate) mod linger;
 pub(crate) mod pool;
 pub(crate) mod sleep;
+mod standby;
 pub(crate) mod stillness;
 pub(crate) mod waiters;
 #[cfg(feature = "async")]

@@ -308,6 +308,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         );
         drop(joining);
         self.ring();
+        // A buffer may wait for somebody to publish to.
+        self.waiters.wake();
         true
     }
 

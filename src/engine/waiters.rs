@@ -8,16 +8,20 @@
 //! A future does the same, but leaves its waker instead of its thread. All wakers are
 //! called, outside of the lock, and none is kept: a future that was dropped, or that
 //! looks elsewhere, takes nobody's wake-up along.
+//! A buffer that waits for room stands in line ([`standby`](super::standby)).
 //! Model: `loom-tests/tests/models/waiters.rs`.
 
+use super::standby::{Place, Standby};
+use super::timer::Fire;
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Condvar, Instant, Mutex, breakable, fence};
+use crate::sync::{Arc, Condvar, Instant, Mutex, breakable, fence};
 
 /// The waiting room of one topic.
 pub struct Waiters {
     waiting: AtomicUsize,
     lock: Mutex<()>,
     room: Condvar,
+    standby: Standby,
     #[cfg(feature = "async")]
     wakers: super::wakers::Wakers,
 }
@@ -29,6 +33,7 @@ impl Waiters {
             waiting: AtomicUsize::new(0),
             lock: Mutex::new(()),
             room: Condvar::new(),
+            standby: Standby::new(),
             #[cfg(feature = "async")]
             wakers: super::wakers::Wakers::new(),
         }
@@ -71,7 +76,24 @@ impl Waiters {
             );
             #[cfg(feature = "async")]
             self.wakers.wake_all(&self.waiting);
+            self.standby.call_next(&self.waiting);
         }
+    }
+
+    /// Has the buffer of this place called when there is room. Who called this must look
+    /// once more whether there is.
+    pub(super) fn stand(&self, place: &mut Place, target: Arc<dyn Fire>) {
+        self.standby.stand(place, target, &self.waiting);
+    }
+
+    /// The buffer of this place waits no more.
+    pub(super) fn step_out(&self, place: &mut Place) {
+        self.standby.leave(place, &self.waiting);
+    }
+
+    /// There is room left: has the next buffer called.
+    pub(super) fn call_next(&self) {
+        self.standby.call_next(&self.waiting);
     }
 
     /// Has the future of this seat be woken by the next [`wake`](Self::wake), unless

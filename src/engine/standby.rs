@@ -1,0 +1,75 @@
+//! Buffers that wait for room in their topic, in the order in which they came.
+//!
+//! Each is called once there may be room, and publishes on a worker's thread. One at a
+//! time: who is called and has been served, or no longer wants anything, calls the next if
+//! there is room left. One that is refused again keeps its place. Steps, as those of
+//! publishers that wait on their threads (see [`waiters`](super::waiters)): take a place
+//! and be counted, fence, look once more; whoever makes room releases, fences, looks at
+//! the count. Model: `loom-tests/tests/models/buffer.rs`.
+
+use std::collections::BTreeMap;
+
+use super::timer::{Fire, LOOK};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, Mutex, breakable, fence};
+
+/// Where a buffer stands in the line; kept until it is served.
+#[derive(Debug, Default)]
+pub(super) struct Place(Option<u64>);
+
+impl Place {
+    /// Whether it waits, or has been called.
+    pub(super) fn is_taken(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+/// The line of one topic. Bounded by its buffers: each has one place.
+pub(super) struct Standby(Mutex<State>);
+
+struct State {
+    next: u64,
+    line: BTreeMap<u64, Arc<dyn Fire>>,
+}
+
+impl Standby {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(State {
+            next: 0,
+            line: BTreeMap::new(),
+        }))
+    }
+
+    /// Takes a place in the line, or the same again. Who called this must look once
+    /// more whether there is room.
+    pub(super) fn stand(&self, place: &mut Place, target: Arc<dyn Fire>, waiting: &AtomicUsize) {
+        let mut state = self.0.lock();
+        let number = *place.0.get_or_insert(state.next);
+        state.next = state.next.max(number + 1);
+        if state.line.insert(number, target).is_none() {
+            // ORDERING: as in `Waiters::wait_for`.
+            waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(state);
+        // ORDERING: pairs with the fence in `Waiters::wake`.
+        breakable!("standby: stand without a fence", fence(Ordering::SeqCst));
+    }
+
+    /// Leaves the line.
+    pub(super) fn leave(&self, place: &mut Place, waiting: &AtomicUsize) {
+        let Some(number) = place.0.take() else { return };
+        let gone = self.0.lock().line.remove(&number);
+        if gone.is_some() {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Calls the first in the line. It keeps its place if it is refused again.
+    pub(super) fn call_next(&self, waiting: &AtomicUsize) {
+        let first = self.0.lock().line.pop_first();
+        if let Some((_, target)) = first {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+            target.fire(LOOK);
+        }
+    }
+}
