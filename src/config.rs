@@ -33,8 +33,10 @@ pub enum Overflow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unkeyed {
-    /// To one partition after the other, so that all get as many. The default.
-    /// There is no order between two of them, not even of one publisher.
+    /// So that all partitions get as many messages. The default. Single ones go to one
+    /// after the other, and a chunk to the one that has got the fewest in chunks: the
+    /// counts stay within a chunk of each other, or within one for each publisher where
+    /// several race. There is no order between two of them, not even of one publisher.
     #[default]
     RoundRobin,
     /// All that one thread publishes to the same partition, so that its order is

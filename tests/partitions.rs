@@ -217,6 +217,90 @@ fn sticky_keeps_a_threads_order() {
     assert_eq!(next, [2_000; 4]);
 }
 
+/// All partitions have as many messages, but for a chunk of this size and one.
+fn assert_even(topic: &Topic<u32>, chunk: usize) {
+    let depths = topic.metrics().partitions;
+    let (most, fewest) = (depths.iter().max(), depths.iter().min());
+    let apart = most.expect("there are some") - fewest.expect("there are some");
+    assert!(apart <= chunk as u64 + 1, "{depths:?}");
+}
+
+fn retained(broker: &Broker, partitions: usize) -> Topic<u32> {
+    let builder = broker.topic("t").capacity(1 << 16).partitions(partitions);
+    let builder = builder.no_subscribers(NoSubscribers::Retain);
+    builder.open().expect("opens")
+}
+
+#[test]
+fn without_keys_all_partitions_get_as_many_messages_whatever_they_travel_in() {
+    for partitions in [2, 3, 5, 64] {
+        let (broker, clock) = manual();
+        let topic = retained(&broker, partitions);
+        let mut buffer = topic.buffered(Batched::of(48)).expect("buffers");
+        for number in 0..100 {
+            topic.publish_batch(0..64).expect("there is room");
+            topic.publish(number).expect("there is room");
+            topic.publish_batch(0..7).expect("there is room");
+            let message = topic.message(number).header("a", "b");
+            message.publish().expect("there is room");
+            topic.publish_after(MS, number).expect("there is room");
+            (0..50).for_each(|number| buffer.publish(number).expect("there is room"));
+            // Three kinds of single messages take turns together; one is delayed.
+            assert_even(&topic, 64 + number as usize);
+        }
+        drop(buffer);
+        advance(&broker, &clock, MS);
+        assert_even(&topic, 64);
+        let all: u64 = topic.metrics().partitions.iter().sum();
+        assert_eq!(all, 100 * (64 + 1 + 7 + 1 + 1 + 50));
+        assert_balanced(&broker);
+    }
+}
+
+#[test]
+fn chunks_of_any_size_leave_no_partition_behind() {
+    let (broker, _clock) = manual();
+    let topic = retained(&broker, 2);
+    for size in [32, 64, 32].repeat(100) {
+        topic.publish_batch(0..size).expect("there is room");
+        assert_even(&topic, 64);
+    }
+    assert_balanced(&broker);
+}
+
+#[test]
+fn racing_publishers_of_chunks_fill_all_partitions_alike() {
+    let broker = threaded(1);
+    let topic = retained(&broker, 4);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    topic.publish_batch(0..64).expect("there is room");
+                    topic.publish(0).expect("there is room");
+                }
+            });
+        }
+    });
+    assert_even(&topic, 4 * 64);
+    assert_rests_balanced(&broker);
+}
+
+#[test]
+fn a_chunk_that_drops_the_oldest_drops_it_where_it_goes() {
+    let (broker, _clock) = manual();
+    let builder = broker.topic::<u32>("t").capacity(8).partitions(2);
+    let builder = builder.no_subscribers(NoSubscribers::Retain);
+    let builder = builder.overflow(Overflow::DropOldest);
+    let topic = builder.open().expect("opens");
+    for _ in 0..100 {
+        topic.publish_batch(0..4).expect("it makes room");
+        topic.publish_batch(0..2).expect("it makes room");
+        assert_even(&topic, 4);
+    }
+    assert_balanced(&broker);
+}
+
 #[test]
 fn a_buffering_publisher_that_moves_to_another_thread_stays_with_its_partition() {
     let (broker, _clock) = manual();

@@ -131,7 +131,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let route = self
             .split
             .as_ref()
-            .map(|split| split.route(meta.as_ref(), 1));
+            .and_then(|split| split.route(meta.as_ref(), 1, 1));
         let admitted = match self.admit_one(&mut waste, route, None) {
             Ok(admitted) => admitted,
             Err(refused) => return Err(refused.error(payload)),
@@ -448,7 +448,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
             let oldest = match &self.split {
                 None => self.drop_oldest(&Source::Plain(&self.plain), None, DropCause::Overflow),
-                Some(split) => split.drop_oldest(self, route, meta),
+                Some(split) => split.drop_oldest(self, route, meta, wanted),
             };
             match oldest {
                 Some((dropped, parcel)) => {

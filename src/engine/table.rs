@@ -62,6 +62,8 @@ pub(crate) struct Split<T> {
 pub(crate) struct Table<T> {
     topic: Weak<TopicCore<T>>,
     lots: Box<[Arc<Lot<T>>]>,
+    /// Messages that went to each in chunks, under [`Unkeyed::RoundRobin`].
+    chunked: Box<[AtomicU64]>,
     /// The table before this one, until it is empty.
     before: Slot<Option<Arc<Table<T>>>>,
 }
@@ -179,6 +181,7 @@ impl<T: Send + Sync + 'static> Table<T> {
             Self {
                 topic,
                 lots: (0..count).map(lot).collect(),
+                chunked: (0..count).map(|_| AtomicU64::new(0)).collect(),
                 before: Slot::new(Arc::new(before)),
             }
         })
@@ -186,6 +189,24 @@ impl<T: Send + Sync + 'static> Table<T> {
 
     fn place(&self, hash: u64) -> usize {
         (hash % self.lots.len() as u64) as usize
+    }
+
+    /// The partition that has got the fewest messages in chunks. They are not of one
+    /// size, so turns would not give all as many.
+    fn place_of_chunk(&self) -> usize {
+        let counts = self.chunked.iter().enumerate();
+        let fewest = counts.min_by_key(|(_, count)| count.load(Ordering::Relaxed));
+        fewest.map_or(0, |(place, _)| place)
+    }
+
+    /// Where these messages go, given their route.
+    fn place_for(&self, route: Option<u64>, count: u64) -> usize {
+        let Some(route) = route else {
+            let place = self.place_of_chunk();
+            self.chunked[place].fetch_add(count, Ordering::Relaxed);
+            return place;
+        };
+        self.place(route)
     }
 
     /// Its partitions, beginning with this one.
@@ -229,13 +250,15 @@ impl<T: Send + Sync + 'static> Split<T> {
         }
     }
 
-    /// What says where a message goes, whatever the number of partitions. `turns` is
-    /// one for who will send it there, and none for who only asks.
-    pub(super) fn route(&self, meta: Option<&Meta>, turns: u64) -> u64 {
+    /// What says where so many messages that travel together go, whatever the number of
+    /// partitions. `turns` is one for who will send them there, and none for who only
+    /// asks. `None`: a chunk without a key, which goes by what the partitions have got.
+    pub(super) fn route(&self, meta: Option<&Meta>, count: u64, turns: u64) -> Option<u64> {
         match (meta.and_then(|meta| meta.key.as_deref()), self.unkeyed) {
-            (Some(key), _) => key_hash(key),
-            (None, Unkeyed::RoundRobin) => self.turn.fetch_add(turns, Ordering::Relaxed),
-            (None, Unkeyed::Sticky) => thread_number(),
+            (Some(key), _) => Some(key_hash(key)),
+            (None, Unkeyed::RoundRobin) if count > 1 => None,
+            (None, Unkeyed::RoundRobin) => Some(self.turn.fetch_add(turns, Ordering::Relaxed)),
+            (None, Unkeyed::Sticky) => Some(thread_number()),
         }
     }
 
@@ -246,7 +269,7 @@ impl<T: Send + Sync + 'static> Split<T> {
 
     /// Pushes an admitted parcel to where `route` says, and lets a dispatcher know.
     pub(super) fn enqueue(&self, topic: &TopicCore<T>, mut parcel: Parcel<T>, route: Option<u64>) {
-        let route = route.unwrap_or_else(|| self.route(parcel.meta(), 1));
+        let route = route.or_else(|| self.route(parcel.meta(), parcel.len() as u64, 1));
         while let Err(back) = self
             .table
             .peek(|table| self.enter(topic, table, parcel, route))
@@ -264,10 +287,10 @@ impl<T: Send + Sync + 'static> Split<T> {
         topic: &TopicCore<T>,
         table: &Table<T>,
         parcel: Parcel<T>,
-        route: u64,
+        route: Option<u64>,
     ) -> Result<(), Parcel<T>> {
-        let lot = &table.lots[table.place(route)];
         let count = parcel.len() as u64;
+        let lot = &table.lots[table.place_for(route, count)];
         let last = lot.entered.fetch_add(count, Ordering::Relaxed) + count;
         // ORDERING: pairs with the fence in `Table::is_first`; see the module's text.
         breakable!("partitions: enter without a fence", fence(Ordering::SeqCst));
@@ -326,18 +349,20 @@ impl<T: Send + Sync + 'static> Split<T> {
         table.lots.iter().all(|lot| lot.partition.baton.is_idle())
     }
 
-    /// Drops the oldest there is where `route` says, or else elsewhere; of the table
-    /// before first.
+    /// Drops the oldest there is where so many messages would go, or else elsewhere; of
+    /// the table before first.
     pub(super) fn drop_oldest(
         &self,
         topic: &TopicCore<T>,
         route: Option<u64>,
         meta: Option<&Meta>,
+        wanted: u64,
     ) -> Option<(u32, Parcel<T>)> {
-        let route = route.unwrap_or_else(|| self.route(meta, 0));
+        let route = route.or_else(|| self.route(meta, wanted, 0));
         let (table, before) = self.tables();
         before.iter().chain([&table]).find_map(|table| {
-            table.lots_from(table.place(route)).find_map(|lot| {
+            let place = route.map_or_else(|| table.place_of_chunk(), |route| table.place(route));
+            table.lots_from(place).find_map(|lot| {
                 let source = Source::Lot(table, lot);
                 let dropped = topic.drop_oldest(&source, None, DropCause::Overflow);
                 dropped.inspect(|(count, _)| source.leave(topic, *count as usize))
