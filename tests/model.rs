@@ -47,17 +47,23 @@ struct Policy {
     base: u64,
     shape: u8,
     max: u32,
+    /// What the cap exceeds the base by.
+    cap: Option<u64>,
+    limit: Option<u64>,
 }
 
 impl Policy {
-    /// The delay before the next attempt, or none.
-    fn decide(self, attempt: u32) -> Option<u64> {
-        let delay = match self.shape {
+    /// The delay before the next attempt, or none. The handler may have asked for one.
+    fn decide(self, attempt: u32, elapsed: u64, asked: Option<u64>) -> Option<u64> {
+        let own = match self.shape {
             0 => self.base,
             1 => self.base * u64::from(attempt),
             _ => self.base << (attempt - 1),
         };
-        (attempt < self.max).then_some(delay)
+        let cap = self.cap.map_or(u64::MAX, |more| self.base + more);
+        let delay = asked.unwrap_or(own).min(cap);
+        let is_in_time = elapsed + delay <= self.limit.unwrap_or(u64::MAX);
+        (attempt < self.max && is_in_time).then_some(delay)
     }
 
     fn real(self) -> Backoff {
@@ -67,7 +73,14 @@ impl Policy {
             1 => Backoff::linear(base),
             _ => Backoff::exponential(base),
         };
-        backoff.max_attempts(self.max)
+        let backoff = backoff.max_attempts(self.max);
+        let capped = self
+            .cap
+            .into_iter()
+            .fold(backoff, |backoff, more| backoff.cap(base + ticks(more)));
+        self.limit
+            .into_iter()
+            .fold(capped, |backoff, limit| backoff.max_elapsed(ticks(limit)))
     }
 }
 
@@ -208,6 +221,8 @@ struct Tried {
     message: Message,
     attempts: u32,
     generation: u16,
+    /// When the first attempt began.
+    began: u64,
 }
 
 impl Tried {
@@ -216,6 +231,7 @@ impl Tried {
             message,
             attempts: 0,
             generation: 0,
+            began: 0,
         }
     }
 
@@ -602,6 +618,9 @@ impl Model {
         if now >= expires {
             return self.expire(at, tried);
         }
+        if tried.attempts == 0 {
+            tried.began = now;
+        }
         tried.attempts += 1;
         lane.counts.attempts += 1;
         let call = (tried.message.id, tried.attempts, tried.generation);
@@ -611,15 +630,16 @@ impl Model {
             return;
         }
         lane.counts.failed += 1;
-        let granted = lane.own.unwrap_or(topics).decide(tried.attempts);
+        let asked = match said {
+            Answer::RetryAfter(asked) => Some(asked),
+            _ => None,
+        };
+        let policy = lane.own.unwrap_or(topics);
+        let granted = policy.decide(tried.attempts, now - tried.began, asked);
         match (said, granted) {
             (Answer::Discard, _) => lane.counts.dropped += 1,
             (Answer::DeadLetter, _) | (_, None) => self.bury(at, tried),
             (_, Some(delay)) => {
-                let delay = match said {
-                    Answer::RetryAfter(asked) => asked,
-                    _ => delay,
-                };
                 if now + delay >= expires {
                     self.expire(at, tried);
                 } else {
@@ -1328,7 +1348,16 @@ fn slot_of(name: &str) -> usize {
 // Random programs.
 
 fn policies() -> impl Strategy<Value = Policy> {
-    (0..6_u64, 0..3_u8, 1..4_u32).prop_map(|(base, shape, max)| Policy { base, shape, max })
+    let shape = (0..6_u64, 0..3_u8, 1..4_u32);
+    let cap = prop::option::weighted(0.3, 0..6_u64);
+    let limit = prop::option::weighted(0.3, 1..12_u64);
+    (shape, cap, limit).prop_map(|((base, shape, max), cap, limit)| Policy {
+        base,
+        shape,
+        max,
+        cap,
+        limit,
+    })
 }
 
 fn hows() -> impl Strategy<Value = How> {
@@ -1368,6 +1397,8 @@ fn shapes(batches: bool) -> impl Strategy<Value = Shape> {
                 base: 0,
                 shape: 0,
                 max: 1,
+                cap: None,
+                limit: None,
             }),
             None => shape.own,
         },
