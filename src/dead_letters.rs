@@ -210,6 +210,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
             lanes.insert(name, Arc::clone(found.ok_or(Stays::NoSubscription)?));
         }
         let lane = &lanes[name];
+        let _motion = lane.books.motions.begin(1);
         match lane.reserve_for_letter() {
             Reserved::Granted(_) => {}
             Reserved::Full => return Err(Stays::NoRoom),

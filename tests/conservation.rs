@@ -5,20 +5,23 @@
 //! - deliveries: made = delivered + dead-lettered + dropped + expired + cancelled
 //!   + queued + in hand + awaiting retry
 //!
-//! At rest the books balance exactly; while traffic runs they never show more
+//! At rest the books balance exactly; while traffic runs, but for what they say is
+//! moving, and they never show more
 //! ends than beginnings. What was counted stays counted: after the subscription,
 //! after the topic, after the broker. And what is counted is evented.
 
 mod harness;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
-    Backoff, Batched, Broker, Delivery, DeliveryCounts, Immediate, LaneFull, ManualClock, Nack,
-    NoSubscribers, Overflow, Subscription, SubscriptionMetrics, Topic, TopicMetrics, Unsubscribe,
+    Backoff, Batched, Broker, Delivery, DeliveryCounts, Histograms, Immediate, LaneFull,
+    ManualClock, Nack, NoSubscribers, OnFailure, Overflow, Pull, Subscription, SubscriptionMetrics,
+    Topic, TopicMetrics, Unsubscribe,
 };
 use proptest::prelude::*;
 
@@ -426,6 +429,113 @@ fn a_live_snapshot_never_shows_more_ends_than_beginnings() {
     let counts = assert_rests_balanced(&broker).deliveries();
     assert_eq!(counts.made, 2 * published);
     assert_eq!(counts.dead_lettered, published / 10);
+}
+
+#[test]
+fn snapshots_under_load_balance_but_for_what_they_say_is_moving() {
+    const LOOKS: usize = 3_000;
+    // Looks take place more often without histograms to sum up.
+    let broker = Broker::builder().workers(3).histograms(Histograms::Off);
+    let broker = broker.build().expect("builds");
+    let topic = broker.topic::<u32>("t").capacity(256).partitions(2);
+    let topic = topic.overflow(Overflow::Block { timeout: HANG });
+    let topic = topic
+        .retry(Backoff::fixed(MS / 10).max_attempts(3))
+        .open()
+        .expect("opens");
+    let flaky = |d: &Delivery<'_, u32>| match d.payload() % 10 {
+        0 if d.attempt() == 1 => Err(Nack::retry("not yet")),
+        1 => Err(Nack::dead_letter("never")),
+        2 if d.attempt() < 9 => Err(Nack::retry("never in time")),
+        _ => Ok(()),
+    };
+    let of = |name: &str, capacity| topic.subscription(name).capacity(capacity);
+    let _each = of("each", 100).subscribe(flaky).expect("subscribes");
+    let _batches = of("batches", 200)
+        .subscribe_batches(Batched::of(50).linger(MS), |_| Ok(()))
+        .expect("subscribes");
+    let seats = of("seats", 50).subscribe_concurrent(3, flaky);
+    let _seats = seats.expect("subscribes");
+    let keyed = of("keyed", 50)
+        .on_failure(OnFailure::BlockKey)
+        .subscribe(flaky);
+    let _keyed = keyed.expect("subscribes");
+    for (name, when_full) in [
+        ("oldest", LaneFull::DropOldest),
+        ("newest", LaneFull::DropNewest),
+        ("letters", LaneFull::DeadLetter),
+    ] {
+        let lane = of(name, 5).when_full(when_full).subscribe(flaky);
+        lane.expect("subscribes").detach();
+    }
+    let pull = of("pull", 50).pull(Pull::default().credits(8));
+    let pull = pull.expect("subscribes");
+    let is_over = AtomicBool::new(false);
+    let widest = std::thread::scope(|scope| {
+        for publisher in 0..3 {
+            let (topic, is_over) = (&topic, &is_over);
+            scope.spawn(move || {
+                for round in 0.. {
+                    if is_over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let key = format!("key-{}", round % 7);
+                    let keyed = topic.message(3 * round + publisher).key(key);
+                    keyed.publish().expect("room comes in time");
+                    topic.publish_batch(round..round + 20).expect("in time");
+                }
+            });
+        }
+        for _ in 0..2 {
+            let pull = pull.clone();
+            scope.spawn(move || {
+                for lease in &pull {
+                    let _ = match *lease.payload() % 5 {
+                        0 => lease.nack(Nack::retry("no")),
+                        _ => lease.ack(),
+                    };
+                }
+            });
+        }
+        scope.spawn(|| {
+            for round in 0.. {
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let come = of("come", 30).subscribe(flaky).expect("subscribes");
+                topic
+                    .dead_letters()
+                    .redrive(|letter| letter.attempts() % 2 == 0);
+                topic.dead_letters().purge(|_| true);
+                let mode = match round % 3 {
+                    0 => Unsubscribe::Cancel,
+                    1 => Unsubscribe::DeadLetter,
+                    _ => Unsubscribe::Drain { timeout: MS },
+                };
+                drop(come.unsubscribe(mode));
+            }
+        });
+        let watcher = scope.spawn(|| {
+            let mut widest = 0;
+            for _ in 0..LOOKS {
+                let metrics = assert_balanced(&broker);
+                for topic in &metrics.topics {
+                    let lanes = topic.subscriptions.iter().map(|lane| lane.moving);
+                    widest = lanes.chain([topic.moving, widest]).max().unwrap_or(0);
+                }
+            }
+            widest
+        });
+        let widest = watcher.join();
+        // Whatever it has seen, the others are not waited for in vain.
+        is_over.store(true, Ordering::Relaxed);
+        drop(pull.unsubscribe(Unsubscribe::Cancel));
+        widest.expect("every snapshot balances")
+    });
+    // Nobody moves more at once than a few batches.
+    assert!(widest < 1_000, "{widest} were moving at once");
+    let metrics = assert_rests_balanced(&broker);
+    assert!(metrics.topics[0].dispatched > 0);
 }
 
 /// No end before its beginning, at no stage.

@@ -281,5 +281,7 @@ fn wait_for(done: impl Fn() -> bool) {
 
 /// Whether nothing is left, and no worker is between two counters.
 fn is_settled(topic: &TopicMetrics) -> bool {
-    topic.deliveries().open() == 0 && topic.queued == 0 && topic.balance().is_ok()
+    let moving = |lane: &millstream::SubscriptionMetrics| lane.moving > 0;
+    let is_still = topic.moving == 0 && !topic.subscriptions.iter().any(moving);
+    is_still && topic.deliveries().open() == 0 && topic.queued == 0 && topic.balance().is_ok()
 }

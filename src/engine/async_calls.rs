@@ -190,6 +190,7 @@ impl<T: Send + Sync + 'static> AsyncCalls<T> {
         };
         discard(future);
         let Taken { key, mut item } = taken;
+        let _motion = lane.books.motions.begin(1);
         item.remember_latest();
         item.attempts += 1;
         lane.end_redelivery(item, Status::Delivering);

@@ -5,6 +5,25 @@
 //! snapshot, with acquire and *before* those of earlier stages. So a snapshot
 //! that sees a delivery's end sees its beginning too, and never shows more ends
 //! than beginnings. Model: `loom-tests/tests/models/books.rs`.
+//!
+//! Double entry under load. A delivery is entered twice, by two independent moves: its
+//! place in the room word, and its step in these books. (A message: its ticket, and the
+//! counter of what became of it.) Between the two moves a snapshot finds an imbalance, and
+//! it must be able to tell that from a loss. So both moves are made inside a *motion*:
+//! `begun` grows before the first of them, `done` after the second, each by as many as are
+//! moved. A snapshot reads `done`, then the books and the words, then `begun`, and
+//! tolerates the difference. That bounds every imbalance that is none:
+//!
+//! - Say it saw one of the moves and not the other. All reads acquire and all writes
+//!   release, so who saw a move sees the `begun` before it; and had it seen the `done`
+//!   after it in the beginning, it would have seen both moves later. So the motion is in
+//!   `begun` and not in `done`, with all that it moves.
+//! - A delivery that has ended or waits for its retry, and has not been put down yet, is
+//!   found twice. That is so within a motion, too. One that is taken in hand after its
+//!   retry is not, because the hands are read before what awaits a retry.
+//!
+//! Where nothing moves the difference is zero, and a snapshot balances exactly. Who adds
+//! a pair of moves adds a motion around it; `tests/conservation.rs` sees it if not.
 
 use crate::pure::lifecycle::{Status, Step};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -42,9 +61,50 @@ impl Counter {
     }
 }
 
+/// What is being moved from one place to another; see the module's text.
+#[derive(Debug, Default)]
+pub struct Motions {
+    begun: Counter,
+    done: Counter,
+}
+
+/// It lasts as long as this is there.
+#[must_use]
+pub struct Motion<'m> {
+    of: &'m Motions,
+    count: u64,
+}
+
+impl Motions {
+    /// Before the first of two moves of no more than `count`.
+    pub fn begin(&self, count: u64) -> Motion<'_> {
+        self.begun.add(count);
+        Motion { of: self, count }
+    }
+
+    /// What has been moved: to be read before the books.
+    pub fn done(&self) -> u64 {
+        self.done.get()
+    }
+
+    /// What may be between two moves in a snapshot that was begun at `done`: to be
+    /// read after the books.
+    pub fn since(&self, done: u64) -> u64 {
+        self.begun.get() - done
+    }
+}
+
+impl Drop for Motion<'_> {
+    fn drop(&mut self) {
+        self.of.done.add(self.count);
+    }
+}
+
 /// What happened to the deliveries of one lane.
 #[derive(Debug, Default)]
 pub struct LaneBooks {
+    /// Between these books and the lane's room.
+    pub motions: Motions,
     made: Counter,
     in_hand: Counter,
     awaiting_retry: Counter,
@@ -147,10 +207,11 @@ impl LaneBooks {
         let dropped = self.dropped.get();
         let dead_lettered = self.dead_lettered.get();
         let delivered = self.delivered.get();
+        // In this order, so that none is found in both; see the module's text.
+        let in_hand = self.in_hand.get();
         let awaiting_retry = self.awaiting_retry.get();
         let retried = self.retried.get();
         let failed = self.failed.get();
-        let in_hand = self.in_hand.get();
         let attempts = self.attempts.get();
         let redriven = self.redriven.get();
         DeliveryCounts {
@@ -203,6 +264,8 @@ impl DeliveryCounts {
 /// What happened to the messages of one topic, beside the tickets of its gate.
 #[derive(Debug, Default)]
 pub struct TopicBooks {
+    /// Between these books and the gate, and between the rooms and the books of lanes.
+    pub motions: Motions,
     /// Publishes refused for want of room, time or subscribers.
     pub rejected: Counter,
     /// Messages dropped by overflow or by shutdown, or expired for want of subscribers.

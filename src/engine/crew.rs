@@ -351,6 +351,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 self.books.take_in_hand(taken.len() as u64);
                 return taken;
             }
+            let _motion = self.books.motions.begin(dead.len() as u64);
             let mut tray = Tray::new(0);
             for dead in dead {
                 self.expire_at(dead.item, Status::Queued);

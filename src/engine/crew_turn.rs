@@ -52,6 +52,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         engine: &Engine,
     ) -> u64 {
         let began_ns = now_ns;
+        let _motion = self.books.motions.begin(taken.len() as u64);
         let mut tray = Tray::new(taken.len());
         let mut left: VecDeque<_> = taken.into();
         let mut held: Vec<Key> = Vec::new();
@@ -100,6 +101,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         (began_ns, now_ns): (u64, u64),
     ) {
         let Taken { key, item } = taken;
+        let _motion = self.books.motions.begin(1);
         let mut tray = Tray::new(1);
         match self.conclude(item, fault, began_ns, now_ns) {
             None => tray.end(key),

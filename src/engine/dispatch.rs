@@ -421,6 +421,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         cause: DropCause,
     ) {
         let count = ids.len() as u64;
+        let _motion = self.books.motions.begin(count);
         self.books.dropped.add(count);
         for id in ids {
             self.tell_message(id, Status::Dropped, EventKind::Dropped { cause });

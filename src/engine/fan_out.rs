@@ -56,20 +56,23 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn room_for(&self, id: u64, lanes: &Lanes<T>) -> usize {
         let free = |lane: &Arc<Lane<T>>| match lane.free() {
             0 if lane.end_expired() => lane.free(),
-            0 => match lane.reserve(1, true) {
-                Reserved::Granted(granted) => {
-                    if lane.release(granted) {
-                        lane.ring();
+            0 => {
+                let _motion = self.books.motions.begin(1);
+                match lane.reserve(1, true) {
+                    Reserved::Granted(granted) => {
+                        if lane.release(granted) {
+                            lane.ring();
+                        }
+                        1
                     }
-                    1
+                    Reserved::Full => {
+                        // Its runner may be in a handler for long.
+                        lane.call_at_expiry();
+                        0
+                    }
+                    Reserved::Closed => u32::MAX,
                 }
-                Reserved::Full => {
-                    // Its runner may be in a handler for long.
-                    lane.call_at_expiry();
-                    0
-                }
-                Reserved::Closed => u32::MAX,
-            },
+            }
             free => free,
         };
         let waited_for = |lane: &&Arc<Lane<T>>| topic_waits_for(lane) && lane.wants(id);
@@ -91,6 +94,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Starts::NONE => (batch.len() - next, ALL_WANT),
             starts => self.alike(&batch, next, lanes, starts),
         };
+        let _motion = self.books.motions.begin(alike as u64);
         let count = match self.find_places(desk, lanes, alike as u32, id) {
             Places::For(count) => count,
             Places::Nobody => {

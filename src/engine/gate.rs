@@ -126,6 +126,11 @@ impl Gate {
 
     /// Tickets that are out: an upper bound while others publish.
     pub fn outstanding(&self) -> u64 {
+        self.counts().0
+    }
+
+    /// Tickets that are out, and those handed out so far, of which they are part.
+    pub fn counts(&self) -> (u64, u64) {
         let released = self.released();
         let issued = self.issued();
         // In release builds, too: past zero a drain would wait for ever.
@@ -133,6 +138,6 @@ impl Gate {
             released <= issued,
             "released {released} of {issued} tickets"
         );
-        issued - released
+        (issued - released, issued)
     }
 }

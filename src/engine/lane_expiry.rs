@@ -130,6 +130,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if expired.is_empty() {
             return false;
         }
+        let _motion = self.books.motions.begin(expired.len() as u64);
         let ended = self.expire_all(expired);
         self.end_places(ended);
         // A batch may have lost what it lingered for; in a crew the next are filed.
@@ -142,6 +143,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(super) fn end_expired_in(self: &Arc<Self>, turn: &mut Turn<T>) {
         if self.expiry.has_come(&self.topic.engine) {
             let expired = self.find_expired(Some(&mut turn.hand));
+            let _motion = self.books.motions.begin(expired.len() as u64);
             let ended = self.expire_all(expired);
             self.give_back(ended);
         }

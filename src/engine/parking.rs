@@ -247,6 +247,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let is_parked = name
             .as_ref()
             .is_some_and(|name| letters.park(&self.name, name));
+        let _motion = self.books.motions.begin(u64::from(STEP));
         let mut followed = 0;
         if is_parked {
             while followed < STEP

@@ -349,6 +349,7 @@ impl<T: Send + Sync + 'static> Follower<T> {
         for lane in following.all() {
             let metrics = lane.read_metrics(&mut latencies);
             sum.queued += metrics.queued;
+            sum.moving += metrics.moving;
             sum.held += metrics.held;
             sum.blocked_keys += metrics.blocked_keys;
             sum.parked_keys += metrics.parked_keys;

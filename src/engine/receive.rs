@@ -220,6 +220,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if expired.is_empty() {
             return;
         }
+        let _motion = self.books.motions.begin(expired.len() as u64);
         let mut tray = Tray::new(0);
         for Taken { key, item } in expired {
             self.expire_at(item, Status::Queued);

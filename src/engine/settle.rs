@@ -279,6 +279,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Ends everything the lane still has, as its phase says.
     pub(super) fn end_all(self: &Arc<Self>, turn: &mut Turn<T>, engine: &Engine) {
         turn.linger.cancel(engine);
+        // All that it ends has its place; nothing more gets one.
+        let _motion = self
+            .books
+            .motions
+            .begin(u64::from(self.room.load().occupied));
         if let Some(crew) = self.crew.get() {
             self.end_crew(crew, engine);
         }

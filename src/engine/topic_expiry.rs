@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 
 use super::dispatch::Desk;
+use super::lane::Lane;
 use super::partition::Partition;
 use super::pool::Task;
 use super::table::Source;
 use super::timer::Fire;
-use super::topic::TopicCore;
+use super::topic::{Lanes, TopicCore};
 use crate::batch::{Parcel, Part};
 use crate::config::{NoSubscribers, OnExpired};
 use crate::dead_letters::DeadReason;
@@ -257,44 +258,52 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         has_room
     }
 
-    /// Messages that expired before they were dispatched: they end for every
-    /// subscription, or else for themselves.
+    /// Messages that expired before they were dispatched.
     fn expire(self: &Arc<Self>, at: &Source<'_, T>, expired: Vec<Part<T>>) {
         let lanes = self.lanes.load();
         for part in expired {
-            let open = lanes.iter().filter(|lane| lane.phase() == Phase::Open);
-            let open: Vec<_> = open.collect();
-            if open.is_empty() {
-                match self.settings.no_subscribers {
-                    NoSubscribers::Retain => {
-                        self.drop_messages(part.ids(), DropCause::Expired);
-                    }
-                    NoSubscribers::Discard | NoSubscribers::Reject => {
-                        self.unroute(part.ids());
-                    }
-                }
-            } else {
-                self.books.dispatched.add(part.len() as u64);
-                for lane in open {
-                    match self.settings.on_expired {
-                        OnExpired::DeadLetter => {
-                            self.end_without_place(lane, &part, Step::Bury);
-                            lane.write_letters(&part, DeadReason::Expired);
-                        }
-                        OnExpired::Drop => {
-                            let status = self.end_without_place(lane, &part, Step::Expire);
-                            self.tell_expired(lane, &part, status);
-                        }
-                    }
-                }
-                self.release(part.len() as u64);
-                self.engine.stillness.look();
+            let _motion = self.books.motions.begin(part.len() as u64);
+            for index in part.from..part.to {
+                let one = Part {
+                    batch: Arc::clone(&part.batch),
+                    from: index,
+                    to: index + 1,
+                };
+                self.expire_one(&lanes, &one);
             }
             at.leave(self, part.len());
         }
     }
 
-    fn tell_expired(&self, lane: &super::lane::Lane<T>, part: &Part<T>, status: Status) {
+    /// Ends a message for every subscription that would have got it, or else for itself.
+    fn expire_one(self: &Arc<Self>, lanes: &Lanes<T>, part: &Part<T>) {
+        let id = part.first().id.get();
+        let wanting = |lane: &&Arc<Lane<T>>| lane.phase() == Phase::Open && lane.wants(id);
+        let mut wanting = lanes.iter().filter(wanting).peekable();
+        if wanting.peek().is_none() {
+            return match self.settings.no_subscribers {
+                NoSubscribers::Retain => self.drop_messages(part.ids(), DropCause::Expired),
+                NoSubscribers::Discard | NoSubscribers::Reject => self.unroute(part.ids()),
+            };
+        }
+        self.books.dispatched.add(1);
+        for lane in wanting {
+            match self.settings.on_expired {
+                OnExpired::DeadLetter => {
+                    self.end_without_place(lane, part, Step::Bury);
+                    lane.write_letters(part, DeadReason::Expired);
+                }
+                OnExpired::Drop => {
+                    let status = self.end_without_place(lane, part, Step::Expire);
+                    self.tell_expired(lane, part, status);
+                }
+            }
+        }
+        self.release(1);
+        self.engine.stillness.look();
+    }
+
+    fn tell_expired(&self, lane: &Lane<T>, part: &Part<T>, status: Status) {
         if self.bus().observed() {
             for id in part.ids() {
                 lane.tell(id, 0, status, EventKind::Expired);

@@ -193,6 +193,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let calls = turn.handler.call(engine, &run, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
         turn.stride = turn.stride.after(after_ns.saturating_sub(now_ns));
+        let _motion = self.books.motions.begin(calls as u64);
         self.books.record(Status::Queued, Step::Start, calls as u64);
         match &batch.stamps {
             Stamps::Chunk(stamp) => {
@@ -301,6 +302,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             if !self.has_expired(&part.batch, index, now_ns) {
                 break;
             }
+            let _motion = self.books.motions.begin(1);
             self.expire(&part.batch, index);
             advance(turn, 1);
             self.give_back(1);

@@ -38,6 +38,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         engine: &Engine,
     ) -> Progress {
         turn.is_new_next = true;
+        let _motion = self.books.motions.begin(1);
         let again = match returned {
             Return::Redriven(redelivery) => *redelivery,
             Return::Due(tag) => match turn.waiting.remove(tag) {

@@ -105,6 +105,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         turn.handler
             .call_batch(engine, deliveries, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
+        let _motion = self.books.motions.begin(count);
         let accepted_ns = |at| stamp(at).accepted_ns;
         self.record_latency(places.len(), accepted_ns, now_ns, after_ns, true);
         let acked = count - turn.faults.len() as u64;
@@ -198,6 +199,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         turn.handler
             .call_batch(engine, deliveries, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
+        let _motion = self.books.motions.begin(count as u64);
         let accepted_ns = |at: usize| taken[at].item.stamp().accepted_ns;
         self.record_latency(count, accepted_ns, now_ns, after_ns, true);
         let mut faults = std::mem::take(&mut turn.faults);
@@ -274,6 +276,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Ends what in these parts has outlived its time; answers the places of the
     /// others.
     fn expire_within<'p>(&self, parts: &'p [Part<T>], now_ns: u64) -> Vec<(&'p Part<T>, usize)> {
+        let count: usize = parts.iter().map(Part::len).sum();
+        let _motion = self.books.motions.begin(count as u64);
         let mut live = Vec::new();
         let mut expired = 0;
         for part in parts {
