@@ -225,8 +225,8 @@ impl Broker {
     ///
     /// [`InvalidSetting`] if the strategy refuses its own settings.
     pub fn set_strategy(&self, strategy: impl Strategy) -> Result<(), InvalidSetting> {
-        strategy.check()?;
         let strategy = share_strategy(strategy);
+        strategy.check()?;
         self.owner.engine.strategy.swap(Arc::clone(&strategy));
         for topic in self.owner.engine.topics.values() {
             topic.swap_strategy(Arc::clone(&strategy));

@@ -100,8 +100,9 @@ impl PatternSubscription {
     ///
     /// [`InvalidSetting`] if the policy refuses its own settings.
     pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
+        let policy = share_policy(policy);
         policy.check()?;
-        self.follower.set_retry(share_policy(policy));
+        self.follower.set_retry(policy);
         Ok(())
     }
 

@@ -88,8 +88,9 @@ impl Subscription {
     ///
     /// [`InvalidSetting`] if the policy refuses its own settings.
     pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
+        let policy = share_policy(policy);
         policy.check()?;
-        self.lane.set_retry(share_policy(policy));
+        self.lane.set_retry(policy);
         Ok(())
     }
 

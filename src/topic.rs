@@ -157,8 +157,10 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// [`InvalidSetting`] if the strategy refuses its own settings.
     pub fn set_strategy(&self, strategy: impl Strategy) -> Result<(), InvalidSetting> {
+        // Shared first: what may panic when it is dropped must not unwind with us.
+        let strategy = share_strategy(strategy);
         strategy.check()?;
-        Arc::clone(&self.core).swap_strategy(share_strategy(strategy));
+        Arc::clone(&self.core).swap_strategy(strategy);
         Ok(())
     }
 
@@ -169,8 +171,9 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// [`InvalidSetting`] if the policy refuses its own settings.
     pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
+        let policy = share_policy(policy);
         policy.check()?;
-        self.core.retry.swap(share_policy(policy));
+        self.core.retry.swap(policy);
         Ok(())
     }
 

@@ -5,9 +5,11 @@
 mod harness;
 
 use std::future::poll_fn;
+use std::panic::resume_unwind;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
@@ -336,4 +338,101 @@ fn settings_that_make_no_sense_are_refused() {
         whole.subscribe_async(2, ok),
         Err(SubscribeError::Invalid(_))
     ));
+}
+
+/// A future of the user's own, and not of an async block, that panics where it is told to.
+struct Odd {
+    polled: bool,
+    dropped: bool,
+}
+
+impl Future for Odd {
+    type Output = Result<(), Nack>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.polled {
+            true => resume_unwind(Box::new("in poll")),
+            false => Poll::Ready(Err(Nack::retry("not in poll"))),
+        }
+    }
+}
+
+impl Drop for Odd {
+    fn drop(&mut self) {
+        if self.dropped {
+            resume_unwind(Box::new("in drop"));
+        }
+    }
+}
+
+#[test]
+fn a_future_that_panics_when_polled_and_again_when_dropped_costs_one_attempt() {
+    let (broker, clock) = manual();
+    let topic = open(&broker);
+    let calls = |delivery: OwnedDelivery<u32>| Odd {
+        polled: delivery.payload() & 1 > 0,
+        dropped: delivery.payload() & 2 > 0,
+    };
+    let odd = topic.subscription("odd").subscribe_async(2, calls);
+    let odd = odd.expect("subscribes");
+    topic.publish_batch(0..4).expect("there is room");
+    for _ in 0..3 {
+        advance(&broker, &clock, MS);
+    }
+    let letters = topic.dead_letters().list();
+    let mut errors: Vec<_> = letters
+        .iter()
+        .map(|it| it.error().expect("it failed"))
+        .collect();
+    errors.sort_unstable();
+    assert_eq!(errors, ["in poll", "in poll", "not in poll", "not in poll"]);
+    assert!(letters.iter().all(|letter| letter.attempts() == 3));
+    let ended = odd.unsubscribe(Unsubscribe::Cancel);
+    assert!(matches!(ended, Unsubscribed::Ended(_)));
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_handler_that_panics_before_it_makes_its_future_fails_like_any() {
+    let (broker, clock) = manual();
+    let topic = open(&broker);
+    let calls = |_: OwnedDelivery<u32>| -> Odd { resume_unwind(Box::new("no future")) };
+    let none = topic.subscription("none").subscribe_async(1, calls);
+    let _none = none.expect("subscribes");
+    topic.publish(1).expect("there is room");
+    for _ in 0..3 {
+        advance(&broker, &clock, MS);
+    }
+    let letters = topic.dead_letters().list();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].error(), Some("no future"));
+    assert_eq!(letters[0].attempts(), 3);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_call_that_is_cancelled_may_panic_when_it_is_dropped() {
+    struct Waits;
+    impl Future for Waits {
+        type Output = Result<(), Nack>;
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+            Poll::Pending
+        }
+    }
+    impl Drop for Waits {
+        fn drop(&mut self) {
+            resume_unwind(Box::new("in drop"));
+        }
+    }
+    let (broker, _clock) = manual();
+    let topic = open(&broker);
+    let waits = topic.subscription("waits").subscribe_async(1, |_| Waits);
+    let waits = waits.expect("subscribes");
+    topic.publish(1).expect("there is room");
+    broker.run_until_idle();
+    let Unsubscribed::Ended(last) = waits.unsubscribe(Unsubscribe::Cancel) else {
+        panic!("not inside a handler");
+    };
+    assert_eq!(last.counts.cancelled, 1);
+    assert_balanced(&broker);
 }

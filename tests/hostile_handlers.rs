@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
     Backlog, Backoff, Batched, Broker, Class, DeadReason, Decision, DrainError, FailedAttempt,
-    Immediate, Nack, Observation, Overflow, Plan, PublishError, RetryPolicy, Strategy,
-    Subscription, Topic, Unsubscribe, Unsubscribed,
+    Immediate, InvalidSetting, Nack, Observation, Overflow, Plan, PublishError, RetryPolicy,
+    Strategy, Subscription, Topic, Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -990,4 +990,56 @@ fn a_batch_ends_where_its_iterator_first_says_so() {
     assert_eq!(asked, 4, "nobody asks after the end");
     broker.run_until_idle();
     assert_balanced(&broker);
+}
+
+#[test]
+fn settings_that_panic_when_checked_and_again_when_dropped_are_one_panic_of_the_callers() {
+    struct Twice;
+    impl Drop for Twice {
+        fn drop(&mut self) {
+            quiet_panic();
+        }
+    }
+    impl RetryPolicy for Twice {
+        fn decide(&self, _: &FailedAttempt<'_>) -> Decision {
+            Decision::DeadLetter
+        }
+        fn check(&self) -> Result<(), InvalidSetting> {
+            quiet_panic()
+        }
+    }
+    impl Strategy for Twice {
+        fn plan(&self, backlog: &Backlog) -> Plan {
+            Plan::Deliver {
+                at_most: backlog.waiting(),
+            }
+        }
+        fn name(&self) -> &str {
+            "twice"
+        }
+        fn check(&self) -> Result<(), InvalidSetting> {
+            quiet_panic()
+        }
+    }
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u64>("t").open().unwrap();
+    let one = topic.subscribe("one", |_| Ok(())).unwrap();
+    let many = broker.subscription("many").matching("t");
+    let many = many
+        .subscribe(|_: &millstream::Delivery<'_, u64>| Ok(()))
+        .unwrap();
+    let calls: [&dyn Fn(); 5] = [
+        &|| drop(topic.set_retry(Twice)),
+        &|| drop(topic.set_strategy(Twice)),
+        &|| drop(broker.set_strategy(Twice)),
+        &|| drop(one.set_retry(Twice)),
+        &|| drop(many.set_retry(Twice)),
+    ];
+    for call in calls {
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+        panicked.expect_err("the check panics");
+    }
+    topic.publish(1).unwrap();
+    broker.run_until_idle();
+    assert_eq!(assert_balanced(&broker).deliveries().delivered, 2);
 }

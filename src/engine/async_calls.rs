@@ -31,8 +31,9 @@ struct Begun<T> {
     began_ns: u64,
     /// A publish of it was refused because the broker is ending.
     was_refused: bool,
-    /// Dropped, with what it has captured, where that may panic.
-    future: Contained<Call>,
+    /// The user's own future, in nothing that could drop it while a panic of it unwinds;
+    /// or how the handler panicked before there was one.
+    future: Result<Contained<Call>, String>,
 }
 
 /// What a seat polls.
@@ -125,15 +126,14 @@ impl<T: Send + Sync + 'static> AsyncCalls<T> {
             EventKind::Delivering,
         );
         lane.books.record(Status::Queued, Step::Start, 1);
-        let handler = Arc::clone(&self.handler);
-        // An async block, so that a handler that panics before its first `await`
-        // does so when it is polled.
-        let call = async move { (**handler)(delivery).await };
-        let future = Contained::new(Box::pin(call) as Call);
+        let (future, was_refused) = context::calling(lane.topic.engine.id(), |refused| {
+            let future = contain(|| (**self.handler)(delivery)).map(Contained::new);
+            (future, refused.get())
+        });
         Begun {
             taken,
             began_ns,
-            was_refused: false,
+            was_refused,
             future,
         }
     }
@@ -145,12 +145,14 @@ impl<T: Send + Sync + 'static> AsyncCalls<T> {
         waker: &Waker,
         engine: &Engine,
     ) -> Option<(Begun<T>, Option<Fault>)> {
-        let future = &mut *begun.future;
-        let polled = context::calling(engine.id(), |refused| {
-            let polled = contain(|| future.as_mut().poll(&mut Context::from_waker(waker)));
-            begun.was_refused |= refused.get();
-            polled
-        });
+        let polled = match &mut begun.future {
+            Ok(future) => context::calling(engine.id(), |refused| {
+                let polled = contain(|| future.as_mut().poll(&mut Context::from_waker(waker)));
+                begun.was_refused |= refused.get();
+                polled
+            }),
+            Err(panic) => Err(std::mem::take(panic)),
+        };
         let cause = match polled {
             Ok(Poll::Pending) => {
                 self.begun = Some(begun);
