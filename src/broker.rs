@@ -16,7 +16,7 @@ use crate::message::Receipt;
 use crate::metrics::{Metrics, TopicMetrics};
 use crate::pattern_subscription::PatternSubscriptionBuilder;
 use crate::pure::ending::{Ending, Refuse};
-use crate::pure::strategy::{Immediate, Strategy};
+use crate::pure::strategy::Strategy;
 use crate::shutdown::{DROP_GRACE, DrainReport, Outcome};
 use crate::sync::{Arc, Instant, StaticOnce};
 use crate::topic::Topic;
@@ -27,8 +27,11 @@ use crate::topic_builder::TopicBuilder;
 /// Clones are handles to the same broker. When the last one is dropped the
 /// broker stops: handler calls that are running may finish (for a second at
 /// most), everything else is cancelled. Call [`drain`](Self::drain) first to let
-/// it finish its work. A handler that holds one keeps the broker alive until its
-/// subscription ends: give it a [`Topic`] instead, or drain.
+/// it finish its work. What the broker holds and that holds a handle of it keeps it
+/// alive, threads included: a handler until its subscription ends, an observer until it
+/// is taken off, a strategy or a retry policy until it is replaced, a payload for as long
+/// as it is queued or in the dead letters. Give them a [`Topic`] instead, or drain: that
+/// lets go of all of them but the dead letters.
 ///
 /// # Threads
 ///
@@ -36,6 +39,11 @@ use crate::topic_builder::TopicBuilder;
 /// one more calls observers, started with the first of them. With `workers(0)`
 /// there are none: the caller runs everything with
 /// [`run_until_idle`](Self::run_until_idle). Several threads may do so at once.
+///
+/// A process that is forked off has none of its parent's threads. There, nothing is
+/// delivered, dropping a broker with workers does nothing, and a drain waits for nobody.
+/// Anything but the drop may still wait for a lock that one of the threads held at that
+/// moment: build another broker after the fork.
 ///
 /// # Inside a handler
 ///
@@ -59,6 +67,9 @@ pub(crate) struct Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
+        if self.engine.has_lost_its_threads() {
+            return;
+        }
         let began = Instant::now();
         if self.engine.ending.load() < Ending::Stopped {
             let grace = if context::is_inside(&self.engine) {
@@ -78,7 +89,7 @@ impl Drop for Owner {
         drop(departed);
         let followers = std::mem::take(&mut *self.engine.followers.lock());
         drop(followers);
-        self.engine.strategy.swap(share_strategy(Immediate));
+        self.engine.let_settings_go();
         self.engine.bus.let_go();
     }
 }
@@ -387,7 +398,8 @@ pub struct Observation {
 }
 
 impl Observation {
-    /// Keeps the observer on for as long as the broker lives.
+    /// Keeps the observer on until the broker ends. One that holds a [`Broker`] keeps it
+    /// from ending until it is drained.
     pub fn detach(mut self) {
         self.detached = true;
     }

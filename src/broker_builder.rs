@@ -133,6 +133,10 @@ impl BrokerBuilder {
     /// [`BuildError::Invalid`] for a setting out of range or without effect, and
     /// [`BuildError::Spawn`] if the system refuses a thread.
     pub fn build(self) -> Result<Broker, BuildError> {
+        self.build_in(std::process::id())
+    }
+
+    fn build_in(self, process: u32) -> Result<Broker, BuildError> {
         let workers = self.workers.unwrap_or_else(available_parallelism);
         self.check(workers)?;
         let clock = match self.clock {
@@ -154,6 +158,7 @@ impl BrokerBuilder {
             seed: self.seed.unwrap_or_else(random_seed),
             ending: Cell::new(Ending::Running),
             cancelled_by_end: AtomicU64::new(0),
+            process,
             workers,
             idle: self.idle,
             histograms: self.histograms,
@@ -199,5 +204,37 @@ impl BrokerBuilder {
             return Err(InvalidSetting::new("event buffer", self.event_buffer, rule));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::DrainError;
+
+    #[test]
+    fn in_a_forked_child_nobody_waits_for_threads_that_stayed_behind() {
+        // No process has this number.
+        let build = || Broker::builder().workers(1).build_in(u32::MAX);
+        let broker = build().expect("there are threads to spare");
+        let engine = Arc::clone(&broker.owner.engine);
+        drop(broker);
+        assert_eq!(
+            engine.pool.alive(),
+            1,
+            "a drop has ended the parent's thread"
+        );
+
+        let broker = build().expect("there are threads to spare");
+        let topic = broker.topic::<u32>("t").open().expect("opens");
+        topic
+            .publish_after(std::time::Duration::MAX, 1)
+            .expect("there is room");
+        let drained = broker.drain(std::time::Duration::MAX);
+        let Err(DrainError::Incomplete(report)) = drained else {
+            panic!("{drained:?} of a broker without its threads");
+        };
+        assert_eq!((report.published, report.cut_off), (1, 1));
+        assert_eq!(broker.owner.engine.pool.alive(), 1);
     }
 }

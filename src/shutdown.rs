@@ -130,7 +130,10 @@ impl Engine {
         outcome: &Outcome,
     ) -> Result<DrainReport, DrainError> {
         let began = Instant::now();
-        let until = began.checked_add(deadline);
+        let until = match self.has_lost_its_threads() {
+            true => Some(began),
+            false => began.checked_add(deadline),
+        };
         let is_first = self.ending.update(|ending| ending.advance(Ending::Closing));
         // A drain by stages that runs already keeps its stages.
         self.refuse(if is_first { whom } else { Refuse::Outside });
@@ -240,19 +243,39 @@ impl Engine {
         let refused = self.cancelled_by_end.load(Ordering::Acquire);
         self.ending.update(|ending| ending.advance(Ending::Stopped));
         self.let_followers_go();
+        let mut ended;
         loop {
             // Workers do the same with what they have in hand; each lane and
             // topic is ended by whoever gets hold of its baton.
             for topic in self.all_topics() {
                 Arc::clone(&topic).end(self);
             }
-            let ended = self.is_at_rest();
+            ended = self.is_at_rest();
             if ended || until.is_some_and(|until| Instant::now() >= until) {
                 break;
             }
             let soon = Instant::now().checked_add(MOMENT);
             self.stillness.wait(soon, || self.is_at_rest());
         }
+        if !self.has_lost_its_threads() {
+            ended &= self.stop_threads(until);
+        }
+        if ended {
+            self.let_settings_go();
+        }
+        let mut report = DrainReport::of(&Metrics::read(self), began.elapsed());
+        let cancelled = report.cancelled.saturating_sub(before.cancelled);
+        let dropped = report
+            .messages_dropped
+            .saturating_sub(before.messages_dropped);
+        // Of those that were refused just before the books were read, each is in both.
+        let lost = report.cancelled + report.messages_dropped + report.remaining;
+        report.cut_off = lost.min(refused + cancelled + dropped + report.remaining);
+        report
+    }
+
+    /// Ends the threads, and tells observers the last news. `false`: some are busy still.
+    fn stop_threads(&self, until: Option<Instant>) -> bool {
         self.pool.stop();
         self.timer.stop();
         self.announce(EventKind::Drained);
@@ -266,22 +289,18 @@ impl Engine {
             .zip(at_least)
             .map(|(until, at_least)| until.max(at_least));
         let all_gone = || self.stillness.wait(soon, || self.pool.alive() == 0);
-        if !context::is_inside(self) && all_gone() {
+        let all_gone = !context::is_inside(self) && all_gone();
+        if all_gone {
             self.pool.join();
         } else {
             self.pool.abandon();
         }
         self.pool.clear();
-        self.bus.stop(soon);
-        let mut report = DrainReport::of(&Metrics::read(self), began.elapsed());
-        let cancelled = report.cancelled.saturating_sub(before.cancelled);
-        let dropped = report
-            .messages_dropped
-            .saturating_sub(before.messages_dropped);
-        // Of those that were refused just before the books were read, each is in both.
-        let lost = report.cancelled + report.messages_dropped + report.remaining;
-        report.cut_off = lost.min(refused + cancelled + dropped + report.remaining);
-        report
+        let all_told = self.bus.stop(soon);
+        if all_told {
+            self.bus.let_go();
+        }
+        all_gone && all_told
     }
 
     fn announce(&self, kind: EventKind) {

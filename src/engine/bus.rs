@@ -135,7 +135,7 @@ impl Bus {
         drop(before);
     }
 
-    /// Lets go of all observers, for the end of the broker.
+    /// Lets go of all observers, for the end of the broker: one may hold it.
     pub(crate) fn let_go(&self) {
         let before = self.observers.swap(Arc::new(Observers::new()));
         drop(before);
@@ -228,16 +228,19 @@ impl Bus {
     }
 
     /// Ends the thread once it has told what is in the buffer; doesn't wait for
-    /// an observer that is still busy.
-    pub(crate) fn stop(&self, until: Option<Instant>) {
+    /// an observer that is still busy. `true`: all has been told.
+    pub(crate) fn stop(&self, until: Option<Instant>) -> bool {
         *self.stopping.lock() = true;
         self.bell.notify_one();
         let thread = self.thread.lock().take();
-        if let Some(thread) = thread.filter(|thread| !is_current(thread))
-            && self.flush(until)
-        {
-            // Observers are contained, and the last one has returned.
-            let _ = thread.join();
+        let Some(thread) = thread else {
+            return true;
+        };
+        if is_current(&thread) || !self.flush(until) {
+            return false;
         }
+        // Observers are contained, and the last one has returned.
+        let _ = thread.join();
+        true
     }
 }

@@ -81,6 +81,8 @@ pub(crate) struct Engine {
     pub(crate) ending: cell::Cell<Ending>,
     /// Deliveries cancelled because a publish of their handler was refused.
     pub(crate) cancelled_by_end: AtomicU64,
+    /// The process that has its threads: not the one that it was forked into.
+    pub(crate) process: u32,
     pub(crate) workers: usize,
     pub(crate) idle: Idle,
     pub(crate) histograms: Histograms,
@@ -102,6 +104,12 @@ impl Engine {
     /// Whether it cancels what it has.
     pub(crate) fn has_stopped(&self) -> bool {
         self.ending.load() >= Ending::Stopped
+    }
+
+    /// Whether this process was forked off, and the threads have stayed behind: there is
+    /// nobody to wait for, and what they had locked stays so.
+    pub(crate) fn has_lost_its_threads(&self) -> bool {
+        self.workers > 0 && self.process != std::process::id()
     }
 
     /// Whether the caller's thread runs everything.

@@ -50,7 +50,7 @@ pub(crate) trait Follow: Send + Sync {
     fn forget(&self, topic: &str) -> bool;
     /// Lets go of lanes that have ended, and keeps their counts.
     fn put_away(&self);
-    /// Makes no more lanes, and lets go of its handler.
+    /// Makes no more lanes, and lets go of its handler and its policy.
     fn let_go(&self);
 }
 
@@ -398,10 +398,12 @@ impl<T: Send + Sync + 'static> Follow for Follower<T> {
     }
 
     fn let_go(&self) {
-        let make = self.following.lock().make.take();
+        let mut following = self.following.lock();
+        let (make, retry) = (following.make.take(), following.retry.take());
+        drop(following);
         if let Some(make) = make {
             let _inside = Inside::enter(&self.engine);
-            discard(make);
+            discard((make, retry));
             self.let_go.store(true, Ordering::Release);
             self.engine.stillness.look();
         }

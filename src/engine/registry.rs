@@ -51,6 +51,8 @@ pub(crate) trait AnyTopic: Send + Sync {
     fn end(self: Arc<Self>, engine: &Engine);
     /// Lets go of lanes and handlers, for the end of the broker.
     fn let_go(&self);
+    /// Lets go of its strategy and retry policy, which nobody asks any more.
+    fn let_settings_go(&self);
     fn metrics(&self) -> TopicMetrics;
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy);
     /// Tells observers of something that happened to it.
@@ -158,6 +160,10 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
     fn let_go(&self) {
         // What is the user's may hold a handle of this very topic.
         self.let_lanes_go();
+        self.let_settings_go();
+    }
+
+    fn let_settings_go(&self) {
         drop(self.strategy.swap(share_strategy(Immediate)));
         drop(self.retry.swap(share_policy(Backoff::default())));
     }
@@ -239,6 +245,15 @@ impl Engine {
         drop(departed);
         // What a topic still holds is the user's, and goes after the lock.
         drop(gone);
+    }
+
+    /// After the stop: strategies and policies may hold the broker, which would never be
+    /// dropped then.
+    pub(crate) fn let_settings_go(&self) {
+        for topic in self.all_topics() {
+            topic.let_settings_go();
+        }
+        self.strategy.swap(share_strategy(Immediate));
     }
 
     /// What all topics still have to do, and whether that stood still while we

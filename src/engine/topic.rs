@@ -334,6 +334,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         lane.set_retired();
         drop(ended);
+        // Its policy goes as its handler went.
+        drop(lane.retry.swap(Arc::new(None)));
         lane.dismiss_receivers();
         self.tell_of(
             Some(&lane.name),
