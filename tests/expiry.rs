@@ -436,6 +436,53 @@ fn what_expires_in_the_topic_behind_a_full_lane_has_expired_for_each_subscriptio
 }
 
 #[test]
+fn what_is_left_of_a_chunk_behind_a_full_lane_expires() {
+    for partitions in [None, Some(2)] {
+        let (broker, clock) = manual();
+        let builder = broker.topic("t").capacity(16).ttl(SECOND);
+        let builder = match partitions {
+            Some(count) => builder.partitions(count),
+            None => builder,
+        };
+        let topic = builder.open().expect("opens");
+        let idle = idle(&topic);
+        topic.publish_batch(0..10).expect("has room");
+        broker.run_until_idle();
+        assert_eq!((topic.metrics().queued, idle.metrics().queued), (6, 4));
+        clock.advance(SECOND);
+        topic
+            .publish_batch(10..26)
+            .expect("all of them have expired");
+        broker.run_until_idle();
+        assert_eq!(idle.metrics().counts.expired, 10);
+        assert_eq!((topic.metrics().queued, idle.metrics().queued), (12, 4));
+        assert_balanced(&broker);
+    }
+}
+
+#[test]
+fn new_deliveries_of_a_parked_key_expire_where_they_wait() {
+    let (broker, clock) = manual();
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let builder = topic.subscription("s").on_failure(OnFailure::BlockKey);
+    let builder = builder.on_exhausted(OnExhausted::ParkKey).capacity(4);
+    let worker = builder.pull(Pull::default()).expect("subscribes");
+    topic.message(0).key("k").publish().expect("has room");
+    let lease = worker.try_recv().expect("it is there");
+    lease
+        .nack(Nack::dead_letter("parks its key"))
+        .expect("in time");
+    for n in 1..4 {
+        let message = topic.message(n).key("k").ttl(SECOND);
+        message.publish().expect("has room");
+    }
+    advance(&broker, &clock, SECOND);
+    let counts = worker.metrics().counts;
+    assert_eq!(counts.dead_lettered + counts.expired, 4);
+    assert_balanced(&broker);
+}
+
+#[test]
 fn followers_of_a_held_key_that_have_expired_make_room_for_other_keys() {
     let (broker, clock) = manual();
     let topic = broker.topic::<u32>("t").open().expect("opens");

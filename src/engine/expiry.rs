@@ -10,7 +10,7 @@
 //! *has come*, and looks.
 //!
 //! The feared interleaving: what is added is not seen by a look that forgets its expiry.
-//! All steps on the word are read-modify-writes: a look that forgets what was noted has
+//! All that change the word are read-modify-writes: a look that forgets what was noted has
 //! read it, and so sees what was put there before.
 //!
 //! What can't expire costs one load for each turn.

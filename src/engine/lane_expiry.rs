@@ -117,8 +117,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.expiry.note(expires_ns.unwrap_or(NEVER))
     }
 
-    /// Ends what has expired among what waits here, for whoever needs the room or
-    /// has the baton. `true`: there was something.
+    /// Ends what has expired among what waits here, for whoever needs the room.
+    /// `true`: there was something.
     pub(super) fn end_expired(self: &Arc<Self>) -> bool {
         if !self.expiry.has_come(&self.topic.engine) {
             return false;
@@ -127,6 +127,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let hand = turn.as_mut().map(|turn| &mut turn.hand);
         let expired = self.find_expired(hand);
         drop(turn);
+        // Its runner may be in a handler for long.
+        self.call_at_expiry();
         if expired.is_empty() {
             return false;
         }
@@ -157,8 +159,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         count
     }
 
-    /// Takes out what has expired; looks no more often than there is something, and
-    /// once through what the lane holds.
+    /// Takes out what has expired, in one look through what the lane holds.
     fn find_expired(&self, hand: Option<&mut VecDeque<Part<T>>>) -> Vec<Redelivery<T>> {
         self.expiry.begin_look(&self.topic.engine);
         let now_ns = self.topic.engine.clock.now_ns();

@@ -143,11 +143,15 @@ impl<T> Desk<T> {
     /// When the first of what waits may expire whose topic says how long it lives: no
     /// sooner than if it had come with the oldest, or after the last look.
     fn expires_ns(&self, ttl_ns: u64) -> u64 {
+        if let Some(looked_ns) = self.shelf.looked_ns {
+            let first_ns = looked_ns.saturating_add(ttl_ns);
+            return next_look(first_ns, self.shelf.len(), looked_ns);
+        }
         let hand = self.hand.as_ref();
         let hand = hand.map(|(batch, next)| batch.stamp(*next).accepted_ns);
         let front = || self.shelf.front().map(|parcel| parcel.first().accepted_ns);
-        let since_ns = self.shelf.looked_ns.or(hand).or_else(front);
-        since_ns.map_or(NEVER, |since_ns| since_ns.saturating_add(ttl_ns))
+        let oldest_ns = hand.or_else(front);
+        oldest_ns.map_or(NEVER, |oldest_ns| oldest_ns.saturating_add(ttl_ns))
     }
 }
 

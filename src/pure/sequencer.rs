@@ -493,6 +493,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_extracted_leaves_lines_and_holds_as_they_are() {
+        let filed = [
+            (1, Some(7)),
+            (2, Some(8)),
+            (3, Some(7)),
+            (4, None),
+            (5, Some(9)),
+        ];
+        let mut all = sequencer(&filed);
+        all.hold(key(7));
+        let mut out = all.extract(|id| [1, 2, 4].contains(id));
+        out.sort_unstable();
+        assert_eq!(out, [1, 2, 4]);
+        assert_eq!(all.len(), 2);
+        assert_eq!(take(&mut all, 9, Each::Many), [5], "7 is still held");
+        all.release(key(7));
+        assert_eq!(take(&mut all, 9, Each::Many), [3]);
+    }
+
+    #[test]
     fn a_change_of_rule_forgets_what_is_out() {
         let mut all = sequencer(&[(1, Some(7)), (2, Some(7))]);
         assert_eq!(take(&mut all, 1, Each::Many), [1]);
@@ -512,6 +532,7 @@ mod tests {
         Fail(usize),
         Return(usize),
         Drop(usize),
+        Expire(u64),
         Join(u64),
         Leave(u64),
     }
@@ -524,6 +545,7 @@ mod tests {
             2 => (0..8_usize).prop_map(Act::Fail),
             2 => (0..8_usize).prop_map(Act::Return),
             1 => (1..4_usize).prop_map(Act::Drop),
+            1 => (1..6_u64).prop_map(Act::Expire),
             1 => (0..3_u64).prop_map(Act::Join),
             1 => (0..3_u64).prop_map(Act::Leave),
         ]
@@ -616,6 +638,12 @@ mod tests {
                         let taken = failed.remove(at);
                         all.file(taken.item, taken.key, Class::Again, taken.item);
                         taken.key.into_iter().for_each(|key| all.release(key));
+                    }
+                    Act::Expire(each) => {
+                        let expired = all.extract(|id| id % each == 0);
+                        prop_assert!(expired.iter().all(|id| id % each == 0));
+                        new.retain(|id| !expired.contains(id));
+                        ended += expired.len() as u64;
                     }
                     Act::Join(owner) if !here.contains(&owner) => {
                         here.push(owner);
