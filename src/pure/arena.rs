@@ -203,6 +203,7 @@ mod tests {
     fn a_value_is_found_where_it_was_put_and_only_until_it_is_removed() {
         let mut arena = Arena::new();
         let index = arena.insert("first");
+        assert!(!arena.is_empty());
         assert_eq!(arena.get(index), Some(&"first"));
         *arena.get_mut(index).unwrap() = "changed";
         assert_eq!(arena.remove(index), Some("changed"));

@@ -51,7 +51,15 @@ impl crate::pure::Packed for Ending {
 
 #[cfg(test)]
 mod tests {
-    use super::Ending::{Closing, Draining, Dropped, Running, Stopped};
+    use super::Ending::{self, Closing, Draining, Dropped, Running, Stopped};
+    use crate::pure::Packed;
+
+    #[test]
+    fn its_word_tells_every_stage() {
+        for stage in [Running, Closing, Draining, Stopped, Dropped] {
+            assert_eq!(Ending::unpack(stage.pack()), stage);
+        }
+    }
 
     #[test]
     fn an_end_is_reached_once_and_never_taken_back() {

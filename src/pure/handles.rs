@@ -76,6 +76,15 @@ impl crate::pure::Packed for Handles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pure::Packed;
+
+    #[test]
+    fn its_word_tells_how_many_hold_it_and_whether_it_is_removed() {
+        let two = Handles::NONE.join().0.join().0;
+        for handles in [Handles::NONE, two, Handles::NONE.remove().0] {
+            assert_eq!(Handles::unpack(handles.pack()), handles);
+        }
+    }
 
     #[test]
     fn a_topic_that_is_held_is_not_removed_and_a_removed_one_is_not_held() {

@@ -204,6 +204,15 @@ mod tests {
     }
 
     #[test]
+    fn a_status_is_final_if_nothing_but_a_redrive_can_follow() {
+        for status in Status::ALL {
+            let mut others = STEPS.iter().filter(|step| **step != Step::Redrive);
+            let goes_on = others.any(|step| status.step(*step).is_ok());
+            assert_eq!(status.is_final(), !goes_on, "{status}");
+        }
+    }
+
+    #[test]
     fn an_illegal_step_says_where_it_was_tried() {
         let refused = Status::Delivered.step(Step::Ack);
         assert_eq!(

@@ -124,6 +124,13 @@ mod tests {
         text.parse().expect(text)
     }
 
+    #[test]
+    fn it_reads_as_it_was_written() {
+        let all = pattern("orders.*.>");
+        assert_eq!(all.as_str(), "orders.*.>");
+        assert_eq!(format!("{all} {all:?}"), "orders.*.> Pattern(orders.*.>)");
+    }
+
     /// After the examples in NATS's documentation of subjects, and the edges of its
     /// rules.
     #[test]

@@ -212,7 +212,9 @@ mod tests {
         assert!(Room::EMPTY.close(Phase::Cancelling).1.ended);
         let (room, _) = Room::EMPTY.reserve(1, 1, true);
         let (room, _) = room.reserve(1, 1, true);
-        assert!(room.close(Phase::Cancelling).1.wake_topic);
+        let (room, released) = room.close(Phase::Cancelling);
+        assert!(released.wake_topic);
+        assert!(!room.release(1).1.wake_topic, "the topic is woken once");
     }
 
     #[test]

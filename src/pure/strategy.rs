@@ -307,6 +307,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_can_be_read_and_the_names_are_those_of_the_metrics() {
+        let backlog = backlog(7, MS);
+        assert_eq!((backlog.waiting(), backlog.oldest_age()), (7, MS));
+        assert_eq!(backlog.capacity(), 1_024);
+        let batched = Batched::of(4).linger(MS);
+        assert_eq!((batched.size(), batched.lingers()), (4, Some(MS)));
+        assert_eq!(batched.until_full().lingers(), None);
+        assert_eq!((Immediate.name(), batched.name()), ("immediate", "batched"));
+    }
+
+    #[test]
     fn an_empty_batch_size_is_refused() {
         assert!(Batched::of(0).check().is_err());
         assert!(Batched::of(1).check().is_ok());

@@ -54,5 +54,6 @@ mod tests {
     fn a_span_that_is_long_enough_keeps_its_size() {
         let stride = Stride(8);
         assert_eq!(stride.after(SPAN_NS * 3 / 4), stride);
+        assert_eq!(stride.after(SPAN_NS), stride, "the longest it may be");
     }
 }

@@ -107,6 +107,15 @@ impl crate::pure::Packed for Tickets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pure::Packed;
+
+    #[test]
+    fn its_word_tells_the_count_and_the_close() {
+        let (tickets, _) = Tickets::OPEN.admit(3, 0, 4);
+        for tickets in [Tickets::OPEN, tickets, tickets.close().0] {
+            assert_eq!(Tickets::unpack(tickets.pack()), tickets);
+        }
+    }
 
     #[test]
     fn ids_are_contiguous_and_capacity_is_exact() {
@@ -126,6 +135,7 @@ mod tests {
         assert!(closed.is_closed());
         assert_eq!(closed.issued(), 2);
         assert_eq!(closed.admit(1, 0, 4), (closed, Err(Refusal::Closed)));
+        assert_eq!(closed.close().0, closed, "once and for all");
         assert_eq!(
             closed.admit_handler(1, 0, 4),
             (closed, Err(Refusal::Closed))
