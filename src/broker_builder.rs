@@ -75,7 +75,10 @@ impl BrokerBuilder {
         }
     }
 
-    /// Stack of each worker, in bytes. Default: the platform's for threads.
+    /// Stack of each worker, in bytes. Default: the platform's for threads, which is
+    /// 2 MiB. It must have room for a score of the largest payload by value, besides what
+    /// handlers need: [`MAX_PAYLOAD`](crate::MAX_PAYLOAD) fits into 2 MiB with as much to
+    /// spare.
     pub fn stack_size(self, bytes: usize) -> Self {
         Self {
             stack_size: Some(bytes),

@@ -140,7 +140,7 @@ pub use shutdown::DrainReport;
 pub use subscription::{Subscription, Unsubscribed};
 pub use subscription_builder::SubscriptionBuilder;
 pub use topic::{MessageBuilder, Topic};
-pub use topic_builder::TopicBuilder;
+pub use topic_builder::{MAX_PAYLOAD, TopicBuilder};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -24,6 +24,11 @@ const DEFAULT_CAPACITY: usize = 1_024;
 pub(crate) const MAX_CAPACITY: usize = 1 << 24;
 /// The most partitions of a topic: far more than there are cores to dispatch them.
 const MAX_PARTITIONS: usize = 256;
+/// The largest payload by value, in bytes; a topic of larger ones is refused. A build
+/// without optimization moves a message through a score of places on a worker's stack,
+/// which is 2 MiB unless [`stack_size`](crate::BrokerBuilder::stack_size) says otherwise.
+/// What is behind a [`Box`] or an [`Arc`](std::sync::Arc) doesn't count.
+pub const MAX_PAYLOAD: usize = 32 * 1_024;
 /// Letters a topic keeps unless told otherwise.
 const DEFAULT_LETTERS: usize = 1_024;
 
@@ -185,7 +190,9 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
     /// # Errors
     ///
     /// [`OpenError`]: an invalid name or setting, another payload type, settings
-    /// that clash, or a closed broker.
+    /// that clash, or a closed broker. A payload of more than [`MAX_PAYLOAD`] bytes by value is
+    /// [`OpenError::Invalid`]: it would overflow a worker's stack. Publish a [`Box`] or an
+    /// [`Arc`](std::sync::Arc) of it.
     pub fn open(self) -> Result<Topic<T>, OpenError> {
         let name = crate::name::parse(&self.name)?;
         let settings = self.settings()?;
@@ -236,6 +243,10 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
     }
 
     fn settings(&self) -> Result<TopicSettings, InvalidSetting> {
+        if size_of::<T>() > MAX_PAYLOAD {
+            let rule = "must not exceed 32,768 bytes by value: publish a Box or an Arc of it";
+            return Err(InvalidSetting::new("payload", size_of::<T>(), rule));
+        }
         let capacity = in_range("capacity", self.capacity, DEFAULT_CAPACITY)?;
         let lane_capacity = in_range("lane_capacity", self.lane_capacity, DEFAULT_CAPACITY)?;
         let letters = in_range("dead_letter_capacity", self.letters, DEFAULT_LETTERS)?;

@@ -147,15 +147,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let accepted_ns = &mut message.stamp.accepted_ns;
         *accepted_ns = accepted_ns.saturating_add(delay_ns);
         self.books.delayed.add(1);
-        // The lock is held over the timer so that the deadline can't come before
-        // the entry knows its key.
-        let mut delayed = self.delayed.lock();
-        let tag = delayed.insert(Delayed {
+        let entry = Box::new(Delayed {
             message,
             meta,
             timer: TimerKey::NONE,
             route,
         });
+        // The lock is held over the timer so that the deadline can't come before
+        // the entry knows its key.
+        let mut delayed = self.delayed.lock();
+        let tag = delayed.insert(entry);
         let key = self.engine.set_timer(delay_ns, tag, Arc::clone(self) as _);
         if let Some(entry) = delayed.get_mut(tag) {
             entry.timer = key;
@@ -169,9 +170,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// A delayed message is due.
     pub(super) fn publish_due(self: &Arc<Self>, due: Delayed<T>) {
-        let last_id = due.message.stamp.id.get();
+        let Delayed {
+            message,
+            meta,
+            route,
+            ..
+        } = due;
+        let last_id = message.stamp.id.get();
         self.books.delayed.sub(1);
-        self.enqueue(Parcel::of(due.message, due.meta), last_id, due.route);
+        self.enqueue(Parcel::of(message, meta), last_id, route);
         // The dispatcher may wait for a ticket that is already out.
         self.ring();
     }

@@ -106,7 +106,7 @@ impl<T: Send + Sync + 'static> Fire for TopicCore<T> {
         }
         let due = self.delayed.lock().remove(tag);
         if let Some(due) = due {
-            self.publish_due(due);
+            self.publish_due(*due);
         }
     }
 }

@@ -81,7 +81,8 @@ pub(crate) struct TopicCore<T> {
     pub(crate) strategy: Slot<StrategyInUse>,
     pub(crate) retry: Slot<Contained<Box<dyn RetryPolicy>>>,
     pub(crate) waiters: Waiters,
-    pub(super) delayed: Mutex<Arena<Delayed<T>>>,
+    /// Each in a box: a page of large payloads would overflow a stack.
+    pub(super) delayed: Mutex<Arena<Box<Delayed<T>>>>,
     pub(crate) letters: Mutex<Letters<T>>,
     /// Written for every batch: kept off the lines that publishers read.
     pub(crate) books: CachePadded<TopicBooks>,
