@@ -65,7 +65,8 @@ impl<T: Send + Sync + 'static> Future for Publish<T> {
 
 impl<T: Send + Sync + 'static> Drop for Publish<T> {
     fn drop(&mut self) {
-        self.topic.core.waiters.leave(&mut self.seat);
+        let core = &self.topic.core;
+        core.waiters.leave(&mut self.seat, || core.room());
     }
 }
 
@@ -145,8 +146,9 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     /// Leases the next delivery; waits for one without blocking the thread, inside a
     /// handler as well. On a broker without worker threads each poll runs the broker first.
     ///
-    /// A lease is taken by the poll that answers it. Dropped before, the future has
-    /// taken nothing, and other receivers are woken all the same.
+    /// A lease is taken by the poll that answers it. A message wakes one of those who wait, in the
+    /// order in which they came. Dropped before it is ready, the future has taken nothing, and
+    /// passes its wake-up on; so poll or drop one that was woken.
     ///
     /// # Errors
     ///

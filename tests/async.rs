@@ -82,9 +82,10 @@ fn a_future_that_is_dropped_loses_neither_a_delivery_nor_a_wake_up() {
     assert!(poll(&mut other, &other_waker).is_pending());
     topic.publish(1).expect("there is room");
     broker.run_until_idle();
-    assert_eq!(gone.0.load(Ordering::SeqCst), 1, "all are woken");
+    assert_eq!(gone.0.load(Ordering::SeqCst), 1);
+    assert_eq!(rung.0.load(Ordering::SeqCst), 0, "it came second");
     drop(dropped);
-    assert_eq!(rung.0.load(Ordering::SeqCst), 1);
+    assert_eq!(rung.0.load(Ordering::SeqCst), 1, "it is passed on");
     let Poll::Ready(Ok(lease)) = poll(&mut other, &other_waker) else {
         panic!("it is there");
     };
@@ -97,6 +98,78 @@ fn a_future_that_is_dropped_loses_neither_a_delivery_nor_a_wake_up() {
     drop(waker);
     assert_eq!(Arc::strong_count(&gone), 1, "its waker is gone");
     assert_eq!(worker.metrics().leased, 0);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_message_wakes_one_of_a_thousand_futures_and_each_has_its_turn() {
+    const FUTURES: usize = 1_000;
+    let (broker, _clock) = manual();
+    let (topic, worker) = pulled(&broker, 64);
+    let (rung, waker) = bell(false);
+    let mut futures: Vec<_> = (0..FUTURES).map(|_| worker.recv_async()).collect();
+    let still = futures
+        .iter_mut()
+        .filter_map(|f| poll(f, &waker).is_pending().then_some(()));
+    assert_eq!(still.count(), FUTURES);
+    for number in 0..10 {
+        topic.publish(number).expect("there is room");
+        broker.run_until_idle();
+        let woken = rung.0.load(Ordering::SeqCst);
+        assert_eq!(woken, number as usize + 1, "one for each message");
+        // Who comes later does not push in front of the one that was called before.
+        let at = number as usize;
+        let Poll::Ready(Ok(lease)) = poll(&mut futures[at], &waker) else {
+            panic!("it is its turn");
+        };
+        assert_eq!(*lease.payload(), number);
+        lease.ack().expect("in time");
+    }
+    let before = rung.0.load(Ordering::SeqCst);
+    topic.publish_batch(10..30).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(
+        rung.0.load(Ordering::SeqCst) - before,
+        20,
+        "one for each message"
+    );
+    let _ = worker.unsubscribe(Unsubscribe::Cancel);
+    let all = rung.0.load(Ordering::SeqCst) - before;
+    assert_eq!(all, FUTURES - 10, "the end is for all");
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_place_wakes_one_of_many_publishers_and_a_close_all() {
+    const FUTURES: usize = 100;
+    let broker = threaded(1);
+    let topic = broker.topic("t").capacity(1).overflow(BLOCK);
+    let topic = topic.no_subscribers(NoSubscribers::Retain).open();
+    let topic: Topic<u32> = topic.expect("opens");
+    topic.publish(0).expect("there is room");
+    let (rung, waker) = bell(false);
+    let mut futures: Vec<_> = (0..FUTURES)
+        .map(|n| topic.publish_async(n as u32))
+        .collect();
+    let still = futures
+        .iter_mut()
+        .filter_map(|f| poll(f, &waker).is_pending().then_some(()));
+    assert_eq!(still.count(), FUTURES);
+    let _s = topic.subscribe("s", |_| Ok(())).expect("subscribes");
+    for (at, future) in futures.iter_mut().enumerate().take(10) {
+        assert!(broker.wait_until_idle(HANG));
+        assert_eq!(rung.0.load(Ordering::SeqCst), at + 1, "one for each place");
+        let accepted = poll(future, &waker);
+        assert!(matches!(accepted, Poll::Ready(Ok(_))), "it is its turn");
+    }
+    // It is passed on by one that was called and is dropped.
+    assert!(broker.wait_until_idle(HANG));
+    assert_eq!(rung.0.load(Ordering::SeqCst), 11);
+    drop(futures.remove(10));
+    assert_eq!(rung.0.load(Ordering::SeqCst), 12);
+    let _ = broker.drain(Duration::ZERO);
+    assert_eq!(rung.0.load(Ordering::SeqCst), FUTURES, "a close is for all");
+    drop(futures);
     assert_balanced(&broker);
 }
 

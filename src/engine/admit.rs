@@ -314,7 +314,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let made_room = || self.make_room_of_expired().then(attempt).flatten();
         let admitted = match attempt().or_else(made_room) {
             Some(admitted) => {
-                self.waiters.leave(seat);
+                self.waiters.leave(seat, || self.room());
                 admitted
             }
             None => {
@@ -326,7 +326,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 }
                 // What is waiting must be on its way before we wait for its room.
                 self.ring();
-                std::task::ready!(self.waiters.poll_for(seat, cx, attempt))
+                let room = || self.room();
+                std::task::ready!(self.waiters.poll_for(seat, cx, attempt, room))
             }
         };
         if admitted.is_err() {
@@ -431,12 +432,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         // What is waiting must be on its way before we wait for its room.
         self.ring();
-        let admitted = self.waiters.wait_for(until, || {
-            match self.gate.admit(wanted, self.settings.capacity) {
-                Err(Refusal::Full) => None,
-                admitted => Some(admitted),
-            }
-        });
+        let attempt = || match self.gate.admit(wanted, self.settings.capacity) {
+            Err(Refusal::Full) => None,
+            admitted => Some(admitted),
+        };
+        let admitted = self.waiters.wait_for(until, attempt, || self.room());
         let granted = admitted.ok_or(Refused::TimedOut)?.map_err(refused)?;
         Ok(Admitted::plainly(granted))
     }

@@ -127,7 +127,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if self.gate.released() != released {
             // Once for all the room that this turn has made, so that a publisher
             // who is woken, which takes a while, has something to do.
-            breakable!("topic: room that nobody hears of", self.waiters.wake());
+            breakable!("topic: room that nobody hears of", self.call_publishers());
         }
         let more = more || pause == Pause::Yield;
         if !more {

@@ -245,7 +245,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.settle_alone(crew, last_error, taken, fault, (began_ns, now_ns));
         breakable!(
             "pull: room that no receiver hears of",
-            crew.receivers.wake()
+            crew.receivers.wake(|| self.to_lease(crew))
         );
         engine.stillness.look();
         if engine.has_stopped() {

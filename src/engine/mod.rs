@@ -22,7 +22,6 @@ pub(crate) mod sleep;
 mod standby;
 pub(crate) mod stillness;
 pub(crate) mod waiters;
-#[cfg(feature = "async")]
 pub(crate) mod wakers;
 
 pub(crate) mod admit;

@@ -3,9 +3,9 @@
 //! A receiver that finds nothing waits like a blocked publisher; see [`Waiters`]. It is
 //! called whenever there may be something: by the lane's turn, when something has
 //! arrived or come back or the rules have changed; by whoever settles a lease, which
-//! gives back a credit and perhaps a key; by a change of credits; by the end. While it waits it
-//! only looks, for its waiting room is locked then. So that looking is enough, what has
-//! arrived is always filed until one may go: nothing to lease means none in the inbox either.
+//! gives back a credit and perhaps a key; by a change of credits; by the end. As many are called
+//! as there is something for. So that who calls can tell, what has arrived is always filed
+//! until one may go: nothing to lease means none in the inbox either.
 //! Model: `loom-tests/tests/models/pull.rs`.
 //!
 //! [`Waiters`]: super::waiters::Waiters
@@ -49,7 +49,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         state.leases.asked = fit.credits;
         state.leases.credits = fit.credits.unwrap_or(CREDITS.min(self.capacity));
         drop(state);
-        crew.receivers.wake();
+        crew.receivers.wake(|| self.to_lease(crew));
         Ok(())
     }
 
@@ -70,7 +70,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         drop(state);
         breakable!(
             "pull: news that no receiver hears of",
-            crew.receivers.wake()
+            crew.receivers.wake(|| self.to_lease(crew))
         );
     }
 
@@ -79,7 +79,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if let Some(crew) = self.crew.get() {
             breakable!(
                 "pull: an end that no receiver hears of",
-                crew.receivers.wake()
+                crew.receivers.wake_all()
             );
         }
     }
@@ -91,17 +91,21 @@ impl<T: Send + Sync + 'static> Lane<T> {
         most: usize,
         until: Option<Instant>,
     ) -> Result<Vec<Granted<T>>, RecvError> {
-        loop {
-            let received = self.try_receive(most);
-            if !matches!(received, Err(RecvError::Empty)) || self.may_not_wait() {
-                return received;
-            }
-            let crew = self.crew.get().ok_or(RecvError::Ended)?;
-            let look = || self.has_news(crew).then_some(());
-            if crew.receivers.wait_for(until, look).is_none() {
-                return Err(RecvError::TimedOut);
-            }
+        let attempt = || match self.try_receive(most) {
+            Err(RecvError::Empty) => None,
+            received => Some(received),
+        };
+        if let Some(received) = attempt() {
+            return received;
         }
+        if self.may_not_wait() {
+            return Err(RecvError::Empty);
+        }
+        let crew = self.crew.get().ok_or(RecvError::Ended)?;
+        let received = crew
+            .receivers
+            .wait_for(until, attempt, || self.to_lease(crew));
+        received.unwrap_or(Err(RecvError::TimedOut))
     }
 
     /// Leases the next delivery, or has the future of this seat be woken when there may
@@ -112,27 +116,29 @@ impl<T: Send + Sync + 'static> Lane<T> {
         seat: &mut super::wakers::Seat,
         context: &std::task::Context<'_>,
     ) -> std::task::Poll<Result<Granted<T>, RecvError>> {
-        use std::task::Poll;
-        loop {
-            let received = self.try_receive(1);
-            let crew = self.crew.get().ok_or(RecvError::Ended)?;
-            if !matches!(received, Err(RecvError::Empty)) {
-                crew.receivers.leave(seat);
-                let granted = received.and_then(|mut one| one.pop().ok_or(RecvError::Empty));
-                return Poll::Ready(granted);
-            }
-            let look = || self.has_news(crew).then_some(());
-            if crew.receivers.poll_for(seat, context, look).is_pending() {
-                return Poll::Pending;
-            }
+        let one = |received: Result<Vec<Granted<T>>, RecvError>| {
+            received.and_then(|mut one| one.pop().ok_or(RecvError::Empty))
+        };
+        let attempt = || match self.try_receive(1) {
+            Err(RecvError::Empty) => None,
+            received => Some(one(received)),
+        };
+        let Some(crew) = self.crew.get() else {
+            return std::task::Poll::Ready(Err(RecvError::Ended));
+        };
+        if let Some(received) = attempt() {
+            self.leave_receivers(seat);
+            return std::task::Poll::Ready(received);
         }
+        let room = || self.to_lease(crew);
+        crew.receivers.poll_for(seat, context, attempt, room)
     }
 
     /// The future of this seat receives no more.
     #[cfg(feature = "async")]
     pub(crate) fn leave_receivers(&self, seat: &mut super::wakers::Seat) {
         if let Some(crew) = self.crew.get() {
-            crew.receivers.leave(seat);
+            crew.receivers.leave(seat, || self.to_lease(crew));
         }
     }
 
@@ -141,10 +147,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
         engine.is_manual() || context::is_inside(engine)
     }
 
-    /// Whether to try again: something may be leased, or nothing ever will.
-    fn has_news(&self, crew: &Crew<T>) -> bool {
+    /// How many may lease something now, or hear that nobody ever will.
+    pub(super) fn to_lease(&self, crew: &Crew<T>) -> usize {
         let state = crew.state.lock();
-        self.is_over() || (state.leases.free() > 0 && state.sequencer.next_class(RUNNER).is_some())
+        if self.is_over() {
+            return usize::MAX;
+        }
+        let free = state.leases.free();
+        free.min(state.sequencer.wanted_hands(RUNNER))
     }
 
     /// Leases what may go now, at most so many.
@@ -227,7 +237,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             tray.end(key);
         }
         self.put_down(crew, tray);
-        crew.receivers.wake();
+        crew.receivers.wake(|| self.to_lease(crew));
         self.topic.engine.stillness.look();
     }
 }

@@ -107,7 +107,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             Refuse::Outside => self.gate.close_outside(),
             Refuse::All => self.gate.close(),
         }
-        self.waiters.wake();
+        self.waiters.wake_all();
         breakable!("topic: a close that nobody hears of", self.ring());
         // Batches that lanes accumulate are flushed by a drain, too.
         for lane in self.lanes.load().iter() {

@@ -25,7 +25,11 @@ impl Place {
 }
 
 /// The line of one topic. Bounded by its buffers: each has one place.
-pub(super) struct Standby(Mutex<State>);
+pub(super) struct Standby {
+    /// Those who stand in the line.
+    waiting: AtomicUsize,
+    state: Mutex<State>,
+}
 
 struct State {
     next: u64,
@@ -34,21 +38,29 @@ struct State {
 
 impl Standby {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(State {
-            next: 0,
-            line: BTreeMap::new(),
-        }))
+        Self {
+            waiting: AtomicUsize::new(0),
+            state: Mutex::new(State {
+                next: 0,
+                line: BTreeMap::new(),
+            }),
+        }
+    }
+
+    /// Whether anybody stands there: to be asked after a fence.
+    pub(super) fn is_taken(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Takes a place in the line, or the same again. Who called this must look once
     /// more whether there is room.
-    pub(super) fn stand(&self, place: &mut Place, target: Arc<dyn Fire>, waiting: &AtomicUsize) {
-        let mut state = self.0.lock();
+    pub(super) fn stand(&self, place: &mut Place, target: Arc<dyn Fire>) {
+        let mut state = self.state.lock();
         let number = *place.0.get_or_insert(state.next);
         state.next = state.next.max(number + 1);
         if state.line.insert(number, target).is_none() {
-            // ORDERING: as in `Waiters::wait_for`.
-            waiting.fetch_add(1, Ordering::Relaxed);
+            // ORDERING: as in `Waiters::sit_down`.
+            self.waiting.fetch_add(1, Ordering::Relaxed);
         }
         drop(state);
         // ORDERING: pairs with the fence in `Waiters::wake`.
@@ -56,19 +68,19 @@ impl Standby {
     }
 
     /// Leaves the line.
-    pub(super) fn leave(&self, place: &mut Place, waiting: &AtomicUsize) {
+    pub(super) fn leave(&self, place: &mut Place) {
         let Some(number) = place.0.take() else { return };
-        let gone = self.0.lock().line.remove(&number);
+        let gone = self.state.lock().line.remove(&number);
         if gone.is_some() {
-            waiting.fetch_sub(1, Ordering::Relaxed);
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// Calls the first in the line. It keeps its place if it is refused again.
-    pub(super) fn call_next(&self, waiting: &AtomicUsize) {
-        let first = self.0.lock().line.pop_first();
+    pub(super) fn call_next(&self) {
+        let first = self.state.lock().line.pop_first();
         if let Some((_, target)) = first {
-            waiting.fetch_sub(1, Ordering::Relaxed);
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
             target.fire(LOOK);
         }
     }

@@ -18,11 +18,12 @@ impl Stillness {
 
     /// Waits until `still` says so. `false`: the time was up first.
     pub(crate) fn wait(&self, until: Option<Instant>, mut still: impl FnMut() -> bool) -> bool {
-        self.0.wait_for(until, || still().then_some(())).is_some()
+        let still = || still().then_some(());
+        self.0.wait_for(until, still, || 0).is_some()
     }
 
     /// Something ended: let everybody who waits look.
     pub(crate) fn look(&self) {
-        self.0.wake();
+        self.0.wake_all();
     }
 }

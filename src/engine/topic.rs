@@ -165,7 +165,21 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// blocked publishers know.
     pub(super) fn release(&self, count: u64) {
         self.gate.release(count);
-        self.waiters.wake();
+        self.call_publishers();
+    }
+
+    /// There may be room for publishers that wait.
+    pub(super) fn call_publishers(&self) {
+        self.waiters.wake(|| self.room());
+    }
+
+    /// How many more messages it takes now.
+    pub(crate) fn room(&self) -> usize {
+        let free = self
+            .settings
+            .capacity
+            .saturating_sub(self.gate.outstanding());
+        usize::try_from(free).unwrap_or(usize::MAX)
     }
 
     /// Hands on everything accepted so far, whatever the strategies say.
@@ -310,7 +324,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         drop(joining);
         self.ring();
         // A buffer may wait for somebody to publish to.
-        self.waiters.wake();
+        self.call_publishers();
         true
     }
 

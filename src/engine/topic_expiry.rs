@@ -252,7 +252,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         while self.end_expired_at(at, &mut desk) && self.gate.released() == released {}
         let has_room = self.gate.released() != released;
         if has_room {
-            self.waiters.wake();
+            self.call_publishers();
         }
         self.await_expiry(at, &mut desk);
         *at.desk.lock() = Some(desk);

@@ -1,29 +1,38 @@
-//! Publishers that wait for room, under `Overflow::Block`.
+//! Those who wait for room, or for something to take: publishers under `Overflow::Block`,
+//! receivers of a pull subscription, threads and futures alike.
 //!
-//! A publisher counts itself in under the lock, fences, tries once more and
-//! waits. Whoever makes room first releases the tickets, then fences, then reads
-//! the count. The feared interleaving, a publisher that waits while the room it
-//! waits for has just been made, would need each of the two to miss the other's
-//! write, which the fences exclude. A close wakes everybody.
-//! A future does the same, but leaves its waker instead of its thread. All wakers are
-//! called, outside of the lock, and none is kept: a future that was dropped, or that
-//! looks elsewhere, takes nobody's wake-up along.
-//! A buffer that waits for room stands in line ([`standby`](super::standby)).
-//! Model: `loom-tests/tests/models/waiters.rs`.
+//! Steps. A *waiter* takes a seat under the lock, which counts it in, fences, tries, and if that was
+//! in vain sleeps until it is called; then it tries again from its old seat. Whoever makes room
+//! (the *waker*) makes it, fences, reads the count, and calls as many as there is room for, in the
+//! order in which they came. The feared interleaving, a waiter that sleeps while the room it
+//! waits for has just been made, would need each of the two to miss the other's write, which
+//! the fences exclude. A close calls everybody.
+//!
+//! As not all are called, another is feared: room is there, somebody was called for it, and that
+//! one never takes it, while others sleep. So whoever was called and leaves (it has taken
+//! something, its time is up, or its future is dropped) looks, after it has been counted out, whether
+//! there is still something, and calls the next. Who made room before that was counted is seen
+//! by this look; who makes room later finds one fewer on the way. A future that is called and
+//! neither polled nor dropped keeps only its own call: the next room calls another.
+//!
+//! A buffer that waits for room stands in a line of its own ([`standby`](super::standby)),
+//! whose first is called besides.
+//!
+//! Bells are rung outside of the lock. Model: `loom-tests/tests/models/waiters.rs`.
 
+use super::contain::discard;
 use super::standby::{Place, Standby};
 use super::timer::Fire;
+use super::wakers::{Bell, Queue, Seat};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Condvar, Instant, Mutex, breakable, fence};
 
-/// The waiting room of one topic.
+/// A waiting room.
 pub struct Waiters {
+    /// Those who sit in the queue.
     waiting: AtomicUsize,
-    lock: Mutex<()>,
-    room: Condvar,
+    queue: Mutex<Queue>,
     standby: Standby,
-    #[cfg(feature = "async")]
-    wakers: super::wakers::Wakers,
 }
 
 impl Waiters {
@@ -31,95 +40,130 @@ impl Waiters {
     pub fn new() -> Self {
         Self {
             waiting: AtomicUsize::new(0),
-            lock: Mutex::new(()),
-            room: Condvar::new(),
+            queue: Mutex::new(Queue::EMPTY),
             standby: Standby::new(),
-            #[cfg(feature = "async")]
-            wakers: super::wakers::Wakers::new(),
         }
     }
 
-    /// Repeats `attempt` until it answers something or `until` has passed; it is
-    /// called with the lock held and must be short.
+    /// Repeats `attempt` until it answers something or `until` has passed. `room` says for
+    /// how many there is something afterwards.
     pub fn wait_for<R>(
         &self,
         until: Option<Instant>,
         mut attempt: impl FnMut() -> Option<R>,
+        room: impl Fn() -> usize,
     ) -> Option<R> {
-        let mut guard = self.lock.lock();
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        // ORDERING: pairs with the fence in `wake`; see the module's text.
-        breakable!("waiters: wait without a fence", fence(Ordering::SeqCst));
+        let bell = Arc::new(Condvar::new());
+        let mut seat = Seat::default();
+        let is_late = || until.is_some_and(|until| Instant::now() >= until);
         let answer = loop {
+            self.sit_down(&mut seat, Bell::Thread(Arc::clone(&bell)));
             if let Some(answer) = attempt() {
                 break Some(answer);
             }
-            if until.is_some_and(|until| Instant::now() >= until) {
+            if is_late() {
                 break None;
             }
-            self.room.wait(&mut guard, until);
+            let mut queue = self.queue.lock();
+            while queue.waits(&seat) && !is_late() {
+                bell.wait(&mut queue, until);
+            }
         };
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.leave(&mut seat, room);
         answer
     }
 
-    /// There is room, or there never will be: let everybody who waits look.
-    pub fn wake(&self) {
-        // ORDERING: pairs with the fence in `wait_for`.
+    /// There is room for so many: lets as many of those who wait look.
+    pub fn wake(&self, room: impl Fn() -> usize) {
+        // ORDERING: pairs with the fence in `sit_down`.
         breakable!("waiters: wake without a fence", fence(Ordering::SeqCst));
         if self.waiting.load(Ordering::Relaxed) > 0 {
-            breakable!("waiters: wake past the lock", drop(self.lock.lock()));
-            breakable!(
-                "waiters: wake one of many",
-                self.room.notify_all(),
-                self.room.notify_one()
-            );
-            #[cfg(feature = "async")]
-            self.wakers.wake_all(&self.waiting);
-            self.standby.call_next(&self.waiting);
+            self.call(room());
+        }
+        if self.standby.is_taken() {
+            self.standby.call_next();
         }
     }
 
     /// Has the buffer of this place called when there is room. Who called this must look
     /// once more whether there is.
     pub(super) fn stand(&self, place: &mut Place, target: Arc<dyn Fire>) {
-        self.standby.stand(place, target, &self.waiting);
+        self.standby.stand(place, target);
     }
 
     /// The buffer of this place waits no more.
     pub(super) fn step_out(&self, place: &mut Place) {
-        self.standby.leave(place, &self.waiting);
+        self.standby.leave(place);
     }
 
     /// There is room left: has the next buffer called.
     pub(super) fn call_next(&self) {
-        self.standby.call_next(&self.waiting);
+        self.standby.call_next();
     }
 
-    /// Has the future of this seat be woken by the next [`wake`](Self::wake), unless
-    /// `attempt` answers now.
+    /// There never will be room, or who waits must look for itself: lets everybody look.
+    pub fn wake_all(&self) {
+        breakable!(
+            "waiters: wake one of many",
+            self.wake(|| usize::MAX),
+            self.wake(|| 1)
+        );
+    }
+
+    fn call(&self, room: usize) {
+        let mut wanted = room;
+        while wanted > 0 {
+            let mut queue = self.queue.lock();
+            let bells = queue.call(wanted);
+            self.waiting.store(queue.len(), Ordering::Relaxed);
+            drop(queue);
+            let broken = bells
+                .into_iter()
+                .filter_map(|bell| (!bell.ring()).then_some(()));
+            wanted = broken.count();
+        }
+    }
+
+    fn sit_down(&self, seat: &mut Seat, bell: Bell) {
+        let mut queue = self.queue.lock();
+        let before = queue.sit_down(seat, bell);
+        self.waiting.store(queue.len(), Ordering::Relaxed);
+        drop(queue);
+        discard(before);
+        // ORDERING: pairs with the fence in `wake`; see the module's text.
+        breakable!("waiters: wait without a fence", fence(Ordering::SeqCst));
+    }
+
+    /// Has the future of this seat be called when there is room, unless `attempt` answers
+    /// now.
     #[cfg(feature = "async")]
     pub(crate) fn poll_for<R>(
         &self,
-        seat: &mut super::wakers::Seat,
+        seat: &mut Seat,
         context: &std::task::Context<'_>,
         attempt: impl FnOnce() -> Option<R>,
+        room: impl Fn() -> usize,
     ) -> std::task::Poll<R> {
-        self.wakers.sit_down(seat, context.waker(), &self.waiting);
-        // ORDERING: pairs with the fence in `wake`, as in `wait_for`.
-        fence(Ordering::SeqCst);
+        self.sit_down(seat, Bell::Future(context.waker().clone()));
         match attempt() {
             Some(answer) => {
-                self.leave(seat);
+                self.leave(seat, room);
                 std::task::Poll::Ready(answer)
             }
             None => std::task::Poll::Pending,
         }
     }
 
-    /// The future of this seat waits no more.
-    #[cfg(feature = "async")]
-    pub(crate) fn leave(&self, seat: &mut super::wakers::Seat) {
-        self.wakers.get_up(seat, &self.waiting);
+    /// Whoever has this seat waits no more. Passes a call on if there is `room` for another.
+    pub(crate) fn leave(&self, seat: &mut Seat, room: impl Fn() -> usize) {
+        let mut queue = self.queue.lock();
+        let left = queue.get_up(seat);
+        self.waiting.store(queue.len(), Ordering::Relaxed);
+        drop(queue);
+        match left {
+            Some(Err(_)) => breakable!("waiters: called, and gone without a word", self.wake(room)),
+            Some(Ok(bell)) => discard(bell),
+            None => {}
+        }
     }
 }

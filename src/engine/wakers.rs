@@ -1,66 +1,104 @@
-//! The wakers of futures that wait for room, or for something to lease.
+//! Who waits in a waiting room, in the order in which they came: threads, and futures by their
+//! wakers.
 //!
 //! A waker is the user's: it is cloned, called and dropped outside of the lock, and a
-//! panic of it is contained. Bounded by the futures that wait: each has one seat.
+//! panic of it is contained. Bounded by those who wait: each has one seat.
 
 use std::collections::BTreeMap;
+#[cfg(feature = "async")]
 use std::task::Waker;
 
-use super::contain::{contain, discard};
-use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(feature = "async")]
+use super::contain::contain;
+use crate::sync::{Arc, Condvar};
 
-/// Where one future leaves its waker.
+/// Where somebody who waits is found. It is kept until the wait is over, and with it the place
+/// in the order.
 #[derive(Debug, Default)]
 pub(crate) struct Seat(Option<u64>);
 
-/// The wakers that are there, by seat.
-pub(super) struct Wakers(Mutex<State>);
+/// What calls somebody who waits.
+pub(super) enum Bell {
+    Thread(Arc<Condvar>),
+    #[cfg(feature = "async")]
+    Future(Waker),
+}
 
-struct State {
+impl Bell {
+    /// `false`: it panicked, which the panic hook has reported, and called nobody.
+    pub(super) fn ring(self) -> bool {
+        match self {
+            Self::Thread(thread) => {
+                thread.notify_one();
+                true
+            }
+            #[cfg(feature = "async")]
+            Self::Future(waker) => contain(|| waker.wake()).is_ok(),
+        }
+    }
+}
+
+/// Those who wait.
+pub(super) struct Queue {
     next: u64,
-    seats: BTreeMap<u64, Waker>,
+    seats: BTreeMap<u64, Bell>,
+    /// How many were called, and have neither sat down again nor left.
+    called: usize,
 }
 
-impl Wakers {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(State {
-            next: 0,
-            seats: BTreeMap::new(),
-        }))
+impl Queue {
+    pub(super) const EMPTY: Self = Self {
+        next: 0,
+        seats: BTreeMap::new(),
+        called: 0,
+    };
+
+    pub(super) fn len(&self) -> usize {
+        self.seats.len()
     }
 
-    /// Leaves a waker in place of the one before, and counts the future among those
-    /// who wait.
-    pub(super) fn sit_down(&self, seat: &mut Seat, waker: &Waker, waiting: &AtomicUsize) {
-        let waker = waker.clone();
-        let mut state = self.0.lock();
-        let number = *seat.0.get_or_insert(state.next);
-        state.next = state.next.max(number + 1);
-        let before = state.seats.insert(number, waker);
-        if before.is_none() {
-            // ORDERING: as in `Waiters::wait_for`, whose fence follows.
-            waiting.fetch_add(1, Ordering::Relaxed);
-        }
-        drop(state);
-        discard(before);
+    /// Whether whoever has this seat waits to be called.
+    pub(super) fn waits(&self, seat: &Seat) -> bool {
+        seat.0
+            .is_some_and(|number| self.seats.contains_key(&number))
     }
 
-    pub(super) fn get_up(&self, seat: &mut Seat, waiting: &AtomicUsize) {
-        let Some(number) = seat.0.take() else { return };
-        let gone = self.0.lock().seats.remove(&number);
-        if gone.is_some() {
-            waiting.fetch_sub(1, Ordering::Relaxed);
+    /// Takes a seat at the end, or again the one it had. Answers the bell before.
+    pub(super) fn sit_down(&mut self, seat: &mut Seat, bell: Bell) -> Option<Bell> {
+        let is_new = seat.0.is_none();
+        let number = *seat.0.get_or_insert(self.next);
+        self.next = self.next.max(number + 1);
+        let before = self.seats.insert(number, bell);
+        if !is_new && before.is_none() {
+            self.called -= 1;
         }
-        discard(gone);
+        before
     }
 
-    pub(super) fn wake_all(&self, waiting: &AtomicUsize) {
-        let seats = std::mem::take(&mut self.0.lock().seats);
-        waiting.fetch_sub(seats.len(), Ordering::Relaxed);
-        for waker in seats.into_values() {
-            // One that panics has been reported by the panic hook; the others count.
-            let _ = contain(|| waker.wake());
+    /// Leaves. Answers the bell, or that it was called.
+    pub(super) fn get_up(&mut self, seat: &mut Seat) -> Option<Result<Bell, Called>> {
+        let number = seat.0.take()?;
+        let bell = self.seats.remove(&number);
+        if bell.is_none() {
+            self.called -= 1;
         }
+        Some(bell.ok_or(Called))
+    }
+
+    /// Calls the first of those who wait: as many as are `wanted` with those who were called
+    /// before and are on their way; at least one, for one of those may never look.
+    pub(super) fn call(&mut self, wanted: usize) -> Vec<Bell> {
+        let count = wanted.saturating_sub(self.called).max(1);
+        let mut bells = Vec::new();
+        while bells.len() < count
+            && let Some((_, bell)) = self.seats.pop_first()
+        {
+            bells.push(bell);
+        }
+        self.called += bells.len();
+        bells
     }
 }
+
+/// Who leaves was called.
+pub(super) struct Called;

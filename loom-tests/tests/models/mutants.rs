@@ -49,8 +49,8 @@ const MUTANTS: &[Mutant] = &[
         &["waiters::two_blocked_publishers_are_both_woken_by_a_close"],
     ),
     (
-        "waiters: wake past the lock",
-        &["waiters::a_blocked_publisher_is_woken_by_room"],
+        "waiters: called, and gone without a word",
+        &["waiters::who_is_called_and_gives_up_passes_the_call_on"],
     ),
     (
         "sleep: a finder wakes no successor",
