@@ -280,9 +280,10 @@ impl Broker {
     }
 
     /// Runs what is ready and due on the calling thread until there is nothing
-    /// left to do now; answers how many turns that took. For brokers built with
-    /// `workers(0)`; on others, and from inside a handler of this
-    /// broker, it does nothing.
+    /// left to do now; answers how many turns that took. What is
+    /// [requeued](crate::Nack::requeue) meanwhile is for the next call. For brokers built
+    /// with `workers(0)`; on others, and from inside a handler of this broker, it does
+    /// nothing.
     pub fn run_until_idle(&self) -> usize {
         self.owner.engine.run_until_idle()
     }

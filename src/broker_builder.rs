@@ -159,6 +159,7 @@ impl BrokerBuilder {
             strategy: Slot::new(share_strategy(Immediate)),
             retry: share_policy(Backoff::default()),
             seed: self.seed.unwrap_or_else(random_seed),
+            next_run: Mutex::new(Vec::new()),
             ending: Cell::new(Ending::Running),
             cancelled_by_end: AtomicU64::new(0),
             process,

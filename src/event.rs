@@ -155,6 +155,7 @@ impl fmt::Display for Event<'_> {
         match self.kind() {
             EventKind::MessageEnqueued { depth } => write!(f, " depth {depth}"),
             EventKind::Failed { error, .. } => write!(f, ": {error}"),
+            EventKind::Requeued { reason } => write!(f, ": {reason}"),
             EventKind::RetryScheduled { delay } => write!(f, " in {delay:?}"),
             EventKind::DeadLetter { reason } => write!(f, ": {reason}"),
             EventKind::StrategySwapped { from, to } => write!(f, " {from} -> {to}"),
@@ -217,6 +218,11 @@ pub enum EventKind {
         kind: FailureKind,
         /// Its text, as in [`FailedAttempt::text`](crate::FailedAttempt::text).
         error: Arc<str>,
+    },
+    /// A handler put its delivery back, or a lease was nacked so.
+    Requeued {
+        /// The text of the nack.
+        reason: Arc<str>,
     },
     /// Another attempt was granted.
     RetryScheduled {
@@ -312,6 +318,7 @@ impl EventKind {
             Self::Delivering => "delivering",
             Self::Delivered => "delivered",
             Self::Failed { .. } => "failed",
+            Self::Requeued { .. } => "requeued",
             Self::RetryScheduled { .. } => "retry_scheduled",
             Self::DeadLetter { .. } => "dead_letter",
             Self::StrategySwapped { .. } => "strategy_swapped",

@@ -109,8 +109,9 @@ impl<T: Send + Sync + 'static> Lease<T> {
         self.granted.batch.stamp(usize::from(self.granted.index)).id
     }
 
-    /// How often the delivery has been leased: 1 is the first time. Begins again at 1
-    /// after a redrive.
+    /// How often the delivery has been leased: 1 is the first time. Those that ended by
+    /// [`Nack::requeue`](crate::Nack::requeue) are not counted. Begins again at 1 after a
+    /// redrive.
     pub fn attempt(&self) -> u32 {
         self.granted.attempt
     }

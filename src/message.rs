@@ -149,7 +149,8 @@ impl<'a, T> Delivery<'a, T> {
     }
 
     /// Which entry into the handler this is, counted for this delivery: 1 is
-    /// the first. Begins again at 1 after a redrive.
+    /// the first. Those that ended by [`Nack::requeue`](crate::Nack::requeue) are not
+    /// counted. Begins again at 1 after a redrive.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }

@@ -12,7 +12,7 @@ use crate::pure::verdict::Wish;
 /// A type that implements [`Error`] turns into one with `?`, and then the subscription's
 /// retry policy decides. `Box<dyn Error + Send + Sync>` and `anyhow::Error` don't implement it:
 /// [`from_error`](Self::from_error) takes them. The other constructors say more: try again
-/// in so much time, dead-letter at once, or discard.
+/// in so much time, put it back, dead-letter at once, or discard.
 ///
 /// ```
 /// use millstream::{Delivery, Nack};
@@ -59,6 +59,25 @@ impl Nack {
     /// own that says nothing else takes it if it grants a retry at all.
     pub fn retry_after(delay: Duration, reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Wish::After(delay), reason)
+    }
+
+    /// Not now: back to the end of the line, at once, behind everything that the topic
+    /// has accepted so far; under [`OnFailure::BlockKey`] and
+    /// [`OnFailure::BlockSubscription`] it stays the first of its key, so that order
+    /// holds. That is no failed attempt: the retry policy isn't asked, and the next
+    /// attempt has the same number. It is counted as an entry into the handler and as
+    /// [requeued](crate::DeliveryCounts::requeued).
+    ///
+    /// A handler that requeues while nothing else is there to do is called again at
+    /// once, and keeps a worker busy: to wait, say [`retry_after`](Self::retry_after).
+    /// Nothing limits how often, but a time to live or the end of its subscription or
+    /// broker. On a broker without workers, a requeued delivery is handed out by the next
+    /// [`run_until_idle`](crate::Broker::run_until_idle), so that this one returns.
+    ///
+    /// [`OnFailure::BlockKey`]: crate::OnFailure::BlockKey
+    /// [`OnFailure::BlockSubscription`]: crate::OnFailure::BlockSubscription
+    pub fn requeue(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Wish::Requeue, reason)
     }
 
     /// Trying again can't help: dead-letter it now.

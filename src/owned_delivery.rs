@@ -46,8 +46,9 @@ impl<T> OwnedDelivery<T> {
         self.borrow().id()
     }
 
-    /// Which attempt this is, counted for this delivery: 1 is the first. Begins again
-    /// at 1 after a redrive.
+    /// Which attempt this is, counted for this delivery: 1 is the first. Those that
+    /// ended by [`Nack::requeue`](crate::Nack::requeue) are not counted. Begins again at
+    /// 1 after a redrive.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }

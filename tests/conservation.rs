@@ -51,12 +51,13 @@ fn messages(topic: &Topic<u32>) -> String {
     ])
 }
 
-fn ends(counts: &DeliveryCounts) -> [(&'static str, u64); 11] {
+fn ends(counts: &DeliveryCounts) -> [(&'static str, u64); 12] {
     [
         ("made", counts.made),
         ("redriven", counts.redriven),
         ("attempts", counts.attempts),
         ("failed", counts.failed),
+        ("requeued", counts.requeued),
         ("retried", counts.retried),
         ("delivered", counts.delivered),
         ("dead-lettered", counts.dead_lettered),
@@ -547,7 +548,7 @@ fn assert_plausible(topic: &TopicMetrics) {
         assert!(counts.made <= topic.dispatched, "{topic:#?}");
         assert!(counts.ended() <= counts.made, "{topic:#?}");
         assert!(
-            counts.delivered + counts.failed <= counts.attempts,
+            counts.delivered + counts.failed + counts.requeued <= counts.attempts,
             "{topic:#?}"
         );
         assert!(

@@ -111,6 +111,7 @@ pub struct LaneBooks {
     attempts: Counter,
     delivered: Counter,
     failed: Counter,
+    requeued: Counter,
     retried: Counter,
     dead_lettered: Counter,
     dropped: Counter,
@@ -136,6 +137,8 @@ pub struct DeliveryCounts {
     pub delivered: u64,
     /// Attempts that ended by an error, a panic, or a lease that was dropped or timed out.
     pub failed: u64,
+    /// Attempts that ended by [`Nack::requeue`](crate::Nack::requeue).
+    pub requeued: u64,
     /// Retries granted.
     pub retried: u64,
     /// Ended in the dead-letter store.
@@ -181,6 +184,7 @@ impl LaneBooks {
             Status::Dropped => self.dropped.add(count),
             Status::Expired => self.expired.add(count),
             Status::Cancelled => self.cancelled.add(count),
+            Status::Queued if from == Status::Delivering => self.requeued.add(count),
             Status::Created | Status::Queued => {}
         }
         if from == Status::RetryScheduled {
@@ -212,6 +216,7 @@ impl LaneBooks {
         let awaiting_retry = self.awaiting_retry.get();
         let retried = self.retried.get();
         let failed = self.failed.get();
+        let requeued = self.requeued.get();
         let attempts = self.attempts.get();
         let redriven = self.redriven.get();
         DeliveryCounts {
@@ -221,6 +226,7 @@ impl LaneBooks {
             attempts,
             delivered,
             failed,
+            requeued,
             retried,
             dead_lettered,
             dropped,
@@ -251,6 +257,7 @@ impl DeliveryCounts {
         self.attempts += other.attempts;
         self.delivered += other.delivered;
         self.failed += other.failed;
+        self.requeued += other.requeued;
         self.retried += other.retried;
         self.dead_lettered += other.dead_lettered;
         self.dropped += other.dropped;

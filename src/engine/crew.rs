@@ -268,12 +268,16 @@ impl<T> State<T> {
     }
 
     fn file(&mut self, key: Option<Key>, delivery: Redelivery<T>) {
-        let class = match delivery.is_new() {
-            true => Class::New,
-            false => Class::Again,
-        };
         let id = delivery.id().get();
-        self.sequencer.file(id, key, class, delivery);
+        match delivery.behind() {
+            // Where failures hold others up, it stays before those of its key.
+            Some(behind) if self.rules.blocks() => {
+                self.sequencer.file_behind(behind, id, key, delivery);
+            }
+            Some(behind) => self.sequencer.file_behind(behind, behind, key, delivery),
+            None if delivery.is_new() => self.sequencer.file(id, key, Class::New, delivery),
+            None => self.sequencer.file(id, key, Class::Again, delivery),
+        }
     }
 }
 
@@ -306,7 +310,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Takes over what a lane without a crew had begun.
     pub(super) fn adopt(&self, crew: &Crew<T>, turn: &mut Turn<T>) {
-        if turn.hand.is_empty() && turn.waiting.is_empty() {
+        if turn.hand.is_empty() && turn.waiting.is_empty() && turn.requeued.is_empty() {
             return;
         }
         let mut state = crew.state.lock();
@@ -316,6 +320,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 let first = Redelivery::first(&part.batch, index as usize, 0);
                 crew.arrive(&mut state, first);
             }
+        }
+        for requeued in turn.requeued.drain(..) {
+            crew.file(&mut state, requeued);
         }
         state.waiting = std::mem::replace(&mut turn.waiting, Arena::new());
     }
@@ -440,7 +447,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         for delivery in waiting {
             // If it fires all the same, its tag will find nothing.
             engine.timer.cancel_parked(delivery.timer);
-            self.end_redelivery(delivery, Status::RetryScheduled);
+            let from = delivery.parked_as();
+            self.end_redelivery(delivery, from);
         }
         self.give_back(ended);
     }
@@ -467,8 +475,8 @@ impl<T> Redelivery<T> {
     }
 
     /// Whether it was neither tried nor redriven.
-    pub(super) fn is_new(&self) -> bool {
-        self.attempts == 0 && self.generation == 0
+    fn is_new(&self) -> bool {
+        self.attempts == 0 && self.generation == 0 && self.behind().is_none()
     }
 }
 

@@ -35,7 +35,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 let Some(again) = state.waiting.remove(tag) else {
                     return;
                 };
-                self.books.record(Status::RetryScheduled, Step::Requeue, 1);
+                if again.behind().is_none() {
+                    self.books.record(Status::RetryScheduled, Step::Requeue, 1);
+                }
                 self.note_return(&again);
                 crew.file(state, again);
                 if let Some(key) = state.holding.remove(&tag) {

@@ -130,10 +130,19 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let id = item.id();
         let name = key.and_then(|_| item.key().map(Box::from));
         let sentence = self.judge(last_error, item, fault, now_ns);
-        if let Sentence::Retry { failed, due_ns } = sentence {
-            tray.down.push(key);
-            return self.await_retry(crew, key, failed, due_ns, now_ns);
-        }
+        let sentence = match sentence {
+            Sentence::Retry { failed, due_ns } => {
+                let delay_ns = due_ns.saturating_sub(now_ns);
+                self.books.record(Status::Failed, Step::Retry, 1);
+                tray.down.push(key);
+                return self.come_back(crew, key, failed, delay_ns);
+            }
+            Sentence::Requeued(item) => {
+                tray.down.push(key);
+                return self.come_back(crew, key, item, 0);
+            }
+            ended => ended,
+        };
         tray.end(key);
         let parks = |key: Key| {
             let state = crew.state.lock();
@@ -147,15 +156,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Has a failed delivery wait for its retry, and its followers with it if that is
-    /// the rule.
-    fn await_retry(
+    /// Has a delivery come back so much later, and its followers wait for it if that is
+    /// the rule. What was requeued on an engine without workers comes back in the next run.
+    fn come_back(
         self: &Arc<Self>,
         crew: &Crew<T>,
         key: Option<Key>,
-        failed: Redelivery<T>,
-        due_ns: u64,
-        now_ns: u64,
+        item: Redelivery<T>,
+        delay_ns: u64,
     ) -> After {
         let engine = &self.topic.engine;
         breakable!(
@@ -163,29 +171,38 @@ impl<T: Send + Sync + 'static> Lane<T> {
             (),
             crew.state.lock().sequencer.put_down(key)
         );
-        let delay_ns = due_ns.saturating_sub(now_ns);
         let mut state = crew.state.lock();
-        let (id, attempt) = (failed.id(), failed.attempts);
-        self.books.record(Status::Failed, Step::Retry, 1);
-        let is_held = |key: Key| state.rules.blocks() && key.epoch == state.epoch;
-        let held = key.filter(|key| is_held(*key));
-        if delay_ns == 0 {
-            // Filed before its key is put down, so it is the next of it without a hold.
-            self.tell_retry(id, attempt, delay_ns);
-            self.books.record(Status::RetryScheduled, Step::Requeue, 1);
-            crew.file(&mut state, failed);
-            return held.map_or(After::GoOn, |_| After::Hold);
-        }
-        let tag = self.schedule_retry(&mut state.waiting, failed, delay_ns, engine);
-        self.tell_retry(id, attempt, delay_ns);
-        match held {
-            Some(key) => {
-                state.holding.insert(tag, key);
-                breakable!("keys: a failure holds nobody", state.sequencer.hold(key));
-                After::Hold
+        let is_requeued = item.behind().is_some();
+        let (id, attempt) = (item.id(), item.attempts);
+        let tell = || {
+            if !is_requeued {
+                self.tell_retry(id, attempt, delay_ns);
             }
-            None => After::GoOn,
-        }
+        };
+        let holds = |key: &Key| state.rules.blocks() && key.epoch == state.epoch;
+        let held = key.filter(holds);
+        let tag = if is_requeued && engine.is_manual() {
+            let tag = state.waiting.insert(item);
+            engine.fire_in_next_run(Arc::clone(self) as _, tag);
+            tag
+        } else if delay_ns == 0 {
+            // Filed before its key is put down, so it is the next of it without a hold.
+            tell();
+            if !is_requeued {
+                self.books.record(Status::RetryScheduled, Step::Requeue, 1);
+            }
+            crew.file(&mut state, item);
+            return held.map_or(After::GoOn, |_| After::Hold);
+        } else {
+            self.schedule_retry(&mut state.waiting, item, delay_ns, engine)
+        };
+        tell();
+        let Some(key) = held else {
+            return After::GoOn;
+        };
+        state.holding.insert(tag, key);
+        breakable!("keys: a failure holds nobody", state.sequencer.hold(key));
+        After::Hold
     }
 }
 

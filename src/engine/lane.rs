@@ -31,18 +31,27 @@ pub(crate) struct Redelivery<T> {
     pub(crate) first_attempt_ns: u64,
     pub(crate) timer: TimerKey,
     pub(crate) error: Option<Arc<str>>,
-    pub(crate) failed_ns: u64,
+    /// When it last failed; or, since it was requeued, the last message before it.
+    pub(crate) since: u64,
     pub(crate) earlier: Option<Box<Failure>>,
-    /// Entries into the handler so far.
+    /// Entries into the handler so far, but those that ended by a requeue.
     pub(crate) attempts: u32,
     pub(crate) generation: u16,
     pub(crate) index: u8,
-    pub(crate) kind: FailureKind,
+    pub(crate) past: Past,
+}
+
+/// What has last become of a delivery.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Past {
+    Nothing,
+    Requeued,
+    Failed(FailureKind),
 }
 
 /// What comes back to a lane.
 pub(crate) enum Return<T> {
-    /// The retry with this tag is due.
+    /// The retry with this tag is due, or what was requeued may go on.
     Due(u32),
     /// A letter was redriven.
     Redriven(Box<Redelivery<T>>),
@@ -56,8 +65,11 @@ pub(crate) struct Turn<T> {
     pub(crate) handler: Handler<T>,
     /// Parts taken out of the inbox and not yet handled.
     pub(crate) hand: VecDeque<Part<T>>,
-    /// Retries on the timer wheel, by their tag.
+    /// Retries on the timer wheel, and on an engine without workers what was requeued in
+    /// this run, by their tag.
     pub(crate) waiting: Arena<Redelivery<T>>,
+    /// What was requeued and may go on, in order.
+    pub(super) requeued: VecDeque<Redelivery<T>>,
     pub(crate) linger: Linger,
     /// The last delivery had come back: one that is new goes next, if there is one.
     pub(super) is_new_next: bool,
@@ -76,6 +88,7 @@ impl<T> Turn<T> {
             handler,
             hand: VecDeque::new(),
             waiting: Arena::new(),
+            requeued: VecDeque::new(),
             linger: Linger::default(),
             is_new_next: false,
             owed: 0,

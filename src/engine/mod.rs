@@ -7,7 +7,7 @@ use crate::metrics::TopicMetrics;
 use crate::pure::ending::Ending;
 use crate::pure::wheel::TimerKey;
 use crate::sync::atomic::AtomicU64;
-use crate::sync::{Arc, Instant, Map, Mutex, Slot};
+use crate::sync::{Arc, Instant, Map, Mutex, Slot, Weak};
 use contain::{SharedPolicy, StrategyInUse};
 
 pub(crate) mod baton;
@@ -77,6 +77,8 @@ pub(crate) struct Engine {
     pub(crate) retry: SharedPolicy,
     /// What jitter is drawn from, with who failed and how often.
     pub(crate) seed: u64,
+    /// Without workers: what is put off to the next run.
+    pub(crate) next_run: Mutex<Vec<(Weak<dyn timer::Fire>, u32)>>,
     pub(crate) ending: cell::Cell<Ending>,
     /// Deliveries cancelled because a publish of their handler was refused.
     pub(crate) cancelled_by_end: AtomicU64,
@@ -127,6 +129,12 @@ impl Engine {
         self.timer.insert(due_ns, tag, target)
     }
 
+    /// Has `target` be told of this tag at the beginning of the next run, if it is there
+    /// by then.
+    pub(crate) fn fire_in_next_run(&self, target: Arc<dyn timer::Fire>, tag: u32) {
+        self.next_run.lock().push((Arc::downgrade(&target), tag));
+    }
+
     /// Runs what is ready and due on the calling thread until there is nothing
     /// left to do now; answers how many turns that took. Does nothing on an
     /// engine with workers, or from inside a handler.
@@ -141,6 +149,12 @@ impl Engine {
         }
         let _inside = context::Inside::enter(self);
         let _at_work = self.pool.enter(self);
+        let put_off = std::mem::take(&mut *self.next_run.lock());
+        for (target, tag) in put_off {
+            if let Some(target) = target.upgrade() {
+                target.fire(tag);
+            }
+        }
         let mut turns = 0;
         loop {
             let fired = self.timer.fire_due(&self.clock);

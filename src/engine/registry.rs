@@ -133,7 +133,9 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             let counts = lane.books.read();
             survey.moving += occupied.saturating_sub(awaiting);
             survey.parked += awaiting;
-            survey.activity += counts.made + counts.ended() + counts.attempts;
+            // A requeue has come to nothing.
+            survey.activity +=
+                counts.made + counts.ended() + counts.attempts.saturating_sub(counts.requeued);
             // A lane that is ending is at rest when its handler has gone.
             if lane.phase() != Phase::Open && !lane.is_retired() {
                 survey.moving += 1;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::contain::contain;
 use super::handler::Fault;
-use super::lane::{Lane, Redelivery, Return, Turn};
+use super::lane::{Lane, Past, Redelivery, Return, Turn};
 use super::letters::{Failure, Letter};
 use crate::batch::{Batch, Part};
 use crate::dead_letters::DeadReason;
@@ -17,7 +17,7 @@ use crate::pure::arena::Arena;
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::retry::{FailedAttempt, FailureKind, random};
 use crate::pure::room::Phase;
-use crate::pure::verdict::{Verdict, judge};
+use crate::pure::verdict::{Verdict, Wish, judge};
 use crate::pure::wheel::TimerKey;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -26,6 +26,8 @@ use crate::sync::atomic::Ordering;
 pub(super) enum Sentence<T> {
     /// It gets another attempt.
     Retry { failed: Redelivery<T>, due_ns: u64 },
+    /// It goes back to the end of the line.
+    Requeued(Redelivery<T>),
     /// It is in the dead-letter store.
     Buried,
     /// It has ended otherwise.
@@ -40,12 +42,12 @@ impl<T> Redelivery<T> {
             first_attempt_ns,
             timer: TimerKey::NONE,
             error: None,
-            failed_ns: 0,
+            since: 0,
             earlier: None,
             attempts: 0,
             generation: 0,
             index: index as u8,
-            kind: FailureKind::Error,
+            past: Past::Nothing,
         }
     }
 
@@ -54,19 +56,40 @@ impl<T> Redelivery<T> {
         self.remember_latest();
         self.error = Some(error);
         self.timer = TimerKey::NONE;
-        self.kind = kind;
-        self.failed_ns = now_ns;
+        self.past = Past::Failed(kind);
+        self.since = now_ns;
         // It stops where the number of the attempt to come still fits.
         self.attempts = (self.attempts + 1).min(u32::MAX - 1);
     }
 
+    /// Is to wait behind this message; has not failed.
+    fn requeue(&mut self, behind: u64) {
+        self.remember_latest();
+        self.timer = TimerKey::NONE;
+        self.past = Past::Requeued;
+        self.since = behind;
+    }
+
+    /// The last message that goes before it, if it was requeued.
+    pub(super) fn behind(&self) -> Option<u64> {
+        (self.past == Past::Requeued).then_some(self.since)
+    }
+
+    /// Where it stands while it waits by a tag.
+    pub(super) fn parked_as(&self) -> Status {
+        match self.past {
+            Past::Requeued => Status::Queued,
+            Past::Nothing | Past::Failed(_) => Status::RetryScheduled,
+        }
+    }
+
     pub(super) fn remember_latest(&mut self) {
-        if let Some(text) = self.error.take() {
+        if let (Some(text), Past::Failed(kind)) = (self.error.take(), self.past) {
             let failure = Failure {
-                at_ns: self.failed_ns,
+                at_ns: self.since,
                 text,
                 attempt: self.attempts,
-                kind: self.kind,
+                kind,
                 previous: None,
             };
             Failure::push(&mut self.earlier, failure);
@@ -125,11 +148,20 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 self.tell_retry(id, attempt, delay_ns);
                 0
             }
+            Sentence::Requeued(item) if engine.is_manual() => {
+                let tag = turn.waiting.insert(item);
+                engine.fire_in_next_run(Arc::clone(self) as _, tag);
+                0
+            }
+            Sentence::Requeued(item) => {
+                turn.requeued.push_back(item);
+                0
+            }
             Sentence::Buried | Sentence::Ended => 1,
         }
     }
 
-    /// Says what becomes of a failed attempt, and carries it out, but for a retry.
+    /// Says what becomes of a failed attempt, and carries it out, but for what comes back.
     pub(super) fn judge(
         &self,
         last_error: &mut Option<Arc<str>>,
@@ -149,6 +181,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Sentence::Ended;
         }
         let text = shared(last_error, fault.cause.text());
+        if fault.cause.wish() == Wish::Requeue {
+            failed.requeue(self.topic.gate.issued());
+            let status = self.books.record(Status::Delivering, Step::Requeue, 1);
+            self.tell(id, attempt, status, EventKind::Requeued { reason: text });
+            return Sentence::Requeued(failed);
+        }
         let kind = fault.cause.kind();
         let status = self.books.record(Status::Delivering, Step::Fail, 1);
         let error = Arc::clone(&text);
@@ -300,7 +338,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
         for redelivery in waiting {
             // If it fires all the same, its tag will find nothing.
             engine.timer.cancel_parked(redelivery.timer);
-            self.end_redelivery(redelivery, Status::RetryScheduled);
+            let from = redelivery.parked_as();
+            self.end_redelivery(redelivery, from);
+            ended += 1;
+        }
+        while let Some(requeued) = turn.requeued.pop_front() {
+            self.end_redelivery(requeued, Status::Queued);
             ended += 1;
         }
         while let Some(returned) = self.pop_return() {

@@ -278,7 +278,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         ended_ns: u64,
     ) -> Option<(Redelivery<T>, Fault)> {
         let accepted_ns = |_| again.stamp().accepted_ns;
-        let is_first = again.attempts == 0;
+        let is_first = again.attempts == 0 && again.behind().is_none();
         self.record_latency(1, accepted_ns, began_ns, ended_ns, is_first);
         match fault {
             Some(fault) => Some((again, fault)),

@@ -1,6 +1,6 @@
 //! What came back to a lane without a crew, by turns with what is new.
 
-use super::lane::{Lane, Return, Turn};
+use super::lane::{Lane, Redelivery, Return, Turn};
 use super::turn::{Progress, Tried};
 use crate::engine::Engine;
 use crate::pure::lifecycle::{Status, Step};
@@ -20,12 +20,39 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return self.redeliver(turn, returned, now_ns, engine);
         }
         let most = if after_a_return { 1 } else { usize::MAX };
-        match self.deliver(turn, most, now_ns, engine) {
+        match self.deliver_in_line(turn, most, now_ns, engine) {
             Progress::Nothing if after_a_return => match self.pop_return() {
                 Some(returned) => self.redeliver(turn, returned, now_ns, engine),
                 None => Progress::Nothing,
             },
             progress => progress,
+        }
+    }
+
+    /// Delivers what is new, but what was requeued once those have gone that it is behind,
+    /// or none of them may go now.
+    fn deliver_in_line(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        most: usize,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> Progress {
+        let Some(behind) = turn.requeued.front().and_then(Redelivery::behind) else {
+            return self.deliver(turn, most, now_ns, engine);
+        };
+        if turn.hand.is_empty() {
+            turn.hand.extend(self.take(1));
+        }
+        let next = turn.hand.front().map(|part| part.first().id.get());
+        if next.is_some_and(|next| next <= behind)
+            && let Progress::Done { now_ns } = self.deliver(turn, 1, now_ns, engine)
+        {
+            return Progress::Done { now_ns };
+        }
+        match turn.requeued.pop_front() {
+            Some(requeued) => self.deliver_again(turn, requeued, now_ns, engine),
+            None => Progress::Nothing,
         }
     }
 
@@ -37,11 +64,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
         engine: &Engine,
     ) -> Progress {
-        turn.is_new_next = true;
-        let _motion = self.books.motions.begin(1);
         let again = match returned {
             Return::Redriven(redelivery) => *redelivery,
             Return::Due(tag) => match turn.waiting.remove(tag) {
+                Some(requeued) if requeued.behind().is_some() => {
+                    turn.requeued.push_back(requeued);
+                    return Progress::Done { now_ns };
+                }
                 Some(redelivery) => {
                     self.books.record(Status::RetryScheduled, Step::Requeue, 1);
                     redelivery
@@ -51,6 +80,19 @@ impl<T: Send + Sync + 'static> Lane<T> {
             // Leases are of crews, which file this elsewhere.
             Return::Overdue(_) => return Progress::Done { now_ns },
         };
+        turn.is_new_next = true;
+        self.deliver_again(turn, again, now_ns, engine)
+    }
+
+    /// Delivers one delivery that was in hand before, or redriven.
+    fn deliver_again(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        again: Redelivery<T>,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> Progress {
+        let _motion = self.books.motions.begin(1);
         if self.is_past(&again, now_ns) {
             self.expire_at(again, Status::Queued);
             self.give_back(1);

@@ -31,8 +31,8 @@ struct Waits {
     next: Option<Class>,
     /// The oldest of those that are new and may go.
     first: Option<Stamp>,
-    /// Something has come back and may go.
-    is_again: bool,
+    /// What could go while they wait for more.
+    instead: Option<Class>,
     available: usize,
     /// Those that may not go included.
     known: usize,
@@ -63,7 +63,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let Some(first) = turn.hand.front().map(Part::first) else {
             return Progress::Done { now_ns };
         };
-        let known = waiting + turn.waiting.len();
+        let known = waiting + turn.waiting.len() + turn.requeued.len();
         let take = match self.plan_batch(first, batched, (waiting, known), now_ns, engine) {
             BatchPlan::Take(take) => take,
             BatchPlan::Linger(at_most) => {
@@ -129,7 +129,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Waits {
             next: sequencer.next_class(RUNNER),
             first: first.map(Redelivery::stamp),
-            is_again: sequencer.peek(RUNNER, Class::Again).is_some(),
+            instead: [Class::Requeued, Class::Again]
+                .into_iter()
+                .find(|class| sequencer.peek(RUNNER, *class).is_some()),
             available: sequencer.available(RUNNER, Class::New, size),
             known: sequencer.len() + state.strays.len() + state.waiting.len(),
             is_full: state.set_aside() >= state.rules.hold as usize,
@@ -155,7 +157,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let waits = self.look(crew, batched.size());
         let first = match (waits.next, waits.first) {
             (Some(Class::New), Some(first)) => first,
-            (Some(_), _) => return self.try_again(crew, turn, now_ns, engine),
+            (Some(class), _) => return self.try_alone(crew, turn, class, now_ns, engine),
             (None, _) => return Progress::Nothing,
         };
         let counts = (waits.available, waits.known);
@@ -165,10 +167,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
             BatchPlan::Take(take) => take,
             // More won't be filed before some of this has gone.
             BatchPlan::Linger(_) if waits.is_full => batched.size(),
-            BatchPlan::Linger(_) if waits.is_again => {
-                return self.try_again(crew, turn, now_ns, engine);
-            }
             BatchPlan::Linger(at_most) => {
+                if let Some(class) = waits.instead {
+                    return self.try_alone(crew, turn, class, now_ns, engine);
+                }
                 let delay_ns = at_most.map(nanos);
                 turn.linger.set(engine, delay_ns, Arc::clone(self) as _);
                 return Progress::Nothing;
@@ -232,15 +234,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Progress::Done { now_ns: after_ns }
     }
 
-    /// Delivers one that came back.
-    fn try_again(
+    /// Delivers one that came back, or was requeued.
+    fn try_alone(
         self: &Arc<Self>,
         crew: &Crew<T>,
         turn: &mut Turn<T>,
+        class: Class,
         now_ns: u64,
         engine: &Engine,
     ) -> Progress {
-        let ask = Ask::own(1, Each::Once, Some(Class::Again));
+        let ask = Ask::own(1, Each::Once, Some(class));
         let taken = self.take_for(crew, ask, now_ns, |_| {});
         let now_ns = self.try_taken(crew, turn, taken, || false, now_ns, engine);
         Progress::Done { now_ns }

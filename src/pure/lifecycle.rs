@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! CREATED ─▶ QUEUED ─▶ DELIVERING ─▶ DELIVERED
-//!              ▲            └──────▶ FAILED ─▶ RETRY_SCHEDULED ─▶ QUEUED
+//!              ▲  ◀─ requeue ┴──────▶ FAILED ─▶ RETRY_SCHEDULED ─▶ QUEUED
 //!              │                        └────▶ DEAD_LETTER
 //!              └──── redrive, as a new generation ────┘
 //! ```
@@ -53,7 +53,7 @@ pub enum Step {
     Fail,
     /// A policy grants another attempt.
     Retry,
-    /// Its retry is due.
+    /// Its retry is due; or its handler has put it back without a word on failure.
     Requeue,
     /// It goes to the dead-letter store.
     Bury,
@@ -107,7 +107,7 @@ impl Status {
             (Delivering, Step::Ack) => Delivered,
             (Delivering, Step::Fail) => Failed,
             (Failed, Step::Retry) => RetryScheduled,
-            (RetryScheduled, Step::Requeue) => Queued,
+            (Delivering | RetryScheduled, Step::Requeue) => Queued,
             (Queued | Delivering | Failed | RetryScheduled, Step::Bury) => DeadLetter,
             (Created | Queued | Failed, Step::Drop) => Dropped,
             (Queued | Failed, Step::Expire) => Expired,
@@ -189,6 +189,7 @@ mod tests {
                 "QUEUED -Cancel-> CANCELLED",
                 "DELIVERING -Ack-> DELIVERED",
                 "DELIVERING -Fail-> FAILED",
+                "DELIVERING -Requeue-> QUEUED",
                 "DELIVERING -Bury-> DEAD_LETTER",
                 "DELIVERING -Cancel-> CANCELLED",
                 "FAILED -Retry-> RETRY_SCHEDULED",

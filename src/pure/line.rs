@@ -13,63 +13,65 @@ pub(crate) struct Key {
     pub(crate) epoch: u32,
 }
 
-/// What a delivery waits for. While there are some of both, they take turns.
+/// What a delivery waits for. Those of the last kind and the others take turns while
+/// there are both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
     /// Its first attempt.
     New,
-    /// Another one: it was tried before, or redriven.
+    /// That those have gone which it was put back behind.
+    Requeued,
+    /// Another attempt: it failed before, or was redriven.
     Again,
 }
 
-impl Class {
-    pub(crate) fn other(self) -> Self {
-        match self {
-            Self::New => Self::Again,
-            Self::Again => Self::New,
-        }
-    }
-}
+/// The place of a delivery among those of its class.
+pub(super) type Rank = (u64, u64);
 
 /// A delivery that waits.
 pub(super) struct Entry<D> {
+    /// The message's id, or where else it stands in its line.
     pub(super) id: u64,
     pub(super) class: Class,
-    /// Its place among those of its class: the message's id if it is new, or else
+    /// The message's id if it is new; that of the last before it if it was requeued; or else
     /// when it was filed, or those with the lowest ids would come back before the others
     /// for ever.
-    pub(super) rank: u64,
+    pub(super) rank: Rank,
     pub(super) item: D,
 }
 
 /// Something for each delivery that may go, by class and rank.
 pub(super) struct Lists<V> {
-    pub(super) new: BTreeMap<u64, V>,
-    pub(super) again: BTreeMap<u64, V>,
+    pub(super) new: BTreeMap<Rank, V>,
+    pub(super) requeued: BTreeMap<Rank, V>,
+    pub(super) again: BTreeMap<Rank, V>,
 }
 
 impl<V> Lists<V> {
     pub(super) const EMPTY: Self = Self {
         new: BTreeMap::new(),
+        requeued: BTreeMap::new(),
         again: BTreeMap::new(),
     };
 
-    pub(super) fn of(&self, class: Class) -> &BTreeMap<u64, V> {
+    pub(super) fn of(&self, class: Class) -> &BTreeMap<Rank, V> {
         match class {
             Class::New => &self.new,
+            Class::Requeued => &self.requeued,
             Class::Again => &self.again,
         }
     }
 
-    pub(super) fn of_mut(&mut self, class: Class) -> &mut BTreeMap<u64, V> {
+    pub(super) fn of_mut(&mut self, class: Class) -> &mut BTreeMap<Rank, V> {
         match class {
             Class::New => &mut self.new,
+            Class::Requeued => &mut self.requeued,
             Class::Again => &mut self.again,
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.new.len() + self.again.len()
+        self.new.len() + self.requeued.len() + self.again.len()
     }
 }
 
@@ -91,20 +93,29 @@ impl<D> Line<D> {
     };
 
     /// Class and rank of what it would hand out next, if it may.
-    pub(super) fn next(&self) -> Option<(Class, u64)> {
+    pub(super) fn next(&self) -> Option<(Class, Rank)> {
         let may = self.out == 0 && self.holds == 0;
         let next = self.queue.front().filter(|_| may);
         next.map(|entry| (entry.class, entry.rank))
     }
 
     pub(super) fn insert(&mut self, entry: Entry<D>) {
-        let at = self.queue.partition_point(|other| other.id < entry.id);
+        let at = self.queue.partition_point(|other| other.id <= entry.id);
         self.queue.insert(at, entry);
     }
 
-    pub(super) fn remove(&mut self, id: u64) -> Option<Entry<D>> {
-        let at = self.queue.binary_search_by_key(&id, |other| other.id);
-        self.queue.remove(at.ok()?)
+    pub(super) fn remove(&mut self, class: Class, rank: Rank) -> Option<Entry<D>> {
+        let is_it = |entry: &Entry<D>| entry.class == class && entry.rank == rank;
+        let at = self.queue.iter().position(is_it)?;
+        self.queue.remove(at)
+    }
+
+    /// Takes out the new one with this id. Others may stand behind it, in its place.
+    pub(super) fn remove_new(&mut self, id: u64) -> Option<Entry<D>> {
+        let from = self.queue.partition_point(|other| other.id < id);
+        let mut behind = self.queue.range(from..);
+        let at = behind.position(|other| other.class == Class::New)?;
+        self.queue.remove(from + at)
     }
 }
 

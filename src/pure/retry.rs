@@ -283,8 +283,8 @@ impl Backoff {
         }
     }
 
-    /// At most `n` entries into the handler, the first included. Default 3. `u32::MAX`
-    /// is no limit.
+    /// At most `n` entries into the handler, the first included, those that ended by
+    /// [`Nack::requeue`](crate::Nack::requeue) not. Default 3. `u32::MAX` is no limit.
     #[must_use]
     pub fn max_attempts(self, n: u32) -> Self {
         Self {

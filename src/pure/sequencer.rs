@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
 
 pub(crate) use super::line::{Class, Key};
-use super::line::{Entry, Hashed, Line, Lists};
+use super::line::{Entry, Hashed, Line, Lists, Rank};
 use super::retry::mix;
 
 /// How many deliveries of one key may be taken at once: into the same hands, which
@@ -33,12 +33,12 @@ struct Owner {
     id: u64,
     /// Lines that may go on, by what is next in them.
     ready: Lists<Key>,
-    /// What it took last.
-    last: Class,
+    /// What it took last had come back.
+    last_was_again: bool,
 }
 
 /// The next delivery for somebody: its class, its rank, and its line if it has one.
-type Next = (Class, u64, Option<Key>);
+type Next = (Class, Rank, Option<Key>);
 
 /// The deliveries that wait in a lane, in order.
 pub(crate) struct Sequencer<D> {
@@ -49,8 +49,8 @@ pub(crate) struct Sequencer<D> {
     waiting: usize,
     /// Those of them that are new.
     waiting_new: usize,
-    /// The rank of the next that comes back.
-    next_rank: u64,
+    /// Deliveries filed so far that were not new.
+    filed: u64,
     /// The new ones among all that wait, by message id: kept only where the oldest of them
     /// may have to make room.
     droppable: Option<BTreeMap<u64, Option<Key>>>,
@@ -64,7 +64,7 @@ impl<D> Sequencer<D> {
             owners: Vec::new(),
             waiting: 0,
             waiting_new: 0,
-            next_rank: 0,
+            filed: 0,
             droppable: None,
         }
     }
@@ -106,7 +106,7 @@ impl<D> Sequencer<D> {
         self.owners.push(Owner {
             id,
             ready: Lists::EMPTY,
-            last: Class::New,
+            last_was_again: false,
         });
         self.deal_again();
     }
@@ -133,29 +133,50 @@ impl<D> Sequencer<D> {
     /// Files a delivery: a new one, one that comes back, or one that was taken
     /// and not tried.
     pub(crate) fn file(&mut self, id: u64, key: Option<Key>, class: Class, item: D) {
-        self.waiting += 1;
         let rank = match class {
-            Class::New => {
-                self.waiting_new += 1;
-                if let Some(droppable) = &mut self.droppable {
-                    droppable.insert(id, key);
-                }
-                id
-            }
-            Class::Again => {
-                self.next_rank += 1;
-                self.next_rank
-            }
+            Class::New => (id, 0),
+            Class::Requeued => (id, self.count()),
+            Class::Again => (self.count(), 0),
         };
+        self.enter(
+            key,
+            Entry {
+                id,
+                class,
+                rank,
+                item,
+            },
+        );
+    }
+
+    /// Files a delivery that was put back, behind this message; `at` is its place in the
+    /// line of its key.
+    pub(crate) fn file_behind(&mut self, behind: u64, at: u64, key: Option<Key>, item: D) {
         let entry = Entry {
-            id,
-            class,
-            rank,
+            id: at,
+            class: Class::Requeued,
+            rank: (behind, self.count()),
             item,
         };
+        self.enter(key, entry);
+    }
+
+    fn count(&mut self) -> u64 {
+        self.filed += 1;
+        self.filed
+    }
+
+    fn enter(&mut self, key: Option<Key>, entry: Entry<D>) {
+        self.waiting += 1;
+        if entry.class == Class::New {
+            self.waiting_new += 1;
+            if let Some(droppable) = &mut self.droppable {
+                droppable.insert(entry.id, key);
+            }
+        }
         match key {
             None => {
-                self.free.of_mut(class).insert(rank, entry);
+                self.free.of_mut(entry.class).insert(entry.rank, entry);
             }
             Some(key) => self.change(key, |line| line.insert(entry)),
         }
@@ -240,8 +261,15 @@ impl<D> Sequencer<D> {
             let lines = lines.map(|(rank, key)| (class, rank, Some(*key)));
             lines.chain(free).min()
         };
-        let turn = only.unwrap_or(owner.last.other());
-        first(turn).or_else(|| first(turn.other()).filter(|_| only.is_none()))
+        let in_line = || {
+            let both = [first(Class::New), first(Class::Requeued)].into_iter();
+            both.flatten().min_by_key(|(_, rank, _)| *rank)
+        };
+        match only {
+            Some(class) => first(class),
+            None if owner.last_was_again => in_line().or_else(|| first(Class::Again)),
+            None => first(Class::Again).or_else(in_line),
+        }
     }
 
     /// Takes deliveries that this owner may have, at most so many, of one class `only` or
@@ -265,8 +293,9 @@ impl<D> Sequencer<D> {
             let Some((class, rank, key)) = self.next(&self.owners[at], &begun, only) else {
                 break;
             };
-            by_turns |= class != *first.get_or_insert(class);
-            if by_turns && class == self.owners[at].last {
+            let is_again = class == Class::Again;
+            by_turns |= is_again != *first.get_or_insert(is_again);
+            if by_turns && is_again == self.owners[at].last_was_again {
                 // The others have run out, here: there may be more where they come from.
                 break;
             }
@@ -286,7 +315,7 @@ impl<D> Sequencer<D> {
                 }
             };
             let Some(entry) = entry else { break };
-            self.owners[at].last = class;
+            self.owners[at].last_was_again = is_again;
             self.forget(&entry);
             let item = entry.item;
             taken.push(Taken { key, item });
@@ -313,8 +342,8 @@ impl<D> Sequencer<D> {
             && let Some((id, key)) = self.droppable.as_ref().and_then(first)
         {
             let entry = match *key {
-                None => self.free.new.remove(&id),
-                Some(key) => self.change(key, |line| line.remove(id)),
+                None => self.free.new.remove(&(id, 0)),
+                Some(key) => self.change(key, |line| line.remove_new(id)),
             };
             let Some(entry) = entry else { break };
             self.forget(&entry);
@@ -335,21 +364,21 @@ impl<D> Sequencer<D> {
 
     /// Takes what is chosen, and leaves the others as they are.
     pub(crate) fn extract(&mut self, mut chosen: impl FnMut(&D) -> bool) -> Vec<D> {
-        let mut places: Vec<(Option<Key>, Class, u64)> = Vec::new();
-        for entry in self.free.new.values().chain(self.free.again.values()) {
-            if chosen(&entry.item) {
-                places.push((None, entry.class, entry.rank));
-            }
+        let mut places: Vec<(Option<Key>, Class, Rank)> = Vec::new();
+        for class in [Class::New, Class::Requeued, Class::Again] {
+            let free = self.free.of(class).values();
+            let free = free.filter(|entry| chosen(&entry.item));
+            places.extend(free.map(|entry| (None, class, entry.rank)));
         }
         for (key, line) in &self.lines {
             let queue = line.queue.iter().filter(|entry| chosen(&entry.item));
-            places.extend(queue.map(|entry| (Some(*key), entry.class, entry.id)));
+            places.extend(queue.map(|entry| (Some(*key), entry.class, entry.rank)));
         }
         let mut out = Vec::with_capacity(places.len());
-        for (key, class, at) in places {
+        for (key, class, rank) in places {
             let entry = match key {
-                None => self.free.of_mut(class).remove(&at),
-                Some(key) => self.change(key, |line| line.remove(at)),
+                None => self.free.of_mut(class).remove(&rank),
+                Some(key) => self.change(key, |line| line.remove(class, rank)),
             };
             if let Some(entry) = entry {
                 self.forget(&entry);
@@ -361,8 +390,9 @@ impl<D> Sequencer<D> {
 
     /// Takes everything, oldest first. What is out stays out.
     pub(crate) fn drain(&mut self) -> Vec<D> {
-        let Lists { new, again } = std::mem::replace(&mut self.free, Lists::EMPTY);
-        let mut all: Vec<Entry<D>> = new.into_values().chain(again.into_values()).collect();
+        let free = std::mem::replace(&mut self.free, Lists::EMPTY);
+        let free = [free.new, free.requeued, free.again].into_iter();
+        let mut all: Vec<Entry<D>> = free.flat_map(BTreeMap::into_values).collect();
         for line in self.lines.values_mut() {
             all.extend(line.queue.drain(..));
         }
@@ -411,7 +441,7 @@ fn owner_of(owners: &mut [Owner], key: Key) -> Option<&mut Owner> {
         .max_by_key(|owner| mix(key.hash ^ mix(owner.id)))
 }
 
-fn first<V>(list: &BTreeMap<u64, V>) -> Option<(u64, &V)> {
+fn first<R: Copy + Ord, V>(list: &BTreeMap<R, V>) -> Option<(R, &V)> {
     list.first_key_value().map(|(rank, value)| (*rank, value))
 }
 
@@ -521,6 +551,46 @@ mod tests {
         all.file(2, Some(next), Class::New, 2);
         all.put_down(Some(key(7)));
         assert_eq!(take(&mut all, 9, Each::Many), [2]);
+    }
+
+    #[test]
+    fn what_is_put_back_goes_behind_those_that_were_there_and_is_new_to_the_turns() {
+        let mut all = sequencer(&[(2, None), (3, Some(7)), (5, None)]);
+        all.file_behind(3, 3, Some(key(7)), 31);
+        all.file_behind(3, 3, None, 32);
+        all.file(1, None, Class::Again, 1);
+        all.file(4, None, Class::Again, 4);
+        assert_eq!((all.len(), all.len_new()), (6 + 1, 3));
+        assert_eq!(all.available(ME, Class::New, 9), 2 + 2);
+        assert_eq!(take(&mut all, 5, Each::Many), [1, 2, 4, 3]);
+        assert_eq!(
+            take(&mut all, 9, Each::Many),
+            [32, 5],
+            "31 waits for its key"
+        );
+        all.put_down(Some(key(7)));
+        assert_eq!(take(&mut all, 9, Each::Many), [31]);
+    }
+
+    #[test]
+    fn where_order_is_kept_what_is_put_back_stays_the_first_of_its_key() {
+        let mut all = sequencer(&[(1, Some(7)), (2, Some(7)), (3, Some(8))]);
+        assert_eq!(take(&mut all, 1, Each::Once), [1]);
+        all.file_behind(3, 1, Some(key(7)), 1);
+        all.put_down(Some(key(7)));
+        assert_eq!(take(&mut all, 9, Each::Once), [3, 1]);
+        all.put_down(Some(key(7)));
+        assert_eq!(take(&mut all, 9, Each::Once), [2]);
+    }
+
+    #[test]
+    fn the_oldest_new_one_is_told_from_what_was_put_back_in_its_place() {
+        let mut all = Sequencer::dropping();
+        all.join(ME);
+        all.file_behind(2, 2, Some(key(7)), 20);
+        all.file(2, Some(key(7)), Class::New, 2);
+        assert_eq!(all.take_oldest_new(9), [2]);
+        assert_eq!(take(&mut all, 9, Each::Many), [20]);
     }
 
     /// Several owners take, settle, fail, come and go, in any order.
@@ -705,7 +775,7 @@ mod tests {
                         // What comes back has any id, and here a key of its own or none.
                         let (id, key) = match class {
                             Class::New => (id, hash.map(key)),
-                            Class::Again => (mix(id), hash.map(|_| key(id))),
+                            Class::Requeued | Class::Again => (mix(id), hash.map(|_| key(id))),
                         };
                         if class == Class::Again {
                             came_back.push_back(id);

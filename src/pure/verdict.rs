@@ -17,6 +17,8 @@ pub(crate) enum Wish {
     DeadLetter,
     /// To be dropped.
     Discard,
+    /// The end of the line. That is no failure, so nobody judges it.
+    Requeue,
 }
 
 impl Wish {
@@ -52,7 +54,7 @@ pub(crate) fn judge(
     let requested = match wish {
         Wish::DeadLetter => return Verdict::DeadLetter(DeadReason::Rejected),
         Wish::Discard => return Verdict::Discard,
-        Wish::Policy => None,
+        Wish::Policy | Wish::Requeue => None,
         Wish::After(delay) => Some(delay),
     };
     let delay = match decide(requested) {
