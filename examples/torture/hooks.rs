@@ -198,6 +198,7 @@ impl Ears {
         let pairs = [
             ("delivered", counts.delivered),
             ("failed", counts.failed),
+            ("requeued", counts.requeued),
             ("retry_scheduled", counts.retried),
             ("dead_letter", counts.dead_lettered),
             ("expired", counts.expired),

@@ -29,6 +29,8 @@ pub enum Outcome {
     Unprintable,
     DeadLetter,
     Discard,
+    /// Not now; said by those handlers only whose calls one witness sees.
+    Requeue,
     Text,
     Owned,
     /// A panic whose payload panics when it is dropped.
@@ -96,7 +98,7 @@ impl Outcome {
     /// How long until the retry, if the policy's is `delay`; `None`: there is none.
     pub fn delay(self, delay: Duration) -> Option<Duration> {
         match self {
-            Self::Ack | Self::DeadLetter | Self::Discard => None,
+            Self::Ack | Self::DeadLetter | Self::Discard | Self::Requeue => None,
             Self::RetryAfter(own) => Some(own),
             _ => Some(delay),
         }
@@ -110,6 +112,7 @@ impl Outcome {
             Self::Unprintable => Err(Unprintable.into()),
             Self::DeadLetter => Err(Nack::dead_letter("never")),
             Self::Discard => Err(Nack::discard("who cares")),
+            Self::Requeue => Err(Nack::requeue("after the others")),
             Self::Text => panic!("torture: a text"),
             Self::Owned => panic_any(format!("{OURS}a string")),
             Self::Grenade => panic_any(Grenade),
@@ -173,6 +176,7 @@ impl Temper {
     fn act(&mut self, delivery: &Delivery<'_, Shot>, random: &mut Rng) -> Outcome {
         match self {
             Self::Calm => Outcome::Ack,
+            Self::Failing { .. } if random.u32(..20) == 0 => Outcome::Requeue,
             Self::Failing { of_1000, panics } => Outcome::any(*of_1000, *panics, random),
             Self::Slow => {
                 sleep(match random.u32(..200) {

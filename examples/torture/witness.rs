@@ -1,6 +1,6 @@
 //! Who sees every call of one handler, and checks it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -107,6 +107,7 @@ impl Seat {
     pub fn count(&self, outcome: &Outcome) {
         match outcome {
             Outcome::Ack => self.acks.fetch_add(1, Relaxed),
+            Outcome::Requeue => return,
             _ => self.failures.fetch_add(1, Relaxed),
         };
     }
@@ -196,6 +197,8 @@ pub struct Witness {
     retried: bool,
     /// By message and generation.
     pending: HashMap<(u64, u16), Pending>,
+    /// Those of them that were put back at their first attempt.
+    requeued: HashSet<(u64, u16)>,
 }
 
 impl Witness {
@@ -205,6 +208,7 @@ impl Witness {
             seen: Vec::new(),
             retried: seat.promise.retried,
             pending: HashMap::new(),
+            requeued: HashSet::new(),
         }
     }
 
@@ -222,8 +226,11 @@ impl Witness {
     /// Looks at a delivery whose attempt begins.
     pub fn enter(&mut self, delivery: &Delivery<'_, Shot>) {
         self.seat.enter(delivery);
+        let key = (delivery.id().get(), delivery.generation());
         if delivery.attempt() > 1 {
             self.enter_again(delivery);
+        } else if self.requeued.remove(&key) {
+            // It was looked at before.
         } else if delivery.generation() == 0 && delivery.payload().due.is_none() {
             self.enter_first(delivery);
         }
@@ -284,6 +291,9 @@ impl Witness {
     pub fn leave(&mut self, delivery: &Delivery<'_, Shot>, outcome: &Outcome) {
         let promise = self.seat.promise;
         self.seat.count(outcome);
+        if matches!(outcome, Outcome::Requeue) {
+            return self.put_back(delivery);
+        }
         let Some(delay) = outcome.delay(promise.delay) else {
             return;
         };
@@ -305,6 +315,25 @@ impl Witness {
                 ),
             );
             self.pending.clear();
+        }
+    }
+
+    /// It comes again as the same attempt.
+    fn put_back(&mut self, delivery: &Delivery<'_, Shot>) {
+        let key = (delivery.id().get(), delivery.generation());
+        match delivery.attempt().checked_sub(1) {
+            None | Some(0) => {
+                self.requeued.insert(key);
+            }
+            Some(attempt) if self.retried => {
+                let not_before = Instant::now();
+                let pending = Pending {
+                    attempt,
+                    not_before,
+                };
+                self.pending.insert(key, pending);
+            }
+            Some(_) => {}
         }
     }
 
