@@ -323,6 +323,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
         breakable!("lane: a return without a ring", self.ring());
     }
 
+    pub(super) fn has_returns(&self) -> bool {
+        self.returns
+            .get()
+            .is_some_and(|returns| !returns.is_empty())
+    }
+
     pub(super) fn pop_return(&self) -> Option<Return<T>> {
         self.returns.get()?.pop()
     }

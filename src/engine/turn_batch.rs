@@ -133,7 +133,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 .into_iter()
                 .find(|class| sequencer.peek(RUNNER, *class).is_some()),
             available: sequencer.available(RUNNER, Class::New, size),
-            known: sequencer.len() + state.strays.len() + state.waiting.len(),
+            // What has come back may leave its place.
+            known: match sequencer.peek(RUNNER, Class::Again) {
+                None => sequencer.len() + state.strays.len() + state.waiting.len(),
+                Some(_) => 0,
+            },
             is_full: state.set_aside() >= state.rules.hold as usize,
             each: if state.rules.blocks() {
                 Each::Once
@@ -263,8 +267,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let backlog = Backlog::new(waiting, age, self.capacity as usize);
         let flush_to = self.topic.flush_to.load(Ordering::Acquire);
         let room = self.room.load();
-        // Who has taken a place and is not here yet rings when it comes.
-        let is_full = room.occupied >= self.capacity && known >= room.occupied as usize;
+        // Who has taken a place and is not here yet rings when it comes; what has come back
+        // goes first, and may leave it.
+        let is_full = room.occupied >= self.capacity
+            && known >= room.occupied as usize
+            && !self.has_returns();
         let forced = first.id.get() <= flush_to
             || room.phase != Phase::Open
             || is_full
