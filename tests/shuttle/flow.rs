@@ -1,6 +1,6 @@
 //! Messages on their way: fan-out, full topics, strategies, overflow, buffers.
 
-use millstream::{Batched, Immediate, LaneFull, Overflow, PublishError};
+use millstream::{Batched, Immediate, LaneFull, NoSubscribers, Overflow, PublishError, Pull};
 
 use super::explore::explore;
 use super::*;
@@ -274,5 +274,38 @@ fn buffers_are_flushed_by_their_publisher_and_by_workers() {
         assert_in_order(&firsts);
         drop(left);
         assert_eq!((firsts.len(), drain(&broker).delivered), (16, 16));
+    });
+}
+
+/// A lane that nobody takes from, and a topic that nobody subscribes to, are full of
+/// what will have expired: publishers wait for its room, and an idle broker for its end.
+#[test]
+fn what_expires_makes_room_by_itself() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic("a").capacity(1).overflow(BLOCK).ttl(SOON);
+        let topic = topic.open().unwrap();
+        let idle = topic.subscription("idle").capacity(1);
+        let idle = idle.pull(Pull::default()).unwrap();
+        let log = log(&topic, "x");
+        let retained = broker.topic("b").capacity(1).overflow(BLOCK);
+        let retained = retained.no_subscribers(NoSubscribers::Retain);
+        let retained = retained.open().unwrap();
+        join(publishers(move |publisher| {
+            topic.publish((publisher, 0)).unwrap();
+            let message = retained.message((publisher, 0)).ttl(SOON);
+            message.publish().unwrap();
+        }));
+        assert!(broker.wait_until_idle(FOREVER));
+        assert_eq!(idle.metrics().counts.expired, 4);
+        // The last one retained may be there still.
+        let report = match broker.drain(FOREVER) {
+            Ok(report) => report,
+            Err(error) => *error.report(),
+        };
+        assert_balanced(&broker);
+        assert_eq!((report.dispatched, report.messages_dropped), (4, 4));
+        assert_eq!((report.made, report.delivered), (8, log.len() as u64));
+        assert_eq!(report.delivered + report.expired, report.made);
     });
 }
