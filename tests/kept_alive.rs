@@ -74,6 +74,18 @@ fn a_drain_lets_go_of_strategies_that_hold_the_broker() {
 }
 
 #[test]
+fn the_metrics_still_say_which_strategy_it_was() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u32>("t").strategy(Batched::of(8));
+    let topic = topic.open().unwrap();
+    let before = topic.metrics().strategy;
+    broker.drain(HANG).unwrap();
+    assert_eq!(topic.metrics().strategy, before);
+    drop(broker);
+    assert_eq!(topic.metrics().strategy, before);
+}
+
+#[test]
 fn a_drain_lets_go_of_retry_policies_that_hold_the_broker() {
     let kept = drained(|_, topic, held| {
         topic.set_retry(Keeps(held)).unwrap();

@@ -65,6 +65,15 @@ pub(crate) fn share_strategy<S: Strategy>(strategy: S) -> SharedStrategy {
     })
 }
 
+/// Stands in, under its name, for a strategy that nobody asks any more.
+pub(crate) fn stand_in(strategy: &StrategyInUse) -> SharedStrategy {
+    Arc::new(StrategyInUse {
+        name: Arc::clone(&strategy.name),
+        is_immediate: true,
+        strategy: Contained::new(Box::new(Immediate)),
+    })
+}
+
 pub(crate) fn share_policy(policy: impl RetryPolicy) -> SharedPolicy {
     Arc::new(Contained::new(Box::new(policy)))
 }

@@ -3,7 +3,7 @@
 use std::any::{Any, type_name};
 
 use super::cell::Cell;
-use super::contain::{SharedStrategy, share_policy, share_strategy};
+use super::contain::{SharedStrategy, share_policy, stand_in};
 use super::context::Inside;
 use super::lane::Lane;
 use super::pool::Worker;
@@ -16,7 +16,6 @@ use crate::pure::ending::Refuse;
 use crate::pure::handles::Handles;
 use crate::pure::retry::Backoff;
 use crate::pure::room::Phase;
-use crate::pure::strategy::Immediate;
 use crate::sync::{Arc, breakable, in_order};
 
 /// What is still to be done.
@@ -166,7 +165,8 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
     }
 
     fn let_settings_go(&self) {
-        drop(self.strategy.swap(share_strategy(Immediate)));
+        let stand_in = stand_in(&self.strategy.load());
+        drop(self.strategy.swap(stand_in));
         drop(self.retry.swap(share_policy(Backoff::default())));
     }
 
@@ -255,7 +255,8 @@ impl Engine {
         for topic in self.all_topics() {
             topic.let_settings_go();
         }
-        self.strategy.swap(share_strategy(Immediate));
+        let stand_in = stand_in(&self.strategy.load());
+        drop(self.strategy.swap(stand_in));
     }
 
     /// What all topics still have to do, and whether that stood still while we

@@ -74,7 +74,7 @@ fn a_delayed_message_is_delivered_or_counted_as_dropped() {
 fn what_a_stage_publishes_is_delivered_before_the_next_one_is_refused() {
     let most = Preemptions {
         plain: Some(1),
-        rmw: Some(1),
+        rmw: Some(0),
     };
     model("drain by stages, worker", most, || {
         let (broker, _clock, topic, log) = logged(|open| open.capacity(4));
