@@ -996,3 +996,50 @@ fn handles_ask_nothing_of_their_payload() {
         prints::<millstream::LeaseStream<Mute>>();
     }
 }
+
+#[test]
+fn a_name_is_taken_once_among_very_many_and_free_again_when_its_subscription_goes() {
+    let (broker, clock) = manual();
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let name = |number: usize| format!("s{number}");
+    let subscribe = |number: usize| topic.subscribe(&name(number), |_| Ok(()));
+    let mut subscriptions: Vec<_> = (0..300).map(|n| subscribe(n).expect("free")).collect();
+    let assert_taken = |number: usize| {
+        let refused = subscribe(number).expect_err("it is taken");
+        assert!(matches!(refused, SubscribeError::NameTaken { .. }));
+    };
+    (0..300).for_each(assert_taken);
+    // Down to a short list, and up again; from the front, the middle and the end.
+    for number in (0..300).filter(|n| n % 7 > 0).rev() {
+        let gone = subscriptions.remove(number);
+        gone.unsubscribe(Unsubscribe::Cancel);
+    }
+    assert_eq!(topic.metrics().subscriptions.len(), 43);
+    (0..300).filter(|n| n % 7 == 0).for_each(assert_taken);
+    let again = (0..300).filter(|n| n % 7 > 0);
+    subscriptions.extend(again.map(|n| subscribe(n).expect("free again")));
+    (0..300).for_each(assert_taken);
+    let pattern = broker.subscription::<u32>(&name(8)).matching("t");
+    let refused = pattern.subscribe(|_: &millstream::Delivery<'_, u32>| Ok(()));
+    let refused = refused.expect_err("it is taken");
+    assert!(matches!(refused, SubscribeError::NameTakenOn { .. }));
+    topic.publish(1).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(assert_balanced(&broker).deliveries().delivered, 300);
+    // One that ends slowly leaves its name to a successor, and a successor of that.
+    let slow = |number: u32| {
+        let subscribed = topic.subscribe("slow", move |_| Err(Nack::retry_after(MS * number, "")));
+        subscribed.expect("its predecessor is ending")
+    };
+    for number in 1..4 {
+        let ending = slow(number);
+        topic.publish(2).expect("there is room");
+        broker.run_until_idle();
+        drop(ending);
+    }
+    let _last = slow(4);
+    topic.subscribe("slow", |_| Ok(())).expect_err("taken");
+    advance(&broker, &clock, HANG);
+    assert_eq!(topic.metrics().subscriptions.len(), 301);
+    assert_balanced(&broker);
+}

@@ -49,6 +49,7 @@ pub(crate) mod partition;
 pub(crate) mod patterns;
 pub(crate) mod receive;
 pub(crate) mod registry;
+mod roll;
 pub(crate) mod seat;
 pub(crate) mod settle;
 pub(crate) mod table;

@@ -201,8 +201,7 @@ impl<T: Send + Sync + 'static> Follower<T> {
         let matched = topics.iter().filter(is_new);
         let matched: Vec<Arc<TopicCore<T>>> = matched.filter_map(carries).collect();
         for topic in &matched {
-            let answers = |lane: &Arc<Lane<T>>| lane.answers_to(&self.name);
-            if topic.lanes.peek(|lanes| lanes.iter().any(answers)) {
+            if topic.has_open(&self.name) {
                 return Err(SubscribeError::NameTakenOn {
                     name: self.name.to_string(),
                     topic: topic.name.to_string(),

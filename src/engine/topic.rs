@@ -9,6 +9,7 @@ use super::lane::Lane;
 use super::letters::{Left, Letter, Letters};
 use super::parking;
 use super::partition::Partition;
+use super::roll::Roll;
 use super::table::Split;
 use super::waiters::Waiters;
 use crate::batch::{Message, Meta, Parcel};
@@ -74,6 +75,8 @@ pub(crate) struct TopicCore<T> {
     /// Messages up to this id are handed on whatever the strategy says.
     pub(super) flush_to: AtomicU64,
     pub(crate) lanes: Slot<Lanes<T>>,
+    /// How that list is changed.
+    roll: Roll<T>,
     /// Whether there may be messages that some lane doesn't want.
     pub(super) starts: Cell<Starts>,
     /// Serialises changes of the list; holds the counts of lanes that ended.
@@ -107,6 +110,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }),
             flush_to: AtomicU64::new(0),
             lanes: Slot::new(Arc::new(Vec::new())),
+            roll: Roll::new(),
             starts: Cell::new(Starts::NONE),
             ended: Mutex::new(None),
             strategy: Slot::new(strategy),
@@ -308,18 +312,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// unless it is the one that messages wait for.
     pub(crate) fn join(self: &Arc<Self>, lane: &Arc<Lane<T>>) -> bool {
         let joining = breakable!("lanes: look, then join", Some(self.ended.lock()), None);
-        let mut lanes = Lanes::clone(&self.lanes.load());
-        if lanes.iter().any(|other| other.answers_to(&lane.name)) {
+        if self.roll.has_open(&self.lanes, &lane.name) {
             return false;
         }
-        let is_first = self.retains(&lanes);
-        lanes.push(Arc::clone(lane));
+        let is_first = self.lanes.peek(|lanes| self.retains(lanes));
         in_order!(
             "lanes: the start, then the list",
             if !is_first {
                 self.start(lane);
             },
-            self.lanes.swap(Arc::new(lanes)),
+            self.roll.add(&self.lanes, lane),
         );
         drop(joining);
         self.ring();
@@ -331,9 +333,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Takes a lane off the list that should never have been on it.
     pub(crate) fn leave(&self, lane: &Arc<Lane<T>>) {
         let _joining = self.ended.lock();
-        let mut lanes = Lanes::clone(&self.lanes.load());
-        lanes.retain(|other| !Arc::ptr_eq(other, lane));
-        self.lanes.swap(Arc::new(lanes));
+        self.roll.remove(&self.lanes, lane);
+    }
+
+    /// Whether it has an open lane of this name.
+    pub(super) fn has_open(&self, name: &str) -> bool {
+        let _joining = self.ended.lock();
+        self.roll.has_open(&self.lanes, name)
     }
 
     /// Takes a lane that has ended off the list and keeps its counts. Between the
@@ -342,9 +348,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(crate) fn retire(&self, lane: &Arc<Lane<T>>) {
         let mut ended = self.ended.lock();
         if self.engine.ending.load() != Ending::Stopped {
-            let mut lanes = Lanes::clone(&self.lanes.load());
-            lanes.retain(|other| !Arc::ptr_eq(other, lane));
-            self.lanes.swap(Arc::new(lanes));
+            self.roll.remove(&self.lanes, lane);
             ended.get_or_insert_default().add(&lane.books.read());
         }
         lane.set_retired();
@@ -373,7 +377,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         for lane in &gone {
             ended.get_or_insert_default().add(&lane.books.read());
         }
-        let before = self.lanes.swap(Arc::new(busy));
+        let before = (self.lanes.swap(Arc::new(busy)), self.roll.let_go());
         drop(ended);
         // Handlers, and what they have captured, go after the lock.
         drop((before, lanes, gone));

@@ -55,7 +55,7 @@ fn what_lingers_while_a_worker_flushes_is_flushed_too() {
 
 #[test]
 fn what_waits_for_room_is_published_when_there_is_some() {
-    model("buffer, room", Preemptions::up_to(2), || {
+    model("buffer, room", Preemptions::up_to(1), || {
         let (broker, clock) = manual();
         let topic = broker.topic("t").capacity(1);
         let topic = topic.no_subscribers(NoSubscribers::Retain).open().unwrap();
