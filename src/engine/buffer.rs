@@ -25,7 +25,7 @@ use crate::message::BatchReceipt;
 use crate::pure::strategy::Batched;
 use crate::pure::verdict::nanos;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Mutex, breakable, in_order};
+use crate::sync::{Arc, Mutex, in_order};
 
 /// The buffer of one publisher.
 pub(crate) struct Buffer<T: Send + Sync + 'static> {
@@ -170,11 +170,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         }
         held.linger.cancel(&self.topic.engine);
         waiters.stand(&mut held.place, Arc::clone(self) as _);
-        if breakable!(
-            "standby: stand without a last look",
-            self.topic.may_admit(),
-            false
-        ) {
+        if self.topic.may_admit() {
             waiters.call_next();
         }
     }
@@ -230,10 +226,7 @@ impl<T: Send + Sync + 'static> Task for Buffer<T> {
             self.publish_lingering(worker),
         );
         if self.topic.may_admit() {
-            breakable!(
-                "standby: room that the next does not hear of",
-                self.topic.waiters.call_next()
-            );
+            self.topic.waiters.call_next();
         }
     }
 }

@@ -5,13 +5,13 @@
 //! there is room left. One that is refused again keeps its place. Steps, as those of
 //! publishers that wait on their threads (see [`waiters`](super::waiters)): take a place
 //! and be counted, fence, look once more; whoever makes room releases, fences, looks at
-//! the count. Model: `loom-tests/tests/models/buffer.rs`.
+//! the count.
 
 use std::collections::BTreeMap;
 
 use super::timer::{Fire, LOOK};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, breakable, fence};
+use crate::sync::{Arc, Mutex, fence};
 
 /// Where a buffer stands in the line; kept until it is served.
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ impl Standby {
         }
         drop(state);
         // ORDERING: pairs with the fence in `Waiters::wake`.
-        breakable!("standby: stand without a fence", fence(Ordering::SeqCst));
+        fence(Ordering::SeqCst);
     }
 
     /// Leaves the line.

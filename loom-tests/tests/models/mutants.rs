@@ -112,18 +112,6 @@ const MUTANTS: &[Mutant] = &[
         &["unsubscribe::what_is_cancelled_is_not_delivered_any_more"],
     ),
     (
-        "standby: stand without a fence",
-        &["buffer::what_waits_for_room_is_published_when_there_is_some"],
-    ),
-    (
-        "standby: stand without a last look",
-        &["buffer::what_waits_for_room_is_published_when_there_is_some"],
-    ),
-    (
-        "standby: room that the next does not hear of",
-        &["buffer::what_waits_for_room_is_published_when_there_is_some"],
-    ),
-    (
         "lanes: the start, then the list",
         &["lanes::a_subscription_that_joins_gets_what_is_published_after_it_and_nothing_before"],
     ),
