@@ -79,7 +79,9 @@ pub(crate) fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> 
 /// # }
 /// ```
 ///
-/// Clone it freely, receive from any thread: each delivery goes to one of them. The
+/// Clone it freely, receive from any thread: each delivery goes to one of them. Threads that
+/// share it take turns of a few dozen leases, so that they get about as many; futures get
+/// theirs as their runtime polls them. The
 /// last handle that is dropped unsubscribes, as dropping a [`Subscription`] does; its
 /// settings and metrics are here by dereference.
 ///

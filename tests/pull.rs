@@ -869,3 +869,36 @@ fn deadlines_acks_and_ends_race_without_a_loss() {
     assert_eq!(counts.illegal, 0);
     assert!(counts.failed > 0);
 }
+
+/// By the system's slices of time alone, one of them would get nearly all.
+#[test]
+fn threads_that_share_a_pull_get_about_as_many_each() {
+    const THREADS: usize = 4;
+    const MESSAGES: u32 = 40_000;
+    let broker = threaded(1);
+    let topic = broker.topic("t").capacity(MESSAGES as usize);
+    let topic = topic.lane_capacity(MESSAGES as usize).open();
+    let topic: Topic<u32> = topic.expect("opens");
+    let worker = pull(&topic);
+    topic.publish_batch(0..MESSAGES).expect("there is room");
+    let all_there = std::sync::Barrier::new(THREADS);
+    let shares: Vec<u32> = thread::scope(|scope| {
+        let receive = || {
+            all_there.wait();
+            let mut acked = 0;
+            while let Ok(lease) = worker.recv_timeout(SECOND) {
+                lease.ack().expect("in time");
+                acked += 1;
+            }
+            acked
+        };
+        let receivers: Vec<_> = (0..THREADS).map(|_| scope.spawn(receive)).collect();
+        let shares = receivers.into_iter().map(|receiver| receiver.join());
+        shares.map(|share| share.expect("no panic")).collect()
+    });
+    assert_eq!(shares.iter().sum::<u32>(), MESSAGES);
+    // No more is asked, for the machine may be busy with other things.
+    let least = MESSAGES / THREADS as u32 / 4;
+    assert!(shares.iter().all(|share| *share >= least), "{shares:?}");
+    assert_rests_balanced(&broker);
+}

@@ -49,7 +49,12 @@ thread_local! {
     /// Who has refused a publish of this thread, outside of its own handlers, since the
     /// thread last received or settled a lease of that engine.
     static REFUSED_BY: Cell<Option<EngineId>> = Cell::new(None);
+    static TURN: Cell<u32> = Cell::new(0);
 }
+
+/// Leases that a thread takes before it lets others go first that share the pull. A few,
+/// so that they get about as many; more than a few, for each time costs a system call.
+const TURN_LEASES: u32 = 32;
 
 /// Looks at the engines of this thread. There are none any more while the thread is
 /// taken down, when destructors of the user's own thread-locals may still call us.
@@ -118,6 +123,28 @@ pub(crate) fn is_inside(engine: &Engine) -> bool {
 /// Whether this engine runs on this thread, and that in a call of a handler.
 pub(crate) fn is_handling(engine: &Engine) -> bool {
     CALL.with(|call| call.of.get().is_some()) && is_inside(engine)
+}
+
+/// What tells this thread from others that are alive.
+pub(crate) fn mark() -> usize {
+    TURN.with(|turn| std::ptr::from_ref(turn).addr())
+}
+
+/// This thread has taken something that other threads take as well, or that they
+/// don't.
+pub(crate) fn note_taken(is_shared: bool) {
+    TURN.with(|turn| turn.set(if is_shared { turn.get() + 1 } else { 0 }));
+}
+
+/// Whether it is time to let others go first. Begins the next turn.
+pub(crate) fn is_turn_over() -> bool {
+    TURN.with(|turn| {
+        let is_over = turn.get() >= TURN_LEASES;
+        if is_over {
+            turn.set(0);
+        }
+        is_over
+    })
 }
 
 /// Calls a handler of this engine. Before each call, if there are several, the flag

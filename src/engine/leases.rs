@@ -32,6 +32,9 @@ pub(super) struct Leases<T> {
     overdue: Vec<u32>,
     /// What the next lease is told from others by.
     next: u64,
+    /// Which thread has taken the latest, and since which lease it does.
+    taker: usize,
+    taker_since: u64,
     pub(super) credits: u32,
     /// The same, if they were asked for and aren't the default.
     pub(super) asked: Option<u32>,
@@ -40,6 +43,9 @@ pub(super) struct Leases<T> {
     timed_out: u64,
     abandoned: u64,
 }
+
+/// A thread that takes so many leases while no other does has the pull to itself.
+const ALONE_AFTER: u64 = 4_096;
 
 /// A delivery that is out.
 pub(super) struct Leased<T> {
@@ -71,6 +77,8 @@ impl<T> Leases<T> {
             out: Arena::new(),
             overdue: Vec::new(),
             next: 0,
+            taker: 0,
+            taker_since: 0,
             credits: 0,
             asked: None,
             deadline_ns: 0,
@@ -83,6 +91,15 @@ impl<T> Leases<T> {
     /// How many more may be out.
     pub(super) fn free(&self) -> usize {
         (self.credits as usize).saturating_sub(self.out.len())
+    }
+
+    /// This thread takes some. Answers whether others do, too, as far as can be seen.
+    pub(super) fn note_taker(&mut self, thread: usize) -> bool {
+        if self.taker != thread {
+            self.taker = thread;
+            self.taker_since = self.next;
+        }
+        self.taker_since > 0 && self.next - self.taker_since < ALONE_AFTER
     }
 
     pub(super) fn note_overdue(&mut self, slot: u32) {

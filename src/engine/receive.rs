@@ -6,6 +6,10 @@
 //! gives back a credit and perhaps a key; by a change of credits; by the end. As many are called
 //! as there is something for. So that who calls can tell, what has arrived is always filed
 //! until one may go: nothing to lease means none in the inbox either.
+//!
+//! Threads that share a pull take turns of a few leases: who has had its turn lets those run
+//! that can, by the system's scheduler, and those go first that wait. A thread that has the
+//! pull to itself does neither.
 //! Model: `loom-tests/tests/models/pull.rs`.
 //!
 //! [`Waiters`]: super::waiters::Waiters
@@ -18,7 +22,7 @@ use crate::batch::Batch;
 use crate::error::{InvalidSetting, RecvError};
 use crate::pure::lifecycle::Status;
 use crate::pure::sequencer::{Each, Taken};
-use crate::sync::{Arc, Instant, breakable};
+use crate::sync::{Arc, Instant, breakable, yield_now};
 
 /// A delivery for whoever has leased it.
 pub(crate) struct Granted<T> {
@@ -95,16 +99,18 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Err(RecvError::Empty) => None,
             received => Some(received),
         };
-        if let Some(received) = attempt() {
-            return received;
-        }
-        if self.may_not_wait() {
-            return Err(RecvError::Empty);
-        }
         let crew = self.crew.get().ok_or(RecvError::Ended)?;
-        let received = crew
-            .receivers
-            .wait_for(until, attempt, || self.to_lease(crew));
+        let room = || self.to_lease(crew);
+        let received = if context::is_turn_over() && !self.may_not_wait() {
+            yield_now();
+            crew.receivers.wait_behind(until, attempt, room)
+        } else {
+            match attempt() {
+                None if self.may_not_wait() => Some(Err(RecvError::Empty)),
+                None => crew.receivers.wait_for(until, attempt, room),
+                received => received,
+            }
+        };
         received.unwrap_or(Err(RecvError::TimedOut))
     }
 
@@ -216,7 +222,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 generation,
             }
         });
-        let granted = granted.collect();
+        let granted: Vec<_> = granted.collect();
+        if !granted.is_empty() {
+            context::note_taken(state.leases.note_taker(context::mark()));
+        }
         let has_strays = state.strays.are_to_be_judged();
         drop(state);
         if has_strays {

@@ -2,7 +2,7 @@
 //! receivers of a pull subscription, threads and futures alike.
 //!
 //! Steps. A *waiter* takes a seat under the lock, which counts it in, fences, tries, and if that was
-//! in vain sleeps until it is called; then it tries again from its old seat. Whoever makes room
+//! in vain sleeps until it is called; then it tries again, and if that was in vain from its old seat. Whoever makes room
 //! (the *waker*) makes it, fences, reads the count, and calls as many as there is room for, in the
 //! order in which they came. The feared interleaving, a waiter that sleeps while the room it
 //! waits for has just been made, would need each of the two to miss the other's write, which
@@ -20,12 +20,36 @@
 //!
 //! Bells are rung outside of the lock. Model: `loom-tests/tests/models/waiters.rs`.
 
+use std::time::Duration;
+
 use super::contain::discard;
 use super::standby::{Place, Standby};
 use super::timer::Fire;
 use super::wakers::{Bell, Queue, Seat};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Condvar, Instant, Mutex, breakable, fence};
+
+/// How long a thread lets others go first: longer than one takes to wake up.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// A thread that waits.
+struct Sitting {
+    seat: Seat,
+    bell: Arc<Condvar>,
+}
+
+impl Sitting {
+    fn new() -> Self {
+        Self {
+            seat: Seat::default(),
+            bell: Arc::new(Condvar::new()),
+        }
+    }
+}
+
+fn is_late(until: Option<Instant>) -> bool {
+    until.is_some_and(|until| Instant::now() >= until)
+}
 
 /// A waiting room.
 pub struct Waiters {
@@ -50,27 +74,63 @@ impl Waiters {
     pub fn wait_for<R>(
         &self,
         until: Option<Instant>,
+        attempt: impl FnMut() -> Option<R>,
+        room: impl Fn() -> usize,
+    ) -> Option<R> {
+        self.wait_from(Sitting::new(), until, attempt, room)
+    }
+
+    /// The same, but lets those go first who wait already: for who has had its turn. Not for
+    /// ever, as one of them may be a future that nobody polls.
+    pub fn wait_behind<R>(
+        &self,
+        until: Option<Instant>,
+        attempt: impl FnMut() -> Option<R>,
+        room: impl Fn() -> usize,
+    ) -> Option<R> {
+        let mut sitting = Sitting::new();
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.sit_down(&mut sitting.seat, Bell::Thread(Arc::clone(&sitting.bell)));
+            // In place of a look.
+            self.wake(&room);
+            let patience = Instant::now().checked_add(PATIENCE);
+            let until = [until, patience].into_iter().flatten().min();
+            self.sleep(&sitting, until);
+        }
+        self.wait_from(sitting, until, attempt, room)
+    }
+
+    fn wait_from<R>(
+        &self,
+        mut sitting: Sitting,
+        until: Option<Instant>,
         mut attempt: impl FnMut() -> Option<R>,
         room: impl Fn() -> usize,
     ) -> Option<R> {
-        let bell = Arc::new(Condvar::new());
-        let mut seat = Seat::default();
-        let is_late = || until.is_some_and(|until| Instant::now() >= until);
         let answer = loop {
-            self.sit_down(&mut seat, Bell::Thread(Arc::clone(&bell)));
+            self.sit_down(&mut sitting.seat, Bell::Thread(Arc::clone(&sitting.bell)));
             if let Some(answer) = attempt() {
                 break Some(answer);
             }
-            if is_late() {
+            if is_late(until) {
                 break None;
             }
-            let mut queue = self.queue.lock();
-            while queue.waits(&seat) && !is_late() {
-                bell.wait(&mut queue, until);
+            self.sleep(&sitting, until);
+            // Not from its seat, so that the call is passed on if it leaves now.
+            if let Some(answer) = attempt() {
+                break Some(answer);
             }
         };
-        self.leave(&mut seat, room);
+        self.leave(&mut sitting.seat, room);
         answer
+    }
+
+    /// Sleeps until it is called, or until then.
+    fn sleep(&self, sitting: &Sitting, until: Option<Instant>) {
+        let mut queue = self.queue.lock();
+        while queue.waits(&sitting.seat) && !is_late(until) {
+            sitting.bell.wait(&mut queue, until);
+        }
     }
 
     /// There is room for so many: lets as many of those who wait look.
