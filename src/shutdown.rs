@@ -188,8 +188,14 @@ impl Engine {
             return;
         }
         let mut last = None;
+        // What is due now is done in any case, but not for ever: handlers may publish, or put
+        // back, as much as they handle.
+        let at_least = Instant::now().checked_add(GRACE);
+        let late = until
+            .zip(at_least)
+            .map(|(until, at_least)| until.max(at_least));
         loop {
-            self.run_until(until);
+            self.run_until(late);
             let survey = self.survey();
             let time_is_up = until.is_some_and(|until| Instant::now() >= until);
             if time_is_up || survey.is_some_and(|survey| self.is_done(survey, until)) {

@@ -388,25 +388,35 @@ impl Model {
             return false;
         }
         self.allowance = 0;
-        let count = late.len() as u64;
-        if self.open().next().is_none() {
-            match self.setup.no_subscribers {
-                NoSubscribers::Retain => self.dropped += count,
-                _ => self.unrouted += count,
-            }
-            return true;
-        }
-        self.dispatched += count;
-        for at in 0..self.lanes.len() {
-            if self.lanes[at].phase == Phase::Open {
-                self.lanes[at].counts.made += count;
-                if self.lanes[at].shape.is_exact() {
-                    late.iter()
-                        .for_each(|late| self.expire(at, Tried::first(*late)));
-                }
-            }
-        }
+        late.into_iter().for_each(|late| self.expire_message(late));
         true
+    }
+
+    /// A message that expires before it is dispatched does so for those that would have
+    /// got it.
+    fn expire_message(&mut self, late: Message) {
+        let retains = self.setup.no_subscribers == NoSubscribers::Retain;
+        let is_wanted = self.lanes.iter().any(|lane| lane.wants(&late));
+        let gets = |lane: &Lane| {
+            lane.phase == Phase::Open && (lane.wants(&late) || (retains && !is_wanted))
+        };
+        let got: Vec<_> = (0..self.lanes.len())
+            .filter(|at| gets(&self.lanes[*at]))
+            .collect();
+        if got.is_empty() {
+            match retains {
+                true => self.dropped += 1,
+                false => self.unrouted += 1,
+            }
+            return;
+        }
+        self.dispatched += 1;
+        for at in got {
+            self.lanes[at].counts.made += 1;
+            if self.lanes[at].shape.is_exact() {
+                self.expire(at, Tried::first(late));
+            }
+        }
     }
 
     /// What has expired in a lane makes room. What comes back is judged when it is its

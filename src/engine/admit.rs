@@ -48,7 +48,7 @@ pub(super) struct Admitted {
 
 impl Admitted {
     /// Into a queue that had room: the first id, and how many.
-    fn plainly((first_id, count): (u64, u64)) -> Self {
+    pub(super) fn plainly((first_id, count): (u64, u64)) -> Self {
         Self {
             first_id,
             count,
@@ -58,7 +58,7 @@ impl Admitted {
     }
 
     /// What the publisher of the first of these messages gets.
-    fn receipt(&self) -> Receipt {
+    pub(super) fn receipt(&self) -> Receipt {
         Receipt {
             id: MessageId::new(self.first_id),
             evicted: self.evicted,
@@ -207,7 +207,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     #[inline(always)]
-    fn message(&self, id: u64, payload: T) -> Message<T> {
+    pub(super) fn message(&self, id: u64, payload: T) -> Message<T> {
         Message {
             stamp: Stamp {
                 id: MessageId::new(id),
@@ -266,7 +266,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     #[inline(always)]
-    fn lacks_subscribers(&self) -> bool {
+    pub(super) fn lacks_subscribers(&self) -> bool {
         self.settings.no_subscribers == NoSubscribers::Reject
             && !self.has_subscribers()
             && !self.is_closed_to_caller()
@@ -279,7 +279,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// As the gate admits, or lets handlers in though it is closed to others.
-    fn admit_caller(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
+    pub(super) fn admit_caller(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
         match self.gate.admit(wanted, capacity) {
             Err(Refusal::Closed) if context::is_handling(&self.engine) => {
                 self.gate.admit_handler(wanted, capacity)
@@ -292,79 +292,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         use crate::pure::room::Phase;
         self.lanes
             .peek(|lanes| lanes.iter().any(|lane| lane.phase() == Phase::Open))
-    }
-
-    /// Gets one ticket under `Overflow::Block`, or has the future of this seat be woken
-    /// when there may be room. `is_first`: it has not waited yet.
-    #[cfg(feature = "async")]
-    pub(super) fn poll_admit(
-        self: &Arc<Self>,
-        is_first: bool,
-        seat: &mut super::wakers::Seat,
-        cx: &std::task::Context<'_>,
-    ) -> std::task::Poll<Result<Admitted, Refused>> {
-        use std::task::Poll;
-        if is_first && self.lacks_subscribers() {
-            return Poll::Ready(Err(Refused::NoSubscribers));
-        }
-        let attempt = || match self.admit_caller(1, self.settings.capacity) {
-            Err(Refusal::Full) => None,
-            admitted => Some(admitted),
-        };
-        let made_room = || self.make_room_of_expired().then(attempt).flatten();
-        let admitted = match attempt().or_else(made_room) {
-            Some(admitted) => {
-                self.waiters.leave(seat, || self.room());
-                admitted
-            }
-            None => {
-                if is_first {
-                    self.tell(EventKind::Backpressure {
-                        depth: self.waiting(),
-                        overflow: self.settings.overflow,
-                    });
-                }
-                // What is waiting must be on its way before we wait for its room.
-                self.ring();
-                let room = || self.room();
-                std::task::ready!(self.waiters.poll_for(seat, cx, attempt, room))
-            }
-        };
-        if admitted.is_err() {
-            context::note_refusal(&self.engine);
-        }
-        Poll::Ready(admitted.map(Admitted::plainly).map_err(refused))
-    }
-
-    /// Accepts one message or hands the payload back, once there is room under
-    /// `Overflow::Block`; other policies answer at once.
-    #[cfg(feature = "async")]
-    pub(crate) fn poll_publish(
-        self: &Arc<Self>,
-        payload: &mut Option<T>,
-        is_first: bool,
-        seat: &mut super::wakers::Seat,
-        context: &std::task::Context<'_>,
-    ) -> std::task::Poll<Result<Receipt, PublishError<T>>> {
-        use std::task::Poll;
-        let take = |payload: &mut Option<T>| payload.take().expect("polled after it was ready");
-        if !matches!(self.settings.overflow, Overflow::Block { .. }) {
-            return Poll::Ready(self.publish(take(payload), None));
-        }
-        let admitted = std::task::ready!(self.poll_admit(is_first, seat, context));
-        let payload = take(payload);
-        Poll::Ready(match admitted {
-            Err(refused) => {
-                self.books.rejected.add(1);
-                Err(refused.error(payload))
-            }
-            Ok(admitted) => {
-                let message = self.message(admitted.first_id, payload);
-                let parcel = Parcel::of(message, None);
-                self.admitted(parcel, &admitted, &mut Waste::new(), None);
-                Ok(admitted.receipt())
-            }
-        })
     }
 
     #[cold]
@@ -479,7 +406,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 }
 
-fn refused(refusal: Refusal) -> Refused {
+pub(super) fn refused(refusal: Refusal) -> Refused {
     match refusal {
         Refusal::Full => Refused::Full,
         Refusal::Closed => Refused::Closed,

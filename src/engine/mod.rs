@@ -26,6 +26,8 @@ pub(crate) mod wakers;
 
 pub(crate) mod admit;
 #[cfg(feature = "async")]
+mod admit_async;
+#[cfg(feature = "async")]
 pub(crate) mod async_calls;
 pub(crate) mod buffer;
 pub(crate) mod chunks;

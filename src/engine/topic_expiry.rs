@@ -282,12 +282,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Ends a message for every subscription that would have got it, or else for itself.
     fn expire_one(self: &Arc<Self>, lanes: &Lanes<T>, part: &Part<T>) {
         let id = part.first().id.get();
-        let wanting = |lane: &&Arc<Lane<T>>| lane.phase() == Phase::Open && lane.wants(id);
-        let mut wanting = lanes.iter().filter(wanting).peekable();
+        let retains = self.settings.no_subscribers == NoSubscribers::Retain;
+        let open = || lanes.iter().filter(|lane| lane.phase() == Phase::Open);
+        let is_wanted = open().any(|lane| lane.wants(id));
+        // As in fan-out: what is retained and wanted by nobody is for those that are there.
+        let mut wanting = open()
+            .filter(|lane| lane.wants(id) || (retains && !is_wanted))
+            .peekable();
         if wanting.peek().is_none() {
-            return match self.settings.no_subscribers {
-                NoSubscribers::Retain => self.drop_messages(part.ids(), DropCause::Expired),
-                NoSubscribers::Discard | NoSubscribers::Reject => self.unroute(part.ids()),
+            return match retains {
+                true => self.drop_messages(part.ids(), DropCause::Expired),
+                false => self.unroute(part.ids()),
             };
         }
         self.books.dispatched.add(1);

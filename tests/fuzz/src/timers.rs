@@ -53,6 +53,8 @@ pub fn fuzz(bytes: &[u8]) {
     let _sub = sub.expect("a fine name");
 
     let mut pending: Vec<u64> = Vec::new();
+    // Those without a delay, which are in the queue and not on the wheel.
+    let mut queued = 0;
     for step in &steps {
         let jump = match step {
             Step::After(Time(delay)) => {
@@ -60,6 +62,7 @@ pub fn fuzz(bytes: &[u8]) {
                     let due = nanos(clock.elapsed()).saturating_add(nanos(*delay));
                     topic.publish_after(*delay, due).expect("there is room");
                     pending.push(due);
+                    queued += u64::from(delay.is_zero());
                 }
                 continue;
             }
@@ -74,6 +77,7 @@ pub fn fuzz(bytes: &[u8]) {
         let now = nanos(clock.elapsed());
         now_ns.store(now, Ordering::Relaxed);
         broker.run_until_idle();
+        queued = 0;
         let came = std::mem::take(&mut *fired.lock().expect("nothing panics with it"));
         let ticks: Vec<_> = came.iter().map(|due| tick_end(*due)).collect();
         assert!(ticks.is_sorted(), "{ticks:?}");
@@ -83,7 +87,8 @@ pub fn fuzz(bytes: &[u8]) {
         }
         check_pending(&pending, now, broker.next_deadline());
     }
-    assert_eq!(check_books(&broker).topics[0].delayed, pending.len() as u64);
+    let delayed = pending.len() as u64 - queued;
+    assert_eq!(check_books(&broker).topics[0].delayed, delayed);
 }
 
 /// What has not fired has no right to yet, and the next deadline is its.
