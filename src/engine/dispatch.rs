@@ -352,12 +352,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn collect(&self, at: &Source<'_, T>, desk: &mut Desk<T>, room: usize) -> Arc<Batch<T>> {
         let most = desk.allowance.min(BATCH).min(room);
         let mut batch = Collected::new();
+        let mut shelved = desk.shelf.len();
+        // Room for what is there and not for what might come, because a slow lane holds
+        // on to it.
+        let taken = shelved.max(1);
+        let there = || most.min(taken + at.slots());
         while batch.len() < most {
-            // Room for what is there and not for what might come, because a slow
-            // lane holds on to it.
-            let taken = desk.shelf.len().max(1);
-            let there = || most.min(taken + at.slots());
-            match desk.shelf.pop_front().or_else(|| at.pop()) {
+            let oldest = if shelved == 0 {
+                at.pop()
+            } else {
+                shelved -= 1;
+                desk.shelf.pop_front()
+            };
+            match oldest {
                 None => {
                     desk.dry = true;
                     break;

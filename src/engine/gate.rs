@@ -36,45 +36,37 @@ impl Gate {
     /// Admits up to `wanted` messages if fewer than `capacity` are in. Answers
     /// the first id and how many were admitted.
     pub fn admit(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
-        self.admit_by(Tickets::admit, wanted, capacity)
-    }
-
-    /// As [`admit`](Self::admit), for what a handler publishes, which may be let in
-    /// though others aren't.
-    pub fn admit_handler(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
-        self.admit_by(Tickets::admit_handler, wanted, capacity)
-    }
-
-    #[inline(always)]
-    fn admit_by(
-        &self,
-        admit: impl Fn(Tickets, u64, u64, u64) -> (Tickets, Result<u64, Refusal>),
-        wanted: u64,
-        capacity: u64,
-    ) -> Result<(u64, u64), Refusal> {
         // ORDERING: relaxed. The count carries no data (the queue orders its own
         // slots) and a stale value can only refuse; see `Tickets::admit`.
         let seen = self.front.seen.load(Ordering::Relaxed);
-        match self.admit_given(&admit, wanted, seen, capacity) {
+        match self.admit_given(wanted, seen, capacity) {
             Err(Refusal::Full) => {
                 let released = self.released.load(Ordering::Acquire);
                 self.front.seen.fetch_max(released, Ordering::Relaxed);
-                self.admit_given(&admit, wanted, released, capacity)
+                self.admit_given(wanted, released, capacity)
             }
             admitted => admitted,
         }
     }
 
-    #[inline(always)]
     fn admit_given(
         &self,
-        admit: impl Fn(Tickets, u64, u64, u64) -> (Tickets, Result<u64, Refusal>),
         wanted: u64,
         released: u64,
         capacity: u64,
     ) -> Result<(u64, u64), Refusal> {
         self.front.tickets.update(|tickets| {
-            let (next, granted) = admit(tickets, wanted, released, capacity);
+            let (next, granted) = tickets.admit(wanted, released, capacity);
+            (next, granted.map(|granted| (tickets.issued() + 1, granted)))
+        })
+    }
+
+    /// As [`admit`](Self::admit), for what a handler publishes, which may be let in
+    /// though others aren't.
+    pub fn admit_handler(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
+        let released = self.released.load(Ordering::Acquire);
+        self.front.tickets.update(|tickets| {
+            let (next, granted) = tickets.admit_handler(wanted, released, capacity);
             (next, granted.map(|granted| (tickets.issued() + 1, granted)))
         })
     }

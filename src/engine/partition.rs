@@ -40,14 +40,35 @@ impl<T> Partition<T> {
     /// the dispatcher is to be put on the ready queue.
     #[inline(always)]
     pub(super) fn push(&self, parcel: Parcel<T>, last: u64) -> Then {
+        if let Parcel::Chunk(chunk) = &parcel
+            && !chunk.meta.is_empty()
+        {
+            return self.push_with_meta(parcel, last);
+        }
+        self.push_then(parcel, last, || false)
+    }
+
+    /// Pushes what may have a time to live of its own.
+    #[inline(never)]
+    fn push_with_meta(&self, parcel: Parcel<T>, last: u64) -> Then {
         let own_expires_ns = parcel.expires_ns(None);
+        let expires_first = || own_expires_ns.is_some_and(|at_ns| self.expiry.note(at_ns));
+        self.push_then(parcel, last, expires_first)
+    }
+
+    #[inline(always)]
+    fn push_then(
+        &self,
+        parcel: Parcel<T>,
+        last: u64,
+        expires_first: impl FnOnce() -> bool,
+    ) -> Then {
         self.queue.get_or_init(Channel::new).push(parcel);
         // ORDERING: pairs with the fence in `TopicCore::turn`: we pushed, now we
         // look whether the dispatcher wants to know; it says that it does, then
         // looks.
         breakable!("queue: push without a fence", fence(Ordering::SeqCst));
-        let expires_first = own_expires_ns.is_some_and(|at_ns| self.expiry.note(at_ns));
-        if !expires_first && last < self.quiet_below.load(Ordering::Relaxed) {
+        if !expires_first() && last < self.quiet_below.load(Ordering::Relaxed) {
             return Then::Nothing;
         }
         self.baton.notify_fenced()

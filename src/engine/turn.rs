@@ -193,7 +193,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let calls = turn.handler.call(engine, &run, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
         turn.stride = turn.stride.after(after_ns.saturating_sub(now_ns));
-        let _motion = self.books.motions.begin(calls as u64);
         self.books.record(Status::Queued, Step::Start, calls as u64);
         match &batch.stamps {
             Stamps::Chunk(stamp) => {
@@ -204,6 +203,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 self.record_latency(calls, accepted_ns, now_ns, after_ns, true);
             }
         }
+        let _motion = self.books.motions.begin(calls as u64);
         let acked = calls - turn.faults.len();
         self.books
             .record(Status::Delivering, Step::Ack, acked as u64);

@@ -58,7 +58,8 @@ impl Tickets {
         if self.is_closed() {
             return (self, Err(Refusal::Closed));
         }
-        self.grant(wanted, released, capacity)
+        // Where it isn't closed, the word is the count.
+        self.grant(self.0, wanted, released, capacity)
     }
 
     /// As [`admit`](Self::admit), for handlers: they may enter until the seal.
@@ -71,11 +72,17 @@ impl Tickets {
         if self.is_sealed() {
             return (self, Err(Refusal::Closed));
         }
-        self.grant(wanted, released, capacity)
+        self.grant(self.issued(), wanted, released, capacity)
     }
 
-    fn grant(self, wanted: u64, released: u64, capacity: u64) -> (Self, Result<u64, Refusal>) {
-        let out = self.issued().saturating_sub(released);
+    fn grant(
+        self,
+        issued: u64,
+        wanted: u64,
+        released: u64,
+        capacity: u64,
+    ) -> (Self, Result<u64, Refusal>) {
+        let out = issued.saturating_sub(released);
         let granted = capacity.saturating_sub(out).min(wanted);
         if granted == 0 {
             return (self, Err(Refusal::Full));
