@@ -112,7 +112,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Err(refused) => return Err(refused.error(payload)),
         };
         let message = self.message(admitted.first_id, payload);
-        self.admitted(Parcel::of(message, meta), &admitted, &mut waste, route);
+        let has_meta = meta.is_some();
+        let parcel = Parcel::of(message, meta);
+        self.admitted(parcel, &admitted, &mut waste, route, has_meta);
         Ok(admitted.receipt())
     }
 
@@ -138,7 +140,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         let mut message = self.message(admitted.first_id, payload);
         if admitted.dropped {
-            self.admitted(Parcel::One(message), &admitted, &mut waste, route);
+            self.admitted(Parcel::One(message), &admitted, &mut waste, route, false);
             return Ok(admitted.receipt());
         }
         let delay_ns = nanos(delay);
@@ -178,7 +180,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         } = due;
         let last_id = message.stamp.id.get();
         self.books.delayed.sub(1);
-        self.enqueue(Parcel::of(message, meta), last_id, route);
+        let has_meta = meta.is_some();
+        self.enqueue(Parcel::of(message, meta), last_id, route, has_meta);
         // The dispatcher may wait for a ticket that is already out.
         self.ring();
     }
@@ -225,6 +228,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         admitted: &Admitted,
         waste: &mut Waste<T>,
         route: Option<u64>,
+        has_meta: bool,
     ) {
         if admitted.dropped {
             self.drop_messages(parcel.ids(), DropCause::Overflow);
@@ -235,7 +239,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             // can overtake it.
             self.tell_enqueued(parcel.ids(), parcel.first().accepted_ns);
         }
-        self.enqueue(parcel, admitted.first_id + admitted.count - 1, route);
+        let last_id = admitted.first_id + admitted.count - 1;
+        self.enqueue(parcel, last_id, route, has_meta);
     }
 
     fn tell_enqueued(&self, ids: impl ExactSizeIterator<Item = MessageId>, now_ns: u64) {

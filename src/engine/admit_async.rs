@@ -78,7 +78,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Ok(admitted) => {
                 let message = self.message(admitted.first_id, payload);
                 let parcel = Parcel::of(message, None);
-                self.admitted(parcel, &admitted, &mut Waste::new(), None);
+                self.admitted(parcel, &admitted, &mut Waste::new(), None, false);
                 Ok(admitted.receipt())
             }
         })

@@ -86,7 +86,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             accepted_ns: self.engine.clock.now_ns(),
         };
         let batch = Arc::new(Batch::chunk(chunk, stamp));
-        self.admitted(Parcel::Chunk(batch), &admitted, waste, route);
+        self.admitted(Parcel::Chunk(batch), &admitted, waste, route, false);
         Ok(())
     }
 }

@@ -39,10 +39,8 @@ impl<T> Partition<T> {
     /// Pushes a parcel, given the number of its last message, and answers whether
     /// the dispatcher is to be put on the ready queue.
     #[inline(always)]
-    pub(super) fn push(&self, parcel: Parcel<T>, last: u64) -> Then {
-        if let Parcel::Chunk(chunk) = &parcel
-            && !chunk.meta.is_empty()
-        {
+    pub(super) fn push(&self, parcel: Parcel<T>, last: u64, has_meta: bool) -> Then {
+        if has_meta {
             return self.push_with_meta(parcel, last);
         }
         self.push_then(parcel, last, || false)

@@ -303,7 +303,8 @@ impl<T: Send + Sync + 'static> Split<T> {
             self.leave(topic, table, lot, count);
             return Err(parcel);
         }
-        if lot.partition.push(parcel, last) == Then::Enqueue {
+        let has_meta = parcel.meta().is_some();
+        if lot.partition.push(parcel, last, has_meta) == Then::Enqueue {
             topic.engine.pool.submit(Arc::clone(lot) as _);
         }
         Ok(())

@@ -127,10 +127,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Pushes an admitted parcel and lets the dispatcher know.
     #[inline(always)]
-    pub(super) fn enqueue(self: &Arc<Self>, parcel: Parcel<T>, last_id: u64, route: Option<u64>) {
+    pub(super) fn enqueue(
+        self: &Arc<Self>,
+        parcel: Parcel<T>,
+        last_id: u64,
+        route: Option<u64>,
+        has_meta: bool,
+    ) {
         if let Some(split) = &self.split {
             split.enqueue(self, parcel, route);
-        } else if self.plain.push(parcel, last_id) == Then::Enqueue {
+        } else if self.plain.push(parcel, last_id, has_meta) == Then::Enqueue {
             self.engine.pool.submit(Arc::clone(self) as _);
         }
     }
