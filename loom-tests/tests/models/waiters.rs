@@ -116,6 +116,9 @@ fn who_is_called_and_gives_up_passes_the_call_on() {
         let admitted = publisher.join().expect("no thread of the model panics");
         assert_eq!(admitted, Ok((2, 1)));
         release(&world);
-        assert_eq!(fickle.join().expect("no thread of the model panics"), Some(()));
+        assert_eq!(
+            fickle.join().expect("no thread of the model panics"),
+            Some(())
+        );
     });
 }
