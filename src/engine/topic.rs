@@ -26,7 +26,7 @@ use crate::pure::schedule::Then;
 use crate::pure::start::Starts;
 use crate::pure::wheel::TimerKey;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, CachePadded, Mutex, Slot, breakable, in_order};
+use crate::sync::{Arc, CachePadded, Mutex, Slot, in_order};
 
 /// Settings of a topic, checked.
 #[derive(Clone, Debug)]
@@ -317,7 +317,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Adds a lane, unless one of its name is there and not ending. It starts now,
     /// unless it is the one that messages wait for.
     pub(crate) fn join(self: &Arc<Self>, lane: &Arc<Lane<T>>) -> bool {
-        let joining = breakable!("lanes: look, then join", Some(self.ended.lock()), None);
+        let joining = self.ended.lock();
         if self.roll.has_open(&self.lanes, &lane.name) {
             return false;
         }

@@ -116,10 +116,6 @@ const MUTANTS: &[Mutant] = &[
         &["lanes::a_subscription_that_joins_gets_what_is_published_after_it_and_nothing_before"],
     ),
     (
-        "lanes: look, then join",
-        &["unsubscribe::two_subscriptions_of_one_name_are_never_there_at_once"],
-    ),
-    (
         "queue: push without a fence",
         &["quiet::the_publisher_that_completes_a_batch_rings"],
     ),
