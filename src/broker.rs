@@ -27,8 +27,8 @@ use crate::topic_builder::TopicBuilder;
 /// Clones are handles to the same broker. When the last one is dropped the
 /// broker stops: handler calls that are running may finish (for a second at
 /// most), everything else is cancelled. Call [`drain`](Self::drain) first to let
-/// it finish its work. What the broker holds and that holds a handle of it keeps it
-/// alive, threads included: a handler until its subscription ends, an observer until it
+/// it finish its work. Anything that the broker holds keeps it alive, threads
+/// included, if it holds a `Broker` itself: a handler until its subscription ends, an observer until it
 /// is taken off, a strategy or a retry policy until it is replaced, a payload for as long
 /// as it is queued or in the dead letters. Give them a [`Topic`] instead, or drain: that
 /// lets go of all of them but the dead letters.
@@ -316,8 +316,9 @@ impl Broker {
     /// returns an error after a publish of its own, in the same call and to this
     /// broker, was refused as `Closed` has its delivery cancelled, not retried or
     /// dead-lettered. [`Nack::dead_letter`](crate::Nack::dead_letter) and
-    /// [`Nack::discard`](crate::Nack::discard) hold all the same. Of the leases that a
-    /// thread holds, a refused publish concerns the one that it settles next.
+    /// [`Nack::discard`](crate::Nack::discard) hold all the same;
+    /// a retry and a requeue don't. A publish refused to a thread that holds leases counts
+    /// for the lease that it settles next.
     ///
     /// A second call waits for the first and returns the same report. With
     /// `workers(0)` the drain runs on the calling thread, and with a manual clock
@@ -374,7 +375,7 @@ impl Broker {
     }
 
     /// Whether the broker is draining or has stopped: every topic refuses every publish
-    /// then, but for those of handlers while [`drain_pipeline`](Self::drain_pipeline)
+    /// then, except those of handlers while [`drain_pipeline`](Self::drain_pipeline)
     /// still accepts them.
     pub fn is_closed(&self) -> bool {
         self.owner.engine.is_closed()

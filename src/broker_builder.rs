@@ -76,9 +76,9 @@ impl BrokerBuilder {
     }
 
     /// Stack of each worker, in bytes. Default: the platform's for threads, which is
-    /// 2 MiB. It must have room for a score of the largest payload by value, besides what
-    /// handlers need: [`MAX_PAYLOAD`](crate::MAX_PAYLOAD) fits into 2 MiB with as much to
-    /// spare.
+    /// 2 MiB. It must hold about twenty of the largest payload by value, besides what
+    /// handlers need. Twenty of [`MAX_PAYLOAD`](crate::MAX_PAYLOAD) take less than half of
+    /// 2 MiB.
     pub fn stack_size(self, bytes: usize) -> Self {
         Self {
             stack_size: Some(bytes),
@@ -87,7 +87,7 @@ impl BrokerBuilder {
     }
 
     /// A clock that is moved by hand; only with `workers(0)`, where it makes
-    /// every retry and linger deterministic.
+    /// every retry and linger deterministic; jitter takes a [`seed`](Self::seed), too.
     pub fn manual_clock(self, clock: &ManualClock) -> Self {
         Self {
             clock: Some(clock.clone()),
@@ -117,8 +117,8 @@ impl BrokerBuilder {
     }
 
     /// What the delays of [`Backoff::jitter`](crate::Backoff::jitter) are drawn from, and
-    /// [`FailedAttempt::random`](crate::FailedAttempt::random). Default: a number that is
-    /// random, so that processes that fail together don't come back together.
+    /// [`FailedAttempt::random`](crate::FailedAttempt::random). Default: a random
+    /// number, so that processes that fail together don't come back together.
     ///
     /// With the same number, the same messages that fail alike get the same delays, on any
     /// number of threads: for tests, and to repeat a run.

@@ -33,9 +33,9 @@ pub enum Overflow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unkeyed {
-    /// So that all partitions get as many messages. The default. Single ones go to one
-    /// after the other, and a chunk to the one that has got the fewest in chunks: the
-    /// counts stay within a chunk of each other, or within one for each publisher where
+    /// All partitions get about as many messages: the default. Single ones go to one
+    /// after the other, and a chunk to the one that has got the fewest in chunks. The
+    /// counts stay within one chunk of each other, or one chunk per publisher where
     /// several race. There is no order between two of them, not even of one publisher.
     #[default]
     RoundRobin,
@@ -46,10 +46,9 @@ pub enum Unkeyed {
     Sticky,
 }
 
-/// What happens to messages of a topic without subscriptions. A subscription starts when
-/// it comes, so a message may have nobody to go to although there are some: those that
-/// were there when it was accepted have gone. Such a message is unrouted, too, but under
-/// [`Retain`](Self::Retain), where it goes to those that are there.
+/// What happens to messages of a topic without subscriptions. A message whose subscriptions
+/// have all gone counts as one without, even if newer ones are open: it is unrouted, except
+/// under [`Retain`](Self::Retain), where the open ones get it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NoSubscribers {
@@ -113,7 +112,7 @@ pub enum OnFailure {
     /// Those behind it go on, and its retry comes after them. The default: one bad
     /// message delays nobody. While deliveries that are due again (or were redriven) and
     /// new ones wait, they take turns, one for one, those that came back in the order in
-    /// which they did: many that fail keep no new one waiting, and are not kept waiting.
+    /// which they did, so neither kind starves the other.
     #[default]
     Reorder,
     /// Those of the same key wait, wherever they are, until it has been handled or
@@ -146,8 +145,8 @@ pub enum OnExhausted {
     /// [`hold`](crate::SubscriptionBuilder::hold) and capacity, so a store that nobody
     /// empties stops the subscription in the end. A drain waits for them, and cancels them when
     /// its time is up. A letter that a full store does not keep parks nothing, and those
-    /// behind it are delivered; so they are when the last letter of their key is evicted by
-    /// another failure. Letters of those behind can be evicted then, too, under
+    /// behind it are delivered. The same happens when another failure evicts the last letter of
+    /// the key. Letters of those behind can be evicted then, too, under
     /// [`EvictOldest`](DeadLetterOverflow::EvictOldest); under
     /// [`EvictNewest`](DeadLetterOverflow::EvictNewest) only what failed can be lost.
     ParkKey,

@@ -329,8 +329,9 @@ pub struct Stale;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DrainError {
-    /// Time ran out: what was left has been cancelled, or is in the hands of
-    /// handlers that have not returned.
+    /// The end cut something off: what was left when the time was up, or deliveries
+    /// cancelled because a publish of their handler was refused. Or handlers have not
+    /// returned.
     #[error("the drain is incomplete: {0}")]
     Incomplete(DrainReport),
     /// Called from inside a handler of the broker, which the drain would have to wait for. New

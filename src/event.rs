@@ -267,7 +267,9 @@ pub enum EventKind {
         /// Why.
         cause: DropCause,
     },
-    /// A delivery outlived its time to live.
+    /// A delivery outlived its time to live. Under
+    /// [`OnExpired::DeadLetter`](crate::OnExpired::DeadLetter) it is a
+    /// [`DeadLetter`](Self::DeadLetter) instead.
     Expired,
     /// A delivery's subscription or broker ended first.
     Cancelled,
@@ -300,7 +302,7 @@ pub enum EventKind {
     /// The broker accepts nothing any more, or only what its own handlers publish: see
     /// [`Broker::drain_pipeline`](crate::Broker::drain_pipeline).
     DrainStarted,
-    /// The broker has come to its end.
+    /// The broker begins nothing more. Calls that have not returned may still run.
     Drained,
 }
 

@@ -148,7 +148,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// A lease is taken by the poll that answers it. A message wakes one of those who wait, in the
     /// order in which they came. Dropped before it is ready, the future has taken nothing, and
-    /// passes its wake-up on; so poll or drop one that was woken.
+    /// passes its wake-up on, so a woken future must be polled or dropped.
     ///
     /// # Errors
     ///

@@ -269,7 +269,8 @@ impl<T: Send + Sync + 'static> AnyMember for Joined<T> {
         while !self.has_left() && !context::is_inside(engine) {
             // On a manual engine another thread may have left it to this one.
             engine.run_until_idle();
-            let soon = Instant::now().checked_add(MOMENT);
+            let soon = engine.is_manual().then(Instant::now);
+            let soon = soon.and_then(|now| now.checked_add(MOMENT));
             engine.stillness.wait(soon, || self.has_left());
         }
     }

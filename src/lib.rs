@@ -47,9 +47,10 @@
 //! | …nobody subscribes | the topic's [`NoSubscribers`] policy |
 //! | …a handler fails or panics | the [`RetryPolicy`]; by default three attempts, 250 ms times the attempt apart, then the [`DeadLetters`] |
 //! | …those behind a failed delivery want to go on | the subscription's [`OnFailure`]; by default they do |
+//! | …a handler can't do it now | [`Nack::retry_after`], or [`Nack::requeue`]: uncounted, at the end of the line |
 //! | …a message grows old | its time to live ([`TopicBuilder::ttl`], [`MessageBuilder::ttl`]): it ends by itself, or goes to the dead letters ([`OnExpired`]) |
 //! | …a subscription ends | its [`Unsubscribe`] mode |
-//! | …the broker ends | [`Broker::drain`], or dropping it, which is the immediate version |
+//! | …the broker ends | [`Broker::drain`]; [`Broker::drain_pipeline`] if handlers publish onward; or dropping it, which is the immediate version |
 //!
 //! Whatever happens is counted ([`Broker::metrics`]) and, if anyone listens, told
 //! ([`Broker::observe`]). The counts obey laws of conservation that
@@ -58,7 +59,8 @@
 //! # Threads, and none
 //!
 //! With [`workers(0)`](BrokerBuilder::workers) and a [`ManualClock`] the whole engine
-//! runs on the caller's thread, deterministically: see
+//! runs on the caller's thread, deterministically (jitter by a
+//! [`seed`](BrokerBuilder::seed)): see
 //! [`Broker::run_until_idle`]. That is how to test handlers, and how a game loop
 //! might run it.
 //!
@@ -67,7 +69,7 @@
 //! Delivery is at least once, not exactly once. Nothing survives the process. A
 //! handler that never returns can't be stopped. A retry or a dead letter keeps its
 //! batch of up to 64 messages alive. Under `panic = "abort"` panics are not
-//! contained. The README has them all, beside the guarantees.
+//! contained. A payload by value has at most [`MAX_PAYLOAD`] bytes. The README has them all, beside the guarantees.
 
 mod batch;
 mod broker;

@@ -155,8 +155,8 @@ impl<'a, T> Delivery<'a, T> {
         self.attempt
     }
 
-    /// How often the delivery was redriven from the dead letters; 65,535 means as
-    /// often, or more often.
+    /// How often the delivery was redriven from the dead letters. Saturates at
+    /// 65,535.
     pub fn generation(&self) -> u16 {
         self.generation
     }

@@ -16,7 +16,7 @@ pub use crate::engine::books::DeliveryCounts;
 ///
 /// Taken while traffic runs, it never shows more ends than beginnings, and says how
 /// much was [moving](TopicMetrics::moving) meanwhile. [`balance`](Self::balance) holds at
-/// any time: exactly at rest, and under load but for what was moving.
+/// any time: exactly at rest, and under load up to what was moving.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Metrics {
@@ -139,7 +139,7 @@ pub struct MemberMetrics {
 
 /// A law of conservation that a snapshot breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{place}: {made} {what} in, but {found} accounted for")]
+#[error("{place}: {made} {what} in, but {found} accounted for, and {tolerated} moving")]
 #[non_exhaustive]
 pub struct Imbalance {
     /// The topic, or the topic and the subscription.

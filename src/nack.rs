@@ -12,7 +12,7 @@ use crate::pure::verdict::Wish;
 /// A type that implements [`Error`] turns into one with `?`, and then the subscription's
 /// retry policy decides. `Box<dyn Error + Send + Sync>` and `anyhow::Error` don't implement it:
 /// [`from_error`](Self::from_error) takes them. The other constructors say more: try again
-/// in so much time, put it back, dead-letter at once, or discard.
+/// after a delay, put it back, dead-letter at once, or discard.
 ///
 /// ```
 /// use millstream::{Delivery, Nack};

@@ -34,7 +34,8 @@ pub struct DrainReport {
     pub dead_lettered: u64,
     /// Deliveries dropped by overflow or discarded.
     pub dropped: u64,
-    /// Deliveries that outlived their time to live.
+    /// Deliveries that outlived their time to live, under
+    /// [`OnExpired::Drop`](crate::OnExpired::Drop).
     pub expired: u64,
     /// Deliveries cancelled: by an unsubscribe, because a publish of their handler was
     /// refused, or because the time was up.
@@ -201,7 +202,11 @@ impl Engine {
             if time_is_up || survey.is_some_and(|survey| self.is_done(survey, until)) {
                 return;
             }
-            if self.clock.is_manual() && survey.is_some_and(|survey| self.stands(survey, last)) {
+            // What was put back is tried again for a while: it may go on.
+            let is_put_off = !self.next_run.lock().is_empty()
+                && at_least.is_some_and(|at_least| Instant::now() < at_least);
+            let stands = |survey| !is_put_off && self.stands(survey, last);
+            if self.clock.is_manual() && survey.is_some_and(stands) {
                 // What is left waits for the clock, which nobody moves now.
                 return;
             }

@@ -95,8 +95,8 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
 
     /// How long after its acceptance a message is still worth handling. No attempt
     /// begins later, and a retry that would come later is not made. What has expired
-    /// ends by itself and makes room, wherever it waits: within a timer's tick, or a
-    /// microsecond for each that waits there if those are more than 256. Whoever needs
+    /// ends by itself and makes room, wherever it waits: within a timer's tick (for more than
+    /// 256 waiting there, a microsecond each). Whoever needs
     /// the room (a publisher, the topic at a full lane, a redrive) ends it before any
     /// policy for what is full acts, and frees the payloads on its own thread. A message that expires before it was handed on has
     /// expired for every subscription; without any, it is dropped under

@@ -835,3 +835,27 @@ fn a_drain_and_an_unsubscribe_do_not_wait_for_what_expires_meanwhile() {
     let report = broker.drain(HANG).expect("complete");
     assert_eq!((report.expired, report.cancelled), (20, 0));
 }
+
+#[test]
+fn what_is_tried_again_without_delay_expires_where_nobody_takes_it() {
+    let (broker, clock) = manual();
+    let policy = Backoff::fixed(Duration::ZERO).max_attempts(9);
+    let topic = broker.topic("t").ttl(SECOND * 10).retry(policy);
+    let topic: Topic<u32> = topic.open().expect("opens");
+    let pull = topic.subscription("s").pull(Pull::default()).expect("fine");
+    topic.publish(1).expect("has room");
+    let lease = pull.try_recv().expect("one is there");
+    topic
+        .message(2)
+        .ttl(SECOND * 5)
+        .publish()
+        .expect("has room");
+    broker.run_until_idle();
+    // The look that ends the second message forgets what is out.
+    advance(&broker, &clock, SECOND * 6);
+    assert_eq!(pull.metrics().counts.expired, 1);
+    lease.nack(Nack::retry("not now")).expect("is good");
+    advance(&broker, &clock, SECOND * 10);
+    assert_eq!(pull.metrics().counts.expired, 2);
+    assert_rests_balanced(&broker);
+}

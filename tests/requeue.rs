@@ -415,3 +415,16 @@ fn what_was_requeued_expires_and_is_cancelled_or_buried_as_any() {
     assert_eq!(topic.dead_letters().list()[0].attempts(), 0);
     assert_balanced(&broker);
 }
+
+#[test]
+fn a_drain_by_a_manual_clock_tries_again_what_was_put_back() {
+    let (broker, _clock) = manual();
+    let topic = open(&broker);
+    let log = Log::new();
+    let _subscription = topic.subscribe("s", requeuing(3, &log)).expect("fine");
+    topic.publish(1).expect("has room");
+    let report = broker.drain(Duration::from_secs(3_600)).expect("complete");
+    assert_eq!((report.delivered, report.cancelled), (1, 0));
+    assert_eq!(log.take(), [(1, 1); 4]);
+    assert_balanced(&broker);
+}

@@ -28,12 +28,19 @@ pub(crate) struct Patience {
     until: Option<Instant>,
     /// Observers know that it waits.
     told: bool,
+    /// It holds a lock, under which no code of the user's may run.
+    is_locked: bool,
 }
 
 impl Patience {
-    /// Of a publisher that tries again, or for the first time.
-    pub(super) fn again(told: bool) -> Self {
-        Self { until: None, told }
+    /// Of a worker that publishes what a buffer holds, under its lock, again or for the
+    /// first time.
+    pub(super) fn locked(told: bool) -> Self {
+        Self {
+            until: None,
+            told,
+            is_locked: true,
+        }
     }
 }
 
@@ -310,7 +317,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
         let mut refusal = refusal;
-        if refusal == Refusal::Closed || (refusal == Refusal::Full && self.make_room_of_expired()) {
+        let may_have_room = match refusal {
+            Refusal::Closed => true,
+            Refusal::Full if patience.is_locked => {
+                // Ending what has expired drops it: that is left to the dispatcher.
+                self.ring();
+                false
+            }
+            Refusal::Full => self.make_room_of_expired(),
+        };
+        if may_have_room {
             match self.admit_caller(wanted, self.settings.capacity) {
                 Ok(granted) => return Ok(Admitted::plainly(granted)),
                 Err(still) => refusal = still,

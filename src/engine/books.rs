@@ -131,13 +131,13 @@ pub struct DeliveryCounts {
     pub in_hand: u64,
     /// On the timer wheel.
     pub awaiting_retry: u64,
-    /// Entries into the handler.
+    /// Entries into the handler, requeued ones included.
     pub attempts: u64,
     /// Ended by `Ok`.
     pub delivered: u64,
     /// Attempts that ended by an error, a panic, or a lease that was dropped or timed out.
     pub failed: u64,
-    /// Attempts that ended by [`Nack::requeue`](crate::Nack::requeue).
+    /// Entries that ended by [`Nack::requeue`](crate::Nack::requeue).
     pub requeued: u64,
     /// Retries granted.
     pub retried: u64,
@@ -145,7 +145,7 @@ pub struct DeliveryCounts {
     pub dead_lettered: u64,
     /// Ended by overflow or discarded.
     pub dropped: u64,
-    /// Ended by their time to live.
+    /// Ended by their time to live, under [`OnExpired::Drop`](crate::OnExpired::Drop).
     pub expired: u64,
     /// Ended by an unsubscribe or a shutdown.
     pub cancelled: u64,

@@ -248,7 +248,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
             let again_ns = Some(linger_ns - waited_ns);
             held.linger.set(worker.engine, again_ns, target);
         } else {
-            let mut patience = Patience::again(waited_for_room);
+            let mut patience = Patience::locked(waited_for_room);
             let (payloads, receipt) = (&mut held.payloads, &mut held.receipt);
             let published = self.publish_held(payloads, receipt, &mut patience, &mut waste);
             self.await_room(held, published);

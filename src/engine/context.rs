@@ -130,10 +130,12 @@ pub(crate) fn mark() -> usize {
     TURN.with(|turn| std::ptr::from_ref(turn).addr())
 }
 
-/// This thread has taken something that other threads take as well, or that they
-/// don't.
-pub(crate) fn note_taken(is_shared: bool) {
-    TURN.with(|turn| turn.set(if is_shared { turn.get() + 1 } else { 0 }));
+/// This thread has taken so many leases of a pull that other threads share, or don't.
+pub(crate) fn note_taken(leases: u32, is_shared: bool) {
+    TURN.with(|turn| {
+        let taken = turn.get().saturating_add(leases);
+        turn.set(if is_shared { taken } else { 0 });
+    });
 }
 
 /// Whether it is time to let others go first. Begins the next turn.

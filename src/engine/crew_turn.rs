@@ -191,7 +191,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
             if !is_requeued {
                 self.books.record(Status::RetryScheduled, Step::Requeue, 1);
             }
+            let expires_first = self.note_return(&item);
             crew.file(&mut state, item);
+            drop(state);
+            if expires_first {
+                // Nobody may take it again, nor look.
+                self.call_at_expiry();
+            }
             return held.map_or(After::GoOn, |_| After::Hold);
         } else {
             self.schedule_retry(&mut state.waiting, item, delay_ns, engine)

@@ -224,7 +224,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         });
         let granted: Vec<_> = granted.collect();
         if !granted.is_empty() {
-            context::note_taken(state.leases.note_taker(context::mark()));
+            let is_shared = state.leases.note_taker(context::mark());
+            context::note_taken(granted.len() as u32, is_shared);
         }
         let has_strays = state.strays.are_to_be_judged();
         drop(state);

@@ -70,7 +70,8 @@ impl<'a> FailedAttempt<'a> {
         Self { random, ..self }
     }
 
-    /// Which attempt failed: 1 is the first. Counts entries into the handler.
+    /// Which attempt failed: 1 is the first. Counts entries into the handler, except
+    /// those that ended by [`Nack::requeue`](crate::Nack::requeue).
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -96,7 +97,7 @@ impl<'a> FailedAttempt<'a> {
         self.error.map(|error| error as &(dyn Error + 'static))
     }
 
-    /// Sixty-four bits for jitter: other ones for each broker, topic, subscription,
+    /// Sixty-four bits for jitter, different for each broker, topic, subscription,
     /// message, redrive and attempt. They depend on nothing else, neither on time nor on
     /// threads, so a run can be repeated by a broker of the same
     /// [`seed`](crate::BrokerBuilder::seed).
@@ -273,8 +274,9 @@ impl Backoff {
     }
 
     /// [`jitter`](Self::jitter) with a number of the policy's own mixed in: policies of
-    /// different numbers draw different delays for the same failure. It alone repeats
-    /// nothing; that takes the broker's [`seed`](crate::BrokerBuilder::seed).
+    /// different numbers draw different delays for the same failure. The number
+    /// alone does not make delays repeatable; the broker's
+    /// [`seed`](crate::BrokerBuilder::seed) does.
     #[must_use]
     pub fn full_jitter(self, seed: u64) -> Self {
         Self {
