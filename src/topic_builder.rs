@@ -28,7 +28,7 @@ const MAX_PARTITIONS: usize = 256;
 /// without optimization moves a message through a score of places on a worker's stack,
 /// which is 2 MiB unless [`stack_size`](crate::BrokerBuilder::stack_size) says otherwise.
 /// What is behind a [`Box`] or an [`Arc`](std::sync::Arc) doesn't count.
-pub const MAX_PAYLOAD: usize = 32 * 1_024;
+pub const MAX_PAYLOAD: usize = 16 * 1_024;
 /// Letters a topic keeps unless told otherwise.
 const DEFAULT_LETTERS: usize = 1_024;
 

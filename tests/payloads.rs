@@ -1,4 +1,4 @@
-//! Payloads by value: up to 32 KiB they go every way there is, on stacks of the default
+//! Payloads by value: up to 16 KiB they go every way there is, on stacks of the default
 //! size and in a build without optimization; larger ones are refused where the topic is
 //! opened. They never end the process.
 
