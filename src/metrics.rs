@@ -139,7 +139,7 @@ pub struct MemberMetrics {
 
 /// A law of conservation that a snapshot breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{place}: {made} {what} in, but {found} accounted for, and {tolerated} moving")]
+#[error("{place}: {made} {what} in, but {found} accounted for")]
 #[non_exhaustive]
 pub struct Imbalance {
     /// The topic, or the topic and the subscription.
