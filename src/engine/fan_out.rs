@@ -98,7 +98,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let count = match self.find_places(desk, lanes, alike as u32, id) {
             Places::For(count) => count,
             Places::Nobody => {
-                self.unroute(batch.ids(next, next + alike));
+                let ids = batch.ids(next, next + alike);
+                if self.engine.has_stopped() {
+                    // There were subscriptions: the end has closed them.
+                    self.drop_messages(ids, DropCause::Shutdown);
+                } else {
+                    self.unroute(ids);
+                }
                 at.leave(self, alike);
                 desk.keep(batch, next + alike);
                 return Some(alike);
