@@ -159,7 +159,6 @@ fn assert_values(of: &LatencySummary, values: &[Duration]) {
 #[test]
 fn a_retried_delivery_waits_in_the_queue_once_and_ends_twice() {
     for &way in WAYS {
-        println!("{way:?}");
         let bench = Bench::new(way, Backoff::fixed(20 * MS), 1);
         bench.pass(MS);
         bench.topic.publish(0).expect("there is room");
@@ -182,7 +181,6 @@ fn a_retried_delivery_waits_in_the_queue_once_and_ends_twice() {
 #[test]
 fn a_letter_and_its_failures_say_when_and_a_redrive_is_a_first_attempt_again() {
     for &way in WAYS {
-        println!("{way:?}");
         let retry = Backoff::fixed(20 * MS).max_attempts(2);
         let bench = Bench::new(way, retry, 2);
         bench.pass(MS);
