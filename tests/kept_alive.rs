@@ -168,14 +168,14 @@ fn without_a_drain_a_detached_observer_that_holds_the_broker_keeps_it_running() 
 /// A payload that shows whether it is still there, and holds its own topic.
 struct Own {
     _marker: Arc<()>,
-    topic: Topic<Own>,
+    topic: Arc<Mutex<Option<Topic<Own>>>>,
 }
 
 impl Own {
     fn new(marker: &Arc<()>, topic: &Topic<Own>) -> Self {
         Self {
             _marker: marker.clone(),
-            topic: topic.clone(),
+            topic: Arc::new(Mutex::new(Some(topic.clone()))),
         }
     }
 }
@@ -190,13 +190,16 @@ fn a_dead_letter_that_holds_its_own_topic_stays_until_it_is_purged() {
             .subscribe("s", |_| Err(Nack::retry("always")))
             .unwrap();
         let marker = Arc::new(());
-        topic.publish(Own::new(&marker, &topic)).unwrap();
+        let payload = Own::new(&marker, &topic);
+        let own = payload.topic.clone();
+        topic.publish(payload).unwrap();
         broker.run_until_idle();
         fails.unsubscribe(Unsubscribe::Cancel);
         drop(broker);
         // The broker has ended, and its letters can still be looked at.
         let letters = topic.dead_letters().list();
-        assert_eq!(letters[0].payload().topic.name(), "t");
+        let held = letters[0].payload().topic.lock().unwrap().clone();
+        assert_eq!(held.expect("it is held").name(), "t");
         drop(letters);
         if is_purged {
             assert_eq!(topic.dead_letters().purge(|_| true), 1);
@@ -204,6 +207,10 @@ fn a_dead_letter_that_holds_its_own_topic_stays_until_it_is_purged() {
         drop(topic);
         let kept = Arc::strong_count(&marker) - 1;
         assert_eq!(kept, usize::from(!is_purged));
+        // Whoever takes the handle out of the letter lets go of both.
+        let held = own.lock().unwrap().take();
+        drop(held);
+        assert_eq!(Arc::strong_count(&marker), 1);
     }
 }
 
