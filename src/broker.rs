@@ -290,7 +290,8 @@ impl Broker {
 
     /// Waits until nothing is queued, in hand, delayed or awaiting a retry, and
     /// observers have been told; `false` if that did not happen in time. Messages
-    /// that a topic retains for its first subscription don't count. With
+    /// that a topic retains for its first subscription don't count; the followers of a
+    /// parked key that wait for room among the dead letters do. With
     /// `workers(0)` it runs what is due now, and doesn't wait. From inside a
     /// handler of this broker it is `false` at once.
     pub fn wait_until_idle(&self, timeout: Duration) -> bool {
