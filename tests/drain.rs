@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use harness::{HANG, HOUR, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
     Backoff, Batched, Broker, DrainError, DrainReport, Nack, NoSubscribers, OpenError, Overflow,
-    PublishError, SubscribeError, Topic, Unsubscribe,
+    PublishError, SubscribeError, Subscription, Topic, Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -81,6 +81,17 @@ impl Gate {
     }
 }
 
+/// A subscription whose handler waits at a gate.
+fn gated(topic: &Topic<u64>) -> (Gate, Subscription) {
+    let gate = Gate::default();
+    let inner = gate.clone();
+    let subscribed = topic.subscribe("s", move |_| {
+        inner.pass();
+        Ok(())
+    });
+    (gate, subscribed.expect("subscribes"))
+}
+
 // What it refuses.
 
 #[test]
@@ -132,12 +143,7 @@ fn publishers_that_wait_for_room_are_woken_with_closed() {
         .overflow(Overflow::Block { timeout: HANG * 4 })
         .open()
         .unwrap();
-    let gate = Gate::default();
-    let inner = gate.clone();
-    let _s = topic.subscribe("s", move |_| {
-        inner.pass();
-        Ok(())
-    });
+    let (gate, _s) = gated(&topic);
     topic.publish(0).unwrap();
     gate.wait_until_entered();
     topic.publish(1).unwrap();
@@ -367,12 +373,7 @@ fn what_an_unsubscribe_cancels_meanwhile_is_not_what_the_drain_cut_off() {
 fn a_delivery_that_ends_well_after_the_deadline_was_not_cut_off() {
     let broker = threaded(1);
     let topic = broker.topic::<u64>("t").open().unwrap();
-    let gate = Gate::default();
-    let inner = gate.clone();
-    let _s = topic.subscribe("s", move |_| {
-        inner.pass();
-        Ok(())
-    });
+    let (gate, _s) = gated(&topic);
     topic.publish(1).unwrap();
     gate.wait_until_entered();
     let draining = {
@@ -429,12 +430,7 @@ fn the_deadline_holds_on_the_callers_own_thread() {
 fn the_deadline_holds_against_a_handler_that_does_not_return() {
     let broker = threaded(2);
     let topic = broker.topic::<u64>("t").open().unwrap();
-    let gate = Gate::default();
-    let inner = gate.clone();
-    let _s = topic.subscribe("s", move |_| {
-        inner.pass();
-        Ok(())
-    });
+    let (gate, _s) = gated(&topic);
     topic.publish_batch(0..4).unwrap();
     gate.wait_until_entered();
     let began = Instant::now();
