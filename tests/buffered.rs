@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded};
 use millstream::{
     Batched, Broker, BufferedPublisher, ManualClock, NoSubscribers, Overflow, PublishError,
     Subscription, Topic,
@@ -407,16 +407,6 @@ fn retained(broker: &Broker, overflow: Overflow) -> Topic<u64> {
     topic
 }
 
-fn read(topic: &Topic<u64>) -> (Log<u64>, Subscription) {
-    let log = Log::new();
-    let delivered = log.clone();
-    let subscription = topic.subscribe("s", move |delivery| {
-        delivered.push(*delivery.payload());
-        Ok(())
-    });
-    (log, subscription.unwrap())
-}
-
 #[test]
 fn behind_a_full_topic_a_buffer_sleeps_until_there_is_room() {
     for linger in [Duration::ZERO, LINGER] {
@@ -435,7 +425,7 @@ fn behind_a_full_topic_a_buffer_sleeps_until_there_is_room() {
         }
         assert_eq!(told.len(), 1, "it waits once");
         assert_eq!(publisher.buffered(), 3);
-        let (log, _subscription) = read(&topic);
+        let (log, _subscription) = read(&topic, "s");
         broker.run_until_idle();
         assert_eq!(log.take(), (0..7).collect::<Vec<_>>());
         assert_eq!((publisher.buffered(), told.len()), (0, 1));
@@ -456,7 +446,7 @@ fn where_publishers_block_a_buffer_waits_for_room_without_a_worker() {
         assert!(Instant::now() < until, "nobody tried");
         thread::yield_now();
     }
-    let (log, _subscription) = read(&topic);
+    let (log, _subscription) = read(&topic, "s");
     while log.len() < 5 {
         assert!(Instant::now() < until, "nobody told it of the room");
         thread::yield_now();
@@ -508,7 +498,7 @@ fn a_buffer_whose_topic_nobody_subscribes_to_sleeps_until_somebody_does() {
     let (broker, clock) = manual();
     let topic = broker.topic("t").no_subscribers(NoSubscribers::Reject);
     let topic: Topic<u64> = topic.open().unwrap();
-    let (_, first) = read(&topic);
+    let (_, first) = read(&topic, "s");
     occupy(&topic);
     let mut publisher = topic.buffered(Batched::of(4).linger(LINGER)).unwrap();
     publisher.publish(1).unwrap();
@@ -517,7 +507,7 @@ fn a_buffer_whose_topic_nobody_subscribes_to_sleeps_until_somebody_does() {
     advance(&broker, &clock, LINGER);
     assert_eq!(broker.next_deadline(), None);
     assert_eq!(publisher.buffered(), 1);
-    let (log, _second) = read(&topic);
+    let (log, _second) = read(&topic, "s");
     broker.run_until_idle();
     assert_eq!(log.take(), [1]);
     assert_balanced(&broker);
@@ -533,7 +523,7 @@ fn a_buffer_that_waits_for_room_passes_on_what_it_no_longer_wants() {
         buffer.publish(number).unwrap();
         broker.run_until_idle();
     }
-    let (log, _subscription) = read(&topic);
+    let (log, _subscription) = read(&topic, "s");
     // The first is called, but has nothing left when its turn comes.
     let refused = buffers[0].flush().unwrap_err();
     assert_eq!(refused.into_rest(), [10]);
@@ -554,7 +544,7 @@ fn a_full_buffer_that_was_refused_goes_as_soon_as_there_is_room() {
     publisher.publish(5).unwrap();
     assert!(publisher.publish(6).is_err());
     assert_eq!(broker.next_deadline(), None);
-    let (log, _subscription) = read(&topic);
+    let (log, _subscription) = read(&topic, "s");
     broker.run_until_idle();
     assert_eq!(log.take(), (0..6).collect::<Vec<_>>());
     let _ = clock;
@@ -568,7 +558,7 @@ fn without_a_linger_a_full_topic_leaves_the_buffer_to_its_publisher() {
     let mut publisher = topic.buffered(Batched::of(2).until_full()).unwrap();
     publisher.publish(4).unwrap();
     publisher.publish(5).unwrap();
-    let (log, _subscription) = read(&topic);
+    let (log, _subscription) = read(&topic, "s");
     broker.run_until_idle();
     assert_eq!((log.take(), publisher.buffered()), (vec![0, 1, 2, 3], 2));
     publisher.flush().unwrap();

@@ -6,11 +6,11 @@ mod harness;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded};
 use millstream::{
     Backoff, Batched, Broker, DeadReason, DropCause, EventKind, LaneFull, Nack, NoSubscribers,
     OnExhausted, OnExpired, OnFailure, Overflow, PublishError, Pull, PullSubscription,
-    Subscription, SubscriptionBuilder, Topic, Unsubscribe, Unsubscribed,
+    SubscriptionBuilder, Topic, Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -178,18 +178,6 @@ fn fill(topic: &Topic<u32>, ttls: [Option<Duration>; 4]) {
     }
 }
 
-fn read(topic: &Topic<u32>) -> (Log<u32>, Subscription) {
-    let log = Log::new();
-    let subscribed = topic.subscribe("live", {
-        let log = log.clone();
-        move |d| {
-            log.push(*d.payload());
-            Ok(())
-        }
-    });
-    (log, subscribed.expect("subscribes"))
-}
-
 #[test]
 fn what_expires_while_nobody_subscribes_is_dropped_and_makes_room_by_itself() {
     let (broker, clock) = manual();
@@ -244,7 +232,7 @@ fn who_finds_a_topic_full_of_what_has_expired_is_let_in() {
                 (Overflow::DropNewest, Ok(receipt)) => assert!(receipt.is_dropped()),
                 (_, other) => panic!("{overflow:?} answered {other:?}"),
             }
-            let (log, _subscription) = read(&topic);
+            let (log, _subscription) = read(&topic, "live");
             broker.run_until_idle();
             let expected = match overflow {
                 Overflow::DropOldest => [4, 5, 6, 7],
@@ -269,7 +257,7 @@ fn what_expires_behind_what_lives_for_ever_makes_room() {
         assert_eq!(topic.metrics().queued, 3);
         topic.publish(payload).expect("one has expired");
     }
-    let (log, _subscription) = read(&topic);
+    let (log, _subscription) = read(&topic, "live");
     broker.run_until_idle();
     assert_eq!(log.take(), [0, 2, 4, 5]);
     assert_balanced(&broker);
@@ -359,7 +347,7 @@ fn many_that_expire_at_once_are_ended_in_steps() {
     }
     advance(&broker, &clock, SECOND);
     assert_eq!(topic.metrics().queued, 1_000);
-    let (log, _subscription) = read(&topic);
+    let (log, _subscription) = read(&topic, "live");
     broker.run_until_idle();
     let lived: Vec<_> = (0..10_000).step_by(10).collect();
     assert_eq!(log.take(), lived);
@@ -384,7 +372,7 @@ fn an_idle_subscription_whose_deliveries_have_expired_holds_up_nobody() {
         let (broker, clock) = manual();
         let topic = broker.topic("t").ttl(SECOND).open().expect("opens");
         let idle = idle(&topic);
-        let (log, _live) = read(&topic);
+        let (log, _live) = read(&topic, "live");
         publish(&topic, 0..4);
         broker.run_until_idle();
         assert_eq!(idle.metrics().queued, 4);
@@ -412,7 +400,7 @@ fn what_expires_in_the_topic_behind_a_full_lane_has_expired_for_each_subscriptio
     let builder = broker.topic("t").capacity(4).retry(Backoff::fixed(HOUR));
     let topic = builder.open().expect("opens");
     let idle = idle(&topic);
-    let (log, live) = read(&topic);
+    let (log, live) = read(&topic, "live");
     // For ever in the lane, and a second in the topic.
     publish(&topic, 0..4);
     broker.run_until_idle();
@@ -532,7 +520,7 @@ fn a_group_without_members_ends_what_expires() {
         .capacity(4)
         .group()
         .expect("subscribes");
-    let (log, _live) = read(&topic);
+    let (log, _live) = read(&topic, "live");
     for n in 0..12 {
         topic.publish(n).expect("has room");
         broker.run_until_idle();
@@ -640,7 +628,7 @@ fn a_drain_counts_what_has_expired_as_expired() {
 fn nothing_is_looked_for_where_all_was_handled_in_time() {
     let (broker, _clock) = manual();
     let topic = broker.topic::<u32>("t").ttl(SECOND).open().expect("opens");
-    let (log, _subscription) = read(&topic);
+    let (log, _subscription) = read(&topic, "live");
     for n in 0..10 {
         topic.publish(n).expect("has room");
         broker.run_until_idle();
@@ -686,7 +674,7 @@ fn expired_deliveries_can_be_letters_of_their_subscription_and_be_redriven() {
     let (broker, clock) = manual();
     let topic = keeping(&broker);
     let idle = idle(&topic);
-    let (log, _live) = read(&topic);
+    let (log, _live) = read(&topic, "live");
     publish(&topic, 0..4);
     broker.run_until_idle();
     advance(&broker, &clock, SECOND);
@@ -722,7 +710,7 @@ fn what_expires_in_the_topic_is_a_letter_of_each_subscription_or_dropped_without
         (1, 0)
     );
     let _idle = idle(&topic);
-    let (_log, _live) = read(&topic);
+    let (_log, _live) = read(&topic, "live");
     topic.publish(1).expect("has room");
     advance(&broker, &clock, SECOND);
     let expected = ["idle", "live"].map(|name| (name.to_owned(), 1, DeadReason::Expired));
@@ -777,7 +765,7 @@ fn a_publisher_blocked_by_what_expires_is_let_in() {
     fill(&topic, [Some(20 * MS), None, Some(40 * MS), None]);
     topic.publish(4).expect("one has expired");
     topic.publish(5).expect("another has expired");
-    let (log, _subscription) = read(&topic);
+    let (log, _subscription) = read(&topic, "live");
     assert_rests_balanced(&broker);
     assert_eq!(log.take(), [1, 3, 4, 5]);
 }
@@ -793,7 +781,7 @@ fn behind_a_handler_that_hangs_what_has_expired_makes_room_for_others() {
         Ok(())
     });
     let hangs = hangs.expect("subscribes");
-    let (_log, live) = read(&topic);
+    let (_log, live) = read(&topic, "live");
     // The first is in the hands of the handler; it and three more fill the lane.
     fill(
         &topic,

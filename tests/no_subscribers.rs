@@ -8,10 +8,9 @@ mod harness;
 
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded};
 use millstream::{
-    Batched, Broker, Nack, NoSubscribers, OpenError, Overflow, PublishError, Subscription, Topic,
-    Unsubscribe,
+    Batched, Broker, Nack, NoSubscribers, OpenError, Overflow, PublishError, Topic, Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -19,18 +18,6 @@ const MS: Duration = Duration::from_millis(1);
 fn open(broker: &Broker, policy: NoSubscribers) -> Topic<u32> {
     let builder = broker.topic("t").capacity(100).no_subscribers(policy);
     builder.open().expect("opens")
-}
-
-fn read(topic: &Topic<u32>) -> (Log<u32>, Subscription) {
-    let log = Log::new();
-    let subscribed = topic.subscribe("s", {
-        let log = log.clone();
-        move |d| {
-            log.push(*d.payload());
-            Ok(())
-        }
-    });
-    (log, subscribed.expect("subscribes"))
 }
 
 /// Waits for what other threads bring about.
@@ -44,7 +31,7 @@ fn wait_until(mut so: impl FnMut() -> bool, what: &str) {
 
 /// Somebody comes and goes again.
 fn come_and_go(broker: &Broker, topic: &Topic<u32>) {
-    let (log, subscription) = read(topic);
+    let (log, subscription) = read(topic, "s");
     topic.publish(1_000).expect("somebody is there");
     broker.run_until_idle();
     assert_eq!(log.take(), [1_000]);
@@ -75,7 +62,7 @@ fn discard_is_the_default_and_counts_as_unrouted() {
         events.take()[3..],
         ["unrouted t #1", "unrouted t #2", "unrouted t #3"]
     );
-    let (log, _late) = read(&topic);
+    let (log, _late) = read(&topic, "s");
     broker.run_until_idle();
     assert_eq!(log.len(), 0, "nothing was kept for whoever comes later");
     assert_balanced(&broker);
@@ -98,7 +85,7 @@ fn discard_counts_as_unrouted_after_the_last_has_left_too() {
 fn what_was_queued_when_the_last_one_left_is_unrouted() {
     let (broker, _clock) = manual();
     let topic = open(&broker, NoSubscribers::Discard);
-    let (log, subscription) = read(&topic);
+    let (log, subscription) = read(&topic, "s");
     topic.publish_batch([1, 2]).expect("there is room");
     drop(subscription);
     broker.run_until_idle();
@@ -125,7 +112,7 @@ fn retain_delivers_to_the_first_subscription_in_order() {
         (90, 0, 0)
     );
     assert_balanced(&broker);
-    let (first, _first) = read(&topic);
+    let (first, _first) = read(&topic, "s");
     broker.run_until_idle();
     let second = Log::new();
     let _second = topic
@@ -156,7 +143,7 @@ fn retain_keeps_no_more_than_the_topics_capacity() {
         .publish(100)
         .expect_err("looking at them makes no room");
     assert!(matches!(refused, PublishError::Full(100)), "{refused}");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     broker.run_until_idle();
     assert_eq!(log.take(), (0..100).collect::<Vec<_>>());
     topic.publish(100).expect("there is room again");
@@ -172,7 +159,7 @@ fn retain_keeps_what_comes_after_the_last_has_left_for_the_next_one() {
     for _ in 0..3 {
         topic.publish_batch(0..5).expect("there is room");
         broker.run_until_idle();
-        let (log, subscription) = read(&topic);
+        let (log, subscription) = read(&topic, "s");
         broker.run_until_idle();
         assert_eq!(log.take(), [0, 1, 2, 3, 4]);
         subscription.unsubscribe(Unsubscribe::Cancel);
@@ -220,7 +207,7 @@ fn retain_can_wait_for_a_batch_and_a_subscription_at_once() {
         .expect("valid");
     topic.publish(0).expect("there is room");
     advance(&broker, &clock, 10 * MS);
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     broker.run_until_idle();
     assert_eq!(log.take(), [0], "it is old enough");
     topic.publish(1).expect("there is room");
@@ -271,7 +258,7 @@ fn reject_hands_the_payload_back_before_anybody_has_come_and_after_the_last_has_
     assert_rejects();
     come_and_go(&broker, &topic);
     assert_rejects();
-    let (log, subscription) = read(&topic);
+    let (log, subscription) = read(&topic, "s");
     topic.publish(9).expect("somebody is there");
     broker.run_until_idle();
     assert_eq!(log.take(), [9]);
@@ -287,7 +274,7 @@ fn reject_hands_the_payload_back_before_anybody_has_come_and_after_the_last_has_
 fn reject_cannot_take_back_what_was_accepted_while_somebody_was_there() {
     let (broker, _clock) = manual();
     let topic = open(&broker, NoSubscribers::Reject);
-    let (log, subscription) = read(&topic);
+    let (log, subscription) = read(&topic, "s");
     topic.publish(1).expect("somebody is there");
     drop(subscription);
     broker.run_until_idle();
@@ -299,7 +286,7 @@ fn reject_cannot_take_back_what_was_accepted_while_somebody_was_there() {
 fn assert_says_closed(policy: NoSubscribers) {
     let (broker, _clock) = manual();
     let topic = open(&broker, policy);
-    let (_log, _reader) = read(&topic);
+    let (_log, _reader) = read(&topic, "s");
     broker.drain(HANG).expect("there is nothing to do");
     let refused = topic.publish(1).expect_err("the broker is closed");
     assert!(
@@ -364,7 +351,7 @@ fn retain_on_threads_delivers_everything_in_order_once_somebody_comes() {
             }
         });
         wait_until(|| topic.metrics().queued == 1_000, "the topic is full");
-        let (log, subscription) = read(&topic);
+        let (log, subscription) = read(&topic, "s");
         publisher.join().expect("it published all it has");
         assert_rests_balanced(&broker);
         drop(subscription);

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, read_by, threaded,
+};
 use millstream::{
     Backoff, Batched, Broker, BuildError, DeadReason, Delivery, DropCause, EventKind, LaneFull,
     Nack, NoSubscribers, Observation, OpenError, Overflow, PublishError, Pull, Subscription, Topic,
@@ -27,19 +29,6 @@ struct Parcel(u32);
 fn of<T: Send + Sync + 'static>(broker: &Broker, capacity: usize, overflow: Overflow) -> Topic<T> {
     let builder = broker.topic("t").capacity(capacity).overflow(overflow);
     builder.open().expect("opens")
-}
-
-/// Writes down what a subscription is handed.
-fn read(topic: &Topic<u32>) -> (Log<u32>, Subscription) {
-    let log = Log::new();
-    let subscribed = topic.subscribe("s", {
-        let log = log.clone();
-        move |d| {
-            log.push(*d.payload());
-            Ok(())
-        }
-    });
-    (log, subscribed.expect("subscribes"))
 }
 
 /// The ids of what was dropped, with the cause, as events tell.
@@ -119,7 +108,7 @@ fn every_message_that_a_refused_batch_hands_back_is_counted_as_rejected() {
 fn drop_oldest_makes_room_one_by_one_and_the_receipt_says_so() {
     let (broker, _clock) = manual();
     let topic = of(&broker, 3, Overflow::DropOldest);
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     let (dropped, _observation) = drops(&broker);
     let evicted: Vec<_> = (1..=5)
         .map(|n| topic.publish(n).expect("an older one goes"))
@@ -142,7 +131,7 @@ fn drop_oldest_makes_room_one_by_one_and_the_receipt_says_so() {
 fn drop_oldest_drops_a_chunk_as_one() {
     let (broker, _clock) = manual();
     let topic = of(&broker, 6, Overflow::DropOldest);
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     topic.publish_batch(1..=4).expect("there is room");
     topic.publish_batch(5..=6).expect("there is room");
     assert_eq!(topic.publish(7).expect("the chunk goes").evicted(), 4);
@@ -200,7 +189,7 @@ fn drop_oldest_drops_no_more_single_messages_than_it_must() {
     }
     broker.run_until_idle();
     assert_eq!(topic.publish(50).expect("the oldest goes").evicted(), 1);
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     broker.run_until_idle();
     assert_eq!(log.take(), (1..=50).collect::<Vec<_>>());
     assert_balanced(&broker);
@@ -210,7 +199,7 @@ fn drop_oldest_drops_no_more_single_messages_than_it_must() {
 fn drop_oldest_does_not_drop_what_waits_for_its_time() {
     let (broker, clock) = manual();
     let topic = of(&broker, 2, Overflow::DropOldest);
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     for n in 1..=2 {
         topic.publish_after(MS, n).expect("there is room");
     }
@@ -226,7 +215,7 @@ fn drop_oldest_does_not_drop_what_waits_for_its_time() {
 fn drop_newest_accepts_and_drops_and_the_receipt_says_so() {
     let (broker, _clock) = manual();
     let topic = of(&broker, 3, Overflow::DropNewest);
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     let (dropped, _observation) = drops(&broker);
     topic.publish(1).expect("there is room");
     let receipt = topic.publish_batch(2..=6).expect("some are dropped");
@@ -256,7 +245,7 @@ fn a_batch_larger_than_a_dropping_queue_is_accepted_whole_and_ends() {
     ] {
         let (broker, _clock) = manual();
         let topic = of(&broker, 10, overflow);
-        let (log, _reader) = read(&topic);
+        let (log, _reader) = read(&topic, "s");
         let receipt = topic.publish_batch(0..250).expect("some are dropped");
         assert_eq!(receipt.accepted(), 250);
         assert_eq!(receipt.evicted() + receipt.dropped(), 240, "{overflow:?}");
@@ -400,7 +389,7 @@ fn a_blocked_publisher_goes_on_as_soon_as_there_is_room() {
         let began = Instant::now();
         let blocked = scope.spawn(|| topic.publish(2));
         meets.recv_timeout(HANG).expect("it meets a full topic");
-        let reader = read(&topic);
+        let reader = read(&topic, "s");
         let receipt = blocked.join().expect("it returns").expect("there is room");
         assert_eq!(receipt.id().get(), 3);
         assert!(began.elapsed() < HANG);
@@ -450,7 +439,7 @@ fn a_blocked_publisher_gives_up_when_its_time_is_up_and_not_before() {
 fn a_blocked_batch_larger_than_the_queue_goes_through_it_in_order() {
     let broker = threaded(1);
     let topic = of(&broker, 3, Overflow::Block { timeout: HANG });
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     let receipt = topic.publish_batch(0..1_000).expect("room comes in time");
     assert_eq!(receipt.accepted(), 1_000);
     assert_rests_balanced(&broker);
@@ -463,7 +452,7 @@ fn block_does_not_wait_for_a_batch_that_waits_to_be_full() {
     let topic = of(&broker, 3, Overflow::Block { timeout: HANG });
     let strategy = Batched::of(100).until_full();
     topic.set_strategy(strategy).expect("valid");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     for n in 0..100 {
         topic.publish(n).expect("a full queue is handed on");
     }
@@ -520,16 +509,8 @@ fn block_without_worker_threads_is_refused() {
 
 /// A lane of so many places, whose handler writes down what it gets.
 fn lane(topic: &Topic<u32>, capacity: usize, policy: LaneFull) -> (Log<u32>, Subscription) {
-    let log = Log::new();
     let builder = topic.subscription("lane").capacity(capacity);
-    let subscribed = builder.when_full(policy).subscribe({
-        let log = log.clone();
-        move |d| {
-            log.push(*d.payload());
-            Ok(())
-        }
-    });
-    (log, subscribed.expect("subscribes"))
+    read_by(builder.when_full(policy))
 }
 
 #[test]
@@ -537,7 +518,7 @@ fn a_full_lane_lets_the_topic_wait_and_nothing_is_lost() {
     let (broker, _clock) = manual();
     let topic = broker.topic::<u32>("t").open().expect("opens");
     let (log, _lane) = lane(&topic, 2, LaneFull::default());
-    let (other, _other) = read(&topic);
+    let (other, _other) = read(&topic, "s");
     topic.publish_batch(0..10).expect("there is room");
     for n in 10..20 {
         topic.publish(n).expect("there is room");
@@ -553,7 +534,7 @@ fn a_full_lane_that_drops_the_newest_keeps_what_it_has() {
     let (broker, _clock) = manual();
     let topic = broker.topic::<u32>("t").open().expect("opens");
     let (log, lane) = lane(&topic, 3, LaneFull::DropNewest);
-    let (other, _other) = read(&topic);
+    let (other, _other) = read(&topic, "s");
     let (dropped, _observation) = drops(&broker);
     topic.publish_batch(1..=5).expect("there is room");
     broker.run_until_idle();
@@ -572,7 +553,7 @@ fn a_full_lane_that_dead_letters_can_be_redriven() {
     let (broker, _clock) = manual();
     let topic = broker.topic::<u32>("t").open().expect("opens");
     let (log, _lane) = lane(&topic, 3, LaneFull::DeadLetter);
-    let (other, _other) = read(&topic);
+    let (other, _other) = read(&topic, "s");
     topic.publish_batch(1..=5).expect("there is room");
     broker.run_until_idle();
     assert_eq!(log.take(), [1, 2, 3]);
@@ -612,7 +593,7 @@ fn a_full_lane_that_drops_its_oldest_keeps_the_newest() {
     let (broker, _clock) = manual();
     let topic = broker.topic::<u32>("t").open().expect("opens");
     let (log, _lane) = lane(&topic, 3, LaneFull::DropOldest);
-    let (other, _other) = read(&topic);
+    let (other, _other) = read(&topic, "s");
     for n in 1..=5 {
         topic.publish(n).expect("there is room");
     }
@@ -680,7 +661,7 @@ fn a_full_lane_that_drops_its_oldest_makes_room_among_batches_of_one() {
     let topic = broker.topic::<u32>("t").strategy(Batched::of(1)).open();
     let topic = topic.expect("opens");
     let (log, lane) = lane(&topic, 3, LaneFull::DropOldest);
-    let (other, _other) = read(&topic);
+    let (other, _other) = read(&topic, "s");
     let (dropped, _observation) = drops(&broker);
     for n in 1..=5 {
         topic.publish(n).expect("there is room");

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded};
 use millstream::{
     Backlog, Backoff, Batched, Broker, EventKind, Immediate, InvalidSetting, LaneFull, Nack,
-    NoSubscribers, OpenError, Overflow, PartitionsError, Plan, PublishError, Strategy,
-    Subscription, Topic, Unkeyed, key_hash,
+    NoSubscribers, OpenError, Overflow, PartitionsError, Plan, PublishError, Strategy, Topic,
+    Unkeyed, key_hash,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -22,19 +22,6 @@ const MS: Duration = Duration::from_millis(1);
 fn split<T: Send + Sync + 'static>(broker: &Broker, partitions: usize) -> Topic<T> {
     let builder = broker.topic("t").capacity(4_096).partitions(partitions);
     builder.open().expect("opens")
-}
-
-/// Writes down what a subscription is handed.
-fn read(topic: &Topic<u32>) -> (Log<u32>, Subscription) {
-    let log = Log::new();
-    let subscribed = topic.subscribe("s", {
-        let log = log.clone();
-        move |d| {
-            log.push(*d.payload());
-            Ok(())
-        }
-    });
-    (log, subscribed.expect("subscribes"))
 }
 
 fn keyed(topic: &Topic<u32>, key: &str, payload: u32) {
@@ -453,7 +440,7 @@ fn several_workers_dispatch_one_topic_at_once() {
         .strategy(Meet(inside.clone()))
         .open()
         .expect("opens");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     let began = Instant::now();
     topic.publish(1).expect("there is room");
     topic.publish(2).expect("there is room");
@@ -469,7 +456,7 @@ fn a_change_flushes_what_waits_and_the_new_partitions_wait_for_it() {
     let (broker, _clock) = manual();
     let builder = broker.topic("t").partitions(2).strategy(Batched::of(10));
     let topic = builder.open().expect("opens");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     for number in 0..4 {
         keyed(&topic, "key", number);
     }
@@ -499,7 +486,7 @@ fn a_change_waits_for_the_one_before_it() {
     broker.run_until_idle();
     assert_eq!(topic.set_partitions(2), Err(PartitionsError::Underway));
     assert_eq!(topic.set_partitions(4), Ok(()), "it is that already");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     broker.run_until_idle();
     assert_eq!(log.take(), [1, 2]);
     assert_eq!(topic.set_partitions(2), Ok(()));
@@ -536,7 +523,7 @@ fn a_change_is_evented_once() {
 fn a_delayed_message_goes_where_it_belongs_when_it_is_due() {
     let (broker, clock) = manual();
     let topic = split::<u32>(&broker, 2);
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     let later = topic.message(1).key("key").after(5 * MS);
     later.publish().expect("there is room");
     topic.set_partitions(7).expect("changes");
@@ -560,7 +547,7 @@ fn a_batch_is_full_when_its_partition_has_enough() {
     let (broker, _clock) = manual();
     let builder = broker.topic("t").partitions(2).strategy(Batched::of(3));
     let topic = builder.open().expect("opens");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     let keys = [key_for(&topic, 0), key_for(&topic, 1)];
     for (number, partition) in [(1, 0), (2, 1), (3, 0), (4, 1)] {
         keyed(&topic, &keys[partition], number);
@@ -582,7 +569,7 @@ fn a_batch_lingers_by_the_age_of_its_partition() {
     let lingers = Batched::of(10).linger(5 * MS);
     let builder = broker.topic("t").partitions(2).strategy(lingers);
     let topic = builder.open().expect("opens");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     keyed(&topic, &key_for(&topic, 0), 1);
     advance(&broker, &clock, 3 * MS);
     keyed(&topic, &key_for(&topic, 1), 2);
@@ -598,7 +585,7 @@ fn a_full_topic_waits_in_no_partition_for_what_finds_no_room() {
     let (broker, _clock) = manual();
     let builder = broker.topic("t").capacity(4).partitions(2);
     let topic = builder.strategy(Batched::of(4)).open().expect("opens");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     for number in 0..4 {
         topic.publish(number).expect("there is room");
         broker.run_until_idle();
@@ -638,7 +625,7 @@ fn drop_oldest_takes_from_the_messages_own_partition_first() {
         .overflow(Overflow::DropOldest)
         .open()
         .expect("opens");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     let keys = [key_for(&topic, 0), key_for(&topic, 1)];
     for number in [1, 2, 3] {
         keyed(&topic, &keys[0], number);
@@ -673,7 +660,7 @@ fn drop_oldest_takes_from_another_partition_if_its_own_is_empty() {
         .overflow(Overflow::DropOldest)
         .open()
         .expect("opens");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     let keys = [key_for(&topic, 0), key_for(&topic, 1)];
     keyed(&topic, &keys[0], 1);
     keyed(&topic, &keys[0], 2);
@@ -697,7 +684,7 @@ fn what_is_retained_waits_in_its_partitions_for_the_first_subscription() {
     }
     broker.run_until_idle();
     assert_eq!(topic.metrics().partitions, [2; 3]);
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     broker.run_until_idle();
     assert_eq!(log.len(), 6);
     assert_balanced(&broker);
@@ -784,7 +771,7 @@ fn a_drain_delivers_what_waits_in_old_and_new_partitions() {
     let broker = threaded(2);
     let builder = broker.topic("t").partitions(4).strategy(Batched::of(500));
     let topic = builder.open().expect("opens");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     for round in 0..4 {
         for number in 0..100 {
             keyed(&topic, &format!("key-{}", number % 7), round * 100 + number);
@@ -807,7 +794,7 @@ fn a_drain_that_comes_into_a_change_ends_and_balances() {
         let broker = threaded(2);
         let builder = broker.topic("t").capacity(32).partitions(2).overflow(BLOCK);
         let topic = builder.open().expect("opens");
-        let (log, _reader) = read(&topic);
+        let (log, _reader) = read(&topic, "s");
         let accepted = thread::scope(|scope| {
             let publishers: Vec<_> = (0..3)
                 .map(|_| {
@@ -861,7 +848,7 @@ fn a_subscription_that_fails_and_leaves_amid_changes_is_accounted_for() {
     let builder = broker.topic("t").capacity(64).partitions(3).overflow(BLOCK);
     let topic = builder.retry(Backoff::fixed(MS).max_attempts(2)).open();
     let topic: Topic<u32> = topic.expect("opens");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {

@@ -10,10 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded};
 use millstream::{
-    Batched, Broker, LaneFull, Nack, NoSubscribers, Overflow, Subscription, Topic, TopicBuilder,
-    Unsubscribe,
+    Batched, Broker, LaneFull, Nack, NoSubscribers, Overflow, Topic, TopicBuilder, Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -21,18 +20,6 @@ const MS: Duration = Duration::from_millis(1);
 fn open(broker: &Broker, policy: NoSubscribers) -> Topic<u64> {
     let builder = broker.topic("t").capacity(1_000).no_subscribers(policy);
     builder.open().expect("opens")
-}
-
-fn read(topic: &Topic<u64>, name: &str) -> (Log<u64>, Subscription) {
-    let log = Log::new();
-    let subscribed = topic.subscribe(name, {
-        let log = log.clone();
-        move |d| {
-            log.push(*d.payload());
-            Ok(())
-        }
-    });
-    (log, subscribed.expect("a free name"))
 }
 
 /// Publishes `first` alone and the others together.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded};
 use millstream::{
     Backlog, Batched, Broker, EventKind, FlushCause, Immediate, InvalidSetting, ManualClock, Nack,
     Observation, Overflow, Plan, Strategy, Subscription, Topic,
@@ -21,20 +21,8 @@ const MS: Duration = Duration::from_millis(1);
 /// A topic with this strategy, and what its subscriber gets.
 fn topic_with(broker: &Broker, strategy: impl Strategy) -> (Topic<u32>, Log<u32>, Subscription) {
     let topic = broker.topic("t").strategy(strategy).open().expect("opens");
-    let (log, subscription) = read(&topic);
+    let (log, subscription) = read(&topic, "s");
     (topic, log, subscription)
-}
-
-fn read(topic: &Topic<u32>) -> (Log<u32>, Subscription) {
-    let log = Log::new();
-    let subscribed = topic.subscribe("s", {
-        let log = log.clone();
-        move |d| {
-            log.push(*d.payload());
-            Ok(())
-        }
-    });
-    (log, subscribed.expect("subscribes"))
 }
 
 fn publish(topic: &Topic<u32>, payloads: impl IntoIterator<Item = u32>) {
@@ -223,7 +211,7 @@ fn a_broker_wide_swap_reaches_every_topic_and_those_opened_later() {
     broker.set_strategy(waiting).expect("valid");
     let topics = ["a", "b"].map(|name| {
         let topic = broker.topic::<u32>(name).open().expect("opens");
-        let (log, subscription) = read(&topic);
+        let (log, subscription) = read(&topic, "s");
         publish(&topic, 0..3);
         (topic, log, subscription)
     });
@@ -231,7 +219,7 @@ fn a_broker_wide_swap_reaches_every_topic_and_those_opened_later() {
         .topic::<u32>("own")
         .strategy(Batched::of(3).until_full());
     let own = own.open().expect("opens");
-    let (own_log, _own) = read(&own);
+    let (own_log, _own) = read(&own, "s");
     publish(&own, 0..2);
     broker.run_until_idle();
     for (topic, log, _) in &topics {
@@ -324,7 +312,7 @@ fn a_strategy_that_waits_for_ever_is_overruled_by_a_full_queue() {
     let (broker, _clock) = manual();
     let topic = broker.topic::<u32>("t").capacity(4).strategy(Never);
     let topic = topic.open().expect("opens");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     let (flushed, _observation) = flushes(&broker);
     publish(&topic, 0..3);
     broker.run_until_idle();
@@ -341,7 +329,7 @@ fn a_strategy_that_waits_for_ever_is_overruled_when_delayed_messages_fill_the_qu
     let (broker, _clock) = manual();
     let topic = broker.topic::<u32>("t").capacity(4).strategy(Never);
     let topic = topic.open().expect("opens");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     topic.publish_after(HANG, 9).expect("there is room");
     publish(&topic, 0..3);
     broker.run_until_idle();
@@ -449,7 +437,7 @@ fn a_strategy_sees_the_backlog_as_it_is() {
         .strategy(Looking(looks.clone()))
         .open()
         .expect("opens");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     publish(&topic, [0]);
     broker.run_until_idle();
     advance(&broker, &clock, 5 * MS);
@@ -623,7 +611,7 @@ fn a_storm_of_swaps_under_traffic_loses_and_strands_nothing() {
     let topic = broker.topic::<u32>("t").capacity(128);
     let topic = topic.overflow(Overflow::Block { timeout: HANG });
     let topic = topic.open().expect("opens");
-    let (log, _reader) = read(&topic);
+    let (log, _reader) = read(&topic, "s");
     let done = Arc::new(AtomicBool::new(false));
     let began = Instant::now();
     std::thread::scope(|scope| {

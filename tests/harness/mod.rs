@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream::{Broker, ManualClock, Metrics};
+use millstream::{Broker, ManualClock, Metrics, Subscription, SubscriptionBuilder, Topic};
 // Not the standard library's, into which the thread sanitizer does not see.
 use parking_lot::Mutex;
 
@@ -104,4 +104,26 @@ impl<T> Clone for Log<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
+}
+
+/// Subscribes to a topic what appends payloads to a log.
+pub fn read<T>(topic: &Topic<T>, name: &str) -> (Log<T>, Subscription)
+where
+    T: Clone + Send + Sync + 'static,
+{
+    read_by(topic.subscription(name))
+}
+
+/// As [`read`], by a subscription of one's own settings.
+pub fn read_by<T>(builder: SubscriptionBuilder<'_, T>) -> (Log<T>, Subscription)
+where
+    T: Clone + Send + Sync + 'static,
+{
+    let log = Log::new();
+    let entries = log.clone();
+    let subscribed = builder.subscribe(move |delivery| {
+        entries.push(delivery.payload().clone());
+        Ok(())
+    });
+    (log, subscribed.expect("subscribes"))
 }

@@ -2,7 +2,7 @@
 //! used is passed on.
 
 use loom::sync::Arc;
-use loom::thread;
+use loom::thread::{self, JoinHandle};
 use millstream::internals::{Gate, Refusal, Waiters};
 use millstream_loom_tests::{Preemptions, model};
 
@@ -30,6 +30,11 @@ fn blocking_admit(world: &World) -> Result<(u64, u64), Refusal> {
     admitted.expect("without a deadline it waits for an answer")
 }
 
+fn blocked(world: &Arc<World>) -> JoinHandle<Result<(u64, u64), Refusal>> {
+    let world = Arc::clone(world);
+    thread::spawn(move || blocking_admit(&world))
+}
+
 fn room(world: &World) -> usize {
     1_usize.saturating_sub(world.gate.outstanding() as usize)
 }
@@ -44,10 +49,7 @@ fn a_blocked_publisher_is_woken_by_room() {
     // A lost wake-up shows as a deadlock, which loom reports.
     model("waiters room", Preemptions::up_to(3), || {
         let world = full();
-        let publisher = {
-            let world = Arc::clone(&world);
-            thread::spawn(move || blocking_admit(&world))
-        };
+        let publisher = blocked(&world);
         release(&world);
         let admitted = publisher.join().expect("no thread of the model panics");
         assert_eq!(admitted, Ok((2, 1)));
@@ -58,10 +60,7 @@ fn a_blocked_publisher_is_woken_by_room() {
 fn two_blocked_publishers_are_both_woken_by_a_close() {
     model("waiters close", Preemptions::up_to(2), || {
         let world = full();
-        let publishers = [(); 2].map(|()| {
-            let world = Arc::clone(&world);
-            thread::spawn(move || blocking_admit(&world))
-        });
+        let publishers = [(); 2].map(|()| blocked(&world));
         world.gate.close();
         world.waiters.wake_all();
         for publisher in publishers {
@@ -107,10 +106,7 @@ fn who_is_called_and_gives_up_passes_the_call_on() {
                 world.waiters.wait_for(None, give_up, || room(&world))
             })
         };
-        let publisher = {
-            let world = Arc::clone(&world);
-            thread::spawn(move || blocking_admit(&world))
-        };
+        let publisher = blocked(&world);
         release(&world);
         // If the publisher was first, it has taken the place: so that nobody waits for ever.
         let admitted = publisher.join().expect("no thread of the model panics");
