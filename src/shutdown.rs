@@ -122,6 +122,11 @@ pub(crate) const MOMENT: Duration = Duration::from_millis(1);
 /// How long dropping a broker waits for handlers that are being called.
 pub(crate) const DROP_GRACE: Duration = Duration::from_secs(1);
 
+/// The later of the two; `None` is never.
+fn later(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.zip(other).map(|(one, other)| one.max(other))
+}
+
 impl Engine {
     /// See [`Broker::drain`](crate::Broker::drain).
     pub(crate) fn drain(
@@ -192,9 +197,7 @@ impl Engine {
         // What is due now is done in any case, but not for ever: handlers may publish, or put
         // back, as much as they handle.
         let at_least = Instant::now().checked_add(GRACE);
-        let late = until
-            .zip(at_least)
-            .map(|(until, at_least)| until.max(at_least));
+        let late = later(until, at_least);
         loop {
             self.run_until(late);
             let survey = self.survey();
@@ -295,10 +298,7 @@ impl Engine {
             self.bus.pump();
         }
         // Those that have nothing left to do may take what is left of the time.
-        let at_least = Instant::now().checked_add(GRACE);
-        let soon = until
-            .zip(at_least)
-            .map(|(until, at_least)| until.max(at_least));
+        let soon = later(until, Instant::now().checked_add(GRACE));
         let all_gone = || self.stillness.wait(soon, || self.pool.alive() == 0);
         let all_gone = !context::is_inside(self) && all_gone();
         if all_gone {

@@ -5,7 +5,7 @@
 mod harness;
 
 use harness::{HANG, assert_balanced, manual};
-use millstream::{Backoff, Batched, Broker, DeadReason, Nack, Pull, Topic};
+use millstream::{Backoff, Batched, Broker, DeadReason, Nack, Pull, Subscription, Topic};
 
 /// Begins to end the broker: from inside of a handler, so that the others of its run
 /// see it.
@@ -21,6 +21,16 @@ fn topics() -> (Broker, Topic<u32>, Topic<u32>) {
     let topic = broker.topic("t").retry(Backoff::none()).open().unwrap();
     let other = broker.topic("other").open().unwrap();
     (broker, topic, other)
+}
+
+/// A subscription whose handler begins to end the broker.
+fn ends(broker: &Broker, topic: &Topic<u32>) -> Subscription {
+    let held = broker.clone();
+    let subscribed = topic.subscribe("end", move |_| {
+        begin_end(&held);
+        Ok(())
+    });
+    subscribed.expect("subscribes")
 }
 
 /// Dead letters, and cancelled deliveries of the first topic, after the drain.
@@ -152,11 +162,7 @@ fn in_a_batch_the_refusal_concerns_those_without_a_last_word() {
 fn of_leases_it_concerns_the_one_that_is_settled_next() {
     let (broker, topic, other) = topics();
     let worker = topic.subscription("s").pull(Pull::default()).unwrap();
-    let held = broker.clone();
-    let end = other.subscribe("end", move |_| {
-        begin_end(&held);
-        Ok(())
-    });
+    let end = ends(&broker, &other);
     topic.publish_batch([0, 1, 2, 3]).unwrap();
     let mut leases = worker.recv_batch(4, HANG).unwrap().into_iter();
     other.publish(0).unwrap();
@@ -178,11 +184,7 @@ fn of_leases_it_concerns_the_one_that_is_settled_next() {
 fn of_leases_a_refusal_by_another_broker_concerns_none() {
     let (broker, topic, other) = topics();
     let worker = topic.subscription("s").pull(Pull::default()).unwrap();
-    let held = broker.clone();
-    let end = other.subscribe("end", move |_| {
-        begin_end(&held);
-        Ok(())
-    });
+    let end = ends(&broker, &other);
     topic.publish(7).unwrap();
     let lease = worker.recv().unwrap();
     other.publish(0).unwrap();

@@ -8,7 +8,7 @@ use crate::batch::{Batch, Part};
 use crate::config::OnExpired;
 use crate::dead_letters::DeadReason;
 use crate::event::EventKind;
-use crate::pure::expiry::{NEVER, next_look};
+use crate::pure::expiry::{NEVER, has_passed, next_look};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Reserved;
 use crate::sync::Arc;
@@ -24,11 +24,10 @@ struct Found<T> {
 impl<T> Found<T> {
     /// Whether to leave what expires then where it is.
     fn passes(&mut self, expires_ns: Option<u64>, now_ns: u64) -> bool {
-        let expires_ns = expires_ns.unwrap_or(NEVER);
-        if now_ns >= expires_ns {
+        if has_passed(expires_ns, now_ns) {
             return false;
         }
-        self.first_ns = self.first_ns.min(expires_ns);
+        self.first_ns = self.first_ns.min(expires_ns.unwrap_or(NEVER));
         self.others += 1;
         true
     }
@@ -83,14 +82,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Whether a first attempt comes too late.
     pub(super) fn has_expired(&self, batch: &Batch<T>, index: usize, now_ns: u64) -> bool {
-        let expires_ns = batch.expires_ns(index, self.ttl_ns());
-        expires_ns.is_some_and(|expires_ns| now_ns >= expires_ns)
+        has_passed(batch.expires_ns(index, self.ttl_ns()), now_ns)
     }
 
     /// Whether any attempt comes too late.
     pub(super) fn is_past(&self, again: &Redelivery<T>, now_ns: u64) -> bool {
-        let expires_ns = again.expires_ns(self.ttl_ns());
-        expires_ns.is_some_and(|expires_ns| now_ns >= expires_ns)
+        has_passed(again.expires_ns(self.ttl_ns()), now_ns)
     }
 
     /// Ends a queued delivery that was never tried.

@@ -9,6 +9,11 @@ const MANY: usize = 256;
 /// long as a look takes, so that looking takes a fiftieth of a core at most.
 const REST_NS: u64 = 1_000;
 
+/// Whether what expires then, or never, has.
+pub(crate) fn has_passed(expires_ns: Option<u64>, now_ns: u64) -> bool {
+    expires_ns.is_some_and(|expires_ns| now_ns >= expires_ns)
+}
+
 /// When to look again through so many that wait, the first of which expires at
 /// `first_ns`.
 pub(crate) fn next_look(first_ns: u64, waiting: usize, now_ns: u64) -> u64 {
