@@ -24,14 +24,13 @@ use crate::topic_builder::TopicBuilder;
 
 /// A publish-subscribe engine inside your process.
 ///
-/// Clones are handles to the same broker. When the last one is dropped the
-/// broker stops: handler calls that are running may finish (for a second at
-/// most), everything else is cancelled. Call [`drain`](Self::drain) first to let
-/// it finish its work. Anything that the broker holds keeps it alive, threads
-/// included, if it holds a `Broker` itself: a handler until its subscription ends, an observer until it
-/// is taken off, a strategy or a retry policy until it is replaced, a payload for as long
-/// as it is queued or in the dead letters. Give them a [`Topic`] instead, or drain: that
-/// lets go of all of them but the dead letters.
+/// Clones are handles to the same broker. When the last one is dropped the broker stops:
+/// handler calls that are running may finish (for a second at most), everything else is
+/// cancelled. Call [`drain`](Self::drain) first to let it finish its work. Anything that the
+/// broker holds keeps it alive, threads included, if it holds a `Broker` itself: a handler
+/// until its subscription ends, an observer until it is taken off, a strategy or a retry
+/// policy until it is replaced, a payload for as long as it is queued or in the dead letters.
+/// Give them a [`Topic`] instead, or drain: that lets go of all of them but the dead letters.
 ///
 /// # Threads
 ///
@@ -336,13 +335,13 @@ impl Broker {
         engine.drain(deadline, Refuse::All, &self.owner.outcome)
     }
 
-    /// Ends the broker as [`drain`](Self::drain) does, but stage by stage, for brokers
-    /// whose handlers publish onward: until nothing is left to do, publishes to this broker that are made in
-    /// calls of its handlers are still accepted, within the capacity and by the overflow
-    /// policy of their topics. All others are refused with `Closed` from the first
-    /// moment on: those of other threads, of observers, of tasks that a handler has
-    /// spawned, and of whoever holds a lease. Handlers that publish in a circle are
-    /// ended by the deadline.
+    /// Ends the broker as [`drain`](Self::drain) does, but stage by stage, for brokers whose
+    /// handlers publish onward: until nothing is left to do, publishes to this broker that
+    /// are made in calls of its handlers are still accepted, within the capacity and by the
+    /// overflow policy of their topics. All others are refused with `Closed` from the first
+    /// moment on: those of other threads, of observers, of tasks that a handler has spawned,
+    /// and of whoever holds a lease. Handlers that publish in a circle are ended by the
+    /// deadline.
     ///
     /// A handler that publishes by a [buffering publisher](crate::BufferedPublisher)
     /// should flush it before it returns: what lingers there has not been accepted.

@@ -141,15 +141,14 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         letters.into_iter().map(show).collect()
     }
 
-    /// Sends the letters that `filter` chooses back to the subscription that had
-    /// failed, and to no other, in the order of their messages. Each becomes a
-    /// delivery of a new generation with its attempts reset, which is handled, or is
-    /// a letter again, however old its message is: its time to live no longer counts.
-    /// Letters that can't go stay; so do those of the same key behind one that found no room, or that has
-    /// come back to [park](crate::OnExhausted::ParkKey) its key, or their order would
-    /// be lost. It is lost, too, if the filter passes over the first of a key and
-    /// chooses others. A full lane still takes one letter for each of its
-    /// deliveries that wait for room in this store.
+    /// Sends the letters that `filter` chooses back to the subscription that had failed, and
+    /// to no other, in the order of their messages. Each becomes a delivery of a new
+    /// generation with its attempts reset, which is handled, or is a letter again, however
+    /// old its message is: its time to live no longer counts. Letters that can't go stay; so
+    /// do those of the same key behind one that found no room, or that has come back to
+    /// [park](crate::OnExhausted::ParkKey) its key, or their order would be lost. It is lost,
+    /// too, if the filter passes over the first of a key and chooses others. A full lane
+    /// still takes one letter for each of its deliveries that wait for room in this store.
     pub fn redrive(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> Redrive {
         let mut outcome = Redrive::default();
         let store = self.topic.core.letters.lock();

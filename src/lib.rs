@@ -66,10 +66,10 @@
 //!
 //! # Limits
 //!
-//! Delivery is at least once, not exactly once. Nothing survives the process. A
-//! handler that never returns can't be stopped. A retry or a dead letter keeps its
-//! batch of up to 64 messages alive. Under `panic = "abort"` panics are not
-//! contained. A payload by value has at most [`MAX_PAYLOAD`] bytes. The README has them all, beside the guarantees.
+//! Delivery is at least once, not exactly once. Nothing survives the process. A handler that
+//! never returns can't be stopped. A retry or a dead letter keeps its batch of up to 64
+//! messages alive. Under `panic = "abort"` panics are not contained. A payload by value has
+//! at most [`MAX_PAYLOAD`] bytes. The README has them all, beside the guarantees.
 
 mod batch;
 mod broker;

@@ -96,8 +96,8 @@ pub(crate) fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> 
 ///
 /// # Where it doesn't wait
 ///
-/// Inside a handler of the broker, and on one without worker threads, every way to receive answers at
-/// once. In the latter case it runs the broker first, as
+/// Inside a handler of the broker, and on one without worker threads, every way to receive
+/// answers at once. In the latter case it runs the broker first, as
 /// [`run_until_idle`](crate::Broker::run_until_idle) does.
 ///
 /// # The end

@@ -94,8 +94,9 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     }
 
     /// Deliveries that may be set aside before their first attempt because they wait for
-    /// their key: 1 to the lane's capacity, which is the default. Past it the subscription takes no more
-    /// until one of those keys goes on: then all keys wait, and nothing is lost.
+    /// their key: 1 to the lane's capacity, which is the default. Past it the subscription
+    /// takes no more until one of those keys goes on: then all keys wait, and nothing is
+    /// lost.
     pub fn hold(mut self, deliveries: usize) -> Self {
         self.hold = Some(deliveries);
         self

@@ -54,7 +54,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
 
     /// Publishes a message.
     ///
-    /// Blocks only under [`Overflow::Block`](crate::Overflow::Block), and then never inside a handler of the same broker.
+    /// Blocks only under [`Overflow::Block`](crate::Overflow::Block), and then never inside a
+    /// handler of the same broker.
     ///
     /// # Errors
     ///

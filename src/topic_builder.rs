@@ -93,15 +93,15 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
         self
     }
 
-    /// How long after its acceptance a message is still worth handling. No attempt
-    /// begins later, and a retry that would come later is not made. What has expired
-    /// ends by itself and makes room, wherever it waits: within a timer's tick (for more than
-    /// 256 waiting there, a microsecond each). Whoever needs
-    /// the room (a publisher, the topic at a full lane, a redrive) ends it before any
-    /// policy for what is full acts, and frees the payloads on its own thread. A message that expires before it was handed on has
-    /// expired for every subscription; without any, it is dropped under
-    /// [`NoSubscribers::Retain`], and otherwise unrouted. A letter that is [redriven](crate::DeadLetters::redrive) has no time to
-    /// live any more. Default: for ever.
+    /// How long after its acceptance a message is still worth handling. No attempt begins
+    /// later, and a retry that would come later is not made. What has expired ends by itself
+    /// and makes room, wherever it waits: within a timer's tick (for more than 256 waiting
+    /// there, a microsecond each). Whoever needs the room (a publisher, the topic at a full
+    /// lane, a redrive) ends it before any policy for what is full acts, and frees the
+    /// payloads on its own thread. A message that expires before it was handed on has expired
+    /// for every subscription; without any, it is dropped under [`NoSubscribers::Retain`],
+    /// and otherwise unrouted. A letter that is [redriven](crate::DeadLetters::redrive) has
+    /// no time to live any more. Default: for ever.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self

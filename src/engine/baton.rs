@@ -1,5 +1,5 @@
-//! Who runs a topic, a partition of one, a lane or a seat: at most one worker at a time, and always one as
-//! long as there is something to do.
+//! Who runs a topic, a partition of one, a lane or a seat: at most one worker at a time, and
+//! always one as long as there is something to do.
 //!
 //! Steps. A *producer* pushes, fences, reads the schedule, and moves it only if
 //! it is idle or running. A *runner* moves it to running, fences, works until it

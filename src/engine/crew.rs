@@ -1,14 +1,16 @@
 //! The deliveries of a lane whose order has to survive failures, or that several hands share.
 //!
-//! A plain lane needs none of this: its one runner takes what is next. A lane with a crew files what
-//! arrives with a [`Sequencer`], which says what may be handed out. All hands (the lane's own runner,
-//! the seats of a group, callers that pull) share it by a lock, held to take and to put
-//! down, never while a handler runs, and never over a destructor of the user's.
+//! A plain lane needs none of this: its one runner takes what is next. A lane with a crew
+//! files what arrives with a [`Sequencer`], which says what may be handed out. All hands (the
+//! lane's own runner, the seats of a group, callers that pull) share it by a lock, held to
+//! take and to put down, never while a handler runs, and never over a destructor of the
+//! user's.
 //!
-//! Steps. *Take*: under the lock, fill up from the inbox and take the oldest that may go; its key is now
-//! out. *Put down*: after the outcome is on the books, under the lock, a failure that
-//! waits for its retry holds its key, then the key is no longer out. So nobody finds a key free
-//! between the two. A *retry* that is due is filed, then its hold is released, in one step. Model: `loom-tests/tests/models/keys.rs`.
+//! Steps. *Take*: under the lock, fill up from the inbox and take the oldest that may go; its
+//! key is now out. *Put down*: after the outcome is on the books, under the lock, a failure
+//! that waits for its retry holds its key, then the key is no longer out. So nobody finds a
+//! key free between the two. A *retry* that is due is filed, then its hold is released, in
+//! one step. Model: `loom-tests/tests/models/keys.rs`.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,21 +1,22 @@
 //! Keys that are parked: what is exhausted takes those behind it along into the dead letters.
 //!
-//! Letters in the store park their key, so the store is asked, not remembered. The
-//! feared interleaving: somebody redrives the last letter of a key and a delivery published since
-//! overtakes it, because the store has no letter any more. A redrive puts the delivery into the
-//! lane before it lets go of the store, and who finds the store without letters of a key looks into the
-//! lane once more before it lets its strays go on.
+//! Letters in the store park their key, so the store is asked, not remembered. The feared
+//! interleaving: somebody redrives the last letter of a key and a delivery published since
+//! overtakes it, because the store has no letter any more. A redrive puts the delivery into
+//! the lane before it lets go of the store, and who finds the store without letters of a key
+//! looks into the lane once more before it lets its strays go on.
 //!
-//! Another: somebody redrives two letters of a key, the first fails again while the second is on
-//! its way, and that overtakes it. The first is in the store before its followers are looked for: what
-//! was redriven before that is in the lane by then, and what comes later is told that it is
-//! behind. Model: `loom-tests/tests/models/keys.rs`.
+//! Another: somebody redrives two letters of a key, the first fails again while the second is
+//! on its way, and that overtakes it. The first is in the store before its followers are
+//! looked for: what was redriven before that is in the lane by then, and what comes later is
+//! told that it is behind. Model: `loom-tests/tests/models/keys.rs`.
 //!
 //! Nothing good is lost: only a letter that was kept parks its key, and a follower joins it
-//! only where there is room without another letter's leaving. Until then it is a *stray*: it keeps its
-//! place in the lane and in its key's order. The lane leaves word with the store, under its lock; whoever
-//! takes a letter out finds it there and has the strays judged again. So that the two can't
-//! wait for each other, a redrive finds as much room beyond a full lane as there are strays in it.
+//! only where there is room without another letter's leaving. Until then it is a *stray*: it
+//! keeps its place in the lane and in its key's order. The lane leaves word with the store,
+//! under its lock; whoever takes a letter out finds it there and has the strays judged again.
+//! So that the two can't wait for each other, a redrive finds as much room beyond a full lane
+//! as there are strays in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

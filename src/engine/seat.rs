@@ -1,15 +1,16 @@
-//! Seats: hands of a lane besides its own runner. A subscription with concurrency has several, and so
-//! have the members of a consumer group together.
+//! Seats: hands of a lane besides its own runner. A subscription with concurrency has
+//! several, and so have the members of a consumer group together.
 //!
 //! Each seat is a task with a baton, as a lane is, and takes from the lane's crew when it is rung.
 //! Who files deliveries rings seats after it has let go of the crew's lock; a seat that finds
 //! nothing has looked under that lock, so one of the two sees the other. Who changes the hands
 //! that there are rings the lane, whose turn calls them.
 //!
-//! The end of a seat: `leaving` is set, then whoever gets hold of its baton drops the handler and keeps the
-//! baton for ever. The feared interleaving, a seat that looks for the mark, is marked, and goes to rest
-//! with its handler: who marks it and finds it running leaves a notice with the baton, so the seat runs once more.
-//! Model: `loom-tests/tests/models/group.rs`.
+//! The end of a seat: `leaving` is set, then whoever gets hold of its baton drops the handler
+//! and keeps the baton for ever. The feared interleaving, a seat that looks for the mark, is
+//! marked, and goes to rest with its handler: who marks it and finds it running leaves a
+//! notice with the baton, so the seat runs once more. Model:
+//! `loom-tests/tests/models/group.rs`.
 
 use super::baton::Baton;
 use super::books::Counter;

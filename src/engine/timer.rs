@@ -1,8 +1,9 @@
 //! The timer wheel and the thread that turns it.
 //!
-//! Everything that waits for a time is here: retries, delayed publishes, the deadlines
-//! of leases, the linger of batches, and the first expiry of what waits in a place. The thread sleeps exactly to the next deadline, and for ever
-//! if there is none. Nothing of the user's runs on it.
+//! Everything that waits for a time is here: retries, delayed publishes, the deadlines of
+//! leases, the linger of batches, and the first expiry of what waits in a place. The thread
+//! sleeps exactly to the next deadline, and for ever if there is none. Nothing of the user's
+//! runs on it.
 
 use std::io;
 
@@ -43,8 +44,8 @@ impl State {
     }
 }
 
-/// The timer of a broker. Bounded by the places that lanes and topics reserve
-/// for what waits on it, plus one linger and one expiry for each of them and a linger for each buffer.
+/// The timer of a broker. Bounded by the places that lanes and topics reserve for what waits
+/// on it, plus one linger and one expiry for each of them and a linger for each buffer.
 pub(crate) struct Timer {
     state: Mutex<State>,
     earlier: Condvar,

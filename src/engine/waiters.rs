@@ -1,19 +1,21 @@
 //! Those who wait for room, or for something to take: publishers under `Overflow::Block`,
 //! receivers of a pull subscription, threads and futures alike.
 //!
-//! Steps. A *waiter* takes a seat under the lock, which counts it in, fences, tries, and if that was
-//! in vain sleeps until it is called; then it tries again, and if that was in vain from its old seat. Whoever makes room
-//! (the *waker*) makes it, fences, reads the count, and calls as many as there is room for, in the
-//! order in which they came. The feared interleaving, a waiter that sleeps while the room it
-//! waits for has just been made, would need each of the two to miss the other's write, which
-//! the fences exclude. A close calls everybody.
+//! Steps. A *waiter* takes a seat under the lock, which counts it in, fences, tries, and if
+//! that was in vain sleeps until it is called; then it tries again, and if that was in vain
+//! from its old seat. Whoever makes room (the *waker*) makes it, fences, reads the count, and
+//! calls as many as there is room for, in the order in which they came. The feared
+//! interleaving, a waiter that sleeps while the room it waits for has just been made, would
+//! need each of the two to miss the other's write, which the fences exclude. A close calls
+//! everybody.
 //!
-//! As not all are called, another is feared: room is there, somebody was called for it, and that
-//! one never takes it, while others sleep. So whoever was called and leaves (it has taken
-//! something, its time is up, or its future is dropped) looks, after it has been counted out, whether
-//! there is still something, and calls the next. Who made room before that was counted is seen
-//! by this look; who makes room later finds one fewer on the way. A future that is called and
-//! neither polled nor dropped keeps only its own call: the next room calls another.
+//! As not all are called, another is feared: room is there, somebody was called for it, and
+//! that one never takes it, while others sleep. So whoever was called and leaves (it has
+//! taken something, its time is up, or its future is dropped) looks, after it has been
+//! counted out, whether there is still something, and calls the next. Who made room before
+//! that was counted is seen by this look; who makes room later finds one fewer on the way. A
+//! future that is called and neither polled nor dropped keeps only its own call: the next
+//! room calls another.
 //!
 //! A buffer that waits for room stands in a line of its own ([`standby`](super::standby)),
 //! whose first is called besides.

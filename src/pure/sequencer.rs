@@ -1,10 +1,11 @@
 //! Which of a lane's deliveries may be handed out now, and to whom.
 //!
-//! The oldest message goes first, but for those of a key that has to wait: one of its deliveries is
-//! in other hands, or *holds* it until a retry. So a key is never in two hands, and with holds never
-//! out of order, while the other keys go on. What comes back would always be older than
-//! what is new: while there are some of both that may go, each owner takes them by turns. Each key has one owner among those who take
-//! deliveries: the one with the highest weight for it (rendezvous hashing; Thaler and Ravishankar,
+//! The oldest message goes first, but for those of a key that has to wait: one of its
+//! deliveries is in other hands, or *holds* it until a retry. So a key is never in two hands,
+//! and with holds never out of order, while the other keys go on. What comes back would
+//! always be older than what is new: while there are some of both that may go, each owner
+//! takes them by turns. Each key has one owner among those who take deliveries: the one with
+//! the highest weight for it (rendezvous hashing; Thaler and Ravishankar,
 //! 1996), so that whoever joins or leaves moves no keys but its own.
 
 use std::collections::{BTreeMap, HashMap};
