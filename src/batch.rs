@@ -174,6 +174,17 @@ impl<T> Parcel<T> {
         }
     }
 
+    /// What messages travel in that were accepted at once. One of them needs no vector.
+    pub(crate) fn of_chunk(mut payloads: Vec<T>, first: Stamp) -> Self {
+        if payloads.len() == 1
+            && let Some(payload) = payloads.pop()
+        {
+            let stamp = first;
+            return Self::One(Message { stamp, payload });
+        }
+        Self::Chunk(Arc::new(Batch::chunk(payloads, first)))
+    }
+
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::One(_) => 1,

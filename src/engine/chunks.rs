@@ -7,7 +7,7 @@ use std::iter::Fuse;
 use super::admit::{Patience, Refused};
 use super::dispatch::BATCH;
 use super::topic::TopicCore;
-use crate::batch::{Batch, Parcel, Stamp, Waste};
+use crate::batch::{Parcel, Stamp, Waste};
 use crate::error::PartialBatch;
 use crate::message::{BatchReceipt, MessageId};
 use crate::sync::Arc;
@@ -85,8 +85,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             id: first,
             accepted_ns: self.engine.clock.now_ns(),
         };
-        let batch = Arc::new(Batch::chunk(chunk, stamp));
-        self.admitted(Parcel::Chunk(batch), &admitted, waste, route, false);
+        let parcel = Parcel::of_chunk(chunk, stamp);
+        self.admitted(parcel, &admitted, waste, route, false);
         Ok(())
     }
 }
