@@ -19,53 +19,77 @@ pub(crate) struct Stamp {
     pub(crate) accepted_ns: u64,
 }
 
+impl Stamp {
+    /// The stamps of messages that were accepted at once, beginning with this one.
+    pub(crate) fn each(self) -> impl Iterator<Item = Self> {
+        (0..).map(move |number| Self {
+            id: self.id.after(number),
+            ..self
+        })
+    }
+}
+
 /// One message, by value.
 pub(crate) struct Message<T> {
     pub(crate) stamp: Stamp,
     pub(crate) payload: T,
 }
 
-/// The stamps of a batch.
-pub(crate) enum Stamps {
-    /// Accepted at once: ids that follow each other, and one time. This is the
-    /// first stamp.
-    Chunk(Stamp),
+/// The messages of a batch.
+enum Messages<T> {
     /// Accepted one by one.
-    Each(Vec<Stamp>),
+    Each(Vec<Message<T>>),
+    /// Accepted at once, in their publisher's own vector: ids that follow each other, and
+    /// one time. This is the first stamp.
+    Chunk(Vec<T>, Stamp),
 }
 
 /// Messages that travel together. Shared by every lane that has yet to handle
 /// one of them; freed when the last delivery of the last of them has ended.
 pub(crate) struct Batch<T> {
-    pub(crate) payloads: Vec<T>,
-    pub(crate) stamps: Stamps,
+    messages: Messages<T>,
     /// Sorted by index; empty for most batches.
-    pub(crate) meta: Vec<(u32, Meta)>,
+    meta: Vec<(u32, Meta)>,
 }
 
 impl<T> Batch<T> {
     /// Messages that were accepted at once, in the caller's own vector.
     pub(crate) fn chunk(payloads: Vec<T>, first: Stamp) -> Self {
         Self {
-            payloads,
-            stamps: Stamps::Chunk(first),
+            messages: Messages::Chunk(payloads, first),
             meta: Vec::new(),
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.payloads.len()
+        match &self.messages {
+            Messages::Each(messages) => messages.len(),
+            Messages::Chunk(payloads, _) => payloads.len(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn payload(&self, index: usize) -> &T {
+        match &self.messages {
+            Messages::Each(messages) => &messages[index].payload,
+            Messages::Chunk(payloads, _) => &payloads[index],
+        }
     }
 
     #[inline]
     pub(crate) fn stamp(&self, index: usize) -> Stamp {
-        match &self.stamps {
-            Stamps::Chunk(first) => Stamp {
+        match &self.messages {
+            Messages::Each(messages) => messages[index].stamp,
+            Messages::Chunk(_, first) => Stamp {
                 id: first.id.after(index as u64),
                 accepted_ns: first.accepted_ns,
             },
-            Stamps::Each(stamps) => stamps[index],
         }
+    }
+
+    /// Whether a message of it may have a time to live of its own.
+    pub(crate) fn has_meta(&self) -> bool {
+        !self.meta.is_empty()
     }
 
     pub(crate) fn ids(&self, from: usize, to: usize) -> impl ExactSizeIterator<Item = MessageId> {
@@ -93,173 +117,153 @@ impl<T> Batch<T> {
 impl<T> Drop for Batch<T> {
     fn drop(&mut self) {
         if std::mem::needs_drop::<T>() {
-            self.payloads.drain(..).for_each(discard);
+            match &mut self.messages {
+                Messages::Each(messages) => messages.drain(..).for_each(discard),
+                Messages::Chunk(payloads, _) => payloads.drain(..).for_each(discard),
+            }
         }
     }
 }
 
-/// A batch in the making, of messages that were accepted one by one.
-pub(crate) struct Collected<T> {
-    payloads: Vec<T>,
-    stamps: Vec<Stamp>,
+/// A batch in the making, to which messages are added one by one.
+pub(crate) struct OpenBatch<T> {
+    messages: Vec<Message<T>>,
     meta: Vec<(u32, Meta)>,
+    /// Messages to make room for with the first: about as many as came last time. A topic
+    /// with a message now and then holds on to little memory.
+    expected: usize,
 }
 
-impl<T> Collected<T> {
+impl<T> OpenBatch<T> {
     pub(crate) const fn new() -> Self {
         Self {
-            payloads: Vec::new(),
-            stamps: Vec::new(),
+            messages: Vec::new(),
             meta: Vec::new(),
+            expected: 1,
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.stamps.len()
+        self.messages.len()
     }
 
-    /// Adds a message. The first one makes room for as many as `there` are.
     #[inline(always)]
-    pub(crate) fn push(&mut self, message: Message<T>, there: impl FnOnce() -> usize) {
-        if self.stamps.is_empty() {
-            let messages = there();
-            self.payloads.reserve_exact(messages);
-            self.stamps.reserve_exact(messages);
+    pub(crate) fn push(&mut self, message: Message<T>, meta: Option<Meta>) {
+        if self.messages.len() == self.messages.capacity() {
+            self.grow();
         }
-        self.payloads.push(message.payload);
-        self.stamps.push(message.stamp);
+        if let Some(meta) = meta {
+            self.meta.push((self.messages.len() as u32, meta));
+        }
+        self.messages.push(message);
     }
 
-    /// Adds the message of a chunk of one, and what belongs to it.
-    pub(crate) fn push_single(&mut self, chunk: Arc<Batch<T>>, there: impl FnOnce() -> usize) {
-        let at = self.stamps.len() as u32;
-        let Some(mut chunk) = Arc::into_inner(chunk) else {
-            return;
-        };
-        let stamp = chunk.stamp(0);
-        if let Some(payload) = chunk.payloads.pop() {
-            self.push(Message { stamp, payload }, there);
-            self.meta
-                .extend(chunk.meta.drain(..).map(|(_, own)| (at, own)));
-        }
+    #[cold]
+    fn grow(&mut self) {
+        let more = self.expected.max(self.messages.len());
+        self.messages.reserve_exact(more);
     }
 
-    pub(crate) fn finish(self) -> Batch<T> {
+    /// Everything that was added, and leaves nothing.
+    pub(crate) fn take(&mut self) -> Batch<T> {
+        let messages = std::mem::take(&mut self.messages);
+        self.expected = messages.len().next_power_of_two();
         Batch {
-            payloads: self.payloads,
-            stamps: Stamps::Each(self.stamps),
-            meta: self.meta,
+            messages: Messages::Each(messages),
+            meta: std::mem::take(&mut self.meta),
         }
     }
 }
 
-/// What fills one slot of a topic queue: a message, or a chunk of them.
+impl<T> Batch<T> {
+    /// Gives back what a batch that was not full has too much, because a slow lane holds
+    /// on to it.
+    pub(crate) fn shrink(&mut self) {
+        if let Messages::Each(messages) = &mut self.messages
+            && messages.len() <= messages.capacity() / 2
+        {
+            messages.shrink_to_fit();
+        }
+    }
+}
+
+/// What a publisher hands in: a message and what belongs to it, or messages that were
+/// accepted at once, of which this is the first stamp.
 pub(crate) enum Parcel<T> {
-    One(Message<T>),
-    Chunk(Arc<Batch<T>>),
+    One(Message<T>, Option<Meta>),
+    Chunk(Vec<T>, Stamp),
 }
 
 impl<T> Parcel<T> {
-    /// What a message travels in: a slot of its own, or with what its publisher
-    /// added, a chunk of one.
-    #[inline(always)]
-    pub(crate) fn of(message: Message<T>, meta: Option<Meta>) -> Self {
-        match meta {
-            None => Self::One(message),
-            Some(meta) => Self::Chunk(Arc::new(Batch {
-                payloads: vec![message.payload],
-                stamps: Stamps::Chunk(message.stamp),
-                meta: vec![(0, meta)],
-            })),
-        }
-    }
-
-    /// What messages travel in that were accepted at once. One of them needs no vector.
-    pub(crate) fn of_chunk(mut payloads: Vec<T>, first: Stamp) -> Self {
-        if payloads.len() == 1
-            && let Some(payload) = payloads.pop()
-        {
-            let stamp = first;
-            return Self::One(Message { stamp, payload });
-        }
-        Self::Chunk(Arc::new(Batch::chunk(payloads, first)))
-    }
-
     pub(crate) fn len(&self) -> usize {
         match self {
-            Self::One(_) => 1,
-            Self::Chunk(batch) => batch.len(),
+            Self::One(..) => 1,
+            Self::Chunk(payloads, _) => payloads.len(),
         }
     }
 
-    fn stamp(&self, index: usize) -> Stamp {
+    /// Its oldest message's.
+    pub(crate) fn first(&self) -> Stamp {
         match self {
-            Self::One(message) => message.stamp,
-            Self::Chunk(batch) => batch.stamp(index),
+            Self::One(message, _) => message.stamp,
+            Self::Chunk(_, first) => *first,
         }
     }
 
     /// What its publisher added to it, if it is a message of its own.
     pub(crate) fn meta(&self) -> Option<&Meta> {
         match self {
-            Self::One(_) => None,
-            Self::Chunk(batch) => batch.meta(0),
+            Self::One(_, meta) => meta.as_ref(),
+            Self::Chunk(..) => None,
         }
     }
 
-    /// When it expires, given the time to live of its topic. Only a message of its own
-    /// has one of its own, and the messages of a chunk were accepted at once.
-    #[inline(always)]
-    pub(crate) fn expires_ns(&self, topic_ttl_ns: Option<u64>) -> Option<u64> {
-        match self {
-            Self::One(message) => {
-                let ttl_ns = topic_ttl_ns?;
-                Some(message.stamp.accepted_ns.saturating_add(ttl_ns))
-            }
-            Self::Chunk(batch) => batch.expires_ns(0, topic_ttl_ns),
-        }
+    /// When it expires, if it is a message that has a time to live of its own.
+    pub(crate) fn own_expires_ns(&self) -> Option<u64> {
+        let ttl_ns = self.meta()?.ttl_ns?;
+        Some(self.first().accepted_ns.saturating_add(ttl_ns))
     }
 
-    /// All of it.
-    pub(crate) fn into_part(self) -> Part<T> {
-        let batch = match self {
-            Self::One(message) => Arc::new(Batch::chunk(vec![message.payload], message.stamp)),
-            Self::Chunk(batch) => batch,
-        };
-        Part {
-            from: 0,
-            to: batch.len() as u32,
-            batch,
-        }
-    }
-
-    /// Its oldest message's.
-    pub(crate) fn first(&self) -> Stamp {
-        self.stamp(0)
-    }
-
-    pub(crate) fn ids(&self) -> impl ExactSizeIterator<Item = MessageId> {
-        (0..self.len()).map(|index| self.stamp(index).id)
+    pub(crate) fn ids(&self) -> impl ExactSizeIterator<Item = MessageId> + use<T> {
+        let first = self.first().id;
+        (0..self.len() as u32).map(move |index| first.after(u64::from(index)))
     }
 }
 
 /// What publishers have dropped. Its destructors are the user's, and run when this
 /// goes: where no lock is held.
-pub(crate) struct Waste<T>(Vec<Parcel<T>>);
+pub(crate) struct Waste<T> {
+    parcels: Vec<Parcel<T>>,
+    parts: Vec<Part<T>>,
+}
 
 impl<T> Waste<T> {
     pub(crate) const fn new() -> Self {
-        Self(Vec::new())
+        Self {
+            parcels: Vec::new(),
+            parts: Vec::new(),
+        }
     }
 
-    pub(crate) fn add(&mut self, parcel: Parcel<T>) {
-        self.0.push(parcel);
+    /// What was not let in.
+    pub(crate) fn add_parcel(&mut self, parcel: Parcel<T>) {
+        self.parcels.push(parcel);
+    }
+
+    /// What had to make room.
+    pub(crate) fn add_part(&mut self, part: Part<T>) {
+        self.parts.push(part);
     }
 }
 
 impl<T> Drop for Waste<T> {
     fn drop(&mut self) {
-        self.0.drain(..).for_each(discard);
+        for parcel in self.parcels.drain(..) {
+            match parcel {
+                Parcel::One(message, _) => discard(message),
+                Parcel::Chunk(payloads, _) => payloads.into_iter().for_each(discard),
+            }
+        }
     }
 }
 
@@ -271,6 +275,15 @@ pub(crate) struct Part<T> {
 }
 
 impl<T> Part<T> {
+    /// All of a batch.
+    pub(crate) fn whole(batch: Arc<Batch<T>>) -> Self {
+        Self {
+            from: 0,
+            to: batch.len() as u32,
+            batch,
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         (self.to - self.from) as usize
     }
@@ -287,12 +300,31 @@ impl<T> Part<T> {
     /// their topic; `u64::MAX` if none does.
     #[inline]
     pub(crate) fn expires_ns(&self, topic_ttl_ns: Option<u64>) -> u64 {
-        if topic_ttl_ns.is_none() && self.batch.meta.is_empty() {
+        if topic_ttl_ns.is_none() && !self.batch.has_meta() {
             return u64::MAX;
         }
         let each = self.from as usize..self.to as usize;
         let each = each.filter_map(|index| self.batch.expires_ns(index, topic_ttl_ns));
         each.min().unwrap_or(u64::MAX)
+    }
+
+    /// What is left without the first `count` messages, if anything is.
+    pub(crate) fn after(self, count: u32) -> Option<Self> {
+        let from = self.from + count;
+        Self { from, ..self }.unless_empty()
+    }
+
+    pub(crate) fn unless_empty(self) -> Option<Self> {
+        (self.len() > 0).then_some(self)
+    }
+
+    /// The first messages, at most so many, and the others if there are any.
+    pub(crate) fn split_at_most(self, most: u32) -> (Self, Option<Self>) {
+        if self.len() as u32 <= most {
+            return (self, None);
+        }
+        let (front, others) = self.split_front(most);
+        (front, Some(others))
     }
 
     /// The first `count` messages, and the others.
@@ -332,9 +364,26 @@ mod tests {
 
     #[test]
     fn a_queued_64_byte_message_takes_80_bytes() {
-        // The id's niche tells the two kinds of parcel apart; crossbeam adds a
-        // stamp of 8 bytes per slot.
-        assert_eq!(size_of::<Parcel<[u8; 64]>>(), 80);
+        assert_eq!(size_of::<Message<[u8; 64]>>(), 80);
+    }
+
+    #[test]
+    fn a_batch_in_the_making_makes_room_for_about_as_many_as_came_last_time() {
+        let mut open = OpenBatch::new();
+        let mut fill = |count: u64| {
+            for sequence in 1..=count {
+                let payload = sequence;
+                let stamp = stamp(sequence, 0);
+                open.push(Message { stamp, payload }, None);
+            }
+            let Messages::Each(messages) = &open.take().messages else {
+                panic!("they came one by one");
+            };
+            assert_eq!(messages.len() as u64, count);
+            messages.capacity()
+        };
+        assert_eq!([fill(1), fill(64), fill(33), fill(1)], [1, 64, 64, 64]);
+        assert_eq!(fill(1), 1);
     }
 
     #[test]

@@ -20,8 +20,9 @@ pub enum Overflow {
         timeout: Duration,
     },
     /// Drop the oldest messages still in the queue until there is room. The
-    /// receipt says how many. A chunk published as one is dropped as one. Delayed
-    /// messages keep their places: if they have all of them, it answers `Full`.
+    /// receipt says how many. Delayed messages keep their places: if they have all of
+    /// them, it answers `Full`. What is dropped is freed with the batch that it was
+    /// in, of up to 64 messages, once the last of those has gone.
     DropOldest,
     /// Accept the message and drop it. The receipt says so.
     DropNewest,

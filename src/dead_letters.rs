@@ -116,7 +116,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
 
     /// Letters in the store.
     pub fn len(&self) -> usize {
-        self.topic.core.letters.lock().len()
+        self.topic.core.letter_counts().0
     }
 
     /// Whether there are none.
@@ -126,7 +126,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
 
     /// The letters, oldest first. They share their payloads with the store.
     pub fn list(&self) -> Vec<DeadLetter<T>> {
-        let letters = self.topic.core.letters.lock().list();
+        let letters = self.topic.core.letters().lock().list();
         self.show(letters)
     }
 
@@ -151,7 +151,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     /// still takes one letter for each of its deliveries that wait for room in this store.
     pub fn redrive(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> Redrive {
         let mut outcome = Redrive::default();
-        let store = self.topic.core.letters.lock();
+        let store = self.topic.core.letters().lock();
         let (seen, letters) = (store.arrivals(), store.list());
         drop(store);
         let mut letters = self.show(letters);
@@ -215,7 +215,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
             Reserved::Full => return Err(Stays::NoRoom),
             Reserved::Closed => return Err(Stays::NoSubscription),
         }
-        let mut letters = core.letters.lock();
+        let mut letters = core.letters().lock();
         let since = letters.parking_since(letter, line.seen);
         line.back = line.back.into_iter().chain(since).min();
         line.seen = letters.arrivals();
@@ -265,7 +265,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     pub fn purge(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> usize {
         let chosen = self.list().into_iter().filter(|letter| filter(letter));
         let taken = chosen.filter(|chosen| {
-            let left = self.topic.core.letters.lock().take(&chosen.letter);
+            let left = self.topic.core.letters().lock().take(&chosen.letter);
             left.map(|left| parking::call(left.waiting)).is_some()
         });
         taken.count()

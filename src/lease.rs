@@ -101,7 +101,7 @@ impl<T: Send + Sync + 'static> Lease<T> {
 
     /// What was published.
     pub fn payload(&self) -> &T {
-        &self.granted.batch.payloads[usize::from(self.granted.index)]
+        self.granted.batch.payload(usize::from(self.granted.index))
     }
 
     /// The message's id within its topic.

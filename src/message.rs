@@ -49,6 +49,15 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// Of a message for which there was room.
+    pub(crate) fn accepted(id: MessageId) -> Self {
+        Self {
+            id,
+            evicted: 0,
+            dropped: false,
+        }
+    }
+
     /// The message's id.
     pub fn id(&self) -> MessageId {
         self.id
@@ -140,7 +149,7 @@ pub(crate) struct Address<'a> {
 impl<'a, T> Delivery<'a, T> {
     /// What was published.
     pub fn payload(&self) -> &'a T {
-        &self.batch.payloads[self.index]
+        self.batch.payload(self.index)
     }
 
     /// The message's id within its topic.

@@ -356,10 +356,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let read = (dispatched, unrouted, dropped, self.gate.counts());
             (read, self.books.motions.since(done))
         });
-        let (dead_letters, letters_evicted) = {
-            let letters = self.letters.lock();
-            (letters.len(), letters.evicted())
-        };
+        let (dead_letters, letters_evicted) = self.letter_counts();
         TopicMetrics {
             name: self.name.to_string(),
             strategy: self.strategy.load().name.to_string(),

@@ -26,9 +26,9 @@ mod shuttle;
 use shuttle as backend;
 
 pub(crate) use backend::{
-    Channel, Condvar, Counter, Instant, JoinHandle, Map, Mutex, OnceLock, Queue, Reader, Slot,
-    Unbounded, atomic, available_parallelism, catch_panic, fence, is_current, pause, random_seed,
-    sleep, spawn, thread_local, thread_number, yield_now,
+    Channel, Condvar, Counter, Instant, JoinHandle, Map, Mutex, MutexGuard, OnceLock, Queue,
+    Reader, Slot, Unbounded, atomic, available_parallelism, catch_panic, fence, is_current, pause,
+    random_seed, sleep, spawn, thread_local, thread_number, yield_now,
 };
 pub(crate) use crossbeam_utils::CachePadded;
 /// For statics, which outlive what a model explores.

@@ -128,17 +128,15 @@ fn drop_oldest_makes_room_one_by_one_and_the_receipt_says_so() {
 }
 
 #[test]
-fn drop_oldest_drops_a_chunk_as_one() {
+fn drop_oldest_drops_no_more_of_a_chunk_than_it_needs() {
     let (broker, _clock) = manual();
     let topic = of(&broker, 6, Overflow::DropOldest);
     let (log, _reader) = read(&topic, "s");
     topic.publish_batch(1..=4).expect("there is room");
     topic.publish_batch(5..=6).expect("there is room");
-    assert_eq!(topic.publish(7).expect("the chunk goes").evicted(), 4);
-    let receipt = topic
-        .publish_batch(8..=10)
-        .expect("there is room for three");
-    assert_eq!(receipt.evicted(), 0);
+    assert_eq!(topic.publish(7).expect("the first goes").evicted(), 1);
+    let receipt = topic.publish_batch(8..=10).expect("three more go");
+    assert_eq!(receipt.evicted(), 3);
     broker.run_until_idle();
     assert_eq!(log.take(), (5..=10).collect::<Vec<_>>());
     assert_balanced(&broker);

@@ -1,21 +1,19 @@
 //! The publish half of the route: gate, overflow policy, queue.
 
-use std::time::Duration;
-
-use super::contain::discard;
 use super::context;
+use super::gate::Gate;
+use super::partition::Tail;
 use super::table::Source;
-use super::topic::{Delayed, TopicCore};
+use super::topic::TopicCore;
 use crate::batch::{Message, Meta, Parcel, Stamp, Waste};
 use crate::config::{NoSubscribers, Overflow};
 use crate::error::PublishError;
 use crate::event::{DropCause, EventKind};
 use crate::message::{MessageId, Receipt};
 use crate::pure::lifecycle::Status;
+use crate::pure::schedule::Then;
 use crate::pure::tickets::Refusal;
-use crate::pure::verdict::nanos;
-use crate::pure::wheel::TimerKey;
-use crate::sync::{Arc, Instant, pause};
+use crate::sync::{Arc, Instant, MutexGuard, breakable, pause};
 
 /// How often a publisher looks for something to drop before it gives up. It
 /// finds nothing only while others are between their ticket and their push.
@@ -64,6 +62,10 @@ impl Admitted {
         }
     }
 
+    pub(super) fn last_id(&self) -> u64 {
+        self.first_id + self.count - 1
+    }
+
     /// What the publisher of the first of these messages gets.
     pub(super) fn receipt(&self) -> Receipt {
         Receipt {
@@ -102,7 +104,45 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         payload: T,
         meta: Option<Meta>,
     ) -> Result<Receipt, PublishError<T>> {
+        if let Some((accepted_ns, mut tail)) = self.short_way()
+            && let Ok((id, _)) = self.gate.admit_alone(1, self.settings.capacity)
+        {
+            let id = MessageId::new(id);
+            let stamp = Stamp { id, accepted_ns };
+            let own_ttl_ns = meta.as_ref().and_then(|meta| meta.ttl_ns);
+            let own_expires_ns = own_ttl_ns.map(|ttl_ns| accepted_ns.saturating_add(ttl_ns));
+            let message = Message { stamp, payload };
+            self.plain.write(&mut tail, message, meta);
+            self.ring_after(tail, id.get(), own_expires_ns);
+            return Ok(Receipt::accepted(id));
+        }
         self.publish_to(None, payload, meta)
+    }
+
+    /// The time and the lock of the queue, where a message may get its ticket and be
+    /// written in one step: the topic is not split, and nobody is to be told in between.
+    #[inline(always)]
+    pub(super) fn short_way(&self) -> Option<(u64, MutexGuard<'_, Tail<T>>)> {
+        if self.split.is_some() || self.bus().observed() || self.lacks_subscribers() {
+            return None;
+        }
+        Some((self.engine.clock.now_ns(), self.plain.tail()))
+    }
+
+    /// Lets go of the queue after a message of this number was written, and lets the
+    /// dispatcher know if it wants to.
+    #[inline(always)]
+    pub(super) fn ring_after(
+        self: &Arc<Self>,
+        mut tail: MutexGuard<'_, Tail<T>>,
+        number: u64,
+        own_expires_ns: Option<u64>,
+    ) {
+        let rings = tail.rings(number);
+        drop(tail);
+        if self.plain.after_push(rings, own_expires_ns) == Then::Enqueue {
+            self.engine.pool.submit(Arc::clone(self) as _);
+        }
     }
 
     /// As [`publish`](Self::publish), to where `route` says if it says anything.
@@ -119,94 +159,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Err(refused) => return Err(refused.error(payload)),
         };
         let message = self.message(admitted.first_id, payload);
-        let has_meta = meta.is_some();
-        let parcel = Parcel::of(message, meta);
-        self.admitted(parcel, &admitted, &mut waste, route, has_meta);
+        let parcel = Parcel::One(message, meta);
+        self.admitted(parcel, &admitted, &mut waste, route);
         Ok(admitted.receipt())
-    }
-
-    /// Accepts one message now and puts it into the queue after `delay`. It
-    /// holds its place meanwhile, so it can be neither rejected nor dropped then.
-    pub(crate) fn publish_after(
-        self: &Arc<Self>,
-        delay: Duration,
-        payload: T,
-        meta: Option<Meta>,
-    ) -> Result<Receipt, PublishError<T>> {
-        if delay.is_zero() {
-            return self.publish(payload, meta);
-        }
-        let mut waste = Waste::new();
-        let route = self
-            .split
-            .as_ref()
-            .and_then(|split| split.route(meta.as_ref(), 1, 1));
-        let admitted = match self.admit_one(&mut waste, route, None) {
-            Ok(admitted) => admitted,
-            Err(refused) => return Err(refused.error(payload)),
-        };
-        let mut message = self.message(admitted.first_id, payload);
-        if admitted.dropped {
-            self.admitted(Parcel::One(message), &admitted, &mut waste, route, false);
-            return Ok(admitted.receipt());
-        }
-        let delay_ns = nanos(delay);
-        self.tell_enqueued(std::iter::once(message.stamp.id), message.stamp.accepted_ns);
-        // Latency counts from when it is due.
-        let accepted_ns = &mut message.stamp.accepted_ns;
-        *accepted_ns = accepted_ns.saturating_add(delay_ns);
-        self.books.delayed.add(1);
-        let entry = Box::new(Delayed {
-            message,
-            meta,
-            timer: TimerKey::NONE,
-            route,
-        });
-        // The lock is held over the timer so that the deadline can't come before
-        // the entry knows its key.
-        let mut delayed = self.delayed.lock();
-        let tag = delayed.insert(entry);
-        let key = self.engine.set_timer(delay_ns, tag, Arc::clone(self) as _);
-        if let Some(entry) = delayed.get_mut(tag) {
-            entry.timer = key;
-        }
-        drop(delayed);
-        // It may have taken the last place of a topic whose strategy waits; and
-        // after a stop somebody must drop it.
-        self.ring();
-        Ok(admitted.receipt())
-    }
-
-    /// A delayed message is due.
-    pub(super) fn publish_due(self: &Arc<Self>, due: Delayed<T>) {
-        let Delayed {
-            message,
-            meta,
-            route,
-            ..
-        } = due;
-        let last_id = message.stamp.id.get();
-        self.books.delayed.sub(1);
-        let has_meta = meta.is_some();
-        self.enqueue(Parcel::of(message, meta), last_id, route, has_meta);
-        // The dispatcher may wait for a ticket that is already out.
-        self.ring();
-    }
-
-    /// The broker has stopped: what was delayed is dropped, and counted.
-    pub(super) fn drop_delayed(&self) {
-        let delayed: Vec<_> = self.delayed.lock().drain().collect();
-        for entry in delayed {
-            self.engine.timer.cancel_parked(entry.timer);
-            self.books.delayed.sub(1);
-            self.drop_messages(std::iter::once(entry.message.stamp.id), DropCause::Shutdown);
-            discard(entry);
-        }
     }
 
     /// Gets one ticket, or counts the refusal.
     #[inline(always)]
-    fn admit_one(
+    pub(super) fn admit_one(
         self: &Arc<Self>,
         waste: &mut Waste<T>,
         route: Option<u64>,
@@ -235,22 +195,20 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         admitted: &Admitted,
         waste: &mut Waste<T>,
         route: Option<u64>,
-        has_meta: bool,
     ) {
         if admitted.dropped {
             self.drop_messages(parcel.ids(), DropCause::Overflow);
-            return waste.add(parcel);
+            return waste.add_parcel(parcel);
         }
         if self.bus().observed() {
             // Told before the push, so that no later event of these messages
             // can overtake it.
             self.tell_enqueued(parcel.ids(), parcel.first().accepted_ns);
         }
-        let last_id = admitted.first_id + admitted.count - 1;
-        self.enqueue(parcel, last_id, route, has_meta);
+        self.enqueue(parcel, admitted.last_id(), route);
     }
 
-    fn tell_enqueued(&self, ids: impl ExactSizeIterator<Item = MessageId>, now_ns: u64) {
+    pub(super) fn tell_enqueued(&self, ids: impl ExactSizeIterator<Item = MessageId>, now_ns: u64) {
         let depth = self.waiting();
         let kind = EventKind::MessageEnqueued { depth };
         self.tell_each(None, ids, Status::Queued, now_ns, kind);
@@ -271,7 +229,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if self.lacks_subscribers() {
             return Err(Refused::NoSubscribers);
         }
-        match self.gate.admit(wanted, self.settings.capacity) {
+        match self.admit_outside(wanted) {
             Ok(granted) => Ok(Admitted::plainly(granted)),
             Err(refusal) => self.admit_by_policy(wanted, refusal, patience, waste, route, meta),
         }
@@ -290,11 +248,24 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.gate.is_closed() && (self.gate.is_sealed() || !context::is_handling(&self.engine))
     }
 
-    /// As the gate admits, or lets handlers in though it is closed to others.
+    /// Takes a step at the gate. A topic that isn't split changes it only under the lock
+    /// of its queue, where most of its publishers are alone anyway.
+    pub(super) fn at_gate<R>(&self, step: impl FnOnce(&Gate) -> R) -> R {
+        let alone = || self.split.is_none().then(|| self.plain.tail());
+        let _alone = breakable!("gate: past the lock", alone(), None);
+        step(&self.gate)
+    }
+
+    /// Gets tickets by the capacity, for who may be outside of handlers.
+    pub(super) fn admit_outside(&self, wanted: u64) -> Result<(u64, u64), Refusal> {
+        self.at_gate(|gate| gate.admit(wanted, self.settings.capacity))
+    }
+
+    /// The same, but lets handlers in though it is closed to others.
     pub(super) fn admit_caller(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
-        match self.gate.admit(wanted, capacity) {
+        match self.at_gate(|gate| gate.admit(wanted, capacity)) {
             Err(Refusal::Closed) if context::is_handling(&self.engine) => {
-                self.gate.admit_handler(wanted, capacity)
+                self.at_gate(|gate| gate.admit_handler(wanted, capacity))
             }
             admitted => admitted,
         }
@@ -380,7 +351,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         // What is waiting must be on its way before we wait for its room.
         self.ring();
-        let attempt = || match self.gate.admit(wanted, self.settings.capacity) {
+        let attempt = || match self.admit_outside(wanted) {
             Err(Refusal::Full) => None,
             admitted => Some(admitted),
         };
@@ -402,13 +373,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 return Err(Refused::Closed);
             }
             let oldest = match &self.split {
-                None => self.drop_oldest(&Source::Plain(&self.plain), None, DropCause::Overflow),
+                None => self.drop_oldest(&Source::Plain(&self.plain), wanted as u32),
                 Some(split) => split.drop_oldest(self, route, meta, wanted),
             };
             match oldest {
-                Some((dropped, parcel)) => {
-                    evicted += dropped;
-                    waste.add(parcel);
+                Some(dropped) => {
+                    evicted += dropped.len() as u32;
+                    waste.add_part(dropped);
                 }
                 None => pause(),
             }

@@ -77,8 +77,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
             Ok(admitted) => {
                 let message = self.message(admitted.first_id, payload);
-                let parcel = Parcel::of(message, None);
-                self.admitted(parcel, &admitted, &mut Waste::new(), None, false);
+                let parcel = Parcel::One(message, None);
+                self.admitted(parcel, &admitted, &mut Waste::new(), None);
                 Ok(admitted.receipt())
             }
         })

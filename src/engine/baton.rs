@@ -35,11 +35,6 @@ impl Baton {
     pub fn notify(&self) -> Then {
         // ORDERING: pairs with the fence in `started`; see the module's text.
         breakable!("baton: notify without a fence", fence(Ordering::SeqCst));
-        self.notify_fenced()
-    }
-
-    /// [`notify`](Self::notify) for a caller that has fenced since its push.
-    pub fn notify_fenced(&self) -> Then {
         breakable!(
             "baton: a runner is not told of news",
             self.schedule.update(Schedule::notify),

@@ -60,6 +60,16 @@ impl<S: Packed> Cell<S> {
             }
         }
     }
+
+    /// As [`update`](Self::update), for who is alone: all others that change the cell hold
+    /// a lock that the caller holds. Readers need none.
+    #[inline(always)]
+    pub fn update_alone<A>(&self, step: impl FnOnce(S) -> (S, A)) -> A {
+        let (next, answer) = step(S::unpack(self.word.load(Ordering::Relaxed)));
+        // ORDERING: release, as in `update`; the lock orders those who write.
+        self.word.store(next.pack(), Ordering::Release);
+        answer
+    }
 }
 
 impl<S: Packed + fmt::Debug> fmt::Debug for Cell<S> {

@@ -4,7 +4,7 @@
 
 use std::iter::Fuse;
 
-use super::admit::{Patience, Refused};
+use super::admit::{Admitted, Patience, Refused};
 use super::dispatch::BATCH;
 use super::topic::TopicCore;
 use crate::batch::{Parcel, Stamp, Waste};
@@ -66,29 +66,39 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         patience: &mut Patience,
         waste: &mut Waste<T>,
     ) -> Result<(), Refused> {
-        let admitted = self.admit(
-            payloads.len().min(BATCH) as u64,
-            patience,
-            waste,
-            route,
-            None,
-        )?;
-        let count = admitted.count as usize;
-        let chunk = take(payloads, count);
-        let first = MessageId::new(admitted.first_id);
-        receipt.accepted += count;
-        receipt.evicted += admitted.evicted as usize;
-        receipt.dropped += if admitted.dropped { count } else { 0 };
-        receipt.first = receipt.first.or(Some(first));
-        receipt.last = Some(first.after(admitted.count - 1));
+        let wanted = payloads.len().min(BATCH) as u64;
+        if let Some((accepted_ns, mut tail)) = self.short_way()
+            && let Ok(granted) = self.gate.admit_alone(wanted, self.settings.capacity)
+        {
+            let admitted = Admitted::plainly(granted);
+            let chunk = take(payloads, admitted.count as usize);
+            let id = MessageId::new(admitted.first_id);
+            let stamp = Stamp { id, accepted_ns };
+            self.plain.write_chunk(&mut tail, chunk, stamp);
+            self.ring_after(tail, admitted.last_id(), None);
+            note_in(receipt, &admitted);
+            return Ok(());
+        }
+        let admitted = self.admit(wanted, patience, waste, route, None)?;
+        let chunk = take(payloads, admitted.count as usize);
         let stamp = Stamp {
-            id: first,
+            id: MessageId::new(admitted.first_id),
             accepted_ns: self.engine.clock.now_ns(),
         };
-        let parcel = Parcel::of_chunk(chunk, stamp);
-        self.admitted(parcel, &admitted, waste, route, false);
+        self.admitted(Parcel::Chunk(chunk, stamp), &admitted, waste, route);
+        note_in(receipt, &admitted);
         Ok(())
     }
+}
+
+fn note_in(receipt: &mut BatchReceipt, admitted: &Admitted) {
+    let count = admitted.count as usize;
+    receipt.accepted += count;
+    receipt.evicted += admitted.evicted as usize;
+    receipt.dropped += if admitted.dropped { count } else { 0 };
+    let first = MessageId::new(admitted.first_id);
+    receipt.first = receipt.first.or(Some(first));
+    receipt.last = Some(first.after(admitted.count - 1));
 }
 
 /// The first payloads in the vector they are in; others move.

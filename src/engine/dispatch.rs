@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::contain::{StrategyInUse, contain, discard};
+use super::contain::{StrategyInUse, contain};
 use super::linger::Linger;
 use super::partition::Partition;
 use super::pool::{Task, Worker};
@@ -11,7 +11,7 @@ use super::table::Source;
 use super::timer::{Fire, LOOK};
 use super::topic::{Lanes, TopicCore};
 use super::topic_expiry::Shelf;
-use crate::batch::{Batch, Collected, Parcel};
+use crate::batch::Part;
 use crate::event::{DropCause, EventKind, Hook};
 use crate::message::MessageId;
 use crate::pure::lifecycle::Status;
@@ -20,31 +20,29 @@ use crate::pure::schedule::Then;
 use crate::pure::strategy::{Backlog, FlushCause, Plan, Strategy};
 use crate::pure::verdict::nanos;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, Reader, Weak, breakable, fence};
+use crate::sync::{Arc, Reader, Weak, breakable};
 
 /// Most messages in a batch. One allocation and one lane operation per
 /// subscription are shared by so many; a retry or a dead letter keeps so many
 /// messages alive at most.
-pub(crate) const BATCH: usize = 64;
+pub(crate) const BATCH: usize = if cfg!(millstream_loom) { 3 } else { 64 };
 /// Most messages that one turn dispatches before others have theirs.
 const QUANTUM: usize = 1_024;
 
-/// A batch on its way to the lanes, and how much of it has gone.
-type Hand<T> = (Arc<Batch<T>>, usize);
-
 /// What only the dispatcher touches.
 pub(crate) struct Desk<T> {
-    /// Taken out of the queue, oldest first: at least the oldest, because a
-    /// crossbeam channel can't be peeked into and a strategy wants to know its
-    /// age; and a whole batch before it is flushed, so that it is whole.
+    /// Taken out of the queue, oldest first: at least the oldest, because a queue can't
+    /// be peeked into and a strategy wants to know its age; and a whole batch before
+    /// it is flushed, so that it is whole.
     pub(super) shelf: Shelf<T>,
     /// Messages that the last plan still allows to be handed on, and whose plan
     /// that was.
     pub(super) allowance: usize,
-    /// The queue was seen empty, so that whoever has pushed since rings.
+    /// What was taken last in this turn was the newest: whoever has pushed since rings.
     dry: bool,
     allowed_by: Weak<StrategyInUse>,
-    pub(super) hand: Option<Hand<T>>,
+    /// On its way to the lanes.
+    pub(super) hand: Option<Part<T>>,
     /// The lanes had room for all of the hand when it was taken.
     pub(super) fits: bool,
     linger: Linger,
@@ -65,20 +63,31 @@ impl<T> Desk<T> {
         }
     }
 
-    /// Keeps what is left of a batch from this message on, if anything is.
-    pub(super) fn keep(&mut self, batch: Arc<Batch<T>>, next: usize) {
-        if next < batch.len() {
-            self.hand = Some((batch, next));
-            self.fits = false;
-        }
+    /// Keeps what is left of what was in hand, if anything is.
+    pub(super) fn keep(&mut self, left: Option<Part<T>>) {
+        self.hand = left;
+        self.fits = false;
     }
 
-    /// Takes the rest of the batch in hand, or else the oldest parcel.
-    fn take_oldest(&mut self) -> (Option<Hand<T>>, Option<Parcel<T>>) {
-        match self.hand.take() {
-            None => (None, self.shelf.pop_front()),
-            hand => (hand, None),
-        }
+    /// Takes what is next in the queue. `false`: there is nothing.
+    pub(super) fn fill(&mut self, at: &Partition<T>) -> bool {
+        let taken = at.pop();
+        self.dry = taken.as_ref().is_none_or(|taken| taken.was_open);
+        let part = taken.map(|taken| taken.part);
+        let is_filled = part.is_some();
+        self.shelf.extend(part);
+        is_filled
+    }
+
+    /// Takes the oldest messages, at most so many: the rest of the batch in hand, or else
+    /// of what is on the shelf.
+    fn take_oldest(&mut self, most: u32) -> Option<Part<T>> {
+        let Some(hand) = self.hand.take() else {
+            return self.shelf.take_front(most);
+        };
+        let (oldest, left) = hand.split_at_most(most);
+        self.keep(left);
+        Some(oldest)
     }
 }
 
@@ -121,6 +130,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> bool {
         let desk = at.desk.lock().take();
         let mut desk = desk.unwrap_or_else(|| Box::new(Desk::new()));
+        // Whoever has pushed since then may be why we are here.
+        breakable!("queue: dry before the ring", desk.dry = false);
         let released = self.gate.released();
         let more = !self.engine.has_stopped() && self.end_expired_at(at, &mut desk);
         let pause = self.turn(at, &mut desk, worker);
@@ -143,22 +154,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         desk: &mut Desk<T>,
         worker: &mut Worker<'_>,
     ) -> Pause {
-        if at.quiet_below.load(Ordering::Relaxed) > 0 {
-            breakable!(
-                "queue: quiet for ever",
-                at.quiet_below.store(0, Ordering::Relaxed)
-            );
-            // ORDERING: pairs with the fence in `Partition::push`: who stays quiet after
-            // this has pushed before we look.
-            fence(Ordering::SeqCst);
-        }
         if !at.may_dispatch() && !self.engine.has_stopped() {
             return Pause::Rest;
         }
         let mut lanes = self.lanes.reader();
         let mut strategy = self.strategy.reader();
         let mut dispatched = 0;
-        desk.dry = false;
         loop {
             if self.engine.has_stopped() {
                 self.drop_everything(at, desk);
@@ -173,7 +174,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 Some(count) => dispatched += count,
                 None => return Pause::Rest,
             }
-            if desk.dry && desk.hand.is_none() {
+            if desk.dry && desk.hand.is_none() && desk.shelf.is_empty() {
                 // Who looks again at once finds one or two messages at a time,
                 // and fights the publisher for them. Let the lanes run first.
                 desk.allowance = 0;
@@ -193,12 +194,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         strategy: &mut Reader<'_, StrategyInUse>,
         lanes: &mut Reader<'_, Lanes<T>>,
     ) -> bool {
-        if desk.shelf.is_empty()
-            && let Some(parcel) = at.pop()
-        {
-            desk.shelf.push_back(parcel);
-        }
-        if desk.shelf.is_empty() {
+        if desk.shelf.is_empty() && !desk.fill(at) {
             desk.allowance = 0;
             return false;
         }
@@ -230,13 +226,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         desk.linger.cancel(&self.engine);
         let room = self.room_in_lanes(lanes.load());
         if room == 0 {
-            at.quiet_below.store(u64::MAX, Ordering::Relaxed);
+            at.stay_quiet();
             return false;
         }
-        let batch = self.collect(at, desk, room);
-        desk.allowance = desk.allowance.saturating_sub(batch.len());
-        desk.fits = batch.len() <= room;
-        desk.hand = Some((batch, 0));
+        let most = desk.allowance.min(BATCH).min(room);
+        let Some(part) = desk.shelf.take_front(most as u32) else {
+            return false;
+        };
+        desk.allowance = desk.allowance.saturating_sub(part.len());
+        desk.fits = true;
+        desk.hand = Some(part);
         true
     }
 
@@ -277,7 +276,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         strategy: &dyn Strategy,
         waiting: usize,
     ) -> Plan {
-        let Some(oldest) = desk.shelf.front().map(Parcel::first) else {
+        let Some(oldest) = desk.shelf.front().map(Part::first) else {
             return Plan::Deliver { at_most: waiting };
         };
         let now_ns = self.engine.clock.now_ns();
@@ -327,98 +326,51 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) {
         let delay_ns = at_most.map(nanos);
         let wanted = (until_waiting as u64).clamp(1, self.settings.capacity);
-        let target: Arc<dyn Fire>;
-        let (wake_at, issued) = match at {
+        match at {
             Source::Plain(_) => {
-                target = Arc::clone(self) as _;
+                desk.linger
+                    .set(&self.engine, delay_ns, Arc::clone(self) as _);
                 // Delayed messages take places too: the topic may be full before.
                 let inside = (self.books.delayed.get() + wanted).min(self.settings.capacity);
-                (self.gate.released() + inside, self.gate.issued())
+                let wake_at = self.gate.released() + inside;
+                at.be_rung_from(wake_at, || self.gate.issued() >= wake_at);
             }
             Source::Lot(_, lot) => {
-                target = Arc::clone(*lot) as _;
-                let (left, entered) = lot.counts();
-                (left + wanted, entered)
-            }
-        };
-        desk.linger.set(&self.engine, delay_ns, target);
-        if breakable!("queue: quiet while others push", issued, 0) < wake_at {
-            at.quiet_below.store(wake_at, Ordering::Relaxed);
-        }
-    }
-
-    /// Makes one batch of the oldest messages: a chunk as it is, or as many
-    /// single ones as may be taken.
-    fn collect(&self, at: &Source<'_, T>, desk: &mut Desk<T>, room: usize) -> Arc<Batch<T>> {
-        let most = desk.allowance.min(BATCH).min(room);
-        let mut batch = Collected::new();
-        let mut shelved = desk.shelf.len();
-        // Room for what is there and not for what might come, because a slow lane holds
-        // on to it.
-        let taken = shelved.max(1);
-        let there = || most.min(taken + at.slots());
-        while batch.len() < most {
-            let oldest = if shelved == 0 {
-                at.pop()
-            } else {
-                shelved -= 1;
-                desk.shelf.pop_front()
-            };
-            match oldest {
-                None => {
-                    desk.dry = true;
-                    break;
-                }
-                Some(Parcel::One(message)) => batch.push(message, there),
-                Some(Parcel::Chunk(chunk)) if chunk.len() == 1 => batch.push_single(chunk, there),
-                Some(Parcel::Chunk(chunk)) if batch.len() == 0 => return chunk,
-                Some(chunk) => {
-                    desk.shelf.push_front(chunk);
-                    break;
-                }
+                desk.linger
+                    .set(&self.engine, delay_ns, Arc::clone(*lot) as _);
+                let wake_at = lot.counts().0 + wanted;
+                at.be_rung_from(wake_at, || lot.counts().1 >= wake_at);
             }
         }
-        Arc::new(batch.finish())
     }
 
     /// The broker has stopped: what was not dispatched is dropped, and counted.
     fn drop_everything(self: &Arc<Self>, at: &Source<'_, T>, desk: &mut Desk<T>) {
         desk.linger.cancel(&self.engine);
         at.expiry.cancel(&self.engine);
-        while let Some((count, parcel)) = self.drop_oldest(at, Some(desk), DropCause::Shutdown) {
-            at.leave(self, count as usize);
-            discard(parcel);
+        loop {
+            while let Some(part) = desk.take_oldest(u32::MAX) {
+                self.drop_messages(part.ids(), DropCause::Shutdown);
+                at.leave(self, part.len());
+            }
+            if !desk.fill(at) {
+                break;
+            }
         }
         self.drop_delayed();
     }
 
-    /// Drops the oldest messages there are: what is left of a batch in hand, or
-    /// what fills one slot. Answers how many, and what they were in, for the caller
-    /// to discard where it holds no lock. A publisher that wants room passes
-    /// no desk; it has the dispatcher's if that one rests.
-    pub(super) fn drop_oldest(
-        &self,
-        at: &Source<'_, T>,
-        desk: Option<&mut Desk<T>>,
-        cause: DropCause,
-    ) -> Option<(u32, Parcel<T>)> {
-        let (hand, first) = match desk {
-            Some(desk) => desk.take_oldest(),
-            None => match at.desk.lock().as_deref_mut() {
-                Some(desk) => {
-                    breakable!("eviction: past the desk", desk.take_oldest(), (None, None))
-                }
-                None => (None, None),
-            },
-        };
-        if let Some((batch, next)) = hand {
-            self.drop_messages(batch.ids(next, batch.len()), cause);
-            return Some(((batch.len() - next) as u32, Parcel::Chunk(batch)));
-        }
-        let parcel = first.or_else(|| at.pop())?;
-        let count = parcel.len() as u32;
-        self.drop_messages(parcel.ids(), cause);
-        Some((count, parcel))
+    /// Drops the oldest messages there are, at most so many, for a publisher that wants
+    /// room: of those that the dispatcher has, if that one rests, or else in the queue.
+    /// Answers them, for the caller to let go of where it holds no lock.
+    pub(super) fn drop_oldest(&self, at: &Source<'_, T>, most: u32) -> Option<Part<T>> {
+        let on_desk =
+            at.desk.lock().as_deref_mut().and_then(|desk| {
+                breakable!("eviction: past the desk", desk.take_oldest(most), None)
+            });
+        let oldest = on_desk.or_else(|| at.pop_some(most))?;
+        self.drop_messages(oldest.ids(), DropCause::Overflow);
+        Some(oldest)
     }
 
     /// Messages that go no further: counted, evented, their tickets given back.
@@ -440,22 +392,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 }
 
-/// Takes parcels out of the queue until `wanted` messages or more are on the
-/// desk, or no more are there. Answers how many are.
+/// Takes messages out of the queue until so many are on the desk, or no more are there.
+/// Answers how many are, or `wanted` if more are.
 fn take_up_to<T>(at: &Partition<T>, desk: &mut Desk<T>, wanted: usize) -> usize {
     // An earlier plan may have taken more than this one wants.
     let mut there = 0;
-    for parcel in desk.shelf.iter() {
+    for part in desk.shelf.iter() {
         if there >= wanted {
             break;
         }
-        there += parcel.len();
+        there += part.len();
     }
-    while there < wanted
-        && let Some(parcel) = at.pop()
-    {
-        there += parcel.len();
-        desk.shelf.push_back(parcel);
+    while there < wanted && desk.fill(at) {
+        there += desk.shelf.back().map_or(0, Part::len);
     }
-    there
+    there.min(wanted)
 }

@@ -15,7 +15,7 @@ use super::lane::Lane;
 use super::pool::Worker;
 use super::table::Source;
 use super::topic::{Lanes, TopicCore};
-use crate::batch::{Batch, Part};
+use crate::batch::Part;
 use crate::config::{LaneFull, NoSubscribers};
 use crate::dead_letters::DeadReason;
 use crate::event::{DropCause, EventKind};
@@ -24,7 +24,6 @@ use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::{Phase, Reserved};
 use crate::pure::schedule::Then;
 use crate::pure::start::{Starts, alike};
-use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, in_order};
 
 /// Stands for the id of messages that every lane wants.
@@ -89,10 +88,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         lanes: &Lanes<T>,
         worker: &mut Worker<'_>,
     ) -> Option<usize> {
-        let (batch, next) = desk.hand.take()?;
+        let hand = desk.hand.take()?;
+        let (batch, next) = (&hand.batch, hand.from as usize);
         let (alike, id) = match self.starts.load() {
-            Starts::NONE => (batch.len() - next, ALL_WANT),
-            starts => self.alike(&batch, next, lanes, starts),
+            Starts::NONE => (hand.len(), ALL_WANT),
+            starts => self.alike(&hand, lanes, starts),
         };
         let _motion = self.books.motions.begin(alike as u64);
         let count = match self.find_places(desk, lanes, alike as u32, id) {
@@ -106,23 +106,22 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     self.unroute(ids);
                 }
                 at.leave(self, alike);
-                desk.keep(batch, next + alike);
+                desk.keep(hand.after(alike as u32));
                 return Some(alike);
             }
             Places::Later => {
-                desk.hand = Some((batch, next));
-                at.quiet_below.store(u64::MAX, Ordering::Relaxed);
+                desk.hand = Some(hand);
+                at.stay_quiet();
                 return None;
             }
         };
         // Counted before it can be handled: a snapshot never shows more ends
         // than beginnings.
         self.books.dispatched.add(u64::from(count));
-        let from = next as u32;
         let part = || Part {
-            batch: Arc::clone(&batch),
-            from,
-            to: from + count,
+            batch: Arc::clone(batch),
+            from: hand.from,
+            to: hand.from + count,
         };
         // Deliveries without a place end while their messages still have one in
         // the queue: once a topic seems to be at rest, nothing is counted any more.
@@ -140,22 +139,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             },
             at.leave(self, count as usize),
         );
-        desk.keep(batch, next + count as usize);
+        desk.keep(hand.after(count));
         Some(count as usize)
     }
 
     /// How many messages of a batch are wanted by the same lanes, from the next one on,
     /// and an id that stands for them.
     #[cold]
-    fn alike(
-        &self,
-        batch: &Batch<T>,
-        next: usize,
-        lanes: &Lanes<T>,
-        starts: Starts,
-    ) -> (usize, u64) {
-        let left = batch.len() - next;
-        let ids = || batch.ids(next, batch.len()).map(|id| id.get());
+    fn alike(&self, hand: &Part<T>, lanes: &Lanes<T>, starts: Starts) -> (usize, u64) {
+        let left = hand.len();
+        let ids = || hand.ids().map(|id| id.get());
         if ids().all(|id| starts.precede(id)) {
             // In this order: if there was nothing but these messages when we looked
             // first, then whatever else we count has been accepted since.
@@ -165,7 +158,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
             return (left, ALL_WANT);
         }
-        let first = batch.stamp(next).id.get();
+        let first = hand.first().id.get();
         let range = alike(first, lanes.iter().map(|lane| lane.starts_after()));
         (ids().take_while(|id| range.contains(id)).count(), first)
     }

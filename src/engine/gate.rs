@@ -61,6 +61,26 @@ impl Gate {
         })
     }
 
+    /// As [`admit`](Self::admit), for who is alone at the gate: whatever changes it holds
+    /// the lock that the caller holds. It spares the compare-and-swap.
+    #[inline(always)]
+    pub fn admit_alone(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
+        let step = |released| {
+            self.front.tickets.update_alone(|tickets| {
+                let (next, granted) = tickets.admit(wanted, released, capacity);
+                (next, granted.map(|granted| (tickets.issued() + 1, granted)))
+            })
+        };
+        match step(self.front.seen.load(Ordering::Relaxed)) {
+            Err(Refusal::Full) => {
+                let released = self.released.load(Ordering::Acquire);
+                self.front.seen.store(released, Ordering::Relaxed);
+                step(released)
+            }
+            admitted => admitted,
+        }
+    }
+
     /// As [`admit`](Self::admit), for what a handler publishes, which may be let in
     /// though others aren't.
     pub fn admit_handler(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {

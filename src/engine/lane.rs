@@ -100,12 +100,10 @@ impl<T> Turn<T> {
 
     /// Takes the oldest of what is in hand, at most so many.
     fn pop_some(&mut self, most: u32) -> Option<Part<T>> {
-        let oldest = self.hand.pop_front()?;
-        if oldest.len() as u32 <= most {
-            return Some(oldest);
+        let (taken, left) = self.hand.pop_front()?.split_at_most(most);
+        if let Some(left) = left {
+            self.hand.push_front(left);
         }
-        let (taken, left) = oldest.split_front(most);
-        self.hand.push_front(left);
         Some(taken)
     }
 }
@@ -281,11 +279,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let inbox = self.inbox.get()?;
         let mut split = self.split.lock();
         let oldest = split.pop_front().or_else(|| inbox.pop())?;
-        if oldest.len() as u32 <= most {
-            return Some(oldest);
+        let (taken, left) = oldest.split_at_most(most);
+        if let Some(left) = left {
+            split.push_front(left);
         }
-        let (taken, left) = oldest.split_front(most);
-        split.push_front(left);
         Some(taken)
     }
 

@@ -34,6 +34,7 @@ pub(crate) mod chunks;
 pub(crate) mod crew;
 pub(crate) mod crew_returns;
 pub(crate) mod crew_turn;
+pub(crate) mod delayed;
 pub(crate) mod dispatch;
 mod error_text;
 pub(crate) mod expiry;

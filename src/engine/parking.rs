@@ -184,7 +184,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if state.parked.len() < state.forget_at {
             return;
         }
-        let letters = self.topic.letters.lock();
+        let letters = self.topic.letters().lock();
         let State { parked, strays, .. } = &mut *state;
         parked.retain(|key, name| strays.lines.contains_key(key) || letters.park(&self.name, name));
         drop(letters);
@@ -199,7 +199,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if !state.rules.parks() {
             return;
         }
-        let letters = self.topic.letters.lock();
+        let letters = self.topic.letters().lock();
         for name in letters.parked(&self.name) {
             let key = crew.key_named(&state, name);
             state.parked.entry(key).or_insert_with(|| Box::from(name));
@@ -208,7 +208,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// How many keys are parked.
     pub(super) fn parked_keys(&self, state: &State<T>) -> usize {
-        let letters = self.topic.letters.lock();
+        let letters = self.topic.letters().lock();
         let names = state.parked.values();
         names.filter(|name| letters.park(&self.name, name)).count()
     }
@@ -243,7 +243,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let Some(key) = state.strays.news.pop_first() else {
             return false;
         };
-        let mut letters = self.topic.letters.lock();
+        let mut letters = self.topic.letters().lock();
         let name = state.parked.get(&key).cloned();
         let is_parked = name
             .as_ref()

@@ -1,83 +1,223 @@
 //! A queue, and what whoever dispatches it needs: a topic has one of these, or one
 //! for each of its partitions.
+//!
+//! Its newest messages are in an open batch, behind a lock that a publisher holds while it
+//! writes its message there. The publisher that fills the batch sends it, still under the
+//! lock, through a channel, so that the channel has them in the order in which they were
+//! written. A dispatcher takes full batches out of the channel without the lock, and takes
+//! the open one under it when the channel is empty.
+//!
+//! The feared interleavings. A full batch is overtaken by the open one: no, because who
+//! takes the open one looks into the channel once more under the lock, where nothing can
+//! be sent. A message is written while its dispatcher goes to rest, and nobody looks: no,
+//! because the dispatcher says under the lock, when it finds nothing there, that it wants
+//! to be rung, and whoever writes next sees that. Whoever takes the wish with it
+//! must ring, and everybody after it need not. It rings by the fences of
+//! [`Baton`]: the wish may be one of an earlier turn.
+//!
+//! Who drops the oldest takes from the queue, too, and may take a part of a batch only:
+//! what is left of that is `left`, older than everything in the channel. Where the topic
+//! drops its oldest, all who take hold the lock.
 
 use super::baton::Baton;
-use super::dispatch::Desk;
+use super::dispatch::{BATCH, Desk};
 use super::expiry::Expiry;
-use crate::batch::Parcel;
+use super::topic::TopicSettings;
+use crate::batch::{Batch, Message, Meta, OpenBatch, Parcel, Part, Stamp};
+use crate::config::Overflow;
 use crate::pure::schedule::Then;
-use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Channel, Mutex, OnceLock, breakable, fence};
+use crate::sync::{Arc, CachePadded, Channel, Mutex, MutexGuard, OnceLock, breakable};
 
-/// Who touches what: publishers the queue; the dispatcher, which is whoever holds
+/// Least messages of a chunk that stays in its publisher's own vector. A smaller one joins
+/// the open batch: so a batch in the channel, with the one that was sent before its time
+/// to let it pass, stands for more messages than this.
+const OWN: usize = BATCH / 2;
+
+/// Nobody rings: somebody is bound to look.
+const QUIET: u64 = u64::MAX;
+
+/// Who touches what: publishers the tail; the dispatcher, which is whoever holds
 /// the baton, the desk.
 pub(crate) struct Partition<T> {
-    /// Bounded by the gate, exactly and in messages, which slots can't be: a slot
-    /// may hold a chunk. Allocated with the first message, and grows with them.
-    queue: OnceLock<Channel<Parcel<T>>>,
+    tail: CachePadded<Mutex<Tail<T>>>,
+    /// Made with the first full batch. Bounded by the gate, exactly and in messages, which
+    /// slots can't be.
+    full: OnceLock<Channel<Arc<Batch<T>>>>,
+    /// Batches that the gate lets into it at once.
+    most_full: usize,
+    /// Publishers drop the oldest messages when there is no room.
+    evicts: bool,
     pub(super) baton: Baton,
-    /// Publishers whose message has a number below this need not ring: the
-    /// dispatcher waits for more, or for something else.
-    pub(super) quiet_below: AtomicU64,
     pub(super) desk: Mutex<Option<Box<Desk<T>>>>,
     /// When the first of what waits here expires, as far as that is known: of what its
     /// topic says how long it lives, only once a dispatcher has come to rest.
     pub(super) expiry: Expiry,
 }
 
+/// Where publishers and the dispatcher meet.
+pub(super) struct Tail<T> {
+    open: OpenBatch<T>,
+    /// What an eviction has left of the oldest batch.
+    left: Option<Part<T>>,
+    /// Whoever writes a message with this number, or a higher one, rings.
+    ring_from: u64,
+}
+
+/// What was taken out of a queue.
+pub(super) struct Taken<T> {
+    pub(super) part: Part<T>,
+    /// It is the open batch: nothing was behind it.
+    pub(super) was_open: bool,
+}
+
 impl<T> Partition<T> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(settings: &TopicSettings) -> Self {
+        let capacity = usize::try_from(settings.capacity).unwrap_or(usize::MAX);
         Self {
-            queue: OnceLock::new(),
+            tail: CachePadded::new(Mutex::new(Tail {
+                open: OpenBatch::new(),
+                left: None,
+                ring_from: 0,
+            })),
+            full: OnceLock::new(),
+            most_full: (capacity / (OWN + 1)).saturating_mul(2).saturating_add(2),
+            evicts: settings.overflow == Overflow::DropOldest,
             baton: Baton::new(),
-            quiet_below: AtomicU64::new(0),
             desk: Mutex::new(None),
             expiry: Expiry::new(),
         }
     }
 
+    #[inline(always)]
+    pub(super) fn tail(&self) -> MutexGuard<'_, Tail<T>> {
+        self.tail.lock()
+    }
+
+    /// Writes a message into the open batch, under the lock.
+    #[inline(always)]
+    pub(super) fn write(&self, tail: &mut Tail<T>, message: Message<T>, meta: Option<Meta>) {
+        tail.open.push(message, meta);
+        if tail.open.len() == BATCH {
+            self.send_open(tail);
+        }
+    }
+
+    /// Writes messages that were accepted at once into the open batch, or sends them in the
+    /// vector they are in, under the lock.
+    pub(super) fn write_chunk(&self, tail: &mut Tail<T>, payloads: Vec<T>, first: Stamp) {
+        if payloads.len() > OWN {
+            if tail.open.len() > 0 {
+                self.send_open(tail);
+            }
+            return self.send(Arc::new(Batch::chunk(payloads, first)));
+        }
+        for (payload, stamp) in payloads.into_iter().zip(first.each()) {
+            self.write(tail, Message { stamp, payload }, None);
+        }
+    }
+
+    #[inline(never)]
+    fn send_open(&self, tail: &mut Tail<T>) {
+        let batch = Arc::new(tail.open.take());
+        self.send(batch);
+    }
+
+    fn send(&self, batch: Arc<Batch<T>>) {
+        let full = self.full.get_or_init(|| Channel::new(self.most_full));
+        full.push(batch);
+    }
+
     /// Pushes a parcel, given the number of its last message, and answers whether
     /// the dispatcher is to be put on the ready queue.
-    #[inline(always)]
-    pub(super) fn push(&self, parcel: Parcel<T>, last: u64, has_meta: bool) -> Then {
-        if has_meta {
-            return self.push_with_meta(parcel, last);
+    pub(super) fn push(&self, parcel: Parcel<T>, last: u64) -> Then {
+        let own_expires_ns = parcel.own_expires_ns();
+        let mut tail = self.tail.lock();
+        match parcel {
+            Parcel::One(message, meta) => self.write(&mut tail, message, meta),
+            Parcel::Chunk(payloads, first) => self.write_chunk(&mut tail, payloads, first),
         }
-        self.push_then(parcel, last, || false)
+        let rings = tail.rings(last);
+        drop(tail);
+        self.after_push(rings, own_expires_ns)
     }
 
-    /// Pushes what may have a time to live of its own.
-    #[inline(never)]
-    fn push_with_meta(&self, parcel: Parcel<T>, last: u64) -> Then {
-        let own_expires_ns = parcel.expires_ns(None);
-        let expires_first = || own_expires_ns.is_some_and(|at_ns| self.expiry.note(at_ns));
-        self.push_then(parcel, last, expires_first)
-    }
-
+    /// Lets the dispatcher know what it has to, after a push.
     #[inline(always)]
-    fn push_then(
-        &self,
-        parcel: Parcel<T>,
-        last: u64,
-        expires_first: impl FnOnce() -> bool,
-    ) -> Then {
-        self.queue.get_or_init(Channel::new).push(parcel);
-        // ORDERING: pairs with the fence in `TopicCore::turn`: we pushed, now we
-        // look whether the dispatcher wants to know; it says that it does, then
-        // looks.
-        breakable!("queue: push without a fence", fence(Ordering::SeqCst));
-        if !expires_first() && last < self.quiet_below.load(Ordering::Relaxed) {
-            return Then::Nothing;
+    pub(super) fn after_push(&self, rings: bool, own_expires_ns: Option<u64>) -> Then {
+        // Noted after the push: a dispatcher forgets it when there is nothing.
+        let expires_first = own_expires_ns.is_some_and(|at_ns| self.expiry.note(at_ns));
+        if rings || expires_first {
+            return self.baton.notify();
         }
-        self.baton.notify_fenced()
+        Then::Nothing
     }
 
-    pub(super) fn pop(&self) -> Option<Parcel<T>> {
-        self.queue.get()?.pop()
+    /// Whoever writes a message with this number or a higher one rings, and before that
+    /// nobody, unless `is_late` then.
+    pub(super) fn be_rung_from(&self, number: u64, is_late: impl FnOnce() -> bool) {
+        let mut tail = self.tail.lock();
+        let is_late = breakable!("queue: quiet while others push", is_late(), false);
+        tail.ring_from = if is_late { 0 } else { number };
     }
 
-    /// Slots of the queue that are taken.
-    pub(super) fn slots(&self) -> usize {
-        self.queue.get().map_or(0, Channel::len)
+    /// Nobody needs to ring: whoever makes room for what the dispatcher has does.
+    pub(super) fn stay_quiet(&self) {
+        self.be_rung_from(QUIET, || false);
+    }
+
+    /// Takes the oldest there is. If that is nothing, or the open batch, the next to push
+    /// rings.
+    pub(super) fn pop(&self) -> Option<Taken<T>> {
+        if !self.evicts
+            && let Some(batch) = self.pop_full()
+        {
+            let part = Part::whole(batch);
+            let was_open = false;
+            return Some(Taken { part, was_open });
+        }
+        let mut tail = self.tail.lock();
+        self.pop_from(&mut tail)
+    }
+
+    fn pop_full(&self) -> Option<Arc<Batch<T>>> {
+        self.full.get()?.pop()
+    }
+
+    fn pop_from(&self, tail: &mut Tail<T>) -> Option<Taken<T>> {
+        let full = || breakable!("queue: the open batch first", self.pop_full(), None);
+        let oldest = tail.left.take();
+        if let Some(part) = oldest.or_else(|| full().map(Part::whole)) {
+            let was_open = false;
+            return Some(Taken { part, was_open });
+        }
+        breakable!("queue: at rest without a word", tail.ring_from = 0);
+        if tail.open.len() == 0 {
+            return None;
+        }
+        let mut batch = tail.open.take();
+        batch.shrink();
+        let part = Part::whole(Arc::new(batch));
+        let was_open = true;
+        Some(Taken { part, was_open })
+    }
+
+    /// Takes the oldest messages, at most so many, for a topic that drops its oldest.
+    pub(super) fn pop_some(&self, most: u32) -> Option<Part<T>> {
+        let mut tail = self.tail.lock();
+        let (taken, left) = self.pop_from(&mut tail)?.part.split_at_most(most);
+        tail.left = left;
+        Some(taken)
+    }
+}
+
+impl<T> Tail<T> {
+    /// Whether whoever has written the message with this number must ring.
+    #[inline(always)]
+    pub(super) fn rings(&mut self, number: u64) -> bool {
+        let rings = number >= self.ring_from;
+        if rings {
+            self.ring_from = QUIET;
+        }
+        rings
     }
 }

@@ -5,6 +5,7 @@ use std::any::{Any, type_name};
 use super::cell::Cell;
 use super::contain::{SharedStrategy, share_policy, stand_in};
 use super::context::Inside;
+use super::gate::Gate;
 use super::lane::Lane;
 use super::pool::Worker;
 use super::table::Source;
@@ -94,7 +95,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
         } else if any(|lane| lane.room.load().occupied > 0) {
             // Looked for where messages go next, once none is left to go there.
             Some("deliveries")
-        } else if self.letters.lock().len() > 0 {
+        } else if self.letter_counts().0 > 0 {
             Some("dead letters")
         } else {
             None
@@ -103,8 +104,8 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn close(self: Arc<Self>, whom: Refuse) {
         match whom {
-            Refuse::Outside => self.gate.close_outside(),
-            Refuse::All => self.gate.close(),
+            Refuse::Outside => self.at_gate(Gate::close_outside),
+            Refuse::All => self.at_gate(Gate::close),
         }
         self.waiters.wake_all();
         breakable!("topic: a close that nobody hears of", self.ring());

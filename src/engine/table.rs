@@ -35,12 +35,12 @@ use std::ops::Deref;
 use super::partition::Partition;
 use super::pool::{Task, Worker};
 use super::timer::Fire;
-use super::topic::TopicCore;
-use crate::batch::{Meta, Parcel};
+use super::topic::{Partitions, TopicCore, TopicSettings};
+use crate::batch::{Meta, Parcel, Part};
 use crate::config::Unkeyed;
 use crate::engine::Engine;
 use crate::error::PartitionsError;
-use crate::event::{DropCause, EventKind};
+use crate::event::EventKind;
 use crate::pure::key_hash::key_hash;
 use crate::pure::schedule::Then;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -168,12 +168,17 @@ impl<T: Send + Sync + 'static> Fire for Lot<T> {
 }
 
 impl<T: Send + Sync + 'static> Table<T> {
-    fn new(topic: Weak<TopicCore<T>>, count: usize, before: Option<Arc<Self>>) -> Arc<Self> {
+    fn new(
+        topic: Weak<TopicCore<T>>,
+        settings: &TopicSettings,
+        count: usize,
+        before: Option<Arc<Self>>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|table| {
             let lot = |_| {
                 Arc::new(Lot {
                     table: Weak::clone(table),
-                    partition: Partition::new(),
+                    partition: Partition::new(settings),
                     entered: CachePadded::new(AtomicU64::new(0)),
                     left: AtomicU64::new(0),
                 })
@@ -240,9 +245,14 @@ impl<T: Send + Sync + 'static> Table<T> {
 }
 
 impl<T: Send + Sync + 'static> Split<T> {
-    pub(super) fn new(topic: &Weak<TopicCore<T>>, count: usize, unkeyed: Unkeyed) -> Self {
+    pub(super) fn new(
+        topic: &Weak<TopicCore<T>>,
+        settings: &TopicSettings,
+        Partitions { count, unkeyed }: Partitions,
+    ) -> Self {
+        let count = usize::from(count);
         Self {
-            table: Slot::new(Table::new(Weak::clone(topic), count, None)),
+            table: Slot::new(Table::new(Weak::clone(topic), settings, count, None)),
             change: Mutex::new(()),
             unkeyed,
             turn: AtomicU64::new(0),
@@ -303,8 +313,7 @@ impl<T: Send + Sync + 'static> Split<T> {
             self.leave(topic, table, lot, count);
             return Err(parcel);
         }
-        let has_meta = parcel.meta().is_some();
-        if lot.partition.push(parcel, last, has_meta) == Then::Enqueue {
+        if lot.partition.push(parcel, last) == Then::Enqueue {
             topic.engine.pool.submit(Arc::clone(lot) as _);
         }
         Ok(())
@@ -358,15 +367,15 @@ impl<T: Send + Sync + 'static> Split<T> {
         route: Option<u64>,
         meta: Option<&Meta>,
         wanted: u64,
-    ) -> Option<(u32, Parcel<T>)> {
+    ) -> Option<Part<T>> {
         let route = route.or_else(|| self.route(meta, wanted, 0));
         let (table, before) = self.tables();
         before.iter().chain([&table]).find_map(|table| {
             let place = route.map_or_else(|| table.place_of_chunk(), |route| table.place(route));
             table.lots_from(place).find_map(|lot| {
                 let source = Source::Lot(table, lot);
-                let dropped = topic.drop_oldest(&source, None, DropCause::Overflow);
-                dropped.inspect(|(count, _)| source.leave(topic, *count as usize))
+                let dropped = topic.drop_oldest(&source, wanted as u32);
+                dropped.inspect(|part| source.leave(topic, part.len()))
             })
         })
     }
@@ -423,8 +432,12 @@ impl<T: Send + Sync + 'static> Split<T> {
         if !old.is_first() {
             return Err(PartitionsError::Underway);
         }
-        self.table
-            .swap(Table::new(Arc::downgrade(topic), to, Some(old)));
+        self.table.swap(Table::new(
+            Arc::downgrade(topic),
+            &topic.settings,
+            to,
+            Some(old),
+        ));
         topic.tell(EventKind::PartitionsChanged { from, to });
         drop(changing);
         // What waits for more of the old table's waits in vain; and an old table that is

@@ -4,6 +4,7 @@ use super::books::{DeliveryCounts, TopicBooks};
 use super::bus::Bus;
 use super::cell::Cell;
 use super::contain::{Contained, SharedPolicy, SharedStrategy, StrategyInUse};
+use super::delayed::Delayed;
 use super::gate::Gate;
 use super::lane::Lane;
 use super::letters::{Left, Letter, Letters};
@@ -12,7 +13,7 @@ use super::partition::Partition;
 use super::roll::Roll;
 use super::table::Split;
 use super::waiters::Waiters;
-use crate::batch::{Message, Meta, Parcel};
+use crate::batch::Parcel;
 use crate::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};
 use crate::engine::Engine;
 use crate::event::{About, EventKind, Record};
@@ -24,9 +25,8 @@ use crate::pure::lifecycle::Status;
 use crate::pure::retry::RetryPolicy;
 use crate::pure::schedule::Then;
 use crate::pure::start::Starts;
-use crate::pure::wheel::TimerKey;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, CachePadded, Mutex, Slot, in_order};
+use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Slot, in_order};
 
 /// Settings of a topic, checked.
 #[derive(Clone, Debug)]
@@ -47,14 +47,6 @@ pub(crate) struct TopicSettings {
 pub(crate) struct Partitions {
     pub(crate) count: u16,
     pub(crate) unkeyed: Unkeyed,
-}
-
-/// A message on the timer wheel, by `publish_after`.
-pub(crate) struct Delayed<T> {
-    pub(crate) message: Message<T>,
-    pub(crate) meta: Option<Meta>,
-    pub(crate) timer: TimerKey,
-    pub(crate) route: Option<u64>,
 }
 
 /// The list of a topic's lanes.
@@ -86,7 +78,8 @@ pub(crate) struct TopicCore<T> {
     pub(crate) waiters: Waiters,
     /// Each in a box: a page of large payloads would overflow a stack.
     pub(super) delayed: Mutex<Arena<Box<Delayed<T>>>>,
-    pub(crate) letters: Mutex<Letters<T>>,
+    /// Made when it is first needed.
+    letters: OnceLock<Box<Mutex<Letters<T>>>>,
     /// Written for every batch: kept off the lines that publishers read.
     pub(crate) books: CachePadded<TopicBooks>,
     pub(crate) handles: Cell<Handles>,
@@ -103,11 +96,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         Arc::new_cyclic(|topic| Self {
             name,
             gate: Gate::new(),
-            plain: Partition::new(),
-            split: settings.partitions.map(|partitions| {
-                let count = usize::from(partitions.count);
-                Box::new(Split::new(topic, count, partitions.unkeyed))
-            }),
+            plain: Partition::new(&settings),
+            split: settings
+                .partitions
+                .map(|partitions| Box::new(Split::new(topic, &settings, partitions))),
             flush_to: AtomicU64::new(0),
             lanes: Slot::new(Arc::new(Vec::new())),
             roll: Roll::new(),
@@ -117,7 +109,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             retry: Slot::new(retry),
             waiters: Waiters::new(),
             delayed: Mutex::new(Arena::new()),
-            letters: Mutex::new(Letters::new(settings.letters, settings.letter_overflow)),
+            letters: OnceLock::new(),
             books: CachePadded::new(TopicBooks::default()),
             handles: Cell::new(Handles::NONE),
             settings,
@@ -127,16 +119,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Pushes an admitted parcel and lets the dispatcher know.
     #[inline(always)]
-    pub(super) fn enqueue(
-        self: &Arc<Self>,
-        parcel: Parcel<T>,
-        last_id: u64,
-        route: Option<u64>,
-        has_meta: bool,
-    ) {
+    pub(super) fn enqueue(self: &Arc<Self>, parcel: Parcel<T>, last_id: u64, route: Option<u64>) {
         if let Some(split) = &self.split {
             split.enqueue(self, parcel, route);
-        } else if self.plain.push(parcel, last_id, has_meta) == Then::Enqueue {
+        } else if self.plain.push(parcel, last_id) == Then::Enqueue {
             self.engine.pool.submit(Arc::clone(self) as _);
         }
     }
@@ -260,9 +246,26 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
+    /// The store of dead letters.
+    pub(crate) fn letters(&self) -> &Mutex<Letters<T>> {
+        let settings = &self.settings;
+        self.letters.get_or_init(|| {
+            let letters = Letters::new(settings.letters, settings.letter_overflow);
+            Box::new(Mutex::new(letters))
+        })
+    }
+
+    /// How many letters are in the store, and how many were evicted from it.
+    pub(crate) fn letter_counts(&self) -> (usize, u64) {
+        self.letters.get().map_or((0, 0), |letters| {
+            let letters = letters.lock();
+            (letters.len(), letters.evicted())
+        })
+    }
+
     /// Puts a letter into the store. `false`: it was not kept.
     pub(crate) fn bury(&self, letter: Letter<T>) -> bool {
-        let mut letters = self.letters.lock();
+        let mut letters = self.letters().lock();
         let buried = self.bury_in(&mut letters, letter);
         drop(letters);
         let is_kept = buried.is_ok();

@@ -9,17 +9,17 @@ use super::pool::Task;
 use super::table::Source;
 use super::timer::Fire;
 use super::topic::{Lanes, TopicCore};
-use crate::batch::{Parcel, Part};
+use crate::batch::Part;
 use crate::config::{NoSubscribers, OnExpired};
 use crate::dead_letters::DeadReason;
 use crate::event::{DropCause, EventKind};
-use crate::pure::expiry::{NEVER, next_look};
+use crate::pure::expiry::{NEVER, has_passed, next_look};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::schedule::Then;
 use crate::sync::Arc;
 
-/// Parcels that one step of a look goes through, before others have their turn.
+/// Messages that one step of a look goes through, before others have their turn.
 const STEP: usize = 1_024;
 
 /// What a dispatcher has taken out of its queue, oldest first.
@@ -27,8 +27,8 @@ const STEP: usize = 1_024;
 /// A look through it, and the queue behind it, may take several steps: what it has
 /// passed is `seen`, and older than the `rest`.
 pub(super) struct Shelf<T> {
-    seen: VecDeque<Parcel<T>>,
-    rest: VecDeque<Parcel<T>>,
+    seen: VecDeque<Part<T>>,
+    rest: VecDeque<Part<T>>,
     look: Option<Look>,
     /// When it was last looked through, since it was empty.
     looked_ns: Option<u64>,
@@ -56,32 +56,39 @@ impl<T> Shelf<T> {
         self.seen.is_empty() && self.rest.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.seen.len() + self.rest.len()
+    /// Messages on it.
+    fn len(&self) -> usize {
+        self.iter().map(Part::len).sum()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Parcel<T>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Part<T>> {
         self.seen.iter().chain(&self.rest)
     }
 
-    pub(super) fn front(&self) -> Option<&Parcel<T>> {
+    pub(super) fn front(&self) -> Option<&Part<T>> {
         self.seen.front().or_else(|| self.rest.front())
     }
 
-    pub(super) fn pop_front(&mut self) -> Option<Parcel<T>> {
-        self.seen.pop_front().or_else(|| self.rest.pop_front())
+    pub(super) fn back(&self) -> Option<&Part<T>> {
+        self.rest.back().or_else(|| self.seen.back())
     }
 
-    /// Puts back what was the front.
-    pub(super) fn push_front(&mut self, parcel: Parcel<T>) {
-        match self.seen.is_empty() {
-            true => self.rest.push_front(parcel),
-            false => self.seen.push_front(parcel),
+    /// Takes the oldest, at most so many messages.
+    pub(super) fn take_front(&mut self, most: u32) -> Option<Part<T>> {
+        let oldest = match self.seen.is_empty() {
+            true => &mut self.rest,
+            false => &mut self.seen,
+        };
+        let (taken, left) = oldest.pop_front()?.split_at_most(most);
+        if let Some(left) = left {
+            oldest.push_front(left);
         }
+        Some(taken)
     }
 
-    pub(super) fn push_back(&mut self, parcel: Parcel<T>) {
-        self.rest.push_back(parcel);
+    /// Adds what is next in the queue.
+    pub(super) fn extend(&mut self, part: Option<Part<T>>) {
+        self.rest.extend(part);
     }
 }
 
@@ -96,37 +103,28 @@ impl<T> Desk<T> {
         let Some(mut look) = self.shelf.look else {
             return expired;
         };
-        if let Some((batch, next)) = self.hand.take() {
-            // A batch in hand goes on as one: what expires behind one that lives goes to
+        if let Some(hand) = self.hand.take() {
+            // What is in hand goes on as one: what expires behind one that lives goes to
             // the lanes with it.
-            let expires_ns = |at: usize| batch.expires_ns(at, ttl_ns).unwrap_or(NEVER);
-            let lives = (next..batch.len()).find(|at| now_ns < expires_ns(*at));
-            let to = lives.unwrap_or(batch.len());
-            if next < to {
-                expired.push(Part {
-                    batch: Arc::clone(&batch),
-                    from: next as u32,
-                    to: to as u32,
-                });
-            }
-            if let Some(at) = lives {
-                look.first_ns = look.first_ns.min(expires_ns(at));
-                self.hand = Some((batch, at));
-            }
+            let expires_ns = |at: u32| hand.batch.expires_ns(at as usize, ttl_ns);
+            let lives = (hand.from..hand.to).find(|at| !has_passed(expires_ns(*at), now_ns));
+            let first_ns = lives.and_then(expires_ns).unwrap_or(NEVER);
+            look.first_ns = look.first_ns.min(first_ns);
+            let dead = lives.unwrap_or(hand.to) - hand.from;
+            let (dead, living) = hand.split_front(dead);
+            expired.extend(dead.unless_empty());
+            self.hand = living.unless_empty();
         }
         let mut is_done = false;
-        for _ in 0..STEP {
-            let Some(parcel) = self.shelf.rest.pop_front().or_else(|| at.pop()) else {
+        let mut looked_at = 0;
+        while looked_at < STEP {
+            if self.shelf.rest.is_empty() && !self.fill(at) {
                 is_done = true;
                 break;
-            };
-            let expires_ns = parcel.expires_ns(ttl_ns).unwrap_or(NEVER);
-            if now_ns >= expires_ns {
-                expired.push(parcel.into_part());
-            } else {
-                look.first_ns = look.first_ns.min(expires_ns);
-                look.passed += 1;
-                self.shelf.seen.push_back(parcel);
+            }
+            if let Some(part) = self.shelf.rest.pop_front() {
+                looked_at += part.len();
+                self.sift(part, &mut look, ttl_ns, now_ns, &mut expired);
             }
         }
         self.shelf.look = Some(look);
@@ -140,6 +138,34 @@ impl<T> Desk<T> {
         expired
     }
 
+    /// Takes what has expired out of what a look goes through.
+    fn sift(
+        &mut self,
+        part: Part<T>,
+        look: &mut Look,
+        ttl_ns: Option<u64>,
+        now_ns: u64,
+        expired: &mut Vec<Part<T>>,
+    ) {
+        let mut rest = Some(part);
+        while let Some(part) = rest {
+            let expires_ns = |at: u32| part.batch.expires_ns(at as usize, ttl_ns);
+            let has_expired = |at: u32| has_passed(expires_ns(at), now_ns);
+            let is_over = has_expired(part.from);
+            let alike = (part.from..part.to).take_while(|at| has_expired(*at) == is_over);
+            let alike = alike.count() as u32;
+            let (run, others) = part.split_at_most(alike);
+            if is_over {
+                expired.push(run);
+            } else {
+                look.first_ns = look.first_ns.min(run.expires_ns(ttl_ns));
+                look.passed += run.len();
+                self.shelf.seen.push_back(run);
+            }
+            rest = others;
+        }
+    }
+
     /// When the first of what waits may expire whose topic says how long it lives: no
     /// sooner than if it had come with the oldest, or after the last look.
     fn expires_ns(&self, ttl_ns: u64) -> u64 {
@@ -147,10 +173,8 @@ impl<T> Desk<T> {
             let first_ns = looked_ns.saturating_add(ttl_ns);
             return next_look(first_ns, self.shelf.len(), looked_ns);
         }
-        let hand = self.hand.as_ref();
-        let hand = hand.map(|(batch, next)| batch.stamp(*next).accepted_ns);
-        let front = || self.shelf.front().map(|parcel| parcel.first().accepted_ns);
-        let oldest_ns = hand.or_else(front);
+        let oldest = self.hand.as_ref().or_else(|| self.shelf.front());
+        let oldest_ns = oldest.map(|part| part.first().accepted_ns);
         oldest_ns.map_or(NEVER, |oldest_ns| oldest_ns.saturating_add(ttl_ns))
     }
 }
@@ -195,8 +219,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         if desk.is_empty() {
             desk.shelf.looked_ns = None;
-            let oldest = at.pop();
-            desk.shelf.rest.extend(oldest);
+            desk.fill(at);
         }
         at.expiry.note(desk.expires_ns(ttl_ns));
     }
@@ -211,10 +234,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if desk.is_empty() {
             // Who has pushed something with a time of its own since notes it afterwards.
             let first_ns = at.expiry.forget();
-            let Some(parcel) = at.pop() else {
+            if !desk.fill(at) {
                 return at.expiry.cancel(&self.engine);
-            };
-            desk.shelf.push_back(parcel);
+            }
             at.expiry.note(first_ns);
         }
         let target: Arc<dyn Fire> = match at {

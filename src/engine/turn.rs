@@ -6,7 +6,7 @@ use super::crew::Crew;
 use super::handler::{Fault, Handler, Run};
 use super::lane::{Lane, Redelivery, Turn};
 use super::pool::{Task, Worker};
-use crate::batch::{Part, Stamps};
+use crate::batch::Part;
 use crate::config::Histograms;
 use crate::engine::Engine;
 use crate::event::EventKind;
@@ -194,15 +194,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let after_ns = engine.clock.now_ns();
         turn.stride = turn.stride.after(after_ns.saturating_sub(now_ns));
         self.books.record(Status::Queued, Step::Start, calls as u64);
-        match &batch.stamps {
-            Stamps::Chunk(stamp) => {
-                self.record_latency(calls, |_| stamp.accepted_ns, now_ns, after_ns, true);
-            }
-            Stamps::Each(stamps) => {
-                let accepted_ns = |at: usize| stamps[from + at].accepted_ns;
-                self.record_latency(calls, accepted_ns, now_ns, after_ns, true);
-            }
-        }
+        let accepted_ns = |at: usize| batch.stamp(from + at).accepted_ns;
+        self.record_latency(calls, accepted_ns, now_ns, after_ns, true);
         let _motion = self.books.motions.begin(calls as u64);
         let acked = calls - turn.faults.len();
         self.books
@@ -312,7 +305,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// The first message of `from..to` that has outlived its time, or `to`.
     fn unexpired(&self, part: &Part<T>, from: usize, to: usize, now_ns: u64) -> usize {
-        if self.topic.settings.ttl_ns.is_none() && part.batch.meta.is_empty() {
+        if self.topic.settings.ttl_ns.is_none() && !part.batch.has_meta() {
             return to;
         }
         let expired = |index: &usize| self.has_expired(&part.batch, *index, now_ns);

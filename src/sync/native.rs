@@ -11,7 +11,7 @@ use super::{Arc, Thread};
 
 mod time;
 
-pub(crate) use parking_lot::Mutex;
+pub(crate) use parking_lot::{Mutex, MutexGuard};
 pub(crate) use quanta::Clock as Counter;
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::{self, fence};
@@ -118,38 +118,38 @@ impl<T> Queue<T> {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.len() == 0
+        self.0.receiver.is_empty()
     }
 }
 
-/// A crossbeam channel with both of its ends, which grows in blocks of 31 slots.
-/// Its users bound it by what they let in, and say so.
+/// A crossbeam channel with both of its ends. Its users let in no more than they say.
 pub(crate) struct Channel<T> {
     sender: Sender<T>,
     receiver: Receiver<T>,
 }
 
 impl<T> Channel<T> {
-    pub(crate) fn new() -> Self {
-        let (sender, receiver) = crossbeam_channel::unbounded();
+    /// Of this many values a channel is bounded, which allocates all its slots at once.
+    const MOST_AT_ONCE: usize = 4_096;
+
+    /// A channel for so many values. For very many it is one that grows by blocks of 31
+    /// slots instead.
+    pub(crate) fn new(most: usize) -> Self {
+        let (sender, receiver) = match most {
+            ..=Self::MOST_AT_ONCE => crossbeam_channel::bounded(most),
+            _ => crossbeam_channel::unbounded(),
+        };
         Self { sender, receiver }
     }
 
     #[inline]
     pub(crate) fn push(&self, value: T) {
         let pushed = self.sender.try_send(value);
-        assert!(
-            pushed.is_ok(),
-            "a channel that holds its receiver takes all"
-        );
+        assert!(pushed.is_ok(), "more than was said goes into a channel");
     }
 
     pub(crate) fn pop(&self) -> Option<T> {
         self.receiver.try_recv().ok()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.receiver.len()
     }
 }
 

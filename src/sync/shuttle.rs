@@ -290,13 +290,25 @@ impl<T> Unbounded<T> {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
 }
 
-pub(crate) type Channel<T> = Unbounded<T>;
+/// A queue that takes as many as its users say.
+pub(crate) struct Channel<T>(Queue<T>);
+
+impl<T> Channel<T> {
+    pub(crate) fn new(most: usize) -> Self {
+        Self(Queue::new(most))
+    }
+
+    pub(crate) fn push(&self, value: T) {
+        let pushed = self.0.push(value);
+        assert!(pushed.is_ok(), "more than was said goes into a channel");
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.0.pop()
+    }
+}
 
 /// A value that is read often and replaced as a whole now and then.
 pub(crate) struct Slot<T>(Indivisible<Arc<T>>);

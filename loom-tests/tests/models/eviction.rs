@@ -1,5 +1,7 @@
 //! A publisher that drops the oldest message against the worker that takes it.
 
+use std::time::Duration;
+
 use loom::thread;
 use millstream::{NoSubscribers, Overflow};
 use millstream_loom_tests::{Preemptions, assert_settled, logged, manual, model, worker};
@@ -42,5 +44,26 @@ fn two_publishers_evict_and_the_books_agree() {
         assert_eq!((metrics.published, metrics.queued), (3, 1));
         assert_eq!(metrics.dropped, u64::from(evicted));
         assert_eq!(metrics.balance(), Ok(()));
+    });
+}
+
+#[test]
+fn who_had_expired_messages_looked_for_does_not_hide_the_next_one() {
+    model("drop-oldest, ttl, worker", Preemptions::up_to(2), || {
+        let (broker, _clock, topic, log) = logged(|open| {
+            let open = open.capacity(2).overflow(Overflow::DropOldest);
+            open.ttl(Duration::from_secs(1))
+        });
+        topic.publish(1).unwrap();
+        topic.publish(2).unwrap();
+        let worker = worker(&broker);
+        let evicted = topic.publish(3).map(|receipt| receipt.evicted()).unwrap();
+        worker.join().unwrap();
+        broker.run_until_idle();
+        match evicted {
+            0 => assert_eq!(log.read(), [1, 2, 3]),
+            _ => assert_eq!(log.read(), [2, 3]),
+        }
+        assert_settled(&broker);
     });
 }

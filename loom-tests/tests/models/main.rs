@@ -8,7 +8,6 @@ mod eviction;
 mod gate;
 mod group;
 mod handles;
-
 mod keys;
 mod lanes;
 mod mutants;
@@ -24,6 +23,7 @@ mod schedule;
 mod sleep;
 mod snapshot;
 mod swap;
+mod tail;
 mod threads;
 mod unsubscribe;
 mod waiters;

@@ -77,6 +77,10 @@ const MUTANTS: &[Mutant] = &[
         &["gate::who_sees_a_place_free_sees_where_its_message_went"],
     ),
     (
+        "gate: past the lock",
+        &["drain::what_is_accepted_is_delivered_and_what_is_late_is_refused"],
+    ),
+    (
         "gate: a close that admits",
         &[
             "gate::a_drain_that_sees_every_ticket_released_has_seen_every_message",
@@ -116,16 +120,20 @@ const MUTANTS: &[Mutant] = &[
         &["lanes::a_subscription_that_joins_gets_what_is_published_after_it_and_nothing_before"],
     ),
     (
-        "queue: push without a fence",
-        &["quiet::the_publisher_that_completes_a_batch_rings"],
+        "queue: the open batch first",
+        &["tail::a_full_batch_is_not_overtaken_by_the_open_one"],
+    ),
+    (
+        "queue: at rest without a word",
+        &["tail::who_publishes_while_the_dispatcher_goes_to_rest_rings"],
     ),
     (
         "queue: quiet while others push",
         &["quiet::two_publishers_complete_a_batch_between_them"],
     ),
     (
-        "queue: quiet for ever",
-        &["swap::what_the_old_strategy_held_goes_on_under_the_new_one"],
+        "queue: dry before the ring",
+        &["eviction::who_had_expired_messages_looked_for_does_not_hide_the_next_one"],
     ),
     (
         "topic: room that nobody hears of",

@@ -29,7 +29,8 @@ fn two_publishers_complete_a_batch_between_them() {
         let (broker, _clock, topic, log) = logged(|open| open.capacity(4).strategy(Batched::of(2)));
         let publishers = [1, 2].map(|value| {
             let topic = topic.clone();
-            thread::spawn(move || topic.publish(value).unwrap())
+            // A batch gets its tickets first, and is pushed then.
+            thread::spawn(move || topic.publish_batch([value]).unwrap())
         });
         broker.run_until_idle();
         for publisher in publishers {

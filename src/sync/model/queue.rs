@@ -132,12 +132,22 @@ impl<T> Unbounded<T> {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-
-    /// Values in the queue.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
 }
 
-/// To a model, a channel that grows is a queue that it doesn't fill.
-pub(crate) type Channel<T> = Unbounded<T>;
+/// A queue that takes as many as its users say, or as many as a model puts in.
+pub(crate) struct Channel<T>(Queue<T>);
+
+impl<T> Channel<T> {
+    pub(crate) fn new(most: usize) -> Self {
+        Self(Queue::new(most.min(UNBOUNDED)))
+    }
+
+    pub(crate) fn push(&self, value: T) {
+        let pushed = self.0.push(value);
+        assert!(pushed.is_ok(), "more than was said goes into a channel");
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.0.pop()
+    }
+}
