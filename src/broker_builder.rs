@@ -34,8 +34,9 @@ pub struct BrokerBuilder {
 }
 
 /// Records that may wait for their observers: enough for a burst of a few
-/// milliseconds, a megabyte and what their ids take (8 bytes each, where there are
-/// several), allocated with the first observer.
+/// milliseconds, half a megabyte, allocated with the first observer, and what is not of a
+/// message that was published alone: some 140 bytes each, and 8 for each id where those of
+/// several don't follow each other.
 const DEFAULT_EVENT_BUFFER: usize = 8_192;
 /// More threads than this on one broker are a mistake, not a plan.
 pub(crate) const MAX_WORKERS: usize = 1_024;
@@ -97,7 +98,8 @@ impl BrokerBuilder {
 
     /// Records of events that may wait for their observers before some are missed;
     /// at least 1. Default 8,192. A record holds one event, or those of up to 64
-    /// neighbours to which the same happened at once.
+    /// neighbours to which the same happened at once. Up to 64 more are in the hands of
+    /// the observers' thread.
     pub fn event_buffer(self, records: usize) -> Self {
         Self {
             event_buffer: records,

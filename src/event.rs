@@ -20,9 +20,14 @@ use crate::sync::Arc;
 /// metrics say how many.
 #[derive(Clone, Copy)]
 pub struct Event<'a> {
-    record: &'a Record,
-    /// Its place in the record.
-    at: usize,
+    pub(crate) sequence: u64,
+    pub(crate) at_ns: u64,
+    pub(crate) topic: &'a str,
+    pub(crate) subscription: Option<&'a str>,
+    pub(crate) id: Option<MessageId>,
+    pub(crate) attempt: u32,
+    pub(crate) status: Option<Status>,
+    pub(crate) kind: &'a EventKind,
 }
 
 /// Events on their way to the observers: what happened at once to one message, to
@@ -42,14 +47,45 @@ pub(crate) struct Record {
 pub(crate) enum About {
     None,
     One(MessageId),
+    /// So many whose ids follow each other, from the first of them.
+    Neighbors(MessageId, u64),
     Many(Box<[MessageId]>),
 }
 
 impl About {
-    pub(crate) fn these(mut ids: impl ExactSizeIterator<Item = MessageId>) -> Self {
-        match ids.len() {
-            1 => ids.next().map_or(Self::None, Self::One),
-            _ => Self::Many(ids.collect()),
+    pub(crate) fn these(mut ids: impl Iterator<Item = MessageId>) -> Self {
+        let Some(first) = ids.next() else {
+            return Self::None;
+        };
+        let mut count = 1;
+        loop {
+            match ids.next() {
+                Some(id) if id == first.after(count) => count += 1,
+                Some(id) => {
+                    let before = (0..count).map(|at| first.after(at));
+                    return Self::Many(before.chain([id]).chain(ids).collect());
+                }
+                None if count == 1 => return Self::One(first),
+                None => return Self::Neighbors(first, count),
+            }
+        }
+    }
+
+    /// How many events it makes.
+    fn len(&self) -> u64 {
+        match self {
+            Self::None | Self::One(_) => 1,
+            Self::Neighbors(_, count) => *count,
+            Self::Many(ids) => ids.len() as u64,
+        }
+    }
+
+    fn id(&self, at: u64) -> Option<MessageId> {
+        match self {
+            Self::None => None,
+            Self::One(id) => Some(*id),
+            Self::Neighbors(first, _) => Some(first.after(at)),
+            Self::Many(ids) => Some(ids[at as usize]),
         }
     }
 }
@@ -71,65 +107,73 @@ impl Record {
 
     /// How many events it stands for.
     pub(crate) fn len(&self) -> u64 {
-        match &self.about {
-            About::None | About::One(_) => 1,
-            About::Many(ids) => ids.len() as u64,
-        }
+        self.about.len()
     }
 
-    pub(crate) fn events(&self) -> impl Iterator<Item = Event<'_>> {
-        (0..self.len() as usize).map(|at| Event { record: self, at })
+    /// Tells its events, in order.
+    pub(crate) fn tell(&self, mut tell: impl FnMut(&Event<'_>)) {
+        let mut event = Event {
+            sequence: self.sequence,
+            at_ns: self.at_ns,
+            topic: &self.topic,
+            subscription: self.subscription.as_deref(),
+            id: None,
+            attempt: self.attempt,
+            status: self.status,
+            kind: &self.kind,
+        };
+        for at in 0..self.len() {
+            event.id = self.about.id(at);
+            tell(&event);
+            event.sequence += 1;
+        }
     }
 }
 
 impl<'a> Event<'a> {
     /// The number of the event: 1 for the first since the broker was built.
     pub fn sequence(&self) -> u64 {
-        self.record.sequence + self.at as u64
+        self.sequence
     }
 
     /// When it happened: time since the broker was built.
     pub fn at(&self) -> Duration {
-        Duration::from_nanos(self.record.at_ns)
+        Duration::from_nanos(self.at_ns)
     }
 
     /// What happened.
     pub fn kind(&self) -> &'a EventKind {
-        &self.record.kind
+        self.kind
     }
 
     /// The name of what happened, in snake case, as in `message_enqueued`.
     pub fn name(&self) -> &'static str {
-        self.record.kind.name()
+        self.kind.name()
     }
 
     /// The topic it happened on; empty for events of the broker itself.
     pub fn topic(&self) -> &'a str {
-        &self.record.topic
+        self.topic
     }
 
     /// The subscription, for events of one.
     pub fn subscription(&self) -> Option<&'a str> {
-        self.record.subscription.as_deref()
+        self.subscription
     }
 
     /// The message, for events of one.
     pub fn id(&self) -> Option<MessageId> {
-        match &self.record.about {
-            About::None => None,
-            About::One(id) => Some(*id),
-            About::Many(ids) => Some(ids[self.at]),
-        }
+        self.id
     }
 
     /// The attempt, for events of one; otherwise zero.
     pub fn attempt(&self) -> u32 {
-        self.record.attempt
+        self.attempt
     }
 
     /// Where the message or delivery stands after it.
     pub fn status(&self) -> Option<Status> {
-        self.record.status
+        self.status
     }
 }
 
@@ -369,4 +413,25 @@ pub enum Hook {
     RetryPolicy,
     /// An observer.
     Observer,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_tells_of_each_of_its_messages_whether_or_not_they_follow_each_other() {
+        for ids in [&[7][..], &[7, 8, 9], &[7, 8, 10, 11], &[7, 6]] {
+            let record = Record {
+                sequence: 3,
+                about: About::these(ids.iter().map(|id| MessageId::new(*id))),
+                ..Record::new(Arc::from("t"), 0, EventKind::Delivered)
+            };
+            let mut told = Vec::new();
+            record.tell(|event| told.extend(event.id().map(|id| (event.sequence(), id.get()))));
+            let numbered: Vec<_> = (3..).zip(ids.iter().copied()).collect();
+            assert_eq!(told, numbered);
+            assert_eq!(record.len(), told.len() as u64);
+        }
+    }
 }

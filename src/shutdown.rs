@@ -317,7 +317,8 @@ impl Engine {
     fn announce(&self, kind: EventKind) {
         if self.bus.observed() {
             let now_ns = self.clock.now_ns();
-            self.bus.send(Record::new(Arc::from(""), now_ns, kind));
+            let record = Record::new(Arc::from(""), now_ns, kind);
+            self.bus.send(Box::new(record));
         }
     }
 

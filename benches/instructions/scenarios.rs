@@ -2,10 +2,13 @@
 //! only what goes through [`measured`] counts.
 
 use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use millstream::{
-    Backoff, Broker, BrokerBuilder, Delivery, ManualClock, Nack, OnFailure, Subscription, Topic,
+    Backoff, Broker, BrokerBuilder, Delivery, Event, ManualClock, Nack, OnFailure, Subscription,
+    Topic,
 };
 
 /// One thing whose cost is guarded.
@@ -17,7 +20,7 @@ pub struct Scenario {
     pub run: fn() -> u64,
 }
 
-pub const SCENARIOS: [Scenario; 11] = [
+pub const SCENARIOS: [Scenario; 12] = [
     Scenario {
         name: "publish",
         unit: "message",
@@ -52,6 +55,11 @@ pub const SCENARIOS: [Scenario; 11] = [
         name: "singly",
         unit: "message",
         run: singly,
+    },
+    Scenario {
+        name: "observed",
+        unit: "message",
+        run: observed,
     },
     Scenario {
         name: "retry",
@@ -186,6 +194,31 @@ fn singly() -> u64 {
             }
         },
     );
+    bench.finish(count)
+}
+
+/// The whole way of a message while an observer hears of it: accepted, begun, delivered.
+fn observed() -> u64 {
+    let bench = Bench::on_a_manual_clock();
+    let _sink = bench.subscribe(0);
+    let heard = Arc::new(AtomicU64::new(0));
+    let of_observer = Arc::clone(&heard);
+    let observer = move |event: &Event<'_>| {
+        of_observer.fetch_add(event.id().map_or(0, |_| 1), Ordering::Relaxed);
+    };
+    let _observation = bench.broker.observe(observer).expect("the broker is open");
+    let count = rounds(
+        || {},
+        || {
+            bench.publish();
+            bench.deliver();
+        },
+    );
+    assert_eq!(
+        heard.load(Ordering::Relaxed),
+        3 * bench.topic.metrics().published
+    );
+    assert_eq!(bench.broker.metrics().events_missed, 0);
     bench.finish(count)
 }
 

@@ -230,7 +230,7 @@ fn features() -> Vec<Row> {
             .label(0, "1 % failing")
             .label(1, "none failing"),
         Row::new("one observer on all events", observed)
-            .against(Kind::Millstream, &plain, at_least(0.3))
+            .against(Kind::Millstream, &plain, at_least(0.5))
             .label(0, "one observer")
             .label(1, "none"),
     ]

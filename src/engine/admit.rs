@@ -2,6 +2,7 @@
 
 use super::context;
 use super::gate::Gate;
+use super::note::Note;
 use super::partition::Tail;
 use super::table::Source;
 use super::topic::TopicCore;
@@ -208,10 +209,25 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.enqueue(parcel, admitted.last_id(), route);
     }
 
-    pub(super) fn tell_enqueued(&self, ids: impl ExactSizeIterator<Item = MessageId>, now_ns: u64) {
+    pub(super) fn tell_enqueued(
+        &self,
+        mut ids: impl ExactSizeIterator<Item = MessageId>,
+        at_ns: u64,
+    ) {
         let depth = self.waiting();
+        if ids.len() == 1
+            && let Some(id) = ids.next()
+        {
+            return self.bus().send_numbered(1, |sequence| Note::Enqueued {
+                sequence,
+                at_ns,
+                topic: Arc::clone(&self.name),
+                id,
+                depth,
+            });
+        }
         let kind = EventKind::MessageEnqueued { depth };
-        self.tell_each(None, ids, Status::Queued, now_ns, kind);
+        self.tell_each(None, ids, Status::Queued, at_ns, kind);
     }
 
     /// Gets tickets for at least one and at most `wanted` messages, by the

@@ -45,6 +45,7 @@ pub(crate) mod lane;
 pub(crate) mod lane_expiry;
 pub(crate) mod leases;
 pub(crate) mod letters;
+mod note;
 #[cfg(feature = "parallel")]
 pub(crate) mod parallel;
 pub(crate) mod parking;

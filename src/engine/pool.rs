@@ -50,7 +50,7 @@ impl<'a> Worker<'a> {
 /// a topic and its lane can't keep a core to themselves.
 const NEXT_IN_A_ROW: u32 = 8;
 /// To a scheduler that may put anything between two looks, one says as much as all.
-const EXPLORED: bool = cfg!(any(millstream_loom, millstream_shuttle));
+pub(super) const EXPLORED: bool = cfg!(any(millstream_loom, millstream_shuttle));
 /// Yields before spinning: lets a little backlog form, which is cheaper to take
 /// than single messages.
 const YIELDS: u32 = if EXPLORED { 1 } else { 2 };

@@ -215,13 +215,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) {
         if self.bus().observed() {
             let now_ns = self.engine.clock.now_ns();
-            self.bus().send(Record {
+            self.bus().send(Box::new(Record {
                 subscription: subscription.map(Arc::clone),
                 about: id.map_or(About::None, About::One),
                 attempt,
                 status,
                 ..Record::new(Arc::clone(&self.name), now_ns, kind)
-            });
+            }));
         }
     }
 
@@ -230,19 +230,23 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(crate) fn tell_each(
         &self,
         subscription: Option<&Arc<str>>,
-        ids: impl ExactSizeIterator<Item = MessageId>,
+        ids: impl Iterator<Item = MessageId>,
         status: Status,
         at_ns: u64,
         kind: EventKind,
     ) {
-        if self.bus().observed() && ids.len() > 0 {
-            self.bus().send(Record {
+        if !self.bus().observed() {
+            return;
+        }
+        let about = About::these(ids);
+        if !matches!(about, About::None) {
+            self.bus().send(Box::new(Record {
                 subscription: subscription.map(Arc::clone),
-                about: About::these(ids),
+                about,
                 attempt: u32::from(subscription.is_some()),
                 status: Some(status),
                 ..Record::new(Arc::clone(&self.name), at_ns, kind)
-            });
+            }));
         }
     }
 

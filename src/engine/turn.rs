@@ -351,11 +351,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Tells observers of first attempts that are about to be made.
-    pub(super) fn tell_delivering(
-        &self,
-        ids: impl ExactSizeIterator<Item = MessageId>,
-        now_ns: u64,
-    ) {
+    pub(super) fn tell_delivering(&self, ids: impl Iterator<Item = MessageId>, now_ns: u64) {
         let (name, kind) = (Some(&self.name), EventKind::Delivering);
         self.topic
             .tell_each(name, ids, Status::Delivering, now_ns, kind);
@@ -370,12 +366,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
     ) {
         let mut failed = faults.iter().map(|fault| fault.at).peekable();
         let acked = ids.enumerate();
-        let acked: Vec<_> = acked
-            .filter_map(|(at, id)| failed.next_if_eq(&at).is_none().then_some(id))
-            .collect();
+        let acked = acked.filter_map(|(at, id)| failed.next_if_eq(&at).is_none().then_some(id));
         let (name, kind) = (Some(&self.name), EventKind::Delivered);
         self.topic
-            .tell_each(name, acked.into_iter(), Status::Delivered, now_ns, kind);
+            .tell_each(name, acked, Status::Delivered, now_ns, kind);
     }
 }
 

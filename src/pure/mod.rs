@@ -14,6 +14,7 @@ pub(crate) mod idle;
 pub(crate) mod key_hash;
 pub(crate) mod lifecycle;
 pub(crate) mod line;
+pub(crate) mod news;
 pub(crate) mod pattern;
 pub(crate) mod retry;
 pub(crate) mod room;

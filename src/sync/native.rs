@@ -4,7 +4,7 @@ use std::io;
 
 use arc_swap::{ArcSwap, Guard};
 use crossbeam_channel::{Receiver, Sender};
-use crossbeam_queue::SegQueue;
+use crossbeam_queue::{ArrayQueue, SegQueue};
 use dashmap::DashMap;
 
 use super::{Arc, Thread};
@@ -97,28 +97,23 @@ impl Condvar {
     }
 }
 
-/// A bounded queue of many producers and consumers: a crossbeam channel with
-/// both of its ends. It allocates all its slots when it is made.
-pub(crate) struct Queue<T>(Channel<T>);
+/// A bounded queue of many producers and consumers, without the parts for waiting, which
+/// its users do elsewhere. It allocates all its slots when it is made.
+pub(crate) struct Queue<T>(ArrayQueue<T>);
 
 impl<T> Queue<T> {
     pub(crate) fn new(capacity: usize) -> Self {
-        let (sender, receiver) = crossbeam_channel::bounded(capacity);
-        Self(Channel { sender, receiver })
+        Self(ArrayQueue::new(capacity))
     }
 
     /// Hands the value back if the queue is full.
+    #[inline]
     pub(crate) fn push(&self, value: T) -> Result<(), T> {
-        let pushed = self.0.sender.try_send(value);
-        pushed.map_err(|full| full.into_inner())
+        self.0.push(value)
     }
 
     pub(crate) fn pop(&self) -> Option<T> {
         self.0.pop()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.receiver.is_empty()
     }
 }
 
@@ -153,8 +148,8 @@ impl<T> Channel<T> {
     }
 }
 
-/// A channel without the parts for waiting, which its users do elsewhere. They
-/// bound it, too, and say so. It allocates on the first push.
+/// A channel without the parts for waiting, as the bounded queue. Its users bound it, too,
+/// and say so. It allocates on the first push.
 pub(crate) struct Unbounded<T>(SegQueue<T>);
 
 impl<T> Unbounded<T> {

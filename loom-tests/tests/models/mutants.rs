@@ -188,19 +188,11 @@ const MUTANTS: &[Mutant] = &[
         &["observers::an_observer_hears_all_while_another_leaves"],
     ),
     (
-        "bus: send without a fence",
-        &["observers::an_event_wakes_the_observers_thread"],
-    ),
-    (
         "bus: ring past the lock",
         &["observers::an_event_wakes_the_observers_thread"],
     ),
     (
-        "bus: listen without a fence",
-        &["observers::an_event_wakes_the_observers_thread"],
-    ),
-    (
-        "bus: listen without a last look",
+        "bus: asleep with news on its way",
         &["observers::an_event_wakes_the_observers_thread"],
     ),
     (

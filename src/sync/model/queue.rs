@@ -2,7 +2,7 @@
 
 use super::{NO_PANIC, atomic, fence, yield_now};
 
-/// A bounded queue after Dmitry Vyukov's, which is what crossbeam's array channel
+/// A bounded queue after Dmitry Vyukov's, which is what crossbeam's array queue
 /// is too, with the orderings that crossbeam has. A mutex would order more than
 /// the real queue does and hide missing fences.
 pub struct Queue<T> {
