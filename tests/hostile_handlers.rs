@@ -82,6 +82,48 @@ fn a_handler_that_panics_is_retried_and_then_dead_lettered_with_the_text() {
 }
 
 #[test]
+fn panics_and_errors_among_those_called_in_a_row_are_of_their_own_deliveries_alone() {
+    const MESSAGES: u64 = 300;
+    // By a clock that stands still calls are as short as can be, and come 32 in a row.
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u64>("t").open().unwrap();
+    let calls = Log::new();
+    let log = calls.clone();
+    let subscription = topic
+        .subscription("s")
+        .retry(Backoff::fixed(MS).max_attempts(1));
+    let _s = subscription.subscribe(move |d| {
+        log.push(*d.payload());
+        match d.payload() % 7 {
+            3 | 4 => quiet_panic(),
+            6 => Err(Nack::retry("an error")),
+            _ => Ok(()),
+        }
+    });
+    topic.publish_batch(0..MESSAGES).unwrap();
+    broker.run_until_idle();
+    assert!(
+        calls.take().into_iter().eq(0..MESSAGES),
+        "each once, in order"
+    );
+
+    let letters = topic.dead_letters().list().into_iter();
+    let failed: Vec<_> = letters
+        .map(|letter| (*letter.payload(), letter.error().map(str::to_owned)))
+        .collect();
+    let expected: Vec<_> = (0..MESSAGES)
+        .filter_map(|payload| match payload % 7 {
+            3 | 4 => Some((payload, Some("a quiet panic".to_owned()))),
+            6 => Some((payload, Some("an error".to_owned()))),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(failed, expected);
+    let counts = assert_balanced(&broker).deliveries();
+    assert_eq!(counts.delivered + counts.failed, MESSAGES);
+}
+
+#[test]
 fn a_batch_handler_that_panics_fails_every_element_and_each_comes_back_alone() {
     let (broker, clock) = manual();
     let topic = broker

@@ -20,7 +20,7 @@ pub struct Scenario {
     pub run: fn() -> u64,
 }
 
-pub const SCENARIOS: [Scenario; 12] = [
+pub const SCENARIOS: [Scenario; 13] = [
     Scenario {
         name: "publish",
         unit: "message",
@@ -50,6 +50,11 @@ pub const SCENARIOS: [Scenario; 12] = [
         name: "deliver_1_to_16",
         unit: "delivery",
         run: || deliver(16),
+    },
+    Scenario {
+        name: "batches_1_to_1",
+        unit: "delivery",
+        run: batches,
     },
     Scenario {
         name: "singly",
@@ -176,6 +181,23 @@ fn deliver(subscriptions: u64) -> u64 {
         assert_eq!(sink.metrics().counts.delivered, published);
     }
     bench.finish(count) * subscriptions
+}
+
+/// The same for messages that were published in batches.
+fn batches() -> u64 {
+    let bench = Bench::on_a_manual_clock();
+    let sink = bench.subscribe(0);
+    let publish = || {
+        for _ in 0..MESSAGES / CHUNK {
+            bench.clock.advance(PACE);
+            let published = bench.topic.publish_batch([PAYLOAD; CHUNK]);
+            published.expect("the queue is empty");
+        }
+    };
+    let count = rounds(publish, || bench.deliver());
+    let published = bench.topic.metrics().published;
+    assert_eq!(sink.metrics().counts.delivered, published);
+    bench.finish(count)
 }
 
 /// The whole way of a message that travels alone: no batch shares the cost of its

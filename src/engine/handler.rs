@@ -1,7 +1,8 @@
-//! Calling the user's handlers, one panic-proof call at a time.
+//! Calling the user's handlers, behind a wall that no panic gets past.
 //!
 //! The loop over a run of deliveries is compiled together with the closure it
-//! calls, so a run costs one virtual call and each delivery costs a direct one.
+//! calls, so a run costs one virtual call and one wall, and each delivery costs a direct
+//! call. A panic ends the wall's part of the run; what follows has another one.
 
 use std::cell::Cell;
 
@@ -90,25 +91,12 @@ impl Cause {
 }
 
 /// What a handler said, or that it panicked.
-fn outcome(called: Result<Result<(), Nack>, String>) -> Result<(), Cause> {
+pub(super) fn outcome(called: Result<Result<(), Nack>, String>) -> Result<(), Cause> {
     match called {
         Ok(Ok(())) => Ok(()),
         Ok(Err(nack)) => Err(Cause::Nack(nack)),
         Err(panic) => Err(Cause::Panic(panic)),
     }
-}
-
-/// Calls a handler for the delivery at place `at`. Answers why it failed, if it
-/// did. What a call before it has met at shutdown is not its fault.
-#[inline]
-pub(crate) fn attempt(
-    at: usize,
-    refused: &Cell<bool>,
-    call: impl FnOnce() -> Result<(), Nack>,
-) -> Option<Fault> {
-    refused.set(false);
-    let cause = outcome(contain(call)).err()?;
-    Some(Fault::new(at, cause, refused.get()))
 }
 
 /// Deliveries of one batch that stand next to each other, for one lane.
@@ -148,16 +136,28 @@ where
     F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send,
 {
     fn call(&mut self, run: &Run<'_, T>, refused: &Cell<bool>, faults: &mut Vec<Fault>) -> usize {
-        for index in run.from..run.to {
-            if run.room.load().phase > Phase::Draining {
-                return index - run.from;
-            }
-            let delivery = run.delivery(index);
-            if let Some(fault) = attempt(index - run.from, refused, || self(&delivery)) {
-                faults.push(fault);
+        let mut delivery = run.delivery(run.from);
+        // Kept outside of the wall, so that the call that panicked is known, and the next
+        // one follows.
+        let mut calls = 0;
+        let fault = |calls, cause| Fault::new(calls - 1, cause, refused.get());
+        loop {
+            let called = contain(|| {
+                while run.from + calls < run.to && run.room.load().phase <= Phase::Draining {
+                    delivery.index = run.from + calls;
+                    calls += 1;
+                    // What a call before it has met at shutdown is not its fault.
+                    refused.set(false);
+                    if let Err(nack) = self(&delivery) {
+                        faults.push(fault(calls, Cause::Nack(nack)));
+                    }
+                }
+            });
+            match called {
+                Ok(()) => return calls,
+                Err(panic) => faults.push(fault(calls, Cause::Panic(panic))),
             }
         }
-        run.to - run.from
     }
 }
 

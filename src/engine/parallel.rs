@@ -8,8 +8,9 @@ use std::io;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use super::contain::contain;
 use super::context::{self, EngineId, Inside};
-use super::handler::{BatchHandler, Fault, attempt};
+use super::handler::{BatchHandler, Fault, outcome};
 use crate::message::Delivery;
 use crate::nack::Nack;
 
@@ -57,7 +58,10 @@ where
         let (handler, engine) = (&self.handler, self.engine);
         let call = |delivery| {
             // On this thread of the pool, whose refusals these are.
-            context::calling(engine, |refused| attempt(0, refused, || handler(delivery)))
+            context::calling(engine, |refused| {
+                let cause = outcome(contain(|| handler(delivery))).err()?;
+                Some(Fault::new(0, cause, refused.get()))
+            })
         };
         let outcomes: Vec<_> = self
             .pool
