@@ -36,7 +36,7 @@ pub(crate) struct Message<T> {
 }
 
 /// The messages of a batch.
-enum Messages<T> {
+pub(crate) enum Messages<T> {
     /// Accepted one by one.
     Each(Vec<Message<T>>),
     /// Accepted at once, in their publisher's own vector: ids that follow each other, and
@@ -47,7 +47,7 @@ enum Messages<T> {
 /// Messages that travel together. Shared by every lane that has yet to handle
 /// one of them; freed when the last delivery of the last of them has ended.
 pub(crate) struct Batch<T> {
-    messages: Messages<T>,
+    pub(crate) messages: Messages<T>,
     /// Sorted by index; empty for most batches.
     meta: Vec<(u32, Meta)>,
 }

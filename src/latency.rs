@@ -54,7 +54,7 @@ pub(crate) fn record(histogram: &mut Histogram<u64>, ns: u64, count: u64) {
         .expect("it resizes itself, and an hour fits");
 }
 
-/// Records, for each of `count` beginnings, the time from then until `until_ns`.
+/// Records, for each of these beginnings, the time from then until `until_ns`.
 ///
 /// Neighbours in a queue have waited about equally long. So those that fall into
 /// one bucket of the histogram are counted by one comparison each, and recorded
@@ -62,24 +62,28 @@ pub(crate) fn record(histogram: &mut Histogram<u64>, ns: u64, count: u64) {
 pub(crate) fn record_since(
     histogram: &mut Histogram<u64>,
     until_ns: u64,
-    count: usize,
-    began_ns: impl Fn(usize) -> u64,
+    mut began_ns: impl Iterator<Item = u64>,
 ) {
-    let mut from = 0;
-    while from < count {
-        let elapsed_ns = until_ns.saturating_sub(began_ns(from));
-        let earliest = until_ns.saturating_sub(histogram.highest_equivalent(elapsed_ns));
-        let latest = match histogram.lowest_equivalent(elapsed_ns) {
+    let mut next = began_ns.next();
+    while let Some(first_ns) = next.take() {
+        let elapsed_ns = until_ns.saturating_sub(first_ns);
+        // A bucket is as wide as a power of two, and begins at a multiple of that.
+        let width_ns = histogram.equivalent_range(elapsed_ns);
+        let shortest_ns = elapsed_ns & !(width_ns - 1);
+        let earliest = until_ns.saturating_sub(shortest_ns + (width_ns - 1));
+        let latest = match shortest_ns {
             0 => u64::MAX,
-            shortest_ns => until_ns - shortest_ns,
+            _ => until_ns - shortest_ns,
         };
-        let span = latest - earliest;
-        let mut to = from + 1;
-        while to < count && began_ns(to).wrapping_sub(earliest) <= span {
-            to += 1;
+        let mut count = 1;
+        for began_ns in began_ns.by_ref() {
+            if began_ns.wrapping_sub(earliest) > latest - earliest {
+                next = Some(began_ns);
+                break;
+            }
+            count += 1;
         }
-        record(histogram, elapsed_ns, (to - from) as u64);
-        from = to;
+        record(histogram, elapsed_ns, count);
     }
 }
 
@@ -176,9 +180,7 @@ mod tests {
         let late = [until_ns, until_ns + 1, u64::MAX];
         let began: Vec<_> = (0..until_ns).step_by(61).chain(late).collect();
         let (mut together, mut singly) = (Latencies::new(), Latencies::new());
-        record_since(&mut together.end_to_end, until_ns, began.len(), |at| {
-            began[at]
-        });
+        record_since(&mut together.end_to_end, until_ns, began.iter().copied());
         for began_ns in began {
             record(&mut singly.end_to_end, until_ns.saturating_sub(began_ns), 1);
         }

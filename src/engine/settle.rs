@@ -112,6 +112,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
         engine: &Engine,
     ) -> u32 {
+        if turn.faults.is_empty() {
+            return 0;
+        }
         let mut faults = std::mem::take(&mut turn.faults);
         let mut freed = 0;
         for fault in faults.drain(..) {

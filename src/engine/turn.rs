@@ -1,12 +1,14 @@
 //! A lane's turn: what waits for its first attempt, one for one with what came back, for
 //! as long as its share of the worker lasts.
 
+use std::iter;
+
 use super::contain::discard;
 use super::crew::Crew;
 use super::handler::{Fault, Handler, Run};
 use super::lane::{Lane, Redelivery, Turn};
 use super::pool::{Task, Worker};
-use crate::batch::Part;
+use crate::batch::{Messages, Part};
 use crate::config::Histograms;
 use crate::engine::Engine;
 use crate::event::EventKind;
@@ -194,8 +196,17 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let after_ns = engine.clock.now_ns();
         turn.stride = turn.stride.after(after_ns.saturating_sub(now_ns));
         self.books.record(Status::Queued, Step::Start, calls as u64);
-        let accepted_ns = |at: usize| batch.stamp(from + at).accepted_ns;
-        self.record_latency(calls, accepted_ns, now_ns, after_ns, true);
+        match &batch.messages {
+            Messages::Chunk(_, first) => {
+                let accepted_ns = iter::repeat_n(first.accepted_ns, calls);
+                self.record_latency(accepted_ns, now_ns, after_ns, true);
+            }
+            Messages::Each(messages) => {
+                let messages = messages[from..from + calls].iter();
+                let accepted_ns = messages.map(|message| message.stamp.accepted_ns);
+                self.record_latency(accepted_ns, now_ns, after_ns, true);
+            }
+        }
         let _motion = self.books.motions.begin(calls as u64);
         let acked = calls - turn.faults.len();
         self.books
@@ -270,9 +281,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         began_ns: u64,
         ended_ns: u64,
     ) -> Option<(Redelivery<T>, Fault)> {
-        let accepted_ns = |_| again.stamp().accepted_ns;
+        let accepted_ns = iter::once(again.stamp().accepted_ns);
         let is_first = again.attempts == 0 && again.behind().is_none();
-        self.record_latency(1, accepted_ns, began_ns, ended_ns, is_first);
+        self.record_latency(accepted_ns, began_ns, ended_ns, is_first);
         match fault {
             Some(fault) => Some((again, fault)),
             None => {
@@ -324,23 +335,23 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// accepted.
     pub(super) fn record_latency(
         &self,
-        calls: usize,
-        accepted_ns: impl Fn(usize) -> u64,
+        accepted_ns: impl ExactSizeIterator<Item = u64> + Clone,
         began_ns: u64,
         ended_ns: u64,
         first_attempt: bool,
     ) {
+        let calls = accepted_ns.len() as u64;
         if calls == 0 || self.topic.engine.histograms == Histograms::Off {
             return;
         }
         let mut latencies = self.latencies.lock();
         let latencies = latencies.get_or_insert_with(|| Box::new(Latencies::new()));
-        let each_ns = ended_ns.saturating_sub(began_ns) / calls as u64;
-        latency::record(&mut latencies.handler, each_ns, calls as u64);
+        let each_ns = ended_ns.saturating_sub(began_ns) / calls;
+        latency::record(&mut latencies.handler, each_ns, calls);
         if first_attempt {
-            latency::record_since(&mut latencies.queue_wait, began_ns, calls, &accepted_ns);
+            latency::record_since(&mut latencies.queue_wait, began_ns, accepted_ns.clone());
         }
-        latency::record_since(&mut latencies.end_to_end, ended_ns, calls, accepted_ns);
+        latency::record_since(&mut latencies.end_to_end, ended_ns, accepted_ns);
     }
 
     pub(crate) fn address(&self) -> Address<'_> {

@@ -106,8 +106,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             .call_batch(engine, deliveries, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
         let _motion = self.books.motions.begin(count);
-        let accepted_ns = |at| stamp(at).accepted_ns;
-        self.record_latency(places.len(), accepted_ns, now_ns, after_ns, true);
+        let accepted_ns = (0..places.len()).map(|at| stamp(at).accepted_ns);
+        self.record_latency(accepted_ns, now_ns, after_ns, true);
         let acked = count - turn.faults.len() as u64;
         self.books.record(Status::Delivering, Step::Ack, acked);
         if observed {
@@ -206,8 +206,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             .call_batch(engine, deliveries, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
         let _motion = self.books.motions.begin(count as u64);
-        let accepted_ns = |at: usize| taken[at].item.stamp().accepted_ns;
-        self.record_latency(count, accepted_ns, now_ns, after_ns, true);
+        let accepted_ns = taken.iter().map(|taken| taken.item.stamp().accepted_ns);
+        self.record_latency(accepted_ns, now_ns, after_ns, true);
         let mut faults = std::mem::take(&mut turn.faults);
         let acked = (count - faults.len()) as u64;
         self.books.record(Status::Delivering, Step::Ack, acked);
