@@ -6,7 +6,8 @@
 //! take and to put down, never while a handler runs, and never over a destructor of the
 //! user's.
 //!
-//! Steps. *Take*: under the lock, fill up from the inbox and take the oldest that may go; its
+//! Steps. *Take*: under the lock, fill up from the inbox and take the oldest that may go, or
+//! where nothing that was filed may, take [straight from the inbox](super::crew_straight); its
 //! key is now out. *Put down*: after the outcome is on the books, under the lock, a failure
 //! that waits for its retry holds its key, then the key is no longer out. So nobody finds a
 //! key free between the two. A *retry* that is due is filed, then its hold is released, in
@@ -20,7 +21,7 @@ use super::leases::Leases;
 use super::parking::{FORGET_AT, Strays};
 use super::seat::Member;
 use super::waiters::Waiters;
-use crate::batch::{Part, Stamp};
+use crate::batch::{Batch, Part, Stamp};
 use crate::config::{LaneFull, OnFailure};
 use crate::dead_letters::DeadReason;
 use crate::engine::Engine;
@@ -62,6 +63,38 @@ pub(super) struct State<T> {
     pub(super) leaving: Vec<Arc<Member<T>>>,
     pub(super) last_member: u64,
     pub(super) leases: Leases<T>,
+}
+
+/// By what deliveries wait for each other.
+#[derive(Clone, Copy)]
+pub(super) struct KeyRule {
+    keying: Keying,
+    epoch: u32,
+}
+
+impl KeyRule {
+    pub(super) fn key_of<T>(self, delivery: &Redelivery<T>) -> Option<Key> {
+        self.key_at(&delivery.batch, usize::from(delivery.index))
+    }
+
+    /// The key of the message that is there in this batch.
+    pub(super) fn key_at<T>(self, batch: &Batch<T>, index: usize) -> Option<Key> {
+        match self.keying {
+            Keying::Nothing => None,
+            Keying::Everything => Some(Key {
+                hash: 0,
+                epoch: self.epoch,
+            }),
+            Keying::Key => Some(self.key_named(batch.meta(index)?.key.as_deref()?)),
+        }
+    }
+
+    pub(super) fn key_named(self, name: &str) -> Key {
+        Key {
+            hash: identity(name),
+            epoch: self.epoch,
+        }
+    }
 }
 
 /// What was in hand and goes back.
@@ -191,22 +224,16 @@ impl<T: Send + Sync + 'static> Crew<T> {
         into.members = members.collect();
     }
 
-    pub(super) fn key_of(&self, state: &State<T>, delivery: &Redelivery<T>) -> Option<Key> {
-        match state.rules.keying(self.is_shared) {
-            Keying::Nothing => None,
-            Keying::Everything => Some(Key {
-                hash: 0,
-                epoch: state.epoch,
-            }),
-            Keying::Key => Some(self.key_named(state, delivery.key()?)),
+    /// By what its deliveries wait for each other now.
+    pub(super) fn key_rule(&self, state: &State<T>) -> KeyRule {
+        KeyRule {
+            keying: state.rules.keying(self.is_shared),
+            epoch: state.epoch,
         }
     }
 
-    pub(super) fn key_named(&self, state: &State<T>, name: &str) -> Key {
-        Key {
-            hash: identity(name),
-            epoch: state.epoch,
-        }
+    pub(super) fn key_of(&self, state: &State<T>, delivery: &Redelivery<T>) -> Option<Key> {
+        self.key_rule(state).key_of(delivery)
     }
 
     pub(super) fn file(&self, state: &mut State<T>, delivery: Redelivery<T>) {
@@ -216,10 +243,8 @@ impl<T: Send + Sync + 'static> Crew<T> {
 
     /// Files a first attempt, unless its key is parked.
     pub(super) fn arrive(&self, state: &mut State<T>, delivery: Redelivery<T>) {
-        match self.key_of(state, &delivery) {
-            Some(key) if state.parked.contains_key(&key) => state.strays.add(key, delivery),
-            key => state.file(key, delivery),
-        }
+        let key = self.key_of(state, &delivery);
+        state.arrive(key, delivery);
     }
 
     /// Files what was redriven, unless one before it waits for the dead letters.
@@ -267,6 +292,32 @@ impl<T> State<T> {
     /// the lane's places.
     pub(super) fn set_aside(&self) -> usize {
         self.sequencer.len_new() + self.strays.len()
+    }
+
+    /// How many more may be set aside.
+    pub(super) fn room_aside(&self) -> usize {
+        (self.rules.hold as usize).saturating_sub(self.set_aside())
+    }
+
+    pub(super) fn is_parked(&self, key: Option<Key>) -> bool {
+        key.is_some_and(|key| self.parked.contains_key(&key))
+    }
+
+    /// Whether no key is parked, waits, is out or is held.
+    pub(super) fn waits_for_nothing(&self) -> bool {
+        self.parked.is_empty() && self.sequencer.has_no_lines()
+    }
+
+    pub(super) fn arrive(&mut self, key: Option<Key>, delivery: Redelivery<T>) {
+        match key {
+            Some(key) if self.is_parked(Some(key)) => self.strays.add(key, delivery),
+            key => self.file(key, delivery),
+        }
+    }
+
+    /// Whether a failure holds everybody up.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.rules.on_failure == OnFailure::BlockSubscription && self.sequencer.holds_any()
     }
 
     fn file(&mut self, key: Option<Key>, delivery: Redelivery<T>) {
@@ -346,7 +397,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         } = ask;
         loop {
             let mut state = crew.state.lock();
-            self.feed(crew, &mut state, owner, most);
+            self.feed_unless_new(crew, &mut state, owner, most);
             let mut taken = state.sequencer.take(owner, most, each, only);
             note(taken.len());
             let has_strays = state.strays.are_to_be_judged();
@@ -378,21 +429,33 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// has been set aside as may be. What has come back is beside the point: it has a
     /// turn of its own.
     pub(super) fn feed(&self, crew: &Crew<T>, state: &mut State<T>, owner: u64, wanted: usize) {
-        let hold = state.rules.hold as usize;
         while state.sequencer.available(owner, Class::New, wanted) < wanted
-            && state.set_aside() < hold
+            && state.room_aside() > 0
         {
-            if state.rules.on_failure == OnFailure::BlockSubscription && state.sequencer.holds_any()
-            {
+            if state.is_blocked() {
                 return;
             }
-            let Some(part) = self.pop_some((hold - state.set_aside()) as u32) else {
+            let Some(part) = self.pop_some(state.room_aside() as u32) else {
                 return;
             };
             for index in part.from..part.to {
                 let first = Redelivery::first(&part.batch, index as usize, 0);
                 crew.arrive(state, first);
             }
+        }
+    }
+
+    /// As [`feed`](Self::feed), but if there is something new and nothing else, that goes
+    /// first, so that what has arrived need not be filed.
+    pub(super) fn feed_unless_new(
+        &self,
+        crew: &Crew<T>,
+        state: &mut State<T>,
+        owner: u64,
+        wanted: usize,
+    ) {
+        if !state.sequencer.has_only_new(owner) {
+            self.feed(crew, state, owner, wanted);
         }
     }
 
@@ -412,8 +475,58 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if expires_first {
             self.call_at_expiry();
         }
-        self.books.put_down(tray.taken as u64);
-        self.end_places(tray.ended);
+        self.leave_hand(tray.taken as u64, tray.ended);
+    }
+
+    /// Takes the next delivery that `owner` may have, and none of whose key is in other
+    /// hands; it is in hand then. `note` is told under the lock whether there is one.
+    pub(super) fn take_one(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        owner: u64,
+        now_ns: u64,
+        note: impl Fn(usize),
+    ) -> Option<Taken<Redelivery<T>>> {
+        loop {
+            let mut state = crew.state.lock();
+            let Some(taken) = self.take_one_straight(crew, &mut state, owner) else {
+                drop(state);
+                let ask = Ask {
+                    owner,
+                    most: 1,
+                    each: Each::Once,
+                    only: None,
+                };
+                return self.take_for(crew, ask, now_ns, note).pop();
+            };
+            note(1);
+            let has_strays = state.strays.are_to_be_judged();
+            drop(state);
+            if has_strays {
+                self.ring();
+            }
+            if !self.is_past(&taken.item, now_ns) {
+                self.books.take_in_hand(1);
+                return Some(taken);
+            }
+            let _motion = self.books.motions.begin(1);
+            self.expire_at(taken.item, Status::Queued);
+            let mut tray = Tray::new(0);
+            tray.end(taken.key);
+            self.put_down(crew, tray);
+        }
+    }
+
+    /// Puts down one that has ended.
+    pub(super) fn put_down_ended(self: &Arc<Self>, crew: &Crew<T>, key: Option<Key>) {
+        crew.state.lock().sequencer.put_down(key);
+        self.leave_hand(1, 1);
+    }
+
+    /// So many that were in hand are no longer, and so many of them have ended.
+    fn leave_hand(self: &Arc<Self>, taken: u64, ended: u32) {
+        self.books.put_down(taken);
+        self.end_places(ended);
         if self.phase() > Phase::Draining {
             // Its end may have passed by before these were put down.
             breakable!("keys: put down after the end", self.come_to_end());

@@ -31,23 +31,26 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
         engine: &Engine,
     ) -> Progress {
+        if let Some(straight) = self.take_straight(crew, turn.stride.calls()) {
+            let now_ns = self.deliver_straight(crew, turn, straight, now_ns, engine);
+            return Progress::Done { now_ns };
+        }
         let ask = Ask::own(turn.stride.calls(), Each::Many, None);
         let taken = self.take_for(crew, ask, now_ns, |_| {});
         if taken.is_empty() {
             return Progress::Nothing;
         }
-        let now_ns = self.try_taken(crew, turn, taken, || false, now_ns, engine);
+        let now_ns = self.try_taken(crew, turn, taken, now_ns, engine);
         Progress::Done { now_ns }
     }
 
-    /// Tries deliveries one after the other until `stop`, but for followers of one
+    /// Tries deliveries one after the other, but for followers of one
     /// that holds its key, and puts them down. Answers the time after it.
     pub(super) fn try_taken(
         self: &Arc<Self>,
         crew: &Crew<T>,
         turn: &mut Turn<T>,
         taken: Vec<Taken<Redelivery<T>>>,
-        stop: impl Fn() -> bool,
         mut now_ns: u64,
         engine: &Engine,
     ) -> u64 {
@@ -59,7 +62,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         while let Some(Taken { key, item, .. }) = left.pop_front() {
             let is_held = key.is_some_and(|key| held.contains(&key));
             if breakable!("keys: past a failure in hand", is_held, false)
-                || stop()
                 || self.phase() > Phase::Draining
             {
                 tray.untried.push((key, item));
@@ -102,16 +104,56 @@ impl<T: Send + Sync + 'static> Lane<T> {
     ) {
         let Taken { key, item } = taken;
         let _motion = self.books.motions.begin(1);
-        let mut tray = Tray::new(1);
         match self.conclude(item, fault, began_ns, now_ns) {
-            None => tray.end(key),
+            None => self.put_down_ended(crew, key),
             Some((item, fault)) => {
                 let failed = Taken { key, item };
-                let after = self.settle_taken(crew, last_error, failed, &fault, now_ns, &mut tray);
-                if let After::Park(head) = after {
-                    self.park(crew, head, Vec::new(), &mut tray);
-                }
+                self.settle_failed(crew, last_error, failed, &fault, now_ns);
             }
+        }
+    }
+
+    /// Tries one delivery that nothing else is in hand with. Answers the time after it.
+    pub(super) fn try_single(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        turn: &mut Turn<T>,
+        taken: Taken<Redelivery<T>>,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> u64 {
+        let Taken { key, item } = taken;
+        let _motion = self.books.motions.begin(1);
+        let (tried, now_ns) = self.try_one(turn, item, now_ns, engine);
+        match tried {
+            Tried::Acked => self.put_down_ended(crew, key),
+            Tried::NotCalled(item) => {
+                let mut tray = Tray::new(1);
+                tray.untried.push((key, item));
+                self.put_down(crew, tray);
+            }
+            Tried::Failed(item, fault) => {
+                let failed = Taken { key, item };
+                self.settle_failed(crew, &mut turn.last_error, failed, &fault, now_ns);
+            }
+        }
+        now_ns
+    }
+
+    /// Settles a failed attempt that nothing else is in hand with, and puts its delivery
+    /// down.
+    pub(super) fn settle_failed(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        last_error: &mut Option<Arc<str>>,
+        failed: Taken<Redelivery<T>>,
+        fault: &Fault,
+        now_ns: u64,
+    ) {
+        let mut tray = Tray::new(1);
+        let after = self.settle_taken(crew, last_error, failed, fault, now_ns, &mut tray);
+        if let After::Park(head) = after {
+            self.park(crew, head, Vec::new(), &mut tray);
         }
         self.put_down(crew, tray);
     }

@@ -109,6 +109,8 @@ pub(crate) struct Run<'a, T> {
     pub(crate) address: Address<'a>,
     pub(crate) now_ns: u64,
     pub(crate) room: &'a cell::Cell<Room>,
+    /// It ends with the first that fails.
+    pub(crate) until_fault: bool,
 }
 
 impl<'a, T> Run<'a, T> {
@@ -150,12 +152,20 @@ where
                     refused.set(false);
                     if let Err(nack) = self(&delivery) {
                         faults.push(fault(calls, Cause::Nack(nack)));
+                        if run.until_fault {
+                            break;
+                        }
                     }
                 }
             });
             match called {
                 Ok(()) => return calls,
-                Err(panic) => faults.push(fault(calls, Cause::Panic(panic))),
+                Err(panic) => {
+                    faults.push(fault(calls, Cause::Panic(panic)));
+                    if run.until_fault {
+                        return calls;
+                    }
+                }
             }
         }
     }

@@ -276,14 +276,39 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Takes the oldest deliveries that are queued, at most so many.
     pub(crate) fn pop_some(&self, most: u32) -> Option<Part<T>> {
+        self.pop_chosen(|_| most)
+    }
+
+    /// Takes as many of the oldest part that is queued as are chosen.
+    pub(super) fn pop_chosen(&self, choose: impl FnOnce(&Part<T>) -> u32) -> Option<Part<T>> {
         let inbox = self.inbox.get()?;
         let mut split = self.split.lock();
-        let oldest = split.pop_front().or_else(|| inbox.pop())?;
-        let (taken, left) = oldest.split_at_most(most);
-        if let Some(left) = left {
-            split.push_front(left);
+        if split.is_empty() {
+            split.push_back(inbox.pop()?);
         }
+        let oldest = split.front_mut()?;
+        let count = choose(oldest);
+        if oldest.len() as u32 <= count {
+            return split.pop_front();
+        }
+        let taken = Part {
+            batch: Arc::clone(&oldest.batch),
+            from: oldest.from,
+            to: oldest.from + count,
+        };
+        oldest.from += count;
         Some(taken)
+    }
+
+    /// Puts back what was taken out and not tried, before what is queued.
+    pub(super) fn unpop(&self, part: Part<T>) {
+        self.split.lock().push_front(part);
+    }
+
+    /// Whether nothing is queued.
+    pub(super) fn is_inbox_empty(&self) -> bool {
+        let is_empty = |inbox: &Unbounded<_>| self.split.lock().is_empty() && inbox.is_empty();
+        self.inbox.get().is_none_or(|inbox| is_empty(inbox))
     }
 
     /// Takes the oldest deliveries that wait and were never tried, at most so many, to

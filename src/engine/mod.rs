@@ -33,6 +33,7 @@ pub(crate) mod buffer;
 pub(crate) mod chunks;
 pub(crate) mod crew;
 pub(crate) mod crew_returns;
+pub(crate) mod crew_straight;
 pub(crate) mod crew_turn;
 pub(crate) mod delayed;
 pub(crate) mod dispatch;

@@ -201,7 +201,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         let letters = self.topic.letters().lock();
         for name in letters.parked(&self.name) {
-            let key = crew.key_named(&state, name);
+            let key = crew.key_rule(&state).key_named(name);
             state.parked.entry(key).or_insert_with(|| Box::from(name));
         }
     }

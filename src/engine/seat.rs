@@ -16,7 +16,7 @@ use super::baton::Baton;
 use super::books::Counter;
 use super::contain::{Contained, discard};
 use super::context::Inside;
-use super::crew::{Ask, Crew};
+use super::crew::Crew;
 use super::handler::Handler;
 use super::lane::{Lane, Redelivery, Turn};
 use super::pool::{Task, Worker};
@@ -28,7 +28,7 @@ use crate::metrics::MemberMetrics;
 use crate::nack::Nack;
 use crate::pure::room::Phase;
 use crate::pure::schedule::Then;
-use crate::pure::sequencer::{Each, Taken};
+use crate::pure::sequencer::Taken;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, Weak, breakable};
 use std::time::Duration;
@@ -142,16 +142,10 @@ impl<T: Send + Sync + 'static> Seat<T> {
             let since_ns = if taken > 0 { now_ns.max(1) } else { 0 };
             self.busy_since_ns.store(since_ns, Ordering::Relaxed);
         };
-        let ask = Ask {
-            owner: member.id,
-            most: 1,
-            each: Each::Once,
-            only: None,
-        };
-        let mut taken = lane.take_for(crew, ask, now_ns, note);
-        member.taken.add(taken.len() as u64);
-        breakable!("seat: busy without a word", lane.call_others(crew));
-        taken.pop()
+        let taken = lane.take_one(crew, member.id, now_ns, note);
+        member.taken.add(u64::from(taken.is_some()));
+        breakable!("seat: busy without a word", lane.call_next(crew, &member));
+        taken
     }
 
     fn is_busy(&self) -> bool {
@@ -235,8 +229,7 @@ impl<T: Send + Sync + 'static> Work<T> for Turn<T> {
             let Some(taken) = seat.take(lane, now_ns) else {
                 return false;
             };
-            let taken = vec![taken];
-            now_ns = lane.try_taken(crew, self, taken, || seat.is_leaving(), now_ns, engine);
+            now_ns = lane.try_single(crew, self, taken, now_ns, engine);
         }
         false
     }
@@ -255,6 +248,22 @@ impl<T: Send + Sync + 'static> Task for Seat<T> {
 }
 
 impl<T: Send + Sync + 'static> Member<T> {
+    /// Rings one of its seats that are not busy: what it takes, it leaves word of the rest.
+    fn ring_next(&self, engine: &Engine) {
+        let seats = self.seats.lock();
+        let next = seats
+            .iter()
+            .find(|seat| !seat.is_busy() && !seat.is_leaving());
+        if let Some(seat) = next {
+            seat.ring(engine);
+        }
+    }
+
+    fn idle_seats(&self) -> usize {
+        let seats = self.seats.lock();
+        seats.iter().filter(|seat| !seat.is_busy()).count()
+    }
+
     /// Rings seats at rest, as many as have something to do.
     fn ring(&self, engine: &Engine, mut wanted: usize) {
         let seats = self.seats.lock();
@@ -398,14 +407,31 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let wanted: Vec<_> = members
             .iter()
             .map(|member| {
-                let seats = member.seats.lock().len();
-                self.feed(crew, &mut state, member.id, seats);
-                state.sequencer.wanted_hands(member.id).min(seats)
+                // Those that are busy look again when they no longer are.
+                let idle = member.idle_seats();
+                self.feed(crew, &mut state, member.id, idle);
+                state.sequencer.wanted_hands(member.id).min(idle)
             })
             .collect();
         drop(state);
         for (member, wanted) in members.iter().zip(wanted) {
             member.ring(&self.topic.engine, wanted);
+        }
+    }
+
+    /// A seat of this member has taken: there may be something for the next. Where other
+    /// members have keys of their own, it is filed to see for whom.
+    fn call_next(self: &Arc<Self>, crew: &Crew<T>, member: &Member<T>) {
+        let state = crew.state.lock();
+        if state.members.len() > 1 {
+            drop(state);
+            return self.call_others(crew);
+        }
+        let is_more = !state.sequencer.is_at_rest(member.id)
+            || state.room_aside() > 0 && !self.is_inbox_empty();
+        drop(state);
+        if is_more {
+            member.ring_next(&self.topic.engine);
         }
     }
 

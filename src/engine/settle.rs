@@ -38,8 +38,16 @@ impl<T> Redelivery<T> {
     /// A delivery that has just had its first attempt.
     pub(crate) fn first(batch: &Arc<Batch<T>>, index: usize, first_attempt_ns: u64) -> Self {
         Self {
-            batch: Arc::clone(batch),
             first_attempt_ns,
+            ..Self::new(Arc::clone(batch), index)
+        }
+    }
+
+    /// One that was never tried.
+    pub(super) fn new(batch: Arc<Batch<T>>, index: usize) -> Self {
+        Self {
+            batch,
+            first_attempt_ns: 0,
             timer: TimerKey::NONE,
             error: None,
             since: 0,

@@ -8,7 +8,7 @@ use super::crew::Crew;
 use super::handler::{Fault, Handler, Run};
 use super::lane::{Lane, Redelivery, Turn};
 use super::pool::{Task, Worker};
-use crate::batch::{Messages, Part};
+use crate::batch::{Batch, Messages, Part};
 use crate::config::Histograms;
 use crate::engine::Engine;
 use crate::event::EventKind;
@@ -187,6 +187,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             address: self.address(),
             now_ns,
             room: &self.room,
+            until_fault: false,
         };
         self.books.take_in_hand((to - from) as u64);
         if observed {
@@ -196,17 +197,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let after_ns = engine.clock.now_ns();
         turn.stride = turn.stride.after(after_ns.saturating_sub(now_ns));
         self.books.record(Status::Queued, Step::Start, calls as u64);
-        match &batch.messages {
-            Messages::Chunk(_, first) => {
-                let accepted_ns = iter::repeat_n(first.accepted_ns, calls);
-                self.record_latency(accepted_ns, now_ns, after_ns, true);
-            }
-            Messages::Each(messages) => {
-                let messages = messages[from..from + calls].iter();
-                let accepted_ns = messages.map(|message| message.stamp.accepted_ns);
-                self.record_latency(accepted_ns, now_ns, after_ns, true);
-            }
-        }
+        self.record_run(&batch, from, calls, now_ns, after_ns);
         let _motion = self.books.motions.begin(calls as u64);
         let acked = calls - turn.faults.len();
         self.books
@@ -253,6 +244,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             address: self.address(),
             now_ns,
             room: &self.room,
+            until_fault: false,
         };
         self.tell(
             again.id(),
@@ -315,7 +307,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// The first message of `from..to` that has outlived its time, or `to`.
-    fn unexpired(&self, part: &Part<T>, from: usize, to: usize, now_ns: u64) -> usize {
+    pub(super) fn unexpired(&self, part: &Part<T>, from: usize, to: usize, now_ns: u64) -> usize {
         if self.topic.settings.ttl_ns.is_none() && !part.batch.has_meta() {
             return to;
         }
@@ -328,6 +320,28 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(super) fn give_back(&self, ended: u32) {
         if ended > 0 {
             let _ = self.release(ended);
+        }
+    }
+
+    /// Records the times of some first calls, of messages that stand next to each other.
+    pub(super) fn record_run(
+        &self,
+        batch: &Batch<T>,
+        from: usize,
+        calls: usize,
+        now_ns: u64,
+        after_ns: u64,
+    ) {
+        match &batch.messages {
+            Messages::Chunk(_, first) => {
+                let accepted_ns = iter::repeat_n(first.accepted_ns, calls);
+                self.record_latency(accepted_ns, now_ns, after_ns, true);
+            }
+            Messages::Each(messages) => {
+                let messages = messages[from..from + calls].iter();
+                let accepted_ns = messages.map(|message| message.stamp.accepted_ns);
+                self.record_latency(accepted_ns, now_ns, after_ns, true);
+            }
         }
     }
 

@@ -249,7 +249,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     ) -> Progress {
         let ask = Ask::own(1, Each::Once, Some(class));
         let taken = self.take_for(crew, ask, now_ns, |_| {});
-        let now_ns = self.try_taken(crew, turn, taken, || false, now_ns, engine);
+        let now_ns = self.try_taken(crew, turn, taken, now_ns, engine);
         Progress::Done { now_ns }
     }
 

@@ -8,6 +8,7 @@
 //! the highest weight for it (rendezvous hashing; Thaler and Ravishankar,
 //! 1996), so that whoever joins or leaves moves no keys but its own.
 
+use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
 
@@ -36,6 +37,12 @@ struct Owner {
     ready: Lists<Key>,
     /// What it took last had come back.
     last_was_again: bool,
+}
+
+impl Owner {
+    fn weight(&self, key: Key) -> u64 {
+        mix(key.hash ^ mix(self.id))
+    }
 }
 
 /// The next delivery for somebody: its class, its rank, and its line if it has one.
@@ -181,6 +188,49 @@ impl<D> Sequencer<D> {
             }
             Some(key) => self.change(key, |line| line.insert(entry)),
         }
+    }
+
+    /// Whether nothing that waits may go to this owner now.
+    pub(crate) fn is_at_rest(&self, owner: u64) -> bool {
+        self.wanted_hands(owner) == 0
+    }
+
+    /// Whether all that may go to this owner now is new, and there is some.
+    pub(crate) fn has_only_new(&self, owner: u64) -> bool {
+        let owner = self.owners.iter().find(|other| other.id == owner);
+        let new = self.free.new.len() + owner.map_or(0, |owner| owner.ready.new.len());
+        let all = self.free.len() + owner.map_or(0, |owner| owner.ready.len());
+        new > 0 && new == all
+    }
+
+    /// Whether no key waits, is out or is held.
+    pub(crate) fn has_no_lines(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Whether a new delivery of this key may go to this owner without being filed, given
+    /// that [nothing that is filed may](Self::is_at_rest): none of its key waits, is out or
+    /// holds it, and it is nobody else's.
+    pub(crate) fn may_pass(&self, owner: u64, key: Option<Key>) -> bool {
+        key.is_none_or(|key| !self.lines.contains_key(&key) && owns(&self.owners, owner, key))
+    }
+
+    /// Has a new delivery be out without being filed, if it [may](Self::may_pass).
+    pub(crate) fn pass(&mut self, owner: u64, key: Option<Key>) -> bool {
+        if let Some(key) = key {
+            let is_own = owns(&self.owners, owner, key);
+            let MapEntry::Vacant(line) = self.lines.entry(key) else {
+                return false;
+            };
+            if !is_own {
+                return false;
+            }
+            line.insert(Line::EMPTY).out = 1;
+        }
+        if let Some(owner) = self.owners.iter_mut().find(|other| other.id == owner) {
+            owner.last_was_again = false;
+        }
+        true
     }
 
     /// A delivery of the key that was out has come to its end, or has been filed
@@ -415,12 +465,16 @@ impl<D> Sequencer<D> {
 
     /// Changes a line, and keeps the lists of what is ready in step.
     fn change<R>(&mut self, key: Key, change: impl FnOnce(&mut Line<D>) -> R) -> R {
-        let line = self.lines.entry(key).or_insert(Line::EMPTY);
+        let mut place = match self.lines.entry(key) {
+            MapEntry::Occupied(place) => place,
+            MapEntry::Vacant(place) => place.insert_entry(Line::EMPTY),
+        };
+        let line = place.get_mut();
         let before = line.next();
         let answer = change(line);
         let after = line.next();
         if line.queue.is_empty() && line.out == 0 && line.holds == 0 {
-            self.lines.remove(&key);
+            place.remove();
         }
         if before != after
             && let Some(owner) = owner_of(&mut self.owners, key)
@@ -437,9 +491,18 @@ impl<D> Sequencer<D> {
 }
 
 fn owner_of(owners: &mut [Owner], key: Key) -> Option<&mut Owner> {
-    owners
-        .iter_mut()
-        .max_by_key(|owner| mix(key.hash ^ mix(owner.id)))
+    owners.iter_mut().max_by_key(|owner| owner.weight(key))
+}
+
+/// Whether the key is this owner's.
+fn owns(owners: &[Owner], id: u64, key: Key) -> bool {
+    match owners {
+        [only] => only.id == id,
+        owners => {
+            let owner = owners.iter().max_by_key(|owner| owner.weight(key));
+            owner.is_some_and(|owner| owner.id == id)
+        }
+    }
 }
 
 fn first<R: Copy + Ord, V>(list: &BTreeMap<R, V>) -> Option<(R, &V)> {
@@ -479,6 +542,30 @@ mod tests {
         assert_eq!(all.available(ME, Class::New, 9), 4);
         assert_eq!(take(&mut all, 9, Each::Many), [1, 2, 3, 4]);
         assert_eq!(all.len(), 0);
+    }
+
+    #[test]
+    fn what_passes_is_out_and_none_passes_those_of_its_key() {
+        let mut all = sequencer(&[]);
+        assert!(all.has_no_lines() && all.is_at_rest(ME));
+        assert!(all.pass(ME, Some(key(7))) && all.pass(ME, None));
+        assert!(!all.may_pass(ME, Some(key(7))) && !all.pass(ME, Some(key(7))));
+        all.file(2, Some(key(7)), Class::New, 2);
+        assert!(all.is_at_rest(ME), "it waits for the first");
+        all.put_down(Some(key(7)));
+        assert!(!all.is_at_rest(ME) && all.has_only_new(ME));
+        assert_eq!(take(&mut all, 9, Each::Once), [2]);
+        all.put_down(Some(key(7)));
+        assert!(all.has_no_lines());
+        all.join(ME + 1);
+        let own = |owner: u64| -> Vec<u64> {
+            let keys = 0..100;
+            keys.filter(|hash| all.may_pass(owner, Some(key(*hash))))
+                .collect()
+        };
+        let (mine, others) = (own(ME), own(ME + 1));
+        assert_eq!(mine.len() + others.len(), 100);
+        assert!(mine.iter().all(|hash| !others.contains(hash)));
     }
 
     #[test]
@@ -598,6 +685,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Act {
         File(Option<u64>),
+        Pass(u64, Option<u64>),
         Take(u64, usize),
         Settle(usize),
         Fail(usize),
@@ -611,6 +699,7 @@ mod tests {
     fn act() -> impl Strategy<Value = Act> {
         prop_oneof![
             4 => proptest::option::of(0..4_u64).prop_map(Act::File),
+            4 => (0..3_u64, proptest::option::of(0..4_u64)).prop_map(|(owner, hash)| Act::Pass(owner, hash)),
             4 => (0..3_u64, 1..4_usize).prop_map(|(owner, most)| Act::Take(owner, most)),
             4 => (0..8_usize).prop_map(Act::Settle),
             2 => (0..8_usize).prop_map(Act::Fail),
@@ -655,6 +744,22 @@ mod tests {
                         filed += 1;
                         new.insert(filed);
                         all.file(filed, hash.map(key), Class::New, filed);
+                    }
+                    Act::Pass(owner, hash) => {
+                        filed += 1;
+                        let key = hash.map(key);
+                        let may = all.is_at_rest(owner) && all.may_pass(owner, key);
+                        prop_assert!(!may || key.is_none() || here.contains(&owner));
+                        if may && here.contains(&owner) {
+                            prop_assert!(all.pass(owner, key));
+                            let is_here = |other: Option<Key>| key.is_some() && other == key;
+                            prop_assert!(!out.iter().any(|(_, taken)| is_here(taken.key)));
+                            prop_assert!(!failed.iter().any(|failed| is_here(failed.key)));
+                            out.push((owner, Taken { key, item: filed }));
+                        } else {
+                            new.insert(filed);
+                            all.file(filed, key, Class::New, filed);
+                        }
                     }
                     Act::Take(owner, most) => {
                         for taken in all.take(owner, most, Each::Many, None) {

@@ -41,17 +41,22 @@ fn scribe(
     }
 }
 
-/// Message 1 has failed once, and message 2 waits for it.
-fn blocked() -> (
+/// Message 1 fails so often, and message 2 waits for it.
+fn blocked(
+    failures: u32,
+) -> (
     Broker,
     ManualClock,
     Topic<u32>,
     Log,
     millstream::Subscription,
 ) {
-    let (broker, clock, topic) = open(2);
+    let (broker, clock, topic) = open(failures + 1);
     let log = Log::new();
-    let fails = |delivery: &Delivery<'_, u32>| *delivery.payload() == 1 && delivery.attempt() == 1;
+    let fails: fn(&Delivery<'_, u32>) -> bool = match failures {
+        1 => |delivery| *delivery.payload() == 1 && delivery.attempt() == 1,
+        _ => |delivery| *delivery.payload() == 1 && delivery.attempt() < 3,
+    };
     let lane = topic.subscription("s").on_failure(OnFailure::BlockKey);
     let subscription = lane.subscribe(scribe(&log, fails)).unwrap();
     // From the second turn on it takes two at a time.
@@ -68,7 +73,7 @@ fn a_retry_goes_before_those_that_wait_for_it_and_those_that_come() {
         "blocked key, retry, publisher",
         Preemptions::up_to(2),
         || {
-            let (broker, clock, topic, log, subscription) = blocked();
+            let (broker, clock, topic, log, subscription) = blocked(1);
             subscription.detach();
             let timer = {
                 let (broker, clock) = (broker.clone(), clock.clone());
@@ -91,9 +96,34 @@ fn a_retry_goes_before_those_that_wait_for_it_and_those_that_come() {
 }
 
 #[test]
+fn a_retry_that_fails_again_keeps_back_those_that_were_taken_with_it() {
+    model(
+        "blocked key, two failures, publisher",
+        Preemptions::up_to(2),
+        || {
+            let (broker, clock, topic, log, subscription) = blocked(2);
+            subscription.detach();
+            broker.run_until_idle();
+            let publisher = {
+                let topic = topic.clone();
+                thread::spawn(move || publish(&topic, 3))
+            };
+            for _ in 0..2 {
+                clock.advance(DELAY);
+                broker.run_until_idle();
+            }
+            publisher.join().unwrap();
+            broker.run_until_idle();
+            assert_eq!(log.read(), [0, 1, 2, 3]);
+            assert_settled(&broker);
+        },
+    );
+}
+
+#[test]
 fn an_unsubscribe_ends_what_is_held_and_what_holds_it() {
     model("blocked key, unsubscribe", Preemptions::up_to(2), || {
-        let (broker, clock, _topic, log, subscription) = blocked();
+        let (broker, clock, _topic, log, subscription) = blocked(1);
         let timer = {
             let (broker, clock) = (broker.clone(), clock.clone());
             thread::spawn(move || {

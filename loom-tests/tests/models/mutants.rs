@@ -204,8 +204,12 @@ const MUTANTS: &[Mutant] = &[
         &["keys::a_letter_that_fails_again_takes_those_redriven_behind_it_along"],
     ),
     (
-        "keys: past a failure in hand",
+        "keys: past a failure in a run",
         &["keys::a_retry_goes_before_those_that_wait_for_it_and_those_that_come"],
+    ),
+    (
+        "keys: past a failure in hand",
+        &["keys::a_retry_that_fails_again_keeps_back_those_that_were_taken_with_it"],
     ),
     (
         "keys: a failure holds nobody",

@@ -1,0 +1,169 @@
+//! Past the sequencer: what is new goes straight from the inbox to a hand.
+//!
+//! While nothing that was filed may go, the next that may is the oldest in the inbox whose
+//! key nobody waits for. To file it would be to take it out again. So only what has to wait
+//! is filed, and while no key is out or held no key is even looked at. What was filed is
+//! older than what is in the inbox, always, and so what goes past it is of other keys.
+//!
+//! The lane's own runner takes a run of them, which ends with the first that fails. Nobody
+//! else takes from its crew, so those behind that go back into the inbox, where they were,
+//! before the failure says who has to wait. A seat takes one at a time, for none may wait
+//! behind a call while another hand is free, and its key is out.
+
+use super::crew::{Crew, KeyRule, RUNNER, State};
+use super::handler::Run;
+use super::lane::{Lane, Redelivery, Turn};
+use crate::batch::Part;
+use crate::engine::Engine;
+use crate::pure::lifecycle::{Status, Step};
+use crate::pure::sequencer::Taken;
+use crate::sync::{Arc, breakable};
+
+/// Deliveries that go straight to the lane's runner, and what tells their keys.
+pub(super) struct Straight<T> {
+    part: Part<T>,
+    rule: KeyRule,
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Takes new deliveries out of the inbox for the lane's own runner, at most so many, if
+    /// nothing that was filed may go.
+    pub(super) fn take_straight(&self, crew: &Crew<T>, most: usize) -> Option<Straight<T>> {
+        let mut state = crew.state.lock();
+        if !state.sequencer.is_at_rest(RUNNER) || state.is_blocked() {
+            return None;
+        }
+        let rule = crew.key_rule(&state);
+        loop {
+            let most = most.min(state.room_aside());
+            if most == 0 {
+                return None;
+            }
+            let mut may_go = true;
+            let part = self.pop_chosen(|part| {
+                let most = most.min(part.len()) as u32;
+                if state.waits_for_nothing() {
+                    return most;
+                }
+                let mut each = part.from..part.from + most;
+                let passes = |index| {
+                    let key = rule.key_at(&part.batch, index as usize);
+                    !state.is_parked(key) && state.sequencer.may_pass(RUNNER, key)
+                };
+                let end = each.find(|index| !passes(*index));
+                let count = end.map_or(most, |end| end - part.from);
+                may_go = count > 0;
+                count.max(1)
+            })?;
+            if may_go {
+                return Some(Straight { part, rule });
+            }
+            let waits = Redelivery::first(&part.batch, part.from as usize, 0);
+            crew.arrive(&mut state, waits);
+        }
+    }
+
+    /// Tries such deliveries, until one fails or has outlived its time. Answers the time
+    /// after it.
+    pub(super) fn deliver_straight(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        turn: &mut Turn<T>,
+        straight: Straight<T>,
+        now_ns: u64,
+        engine: &Engine,
+    ) -> u64 {
+        let Straight { mut part, rule } = straight;
+        let (from, observed) = (part.from as usize, self.topic.bus().observed());
+        // Observers hear of each delivery when it is made.
+        let most = if observed { 1 } else { part.len() };
+        let to = self.unexpired(&part, from, from + most, now_ns);
+        if from == to {
+            let _motion = self.books.motions.begin(1);
+            self.expire(&part.batch, from);
+            part.from += 1;
+            self.put_back(part);
+            self.give_back(1);
+            return now_ns;
+        }
+        let batch = Arc::clone(&part.batch);
+        let run = Run {
+            batch: &batch,
+            from,
+            to,
+            attempt: 1,
+            generation: 0,
+            address: self.address(),
+            now_ns,
+            room: &self.room,
+            until_fault: breakable!("keys: past a failure in a run", true, false),
+        };
+        self.books.take_in_hand((to - from) as u64);
+        if observed {
+            self.tell_delivering(batch.ids(from, to), now_ns);
+        }
+        let calls = turn.handler.call(engine, &run, &mut turn.faults);
+        let after_ns = engine.clock.now_ns();
+        turn.stride = turn.stride.after(after_ns.saturating_sub(now_ns));
+        self.books.record(Status::Queued, Step::Start, calls as u64);
+        self.record_run(&batch, from, calls, now_ns, after_ns);
+        let _motion = self.books.motions.begin(calls as u64);
+        if observed {
+            self.tell_delivered(batch.ids(from, from + calls), &turn.faults, after_ns);
+        }
+        let fault = turn.faults.pop();
+        let failed = usize::from(fault.is_some());
+        let acked = calls - failed;
+        self.books
+            .record(Status::Delivering, Step::Ack, acked as u64);
+        part.from += calls as u32;
+        self.put_back(part);
+        self.books.put_down((to - from - failed) as u64);
+        self.give_back(acked as u32);
+        if let Some(fault) = fault {
+            let item = Redelivery::first(&batch, from + acked, now_ns);
+            let key = rule.key_of(&item);
+            crew.state.lock().sequencer.pass(RUNNER, key);
+            let failed = Taken { key, item };
+            self.settle_failed(crew, &mut turn.last_error, failed, &fault, after_ns);
+        }
+        after_ns
+    }
+
+    /// Puts back what was taken out of the inbox and not tried.
+    fn put_back(self: &Arc<Self>, part: Part<T>) {
+        if part.from == part.to {
+            return;
+        }
+        let expires_first = self
+            .expiry
+            .note(part.expires_ns(self.topic.settings.ttl_ns));
+        self.unpop(part);
+        if expires_first {
+            self.call_at_expiry();
+        }
+    }
+
+    /// Takes the next new delivery out of the inbox that may go to `owner`, if nothing that
+    /// was filed may. Those before it are filed.
+    pub(super) fn take_one_straight(
+        &self,
+        crew: &Crew<T>,
+        state: &mut State<T>,
+        owner: u64,
+    ) -> Option<Taken<Redelivery<T>>> {
+        if !state.sequencer.is_at_rest(owner) {
+            return None;
+        }
+        while state.room_aside() > 0 {
+            let part = self.pop_chosen(|_| 1)?;
+            let item = Redelivery::new(part.batch, part.from as usize);
+            let key = crew.key_of(state, &item);
+            if !state.is_parked(key) && state.sequencer.pass(owner, key) {
+                return Some(Taken { key, item });
+            }
+            state.arrive(key, item);
+        }
+        None
+    }
+}
