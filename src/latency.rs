@@ -62,8 +62,13 @@ pub(crate) fn record(histogram: &mut Histogram<u64>, ns: u64, count: u64) {
 pub(crate) fn record_since(
     histogram: &mut Histogram<u64>,
     until_ns: u64,
-    mut began_ns: impl Iterator<Item = u64>,
+    mut began_ns: impl ExactSizeIterator<Item = u64>,
 ) {
+    if began_ns.len() == 1
+        && let Some(began_ns) = began_ns.next()
+    {
+        return record(histogram, until_ns.saturating_sub(began_ns), 1);
+    }
     let mut next = began_ns.next();
     while let Some(first_ns) = next.take() {
         let elapsed_ns = until_ns.saturating_sub(first_ns);

@@ -8,7 +8,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use super::contain::{Contained, contain, discard};
 use super::context;
-use super::crew::{Crew, Tray};
+use super::crew::Crew;
+use super::crew_hands::Tray;
 use super::handler::{Cause, Fault};
 use super::lane::{Lane, Redelivery};
 use super::seat::{Seat, Shared, Work, share_by};

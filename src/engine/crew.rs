@@ -21,7 +21,7 @@ use super::leases::Leases;
 use super::parking::{FORGET_AT, Strays};
 use super::seat::Member;
 use super::waiters::Waiters;
-use crate::batch::{Batch, Part, Stamp};
+use crate::batch::{Batch, Meta, Part, Stamp};
 use crate::config::{LaneFull, OnFailure};
 use crate::dead_letters::DeadReason;
 use crate::engine::Engine;
@@ -29,10 +29,9 @@ use crate::error::InvalidSetting;
 use crate::metrics::SubscriptionMetrics;
 use crate::pure::arena::Arena;
 use crate::pure::lifecycle::Status;
-use crate::pure::room::Phase;
 use crate::pure::rules::{Fit, Keying, Rules};
-use crate::pure::sequencer::{Class, Each, Key, Sequencer, Taken};
-use crate::sync::{Arc, Mutex, breakable};
+use crate::pure::sequencer::{Class, Key, Sequencer};
+use crate::sync::{Arc, Mutex};
 
 /// What the hands of a lane share.
 pub(crate) struct Crew<T> {
@@ -79,13 +78,18 @@ impl KeyRule {
 
     /// The key of the message that is there in this batch.
     pub(super) fn key_at<T>(self, batch: &Batch<T>, index: usize) -> Option<Key> {
+        self.key_by(batch.meta(index))
+    }
+
+    /// The key of a message with what its publisher has added.
+    pub(super) fn key_by(self, meta: Option<&Meta>) -> Option<Key> {
         match self.keying {
             Keying::Nothing => None,
             Keying::Everything => Some(Key {
                 hash: 0,
                 epoch: self.epoch,
             }),
-            Keying::Key => Some(self.key_named(batch.meta(index)?.key.as_deref()?)),
+            Keying::Key => Some(self.key_named(meta?.key.as_deref()?)),
         }
     }
 
@@ -93,55 +97,6 @@ impl KeyRule {
         Key {
             hash: identity(name),
             epoch: self.epoch,
-        }
-    }
-}
-
-/// What was in hand and goes back.
-pub(super) struct Tray<T> {
-    taken: usize,
-    /// What was not tried.
-    pub(super) untried: Vec<(Option<Key>, Redelivery<T>)>,
-    /// The keys of what was.
-    pub(super) down: Vec<Option<Key>>,
-    /// Deliveries that have reached a final state.
-    ended: u32,
-}
-
-impl<T> Tray<T> {
-    pub(super) fn new(taken: usize) -> Self {
-        Self {
-            taken,
-            untried: Vec::new(),
-            down: Vec::with_capacity(taken),
-            ended: 0,
-        }
-    }
-
-    pub(super) fn end(&mut self, key: Option<Key>) {
-        self.down.push(key);
-        self.ended += 1;
-    }
-}
-
-/// The next deliveries that `owner` may have, at most so many.
-#[derive(Clone, Copy)]
-pub(super) struct Ask {
-    pub(super) owner: u64,
-    pub(super) most: usize,
-    pub(super) each: Each,
-    /// Of one class only, or by turns.
-    pub(super) only: Option<Class>,
-}
-
-impl Ask {
-    /// Of the lane's own runner.
-    pub(super) fn own(most: usize, each: Each, only: Option<Class>) -> Self {
-        Self {
-            owner: RUNNER,
-            most,
-            each,
-            only,
         }
     }
 }
@@ -378,166 +333,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
             crew.file(&mut state, requeued);
         }
         state.waiting = std::mem::replace(&mut turn.waiting, Arena::new());
-    }
-
-    /// Takes what is asked for; it is in hand then. `note` is told under the lock how
-    /// many there are.
-    pub(super) fn take_for(
-        self: &Arc<Self>,
-        crew: &Crew<T>,
-        ask: Ask,
-        now_ns: u64,
-        note: impl Fn(usize),
-    ) -> Vec<Taken<Redelivery<T>>> {
-        let Ask {
-            owner,
-            most,
-            each,
-            only,
-        } = ask;
-        loop {
-            let mut state = crew.state.lock();
-            self.feed_unless_new(crew, &mut state, owner, most);
-            let mut taken = state.sequencer.take(owner, most, each, only);
-            note(taken.len());
-            let has_strays = state.strays.are_to_be_judged();
-            drop(state);
-            if has_strays && owner != RUNNER {
-                self.ring();
-            }
-            let expired = |taken: &mut Taken<_>| self.is_past(&taken.item, now_ns);
-            let dead: Vec<_> = taken.extract_if(.., expired).collect();
-            if dead.is_empty() {
-                self.books.take_in_hand(taken.len() as u64);
-                return taken;
-            }
-            let _motion = self.books.motions.begin(dead.len() as u64);
-            let mut tray = Tray::new(0);
-            for dead in dead {
-                self.expire_at(dead.item, Status::Queued);
-                tray.end(dead.key);
-            }
-            tray.untried = taken
-                .into_iter()
-                .map(|taken| (taken.key, taken.item))
-                .collect();
-            self.put_down(crew, tray);
-        }
-    }
-
-    /// Files what has arrived, until `owner` can take as much of it as it wants or as much
-    /// has been set aside as may be. What has come back is beside the point: it has a
-    /// turn of its own.
-    pub(super) fn feed(&self, crew: &Crew<T>, state: &mut State<T>, owner: u64, wanted: usize) {
-        while state.sequencer.available(owner, Class::New, wanted) < wanted
-            && state.room_aside() > 0
-        {
-            if state.is_blocked() {
-                return;
-            }
-            let Some(part) = self.pop_some(state.room_aside() as u32) else {
-                return;
-            };
-            for index in part.from..part.to {
-                let first = Redelivery::first(&part.batch, index as usize, 0);
-                crew.arrive(state, first);
-            }
-        }
-    }
-
-    /// As [`feed`](Self::feed), but if there is something new and nothing else, that goes
-    /// first, so that what has arrived need not be filed.
-    pub(super) fn feed_unless_new(
-        &self,
-        crew: &Crew<T>,
-        state: &mut State<T>,
-        owner: u64,
-        wanted: usize,
-    ) {
-        if !state.sequencer.has_only_new(owner) {
-            self.feed(crew, state, owner, wanted);
-        }
-    }
-
-    /// Puts down what was in hand.
-    pub(super) fn put_down(self: &Arc<Self>, crew: &Crew<T>, tray: Tray<T>) {
-        let mut state = crew.state.lock();
-        let mut expires_first = false;
-        for (key, item) in tray.untried {
-            expires_first |= self.note_return(&item);
-            crew.file(&mut state, item);
-            state.sequencer.put_down(key);
-        }
-        for key in tray.down {
-            state.sequencer.put_down(key);
-        }
-        drop(state);
-        if expires_first {
-            self.call_at_expiry();
-        }
-        self.leave_hand(tray.taken as u64, tray.ended);
-    }
-
-    /// Takes the next delivery that `owner` may have, and none of whose key is in other
-    /// hands; it is in hand then. `note` is told under the lock whether there is one.
-    pub(super) fn take_one(
-        self: &Arc<Self>,
-        crew: &Crew<T>,
-        owner: u64,
-        now_ns: u64,
-        note: impl Fn(usize),
-    ) -> Option<Taken<Redelivery<T>>> {
-        loop {
-            let mut state = crew.state.lock();
-            let Some(taken) = self.take_one_straight(crew, &mut state, owner) else {
-                drop(state);
-                let ask = Ask {
-                    owner,
-                    most: 1,
-                    each: Each::Once,
-                    only: None,
-                };
-                return self.take_for(crew, ask, now_ns, note).pop();
-            };
-            note(1);
-            let has_strays = state.strays.are_to_be_judged();
-            drop(state);
-            if has_strays {
-                self.ring();
-            }
-            if !self.is_past(&taken.item, now_ns) {
-                self.books.take_in_hand(1);
-                return Some(taken);
-            }
-            let _motion = self.books.motions.begin(1);
-            self.expire_at(taken.item, Status::Queued);
-            let mut tray = Tray::new(0);
-            tray.end(taken.key);
-            self.put_down(crew, tray);
-        }
-    }
-
-    /// Puts down one that has ended.
-    pub(super) fn put_down_ended(self: &Arc<Self>, crew: &Crew<T>, key: Option<Key>) {
-        crew.state.lock().sequencer.put_down(key);
-        self.leave_hand(1, 1);
-    }
-
-    /// So many that were in hand are no longer, and so many of them have ended.
-    fn leave_hand(self: &Arc<Self>, taken: u64, ended: u32) {
-        self.books.put_down(taken);
-        self.end_places(ended);
-        if self.phase() > Phase::Draining {
-            // Its end may have passed by before these were put down.
-            breakable!("keys: put down after the end", self.come_to_end());
-        }
-    }
-
-    /// Gives back the places of deliveries that have ended, in any hands.
-    pub(super) fn end_places(self: &Arc<Self>, ended: u32) {
-        if ended > 0 && self.release(ended) {
-            self.come_to_end();
-        }
     }
 
     /// Ends everything that waits here, as the lane's phase says.

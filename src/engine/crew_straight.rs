@@ -145,22 +145,26 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Takes the next new delivery out of the inbox that may go to `owner`, if nothing that
-    /// was filed may. Those before it are filed.
+    /// was filed may. Those before it are filed. Answers whether it can expire, too.
     pub(super) fn take_one_straight(
         &self,
         crew: &Crew<T>,
         state: &mut State<T>,
         owner: u64,
-    ) -> Option<Taken<Redelivery<T>>> {
+    ) -> Option<(Taken<Redelivery<T>>, bool)> {
         if !state.sequencer.is_at_rest(owner) {
             return None;
         }
+        let rule = crew.key_rule(state);
+        let expire_all = self.topic.settings.ttl_ns.is_some();
         while state.room_aside() > 0 {
             let part = self.pop_chosen(|_| 1)?;
+            let meta = part.batch.meta(part.from as usize);
+            let key = rule.key_by(meta);
+            let may_expire = expire_all || meta.is_some_and(|meta| meta.ttl_ns.is_some());
             let item = Redelivery::new(part.batch, part.from as usize);
-            let key = crew.key_of(state, &item);
             if !state.is_parked(key) && state.sequencer.pass(owner, key) {
-                return Some(Taken { key, item });
+                return Some((Taken { key, item }, may_expire));
             }
             state.arrive(key, item);
         }

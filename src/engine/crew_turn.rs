@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::crew::{Ask, Crew, Tray};
+use super::crew::Crew;
+use super::crew_hands::{Ask, Tray};
 use super::handler::Fault;
 use super::lane::{Lane, Redelivery, Turn};
 use super::parking::Head;
@@ -36,7 +37,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Progress::Done { now_ns };
         }
         let ask = Ask::own(turn.stride.calls(), Each::Many, None);
-        let taken = self.take_for(crew, ask, now_ns, |_| {});
+        let taken = self.take_for(crew, ask, now_ns, |_, _| {});
         if taken.is_empty() {
             return Progress::Nothing;
         }

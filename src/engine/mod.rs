@@ -32,6 +32,7 @@ pub(crate) mod async_calls;
 pub(crate) mod buffer;
 pub(crate) mod chunks;
 pub(crate) mod crew;
+pub(crate) mod crew_hands;
 pub(crate) mod crew_returns;
 pub(crate) mod crew_straight;
 pub(crate) mod crew_turn;

@@ -20,7 +20,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::crew::{Crew, State, Tray};
+use super::crew::{Crew, State};
+use super::crew_hands::Tray;
 use super::lane::{Lane, Redelivery};
 use crate::dead_letters::DeadReason;
 use crate::event::EventKind;

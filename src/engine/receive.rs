@@ -15,7 +15,8 @@
 //! [`Waiters`]: super::waiters::Waiters
 
 use super::context;
-use super::crew::{Crew, RUNNER, Tray};
+use super::crew::{Crew, RUNNER};
+use super::crew_hands::Tray;
 use super::lane::{Lane, Redelivery};
 use super::leases::Claim;
 use crate::batch::Batch;

@@ -17,6 +17,7 @@ use super::books::Counter;
 use super::contain::{Contained, discard};
 use super::context::Inside;
 use super::crew::Crew;
+use super::crew_hands::Next;
 use super::handler::Handler;
 use super::lane::{Lane, Redelivery, Turn};
 use super::pool::{Task, Worker};
@@ -138,13 +139,21 @@ impl<T: Send + Sync + 'static> Seat<T> {
     /// it, because it looks again when it no longer is.
     pub(super) fn take(&self, lane: &Arc<Lane<T>>, now_ns: u64) -> Option<Taken<Redelivery<T>>> {
         let (crew, member) = (lane.crew.get()?, self.member.upgrade()?);
-        let note = |taken| {
+        let mut next = Next::Nobody;
+        let taken = lane.take_one(crew, member.id, now_ns, |state, taken| {
             let since_ns = if taken > 0 { now_ns.max(1) } else { 0 };
             self.busy_since_ns.store(since_ns, Ordering::Relaxed);
-        };
-        let taken = lane.take_one(crew, member.id, now_ns, note);
+            next = lane.next_of(state, member.id);
+        });
         member.taken.add(u64::from(taken.is_some()));
-        breakable!("seat: busy without a word", lane.call_next(crew, &member));
+        breakable!(
+            "seat: busy without a word",
+            match next {
+                Next::Nobody => {}
+                Next::One => member.ring_next(&lane.topic.engine),
+                Next::Any => lane.call_others(crew),
+            }
+        );
         taken
     }
 
@@ -404,6 +413,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(super) fn call_others(self: &Arc<Self>, crew: &Crew<T>) {
         let mut state = crew.state.lock();
         let members = state.members.clone();
+        if let [only] = &members[..] {
+            let next = self.next_of(&state, only.id);
+            drop(state);
+            if next == Next::One {
+                only.ring_next(&self.topic.engine);
+            }
+            return;
+        }
         let wanted: Vec<_> = members
             .iter()
             .map(|member| {
@@ -416,22 +433,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         drop(state);
         for (member, wanted) in members.iter().zip(wanted) {
             member.ring(&self.topic.engine, wanted);
-        }
-    }
-
-    /// A seat of this member has taken: there may be something for the next. Where other
-    /// members have keys of their own, it is filed to see for whom.
-    fn call_next(self: &Arc<Self>, crew: &Crew<T>, member: &Member<T>) {
-        let state = crew.state.lock();
-        if state.members.len() > 1 {
-            drop(state);
-            return self.call_others(crew);
-        }
-        let is_more = !state.sequencer.is_at_rest(member.id)
-            || state.room_aside() > 0 && !self.is_inbox_empty();
-        drop(state);
-        if is_more {
-            member.ring_next(&self.topic.engine);
         }
     }
 

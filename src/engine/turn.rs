@@ -246,12 +246,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
             room: &self.room,
             until_fault: false,
         };
-        self.tell(
-            again.id(),
-            run.attempt,
-            Status::Delivering,
-            EventKind::Delivering,
-        );
+        if self.topic.bus().observed() {
+            self.tell(
+                again.id(),
+                run.attempt,
+                Status::Delivering,
+                EventKind::Delivering,
+            );
+        }
         let calls = turn.handler.call(engine, &run, &mut turn.faults);
         let after_ns = engine.clock.now_ns();
         if calls == 0 {
@@ -280,8 +282,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Some(fault) => Some((again, fault)),
             None => {
                 self.books.record(Status::Delivering, Step::Ack, 1);
-                let (id, attempt) = (again.id(), again.attempts + 1);
-                self.tell(id, attempt, Status::Delivered, EventKind::Delivered);
+                if self.topic.bus().observed() {
+                    let (id, attempt) = (again.id(), again.attempts + 1);
+                    self.tell(id, attempt, Status::Delivered, EventKind::Delivered);
+                }
                 None
             }
         }

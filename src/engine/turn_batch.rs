@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::crew::{Ask, Crew, RUNNER, Tray};
+use super::crew::{Crew, RUNNER};
+use super::crew_hands::{Ask, Tray};
 use super::crew_turn::After;
 use super::lane::{Lane, Redelivery, Turn};
 use super::turn::{Progress, advance};
@@ -182,7 +183,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         turn.linger.cancel(engine);
         let ask = Ask::own(take, waits.each, Some(Class::New));
-        let taken = self.take_for(crew, ask, now_ns, |_| {});
+        let taken = self.take_for(crew, ask, now_ns, |_, _| {});
         turn.owed = take.min(waits.available).saturating_sub(taken.len());
         if taken.is_empty() {
             return Progress::Done { now_ns };
@@ -248,7 +249,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         engine: &Engine,
     ) -> Progress {
         let ask = Ask::own(1, Each::Once, Some(class));
-        let taken = self.take_for(crew, ask, now_ns, |_| {});
+        let taken = self.take_for(crew, ask, now_ns, |_, _| {});
         let now_ns = self.try_taken(crew, turn, taken, now_ns, engine);
         Progress::Done { now_ns }
     }

@@ -99,6 +99,11 @@ impl<D> Line<D> {
         next.map(|entry| (entry.class, entry.rank))
     }
 
+    /// Whether nothing is left of it once the one that is out has been put down.
+    pub(super) fn is_last_out(&self) -> bool {
+        self.out == 1 && self.holds == 0 && self.queue.is_empty()
+    }
+
     pub(super) fn insert(&mut self, entry: Entry<D>) {
         let at = self.queue.partition_point(|other| other.id <= entry.id);
         self.queue.insert(at, entry);

@@ -15,6 +15,7 @@ pub(crate) mod key_hash;
 pub(crate) mod lifecycle;
 pub(crate) mod line;
 pub(crate) mod news;
+mod owners;
 pub(crate) mod pattern;
 pub(crate) mod retry;
 pub(crate) mod room;

@@ -4,9 +4,8 @@
 //! deliveries is in other hands, or *holds* it until a retry. So a key is never in two hands,
 //! and with holds never out of order, while the other keys go on. What comes back would
 //! always be older than what is new: while there are some of both that may go, each owner
-//! takes them by turns. Each key has one owner among those who take deliveries: the one with
-//! the highest weight for it (rendezvous hashing; Thaler and Ravishankar,
-//! 1996), so that whoever joins or leaves moves no keys but its own.
+//! takes them by turns. Each key has one [owner](super::owners) among those who take
+//! deliveries.
 
 use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
@@ -14,7 +13,7 @@ use std::hash::BuildHasherDefault;
 
 pub(crate) use super::line::{Class, Key};
 use super::line::{Entry, Hashed, Line, Lists, Rank};
-use super::retry::mix;
+use super::owners::{Owner, owner_of, owns};
 
 /// How many deliveries of one key may be taken at once: into the same hands, which
 /// try them one after the other, or into several.
@@ -28,21 +27,6 @@ pub(crate) enum Each {
 pub(crate) struct Taken<D> {
     pub(crate) key: Option<Key>,
     pub(crate) item: D,
-}
-
-/// Somebody who takes deliveries.
-struct Owner {
-    id: u64,
-    /// Lines that may go on, by what is next in them.
-    ready: Lists<Key>,
-    /// What it took last had come back.
-    last_was_again: bool,
-}
-
-impl Owner {
-    fn weight(&self, key: Key) -> u64 {
-        mix(key.hash ^ mix(self.id))
-    }
 }
 
 /// The next delivery for somebody: its class, its rank, and its line if it has one.
@@ -111,11 +95,7 @@ impl<D> Sequencer<D> {
     /// Somebody joins: takes over the keys that it has the highest weight for, once
     /// they are in nobody's hands.
     pub(crate) fn join(&mut self, id: u64) {
-        self.owners.push(Owner {
-            id,
-            ready: Lists::EMPTY,
-            last_was_again: false,
-        });
+        self.owners.push(Owner::new(id));
         self.deal_again();
     }
 
@@ -236,8 +216,13 @@ impl<D> Sequencer<D> {
     /// A delivery of the key that was out has come to its end, or has been filed
     /// again.
     pub(crate) fn put_down(&mut self, key: Option<Key>) {
-        if let Some(key) = key {
-            self.change(key, |line| line.out = line.out.saturating_sub(1));
+        let Some(key) = key else { return };
+        match self.lines.entry(key) {
+            // The common case: nobody waits for it.
+            MapEntry::Occupied(place) if place.get().is_last_out() => {
+                place.remove();
+            }
+            _ => self.change(key, |line| line.out = line.out.saturating_sub(1)),
         }
     }
 
@@ -354,7 +339,9 @@ impl<D> Sequencer<D> {
                 None => self.free.of_mut(class).remove(&rank),
                 Some(key) => {
                     self.owners[at].ready.of_mut(class).remove(&rank);
-                    begun.of_mut(class).remove(&rank);
+                    if each == Each::Many {
+                        begun.of_mut(class).remove(&rank);
+                    }
                     self.lines.get_mut(&key).and_then(|line| {
                         let entry = line.queue.pop_front()?;
                         line.out += 1;
@@ -490,21 +477,6 @@ impl<D> Sequencer<D> {
     }
 }
 
-fn owner_of(owners: &mut [Owner], key: Key) -> Option<&mut Owner> {
-    owners.iter_mut().max_by_key(|owner| owner.weight(key))
-}
-
-/// Whether the key is this owner's.
-fn owns(owners: &[Owner], id: u64, key: Key) -> bool {
-    match owners {
-        [only] => only.id == id,
-        owners => {
-            let owner = owners.iter().max_by_key(|owner| owner.weight(key));
-            owner.is_some_and(|owner| owner.id == id)
-        }
-    }
-}
-
 fn first<R: Copy + Ord, V>(list: &BTreeMap<R, V>) -> Option<(R, &V)> {
     list.first_key_value().map(|(rank, value)| (*rank, value))
 }
@@ -512,6 +484,7 @@ fn first<R: Copy + Ord, V>(list: &BTreeMap<R, V>) -> Option<(R, &V)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pure::retry::mix;
     use proptest::prelude::*;
     use std::collections::{BTreeSet, VecDeque};
 
