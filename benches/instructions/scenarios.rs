@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use millstream::{
-    Backoff, Broker, BrokerBuilder, Delivery, Event, ManualClock, Nack, OnFailure, Subscription,
-    Topic,
+    Backoff, Broker, BrokerBuilder, Delivery, Event, Lease, ManualClock, Nack, OnFailure, Pull,
+    PullSubscription, Subscription, Topic,
 };
 
 /// One thing whose cost is guarded.
@@ -20,7 +20,7 @@ pub struct Scenario {
     pub run: fn() -> u64,
 }
 
-pub const SCENARIOS: [Scenario; 13] = [
+pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "publish",
         unit: "message",
@@ -85,6 +85,28 @@ pub const SCENARIOS: [Scenario; 13] = [
         name: "concurrent",
         unit: "delivery",
         run: concurrent,
+    },
+    Scenario {
+        name: "pull_recv",
+        unit: "lease",
+        run: pull_recv,
+    },
+    Scenario {
+        name: "pull_batch",
+        unit: "lease",
+        run: pull_batch,
+    },
+    #[cfg(feature = "async")]
+    Scenario {
+        name: "stream",
+        unit: "lease",
+        run: stream,
+    },
+    #[cfg(feature = "async")]
+    Scenario {
+        name: "async_handler",
+        unit: "delivery",
+        run: async_handler,
     },
 ];
 
@@ -304,6 +326,83 @@ fn concurrent() -> u64 {
     let subscription = bench.topic.subscription("concurrent");
     let subscription = subscription.subscribe_concurrent(4, sink);
     keyed(&bench, &subscription.expect("the name is free"))
+}
+
+/// From the lane to the ack of a lease, one by one: what has been dispatched is taken by
+/// the caller.
+fn pull_recv() -> u64 {
+    pulling(|pull| {
+        for _ in 0..MESSAGES {
+            handle(pull.try_recv().expect("there is another"));
+        }
+    })
+}
+
+/// The same, 64 at a time.
+fn pull_batch() -> u64 {
+    pulling(|pull| {
+        for _ in 0..MESSAGES / CHUNK {
+            let leases = pull.recv_batch(CHUNK, Duration::ZERO);
+            leases.expect("there are more").into_iter().for_each(handle);
+        }
+    })
+}
+
+/// The same, from a stream.
+#[cfg(feature = "async")]
+fn stream() -> u64 {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    use futures_core::Stream;
+
+    pulling(|pull| {
+        let mut stream = pull.stream();
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..MESSAGES {
+            match Pin::new(&mut stream).poll_next(&mut context) {
+                Poll::Ready(Some(lease)) => handle(lease),
+                _ => panic!("there is another"),
+            }
+        }
+    })
+}
+
+fn pulling(mut work: impl FnMut(&PullSubscription<Payload>)) -> u64 {
+    let bench = Bench::on_a_manual_clock();
+    let subscription = bench.topic.subscription("pull");
+    let pull = subscription.pull(Pull::default());
+    let pull = pull.expect("the name is free");
+    let prepare = || {
+        bench.publish();
+        bench.deliver();
+    };
+    let count = rounds(prepare, || work(&pull));
+    let delivered = pull.metrics().counts.delivered;
+    assert_eq!(delivered, bench.topic.metrics().published);
+    bench.finish(count)
+}
+
+fn handle(lease: Lease<Payload>) {
+    black_box(lease.payload());
+    lease.ack().expect("it is in time");
+}
+
+/// From the queue to the end of the call of an async function that is ready when it is
+/// first polled.
+#[cfg(feature = "async")]
+fn async_handler() -> u64 {
+    let bench = Bench::on_a_manual_clock();
+    let subscription = bench.topic.subscription("async");
+    let subscription = subscription.subscribe_async(1, |delivery| async move {
+        black_box(delivery.payload());
+        Ok(())
+    });
+    let subscription = subscription.expect("the name is free");
+    let count = rounds(|| bench.publish(), || bench.deliver());
+    let delivered = subscription.metrics().counts.delivered;
+    assert_eq!(delivered, bench.topic.metrics().published);
+    bench.finish(count)
 }
 
 fn keyed(bench: &Bench, subscription: &Subscription) -> u64 {
