@@ -151,7 +151,7 @@ impl BrokerBuilder {
         let engine = Arc::new(Engine {
             timer: Timer::new(&clock),
             clock,
-            pool: Pool::new(),
+            pool: Pool::new(workers),
             bus: Bus::new(self.event_buffer),
             stillness: Stillness::new(),
             topics: Map::new(),

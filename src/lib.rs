@@ -166,6 +166,7 @@ pub mod internals {
     pub use crate::engine::books::{LaneBooks, TopicBooks};
     pub use crate::engine::cell::Cell;
     pub use crate::engine::gate::Gate;
+    pub use crate::engine::loans::Loans;
     pub use crate::engine::sleep::Sleep;
     pub use crate::engine::waiters::Waiters;
     pub use crate::pure::lifecycle::Step;

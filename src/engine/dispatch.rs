@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::contain::{StrategyInUse, contain};
 use super::linger::Linger;
 use super::partition::Partition;
-use super::pool::{Task, Worker};
+use super::pool::{After, Task, Worker};
 use super::table::Source;
 use super::timer::{Fire, LOOK};
 use super::topic::{Lanes, TopicCore};
@@ -96,15 +96,22 @@ impl<T> Desk<T> {
 enum Pause {
     /// Nothing to do until somebody rings.
     Rest,
+    /// Nothing is there. More may come soon.
+    Dry,
     /// More to do after others have had their turn.
     Yield,
 }
 
 impl<T: Send + Sync + 'static> Task for TopicCore<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
-        if self.plain.baton.start() && self.run_claimed(&Source::Plain(&self.plain), worker) {
-            worker.requeue(self);
+        if self.plain.baton.start() {
+            let then = self.run_claimed(&Source::Plain(&self.plain), worker);
+            worker.put_down(self, then);
         }
+    }
+
+    fn has_news(&self) -> bool {
+        self.waiting() > 0
     }
 }
 
@@ -121,13 +128,12 @@ impl<T: Send + Sync + 'static> Fire for TopicCore<T> {
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Runs a turn for whoever holds the baton, and puts it down. `true`: it must
-    /// go back on the ready queue.
+    /// Runs a turn for whoever holds the baton, and puts it down.
     pub(super) fn run_claimed(
         self: &Arc<Self>,
         at: &Source<'_, T>,
         worker: &mut Worker<'_>,
-    ) -> bool {
+    ) -> After {
         let desk = at.desk.lock().take();
         let mut desk = desk.unwrap_or_else(|| Box::new(Desk::new()));
         // Whoever has pushed since then may be why we are here.
@@ -144,8 +150,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if !more {
             self.await_expiry(at, &mut desk);
         }
+        let is_dry = pause == Pause::Dry && !more && desk.is_empty();
         *at.desk.lock() = Some(desk);
-        at.baton.rest(more) == Then::Enqueue
+        if is_dry && worker.may_keep() {
+            let has_news = at.baton.lend();
+            return After::Keep { has_news };
+        }
+        match at.baton.rest(more) {
+            Then::Enqueue => After::Requeue,
+            Then::Nothing => After::Rest,
+        }
     }
 
     fn turn(
@@ -166,7 +180,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 return Pause::Rest;
             }
             if desk.hand.is_none() && !self.take_batch(at, desk, &mut strategy, &mut lanes) {
-                return Pause::Rest;
+                return match desk.shelf.is_empty() {
+                    true => Pause::Dry,
+                    false => Pause::Rest,
+                };
             }
             // The list is read after the messages were taken: whoever was
             // subscribed before one of them was published is on it.
@@ -178,7 +195,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 // Who looks again at once finds one or two messages at a time,
                 // and fights the publisher for them. Let the lanes run first.
                 desk.allowance = 0;
-                return Pause::Rest;
+                return Pause::Dry;
             }
             if dispatched >= QUANTUM {
                 return Pause::Yield;

@@ -140,6 +140,8 @@ pub(crate) struct Lane<T> {
     pub(crate) retry: Slot<Policy>,
     pub(crate) room: Cell<Room>,
     pub(crate) baton: Baton,
+    /// Its last turn was.
+    pub(super) is_brisk: AtomicBool,
     pub(crate) books: LaneBooks,
     pub(crate) latencies: Mutex<Option<Box<Latencies>>>,
     /// First attempts, in accept order. Bounded by `capacity`: every delivery in
@@ -183,6 +185,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             retry: Slot::new(Arc::new(settings.retry)),
             room: Cell::new(Room::EMPTY),
             baton: Baton::new(),
+            is_brisk: AtomicBool::new(true),
             books: LaneBooks::default(),
             latencies: Mutex::new(None),
             inbox: OnceLock::new(),

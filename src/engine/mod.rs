@@ -17,6 +17,7 @@ pub(crate) mod cell;
 pub(crate) mod contain;
 pub(crate) mod context;
 pub(crate) mod linger;
+pub(crate) mod loans;
 pub(crate) mod pool;
 pub(crate) mod sleep;
 mod standby;

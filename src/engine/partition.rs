@@ -147,7 +147,7 @@ impl<T> Partition<T> {
         // Noted after the push: a dispatcher forgets it when there is nothing.
         let expires_first = own_expires_ns.is_some_and(|at_ns| self.expiry.note(at_ns));
         if rings || expires_first {
-            return self.baton.notify();
+            return self.baton.nudge();
         }
         Then::Nothing
     }

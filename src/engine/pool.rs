@@ -4,6 +4,7 @@ use std::io;
 
 use super::contain::contain;
 use super::context::Inside;
+use super::loans::Loans;
 use super::sleep::Sleep;
 use crate::config::Idle;
 use crate::engine::Engine;
@@ -17,6 +18,27 @@ use crate::sync::{
 pub(crate) trait Task: Send + Sync {
     /// Runs one turn if the baton can be had, and puts it down again.
     fn run(self: Arc<Self>, worker: &mut Worker<'_>);
+
+    /// Whether a worker that keeps it should run it now.
+    fn has_news(&self) -> bool {
+        false
+    }
+
+    /// Whether its worker is likely to be back soon if it runs it.
+    fn is_brisk(&self) -> bool {
+        false
+    }
+}
+
+/// What is to become of a topic, or a partition of one, after a turn.
+#[must_use]
+pub(crate) enum After {
+    /// Nothing: it rests.
+    Rest,
+    /// It goes back on the ready queue.
+    Requeue,
+    /// It was lent: its worker keeps it, and runs it again.
+    Keep { has_news: bool },
 }
 
 /// What a turn may use of the thread it runs on.
@@ -25,11 +47,27 @@ pub(crate) struct Worker<'a> {
     /// Ran ready during this turn and is best run next, on this core, while its
     /// messages are in the cache.
     next: Option<Arc<dyn Task>>,
+    /// Its place among the pool's threads, if it is one of them.
+    number: Option<usize>,
+    /// It has had more to do than what it was woken for.
+    is_busy: bool,
+    /// It has written down a loan, which somebody may have taken since.
+    keeps: bool,
+    /// Searches in a row that came to nothing.
+    vain_searches: u32,
 }
 
 impl<'a> Worker<'a> {
+    /// One that keeps nothing: for whoever runs a turn and goes.
     pub(crate) fn new(engine: &'a Engine) -> Self {
-        Self { engine, next: None }
+        Self {
+            engine,
+            next: None,
+            number: None,
+            is_busy: false,
+            keeps: false,
+            vain_searches: 0,
+        }
     }
 
     /// Ready now: run it here next, or let another worker have what was to be
@@ -44,28 +82,84 @@ impl<'a> Worker<'a> {
     pub(crate) fn requeue(&mut self, task: Arc<dyn Task>) {
         self.engine.pool.submit(task);
     }
+
+    /// Whether it keeps a topic that it found dry: not if others wait for it, and not if it
+    /// may be away for long.
+    pub(crate) fn may_keep(&self) -> bool {
+        KEEPS
+            && self.number.is_some()
+            && self.is_busy
+            && !self.keeps
+            && self.next.as_ref().is_none_or(|next| next.is_brisk())
+            && self.engine.pool.ready.is_empty()
+    }
+
+    /// After its turn.
+    pub(crate) fn put_down(&mut self, task: Arc<dyn Task>, then: After) {
+        match (then, self.number) {
+            (After::Rest, _) => {}
+            (After::Keep { has_news }, Some(number)) => {
+                self.keeps = true;
+                if self.engine.pool.loans.lend(number, task, has_news) {
+                    self.engine.timer.watch(&self.engine.clock, WATCH_NS);
+                }
+            }
+            (After::Requeue | After::Keep { .. }, _) => self.requeue(task),
+        }
+    }
+
+    /// What it keeps, if there is news of it.
+    fn take_news(&mut self) -> Option<Arc<dyn Task>> {
+        let number = self.number.filter(|_| self.keeps)?;
+        let loans = &self.engine.pool.loans;
+        let kept = loans.take_back_if(number, |kept| kept.has_news());
+        self.keeps = kept.is_none();
+        kept
+    }
+
+    /// Puts down what it keeps, after a last look.
+    fn settle(&mut self) {
+        let Some(number) = self.number.filter(|_| self.keeps) else {
+            return;
+        };
+        self.keeps = false;
+        if let Some(kept) = self.engine.pool.loans.take_back(number) {
+            let is_busy = std::mem::take(&mut self.is_busy);
+            run_turn(kept, self);
+            self.is_busy = is_busy;
+        }
+    }
 }
 
-/// Turns from the `next` slot before the ready queue has its turn again, so that
+/// Turns of what is next, or kept, before the ready queue has its turn again, so that
 /// a topic and its lane can't keep a core to themselves.
 const NEXT_IN_A_ROW: u32 = 8;
 /// To a scheduler that may put anything between two looks, one says as much as all.
 pub(super) const EXPLORED: bool = cfg!(any(millstream_loom, millstream_shuttle));
-/// Yields before spinning: lets a little backlog form, which is cheaper to take
-/// than single messages.
-const YIELDS: u32 = if EXPLORED { 1 } else { 2 };
-/// Looks at the ready queue before parking, some 20 to 50 µs in all.
-const SPINS: u32 = if EXPLORED { 0 } else { 200 };
-const PAUSES_PER_SPIN: u32 = 8;
-/// Looks of a worker that never parks before it offers its core to others, which
-/// costs half a microsecond.
+/// Whole brokers with loans have more interleavings than loom can explore: it models the
+/// parts, and shuttle the whole.
+const KEEPS: bool = !cfg!(millstream_loom);
+/// Looks for work before parking, some 30 µs in all, and some 60 where that pays.
+const LOOKS: u32 = if EXPLORED { 1 } else { 400 };
+const MORE_LOOKS: u32 = if EXPLORED { 1 } else { 1_000 };
+const PAUSES: u32 = if EXPLORED { 1 } else { 4 };
+/// Of searches that come to nothing, one in so many is a long one.
+const LONG_ONE_IN: u32 = 8;
+/// Looks before a worker offers its core to others, which costs half a microsecond.
+const LOOKS_BETWEEN_YIELDS: u32 = 64;
+/// The same of a worker that never parks, and looks without a pause.
 const SPINS_BETWEEN_YIELDS: u32 = 4_096;
+/// How often the watch over the loans comes by: it takes in less than a millisecond what
+/// it has seen twice.
+const WATCH_NS: u64 = 400_000;
 
 /// The workers of a broker; none for a manual engine.
 pub(crate) struct Pool {
     /// Bounded by the number of topics, partitions, lanes, seats and buffers: each is on it at most
-    /// once, but for entries made stale by a claim, which are passed over.
+    /// once, but for entries made stale by a claim or by the end of a loan, which are passed
+    /// over.
     ready: Unbounded<Arc<dyn Task>>,
+    loans: Loans<Arc<dyn Task>>,
     sleep: Sleep,
     stopping: AtomicBool,
     alive: AtomicUsize,
@@ -73,9 +167,10 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(workers: usize) -> Self {
         Self {
             ready: Unbounded::new(),
+            loans: Loans::new(workers),
             sleep: Sleep::new(),
             stopping: AtomicBool::new(false),
             alive: AtomicUsize::new(0),
@@ -96,7 +191,7 @@ impl Pool {
             };
             let for_worker = Arc::clone(engine);
             engine.pool.alive.fetch_add(1, Ordering::Relaxed);
-            match spawn(thread, move || for_worker.pool.work(&for_worker)) {
+            match spawn(thread, move || for_worker.pool.work(&for_worker, number)) {
                 Ok(handle) => engine.pool.threads.lock().push(handle),
                 Err(error) => {
                     engine.pool.alive.fetch_sub(1, Ordering::Relaxed);
@@ -159,10 +254,13 @@ impl Pool {
         }
     }
 
-    fn work(&self, engine: &Arc<Engine>) {
+    fn work(&self, engine: &Arc<Engine>, number: usize) {
         let _inside = Inside::enter(engine);
         let _at_work = AtWork(engine);
-        let mut worker = Worker::new(engine);
+        let mut worker = Worker {
+            number: Some(number),
+            ..Worker::new(engine)
+        };
         let mut from_next = 0;
         while let Some(task) = self.take(&mut worker, &mut from_next) {
             run_turn(task, &mut worker);
@@ -171,22 +269,41 @@ impl Pool {
 
     /// The next turn to run; `None` at the end.
     fn take(&self, worker: &mut Worker<'_>, from_next: &mut u32) -> Option<Arc<dyn Task>> {
-        if let Some(task) = worker.next.take() {
-            if *from_next < NEXT_IN_A_ROW {
-                *from_next += 1;
+        if *from_next < NEXT_IN_A_ROW {
+            *from_next += 1;
+            if let Some(task) = worker.next.take().or_else(|| worker.take_news()) {
                 return Some(task);
             }
-            self.submit(task);
+        } else if let Some(next) = worker.next.take() {
+            self.submit(next);
         }
         *from_next = 0;
+        worker.is_busy = true;
         if let Some(task) = self.ready.pop() {
+            // Others wait: what it keeps rests, or gets in line.
+            worker.settle();
             return Some(task);
         }
         let mut searching = self.sleep.search();
         loop {
-            if searching && let Some(task) = self.look_around(worker.engine) {
+            if searching && let Some(task) = self.look_around(worker) {
                 self.sleep.found(|| !self.ready.is_empty());
+                worker.settle();
                 return Some(task);
+            }
+            if worker.keeps {
+                // A turn may take long, and this one is not in search of any other.
+                if std::mem::take(&mut searching) {
+                    self.sleep.found(|| !self.ready.is_empty());
+                }
+                worker.settle();
+                if let Some(task) = worker.next.take().or_else(|| self.ready.pop()) {
+                    return Some(task);
+                }
+                if worker.engine.idle == Idle::Spin {
+                    searching = self.sleep.search();
+                    continue;
+                }
             }
             // ORDERING: pairs with the store in `stop`.
             if self.stopping.load(Ordering::Acquire) {
@@ -202,46 +319,67 @@ impl Pool {
                 !self.ready.is_empty() || self.stopping.load(Ordering::Acquire)
             });
             searching = true;
+            // Where work is so rare, the watch would cost more than waking others.
+            worker.is_busy = false;
         }
     }
 
-    /// Waits for work without sleeping: for a while, or for as long as it takes if
-    /// the broker's workers spin.
-    fn look_around(&self, engine: &Engine) -> Option<Arc<dyn Task>> {
-        for _ in 0..YIELDS {
-            yield_now();
-            if let Some(task) = self.ready.pop() {
+    /// Waits for work, and for news of what the worker keeps, without sleeping: for a
+    /// while, or for as long as it takes if the broker's workers spin and it keeps nothing.
+    fn look_around(&self, worker: &mut Worker<'_>) -> Option<Arc<dyn Task>> {
+        if worker.engine.idle == Idle::Spin && !worker.keeps {
+            return self.spin(worker.engine);
+        }
+        let looks = match worker.vain_searches % LONG_ONE_IN {
+            0 => MORE_LOOKS,
+            _ => LOOKS,
+        };
+        for look in 1..=looks {
+            if look % LOOKS_BETWEEN_YIELDS == 0 {
+                if self.stopping.load(Ordering::Relaxed) {
+                    return None;
+                }
+                // Others may have waited for what this worker did last, and for its core.
+                worker.engine.stillness.look();
+                yield_now();
+            } else {
+                (0..PAUSES).for_each(|_| pause());
+            }
+            if let Some(task) = self.ready.pop().or_else(|| worker.take_news()) {
+                if worker.is_busy {
+                    worker.vain_searches = 0;
+                }
                 return Some(task);
             }
         }
-        match engine.idle {
-            Idle::Park => self.spin(SPINS, PAUSES_PER_SPIN),
-            Idle::Spin => loop {
-                // Others may have waited for what this worker did last, and for
-                // its core.
-                engine.stillness.look();
-                let found = self.spin(SPINS_BETWEEN_YIELDS, 1);
-                if found.is_some() || self.stopping.load(Ordering::Relaxed) {
-                    return found;
+        worker.vain_searches += 1;
+        None
+    }
+
+    /// Waits for work for as long as it takes.
+    fn spin(&self, engine: &Engine) -> Option<Arc<dyn Task>> {
+        loop {
+            for _ in 0..SPINS_BETWEEN_YIELDS {
+                pause();
+                if !self.ready.is_empty()
+                    && let Some(task) = self.ready.pop()
+                {
+                    return Some(task);
                 }
-                yield_now();
-            },
+                if self.stopping.load(Ordering::Relaxed) {
+                    return None;
+                }
+            }
+            engine.stillness.look();
+            yield_now();
         }
     }
 
-    fn spin(&self, looks: u32, pauses: u32) -> Option<Arc<dyn Task>> {
-        for _ in 0..looks {
-            for _ in 0..pauses {
-                pause();
-            }
-            if !self.ready.is_empty() {
-                return self.ready.pop();
-            }
-            if self.stopping.load(Ordering::Relaxed) {
-                return None;
-            }
+    /// Takes what workers have lent for too long, and says when to come again.
+    pub(crate) fn watch(&self, engine: &Engine) {
+        if self.loans.watch(|task| self.submit(task)) {
+            engine.timer.watch(&engine.clock, WATCH_NS);
         }
-        None
     }
 
     /// Lets the workers end after what they run now.

@@ -148,10 +148,10 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
         let _inside = Inside::enter(engine);
         if let Some(split) = &self.split {
             split.end(engine);
-        } else if self.plain.baton.claim()
-            && self.run_claimed(&Source::Plain(&self.plain), &mut Worker::new(engine))
-        {
-            engine.pool.submit(Arc::clone(&self) as _);
+        } else if self.plain.baton.claim() {
+            let worker = &mut Worker::new(engine);
+            let then = self.run_claimed(&Source::Plain(&self.plain), worker);
+            worker.put_down(Arc::clone(&self) as _, then);
         }
         for lane in self.lanes.load().iter() {
             lane.close(Phase::Cancelling);

@@ -33,7 +33,7 @@
 use std::ops::Deref;
 
 use super::partition::Partition;
-use super::pool::{Task, Worker};
+use super::pool::{After, Task, Worker};
 use super::timer::Fire;
 use super::topic::{Partitions, TopicCore, TopicSettings};
 use crate::batch::{Meta, Parcel, Part};
@@ -141,19 +141,26 @@ impl<T: Send + Sync + 'static> Lot<T> {
     }
 
     /// Runs a turn for whoever holds the baton. A table that is gone was empty.
-    fn run_claimed(self: &Arc<Self>, worker: &mut Worker<'_>) -> bool {
-        self.table.upgrade().is_some_and(|table| {
-            let topic = table.topic.upgrade();
-            topic.is_some_and(|topic| topic.run_claimed(&Source::Lot(&table, self), worker))
-        })
+    fn run_claimed(self: &Arc<Self>, worker: &mut Worker<'_>) -> After {
+        let table = self.table.upgrade();
+        let topic = table.as_ref().and_then(|table| table.topic.upgrade());
+        match (table, topic) {
+            (Some(table), Some(topic)) => topic.run_claimed(&Source::Lot(&table, self), worker),
+            _ => After::Rest,
+        }
     }
 }
 
 impl<T: Send + Sync + 'static> Task for Lot<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
-        if self.partition.baton.start() && self.run_claimed(worker) {
-            worker.requeue(self);
+        if self.partition.baton.start() {
+            let then = self.run_claimed(worker);
+            worker.put_down(self, then);
         }
+    }
+
+    fn has_news(&self) -> bool {
+        self.waiting() > 0
     }
 }
 
@@ -397,8 +404,10 @@ impl<T: Send + Sync + 'static> Split<T> {
     pub(super) fn end(&self, engine: &Engine) {
         let (table, before) = self.tables();
         for lot in before.iter().chain([&table]).flat_map(|table| &table.lots) {
-            if lot.partition.baton.claim() && lot.run_claimed(&mut Worker::new(engine)) {
-                engine.pool.submit(Arc::clone(lot) as _);
+            if lot.partition.baton.claim() {
+                let worker = &mut Worker::new(engine);
+                let then = lot.run_claimed(worker);
+                worker.put_down(Arc::clone(lot) as _, then);
             }
         }
     }

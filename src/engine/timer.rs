@@ -28,6 +28,9 @@ pub(crate) const LEASE: u32 = 1 << 30;
 
 struct State {
     wheel: Wheel<Arc<dyn Fire>>,
+    /// When to look after what workers have lent; at the end of time, if they haven't. No
+    /// deadline on the wheel, where it would count as something that is still to come.
+    watch_ns: u64,
     /// When the thread will look by itself.
     sleeps_until_ns: u64,
     /// Retries and delayed messages among the deadlines: those with a tag of
@@ -57,6 +60,7 @@ impl Timer {
         Self {
             state: Mutex::new(State {
                 wheel: Wheel::new(clock.timer_ns()),
+                watch_ns: u64::MAX,
                 sleeps_until_ns: 0,
                 parked: 0,
                 stopping: false,
@@ -75,7 +79,7 @@ impl Timer {
         let for_timer = Arc::clone(engine);
         let handle = spawn(thread, move || {
             let _inside = Inside::enter(&for_timer);
-            for_timer.timer.turn_until_stopped(&for_timer.clock);
+            for_timer.timer.turn_until_stopped(&for_timer);
         })?;
         *engine.timer.thread.lock() = Some(handle);
         Ok(())
@@ -89,12 +93,7 @@ impl Timer {
         }
         state.parked += u64::from(tag < LEASE);
         let key = state.wheel.insert(due_ns, tag, target);
-        if due_ns < state.sleeps_until_ns {
-            breakable!(
-                "timer: an earlier deadline without a bell",
-                self.earlier.notify_one()
-            );
-        }
+        self.bring_forward(&state, due_ns);
         key
     }
 
@@ -140,7 +139,24 @@ impl Timer {
         fired
     }
 
-    fn turn_until_stopped(&self, clock: &Clock) {
+    /// Has the thread look after what workers have lent, so much later.
+    pub(crate) fn watch(&self, clock: &Clock, delay_ns: u64) {
+        let mut state = self.state.lock();
+        state.watch_ns = clock.timer_ns().saturating_add(delay_ns);
+        self.bring_forward(&state, state.watch_ns);
+    }
+
+    fn bring_forward(&self, state: &State, due_ns: u64) {
+        if due_ns < state.sleeps_until_ns {
+            breakable!(
+                "timer: an earlier deadline without a bell",
+                self.earlier.notify_one()
+            );
+        }
+    }
+
+    fn turn_until_stopped(&self, engine: &Engine) {
+        let clock = &engine.clock;
         let mut due = Vec::new();
         let mut state = self.state.lock();
         while !state.stopping {
@@ -151,10 +167,18 @@ impl Timer {
                 state = self.state.lock();
                 continue;
             }
-            let next_ns = state.wheel.next_deadline_ns();
-            state.sleeps_until_ns = next_ns.unwrap_or(u64::MAX);
+            if state.watch_ns != u64::MAX && clock.timer_ns() >= state.watch_ns {
+                state.watch_ns = u64::MAX;
+                drop(state);
+                engine.pool.watch(engine);
+                state = self.state.lock();
+                continue;
+            }
+            let next_ns = state.wheel.next_deadline_ns().unwrap_or(u64::MAX);
+            state.sleeps_until_ns = next_ns.min(state.watch_ns);
+            let until_ns = Some(state.sleeps_until_ns).filter(|at_ns| *at_ns != u64::MAX);
             self.earlier
-                .wait(&mut state, next_ns.and_then(|at_ns| clock.instant(at_ns)));
+                .wait(&mut state, until_ns.and_then(|at_ns| clock.instant(at_ns)));
             state.sleeps_until_ns = 0;
         }
     }

@@ -93,7 +93,7 @@ impl<T> Shelf<T> {
 }
 
 impl<T> Desk<T> {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.hand.is_none() && self.shelf.is_empty()
     }
 

@@ -17,6 +17,7 @@ use crate::message::{Address, MessageId};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::schedule::Then;
+use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, breakable, in_order};
 
 /// A lane's share: it goes to the back of the queue once it has run so long.
@@ -29,10 +30,18 @@ impl<T: Send + Sync + 'static> Task for Lane<T> {
             worker.requeue(self);
         }
     }
+
+    fn is_brisk(&self) -> bool {
+        self.is_brisk.load(Ordering::Relaxed)
+    }
 }
 
 /// And once it has looked for work so often: a clock that stands still ends no turn.
 pub(super) const SHARE_LOOKS: usize = 1_024;
+
+/// A turn that took no longer is brisk: about what it takes to wake another worker. So
+/// nobody is served later for waiting until its worker comes back.
+const BRISK_NS: u64 = 20_000;
 
 /// What one look for work came to.
 pub(super) enum Progress {
@@ -87,7 +96,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let mut now_ns = began_ns;
         let mut looks = 0;
         while self.phase() <= Phase::Draining {
-            if now_ns.saturating_sub(began_ns) >= SHARE_NS || looks == SHARE_LOOKS {
+            let ran_ns = now_ns.saturating_sub(began_ns);
+            if ran_ns >= SHARE_NS || looks == SHARE_LOOKS {
+                self.was_brisk(false);
                 return true;
             }
             looks += 1;
@@ -97,12 +108,22 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 self.deliver_by_turns(turn, now_ns, engine)
             };
             match progress {
-                Progress::Nothing => return false,
+                Progress::Nothing => {
+                    self.was_brisk(ran_ns <= BRISK_NS);
+                    return false;
+                }
                 Progress::Done { now_ns: after_ns } => now_ns = after_ns,
             }
         }
         self.end_all(turn, engine);
         false
+    }
+
+    /// Remembers whether a turn was brisk, for those who lend until the next is over.
+    fn was_brisk(&self, is_brisk: bool) {
+        if self.is_brisk.load(Ordering::Relaxed) != is_brisk {
+            self.is_brisk.store(is_brisk, Ordering::Relaxed);
+        }
     }
 
     /// Delivers what waits for its first attempt: a batch, or at most so many.

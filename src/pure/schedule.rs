@@ -2,13 +2,16 @@
 //!
 //! States: *idle* (nobody looks at it), *scheduled* (it is on the ready queue
 //! once), *running* (one worker has it), *notified* (one worker has it and
-//! something arrived meanwhile, so it must be looked at once more).
+//! something arrived meanwhile, so it must be looked at once more), *lent* (a worker
+//! found nothing more, is elsewhere, and will look again before it rests; who needs
+//! it sooner may take it).
 //!
 //! The feared interleaving: a publisher pushes, sees that a worker is running
 //! and does nothing, while that worker has already found the queue empty and
 //! goes to rest; the message is stranded. It cannot happen because the publisher
 //! turns *running* into *notified*, and a worker that rests from *notified* puts
-//! its charge back on the ready queue. The orderings live in
+//! its charge back on the ready queue. And what is lent starts once more before it
+//! rests, whoever starts it. The orderings live in
 //! [`crate::engine::baton`]; the model is `loom-tests/tests/models/schedule.rs`.
 
 /// Where one schedulable thing stands.
@@ -23,6 +26,9 @@ pub enum Schedule {
     Running = 2,
     /// In the hands of one worker, with news it may have missed.
     Notified = 3,
+    /// Run by nobody now, but bound to be: by the worker that lent it, or by whoever
+    /// takes it first.
+    Lent = 4,
 }
 
 /// What somebody who moved the schedule must now do.
@@ -36,20 +42,41 @@ pub enum Then {
 }
 
 impl Schedule {
-    /// There is something to look at.
+    /// There is something to look at, and somebody who waits for that.
     pub fn notify(self) -> (Self, Then) {
         match self {
-            Self::Idle => (Self::Scheduled, Then::Enqueue),
+            Self::Idle | Self::Lent => (Self::Scheduled, Then::Enqueue),
             Self::Running => (Self::Notified, Then::Nothing),
             Self::Scheduled | Self::Notified => (self, Then::Nothing),
         }
     }
 
-    /// A worker took it off the ready queue. `false`: the entry was stale,
-    /// because a [`claim`](Self::claim) ran it in the meantime.
+    /// There is something more to look at, and whoever is bound to look soon will do.
+    pub fn nudge(self) -> (Self, Then) {
+        match self {
+            Self::Lent => (self, Then::Nothing),
+            Self::Idle | Self::Scheduled | Self::Running | Self::Notified => self.notify(),
+        }
+    }
+
+    /// Its runner turns to something else, and will look again. `true`: it has news
+    /// already.
+    pub fn lend(self) -> (Self, bool) {
+        match self {
+            Self::Running => (Self::Lent, false),
+            Self::Notified => (Self::Lent, true),
+            Self::Idle | Self::Scheduled | Self::Lent => {
+                unreachable!("only its runner lends it, but it is {self:?}")
+            }
+        }
+    }
+
+    /// A worker took it off the ready queue, or looks again at what was lent.
+    /// `false`: the entry was stale, or the loan has been taken, because somebody ran
+    /// it in the meantime.
     pub fn start(self) -> (Self, bool) {
         match self {
-            Self::Scheduled => (Self::Running, true),
+            Self::Scheduled | Self::Lent => (Self::Running, true),
             Self::Idle | Self::Running | Self::Notified => (self, false),
         }
     }
@@ -58,7 +85,7 @@ impl Schedule {
     /// shutdown that must not wait for a free worker. `false`: it is running.
     pub fn claim(self) -> (Self, bool) {
         match self {
-            Self::Idle | Self::Scheduled => (Self::Running, true),
+            Self::Idle | Self::Scheduled | Self::Lent => (Self::Running, true),
             Self::Running | Self::Notified => (self, false),
         }
     }
@@ -68,7 +95,7 @@ impl Schedule {
         match self {
             Self::Running if !more => (Self::Idle, Then::Nothing),
             Self::Running | Self::Notified => (Self::Scheduled, Then::Enqueue),
-            Self::Idle | Self::Scheduled => {
+            Self::Idle | Self::Scheduled | Self::Lent => {
                 unreachable!("only its runner rests it, but it is {self:?}")
             }
         }
@@ -85,18 +112,19 @@ impl crate::pure::Packed for Schedule {
             0 => Self::Idle,
             1 => Self::Scheduled,
             2 => Self::Running,
-            _ => Self::Notified,
+            3 => Self::Notified,
+            _ => Self::Lent,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Schedule::{self, Idle, Notified, Running, Scheduled};
+    use super::Schedule::{self, Idle, Lent, Notified, Running, Scheduled};
     use super::Then::{Enqueue, Nothing};
     use crate::pure::Packed;
 
-    const ALL: [Schedule; 4] = [Idle, Scheduled, Running, Notified];
+    const ALL: [Schedule; 5] = [Idle, Scheduled, Running, Notified, Lent];
 
     #[test]
     fn every_state_survives_packing() {
@@ -106,12 +134,13 @@ mod tests {
     }
 
     #[test]
-    fn notify_enqueues_only_what_is_idle_and_marks_what_runs() {
+    fn notify_enqueues_what_is_idle_or_lent_and_marks_what_runs() {
         let expected = [
             (Scheduled, Enqueue),
             (Scheduled, Nothing),
             (Notified, Nothing),
             (Notified, Nothing),
+            (Scheduled, Enqueue),
         ];
         for (state, expected) in ALL.into_iter().zip(expected) {
             assert_eq!(state.notify(), expected, "from {state:?}");
@@ -119,8 +148,29 @@ mod tests {
     }
 
     #[test]
-    fn only_a_scheduled_entry_starts() {
+    fn a_nudge_leaves_what_is_lent_and_is_a_notice_otherwise() {
+        assert_eq!(Lent.nudge(), (Lent, Nothing));
+        for state in ALL.into_iter().filter(|state| *state != Lent) {
+            assert_eq!(state.nudge(), state.notify(), "from {state:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_lent_remembers_no_news_so_its_lender_is_told() {
+        assert_eq!(Running.lend(), (Lent, false));
+        assert_eq!(Notified.lend(), (Lent, true));
+    }
+
+    #[test]
+    #[should_panic = "only its runner lends it, but it is Scheduled"]
+    fn who_lends_what_nobody_runs_is_told_the_state() {
+        let _ = Scheduled.lend();
+    }
+
+    #[test]
+    fn only_what_is_scheduled_or_lent_starts() {
         assert_eq!(Scheduled.start(), (Running, true));
+        assert_eq!(Lent.start(), (Running, true));
         for stale in [Idle, Running, Notified] {
             assert_eq!(stale.start(), (stale, false));
         }
@@ -130,6 +180,7 @@ mod tests {
     fn a_claim_takes_whatever_nobody_runs() {
         assert_eq!(Idle.claim(), (Running, true));
         assert_eq!(Scheduled.claim(), (Running, true));
+        assert_eq!(Lent.claim(), (Running, true));
         assert_eq!(Running.claim(), (Running, false));
         assert_eq!(Notified.claim(), (Notified, false));
     }

@@ -1,6 +1,10 @@
 //! Messages on their way: fan-out, full topics, strategies, overflow, buffers.
 
+use std::sync::Arc;
+
 use millstream::{Batched, Immediate, LaneFull, NoSubscribers, Overflow, PublishError, Pull};
+
+use shuttle::sync::{Condvar, Mutex};
 
 use super::explore::explore;
 use super::*;
@@ -95,6 +99,41 @@ fn handlers_that_publish_into_each_others_full_topic() {
         let refused: u64 = refused.take().iter().map(|hops| hops + 1).sum();
         assert_eq!(report.published, 4 * 4 - refused);
         assert_eq!(report.delivered, report.published);
+    });
+}
+
+/// A message that waited for the slow handler to return would never come, because that
+/// waits for the message.
+#[test]
+fn a_handler_that_waits_delays_no_other_subscription() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic("a").open().unwrap();
+        let arrived = Arc::new((Mutex::new(false), Condvar::new()));
+        let waits = Arc::clone(&arrived);
+        let slow = topic.subscribe("slow", move |delivery: &Delivery<'_, u64>| {
+            let (has_arrived, bell) = &*waits;
+            let mut has_arrived = has_arrived.lock().unwrap();
+            while *delivery.payload() == 2 && !*has_arrived {
+                has_arrived = bell.wait(has_arrived).unwrap();
+            }
+            Ok(())
+        });
+        slow.unwrap().detach();
+        let other = topic.subscribe("other", move |delivery| {
+            if *delivery.payload() == 3 {
+                *arrived.0.lock().unwrap() = true;
+                arrived.1.notify_all();
+            }
+            Ok(())
+        });
+        other.unwrap().detach();
+        for number in 0..4 {
+            topic.publish(number).unwrap();
+            // Workers may find one at a time, and stay with the topic.
+            thread::yield_now();
+        }
+        assert_eq!(drain(&broker).delivered, 8);
     });
 }
 

@@ -38,6 +38,7 @@
 //! | new partitions go ahead of the old ones | `the_number_of_partitions_changes_while_keyed_messages_wait` |
 //! | events ring no observer | `observers_come_and_go` |
 //! | what was redriven behind a letter that fails again is not looked for | `keys_wait_for_their_retries_and_return_from_the_dead_letters_in_order` |
+//! | nobody looks after what workers have lent | `a_handler_that_waits_delays_no_other_subscription` |
 //! | a seat that goes rings no lane | `members_come_and_go` |
 #![cfg(millstream_shuttle)]
 

@@ -10,6 +10,7 @@ mod group;
 mod handles;
 mod keys;
 mod lanes;
+mod loans;
 mod mutants;
 mod observers;
 mod partitions;

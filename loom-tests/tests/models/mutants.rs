@@ -25,6 +25,22 @@ const MUTANTS: &[Mutant] = &[
         &["schedule::two_publishers_one_worker"],
     ),
     (
+        "baton: a loan for two",
+        &["schedule::a_loan_that_is_taken_is_run_by_one"],
+    ),
+    (
+        "baton: a notice that waits for the lender",
+        &["schedule::what_cannot_wait_for_the_lender_is_not_left_to_it"],
+    ),
+    (
+        "loans: the loan, then the watch",
+        &["loans::what_stays_lent_is_taken"],
+    ),
+    (
+        "loans: off, then a look",
+        &["loans::what_stays_lent_is_taken"],
+    ),
+    (
         "cell: relaxed steps",
         &["handles::nobody_publishes_into_a_topic_that_is_removed"],
     ),

@@ -35,6 +35,14 @@ impl World {
         }
     }
 
+    /// As a publisher does, for whom a lender is soon enough.
+    fn publish_patiently(&self, value: usize) {
+        self.queue.push(value).expect("as many slots as messages");
+        if self.baton.nudge() == Then::Enqueue {
+            self.make_ready();
+        }
+    }
+
     fn make_ready(&self) {
         self.ready.fetch_add(1, Ordering::Release);
     }
@@ -49,15 +57,40 @@ impl World {
 
     /// One look at the ready queue, and the turn that it leads to.
     fn work(&self) {
-        if !self.take_ready() || !self.baton.start() {
-            return;
+        if self.take_ready() && self.baton.start() {
+            self.take_all();
+            self.rest();
         }
+    }
+
+    /// One look at the ready queue, and a turn after which it lends; answers whether it
+    /// had news by then.
+    fn work_and_lend(&self) -> Option<bool> {
+        if !self.take_ready() || !self.baton.start() {
+            return None;
+        }
+        self.take_all();
+        Some(self.baton.lend())
+    }
+
+    /// The turn that it owes then.
+    fn look_again(&self) {
+        if self.baton.start() {
+            self.take_all();
+            self.rest();
+        }
+    }
+
+    fn take_all(&self) {
         let others = self.runners.fetch_add(1, Ordering::Relaxed);
         assert_eq!(others, 0, "two workers run one topic");
         while self.queue.pop().is_some() {
             self.seen.fetch_add(1, Ordering::Relaxed);
         }
         self.runners.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn rest(&self) {
         if self.baton.rest(false) == Then::Enqueue {
             self.make_ready();
         }
@@ -115,4 +148,67 @@ fn one_publisher_two_workers() {
 #[test]
 fn two_publishers_two_workers() {
     check("schedule 2+2", 2, 2, Preemptions::up_to(2));
+}
+
+#[test]
+fn what_a_publisher_leaves_to_the_lender_is_seen() {
+    model("schedule, lent", Preemptions::ALL, || {
+        let world = World::new();
+        world.publish(0);
+        let publisher = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || world.publish_patiently(1))
+        };
+        if world.work_and_lend().is_some() {
+            world.look_again();
+        }
+        publisher.join().expect("no thread of the model panics");
+        world.work_until_idle();
+        let seen = world.seen.load(Ordering::Relaxed);
+        assert_eq!(seen, 2, "a message was stranded");
+    });
+}
+
+#[test]
+fn what_cannot_wait_for_the_lender_is_not_left_to_it() {
+    model("schedule, lent for ever", Preemptions::ALL, || {
+        let world = World::new();
+        world.publish(0);
+        // It doesn't come back.
+        let lender = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || world.work_and_lend())
+        };
+        world.publish(1);
+        let lent = lender.join().expect("no thread of the model panics");
+        if lent.expect("it was ready") {
+            // It came before the loan did, and the lender knows.
+            world.look_again();
+        }
+        world.work_until_idle();
+        let seen = world.seen.load(Ordering::Relaxed);
+        assert_eq!(seen, 2, "a message was stranded");
+    });
+}
+
+#[test]
+fn a_loan_that_is_taken_is_run_by_one() {
+    model("schedule, lent and taken", Preemptions::up_to(3), || {
+        let world = World::new();
+        world.publish(0);
+        let lender = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                if world.work_and_lend().is_some() {
+                    world.look_again();
+                }
+            })
+        };
+        world.publish(1);
+        world.work();
+        lender.join().expect("no thread of the model panics");
+        world.work_until_idle();
+        let seen = world.seen.load(Ordering::Relaxed);
+        assert_eq!(seen, 2, "a message was stranded");
+    });
 }
