@@ -50,7 +50,7 @@ pub struct Args {
     #[arg(long, default_value = "immediate")]
     strategy: Dispatching,
     /// What the engine's publishers do when a topic is full
-    #[arg(long, default_value = "yield")]
+    #[arg(long, default_value = "block")]
     full: Full,
     /// The engine's worker threads
     #[arg(long, default_value_t = 2)]

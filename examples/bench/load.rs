@@ -50,10 +50,10 @@ pub enum Publishing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Full {
-    /// Let other threads run, and try again
-    Yield,
     /// Leave the waiting to the topic
     Block,
+    /// Let other threads run, and try again
+    Yield,
 }
 
 /// When the engine hands on what waits.
@@ -79,7 +79,7 @@ impl Default for Load {
             failing: 0.0,
             workers: 2,
             strategy: Dispatching::Immediate,
-            full: Full::Yield,
+            full: Full::Block,
             observed: false,
             spinning: false,
             histograms: true,

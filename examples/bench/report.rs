@@ -86,7 +86,6 @@ pub struct Compared {
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
     AtLeast(f64),
-    AtMost(f64),
     /// What ours must be by itself.
     OursAtMost(f64),
 }
@@ -97,7 +96,6 @@ impl Goal {
         let rounded = |value: f64| (value * 100.0).round() / 100.0;
         match self {
             Self::AtLeast(least) => rounded(ratio) >= least,
-            Self::AtMost(most) => rounded(ratio) <= most,
             Self::OursAtMost(most) => rounded(ours) <= most,
         }
     }
@@ -107,7 +105,6 @@ impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AtLeast(least) => write!(f, "at least {least}"),
-            Self::AtMost(most) => write!(f, "at most {most}"),
             Self::OursAtMost(most) => write!(f, "ours at most {most}"),
         }
     }
@@ -267,8 +264,6 @@ mod tests {
     fn a_goal_is_judged_by_the_digits_that_are_printed() {
         assert!(Goal::AtLeast(1.2).is_reached_by(1.196, 0.0));
         assert!(!Goal::AtLeast(1.2).is_reached_by(1.194, 0.0));
-        assert!(Goal::AtMost(1.1).is_reached_by(1.104, 0.0));
-        assert!(!Goal::AtMost(1.1).is_reached_by(1.106, 0.0));
         assert!(Goal::OursAtMost(1.0).is_reached_by(9.0, 1.004));
     }
 }

@@ -14,8 +14,9 @@ pub struct Row {
 }
 
 const BATCH: usize = 64;
-/// One message every 50 µs.
-const PACE: f64 = 20_000.0;
+/// What is left of the throughput of a ring with consumers that are fixed before the start,
+/// that never fail, and spin: a goal for the day after tomorrow.
+const OF_DISRUPTOR: f64 = 0.7;
 
 impl Row {
     fn new(title: impl Into<String>, ours: Load) -> Self {
@@ -80,129 +81,146 @@ pub fn rows(only: &str) -> Vec<Row> {
 }
 
 fn one_to_one() -> Vec<Row> {
-    let others = [Kind::Disruptor, Kind::Tokio, Kind::Kanal, Kind::Flume];
-    let mut rows = Vec::new();
-    for (capacity, name) in [(1_024, "1,024"), (65_536, "65,536")] {
-        let single = Load {
-            capacity,
-            ..Load::default()
-        };
-        let row = Row::new(
-            format!("1 → 1, one by one, capacity {name}"),
-            single.clone(),
-        )
-        .against(Kind::Crossbeam, &single, at_least(1.2))
-        .against(Kind::HandRolled, &single, at_least(2.5))
-        .beside(&others, &single);
-        rows.push(row);
-    }
-    for (capacity, name) in [(1_024, "1,024"), (65_536, "65,536")] {
-        let single = Load {
-            capacity,
-            ..Load::default()
-        };
+    let others = [Kind::HandRolled, Kind::Tokio, Kind::Kanal, Kind::Flume];
+    let small = Load {
+        size: 16,
+        ..Load::default()
+    };
+    let yielding = Load {
+        full: Full::Yield,
+        ..Load::default()
+    };
+    let mut rows = vec![
+        Row::new("1 → 1, 16 bytes", small.clone())
+            .against(Kind::Crossbeam, &small, at_least(1.0))
+            .against(Kind::Disruptor, &small, at_least(OF_DISRUPTOR)),
+        Row::new("1 → 1, by a publisher that tries again instead", yielding).against(
+            Kind::Crossbeam,
+            &Load::default(),
+            at_least(1.5),
+        ),
+    ];
+    for (capacity, name, goal) in [(1_024, "1,024", 1.5), (65_536, "65,536", 1.0)] {
+        let single = of_capacity(capacity);
         let batch = batched(&single);
-        let row = Row::new(
-            format!("1 → 1, batches of 64, capacity {name}"),
-            batch.clone(),
-        )
-        .against(Kind::Crossbeam, &single, at_least(4.0))
-        .against(Kind::Crossbeam, &batch, at_least(0.9))
-        .beside(&[Kind::Disruptor], &batch);
+        let title = format!("1 → 1, capacity {name}");
+        let row = Row::new(title, single.clone())
+            .against(Kind::Crossbeam, &single, at_least(goal))
+            .against(Kind::Disruptor, &single, at_least(OF_DISRUPTOR))
+            .beside(&others, &single);
         rows.push(row);
+        rows.push(in_batches(
+            &format!("1 → 1, capacity {name}"),
+            &batch,
+            at_least(0.9),
+        ));
         let buffered = Load {
             publishing: Publishing::Buffered(BATCH),
-            ..single.clone()
+            ..single
         };
         let title = format!("1 → 1, a buffering publisher, capacity {name}");
-        let row = Row::new(title, buffered)
-            .against(Kind::Crossbeam, &single, at_least(4.0))
-            .against(Kind::Crossbeam, &batch, at_least(0.9));
-        rows.push(row);
+        rows.push(Row::new(title, buffered).against(Kind::Crossbeam, &batch, at_least(0.9)));
     }
     rows
+}
+
+/// Against a channel of vectors, and the disruptor.
+fn in_batches(title: &str, batch: &Load, goal: Option<Goal>) -> Row {
+    Row::new(format!("{title}, batches of 64"), batch.clone())
+        .against(Kind::Crossbeam, batch, goal)
+        .against(Kind::Disruptor, batch, at_least(OF_DISRUPTOR))
 }
 
 fn broadcasts() -> Vec<Row> {
     let mut rows = Vec::new();
     for (subscribers, goal) in [(4, 2.5), (16, 4.0)] {
-        let single = broadcast(subscribers);
-        let row = Row::new(format!("1 → {subscribers}, one by one"), single.clone())
+        let single = Load {
+            subscribers,
+            ..Load::default()
+        };
+        let title = format!("1 → {subscribers}");
+        let row = Row::new(title.clone(), single.clone())
             .against(Kind::Crossbeam, &single, at_least(goal))
-            .beside(&[Kind::Disruptor, Kind::HandRolled, Kind::Tokio], &single);
+            .against(Kind::Disruptor, &single, at_least(OF_DISRUPTOR))
+            .beside(&[Kind::HandRolled, Kind::Tokio], &single);
         rows.push(row);
-    }
-    for subscribers in [4, 16] {
-        let single = broadcast(subscribers);
-        let batch = batched(&single);
-        let row = Row::new(format!("1 → {subscribers}, batches of 64"), batch.clone())
-            .against(Kind::Crossbeam, &single, at_least(5.0))
-            .against(Kind::Disruptor, &batch, at_least(1.0))
-            .beside(&[Kind::Crossbeam], &batch);
-        rows.push(row);
+        rows.push(in_batches(&title, &batched(&single), None));
     }
     rows
 }
 
-/// Sixteen subscribers keep both cores busy: their publisher is in the way unless it
-/// sleeps while there is no room.
-fn broadcast(subscribers: usize) -> Load {
-    Load {
-        subscribers,
-        full: if subscribers > 4 {
-            Full::Block
-        } else {
-            Full::Yield
-        },
-        ..Load::default()
-    }
-}
-
 fn many_to_one() -> Vec<Row> {
-    let single = Load {
+    let of_four = |load: Load| Load {
         publishers: 4,
-        ..Load::default()
+        ..load
     };
-    let batch = batched(&single);
+    let mut rows = Vec::new();
+    for (capacity, name, goal) in [(1_024, "1,024", 1.5), (65_536, "65,536", 1.0)] {
+        let single = of_four(of_capacity(capacity));
+        let title = format!("4 → 1, capacity {name}");
+        let row = Row::new(title, single.clone())
+            .against(Kind::Crossbeam, &single, at_least(goal))
+            .against(Kind::Disruptor, &single, at_least(OF_DISRUPTOR));
+        rows.push(row);
+    }
     let topics = Load {
         topics: 64,
-        ..single.clone()
+        ..of_four(Load::default())
     };
-    vec![
-        Row::new("4 → 1, one by one", single.clone())
-            .against(Kind::Crossbeam, &single, at_least(1.0))
-            .beside(&[Kind::Disruptor, Kind::HandRolled, Kind::Tokio], &single),
-        Row::new("4 → 1, batches of 64", batch.clone())
-            .against(Kind::Crossbeam, &single, at_least(4.0))
-            .beside(&[Kind::Crossbeam, Kind::Disruptor], &batch),
+    rows.push(in_batches(
+        "4 → 1",
+        &batched(&of_four(Load::default())),
+        at_least(0.9),
+    ));
+    rows.push(
         Row::new("4 publishers, 64 topics", topics.clone())
-            .against(Kind::Crossbeam, &topics, at_least(1.2))
-            .against(Kind::HandRolled, &topics, at_least(4.0)),
-    ]
+            .against(Kind::Crossbeam, &topics, at_least(1.3))
+            .beside(&[Kind::HandRolled], &topics),
+    );
+    rows.push(
+        Row::new("4 publishers, 64 topics, batches of 64", batched(&topics)).against(
+            Kind::Crossbeam,
+            &batched(&topics),
+            at_least(0.9),
+        ),
+    );
+    rows
 }
 
 fn latency() -> Vec<Row> {
-    let paced = Load {
-        rate: Some(PACE),
+    let at = |rate| Load {
+        rate: Some(rate),
         ..Load::default()
     };
+    let paced = [
+        (20_000.0, "20,000", 1.5),
+        (1e5, "100,000", 1.0),
+        (1e6, "1,000,000", 1.0),
+    ];
+    let mut rows: Vec<_> = paced
+        .map(|(rate, name, most)| {
+            let title = format!("publish to handler at {name} a second");
+            Row::new(title, at(rate))
+                .against(Kind::Crossbeam, &at(rate), Some(Goal::OursAtMost(most)))
+                .beside(&[Kind::Kanal, Kind::Disruptor], &at(rate))
+        })
+        .into();
     let spinning = Load {
         spinning: true,
-        ..paced.clone()
+        ..at(20_000.0)
     };
-    let parked = Row::new("publish to handler, a message every 50 µs", paced.clone()).against(
-        Kind::Crossbeam,
-        &paced,
-        Some(Goal::AtMost(1.1)),
+    rows.push(
+        Row::new("the same at 20,000 with a spinning worker", spinning).against(
+            Kind::Crossbeam,
+            &at(20_000.0),
+            Some(Goal::OursAtMost(1.0)),
+        ),
     );
-    let spun = Row::new("the same with a spinning worker", spinning)
-        .against(Kind::Crossbeam, &paced, Some(Goal::OursAtMost(1.0)))
-        .beside(&[Kind::Kanal, Kind::Disruptor], &paced);
     let in_median = |row| Row {
         metric: Metric::MedianLatency,
         ..row
     };
-    [parked, spun].map(in_median).into()
+    rows.into_iter().map(in_median).collect()
 }
 
 /// Ours with something, against ours without.
@@ -234,6 +252,13 @@ fn features() -> Vec<Row> {
             .label(0, "one observer")
             .label(1, "none"),
     ]
+}
+
+fn of_capacity(capacity: usize) -> Load {
+    Load {
+        capacity,
+        ..Load::default()
+    }
 }
 
 fn batched(load: &Load) -> Load {
