@@ -192,7 +192,7 @@ pub fn markdown(report: &Report) -> String {
             let goal = entry.compared.as_ref().and_then(|compared| compared.goal);
             let goal = goal.map(|goal| match goal {
                 Goal::AtLeast(least) => least.to_string(),
-                Goal::AtMost(_) | Goal::OursAtMost(_) => goal.to_string(),
+                Goal::OursAtMost(_) => goal.to_string(),
             });
             let reached = entry
                 .compared
