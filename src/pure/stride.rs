@@ -9,7 +9,7 @@
 /// Longest span that several calls may share.
 const SPAN_NS: u64 = 4_000;
 /// Most calls that may share a span.
-const MOST: usize = 32;
+const MOST: usize = 64;
 
 /// The number of handler calls to make before the clock is read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
