@@ -108,6 +108,16 @@ pub const SCENARIOS: &[Scenario] = &[
         unit: "delivery",
         run: async_handler,
     },
+    Scenario {
+        name: "crossbeam_channel",
+        unit: "message",
+        run: crossbeam_channel,
+    },
+    Scenario {
+        name: "std_sync_channel",
+        unit: "message",
+        run: std_sync_channel,
+    },
 ];
 
 /// The function whose inside valgrind counts. It is never inlined and ends in no
@@ -181,6 +191,33 @@ fn publishing(mut publish: impl FnMut(&Bench)) -> u64 {
     let bench = Bench::on_the_real_clock();
     let count = rounds(|| bench.deliver(), || publish(&bench));
     bench.finish(count)
+}
+
+/// What a channel takes from `send` to `recv`: to be held against a publish, its dispatch
+/// and its delivery.
+fn crossbeam_channel() -> u64 {
+    let (sender, receiver) = crossbeam_channel::bounded(MESSAGES);
+    channel(
+        || sender.send(black_box(PAYLOAD)).is_ok(),
+        || black_box(receiver.recv()).is_ok(),
+    )
+}
+
+/// The same of the standard library's.
+fn std_sync_channel() -> u64 {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(MESSAGES);
+    channel(
+        || sender.send(black_box(PAYLOAD)).is_ok(),
+        || black_box(receiver.recv()).is_ok(),
+    )
+}
+
+fn channel(send: impl Fn() -> bool, receive: impl Fn() -> bool) -> u64 {
+    let turn = || {
+        assert!((0..MESSAGES).all(|_| send()), "it has a receiver");
+        assert!((0..MESSAGES).all(|_| receive()), "so much was sent");
+    };
+    rounds(|| {}, turn)
 }
 
 /// Taking messages out of the queue and making batches of them. Nobody
