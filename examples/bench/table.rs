@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn rows_are_chosen_by_a_part_of_their_title() {
-        assert_eq!(super::rows("64 topics").len(), 1);
+        assert_eq!(super::rows("tries again").len(), 1);
         assert!(super::rows("nothing of the kind").is_empty());
     }
 }
