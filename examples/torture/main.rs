@@ -55,6 +55,7 @@ use faults::{Fault, Faults};
 use hooks::Ears;
 use life::Life;
 use millstream::Broker;
+use parking_lot::{Condvar, Mutex};
 use shot::Shot;
 use verdict::{check, same};
 
@@ -105,6 +106,8 @@ fn warm_up() {
         .subscribe("warm-up", |_| Ok(()))
         .expect("it subscribes");
     let barrier = Barrier::new(MANY);
+    // Who has slept once is in the table of parked threads, which grows and never shrinks.
+    let (lock, bell) = (Mutex::new(()), Condvar::new());
     thread::scope(|scope| {
         for _ in 0..MANY {
             scope.spawn(|| {
@@ -112,6 +115,7 @@ fn warm_up() {
                 let _ = topic.publish(0);
                 drop(broker.metrics());
                 broker.wait_until_idle(Duration::from_secs(1));
+                bell.wait_for(&mut lock.lock(), Duration::from_millis(1));
                 barrier.wait();
             });
         }
