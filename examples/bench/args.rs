@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-use crate::load::{Dispatching, Full, Load, Publishing};
+use crate::load::{Dispatching, Full, Load, Publishing, Taking};
 use crate::payload::{MAX_PUBLISHERS, MAX_RUN_SECONDS, MAX_TOPICS};
 use crate::systems::{Kind, SIZES};
 
@@ -52,6 +52,9 @@ pub struct Args {
     /// What the engine's publishers do when a topic is full
     #[arg(long, default_value = "block")]
     full: Full,
+    /// How subscribers get their messages
+    #[arg(long, default_value = "handler")]
+    taking: Taking,
     /// The engine's worker threads
     #[arg(long, default_value_t = 2)]
     workers: usize,
@@ -161,6 +164,14 @@ impl Plan {
             Task::Load { systems, .. } => systems.len() > 1,
         }
     }
+
+    /// Whether tasks take part.
+    pub fn needs_async(&self) -> bool {
+        match &self.task {
+            Task::Table { .. } => true,
+            Task::Load { load, .. } => matches!(load.taking, Taking::Stream | Taking::Async),
+        }
+    }
 }
 
 impl Args {
@@ -212,10 +223,18 @@ impl Args {
         if self.failing > 0.0 {
             return Err("--peer can't be had with --failing: peers have no retries".to_owned());
         }
+        let has_some = match self.taking {
+            Taking::Handler | Taking::Recv | Taking::RecvBatch => &PEERS[..],
+            Taking::Stream => &[Kind::Flume, Kind::Tokio],
+            Taking::Async => &[Kind::Tokio],
+        };
         if self.observe {
             return Err("--peer can't be had with --observe: peers have no events".to_owned());
         }
-        for peer in if peers.is_empty() { &PEERS[..] } else { peers } {
+        for peer in if peers.is_empty() { has_some } else { peers } {
+            if !has_some.contains(peer) {
+                return Err(format!("--peer: {peer} can't be had with this --taking"));
+            }
             if !systems.contains(peer) {
                 systems.push(*peer);
             }
@@ -244,6 +263,9 @@ impl Args {
             1,
             MAX_SUBSCRIPTIONS,
         )?;
+        if self.failing > 0.0 && self.taking != Taking::Handler {
+            return Err("--failing needs --taking handler".to_owned());
+        }
         if self.peer.is_some() {
             // Nearly all of them have a thread for each.
             within(
@@ -287,6 +309,7 @@ impl Args {
             workers: self.workers,
             strategy: self.strategy,
             full: self.full,
+            taking: self.taking,
             observed: self.observe,
             spinning: self.spin,
             histograms: !self.no_histograms,
@@ -395,6 +418,8 @@ mod tests {
             ("--peer --spin", "--spin"),
             ("--buffered 0", "--buffered"),
             ("--buffered 8 --batch 8", "--batch"),
+            ("--taking stream --peer=crossbeam", "crossbeam"),
+            ("--taking recv --failing 0.1", "--failing"),
             ("--peer=nats", "nats"),
             ("--peer --table", "--table"),
             ("--only x", "--table"),
@@ -412,6 +437,7 @@ mod tests {
         };
         assert_eq!(systems(""), [Kind::Millstream]);
         assert_eq!(systems("--peer").len(), 1 + PEERS.len());
+        assert_eq!(systems("--peer --taking stream").len(), 3);
         let two = [Kind::Millstream, Kind::Flume, Kind::HandRolled];
         assert_eq!(systems("--peer=flume,hand-rolled,flume"), two);
     }

@@ -28,6 +28,7 @@ pub struct Load {
     pub workers: usize,
     pub strategy: Dispatching,
     pub full: Full,
+    pub taking: Taking,
     /// Whether an observer listens to every event.
     pub observed: bool,
     /// Whether a worker without work spins instead of parking.
@@ -56,6 +57,22 @@ pub enum Full {
     Yield,
 }
 
+/// How subscribers get their messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Taking {
+    /// A handler is called, or a thread receives
+    Handler,
+    /// A thread receives one after the other
+    Recv,
+    /// A thread receives up to 64 at once
+    RecvBatch,
+    /// A task takes them from a stream
+    Stream,
+    /// A handler that is an async function, or a task for each message
+    Async,
+}
+
 /// When the engine hands on what waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -80,6 +97,7 @@ impl Default for Load {
             workers: 2,
             strategy: Dispatching::Immediate,
             full: Full::Block,
+            taking: Taking::Handler,
             observed: false,
             spinning: false,
             histograms: true,
@@ -130,6 +148,14 @@ impl Load {
         if self.failing > 0.0 {
             text += &format!(", {} % failing once", self.failing * 100.0);
         }
+        let taking = match self.taking {
+            Taking::Handler => "",
+            Taking::Recv => ", received one by one",
+            Taking::RecvBatch => ", received 64 at a time",
+            Taking::Stream => ", from a stream",
+            Taking::Async => ", by async functions",
+        };
+        text += taking;
         for (is, what) in [
             (self.observed, ", observed"),
             (self.spinning, ", with a spinning worker"),

@@ -49,7 +49,8 @@ use crate::systems::{Answer, Kind};
 
 fn main() -> ExitCode {
     let plan = Plan::parse();
-    if plan.needs_peers() && !cfg!(millstream_peers) {
+    let is_short_of_async = plan.needs_async() && !cfg!(feature = "async");
+    if is_short_of_async || plan.needs_peers() && !cfg!(millstream_peers) {
         return peers::run_again().unwrap_or_else(|error| {
             eprintln!("bench: cargo can't be run: {error}");
             ExitCode::FAILURE

@@ -24,6 +24,7 @@ pub fn run_again() -> io::Result<ExitCode> {
     );
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["run", "--quiet", "--release", "--example", "bench"]);
+    cargo.args(["--features", "async"]);
     cargo.arg("--manifest-path").arg(root.join("Cargo.toml"));
     cargo.arg("--target-dir").arg(target);
     for setting in PROFILE {

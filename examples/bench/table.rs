@@ -1,7 +1,7 @@
 //! The comparisons this crate holds itself to.
 
 use crate::contest::Contender;
-use crate::load::{Full, Load, Publishing};
+use crate::load::{Full, Load, Publishing, Taking};
 use crate::report::{Goal, Metric};
 use crate::systems::Kind;
 
@@ -74,6 +74,7 @@ pub fn rows(only: &str) -> Vec<Row> {
         broadcasts(),
         many_to_one(),
         latency(),
+        taken(),
         features(),
     ];
     let rows = groups.into_iter().flatten();
@@ -221,6 +222,36 @@ fn latency() -> Vec<Row> {
         ..row
     };
     rows.into_iter().map(in_median).collect()
+}
+
+/// Without a handler that is called, and with one that is an async function.
+fn taken() -> Vec<Row> {
+    let blocking = |taking| Load {
+        taking,
+        ..Load::default()
+    };
+    let [recv, batch, stream, tasks] = [
+        Taking::Recv,
+        Taking::RecvBatch,
+        Taking::Stream,
+        Taking::Async,
+    ]
+    .map(blocking);
+    vec![
+        Row::new("pull", batch)
+            .label(0, "recv_batch(64)")
+            .against(Kind::Crossbeam, &recv, at_least(0.8))
+            .beside(&[Kind::Millstream], &recv)
+            .label(2, "recv"),
+        Row::new("a stream of leases", stream.clone())
+            .against(Kind::Flume, &stream, at_least(0.8))
+            .label(1, "flume, a stream")
+            .beside(&[Kind::Tokio], &stream)
+            .label(2, "tokio mpsc"),
+        Row::new("async functions that are ready at once", tasks.clone())
+            .against(Kind::Tokio, &tasks, at_least(1.5))
+            .label(1, "a tokio task for each"),
+    ]
 }
 
 /// Ours with something, against ours without.

@@ -2,23 +2,25 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use millstream::{
-    Backoff, Batched, Broker, BufferedPublisher, Histograms, Idle, Immediate, Nack, Observation,
-    Overflow, PublishError, Subscription, Topic,
+    Backoff, Batched, Broker, BufferedPublisher, Histograms, Idle, Immediate, Lease, Nack,
+    Observation, Overflow, PublishError, Pull, PullSubscription, Subscription, Topic,
 };
 
-use super::{Answer, Publisher, System};
+use super::{Answer, Publisher, System, join};
 use crate::check::Checker;
-use crate::load::{Dispatching, Full, Load, Publishing};
+use crate::load::{Dispatching, Full, Load, Publishing, Taking};
 use crate::payload::Payload;
 
 /// What runs; its parts stay because dropping them would end them.
 pub struct Millstream {
     broker: Broker,
     _subscriptions: Vec<Subscription>,
+    /// Those who pull.
+    threads: Vec<JoinHandle<()>>,
     _observation: Option<Observation>,
 }
 
@@ -32,6 +34,8 @@ pub enum Handles<const WORDS: usize> {
 const RETRY_AFTER: Duration = Duration::from_millis(1);
 /// How long a buffering publisher may hold a message.
 const BUFFERED_FOR: Duration = Duration::from_millis(1);
+/// Leases that are taken at once.
+const AT_ONCE: usize = 64;
 /// Longer than any run is allowed to take.
 const FOR_EVER: Duration = Duration::from_secs(1 << 20);
 /// Nothing is left by then, so that only a hang reaches it.
@@ -64,6 +68,7 @@ impl<const WORDS: usize> System<WORDS> for Millstream {
         let observation = load.observed.then(|| observe(&broker)).transpose()?;
         let mut topics = Vec::new();
         let mut subscriptions = Vec::new();
+        let mut threads = Vec::new();
         for (number, checkers) in checkers.into_iter().enumerate() {
             let topic = broker
                 .topic(&format!("topic-{number}"))
@@ -80,7 +85,14 @@ impl<const WORDS: usize> System<WORDS> for Millstream {
             }
             for (number, checker) in checkers.into_iter().enumerate() {
                 let name = format!("subscriber-{number}");
-                subscriptions.push(subscribe(&topic, &name, checker, load.failing > 0.0)?);
+                if load.taking == Taking::Handler {
+                    subscriptions.push(subscribe(&topic, &name, checker, load.failing > 0.0)?);
+                } else if load.taking == Taking::Async {
+                    subscriptions.push(subscribe_async(&topic, &name, checker)?);
+                } else {
+                    let pull = topic.subscription(&name).pull(Pull::default())?;
+                    threads.push(receive(pull, checker, load.taking)?);
+                }
             }
             topics.push(topic);
         }
@@ -89,6 +101,7 @@ impl<const WORDS: usize> System<WORDS> for Millstream {
         let system = Self {
             broker,
             _subscriptions: subscriptions,
+            threads,
             _observation: observation,
         };
         Ok((system, publishers))
@@ -100,7 +113,7 @@ impl<const WORDS: usize> System<WORDS> for Millstream {
         }
         self.broker.metrics().balance()?;
         self.broker.drain(PATIENCE)?;
-        Ok(())
+        join(self.threads, "a subscriber")
     }
 }
 
@@ -169,6 +182,73 @@ fn subscribe<const WORDS: usize>(
         })
     };
     Ok(subscription?)
+}
+
+/// A handler that is an async function; the checker is behind a lock because calls might
+/// overlap.
+#[cfg(feature = "async")]
+fn subscribe_async<const WORDS: usize>(
+    topic: &Topic<Payload<WORDS>>,
+    name: &str,
+    checker: Checker<WORDS>,
+) -> Answer<Subscription> {
+    use std::sync::{Mutex, PoisonError};
+
+    let checker = Arc::new(Mutex::new(checker));
+    let subscription = topic.subscription(name);
+    let subscription = subscription.subscribe_async(1, move |delivery| {
+        let checker = Arc::clone(&checker);
+        async move {
+            let mut checker = checker.lock().unwrap_or_else(PoisonError::into_inner);
+            checker.take(delivery.payload());
+            Ok(())
+        }
+    });
+    Ok(subscription?)
+}
+
+#[cfg(not(feature = "async"))]
+fn subscribe_async<const WORDS: usize>(
+    _: &Topic<Payload<WORDS>>,
+    _: &str,
+    _: Checker<WORDS>,
+) -> Answer<Subscription> {
+    Err(NOT_ASYNC.into())
+}
+
+#[cfg(not(feature = "async"))]
+const NOT_ASYNC: &str = "async functions and streams are not in this build";
+
+/// Takes leases until the subscription has ended.
+fn receive<const WORDS: usize>(
+    pull: PullSubscription<Payload<WORDS>>,
+    mut checker: Checker<WORDS>,
+    taking: Taking,
+) -> Answer<JoinHandle<()>> {
+    let mut take = move |lease: Lease<Payload<WORDS>>| {
+        checker.take(lease.payload());
+        // A stale one comes back, which the checker sees.
+        let _ = lease.ack();
+    };
+    let subscriber = thread::Builder::new().name("subscriber".to_owned());
+    match taking {
+        #[cfg(feature = "async")]
+        Taking::Stream => super::on_runtime(async move {
+            let mut stream = pull.stream();
+            drop(pull);
+            while let Some(lease) = super::next(&mut stream).await {
+                take(lease);
+            }
+        }),
+        #[cfg(not(feature = "async"))]
+        Taking::Stream => Err(NOT_ASYNC.into()),
+        Taking::RecvBatch => Ok(subscriber.spawn(move || {
+            while let Ok(leases) = pull.recv_batch(AT_ONCE, FOR_EVER) {
+                leases.into_iter().for_each(&mut take);
+            }
+        })?),
+        _ => Ok(subscriber.spawn(move || pull.iter().for_each(take))?),
+    }
 }
 
 /// An observer of all events that does next to nothing with them.

@@ -8,6 +8,8 @@ mod channels;
 mod disruptor;
 #[cfg(millstream_peers)]
 mod hand_rolled;
+#[cfg(all(millstream_peers, feature = "async"))]
+mod tasks;
 #[cfg(millstream_peers)]
 mod tokio;
 
@@ -20,6 +22,8 @@ use serde::Serialize;
 
 use crate::check::Checker;
 use crate::load::Load;
+#[cfg(all(millstream_peers, feature = "async"))]
+use crate::load::Taking;
 use crate::payload::Payload;
 use crate::run::{Outcome, run};
 
@@ -60,13 +64,28 @@ pub trait Publisher<const WORDS: usize>: Send + 'static {
 
 /// Waits for the threads of a system that has ended; `whose` they are, if one has
 /// panicked.
-#[cfg(millstream_peers)]
 fn join(threads: Vec<std::thread::JoinHandle<()>>, whose: &str) -> Answer {
     for thread in threads {
         let panicked = |_| format!("{whose}'s thread panicked");
         thread.join().map_err(panicked)?;
     }
     Ok(())
+}
+
+/// Runs a subscriber's task on a runtime of one thread.
+#[cfg(feature = "async")]
+fn on_runtime(
+    task: impl Future<Output = ()> + Send + 'static,
+) -> Answer<std::thread::JoinHandle<()>> {
+    let runtime = ::tokio::runtime::Builder::new_current_thread().build()?;
+    let thread = std::thread::Builder::new().name("subscriber".to_owned());
+    Ok(thread.spawn(move || runtime.block_on(task))?)
+}
+
+/// The next item of a stream.
+#[cfg(feature = "async")]
+async fn next<S: futures_core::Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    std::future::poll_fn(|context| std::pin::Pin::new(&mut *stream).poll_next(context)).await
 }
 
 /// The systems by name.
@@ -128,6 +147,18 @@ impl Kind {
     ) -> Answer<Outcome> {
         match self {
             Self::Millstream => run::<WORDS, millstream::Millstream>(load, limit, watch),
+            #[cfg(all(millstream_peers, feature = "async"))]
+            Self::Flume if load.taking == Taking::Stream => {
+                run::<WORDS, tasks::Tasks<tasks::Flume, tasks::Itself>>(load, limit, watch)
+            }
+            #[cfg(all(millstream_peers, feature = "async"))]
+            Self::Tokio if load.taking == Taking::Stream => {
+                run::<WORDS, tasks::Tasks<tasks::Mpsc, tasks::Itself>>(load, limit, watch)
+            }
+            #[cfg(all(millstream_peers, feature = "async"))]
+            Self::Tokio if load.taking == Taking::Async => {
+                run::<WORDS, tasks::Tasks<tasks::Mpsc, tasks::Spawning>>(load, limit, watch)
+            }
             #[cfg(millstream_peers)]
             Self::Crossbeam => {
                 run::<WORDS, channels::Lanes<channels::Crossbeam>>(load, limit, watch)
