@@ -19,6 +19,13 @@ pub(crate) struct Stamp {
     pub(crate) accepted_ns: u64,
 }
 
+impl Meta {
+    /// When a message with this stamp expires, if it has a time to live of its own.
+    pub(crate) fn expires_ns(&self, stamp: Stamp) -> Option<u64> {
+        Some(stamp.accepted_ns.saturating_add(self.ttl_ns?))
+    }
+}
+
 impl Stamp {
     /// The stamps of messages that were accepted at once, beginning with this one.
     pub(crate) fn each(self) -> impl Iterator<Item = Self> {
@@ -84,6 +91,16 @@ impl<T> Batch<T> {
                 id: first.id.after(index as u64),
                 accepted_ns: first.accepted_ns,
             },
+        }
+    }
+
+    /// Gives back what a batch that was not full has too much, because a slow lane holds
+    /// on to it.
+    pub(crate) fn shrink(&mut self) {
+        if let Messages::Each(messages) = &mut self.messages
+            && messages.len() <= messages.capacity() / 2
+        {
+            messages.shrink_to_fit();
         }
     }
 
@@ -175,18 +192,6 @@ impl<T> OpenBatch<T> {
     }
 }
 
-impl<T> Batch<T> {
-    /// Gives back what a batch that was not full has too much, because a slow lane holds
-    /// on to it.
-    pub(crate) fn shrink(&mut self) {
-        if let Messages::Each(messages) = &mut self.messages
-            && messages.len() <= messages.capacity() / 2
-        {
-            messages.shrink_to_fit();
-        }
-    }
-}
-
 /// What a publisher hands in: a message and what belongs to it, or messages that were
 /// accepted at once, of which this is the first stamp.
 pub(crate) enum Parcel<T> {
@@ -220,8 +225,7 @@ impl<T> Parcel<T> {
 
     /// When it expires, if it is a message that has a time to live of its own.
     pub(crate) fn own_expires_ns(&self) -> Option<u64> {
-        let ttl_ns = self.meta()?.ttl_ns?;
-        Some(self.first().accepted_ns.saturating_add(ttl_ns))
+        self.meta()?.expires_ns(self.first())
     }
 
     pub(crate) fn ids(&self) -> impl ExactSizeIterator<Item = MessageId> + use<T> {

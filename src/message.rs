@@ -49,15 +49,6 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Of a message for which there was room.
-    pub(crate) fn accepted(id: MessageId) -> Self {
-        Self {
-            id,
-            evicted: 0,
-            dropped: false,
-        }
-    }
-
     /// The message's id.
     pub fn id(&self) -> MessageId {
         self.id

@@ -106,16 +106,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         meta: Option<Meta>,
     ) -> Result<Receipt, PublishError<T>> {
         if let Some((accepted_ns, mut tail)) = self.short_way()
-            && let Ok((id, _)) = self.gate.admit_alone(1, self.settings.capacity)
+            && let Ok(granted) = self.gate.admit_alone(1, self.settings.capacity)
         {
-            let id = MessageId::new(id);
+            let admitted = Admitted::plainly(granted);
+            let id = MessageId::new(admitted.first_id);
             let stamp = Stamp { id, accepted_ns };
-            let own_ttl_ns = meta.as_ref().and_then(|meta| meta.ttl_ns);
-            let own_expires_ns = own_ttl_ns.map(|ttl_ns| accepted_ns.saturating_add(ttl_ns));
+            let own_expires_ns = meta.as_ref().and_then(|meta| meta.expires_ns(stamp));
             let message = Message { stamp, payload };
             self.plain.write(&mut tail, message, meta);
             self.ring_after(tail, id.get(), own_expires_ns);
-            return Ok(Receipt::accepted(id));
+            return Ok(admitted.receipt());
         }
         self.publish_to(None, payload, meta)
     }

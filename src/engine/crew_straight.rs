@@ -88,25 +88,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         let batch = Arc::clone(&part.batch);
         let run = Run {
-            batch: &batch,
-            from,
-            to,
-            attempt: 1,
-            generation: 0,
-            address: self.address(),
-            now_ns,
-            room: &self.room,
             until_fault: breakable!("keys: past a failure in a run", true, false),
+            ..self.first_run(&batch, from, to, now_ns)
         };
-        self.books.take_in_hand((to - from) as u64);
-        if observed {
-            self.tell_delivering(batch.ids(from, to), now_ns);
-        }
-        let calls = turn.handler.call(engine, &run, &mut turn.faults);
-        let after_ns = engine.clock.now_ns();
-        turn.stride = turn.stride.after(after_ns.saturating_sub(now_ns));
-        self.books.record(Status::Queued, Step::Start, calls as u64);
-        self.record_run(&batch, from, calls, now_ns, after_ns);
+        let (calls, after_ns) = self.try_run(turn, &run, engine);
         let _motion = self.books.motions.begin(calls as u64);
         if observed {
             self.tell_delivered(batch.ids(from, from + calls), &turn.faults, after_ns);

@@ -199,26 +199,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let observed = self.topic.bus().observed();
         let most = turn.stride.calls().min(part.len()).min(most);
         let to = self.unexpired(part, from, from + most, now_ns);
-        let run = Run {
-            batch: &batch,
-            from,
-            to,
-            attempt: 1,
-            generation: 0,
-            address: self.address(),
-            now_ns,
-            room: &self.room,
-            until_fault: false,
-        };
-        self.books.take_in_hand((to - from) as u64);
-        if observed {
-            self.tell_delivering(batch.ids(from, to), now_ns);
-        }
-        let calls = turn.handler.call(engine, &run, &mut turn.faults);
-        let after_ns = engine.clock.now_ns();
-        turn.stride = turn.stride.after(after_ns.saturating_sub(now_ns));
-        self.books.record(Status::Queued, Step::Start, calls as u64);
-        self.record_run(&batch, from, calls, now_ns, after_ns);
+        let run = self.first_run(&batch, from, to, now_ns);
+        let (calls, after_ns) = self.try_run(turn, &run, engine);
         let _motion = self.books.motions.begin(calls as u64);
         let acked = calls - turn.faults.len();
         self.books
@@ -232,6 +214,47 @@ impl<T: Send + Sync + 'static> Lane<T> {
         advance(turn, calls);
         self.give_back(acked as u32 + freed);
         Progress::Done { now_ns: after_ns }
+    }
+
+    /// First attempts at messages that stand next to each other.
+    pub(super) fn first_run<'a>(
+        &'a self,
+        batch: &'a Batch<T>,
+        from: usize,
+        to: usize,
+        now_ns: u64,
+    ) -> Run<'a, T> {
+        Run {
+            batch,
+            from,
+            to,
+            attempt: 1,
+            generation: 0,
+            address: self.address(),
+            now_ns,
+            room: &self.room,
+            until_fault: false,
+        }
+    }
+
+    /// Calls the handler for such a run, all of which is in hand then. Answers how many calls
+    /// were made, and the time after them.
+    pub(super) fn try_run(
+        &self,
+        turn: &mut Turn<T>,
+        run: &Run<'_, T>,
+        engine: &Engine,
+    ) -> (usize, u64) {
+        self.books.take_in_hand((run.to - run.from) as u64);
+        if self.topic.bus().observed() {
+            self.tell_delivering(run.batch.ids(run.from, run.to), run.now_ns);
+        }
+        let calls = turn.handler.call(engine, run, &mut turn.faults);
+        let after_ns = engine.clock.now_ns();
+        turn.stride = turn.stride.after(after_ns.saturating_sub(run.now_ns));
+        self.books.record(Status::Queued, Step::Start, calls as u64);
+        self.record_run(run, calls, after_ns);
+        (calls, after_ns)
     }
 
     /// Takes what is next in the lane. Where what waits may have to make room, no more
@@ -348,24 +371,17 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Records the times of some first calls, of messages that stand next to each other.
-    pub(super) fn record_run(
-        &self,
-        batch: &Batch<T>,
-        from: usize,
-        calls: usize,
-        now_ns: u64,
-        after_ns: u64,
-    ) {
-        match &batch.messages {
+    /// Records the times of so many calls of a run of first attempts.
+    fn record_run(&self, run: &Run<'_, T>, calls: usize, after_ns: u64) {
+        match &run.batch.messages {
             Messages::Chunk(_, first) => {
                 let accepted_ns = iter::repeat_n(first.accepted_ns, calls);
-                self.record_latency(accepted_ns, now_ns, after_ns, true);
+                self.record_latency(accepted_ns, run.now_ns, after_ns, true);
             }
             Messages::Each(messages) => {
-                let messages = messages[from..from + calls].iter();
+                let messages = messages[run.from..run.from + calls].iter();
                 let accepted_ns = messages.map(|message| message.stamp.accepted_ns);
-                self.record_latency(accepted_ns, now_ns, after_ns, true);
+                self.record_latency(accepted_ns, run.now_ns, after_ns, true);
             }
         }
     }
