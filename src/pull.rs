@@ -1,12 +1,13 @@
 //! Subscriptions whose deliveries the caller's own threads take.
 
 use std::fmt;
+use std::iter;
 use std::ops::Deref;
 use std::time::Duration;
 
 use crate::config::Unsubscribe;
 use crate::engine::lane::Lane;
-use crate::engine::receive::Granted;
+use crate::engine::receive::{Granted, Received};
 use crate::error::{InvalidSetting, RecvError};
 use crate::lease::Lease;
 use crate::pure::verdict::nanos;
@@ -159,9 +160,9 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
             return Ok(Vec::new());
         }
         let until = Instant::now().checked_add(wait);
-        let granted = self.lane.receive(max, until)?;
-        let leases = granted.into_iter().map(|granted| self.lease(granted));
-        Ok(leases.collect())
+        let Received { first, more } = self.lane.receive(max, until)?;
+        let granted = iter::once(first).chain(more);
+        Ok(granted.map(|granted| self.lease(granted)).collect())
     }
 
     /// Leases one delivery after the other, as [`recv`](Self::recv) does, until the
@@ -224,9 +225,8 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         Lease::new(&self.lane, granted)
     }
 
-    fn one(&self, received: Result<Vec<Granted<T>>, RecvError>) -> Result<Lease<T>, RecvError> {
-        let granted = received?.pop().ok_or(RecvError::Empty)?;
-        Ok(self.lease(granted))
+    fn one(&self, received: Result<Received<T>, RecvError>) -> Result<Lease<T>, RecvError> {
+        Ok(self.lease(received?.first))
     }
 }
 

@@ -57,6 +57,86 @@ fn take(worker: &PullSubscription<u32>) -> Vec<Lease<u32>> {
         .unwrap_or_default()
 }
 
+/// However the deadlines of those that are out lie, each ends its own lease and no other.
+#[test]
+fn each_lease_has_its_own_deadline() {
+    let (broker, clock, _topic, worker) = pulled(4);
+    let first = worker.recv().expect("it is there");
+    advance(&broker, &clock, 100 * MS);
+    let mut second = worker.recv().expect("it is there");
+    advance(&broker, &clock, 100 * MS);
+    let third = worker.recv().expect("it is there");
+    // Earlier than all of them.
+    worker.set_ack_deadline(50 * MS).expect("in range");
+    let fourth = worker.recv().expect("it is there");
+    let timed_out = || worker.metrics().timed_out;
+    advance(&broker, &clock, 60 * MS);
+    assert_eq!((timed_out(), fourth.ack()), (1, Err(Stale)));
+    assert_eq!(first.ack(), Ok(()));
+    second.extend(2 * SECOND).expect("it is in time");
+    // The first and the second would have ended by now.
+    advance(&broker, &clock, 890 * MS);
+    assert_eq!(timed_out(), 1);
+    advance(&broker, &clock, 60 * MS);
+    assert_eq!((timed_out(), third.ack()), (2, Err(Stale)));
+    advance(&broker, &clock, 3 * SECOND);
+    assert_eq!((timed_out(), second.ack()), (3, Err(Stale)));
+    assert_balanced(&broker);
+}
+
+/// One alarm serves all deadlines: it is there as long as a lease is, and no longer.
+#[test]
+fn a_pull_at_rest_has_no_deadline() {
+    let (broker, clock, topic, worker) = pulled(3);
+    let first = worker.recv().expect("it is there");
+    let second = worker.recv().expect("it is there");
+    assert_eq!(second.ack(), Ok(()));
+    assert_eq!(broker.next_deadline(), Some(SECOND), "the first is out");
+    assert_eq!(first.ack(), Ok(()));
+    let third = worker.recv().expect("it is there");
+    assert_eq!(third.ack(), Ok(()));
+    assert_eq!(
+        broker.next_deadline(),
+        None,
+        "nothing is out, and nothing waits"
+    );
+
+    advance(&broker, &clock, 100 * MS);
+    topic.publish(4).expect("there is room");
+    drop(worker.recv().expect("it is there"));
+    let retry = Some(10 * MS);
+    assert_eq!(broker.next_deadline(), retry, "the retry, and no lease");
+    advance(&broker, &clock, 10 * MS);
+    let fourth = worker.recv().expect("it has come back");
+    assert_eq!(broker.next_deadline(), Some(SECOND), "it is out");
+    assert_eq!(fourth.ack(), Ok(()));
+    assert_eq!(broker.next_deadline(), None);
+    assert_balanced(&broker);
+}
+
+/// They have nobody to wait for.
+#[test]
+fn what_follows_a_parked_key_is_buried_even_if_nobody_pulls() {
+    let (broker, _clock) = manual();
+    let topic = open(&broker);
+    let worker = topic
+        .subscription("worker")
+        .on_failure(OnFailure::BlockKey)
+        .on_exhausted(OnExhausted::ParkKey)
+        .pull(Pull::default())
+        .expect("subscribes");
+    let publish = |payload| topic.message(payload).key("k").publish();
+    publish(1).expect("there is room");
+    let first = worker.recv().expect("it is there");
+    first
+        .nack(Nack::dead_letter("never"))
+        .expect("it is in time");
+    publish(2).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(worker.metrics().counts.dead_lettered, 2);
+    assert_balanced(&broker);
+}
+
 #[test]
 fn what_is_acked_is_delivered_once_and_in_order() {
     let (broker, _clock, _topic, worker) = pulled(3);

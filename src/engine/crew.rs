@@ -349,7 +349,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         drop(state);
         let ended = (queued.len() + waiting.len() + leased.len()) as u32;
         for leased in leased {
-            self.end_lease(leased, engine);
+            self.end_lease(leased);
         }
         for delivery in queued {
             self.end_redelivery(delivery, Status::Queued);

@@ -13,7 +13,7 @@ pub(super) struct Tray<T> {
     /// What was not tried.
     pub(super) untried: Vec<(Option<Key>, Redelivery<T>)>,
     /// The keys of what was.
-    pub(super) down: Vec<Option<Key>>,
+    down: Vec<Key>,
     /// Deliveries that have reached a final state.
     ended: u32,
 }
@@ -23,13 +23,18 @@ impl<T> Tray<T> {
         Self {
             taken,
             untried: Vec::new(),
-            down: Vec::with_capacity(taken),
+            down: Vec::new(),
             ended: 0,
         }
     }
 
+    /// What has no key holds nobody up.
+    pub(super) fn lay_down(&mut self, key: Option<Key>) {
+        self.down.extend(key);
+    }
+
     pub(super) fn end(&mut self, key: Option<Key>) {
-        self.down.push(key);
+        self.lay_down(key);
         self.ended += 1;
     }
 }
@@ -149,17 +154,18 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Puts down what was in hand.
     pub(super) fn put_down(self: &Arc<Self>, crew: &Crew<T>, tray: Tray<T>) {
-        let mut state = crew.state.lock();
         let mut expires_first = false;
-        for (key, item) in tray.untried {
-            expires_first |= self.note_return(&item);
-            crew.file(&mut state, item);
-            state.sequencer.put_down(key);
+        if !(tray.untried.is_empty() && tray.down.is_empty()) {
+            let mut state = crew.state.lock();
+            for (key, item) in tray.untried {
+                expires_first |= self.note_return(&item);
+                crew.file(&mut state, item);
+                state.sequencer.put_down(key);
+            }
+            for key in tray.down {
+                state.sequencer.put_down(Some(key));
+            }
         }
-        for key in tray.down {
-            state.sequencer.put_down(key);
-        }
-        drop(state);
         if expires_first {
             self.call_at_expiry();
         }
@@ -207,7 +213,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Puts down one that has ended.
     pub(super) fn put_down_ended(self: &Arc<Self>, crew: &Crew<T>, key: Option<Key>) {
-        crew.state.lock().sequencer.put_down(key);
+        if let Some(key) = key {
+            crew.state.lock().sequencer.put_down(Some(key));
+        }
         self.leave_hand(1, 1);
     }
 

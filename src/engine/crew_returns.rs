@@ -30,7 +30,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     fn file_return(&self, crew: &Crew<T>, state: &mut State<T>, returned: Return<T>) {
         match returned {
             Return::Redriven(again) => crew.rejoin(state, *again),
-            Return::Overdue(slot) => state.leases.note_overdue(slot),
+            Return::Overdue => state.leases.note_overdue(),
             Return::Due(tag) => {
                 let Some(again) = state.waiting.remove(tag) else {
                     return;

@@ -8,7 +8,8 @@
 //! The lane's own runner takes a run of them, which ends with the first that fails. Nobody
 //! else takes from its crew, so those behind that go back into the inbox, where they were,
 //! before the failure says who has to wait. A seat takes one at a time, for none may wait
-//! behind a call while another hand is free, and its key is out.
+//! behind a call while another hand is free, and its key is out. Callers that pull take a
+//! run where no keys are to be minded, else one at a time, too: each lease ends by itself.
 
 use super::crew::{Crew, KeyRule, RUNNER, State};
 use super::handler::Run;
@@ -19,21 +20,41 @@ use crate::pure::lifecycle::{Status, Step};
 use crate::pure::sequencer::Taken;
 use crate::sync::{Arc, breakable};
 
-/// Deliveries that go straight to the lane's runner, and what tells their keys.
+/// Deliveries that go straight to a hand, and what tells their keys.
 pub(super) struct Straight<T> {
     part: Part<T>,
     rule: KeyRule,
 }
 
+impl<T> Straight<T> {
+    /// Has each of them be out by itself.
+    pub(super) fn pass_each(
+        self,
+        state: &mut State<T>,
+        mut each: impl FnMut(&mut State<T>, Taken<Redelivery<T>>),
+    ) {
+        for index in self.part.from..self.part.to {
+            let item = Redelivery::first(&self.part.batch, index as usize, 0);
+            let key = self.rule.key_of(&item);
+            state.sequencer.pass(RUNNER, key);
+            each(state, Taken { key, item });
+        }
+    }
+}
+
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Takes new deliveries out of the inbox for the lane's own runner, at most so many, if
-    /// nothing that was filed may go.
-    pub(super) fn take_straight(&self, crew: &Crew<T>, most: usize) -> Option<Straight<T>> {
-        let mut state = crew.state.lock();
+    /// Takes new deliveries out of the inbox for the lane's own runner or for callers, at
+    /// most so many, if nothing that was filed may go.
+    pub(super) fn take_straight(
+        &self,
+        crew: &Crew<T>,
+        state: &mut State<T>,
+        most: usize,
+    ) -> Option<Straight<T>> {
         if !state.sequencer.is_at_rest(RUNNER) || state.is_blocked() {
             return None;
         }
-        let rule = crew.key_rule(&state);
+        let rule = crew.key_rule(state);
         loop {
             let most = most.min(state.room_aside());
             if most == 0 {
@@ -59,7 +80,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 return Some(Straight { part, rule });
             }
             let waits = Redelivery::first(&part.batch, part.from as usize, 0);
-            crew.arrive(&mut state, waits);
+            crew.arrive(state, waits);
         }
     }
 

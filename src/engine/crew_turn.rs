@@ -32,7 +32,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
         engine: &Engine,
     ) -> Progress {
-        if let Some(straight) = self.take_straight(crew, turn.stride.calls()) {
+        let straight = self.take_straight(crew, &mut crew.state.lock(), turn.stride.calls());
+        if let Some(straight) = straight {
             let now_ns = self.deliver_straight(crew, turn, straight, now_ns, engine);
             return Progress::Done { now_ns };
         }
@@ -177,11 +178,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Sentence::Retry { failed, due_ns } => {
                 let delay_ns = due_ns.saturating_sub(now_ns);
                 self.books.record(Status::Failed, Step::Retry, 1);
-                tray.down.push(key);
+                tray.lay_down(key);
                 return self.come_back(crew, key, failed, delay_ns);
             }
             Sentence::Requeued(item) => {
-                tray.down.push(key);
+                tray.lay_down(key);
                 return self.come_back(crew, key, item, 0);
             }
             ended => ended,

@@ -55,8 +55,8 @@ pub(crate) enum Return<T> {
     Due(u32),
     /// A letter was redriven.
     Redriven(Box<Redelivery<T>>),
-    /// The deadline of the lease in this slot has come.
-    Overdue(u32),
+    /// The deadline of a lease has come.
+    Overdue,
 }
 
 /// What only the lane's runner touches, taken out while it runs, so that no
@@ -314,6 +314,27 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.inbox.get().is_none_or(|inbox| is_empty(inbox))
     }
 
+    /// How many deliveries are queued; counts no further than `enough`.
+    pub(super) fn queued(&self, enough: usize) -> usize {
+        let Some(inbox) = self.inbox.get() else {
+            return 0;
+        };
+        let mut split = self.split.lock();
+        let (mut found, mut parts) = (0, split.iter());
+        while found < enough
+            && let Some(part) = parts.next()
+        {
+            found += part.len();
+        }
+        while found < enough
+            && let Some(part) = inbox.pop()
+        {
+            found += part.len();
+            split.push_back(part);
+        }
+        found
+    }
+
     /// Takes the oldest deliveries that wait and were never tried, at most so many, to
     /// be dropped: what a turn at rest has in hand, then what its crew has filed, then
     /// what is queued.
@@ -384,6 +405,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let end = std::mem::replace(&mut *self.end.lock(), TimerKey::NONE);
         self.topic.engine.timer.cancel(end);
         self.expiry.cancel(&self.topic.engine);
+        self.end_leases();
     }
 
     /// Remembers the deadline of its drain, to be taken back when it ends first.
@@ -408,7 +430,7 @@ impl<T: Send + Sync + 'static> Fire for Lane<T> {
                 return;
             }
             CANCEL => return self.close(Phase::Cancelling),
-            LEASE.. => Return::Overdue(tag - LEASE),
+            LEASE.. => Return::Overdue,
             _ => Return::Due(tag),
         };
         self.push_return(returned);

@@ -8,28 +8,39 @@
 //! can't, because looking and taking out is one step. An entry whose deadline has
 //! passed is for the deadline alone, so whether an ack is late is decided by the clock and not
 //! by who comes first. Model: `loom-tests/tests/models/pull.rs`.
+//!
+//! The *alarm* is one timer for all of them, never set for later than the first deadline. Who
+//! takes a lease sets it only if the new deadline is earlier; who settles or extends one
+//! leaves it alone, as long as others are out or something waits that may soon be. So a busy
+//! pull pays for no timer, and an idle one has none: who settles the last lease of a lane in
+//! which nothing waits takes the alarm back. Whoever judges what is overdue sets it for the
+//! first deadline that is left, or later where many are out, so that it doesn't look through
+//! them at every tick.
 
 use super::context::{self, Inside};
 use super::crew::Crew;
 use super::handler::{Cause, Fault};
 use super::lane::{Lane, Redelivery, Turn};
+use super::receive::Granted;
 use super::timer::LEASE;
-use crate::engine::Engine;
 use crate::error::Stale;
-use crate::event::EventKind;
 use crate::metrics::SubscriptionMetrics;
 use crate::nack::Nack;
 use crate::pure::arena::Arena;
+use crate::pure::expiry::{NEVER, next_look};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::sequencer::Taken;
+use crate::pure::wheel::TimerKey;
 use crate::sync::{Arc, breakable};
 
 /// The leases of a crew. At most `credits` are out, unless there were more before.
 pub(super) struct Leases<T> {
     out: Arena<Leased<T>>,
-    /// Slots whose deadline has come, for the lane's runner to judge.
-    overdue: Vec<u32>,
+    /// No deadline is earlier than this one's time, once set.
+    alarm: Alarm,
+    /// The alarm has rung, for the lane's runner to judge.
+    is_overdue: bool,
     /// What the next lease is told from others by.
     next: u64,
     /// Which thread has taken the latest, and since which lease it does.
@@ -42,6 +53,19 @@ pub(super) struct Leases<T> {
     stale: u64,
     timed_out: u64,
     abandoned: u64,
+}
+
+/// A timer for the first of several deadlines.
+struct Alarm {
+    due_ns: u64,
+    key: TimerKey,
+}
+
+impl Alarm {
+    const UNSET: Self = Self {
+        due_ns: NEVER,
+        key: TimerKey::NONE,
+    };
 }
 
 /// A thread that takes so many leases while no other does has the pull to itself.
@@ -75,7 +99,8 @@ impl<T> Leases<T> {
     pub(super) const fn none() -> Self {
         Self {
             out: Arena::new(),
-            overdue: Vec::new(),
+            alarm: Alarm::UNSET,
+            is_overdue: false,
             next: 0,
             taker: 0,
             taker_since: 0,
@@ -102,12 +127,11 @@ impl<T> Leases<T> {
         self.taker_since > 0 && self.next - self.taker_since < ALONE_AFTER
     }
 
-    pub(super) fn note_overdue(&mut self, slot: u32) {
-        self.overdue.push(slot);
+    pub(super) fn note_overdue(&mut self) {
+        self.is_overdue = true;
     }
 
     pub(super) fn drain(&mut self) -> Vec<Leased<T>> {
-        self.overdue.clear();
         self.out.drain().collect()
     }
 
@@ -116,6 +140,37 @@ impl<T> Leases<T> {
         into.stale = self.stale;
         into.timed_out = self.timed_out;
         into.abandoned = self.abandoned;
+    }
+
+    /// Has a delivery be out until then; answers what to show for it.
+    pub(super) fn grant(
+        &mut self,
+        mut taken: Taken<Redelivery<T>>,
+        now_ns: u64,
+        due_ns: u64,
+    ) -> Granted<T> {
+        let item = &mut taken.item;
+        if item.attempts == 0 {
+            item.first_attempt_ns = now_ns;
+        }
+        let (batch, index) = (Arc::clone(&item.batch), item.index);
+        let (attempt, generation) = (item.attempts + 1, item.generation);
+        let number = self.next;
+        self.next += 1;
+        let slot = self.out.insert(Leased {
+            number,
+            due_ns,
+            began_ns: now_ns,
+            taken,
+        });
+        Granted {
+            claim: Claim { slot, number },
+            due_ns,
+            batch,
+            index,
+            attempt,
+            generation,
+        }
     }
 
     /// The lease of this claim, as long as it is the holder's.
@@ -131,57 +186,46 @@ impl<T> Leases<T> {
         self.out.remove(claim.slot)
     }
 
-    /// Takes out what has outlived its deadline. Of the slots whose timer has fired,
-    /// some have another tenant by now, or one whose deadline was extended.
+    /// Takes out what has outlived its deadline.
     fn take_overdue(&mut self, timer_ns: u64) -> Vec<Leased<T>> {
-        let mut late = Vec::new();
-        for slot in std::mem::take(&mut self.overdue) {
-            let is_late = |leased: &Leased<T>| timer_ns >= leased.due_ns;
-            let is_late = self.out.get(slot).is_some_and(is_late);
-            if breakable!("pull: a timer ends whom it finds", is_late, true) {
-                late.extend(self.out.remove(slot));
-            }
-        }
+        let is_late = |leased: &Leased<T>| {
+            let is_late = timer_ns >= leased.due_ns;
+            breakable!("pull: an alarm ends whom it finds", is_late, true)
+        };
+        let late = self.out.extract(is_late);
         self.timed_out += late.len() as u64;
         late
     }
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Has a delivery be out on lease; answers what to show for it, and until when it
-    /// is good.
-    pub(super) fn grant(
-        self: &Arc<Self>,
-        leases: &mut Leases<T>,
-        mut taken: Taken<Redelivery<T>>,
-        (now_ns, timer_ns): (u64, u64),
-    ) -> (Claim, u64) {
-        let item = &mut taken.item;
-        if item.attempts == 0 {
-            item.first_attempt_ns = now_ns;
-        }
-        self.books.take_in_hand(1);
-        let status = self.books.record(Status::Queued, Step::Start, 1);
-        // Told under the lock: nobody can settle it before.
-        self.tell(item.id(), item.attempts + 1, status, EventKind::Delivering);
-        let due_ns = timer_ns.saturating_add(leases.deadline_ns);
-        let number = leases.next;
-        leases.next += 1;
-        let slot = leases.out.insert(Leased {
-            number,
-            due_ns,
-            began_ns: now_ns,
-            taken,
-        });
-        self.set_deadline(leases, slot, due_ns);
-        (Claim { slot, number }, due_ns)
+    /// Writes down that so many deliveries go out on lease.
+    pub(super) fn note_granted(self: &Arc<Self>, leases: &mut Leases<T>, count: u64, due_ns: u64) {
+        self.books.take_in_hand(count);
+        self.books.record(Status::Queued, Step::Start, count);
+        self.set_alarm(leases, due_ns);
     }
 
-    fn set_deadline(self: &Arc<Self>, leases: &mut Leases<T>, slot: u32, due_ns: u64) {
-        let timer = &self.topic.engine.timer;
-        if let Some(leased) = leases.out.get_mut(slot) {
-            leased.due_ns = due_ns;
-            leased.taken.item.timer = timer.insert(due_ns, LEASE + slot, Arc::clone(self) as _);
+    /// Has the wheel call when this deadline comes, unless it calls before.
+    fn set_alarm(self: &Arc<Self>, leases: &mut Leases<T>, due_ns: u64) {
+        if due_ns < leases.alarm.due_ns {
+            let timer = &self.topic.engine.timer;
+            let key = timer.insert(due_ns, LEASE, Arc::clone(self) as _);
+            let later = std::mem::replace(&mut leases.alarm, Alarm { due_ns, key });
+            timer.cancel(later.key);
+        }
+    }
+
+    /// No lease is out that it would have to end.
+    fn silence_alarm(&self, leases: &mut Leases<T>) {
+        let alarm = std::mem::replace(&mut leases.alarm, Alarm::UNSET);
+        self.topic.engine.timer.cancel(alarm.key);
+    }
+
+    /// No lease is out any more, and none will be.
+    pub(super) fn end_leases(&self) {
+        if let Some(crew) = self.crew.get() {
+            self.silence_alarm(&mut crew.state.lock().leases);
         }
     }
 
@@ -195,13 +239,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             state.leases.stale += 1;
             return Err(Stale);
         };
-        let due_ns = timer_ns.saturating_add(by_ns);
-        if due_ns <= leased.due_ns {
-            return Ok(leased.due_ns);
-        }
-        engine.timer.cancel(leased.taken.item.timer);
-        self.set_deadline(&mut state.leases, claim.slot, due_ns);
-        Ok(due_ns)
+        leased.due_ns = leased.due_ns.max(timer_ns.saturating_add(by_ns));
+        Ok(leased.due_ns)
     }
 
     /// Settles a lease for its holder.
@@ -220,6 +259,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Some(_) => leases.abandoned += u64::from(is_abandoned),
             None => leases.stale += u64::from(!is_abandoned),
         }
+        if leases.out.is_empty() && state.sequencer.len() == 0 && self.is_inbox_empty() {
+            self.silence_alarm(&mut state.leases);
+        }
         drop(state);
         let cause = match settlement {
             Settlement::Ack => None,
@@ -237,7 +279,18 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Says what becomes of leases that have outlived their deadline.
     pub(super) fn judge_overdue(self: &Arc<Self>, crew: &Crew<T>, turn: &mut Turn<T>) {
         let timer_ns = self.topic.engine.clock.timer_ns();
-        let late = crew.state.lock().leases.take_overdue(timer_ns);
+        let mut state = crew.state.lock();
+        let leases = &mut state.leases;
+        if !std::mem::take(&mut leases.is_overdue) {
+            return;
+        }
+        let late = leases.take_overdue(timer_ns);
+        let first_ns = leases.out.values().map(|leased| leased.due_ns).min();
+        let first_ns = first_ns.unwrap_or(NEVER);
+        // It has rung, unless it was taken back and set anew meanwhile.
+        self.silence_alarm(leases);
+        self.set_alarm(leases, next_look(first_ns, leases.out.len(), timer_ns));
+        drop(state);
         for leased in late {
             let fault = Fault::new(0, Cause::Overdue, false);
             self.settle_leased(crew, leased, Some(fault), &mut turn.last_error);
@@ -257,7 +310,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let Leased {
             began_ns, taken, ..
         } = leased;
-        engine.timer.cancel(taken.item.timer);
         let now_ns = engine.clock.now_ns();
         self.settle_alone(crew, last_error, taken, fault, (began_ns, now_ns));
         breakable!(
@@ -273,9 +325,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Ends a delivery that is out, as the lane's phase says: whoever has it holds a
     /// stale lease from here on.
-    pub(super) fn end_lease(&self, leased: Leased<T>, engine: &Engine) {
+    pub(super) fn end_lease(&self, leased: Leased<T>) {
         let mut item = leased.taken.item;
-        engine.timer.cancel(item.timer);
         item.remember_latest();
         item.attempts += 1;
         self.end_redelivery(item, Status::Delivering);

@@ -168,7 +168,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             self.file_returns(crew, &mut state)
         );
         for follower in in_hand {
-            tray.down.push(follower.key);
+            tray.lay_down(follower.key);
             state.strays.add(key, follower.item);
         }
         for follower in state.sequencer.drain_behind(key, id.get()) {

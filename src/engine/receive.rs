@@ -4,8 +4,9 @@
 //! called whenever there may be something: by the lane's turn, when something has
 //! arrived or come back or the rules have changed; by whoever settles a lease, which
 //! gives back a credit and perhaps a key; by a change of credits; by the end. As many are called
-//! as there is something for. So that who calls can tell, what has arrived is always filed
-//! until one may go: nothing to lease means none in the inbox either.
+//! as there is something for. So who calls somebody counts what has arrived: where keys matter
+//! it files it until one may go; where they don't, all that waits in the inbox may. What is new
+//! is leased [straight from there](super::crew_straight) as long as nothing that was filed may go.
 //!
 //! Threads that share a pull take turns of a few leases: who has had its turn lets those run
 //! that can, by the system's scheduler, and those go first that wait. A thread that has the
@@ -14,14 +15,18 @@
 //!
 //! [`Waiters`]: super::waiters::Waiters
 
+use std::iter;
+
 use super::context;
-use super::crew::{Crew, RUNNER};
+use super::crew::{Crew, RUNNER, State};
 use super::crew_hands::Tray;
 use super::lane::{Lane, Redelivery};
-use super::leases::Claim;
+use super::leases::{Claim, Leases};
 use crate::batch::Batch;
 use crate::error::{InvalidSetting, RecvError};
+use crate::event::EventKind;
 use crate::pure::lifecycle::Status;
+use crate::pure::rules::Keying;
 use crate::pure::sequencer::{Each, Taken};
 use crate::sync::{Arc, Instant, breakable, yield_now};
 
@@ -35,13 +40,45 @@ pub(crate) struct Granted<T> {
     pub(crate) generation: u16,
 }
 
+/// What a receiver gets at once.
+pub(crate) struct Received<T> {
+    pub(crate) first: Granted<T>,
+    /// Without an allocation where only one was asked for.
+    pub(crate) more: Vec<Granted<T>>,
+}
+
+/// What may go from a lane, and what of it comes too late.
+struct Going<T> {
+    received: Option<Received<T>>,
+    count: usize,
+    expired: Vec<Taken<Redelivery<T>>>,
+}
+
+impl<T> Going<T> {
+    fn add(&mut self, granted: Granted<T>, most: usize) {
+        self.count += 1;
+        match &mut self.received {
+            Some(received) => received.more.push(granted),
+            none => {
+                *none = Some(Received {
+                    first: granted,
+                    more: Vec::with_capacity(most.min(CREDITS as usize) - 1),
+                });
+            }
+        }
+    }
+}
+
 /// Leases that may be out unless a number is asked for: enough to keep a few threads
 /// busy, few enough that what a stuck process holds is little.
 const CREDITS: u32 = 64;
 
 impl<T: Send + Sync + 'static> Lane<T> {
     /// Changes how many leases may be out; `None` is the default.
-    pub(crate) fn set_credits(&self, asked: Option<usize>) -> Result<(), InvalidSetting> {
+    pub(crate) fn set_credits(
+        self: &Arc<Self>,
+        asked: Option<usize>,
+    ) -> Result<(), InvalidSetting> {
         let Some(crew) = self.crew.get() else {
             return Ok(());
         };
@@ -68,10 +105,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// There may be something for those who pull.
     pub(super) fn call_receivers(self: &Arc<Self>, crew: &Crew<T>) {
         let mut state = crew.state.lock();
-        breakable!(
-            "pull: what has arrived is not filed",
-            self.feed(crew, &mut state, RUNNER, 1)
-        );
+        if state.rules.parks() {
+            // What is of a parked key goes to the dead letters even if nobody pulls.
+            self.feed(crew, &mut state, RUNNER, 1);
+        }
         drop(state);
         breakable!(
             "pull: news that no receiver hears of",
@@ -95,7 +132,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self: &Arc<Self>,
         most: usize,
         until: Option<Instant>,
-    ) -> Result<Vec<Granted<T>>, RecvError> {
+    ) -> Result<Received<T>, RecvError> {
         let attempt = || match self.try_receive(most) {
             Err(RecvError::Empty) => None,
             received => Some(received),
@@ -123,12 +160,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         seat: &mut super::wakers::Seat,
         context: &std::task::Context<'_>,
     ) -> std::task::Poll<Result<Granted<T>, RecvError>> {
-        let one = |received: Result<Vec<Granted<T>>, RecvError>| {
-            received.and_then(|mut one| one.pop().ok_or(RecvError::Empty))
-        };
         let attempt = || match self.try_receive(1) {
             Err(RecvError::Empty) => None,
-            received => Some(one(received)),
+            received => Some(received.map(|received| received.first)),
         };
         let Some(crew) = self.crew.get() else {
             return std::task::Poll::Ready(Err(RecvError::Ended));
@@ -143,7 +177,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// The future of this seat receives no more.
     #[cfg(feature = "async")]
-    pub(crate) fn leave_receivers(&self, seat: &mut super::wakers::Seat) {
+    pub(crate) fn leave_receivers(self: &Arc<Self>, seat: &mut super::wakers::Seat) {
         if let Some(crew) = self.crew.get() {
             crew.receivers.leave(seat, || self.to_lease(crew));
         }
@@ -155,85 +189,132 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// How many may lease something now, or hear that nobody ever will.
-    pub(super) fn to_lease(&self, crew: &Crew<T>) -> usize {
-        let state = crew.state.lock();
+    pub(super) fn to_lease(self: &Arc<Self>, crew: &Crew<T>) -> usize {
+        let mut state = crew.state.lock();
         if self.is_over() {
             return usize::MAX;
         }
         let free = state.leases.free();
-        free.min(state.sequencer.wanted_hands(RUNNER))
+        let arrived = breakable!(
+            "pull: what has arrived is not counted",
+            self.arrived(crew, &mut state, free),
+            0
+        );
+        let has_strays = state.strays.are_to_be_judged();
+        let waiting = arrived + state.sequencer.wanted_hands(RUNNER);
+        drop(state);
+        if has_strays {
+            self.ring();
+        }
+        free.min(waiting)
+    }
+
+    /// How many of those that have arrived may go as they are, as far as `enough`. Files
+    /// some, where they may not.
+    fn arrived(&self, crew: &Crew<T>, state: &mut State<T>, enough: usize) -> usize {
+        if state.rules.keying(crew.is_shared) == Keying::Nothing {
+            return self.queued(enough);
+        }
+        self.feed(crew, state, RUNNER, 1);
+        0
     }
 
     /// Leases what may go now, at most so many.
-    pub(crate) fn try_receive(self: &Arc<Self>, most: usize) -> Result<Vec<Granted<T>>, RecvError> {
+    pub(crate) fn try_receive(self: &Arc<Self>, most: usize) -> Result<Received<T>, RecvError> {
         // What a publish of this thread came to before is not this delivery's fault.
         context::take_refusal(&self.topic.engine);
         self.topic.engine.run_until_idle();
         let crew = self.crew.get().ok_or(RecvError::Ended)?;
         loop {
-            let (granted, expired) = self.lease(crew, most)?;
-            let is_to_go_on = granted.is_empty() && !expired.is_empty();
+            let Going {
+                received, expired, ..
+            } = self.lease(crew, most)?;
+            let is_to_go_on = received.is_none() && !expired.is_empty();
             self.expire_taken(crew, expired);
             if !is_to_go_on {
-                return match granted.is_empty() {
-                    true => Err(RecvError::Empty),
-                    false => Ok(granted),
-                };
+                return received.ok_or(RecvError::Empty);
             }
         }
     }
 
     /// One step: what may go is out, and what has expired is in the caller's hands.
-    #[allow(clippy::type_complexity, reason = "named where it is taken apart")]
-    fn lease(
-        self: &Arc<Self>,
-        crew: &Crew<T>,
-        most: usize,
-    ) -> Result<(Vec<Granted<T>>, Vec<Taken<Redelivery<T>>>), RecvError> {
+    fn lease(self: &Arc<Self>, crew: &Crew<T>, most: usize) -> Result<Going<T>, RecvError> {
         let clock = &self.topic.engine.clock;
         let (now_ns, timer_ns) = (clock.now_ns(), clock.timer_ns());
         let mut state = crew.state.lock();
         if self.is_over() {
             return Err(RecvError::Ended);
         }
+        let due_ns = timer_ns.saturating_add(state.leases.deadline_ns);
         let most = most.min(state.leases.free());
-        let mut taken = Vec::new();
-        loop {
-            let left = most - taken.len();
-            self.feed(crew, &mut state, RUNNER, left.max(1));
-            let more = state.sequencer.take(RUNNER, left, Each::Once, None);
-            if more.is_empty() {
-                break;
-            }
-            taken.extend(more);
-        }
-        let is_past = |taken: &mut Taken<_>| self.is_past(&taken.item, now_ns);
-        let expired = taken.extract_if(.., is_past).collect();
-        let granted = taken.into_iter().map(|taken| {
-            let item = &taken.item;
-            let (batch, index) = (Arc::clone(&item.batch), item.index);
-            let (attempt, generation) = (item.attempts + 1, item.generation);
-            let (claim, due_ns) = self.grant(&mut state.leases, taken, (now_ns, timer_ns));
-            Granted {
-                claim,
-                due_ns,
-                batch,
-                index,
-                attempt,
-                generation,
+        let mut going = Going {
+            received: None,
+            count: 0,
+            expired: Vec::new(),
+        };
+        self.take_to_lease(crew, &mut state, most, |leases, taken| {
+            if self.is_past(&taken.item, now_ns) {
+                going.expired.push(taken);
+            } else {
+                going.add(leases.grant(taken, now_ns, due_ns), most);
             }
         });
-        let granted: Vec<_> = granted.collect();
-        if !granted.is_empty() {
+        if let Some(received) = &going.received {
+            self.note_granted(&mut state.leases, going.count as u64, due_ns);
+            // Told under the lock: nobody can settle it before.
+            self.tell_granted(received);
             let is_shared = state.leases.note_taker(context::mark());
-            context::note_taken(granted.len() as u32, is_shared);
+            context::note_taken(going.count as u32, is_shared);
         }
         let has_strays = state.strays.are_to_be_judged();
         drop(state);
         if has_strays {
             self.ring();
         }
-        Ok((granted, expired))
+        Ok(going)
+    }
+
+    /// Passes what may go to `each`, at most so many.
+    fn take_to_lease(
+        &self,
+        crew: &Crew<T>,
+        state: &mut State<T>,
+        most: usize,
+        mut each: impl FnMut(&mut Leases<T>, Taken<Redelivery<T>>),
+    ) {
+        let minds_keys = state.rules.keying(crew.is_shared) != Keying::Nothing;
+        let mut left = most;
+        while left > 0 {
+            let run = if minds_keys { 1 } else { left };
+            if let Some(straight) = self.take_straight(crew, state, run) {
+                straight.pass_each(state, |state, taken| {
+                    left -= 1;
+                    each(&mut state.leases, taken);
+                });
+                continue;
+            }
+            self.feed_unless_new(crew, state, RUNNER, left);
+            let taken = state.sequencer.take(RUNNER, left, Each::Once, None);
+            if taken.is_empty() {
+                return;
+            }
+            left -= taken.len();
+            taken
+                .into_iter()
+                .for_each(|taken| each(&mut state.leases, taken));
+        }
+    }
+
+    fn tell_granted(&self, received: &Received<T>) {
+        for granted in iter::once(&received.first).chain(&received.more) {
+            let id = granted.batch.stamp(usize::from(granted.index)).id;
+            self.tell(
+                id,
+                granted.attempt,
+                Status::Delivering,
+                EventKind::Delivering,
+            );
+        }
     }
 
     /// Ends what has outlived its time before it could be leased.

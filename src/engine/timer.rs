@@ -23,7 +23,7 @@ pub(crate) trait Fire: Send + Sync {
 pub(crate) const LOOK: u32 = u32::MAX;
 /// The tag that ends a lane's drain.
 pub(crate) const CANCEL: u32 = u32::MAX - 1;
-/// Tags from here on are deadlines of leases; what awaits its time has one below.
+/// The tag of the first deadline of a lane's leases; what awaits its time has one below.
 pub(crate) const LEASE: u32 = 1 << 30;
 
 struct State {
@@ -48,7 +48,8 @@ impl State {
 }
 
 /// The timer of a broker. Bounded by the places that lanes and topics reserve for what waits
-/// on it, plus one linger and one expiry for each of them and a linger for each buffer.
+/// on it, plus one linger, one expiry and one deadline of leases for each of them and a linger
+/// for each buffer.
 pub(crate) struct Timer {
     state: Mutex<State>,
     earlier: Condvar,
@@ -97,7 +98,7 @@ impl Timer {
         key
     }
 
-    /// Takes back a deadline for looking or cancelling, or of a lease, if it has not
+    /// Takes back a deadline for looking or cancelling, or of leases, if it has not
     /// come.
     pub(crate) fn cancel(&self, key: TimerKey) {
         let cancelled = self.state.lock().wheel.cancel(key);

@@ -78,7 +78,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 None => return Progress::Done { now_ns },
             },
             // Leases are of crews, which file this elsewhere.
-            Return::Overdue(_) => return Progress::Done { now_ns },
+            Return::Overdue => return Progress::Done { now_ns },
         };
         turn.is_new_next = true;
         self.deliver_again(turn, again, now_ns, engine)

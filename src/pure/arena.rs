@@ -110,6 +110,24 @@ impl<T> Arena<T> {
         self.pages.len() * PAGE_SLOTS
     }
 
+    /// The values, in order of index.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
+        let slots = self.pages.iter().flat_map(|page| page.iter());
+        slots.filter_map(|slot| match slot {
+            Slot::Occupied(value) => Some(value),
+            Slot::Vacant { .. } => None,
+        })
+    }
+
+    /// Takes out the values that are chosen, in order of index.
+    pub(crate) fn extract(&mut self, chosen: impl Fn(&T) -> bool) -> Vec<T> {
+        let slots = self.pages.len() * PAGE_SLOTS;
+        let chosen = |index: &u32| self.get(*index).is_some_and(&chosen);
+        let indices: Vec<_> = (0..slots as u32).filter(chosen).collect();
+        let taken = indices.into_iter().filter_map(|index| self.remove(index));
+        taken.collect()
+    }
+
     /// Takes every value out, in order of index. The arena is empty as soon as this returns,
     /// whether or not the iterator is run to its end, and each page is freed as the iterator leaves
     /// it.
@@ -294,6 +312,20 @@ mod tests {
         assert_eq!(Rc::strong_count(&witness), 1);
         assert_eq!(arena.insert(witness), 0);
         assert_eq!(arena.drain().count(), 1);
+    }
+
+    #[test]
+    fn what_is_chosen_is_taken_out_and_the_others_stay() {
+        let mut arena = Arena::new();
+        for n in 0..130 {
+            arena.insert(n);
+        }
+        arena.remove(7);
+        assert_eq!(arena.extract(|n| *n > 126 || *n == 7), [127, 128, 129]);
+        assert_eq!(arena.values().count(), 126);
+        assert_eq!(arena.values().max(), Some(&126));
+        assert_eq!(arena.extract(|_| true).len(), 126);
+        assert!(arena.is_empty());
     }
 
     #[test]

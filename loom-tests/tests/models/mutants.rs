@@ -311,11 +311,11 @@ const MUTANTS: &[Mutant] = &[
         &["pull::an_old_lease_and_its_timer_leave_the_next_tenant_alone"],
     ),
     (
-        "pull: a timer ends whom it finds",
+        "pull: an alarm ends whom it finds",
         &["pull::a_timer_that_fires_for_an_extended_lease_does_not_end_it"],
     ),
     (
-        "pull: what has arrived is not filed",
+        "pull: what has arrived is not counted",
         &["pull::a_receiver_that_falls_asleep_hears_of_a_message"],
     ),
     (
