@@ -15,9 +15,14 @@ pub struct OwnedDelivery<T> {
     pub(crate) index: usize,
     pub(crate) attempt: u32,
     pub(crate) generation: u16,
+    pub(crate) names: Arc<Names>,
+    pub(crate) now_ns: u64,
+}
+
+/// Where deliveries come from, so that they share one count and not two.
+pub(crate) struct Names {
     pub(crate) topic: Arc<str>,
     pub(crate) subscription: Arc<str>,
-    pub(crate) now_ns: u64,
 }
 
 impl<T> OwnedDelivery<T> {
@@ -29,8 +34,8 @@ impl<T> OwnedDelivery<T> {
             attempt: self.attempt,
             generation: self.generation,
             address: Address {
-                topic: &self.topic,
-                subscription: &self.subscription,
+                topic: &self.names.topic,
+                subscription: &self.names.subscription,
             },
             now_ns: self.now_ns,
         }
@@ -60,12 +65,12 @@ impl<T> OwnedDelivery<T> {
 
     /// The topic's name.
     pub fn topic(&self) -> &str {
-        &self.topic
+        &self.names.topic
     }
 
     /// The subscription's name.
     pub fn subscription(&self) -> &str {
-        &self.subscription
+        &self.names.subscription
     }
 
     /// The key the publisher gave, if any.
@@ -93,8 +98,7 @@ impl<T> Clone for OwnedDelivery<T> {
     fn clone(&self) -> Self {
         Self {
             batch: Arc::clone(&self.batch),
-            topic: Arc::clone(&self.topic),
-            subscription: Arc::clone(&self.subscription),
+            names: Arc::clone(&self.names),
             ..*self
         }
     }

@@ -1,12 +1,13 @@
 //! Handlers that are async functions. A seat has one call at a time, which it polls on
 //! whichever worker runs it; between polls it occupies none. The seat itself is the
-//! waker: to be woken is to be rung.
+//! waker: to be woken is to be rung. The future of a call lives in a slot of its seat's, which the
+//! next one reuses.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::contain::{Contained, contain, discard};
+use super::contain::{Contained, contain};
 use super::context;
 use super::crew::Crew;
 use super::crew_hands::Tray;
@@ -17,14 +18,11 @@ use super::turn::{SHARE_LOOKS, SHARE_NS};
 use crate::engine::Engine;
 use crate::event::EventKind;
 use crate::nack::Nack;
-use crate::owned_delivery::OwnedDelivery;
+use crate::owned_delivery::{Names, OwnedDelivery};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::sequencer::Taken;
 use crate::sync::Arc;
-
-type Call = Pin<Box<dyn Future<Output = Result<(), Nack>> + Send>>;
-type Handler<T> = Arc<Contained<Box<dyn Fn(OwnedDelivery<T>) -> Call + Send + Sync>>>;
 
 /// A call that has begun.
 struct Begun<T> {
@@ -32,15 +30,17 @@ struct Begun<T> {
     began_ns: u64,
     /// A publish of it was refused because the broker is ending.
     was_refused: bool,
-    /// The user's own future, in nothing that could drop it while a panic of it unwinds;
-    /// or how the handler panicked before there was one.
-    future: Result<Contained<Call>, String>,
+    /// How the handler panicked before there was a future.
+    panic: Option<String>,
 }
 
 /// What a seat polls.
-struct AsyncCalls<T> {
-    handler: Handler<T>,
+struct AsyncCalls<T, F, R> {
+    handler: Arc<Contained<F>>,
+    names: Option<Arc<Names>>,
     begun: Option<Begun<T>>,
+    /// The user's own future, in nothing that could drop it while a panic of it unwinds.
+    future: Pin<Box<Option<R>>>,
     last_error: Option<Arc<str>>,
 }
 
@@ -51,18 +51,23 @@ where
     F: Fn(OwnedDelivery<T>) -> R + Send + Sync + 'static,
     R: Future<Output = Result<(), Nack>> + Send + 'static,
 {
-    let call = move |delivery: OwnedDelivery<T>| Box::pin(handler(delivery)) as Call;
-    let handler: Handler<T> = Arc::new(Contained::new(Box::new(call)));
-    share_by(handler, count, |handler| {
+    share_by(Arc::new(Contained::new(handler)), count, |handler| {
         Box::new(AsyncCalls {
             handler,
+            names: None,
             begun: None,
+            future: Box::pin(None),
             last_error: None,
         })
     })
 }
 
-impl<T: Send + Sync + 'static> Work<T> for AsyncCalls<T> {
+impl<T, F, R> Work<T> for AsyncCalls<T, F, R>
+where
+    T: Send + Sync + 'static,
+    F: Fn(OwnedDelivery<T>) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<(), Nack>> + Send + 'static,
+{
     fn work(&mut self, seat: &Arc<Seat<T>>, lane: &Arc<Lane<T>>, engine: &Engine) -> bool {
         let Some(crew) = lane.crew.get() else {
             return false;
@@ -103,9 +108,25 @@ impl<T: Send + Sync + 'static> Work<T> for AsyncCalls<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> AsyncCalls<T> {
+impl<T, F, R> AsyncCalls<T, F, R>
+where
+    T: Send + Sync + 'static,
+    F: Fn(OwnedDelivery<T>) -> R,
+    R: Future<Output = Result<(), Nack>>,
+{
     /// Calls the handler, whose future has yet to be polled.
-    fn begin(&self, lane: &Lane<T>, mut taken: Taken<Redelivery<T>>, began_ns: u64) -> Begun<T> {
+    fn begin(
+        &mut self,
+        lane: &Lane<T>,
+        mut taken: Taken<Redelivery<T>>,
+        began_ns: u64,
+    ) -> Begun<T> {
+        let names = self.names.get_or_insert_with(|| {
+            Arc::new(Names {
+                topic: Arc::clone(&lane.topic.name),
+                subscription: Arc::clone(&lane.name),
+            })
+        });
         let item = &mut taken.item;
         if item.attempts == 0 {
             item.first_attempt_ns = began_ns;
@@ -115,8 +136,7 @@ impl<T: Send + Sync + 'static> AsyncCalls<T> {
             index: usize::from(item.index),
             attempt: item.attempts + 1,
             generation: item.generation,
-            topic: Arc::clone(&lane.topic.name),
-            subscription: Arc::clone(&lane.name),
+            names: Arc::clone(names),
             now_ns: began_ns,
         };
         let attempt = delivery.attempt;
@@ -128,14 +148,20 @@ impl<T: Send + Sync + 'static> AsyncCalls<T> {
         );
         lane.books.record(Status::Queued, Step::Start, 1);
         let (future, was_refused) = context::calling(lane.topic.engine.id(), |refused| {
-            let future = contain(|| (**self.handler)(delivery)).map(Contained::new);
-            (future, refused.get())
+            (contain(|| (**self.handler)(delivery)), refused.get())
         });
+        let panic = match future {
+            Ok(future) => {
+                self.future.set(Some(future));
+                None
+            }
+            Err(panic) => Some(panic),
+        };
         Begun {
             taken,
             began_ns,
             was_refused,
-            future,
+            panic,
         }
     }
 
@@ -146,13 +172,13 @@ impl<T: Send + Sync + 'static> AsyncCalls<T> {
         waker: &Waker,
         engine: &Engine,
     ) -> Option<(Begun<T>, Option<Fault>)> {
-        let polled = match &mut begun.future {
-            Ok(future) => context::calling(engine.id(), |refused| {
-                let polled = contain(|| future.as_mut().poll(&mut Context::from_waker(waker)));
+        let polled = match (begun.panic.take(), self.future.as_mut().as_pin_mut()) {
+            (None, Some(future)) => context::calling(engine.id(), |refused| {
+                let polled = contain(|| future.poll(&mut Context::from_waker(waker)));
                 begun.was_refused |= refused.get();
                 polled
             }),
-            Err(panic) => Err(std::mem::take(panic)),
+            (panic, _) => Err(panic.unwrap_or_default()),
         };
         let cause = match polled {
             Ok(Poll::Pending) => {
@@ -174,24 +200,26 @@ impl<T: Send + Sync + 'static> AsyncCalls<T> {
         fault: Option<Fault>,
         now_ns: u64,
     ) {
+        self.drop_future();
         let Begun {
-            taken,
-            began_ns,
-            future,
-            ..
+            taken, began_ns, ..
         } = begun;
-        drop(future);
         let error = &mut self.last_error;
         lane.settle_alone(crew, error, taken, fault, (began_ns, now_ns));
+    }
+
+    /// As [`discard`](super::contain::discard), in its place.
+    fn drop_future(&mut self) {
+        let _ = contain(|| self.future.set(None));
     }
 
     /// The lane is being cancelled: the call ends where it stands, and its delivery
     /// with it.
     fn cancel(&mut self, lane: &Arc<Lane<T>>, crew: &Crew<T>) {
-        let Some(Begun { taken, future, .. }) = self.begun.take() else {
+        let Some(Begun { taken, .. }) = self.begun.take() else {
             return;
         };
-        discard(future);
+        self.drop_future();
         let Taken { key, mut item } = taken;
         let _motion = lane.books.motions.begin(1);
         item.remember_latest();
