@@ -950,11 +950,12 @@ fn deadlines_acks_and_ends_race_without_a_loss() {
     assert!(counts.failed > 0);
 }
 
-/// By the system's slices of time alone, one of them would get nearly all.
+/// By the system's slices of time alone, one of them would get nearly all. There are enough
+/// messages for many slices even where the machine is busy with other things.
 #[test]
 fn threads_that_share_a_pull_get_about_as_many_each() {
     const THREADS: usize = 4;
-    const MESSAGES: u32 = 40_000;
+    const MESSAGES: u32 = 200_000;
     let broker = threaded(1);
     let topic = broker.topic("t").capacity(MESSAGES as usize);
     let topic = topic.lane_capacity(MESSAGES as usize).open();
