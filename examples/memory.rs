@@ -16,11 +16,13 @@ use std::alloc::System;
 use std::error::Error;
 use std::fmt::Display;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
 use std::time::Duration;
 
-use millstream::{Backoff, Broker, ManualClock, Nack, Subscription, Topic};
+use millstream::{Backoff, Broker, ManualClock, Nack, Overflow, Subscription, Topic};
+use parking_lot::Mutex;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]
@@ -32,6 +34,7 @@ type Outcome<V = ()> = Result<V, Box<dyn Error>>;
 const PAYLOAD: Payload = [7; 64];
 const TOPICS: usize = 100_000;
 const MESSAGES: usize = 1_000_000;
+const QUEUED: usize = 100_000;
 const LETTERS: usize = 100_000;
 /// Messages in one of the engine's batches: a retry keeps so many alive.
 const BATCH: usize = 64;
@@ -48,6 +51,7 @@ fn main() -> Outcome<ExitCode> {
     active_subscriptions(&mut table)?;
     queued_singly(&mut table)?;
     queued_in_chunks(&mut table)?;
+    queued_in_lanes(&mut table)?;
     pending_retries(&mut table)?;
     pending_retries_of_mixed_batches(&mut table)?;
     dead_letters(&mut table)?;
@@ -61,13 +65,24 @@ fn main() -> Outcome<ExitCode> {
     Ok(table.verdict())
 }
 
+/// What libraries keep for each thread they let go again, and give to the next. So there must
+/// be as many at once as there will be.
 fn warm_up() -> Outcome {
-    let broker = Broker::builder().workers(2).build()?;
-    let topic = broker.topic("warm-up").open()?;
-    let subscription = topic.subscribe("warm-up", |_| Ok(()))?;
-    topic.publish(PAYLOAD)?;
+    const WORKERS: usize = 4;
+    let broker = Broker::builder().workers(WORKERS).build()?;
+    let all_busy = Arc::new(Barrier::new(WORKERS));
+    let mut subscriptions = Vec::new();
+    for number in 0..WORKERS {
+        let topic = broker.topic(&format!("warm-up-{number}")).open()?;
+        let all_busy = Arc::clone(&all_busy);
+        subscriptions.push(topic.subscribe("warm-up", move |_| {
+            all_busy.wait();
+            Ok(())
+        })?);
+        topic.publish(PAYLOAD)?;
+    }
     broker.drain(HOUR)?;
-    drop(subscription);
+    drop(subscriptions);
     Ok(())
 }
 
@@ -168,6 +183,37 @@ fn queued_in_chunks(table: &mut Table) -> Outcome {
         grown,
         MESSAGES,
     );
+    drop(subscription);
+    Ok(())
+}
+
+/// The worst case of a lane: its handler is stuck, and the publisher is so slow that each
+/// message finds a worker with nothing else to do.
+fn queued_in_lanes(table: &mut Table) -> Outcome {
+    let broker = Broker::builder().workers(2).build()?;
+    let topic = broker.topic("stuck").lane_capacity(QUEUED);
+    let topic = topic.overflow(Overflow::Block { timeout: HOUR }).open()?;
+    let gate = Arc::new(Mutex::new(()));
+    let shut = gate.lock();
+    let waits = Arc::clone(&gate);
+    let subscription = topic.subscribe("stuck", move |_| {
+        drop(waits.lock());
+        Ok(())
+    })?;
+    let before = Live::now();
+    for _ in 0..QUEUED {
+        topic.publish(PAYLOAD)?;
+        thread::yield_now();
+    }
+    let grown = before.grown();
+    let metrics = topic.metrics();
+    let wait = metrics.queued + metrics.subscriptions[0].queued;
+    // One of them is in the hand of the handler.
+    same(wait, QUEUED as u64 - 1, "messages waiting")?;
+    let what = "a message in a lane, published singly";
+    table.row(what, Some(96), grown, QUEUED);
+    drop(shut);
+    broker.drain(HOUR)?;
     drop(subscription);
     Ok(())
 }

@@ -85,7 +85,8 @@ pub struct TopicMetrics {
 pub struct SubscriptionMetrics {
     /// Its name.
     pub name: String,
-    /// In its lane, waiting for the handler: the subscriber's lag.
+    /// In its lane, waiting for the handler: the subscriber's lag. Where no subscription
+    /// is ready, up to 63 more wait in the topic's queue until a batch of them is full.
     pub queued: u64,
     /// Of those, set aside because one before them of the same key awaits its retry, or
     /// is parked in a dead-letter store that has no room for them.

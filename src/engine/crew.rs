@@ -310,6 +310,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let crew = self
             .crew
             .get_or_init(|| Box::new(Crew::new(plain, Hands::Runner, self.when_full)));
+        self.stop_lagging();
         crew.set_rules(|rules, credits| change(rules, self.fit(crew.is_shared, credits)))?;
         self.park_by_letters(crew);
         self.ring();

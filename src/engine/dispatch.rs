@@ -45,6 +45,8 @@ pub(crate) struct Desk<T> {
     pub(super) hand: Option<Part<T>>,
     /// The lanes had room for all of the hand when it was taken.
     pub(super) fits: bool,
+    /// Every lane that got something last was scheduled, or ran, already.
+    pub(super) finds_busy: bool,
     linger: Linger,
     pub(super) grants: Vec<Reserved>,
 }
@@ -58,6 +60,7 @@ impl<T> Desk<T> {
             allowed_by: Weak::new(),
             hand: None,
             fits: false,
+            finds_busy: false,
             linger: Linger::default(),
             grants: Vec::new(),
         }
@@ -71,6 +74,21 @@ impl<T> Desk<T> {
 
     /// Takes what is next in the queue. `false`: there is nothing.
     pub(super) fn fill(&mut self, at: &Partition<T>) -> bool {
+        self.fill_from_full(at) || self.fill_from_any(at)
+    }
+
+    /// Takes the next batch that is full.
+    fn fill_from_full(&mut self, at: &Partition<T>) -> bool {
+        let Some(part) = at.pop_full() else {
+            return false;
+        };
+        self.dry = false;
+        self.shelf.extend(Some(part));
+        true
+    }
+
+    /// Takes what is next, be it the batch that is still open.
+    fn fill_from_any(&mut self, at: &Partition<T>) -> bool {
         let taken = at.pop();
         self.dry = taken.as_ref().is_none_or(|taken| taken.was_open);
         let part = taken.map(|taken| taken.part);
@@ -179,11 +197,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 self.drop_everything(at, desk);
                 return Pause::Rest;
             }
-            if desk.hand.is_none() && !self.take_batch(at, desk, &mut strategy, &mut lanes) {
-                return match desk.shelf.is_empty() {
-                    true => Pause::Dry,
-                    false => Pause::Rest,
-                };
+            if desk.hand.is_none()
+                && let Err(pause) = self.take_batch(at, desk, &mut strategy, &mut lanes)
+            {
+                return pause;
             }
             // The list is read after the messages were taken: whoever was
             // subscribed before one of them was published is on it.
@@ -203,17 +220,24 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Takes the next batch in hand, if the strategy wants it now.
+    /// Takes the next batch in hand, if the strategy wants it now; or else answers how to
+    /// pause.
     fn take_batch(
         self: &Arc<Self>,
         at: &Source<'_, T>,
         desk: &mut Desk<T>,
         strategy: &mut Reader<'_, StrategyInUse>,
         lanes: &mut Reader<'_, Lanes<T>>,
-    ) -> bool {
-        if desk.shelf.is_empty() && !desk.fill(at) {
-            desk.allowance = 0;
-            return false;
+    ) -> Result<(), Pause> {
+        if desk.shelf.is_empty() && !desk.fill_from_full(at) {
+            if desk.finds_busy && self.leaves_open(at, strategy.load(), lanes.load()) {
+                desk.allowance = 0;
+                return Err(Pause::Rest);
+            }
+            if !desk.fill_from_any(at) {
+                desk.allowance = 0;
+                return Err(Pause::Dry);
+            }
         }
         let strategy = strategy.load();
         if desk.allowed_by.as_ptr() != Arc::as_ptr(strategy) {
@@ -236,7 +260,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     at_most,
                 } => {
                     self.wait(at, desk, until_waiting, at_most);
-                    return false;
+                    return Err(Pause::Rest);
                 }
             }
         }
@@ -244,16 +268,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let room = self.room_in_lanes(lanes.load());
         if room == 0 {
             at.stay_quiet();
-            return false;
+            return Err(Pause::Rest);
         }
         let most = desk.allowance.min(BATCH).min(room);
         let Some(part) = desk.shelf.take_front(most as u32) else {
-            return false;
+            return Err(Pause::Rest);
         };
         desk.allowance = desk.allowance.saturating_sub(part.len());
         desk.fits = true;
         desk.hand = Some(part);
-        true
+        Ok(())
     }
 
     /// What is to be done with the messages that wait.

@@ -130,15 +130,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         // Places in the lanes are reserved, so those in the queue are free.
         self.gate.release(u64::from(count));
+        let mut finds_busy = true;
         in_order!(
             "partitions: into the lanes, then left",
             for (lane, reserved) in lanes.iter().zip(&desk.grants) {
                 if let Reserved::Granted(granted) = *reserved {
-                    self.hand_to(lane, part(), granted, worker);
+                    finds_busy &= self.hand_to(lane, part(), granted, worker) == Then::Nothing;
                 }
             },
             at.leave(self, count as usize),
         );
+        desk.finds_busy = finds_busy;
         desk.keep(hand.after(count));
         Some(count as usize)
     }
@@ -284,14 +286,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
     }
 
-    /// Hands a part to one lane that granted places for so many of its messages.
+    /// Hands a part to one lane that granted places for so many of its messages. Answers
+    /// whether the lane had to be put on the ready queue.
     fn hand_to(
         self: &Arc<Self>,
         lane: &Arc<Lane<T>>,
         part: Part<T>,
         granted: u32,
         worker: &mut Worker<'_>,
-    ) {
+    ) -> Then {
         let (kept, _) = split(lane, part, granted);
         let first_ns = kept.expires_ns(self.settings.ttl_ns);
         in_order!(
@@ -301,9 +304,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             lane.push(kept),
         );
         lane.expiry.note(first_ns);
-        if lane.baton.notify() == Then::Enqueue {
+        let then = lane.baton.notify();
+        if then == Then::Enqueue {
             worker.submit(Arc::clone(lane) as _);
         }
+        then
     }
 
     /// Drops the oldest deliveries that wait in a lane, no more than it takes, until

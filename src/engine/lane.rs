@@ -7,6 +7,7 @@ use super::contain::SharedPolicy;
 use super::crew::Crew;
 use super::expiry::Expiry;
 use super::handler::{Fault, Handler};
+use super::lag::Lag;
 use super::letters::Failure;
 use super::linger::Linger;
 use super::timer::{CANCEL, Fire, LEASE, LOOK};
@@ -140,6 +141,7 @@ pub(crate) struct Lane<T> {
     pub(crate) retry: Slot<Policy>,
     pub(crate) room: Cell<Room>,
     pub(crate) baton: Baton,
+    pub(super) lag: Lag,
     /// Its last turn was.
     pub(super) is_brisk: AtomicBool,
     pub(crate) books: LaneBooks,
@@ -170,6 +172,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         settings: LaneSettings<T>,
         handler: Handler<T>,
     ) -> Self {
+        let lag = Lag::of(&settings, &handler);
         let crew = OnceLock::new();
         if let Some(settings) = settings.crew {
             crew.get_or_init(|| Box::new(settings));
@@ -185,6 +188,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             retry: Slot::new(Arc::new(settings.retry)),
             room: Cell::new(Room::EMPTY),
             baton: Baton::new(),
+            lag,
             is_brisk: AtomicBool::new(true),
             books: LaneBooks::default(),
             latencies: Mutex::new(None),
@@ -392,6 +396,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if released.wake_topic {
             self.topic.ring();
         }
+        self.stop_lagging();
         self.ring();
     }
 

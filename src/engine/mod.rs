@@ -44,6 +44,7 @@ pub(crate) mod expiry;
 pub(crate) mod fan_out;
 pub(crate) mod gate;
 pub(crate) mod handler;
+mod lag;
 pub(crate) mod lane;
 pub(crate) mod lane_expiry;
 pub(crate) mod leases;

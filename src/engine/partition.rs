@@ -61,6 +61,8 @@ pub(super) struct Tail<T> {
     left: Option<Part<T>>,
     /// Whoever writes a message with this number, or a higher one, rings.
     ring_from: u64,
+    /// And whoever fills the open batch.
+    ring_when_full: bool,
 }
 
 /// What was taken out of a queue.
@@ -78,6 +80,7 @@ impl<T> Partition<T> {
                 open: OpenBatch::new(),
                 left: None,
                 ring_from: 0,
+                ring_when_full: false,
             })),
             full: OnceLock::new(),
             most_full: (capacity / (OWN + 1)).saturating_mul(2).saturating_add(2),
@@ -109,7 +112,7 @@ impl<T> Partition<T> {
             if tail.open.len() > 0 {
                 self.send_open(tail);
             }
-            return self.send(Arc::new(Batch::chunk(payloads, first)));
+            return self.send(tail, Batch::chunk(payloads, first));
         }
         for (payload, stamp) in payloads.into_iter().zip(first.each()) {
             self.write(tail, Message { stamp, payload }, None);
@@ -118,13 +121,17 @@ impl<T> Partition<T> {
 
     #[inline(never)]
     fn send_open(&self, tail: &mut Tail<T>) {
-        let batch = Arc::new(tail.open.take());
-        self.send(batch);
+        let batch = tail.open.take();
+        self.send(tail, batch);
     }
 
-    fn send(&self, batch: Arc<Batch<T>>) {
+    fn send(&self, tail: &mut Tail<T>, batch: Batch<T>) {
         let full = self.full.get_or_init(|| Channel::new(self.most_full));
-        full.push(batch);
+        full.push(Arc::new(batch));
+        if tail.ring_when_full {
+            tail.ring_when_full = false;
+            tail.ring_from = 0;
+        }
     }
 
     /// Pushes a parcel, given the number of its last message, and answers whether
@@ -165,32 +172,46 @@ impl<T> Partition<T> {
         self.be_rung_from(QUIET, || false);
     }
 
+    /// Nobody needs to ring before the open batch is full. `false`, and nothing is changed:
+    /// there is a full one already, or nothing at all.
+    pub(super) fn be_rung_when_full(&self) -> bool {
+        let mut tail = self.tail.lock();
+        let is_only_open = tail.open.len() > 0 && tail.left.is_none() && !self.has_full();
+        if is_only_open {
+            tail.ring_from = QUIET;
+            tail.ring_when_full = true;
+        }
+        is_only_open
+    }
+
+    /// Takes the oldest batch that is full, without the lock, where nobody else takes any.
+    pub(super) fn pop_full(&self) -> Option<Part<T>> {
+        if self.evicts {
+            return None;
+        }
+        self.full.get()?.pop().map(Part::whole)
+    }
+
     /// Takes the oldest there is. If that is nothing, or the open batch, the next to push
     /// rings.
     pub(super) fn pop(&self) -> Option<Taken<T>> {
-        if !self.evicts
-            && let Some(batch) = self.pop_full()
-        {
-            let part = Part::whole(batch);
-            let was_open = false;
-            return Some(Taken { part, was_open });
-        }
         let mut tail = self.tail.lock();
         self.pop_from(&mut tail)
     }
 
-    fn pop_full(&self) -> Option<Arc<Batch<T>>> {
-        self.full.get()?.pop()
+    fn has_full(&self) -> bool {
+        self.full.get().is_some_and(|full| !full.is_empty())
     }
 
     fn pop_from(&self, tail: &mut Tail<T>) -> Option<Taken<T>> {
-        let full = || breakable!("queue: the open batch first", self.pop_full(), None);
-        let oldest = tail.left.take();
-        if let Some(part) = oldest.or_else(|| full().map(Part::whole)) {
+        let full = || self.full.get()?.pop().map(Part::whole);
+        let full = || breakable!("queue: the open batch first", full(), None);
+        if let Some(part) = tail.left.take().or_else(full) {
             let was_open = false;
             return Some(Taken { part, was_open });
         }
         breakable!("queue: at rest without a word", tail.ring_from = 0);
+        tail.ring_when_full = false;
         if tail.open.len() == 0 {
             return None;
         }

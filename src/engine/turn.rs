@@ -86,6 +86,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 *self.turn.lock() = Some(turn);
                 self.await_expiry(hand_expires_ns);
             }
+            if !more {
+                self.tell_if_dry();
+            }
         }
         self.baton.rest(more) == Then::Enqueue
     }

@@ -146,6 +146,10 @@ impl<T> Channel<T> {
     pub(crate) fn pop(&self) -> Option<T> {
         self.receiver.try_recv().ok()
     }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
 }
 
 /// A channel without the parts for waiting, as the bounded queue. Its users bound it, too,

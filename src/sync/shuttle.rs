@@ -308,6 +308,10 @@ impl<T> Channel<T> {
     pub(crate) fn pop(&self) -> Option<T> {
         self.0.pop()
     }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// A value that is read often and replaced as a whole now and then.

@@ -9,6 +9,7 @@ mod gate;
 mod group;
 mod handles;
 mod keys;
+mod lag;
 mod lanes;
 mod loans;
 mod mutants;

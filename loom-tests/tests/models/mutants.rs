@@ -144,6 +144,14 @@ const MUTANTS: &[Mutant] = &[
         &["tail::who_publishes_while_the_dispatcher_goes_to_rest_rings"],
     ),
     (
+        "lag: rest without a fence",
+        &["lag::what_was_left_open_goes_on_when_the_lane_has_run_dry"],
+    ),
+    (
+        "lag: dry without a ring",
+        &["lag::what_was_left_open_goes_on_when_the_lane_has_run_dry"],
+    ),
+    (
         "queue: quiet while others push",
         &["quiet::two_publishers_complete_a_batch_between_them"],
     ),

@@ -150,4 +150,8 @@ impl<T> Channel<T> {
     pub(crate) fn pop(&self) -> Option<T> {
         self.0.pop()
     }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
