@@ -23,9 +23,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(batch.len(), 4, "as many as there are credits");
     assert_eq!(worker.try_recv().err(), Some(RecvError::Empty));
 
-    let (forgotten, mut slow) = (batch.pop(), batch.remove(2));
-    let (quick, broken) = (batch.remove(0), batch.remove(0));
-    quick.ack()?;
+    let mut others = batch.extract_if(|job| *job.payload() != "quick");
+    batch.ack_all()?; // what is left of it, at once
+    let forgotten = others.pop();
+    let [broken, mut slow] = others.try_into().map_err(|_| "there are two more")?;
     broken.nack(Nack::dead_letter("it never works"))?;
     slow.extend(60 * SECOND)?; // longer than most take
     drop(forgotten); // a failed attempt: it comes back

@@ -4,10 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::engine::lane::Lane;
-use crate::engine::leases::Settlement;
-use crate::engine::receive::Granted;
+use crate::engine::leased::Granted;
+use crate::engine::leases::Failing;
 use crate::error::Stale;
-use crate::event::EventKind;
 use crate::message::{Delivery, MessageId};
 use crate::nack::Nack;
 use crate::pure::verdict::nanos;
@@ -22,6 +21,8 @@ use crate::sync::Arc;
 /// ([`FailureKind::Timeout`](crate::FailureKind::Timeout)): the retry policy decides what
 /// follows, and whatever is done with the lease later is [`Stale`] and changes nothing. The
 /// payload can be read all the same.
+///
+/// Those of a [`LeaseBatch`](crate::LeaseBatch) can be acked together.
 #[must_use = "a lease that is dropped is a failed attempt; ack it or nack it"]
 pub struct Lease<T: Send + Sync + 'static> {
     lane: Arc<Lane<T>>,
@@ -30,9 +31,10 @@ pub struct Lease<T: Send + Sync + 'static> {
 }
 
 impl<T: Send + Sync + 'static> Lease<T> {
-    pub(crate) fn new(lane: &Arc<Lane<T>>, granted: Granted<T>) -> Self {
+    /// Of a run of one.
+    pub(crate) fn new(lane: Arc<Lane<T>>, granted: Granted<T>) -> Self {
         Self {
-            lane: Arc::clone(lane),
+            lane,
             granted,
             settled: false,
         }
@@ -44,7 +46,8 @@ impl<T: Send + Sync + 'static> Lease<T> {
     ///
     /// [`Stale`] if the lease has ended before; nothing has changed then.
     pub fn ack(mut self) -> Result<(), Stale> {
-        self.settle(Settlement::Ack)
+        self.settled = true;
+        self.lane.ack_leases(std::slice::from_ref(&self.granted))
     }
 
     /// Settles it: the attempt has failed. The retry policy is asked, on this thread,
@@ -54,7 +57,8 @@ impl<T: Send + Sync + 'static> Lease<T> {
     ///
     /// [`Stale`] if the lease has ended before; nothing has changed then.
     pub fn nack(mut self, nack: Nack) -> Result<(), Stale> {
-        self.settle(Settlement::Nack(nack))
+        self.settled = true;
+        self.lane.fail_lease(&self.granted, Failing::Nack(nack))
     }
 
     /// Makes the lease good for at least `by` from now: moves its deadline there, unless
@@ -64,21 +68,7 @@ impl<T: Send + Sync + 'static> Lease<T> {
     ///
     /// [`Stale`] if the lease has ended before; nothing has changed then.
     pub fn extend(&mut self, by: Duration) -> Result<(), Stale> {
-        let extended = self.lane.extend_lease(self.granted.claim, nanos(by));
-        self.granted.due_ns = extended.inspect_err(|_| self.tell_stale())?;
-        Ok(())
-    }
-
-    fn settle(&mut self, settlement: Settlement) -> Result<(), Stale> {
-        self.settled = true;
-        let settled = self.lane.settle_lease(self.granted.claim, settlement);
-        settled.inspect_err(|_| self.tell_stale())
-    }
-
-    fn tell_stale(&self) {
-        let (name, id) = (Some(&self.lane.name), Some(self.id()));
-        let (attempt, kind) = (self.attempt(), EventKind::StaleSettlement);
-        self.lane.topic.tell_of(name, id, attempt, None, kind);
+        self.lane.extend_lease(&mut self.granted, nanos(by))
     }
 
     /// The time left until its deadline: zero once it has passed.
@@ -89,24 +79,19 @@ impl<T: Send + Sync + 'static> Lease<T> {
 
     /// The delivery, as a handler would see it.
     pub fn delivery(&self) -> Delivery<'_, T> {
-        Delivery {
-            batch: &self.granted.batch,
-            index: usize::from(self.granted.index),
-            attempt: self.granted.attempt,
-            generation: self.granted.generation,
-            address: self.lane.address(),
-            now_ns: self.lane.topic.engine.clock.now_ns(),
-        }
+        let now_ns = self.lane.topic.engine.clock.now_ns();
+        self.granted
+            .delivery(self.granted.index(), &self.lane, now_ns)
     }
 
     /// What was published.
     pub fn payload(&self) -> &T {
-        self.granted.batch.payload(usize::from(self.granted.index))
+        self.granted.batch.payload(self.granted.index())
     }
 
     /// The message's id within its topic.
     pub fn id(&self) -> MessageId {
-        self.granted.batch.stamp(usize::from(self.granted.index)).id
+        self.granted.batch.stamp(self.granted.index()).id
     }
 
     /// How often the delivery has been leased: 1 is the first time. Those that ended by
@@ -143,7 +128,7 @@ impl<T: Send + Sync + 'static> Lease<T> {
 
     /// All headers, in the publisher's order.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        let meta = self.granted.batch.meta(usize::from(self.granted.index));
+        let meta = self.granted.batch.meta(self.granted.index());
         let headers = meta.map(|meta| &meta.headers[..]).unwrap_or_default();
         headers.iter().map(|(name, value)| (&**name, &**value))
     }
@@ -158,9 +143,7 @@ impl<T: Send + Sync + 'static> Drop for Lease<T> {
     fn drop(&mut self) {
         if !self.settled {
             // A stale one has been settled by its deadline, or by the end.
-            let _ = self
-                .lane
-                .settle_lease(self.granted.claim, Settlement::Abandon);
+            let _ = self.lane.fail_lease(&self.granted, Failing::Abandon);
         }
     }
 }

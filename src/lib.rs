@@ -86,6 +86,7 @@ mod futures;
 mod group;
 mod latency;
 mod lease;
+mod lease_batch;
 mod message;
 mod metrics;
 mod nack;
@@ -122,6 +123,7 @@ pub use futures::{LeaseStream, Publish, Recv};
 pub use group::{ConsumerGroup, Member};
 pub use latency::LatencySummary;
 pub use lease::Lease;
+pub use lease_batch::{IntoLeases, LeaseBatch};
 pub use message::{BatchReceipt, Delivery, MessageId, Receipt};
 pub use metrics::{
     DeliveryCounts, Imbalance, MemberMetrics, Metrics, SubscriptionMetrics, TopicMetrics,

@@ -1,15 +1,15 @@
 //! Subscriptions whose deliveries the caller's own threads take.
 
 use std::fmt;
-use std::iter;
 use std::ops::Deref;
 use std::time::Duration;
 
 use crate::config::Unsubscribe;
 use crate::engine::lane::Lane;
-use crate::engine::receive::{Granted, Received};
+use crate::engine::leased::Granted;
 use crate::error::{InvalidSetting, RecvError};
 use crate::lease::Lease;
+use crate::lease_batch::LeaseBatch;
 use crate::pure::verdict::nanos;
 use crate::subscription::{Subscription, Unsubscribed};
 use crate::sync::{Arc, Instant};
@@ -126,7 +126,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// [`RecvError::Ended`], and where it may not wait, [`RecvError::Empty`].
     pub fn recv(&self) -> Result<Lease<T>, RecvError> {
-        self.one(self.lane.receive(1, None))
+        self.one(|each| self.lane.receive(1, None, each))
     }
 
     /// Leases the next delivery; waits for one at most so long.
@@ -137,7 +137,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     /// [`RecvError::Empty`].
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Lease<T>, RecvError> {
         let until = Instant::now().checked_add(timeout);
-        self.one(self.lane.receive(1, until))
+        self.one(|each| self.lane.receive(1, until, each))
     }
 
     /// Leases the next delivery if there is one now.
@@ -146,23 +146,25 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// [`RecvError::Empty`] and [`RecvError::Ended`].
     pub fn try_recv(&self) -> Result<Lease<T>, RecvError> {
-        self.one(self.lane.try_receive(1))
+        self.one(|mut each| self.lane.try_receive(1, &mut each))
     }
 
     /// Leases what there is, at most `max` and as many as there are credits for; waits for the
-    /// first one at most so long. At least one, unless `max` is zero.
+    /// first one at most so long. At least one, unless `max` is zero. All of them have one
+    /// deadline, and may be [acked together](LeaseBatch::ack_all), which is the fastest way
+    /// to pull.
     ///
     /// # Errors
     ///
     /// As [`recv_timeout`](Self::recv_timeout).
-    pub fn recv_batch(&self, max: usize, wait: Duration) -> Result<Vec<Lease<T>>, RecvError> {
-        if max == 0 {
-            return Ok(Vec::new());
+    pub fn recv_batch(&self, max: usize, wait: Duration) -> Result<LeaseBatch<T>, RecvError> {
+        let mut batch = LeaseBatch::new(&self.lane);
+        if max > 0 {
+            let until = Instant::now().checked_add(wait);
+            self.lane
+                .receive(max, until, |granted| batch.push(granted))?;
         }
-        let until = Instant::now().checked_add(wait);
-        let Received { first, more } = self.lane.receive(max, until)?;
-        let granted = iter::once(first).chain(more);
-        Ok(granted.map(|granted| self.lease(granted)).collect())
+        Ok(batch)
     }
 
     /// Leases one delivery after the other, as [`recv`](Self::recv) does, until the
@@ -222,11 +224,18 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     }
 
     fn lease(&self, granted: Granted<T>) -> Lease<T> {
-        Lease::new(&self.lane, granted)
+        Lease::new(Arc::clone(&self.lane), granted)
     }
 
-    fn one(&self, received: Result<Received<T>, RecvError>) -> Result<Lease<T>, RecvError> {
-        Ok(self.lease(received?.first))
+    fn one(
+        &self,
+        receive: impl FnOnce(&mut dyn FnMut(Granted<T>)) -> Result<(), RecvError>,
+    ) -> Result<Lease<T>, RecvError> {
+        let mut lease = None;
+        receive(&mut |granted| lease = Some(granted))?;
+        lease
+            .map(|granted| self.lease(granted))
+            .ok_or(RecvError::Empty)
     }
 }
 

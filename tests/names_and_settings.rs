@@ -986,6 +986,8 @@ fn handles_ask_nothing_of_their_payload() {
     prints::<millstream::Member>();
     prints::<millstream::Lease<Mute>>();
     prints::<millstream::Leases<'_, Mute>>();
+    prints::<millstream::LeaseBatch<Mute>>();
+    prints::<millstream::IntoLeases<Mute>>();
     prints::<millstream::DeliveryBatch<'_, Mute>>();
     prints::<millstream::PatternSubscription>();
     prints::<PublishError<Mute>>();

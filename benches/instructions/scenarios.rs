@@ -375,12 +375,16 @@ fn pull_recv() -> u64 {
     })
 }
 
-/// The same, 64 at a time.
+/// The same, 64 at a time, which are acked together.
 fn pull_batch() -> u64 {
     pulling(|pull| {
         for _ in 0..MESSAGES / CHUNK {
             let leases = pull.recv_batch(CHUNK, Duration::ZERO);
-            leases.expect("there are more").into_iter().for_each(handle);
+            let leases = leases.expect("there are more");
+            for delivery in leases.iter() {
+                black_box(delivery.payload());
+            }
+            leases.ack_all().expect("they are in time");
         }
     })
 }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use millstream::{
-    LaneFull, Lease, OnFailure, Pull, PullSubscription, RecvError, Stale, Unsubscribe, Unsubscribed,
+    Delivery, LaneFull, Lease, LeaseBatch, OnFailure, Pull, PullSubscription, RecvError, Stale,
+    Unsubscribe, Unsubscribed,
 };
 
 use crate::end::End;
@@ -113,25 +114,53 @@ impl Puller {
         let wait = Duration::from_micros(random.u64(..2_000));
         let (from, most) = (&self.subscription, random.usize(1..=8));
         let received = match random.u32(..4) {
-            0 => from.try_recv().map(|lease| vec![lease]),
-            1 => from.recv_timeout(wait).map(|lease| vec![lease]),
-            2 if self.may_wait && self.held.is_empty() => from.recv().map(|lease| vec![lease]),
-            _ => from.recv_batch(most, wait),
+            0 => from.try_recv().map(|lease| self.take(lease)),
+            1 => from.recv_timeout(wait).map(|lease| self.take(lease)),
+            2 if self.may_wait && self.held.is_empty() => from.recv().map(|lease| self.take(lease)),
+            _ => {
+                let batch = from.recv_batch(most, wait);
+                batch.map(|batch| self.take_batch(batch, random))
+            }
         };
-        match received {
-            Ok(leases) => leases.into_iter().for_each(|lease| self.take(lease)),
-            Err(RecvError::Ended) => sleep(TICK),
-            Err(_) => {}
+        if received == Err(RecvError::Ended) {
+            sleep(TICK);
         }
     }
 
     fn take(&mut self, lease: Lease<Shot>) {
-        let delivery = lease.delivery();
-        self.witness.enter(&delivery);
-        let again = self.acked.contains(&identity(&lease));
-        check(!again, "pull", format_args!("{lease:?} had been acked"));
+        self.look(&lease.delivery(), usize::from(is_good(&lease)));
+        self.held.push(lease);
+    }
+
+    /// Keeps some of it, and acks the others at once, in time or too late.
+    fn take_batch(&mut self, mut batch: LeaseBatch<Shot>, random: &mut Rng) {
+        let left = batch.remaining();
+        let out = if left.is_zero() { 0 } else { batch.len() };
+        for delivery in batch.iter() {
+            self.look(&delivery, out);
+        }
+        let due = Instant::now() + left;
+        self.held.extend(batch.extract_if(|_| random.bool()));
+        if random.u32(..4) == 0 {
+            sleep(Duration::from_micros(random.u64(..2_000)));
+        }
+        let identities: Vec<_> = batch.iter().map(|delivery| identity(&delivery)).collect();
+        let settled = batch.ack_all();
+        for identity in identities {
+            match self.judge(due, identity, settled) {
+                Ok(()) => self.acknowledge(identity),
+                Err(Stale) => self.lose(),
+            }
+        }
+    }
+
+    /// Looks at one that it has received, with which so many are out now besides those held.
+    fn look(&mut self, delivery: &Delivery<'_, Shot>, now_out: usize) {
+        self.witness.enter(delivery);
+        let again = self.acked.contains(&identity(delivery));
+        check(!again, "pull", format_args!("{delivery:?} had been acked"));
         let good = || self.held.iter().filter(|held| is_good(held));
-        let out = good().count() + usize::from(is_good(&lease));
+        let out = good().count() + now_out;
         let credits = self.credits;
         check(
             out <= credits,
@@ -140,15 +169,23 @@ impl Puller {
         );
         let by_key = self.seat.promise.by_key;
         for held in good() {
-            let same_one = identity(held) == identity(&lease);
-            let same_key = by_key && lease.key().is_some() && held.key() == lease.key();
+            let same_one = identity(&held.delivery()) == identity(delivery);
+            let same_key = by_key && delivery.key().is_some() && held.key() == delivery.key();
             check(
                 !same_one && !same_key,
                 "one at a time",
-                format_args!("{lease:?} while {held:?} is out"),
+                format_args!("{delivery:?} while {held:?} is out"),
             );
         }
-        self.held.push(lease);
+    }
+
+    /// One has been acked.
+    fn acknowledge(&mut self, identity: (u64, u16)) {
+        self.seat.count(&Outcome::Ack);
+        if self.acked.len() == REMEMBERED {
+            self.acked.clear();
+        }
+        self.acked.insert(identity);
     }
 
     /// Does something with one that it has.
@@ -176,7 +213,7 @@ impl Puller {
     }
 
     fn say(&mut self, lease: Lease<Shot>, due: Instant, outcome: Outcome) {
-        let identity = identity(&lease);
+        let identity = identity(&lease.delivery());
         let settled = match outcome.carry_out() {
             Ok(()) => lease.ack(),
             Err(nack) => lease.nack(nack),
@@ -184,15 +221,11 @@ impl Puller {
         if self.judge(due, identity, settled).is_err() {
             return self.lose();
         }
+        if matches!(outcome, Outcome::Ack) {
+            return self.acknowledge(identity);
+        }
         self.seat.count(&outcome);
-        if !matches!(outcome, Outcome::Ack) {
-            self.nacks += 1;
-            return;
-        }
-        if self.acked.len() == REMEMBERED {
-            self.acked.clear();
-        }
-        self.acked.insert(identity);
+        self.nacks += 1;
     }
 
     /// Only what is late may be stale, or what the end has taken.
@@ -256,8 +289,8 @@ fn deadline(random: &mut Rng) -> Duration {
     }
 }
 
-fn identity(lease: &Lease<Shot>) -> (u64, u16) {
-    (lease.id().get(), lease.generation())
+fn identity(delivery: &Delivery<'_, Shot>) -> (u64, u16) {
+    (delivery.id().get(), delivery.generation())
 }
 
 fn is_good(lease: &Lease<Shot>) -> bool {

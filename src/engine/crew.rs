@@ -343,7 +343,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let mut queued = state.sequencer.drain();
         queued.extend(state.strays.drain());
         let waiting: Vec<_> = state.waiting.drain().collect();
-        let leased = state.leases.drain();
+        let leased = state.leases.out.drain();
         for key in std::mem::take(&mut state.holding).into_values() {
             state.sequencer.release(key);
         }
@@ -386,8 +386,13 @@ impl<T> Redelivery<T> {
     }
 
     /// Whether it was neither tried nor redriven.
-    fn is_new(&self) -> bool {
-        self.attempts == 0 && self.generation == 0 && self.behind().is_none()
+    pub(super) fn is_new(&self) -> bool {
+        self.generation == 0 && self.is_untried()
+    }
+
+    /// Whether it was in nobody's hands before, since it was redriven if it was.
+    pub(super) fn is_untried(&self) -> bool {
+        self.attempts == 0 && self.behind().is_none()
     }
 }
 

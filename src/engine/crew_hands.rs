@@ -2,6 +2,7 @@
 
 use super::crew::{Crew, RUNNER, State};
 use super::lane::{Lane, Redelivery};
+use super::leased::Granted;
 use crate::pure::lifecycle::Status;
 use crate::pure::room::Phase;
 use crate::pure::sequencer::{Class, Each, Key, Taken};
@@ -217,6 +218,23 @@ impl<T: Send + Sync + 'static> Lane<T> {
             crew.state.lock().sequencer.put_down(Some(key));
         }
         self.leave_hand(1, 1);
+    }
+
+    /// Puts down leases that have been acked, so many in all.
+    pub(super) fn put_down_acked(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        runs: &[Granted<T>],
+        count: u32,
+    ) {
+        let mut keys = runs.iter().filter_map(|run| run.key);
+        if let Some(first) = keys.next() {
+            let mut state = crew.state.lock();
+            for key in std::iter::once(first).chain(keys) {
+                state.sequencer.put_down(Some(key));
+            }
+        }
+        self.leave_hand(u64::from(count), count);
     }
 
     /// So many that were in hand are no longer, and so many of them have ended.

@@ -17,7 +17,7 @@ use super::lane::{Lane, Redelivery, Turn};
 use crate::batch::Part;
 use crate::engine::Engine;
 use crate::pure::lifecycle::{Status, Step};
-use crate::pure::sequencer::Taken;
+use crate::pure::sequencer::{Key, Taken};
 use crate::sync::{Arc, breakable};
 
 /// Deliveries that go straight to a hand, and what tells their keys.
@@ -27,18 +27,11 @@ pub(super) struct Straight<T> {
 }
 
 impl<T> Straight<T> {
-    /// Has each of them be out by itself.
-    pub(super) fn pass_each(
-        self,
-        state: &mut State<T>,
-        mut each: impl FnMut(&mut State<T>, Taken<Redelivery<T>>),
-    ) {
-        for index in self.part.from..self.part.to {
-            let item = Redelivery::first(&self.part.batch, index as usize, 0);
-            let key = self.rule.key_of(&item);
-            state.sequencer.pass(RUNNER, key);
-            each(state, Taken { key, item });
-        }
+    /// Has them be out, and answers the key of the first: where keys are minded there is one.
+    pub(super) fn pass(self, state: &mut State<T>) -> (Part<T>, Option<Key>) {
+        let key = self.rule.key_at(&self.part.batch, self.part.from as usize);
+        state.sequencer.pass(RUNNER, key);
+        (self.part, key)
     }
 }
 

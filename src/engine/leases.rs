@@ -1,12 +1,11 @@
 //! Deliveries on lease: callers have taken them, and settle them when they are done.
 //!
-//! A lease that is out is an entry of an arena under the crew's lock, with a number
-//! that tells it from the next tenant of its slot. Who wants to settle it (its
-//! holder by an ack, a nack or a drop; its deadline; the end of the lane) takes the
-//! entry out, and only who has taken it out says what becomes of the delivery, outside of
+//! What is out is [on record](super::leased) under the crew's lock. Who wants to settle a
+//! lease (its holder by an ack, a nack or a drop; its deadline; the end of the lane) takes it
+//! out there, and only who has taken it out says what becomes of the delivery, outside of
 //! the lock. The feared interleaving: an ack and the deadline both find the lease out. They
-//! can't, because looking and taking out is one step. An entry whose deadline has
-//! passed is for the deadline alone, so whether an ack is late is decided by the clock and not
+//! can't, because looking and taking out is one step. What has outlived its deadline
+//! is for the deadline alone, so whether an ack is late is decided by the clock and not
 //! by who comes first. Model: `loom-tests/tests/models/pull.rs`.
 //!
 //! The *alarm* is one timer for all of them, never set for later than the first deadline. Who
@@ -18,15 +17,17 @@
 //! them at every tick.
 
 use super::context::{self, Inside};
-use super::crew::Crew;
+use super::crew::{Crew, State};
 use super::handler::{Cause, Fault};
 use super::lane::{Lane, Redelivery, Turn};
-use super::receive::Granted;
+use super::leased::{Granted, Outstanding};
 use super::timer::LEASE;
+use crate::config::Histograms;
 use crate::error::Stale;
+use crate::event::EventKind;
+use crate::latency::{self, Latencies};
 use crate::metrics::SubscriptionMetrics;
 use crate::nack::Nack;
-use crate::pure::arena::Arena;
 use crate::pure::expiry::{NEVER, next_look};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
@@ -36,13 +37,11 @@ use crate::sync::{Arc, breakable};
 
 /// The leases of a crew. At most `credits` are out, unless there were more before.
 pub(super) struct Leases<T> {
-    out: Arena<Leased<T>>,
+    pub(super) out: Outstanding<T>,
     /// No deadline is earlier than this one's time, once set.
     alarm: Alarm,
     /// The alarm has rung, for the lane's runner to judge.
     is_overdue: bool,
-    /// What the next lease is told from others by.
-    next: u64,
     /// Which thread has taken the latest, and since which lease it does.
     taker: usize,
     taker_since: u64,
@@ -71,25 +70,8 @@ impl Alarm {
 /// A thread that takes so many leases while no other does has the pull to itself.
 const ALONE_AFTER: u64 = 4_096;
 
-/// A delivery that is out.
-pub(super) struct Leased<T> {
-    number: u64,
-    /// By the clock of the timers.
-    due_ns: u64,
-    began_ns: u64,
-    taken: Taken<Redelivery<T>>,
-}
-
-/// What the holder of a lease shows for it.
-#[derive(Clone, Copy)]
-pub(crate) struct Claim {
-    slot: u32,
-    number: u64,
-}
-
-/// How a holder settles a lease.
-pub(crate) enum Settlement {
-    Ack,
+/// How a holder says that a delivery has not been handled.
+pub(crate) enum Failing {
     Nack(Nack),
     Abandon,
 }
@@ -98,10 +80,9 @@ impl<T> Leases<T> {
     /// Where nobody pulls.
     pub(super) const fn none() -> Self {
         Self {
-            out: Arena::new(),
+            out: Outstanding::NONE,
             alarm: Alarm::UNSET,
             is_overdue: false,
-            next: 0,
             taker: 0,
             taker_since: 0,
             credits: 0,
@@ -122,17 +103,13 @@ impl<T> Leases<T> {
     pub(super) fn note_taker(&mut self, thread: usize) -> bool {
         if self.taker != thread {
             self.taker = thread;
-            self.taker_since = self.next;
+            self.taker_since = self.out.granted();
         }
-        self.taker_since > 0 && self.next - self.taker_since < ALONE_AFTER
+        self.taker_since > 0 && self.out.granted() - self.taker_since < ALONE_AFTER
     }
 
     pub(super) fn note_overdue(&mut self) {
         self.is_overdue = true;
-    }
-
-    pub(super) fn drain(&mut self) -> Vec<Leased<T>> {
-        self.out.drain().collect()
     }
 
     pub(super) fn read_metrics(&self, into: &mut SubscriptionMetrics) {
@@ -140,61 +117,6 @@ impl<T> Leases<T> {
         into.stale = self.stale;
         into.timed_out = self.timed_out;
         into.abandoned = self.abandoned;
-    }
-
-    /// Has a delivery be out until then; answers what to show for it.
-    pub(super) fn grant(
-        &mut self,
-        mut taken: Taken<Redelivery<T>>,
-        now_ns: u64,
-        due_ns: u64,
-    ) -> Granted<T> {
-        let item = &mut taken.item;
-        if item.attempts == 0 {
-            item.first_attempt_ns = now_ns;
-        }
-        let (batch, index) = (Arc::clone(&item.batch), item.index);
-        let (attempt, generation) = (item.attempts + 1, item.generation);
-        let number = self.next;
-        self.next += 1;
-        let slot = self.out.insert(Leased {
-            number,
-            due_ns,
-            began_ns: now_ns,
-            taken,
-        });
-        Granted {
-            claim: Claim { slot, number },
-            due_ns,
-            batch,
-            index,
-            attempt,
-            generation,
-        }
-    }
-
-    /// The lease of this claim, as long as it is the holder's.
-    fn held(&mut self, claim: Claim, timer_ns: u64) -> Option<&mut Leased<T>> {
-        self.out.get_mut(claim.slot).filter(|leased| {
-            let is_tenant = leased.number == claim.number;
-            breakable!("pull: any tenant will do", is_tenant, true) && timer_ns < leased.due_ns
-        })
-    }
-
-    fn take_held(&mut self, claim: Claim, timer_ns: u64) -> Option<Leased<T>> {
-        self.held(claim, timer_ns)?;
-        self.out.remove(claim.slot)
-    }
-
-    /// Takes out what has outlived its deadline.
-    fn take_overdue(&mut self, timer_ns: u64) -> Vec<Leased<T>> {
-        let is_late = |leased: &Leased<T>| {
-            let is_late = timer_ns >= leased.due_ns;
-            breakable!("pull: an alarm ends whom it finds", is_late, true)
-        };
-        let late = self.out.extract(is_late);
-        self.timed_out += late.len() as u64;
-        late
     }
 }
 
@@ -229,50 +151,139 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Sets the deadline of a lease anew; answers it.
-    pub(crate) fn extend_lease(self: &Arc<Self>, claim: Claim, by_ns: u64) -> Result<u64, Stale> {
-        let crew = self.crew.get().ok_or(Stale)?;
-        let engine = &self.topic.engine;
-        let mut state = crew.state.lock();
-        let timer_ns = engine.clock.timer_ns();
-        let Some(leased) = state.leases.held(claim, timer_ns) else {
-            state.leases.stale += 1;
-            return Err(Stale);
-        };
-        leased.due_ns = leased.due_ns.max(timer_ns.saturating_add(by_ns));
-        Ok(leased.due_ns)
+    /// Silences the alarm if nothing is out, and nothing waits that may soon be.
+    fn rest_alarm(&self, state: &mut State<T>) {
+        if state.leases.out.len() == 0 && state.sequencer.len() == 0 && self.is_inbox_empty() {
+            self.silence_alarm(&mut state.leases);
+        }
     }
 
-    /// Settles a lease for its holder.
-    pub(crate) fn settle_lease(
+    /// Sets the deadline of a lease anew.
+    pub(crate) fn extend_lease(&self, lease: &mut Granted<T>, by_ns: u64) -> Result<(), Stale> {
+        let crew = self.crew.get().ok_or(Stale)?;
+        let mut state = crew.state.lock();
+        let timer_ns = self.topic.engine.clock.timer_ns();
+        let due_ns = timer_ns.saturating_add(by_ns);
+        if state.leases.out.extend(lease, due_ns, timer_ns) {
+            return Ok(());
+        }
+        state.leases.stale += 1;
+        drop(state);
+        self.tell_stale(lease);
+        Err(Stale)
+    }
+
+    /// Settles leases that were taken at once for their holder, all or none: what they were
+    /// given for has been handled.
+    pub(crate) fn ack_leases(self: &Arc<Self>, runs: &[Granted<T>]) -> Result<(), Stale> {
+        let crew = self.crew.get().ok_or(Stale)?;
+        let timer_ns = self.topic.engine.clock.timer_ns();
+        let count = runs.iter().map(Granted::len).sum();
+        let mut state = crew.state.lock();
+        let out = &mut state.leases.out;
+        let are_good = runs.iter().all(|run| out.holds(run, timer_ns));
+        let mut state = breakable!("pull: looked at, then taken out", state, {
+            drop(state);
+            crew.state.lock()
+        });
+        let leases = &mut state.leases;
+        if are_good {
+            runs.iter().for_each(|run| leases.out.end(run));
+        } else {
+            leases.stale += count as u64;
+        }
+        self.rest_alarm(&mut state);
+        drop(state);
+        // Taken also if all is well: what it ignored is not the fault of the next.
+        context::take_refusal(&self.topic.engine);
+        if are_good {
+            self.conclude_acks(crew, runs, count);
+            return Ok(());
+        }
+        runs.iter().for_each(|run| self.tell_stale(run));
+        Err(Stale)
+    }
+
+    /// Says that these have been delivered, so many in all, and puts them down.
+    fn conclude_acks(self: &Arc<Self>, crew: &Crew<T>, runs: &[Granted<T>], count: usize) {
+        let motion = self.books.motions.begin(count as u64);
+        self.record_leases(runs);
+        self.books
+            .record(Status::Delivering, Step::Ack, count as u64);
+        if self.topic.bus().observed() {
+            for run in runs {
+                let tell = |id| self.tell(id, run.attempt, Status::Delivered, EventKind::Delivered);
+                run.ids().for_each(tell);
+            }
+        }
+        self.put_down_acked(crew, runs, count as u32);
+        drop(motion);
+        self.follow_up(crew);
+    }
+
+    /// Records the times of leases that are acked now: each was in hand all the while.
+    pub(super) fn record_leases(&self, runs: &[Granted<T>]) {
+        if self.topic.engine.histograms == Histograms::Off {
+            return;
+        }
+        let ended_ns = self.topic.engine.clock.now_ns();
+        let mut latencies = self.latencies.lock();
+        let latencies = latencies.get_or_insert_with(|| Box::new(Latencies::new()));
+        for run in runs {
+            let (began_ns, count) = (run.began_ns, run.len() as u64);
+            let held_ns = ended_ns.saturating_sub(began_ns);
+            latency::record(&mut latencies.handler, held_ns, count);
+            if count == 1 {
+                let accepted_ns = run.batch.stamp(run.index()).accepted_ns;
+                if run.is_first {
+                    let waited_ns = began_ns.saturating_sub(accepted_ns);
+                    latency::record(&mut latencies.queue_wait, waited_ns, 1);
+                }
+                let age_ns = ended_ns.saturating_sub(accepted_ns);
+                latency::record(&mut latencies.end_to_end, age_ns, 1);
+                continue;
+            }
+            for stretch in run.stretches() {
+                let accepted_ns = stretch.map(|index| run.batch.stamp(index).accepted_ns);
+                if run.is_first {
+                    latency::record_since(&mut latencies.queue_wait, began_ns, accepted_ns.clone());
+                }
+                latency::record_since(&mut latencies.end_to_end, ended_ns, accepted_ns);
+            }
+        }
+    }
+
+    /// Settles a lease for its holder: the attempt has failed.
+    pub(crate) fn fail_lease(
         self: &Arc<Self>,
-        claim: Claim,
-        settlement: Settlement,
+        lease: &Granted<T>,
+        failing: Failing,
     ) -> Result<(), Stale> {
         let crew = self.crew.get().ok_or(Stale)?;
         let timer_ns = self.topic.engine.clock.timer_ns();
-        let is_abandoned = matches!(settlement, Settlement::Abandon);
+        let is_abandoned = matches!(failing, Failing::Abandon);
         let mut state = crew.state.lock();
         let leases = &mut state.leases;
-        let leased = leases.take_held(claim, timer_ns);
-        match leased {
+        let taken = leases.out.take(lease, timer_ns);
+        match taken {
             Some(_) => leases.abandoned += u64::from(is_abandoned),
             None => leases.stale += u64::from(!is_abandoned),
         }
-        if leases.out.is_empty() && state.sequencer.len() == 0 && self.is_inbox_empty() {
-            self.silence_alarm(&mut state.leases);
-        }
+        self.rest_alarm(&mut state);
         drop(state);
-        let cause = match settlement {
-            Settlement::Ack => None,
-            Settlement::Nack(nack) => Some(Cause::Nack(nack)),
-            Settlement::Abandon => Some(Cause::Abandoned),
+        let cause = match failing {
+            Failing::Nack(nack) => Cause::Nack(nack),
+            Failing::Abandon => Cause::Abandoned,
         };
-        // Taken also if it is acked: what it ignored is not the fault of the next.
         let by_shutdown = context::take_refusal(&self.topic.engine);
-        let fault = cause.map(|cause| Fault::new(0, cause, by_shutdown));
-        let leased = leased.ok_or(Stale)?;
-        self.settle_leased(crew, leased, fault, &mut None);
+        let fault = Fault::new(0, cause, by_shutdown);
+        let Some(taken) = taken else {
+            if !is_abandoned {
+                self.tell_stale(lease);
+            }
+            return Err(Stale);
+        };
+        self.settle_leased(crew, taken, lease.began_ns, fault, &mut None);
         Ok(())
     }
 
@@ -284,39 +295,43 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if !std::mem::take(&mut leases.is_overdue) {
             return;
         }
-        let late = leases.take_overdue(timer_ns);
-        let first_ns = leases.out.values().map(|leased| leased.due_ns).min();
-        let first_ns = first_ns.unwrap_or(NEVER);
+        let late = leases.out.take_overdue(timer_ns);
+        leases.timed_out += late.len() as u64;
+        let first_ns = leases.out.first_due_ns().unwrap_or(NEVER);
         // It has rung, unless it was taken back and set anew meanwhile.
         self.silence_alarm(leases);
         self.set_alarm(leases, next_look(first_ns, leases.out.len(), timer_ns));
         drop(state);
-        for leased in late {
+        for (taken, began_ns) in late {
             let fault = Fault::new(0, Cause::Overdue, false);
-            self.settle_leased(crew, leased, Some(fault), &mut turn.last_error);
+            self.settle_leased(crew, taken, began_ns, fault, &mut turn.last_error);
         }
     }
 
-    /// Says what becomes of a delivery that was out.
+    /// Says what becomes of a delivery that was out and has failed.
     fn settle_leased(
         self: &Arc<Self>,
         crew: &Crew<T>,
-        leased: Leased<T>,
-        fault: Option<Fault>,
+        taken: Taken<Redelivery<T>>,
+        began_ns: u64,
+        fault: Fault,
         last_error: &mut Option<Arc<str>>,
     ) {
         let engine = &self.topic.engine;
         let _inside = Inside::enter(engine);
-        let Leased {
-            began_ns, taken, ..
-        } = leased;
         let now_ns = engine.clock.now_ns();
-        self.settle_alone(crew, last_error, taken, fault, (began_ns, now_ns));
+        self.settle_alone(crew, last_error, taken, Some(fault), (began_ns, now_ns));
+        self.follow_up(crew);
+    }
+
+    /// Something that was out has been put down: calls those who wait for that.
+    fn follow_up(self: &Arc<Self>, crew: &Crew<T>) {
+        let engine = &self.topic.engine;
         breakable!(
             "pull: room that no receiver hears of",
             crew.receivers.wake(|| self.to_lease(crew))
         );
-        engine.stillness.look();
+        engine.stillness.look_fenced();
         if engine.has_stopped() {
             // The end may have passed by while it was in hand.
             self.end(engine);
@@ -325,12 +340,19 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Ends a delivery that is out, as the lane's phase says: whoever has it holds a
     /// stale lease from here on.
-    pub(super) fn end_lease(&self, leased: Leased<T>) {
-        let mut item = leased.taken.item;
+    pub(super) fn end_lease(&self, mut item: Redelivery<T>) {
         item.remember_latest();
         item.attempts += 1;
         self.end_redelivery(item, Status::Delivering);
         self.books.put_down(1);
+    }
+
+    /// Tells observers of leases that were settled too late.
+    fn tell_stale(&self, run: &Granted<T>) {
+        for id in run.ids() {
+            let (name, kind) = (Some(&self.name), EventKind::StaleSettlement);
+            self.topic.tell_of(name, Some(id), run.attempt, None, kind);
+        }
     }
 
     /// Whether nothing will be leased any more.

@@ -47,6 +47,7 @@ pub(crate) mod handler;
 mod lag;
 pub(crate) mod lane;
 pub(crate) mod lane_expiry;
+pub(crate) mod leased;
 pub(crate) mod leases;
 pub(crate) mod letters;
 mod note;

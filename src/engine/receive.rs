@@ -15,57 +15,44 @@
 //!
 //! [`Waiters`]: super::waiters::Waiters
 
-use std::iter;
-
 use super::context;
 use super::crew::{Crew, RUNNER, State};
 use super::crew_hands::Tray;
 use super::lane::{Lane, Redelivery};
-use super::leases::{Claim, Leases};
-use crate::batch::Batch;
+use super::leased::{Granted, RUN, Span};
+use super::leases::Leases;
+use crate::batch::Part;
 use crate::error::{InvalidSetting, RecvError};
 use crate::event::EventKind;
+use crate::message::MessageId;
 use crate::pure::lifecycle::Status;
 use crate::pure::rules::Keying;
-use crate::pure::sequencer::{Each, Taken};
+use crate::pure::sequencer::{Each, Key, Taken};
 use crate::sync::{Arc, Instant, breakable, yield_now};
 
-/// A delivery for whoever has leased it.
-pub(crate) struct Granted<T> {
-    pub(crate) claim: Claim,
-    pub(crate) due_ns: u64,
-    pub(crate) batch: Arc<Batch<T>>,
-    pub(crate) index: u8,
-    pub(crate) attempt: u32,
-    pub(crate) generation: u16,
-}
+/// What was taken and comes too late.
+type Expired<T> = Vec<Taken<Redelivery<T>>>;
 
-/// What a receiver gets at once.
-pub(crate) struct Received<T> {
-    pub(crate) first: Granted<T>,
-    /// Without an allocation where only one was asked for.
-    pub(crate) more: Vec<Granted<T>>,
-}
-
-/// What may go from a lane, and what of it comes too late.
-struct Going<T> {
-    received: Option<Received<T>>,
+/// What goes from a lane in one step.
+struct Going<T, F> {
+    span: Span,
+    /// Where leases go.
+    each: F,
     count: usize,
-    expired: Vec<Taken<Redelivery<T>>>,
+    is_observed: bool,
+    /// Leases that observers are to hear of.
+    told: Vec<(MessageId, u32)>,
+    expired: Expired<T>,
 }
 
-impl<T> Going<T> {
-    fn add(&mut self, granted: Granted<T>, most: usize) {
-        self.count += 1;
-        match &mut self.received {
-            Some(received) => received.more.push(granted),
-            none => {
-                *none = Some(Received {
-                    first: granted,
-                    more: Vec::with_capacity(most.min(CREDITS as usize) - 1),
-                });
-            }
+impl<T, F: FnMut(Granted<T>)> Going<T, F> {
+    fn add(&mut self, granted: Granted<T>) {
+        self.count += granted.len();
+        if self.is_observed {
+            let attempt = granted.attempt;
+            self.told.extend(granted.ids().map(|id| (id, attempt)));
         }
+        (self.each)(granted);
     }
 }
 
@@ -127,13 +114,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Leases what may go, at most so many, and waits for the first until then. Where
-    /// nobody may wait it doesn't.
+    /// nobody may wait it doesn't. `each` run of them is passed on; see
+    /// [`try_receive`](Self::try_receive).
     pub(crate) fn receive(
         self: &Arc<Self>,
         most: usize,
         until: Option<Instant>,
-    ) -> Result<Received<T>, RecvError> {
-        let attempt = || match self.try_receive(most) {
+        mut each: impl FnMut(Granted<T>),
+    ) -> Result<(), RecvError> {
+        let mut attempt = || match self.try_receive(most, &mut each) {
             Err(RecvError::Empty) => None,
             received => Some(received),
         };
@@ -160,19 +149,22 @@ impl<T: Send + Sync + 'static> Lane<T> {
         seat: &mut super::wakers::Seat,
         context: &std::task::Context<'_>,
     ) -> std::task::Poll<Result<Granted<T>, RecvError>> {
-        let attempt = || match self.try_receive(1) {
+        let mut lease = None;
+        let mut attempt = || match self.try_receive(1, &mut |granted| lease = Some(granted)) {
             Err(RecvError::Empty) => None,
-            received => Some(received.map(|received| received.first)),
+            received => Some(received),
         };
         let Some(crew) = self.crew.get() else {
             return std::task::Poll::Ready(Err(RecvError::Ended));
         };
         if let Some(received) = attempt() {
             self.leave_receivers(seat);
-            return std::task::Poll::Ready(received);
+            received?;
+        } else {
+            let room = || self.to_lease(crew);
+            std::task::ready!(crew.receivers.poll_for(seat, context, attempt, room))?;
         }
-        let room = || self.to_lease(crew);
-        crew.receivers.poll_for(seat, context, attempt, room)
+        std::task::Poll::Ready(lease.ok_or(RecvError::Empty))
     }
 
     /// The future of this seat receives no more.
@@ -219,26 +211,38 @@ impl<T: Send + Sync + 'static> Lane<T> {
         0
     }
 
-    /// Leases what may go now, at most so many.
-    pub(crate) fn try_receive(self: &Arc<Self>, most: usize) -> Result<Received<T>, RecvError> {
+    /// Leases what may go now, at most so many, at least one. Passes `each` run of them on,
+    /// under the lock.
+    pub(crate) fn try_receive(
+        self: &Arc<Self>,
+        most: usize,
+        each: &mut impl FnMut(Granted<T>),
+    ) -> Result<(), RecvError> {
         // What a publish of this thread came to before is not this delivery's fault.
         context::take_refusal(&self.topic.engine);
         self.topic.engine.run_until_idle();
         let crew = self.crew.get().ok_or(RecvError::Ended)?;
         loop {
-            let Going {
-                received, expired, ..
-            } = self.lease(crew, most)?;
-            let is_to_go_on = received.is_none() && !expired.is_empty();
-            self.expire_taken(crew, expired);
-            if !is_to_go_on {
-                return received.ok_or(RecvError::Empty);
+            let (count, expired) = self.lease(crew, most, each)?;
+            if !expired.is_empty() {
+                self.expire_taken(crew, expired);
+            } else if count == 0 {
+                return Err(RecvError::Empty);
+            }
+            if count > 0 {
+                return Ok(());
             }
         }
     }
 
-    /// One step: what may go is out, and what has expired is in the caller's hands.
-    fn lease(self: &Arc<Self>, crew: &Crew<T>, most: usize) -> Result<Going<T>, RecvError> {
+    /// One step. Answers how many have been leased, and what has expired: that is in the
+    /// caller's hands.
+    fn lease(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        most: usize,
+        each: &mut impl FnMut(Granted<T>),
+    ) -> Result<(usize, Expired<T>), RecvError> {
         let clock = &self.topic.engine.clock;
         let (now_ns, timer_ns) = (clock.now_ns(), clock.timer_ns());
         let mut state = crew.state.lock();
@@ -248,80 +252,104 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let due_ns = timer_ns.saturating_add(state.leases.deadline_ns);
         let most = most.min(state.leases.free());
         let mut going = Going {
-            received: None,
+            span: Span {
+                began_ns: now_ns,
+                due_ns,
+            },
+            each,
             count: 0,
+            is_observed: self.topic.bus().observed(),
+            told: Vec::new(),
             expired: Vec::new(),
         };
-        self.take_to_lease(crew, &mut state, most, |leases, taken| {
-            if self.is_past(&taken.item, now_ns) {
-                going.expired.push(taken);
-            } else {
-                going.add(leases.grant(taken, now_ns, due_ns), most);
-            }
-        });
-        if let Some(received) = &going.received {
-            self.note_granted(&mut state.leases, going.count as u64, due_ns);
+        self.take_to_lease(crew, &mut state, most, &mut going);
+        let Going {
+            count,
+            told,
+            expired,
+            ..
+        } = going;
+        if count > 0 {
+            self.note_granted(&mut state.leases, count as u64, due_ns);
             // Told under the lock: nobody can settle it before.
-            self.tell_granted(received);
+            for (id, attempt) in told {
+                self.tell(id, attempt, Status::Delivering, EventKind::Delivering);
+            }
             let is_shared = state.leases.note_taker(context::mark());
-            context::note_taken(going.count as u32, is_shared);
+            context::note_taken(count as u32, is_shared);
         }
         let has_strays = state.strays.are_to_be_judged();
         drop(state);
         if has_strays {
             self.ring();
         }
-        Ok(going)
+        Ok((count, expired))
     }
 
-    /// Passes what may go to `each`, at most so many.
+    /// Takes what may go, at most so many.
     fn take_to_lease(
         &self,
         crew: &Crew<T>,
         state: &mut State<T>,
         most: usize,
-        mut each: impl FnMut(&mut Leases<T>, Taken<Redelivery<T>>),
+        going: &mut Going<T, impl FnMut(Granted<T>)>,
     ) {
         let minds_keys = state.rules.keying(crew.is_shared) != Keying::Nothing;
         let mut left = most;
         while left > 0 {
-            let run = if minds_keys { 1 } else { left };
+            let run = if minds_keys { 1 } else { left.min(RUN) };
             if let Some(straight) = self.take_straight(crew, state, run) {
-                straight.pass_each(state, |state, taken| {
-                    left -= 1;
-                    each(&mut state.leases, taken);
-                });
+                let (part, key) = straight.pass(state);
+                left -= part.len();
+                self.grant_unexpired(&mut state.leases, part, key, going);
                 continue;
             }
             self.feed_unless_new(crew, state, RUNNER, left);
-            let taken = state.sequencer.take(RUNNER, left, Each::Once, None);
-            if taken.is_empty() {
+            let all = state.sequencer.take(RUNNER, left, Each::Once, None);
+            if all.is_empty() {
                 return;
             }
-            left -= taken.len();
-            taken
-                .into_iter()
-                .for_each(|taken| each(&mut state.leases, taken));
+            left -= all.len();
+            for taken in all {
+                if self.is_past(&taken.item, going.span.began_ns) {
+                    going.expired.push(taken);
+                } else {
+                    going.add(state.leases.out.grant(taken, going.span));
+                }
+            }
         }
     }
 
-    fn tell_granted(&self, received: &Received<T>) {
-        for granted in iter::once(&received.first).chain(&received.more) {
-            let id = granted.batch.stamp(usize::from(granted.index)).id;
-            self.tell(
-                id,
-                granted.attempt,
-                Status::Delivering,
-                EventKind::Delivering,
-            );
+    /// Leases neighbors, but for those that come too late.
+    fn grant_unexpired(
+        &self,
+        leases: &mut Leases<T>,
+        mut part: Part<T>,
+        key: Option<Key>,
+        going: &mut Going<T, impl FnMut(Granted<T>)>,
+    ) {
+        let to = part.to as usize;
+        loop {
+            let good = self.unexpired(&part, part.from as usize, to, going.span.began_ns);
+            if good == to {
+                return going.add(leases.out.grant_new(part, key, going.span));
+            }
+            let count = good as u32 - part.from;
+            let (run, others) = part.split_front(count);
+            if let Some(run) = run.unless_empty() {
+                going.add(leases.out.grant_new(run, key, going.span));
+            }
+            let item = Redelivery::first(&others.batch, good, 0);
+            going.expired.push(Taken { key, item });
+            match others.after(1) {
+                Some(others) => part = others,
+                None => return,
+            }
         }
     }
 
     /// Ends what has outlived its time before it could be leased.
-    fn expire_taken(self: &Arc<Self>, crew: &Crew<T>, expired: Vec<Taken<Redelivery<T>>>) {
-        if expired.is_empty() {
-            return;
-        }
+    fn expire_taken(self: &Arc<Self>, crew: &Crew<T>, expired: Expired<T>) {
         let _motion = self.books.motions.begin(expired.len() as u64);
         let mut tray = Tray::new(0);
         for Taken { key, item } in expired {

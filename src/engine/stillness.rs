@@ -26,4 +26,10 @@ impl Stillness {
     pub(crate) fn look(&self) {
         self.0.wake_all();
     }
+
+    /// The same for who has woken others since, and ended nothing: the fence of that serves
+    /// here, too.
+    pub(crate) fn look_fenced(&self) {
+        self.0.wake_fenced(|| usize::MAX);
+    }
 }

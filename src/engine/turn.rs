@@ -323,7 +323,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         ended_ns: u64,
     ) -> Option<(Redelivery<T>, Fault)> {
         let accepted_ns = iter::once(again.stamp().accepted_ns);
-        let is_first = again.attempts == 0 && again.behind().is_none();
+        let is_first = again.is_untried();
         self.record_latency(accepted_ns, began_ns, ended_ns, is_first);
         match fault {
             Some(fault) => Some((again, fault)),

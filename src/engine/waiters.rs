@@ -139,6 +139,11 @@ impl Waiters {
     pub fn wake(&self, room: impl Fn() -> usize) {
         // ORDERING: pairs with the fence in `sit_down`.
         breakable!("waiters: wake without a fence", fence(Ordering::SeqCst));
+        self.wake_fenced(room);
+    }
+
+    /// The same for who has fenced since it made room.
+    pub(super) fn wake_fenced(&self, room: impl Fn() -> usize) {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             self.call(room());
         }
@@ -218,6 +223,9 @@ impl Waiters {
 
     /// Whoever has this seat waits no more. Passes a call on if there is `room` for another.
     pub(crate) fn leave(&self, seat: &mut Seat, room: impl Fn() -> usize) {
+        if seat.is_free() {
+            return;
+        }
         let mut queue = self.queue.lock();
         let left = queue.get_up(seat);
         self.waiting.store(queue.len(), Ordering::Relaxed);

@@ -17,6 +17,13 @@ use crate::sync::{Arc, Condvar};
 #[derive(Debug, Default)]
 pub(crate) struct Seat(Option<u64>);
 
+impl Seat {
+    /// Whether nobody waits from it.
+    pub(super) fn is_free(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
 /// What calls somebody who waits.
 pub(super) enum Bell {
     Thread(Arc<Condvar>),

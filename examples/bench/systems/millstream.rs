@@ -225,11 +225,6 @@ fn receive<const WORDS: usize>(
     mut checker: Checker<WORDS>,
     taking: Taking,
 ) -> Answer<JoinHandle<()>> {
-    let mut take = move |lease: Lease<Payload<WORDS>>| {
-        checker.take(lease.payload());
-        // A stale one comes back, which the checker sees.
-        let _ = lease.ack();
-    };
     let subscriber = thread::Builder::new().name("subscriber".to_owned());
     match taking {
         #[cfg(feature = "async")]
@@ -237,18 +232,32 @@ fn receive<const WORDS: usize>(
             let mut stream = pull.stream();
             drop(pull);
             while let Some(lease) = super::next(&mut stream).await {
-                take(lease);
+                take(&mut checker, lease);
             }
         }),
         #[cfg(not(feature = "async"))]
         Taking::Stream => Err(NOT_ASYNC.into()),
         Taking::RecvBatch => Ok(subscriber.spawn(move || {
             while let Ok(leases) = pull.recv_batch(AT_ONCE, FOR_EVER) {
-                leases.into_iter().for_each(&mut take);
+                for delivery in leases.iter() {
+                    checker.take(delivery.payload());
+                }
+                // As below.
+                let _ = leases.ack_all();
             }
         })?),
-        _ => Ok(subscriber.spawn(move || pull.iter().for_each(take))?),
+        _ => Ok(subscriber.spawn(move || {
+            for lease in &pull {
+                take(&mut checker, lease);
+            }
+        })?),
     }
+}
+
+fn take<const WORDS: usize>(checker: &mut Checker<WORDS>, lease: Lease<Payload<WORDS>>) {
+    checker.take(lease.payload());
+    // A stale one comes back, which the checker sees.
+    let _ = lease.ack();
 }
 
 /// An observer of all events that does next to nothing with them.

@@ -319,6 +319,10 @@ const MUTANTS: &[Mutant] = &[
         &["pull::an_old_lease_and_its_timer_leave_the_next_tenant_alone"],
     ),
     (
+        "pull: looked at, then taken out",
+        &["pull::an_ack_of_a_batch_and_the_deadline_settle_all_of_it_once"],
+    ),
+    (
         "pull: an alarm ends whom it finds",
         &["pull::a_timer_that_fires_for_an_extended_lease_does_not_end_it"],
     ),

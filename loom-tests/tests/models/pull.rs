@@ -95,6 +95,31 @@ fn a_timer_that_fires_for_an_extended_lease_does_not_end_it() {
 }
 
 #[test]
+fn an_ack_of_a_batch_and_the_deadline_settle_all_of_it_once() {
+    model("pull, batch", Preemptions::up_to(2), || {
+        let (broker, clock) = manual();
+        let (topic, worker) = pulled(&broker, Pull::default().ack_deadline(SECOND));
+        topic.publish_batch([1, 2]).unwrap();
+        let batch = worker.recv_batch(2, Duration::ZERO).unwrap();
+        let runner = {
+            let broker = broker.clone();
+            thread::spawn(move || {
+                clock.advance(2 * SECOND);
+                broker.run_until_idle();
+            })
+        };
+        let acked = batch.ack_all().is_ok();
+        runner.join().unwrap();
+        broker.run_until_idle();
+        let metrics = worker.metrics();
+        let (all, none) = if acked { (2, 0) } else { (0, 2) };
+        assert_eq!((metrics.timed_out, metrics.stale), (none, none));
+        assert_eq!(metrics.counts.delivered, all);
+        assert_settled(&broker);
+    });
+}
+
+#[test]
 fn a_receiver_that_falls_asleep_hears_of_a_message() {
     let most = Preemptions {
         plain: Some(0),
