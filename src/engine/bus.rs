@@ -94,6 +94,11 @@ impl Bus {
         self.observed.load(Ordering::Relaxed)
     }
 
+    /// Whether anybody ever has.
+    pub(crate) fn was_observed(&self) -> bool {
+        self.buffer.get().is_some()
+    }
+
     /// Passes a record on, or counts it as missed if the buffer is full.
     pub(crate) fn send(&self, mut record: Box<Record>) {
         self.send_numbered(record.len(), |sequence| {

@@ -152,9 +152,20 @@ impl Engine {
         self.run_until(None)
     }
 
+    /// Whether nothing is put off, due, ready or to be told.
+    fn is_idle(&self) -> bool {
+        self.pool.is_idle()
+            && !self.bus.was_observed()
+            && self.next_run.lock().is_empty()
+            && !self.timer.is_due(&self.clock)
+    }
+
     /// As [`run_until_idle`](Self::run_until_idle), but begins no turn after `until`.
     pub(crate) fn run_until(&self, until: Option<Instant>) -> usize {
         if !self.is_manual() || context::is_inside(self) {
+            return 0;
+        }
+        if self.is_idle() {
             return 0;
         }
         let _inside = context::Inside::enter(self);

@@ -232,6 +232,11 @@ impl Pool {
         AtWork(engine)
     }
 
+    /// Whether no turn is ready.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.ready.is_empty()
+    }
+
     /// Runs turns on the calling thread until none is ready; answers how many.
     /// `between` is called before each, and says whether to go on.
     pub(crate) fn run_ready(&self, engine: &Engine, mut between: impl FnMut() -> bool) -> usize {

@@ -131,6 +131,11 @@ impl Timer {
         self.state.lock().wheel.next_deadline_ns()
     }
 
+    /// Whether anything is due.
+    pub(crate) fn is_due(&self, clock: &Clock) -> bool {
+        self.state.lock().wheel.is_due(clock.timer_ns())
+    }
+
     /// Fires what is due. For engines without a timer thread.
     pub(crate) fn fire_due(&self, clock: &Clock) -> usize {
         let mut due = Vec::new();

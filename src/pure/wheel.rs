@@ -180,6 +180,13 @@ impl<V> Wheel<V> {
         self.elapsed = now;
     }
 
+    /// Whether an [`advance`](Self::advance) to then could find anything.
+    pub(crate) fn is_due(&self, now_ns: u64) -> bool {
+        let now = tick_reached(now_ns).max(self.elapsed);
+        let level = self.first_occupied_level();
+        level.is_some_and(|level| self.next_slot(level).1 <= now)
+    }
+
     /// How many timers are pending, overdue ones included.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
@@ -768,7 +775,9 @@ mod tests {
                 }
                 if let Some(now_ns) = advance_to {
                     let mut due = Vec::new();
+                    let is_due = wheel.is_due(now_ns);
                     wheel.advance(now_ns, &mut due);
+                    prop_assert!(is_due || due.is_empty());
                     prop_assert_eq!(deadlines(&due), model.advance(now_ns));
                 }
                 assert_sound(&wheel);
