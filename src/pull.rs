@@ -126,7 +126,10 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// [`RecvError::Ended`], and where it may not wait, [`RecvError::Empty`].
     pub fn recv(&self) -> Result<Lease<T>, RecvError> {
-        self.one(|each| self.lane.receive(1, None, each))
+        let mut lease = None;
+        self.lane
+            .receive(1, None, |granted| lease = Some(self.lease(granted)))?;
+        lease.ok_or(RecvError::Empty)
     }
 
     /// Leases the next delivery; waits for one at most so long.
@@ -137,7 +140,10 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     /// [`RecvError::Empty`].
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Lease<T>, RecvError> {
         let until = Instant::now().checked_add(timeout);
-        self.one(|each| self.lane.receive(1, until, each))
+        let mut lease = None;
+        self.lane
+            .receive(1, until, |granted| lease = Some(self.lease(granted)))?;
+        lease.ok_or(RecvError::Empty)
     }
 
     /// Leases the next delivery if there is one now.
@@ -146,7 +152,10 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// [`RecvError::Empty`] and [`RecvError::Ended`].
     pub fn try_recv(&self) -> Result<Lease<T>, RecvError> {
-        self.one(|mut each| self.lane.try_receive(1, &mut each))
+        let mut lease = None;
+        self.lane
+            .try_receive(1, &mut |granted| lease = Some(self.lease(granted)))?;
+        lease.ok_or(RecvError::Empty)
     }
 
     /// Leases what there is, at most `max` and as many as there are credits for; waits for the
@@ -225,17 +234,6 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
 
     fn lease(&self, granted: Granted<T>) -> Lease<T> {
         Lease::new(Arc::clone(&self.lane), granted)
-    }
-
-    fn one(
-        &self,
-        receive: impl FnOnce(&mut dyn FnMut(Granted<T>)) -> Result<(), RecvError>,
-    ) -> Result<Lease<T>, RecvError> {
-        let mut lease = None;
-        receive(&mut |granted| lease = Some(granted))?;
-        lease
-            .map(|granted| self.lease(granted))
-            .ok_or(RecvError::Empty)
     }
 }
 

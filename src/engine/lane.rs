@@ -314,7 +314,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Whether nothing is queued.
     pub(super) fn is_inbox_empty(&self) -> bool {
-        let is_empty = |inbox: &Unbounded<_>| self.split.lock().is_empty() && inbox.is_empty();
+        // In this order: what is taken out of the one is then in the other.
+        let is_empty = |inbox: &Unbounded<_>| inbox.is_empty() && self.split.lock().is_empty();
         self.inbox.get().is_none_or(|inbox| is_empty(inbox))
     }
 

@@ -287,7 +287,7 @@ impl<T> Outstanding<T> {
         };
         leased.out &= !granted.out;
         if leased.out == 0 {
-            self.runs.remove(slot);
+            self.runs.vacate(slot);
         }
         self.count -= granted.len();
     }

@@ -149,19 +149,19 @@ impl<T: Send + Sync + 'static> Lane<T> {
         seat: &mut super::wakers::Seat,
         context: &std::task::Context<'_>,
     ) -> std::task::Poll<Result<Granted<T>, RecvError>> {
+        let Some(crew) = self.crew.get() else {
+            return std::task::Poll::Ready(Err(RecvError::Ended));
+        };
         let mut lease = None;
         let mut attempt = || match self.try_receive(1, &mut |granted| lease = Some(granted)) {
             Err(RecvError::Empty) => None,
             received => Some(received),
         };
-        let Some(crew) = self.crew.get() else {
-            return std::task::Poll::Ready(Err(RecvError::Ended));
-        };
+        let room = || self.to_lease(crew);
         if let Some(received) = attempt() {
-            self.leave_receivers(seat);
+            crew.receivers.leave(seat, room);
             received?;
         } else {
-            let room = || self.to_lease(crew);
             std::task::ready!(crew.receivers.poll_for(seat, context, attempt, room))?;
         }
         std::task::Poll::Ready(lease.ok_or(RecvError::Empty))

@@ -358,6 +358,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// The first message of `from..to` that has outlived its time, or `to`.
+    #[inline(always)]
     pub(super) fn unexpired(&self, part: &Part<T>, from: usize, to: usize, now_ns: u64) -> usize {
         if self.topic.settings.ttl_ns.is_none() && !part.batch.has_meta() {
             return to;

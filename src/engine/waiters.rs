@@ -222,10 +222,14 @@ impl Waiters {
     }
 
     /// Whoever has this seat waits no more. Passes a call on if there is `room` for another.
+    #[inline]
     pub(crate) fn leave(&self, seat: &mut Seat, room: impl Fn() -> usize) {
-        if seat.is_free() {
-            return;
+        if !seat.is_free() {
+            self.get_up(seat, room);
         }
+    }
+
+    fn get_up(&self, seat: &mut Seat, room: impl Fn() -> usize) {
         let mut queue = self.queue.lock();
         let left = queue.get_up(seat);
         self.waiting.store(queue.len(), Ordering::Relaxed);

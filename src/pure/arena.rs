@@ -82,9 +82,7 @@ impl<T> Arena<T> {
             Slot::Occupied(value) => {
                 self.free = index;
                 self.len -= 1;
-                if self.len == 0 {
-                    self.shrink();
-                }
+                self.shrink_if_empty();
                 Some(value)
             }
             vacant => {
@@ -92,6 +90,21 @@ impl<T> Arena<T> {
                 None
             }
         }
+    }
+
+    /// As [`remove`](Self::remove), but drops the value where it is. Answers whether there was one.
+    #[inline]
+    pub(crate) fn vacate(&mut self, index: u32) -> bool {
+        let (page, offset) = split(index);
+        let slot = self.pages.get_mut(page).map(|page| &mut page[offset]);
+        let Some(slot) = slot.filter(|slot| matches!(slot, Slot::Occupied(_))) else {
+            return false;
+        };
+        *slot = Slot::Vacant { next: self.free };
+        self.free = index;
+        self.len -= 1;
+        self.shrink_if_empty();
+        true
     }
 
     /// How many values are stored.
@@ -153,17 +166,23 @@ impl<T> Arena<T> {
         self.free = end - PAGE_SLOTS as u32;
     }
 
+    #[inline]
+    fn shrink_if_empty(&mut self) {
+        if self.len == 0 && self.pages.len() > 1 {
+            self.shrink();
+        }
+    }
+
     /// Frees every page but the first, so that one storm does not hold its memory for ever. The
     /// first stays: an arena that wavers between no values and a few must not waver at the
     /// allocator.
+    #[cold]
     fn shrink(&mut self) {
-        if self.pages.len() > 1 {
-            self.pages.truncate(1);
-            self.pages.shrink_to_fit();
-            // The free list may run through the pages just freed, in any order: start it afresh.
-            *self.pages[0] = vacant_page(PAGE_SLOTS as u32);
-            self.free = 0;
-        }
+        self.pages.truncate(1);
+        self.pages.shrink_to_fit();
+        // The free list may run through the pages just freed, in any order: start it afresh.
+        *self.pages[0] = vacant_page(PAGE_SLOTS as u32);
+        self.free = 0;
     }
 }
 
@@ -357,7 +376,12 @@ mod tests {
                     let index = arena.insert(step);
                     prop_assert_eq!(model.insert(index, step), None);
                 } else {
-                    prop_assert_eq!(arena.remove(pick), model.remove(&pick));
+                    let vacates = step % 2 == 0;
+                    let removed = model.remove(&pick);
+                    match vacates {
+                        true => prop_assert_eq!(arena.vacate(pick), removed.is_some()),
+                        false => prop_assert_eq!(arena.remove(pick), removed),
+                    }
                 }
                 prop_assert_eq!(arena.get(pick), model.get(&pick));
                 prop_assert_eq!(arena.len(), model.len());

@@ -28,6 +28,15 @@ pub enum Phase {
     Cancelling = 3,
 }
 
+impl Phase {
+    const ALL: [Self; 4] = [
+        Self::Open,
+        Self::Draining,
+        Self::DeadLettering,
+        Self::Cancelling,
+    ];
+}
+
 /// The room word of one lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
@@ -140,12 +149,7 @@ impl crate::pure::Packed for Room {
         Self {
             occupied: (word & COUNT) as u32,
             awaited: word & AWAITED != 0,
-            phase: match word >> PHASE_SHIFT {
-                0 => Phase::Open,
-                1 => Phase::Draining,
-                2 => Phase::DeadLettering,
-                _ => Phase::Cancelling,
-            },
+            phase: Phase::ALL[(word >> PHASE_SHIFT) as usize % Phase::ALL.len()],
         }
     }
 }

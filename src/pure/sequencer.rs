@@ -196,6 +196,7 @@ impl<D> Sequencer<D> {
     }
 
     /// Has a new delivery be out without being filed, if it [may](Self::may_pass).
+    #[inline(always)]
     pub(crate) fn pass(&mut self, owner: u64, key: Option<Key>) -> bool {
         if let Some(key) = key {
             let is_own = owns(&self.owners, owner, key);
