@@ -105,6 +105,9 @@ pub struct Args {
     /// Write a page with bars and latency curves into this file
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Write a picture of the table at a glance into this file
+    #[arg(long, value_name = "FILE", requires = "table")]
+    chart: Option<PathBuf>,
 }
 
 /// What to do.
@@ -128,6 +131,7 @@ pub struct Plan {
     pub markdown: bool,
     pub json: Option<PathBuf>,
     pub html: Option<PathBuf>,
+    pub chart: Option<PathBuf>,
 }
 
 const PEERS: [Kind; 6] = [
@@ -192,7 +196,7 @@ impl Args {
             None => Some(Duration::from_secs_f64(self.seconds)),
         };
         let (limit, markdown) = (Duration::from_secs(self.limit), self.markdown);
-        let (json, html) = (self.json.clone(), self.html.clone());
+        let (json, html, chart) = (self.json.clone(), self.html.clone(), self.chart.clone());
         let task = if self.table {
             Task::Table {
                 only: self.only.unwrap_or_default(),
@@ -212,6 +216,7 @@ impl Args {
             markdown,
             json,
             html,
+            chart,
         })
     }
 

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod chart;
 mod charts;
 mod check;
 mod contest;
@@ -69,6 +70,7 @@ fn carry_out(plan: &Plan) -> Answer {
     // Before minutes of measuring, not after.
     let json = plan.json.as_ref().map(create).transpose()?;
     let page = plan.html.as_ref().map(create).transpose()?;
+    let picture = plan.chart.as_ref().map(create).transpose()?;
     let screen = Screen::new();
     let setting = Setting::look();
     screen.print(&terminal::header(&setting, plan.rounds));
@@ -98,6 +100,10 @@ fn carry_out(plan: &Plan) -> Answer {
     }
     if let Some(mut file) = page {
         file.write_all(html::page(&report).as_bytes())?;
+        file.flush()?;
+    }
+    if let Some(mut file) = picture {
+        file.write_all(chart::picture(&report).as_bytes())?;
         file.flush()?;
     }
     if let Some(summary) = terminal::summary(&report) {
