@@ -24,7 +24,6 @@ use super::waiters::Waiters;
 use crate::batch::{Batch, Meta, Part, Stamp};
 use crate::config::{LaneFull, OnFailure};
 use crate::dead_letters::DeadReason;
-use crate::engine::Engine;
 use crate::error::InvalidSetting;
 use crate::metrics::SubscriptionMetrics;
 use crate::pure::arena::Arena;
@@ -337,7 +336,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Ends everything that waits here, as the lane's phase says.
-    pub(super) fn end_crew(self: &Arc<Self>, crew: &Crew<T>, engine: &Engine) {
+    pub(super) fn end_crew(self: &Arc<Self>, crew: &Crew<T>) {
         self.interrupt(crew);
         let mut state = crew.state.lock();
         let mut queued = state.sequencer.drain();
@@ -357,7 +356,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         for delivery in waiting {
             // If it fires all the same, its tag will find nothing.
-            engine.timer.cancel_parked(delivery.timer);
+            self.engine().timer.cancel_parked(delivery.timer);
             let from = delivery.parked_as();
             self.end_redelivery(delivery, from);
         }

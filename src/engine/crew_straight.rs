@@ -15,7 +15,6 @@ use super::crew::{Crew, KeyRule, RUNNER, State};
 use super::handler::Run;
 use super::lane::{Lane, Redelivery, Turn};
 use crate::batch::Part;
-use crate::engine::Engine;
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::sequencer::{Key, Taken};
 use crate::sync::{Arc, breakable};
@@ -85,7 +84,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         turn: &mut Turn<T>,
         straight: Straight<T>,
         now_ns: u64,
-        engine: &Engine,
     ) -> u64 {
         let Straight { mut part, rule } = straight;
         let (from, observed) = (part.from as usize, self.topic.bus().observed());
@@ -105,7 +103,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             until_fault: breakable!("keys: past a failure in a run", true, false),
             ..self.first_run(&batch, from, to, now_ns)
         };
-        let (calls, after_ns) = self.try_run(turn, &run, engine);
+        let (calls, after_ns) = self.try_run(turn, &run);
         let _motion = self.books.motions.begin(calls as u64);
         if observed {
             self.tell_delivered(batch.ids(from, from + calls), &turn.faults, after_ns);

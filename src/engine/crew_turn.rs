@@ -9,7 +9,6 @@ use super::lane::{Lane, Redelivery, Turn};
 use super::parking::Head;
 use super::settle::Sentence;
 use super::turn::{Progress, Tried};
-use crate::engine::Engine;
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::sequencer::{Each, Key, Taken};
@@ -30,11 +29,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         crew: &Crew<T>,
         turn: &mut Turn<T>,
         now_ns: u64,
-        engine: &Engine,
     ) -> Progress {
         let straight = self.take_straight(crew, &mut crew.state.lock(), turn.stride.calls());
         if let Some(straight) = straight {
-            let now_ns = self.deliver_straight(crew, turn, straight, now_ns, engine);
+            let now_ns = self.deliver_straight(crew, turn, straight, now_ns);
             return Progress::Done { now_ns };
         }
         let ask = Ask::own(turn.stride.calls(), Each::Many, None);
@@ -42,7 +40,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if taken.is_empty() {
             return Progress::Nothing;
         }
-        let now_ns = self.try_taken(crew, turn, taken, now_ns, engine);
+        let now_ns = self.try_taken(crew, turn, taken, now_ns);
         Progress::Done { now_ns }
     }
 
@@ -54,7 +52,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         turn: &mut Turn<T>,
         taken: Vec<Taken<Redelivery<T>>>,
         mut now_ns: u64,
-        engine: &Engine,
     ) -> u64 {
         let began_ns = now_ns;
         let _motion = self.books.motions.begin(taken.len() as u64);
@@ -69,7 +66,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 tray.untried.push((key, item));
                 continue;
             }
-            let (tried, after_ns) = self.try_one(turn, item, now_ns, engine);
+            let (tried, after_ns) = self.try_one(turn, item, now_ns);
             now_ns = after_ns;
             match tried {
                 Tried::Acked => tray.end(key),
@@ -122,11 +119,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         turn: &mut Turn<T>,
         taken: Taken<Redelivery<T>>,
         now_ns: u64,
-        engine: &Engine,
     ) -> u64 {
         let Taken { key, item } = taken;
         let _motion = self.books.motions.begin(1);
-        let (tried, now_ns) = self.try_one(turn, item, now_ns, engine);
+        let (tried, now_ns) = self.try_one(turn, item, now_ns);
         match tried {
             Tried::Acked => self.put_down_ended(crew, key),
             Tried::NotCalled(item) => {
@@ -209,7 +205,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         item: Redelivery<T>,
         delay_ns: u64,
     ) -> After {
-        let engine = &self.topic.engine;
+        let engine = self.engine();
         breakable!(
             "keys: put down, then held",
             (),
@@ -244,7 +240,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
             return held.map_or(After::GoOn, |_| After::Hold);
         } else {
-            self.schedule_retry(&mut state.waiting, item, delay_ns, engine)
+            self.schedule_retry(&mut state.waiting, item, delay_ns)
         };
         tell();
         let Some(key) = held else {

@@ -14,6 +14,7 @@ use super::timer::{CANCEL, Fire, LEASE, LOOK};
 use super::topic::TopicCore;
 use crate::batch::{Batch, Part};
 use crate::config::LaneFull;
+use crate::engine::Engine;
 use crate::latency::Latencies;
 use crate::pure::arena::Arena;
 use crate::pure::retry::{FailureKind, salt};
@@ -203,6 +204,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
+    pub(super) fn engine(&self) -> &Engine {
+        &self.topic.engine
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         self.room.load().phase
     }
@@ -387,7 +392,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Puts the lane on the ready queue unless somebody is bound to look at it.
     pub(crate) fn ring(self: &Arc<Self>) {
         if self.baton.notify() == Then::Enqueue {
-            self.topic.engine.pool.submit(Arc::clone(self) as _);
+            self.engine().pool.submit(Arc::clone(self) as _);
         }
     }
 
@@ -409,8 +414,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(super) fn set_retired(&self) {
         self.retired.store(true, Ordering::Release);
         let end = std::mem::replace(&mut *self.end.lock(), TimerKey::NONE);
-        self.topic.engine.timer.cancel(end);
-        self.expiry.cancel(&self.topic.engine);
+        self.engine().timer.cancel(end);
+        self.expiry.cancel(self.engine());
         self.end_leases();
     }
 
@@ -418,7 +423,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn set_end(&self, key: TimerKey) {
         *self.end.lock() = key;
         if self.is_retired() {
-            self.topic.engine.timer.cancel(key);
+            self.engine().timer.cancel(key);
         }
     }
 }

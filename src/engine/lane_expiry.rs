@@ -117,7 +117,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Ends what has expired among what waits here, for whoever needs the room.
     /// `true`: there was something.
     pub(super) fn end_expired(self: &Arc<Self>) -> bool {
-        if !self.expiry.has_come(&self.topic.engine) {
+        if !self.expiry.has_come(self.engine()) {
             return false;
         }
         let mut turn = self.turn.lock();
@@ -134,13 +134,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.end_places(ended);
         // A batch may have lost what it lingered for; in a crew the next are filed.
         self.ring();
-        self.topic.engine.stillness.look();
+        self.engine().stillness.look();
         true
     }
 
     /// As [`end_expired`](Self::end_expired), for the runner, whose turn it is.
     pub(super) fn end_expired_in(self: &Arc<Self>, turn: &mut Turn<T>) {
-        if self.expiry.has_come(&self.topic.engine) {
+        if self.expiry.has_come(self.engine()) {
             let expired = self.find_expired(Some(&mut turn.hand));
             let _motion = self.books.motions.begin(expired.len() as u64);
             let ended = self.expire_all(expired);
@@ -158,8 +158,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Takes out what has expired, in one look through what the lane holds.
     fn find_expired(&self, hand: Option<&mut VecDeque<Part<T>>>) -> Vec<Redelivery<T>> {
-        self.expiry.begin_look(&self.topic.engine);
-        let now_ns = self.topic.engine.clock.now_ns();
+        self.expiry.begin_look(self.engine());
+        let now_ns = self.engine().clock.now_ns();
         let mut found = Found {
             expired: Vec::new(),
             first_ns: NEVER,
@@ -196,7 +196,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if !self.expiry.is_known() {
             return;
         }
-        let engine = &self.topic.engine;
+        let engine = self.engine();
         let first_ns = self.expiry.forget();
         // Who has added something since has its place, and what it notes stays.
         if self.room.load().occupied == 0 {
@@ -209,7 +209,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Has the wheel call when the first of what waits here expires.
     pub(super) fn call_at_expiry(self: &Arc<Self>) {
         if self.expiry.is_known() {
-            self.expiry.call(&self.topic.engine, Arc::clone(self) as _);
+            self.expiry.call(self.engine(), Arc::clone(self) as _);
         }
     }
 

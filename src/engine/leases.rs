@@ -131,7 +131,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Has the wheel call when this deadline comes, unless it calls before.
     fn set_alarm(self: &Arc<Self>, leases: &mut Leases<T>, due_ns: u64) {
         if due_ns < leases.alarm.due_ns {
-            let timer = &self.topic.engine.timer;
+            let timer = &self.engine().timer;
             let key = timer.insert(due_ns, LEASE, Arc::clone(self) as _);
             let later = std::mem::replace(&mut leases.alarm, Alarm { due_ns, key });
             timer.cancel(later.key);
@@ -141,7 +141,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// No lease is out that it would have to end.
     fn silence_alarm(&self, leases: &mut Leases<T>) {
         let alarm = std::mem::replace(&mut leases.alarm, Alarm::UNSET);
-        self.topic.engine.timer.cancel(alarm.key);
+        self.engine().timer.cancel(alarm.key);
     }
 
     /// No lease is out any more, and none will be.
@@ -162,7 +162,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn extend_lease(&self, lease: &mut Granted<T>, by_ns: u64) -> Result<(), Stale> {
         let crew = self.crew.get().ok_or(Stale)?;
         let mut state = crew.state.lock();
-        let timer_ns = self.topic.engine.clock.timer_ns();
+        let timer_ns = self.engine().clock.timer_ns();
         let due_ns = timer_ns.saturating_add(by_ns);
         if state.leases.out.extend(lease, due_ns, timer_ns) {
             return Ok(());
@@ -177,7 +177,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// given for has been handled.
     pub(crate) fn ack_leases(self: &Arc<Self>, runs: &[Granted<T>]) -> Result<(), Stale> {
         let crew = self.crew.get().ok_or(Stale)?;
-        let timer_ns = self.topic.engine.clock.timer_ns();
+        let timer_ns = self.engine().clock.timer_ns();
         let count = runs.iter().map(Granted::len).sum();
         let mut state = crew.state.lock();
         let out = &mut state.leases.out;
@@ -195,7 +195,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.rest_alarm(&mut state);
         drop(state);
         // Taken also if all is well: what it ignored is not the fault of the next.
-        context::take_refusal(&self.topic.engine);
+        context::take_refusal(self.engine());
         if are_good {
             self.conclude_acks(crew, runs, count);
             return Ok(());
@@ -223,10 +223,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Records the times of leases that are acked now: each was in hand all the while.
     pub(super) fn record_leases(&self, runs: &[Granted<T>]) {
-        if self.topic.engine.histograms == Histograms::Off {
+        if self.engine().histograms == Histograms::Off {
             return;
         }
-        let ended_ns = self.topic.engine.clock.now_ns();
+        let ended_ns = self.engine().clock.now_ns();
         let mut latencies = self.latencies.lock();
         let latencies = latencies.get_or_insert_with(|| Box::new(Latencies::new()));
         for run in runs {
@@ -260,7 +260,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         failing: Failing,
     ) -> Result<(), Stale> {
         let crew = self.crew.get().ok_or(Stale)?;
-        let timer_ns = self.topic.engine.clock.timer_ns();
+        let timer_ns = self.engine().clock.timer_ns();
         let is_abandoned = matches!(failing, Failing::Abandon);
         let mut state = crew.state.lock();
         let leases = &mut state.leases;
@@ -275,7 +275,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Failing::Nack(nack) => Cause::Nack(nack),
             Failing::Abandon => Cause::Abandoned,
         };
-        let by_shutdown = context::take_refusal(&self.topic.engine);
+        let by_shutdown = context::take_refusal(self.engine());
         let fault = Fault::new(0, cause, by_shutdown);
         let Some(taken) = taken else {
             if !is_abandoned {
@@ -289,7 +289,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Says what becomes of leases that have outlived their deadline.
     pub(super) fn judge_overdue(self: &Arc<Self>, crew: &Crew<T>, turn: &mut Turn<T>) {
-        let timer_ns = self.topic.engine.clock.timer_ns();
+        let timer_ns = self.engine().clock.timer_ns();
         let mut state = crew.state.lock();
         let leases = &mut state.leases;
         if !std::mem::take(&mut leases.is_overdue) {
@@ -317,7 +317,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         fault: Fault,
         last_error: &mut Option<Arc<str>>,
     ) {
-        let engine = &self.topic.engine;
+        let engine = self.engine();
         let _inside = Inside::enter(engine);
         let now_ns = engine.clock.now_ns();
         self.settle_alone(crew, last_error, taken, Some(fault), (began_ns, now_ns));
@@ -326,7 +326,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Something that was out has been put down: calls those who wait for that.
     fn follow_up(self: &Arc<Self>, crew: &Crew<T>) {
-        let engine = &self.topic.engine;
+        let engine = self.engine();
         breakable!(
             "pull: room that no receiver hears of",
             crew.receivers.wake(|| self.to_lease(crew))

@@ -176,7 +176,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     fn may_not_wait(&self) -> bool {
-        let engine = &self.topic.engine;
+        let engine = self.engine();
         engine.is_manual() || context::is_inside(engine)
     }
 
@@ -219,8 +219,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         each: &mut impl FnMut(Granted<T>),
     ) -> Result<(), RecvError> {
         // What a publish of this thread came to before is not this delivery's fault.
-        context::take_refusal(&self.topic.engine);
-        self.topic.engine.run_until_idle();
+        context::take_refusal(self.engine());
+        self.engine().run_until_idle();
         let crew = self.crew.get().ok_or(RecvError::Ended)?;
         loop {
             let (count, expired) = self.lease(crew, most, each)?;
@@ -243,7 +243,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         most: usize,
         each: &mut impl FnMut(Granted<T>),
     ) -> Result<(usize, Expired<T>), RecvError> {
-        let clock = &self.topic.engine.clock;
+        let clock = &self.engine().clock;
         let (now_ns, timer_ns) = (clock.now_ns(), clock.timer_ns());
         let mut state = crew.state.lock();
         if self.is_over() {
@@ -358,6 +358,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         self.put_down(crew, tray);
         crew.receivers.wake(|| self.to_lease(crew));
-        self.topic.engine.stillness.look();
+        self.engine().stillness.look();
     }
 }

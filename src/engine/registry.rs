@@ -213,7 +213,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let mut has_run = false;
         while self.baton.claim() {
             has_run = true;
-            if !self.run_claimed(engine) {
+            if !self.run_claimed() {
                 break;
             }
         }
@@ -223,7 +223,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Its end may have come. Nobody waits for a free worker with that: they may all
     /// be busy elsewhere.
     pub(super) fn come_to_end(self: &Arc<Self>) {
-        if self.phase() <= Phase::Draining || !self.end(&self.topic.engine) {
+        if self.phase() <= Phase::Draining || !self.end(self.engine()) {
             self.ring();
         }
     }

@@ -238,7 +238,7 @@ impl<T: Send + Sync + 'static> Work<T> for Turn<T> {
             let Some(taken) = seat.take(lane, now_ns) else {
                 return false;
             };
-            now_ns = lane.try_single(crew, self, taken, now_ns, engine);
+            now_ns = lane.try_single(crew, self, taken, now_ns);
         }
         false
     }
@@ -395,7 +395,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         state.sequencer.leave(member.id);
         drop(state);
-        member.leave(&self.topic.engine);
+        member.leave(self.engine());
         // Seats that are the lane's own are no member's.
         if was_there && !crew.is_concurrent {
             let member = Arc::clone(&member.name);
@@ -417,7 +417,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             let next = self.next_of(&state, only.id);
             drop(state);
             if next == Next::One {
-                only.ring_next(&self.topic.engine);
+                only.ring_next(self.engine());
             }
             return;
         }
@@ -432,7 +432,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             .collect();
         drop(state);
         for (member, wanted) in members.iter().zip(wanted) {
-            member.ring(&self.topic.engine, wanted);
+            member.ring(self.engine(), wanted);
         }
     }
 
@@ -448,7 +448,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         drop(state);
         for member in &members {
             let seats = member.seats.lock().clone();
-            seats.iter().for_each(|seat| seat.look(&self.topic.engine));
+            seats.iter().for_each(|seat| seat.look(self.engine()));
         }
     }
 
@@ -460,7 +460,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let leaving = state.leaving.clone();
         drop(state);
         for member in &leaving {
-            member.leave(&self.topic.engine);
+            member.leave(self.engine());
         }
         leaving.iter().all(|member| member.has_left())
     }

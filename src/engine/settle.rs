@@ -10,7 +10,6 @@ use super::lane::{Lane, Past, Redelivery, Return, Turn};
 use super::letters::{Failure, Letter};
 use crate::batch::{Batch, Part};
 use crate::dead_letters::DeadReason;
-use crate::engine::Engine;
 use crate::event::{DropCause, EventKind, Hook};
 use crate::message::MessageId;
 use crate::pure::arena::Arena;
@@ -118,7 +117,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         place: impl Fn(usize) -> (&'b Arc<Batch<T>>, usize),
         began_ns: u64,
         now_ns: u64,
-        engine: &Engine,
     ) -> u32 {
         if turn.faults.is_empty() {
             return 0;
@@ -128,7 +126,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         for fault in faults.drain(..) {
             let (batch, index) = place(fault.at);
             let failed = Redelivery::first(batch, index, began_ns);
-            freed += self.settle(turn, failed, &fault, now_ns, engine);
+            freed += self.settle(turn, failed, &fault, now_ns);
         }
         turn.faults = faults;
         freed
@@ -142,7 +140,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         failed: Redelivery<T>,
         fault: &Fault,
         now_ns: u64,
-        engine: &Engine,
     ) -> u32 {
         match self.judge(&mut turn.last_error, failed, fault, now_ns) {
             Sentence::Retry { failed, due_ns } => {
@@ -154,14 +151,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
                     let tag = turn.waiting.insert(failed);
                     self.push_return(Return::Due(tag));
                 } else {
-                    self.schedule_retry(&mut turn.waiting, failed, delay_ns, engine);
+                    self.schedule_retry(&mut turn.waiting, failed, delay_ns);
                 }
                 self.tell_retry(id, attempt, delay_ns);
                 0
             }
-            Sentence::Requeued(item) if engine.is_manual() => {
+            Sentence::Requeued(item) if self.engine().is_manual() => {
                 let tag = turn.waiting.insert(item);
-                engine.fire_in_next_run(Arc::clone(self) as _, tag);
+                self.engine().fire_in_next_run(Arc::clone(self) as _, tag);
                 0
             }
             Sentence::Requeued(item) => {
@@ -183,9 +180,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let id = failed.id();
         let attempt = failed.attempts + 1;
         let is_caused_by_end = fault.by_shutdown && !fault.cause.wish().is_final();
-        if is_caused_by_end && self.topic.engine.is_ending() {
+        if is_caused_by_end && self.engine().is_ending() {
             // Before the books: a drain that misses it there finds it here.
-            let count = &self.topic.engine.cancelled_by_end;
+            let count = &self.engine().cancelled_by_end;
             count.fetch_add(1, Ordering::AcqRel);
             let status = self.books.record(Status::Delivering, Step::Cancel, 1);
             self.tell(id, attempt, status, EventKind::Cancelled);
@@ -267,10 +264,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
         waiting: &mut Arena<Redelivery<T>>,
         failed: Redelivery<T>,
         delay_ns: u64,
-        engine: &Engine,
     ) -> u32 {
         let tag = waiting.insert(failed);
-        let key = engine.set_timer(delay_ns, tag, Arc::clone(self) as _);
+        let key = self
+            .engine()
+            .set_timer(delay_ns, tag, Arc::clone(self) as _);
         if let Some(waiting) = waiting.get_mut(tag) {
             waiting.timer = key;
         }
@@ -306,7 +304,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             subscription: Arc::clone(&self.name),
             reason,
             history: dead.earlier,
-            buried_ns: self.topic.engine.clock.now_ns(),
+            buried_ns: self.engine().clock.now_ns(),
         }
     }
 
@@ -326,15 +324,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Ends everything the lane still has, as its phase says.
-    pub(super) fn end_all(self: &Arc<Self>, turn: &mut Turn<T>, engine: &Engine) {
-        turn.linger.cancel(engine);
+    pub(super) fn end_all(self: &Arc<Self>, turn: &mut Turn<T>) {
+        turn.linger.cancel(self.engine());
         // All that it ends has its place; nothing more gets one.
         let _motion = self
             .books
             .motions
             .begin(u64::from(self.room.load().occupied));
         if let Some(crew) = self.crew.get() {
-            self.end_crew(crew, engine);
+            self.end_crew(crew);
         }
         let mut ended = 0;
         while let Some(part) = turn.hand.pop_front().or_else(|| self.pop()) {
@@ -348,7 +346,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let waiting: Vec<_> = turn.waiting.drain().collect();
         for redelivery in waiting {
             // If it fires all the same, its tag will find nothing.
-            engine.timer.cancel_parked(redelivery.timer);
+            self.engine().timer.cancel_parked(redelivery.timer);
             let from = redelivery.parked_as();
             self.end_redelivery(redelivery, from);
             ended += 1;

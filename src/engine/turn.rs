@@ -10,7 +10,6 @@ use super::lane::{Lane, Redelivery, Turn};
 use super::pool::{Task, Worker};
 use crate::batch::{Batch, Messages, Part};
 use crate::config::Histograms;
-use crate::engine::Engine;
 use crate::event::EventKind;
 use crate::latency::{self, Latencies};
 use crate::message::{Address, MessageId};
@@ -26,7 +25,7 @@ pub(super) const SHARE_NS: u64 = 500_000;
 
 impl<T: Send + Sync + 'static> Task for Lane<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
-        if self.baton.start() && self.run_claimed(worker.engine) {
+        if self.baton.start() && self.run_claimed() {
             worker.requeue(self);
         }
     }
@@ -62,12 +61,12 @@ pub(super) enum Tried<T> {
 impl<T: Send + Sync + 'static> Lane<T> {
     /// Runs a turn for whoever holds the baton, and puts it down. `true`: the
     /// lane must go back on the ready queue.
-    pub(crate) fn run_claimed(self: &Arc<Self>, engine: &Engine) -> bool {
+    pub(crate) fn run_claimed(self: &Arc<Self>) -> bool {
         let mut more = false;
         let turn = self.turn.lock().take();
         if let Some(mut turn) = turn {
             self.end_expired_in(&mut turn);
-            more = self.work(&mut turn, engine);
+            more = self.work(&mut turn);
             let room = self.room.load();
             let is_over = room.phase != Phase::Open && room.occupied == 0;
             let dismissed = |crew: &Crew<T>| {
@@ -94,8 +93,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Works until there is nothing to do or the share is used up (`true`).
-    fn work(self: &Arc<Self>, turn: &mut Turn<T>, engine: &Engine) -> bool {
-        let began_ns = engine.clock.now_ns();
+    fn work(self: &Arc<Self>, turn: &mut Turn<T>) -> bool {
+        let began_ns = self.engine().clock.now_ns();
         let mut now_ns = began_ns;
         let mut looks = 0;
         while self.phase() <= Phase::Draining {
@@ -106,9 +105,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
             looks += 1;
             let progress = if let Some(crew) = self.crew.get() {
-                self.deliver_in_crew(crew, turn, now_ns, engine)
+                self.deliver_in_crew(crew, turn, now_ns)
             } else {
-                self.deliver_by_turns(turn, now_ns, engine)
+                self.deliver_by_turns(turn, now_ns)
             };
             match progress {
                 Progress::Nothing => {
@@ -118,7 +117,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 Progress::Done { now_ns: after_ns } => now_ns = after_ns,
             }
         }
-        self.end_all(turn, engine);
+        self.end_all(turn);
         false
     }
 
@@ -135,13 +134,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
         turn: &mut Turn<T>,
         most: usize,
         now_ns: u64,
-        engine: &Engine,
     ) -> Progress {
         match &turn.handler {
-            Handler::Each(_) => self.deliver_run(turn, most, now_ns, engine),
+            Handler::Each(_) => self.deliver_run(turn, most, now_ns),
             Handler::Batch(_, batched) => {
                 let batched = *batched;
-                self.deliver_batch(turn, batched, now_ns, engine)
+                self.deliver_batch(turn, batched, now_ns)
             }
             Handler::Others => Progress::Nothing,
         }
@@ -153,17 +151,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
         crew: &Crew<T>,
         turn: &mut Turn<T>,
         now_ns: u64,
-        engine: &Engine,
     ) -> Progress {
         self.adopt(crew, turn);
         if self.file_next_return(crew) {
             return Progress::Done { now_ns };
         }
         let progress = match &turn.handler {
-            Handler::Each(_) => self.try_next(crew, turn, now_ns, engine),
+            Handler::Each(_) => self.try_next(crew, turn, now_ns),
             Handler::Batch(_, batched) => {
                 let batched = *batched;
-                self.try_batch(crew, turn, batched, now_ns, engine)
+                self.try_batch(crew, turn, batched, now_ns)
             }
             Handler::Others if crew.is_shared => {
                 self.call_others(crew);
@@ -182,13 +179,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Delivers a few messages one by one between two readings of the clock.
-    fn deliver_run(
-        self: &Arc<Self>,
-        turn: &mut Turn<T>,
-        most: usize,
-        now_ns: u64,
-        engine: &Engine,
-    ) -> Progress {
+    fn deliver_run(self: &Arc<Self>, turn: &mut Turn<T>, most: usize, now_ns: u64) -> Progress {
         if turn.hand.is_empty() {
             turn.hand.extend(self.take(turn.stride.calls().min(most)));
         }
@@ -203,7 +194,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let most = turn.stride.calls().min(part.len()).min(most);
         let to = self.unexpired(part, from, from + most, now_ns);
         let run = self.first_run(&batch, from, to, now_ns);
-        let (calls, after_ns) = self.try_run(turn, &run, engine);
+        let (calls, after_ns) = self.try_run(turn, &run);
         let _motion = self.books.motions.begin(calls as u64);
         let acked = calls - turn.faults.len();
         self.books
@@ -212,7 +203,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             self.tell_delivered(batch.ids(from, from + calls), &turn.faults, after_ns);
         }
         let place = |at: usize| (&batch, from + at);
-        let freed = self.settle_first(turn, place, now_ns, after_ns, engine);
+        let freed = self.settle_first(turn, place, now_ns, after_ns);
         self.books.put_down((to - from) as u64);
         advance(turn, calls);
         self.give_back(acked as u32 + freed);
@@ -242,18 +233,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Calls the handler for such a run, all of which is in hand then. Answers how many calls
     /// were made, and the time after them.
-    pub(super) fn try_run(
-        &self,
-        turn: &mut Turn<T>,
-        run: &Run<'_, T>,
-        engine: &Engine,
-    ) -> (usize, u64) {
+    pub(super) fn try_run(&self, turn: &mut Turn<T>, run: &Run<'_, T>) -> (usize, u64) {
         self.books.take_in_hand((run.to - run.from) as u64);
         if self.topic.bus().observed() {
             self.tell_delivering(run.batch.ids(run.from, run.to), run.now_ns);
         }
-        let calls = turn.handler.call(engine, run, &mut turn.faults);
-        let after_ns = engine.clock.now_ns();
+        let calls = turn.handler.call(self.engine(), run, &mut turn.faults);
+        let after_ns = self.engine().clock.now_ns();
         turn.stride = turn.stride.after(after_ns.saturating_sub(run.now_ns));
         self.books.record(Status::Queued, Step::Start, calls as u64);
         self.record_run(run, calls, after_ns);
@@ -276,7 +262,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         turn: &mut Turn<T>,
         mut again: Redelivery<T>,
         now_ns: u64,
-        engine: &Engine,
     ) -> (Tried<T>, u64) {
         if again.attempts == 0 {
             again.first_attempt_ns = now_ns;
@@ -301,8 +286,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 EventKind::Delivering,
             );
         }
-        let calls = turn.handler.call(engine, &run, &mut turn.faults);
-        let after_ns = engine.clock.now_ns();
+        let calls = turn.handler.call(self.engine(), &run, &mut turn.faults);
+        let after_ns = self.engine().clock.now_ns();
         if calls == 0 {
             return (Tried::NotCalled(again), after_ns);
         }
@@ -400,7 +385,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         first_attempt: bool,
     ) {
         let calls = accepted_ns.len() as u64;
-        if calls == 0 || self.topic.engine.histograms == Histograms::Off {
+        if calls == 0 || self.engine().histograms == Histograms::Off {
             return;
         }
         let mut latencies = self.latencies.lock();

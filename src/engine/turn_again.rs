@@ -2,27 +2,21 @@
 
 use super::lane::{Lane, Redelivery, Return, Turn};
 use super::turn::{Progress, Tried};
-use crate::engine::Engine;
 use crate::pure::lifecycle::{Status, Step};
 use crate::sync::Arc;
 
 impl<T: Send + Sync + 'static> Lane<T> {
     /// Delivers one that came back or, after that, one that is new; with no more of the
     /// one kind, of the other.
-    pub(super) fn deliver_by_turns(
-        self: &Arc<Self>,
-        turn: &mut Turn<T>,
-        now_ns: u64,
-        engine: &Engine,
-    ) -> Progress {
+    pub(super) fn deliver_by_turns(self: &Arc<Self>, turn: &mut Turn<T>, now_ns: u64) -> Progress {
         let after_a_return = std::mem::take(&mut turn.is_new_next);
         if !after_a_return && let Some(returned) = self.pop_return() {
-            return self.redeliver(turn, returned, now_ns, engine);
+            return self.redeliver(turn, returned, now_ns);
         }
         let most = if after_a_return { 1 } else { usize::MAX };
-        match self.deliver_in_line(turn, most, now_ns, engine) {
+        match self.deliver_in_line(turn, most, now_ns) {
             Progress::Nothing if after_a_return => match self.pop_return() {
-                Some(returned) => self.redeliver(turn, returned, now_ns, engine),
+                Some(returned) => self.redeliver(turn, returned, now_ns),
                 None => Progress::Nothing,
             },
             progress => progress,
@@ -31,27 +25,21 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Delivers what is new, but what was requeued once those have gone that it is behind,
     /// or none of them may go now.
-    fn deliver_in_line(
-        self: &Arc<Self>,
-        turn: &mut Turn<T>,
-        most: usize,
-        now_ns: u64,
-        engine: &Engine,
-    ) -> Progress {
+    fn deliver_in_line(self: &Arc<Self>, turn: &mut Turn<T>, most: usize, now_ns: u64) -> Progress {
         let Some(behind) = turn.requeued.front().and_then(Redelivery::behind) else {
-            return self.deliver(turn, most, now_ns, engine);
+            return self.deliver(turn, most, now_ns);
         };
         if turn.hand.is_empty() {
             turn.hand.extend(self.take(1));
         }
         let next = turn.hand.front().map(|part| part.first().id.get());
         if next.is_some_and(|next| next <= behind)
-            && let Progress::Done { now_ns } = self.deliver(turn, 1, now_ns, engine)
+            && let Progress::Done { now_ns } = self.deliver(turn, 1, now_ns)
         {
             return Progress::Done { now_ns };
         }
         match turn.requeued.pop_front() {
-            Some(requeued) => self.deliver_again(turn, requeued, now_ns, engine),
+            Some(requeued) => self.deliver_again(turn, requeued, now_ns),
             None => Progress::Nothing,
         }
     }
@@ -62,7 +50,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         turn: &mut Turn<T>,
         returned: Return<T>,
         now_ns: u64,
-        engine: &Engine,
     ) -> Progress {
         let again = match returned {
             Return::Redriven(redelivery) => *redelivery,
@@ -81,7 +68,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Return::Overdue => return Progress::Done { now_ns },
         };
         turn.is_new_next = true;
-        self.deliver_again(turn, again, now_ns, engine)
+        self.deliver_again(turn, again, now_ns)
     }
 
     /// Delivers one delivery that was in hand before, or redriven.
@@ -90,7 +77,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         turn: &mut Turn<T>,
         again: Redelivery<T>,
         now_ns: u64,
-        engine: &Engine,
     ) -> Progress {
         let _motion = self.books.motions.begin(1);
         if self.is_past(&again, now_ns) {
@@ -99,10 +85,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Progress::Done { now_ns };
         }
         self.books.take_in_hand(1);
-        let (tried, after_ns) = self.try_one(turn, again, now_ns, engine);
+        let (tried, after_ns) = self.try_one(turn, again, now_ns);
         let ended = match tried {
             Tried::Acked => 1,
-            Tried::Failed(again, fault) => self.settle(turn, again, &fault, after_ns, engine),
+            Tried::Failed(again, fault) => self.settle(turn, again, &fault, after_ns),
             Tried::NotCalled(again) => {
                 // The lane began to be cancelled just now: its end finds it here.
                 self.end_redelivery(again, Status::Queued);

@@ -8,7 +8,6 @@ use super::crew_turn::After;
 use super::lane::{Lane, Redelivery, Turn};
 use super::turn::{Progress, advance};
 use crate::batch::{Part, Stamp};
-use crate::engine::Engine;
 use crate::message::Delivery;
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
@@ -49,7 +48,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         turn: &mut Turn<T>,
         batched: Batched,
         now_ns: u64,
-        engine: &Engine,
     ) -> Progress {
         let mut waiting: usize = turn.hand.iter().map(Part::len).sum();
         while waiting < batched.size()
@@ -65,15 +63,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Progress::Done { now_ns };
         };
         let known = waiting + turn.waiting.len() + turn.requeued.len();
-        let take = match self.plan_batch(first, batched, (waiting, known), now_ns, engine) {
+        let take = match self.plan_batch(first, batched, (waiting, known), now_ns) {
             BatchPlan::Take(take) => take,
             BatchPlan::Linger(at_most) => {
                 let delay_ns = at_most.map(nanos);
-                turn.linger.set(engine, delay_ns, Arc::clone(self) as _);
+                turn.linger
+                    .set(self.engine(), delay_ns, Arc::clone(self) as _);
                 return Progress::Nothing;
             }
         };
-        turn.linger.cancel(engine);
+        turn.linger.cancel(self.engine());
         let parts = take_parts(turn, take);
         let places = self.expire_within(&parts, now_ns);
         let address = self.address();
@@ -104,8 +103,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         self.books.record(Status::Queued, Step::Start, count);
         turn.handler
-            .call_batch(engine, deliveries, &mut turn.faults);
-        let after_ns = engine.clock.now_ns();
+            .call_batch(self.engine(), deliveries, &mut turn.faults);
+        let after_ns = self.engine().clock.now_ns();
         let _motion = self.books.motions.begin(count);
         let accepted_ns = (0..places.len()).map(|at| stamp(at).accepted_ns);
         self.record_latency(accepted_ns, now_ns, after_ns, true);
@@ -115,7 +114,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             self.tell_delivered(ids, &turn.faults, after_ns);
         }
         let place = |at: usize| (&places[at].0.batch, places[at].1);
-        let freed = self.settle_first(turn, place, now_ns, after_ns, engine);
+        let freed = self.settle_first(turn, place, now_ns, after_ns);
         self.books.put_down(count);
         self.give_back(acked as u32 + freed);
         Progress::Done { now_ns: after_ns }
@@ -157,16 +156,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
         turn: &mut Turn<T>,
         batched: Batched,
         now_ns: u64,
-        engine: &Engine,
     ) -> Progress {
         let waits = self.look(crew, batched.size());
         let first = match (waits.next, waits.first) {
             (Some(Class::New), Some(first)) => first,
-            (Some(class), _) => return self.try_alone(crew, turn, class, now_ns, engine),
+            (Some(class), _) => return self.try_alone(crew, turn, class, now_ns),
             (None, _) => return Progress::Nothing,
         };
         let counts = (waits.available, waits.known);
-        let take = match self.plan_batch(first, batched, counts, now_ns, engine) {
+        let take = match self.plan_batch(first, batched, counts, now_ns) {
             // Of a batch that was due, what had to wait for its key has lingered enough.
             _ if turn.owed > 0 => turn.owed.min(batched.size()),
             BatchPlan::Take(take) => take,
@@ -174,14 +172,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
             BatchPlan::Linger(_) if waits.is_full => batched.size(),
             BatchPlan::Linger(at_most) => {
                 if let Some(class) = waits.instead {
-                    return self.try_alone(crew, turn, class, now_ns, engine);
+                    return self.try_alone(crew, turn, class, now_ns);
                 }
                 let delay_ns = at_most.map(nanos);
-                turn.linger.set(engine, delay_ns, Arc::clone(self) as _);
+                turn.linger
+                    .set(self.engine(), delay_ns, Arc::clone(self) as _);
                 return Progress::Nothing;
             }
         };
-        turn.linger.cancel(engine);
+        turn.linger.cancel(self.engine());
         let ask = Ask::own(take, waits.each, Some(Class::New));
         let taken = self.take_for(crew, ask, now_ns, |_, _| {});
         turn.owed = take.min(waits.available).saturating_sub(taken.len());
@@ -204,8 +203,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.tell_delivering(ids.clone(), now_ns);
         self.books.record(Status::Queued, Step::Start, count as u64);
         turn.handler
-            .call_batch(engine, deliveries, &mut turn.faults);
-        let after_ns = engine.clock.now_ns();
+            .call_batch(self.engine(), deliveries, &mut turn.faults);
+        let after_ns = self.engine().clock.now_ns();
         let _motion = self.books.motions.begin(count as u64);
         let accepted_ns = taken.iter().map(|taken| taken.item.stamp().accepted_ns);
         self.record_latency(accepted_ns, now_ns, after_ns, true);
@@ -246,11 +245,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         turn: &mut Turn<T>,
         class: Class,
         now_ns: u64,
-        engine: &Engine,
     ) -> Progress {
         let ask = Ask::own(1, Each::Once, Some(class));
         let taken = self.take_for(crew, ask, now_ns, |_, _| {});
-        let now_ns = self.try_taken(crew, turn, taken, now_ns, engine);
+        let now_ns = self.try_taken(crew, turn, taken, now_ns);
         Progress::Done { now_ns }
     }
 
@@ -262,7 +260,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         batched: Batched,
         (waiting, known): (usize, usize),
         now_ns: u64,
-        engine: &Engine,
     ) -> BatchPlan {
         let age = Duration::from_nanos(now_ns.saturating_sub(first.accepted_ns));
         let backlog = Backlog::new(waiting, age, self.capacity as usize);
@@ -276,7 +273,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let forced = first.id.get() <= flush_to
             || room.phase != Phase::Open
             || is_full
-            || engine.is_ending();
+            || self.engine().is_ending();
         match batched.plan(&backlog) {
             Plan::Deliver { at_most } | Plan::Flush { at_most, .. } => BatchPlan::Take(at_most),
             Plan::Wait { .. } if forced => BatchPlan::Take(batched.size()),
