@@ -59,6 +59,7 @@ pub(crate) fn record(histogram: &mut Histogram<u64>, ns: u64, count: u64) {
 /// Neighbours in a queue have waited about equally long. So those that fall into
 /// one bucket of the histogram are counted by one comparison each, and recorded
 /// together.
+#[inline]
 pub(crate) fn record_since(
     histogram: &mut Histogram<u64>,
     until_ns: u64,
@@ -69,6 +70,14 @@ pub(crate) fn record_since(
     {
         return record(histogram, until_ns.saturating_sub(began_ns), 1);
     }
+    record_all_since(histogram, until_ns, began_ns);
+}
+
+fn record_all_since(
+    histogram: &mut Histogram<u64>,
+    until_ns: u64,
+    mut began_ns: impl Iterator<Item = u64>,
+) {
     let mut next = began_ns.next();
     while let Some(first_ns) = next.take() {
         let elapsed_ns = until_ns.saturating_sub(first_ns);

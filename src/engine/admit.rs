@@ -227,7 +227,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             });
         }
         let kind = EventKind::MessageEnqueued { depth };
-        self.tell_each(None, ids, Status::Queued, at_ns, kind);
+        self.tell_each(ids, Status::Queued, at_ns, kind);
     }
 
     /// Gets tickets for at least one and at most `wanted` messages, by the

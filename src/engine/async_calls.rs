@@ -4,6 +4,7 @@
 //! next one reuses.
 
 use std::future::Future;
+use std::iter;
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -16,7 +17,6 @@ use super::lane::{Lane, Redelivery};
 use super::seat::{Seat, Shared, Work, share_by};
 use super::turn::{SHARE_LOOKS, SHARE_NS};
 use crate::engine::Engine;
-use crate::event::EventKind;
 use crate::nack::Nack;
 use crate::owned_delivery::{Names, OwnedDelivery};
 use crate::pure::lifecycle::{Status, Step};
@@ -128,24 +128,16 @@ where
             })
         });
         let item = &mut taken.item;
-        if item.attempts == 0 {
-            item.first_attempt_ns = began_ns;
-        }
+        let attempts = item.begin(began_ns);
         let delivery = OwnedDelivery {
             batch: Arc::clone(&item.batch),
             index: usize::from(item.index),
-            attempt: item.attempts + 1,
+            attempt: attempts.number,
             generation: item.generation,
             names: Arc::clone(names),
             now_ns: began_ns,
         };
-        let attempt = delivery.attempt;
-        lane.tell(
-            item.id(),
-            attempt,
-            Status::Delivering,
-            EventKind::Delivering,
-        );
+        lane.tell_attempts(iter::once(item.id()), attempts);
         lane.books.record(Status::Queued, Step::Start, 1);
         let (future, was_refused) = context::calling(lane.topic.engine.id(), |refused| {
             (contain(|| (**self.handler)(delivery)), refused.get())

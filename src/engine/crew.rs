@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use super::attempts::Attempts;
 use super::lane::{Lane, Redelivery, Turn};
 use super::leases::Leases;
 use super::parking::{FORGET_AT, Strays};
@@ -387,6 +388,23 @@ impl<T> Redelivery<T> {
     /// Whether it was neither tried nor redriven.
     pub(super) fn is_new(&self) -> bool {
         self.generation == 0 && self.is_untried()
+    }
+
+    /// Notes that the next attempt is made now.
+    pub(super) fn begin(&mut self, began_ns: u64) -> Attempts {
+        if self.attempts == 0 {
+            self.first_attempt_ns = began_ns;
+        }
+        self.next_attempt(began_ns)
+    }
+
+    /// The attempt that was begun last, and has not been counted yet.
+    pub(super) fn next_attempt(&self, began_ns: u64) -> Attempts {
+        Attempts {
+            number: self.attempts + 1,
+            is_first: self.is_untried(),
+            began_ns,
+        }
     }
 
     /// Whether it was in nobody's hands before, since it was redriven if it was.

@@ -15,7 +15,6 @@ use super::crew::{Crew, KeyRule, RUNNER, State};
 use super::handler::Run;
 use super::lane::{Lane, Redelivery, Turn};
 use crate::batch::Part;
-use crate::pure::lifecycle::{Status, Step};
 use crate::pure::sequencer::{Key, Taken};
 use crate::sync::{Arc, breakable};
 
@@ -105,14 +104,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         let (calls, after_ns) = self.try_run(turn, &run);
         let _motion = self.books.motions.begin(calls as u64);
-        if observed {
-            self.tell_delivered(batch.ids(from, from + calls), &turn.faults, after_ns);
-        }
+        let acked = self.end_run(&run, calls, &turn.faults, after_ns);
         let fault = turn.faults.pop();
         let failed = usize::from(fault.is_some());
-        let acked = calls - failed;
-        self.books
-            .record(Status::Delivering, Step::Ack, acked as u64);
         part.from += calls as u32;
         self.put_back(part);
         self.books.put_down((to - from - failed) as u64);

@@ -103,7 +103,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     ) {
         let Taken { key, item } = taken;
         let _motion = self.books.motions.begin(1);
-        match self.conclude(item, fault, began_ns, now_ns) {
+        let attempts = item.next_attempt(began_ns);
+        match self.conclude(item, fault, attempts, now_ns) {
             None => self.put_down_ended(crew, key),
             Some((item, fault)) => {
                 let failed = Taken { key, item };

@@ -6,6 +6,7 @@
 //! others; the entry goes with the last of them. What was tried before, or has a key, is a run
 //! of one.
 
+use super::attempts::Attempts;
 use super::lane::{Lane, Redelivery};
 use crate::batch::{Batch, Part};
 use crate::message::{Delivery, MessageId};
@@ -220,12 +221,12 @@ impl<T> Outstanding<T> {
         if item.is_new() {
             return self.grant_new(item.into_part(), key, span);
         }
-        if item.attempts == 0 {
-            item.first_attempt_ns = span.began_ns;
-        }
-        let (batch, from) = (Arc::clone(&item.batch), item.index);
-        let (attempt, generation) = (item.attempts + 1, item.generation);
-        let is_first = item.is_untried();
+        let Attempts {
+            number: attempt,
+            is_first,
+            ..
+        } = item.begin(span.began_ns);
+        let (batch, from, generation) = (Arc::clone(&item.batch), item.index, item.generation);
         let claim = self.insert(1, 1, key, What::Again(Box::new(item)), span);
         Granted {
             claim,

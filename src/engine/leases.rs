@@ -16,16 +16,17 @@
 //! first deadline that is left, or later where many are out, so that it doesn't look through
 //! them at every tick.
 
+use std::iter;
+
+use super::attempts::Attempts;
 use super::context::{self, Inside};
 use super::crew::{Crew, State};
 use super::handler::{Cause, Fault};
 use super::lane::{Lane, Redelivery, Turn};
 use super::leased::{Granted, Outstanding};
 use super::timer::LEASE;
-use crate::config::Histograms;
 use crate::error::Stale;
 use crate::event::EventKind;
-use crate::latency::{self, Latencies};
 use crate::metrics::SubscriptionMetrics;
 use crate::nack::Nack;
 use crate::pure::expiry::{NEVER, next_look};
@@ -207,49 +208,31 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Says that these have been delivered, so many in all, and puts them down.
     fn conclude_acks(self: &Arc<Self>, crew: &Crew<T>, runs: &[Granted<T>], count: usize) {
         let motion = self.books.motions.begin(count as u64);
-        self.record_leases(runs);
-        self.books
-            .record(Status::Delivering, Step::Ack, count as u64);
-        if self.topic.bus().observed() {
-            for run in runs {
-                let tell = |id| self.tell(id, run.attempt, Status::Delivered, EventKind::Delivered);
-                run.ids().for_each(tell);
-            }
-        }
+        let ended_ns = self.engine().clock.now_ns();
+        runs.iter().for_each(|run| self.ack_run(run, ended_ns));
         self.put_down_acked(crew, runs, count as u32);
         drop(motion);
         self.follow_up(crew);
     }
 
-    /// Records the times of leases that are acked now: each was in hand all the while.
-    pub(super) fn record_leases(&self, runs: &[Granted<T>]) {
-        if self.engine().histograms == Histograms::Off {
+    /// Writes down that leases have been acked: each was in hand all the while.
+    fn ack_run(&self, run: &Granted<T>, ended_ns: u64) {
+        let attempts = Attempts {
+            number: run.attempt,
+            is_first: run.is_first,
+            began_ns: run.began_ns,
+        };
+        let took = attempts.until(ended_ns, 1);
+        if run.len() == 1 {
+            let stamp = run.batch.stamp(run.index());
+            let (ids, accepted_ns) = (iter::once(stamp.id), iter::once(stamp.accepted_ns));
+            self.end_attempts(ids, accepted_ns, &[], attempts, took);
             return;
         }
-        let ended_ns = self.engine().clock.now_ns();
-        let mut latencies = self.latencies.lock();
-        let latencies = latencies.get_or_insert_with(|| Box::new(Latencies::new()));
-        for run in runs {
-            let (began_ns, count) = (run.began_ns, run.len() as u64);
-            let held_ns = ended_ns.saturating_sub(began_ns);
-            latency::record(&mut latencies.handler, held_ns, count);
-            if count == 1 {
-                let accepted_ns = run.batch.stamp(run.index()).accepted_ns;
-                if run.is_first {
-                    let waited_ns = began_ns.saturating_sub(accepted_ns);
-                    latency::record(&mut latencies.queue_wait, waited_ns, 1);
-                }
-                let age_ns = ended_ns.saturating_sub(accepted_ns);
-                latency::record(&mut latencies.end_to_end, age_ns, 1);
-                continue;
-            }
-            for stretch in run.stretches() {
-                let accepted_ns = stretch.map(|index| run.batch.stamp(index).accepted_ns);
-                if run.is_first {
-                    latency::record_since(&mut latencies.queue_wait, began_ns, accepted_ns.clone());
-                }
-                latency::record_since(&mut latencies.end_to_end, ended_ns, accepted_ns);
-            }
+        for stretch in run.stretches() {
+            let ids = run.batch.ids(stretch.start, stretch.end);
+            let accepted_ns = stretch.map(|index| run.batch.stamp(index).accepted_ns);
+            self.end_attempts(ids, accepted_ns, &[], attempts, took);
         }
     }
 

@@ -10,6 +10,7 @@ use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Instant, Map, Mutex, Slot, Weak};
 use contain::{SharedPolicy, StrategyInUse};
 
+mod attempts;
 pub(crate) mod baton;
 pub(crate) mod books;
 pub(crate) mod bus;

@@ -225,28 +225,50 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Tells observers, if there are any, of what happened at once to several
-    /// messages, or to their first attempts at one subscription.
+    /// Tells observers, if there are any, of what happened at once to several messages.
     pub(crate) fn tell_each(
         &self,
-        subscription: Option<&Arc<str>>,
         ids: impl Iterator<Item = MessageId>,
         status: Status,
         at_ns: u64,
         kind: EventKind,
+    ) {
+        self.tell_about(ids, |name| Record {
+            status: Some(status),
+            ..Record::new(name, at_ns, kind)
+        });
+    }
+
+    /// Tells observers, if there are any, of attempts of one subscription at several messages.
+    pub(super) fn tell_attempts(
+        &self,
+        subscription: &Arc<str>,
+        ids: impl Iterator<Item = MessageId>,
+        attempt: u32,
+        status: Status,
+        at_ns: u64,
+        kind: EventKind,
+    ) {
+        self.tell_about(ids, |name| Record {
+            subscription: Some(Arc::clone(subscription)),
+            attempt,
+            status: Some(status),
+            ..Record::new(name, at_ns, kind)
+        });
+    }
+
+    fn tell_about(
+        &self,
+        ids: impl Iterator<Item = MessageId>,
+        record: impl FnOnce(Arc<str>) -> Record,
     ) {
         if !self.bus().observed() {
             return;
         }
         let about = About::these(ids);
         if !matches!(about, About::None) {
-            self.bus().send(Box::new(Record {
-                subscription: subscription.map(Arc::clone),
-                about,
-                attempt: u32::from(subscription.is_some()),
-                status: Some(status),
-                ..Record::new(Arc::clone(&self.name), at_ns, kind)
-            }));
+            let record = record(Arc::clone(&self.name));
+            self.bus().send(Box::new(Record { about, ..record }));
         }
     }
 

@@ -3,16 +3,13 @@
 
 use std::iter;
 
+use super::attempts::Attempts;
 use super::contain::discard;
 use super::crew::Crew;
 use super::handler::{Fault, Handler, Run};
 use super::lane::{Lane, Redelivery, Turn};
 use super::pool::{Task, Worker};
 use crate::batch::{Batch, Messages, Part};
-use crate::config::Histograms;
-use crate::event::EventKind;
-use crate::latency::{self, Latencies};
-use crate::message::{Address, MessageId};
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::schedule::Then;
@@ -190,18 +187,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Progress::Done { now_ns };
         };
         let (batch, from) = (Arc::clone(&part.batch), part.from as usize);
-        let observed = self.topic.bus().observed();
         let most = turn.stride.calls().min(part.len()).min(most);
         let to = self.unexpired(part, from, from + most, now_ns);
         let run = self.first_run(&batch, from, to, now_ns);
         let (calls, after_ns) = self.try_run(turn, &run);
         let _motion = self.books.motions.begin(calls as u64);
-        let acked = calls - turn.faults.len();
-        self.books
-            .record(Status::Delivering, Step::Ack, acked as u64);
-        if observed {
-            self.tell_delivered(batch.ids(from, from + calls), &turn.faults, after_ns);
-        }
+        let acked = self.end_run(&run, calls, &turn.faults, after_ns);
         let place = |at: usize| (&batch, from + at);
         let freed = self.settle_first(turn, place, now_ns, after_ns);
         self.books.put_down((to - from) as u64);
@@ -235,15 +226,36 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// were made, and the time after them.
     pub(super) fn try_run(&self, turn: &mut Turn<T>, run: &Run<'_, T>) -> (usize, u64) {
         self.books.take_in_hand((run.to - run.from) as u64);
-        if self.topic.bus().observed() {
-            self.tell_delivering(run.batch.ids(run.from, run.to), run.now_ns);
-        }
+        self.tell_attempts(run.batch.ids(run.from, run.to), Attempts::first(run.now_ns));
         let calls = turn.handler.call(self.engine(), run, &mut turn.faults);
         let after_ns = self.engine().clock.now_ns();
         turn.stride = turn.stride.after(after_ns.saturating_sub(run.now_ns));
         self.books.record(Status::Queued, Step::Start, calls as u64);
-        self.record_run(run, calls, after_ns);
         (calls, after_ns)
+    }
+
+    /// Writes down how so many calls of such a run have ended. Returns how many succeeded.
+    pub(super) fn end_run(
+        &self,
+        run: &Run<'_, T>,
+        calls: usize,
+        faults: &[Fault],
+        after_ns: u64,
+    ) -> usize {
+        let (from, to) = (run.from, run.from + calls);
+        let (ids, attempts) = (run.batch.ids(from, to), Attempts::first(run.now_ns));
+        let took = attempts.until(after_ns, calls);
+        match &run.batch.messages {
+            Messages::Chunk(_, first) => {
+                let accepted_ns = iter::repeat_n(first.accepted_ns, calls);
+                self.end_attempts(ids, accepted_ns, faults, attempts, took)
+            }
+            Messages::Each(messages) => {
+                let messages = messages[from..to].iter();
+                let accepted_ns = messages.map(|message| message.stamp.accepted_ns);
+                self.end_attempts(ids, accepted_ns, faults, attempts, took)
+            }
+        }
     }
 
     /// Takes what is next in the lane. Where what waits may have to make room, no more
@@ -263,36 +275,27 @@ impl<T: Send + Sync + 'static> Lane<T> {
         mut again: Redelivery<T>,
         now_ns: u64,
     ) -> (Tried<T>, u64) {
-        if again.attempts == 0 {
-            again.first_attempt_ns = now_ns;
-        }
+        let attempts = again.begin(now_ns);
         let index = usize::from(again.index);
         let run = Run {
             batch: &again.batch,
             from: index,
             to: index + 1,
-            attempt: again.attempts + 1,
+            attempt: attempts.number,
             generation: again.generation,
             address: self.address(),
             now_ns,
             room: &self.room,
             until_fault: false,
         };
-        if self.topic.bus().observed() {
-            self.tell(
-                again.id(),
-                run.attempt,
-                Status::Delivering,
-                EventKind::Delivering,
-            );
-        }
+        self.tell_attempts(iter::once(again.id()), attempts);
         let calls = turn.handler.call(self.engine(), &run, &mut turn.faults);
         let after_ns = self.engine().clock.now_ns();
         if calls == 0 {
             return (Tried::NotCalled(again), after_ns);
         }
         self.books.record(Status::Queued, Step::Start, 1);
-        let tried = match self.conclude(again, turn.faults.pop(), now_ns, after_ns) {
+        let tried = match self.conclude(again, turn.faults.pop(), attempts, after_ns) {
             None => Tried::Acked,
             Some((again, fault)) => Tried::Failed(again, fault),
         };
@@ -304,23 +307,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
         &self,
         again: Redelivery<T>,
         fault: Option<Fault>,
-        began_ns: u64,
+        attempts: Attempts,
         ended_ns: u64,
     ) -> Option<(Redelivery<T>, Fault)> {
-        let accepted_ns = iter::once(again.stamp().accepted_ns);
-        let is_first = again.is_untried();
-        self.record_latency(accepted_ns, began_ns, ended_ns, is_first);
-        match fault {
-            Some(fault) => Some((again, fault)),
-            None => {
-                self.books.record(Status::Delivering, Step::Ack, 1);
-                if self.topic.bus().observed() {
-                    let (id, attempt) = (again.id(), again.attempts + 1);
-                    self.tell(id, attempt, Status::Delivered, EventKind::Delivered);
-                }
-                None
-            }
-        }
+        let stamp = again.stamp();
+        let (ids, accepted_ns) = (iter::once(stamp.id), iter::once(stamp.accepted_ns));
+        let took = attempts.until(ended_ns, 1);
+        self.end_attempts(ids, accepted_ns, fault.as_slice(), attempts, took);
+        fault.map(|fault| (again, fault))
     }
 
     /// Ends what is at the front of the hand and has outlived its time. `false`:
@@ -358,73 +352,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if ended > 0 {
             let _ = self.release(ended);
         }
-    }
-
-    /// Records the times of so many calls of a run of first attempts.
-    fn record_run(&self, run: &Run<'_, T>, calls: usize, after_ns: u64) {
-        match &run.batch.messages {
-            Messages::Chunk(_, first) => {
-                let accepted_ns = iter::repeat_n(first.accepted_ns, calls);
-                self.record_latency(accepted_ns, run.now_ns, after_ns, true);
-            }
-            Messages::Each(messages) => {
-                let messages = messages[run.from..run.from + calls].iter();
-                let accepted_ns = messages.map(|message| message.stamp.accepted_ns);
-                self.record_latency(accepted_ns, run.now_ns, after_ns, true);
-            }
-        }
-    }
-
-    /// Records the times of some calls, given when the message of each was
-    /// accepted.
-    pub(super) fn record_latency(
-        &self,
-        accepted_ns: impl ExactSizeIterator<Item = u64> + Clone,
-        began_ns: u64,
-        ended_ns: u64,
-        first_attempt: bool,
-    ) {
-        let calls = accepted_ns.len() as u64;
-        if calls == 0 || self.engine().histograms == Histograms::Off {
-            return;
-        }
-        let mut latencies = self.latencies.lock();
-        let latencies = latencies.get_or_insert_with(|| Box::new(Latencies::new()));
-        let each_ns = ended_ns.saturating_sub(began_ns) / calls;
-        latency::record(&mut latencies.handler, each_ns, calls);
-        if first_attempt {
-            latency::record_since(&mut latencies.queue_wait, began_ns, accepted_ns.clone());
-        }
-        latency::record_since(&mut latencies.end_to_end, ended_ns, accepted_ns);
-    }
-
-    pub(crate) fn address(&self) -> Address<'_> {
-        Address {
-            topic: &self.topic.name,
-            subscription: &self.name,
-        }
-    }
-
-    /// Tells observers of first attempts that are about to be made.
-    pub(super) fn tell_delivering(&self, ids: impl Iterator<Item = MessageId>, now_ns: u64) {
-        let (name, kind) = (Some(&self.name), EventKind::Delivering);
-        self.topic
-            .tell_each(name, ids, Status::Delivering, now_ns, kind);
-    }
-
-    /// Tells observers of first attempts that did not end by one of `faults`.
-    pub(super) fn tell_delivered(
-        &self,
-        ids: impl Iterator<Item = MessageId>,
-        faults: &[Fault],
-        now_ns: u64,
-    ) {
-        let mut failed = faults.iter().map(|fault| fault.at).peekable();
-        let acked = ids.enumerate();
-        let acked = acked.filter_map(|(at, id)| failed.next_if_eq(&at).is_none().then_some(id));
-        let (name, kind) = (Some(&self.name), EventKind::Delivered);
-        self.topic
-            .tell_each(name, acked, Status::Delivered, now_ns, kind);
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use super::attempts::Attempts;
 use super::crew::{Crew, RUNNER};
 use super::crew_hands::{Ask, Tray};
 use super::crew_turn::After;
 use super::lane::{Lane, Redelivery, Turn};
 use super::turn::{Progress, advance};
 use crate::batch::{Part, Stamp};
-use crate::message::Delivery;
 use crate::pure::lifecycle::{Status, Step};
 use crate::pure::room::Phase;
 use crate::pure::sequencer::{Class, Each};
@@ -75,44 +75,30 @@ impl<T: Send + Sync + 'static> Lane<T> {
         turn.linger.cancel(self.engine());
         let parts = take_parts(turn, take);
         let places = self.expire_within(&parts, now_ns);
-        let address = self.address();
         let deliveries: Vec<_> = places
             .iter()
-            .map(|(part, index)| Delivery {
-                batch: &*part.batch,
-                index: *index,
-                attempt: 1,
-                generation: 0,
-                address,
-                now_ns,
-            })
+            .map(|(part, index)| self.first_delivery(&part.batch, *index, now_ns))
             .collect();
         if deliveries.is_empty() {
             return Progress::Done { now_ns };
         }
         let count = deliveries.len() as u64;
         self.books.take_in_hand(count);
-        let observed = self.topic.bus().observed();
         let stamp = |at: usize| {
             let (part, index) = places[at];
             part.batch.stamp(index)
         };
         let ids = (0..places.len()).map(|at| stamp(at).id);
-        if observed {
-            self.tell_delivering(ids.clone(), now_ns);
-        }
+        let attempts = Attempts::first(now_ns);
+        self.tell_attempts(ids.clone(), attempts);
         self.books.record(Status::Queued, Step::Start, count);
         turn.handler
             .call_batch(self.engine(), deliveries, &mut turn.faults);
         let after_ns = self.engine().clock.now_ns();
         let _motion = self.books.motions.begin(count);
         let accepted_ns = (0..places.len()).map(|at| stamp(at).accepted_ns);
-        self.record_latency(accepted_ns, now_ns, after_ns, true);
-        let acked = count - turn.faults.len() as u64;
-        self.books.record(Status::Delivering, Step::Ack, acked);
-        if observed {
-            self.tell_delivered(ids, &turn.faults, after_ns);
-        }
+        let took = attempts.until(after_ns, places.len());
+        let acked = self.end_attempts(ids, accepted_ns, &turn.faults, attempts, took);
         let place = |at: usize| (&places[at].0.batch, places[at].1);
         let freed = self.settle_first(turn, place, now_ns, after_ns);
         self.books.put_down(count);
@@ -189,31 +175,24 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         let deliveries: Vec<_> = taken
             .iter()
-            .map(|taken| Delivery {
-                batch: &*taken.item.batch,
-                index: usize::from(taken.item.index),
-                attempt: 1,
-                generation: 0,
-                address: self.address(),
-                now_ns,
+            .map(|taken| {
+                let item = &taken.item;
+                self.first_delivery(&item.batch, usize::from(item.index), now_ns)
             })
             .collect();
         let count = deliveries.len();
         let ids = taken.iter().map(|taken| taken.item.id());
-        self.tell_delivering(ids.clone(), now_ns);
+        let attempts = Attempts::first(now_ns);
+        self.tell_attempts(ids.clone(), attempts);
         self.books.record(Status::Queued, Step::Start, count as u64);
         turn.handler
             .call_batch(self.engine(), deliveries, &mut turn.faults);
         let after_ns = self.engine().clock.now_ns();
         let _motion = self.books.motions.begin(count as u64);
         let accepted_ns = taken.iter().map(|taken| taken.item.stamp().accepted_ns);
-        self.record_latency(accepted_ns, now_ns, after_ns, true);
         let mut faults = std::mem::take(&mut turn.faults);
-        let acked = (count - faults.len()) as u64;
-        self.books.record(Status::Delivering, Step::Ack, acked);
-        if self.topic.bus().observed() {
-            self.tell_delivered(ids, &faults, after_ns);
-        }
+        let took = attempts.until(after_ns, count);
+        self.end_attempts(ids, accepted_ns, &faults, attempts, took);
         let mut tray = Tray::new(count);
         let mut failed = faults.drain(..).peekable();
         let mut parks = Vec::new();
