@@ -1,9 +1,5 @@
 //! What must have happened, worked out from the file alone, against what did.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
-use std::path::Path;
-
 use millstream::{DrainReport, Metrics, SubscriptionMetrics};
 
 use crate::pipeline::{Catalogue, DETECTED, SIGNIFICANT};
@@ -101,18 +97,4 @@ impl Expected {
             ),
         ]
     }
-}
-
-/// Reads the archive back: the ids, in the order in which they were written.
-pub fn archived_ids(path: &Path) -> io::Result<Vec<String>> {
-    let file = File::open(path)?;
-    // No more than was there to begin with: a device could go on for ever.
-    let len = file.metadata()?.len();
-    BufReader::new(file.take(len))
-        .lines()
-        .map(|line| {
-            let quake: Quake = serde_json::from_str(&line?)?;
-            Ok(quake.id)
-        })
-        .collect()
 }

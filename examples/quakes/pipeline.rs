@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -51,7 +50,7 @@ pub struct Pipeline {
 impl Pipeline {
     pub fn build(
         broker: &Broker,
-        archive: &Path,
+        archive: File,
         screen: ProgressBar,
     ) -> Result<Self, Box<dyn Error>> {
         // A replay must not lose anything, and the file can wait: so does it,
@@ -69,8 +68,6 @@ impl Pipeline {
         let significant = broker.topic::<Shared>(SIGNIFICANT).capacity(4_096).open()?;
         let retry = Backoff::exponential(Duration::from_millis(5)).jitter();
         let catalogue = Arc::new(Mutex::new(Catalogue::default()));
-        let file = File::create(archive)
-            .map_err(|error| format!("cannot write {}: {error}", archive.display()))?;
 
         let subscriptions = [
             detected.subscribe("catalogue", catalogue_to(Arc::clone(&catalogue)))?,
@@ -80,7 +77,7 @@ impl Pipeline {
                 .subscribe(triage_to(significant.clone()))?,
             detected.subscription("archive").subscribe_batches(
                 Batched::of(64).linger(Duration::from_millis(5)),
-                archive_to(file),
+                archive_to(archive),
             )?,
             detected.subscribe("seismologist", examine)?,
             significant
