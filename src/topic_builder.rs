@@ -244,7 +244,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
 
     fn settings(&self) -> Result<TopicSettings, InvalidSetting> {
         if size_of::<T>() > MAX_PAYLOAD {
-            let rule = "must not exceed 32,768 bytes by value: publish a Box or an Arc of it";
+            let rule = "must not exceed 16,384 bytes by value: publish a Box or an Arc of it";
             return Err(InvalidSetting::new("payload", size_of::<T>(), rule));
         }
         let capacity = in_range("capacity", self.capacity, DEFAULT_CAPACITY)?;

@@ -59,6 +59,11 @@ fn a_topic_of_payloads_that_would_overflow_a_stack_is_refused() {
         panic!("it says something else");
     };
     assert_eq!(invalid.setting(), "payload");
+    let said: String = invalid.to_string().replace(',', "");
+    assert!(
+        said.contains(&format!("exceed {MAX_PAYLOAD} bytes")),
+        "{said}"
+    );
     let boxed = broker.topic::<Box<[u8; 1 << 20]>>("t").open();
     boxed.expect("a box is small");
 }
