@@ -48,7 +48,7 @@ use crate::topic_builder::TopicBuilder;
 ///
 /// Nothing that would wait for the broker waits inside one of its handlers, retry
 /// policies, strategies or observers: a publish under
-/// [`Overflow::Block`](crate::Overflow::Block) answers `Full`, a receive answers at
+/// [`Overflow::Block`](crate::Overflow::Block) returns `Full`, a receive returns at
 /// once, an unsubscribe only begins the end. That concerns the broker whose handler it
 /// is. Another broker, say one that a library keeps for itself, works there as it does
 /// on any thread, and what waits for it holds up the handler. Two brokers whose
@@ -246,7 +246,7 @@ impl Broker {
 
     /// Calls `observer` for every event from now on, on a thread of its own (on
     /// an engine without workers, within [`run_until_idle`](Self::run_until_idle)),
-    /// until the answer is dropped.
+    /// until the returned [`Observation`] is dropped.
     ///
     /// An observer can do as it likes: if it is slow, events are missed and
     /// counted; if it panics, that is counted; deliveries go on either way.
@@ -279,7 +279,7 @@ impl Broker {
     }
 
     /// Runs what is ready and due on the calling thread until there is nothing
-    /// left to do now; answers how many turns that took. What is
+    /// left to do now; returns how many turns that took. What is
     /// [requeued](crate::Nack::requeue) meanwhile is for the next call. For brokers built
     /// with `workers(0)`; on others, and from inside a handler of this broker, it does
     /// nothing.

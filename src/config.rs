@@ -13,7 +13,7 @@ pub enum Overflow {
     Reject,
     /// Wait for room, at most so long, then
     /// [`PublishError::TimedOut`](crate::PublishError::TimedOut). Inside a handler
-    /// it never waits but answers `Full` at once: a worker that waited for
+    /// it never waits but returns `Full` at once: a worker that waited for
     /// workers would never wake. Refused on a broker without worker threads.
     Block {
         /// The longest wait.
@@ -21,7 +21,7 @@ pub enum Overflow {
     },
     /// Drop the oldest messages still in the queue until there is room. The
     /// receipt says how many. Delayed messages keep their places: if they have all of
-    /// them, it answers `Full`. What is dropped is freed with the batch that it was
+    /// them, a publish returns `Full`. What is dropped is freed with the batch that it was
     /// in, of up to 64 messages, once the last of those has gone.
     DropOldest,
     /// Accept the message and drop it. The receipt says so.

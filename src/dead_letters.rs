@@ -21,7 +21,7 @@ use crate::topic::Topic;
 pub enum DeadReason {
     /// The retry policy's limits were used up.
     Exhausted,
-    /// The handler or the policy's classifier said that trying again can't help.
+    /// A [`Nack`](crate::Nack) or the policy's classifier said that trying again can't help.
     Rejected,
     /// The retry policy panicked.
     PolicyPanicked,
@@ -261,7 +261,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         Ok(true)
     }
 
-    /// Forgets the letters that `filter` chooses; answers how many.
+    /// Forgets the letters that `filter` chooses, and returns how many.
     pub fn purge(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> usize {
         let chosen = self.list().into_iter().filter(|letter| filter(letter));
         let taken = chosen.filter(|chosen| {
@@ -342,13 +342,14 @@ impl<T> DeadLetter<T> {
     }
 
     /// The text of the last error and its causes, as in
-    /// [`FailedAttempt::text`](crate::FailedAttempt::text); `None` if the handler was never
-    /// called.
+    /// [`FailedAttempt::text`](crate::FailedAttempt::text); `None` if no attempt has
+    /// failed.
     pub fn error(&self) -> Option<&str> {
         Some(&*self.letter.history.as_ref()?.text)
     }
 
-    /// Entries into the handler, in this generation.
+    /// Attempts in this generation: entries into the handler, or leases. Those that ended by a
+    /// requeue don't count.
     pub fn attempts(&self) -> u32 {
         self.letter.attempts
     }

@@ -303,7 +303,7 @@ pub struct UnknownPattern {
     pub(crate) pattern: String,
 }
 
-/// Why a pull answered no delivery.
+/// Why a receive returned no lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecvError {

@@ -28,7 +28,7 @@ pub struct Publish<T: Send + Sync + 'static> {
 impl<T: Send + Sync + 'static> Topic<T> {
     /// Publishes a message; under [`Overflow::Block`](crate::Overflow::Block) it waits for
     /// room without blocking the thread, and as long as it takes: the policy's timeout is for
-    /// threads, a future's is its runtime's. Other policies answer at once.
+    /// threads, a future's is its runtime's. Under other policies it returns at once.
     ///
     /// Dropped before it is ready, nothing was accepted, and the payload goes with the
     /// future. Inside a handler it waits as well, so don't block on it there.
@@ -146,7 +146,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     /// Leases the next delivery; waits for one without blocking the thread, inside a
     /// handler as well. On a broker without worker threads each poll runs the broker first.
     ///
-    /// A lease is taken by the poll that answers it. A message wakes one of those who wait, in the
+    /// A lease is taken by the poll that returns it. A message wakes one of those who wait, in the
     /// order in which they came. Dropped before it is ready, the future has taken nothing, and
     /// passes its wake-up on, so a woken future must be polled or dropped.
     ///

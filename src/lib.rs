@@ -4,7 +4,7 @@
 //! # The tour
 //!
 //! A [`Broker`] owns worker threads. A [`Topic`] is opened by name and payload
-//! type and resolved once; publishing through it takes no lock and looks nothing
+//! type and resolved once; publishing through it takes one short lock and looks nothing
 //! up. A [`Subscription`] is a name and a closure; each has a bounded lane of its
 //! own, so a slow or failing one fills its own lane. A [`PatternSubscription`] has one
 //! in every topic that matches `orders.*`, say, present and future.
@@ -45,7 +45,7 @@
 //! |---|---|
 //! | …a lane is full | the subscription's [`LaneFull`] policy; by default the topic waits, without occupying a worker |
 //! | …nobody subscribes | the topic's [`NoSubscribers`] policy |
-//! | …a handler fails or panics | the [`RetryPolicy`]; by default three attempts, 250 ms times the attempt apart, then the [`DeadLetters`] |
+//! | …a handler fails or panics, or a [`Lease`] is nacked, dropped or late | the [`RetryPolicy`]; by default three attempts, 250 ms times the attempt apart, then the [`DeadLetters`] |
 //! | …those behind a failed delivery want to go on | the subscription's [`OnFailure`]; by default they do |
 //! | …a handler can't do it now | [`Nack::retry_after`], or [`Nack::requeue`]: uncounted, at the end of the line |
 //! | …a message grows old | its time to live ([`TopicBuilder::ttl`], [`MessageBuilder::ttl`]): it ends by itself, or goes to the dead letters ([`OnExpired`]) |

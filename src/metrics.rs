@@ -73,7 +73,7 @@ pub struct TopicMetrics {
     pub ended: DeliveryCounts,
     /// From acceptance to the first attempt, over its subscriptions.
     pub queue_wait: LatencySummary,
-    /// In the handler.
+    /// In the handler, or leased.
     pub handler: LatencySummary,
     /// From acceptance to the end of an attempt.
     pub end_to_end: LatencySummary,
@@ -114,7 +114,7 @@ pub struct SubscriptionMetrics {
     pub counts: DeliveryCounts,
     /// From acceptance to the first attempt.
     pub queue_wait: LatencySummary,
-    /// In the handler.
+    /// In the handler, or leased.
     pub handler: LatencySummary,
     /// From acceptance to the end of an attempt.
     pub end_to_end: LatencySummary,

@@ -147,7 +147,7 @@ impl PatternSubscription {
     /// drained, as `mode` says. A handler that never returns is waited for.
     ///
     /// From inside a handler of the broker, its own or another's, it only begins the end and
-    /// answers [`Unsubscribed::Ending`].
+    /// returns [`Unsubscribed::Ending`].
     pub fn unsubscribe(mut self, mode: Unsubscribe) -> Unsubscribed {
         self.detached = true;
         let lanes = self.follower.begin_end();

@@ -98,14 +98,14 @@ pub(crate) fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> 
 /// # Where it doesn't wait
 ///
 /// Inside a handler of the broker, and on one without worker threads, every way to receive
-/// answers at once. In the latter case it runs the broker first, as
+/// returns at once. In the latter case it runs the broker first, as
 /// [`run_until_idle`](crate::Broker::run_until_idle) does.
 ///
 /// # The end
 ///
 /// [`unsubscribe`](Self::unsubscribe) says what becomes of leases that are out. A drain of the
 /// broker waits for receivers and leases until its deadline, and then cancels what is left. Every
-/// way to receive answers [`RecvError::Ended`] once nothing more can come.
+/// way to receive returns [`RecvError::Ended`] once nothing more can come.
 #[must_use = "dropping the last handle of a subscription unsubscribes at once"]
 pub struct PullSubscription<T: Send + Sync + 'static> {
     lane: Arc<Lane<T>>,

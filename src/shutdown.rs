@@ -28,7 +28,7 @@ pub struct DrainReport {
     pub messages_dropped: u64,
     /// Deliveries made of the dispatched messages.
     pub made: u64,
-    /// Deliveries whose handler returned `Ok`.
+    /// Deliveries whose handler returned `Ok`, or whose lease was acked.
     pub delivered: u64,
     /// Deliveries that went to the dead letters.
     pub dead_lettered: u64,

@@ -67,7 +67,7 @@ impl Subscription {
     /// says. A handler that never returns is waited for.
     ///
     /// From inside a handler of this broker, its own or another's, it only begins the end and
-    /// answers [`Unsubscribed::Ending`].
+    /// returns [`Unsubscribed::Ending`].
     pub fn unsubscribe(mut self, mode: Unsubscribe) -> Unsubscribed {
         self.detached = true;
         self.end_as(mode)

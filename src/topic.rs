@@ -26,9 +26,9 @@ use crate::topic_builder::{check_partitions, check_ttl};
 ///
 /// # When the queue is full, and when the broker closes
 ///
-/// A full queue is answered by the topic's [`Overflow`](crate::Overflow) policy, and after the
-/// broker's drain has begun every publish is answered by
-/// [`PublishError::Closed`]. Both hand the payload back.
+/// What a publish into a full queue does is the topic's [`Overflow`](crate::Overflow) policy.
+/// After the broker's drain has begun, every publish returns [`PublishError::Closed`]. Every
+/// [`PublishError`] hands the payload back.
 ///
 /// # Cost
 ///

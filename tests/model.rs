@@ -1,8 +1,8 @@
 //! Many promises at once: whatever a program does, the engine ends up where a
-//! simple sequential model of it does. Not of keys, groups, pull, patterns and partitions.
+//! simple sequential model of it does.
 //!
-//! Random programs publish, subscribe, fail, swap, flush, redrive, purge and move
-//! the clock on an engine that runs on the test's thread. The model below handles
+//! Random programs publish, subscribe, unsubscribe, fail, swap, flush, redrive, purge and
+//! move the clock on an engine that runs on the test's thread. The model below handles
 //! one message at a time, with plain lists. After every step the books must
 //! balance and agree with the model.
 //!
@@ -10,7 +10,10 @@
 //! call and the order of first attempts of subscriptions whose lane makes the
 //! topic wait ([`LaneFull::Wait`]); what a redrive and a purge come to.
 //!
-//! What it doesn't: which deliveries a lane drops or dead-letters when it is full.
+//! The programs have one topic and one thread. They use no order by key, groups, concurrency,
+//! pull, patterns, partitions, async handlers or observers: other tests do.
+//!
+//! What it doesn't predict: which deliveries a lane drops or dead-letters when it is full.
 //! That depends on how many messages travel together, which nobody promises. For
 //! those lanes the test checks what must hold all the same: as many deliveries as
 //! messages dispatched, never more than the capacity at once, first attempts in

@@ -127,17 +127,18 @@ pub struct LaneBooks {
 pub struct DeliveryCounts {
     /// Deliveries that entered the lane.
     pub made: u64,
-    /// In the hands of the handler.
+    /// In the hands of the handler, or leased.
     pub in_hand: u64,
     /// On the timer wheel.
     pub awaiting_retry: u64,
-    /// Entries into the handler, requeued ones included.
+    /// Entries into the handler, and leases; requeued ones included.
     pub attempts: u64,
-    /// Ended by `Ok`.
+    /// Ended by `Ok`, or by the ack of a lease.
     pub delivered: u64,
-    /// Attempts that ended by an error, a panic, or a lease that was dropped or timed out.
+    /// Attempts that ended by an error, a panic, or a lease that was nacked, dropped or timed
+    /// out.
     pub failed: u64,
-    /// Entries that ended by [`Nack::requeue`](crate::Nack::requeue).
+    /// Entries and leases that ended by [`Nack::requeue`](crate::Nack::requeue).
     pub requeued: u64,
     /// Retries granted.
     pub retried: u64,

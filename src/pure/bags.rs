@@ -107,7 +107,7 @@ impl Bags {
         }
     }
 
-    /// Empties a bag: answers what [`next_chunk`](Self::next_chunk) needs to go through what was in
+    /// Empties a bag: returns what [`next_chunk`](Self::next_chunk) needs to go through what was in
     /// it. What is still to come of that has no place, and cannot be removed.
     pub(crate) fn empty(&mut self, bag: usize) -> Emptied {
         Emptied(std::mem::replace(&mut self.newest[bag], NIL))

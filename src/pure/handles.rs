@@ -38,7 +38,7 @@ impl Handles {
         (Self(self.0 - 1), ())
     }
 
-    /// Marks the topic as removed, unless handles are out: then answers how many.
+    /// Marks the topic as removed, unless handles are out: then returns how many.
     /// None means that somebody else has marked it.
     pub fn remove(self) -> (Self, Result<(), u64>) {
         match self.0 {

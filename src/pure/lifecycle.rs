@@ -22,11 +22,12 @@ pub enum Status {
     Created,
     /// Accepted and waiting for its handler.
     Queued,
-    /// In the hands of its handler.
+    /// In the hands of its handler, or leased.
     Delivering,
-    /// The handler returned `Ok`. Final.
+    /// The handler returned `Ok`, or the lease was acked. Final.
     Delivered,
-    /// The handler returned an error or panicked; what follows is being decided.
+    /// The handler returned an error or panicked, or the lease was nacked, dropped or outlived
+    /// its deadline. What follows is being decided.
     Failed,
     /// Waiting on the timer wheel for its next attempt.
     RetryScheduled,
@@ -45,11 +46,13 @@ pub enum Status {
 pub enum Step {
     /// It enters a lane.
     Accept,
-    /// Its handler is entered: this is what counts as an attempt.
+    /// Its handler is entered, or it is leased. This counts as an attempt, unless a requeue
+    /// follows.
     Start,
-    /// The handler returned `Ok`.
+    /// The handler returned `Ok`, or the lease was acked.
     Ack,
-    /// The handler returned an error or panicked.
+    /// The handler returned an error or panicked, or the lease was nacked, dropped or outlived
+    /// its deadline.
     Fail,
     /// A policy grants another attempt.
     Retry,

@@ -29,7 +29,7 @@ impl News {
         asleep: false,
     };
 
-    /// Draws numbers for so many events: answers the first, and whether the teller is to be
+    /// Draws numbers for so many events: returns the first, and whether the teller is to be
     /// woken once they are pushed.
     pub fn draw(self, events: u64) -> (Self, (u64, bool)) {
         let next = Self {

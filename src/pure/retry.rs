@@ -23,7 +23,7 @@ pub struct FailedAttempt<'a> {
 #[repr(u8)]
 #[non_exhaustive]
 pub enum FailureKind {
-    /// The handler returned an error.
+    /// The handler returned an error, or the lease was nacked.
     Error,
     /// The handler panicked.
     Panic,
@@ -86,13 +86,15 @@ impl<'a> FailedAttempt<'a> {
         self.kind
     }
 
-    /// The error's text and those of its [sources](Error::source), as in "a: b: c", or the panic's
-    /// message. What is longer than 4,096 bytes is cut, and ends with an ellipsis.
+    /// The error's text and those of its [sources](Error::source), as in "a: b: c", the panic's
+    /// message, or what became of the lease. What is longer than 4,096 bytes is cut, and ends
+    /// with an ellipsis.
     pub fn text(&self) -> &str {
         self.text
     }
 
-    /// The error itself, if the handler returned one: downcast it to classify.
+    /// The error itself, if the handler or the nack of the lease gave one: downcast it to
+    /// classify.
     pub fn error(&self) -> Option<&(dyn Error + 'static)> {
         self.error.map(|error| error as &(dyn Error + 'static))
     }
@@ -117,7 +119,7 @@ impl fmt::Debug for FailedAttempt<'_> {
     }
 }
 
-/// What a [`RetryPolicy`] answers.
+/// What a [`RetryPolicy`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Decision {
@@ -133,15 +135,16 @@ pub enum Decision {
 
 /// Decides what follows a failed attempt. Implement it for your own rules.
 ///
-/// Asked by a worker, once per failure, outside every lock. If it panics, the
-/// delivery is dead-lettered with that as the reason: nothing is lost.
+/// It is asked once per failure, outside every lock: by a worker, or by a thread that
+/// receives or settles leases. If it panics, the delivery is dead-lettered with that as
+/// the reason: nothing is lost.
 pub trait RetryPolicy: Send + Sync + 'static {
     /// Looks at the failure and decides.
     fn decide(&self, failed: &FailedAttempt<'_>) -> Decision;
 
-    /// Decides on a failure whose handler asked for a delay of its own, by
+    /// Decides on a failure whose nack asked for a delay of its own, by
     /// [`Nack::retry_after`](crate::Nack::retry_after). It is called instead of
-    /// [`decide`](Self::decide), and what it answers is what happens.
+    /// [`decide`](Self::decide), and what it returns is what happens.
     ///
     /// By default a retry that `decide` grants comes after `requested`. A policy whose
     /// limits depend on the delay, or that wraps another, says here what they mean for

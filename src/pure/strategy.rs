@@ -1,6 +1,6 @@
 //! When waiting messages are handed on, and how many at once.
 //!
-//! A strategy holds no messages. It looks at the backlog and answers, so a swap
+//! A strategy holds no messages. It looks at the backlog and decides, so a swap
 //! can lose, strand or reorder nothing: the next question simply goes to the
 //! new strategy, about the same messages at their true age.
 
@@ -89,8 +89,8 @@ pub enum FlushCause {
 /// Decides when waiting messages are handed on. Implement it for your own.
 ///
 /// It is asked by a worker, once per batch and never per message, and should
-/// answer quickly. If it panics, the backlog is delivered as if the answer had
-/// been [`Plan::Deliver`] of everything, and a `hook_panicked` event is emitted.
+/// return quickly. If it panics, the backlog is delivered as if it had returned
+/// [`Plan::Deliver`] of everything, and a `hook_panicked` event is emitted.
 ///
 /// The engine overrules a [`Plan::Wait`] when waiting could never end: on a full
 /// queue, on `flush` and on drain.
