@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::engine::lane::{Lane, Redelivery, Return};
+use crate::engine::lane::{Lane, PendingDelivery, Return};
 use crate::engine::letters::Letter;
 use crate::engine::parking;
 use crate::event::EventKind;
@@ -244,7 +244,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         let status = lane.books.record(Status::DeadLetter, Step::Redrive, 1);
         let id = Some(letter.id());
         core.tell_of(Some(&lane.name), id, 0, Some(status), EventKind::Redriven);
-        let mut again = Redelivery::first(&letter.batch, usize::from(letter.index), 0);
+        let mut again = PendingDelivery::first(&letter.batch, usize::from(letter.index), 0);
         again.generation = letter.generation.saturating_add(1);
         // The lock is held until the lane has it: who finds its key parked no more
         // finds this one before what was published since.

@@ -13,7 +13,7 @@ use super::context;
 use super::crew::Crew;
 use super::crew_hands::Tray;
 use super::handler::{Cause, Fault};
-use super::lane::{Lane, Redelivery};
+use super::lane::{Lane, PendingDelivery};
 use super::seat::{Seat, Shared, Work, share_by};
 use super::turn::{SHARE_LOOKS, SHARE_NS};
 use crate::engine::Engine;
@@ -26,7 +26,7 @@ use crate::sync::Arc;
 
 /// A call that has begun.
 struct Begun<T> {
-    taken: Taken<Redelivery<T>>,
+    taken: Taken<PendingDelivery<T>>,
     began_ns: u64,
     /// A publish of it was refused because the broker is ending.
     was_refused: bool,
@@ -118,7 +118,7 @@ where
     fn begin(
         &mut self,
         lane: &Lane<T>,
-        mut taken: Taken<Redelivery<T>>,
+        mut taken: Taken<PendingDelivery<T>>,
         began_ns: u64,
     ) -> Begun<T> {
         let names = self.names.get_or_insert_with(|| {
@@ -216,7 +216,7 @@ where
         let _motion = lane.books.motions.begin(1);
         item.remember_latest();
         item.attempts += 1;
-        lane.end_redelivery(item, Status::Delivering);
+        lane.end_pending(item, Status::Delivering);
         let mut tray = Tray::new(1);
         tray.end(key);
         lane.put_down(crew, tray);

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::attempts::Attempts;
-use super::lane::{Lane, Redelivery, Turn};
+use super::lane::{Lane, PendingDelivery, Turn};
 use super::leases::Leases;
 use super::parking::{FORGET_AT, Strays};
 use super::seat::Member;
@@ -48,9 +48,9 @@ pub(crate) struct Crew<T> {
 pub(super) struct State<T> {
     pub(super) rules: Rules,
     pub(super) epoch: u32,
-    pub(super) sequencer: Sequencer<Redelivery<T>>,
+    pub(super) sequencer: Sequencer<PendingDelivery<T>>,
     /// Retries on the timer wheel, by their tag, and which of them hold a key.
-    pub(super) waiting: Arena<Redelivery<T>>,
+    pub(super) waiting: Arena<PendingDelivery<T>>,
     pub(super) holding: BTreeMap<u32, Key>,
     /// Parked keys, and their names.
     pub(super) parked: BTreeMap<Key, Box<str>>,
@@ -72,7 +72,7 @@ pub(super) struct KeyRule {
 }
 
 impl KeyRule {
-    pub(super) fn key_of<T>(self, delivery: &Redelivery<T>) -> Option<Key> {
+    pub(super) fn key_of<T>(self, delivery: &PendingDelivery<T>) -> Option<Key> {
         self.key_at(&delivery.batch, usize::from(delivery.index))
     }
 
@@ -187,23 +187,23 @@ impl<T: Send + Sync + 'static> Crew<T> {
         }
     }
 
-    pub(super) fn key_of(&self, state: &State<T>, delivery: &Redelivery<T>) -> Option<Key> {
+    pub(super) fn key_of(&self, state: &State<T>, delivery: &PendingDelivery<T>) -> Option<Key> {
         self.key_rule(state).key_of(delivery)
     }
 
-    pub(super) fn file(&self, state: &mut State<T>, delivery: Redelivery<T>) {
+    pub(super) fn file(&self, state: &mut State<T>, delivery: PendingDelivery<T>) {
         let key = self.key_of(state, &delivery);
         state.file(key, delivery);
     }
 
     /// Files a first attempt, unless its key is parked.
-    pub(super) fn arrive(&self, state: &mut State<T>, delivery: Redelivery<T>) {
+    pub(super) fn arrive(&self, state: &mut State<T>, delivery: PendingDelivery<T>) {
         let key = self.key_of(state, &delivery);
         state.arrive(key, delivery);
     }
 
     /// Files what was redriven, unless one before it waits for the dead letters.
-    pub(super) fn rejoin(&self, state: &mut State<T>, delivery: Redelivery<T>) {
+    pub(super) fn rejoin(&self, state: &mut State<T>, delivery: PendingDelivery<T>) {
         let id = delivery.id().get();
         match self.key_of(state, &delivery) {
             Some(key) if state.strays.precede(key, id) => state.strays.add(key, delivery),
@@ -263,7 +263,7 @@ impl<T> State<T> {
         self.parked.is_empty() && self.sequencer.has_no_lines()
     }
 
-    pub(super) fn arrive(&mut self, key: Option<Key>, delivery: Redelivery<T>) {
+    pub(super) fn arrive(&mut self, key: Option<Key>, delivery: PendingDelivery<T>) {
         match key {
             Some(key) if self.is_parked(Some(key)) => self.strays.add(key, delivery),
             key => self.file(key, delivery),
@@ -275,7 +275,7 @@ impl<T> State<T> {
         self.rules.on_failure == OnFailure::BlockSubscription && self.sequencer.holds_any()
     }
 
-    fn file(&mut self, key: Option<Key>, delivery: Redelivery<T>) {
+    fn file(&mut self, key: Option<Key>, delivery: PendingDelivery<T>) {
         let id = delivery.id().get();
         match delivery.behind() {
             // Where failures hold others up, it stays before those of its key.
@@ -326,7 +326,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let parts: Vec<_> = turn.hand.drain(..).collect();
         for part in &parts {
             for index in part.from..part.to {
-                let first = Redelivery::first(&part.batch, index as usize, 0);
+                let first = PendingDelivery::first(&part.batch, index as usize, 0);
                 crew.arrive(&mut state, first);
             }
         }
@@ -353,19 +353,19 @@ impl<T: Send + Sync + 'static> Lane<T> {
             self.end_lease(leased);
         }
         for delivery in queued {
-            self.end_redelivery(delivery, Status::Queued);
+            self.end_pending(delivery, Status::Queued);
         }
         for delivery in waiting {
             // If it fires all the same, its tag will find nothing.
             self.engine().timer.cancel_parked(delivery.timer);
             let from = delivery.parked_as();
-            self.end_redelivery(delivery, from);
+            self.end_pending(delivery, from);
         }
         self.give_back(ended);
     }
 }
 
-impl<T> Redelivery<T> {
+impl<T> PendingDelivery<T> {
     pub(crate) fn key(&self) -> Option<&str> {
         self.batch.meta(usize::from(self.index))?.key.as_deref()
     }

@@ -1,7 +1,7 @@
 //! What a hand takes from its crew, and puts down.
 
 use super::crew::{Crew, RUNNER, State};
-use super::lane::{Lane, Redelivery};
+use super::lane::{Lane, PendingDelivery};
 use super::leased::Granted;
 use crate::pure::lifecycle::Status;
 use crate::pure::room::Phase;
@@ -12,7 +12,7 @@ use crate::sync::{Arc, breakable};
 pub(super) struct Tray<T> {
     taken: usize,
     /// What was not tried.
-    pub(super) untried: Vec<(Option<Key>, Redelivery<T>)>,
+    pub(super) untried: Vec<(Option<Key>, PendingDelivery<T>)>,
     /// The keys of what was.
     down: Vec<Key>,
     /// Deliveries that have reached a final state.
@@ -82,7 +82,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         ask: Ask,
         now_ns: u64,
         mut note: impl FnMut(&State<T>, usize),
-    ) -> Vec<Taken<Redelivery<T>>> {
+    ) -> Vec<Taken<PendingDelivery<T>>> {
         let Ask {
             owner,
             most,
@@ -133,7 +133,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 return;
             };
             for index in part.from..part.to {
-                let first = Redelivery::first(&part.batch, index as usize, 0);
+                let first = PendingDelivery::first(&part.batch, index as usize, 0);
                 crew.arrive(state, first);
             }
         }
@@ -181,7 +181,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         owner: u64,
         now_ns: u64,
         mut note: impl FnMut(&State<T>, usize),
-    ) -> Option<Taken<Redelivery<T>>> {
+    ) -> Option<Taken<PendingDelivery<T>>> {
         loop {
             let mut state = crew.state.lock();
             let Some((taken, may_expire)) = self.take_one_straight(crew, &mut state, owner) else {

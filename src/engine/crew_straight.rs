@@ -13,7 +13,7 @@
 
 use super::crew::{Crew, KeyRule, RUNNER, State};
 use super::handler::Run;
-use super::lane::{Lane, Redelivery, Turn};
+use super::lane::{Lane, PendingDelivery, Turn};
 use crate::batch::Part;
 use crate::pure::sequencer::{Key, Taken};
 use crate::sync::{Arc, breakable};
@@ -70,7 +70,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             if may_go {
                 return Some(Straight { part, rule });
             }
-            let waits = Redelivery::first(&part.batch, part.from as usize, 0);
+            let waits = PendingDelivery::first(&part.batch, part.from as usize, 0);
             crew.arrive(state, waits);
         }
     }
@@ -112,7 +112,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.books.put_down((to - from - failed) as u64);
         self.give_back(acked as u32);
         if let Some(fault) = fault {
-            let item = Redelivery::first(&batch, from + acked, now_ns);
+            let item = PendingDelivery::first(&batch, from + acked, now_ns);
             let key = rule.key_of(&item);
             crew.state.lock().sequencer.pass(RUNNER, key);
             let failed = Taken { key, item };
@@ -142,7 +142,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         crew: &Crew<T>,
         state: &mut State<T>,
         owner: u64,
-    ) -> Option<(Taken<Redelivery<T>>, bool)> {
+    ) -> Option<(Taken<PendingDelivery<T>>, bool)> {
         if !state.sequencer.is_at_rest(owner) {
             return None;
         }
@@ -153,7 +153,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             let meta = part.batch.meta(part.from as usize);
             let key = rule.key_by(meta);
             let may_expire = expire_all || meta.is_some_and(|meta| meta.ttl_ns.is_some());
-            let item = Redelivery::new(part.batch, part.from as usize);
+            let item = PendingDelivery::new(part.batch, part.from as usize);
             if !state.is_parked(key) && state.sequencer.pass(owner, key) {
                 return Some((Taken { key, item }, may_expire));
             }

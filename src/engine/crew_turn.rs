@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::crew::Crew;
 use super::crew_hands::{Ask, Tray};
 use super::handler::Fault;
-use super::lane::{Lane, Redelivery, Turn};
+use super::lane::{Lane, PendingDelivery, Turn};
 use super::parking::Head;
 use super::settle::Sentence;
 use super::turn::{Progress, Tried};
@@ -50,7 +50,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self: &Arc<Self>,
         crew: &Crew<T>,
         turn: &mut Turn<T>,
-        taken: Vec<Taken<Redelivery<T>>>,
+        taken: Vec<Taken<PendingDelivery<T>>>,
         mut now_ns: u64,
     ) -> u64 {
         let began_ns = now_ns;
@@ -97,7 +97,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self: &Arc<Self>,
         crew: &Crew<T>,
         last_error: &mut Option<Arc<str>>,
-        taken: Taken<Redelivery<T>>,
+        taken: Taken<PendingDelivery<T>>,
         fault: Option<Fault>,
         (began_ns, now_ns): (u64, u64),
     ) {
@@ -118,7 +118,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self: &Arc<Self>,
         crew: &Crew<T>,
         turn: &mut Turn<T>,
-        taken: Taken<Redelivery<T>>,
+        taken: Taken<PendingDelivery<T>>,
         now_ns: u64,
     ) -> u64 {
         let Taken { key, item } = taken;
@@ -145,7 +145,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self: &Arc<Self>,
         crew: &Crew<T>,
         last_error: &mut Option<Arc<str>>,
-        failed: Taken<Redelivery<T>>,
+        failed: Taken<PendingDelivery<T>>,
         fault: &Fault,
         now_ns: u64,
     ) {
@@ -162,7 +162,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self: &Arc<Self>,
         crew: &Crew<T>,
         last_error: &mut Option<Arc<str>>,
-        failed: Taken<Redelivery<T>>,
+        failed: Taken<PendingDelivery<T>>,
         fault: &Fault,
         now_ns: u64,
         tray: &mut Tray<T>,
@@ -203,7 +203,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self: &Arc<Self>,
         crew: &Crew<T>,
         key: Option<Key>,
-        item: Redelivery<T>,
+        item: PendingDelivery<T>,
         delay_ns: u64,
     ) -> After {
         let engine = self.engine();

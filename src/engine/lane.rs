@@ -26,9 +26,10 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, Slot, Unbounded, breakable};
 use std::collections::VecDeque;
 
-/// A delivery that was tried before, or redriven. Its latest failure is kept in
-/// place, so that the common case, one failure and a retry, allocates nothing.
-pub(crate) struct Redelivery<T> {
+/// One delivery of a lane that is held by itself: it was tried before or redriven, or its lane
+/// files deliveries one by one. Its latest failure is kept in place, so that the common case,
+/// one failure and a retry, allocates nothing.
+pub(crate) struct PendingDelivery<T> {
     pub(crate) batch: Arc<Batch<T>>,
     pub(crate) first_attempt_ns: u64,
     pub(crate) timer: TimerKey,
@@ -56,7 +57,7 @@ pub(crate) enum Return<T> {
     /// The retry with this tag is due, or what was requeued may go on.
     Due(u32),
     /// A letter was redriven.
-    Redriven(Box<Redelivery<T>>),
+    Redriven(Box<PendingDelivery<T>>),
     /// The deadline of a lease has come.
     Overdue,
 }
@@ -69,9 +70,9 @@ pub(crate) struct Turn<T> {
     pub(crate) hand: VecDeque<Part<T>>,
     /// Retries on the timer wheel, and on an engine without workers what was requeued in
     /// this run, by their tag.
-    pub(crate) waiting: Arena<Redelivery<T>>,
+    pub(crate) waiting: Arena<PendingDelivery<T>>,
     /// What was requeued and may go on, in order.
-    pub(super) requeued: VecDeque<Redelivery<T>>,
+    pub(super) requeued: VecDeque<PendingDelivery<T>>,
     pub(crate) linger: Linger,
     /// The last delivery had come back: one that is new goes next, if there is one.
     pub(super) is_new_next: bool,
@@ -365,7 +366,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if filed.is_empty() {
             return self.pop_some(most).into_iter().collect();
         }
-        filed.into_iter().map(Redelivery::into_part).collect()
+        filed.into_iter().map(PendingDelivery::into_part).collect()
     }
 
     /// Pushes what comes back; [`ring_for_return`](Self::ring_for_return) follows.
@@ -457,7 +458,7 @@ mod tests {
 
     #[test]
     fn a_pending_retry_takes_64_bytes_in_its_lane() {
-        assert_eq!(size_of::<Redelivery<[u8; 64]>>(), 64);
+        assert_eq!(size_of::<PendingDelivery<[u8; 64]>>(), 64);
     }
 
     #[test]
@@ -467,7 +468,7 @@ mod tests {
             accepted_ns: 0,
         };
         let batch = Arc::new(Batch::chunk(vec![()], first));
-        let mut again = Redelivery::first(&batch, 0, 0);
+        let mut again = PendingDelivery::first(&batch, 0, 0);
         again.attempts = u32::MAX - 2;
         for _ in 0..3 {
             again.fail(Arc::from("no"), FailureKind::Error, 0);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::crew::State;
-use super::lane::{Lane, Redelivery, Turn};
+use super::lane::{Lane, PendingDelivery, Turn};
 use crate::batch::{Batch, Part};
 use crate::config::OnExpired;
 use crate::dead_letters::DeadReason;
@@ -15,7 +15,7 @@ use crate::sync::Arc;
 
 /// What a look through what waits has found.
 struct Found<T> {
-    expired: Vec<Redelivery<T>>,
+    expired: Vec<PendingDelivery<T>>,
     /// When the first of the others expires.
     first_ns: u64,
     others: usize,
@@ -49,7 +49,7 @@ impl<T> Found<T> {
         for index in part.from..part.to {
             let expires_ns = part.batch.expires_ns(index as usize, ttl_ns);
             if !self.passes(expires_ns, now_ns) {
-                let expired = Redelivery::first(&part.batch, index as usize, 0);
+                let expired = PendingDelivery::first(&part.batch, index as usize, 0);
                 self.expired.push(expired);
                 if from < index {
                     left.push_back(cut(from, index));
@@ -63,7 +63,7 @@ impl<T> Found<T> {
     }
 }
 
-impl<T> Redelivery<T> {
+impl<T> PendingDelivery<T> {
     /// When it is no longer worth handling. A redrive is the user's word that it
     /// still is, so what was redriven has no time to live any more.
     pub(super) fn expires_ns(&self, topic_ttl_ns: Option<u64>) -> Option<u64> {
@@ -86,17 +86,17 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Whether any attempt comes too late.
-    pub(super) fn is_past(&self, again: &Redelivery<T>, now_ns: u64) -> bool {
+    pub(super) fn is_past(&self, again: &PendingDelivery<T>, now_ns: u64) -> bool {
         has_passed(again.expires_ns(self.ttl_ns()), now_ns)
     }
 
     /// Ends a queued delivery that was never tried.
     pub(super) fn expire(&self, batch: &Arc<Batch<T>>, index: usize) {
-        self.expire_at(Redelivery::first(batch, index, 0), Status::Queued);
+        self.expire_at(PendingDelivery::first(batch, index, 0), Status::Queued);
     }
 
     /// Ends a delivery that stands at `from`, tried before or not.
-    pub(super) fn expire_at(&self, late: Redelivery<T>, from: Status) {
+    pub(super) fn expire_at(&self, late: PendingDelivery<T>, from: Status) {
         match self.topic.settings.on_expired {
             OnExpired::DeadLetter => {
                 self.bury(late, from, DeadReason::Expired);
@@ -109,7 +109,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Notes when something that comes back expires. `true`: it is the first.
-    pub(super) fn note_return(&self, again: &Redelivery<T>) -> bool {
+    pub(super) fn note_return(&self, again: &PendingDelivery<T>) -> bool {
         let expires_ns = again.expires_ns(self.ttl_ns());
         self.expiry.note(expires_ns.unwrap_or(NEVER))
     }
@@ -148,7 +148,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    fn expire_all(&self, expired: Vec<Redelivery<T>>) -> u32 {
+    fn expire_all(&self, expired: Vec<PendingDelivery<T>>) -> u32 {
         let count = expired.len() as u32;
         for late in expired {
             self.expire_at(late, Status::Queued);
@@ -157,7 +157,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Takes out what has expired, in one look through what the lane holds.
-    fn find_expired(&self, hand: Option<&mut VecDeque<Part<T>>>) -> Vec<Redelivery<T>> {
+    fn find_expired(&self, hand: Option<&mut VecDeque<Part<T>>>) -> Vec<PendingDelivery<T>> {
         self.expiry.begin_look(self.engine());
         let now_ns = self.engine().clock.now_ns();
         let mut found = Found {
@@ -179,7 +179,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 sequencer, strays, ..
             } = &mut *state;
             let mut is_late =
-                |late: &Redelivery<T>| !found.passes(late.expires_ns(self.ttl_ns()), now_ns);
+                |late: &PendingDelivery<T>| !found.passes(late.expires_ns(self.ttl_ns()), now_ns);
             let mut late = sequencer.extract(&mut is_late);
             late.extend(strays.extract(is_late));
             found.expired.append(&mut late);

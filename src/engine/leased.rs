@@ -7,7 +7,7 @@
 //! of one.
 
 use super::attempts::Attempts;
-use super::lane::{Lane, Redelivery};
+use super::lane::{Lane, PendingDelivery};
 use crate::batch::{Batch, Part};
 use crate::message::{Delivery, MessageId};
 use crate::pure::arena::Arena;
@@ -35,7 +35,7 @@ enum What<T> {
         batch: Arc<Batch<T>>,
         from: u8,
     },
-    Again(Box<Redelivery<T>>),
+    Again(Box<PendingDelivery<T>>),
 }
 
 /// When a run was taken, and until when it is out.
@@ -216,7 +216,7 @@ impl<T> Outstanding<T> {
     }
 
     /// Has a delivery be out that had been filed.
-    pub(super) fn grant(&mut self, taken: Taken<Redelivery<T>>, span: Span) -> Granted<T> {
+    pub(super) fn grant(&mut self, taken: Taken<PendingDelivery<T>>, span: Span) -> Granted<T> {
         let Taken { key, mut item } = taken;
         if item.is_new() {
             return self.grant_new(item.into_part(), key, span);
@@ -298,7 +298,7 @@ impl<T> Outstanding<T> {
         &mut self,
         granted: &Granted<T>,
         timer_ns: u64,
-    ) -> Option<Taken<Redelivery<T>>> {
+    ) -> Option<Taken<PendingDelivery<T>>> {
         let leased = self.held(granted, timer_ns)?;
         let is_last = leased.out == granted.out;
         leased.out &= !granted.out;
@@ -309,7 +309,7 @@ impl<T> Outstanding<T> {
         };
         let item = match what {
             Some(What::Again(item)) => *item,
-            _ => Redelivery::first(&granted.batch, granted.index(), granted.began_ns),
+            _ => PendingDelivery::first(&granted.batch, granted.index(), granted.began_ns),
         };
         let key = granted.key;
         Some(Taken { key, item })
@@ -340,7 +340,7 @@ impl<T> Outstanding<T> {
     }
 
     /// Takes out what has outlived its deadline, and when each was taken.
-    pub(super) fn take_overdue(&mut self, timer_ns: u64) -> Vec<(Taken<Redelivery<T>>, u64)> {
+    pub(super) fn take_overdue(&mut self, timer_ns: u64) -> Vec<(Taken<PendingDelivery<T>>, u64)> {
         let is_late = |leased: &Leased<T>| {
             let is_late = timer_ns >= leased.due_ns;
             breakable!("pull: an alarm ends whom it finds", is_late, true)
@@ -355,7 +355,7 @@ impl<T> Outstanding<T> {
     }
 
     /// Takes everything out.
-    pub(super) fn drain(&mut self) -> Vec<Redelivery<T>> {
+    pub(super) fn drain(&mut self) -> Vec<PendingDelivery<T>> {
         self.count = 0;
         let mut all = Vec::new();
         for leased in self.runs.drain() {
@@ -371,14 +371,14 @@ impl<T> Outstanding<T> {
 }
 
 impl<T> Leased<T> {
-    fn pass_each(self, mut each: impl FnMut(Taken<Redelivery<T>>)) {
+    fn pass_each(self, mut each: impl FnMut(Taken<PendingDelivery<T>>)) {
         let key = self.key;
         match self.what {
             What::Again(item) => each(Taken { key, item: *item }),
             What::New { batch, from } => {
                 for at in bits(self.out) {
                     let index = usize::from(from) + at as usize;
-                    let item = Redelivery::first(&batch, index, self.began_ns);
+                    let item = PendingDelivery::first(&batch, index, self.began_ns);
                     each(Taken { key, item });
                 }
             }

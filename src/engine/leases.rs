@@ -22,7 +22,7 @@ use super::attempts::Attempts;
 use super::context::{self, Inside};
 use super::crew::{Crew, State};
 use super::handler::{Cause, Fault};
-use super::lane::{Lane, Redelivery, Turn};
+use super::lane::{Lane, PendingDelivery, Turn};
 use super::leased::{Granted, Outstanding};
 use super::timer::LEASE;
 use crate::error::Stale;
@@ -295,7 +295,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     fn settle_leased(
         self: &Arc<Self>,
         crew: &Crew<T>,
-        taken: Taken<Redelivery<T>>,
+        taken: Taken<PendingDelivery<T>>,
         began_ns: u64,
         fault: Fault,
         last_error: &mut Option<Arc<str>>,
@@ -323,10 +323,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Ends a delivery that is out, as the lane's phase says: whoever has it holds a
     /// stale lease from here on.
-    pub(super) fn end_lease(&self, mut item: Redelivery<T>) {
+    pub(super) fn end_lease(&self, mut item: PendingDelivery<T>) {
         item.remember_latest();
         item.attempts += 1;
-        self.end_redelivery(item, Status::Delivering);
+        self.end_pending(item, Status::Delivering);
         self.books.put_down(1);
     }
 

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::crew::{Crew, State};
 use super::crew_hands::Tray;
-use super::lane::{Lane, Redelivery};
+use super::lane::{Lane, PendingDelivery};
 use crate::dead_letters::DeadReason;
 use crate::event::EventKind;
 use crate::message::MessageId;
@@ -49,7 +49,7 @@ pub(super) struct Head {
 /// freed.
 pub(super) struct Strays<T> {
     /// By message id.
-    lines: BTreeMap<Key, BTreeMap<u64, Redelivery<T>>>,
+    lines: BTreeMap<Key, BTreeMap<u64, PendingDelivery<T>>>,
     count: usize,
     /// Keys for the lane's runner to judge.
     news: BTreeSet<Key>,
@@ -72,7 +72,7 @@ impl<T> Strays<T> {
         !self.news.is_empty()
     }
 
-    pub(super) fn add(&mut self, key: Key, stray: Redelivery<T>) {
+    pub(super) fn add(&mut self, key: Key, stray: PendingDelivery<T>) {
         let line = self.lines.entry(key).or_default();
         line.insert(stray.id().get(), stray);
         self.count += 1;
@@ -86,7 +86,7 @@ impl<T> Strays<T> {
     }
 
     /// Takes the first of a key.
-    fn pop(&mut self, key: Key) -> Option<Redelivery<T>> {
+    fn pop(&mut self, key: Key) -> Option<PendingDelivery<T>> {
         let line = self.lines.get_mut(&key)?;
         let (_, first) = line.pop_first()?;
         if line.is_empty() {
@@ -97,7 +97,7 @@ impl<T> Strays<T> {
     }
 
     /// Takes all of a key, in order.
-    fn take(&mut self, key: Key) -> impl Iterator<Item = Redelivery<T>> + use<T> {
+    fn take(&mut self, key: Key) -> impl Iterator<Item = PendingDelivery<T>> + use<T> {
         let line = self.lines.remove(&key).unwrap_or_default();
         self.count -= line.len();
         line.into_values()
@@ -106,8 +106,8 @@ impl<T> Strays<T> {
     /// Takes out what is `chosen`.
     pub(super) fn extract(
         &mut self,
-        mut chosen: impl FnMut(&Redelivery<T>) -> bool,
-    ) -> Vec<Redelivery<T>> {
+        mut chosen: impl FnMut(&PendingDelivery<T>) -> bool,
+    ) -> Vec<PendingDelivery<T>> {
         let mut out = Vec::new();
         self.lines.retain(|_, line| {
             let ids = line.iter().filter(|(_, stray)| chosen(stray));
@@ -120,7 +120,7 @@ impl<T> Strays<T> {
     }
 
     /// Takes all.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = Redelivery<T>> + use<T> {
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = PendingDelivery<T>> + use<T> {
         let all = std::mem::replace(self, Self::none());
         all.lines.into_values().flat_map(BTreeMap::into_values)
     }
@@ -146,7 +146,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self: &Arc<Self>,
         crew: &Crew<T>,
         head: Head,
-        in_hand: Vec<Taken<Redelivery<T>>>,
+        in_hand: Vec<Taken<PendingDelivery<T>>>,
         tray: &mut Tray<T>,
     ) {
         let Head { key, name, id } = head;

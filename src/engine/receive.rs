@@ -18,7 +18,7 @@
 use super::context;
 use super::crew::{Crew, RUNNER, State};
 use super::crew_hands::Tray;
-use super::lane::{Lane, Redelivery};
+use super::lane::{Lane, PendingDelivery};
 use super::leased::{Granted, RUN, Span};
 use super::leases::Leases;
 use crate::batch::Part;
@@ -31,7 +31,7 @@ use crate::pure::sequencer::{Each, Key, Taken};
 use crate::sync::{Arc, Instant, breakable, yield_now};
 
 /// What was taken and comes too late.
-type Expired<T> = Vec<Taken<Redelivery<T>>>;
+type Expired<T> = Vec<Taken<PendingDelivery<T>>>;
 
 /// What goes from a lane in one step.
 struct Going<T, F> {
@@ -339,7 +339,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             if let Some(run) = run.unless_empty() {
                 going.add(leases.out.grant_new(run, key, going.span));
             }
-            let item = Redelivery::first(&others.batch, good, 0);
+            let item = PendingDelivery::first(&others.batch, good, 0);
             going.expired.push(Taken { key, item });
             match others.after(1) {
                 Some(others) => part = others,

@@ -19,7 +19,7 @@ use super::context::Inside;
 use super::crew::Crew;
 use super::crew_hands::Next;
 use super::handler::Handler;
-use super::lane::{Lane, Redelivery, Turn};
+use super::lane::{Lane, PendingDelivery, Turn};
 use super::pool::{Task, Worker};
 use super::turn::{SHARE_LOOKS, SHARE_NS};
 use crate::engine::Engine;
@@ -137,7 +137,11 @@ impl<T: Send + Sync + 'static> Seat<T> {
     /// time, because none may wait behind a call while another hand is free. Whether it is
     /// busy then is told under the crew's lock: who files and finds it so need not ring
     /// it, because it looks again when it no longer is.
-    pub(super) fn take(&self, lane: &Arc<Lane<T>>, now_ns: u64) -> Option<Taken<Redelivery<T>>> {
+    pub(super) fn take(
+        &self,
+        lane: &Arc<Lane<T>>,
+        now_ns: u64,
+    ) -> Option<Taken<PendingDelivery<T>>> {
         let (crew, member) = (lane.crew.get()?, self.member.upgrade()?);
         let mut next = Next::Nobody;
         let taken = lane.take_one(crew, member.id, now_ns, |state, taken| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::contain::contain;
 use super::handler::Fault;
-use super::lane::{Lane, Past, Redelivery, Return, Turn};
+use super::lane::{Lane, Past, PendingDelivery, Return, Turn};
 use super::letters::{Failure, Letter};
 use crate::batch::{Batch, Part};
 use crate::dead_letters::DeadReason;
@@ -24,16 +24,19 @@ use crate::sync::atomic::Ordering;
 /// What becomes of a failed delivery.
 pub(super) enum Sentence<T> {
     /// It gets another attempt.
-    Retry { failed: Redelivery<T>, due_ns: u64 },
+    Retry {
+        failed: PendingDelivery<T>,
+        due_ns: u64,
+    },
     /// It goes back to the end of the line.
-    Requeued(Redelivery<T>),
+    Requeued(PendingDelivery<T>),
     /// It is in the dead-letter store.
     Buried,
     /// It has ended otherwise.
     Ended,
 }
 
-impl<T> Redelivery<T> {
+impl<T> PendingDelivery<T> {
     /// A delivery that has just had its first attempt.
     pub(crate) fn first(batch: &Arc<Batch<T>>, index: usize, first_attempt_ns: u64) -> Self {
         Self {
@@ -125,7 +128,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let mut freed = 0;
         for fault in faults.drain(..) {
             let (batch, index) = place(fault.at);
-            let failed = Redelivery::first(batch, index, began_ns);
+            let failed = PendingDelivery::first(batch, index, began_ns);
             freed += self.settle(turn, failed, &fault, now_ns);
         }
         turn.faults = faults;
@@ -137,7 +140,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(super) fn settle(
         self: &Arc<Self>,
         turn: &mut Turn<T>,
-        failed: Redelivery<T>,
+        failed: PendingDelivery<T>,
         fault: &Fault,
         now_ns: u64,
     ) -> u32 {
@@ -173,7 +176,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(super) fn judge(
         &self,
         last_error: &mut Option<Arc<str>>,
-        mut failed: Redelivery<T>,
+        mut failed: PendingDelivery<T>,
         fault: &Fault,
         now_ns: u64,
     ) -> Sentence<T> {
@@ -219,7 +222,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Asks the subscription's policy, or else the topic's.
-    fn verdict(&self, failed: &Redelivery<T>, fault: &Fault, text: &str, now_ns: u64) -> Verdict {
+    fn verdict(
+        &self,
+        failed: &PendingDelivery<T>,
+        fault: &Fault,
+        text: &str,
+        now_ns: u64,
+    ) -> Verdict {
         let id = failed.id();
         let attempt = FailedAttempt {
             attempt: failed.attempts,
@@ -261,8 +270,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Puts a failed delivery on the timer wheel; answers its tag.
     pub(super) fn schedule_retry(
         self: &Arc<Self>,
-        waiting: &mut Arena<Redelivery<T>>,
-        failed: Redelivery<T>,
+        waiting: &mut Arena<PendingDelivery<T>>,
+        failed: PendingDelivery<T>,
         delay_ns: u64,
     ) -> u32 {
         let tag = waiting.insert(failed);
@@ -277,19 +286,19 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Sends a delivery that stands at `from` to the dead letters. `false`: the store
     /// did not keep it.
-    pub(super) fn bury(&self, dead: Redelivery<T>, from: Status, reason: DeadReason) -> bool {
+    pub(super) fn bury(&self, dead: PendingDelivery<T>, from: Status, reason: DeadReason) -> bool {
         self.books.record(from, Step::Bury, 1);
         self.write_letter(dead, reason)
     }
 
-    fn write_letter(&self, dead: Redelivery<T>, reason: DeadReason) -> bool {
+    fn write_letter(&self, dead: PendingDelivery<T>, reason: DeadReason) -> bool {
         let parks = self.crew.get().is_some_and(|crew| crew.parks(reason));
         self.topic.bury(self.letter(dead, reason, parks))
     }
 
     pub(super) fn letter(
         &self,
-        mut dead: Redelivery<T>,
+        mut dead: PendingDelivery<T>,
         reason: DeadReason,
         parks: bool,
     ) -> Letter<T> {
@@ -318,7 +327,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Makes letters of first attempts whose end is on the books.
     pub(super) fn write_letters(&self, part: &Part<T>, reason: DeadReason) {
         for index in part.from..part.to {
-            let dead = Redelivery::first(&part.batch, index as usize, 0);
+            let dead = PendingDelivery::first(&part.batch, index as usize, 0);
             self.write_letter(dead, reason);
         }
     }
@@ -344,20 +353,20 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
         }
         let waiting: Vec<_> = turn.waiting.drain().collect();
-        for redelivery in waiting {
+        for pending in waiting {
             // If it fires all the same, its tag will find nothing.
-            self.engine().timer.cancel_parked(redelivery.timer);
-            let from = redelivery.parked_as();
-            self.end_redelivery(redelivery, from);
+            self.engine().timer.cancel_parked(pending.timer);
+            let from = pending.parked_as();
+            self.end_pending(pending, from);
             ended += 1;
         }
         while let Some(requeued) = turn.requeued.pop_front() {
-            self.end_redelivery(requeued, Status::Queued);
+            self.end_pending(requeued, Status::Queued);
             ended += 1;
         }
         while let Some(returned) = self.pop_return() {
-            if let Return::Redriven(redelivery) = returned {
-                self.end_redelivery(*redelivery, Status::Queued);
+            if let Return::Redriven(pending) = returned {
+                self.end_pending(*pending, Status::Queued);
                 ended += 1;
             }
         }
@@ -373,12 +382,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Ends one delivery that was tried before, as the lane's phase says.
-    pub(super) fn end_redelivery(&self, redelivery: Redelivery<T>, from: Status) {
+    pub(super) fn end_pending(&self, pending: PendingDelivery<T>, from: Status) {
         if self.phase() == Phase::DeadLettering {
-            self.bury(redelivery, from, DeadReason::Unsubscribed);
+            self.bury(pending, from, DeadReason::Unsubscribed);
             return;
         }
-        let (id, attempt) = (redelivery.id(), redelivery.attempts);
+        let (id, attempt) = (pending.id(), pending.attempts);
         let status = self.books.record(from, Step::Cancel, 1);
         self.tell(id, attempt, status, EventKind::Cancelled);
     }

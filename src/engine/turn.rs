@@ -7,7 +7,7 @@ use super::attempts::Attempts;
 use super::contain::discard;
 use super::crew::Crew;
 use super::handler::{Fault, Handler, Run};
-use super::lane::{Lane, Redelivery, Turn};
+use super::lane::{Lane, PendingDelivery, Turn};
 use super::pool::{Task, Worker};
 use crate::batch::{Batch, Messages, Part};
 use crate::pure::lifecycle::{Status, Step};
@@ -50,9 +50,9 @@ pub(super) enum Progress {
 /// What an attempt came to.
 pub(super) enum Tried<T> {
     Acked,
-    Failed(Redelivery<T>, Fault),
+    Failed(PendingDelivery<T>, Fault),
     /// The lane is being cancelled.
-    NotCalled(Redelivery<T>),
+    NotCalled(PendingDelivery<T>),
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
@@ -272,7 +272,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(super) fn try_one(
         &self,
         turn: &mut Turn<T>,
-        mut again: Redelivery<T>,
+        mut again: PendingDelivery<T>,
         now_ns: u64,
     ) -> (Tried<T>, u64) {
         let attempts = again.begin(now_ns);
@@ -305,11 +305,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Writes down how an attempt has ended; answers it, if it failed.
     pub(super) fn conclude(
         &self,
-        again: Redelivery<T>,
+        again: PendingDelivery<T>,
         fault: Option<Fault>,
         attempts: Attempts,
         ended_ns: u64,
-    ) -> Option<(Redelivery<T>, Fault)> {
+    ) -> Option<(PendingDelivery<T>, Fault)> {
         let stamp = again.stamp();
         let (ids, accepted_ns) = (iter::once(stamp.id), iter::once(stamp.accepted_ns));
         let took = attempts.until(ended_ns, 1);

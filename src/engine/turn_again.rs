@@ -1,6 +1,6 @@
 //! What came back to a lane without a crew, by turns with what is new.
 
-use super::lane::{Lane, Redelivery, Return, Turn};
+use super::lane::{Lane, PendingDelivery, Return, Turn};
 use super::turn::{Progress, Tried};
 use crate::pure::lifecycle::{Status, Step};
 use crate::sync::Arc;
@@ -26,7 +26,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Delivers what is new, but what was requeued once those have gone that it is behind,
     /// or none of them may go now.
     fn deliver_in_line(self: &Arc<Self>, turn: &mut Turn<T>, most: usize, now_ns: u64) -> Progress {
-        let Some(behind) = turn.requeued.front().and_then(Redelivery::behind) else {
+        let Some(behind) = turn.requeued.front().and_then(PendingDelivery::behind) else {
             return self.deliver(turn, most, now_ns);
         };
         if turn.hand.is_empty() {
@@ -52,15 +52,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
     ) -> Progress {
         let again = match returned {
-            Return::Redriven(redelivery) => *redelivery,
+            Return::Redriven(pending) => *pending,
             Return::Due(tag) => match turn.waiting.remove(tag) {
                 Some(requeued) if requeued.behind().is_some() => {
                     turn.requeued.push_back(requeued);
                     return Progress::Done { now_ns };
                 }
-                Some(redelivery) => {
+                Some(pending) => {
                     self.books.record(Status::RetryScheduled, Step::Requeue, 1);
-                    redelivery
+                    pending
                 }
                 None => return Progress::Done { now_ns },
             },
@@ -75,7 +75,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     fn deliver_again(
         self: &Arc<Self>,
         turn: &mut Turn<T>,
-        again: Redelivery<T>,
+        again: PendingDelivery<T>,
         now_ns: u64,
     ) -> Progress {
         let _motion = self.books.motions.begin(1);
@@ -91,7 +91,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Tried::Failed(again, fault) => self.settle(turn, again, &fault, after_ns),
             Tried::NotCalled(again) => {
                 // The lane began to be cancelled just now: its end finds it here.
-                self.end_redelivery(again, Status::Queued);
+                self.end_pending(again, Status::Queued);
                 1
             }
         };

@@ -6,7 +6,7 @@ use super::attempts::Attempts;
 use super::crew::{Crew, RUNNER};
 use super::crew_hands::{Ask, Tray};
 use super::crew_turn::After;
-use super::lane::{Lane, Redelivery, Turn};
+use super::lane::{Lane, PendingDelivery, Turn};
 use super::turn::{Progress, advance};
 use crate::batch::{Part, Stamp};
 use crate::pure::lifecycle::{Status, Step};
@@ -114,7 +114,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let first = sequencer.peek(RUNNER, Class::New);
         Waits {
             next: sequencer.next_class(RUNNER),
-            first: first.map(Redelivery::stamp),
+            first: first.map(PendingDelivery::stamp),
             instead: [Class::Requeued, Class::Again]
                 .into_iter()
                 .find(|class| sequencer.peek(RUNNER, *class).is_some()),
