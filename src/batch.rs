@@ -236,12 +236,12 @@ impl<T> Parcel<T> {
 
 /// What publishers have dropped. Its destructors are the user's, and run when this
 /// goes: where no lock is held.
-pub(crate) struct Waste<T> {
+pub(crate) struct DeferredDrops<T> {
     parcels: Vec<Parcel<T>>,
     parts: Vec<Part<T>>,
 }
 
-impl<T> Waste<T> {
+impl<T> DeferredDrops<T> {
     pub(crate) const fn new() -> Self {
         Self {
             parcels: Vec::new(),
@@ -260,7 +260,7 @@ impl<T> Waste<T> {
     }
 }
 
-impl<T> Drop for Waste<T> {
+impl<T> Drop for DeferredDrops<T> {
     fn drop(&mut self) {
         for parcel in self.parcels.drain(..) {
             match parcel {

@@ -6,7 +6,7 @@ use super::note::Note;
 use super::partition::Tail;
 use super::table::Source;
 use super::topic::TopicCore;
-use crate::batch::{Message, Meta, Parcel, Stamp, Waste};
+use crate::batch::{DeferredDrops, Message, Meta, Parcel, Stamp};
 use crate::config::{NoSubscribers, Overflow};
 use crate::error::PublishError;
 use crate::event::{DropCause, EventKind};
@@ -154,14 +154,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         payload: T,
         meta: Option<Meta>,
     ) -> Result<Receipt, PublishError<T>> {
-        let mut waste = Waste::new();
-        let admitted = match self.admit_one(&mut waste, route, meta.as_ref()) {
+        let mut drops = DeferredDrops::new();
+        let admitted = match self.admit_one(&mut drops, route, meta.as_ref()) {
             Ok(admitted) => admitted,
             Err(refused) => return Err(refused.error(payload)),
         };
         let message = self.message(admitted.first_id, payload);
         let parcel = Parcel::One(message, meta);
-        self.admitted(parcel, &admitted, &mut waste, route);
+        self.admitted(parcel, &admitted, &mut drops, route);
         Ok(admitted.receipt())
     }
 
@@ -169,11 +169,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     #[inline(always)]
     pub(super) fn admit_one(
         self: &Arc<Self>,
-        waste: &mut Waste<T>,
+        drops: &mut DeferredDrops<T>,
         route: Option<u64>,
         meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
-        let admitted = self.admit(1, &mut Patience::default(), waste, route, meta);
+        let admitted = self.admit(1, &mut Patience::default(), drops, route, meta);
         admitted.inspect_err(|_| self.books.rejected.add(1))
     }
 
@@ -194,12 +194,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self: &Arc<Self>,
         parcel: Parcel<T>,
         admitted: &Admitted,
-        waste: &mut Waste<T>,
+        drops: &mut DeferredDrops<T>,
         route: Option<u64>,
     ) {
         if admitted.dropped {
             self.drop_messages(parcel.ids(), DropCause::Overflow);
-            return waste.add_parcel(parcel);
+            return drops.add_parcel(parcel);
         }
         if self.bus().observed() {
             // Told before the push, so that no later event of these messages
@@ -232,13 +232,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Gets tickets for at least one and at most `wanted` messages, by the
     /// topic's overflow policy if there is no room; what that drops goes to
-    /// `waste`. `route`, or else `meta`, says where they would go.
+    /// `drops`. `route`, or else `meta`, says where they would go.
     #[inline(always)]
     pub(super) fn admit(
         self: &Arc<Self>,
         wanted: u64,
         patience: &mut Patience,
-        waste: &mut Waste<T>,
+        drops: &mut DeferredDrops<T>,
         route: Option<u64>,
         meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
@@ -247,7 +247,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         match self.admit_outside(wanted) {
             Ok(granted) => Ok(Admitted::plainly(granted)),
-            Err(refusal) => self.admit_by_policy(wanted, refusal, patience, waste, route, meta),
+            Err(refusal) => self.admit_by_policy(wanted, refusal, patience, drops, route, meta),
         }
     }
 
@@ -299,7 +299,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         wanted: u64,
         refusal: Refusal,
         patience: &mut Patience,
-        waste: &mut Waste<T>,
+        drops: &mut DeferredDrops<T>,
         route: Option<u64>,
         meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
@@ -335,7 +335,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 self.admit_after_wait(wanted, patience.until)
             }
             (Refusal::Full, Overflow::DropOldest) => {
-                self.admit_by_eviction(wanted, waste, route, meta)
+                self.admit_by_eviction(wanted, drops, route, meta)
             }
             (Refusal::Full, Overflow::DropNewest) => {
                 let forced = self.admit_caller(wanted, u64::MAX);
@@ -379,7 +379,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn admit_by_eviction(
         self: &Arc<Self>,
         wanted: u64,
-        waste: &mut Waste<T>,
+        drops: &mut DeferredDrops<T>,
         route: Option<u64>,
         meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
@@ -395,7 +395,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             match oldest {
                 Some(dropped) => {
                     evicted += dropped.len() as u32;
-                    waste.add_part(dropped);
+                    drops.add_part(dropped);
                 }
                 None => pause(),
             }

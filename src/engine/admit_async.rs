@@ -6,7 +6,7 @@ use super::admit::{Admitted, Refused, refused};
 use super::context;
 use super::topic::TopicCore;
 use super::wakers::Seat;
-use crate::batch::{Parcel, Waste};
+use crate::batch::{DeferredDrops, Parcel};
 use crate::config::Overflow;
 use crate::error::PublishError;
 use crate::event::EventKind;
@@ -78,7 +78,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Ok(admitted) => {
                 let message = self.message(admitted.first_id, payload);
                 let parcel = Parcel::One(message, None);
-                self.admitted(parcel, &admitted, &mut Waste::new(), None);
+                self.admitted(parcel, &admitted, &mut DeferredDrops::new(), None);
                 Ok(admitted.receipt())
             }
         })

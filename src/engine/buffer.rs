@@ -19,7 +19,7 @@ use super::pool::{Task, Worker};
 use super::standby::Place;
 use super::timer::Fire;
 use super::topic::TopicCore;
-use crate::batch::Waste;
+use crate::batch::DeferredDrops;
 use crate::error::{PartialBatch, PublishError};
 use crate::message::BatchReceipt;
 use crate::pure::strategy::Batched;
@@ -137,7 +137,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
             &mut payloads,
             &mut receipt,
             &mut Patience::default(),
-            &mut Waste::new(),
+            &mut DeferredDrops::new(),
         );
         let mut held = self.held.lock();
         held.payloads = payloads;
@@ -151,12 +151,12 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         payloads: &mut Vec<T>,
         receipt: &mut BatchReceipt,
         patience: &mut Patience,
-        waste: &mut Waste<T>,
+        drops: &mut DeferredDrops<T>,
     ) -> Result<(), Refused> {
         // One timeout for all chunks together.
         while !payloads.is_empty() {
             self.topic
-                .publish_chunk(self.route, payloads, copy_out, receipt, patience, waste)?;
+                .publish_chunk(self.route, payloads, copy_out, receipt, patience, drops)?;
         }
         Ok(())
     }
@@ -236,7 +236,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
     fn publish_lingering(self: &Arc<Self>, worker: &Worker<'_>) {
         let linger_ns = self.linger_ns.unwrap_or(u64::MAX);
         // Goes after the lock.
-        let mut waste = Waste::new();
+        let mut drops = DeferredDrops::new();
         let held = &mut *self.held.lock();
         let waited_for_room = held.place.is_taken();
         let waited_ns = worker.engine.clock.now_ns().saturating_sub(held.since_ns);
@@ -250,7 +250,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         } else {
             let mut patience = Patience::locked(waited_for_room);
             let (payloads, receipt) = (&mut held.payloads, &mut held.receipt);
-            let published = self.publish_held(payloads, receipt, &mut patience, &mut waste);
+            let published = self.publish_held(payloads, receipt, &mut patience, &mut drops);
             self.await_room(held, published);
         }
     }

@@ -7,7 +7,7 @@ use std::iter::Fuse;
 use super::admit::{Admitted, Patience, Refused};
 use super::dispatch::BATCH;
 use super::topic::TopicCore;
-use crate::batch::{Parcel, Stamp, Waste};
+use crate::batch::{DeferredDrops, Parcel, Stamp};
 use crate::error::PartialBatch;
 use crate::message::{BatchReceipt, MessageId};
 use crate::sync::Arc;
@@ -20,14 +20,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         payloads: impl Iterator<Item = T>,
     ) -> Result<BatchReceipt, PartialBatch<T>> {
         let mut receipt = BatchReceipt::default();
-        let mut waste = Waste::new();
+        let mut drops = DeferredDrops::new();
         // One timeout for all chunks together.
         let mut patience = Patience::default();
         let (mut chunk, mut others) = first_chunk(payloads);
         while !chunk.is_empty() {
-            let (receipt, patience, waste) = (&mut receipt, &mut patience, &mut waste);
+            let (receipt, patience, drops) = (&mut receipt, &mut patience, &mut drops);
             if let Err(refused) =
-                self.publish_chunk(None, &mut chunk, split, receipt, patience, waste)
+                self.publish_chunk(None, &mut chunk, split, receipt, patience, drops)
             {
                 chunk.extend(others.into_iter().flatten());
                 return Err(self.refuse_batch(refused, chunk, *receipt));
@@ -64,7 +64,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         take: impl FnOnce(&mut Vec<T>, usize) -> Vec<T>,
         receipt: &mut BatchReceipt,
         patience: &mut Patience,
-        waste: &mut Waste<T>,
+        drops: &mut DeferredDrops<T>,
     ) -> Result<(), Refused> {
         let wanted = payloads.len().min(BATCH) as u64;
         if let Some((accepted_ns, mut tail)) = self.short_way()
@@ -79,13 +79,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             note_in(receipt, &admitted);
             return Ok(());
         }
-        let admitted = self.admit(wanted, patience, waste, route, None)?;
+        let admitted = self.admit(wanted, patience, drops, route, None)?;
         let chunk = take(payloads, admitted.count as usize);
         let stamp = Stamp {
             id: MessageId::new(admitted.first_id),
             accepted_ns: self.engine.clock.now_ns(),
         };
-        self.admitted(Parcel::Chunk(chunk, stamp), &admitted, waste, route);
+        self.admitted(Parcel::Chunk(chunk, stamp), &admitted, drops, route);
         note_in(receipt, &admitted);
         Ok(())
     }

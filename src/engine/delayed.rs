@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::contain::discard;
 use super::topic::TopicCore;
-use crate::batch::{Message, Meta, Parcel, Waste};
+use crate::batch::{DeferredDrops, Message, Meta, Parcel};
 use crate::error::PublishError;
 use crate::event::DropCause;
 use crate::message::Receipt;
@@ -33,18 +33,18 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if delay.is_zero() {
             return self.publish(payload, meta);
         }
-        let mut waste = Waste::new();
+        let mut drops = DeferredDrops::new();
         let route = self
             .split
             .as_ref()
             .and_then(|split| split.route(meta.as_ref(), 1, 1));
-        let admitted = match self.admit_one(&mut waste, route, None) {
+        let admitted = match self.admit_one(&mut drops, route, None) {
             Ok(admitted) => admitted,
             Err(refused) => return Err(refused.error(payload)),
         };
         let mut message = self.message(admitted.first_id, payload);
         if admitted.dropped {
-            self.admitted(Parcel::One(message, meta), &admitted, &mut waste, route);
+            self.admitted(Parcel::One(message, meta), &admitted, &mut drops, route);
             return Ok(admitted.receipt());
         }
         let delay_ns = nanos(delay);
