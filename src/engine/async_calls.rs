@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use super::contain::{Contained, contain};
 use super::context;
 use super::crew::Crew;
-use super::crew_hands::Tray;
+use super::crew_hands::Settlements;
 use super::handler::{Cause, Fault};
 use super::lane::{Lane, PendingDelivery};
 use super::seat::{Seat, Shared, Work, share_by};
@@ -217,9 +217,9 @@ where
         item.remember_latest();
         item.attempts += 1;
         lane.end_pending(item, Status::Delivering);
-        let mut tray = Tray::new(1);
-        tray.end(key);
-        lane.put_down(crew, tray);
+        let mut settlements = Settlements::new(1);
+        settlements.end(key);
+        lane.put_down(crew, settlements);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::pure::sequencer::{Class, Each, Key, Taken};
 use crate::sync::{Arc, breakable};
 
 /// What was in hand and goes back.
-pub(super) struct Tray<T> {
+pub(super) struct Settlements<T> {
     taken: usize,
     /// What was not tried.
     pub(super) untried: Vec<(Option<Key>, PendingDelivery<T>)>,
@@ -19,7 +19,7 @@ pub(super) struct Tray<T> {
     ended: u32,
 }
 
-impl<T> Tray<T> {
+impl<T> Settlements<T> {
     pub(super) fn new(taken: usize) -> Self {
         Self {
             taken,
@@ -42,7 +42,7 @@ impl<T> Tray<T> {
 
 /// The next deliveries that `owner` may have, at most so many.
 #[derive(Clone, Copy)]
-pub(super) struct Ask {
+pub(super) struct TakeRequest {
     pub(super) owner: u64,
     pub(super) most: usize,
     pub(super) each: Each,
@@ -50,7 +50,7 @@ pub(super) struct Ask {
     pub(super) only: Option<Class>,
 }
 
-impl Ask {
+impl TakeRequest {
     /// Of the lane's own runner.
     pub(super) fn own(most: usize, each: Each, only: Option<Class>) -> Self {
         Self {
@@ -79,16 +79,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(super) fn take_for(
         self: &Arc<Self>,
         crew: &Crew<T>,
-        ask: Ask,
+        request: TakeRequest,
         now_ns: u64,
         mut note: impl FnMut(&State<T>, usize),
     ) -> Vec<Taken<PendingDelivery<T>>> {
-        let Ask {
+        let TakeRequest {
             owner,
             most,
             each,
             only,
-        } = ask;
+        } = request;
         loop {
             let mut state = crew.state.lock();
             self.feed_unless_new(crew, &mut state, owner, most);
@@ -106,16 +106,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 return taken;
             }
             let _motion = self.books.motions.begin(dead.len() as u64);
-            let mut tray = Tray::new(0);
+            let mut settlements = Settlements::new(0);
             for dead in dead {
                 self.expire_at(dead.item, Status::Queued);
-                tray.end(dead.key);
+                settlements.end(dead.key);
             }
-            tray.untried = taken
+            settlements.untried = taken
                 .into_iter()
                 .map(|taken| (taken.key, taken.item))
                 .collect();
-            self.put_down(crew, tray);
+            self.put_down(crew, settlements);
         }
     }
 
@@ -154,23 +154,23 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Puts down what was in hand.
-    pub(super) fn put_down(self: &Arc<Self>, crew: &Crew<T>, tray: Tray<T>) {
+    pub(super) fn put_down(self: &Arc<Self>, crew: &Crew<T>, settlements: Settlements<T>) {
         let mut expires_first = false;
-        if !(tray.untried.is_empty() && tray.down.is_empty()) {
+        if !(settlements.untried.is_empty() && settlements.down.is_empty()) {
             let mut state = crew.state.lock();
-            for (key, item) in tray.untried {
+            for (key, item) in settlements.untried {
                 expires_first |= self.note_return(&item);
                 crew.file(&mut state, item);
                 state.sequencer.put_down(key);
             }
-            for key in tray.down {
+            for key in settlements.down {
                 state.sequencer.put_down(Some(key));
             }
         }
         if expires_first {
             self.call_at_expiry();
         }
-        self.leave_hand(tray.taken as u64, tray.ended);
+        self.leave_hand(settlements.taken as u64, settlements.ended);
     }
 
     /// Takes the next delivery that `owner` may have, and none of whose key is in other
@@ -186,13 +186,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
             let mut state = crew.state.lock();
             let Some((taken, may_expire)) = self.take_one_straight(crew, &mut state, owner) else {
                 drop(state);
-                let ask = Ask {
+                let request = TakeRequest {
                     owner,
                     most: 1,
                     each: Each::Once,
                     only: None,
                 };
-                return self.take_for(crew, ask, now_ns, note).pop();
+                return self.take_for(crew, request, now_ns, note).pop();
             };
             note(&state, 1);
             let has_strays = state.strays.are_to_be_judged();
@@ -206,9 +206,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
             let _motion = self.books.motions.begin(1);
             self.expire_at(taken.item, Status::Queued);
-            let mut tray = Tray::new(0);
-            tray.end(taken.key);
-            self.put_down(crew, tray);
+            let mut settlements = Settlements::new(0);
+            settlements.end(taken.key);
+            self.put_down(crew, settlements);
         }
     }
 

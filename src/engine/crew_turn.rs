@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::crew::Crew;
-use super::crew_hands::{Ask, Tray};
+use super::crew_hands::{Settlements, TakeRequest};
 use super::handler::Fault;
 use super::lane::{Lane, PendingDelivery, Turn};
 use super::parking::Head;
@@ -35,8 +35,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             let now_ns = self.deliver_straight(crew, turn, straight, now_ns);
             return Progress::Done { now_ns };
         }
-        let ask = Ask::own(turn.stride.calls(), Each::Many, None);
-        let taken = self.take_for(crew, ask, now_ns, |_, _| {});
+        let request = TakeRequest::own(turn.stride.calls(), Each::Many, None);
+        let taken = self.take_for(crew, request, now_ns, |_, _| {});
         if taken.is_empty() {
             return Progress::Nothing;
         }
@@ -55,7 +55,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     ) -> u64 {
         let began_ns = now_ns;
         let _motion = self.books.motions.begin(taken.len() as u64);
-        let mut tray = Tray::new(taken.len());
+        let mut settlements = Settlements::new(taken.len());
         let mut left: VecDeque<_> = taken.into();
         let mut held: Vec<Key> = Vec::new();
         while let Some(Taken { key, item, .. }) = left.pop_front() {
@@ -63,31 +63,31 @@ impl<T: Send + Sync + 'static> Lane<T> {
             if breakable!("keys: past a failure in hand", is_held, false)
                 || self.phase() > Phase::Draining
             {
-                tray.untried.push((key, item));
+                settlements.untried.push((key, item));
                 continue;
             }
             let (tried, after_ns) = self.try_one(turn, item, now_ns);
             now_ns = after_ns;
             match tried {
-                Tried::Acked => tray.end(key),
-                Tried::NotCalled(item) => tray.untried.push((key, item)),
+                Tried::Acked => settlements.end(key),
+                Tried::NotCalled(item) => settlements.untried.push((key, item)),
                 Tried::Failed(failed, fault) => {
                     let error = &mut turn.last_error;
                     let failed = Taken { key, item: failed };
-                    match self.settle_taken(crew, error, failed, &fault, now_ns, &mut tray) {
+                    match self.settle_taken(crew, error, failed, &fault, now_ns, &mut settlements) {
                         After::GoOn => {}
                         After::Hold => held.extend(key),
                         After::Park(head) => {
                             let follows = |other: &mut Taken<_>| other.key == key;
                             let followers = extract(&mut left, follows);
-                            self.park(crew, head, followers, &mut tray);
+                            self.park(crew, head, followers, &mut settlements);
                         }
                     }
                 }
             }
         }
         turn.stride = turn.stride.after(now_ns.saturating_sub(began_ns));
-        self.put_down(crew, tray);
+        self.put_down(crew, settlements);
         now_ns
     }
 
@@ -127,9 +127,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         match tried {
             Tried::Acked => self.put_down_ended(crew, key),
             Tried::NotCalled(item) => {
-                let mut tray = Tray::new(1);
-                tray.untried.push((key, item));
-                self.put_down(crew, tray);
+                let mut settlements = Settlements::new(1);
+                settlements.untried.push((key, item));
+                self.put_down(crew, settlements);
             }
             Tried::Failed(item, fault) => {
                 let failed = Taken { key, item };
@@ -149,12 +149,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
         fault: &Fault,
         now_ns: u64,
     ) {
-        let mut tray = Tray::new(1);
-        let after = self.settle_taken(crew, last_error, failed, fault, now_ns, &mut tray);
+        let mut settlements = Settlements::new(1);
+        let after = self.settle_taken(crew, last_error, failed, fault, now_ns, &mut settlements);
         if let After::Park(head) = after {
-            self.park(crew, head, Vec::new(), &mut tray);
+            self.park(crew, head, Vec::new(), &mut settlements);
         }
-        self.put_down(crew, tray);
+        self.put_down(crew, settlements);
     }
 
     /// Settles a failed attempt, and says what it means for its followers.
@@ -165,7 +165,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         failed: Taken<PendingDelivery<T>>,
         fault: &Fault,
         now_ns: u64,
-        tray: &mut Tray<T>,
+        settlements: &mut Settlements<T>,
     ) -> After {
         let Taken { key, item, .. } = failed;
         let id = item.id();
@@ -175,16 +175,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Sentence::Retry { failed, due_ns } => {
                 let delay_ns = due_ns.saturating_sub(now_ns);
                 self.books.record(Status::Failed, Step::Retry, 1);
-                tray.lay_down(key);
+                settlements.lay_down(key);
                 return self.come_back(crew, key, failed, delay_ns);
             }
             Sentence::Requeued(item) => {
-                tray.lay_down(key);
+                settlements.lay_down(key);
                 return self.come_back(crew, key, item, 0);
             }
             ended => ended,
         };
-        tray.end(key);
+        settlements.end(key);
         let parks = |key: Key| {
             let state = crew.state.lock();
             state.rules.parks() && key.epoch == state.epoch

@@ -21,7 +21,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::crew::{Crew, State};
-use super::crew_hands::Tray;
+use super::crew_hands::Settlements;
 use super::lane::{Lane, PendingDelivery};
 use crate::dead_letters::DeadReason;
 use crate::event::EventKind;
@@ -147,14 +147,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
         crew: &Crew<T>,
         head: Head,
         in_hand: Vec<Taken<PendingDelivery<T>>>,
-        tray: &mut Tray<T>,
+        settlements: &mut Settlements<T>,
     ) {
         let Head { key, name, id } = head;
         let mut state = crew.state.lock();
         if !state.rules.parks() || key.epoch != state.epoch {
             // The rules have changed since it was judged.
             let back = in_hand.into_iter();
-            tray.untried
+            settlements
+                .untried
                 .extend(back.map(|taken| (taken.key, taken.item)));
             return;
         }
@@ -168,7 +169,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             self.file_returns(crew, &mut state)
         );
         for follower in in_hand {
-            tray.lay_down(follower.key);
+            settlements.lay_down(follower.key);
             state.strays.add(key, follower.item);
         }
         for follower in state.sequencer.drain_behind(key, id.get()) {

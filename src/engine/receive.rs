@@ -17,7 +17,7 @@
 
 use super::context;
 use super::crew::{Crew, RUNNER, State};
-use super::crew_hands::Tray;
+use super::crew_hands::Settlements;
 use super::lane::{Lane, PendingDelivery};
 use super::leased::{Granted, RUN, Span};
 use super::leases::Leases;
@@ -351,12 +351,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Ends what has outlived its time before it could be leased.
     fn expire_taken(self: &Arc<Self>, crew: &Crew<T>, expired: Expired<T>) {
         let _motion = self.books.motions.begin(expired.len() as u64);
-        let mut tray = Tray::new(0);
+        let mut settlements = Settlements::new(0);
         for Taken { key, item } in expired {
             self.expire_at(item, Status::Queued);
-            tray.end(key);
+            settlements.end(key);
         }
-        self.put_down(crew, tray);
+        self.put_down(crew, settlements);
         crew.receivers.wake(|| self.to_lease(crew));
         self.engine().stillness.look();
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::attempts::Attempts;
 use super::crew::{Crew, RUNNER};
-use super::crew_hands::{Ask, Tray};
+use super::crew_hands::{Settlements, TakeRequest};
 use super::crew_turn::After;
 use super::lane::{Lane, PendingDelivery, Turn};
 use super::turn::{Progress, advance};
@@ -167,8 +167,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
         };
         turn.linger.cancel(self.engine());
-        let ask = Ask::own(take, waits.each, Some(Class::New));
-        let taken = self.take_for(crew, ask, now_ns, |_, _| {});
+        let request = TakeRequest::own(take, waits.each, Some(Class::New));
+        let taken = self.take_for(crew, request, now_ns, |_, _| {});
         turn.owed = take.min(waits.available).saturating_sub(taken.len());
         if taken.is_empty() {
             return Progress::Done { now_ns };
@@ -193,17 +193,17 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let mut faults = std::mem::take(&mut turn.faults);
         let took = attempts.until(after_ns, count);
         self.end_attempts(ids, accepted_ns, &faults, attempts, took);
-        let mut tray = Tray::new(count);
+        let mut settlements = Settlements::new(count);
         let mut failed = faults.drain(..).peekable();
         let mut parks = Vec::new();
         for (at, mut taken) in taken.into_iter().enumerate() {
             let Some(fault) = failed.next_if(|fault| fault.at == at) else {
-                tray.end(taken.key);
+                settlements.end(taken.key);
                 continue;
             };
             taken.item.first_attempt_ns = now_ns;
             let error = &mut turn.last_error;
-            let after = self.settle_taken(crew, error, taken, &fault, after_ns, &mut tray);
+            let after = self.settle_taken(crew, error, taken, &fault, after_ns, &mut settlements);
             if let After::Park(head) = after {
                 parks.push(head);
             }
@@ -211,9 +211,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         drop(failed);
         turn.faults = faults;
         for head in parks {
-            self.park(crew, head, Vec::new(), &mut tray);
+            self.park(crew, head, Vec::new(), &mut settlements);
         }
-        self.put_down(crew, tray);
+        self.put_down(crew, settlements);
         Progress::Done { now_ns: after_ns }
     }
 
@@ -225,8 +225,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         class: Class,
         now_ns: u64,
     ) -> Progress {
-        let ask = Ask::own(1, Each::Once, Some(class));
-        let taken = self.take_for(crew, ask, now_ns, |_, _| {});
+        let request = TakeRequest::own(1, Each::Once, Some(class));
+        let taken = self.take_for(crew, request, now_ns, |_, _| {});
         let now_ns = self.try_taken(crew, turn, taken, now_ns);
         Progress::Done { now_ns }
     }
