@@ -8,7 +8,7 @@ use crate::engine::bus::Bus;
 use crate::engine::cell::Cell;
 use crate::engine::contain::{share_policy, share_strategy};
 use crate::engine::pool::Pool;
-use crate::engine::stillness::Stillness;
+use crate::engine::quiescence::Quiescence;
 use crate::engine::timer::Timer;
 use crate::error::{BuildError, InvalidSetting};
 use crate::pure::ending::Ending;
@@ -153,7 +153,7 @@ impl BrokerBuilder {
             clock,
             pool: Pool::new(workers),
             bus: Bus::new(self.event_buffer),
-            stillness: Stillness::new(),
+            quiescence: Quiescence::new(),
             topics: Map::new(),
             followers: Mutex::new(Vec::new()),
             departed: Mutex::new(Vec::new()),

@@ -234,7 +234,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
             if lane.release(1) {
                 lane.ring();
             }
-            core.engine.stillness.look();
+            core.engine.quiescence.notify();
             return if is_behind {
                 Err(Stays::Behind)
             } else {

@@ -271,7 +271,7 @@ impl<T: Send + Sync + 'static> AnyMember for Joined<T> {
             engine.run_until_idle();
             let soon = engine.is_manual().then(Instant::now);
             let soon = soon.and_then(|now| now.checked_add(MOMENT));
-            engine.stillness.wait(soon, || self.has_left());
+            engine.quiescence.wait(soon, || self.has_left());
         }
     }
 

@@ -248,8 +248,8 @@ impl<T: Send + Sync + 'static> AnyFollower for Follower<T> {
     }
 
     fn await_end(&self) {
-        let stillness = &self.engine.stillness;
-        stillness.wait(None, || Follower::has_ended(self));
+        let quiescence = &self.engine.quiescence;
+        quiescence.wait(None, || Follower::has_ended(self));
     }
 }
 

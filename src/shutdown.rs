@@ -189,7 +189,7 @@ impl Engine {
     fn come_to_rest(&self, until: Option<Instant>) {
         if !self.is_manual() {
             let is_done = |survey| self.is_done(survey, until);
-            self.stillness
+            self.quiescence
                 .wait(until, || self.survey().is_some_and(is_done));
             return;
         }
@@ -269,7 +269,7 @@ impl Engine {
                 break;
             }
             let soon = Instant::now().checked_add(MOMENT);
-            self.stillness.wait(soon, || self.is_at_rest());
+            self.quiescence.wait(soon, || self.is_at_rest());
         }
         if !self.has_lost_its_threads() {
             ended &= self.stop_threads(until);
@@ -299,7 +299,7 @@ impl Engine {
         }
         // Those that have nothing left to do may take what is left of the time.
         let soon = later(until, Instant::now().checked_add(GRACE));
-        let all_gone = || self.stillness.wait(soon, || self.pool.alive() == 0);
+        let all_gone = || self.quiescence.wait(soon, || self.pool.alive() == 0);
         let all_gone = !context::is_inside(self) && all_gone();
         if all_gone {
             self.pool.join();
@@ -332,7 +332,7 @@ impl Engine {
             return self.is_at_rest();
         }
         let until = Instant::now().checked_add(timeout);
-        let still = self.stillness.wait(until, || self.is_at_rest());
+        let still = self.quiescence.wait(until, || self.is_at_rest());
         still && self.bus.flush(until)
     }
 

@@ -262,7 +262,7 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
             // Don't wait for a free worker: they may all be busy elsewhere.
             self.end(engine);
         }
-        engine.stillness.wait(until, || Lane::is_retired(self))
+        engine.quiescence.wait(until, || Lane::is_retired(self))
     }
 
     fn is_retired(&self) -> bool {
@@ -303,7 +303,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             let soon = Instant::now().checked_add(MOMENT);
             breakable!(
                 "lane: an end that nobody waits for",
-                engine.stillness.wait(soon, || self.is_retired()),
+                engine.quiescence.wait(soon, || self.is_retired()),
                 return true
             );
         }

@@ -14,7 +14,7 @@ use super::contain::{Contained, contain};
 use super::context::Inside;
 use super::note::Note;
 use super::pool::EXPLORED;
-use super::stillness::Stillness;
+use super::quiescence::Quiescence;
 use crate::engine::Engine;
 use crate::event::{Event, Record};
 use crate::pure::news::News;
@@ -60,7 +60,7 @@ pub(crate) struct Bus {
     panicked: AtomicU64,
     /// Events taken out of the buffer and told to everybody: written by the thread.
     told: CachePadded<AtomicU64>,
-    told_all: Stillness,
+    told_all: Quiescence,
     stopping: Mutex<bool>,
     bell: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -79,7 +79,7 @@ impl Bus {
             missed: AtomicU64::new(0),
             panicked: AtomicU64::new(0),
             told: CachePadded::new(AtomicU64::new(0)),
-            told_all: Stillness::new(),
+            told_all: Quiescence::new(),
             stopping: Mutex::new(false),
             bell: Condvar::new(),
             thread: Mutex::new(None),
@@ -192,7 +192,7 @@ impl Bus {
         let mut looks = 0;
         loop {
             looks = if self.pump() { 0 } else { looks + 1 };
-            self.told_all.look();
+            self.told_all.notify();
             let known = breakable!(
                 "bus: asleep with news on its way",
                 self.known(),

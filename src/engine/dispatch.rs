@@ -429,7 +429,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.release(count);
         // It may have been the last thing anybody waited for, and no worker has
         // seen it.
-        self.engine.stillness.look();
+        self.engine.quiescence.notify();
     }
 }
 

@@ -134,7 +134,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.end_places(ended);
         // A batch may have lost what it lingered for; in a crew the next are filed.
         self.ring();
-        self.engine().stillness.look();
+        self.engine().quiescence.notify();
         true
     }
 

@@ -314,7 +314,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             "pull: room that no receiver hears of",
             crew.receivers.wake(|| self.to_lease(crew))
         );
-        engine.stillness.look_fenced();
+        engine.quiescence.notify_fenced();
         if engine.has_stopped() {
             // The end may have passed by while it was in hand.
             self.end(engine);

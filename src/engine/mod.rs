@@ -20,9 +20,9 @@ pub(crate) mod context;
 pub(crate) mod linger;
 pub(crate) mod loans;
 pub(crate) mod pool;
+pub(crate) mod quiescence;
 pub(crate) mod sleep;
 mod standby;
-pub(crate) mod stillness;
 pub(crate) mod waiters;
 pub(crate) mod wakers;
 
@@ -76,7 +76,7 @@ pub(crate) struct Engine {
     pub(crate) timer: timer::Timer,
     pub(crate) pool: pool::Pool,
     pub(crate) bus: bus::Bus,
-    pub(crate) stillness: stillness::Stillness,
+    pub(crate) quiescence: quiescence::Quiescence,
     pub(crate) topics: Map<Arc<dyn registry::AnyTopic>>,
     pub(crate) followers: patterns::Followers,
     /// Topics that were removed while a lane by a pattern was still ending: the end of

@@ -404,7 +404,7 @@ impl<T: Send + Sync + 'static> Follow for Follower<T> {
             let _inside = Inside::enter(&self.engine);
             discard((make, retry));
             self.let_go.store(true, Ordering::Release);
-            self.engine.stillness.look();
+            self.engine.quiescence.notify();
         }
     }
 }

@@ -319,7 +319,7 @@ impl Pool {
                 }
                 return None;
             }
-            worker.engine.stillness.look();
+            worker.engine.quiescence.notify();
             self.sleep.sleep(searching, || {
                 !self.ready.is_empty() || self.stopping.load(Ordering::Acquire)
             });
@@ -345,7 +345,7 @@ impl Pool {
                     return None;
                 }
                 // Others may have waited for what this worker did last, and for its core.
-                worker.engine.stillness.look();
+                worker.engine.quiescence.notify();
                 yield_now();
             } else {
                 (0..PAUSES).for_each(|_| pause());
@@ -375,7 +375,7 @@ impl Pool {
                     return None;
                 }
             }
-            engine.stillness.look();
+            engine.quiescence.notify();
             yield_now();
         }
     }
@@ -422,7 +422,7 @@ impl Drop for AtWork<'_> {
         // ORDERING: what this worker did last is visible to who sees it gone.
         self.0.pool.alive.fetch_sub(1, Ordering::Release);
         self.0.pool.clear();
-        self.0.stillness.look();
+        self.0.quiescence.notify();
     }
 }
 

@@ -358,6 +358,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         self.put_down(crew, settlements);
         crew.receivers.wake(|| self.to_lease(crew));
-        self.engine().stillness.look();
+        self.engine().quiescence.notify();
     }
 }

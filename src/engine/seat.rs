@@ -200,7 +200,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
         if let Some(lane) = self.lane() {
             // What it did not try may be for others, or the lane may end.
             breakable!("seat: gone without a word", lane.come_to_end());
-            lane.topic.engine.stillness.look();
+            lane.topic.engine.quiescence.notify();
         }
     }
 

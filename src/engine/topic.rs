@@ -398,7 +398,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             None,
             EventKind::SubscriberRemoved,
         );
-        self.engine.stillness.look();
+        self.engine.quiescence.notify();
     }
 
     /// The broker has been dropped: keeps the counts of its lanes, and nothing else

@@ -331,7 +331,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
         }
         self.release(1);
-        self.engine.stillness.look();
+        self.engine.quiescence.notify();
     }
 
     fn tell_expired(&self, lane: &Lane<T>, part: &Part<T>, status: Status) {

@@ -1,7 +1,7 @@
 //! Waiting for the engine to come to rest: a drain, an unsubscribe, a test.
 //!
 //! Whoever may have done the last piece of work (a worker that finds no more,
-//! a lane that ends) calls [`Stillness::look`]. A waiter counts itself in before
+//! a lane that ends) calls [`Quiescence::notify`]. A waiter counts itself in before
 //! it looks for itself, so one of the two sees the other; the fences are those of
 //! [`Waiters`](super::waiters::Waiters), which this is.
 
@@ -9,9 +9,9 @@ use super::waiters::Waiters;
 use crate::sync::Instant;
 
 /// Those who wait for rest.
-pub struct Stillness(Waiters);
+pub struct Quiescence(Waiters);
 
-impl Stillness {
+impl Quiescence {
     pub(crate) fn new() -> Self {
         Self(Waiters::new())
     }
@@ -23,13 +23,13 @@ impl Stillness {
     }
 
     /// Something ended: let everybody who waits look.
-    pub(crate) fn look(&self) {
+    pub(crate) fn notify(&self) {
         self.0.wake_all();
     }
 
     /// The same for who has woken others since, and ended nothing: the fence of that serves
     /// here, too.
-    pub(crate) fn look_fenced(&self) {
+    pub(crate) fn notify_fenced(&self) {
         self.0.wake_fenced(|| usize::MAX);
     }
 }
