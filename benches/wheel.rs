@@ -6,7 +6,7 @@
 #[path = "../src/pure"]
 mod pure {
     pub mod arena;
-    pub mod bags;
+    pub mod buckets;
     pub mod wheel;
 }
 mod support;

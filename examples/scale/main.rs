@@ -30,7 +30,7 @@ use table::Table;
 #[path = "../../src/pure"]
 mod pure {
     pub mod arena;
-    pub mod bags;
+    pub mod buckets;
     pub mod wheel;
 }
 

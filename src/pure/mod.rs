@@ -6,7 +6,7 @@
 //! can be tested exhaustively and the engine can be driven by a manual clock.
 
 pub(crate) mod arena;
-pub(crate) mod bags;
+pub(crate) mod buckets;
 pub(crate) mod ending;
 pub(crate) mod expiry;
 pub(crate) mod handles;

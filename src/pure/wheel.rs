@@ -29,17 +29,17 @@
 //!    near.
 //! 4. A timer that is cancelled is gone at once, out of its slot too. So memory follows the timers
 //!    that are pending and not those that have been: 45 bytes for each, and at most one part-filled
-//!    chunk of [`Bags`] for each slot. After a storm the memory serves whichever slots need it, and
+//!    chunk of [`Buckets`] for each slot. After a storm the memory serves whichever slots need it, and
 //!    goes back when no timer is left.
 //!
 //! What makes it fast with a million timers is that nothing waits for one entry before it can look
-//! for the next: see [`Bags`], and `settle`.
+//! for the next: see [`Buckets`], and `settle`.
 
 use crate::pure::arena::{Arena, NIL};
-use crate::pure::bags::{Bags, CHUNK, Item};
+use crate::pure::buckets::{Buckets, CHUNK, Item};
 
 /// The timers. `V` is what a timer carries. Each takes an entry of 16 bytes on top of it, provided
-/// that `V` has a niche (see [`Arena`]), and 13 bytes in the bag of its slot.
+/// that `V` has a niche (see [`Arena`]), and 13 bytes in the bucket of its slot.
 pub(crate) struct Wheel<V> {
     /// The last tick that has been dealt with: nothing due by then is pending, save what was
     /// inserted since, which waits in level 0's slot for this very tick.
@@ -48,8 +48,8 @@ pub(crate) struct Wheel<V> {
     occupied: [u64; LEVELS],
     /// No later than the earliest deadline in the slot, and equal to it unless that was cancelled.
     earliest_ns: Box<[[u64; SLOTS]; LEVELS]>,
-    /// A bag for each slot, level by level. An entry and its item know where the other is.
-    bags: Bags,
+    /// A bucket for each slot, level by level. An entry and its item know where the other is.
+    buckets: Buckets,
     entries: Arena<Entry<V>>,
     next_stamp: u32,
 }
@@ -92,7 +92,7 @@ impl<V> Wheel<V> {
             elapsed: tick_reached(now_ns),
             occupied: [0; LEVELS],
             earliest_ns: Box::new([[u64::MAX; SLOTS]; LEVELS]),
-            bags: Bags::new(LEVELS * SLOTS),
+            buckets: Buckets::new(LEVELS * SLOTS),
             entries: Arena::new(),
             next_stamp: 0,
         }
@@ -125,12 +125,12 @@ impl<V> Wheel<V> {
             return None;
         }
         let place = entry.place;
-        let removed = self.bags.remove(place);
+        let removed = self.buckets.remove(place);
         if let Some(moved) = removed.moved {
             self.set_place(moved.index, place);
         }
         if removed.emptied {
-            self.mark_empty(removed.bag / SLOTS, removed.bag % SLOTS);
+            self.mark_empty(removed.bucket / SLOTS, removed.bucket % SLOTS);
         }
         self.entries.remove(key.index).map(|entry| entry.value)
     }
@@ -218,8 +218,8 @@ impl<V> Wheel<V> {
     fn visit(&mut self, level: usize, slot: usize, due: &mut Vec<Due<V>>) {
         let fired_before = due.len();
         self.mark_empty(level, slot);
-        let mut emptied = self.bags.empty(level * SLOTS + slot);
-        while let Some(chunk) = self.bags.next_chunk(&mut emptied) {
+        let mut emptied = self.buckets.empty(level * SLOTS + slot);
+        while let Some(chunk) = self.buckets.next_chunk(&mut emptied) {
             self.settle(chunk.items(), due);
         }
         // Stamps wrap around; counted from the next one to be given out, the oldest is the least.
@@ -253,7 +253,7 @@ impl<V> Wheel<V> {
         let earliest_ns = &mut self.earliest_ns[level][slot];
         *earliest_ns = item.deadline_ns.min(*earliest_ns);
         self.occupied[level] |= 1 << slot;
-        self.bags.add(level * SLOTS + slot, item)
+        self.buckets.add(level * SLOTS + slot, item)
     }
 
     fn mark_empty(&mut self, level: usize, slot: usize) {
@@ -366,7 +366,7 @@ mod tests {
         let mut found = 0;
         for level in 0..LEVELS {
             for slot in 0..SLOTS {
-                let places = wheel.bags.places(level * SLOTS + slot);
+                let places = wheel.buckets.places(level * SLOTS + slot);
                 assert_eq!(wheel.occupied[level] >> slot & 1 == 1, !places.is_empty());
                 for &(at, item) in &places {
                     let deadline_ns = item.deadline_ns;
@@ -383,7 +383,7 @@ mod tests {
 
     /// How many timers there is memory for.
     fn capacity<V>(wheel: &Wheel<V>) -> (usize, usize) {
-        (wheel.entries.capacity(), wheel.bags.capacity())
+        (wheel.entries.capacity(), wheel.buckets.capacity())
     }
 
     #[test]
