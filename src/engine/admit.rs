@@ -3,8 +3,8 @@
 use super::context;
 use super::gate::Gate;
 use super::note::Note;
-use super::partition::Tail;
-use super::table::Source;
+use super::partition_queue::Tail;
+use super::partition_set::QueueRef;
 use super::topic::TopicCore;
 use crate::batch::{DeferredDrops, Message, Meta, Parcel, Stamp};
 use crate::config::{NoSubscribers, Overflow};
@@ -389,7 +389,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 return Err(Refused::Closed);
             }
             let oldest = match &self.split {
-                None => self.drop_oldest(&Source::Plain(&self.plain), wanted as u32),
+                None => self.drop_oldest(&QueueRef::Plain(&self.plain), wanted as u32),
                 Some(split) => split.drop_oldest(self, route, meta, wanted),
             };
             match oldest {

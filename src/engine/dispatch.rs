@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::contain::{StrategyInUse, contain};
 use super::linger::Linger;
-use super::partition::Partition;
+use super::partition_queue::PartitionQueue;
+use super::partition_set::QueueRef;
 use super::pool::{After, Task, Worker};
-use super::table::Source;
 use super::timer::{Fire, LOOK};
 use super::topic::{Lanes, TopicCore};
 use super::topic_expiry::Shelf;
@@ -73,12 +73,12 @@ impl<T> Desk<T> {
     }
 
     /// Takes what is next in the queue. `false`: there is nothing.
-    pub(super) fn fill(&mut self, at: &Partition<T>) -> bool {
+    pub(super) fn fill(&mut self, at: &PartitionQueue<T>) -> bool {
         self.fill_from_full(at) || self.fill_from_any(at)
     }
 
     /// Takes the next batch that is full.
-    fn fill_from_full(&mut self, at: &Partition<T>) -> bool {
+    fn fill_from_full(&mut self, at: &PartitionQueue<T>) -> bool {
         let Some(part) = at.pop_full() else {
             return false;
         };
@@ -88,7 +88,7 @@ impl<T> Desk<T> {
     }
 
     /// Takes what is next, be it the batch that is still open.
-    fn fill_from_any(&mut self, at: &Partition<T>) -> bool {
+    fn fill_from_any(&mut self, at: &PartitionQueue<T>) -> bool {
         let taken = at.pop();
         self.dry = taken.as_ref().is_none_or(|taken| taken.was_open);
         let part = taken.map(|taken| taken.part);
@@ -123,7 +123,7 @@ enum Pause {
 impl<T: Send + Sync + 'static> Task for TopicCore<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
         if self.plain.baton.start() {
-            let then = self.run_claimed(&Source::Plain(&self.plain), worker);
+            let then = self.run_claimed(&QueueRef::Plain(&self.plain), worker);
             worker.put_down(self, then);
         }
     }
@@ -149,7 +149,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Runs a turn for whoever holds the baton, and puts it down.
     pub(super) fn run_claimed(
         self: &Arc<Self>,
-        at: &Source<'_, T>,
+        at: &QueueRef<'_, T>,
         worker: &mut Worker<'_>,
     ) -> After {
         let desk = at.desk.lock().take();
@@ -182,7 +182,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     fn turn(
         self: &Arc<Self>,
-        at: &Source<'_, T>,
+        at: &QueueRef<'_, T>,
         desk: &mut Desk<T>,
         worker: &mut Worker<'_>,
     ) -> Pause {
@@ -224,7 +224,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// pause.
     fn take_batch(
         self: &Arc<Self>,
-        at: &Source<'_, T>,
+        at: &QueueRef<'_, T>,
         desk: &mut Desk<T>,
         strategy: &mut Reader<'_, StrategyInUse>,
         lanes: &mut Reader<'_, Lanes<T>>,
@@ -281,10 +281,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// What is to be done with the messages that wait.
-    fn plan(&self, at: &Source<'_, T>, desk: &mut Desk<T>, strategy: &dyn Strategy) -> Plan {
+    fn plan(&self, at: &QueueRef<'_, T>, desk: &mut Desk<T>, strategy: &dyn Strategy) -> Plan {
         let waiting = match at {
-            Source::Plain(_) => self.waiting(),
-            Source::Lot(_, lot) => lot.waiting(),
+            QueueRef::Plain(_) => self.waiting(),
+            QueueRef::Partition(_, partition) => partition.waiting(),
         };
         let (at_most, cause) = match self.plan_for(at, desk, strategy, waiting as usize) {
             Plan::Flush { at_most, cause } => (at_most, cause),
@@ -312,7 +312,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// first on the desk; overruled where waiting could never end.
     fn plan_for(
         &self,
-        at: &Source<'_, T>,
+        at: &QueueRef<'_, T>,
         desk: &Desk<T>,
         strategy: &dyn Strategy,
         waiting: usize,
@@ -360,7 +360,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// delayed, is released at once or rings by itself.
     fn wait(
         self: &Arc<Self>,
-        at: &Source<'_, T>,
+        at: &QueueRef<'_, T>,
         desk: &mut Desk<T>,
         until_waiting: usize,
         at_most: Option<Duration>,
@@ -368,7 +368,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let delay_ns = at_most.map(nanos);
         let wanted = (until_waiting as u64).clamp(1, self.settings.capacity);
         match at {
-            Source::Plain(_) => {
+            QueueRef::Plain(_) => {
                 desk.linger
                     .set(&self.engine, delay_ns, Arc::clone(self) as _);
                 // Delayed messages take places too: the topic may be full before.
@@ -376,17 +376,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 let wake_at = self.gate.released() + inside;
                 at.be_rung_from(wake_at, || self.gate.issued() >= wake_at);
             }
-            Source::Lot(_, lot) => {
+            QueueRef::Partition(_, partition) => {
                 desk.linger
-                    .set(&self.engine, delay_ns, Arc::clone(*lot) as _);
-                let wake_at = lot.counts().0 + wanted;
-                at.be_rung_from(wake_at, || lot.counts().1 >= wake_at);
+                    .set(&self.engine, delay_ns, Arc::clone(*partition) as _);
+                let wake_at = partition.counts().0 + wanted;
+                at.be_rung_from(wake_at, || partition.counts().1 >= wake_at);
             }
         }
     }
 
     /// The broker has stopped: what was not dispatched is dropped, and counted.
-    fn drop_everything(self: &Arc<Self>, at: &Source<'_, T>, desk: &mut Desk<T>) {
+    fn drop_everything(self: &Arc<Self>, at: &QueueRef<'_, T>, desk: &mut Desk<T>) {
         desk.linger.cancel(&self.engine);
         at.expiry.cancel(&self.engine);
         loop {
@@ -404,7 +404,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Drops the oldest messages there are, at most so many, for a publisher that wants
     /// room: of those that the dispatcher has, if that one rests, or else in the queue.
     /// Answers them, for the caller to let go of where it holds no lock.
-    pub(super) fn drop_oldest(&self, at: &Source<'_, T>, most: u32) -> Option<Part<T>> {
+    pub(super) fn drop_oldest(&self, at: &QueueRef<'_, T>, most: u32) -> Option<Part<T>> {
         let on_desk =
             at.desk.lock().as_deref_mut().and_then(|desk| {
                 breakable!("eviction: past the desk", desk.take_oldest(most), None)
@@ -435,7 +435,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
 /// Takes messages out of the queue until so many are on the desk, or no more are there.
 /// Answers how many are, or `wanted` if more are.
-fn take_up_to<T>(at: &Partition<T>, desk: &mut Desk<T>, wanted: usize) -> usize {
+fn take_up_to<T>(at: &PartitionQueue<T>, desk: &mut Desk<T>, wanted: usize) -> usize {
     // An earlier plan may have taken more than this one wants.
     let mut there = 0;
     for part in desk.shelf.iter() {

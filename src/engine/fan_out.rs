@@ -12,8 +12,8 @@
 use super::books::LaneBooks;
 use super::dispatch::Desk;
 use super::lane::Lane;
+use super::partition_set::QueueRef;
 use super::pool::Worker;
-use super::table::Source;
 use super::topic::{Lanes, TopicCore};
 use crate::batch::Part;
 use crate::config::{LaneFull, NoSubscribers};
@@ -83,7 +83,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// will ring. Otherwise how many messages went.
     pub(super) fn hand_on(
         self: &Arc<Self>,
-        at: &Source<'_, T>,
+        at: &QueueRef<'_, T>,
         desk: &mut Desk<T>,
         lanes: &Lanes<T>,
         worker: &mut Worker<'_>,
@@ -235,7 +235,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     && granted < count;
                 grants.push(reserved);
                 if short {
-                    // Another dispatcher may want the same: see `table`.
+                    // Another dispatcher may want the same: see `partition_set`.
                     break;
                 }
             }

@@ -24,7 +24,7 @@ use super::contain::StrategyInUse;
 use super::dispatch::BATCH;
 use super::handler::Handler;
 use super::lane::{Lane, LaneSettings};
-use super::table::Source;
+use super::partition_set::QueueRef;
 use super::topic::{Lanes, TopicCore};
 use crate::config::{LaneFull, Overflow};
 use crate::pure::room::Phase;
@@ -62,11 +62,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Whether the open batch is to be left where it is: somebody will ring.
     pub(super) fn leaves_open(
         &self,
-        at: &Source<'_, T>,
+        at: &QueueRef<'_, T>,
         strategy: &StrategyInUse,
         lanes: &Lanes<T>,
     ) -> bool {
-        if !matches!(at, Source::Plain(_)) || !strategy.is_immediate || lanes.is_empty() {
+        if !matches!(at, QueueRef::Plain(_)) || !strategy.is_immediate || lanes.is_empty() {
             return false;
         }
         let all_lag = || lanes.iter().all(|lane| lane.lags());

@@ -55,14 +55,14 @@ mod note;
 #[cfg(feature = "parallel")]
 pub(crate) mod parallel;
 pub(crate) mod parking;
-pub(crate) mod partition;
+pub(crate) mod partition_queue;
+pub(crate) mod partition_set;
 pub(crate) mod patterns;
 pub(crate) mod receive;
 pub(crate) mod registry;
 mod roll;
 pub(crate) mod seat;
 pub(crate) mod settle;
-pub(crate) mod table;
 pub(crate) mod timer;
 pub(crate) mod topic;
 pub(crate) mod topic_expiry;

@@ -7,8 +7,8 @@ use super::contain::{SharedStrategy, share_policy, stand_in};
 use super::context::Inside;
 use super::gate::Gate;
 use super::lane::Lane;
+use super::partition_set::QueueRef;
 use super::pool::Worker;
-use super::table::Source;
 use super::topic::{TopicCore, TopicSettings};
 use crate::engine::Engine;
 use crate::event::EventKind;
@@ -150,7 +150,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             split.end(engine);
         } else if self.plain.baton.claim() {
             let worker = &mut Worker::new(engine);
-            let then = self.run_claimed(&Source::Plain(&self.plain), worker);
+            let then = self.run_claimed(&QueueRef::Plain(&self.plain), worker);
             worker.put_down(Arc::clone(&self) as _, then);
         }
         for lane in self.lanes.load().iter() {

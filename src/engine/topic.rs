@@ -9,9 +9,9 @@ use super::gate::Gate;
 use super::lane::Lane;
 use super::letters::{Left, Letter, Letters};
 use super::parking;
-use super::partition::Partition;
+use super::partition_queue::PartitionQueue;
+use super::partition_set::Split;
 use super::roll::Roll;
-use super::table::Split;
 use super::waiters::Waiters;
 use crate::batch::Parcel;
 use crate::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};
@@ -62,7 +62,7 @@ pub(crate) struct TopicCore<T> {
     pub(crate) settings: TopicSettings,
     pub(crate) gate: Gate,
     /// Its queue, whose messages are numbered by their ids; unused if it is split.
-    pub(super) plain: Partition<T>,
+    pub(super) plain: PartitionQueue<T>,
     pub(crate) split: Option<Box<Split<T>>>,
     /// Messages up to this id are handed on whatever the strategy says.
     pub(super) flush_to: AtomicU64,
@@ -96,7 +96,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         Arc::new_cyclic(|topic| Self {
             name,
             gate: Gate::new(),
-            plain: Partition::new(&settings),
+            plain: PartitionQueue::new(&settings),
             split: settings
                 .partitions
                 .map(|partitions| Box::new(Split::new(topic, &settings, partitions))),

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use super::dispatch::Desk;
 use super::lane::Lane;
-use super::partition::Partition;
+use super::partition_queue::PartitionQueue;
+use super::partition_set::QueueRef;
 use super::pool::Task;
-use super::table::Source;
 use super::timer::Fire;
 use super::topic::{Lanes, TopicCore};
 use crate::batch::Part;
@@ -98,7 +98,7 @@ impl<T> Desk<T> {
     }
 
     /// One step of a look through what waits: takes out what has expired.
-    fn look(&mut self, at: &Partition<T>, ttl_ns: Option<u64>, now_ns: u64) -> Vec<Part<T>> {
+    fn look(&mut self, at: &PartitionQueue<T>, ttl_ns: Option<u64>, now_ns: u64) -> Vec<Part<T>> {
         let mut expired = Vec::new();
         let Some(mut look) = self.shelf.look else {
             return expired;
@@ -182,7 +182,11 @@ impl<T> Desk<T> {
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Ends what has expired of what waits, for whoever has the baton. `true`: the look
     /// is to go on after others have had their turn.
-    pub(super) fn end_expired_at(self: &Arc<Self>, at: &Source<'_, T>, desk: &mut Desk<T>) -> bool {
+    pub(super) fn end_expired_at(
+        self: &Arc<Self>,
+        at: &QueueRef<'_, T>,
+        desk: &mut Desk<T>,
+    ) -> bool {
         let Some(now_ns) = self.look_at(at, desk) else {
             return false;
         };
@@ -196,7 +200,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Begins a look if its time has come. Answers the time, if one is underway.
-    fn look_at(&self, at: &Source<'_, T>, desk: &mut Desk<T>) -> Option<u64> {
+    fn look_at(&self, at: &QueueRef<'_, T>, desk: &mut Desk<T>) -> Option<u64> {
         if desk.shelf.look.is_none() {
             self.note_oldest(at, desk);
             if !at.expiry.has_come(&self.engine) {
@@ -213,7 +217,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Notes when the first of what waits may expire, where the topic says how long it
     /// lives.
-    fn note_oldest(&self, at: &Source<'_, T>, desk: &mut Desk<T>) {
+    fn note_oldest(&self, at: &QueueRef<'_, T>, desk: &mut Desk<T>) {
         let Some(ttl_ns) = self.settings.ttl_ns else {
             return;
         };
@@ -226,7 +230,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// At the end of a turn: has the wheel call as long as something that can expire
     /// waits.
-    pub(super) fn await_expiry(self: &Arc<Self>, at: &Source<'_, T>, desk: &mut Desk<T>) {
+    pub(super) fn await_expiry(self: &Arc<Self>, at: &QueueRef<'_, T>, desk: &mut Desk<T>) {
         self.note_oldest(at, desk);
         if !at.expiry.is_known() {
             return;
@@ -240,8 +244,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             at.expiry.note(first_ns);
         }
         let target: Arc<dyn Fire> = match at {
-            Source::Plain(_) => Arc::clone(self) as _,
-            Source::Lot(_, lot) => Arc::clone(*lot) as _,
+            QueueRef::Plain(_) => Arc::clone(self) as _,
+            QueueRef::Partition(_, partition) => Arc::clone(*partition) as _,
         };
         at.expiry.call(&self.engine, target);
     }
@@ -249,7 +253,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Makes room for a publisher by what has expired. `true`: there was something.
     pub(super) fn make_room_of_expired(self: &Arc<Self>) -> bool {
         match &self.split {
-            None => self.look_for_room(&Source::Plain(&self.plain), || Arc::clone(self) as _),
+            None => self.look_for_room(&QueueRef::Plain(&self.plain), || Arc::clone(self) as _),
             Some(split) => split.look_for_room(self),
         }
     }
@@ -258,7 +262,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// there is room.
     pub(super) fn look_for_room(
         self: &Arc<Self>,
-        at: &Source<'_, T>,
+        at: &QueueRef<'_, T>,
         task: impl FnOnce() -> Arc<dyn Task>,
     ) -> bool {
         // A dispatcher that rests has noted what it knows.
@@ -285,7 +289,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Messages that expired before they were dispatched.
-    fn expire(self: &Arc<Self>, at: &Source<'_, T>, expired: Vec<Part<T>>) {
+    fn expire(self: &Arc<Self>, at: &QueueRef<'_, T>, expired: Vec<Part<T>>) {
         let lanes = self.lanes.load();
         for part in expired {
             let _motion = self.books.motions.begin(part.len() as u64);

@@ -5,22 +5,22 @@
 //! of a key keep theirs.
 //!
 //! The number of partitions may change while traffic runs, and then a key may move
-//! to another partition. Steps. The partitions there are at a time are a *table*,
+//! to another partition. Steps. The partitions there are at a time are a *set*,
 //! which is replaced as a whole. A *publisher*, who has its ticket, finds its
-//! partition in the current table and enters it: counts its messages into `entered`,
-//! fences, and looks whether the table is still the current one. If it isn't, it
+//! partition in the current set and enters it: counts its messages into `entered`,
+//! fences, and looks whether the set is still the current one. If it isn't, it
 //! leaves again and tries the next. Otherwise it pushes. A *dispatcher* counts what it
-//! has handed on, or dropped, into `left`, fences, and looks whether its table has been
+//! has handed on, or dropped, into `left`, fences, and looks whether its set has been
 //! replaced. If it has, and the partition is empty, it rings everybody. A *change* puts
-//! the new table in the place of the old one, and rings everybody. The partitions of a
-//! new table take messages, and dispatch none before the old table is empty: `left`
+//! the new set in the place of the old one, and rings everybody. The partitions of a
+//! new set take messages, and dispatch none before the old set is empty: `left`
 //! equals `entered` in all of its partitions.
 //!
-//! The feared interleavings. A publisher enters the old table while a dispatcher of the
+//! The feared interleavings. A publisher enters the old set while a dispatcher of the
 //! new one finds it empty, so that an older message of a key follows a newer one: each
 //! would have missed the other's step, which the fences exclude. The last message of the
-//! old table leaves, and nobody tells the new one: who sees it leave has either seen the
-//! change, and rings, or fenced before the change did, and then the new table's first
+//! old set leaves, and nobody tells the new one: who sees it leave has either seen the
+//! change, and rings, or fenced before the change did, and then the new set's first
 //! look, which comes after that fence, sees it gone. A message has left before it is in
 //! its lanes: it is counted after the push.
 //!
@@ -32,7 +32,7 @@
 
 use std::ops::Deref;
 
-use super::partition::Partition;
+use super::partition_queue::PartitionQueue;
 use super::pool::{After, Task, Worker};
 use super::timer::Fire;
 use super::topic::{Partitions, TopicCore, TopicSettings};
@@ -48,8 +48,8 @@ use crate::sync::{Arc, CachePadded, Mutex, Slot, Weak, breakable, fence, thread_
 
 /// How a topic is split.
 pub(crate) struct Split<T> {
-    table: Slot<Table<T>>,
-    /// Held while the table is replaced.
+    set: Slot<PartitionSet<T>>,
+    /// Held while the set is replaced.
     change: Mutex<()>,
     unkeyed: Unkeyed,
     /// Whose turn it is, under [`Unkeyed::RoundRobin`].
@@ -59,19 +59,19 @@ pub(crate) struct Split<T> {
 }
 
 /// The partitions of a topic, as long as their number stands.
-pub(crate) struct Table<T> {
+pub(crate) struct PartitionSet<T> {
     topic: Weak<TopicCore<T>>,
-    lots: Box<[Arc<Lot<T>>]>,
+    partitions: Box<[Arc<Partition<T>>]>,
     /// Messages that went to each in chunks, under [`Unkeyed::RoundRobin`].
     chunked: Box<[AtomicU64]>,
-    /// The table before this one, until it is empty.
-    before: Slot<Option<Arc<Table<T>>>>,
+    /// The set before this one, until it is empty.
+    before: Slot<Option<Arc<PartitionSet<T>>>>,
 }
 
 /// One partition of a topic that is split.
-pub(crate) struct Lot<T> {
-    table: Weak<Table<T>>,
-    partition: Partition<T>,
+pub(crate) struct Partition<T> {
+    set: Weak<PartitionSet<T>>,
+    queue: PartitionQueue<T>,
     /// Messages that were pushed, or are about to be: they number its messages.
     entered: CachePadded<AtomicU64>,
     /// Messages that are in their lanes, or gone.
@@ -79,28 +79,28 @@ pub(crate) struct Lot<T> {
 }
 
 /// What a dispatcher dispatches: all of a topic that is not split, or a partition.
-pub(super) enum Source<'a, T> {
-    Plain(&'a Partition<T>),
-    Lot(&'a Table<T>, &'a Arc<Lot<T>>),
+pub(super) enum QueueRef<'a, T> {
+    Plain(&'a PartitionQueue<T>),
+    Partition(&'a PartitionSet<T>, &'a Arc<Partition<T>>),
 }
 
-impl<T> Deref for Source<'_, T> {
-    type Target = Partition<T>;
+impl<T> Deref for QueueRef<'_, T> {
+    type Target = PartitionQueue<T>;
 
-    fn deref(&self) -> &Partition<T> {
+    fn deref(&self) -> &PartitionQueue<T> {
         match self {
-            Self::Plain(partition) => partition,
-            Self::Lot(_, lot) => &lot.partition,
+            Self::Plain(queue) => queue,
+            Self::Partition(_, partition) => &partition.queue,
         }
     }
 }
 
-impl<T: Send + Sync + 'static> Source<'_, T> {
+impl<T: Send + Sync + 'static> QueueRef<'_, T> {
     /// Whether the older messages of all its keys are in their lanes.
     pub(super) fn may_dispatch(&self) -> bool {
         match self {
             Self::Plain(_) => true,
-            Self::Lot(table, _) => table.is_first(),
+            Self::Partition(set, _) => set.is_first(),
         }
     }
 
@@ -108,19 +108,19 @@ impl<T: Send + Sync + 'static> Source<'_, T> {
     pub(super) fn is_replaced(&self, topic: &TopicCore<T>) -> bool {
         match self {
             Self::Plain(_) => false,
-            Self::Lot(table, _) => !topic.is_current(table),
+            Self::Partition(set, _) => !topic.is_current(set),
         }
     }
 
     /// So many of its messages are in their lanes, or gone.
     pub(super) fn leave(&self, topic: &TopicCore<T>, count: usize) {
-        if let (Self::Lot(table, lot), Some(split)) = (self, &topic.split) {
-            split.leave(topic, table, lot, count as u64);
+        if let (Self::Partition(set, partition), Some(split)) = (self, &topic.split) {
+            split.leave(topic, set, partition, count as u64);
         }
     }
 }
 
-impl<T: Send + Sync + 'static> Lot<T> {
+impl<T: Send + Sync + 'static> Partition<T> {
     /// Messages that have left, and those that had entered by then or have since.
     pub(super) fn counts(&self) -> (u64, u64) {
         // ORDERING: acquire shows what was pushed into lanes before. This order,
@@ -135,25 +135,25 @@ impl<T: Send + Sync + 'static> Lot<T> {
     }
 
     fn ring(self: &Arc<Self>, engine: &Engine) {
-        if self.partition.baton.notify() == Then::Enqueue {
+        if self.queue.baton.notify() == Then::Enqueue {
             engine.pool.submit(Arc::clone(self) as _);
         }
     }
 
-    /// Runs a turn for whoever holds the baton. A table that is gone was empty.
+    /// Runs a turn for whoever holds the baton. A set that is gone was empty.
     fn run_claimed(self: &Arc<Self>, worker: &mut Worker<'_>) -> After {
-        let table = self.table.upgrade();
-        let topic = table.as_ref().and_then(|table| table.topic.upgrade());
-        match (table, topic) {
-            (Some(table), Some(topic)) => topic.run_claimed(&Source::Lot(&table, self), worker),
+        let set = self.set.upgrade();
+        let topic = set.as_ref().and_then(|set| set.topic.upgrade());
+        match (set, topic) {
+            (Some(set), Some(topic)) => topic.run_claimed(&QueueRef::Partition(&set, self), worker),
             _ => After::Rest,
         }
     }
 }
 
-impl<T: Send + Sync + 'static> Task for Lot<T> {
+impl<T: Send + Sync + 'static> Task for Partition<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
-        if self.partition.baton.start() {
+        if self.queue.baton.start() {
             let then = self.run_claimed(worker);
             worker.put_down(self, then);
         }
@@ -164,35 +164,35 @@ impl<T: Send + Sync + 'static> Task for Lot<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> Fire for Lot<T> {
+impl<T: Send + Sync + 'static> Fire for Partition<T> {
     /// A linger has ended, or something may have expired: it has no other deadlines.
     fn fire(self: Arc<Self>, _tag: u32) {
-        let table = self.table.upgrade();
-        if let Some(topic) = table.and_then(|table| table.topic.upgrade()) {
+        let set = self.set.upgrade();
+        if let Some(topic) = set.and_then(|set| set.topic.upgrade()) {
             self.ring(&topic.engine);
         }
     }
 }
 
-impl<T: Send + Sync + 'static> Table<T> {
+impl<T: Send + Sync + 'static> PartitionSet<T> {
     fn new(
         topic: Weak<TopicCore<T>>,
         settings: &TopicSettings,
         count: usize,
         before: Option<Arc<Self>>,
     ) -> Arc<Self> {
-        Arc::new_cyclic(|table| {
-            let lot = |_| {
-                Arc::new(Lot {
-                    table: Weak::clone(table),
-                    partition: Partition::new(settings),
+        Arc::new_cyclic(|set| {
+            let partition = |_| {
+                Arc::new(Partition {
+                    set: Weak::clone(set),
+                    queue: PartitionQueue::new(settings),
                     entered: CachePadded::new(AtomicU64::new(0)),
                     left: AtomicU64::new(0),
                 })
             };
             Self {
                 topic,
-                lots: (0..count).map(lot).collect(),
+                partitions: (0..count).map(partition).collect(),
                 chunked: (0..count).map(|_| AtomicU64::new(0)).collect(),
                 before: Slot::new(Arc::new(before)),
             }
@@ -200,7 +200,7 @@ impl<T: Send + Sync + 'static> Table<T> {
     }
 
     fn place(&self, hash: u64) -> usize {
-        (hash % self.lots.len() as u64) as usize
+        (hash % self.partitions.len() as u64) as usize
     }
 
     /// The partition that has got the fewest messages in chunks. They are not of one
@@ -222,22 +222,22 @@ impl<T: Send + Sync + 'static> Table<T> {
     }
 
     /// Its partitions, beginning with this one.
-    fn lots_from(&self, first: usize) -> impl Iterator<Item = &Arc<Lot<T>>> {
-        let (before, from) = self.lots.split_at(first % self.lots.len());
+    fn partitions_from(&self, first: usize) -> impl Iterator<Item = &Arc<Partition<T>>> {
+        let (before, from) = self.partitions.split_at(first % self.partitions.len());
         from.iter().chain(before)
     }
 
-    /// Whether nothing of the table before it is left.
+    /// Whether nothing of the set before it is left.
     fn is_first(&self) -> bool {
         if self.before.peek(Option::is_none) {
             return true;
         }
-        // ORDERING: pairs with the fence in `enter`: who has entered the table before
+        // ORDERING: pairs with the fence in `enter`: who has entered the set before
         // this one, and stays, is seen here.
         fence(Ordering::SeqCst);
-        let is_empty = |table: &Option<Arc<Self>>| {
-            let mut lots = table.iter().flat_map(|table| &table.lots);
-            lots.all(|lot| lot.waiting() == 0)
+        let is_empty = |set: &Option<Arc<Self>>| {
+            let mut partitions = set.iter().flat_map(|set| &set.partitions);
+            partitions.all(|partition| partition.waiting() == 0)
         };
         let is_first = breakable!(
             "partitions: two tables at once",
@@ -259,7 +259,7 @@ impl<T: Send + Sync + 'static> Split<T> {
     ) -> Self {
         let count = usize::from(count);
         Self {
-            table: Slot::new(Table::new(Weak::clone(topic), settings, count, None)),
+            set: Slot::new(PartitionSet::new(Weak::clone(topic), settings, count, None)),
             change: Mutex::new(()),
             unkeyed,
             turn: AtomicU64::new(0),
@@ -287,10 +287,7 @@ impl<T: Send + Sync + 'static> Split<T> {
     /// Pushes an admitted parcel to where `route` says, and lets a dispatcher know.
     pub(super) fn enqueue(&self, topic: &TopicCore<T>, mut parcel: Parcel<T>, route: Option<u64>) {
         let route = route.or_else(|| self.route(parcel.meta(), parcel.len() as u64, 1));
-        while let Err(back) = self
-            .table
-            .peek(|table| self.enter(topic, table, parcel, route))
-        {
+        while let Err(back) = self.set.peek(|set| self.enter(topic, set, parcel, route)) {
             parcel = back;
         }
         // A partition that waits for more must not wait for what finds no room.
@@ -302,36 +299,42 @@ impl<T: Send + Sync + 'static> Split<T> {
     fn enter(
         &self,
         topic: &TopicCore<T>,
-        table: &Table<T>,
+        set: &PartitionSet<T>,
         parcel: Parcel<T>,
         route: Option<u64>,
     ) -> Result<(), Parcel<T>> {
         let count = parcel.len() as u64;
-        let lot = &table.lots[table.place_for(route, count)];
-        let last = lot.entered.fetch_add(count, Ordering::Relaxed) + count;
-        // ORDERING: pairs with the fence in `Table::is_first`; see the module's text.
+        let partition = &set.partitions[set.place_for(route, count)];
+        let last = partition.entered.fetch_add(count, Ordering::Relaxed) + count;
+        // ORDERING: pairs with the fence in `PartitionSet::is_first`; see the module's text.
         breakable!("partitions: enter without a fence", fence(Ordering::SeqCst));
         let is_current = breakable!(
             "partitions: enter without a second look",
-            topic.is_current(table),
+            topic.is_current(set),
             true
         );
         if !is_current {
-            self.leave(topic, table, lot, count);
+            self.leave(topic, set, partition, count);
             return Err(parcel);
         }
-        if lot.partition.push(parcel, last) == Then::Enqueue {
-            topic.engine.pool.submit(Arc::clone(lot) as _);
+        if partition.queue.push(parcel, last) == Then::Enqueue {
+            topic.engine.pool.submit(Arc::clone(partition) as _);
         }
         Ok(())
     }
 
-    fn leave(&self, topic: &TopicCore<T>, table: &Table<T>, lot: &Lot<T>, count: u64) {
+    fn leave(
+        &self,
+        topic: &TopicCore<T>,
+        set: &PartitionSet<T>,
+        partition: &Partition<T>,
+        count: u64,
+    ) {
         // ORDERING: release, so that who finds the partition empty finds the lanes
         // filled. The fence pairs with the one that begins a turn; see the module's text.
-        lot.left.fetch_add(count, Ordering::Release);
+        partition.left.fetch_add(count, Ordering::Release);
         breakable!("partitions: leave without a fence", fence(Ordering::SeqCst));
-        if !topic.is_current(table) && lot.waiting() == 0 {
+        if !topic.is_current(set) && partition.waiting() == 0 {
             breakable!(
                 "partitions: an empty table that nobody hears of",
                 self.ring(&topic.engine)
@@ -339,11 +342,11 @@ impl<T: Send + Sync + 'static> Split<T> {
         }
     }
 
-    /// The current table, and the one before it if that is not empty.
-    fn tables(&self) -> (Arc<Table<T>>, Option<Arc<Table<T>>>) {
-        let table = self.table.load();
-        let before = Option::clone(&table.before.load());
-        (table, before)
+    /// The current set, and the one before it if that is not empty.
+    fn sets(&self) -> (Arc<PartitionSet<T>>, Option<Arc<PartitionSet<T>>>) {
+        let set = self.set.load();
+        let before = Option::clone(&set.before.load());
+        (set, before)
     }
 
     /// Has every partition looked at that has something in it.
@@ -352,22 +355,27 @@ impl<T: Send + Sync + 'static> Split<T> {
         // and of a change that we miss: what we have to tell is seen by them.
         fence(Ordering::SeqCst);
         let first = self.first.fetch_add(1, Ordering::Relaxed);
-        let (table, before) = self.tables();
-        for table in before.iter().chain([&table]) {
-            for lot in table.lots_from(first).filter(|lot| lot.waiting() > 0) {
-                lot.ring(engine);
+        let (set, before) = self.sets();
+        for set in before.iter().chain([&set]) {
+            for partition in set
+                .partitions_from(first)
+                .filter(|partition| partition.waiting() > 0)
+            {
+                partition.ring(engine);
             }
         }
     }
 
     /// Whether nobody looks for more.
     pub(super) fn is_idle(&self) -> bool {
-        let table = self.table.load();
-        table.lots.iter().all(|lot| lot.partition.baton.is_idle())
+        let set = self.set.load();
+        set.partitions
+            .iter()
+            .all(|partition| partition.queue.baton.is_idle())
     }
 
     /// Drops the oldest there is where so many messages would go, or else elsewhere; of
-    /// the table before first.
+    /// the set before first.
     pub(super) fn drop_oldest(
         &self,
         topic: &TopicCore<T>,
@@ -376,11 +384,11 @@ impl<T: Send + Sync + 'static> Split<T> {
         wanted: u64,
     ) -> Option<Part<T>> {
         let route = route.or_else(|| self.route(meta, wanted, 0));
-        let (table, before) = self.tables();
-        before.iter().chain([&table]).find_map(|table| {
-            let place = route.map_or_else(|| table.place_of_chunk(), |route| table.place(route));
-            table.lots_from(place).find_map(|lot| {
-                let source = Source::Lot(table, lot);
+        let (set, before) = self.sets();
+        before.iter().chain([&set]).find_map(|set| {
+            let place = route.map_or_else(|| set.place_of_chunk(), |route| set.place(route));
+            set.partitions_from(place).find_map(|partition| {
+                let source = QueueRef::Partition(set, partition);
                 let dropped = topic.drop_oldest(&source, wanted as u32);
                 dropped.inspect(|part| source.leave(topic, part.len()))
             })
@@ -389,12 +397,12 @@ impl<T: Send + Sync + 'static> Split<T> {
 
     /// Has every partition looked through for what has expired.
     pub(super) fn look_for_room(&self, topic: &Arc<TopicCore<T>>) -> bool {
-        let (table, before) = self.tables();
+        let (set, before) = self.sets();
         let mut has_room = false;
-        for table in before.iter().chain([&table]) {
-            for lot in &table.lots {
-                let task = || Arc::clone(lot) as _;
-                has_room |= topic.look_for_room(&Source::Lot(table, lot), task);
+        for set in before.iter().chain([&set]) {
+            for partition in &set.partitions {
+                let task = || Arc::clone(partition) as _;
+                has_room |= topic.look_for_room(&QueueRef::Partition(set, partition), task);
             }
         }
         has_room
@@ -402,28 +410,32 @@ impl<T: Send + Sync + 'static> Split<T> {
 
     /// Runs what no worker has in hand, after the broker has stopped.
     pub(super) fn end(&self, engine: &Engine) {
-        let (table, before) = self.tables();
-        for lot in before.iter().chain([&table]).flat_map(|table| &table.lots) {
-            if lot.partition.baton.claim() {
+        let (set, before) = self.sets();
+        for partition in before.iter().chain([&set]).flat_map(|set| &set.partitions) {
+            if partition.queue.baton.claim() {
                 let worker = &mut Worker::new(engine);
-                let then = lot.run_claimed(worker);
-                worker.put_down(Arc::clone(lot) as _, then);
+                let then = partition.run_claimed(worker);
+                worker.put_down(Arc::clone(partition) as _, then);
             }
         }
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.table.peek(|table| table.lots.len())
+        self.set.peek(|set| set.partitions.len())
     }
 
     /// Messages in each partition.
     pub(crate) fn depths(&self) -> Vec<u64> {
-        self.table
-            .peek(|table| table.lots.iter().map(|lot| lot.waiting()).collect())
+        self.set.peek(|set| {
+            set.partitions
+                .iter()
+                .map(|partition| partition.waiting())
+                .collect()
+        })
     }
 
     pub(crate) fn place_of(&self, key: &str) -> usize {
-        self.table.peek(|table| table.place(key_hash(key)))
+        self.set.peek(|set| set.place(key_hash(key)))
     }
 
     /// Changes the number of partitions.
@@ -433,15 +445,15 @@ impl<T: Send + Sync + 'static> Split<T> {
         to: usize,
     ) -> Result<(), PartitionsError> {
         let changing = self.change.lock();
-        let old = self.table.load();
-        let from = old.lots.len();
+        let old = self.set.load();
+        let from = old.partitions.len();
         if from == to {
             return Ok(());
         }
         if !old.is_first() {
             return Err(PartitionsError::Underway);
         }
-        self.table.swap(Table::new(
+        self.set.swap(PartitionSet::new(
             Arc::downgrade(topic),
             &topic.settings,
             to,
@@ -449,7 +461,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         ));
         topic.tell(EventKind::PartitionsChanged { from, to });
         drop(changing);
-        // What waits for more of the old table's waits in vain; and an old table that is
+        // What waits for more of the old set's waits in vain; and an old set that is
         // empty has nobody to say so.
         breakable!(
             "partitions: a change that nobody hears of",
@@ -460,10 +472,10 @@ impl<T: Send + Sync + 'static> Split<T> {
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    fn is_current(&self, table: &Table<T>) -> bool {
-        let is_same = |current: &Table<T>| std::ptr::eq(current, table);
+    fn is_current(&self, set: &PartitionSet<T>) -> bool {
+        let is_same = |current: &PartitionSet<T>| std::ptr::eq(current, set);
         self.split
             .as_deref()
-            .is_some_and(|split| split.table.peek(is_same))
+            .is_some_and(|split| split.set.peek(is_same))
     }
 }

@@ -38,7 +38,7 @@ const QUIET: u64 = u64::MAX;
 
 /// Who touches what: publishers the tail; the dispatcher, which is whoever holds
 /// the baton, the desk.
-pub(crate) struct Partition<T> {
+pub(crate) struct PartitionQueue<T> {
     tail: CachePadded<Mutex<Tail<T>>>,
     /// Made with the first full batch. Bounded by the gate, exactly and in messages, which
     /// slots can't be.
@@ -72,7 +72,7 @@ pub(super) struct Taken<T> {
     pub(super) was_open: bool,
 }
 
-impl<T> Partition<T> {
+impl<T> PartitionQueue<T> {
     pub(super) fn new(settings: &TopicSettings) -> Self {
         let capacity = usize::try_from(settings.capacity).unwrap_or(usize::MAX);
         Self {
