@@ -98,7 +98,7 @@ pub struct SubscriptionMetrics {
     /// Who handles them: the members of a consumer group, or the seats of a
     /// subscription with concurrency. Empty for others.
     pub members: Vec<MemberMetrics>,
-    /// Leases that are out; part of `counts.in_hand`.
+    /// Leases that are out; part of `counts.in_flight`.
     pub leased: u64,
     /// Acks, nacks and extensions that came too late, and changed nothing.
     pub stale: u64,
@@ -181,7 +181,7 @@ impl Metrics {
     ///
     /// - messages: published = queued + dropped + unrouted + dispatched
     /// - deliveries: made = delivered + dead-lettered + dropped + expired +
-    ///   cancelled + queued + in hand + awaiting retry
+    ///   cancelled + queued + in flight + awaiting retry
     ///
     /// The two sides are counted independently of each other. At rest they are equal.
     /// While traffic runs, a snapshot catches some between two counters, and counts how
@@ -240,7 +240,7 @@ impl TopicMetrics {
         for subscription in &self.subscriptions {
             let place = format!("{}/{}", self.name, subscription.name);
             let counts = &subscription.counts;
-            let open = subscription.queued + counts.in_hand + counts.awaiting_retry;
+            let open = subscription.queued + counts.in_flight + counts.awaiting_retry;
             let found = counts.ended() + open;
             check(
                 &place,
@@ -320,7 +320,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         });
         let mut metrics = SubscriptionMetrics {
             name: self.name.to_string(),
-            queued: occupied.saturating_sub(counts.in_hand + counts.awaiting_retry),
+            queued: occupied.saturating_sub(counts.in_flight + counts.awaiting_retry),
             moving,
             counts,
             ..SubscriptionMetrics::default()

@@ -87,7 +87,7 @@ fn calls_that_wait_occupy_no_worker() {
     }
     assert_eq!((door.waiting(), done.len()), (50, 60));
     let metrics = calls.metrics();
-    assert_eq!((metrics.counts.in_hand, metrics.queued), (50, 10));
+    assert_eq!((metrics.counts.in_flight, metrics.queued), (50, 10));
     assert_eq!(metrics.members[0].busy, 50);
     door.open();
     assert_rests_balanced(&broker);
@@ -102,7 +102,7 @@ fn a_call_that_waits_keeps_no_other_from_beginning() {
     for number in 1..=6 {
         topic.publish(number).expect("there is room");
         broker.run_until_idle();
-        assert_eq!(calls.metrics().counts.in_hand, u64::from(number.min(4)));
+        assert_eq!(calls.metrics().counts.in_flight, u64::from(number.min(4)));
     }
     drop(calls);
     broker.run_until_idle();
@@ -317,7 +317,7 @@ fn a_manual_broker_runs_them_too() {
     calls.set_concurrency(1).expect("in range");
     topic.publish(2).expect("there is room");
     broker.run_until_idle();
-    assert_eq!(calls.metrics().counts.in_hand, 1);
+    assert_eq!(calls.metrics().counts.in_flight, 1);
     drop(calls);
     broker.run_until_idle();
     assert_eq!(alive.load(Ordering::SeqCst), 0);

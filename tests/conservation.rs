@@ -3,7 +3,7 @@
 //!
 //! - messages: published = queued + dropped + unrouted + dispatched
 //! - deliveries: made = delivered + dead-lettered + dropped + expired + cancelled
-//!   + queued + in hand + awaiting retry
+//!   + queued + in flight + awaiting retry
 //!
 //! At rest the books balance exactly; while traffic runs, but for what they say is
 //! moving, and they never show more
@@ -72,7 +72,7 @@ fn ends(counts: &DeliveryCounts) -> [(&'static str, u64); 12] {
 fn deliveries(metrics: &SubscriptionMetrics) -> String {
     let mut counts = ends(&metrics.counts).to_vec();
     counts.push(("queued", metrics.queued));
-    counts.push(("in hand", metrics.counts.in_hand));
+    counts.push(("in flight", metrics.counts.in_flight));
     counts.push(("awaiting retry", metrics.counts.awaiting_retry));
     say(&counts)
 }
@@ -106,7 +106,7 @@ fn a_message_is_counted_in_each_place_on_its_way() {
 
     broker.run_until_idle();
     assert_eq!(messages(&topic), "1 published, 1 dispatched");
-    assert_eq!(seen.take(), ["1 made, 1 in hand"]);
+    assert_eq!(seen.take(), ["1 made, 1 in flight"]);
     assert_eq!(
         lane(&topic, "flaky"),
         "1 made, 1 attempts, 1 failed, 1 retried, 1 awaiting retry"
@@ -115,7 +115,7 @@ fn a_message_is_counted_in_each_place_on_its_way() {
     advance(&broker, &clock, 250 * MS);
     assert_eq!(
         seen.take(),
-        ["1 made, 1 attempts, 1 failed, 1 retried, 1 in hand"]
+        ["1 made, 1 attempts, 1 failed, 1 retried, 1 in flight"]
     );
     assert_eq!(
         lane(&topic, "flaky"),
@@ -850,11 +850,11 @@ impl Halfway {
         topic.publish(Some(clingy)).expect("there is room");
         assert_rests_balanced(&broker);
         topic.publish(None).expect("there is room");
-        wait_for(|| narrow.metrics().counts.in_hand == 1);
+        wait_for(|| narrow.metrics().counts.in_flight == 1);
         topic.publish_batch([None, None]).expect("there is room");
         is_dropping.recv_timeout(HANG).expect("the letter goes");
         handler.send(()).expect("it waits");
-        wait_for(|| narrow.metrics().counts.in_hand == 0);
+        wait_for(|| narrow.metrics().counts.in_flight == 0);
         Self {
             broker,
             narrow,
@@ -886,10 +886,10 @@ fn a_dropped_broker_leaves_the_counts_to_the_handles_of_its_topics() {
     });
     let busy = busy.expect("subscribes");
     topic.publish(3).expect("there is room");
-    wait_for(|| busy.metrics().counts.in_hand == 1);
+    wait_for(|| busy.metrics().counts.in_flight == 1);
     wait_for(|| done.metrics().counts.delivered == 4);
     drop(broker);
-    topic.metrics().balance().expect("one is in hand");
+    topic.metrics().balance().expect("one is in flight");
     handler.send(()).expect("it waits");
     wait_for(|| busy.has_ended());
     assert_eq!(messages(&topic), "4 published, 4 dispatched");

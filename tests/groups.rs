@@ -253,7 +253,7 @@ fn a_member_that_stalls_is_seen_and_holds_up_its_own_keys_only() {
     });
     let slow = slow.expect("joins");
     publish(&topic, 0);
-    while group.metrics().counts.in_hand == 0 {
+    while group.metrics().counts.in_flight == 0 {
         thread::yield_now();
     }
     let _quick = join(&group, "quick", &books);

@@ -783,7 +783,7 @@ fn a_handler_may_subscribe_others_open_topics_swap_and_read_metrics() {
             own.set_retry(Backoff::none())?;
             own.flush();
             let metrics = inner.metrics();
-            assert_eq!(metrics.topic("t").unwrap().deliveries().in_hand, 1);
+            assert_eq!(metrics.topic("t").unwrap().deliveries().in_flight, 1);
             assert_eq!(inner.run_until_idle(), 0, "it runs already");
             assert!(!inner.wait_until_idle(HANG));
             assert!(!d.topic().is_empty());

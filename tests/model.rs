@@ -1069,7 +1069,7 @@ impl Pair {
         let Unsubscribed::Ended(last) = unsubscribed else {
             panic!("this was not called by a handler");
         };
-        assert_eq!(last.queued + last.counts.in_hand, 0);
+        assert_eq!(last.queued + last.counts.in_flight, 0);
         assert_eq!(last.counts.made, last.counts.ended());
         if exact && before != self.model.ended {
             assert!(last.counts.cancelled > 0);

@@ -119,7 +119,7 @@ impl fmt::Display for Books {
         let of = &self.deliveries;
         write!(
             f,
-            "accepted {} delivered {} retried {} dead {} dropped {}+{} expired {} cancelled {} | queued {} waiting {} in hand {}",
+            "accepted {} delivered {} retried {} dead {} dropped {}+{} expired {} cancelled {} | queued {} waiting {} in flight {}",
             self.accepted,
             of.delivered,
             of.retried,
@@ -130,7 +130,7 @@ impl fmt::Display for Books {
             of.cancelled,
             self.queued,
             of.awaiting_retry,
-            of.in_hand,
+            of.in_flight,
         )
     }
 }
@@ -265,10 +265,10 @@ fn give_up(what: &str, now: &Now) -> ! {
             for topic in &metrics.topics {
                 for lane in &topic.subscriptions {
                     let of = &lane.counts;
-                    let open = (lane.queued, of.in_hand, of.awaiting_retry);
+                    let open = (lane.queued, of.in_flight, of.awaiting_retry);
                     if open != (0, 0, 0) {
                         eprintln!(
-                            "  {}/{}: {open:?} queued, in hand, awaiting a retry",
+                            "  {}/{}: {open:?} queued, in flight, awaiting a retry",
                             topic.name, lane.name
                         );
                     }

@@ -106,7 +106,7 @@ pub struct LaneBooks {
     /// Between these books and the lane's room.
     pub motions: Motions,
     made: Counter,
-    in_hand: Counter,
+    in_flight: Counter,
     awaiting_retry: Counter,
     attempts: Counter,
     delivered: Counter,
@@ -128,7 +128,7 @@ pub struct DeliveryCounts {
     /// Deliveries that entered the lane.
     pub made: u64,
     /// In the hands of the handler, or leased.
-    pub in_hand: u64,
+    pub in_flight: u64,
     /// On the timer wheel.
     pub awaiting_retry: u64,
     /// Entries into the handler, and leases; requeued ones included.
@@ -194,15 +194,15 @@ impl LaneBooks {
         to
     }
 
-    /// The lane's runner takes `count` deliveries in hand: from here until
-    /// [`put_down`](Self::put_down) they are no longer queued.
-    pub fn take_in_hand(&self, count: u64) {
-        self.in_hand.add(count);
+    /// So many deliveries go to a handler or on lease: from here until
+    /// [`end_in_flight`](Self::end_in_flight) they are no longer queued.
+    pub fn begin_in_flight(&self, count: u64) {
+        self.in_flight.add(count);
     }
 
-    /// The runner has recorded what became of what it had in hand.
-    pub fn put_down(&self, count: u64) {
-        self.in_hand.sub(count);
+    /// What became of so many has been recorded.
+    pub fn end_in_flight(&self, count: u64) {
+        self.in_flight.sub(count);
     }
 
     /// The counts now, later stages first.
@@ -213,7 +213,7 @@ impl LaneBooks {
         let dead_lettered = self.dead_lettered.get();
         let delivered = self.delivered.get();
         // In this order, so that none is found in both; see the module's text.
-        let in_hand = self.in_hand.get();
+        let in_flight = self.in_flight.get();
         let awaiting_retry = self.awaiting_retry.get();
         let retried = self.retried.get();
         let failed = self.failed.get();
@@ -222,7 +222,7 @@ impl LaneBooks {
         let redriven = self.redriven.get();
         DeliveryCounts {
             made: self.made.get(),
-            in_hand,
+            in_flight,
             awaiting_retry,
             attempts,
             delivered,
@@ -253,7 +253,7 @@ impl DeliveryCounts {
     /// Adds another lane's counts.
     pub fn add(&mut self, other: &Self) {
         self.made += other.made;
-        self.in_hand += other.in_hand;
+        self.in_flight += other.in_flight;
         self.awaiting_retry += other.awaiting_retry;
         self.attempts += other.attempts;
         self.delivered += other.delivered;

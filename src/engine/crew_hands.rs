@@ -102,7 +102,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             let expired = |taken: &mut Taken<_>| self.is_past(&taken.item, now_ns);
             let dead: Vec<_> = taken.extract_if(.., expired).collect();
             if dead.is_empty() {
-                self.books.take_in_hand(taken.len() as u64);
+                self.books.begin_in_flight(taken.len() as u64);
                 return taken;
             }
             let _motion = self.books.motions.begin(dead.len() as u64);
@@ -201,7 +201,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 self.ring();
             }
             if !may_expire || !self.is_past(&taken.item, now_ns) {
-                self.books.take_in_hand(1);
+                self.books.begin_in_flight(1);
                 return Some(taken);
             }
             let _motion = self.books.motions.begin(1);
@@ -239,7 +239,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// So many that were in hand are no longer, and so many of them have ended.
     fn leave_hand(self: &Arc<Self>, taken: u64, ended: u32) {
-        self.books.put_down(taken);
+        self.books.end_in_flight(taken);
         self.end_places(ended);
         if self.phase() > Phase::Draining {
             // Its end may have passed by before these were put down.

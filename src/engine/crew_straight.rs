@@ -109,7 +109,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let failed = usize::from(fault.is_some());
         part.from += calls as u32;
         self.put_back(part);
-        self.books.put_down((to - from - failed) as u64);
+        self.books.end_in_flight((to - from - failed) as u64);
         self.give_back(acked as u32);
         if let Some(fault) = fault {
             let item = PendingDelivery::first(&batch, from + acked, now_ns);

@@ -350,12 +350,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// be dropped: what a turn at rest has in hand, then what its crew has filed, then
     /// what is queued.
     pub(super) fn pop_oldest(&self, most: u32) -> Vec<Part<T>> {
-        let in_hand = self
+        let in_turn = self
             .turn
             .lock()
             .as_mut()
             .and_then(|turn| turn.pop_some(most));
-        if let Some(part) = in_hand {
+        if let Some(part) = in_turn {
             return vec![part];
         }
         // Held over both looks, or what a hand files between them would be passed by.

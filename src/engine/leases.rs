@@ -124,7 +124,7 @@ impl<T> Leases<T> {
 impl<T: Send + Sync + 'static> Lane<T> {
     /// Writes down that so many deliveries go out on lease.
     pub(super) fn note_granted(self: &Arc<Self>, leases: &mut Leases<T>, count: u64, due_ns: u64) {
-        self.books.take_in_hand(count);
+        self.books.begin_in_flight(count);
         self.books.record(Status::Queued, Step::Start, count);
         self.set_alarm(leases, due_ns);
     }
@@ -327,7 +327,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         item.remember_latest();
         item.attempts += 1;
         self.end_pending(item, Status::Delivering);
-        self.books.put_down(1);
+        self.books.end_in_flight(1);
     }
 
     /// Tells observers of leases that were settled too late.

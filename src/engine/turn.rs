@@ -195,7 +195,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let acked = self.end_run(&run, calls, &turn.faults, after_ns);
         let place = |at: usize| (&batch, from + at);
         let freed = self.settle_first(turn, place, now_ns, after_ns);
-        self.books.put_down((to - from) as u64);
+        self.books.end_in_flight((to - from) as u64);
         advance(turn, calls);
         self.give_back(acked as u32 + freed);
         Progress::Done { now_ns: after_ns }
@@ -225,7 +225,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Calls the handler for such a run, all of which is in hand then. Answers how many calls
     /// were made, and the time after them.
     pub(super) fn try_run(&self, turn: &mut Turn<T>, run: &Run<'_, T>) -> (usize, u64) {
-        self.books.take_in_hand((run.to - run.from) as u64);
+        self.books.begin_in_flight((run.to - run.from) as u64);
         self.tell_attempts(run.batch.ids(run.from, run.to), Attempts::first(run.now_ns));
         let calls = turn.handler.call(self.engine(), run, &mut turn.faults);
         let after_ns = self.engine().clock.now_ns();

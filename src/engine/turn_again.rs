@@ -84,7 +84,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             self.give_back(1);
             return Progress::Done { now_ns };
         }
-        self.books.take_in_hand(1);
+        self.books.begin_in_flight(1);
         let (tried, after_ns) = self.try_one(turn, again, now_ns);
         let ended = match tried {
             Tried::Acked => 1,
@@ -95,7 +95,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 1
             }
         };
-        self.books.put_down(1);
+        self.books.end_in_flight(1);
         self.give_back(ended);
         Progress::Done { now_ns: after_ns }
     }

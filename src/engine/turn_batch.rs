@@ -83,7 +83,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Progress::Done { now_ns };
         }
         let count = deliveries.len() as u64;
-        self.books.take_in_hand(count);
+        self.books.begin_in_flight(count);
         let stamp = |at: usize| {
             let (part, index) = places[at];
             part.batch.stamp(index)
@@ -101,7 +101,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let acked = self.end_attempts(ids, accepted_ns, &turn.faults, attempts, took);
         let place = |at: usize| (&places[at].0.batch, places[at].1);
         let freed = self.settle_first(turn, place, now_ns, after_ns);
-        self.books.put_down(count);
+        self.books.end_in_flight(count);
         self.give_back(acked as u32 + freed);
         Progress::Done { now_ns: after_ns }
     }
