@@ -194,12 +194,12 @@ impl<T> OpenBatch<T> {
 
 /// What a publisher hands in: a message and what belongs to it, or messages that were
 /// accepted at once, of which this is the first stamp.
-pub(crate) enum Parcel<T> {
+pub(crate) enum QueueEntry<T> {
     One(Message<T>, Option<Meta>),
     Chunk(Vec<T>, Stamp),
 }
 
-impl<T> Parcel<T> {
+impl<T> QueueEntry<T> {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::One(..) => 1,
@@ -237,21 +237,21 @@ impl<T> Parcel<T> {
 /// What publishers have dropped. Its destructors are the user's, and run when this
 /// goes: where no lock is held.
 pub(crate) struct DeferredDrops<T> {
-    parcels: Vec<Parcel<T>>,
+    entries: Vec<QueueEntry<T>>,
     parts: Vec<Part<T>>,
 }
 
 impl<T> DeferredDrops<T> {
     pub(crate) const fn new() -> Self {
         Self {
-            parcels: Vec::new(),
+            entries: Vec::new(),
             parts: Vec::new(),
         }
     }
 
     /// What was not let in.
-    pub(crate) fn add_parcel(&mut self, parcel: Parcel<T>) {
-        self.parcels.push(parcel);
+    pub(crate) fn add_entry(&mut self, entry: QueueEntry<T>) {
+        self.entries.push(entry);
     }
 
     /// What had to make room.
@@ -262,10 +262,10 @@ impl<T> DeferredDrops<T> {
 
 impl<T> Drop for DeferredDrops<T> {
     fn drop(&mut self) {
-        for parcel in self.parcels.drain(..) {
-            match parcel {
-                Parcel::One(message, _) => discard(message),
-                Parcel::Chunk(payloads, _) => payloads.into_iter().for_each(discard),
+        for entry in self.entries.drain(..) {
+            match entry {
+                QueueEntry::One(message, _) => discard(message),
+                QueueEntry::Chunk(payloads, _) => payloads.into_iter().for_each(discard),
             }
         }
     }

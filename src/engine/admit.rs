@@ -6,7 +6,7 @@ use super::note::Note;
 use super::partition_queue::Tail;
 use super::partition_set::QueueRef;
 use super::topic::TopicCore;
-use crate::batch::{DeferredDrops, Message, Meta, Parcel, Stamp};
+use crate::batch::{DeferredDrops, Message, Meta, QueueEntry, Stamp};
 use crate::config::{NoSubscribers, Overflow};
 use crate::error::PublishError;
 use crate::event::{DropCause, EventKind};
@@ -160,8 +160,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Err(refused) => return Err(refused.error(payload)),
         };
         let message = self.message(admitted.first_id, payload);
-        let parcel = Parcel::One(message, meta);
-        self.admitted(parcel, &admitted, &mut drops, route);
+        let entry = QueueEntry::One(message, meta);
+        self.admitted(entry, &admitted, &mut drops, route);
         Ok(admitted.receipt())
     }
 
@@ -188,25 +188,25 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// An admitted parcel goes where its admission says.
+    /// An admitted entry goes where its admission says.
     #[inline(always)]
     pub(super) fn admitted(
         self: &Arc<Self>,
-        parcel: Parcel<T>,
+        entry: QueueEntry<T>,
         admitted: &Admitted,
         drops: &mut DeferredDrops<T>,
         route: Option<u64>,
     ) {
         if admitted.dropped {
-            self.drop_messages(parcel.ids(), DropCause::Overflow);
-            return drops.add_parcel(parcel);
+            self.drop_messages(entry.ids(), DropCause::Overflow);
+            return drops.add_entry(entry);
         }
         if self.bus().observed() {
             // Told before the push, so that no later event of these messages
             // can overtake it.
-            self.tell_enqueued(parcel.ids(), parcel.first().accepted_ns);
+            self.tell_enqueued(entry.ids(), entry.first().accepted_ns);
         }
-        self.enqueue(parcel, admitted.last_id(), route);
+        self.enqueue(entry, admitted.last_id(), route);
     }
 
     pub(super) fn tell_enqueued(

@@ -6,7 +6,7 @@ use super::admit::{Admitted, Refused, refused};
 use super::context;
 use super::topic::TopicCore;
 use super::wakers::Seat;
-use crate::batch::{DeferredDrops, Parcel};
+use crate::batch::{DeferredDrops, QueueEntry};
 use crate::config::Overflow;
 use crate::error::PublishError;
 use crate::event::EventKind;
@@ -77,8 +77,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
             Ok(admitted) => {
                 let message = self.message(admitted.first_id, payload);
-                let parcel = Parcel::One(message, None);
-                self.admitted(parcel, &admitted, &mut DeferredDrops::new(), None);
+                let entry = QueueEntry::One(message, None);
+                self.admitted(entry, &admitted, &mut DeferredDrops::new(), None);
                 Ok(admitted.receipt())
             }
         })

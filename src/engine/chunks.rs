@@ -7,7 +7,7 @@ use std::iter::Fuse;
 use super::admit::{Admitted, Patience, Refused};
 use super::dispatch::BATCH;
 use super::topic::TopicCore;
-use crate::batch::{DeferredDrops, Parcel, Stamp};
+use crate::batch::{DeferredDrops, QueueEntry, Stamp};
 use crate::error::PartialBatch;
 use crate::message::{BatchReceipt, MessageId};
 use crate::sync::Arc;
@@ -85,7 +85,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             id: MessageId::new(admitted.first_id),
             accepted_ns: self.engine.clock.now_ns(),
         };
-        self.admitted(Parcel::Chunk(chunk, stamp), &admitted, drops, route);
+        self.admitted(QueueEntry::Chunk(chunk, stamp), &admitted, drops, route);
         note_in(receipt, &admitted);
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::contain::discard;
 use super::topic::TopicCore;
-use crate::batch::{DeferredDrops, Message, Meta, Parcel};
+use crate::batch::{DeferredDrops, Message, Meta, QueueEntry};
 use crate::error::PublishError;
 use crate::event::DropCause;
 use crate::message::Receipt;
@@ -44,7 +44,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         let mut message = self.message(admitted.first_id, payload);
         if admitted.dropped {
-            self.admitted(Parcel::One(message, meta), &admitted, &mut drops, route);
+            self.admitted(QueueEntry::One(message, meta), &admitted, &mut drops, route);
             return Ok(admitted.receipt());
         }
         let delay_ns = nanos(delay);
@@ -87,7 +87,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         } = due;
         let last_id = message.stamp.id.get();
         self.books.delayed.sub(1);
-        self.enqueue(Parcel::One(message, meta), last_id, route);
+        self.enqueue(QueueEntry::One(message, meta), last_id, route);
         // The dispatcher may wait for a ticket that is already out.
         self.ring();
     }

@@ -23,7 +23,7 @@ use super::baton::Baton;
 use super::dispatch::{BATCH, Desk};
 use super::expiry::Expiry;
 use super::topic::TopicSettings;
-use crate::batch::{Batch, Message, Meta, OpenBatch, Parcel, Part, Stamp};
+use crate::batch::{Batch, Message, Meta, OpenBatch, Part, QueueEntry, Stamp};
 use crate::config::Overflow;
 use crate::pure::schedule::Then;
 use crate::sync::{Arc, CachePadded, Channel, Mutex, MutexGuard, OnceLock, breakable};
@@ -134,14 +134,14 @@ impl<T> PartitionQueue<T> {
         }
     }
 
-    /// Pushes a parcel, given the number of its last message, and answers whether
+    /// Pushes an entry, given the number of its last message, and answers whether
     /// the dispatcher is to be put on the ready queue.
-    pub(super) fn push(&self, parcel: Parcel<T>, last: u64) -> Then {
-        let own_expires_ns = parcel.own_expires_ns();
+    pub(super) fn push(&self, entry: QueueEntry<T>, last: u64) -> Then {
+        let own_expires_ns = entry.own_expires_ns();
         let mut tail = self.tail.lock();
-        match parcel {
-            Parcel::One(message, meta) => self.write(&mut tail, message, meta),
-            Parcel::Chunk(payloads, first) => self.write_chunk(&mut tail, payloads, first),
+        match entry {
+            QueueEntry::One(message, meta) => self.write(&mut tail, message, meta),
+            QueueEntry::Chunk(payloads, first) => self.write_chunk(&mut tail, payloads, first),
         }
         let rings = tail.rings(last);
         drop(tail);

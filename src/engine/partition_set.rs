@@ -36,7 +36,7 @@ use super::partition_queue::PartitionQueue;
 use super::pool::{After, Task, Worker};
 use super::timer::Fire;
 use super::topic::{Partitions, TopicCore, TopicSettings};
-use crate::batch::{Meta, Parcel, Part};
+use crate::batch::{Meta, Part, QueueEntry};
 use crate::config::Unkeyed;
 use crate::engine::Engine;
 use crate::error::PartitionsError;
@@ -284,11 +284,16 @@ impl<T: Send + Sync + 'static> Split<T> {
         (self.unkeyed == Unkeyed::Sticky).then(thread_number)
     }
 
-    /// Pushes an admitted parcel to where `route` says, and lets a dispatcher know.
-    pub(super) fn enqueue(&self, topic: &TopicCore<T>, mut parcel: Parcel<T>, route: Option<u64>) {
-        let route = route.or_else(|| self.route(parcel.meta(), parcel.len() as u64, 1));
-        while let Err(back) = self.set.peek(|set| self.enter(topic, set, parcel, route)) {
-            parcel = back;
+    /// Pushes an admitted entry to where `route` says, and lets a dispatcher know.
+    pub(super) fn enqueue(
+        &self,
+        topic: &TopicCore<T>,
+        mut entry: QueueEntry<T>,
+        route: Option<u64>,
+    ) {
+        let route = route.or_else(|| self.route(entry.meta(), entry.len() as u64, 1));
+        while let Err(back) = self.set.peek(|set| self.enter(topic, set, entry, route)) {
+            entry = back;
         }
         // A partition that waits for more must not wait for what finds no room.
         if topic.is_full() && !topic.strategy.peek(|strategy| strategy.is_immediate) {
@@ -300,10 +305,10 @@ impl<T: Send + Sync + 'static> Split<T> {
         &self,
         topic: &TopicCore<T>,
         set: &PartitionSet<T>,
-        parcel: Parcel<T>,
+        entry: QueueEntry<T>,
         route: Option<u64>,
-    ) -> Result<(), Parcel<T>> {
-        let count = parcel.len() as u64;
+    ) -> Result<(), QueueEntry<T>> {
+        let count = entry.len() as u64;
         let partition = &set.partitions[set.place_for(route, count)];
         let last = partition.entered.fetch_add(count, Ordering::Relaxed) + count;
         // ORDERING: pairs with the fence in `PartitionSet::is_first`; see the module's text.
@@ -315,9 +320,9 @@ impl<T: Send + Sync + 'static> Split<T> {
         );
         if !is_current {
             self.leave(topic, set, partition, count);
-            return Err(parcel);
+            return Err(entry);
         }
-        if partition.queue.push(parcel, last) == Then::Enqueue {
+        if partition.queue.push(entry, last) == Then::Enqueue {
             topic.engine.pool.submit(Arc::clone(partition) as _);
         }
         Ok(())

@@ -13,7 +13,7 @@ use super::partition_queue::PartitionQueue;
 use super::partition_set::Split;
 use super::roll::Roll;
 use super::waiters::Waiters;
-use crate::batch::Parcel;
+use crate::batch::QueueEntry;
 use crate::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};
 use crate::engine::Engine;
 use crate::event::{About, EventKind, Record};
@@ -117,12 +117,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         })
     }
 
-    /// Pushes an admitted parcel and lets the dispatcher know.
+    /// Pushes an admitted entry and lets the dispatcher know.
     #[inline(always)]
-    pub(super) fn enqueue(self: &Arc<Self>, parcel: Parcel<T>, last_id: u64, route: Option<u64>) {
+    pub(super) fn enqueue(
+        self: &Arc<Self>,
+        entry: QueueEntry<T>,
+        last_id: u64,
+        route: Option<u64>,
+    ) {
         if let Some(split) = &self.split {
-            split.enqueue(self, parcel, route);
-        } else if self.plain.push(parcel, last_id) == Then::Enqueue {
+            split.enqueue(self, entry, route);
+        } else if self.plain.push(entry, last_id) == Then::Enqueue {
             self.engine.pool.submit(Arc::clone(self) as _);
         }
     }
