@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
+use crate::engine::dead_letter_store::Letter;
 use crate::engine::lane::{Lane, PendingDelivery, Return};
-use crate::engine::letters::Letter;
 use crate::engine::parking;
 use crate::event::EventKind;
 use crate::message::{Address, Delivery, MessageId};

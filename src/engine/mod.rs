@@ -38,6 +38,7 @@ pub(crate) mod crew_hands;
 pub(crate) mod crew_returns;
 pub(crate) mod crew_straight;
 pub(crate) mod crew_turn;
+pub(crate) mod dead_letter_store;
 pub(crate) mod delayed;
 pub(crate) mod dispatch;
 mod error_text;
@@ -50,7 +51,6 @@ pub(crate) mod lane;
 pub(crate) mod lane_expiry;
 pub(crate) mod leased;
 pub(crate) mod leases;
-pub(crate) mod letters;
 mod note;
 #[cfg(feature = "parallel")]
 pub(crate) mod parallel;

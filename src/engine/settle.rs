@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use super::contain::contain;
+use super::dead_letter_store::{Failure, Letter};
 use super::handler::Fault;
 use super::lane::{Lane, Past, PendingDelivery, Return, Turn};
-use super::letters::{Failure, Letter};
 use crate::batch::{Batch, Part};
 use crate::dead_letters::DeadReason;
 use crate::event::{DropCause, EventKind, Hook};

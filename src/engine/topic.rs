@@ -4,10 +4,10 @@ use super::books::{DeliveryCounts, TopicBooks};
 use super::bus::Bus;
 use super::cell::Cell;
 use super::contain::{Contained, SharedPolicy, SharedStrategy, StrategyInUse};
+use super::dead_letter_store::{DeadLetterStore, Left, Letter};
 use super::delayed::Delayed;
 use super::gate::Gate;
 use super::lane::Lane;
-use super::letters::{Left, Letter, Letters};
 use super::parking;
 use super::partition_queue::PartitionQueue;
 use super::partition_set::Split;
@@ -79,7 +79,7 @@ pub(crate) struct TopicCore<T> {
     /// Each in a box: a page of large payloads would overflow a stack.
     pub(super) delayed: Mutex<Arena<Box<Delayed<T>>>>,
     /// Made when it is first needed.
-    letters: OnceLock<Box<Mutex<Letters<T>>>>,
+    letters: OnceLock<Box<Mutex<DeadLetterStore<T>>>>,
     /// Written for every batch: kept off the lines that publishers read.
     pub(crate) books: CachePadded<TopicBooks>,
     pub(crate) handles: Cell<Handles>,
@@ -278,10 +278,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// The store of dead letters.
-    pub(crate) fn letters(&self) -> &Mutex<Letters<T>> {
+    pub(crate) fn letters(&self) -> &Mutex<DeadLetterStore<T>> {
         let settings = &self.settings;
         self.letters.get_or_init(|| {
-            let letters = Letters::new(settings.letters, settings.letter_overflow);
+            let letters = DeadLetterStore::new(settings.letters, settings.letter_overflow);
             Box::new(Mutex::new(letters))
         })
     }
@@ -320,7 +320,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// before it has been told, nor hears of it before it can be found.
     pub(super) fn bury_in(
         &self,
-        letters: &mut Letters<T>,
+        letters: &mut DeadLetterStore<T>,
         letter: Letter<T>,
     ) -> Result<Option<Left<T>>, Letter<T>> {
         let reason = letter.reason;

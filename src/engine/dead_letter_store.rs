@@ -74,7 +74,7 @@ impl<T> Letter<T> {
 type Parking = BTreeMap<u64, MessageId>;
 
 /// Bounded by `capacity` letters, of which each keeps its batch alive.
-pub(crate) struct Letters<T> {
+pub(crate) struct DeadLetterStore<T> {
     /// By arrival, so that any of them is found among millions.
     store: BTreeMap<u64, Arc<Letter<T>>>,
     capacity: usize,
@@ -95,7 +95,7 @@ pub(crate) struct Left<T> {
     pub(crate) waiting: Vec<Weak<Lane<T>>>,
 }
 
-impl<T> Letters<T> {
+impl<T> DeadLetterStore<T> {
     pub(crate) fn new(capacity: usize, overflow: DeadLetterOverflow) -> Self {
         Self {
             store: BTreeMap::new(),
