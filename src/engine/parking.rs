@@ -146,14 +146,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self: &Arc<Self>,
         crew: &Crew<T>,
         head: Head,
-        in_hand: Vec<Taken<PendingDelivery<T>>>,
+        together: Vec<Taken<PendingDelivery<T>>>,
         settlements: &mut Settlements<T>,
     ) {
         let Head { key, name, id } = head;
         let mut state = crew.state.lock();
         if !state.rules.parks() || key.epoch != state.epoch {
             // The rules have changed since it was judged.
-            let back = in_hand.into_iter();
+            let back = together.into_iter();
             settlements
                 .untried
                 .extend(back.map(|taken| (taken.key, taken.item)));
@@ -168,7 +168,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             "keys: parked without a last look",
             self.file_returns(crew, &mut state)
         );
-        for follower in in_hand {
+        for follower in together {
             settlements.lay_down(follower.key);
             state.strays.add(key, follower.item);
         }
