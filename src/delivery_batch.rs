@@ -62,7 +62,7 @@ impl<'a, T> DeliveryBatch<'a, T> {
     }
 
     /// Refuses the delivery at this place; the last word on a place counts.
-    /// Answers whether there is such a place.
+    /// Returns whether there is such a place.
     pub fn nack(&mut self, at: usize, nack: Nack) -> bool {
         let exists = at < self.deliveries.len();
         if exists {

@@ -192,7 +192,7 @@ trait AnyFollower: Send + Sync {
     fn set_order(&self, change: &dyn Fn(&mut Order)) -> Result<(), InvalidSetting>;
     fn metrics(&self) -> SubscriptionMetrics;
     fn has_ended(&self) -> bool;
-    /// Answers the lanes that are to end now.
+    /// Returns the lanes that are to end now.
     fn begin_end(&self) -> Vec<Arc<dyn AnyLane>>;
     /// Waits for whoever else lets go of the handler: the end of the broker.
     fn await_end(&self);

@@ -70,7 +70,7 @@ impl<T: Send + Sync + 'static> BufferedPublisher<T> {
         self.buffer.publish(payload)
     }
 
-    /// Publishes what the buffer holds. Answers what became of all messages since
+    /// Publishes what the buffer holds. Returns what became of all messages since
     /// the last flush.
     ///
     /// # Errors

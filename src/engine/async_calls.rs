@@ -157,7 +157,7 @@ where
         }
     }
 
-    /// Polls the call; answers when it has ended, and why it failed, if it did.
+    /// Polls the call; returns when it has ended, and why it failed, if it did.
     fn poll(
         &mut self,
         mut begun: Begun<T>,

@@ -129,7 +129,7 @@ impl Bus {
         self.bell.notify_one();
     }
 
-    /// Adds an observer; answers its number.
+    /// Adds an observer; returns its number.
     pub(crate) fn add(&self, observer: Contained<Box<Observer>>) -> u64 {
         self.buffer.get_or_init(|| Queue::new(self.capacity));
         let mut next = self.joining.lock();

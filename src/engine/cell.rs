@@ -28,7 +28,7 @@ impl<S: Packed> Cell<S> {
         S::unpack(self.word.load(Ordering::Acquire))
     }
 
-    /// Takes one step and answers what the step answered.
+    /// Takes one step and returns what the step returned.
     ///
     /// All steps on one cell have one order. A step that changes nothing writes
     /// nothing, so it publishes nothing either: who relies on being seen by the

@@ -25,7 +25,7 @@ pub(super) struct Straight<T> {
 }
 
 impl<T> Straight<T> {
-    /// Has them be out, and answers the key of the first: where keys are minded there is one.
+    /// Has them be out, and returns the key of the first: where keys are minded there is one.
     pub(super) fn pass(self, state: &mut State<T>) -> (Part<T>, Option<Key>) {
         let key = self.rule.key_at(&self.part.batch, self.part.from as usize);
         state.sequencer.pass(RUNNER, key);
@@ -75,7 +75,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Tries such deliveries, until one fails or has outlived its time. Answers the time
+    /// Tries such deliveries, until one fails or has outlived its time. Returns the time
     /// after it.
     pub(super) fn deliver_straight(
         self: &Arc<Self>,
@@ -136,7 +136,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Takes the next new delivery out of the inbox that may go to `owner`, if nothing that
-    /// was filed may. Those before it are filed. Answers whether it can expire, too.
+    /// was filed may. Those before it are filed. Returns whether it can expire, too.
     pub(super) fn take_one_straight(
         &self,
         crew: &Crew<T>,

@@ -45,7 +45,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Tries deliveries one after the other, but for followers of one
-    /// that holds its key, and puts them down. Answers the time after it.
+    /// that holds its key, and puts them down. Returns the time after it.
     pub(super) fn try_taken(
         self: &Arc<Self>,
         crew: &Crew<T>,
@@ -113,7 +113,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Tries one delivery that nothing else is in hand with. Answers the time after it.
+    /// Tries one delivery that nothing else is in hand with. Returns the time after it.
     pub(super) fn try_single(
         self: &Arc<Self>,
         crew: &Crew<T>,

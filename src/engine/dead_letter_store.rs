@@ -121,7 +121,7 @@ impl<T> DeadLetterStore<T> {
         }
     }
 
-    /// Keeps a letter; answers the one that had to leave for it. A letter that is not
+    /// Keeps a letter; returns the one that had to leave for it. A letter that is not
     /// kept comes back, to be dropped like those that leave.
     pub(crate) fn bury(&mut self, mut letter: Letter<T>) -> Result<Option<Left<T>>, Letter<T>> {
         let is_full = !self.has_room();

@@ -220,7 +220,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Takes the next batch in hand, if the strategy wants it now; or else answers how to
+    /// Takes the next batch in hand, if the strategy wants it now; or else returns how to
     /// pause.
     fn take_batch(
         self: &Arc<Self>,
@@ -403,7 +403,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Drops the oldest messages there are, at most so many, for a publisher that wants
     /// room: of those that the dispatcher has, if that one rests, or else in the queue.
-    /// Answers them, for the caller to let go of where it holds no lock.
+    /// Returns them, for the caller to let go of where it holds no lock.
     pub(super) fn drop_oldest(&self, at: &QueueRef<'_, T>, most: u32) -> Option<Part<T>> {
         let on_desk =
             at.desk.lock().as_deref_mut().and_then(|desk| {
@@ -434,7 +434,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 }
 
 /// Takes messages out of the queue until so many are on the desk, or no more are there.
-/// Answers how many are, or `wanted` if more are.
+/// Returns how many are, or `wanted` if more are.
 fn take_up_to<T>(at: &PartitionQueue<T>, desk: &mut Desk<T>, wanted: usize) -> usize {
     // An earlier plan may have taken more than this one wants.
     let mut there = 0;

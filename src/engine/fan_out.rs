@@ -202,7 +202,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Reserves places in all lanes that want this message for the same number, at most
-    /// `wanted`; answers the number. Zero: a lane that the topic waits for is
+    /// `wanted`; returns the number. Zero: a lane that the topic waits for is
     /// full, and will ring. If they are known to have fitted a moment ago, nobody
     /// looks again: places that are taken and given back are missed by redrives.
     fn reserve_everywhere(
@@ -286,7 +286,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
     }
 
-    /// Hands a part to one lane that granted places for so many of its messages. Answers
+    /// Hands a part to one lane that granted places for so many of its messages. Returns
     /// whether the lane had to be put on the ready queue.
     fn hand_to(
         self: &Arc<Self>,

@@ -33,7 +33,7 @@ impl Gate {
         }
     }
 
-    /// Admits up to `wanted` messages if fewer than `capacity` are in. Answers
+    /// Admits up to `wanted` messages if fewer than `capacity` are in. Returns
     /// the first id and how many were admitted.
     pub fn admit(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
         // ORDERING: relaxed. The count carries no data (the queue orders its own

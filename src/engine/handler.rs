@@ -129,7 +129,7 @@ impl<'a, T> Run<'a, T> {
 /// A handler that takes deliveries one by one.
 pub(crate) trait EachHandler<T>: Send {
     /// Calls the handler for the run, until the lane starts being cancelled.
-    /// Answers how many calls were made.
+    /// Returns how many calls were made.
     fn call(&mut self, run: &Run<'_, T>, refused: &Cell<bool>, faults: &mut Vec<Fault>) -> usize;
 }
 

@@ -32,7 +32,7 @@ impl<T> Found<T> {
         true
     }
 
-    /// Answers what is left of a part.
+    /// Returns what is left of a part.
     fn look_through(
         &mut self,
         part: Part<T>,

@@ -100,7 +100,7 @@ impl<T> Leases<T> {
         (self.credits as usize).saturating_sub(self.out.len())
     }
 
-    /// This thread takes some. Answers whether others do, too, as far as can be seen.
+    /// This thread takes some. Returns whether others do, too, as far as can be seen.
     pub(super) fn note_taker(&mut self, thread: usize) -> bool {
         if self.taker != thread {
             self.taker = thread;

@@ -147,7 +147,7 @@ impl Engine {
     }
 
     /// Runs what is ready and due on the calling thread until there is nothing
-    /// left to do now; answers how many turns that took. Does nothing on an
+    /// left to do now; returns how many turns that took. Does nothing on an
     /// engine with workers, or from inside a handler.
     pub(crate) fn run_until_idle(&self) -> usize {
         self.run_until(None)

@@ -134,7 +134,7 @@ impl<T> PartitionQueue<T> {
         }
     }
 
-    /// Pushes an entry, given the number of its last message, and answers whether
+    /// Pushes an entry, given the number of its last message, and returns whether
     /// the dispatcher is to be put on the ready queue.
     pub(super) fn push(&self, entry: QueueEntry<T>, last: u64) -> Then {
         let own_expires_ns = entry.own_expires_ns();

@@ -186,7 +186,7 @@ impl<T: Send + Sync + 'static> Follower<T> {
     }
 
     /// Gives lanes to those topics on the map that the patterns match and that have
-    /// none; answers the lanes.
+    /// none; returns the lanes.
     fn follow(
         &self,
         topics: &[Arc<dyn AnyTopic>],
@@ -266,7 +266,7 @@ impl<T: Send + Sync + 'static> Follower<T> {
         Err(SubscribeError::Closed)
     }
 
-    /// Takes a pattern away. Answers the lanes that are to end, which no pattern
+    /// Takes a pattern away. Returns the lanes that are to end, which no pattern
     /// matches any more; `None`: it has no such pattern.
     pub(crate) fn remove(&self, pattern: &str) -> Option<Vec<Arc<Lane<T>>>> {
         let mut following = self.following.lock();
@@ -286,7 +286,7 @@ impl<T: Send + Sync + 'static> Follower<T> {
         Some(lanes)
     }
 
-    /// Follows no more topics, and lets go of the handler; answers all lanes it has,
+    /// Follows no more topics, and lets go of the handler; returns all lanes it has,
     /// which are to end.
     pub(crate) fn begin_end(&self) -> Vec<Arc<Lane<T>>> {
         let mut followers = self.engine.followers.lock();

@@ -237,7 +237,7 @@ impl Pool {
         self.ready.is_empty()
     }
 
-    /// Runs turns on the calling thread until none is ready; answers how many.
+    /// Runs turns on the calling thread until none is ready; returns how many.
     /// `between` is called before each, and says whether to go on.
     pub(crate) fn run_ready(&self, engine: &Engine, mut between: impl FnMut() -> bool) -> usize {
         let mut worker = Worker::new(engine);

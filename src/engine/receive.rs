@@ -235,7 +235,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// One step. Answers how many have been leased, and what has expired: that is in the
+    /// One step. Returns how many have been leased, and what has expired: that is in the
     /// caller's hands.
     fn lease(
         self: &Arc<Self>,

@@ -113,7 +113,7 @@ impl<T> PendingDelivery<T> {
 
 impl<T: Send + Sync + 'static> Lane<T> {
     /// Settles the first attempts of a run that failed, found by their `place`;
-    /// answers how many places that sets free.
+    /// returns how many places that sets free.
     pub(super) fn settle_first<'b>(
         self: &Arc<Self>,
         turn: &mut Turn<T>,
@@ -135,7 +135,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         freed
     }
 
-    /// Settles a failed attempt; answers how many places it sets free: one, or
+    /// Settles a failed attempt; returns how many places it sets free: one, or
     /// none if the delivery keeps its place until its retry.
     pub(super) fn settle(
         self: &Arc<Self>,
@@ -267,7 +267,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.tell(id, attempt, Status::RetryScheduled, kind);
     }
 
-    /// Puts a failed delivery on the timer wheel; answers its tag.
+    /// Puts a failed delivery on the timer wheel; returns its tag.
     pub(super) fn schedule_retry(
         self: &Arc<Self>,
         waiting: &mut Arena<PendingDelivery<T>>,

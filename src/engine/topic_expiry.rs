@@ -199,7 +199,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         desk.shelf.look.is_some()
     }
 
-    /// Begins a look if its time has come. Answers the time, if one is underway.
+    /// Begins a look if its time has come. Returns the time, if one is underway.
     fn look_at(&self, at: &QueueRef<'_, T>, desk: &mut Desk<T>) -> Option<u64> {
         if desk.shelf.look.is_none() {
             self.note_oldest(at, desk);

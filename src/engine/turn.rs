@@ -222,7 +222,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Calls the handler for such a run, all of which is in hand then. Answers how many calls
+    /// Calls the handler for such a run, all of which is in hand then. Returns how many calls
     /// were made, and the time after them.
     pub(super) fn try_run(&self, turn: &mut Turn<T>, run: &Run<'_, T>) -> (usize, u64) {
         self.books.begin_in_flight((run.to - run.from) as u64);
@@ -268,7 +268,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Calls the handler for one delivery; answers the time after it, too.
+    /// Calls the handler for one delivery; returns the time after it, too.
     pub(super) fn try_one(
         &self,
         turn: &mut Turn<T>,
@@ -302,7 +302,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         (tried, after_ns)
     }
 
-    /// Writes down how an attempt has ended; answers it, if it failed.
+    /// Writes down how an attempt has ended; returns it, if it failed.
     pub(super) fn conclude(
         &self,
         again: PendingDelivery<T>,

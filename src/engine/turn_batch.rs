@@ -260,7 +260,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Ends what in these parts has outlived its time; answers the places of the
+    /// Ends what in these parts has outlived its time; returns the places of the
     /// others.
     fn expire_within<'p>(&self, parts: &'p [Part<T>], now_ns: u64) -> Vec<(&'p Part<T>, usize)> {
         let count: usize = parts.iter().map(Part::len).sum();

@@ -71,7 +71,7 @@ impl Waiters {
         }
     }
 
-    /// Repeats `attempt` until it answers something or `until` has passed. `room` says for
+    /// Repeats `attempt` until it returns something or `until` has passed. `room` says for
     /// how many there is something afterwards.
     pub fn wait_for<R>(
         &self,
@@ -201,7 +201,7 @@ impl Waiters {
         breakable!("waiters: wait without a fence", fence(Ordering::SeqCst));
     }
 
-    /// Has the future of this seat be called when there is room, unless `attempt` answers
+    /// Has the future of this seat be called when there is room, unless `attempt` returns
     /// now.
     #[cfg(feature = "async")]
     pub(crate) fn poll_for<R>(

@@ -70,7 +70,7 @@ impl Queue {
             .is_some_and(|number| self.seats.contains_key(&number))
     }
 
-    /// Takes a seat at the end, or again the one it had. Answers the bell before.
+    /// Takes a seat at the end, or again the one it had. Returns the bell before.
     pub(super) fn sit_down(&mut self, seat: &mut Seat, bell: Bell) -> Option<Bell> {
         let is_new = seat.0.is_none();
         let number = *seat.0.get_or_insert(self.next);
@@ -82,7 +82,7 @@ impl Queue {
         before
     }
 
-    /// Leaves. Answers the bell, or that it was called.
+    /// Leaves. Returns the bell, or that it was called.
     pub(super) fn get_up(&mut self, seat: &mut Seat) -> Option<Result<Bell, Called>> {
         let number = seat.0.take()?;
         let bell = self.seats.remove(&number);

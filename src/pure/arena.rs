@@ -92,7 +92,7 @@ impl<T> Arena<T> {
         }
     }
 
-    /// As [`remove`](Self::remove), but drops the value where it is. Answers whether there was one.
+    /// As [`remove`](Self::remove), but drops the value where it is. Returns whether there was one.
     #[inline]
     pub(crate) fn vacate(&mut self, index: u32) -> bool {
         let (page, offset) = split(index);

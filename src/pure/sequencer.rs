@@ -444,7 +444,7 @@ impl<D> Sequencer<D> {
         all.into_iter().map(|entry| entry.item).collect()
     }
 
-    /// Forgets the lines: the rule that made them has changed. Answers what waited.
+    /// Forgets the lines: the rule that made them has changed. Returns what waited.
     pub(crate) fn begin_again(&mut self) -> Vec<D> {
         let all = self.drain();
         self.lines.clear();

@@ -49,7 +49,7 @@ impl Tickets {
     }
 
     /// Admits between one and `wanted` messages, given how many tickets were
-    /// `released` and how many may be out at once. Answers how many were
+    /// `released` and how many may be out at once. Returns how many were
     /// admitted; their ids follow the previous [`issued`](Self::issued).
     ///
     /// `released` may be stale: it only grows, so a stale value errs towards
