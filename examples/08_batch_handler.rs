@@ -1,7 +1,7 @@
 //! A handler that takes batches, and nacks single elements of them.
 //!
 //! Writing a hundred rows in one go is cheaper than a hundred writes. But one bad
-//! row must not fail its neighbours: it is nacked by its place in the batch, and
+//! row must not fail its neighbors: it is nacked by its place in the batch, and
 //! comes back alone.
 
 use std::error::Error;

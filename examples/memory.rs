@@ -238,7 +238,7 @@ fn pending_retries(table: &mut Table) -> Outcome {
 }
 
 /// The worst case: a batch lives as long as one of its messages does, so a
-/// single failure in a batch of 64 keeps 63 delivered neighbours in memory.
+/// single failure in a batch of 64 keeps 63 delivered neighbors in memory.
 fn pending_retries_of_mixed_batches(table: &mut Table) -> Outcome {
     let storm = Storm::raise(MESSAGES, |id| id % BATCH as u64 == 0)?;
     let failed = MESSAGES / BATCH;

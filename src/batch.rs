@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_one_payloads_drop_does_not_stop_its_neighbours() {
+    fn a_panic_in_one_payloads_drop_does_not_stop_its_neighbors() {
         use crate::sync::atomic::{AtomicUsize, Ordering};
 
         struct Bomb(Arc<AtomicUsize>);

@@ -98,7 +98,7 @@ impl BrokerBuilder {
 
     /// Records of events that may wait for their observers before some are missed;
     /// at least 1. Default 8,192. A record holds one event, or those of up to 64
-    /// neighbours to which the same happened at once. Up to 64 more are in the hands of
+    /// neighbors to which the same happened at once. Up to 64 more are in the hands of
     /// the observers' thread.
     pub fn event_buffer(self, records: usize) -> Self {
         Self {

@@ -11,7 +11,7 @@ use crate::sync::Arc;
 ///
 /// Returning `Ok` acks every element that was not nacked; returning an error, or
 /// panicking, fails them all. What failed comes back alone, in a batch of one, so
-/// that one bad element can't fail its neighbours again.
+/// that one bad element can't fail its neighbors again.
 ///
 /// ```
 /// use millstream::{DeliveryBatch, Nack};

@@ -31,7 +31,7 @@ pub struct Event<'a> {
 }
 
 /// Events on their way to the observers: what happened at once to one message, to
-/// several neighbours, or to none.
+/// several neighbors, or to none.
 pub(crate) struct Record {
     pub(crate) sequence: u64,
     pub(crate) at_ns: u64,

@@ -56,7 +56,7 @@ pub(crate) fn record(histogram: &mut Histogram<u64>, ns: u64, count: u64) {
 
 /// Records, for each of these beginnings, the time from then until `until_ns`.
 ///
-/// Neighbours in a queue have waited about equally long. So those that fall into
+/// Neighbors in a queue have waited about equally long. So those that fall into
 /// one bucket of the histogram are counted by one comparison each, and recorded
 /// together.
 #[inline]
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_counted_as_if_recorded_one_by_one() {
+    fn neighbors_are_counted_as_if_recorded_one_by_one() {
         let until_ns = 10_000_000;
         let late = [until_ns, until_ns + 1, u64::MAX];
         let began: Vec<_> = (0..until_ns).step_by(61).chain(late).collect();

@@ -3,7 +3,7 @@
 //! counted and evented.
 //!
 //! A delivery is one message for one subscription. Whatever happens to the same
-//! message elsewhere, and whatever happened to its neighbours, changes nothing.
+//! message elsewhere, and whatever happened to its neighbors, changes nothing.
 
 mod harness;
 
@@ -114,7 +114,7 @@ fn a_subscription_gets_what_is_published_after_subscribe_returned() {
 }
 
 #[test]
-fn a_panic_in_the_middle_of_a_run_costs_its_neighbours_nothing() {
+fn a_panic_in_the_middle_of_a_run_costs_its_neighbors_nothing() {
     let (broker, clock) = manual();
     let topic = broker.topic::<u64>("t").open().expect("opens");
     let log = Log::new();

@@ -77,7 +77,7 @@ fn a_handler_that_panics_is_retried_and_then_dead_lettered_with_the_text() {
         assert_eq!(letter.error(), Some("a quiet panic"));
         assert_eq!(letter.reason(), DeadReason::Exhausted);
     }
-    assert_eq!(others.take(), [0, 1, 2], "the neighbour noticed nothing");
+    assert_eq!(others.take(), [0, 1, 2], "the neighbor noticed nothing");
     assert_balanced(&broker);
 }
 
@@ -918,7 +918,7 @@ fn a_handler_that_never_returns_delays_nobody_else() {
             })
             .unwrap();
         let fast = |topic: &Topic<u64>| topic.subscribe("fast", |_| Ok(())).unwrap();
-        let (neighbour, stranger) = (fast(&shared), fast(&own));
+        let (neighbor, stranger) = (fast(&shared), fast(&own));
         let deadline = Instant::now() + HANG;
         for round in 0..1_000 {
             shared.publish(round).unwrap();
@@ -928,7 +928,7 @@ fn a_handler_that_never_returns_delays_nobody_else() {
             }
         }
         let delivered = |sub: &Subscription| sub.metrics().counts.delivered;
-        while delivered(&neighbour) + delivered(&stranger) < 2_000 {
+        while delivered(&neighbor) + delivered(&stranger) < 2_000 {
             assert!(
                 Instant::now() < deadline,
                 "the slow handler holds others up"

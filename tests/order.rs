@@ -409,7 +409,7 @@ fn one_publishers_ids_are_delivered_in_order_on_threads() {
 }
 
 #[test]
-fn a_bottleneck_takes_nothing_from_its_neighbours() {
+fn a_bottleneck_takes_nothing_from_its_neighbors() {
     const LETTERS: usize = 300;
     let broker = threaded(2);
     let overflow = Overflow::Block { timeout: HANG };

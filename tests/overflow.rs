@@ -708,7 +708,7 @@ fn a_full_lane_occupies_no_worker_and_hinders_no_other_topic() {
 }
 
 #[test]
-fn a_lane_that_drops_does_not_hold_up_its_neighbours_behind_a_blocked_handler() {
+fn a_lane_that_drops_does_not_hold_up_its_neighbors_behind_a_blocked_handler() {
     let broker = threaded(2);
     let topic = broker.topic::<u32>("t").open().expect("opens");
     let (go_on, gate) = mpsc::channel::<()>();

@@ -735,7 +735,7 @@ fn retries_that_wait_occupy_no_worker() {
 }
 
 #[test]
-fn a_neighbour_of_waiting_retries_is_delivered_without_delay() {
+fn a_neighbor_of_waiting_retries_is_delivered_without_delay() {
     let (broker, _clock) = manual();
     let topic = broker.topic::<u32>("t").open().expect("opens");
     let log = Log::new();

@@ -1,4 +1,4 @@
-//! What this crate is made of, beside itself: under which licences, from where,
+//! What this crate is made of, beside itself: under which licenses, from where,
 //! how often, and with which fixes.
 //!
 //! Cargo is asked, not the network: what the lock file names is on this machine
@@ -13,7 +13,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What every crate may be used under: by whoever ships this one, and by us.
-const LICENCES: [&str; 3] = ["MIT", "Apache-2.0", "Unicode-3.0"];
+const LICENSES: [&str; 3] = ["MIT", "Apache-2.0", "Unicode-3.0"];
 
 /// Memory safety that was mended: no version from before that is let in. Most of
 /// these have an advisory; the others, a database of advisories would not find.
@@ -161,14 +161,14 @@ fn shipped(metadata: &Value) -> Vec<&Value> {
         .collect()
 }
 
-/// Whether a licence expression leaves a choice within the list. It is read as if
+/// Whether a license expression leaves a choice within the list. It is read as if
 /// "and" bound more loosely than "or", which can only refuse too much.
 fn is_allowed(expression: &str) -> bool {
     let parts = expression.split(" AND ");
     let mut choices = parts.map(|part| part.trim_matches(['(', ')']).replace('/', " OR "));
     choices.all(|choice| {
-        let mut licences = choice.split(" OR ").map(str::trim);
-        licences.any(|licence| LICENCES.contains(&licence))
+        let mut licenses = choice.split(" OR ").map(str::trim);
+        licenses.any(|license| LICENSES.contains(&license))
     })
 }
 
@@ -187,17 +187,17 @@ fn numbers(version: &str) -> [u64; 3] {
 fn every_crate_may_be_used_as_this_one_may() {
     let metadata = metadata();
     for package in list(&metadata["packages"]) {
-        let licence = package["license"].as_str().unwrap_or("no licence at all");
+        let license = package["license"].as_str().unwrap_or("no license at all");
         assert!(
-            is_allowed(licence),
-            "{} is under {licence}",
+            is_allowed(license),
+            "{} is under {license}",
             package["name"]
         );
     }
 }
 
 #[test]
-fn licences_are_chosen_by_the_user_and_joined_by_the_author() {
+fn licenses_are_chosen_by_the_user_and_joined_by_the_author() {
     for fine in [
         "MIT",
         "MIT/Apache-2.0",

@@ -1,5 +1,5 @@
 //! What the benches share: how long they measure, a payload that can be told from
-//! its neighbours, and a subscription that notices when one is missing.
+//! its neighbors, and a subscription that notices when one is missing.
 #![allow(dead_code, reason = "each bench uses its part")]
 
 use std::fmt::Display;

@@ -1,4 +1,4 @@
-//! Bars and curves, as inline SVG and HTML that a style sheet colours.
+//! Bars and curves, as inline SVG and HTML that a style sheet colors.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -24,7 +24,7 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// A class for each entry: a colour for the system, and dashes from its second
+/// A class for each entry: a color for the system, and dashes from its second
 /// appearance on.
 pub fn classes(section: &Section) -> Vec<String> {
     let mut seen = HashSet::new();
@@ -208,7 +208,7 @@ fn decade(power: i32) -> String {
     format!("{} {unit}", 10_u64.pow(over as u32))
 }
 
-/// The colours with the percentiles that everybody looks at.
+/// The colors with the percentiles that everybody looks at.
 fn legend(section: &Section) -> String {
     const TOLD: [f64; 4] = [50.0, 99.0, 99.9, 100.0];
     let mut html = String::from(

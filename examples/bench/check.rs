@@ -236,7 +236,7 @@ impl<const WORDS: usize> Drop for Checker<WORDS> {
     }
 }
 
-/// Neighbours must not fail together: a multiplication alone would be regular.
+/// Neighbors must not fail together: a multiplication alone would be regular.
 fn mixed(word: u64) -> u64 {
     let word = (word ^ word >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let word = (word ^ word >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -136,7 +136,7 @@ impl Contest<'_> {
 
 /// Whether other processes took too much of the machine during any of the runs. A
 /// round is judged as a whole, whatever its figures say, so that throwing it away
-/// favours nobody.
+/// favors nobody.
 fn is_disturbed(outcomes: &[Outcome]) -> bool {
     let others = outcomes.iter().filter_map(Outcome::cores_of_others);
     others.fold(0.0, f64::max) > QUIET

@@ -50,7 +50,7 @@ pub(crate) struct Bus {
     observers: Slot<Observers>,
     /// How often that list has changed. Reading this is cheaper than looking at the list.
     changes: AtomicU64,
-    /// Serialises changes of the list; holds the next observer's number.
+    /// Serializes changes of the list; holds the next observer's number.
     joining: Mutex<u64>,
     capacity: usize,
     buffer: OnceLock<Queue<Note>>,

@@ -71,7 +71,7 @@ pub(crate) struct TopicCore<T> {
     roll: Roll<T>,
     /// Whether there may be messages that some lane doesn't want.
     pub(super) starts: Cell<Starts>,
-    /// Serialises changes of the list; holds the counts of lanes that ended.
+    /// Serializes changes of the list; holds the counts of lanes that ended.
     pub(crate) ended: Mutex<Option<Box<DeliveryCounts>>>,
     pub(crate) strategy: Slot<StrategyInUse>,
     pub(crate) retry: Slot<Contained<Box<dyn RetryPolicy>>>,
