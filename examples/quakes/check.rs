@@ -2,7 +2,7 @@
 
 use millstream::{DrainReport, Metrics, SubscriptionMetrics};
 
-use crate::pipeline::{Catalogue, DETECTED, SIGNIFICANT};
+use crate::pipeline::{Catalog, DETECTED, SIGNIFICANT};
 use crate::quake::Quake;
 
 /// One fact, known from both sides.
@@ -41,7 +41,7 @@ impl Expected {
     pub fn compare(
         &self,
         metrics: &Metrics,
-        catalogue: &Catalogue,
+        catalog: &Catalog,
         archived: &[String],
         drained: &DrainReport,
     ) -> Vec<Fact> {
@@ -63,9 +63,9 @@ impl Expected {
         vec![
             fact("events accepted", all, published(DETECTED)),
             fact(
-                "catalogued, over all networks",
+                "cataloged, over all networks",
                 all,
-                catalogue.networks.values().sum(),
+                catalog.networks.values().sum(),
             ),
             fact("archived", all, archived.len() as u64),
             fact("archived in the file's order", all, in_order.count() as u64),

@@ -90,16 +90,16 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     let metrics = broker.metrics();
     let drained = broker.drain(PATIENCE)?;
     let archived = archive::ids(archive)?;
-    let catalogue = pipeline
-        .catalogue
+    let catalog = pipeline
+        .catalog
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    let facts = expected.compare(&metrics, &catalogue, &archived, &drained);
+    let facts = expected.compare(&metrics, &catalog, &archived, &drained);
     let mut letters = pipeline.detected.dead_letters().list();
     letters.extend(pipeline.significant.dead_letters().list());
 
     let mut out = io::stdout().lock();
-    report::catalogue(&mut out, &catalogue)?;
+    report::catalog(&mut out, &catalog)?;
     report::metrics(&mut out, &metrics)?;
     report::times(&mut out, args.speed, latest, &metrics)?;
     let batches = batches.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! Who listens to what.
 //!
 //! ```text
-//! quakes.detected ─┬─ catalogue      counts by network and by magnitude
+//! quakes.detected ─┬─ catalog      counts by network and by magnitude
 //!                  ├─ triage ──────> quakes.significant ── pager
 //!                  ├─ archive        writes batches to a file
 //!                  └─ seismologist   has no use for explosions
@@ -27,12 +27,12 @@ pub type Shared = Arc<Quake>;
 pub const DETECTED: &str = "quakes.detected";
 pub const SIGNIFICANT: &str = "quakes.significant";
 
-/// What the catalogue knows about a network, or about a magnitude.
+/// What the catalog knows about a network, or about a magnitude.
 pub type Counts<K> = BTreeMap<K, u64>;
 
-/// The catalogue's aggregates.
+/// The catalog's aggregates.
 #[derive(Default)]
-pub struct Catalogue {
+pub struct Catalog {
     pub networks: Counts<String>,
     /// By whole magnitude; `None` for those not measured.
     pub magnitudes: Counts<Option<i64>>,
@@ -43,7 +43,7 @@ pub struct Catalogue {
 pub struct Pipeline {
     pub detected: Topic<Shared>,
     pub significant: Topic<Shared>,
-    pub catalogue: Arc<Mutex<Catalogue>>,
+    pub catalog: Arc<Mutex<Catalog>>,
     _subscriptions: [Subscription; 5],
 }
 
@@ -67,10 +67,10 @@ impl Pipeline {
         // refused all the same is a nack, which means: again, a little later.
         let significant = broker.topic::<Shared>(SIGNIFICANT).capacity(4_096).open()?;
         let retry = Backoff::exponential(Duration::from_millis(5)).jitter();
-        let catalogue = Arc::new(Mutex::new(Catalogue::default()));
+        let catalog = Arc::new(Mutex::new(Catalog::default()));
 
         let subscriptions = [
-            detected.subscribe("catalogue", catalogue_to(Arc::clone(&catalogue)))?,
+            detected.subscribe("catalog", catalog_to(Arc::clone(&catalog)))?,
             detected
                 .subscription("triage")
                 .retry(retry.clone().max_attempts(10))
@@ -88,24 +88,24 @@ impl Pipeline {
         Ok(Self {
             detected,
             significant,
-            catalogue,
+            catalog,
             _subscriptions: subscriptions,
         })
     }
 }
 
-fn catalogue_to(
-    catalogue: Arc<Mutex<Catalogue>>,
+fn catalog_to(
+    catalog: Arc<Mutex<Catalog>>,
 ) -> impl FnMut(&Delivery<'_, Shared>) -> Result<(), Nack> {
     move |delivery| {
         let quake = delivery.payload();
-        let mut catalogue = catalogue.lock().unwrap_or_else(PoisonError::into_inner);
-        *catalogue.networks.entry(quake.net.clone()).or_default() += 1;
+        let mut catalog = catalog.lock().unwrap_or_else(PoisonError::into_inner);
+        *catalog.networks.entry(quake.net.clone()).or_default() += 1;
         let magnitude = quake.mag.map(|mag| mag.floor() as i64);
-        *catalogue.magnitudes.entry(magnitude).or_default() += 1;
-        let strongest = catalogue.strongest.as_ref().and_then(|quake| quake.mag);
+        *catalog.magnitudes.entry(magnitude).or_default() += 1;
+        let strongest = catalog.strongest.as_ref().and_then(|quake| quake.mag);
         if quake.mag > strongest {
-            catalogue.strongest = Some(Arc::clone(quake));
+            catalog.strongest = Some(Arc::clone(quake));
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use indicatif::HumanCount;
 use millstream::{DeadLetter, DeliveryCounts, Metrics};
 
 use crate::check::Fact;
-use crate::pipeline::{Catalogue, DETECTED, Shared};
+use crate::pipeline::{Catalog, DETECTED, Shared};
 use crate::quake::Quake;
 use crate::replay::Pace;
 
@@ -16,9 +16,9 @@ use crate::replay::Pace;
 const EXAMPLES: usize = 3;
 const BAR_WIDTH: u64 = 50;
 
-pub fn catalogue(out: &mut impl Write, catalogue: &Catalogue) -> io::Result<()> {
-    writeln!(out, "Catalogue")?;
-    let mut networks: Vec<_> = catalogue.networks.iter().collect();
+pub fn catalog(out: &mut impl Write, catalog: &Catalog) -> io::Result<()> {
+    writeln!(out, "Catalog")?;
+    let mut networks: Vec<_> = catalog.networks.iter().collect();
     networks.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     for line in networks.chunks(12) {
         for (network, count) in line {
@@ -26,8 +26,8 @@ pub fn catalogue(out: &mut impl Write, catalogue: &Catalogue) -> io::Result<()> 
         }
         writeln!(out)?;
     }
-    let most = catalogue.magnitudes.values().copied().max().unwrap_or(1);
-    for (magnitude, count) in &catalogue.magnitudes {
+    let most = catalog.magnitudes.values().copied().max().unwrap_or(1);
+    for (magnitude, count) in &catalog.magnitudes {
         let label = match magnitude {
             Some(whole) => format!("{whole:>2} to {:<2}", whole + 1),
             None => "unknown".to_owned(),
@@ -37,7 +37,7 @@ pub fn catalogue(out: &mut impl Write, catalogue: &Catalogue) -> io::Result<()> 
         let count = HumanCount(*count).to_string();
         writeln!(out, "{label:<8} {count:>7} {bar}")?;
     }
-    if let Some(quake) = &catalogue.strongest {
+    if let Some(quake) = &catalog.strongest {
         writeln!(out, "strongest: {}, {}", quake.magnitude(), quake.place())?;
     }
     Ok(())
