@@ -62,6 +62,8 @@ pub(crate) struct Bus {
     told: CachePadded<AtomicU64>,
     told_all: Quiescence,
     stopping: Mutex<bool>,
+    /// Once it stops, how many events are to be told: those sent before.
+    last: AtomicU64,
     bell: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -81,6 +83,7 @@ impl Bus {
             told: CachePadded::new(AtomicU64::new(0)),
             told_all: Quiescence::new(),
             stopping: Mutex::new(false),
+            last: AtomicU64::new(u64::MAX),
             bell: Condvar::new(),
             thread: Mutex::new(None),
         }
@@ -193,6 +196,10 @@ impl Bus {
         loop {
             looks = if self.pump() { 0 } else { looks + 1 };
             self.told_all.notify();
+            // Publishers who are refused may tell of it for ever.
+            if self.known() >= self.last.load(Ordering::Acquire) {
+                return;
+            }
             let known = breakable!(
                 "bus: asleep with news on its way",
                 self.known(),
@@ -264,7 +271,10 @@ impl Bus {
 
     /// Waits until everything sent so far has been told. `false`: time was up.
     pub(crate) fn flush(&self, until: Option<Instant>) -> bool {
-        let sent = self.news.load().drawn;
+        self.flush_to(self.news.load().drawn, until)
+    }
+
+    fn flush_to(&self, sent: u64, until: Option<Instant>) -> bool {
         self.told_all.wait(until, || self.known() >= sent)
     }
 
@@ -281,13 +291,15 @@ impl Bus {
     /// Ends the thread once it has told what is in the buffer; doesn't wait for
     /// an observer that is still busy. `true`: all has been told.
     pub(crate) fn stop(&self, until: Option<Instant>) -> bool {
+        let sent = self.news.load().drawn;
+        self.last.store(sent, Ordering::Release);
         *self.stopping.lock() = true;
         self.bell.notify_one();
         let thread = self.thread.lock().take();
         let Some(thread) = thread else {
             return true;
         };
-        if is_current(&thread) || !self.flush(until) {
+        if is_current(&thread) || !self.flush_to(sent, until) {
             return false;
         }
         // Observers are contained, and the last one has returned.
