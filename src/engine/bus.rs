@@ -61,9 +61,8 @@ pub(crate) struct Bus {
     /// Events taken out of the buffer and told to everybody: written by the thread.
     told: CachePadded<AtomicU64>,
     told_all: Quiescence,
-    stopping: Mutex<bool>,
     /// Once it stops, how many events are to be told: those sent before.
-    last: AtomicU64,
+    stopping: Mutex<Option<u64>>,
     bell: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -82,8 +81,7 @@ impl Bus {
             panicked: AtomicU64::new(0),
             told: CachePadded::new(AtomicU64::new(0)),
             told_all: Quiescence::new(),
-            stopping: Mutex::new(false),
-            last: AtomicU64::new(u64::MAX),
+            stopping: Mutex::new(None),
             bell: Condvar::new(),
             thread: Mutex::new(None),
         }
@@ -193,11 +191,16 @@ impl Bus {
     /// Tells what comes until the bus is stopped: the observers' thread.
     pub(crate) fn listen(&self) {
         let mut looks = 0;
+        let mut burst = Vec::new();
         loop {
-            looks = if self.pump() { 0 } else { looks + 1 };
+            looks = match self.tell_burst(&mut burst) {
+                true => 0,
+                false => looks + 1,
+            };
             self.told_all.notify();
-            // Publishers who are refused may tell of it for ever.
-            if self.known() >= self.last.load(Ordering::Acquire) {
+            // What is sent after the end, of refusals say, may have none.
+            let last = *self.stopping.lock();
+            if last.is_some_and(|last| self.known() >= last) {
                 return;
             }
             let known = breakable!(
@@ -211,7 +214,7 @@ impl Bus {
                 continue;
             }
             let mut stopping = self.stopping.lock();
-            while self.news.load().asleep && !*stopping {
+            while self.news.load().asleep && stopping.is_none() {
                 self.bell.wait(&mut stopping, None);
             }
             if self.news.load().asleep {
@@ -228,36 +231,42 @@ impl Bus {
 
     /// Tells the observers all there is in the buffer, on this thread. `false`: nothing.
     pub(crate) fn pump(&self) -> bool {
+        let (mut burst, mut has_told) = (Vec::new(), false);
+        while self.tell_burst(&mut burst) {
+            has_told = true;
+        }
+        has_told
+    }
+
+    /// Tells some of what is in the buffer, on this thread. `false`: there is nothing. `burst` is
+    /// memory to be used again.
+    fn tell_burst(&self, burst: &mut Vec<Note>) -> bool {
         let Some(buffer) = self.buffer.get() else {
             return false;
         };
+        burst.extend(iter::from_fn(|| buffer.pop()).take(BURST));
+        if burst.is_empty() {
+            return false;
+        }
         let mut observers = self.observers.reader();
         let mut changes = self.changes.load(Ordering::Acquire);
         let mut listeners = observers.load();
-        let mut burst = Vec::new();
-        let mut has_told = false;
-        loop {
-            burst.extend(iter::from_fn(|| buffer.pop()).take(BURST));
-            if burst.is_empty() {
-                return has_told;
+        let mut told = 0;
+        for note in burst.iter() {
+            // ORDERING: who sees the count sees the list. It is looked at for each note,
+            // so that who has left hears nothing more.
+            let now = self.changes.load(Ordering::Acquire);
+            if now != changes {
+                changes = now;
+                listeners = observers.load();
             }
-            has_told = true;
-            let mut told = 0;
-            for note in &burst {
-                // ORDERING: who sees the count sees the list. It is looked at for each note,
-                // so that who has left hears nothing more.
-                let now = self.changes.load(Ordering::Acquire);
-                if now != changes {
-                    changes = now;
-                    listeners = observers.load();
-                }
-                note.tell(|event| self.tell(event, listeners));
-                told += note.len();
-            }
-            // ORDERING: whoever sees the count sees what the observers did.
-            self.told.fetch_add(told, Ordering::Release);
-            burst.clear();
+            note.tell(|event| self.tell(event, listeners));
+            told += note.len();
         }
+        // ORDERING: whoever sees the count sees what the observers did.
+        self.told.fetch_add(told, Ordering::Release);
+        burst.clear();
+        true
     }
 
     fn tell(&self, event: &Event<'_>, observers: &Observers) {
@@ -292,8 +301,7 @@ impl Bus {
     /// an observer that is still busy. `true`: all has been told.
     pub(crate) fn stop(&self, until: Option<Instant>) -> bool {
         let sent = self.news.load().drawn;
-        self.last.store(sent, Ordering::Release);
-        *self.stopping.lock() = true;
+        *self.stopping.lock() = Some(sent);
         self.bell.notify_one();
         let thread = self.thread.lock().take();
         let Some(thread) = thread else {
@@ -305,5 +313,31 @@ impl Bus {
         // Observers are contained, and the last one has returned.
         let _ = thread.join();
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventKind;
+
+    /// It is sent by an observer here, for each event that it hears of.
+    #[test]
+    fn what_is_sent_while_the_bus_stops_does_not_keep_it() {
+        let bus = Arc::new(Bus::new(64));
+        let record = || Box::new(Record::new(Arc::from("t"), 0, EventKind::Drained));
+        let feeds = Arc::clone(&bus);
+        let observer: Box<Observer> = Box::new(move |_| feeds.send(record()));
+        bus.add(Contained::new(observer));
+        bus.send(record());
+        let listens = Arc::clone(&bus);
+        let named = Thread {
+            name: "observer".into(),
+            stack_size: None,
+        };
+        let thread = spawn(named, move || listens.listen()).expect("it starts");
+        *bus.thread.lock() = Some(thread);
+        assert!(bus.stop(None), "all that was sent before has been told");
+        bus.let_go();
     }
 }
