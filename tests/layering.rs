@@ -1,5 +1,5 @@
 //! The absences that ARCHITECTURE.md promises, as far as a reader of the source
-//! can check them.
+//! can check them; and the words that were given up for those that readers know.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -95,5 +95,49 @@ fn a_file_of_more_than_400_lines_of_code_is_split_by_decision() {
     for (name, text) in code() {
         let lines = text.lines().filter(|line| !line.trim().is_empty()).count();
         assert!(lines <= 400, "{name} has {lines} lines of code");
+    }
+}
+
+/// A retired word, and what stands in its place.
+const RETIRED: [(&str, &str); 12] = [
+    ("Redelivery", "PendingDelivery"),
+    ("in_hand", "in_flight"),
+    ("Parcel", "QueueEntry"),
+    ("parcel", "queue entry"),
+    ("Waste", "DeferredDrops"),
+    ("Tray", "Settlements"),
+    ("Stillness", "Quiescence"),
+    ("stillness", "quiescence"),
+    ("Bags", "Buckets"),
+    ("Letters", "DeadLetterStore"),
+    ("Lot", "Partition"),
+    ("lot", "partition"),
+];
+
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|letter: char| !letter.is_alphanumeric() && letter != '_')
+}
+
+/// A sentence may begin with any word, and many begin with letters.
+fn is_prose(line: &str) -> bool {
+    line.trim_start().starts_with("//")
+}
+
+#[test]
+fn retired_words_stay_retired() {
+    let mut paths = Vec::new();
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    sources(&src, &mut paths);
+    for path in paths {
+        let text = fs::read_to_string(&path).expect("a readable file");
+        for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !is_prose(line)) {
+            for word in words(line) {
+                let retired = RETIRED.iter().find(|(retired, _)| *retired == word);
+                if let Some((retired, instead)) = retired {
+                    let path = path.display();
+                    panic!("{path}:{number} says `{retired}`; say `{instead}`");
+                }
+            }
+        }
     }
 }
