@@ -126,10 +126,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// [`RecvError::Ended`], and where it may not wait, [`RecvError::Empty`].
     pub fn recv(&self) -> Result<Lease<T>, RecvError> {
-        let mut lease = None;
-        self.lane
-            .receive(1, None, |granted| lease = Some(self.lease(granted)))?;
-        lease.ok_or(RecvError::Empty)
+        self.receive_one(None)
     }
 
     /// Leases the next delivery; waits for one at most so long.
@@ -139,11 +136,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     /// [`RecvError::TimedOut`], [`RecvError::Ended`], and where it may not wait,
     /// [`RecvError::Empty`].
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Lease<T>, RecvError> {
-        let until = Instant::now().checked_add(timeout);
-        let mut lease = None;
-        self.lane
-            .receive(1, until, |granted| lease = Some(self.lease(granted)))?;
-        lease.ok_or(RecvError::Empty)
+        self.receive_one(Instant::now().checked_add(timeout))
     }
 
     /// Leases the next delivery if there is one now.
@@ -230,6 +223,13 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     #[cfg(feature = "async")]
     pub(crate) fn leave(&self, seat: &mut crate::engine::wakers::Seat) {
         self.lane.leave_receivers(seat);
+    }
+
+    fn receive_one(&self, until: Option<Instant>) -> Result<Lease<T>, RecvError> {
+        let mut lease = None;
+        self.lane
+            .receive(1, until, |granted| lease = Some(self.lease(granted)))?;
+        lease.ok_or(RecvError::Empty)
     }
 
     fn lease(&self, granted: Granted<T>) -> Lease<T> {
