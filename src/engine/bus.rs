@@ -231,6 +231,9 @@ impl Bus {
 
     /// Tells the observers all there is in the buffer, on this thread. `false`: nothing.
     pub(crate) fn pump(&self) -> bool {
+        if !self.was_observed() {
+            return false;
+        }
         let (mut burst, mut has_told) = (Vec::new(), false);
         while self.tell_burst(&mut burst) {
             has_told = true;
