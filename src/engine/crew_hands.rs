@@ -2,7 +2,6 @@
 
 use super::crew::{Crew, RUNNER, State};
 use super::lane::{Lane, PendingDelivery};
-use super::leased::Granted;
 use crate::pure::lifecycle::Status;
 use crate::pure::room::Phase;
 use crate::pure::sequencer::{Class, Each, Key, Taken};
@@ -214,25 +213,21 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Puts down one that has ended.
     pub(super) fn put_down_ended(self: &Arc<Self>, crew: &Crew<T>, key: Option<Key>) {
-        if let Some(key) = key {
-            crew.state.lock().sequencer.put_down(Some(key));
-        }
-        self.leave_hand(1, 1);
+        self.put_down_all_ended(crew, key, 1);
     }
 
-    /// Puts down leases that have been acked, so many in all.
-    pub(super) fn put_down_acked(
+    /// Puts down so many that have ended, and the keys that some of them have.
+    #[inline]
+    pub(super) fn put_down_all_ended(
         self: &Arc<Self>,
         crew: &Crew<T>,
-        runs: &[Granted<T>],
+        keys: impl IntoIterator<Item = Key>,
         count: u32,
     ) {
-        let mut keys = runs.iter().filter_map(|run| run.key);
-        if let Some(first) = keys.next() {
+        let mut keys = keys.into_iter().peekable();
+        if keys.peek().is_some() {
             let mut state = crew.state.lock();
-            for key in std::iter::once(first).chain(keys) {
-                state.sequencer.put_down(Some(key));
-            }
+            keys.for_each(|key| state.sequencer.put_down(Some(key)));
         }
         self.leave_hand(u64::from(count), count);
     }

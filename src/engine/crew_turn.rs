@@ -104,13 +104,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let Taken { key, item } = taken;
         let _motion = self.books.motions.begin(1);
         let attempts = item.next_attempt(began_ns);
-        match self.conclude(item, fault, attempts, now_ns) {
-            None => self.put_down_ended(crew, key),
-            Some((item, fault)) => {
-                let failed = Taken { key, item };
-                self.settle_failed(crew, last_error, failed, &fault, now_ns);
-            }
-        }
+        let tried = self.conclude(item, fault, attempts, now_ns);
+        self.put_down_tried(crew, last_error, key, tried, now_ns);
     }
 
     /// Tries one delivery that nothing else is in hand with. Returns the time after it.
@@ -124,6 +119,20 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let Taken { key, item } = taken;
         let _motion = self.books.motions.begin(1);
         let (tried, now_ns) = self.try_one(turn, item, now_ns);
+        self.put_down_tried(crew, &mut turn.last_error, key, tried, now_ns);
+        now_ns
+    }
+
+    /// Settles what was tried while nothing else was in hand with it, and puts it down.
+    #[inline(always)]
+    fn put_down_tried(
+        self: &Arc<Self>,
+        crew: &Crew<T>,
+        last_error: &mut Option<Arc<str>>,
+        key: Option<Key>,
+        tried: Tried<T>,
+        now_ns: u64,
+    ) {
         match tried {
             Tried::Acked => self.put_down_ended(crew, key),
             Tried::NotCalled(item) => {
@@ -133,10 +142,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
             Tried::Failed(item, fault) => {
                 let failed = Taken { key, item };
-                self.settle_failed(crew, &mut turn.last_error, failed, &fault, now_ns);
+                self.settle_failed(crew, last_error, failed, &fault, now_ns);
             }
         }
-        now_ns
     }
 
     /// Settles a failed attempt that nothing else is in hand with, and puts its delivery

@@ -210,7 +210,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let motion = self.books.motions.begin(count as u64);
         let ended_ns = self.engine().clock.now_ns();
         runs.iter().for_each(|run| self.ack_run(run, ended_ns));
-        self.put_down_acked(crew, runs, count as u32);
+        let keys = runs.iter().filter_map(|run| run.key);
+        self.put_down_all_ended(crew, keys, count as u32);
         drop(motion);
         self.follow_up(crew);
     }
@@ -224,6 +225,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         let took = attempts.until(ended_ns, 1);
         if run.len() == 1 {
+            // The most frequent, and stretches cost more than the rest of it.
             let stamp = run.batch.stamp(run.index());
             let (ids, accepted_ns) = (iter::once(stamp.id), iter::once(stamp.accepted_ns));
             self.end_attempts(ids, accepted_ns, &[], attempts, took);

@@ -295,26 +295,27 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return (Tried::NotCalled(again), after_ns);
         }
         self.books.record(Status::Queued, Step::Start, 1);
-        let tried = match self.conclude(again, turn.faults.pop(), attempts, after_ns) {
-            None => Tried::Acked,
-            Some((again, fault)) => Tried::Failed(again, fault),
-        };
+        let tried = self.conclude(again, turn.faults.pop(), attempts, after_ns);
         (tried, after_ns)
     }
 
-    /// Writes down how an attempt has ended; returns it, if it failed.
+    /// Writes down how an attempt has ended.
+    #[inline(always)]
     pub(super) fn conclude(
         &self,
         again: PendingDelivery<T>,
         fault: Option<Fault>,
         attempts: Attempts,
         ended_ns: u64,
-    ) -> Option<(PendingDelivery<T>, Fault)> {
+    ) -> Tried<T> {
         let stamp = again.stamp();
         let (ids, accepted_ns) = (iter::once(stamp.id), iter::once(stamp.accepted_ns));
         let took = attempts.until(ended_ns, 1);
         self.end_attempts(ids, accepted_ns, fault.as_slice(), attempts, took);
-        fault.map(|fault| (again, fault))
+        match fault {
+            None => Tried::Acked,
+            Some(fault) => Tried::Failed(again, fault),
+        }
     }
 
     /// Ends what is at the front of the hand and has outlived its time. `false`:
