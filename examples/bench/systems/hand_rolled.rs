@@ -161,13 +161,4 @@ impl<const WORDS: usize> Publisher<WORDS> for ByName<WORDS> {
     fn send(&mut self, topic: usize, message: Payload<WORDS>) -> Answer {
         Ok(self.broker.publish(&self.names[topic], message)?)
     }
-
-    /// It has no batches.
-    fn send_batch(
-        &mut self,
-        topic: usize,
-        mut messages: impl ExactSizeIterator<Item = Payload<WORDS>>,
-    ) -> Answer {
-        messages.try_for_each(|message| self.send(topic, message))
-    }
 }

@@ -49,12 +49,14 @@ pub trait System<const WORDS: usize>: Sized {
 pub trait Publisher<const WORDS: usize>: Send + 'static {
     fn send(&mut self, topic: usize, message: Payload<WORDS>) -> Answer;
 
-    /// Sends them as the system's users would send a batch.
+    /// Sends them as the system's users would send a batch: one by one, where it has none.
     fn send_batch(
         &mut self,
         topic: usize,
-        messages: impl ExactSizeIterator<Item = Payload<WORDS>>,
-    ) -> Answer;
+        mut messages: impl ExactSizeIterator<Item = Payload<WORDS>>,
+    ) -> Answer {
+        messages.try_for_each(|message| self.send(topic, message))
+    }
 
     /// Lets go of what it has collected, if it collects.
     fn flush(&mut self) -> Answer {

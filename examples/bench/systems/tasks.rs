@@ -158,19 +158,10 @@ impl<C: Channel, W: Way, const WORDS: usize> System<WORDS> for Tasks<C, W> {
 impl<C: Channel, const WORDS: usize> Publisher<WORDS> for Senders<C, WORDS> {
     fn send(&mut self, topic: usize, message: Payload<WORDS>) -> Answer {
         for sender in &self.0[topic] {
-            if !C::send(sender, message.clone()) {
+            if !C::send(sender, message) {
                 return Err("a subscriber's task is gone".into());
             }
         }
         Ok(())
-    }
-
-    /// They have none.
-    fn send_batch(
-        &mut self,
-        topic: usize,
-        mut messages: impl ExactSizeIterator<Item = Payload<WORDS>>,
-    ) -> Answer {
-        messages.try_for_each(|message| self.send(topic, message))
     }
 }
