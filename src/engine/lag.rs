@@ -9,9 +9,8 @@
 //! Steps. The *dispatcher* says in the queue that it wants to be rung when the open batch is
 //! full, sets `awaited_dry` in every lane, fences, and looks into their inboxes: only if
 //! something is in each of them does it go to rest. Otherwise it takes the open batch, and
-//! with it what it has said. A *lane* whose turn has
-//! emptied its inbox fences, and looks at `awaited_dry`: if that is set it rings the topic.
-//! The feared interleaving: the dispatcher sees something in the inbox, the lane takes it and
+//! with it what it has said. A *lane* whose turn has emptied its inbox fences, and looks at
+//! `awaited_dry`: if that is set it rings the topic. The feared interleaving: the dispatcher sees something in the inbox, the lane takes it and
 //! comes to rest, and the topic rests, too, with a message that nobody will look at. It can't
 //! be: whichever of the two fences comes first, what was done before it is seen after the
 //! other. A lane that was full of what is not its runner's to take at any time (of keys, of
