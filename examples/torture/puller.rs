@@ -134,12 +134,14 @@ impl Puller {
 
     /// Keeps some of it, and acks the others at once, in time or too late.
     fn take_batch(&mut self, mut batch: LeaseBatch<Shot>, random: &mut Rng) {
+        // The clock is read first: whoever is held up in between is not late too early.
+        let now = Instant::now();
         let left = batch.remaining();
+        let due = now + left;
         let out = if left.is_zero() { 0 } else { batch.len() };
         for delivery in batch.iter() {
             self.look(&delivery, out);
         }
-        let due = Instant::now() + left;
         self.held.extend(batch.extract_if(|_| random.bool()));
         if random.u32(..4) == 0 {
             sleep(Duration::from_micros(random.u64(..2_000)));
