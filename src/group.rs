@@ -108,12 +108,11 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
         make: Option<Make<T>>,
     ) -> Result<Member, SubscribeError> {
         let name = crate::name::parse(name)?;
-        let Some(crew) = self.lane.crew.get() else {
+        let Some(keyed) = self.lane.keyed() else {
             return Err(SubscribeError::Closed);
         };
-        let member = self
-            .lane
-            .add_member(crew, Arc::clone(&name), seats, make)
+        let member = keyed
+            .add_member(Arc::clone(&name), seats, make)
             .ok_or_else(|| SubscribeError::MemberTaken {
                 name: name.to_string(),
             })?;
@@ -261,7 +260,9 @@ impl<T: Send + Sync + 'static> AnyMember for Joined<T> {
     }
 
     fn begin_to_leave(&self) {
-        self.lane.remove_member(&self.member);
+        if let Some(keyed) = self.lane.keyed() {
+            keyed.remove_member(&self.member);
+        }
     }
 
     fn wait(&self) {
@@ -280,7 +281,8 @@ impl<T: Send + Sync + 'static> AnyMember for Joined<T> {
     }
 
     fn resize(&self, concurrency: usize) -> bool {
-        self.lane.resize(&self.member, concurrency)
+        let keyed = self.lane.keyed();
+        keyed.is_some_and(|keyed| keyed.resize(&self.member, concurrency))
     }
 
     fn metrics(&self) -> MemberMetrics {

@@ -47,7 +47,8 @@ impl<T: Send + Sync + 'static> Lease<T> {
     /// [`Stale`] if the lease has ended before; nothing has changed then.
     pub fn ack(mut self) -> Result<(), Stale> {
         self.settled = true;
-        self.lane.ack_leases(std::slice::from_ref(&self.granted))
+        let keyed = self.lane.keyed().ok_or(Stale)?;
+        keyed.ack_leases(std::slice::from_ref(&self.granted))
     }
 
     /// Settles it: the attempt has failed. The retry policy is asked, on this thread,
@@ -58,7 +59,8 @@ impl<T: Send + Sync + 'static> Lease<T> {
     /// [`Stale`] if the lease has ended before; nothing has changed then.
     pub fn nack(mut self, nack: Nack) -> Result<(), Stale> {
         self.settled = true;
-        self.lane.fail_lease(&self.granted, Failing::Nack(nack))
+        let keyed = self.lane.keyed().ok_or(Stale)?;
+        keyed.fail_lease(&self.granted, Failing::Nack(nack))
     }
 
     /// Makes the lease good for at least `by` from now: moves its deadline there, unless
@@ -68,7 +70,8 @@ impl<T: Send + Sync + 'static> Lease<T> {
     ///
     /// [`Stale`] if the lease has ended before; nothing has changed then.
     pub fn extend(&mut self, by: Duration) -> Result<(), Stale> {
-        self.lane.extend_lease(&mut self.granted, nanos(by))
+        let keyed = self.lane.keyed().ok_or(Stale)?;
+        keyed.extend_lease(&mut self.granted, nanos(by))
     }
 
     /// The time left until its deadline: zero once it has passed.
@@ -141,9 +144,11 @@ impl<T: Send + Sync + 'static> Lease<T> {
 
 impl<T: Send + Sync + 'static> Drop for Lease<T> {
     fn drop(&mut self) {
-        if !self.settled {
+        if let Some(keyed) = self.lane.keyed()
+            && !self.settled
+        {
             // A stale one has been settled by its deadline, or by the end.
-            let _ = self.lane.fail_lease(&self.granted, Failing::Abandon);
+            let _ = keyed.fail_lease(&self.granted, Failing::Abandon);
         }
     }
 }

@@ -94,7 +94,8 @@ impl<T: Send + Sync + 'static> LeaseBatch<T> {
     /// deadline, so that all of them have, or none.
     pub fn ack_all(mut self) -> Result<(), Stale> {
         let mut runs = std::mem::take(&mut self.runs);
-        self.lane.ack_leases(runs.make_contiguous())
+        let keyed = self.lane.keyed().ok_or(Stale)?;
+        keyed.ack_leases(runs.make_contiguous())
     }
 
     /// Takes those out that are `chosen`, in order: to nack, to extend, or to keep them beyond

@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use crate::config::Unsubscribe;
+use crate::engine::crew::KeyedLane;
 use crate::engine::lane::Lane;
 use crate::engine::leased::Granted;
 use crate::error::{InvalidSetting, RecvError};
@@ -146,7 +147,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     /// [`RecvError::Empty`] and [`RecvError::Ended`].
     pub fn try_recv(&self) -> Result<Lease<T>, RecvError> {
         let mut lease = None;
-        self.lane
+        self.keyed()?
             .try_receive(1, &mut |granted| lease = Some(self.lease(granted)))?;
         lease.ok_or(RecvError::Empty)
     }
@@ -163,7 +164,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         let mut batch = LeaseBatch::new(&self.lane);
         if max > 0 {
             let until = Instant::now().checked_add(wait);
-            self.lane
+            self.keyed()?
                 .receive(max, until, |granted| batch.push(granted))?;
         }
         Ok(batch)
@@ -184,7 +185,8 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     /// [`OnFailure::BlockSubscription`](crate::OnFailure::BlockSubscription), as where it was
     /// made.
     pub fn set_credits(&self, leases: usize) -> Result<(), InvalidSetting> {
-        self.lane.set_credits(Some(leases))
+        let keyed = self.lane.keyed();
+        keyed.map_or(Ok(()), |keyed| keyed.set_credits(Some(leases)))
     }
 
     /// Sets how long leases are good for that are taken from now on. Those that are out
@@ -194,7 +196,10 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// [`InvalidSetting`] for zero.
     pub fn set_ack_deadline(&self, deadline: Duration) -> Result<(), InvalidSetting> {
-        self.lane.set_ack_deadline(check_deadline(deadline)?);
+        let deadline_ns = check_deadline(deadline)?;
+        if let Some(keyed) = self.lane.keyed() {
+            keyed.set_ack_deadline(deadline_ns);
+        }
         Ok(())
     }
 
@@ -216,20 +221,26 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         seat: &mut crate::engine::wakers::Seat,
         context: &std::task::Context<'_>,
     ) -> std::task::Poll<Result<Lease<T>, RecvError>> {
-        let granted = self.lane.poll_receive(seat, context);
+        let granted = self.keyed()?.poll_receive(seat, context);
         granted.map_ok(|granted| self.lease(granted))
     }
 
     #[cfg(feature = "async")]
     pub(crate) fn leave(&self, seat: &mut crate::engine::wakers::Seat) {
-        self.lane.leave_receivers(seat);
+        if let Ok(keyed) = self.keyed() {
+            keyed.leave_receivers(seat);
+        }
     }
 
     fn receive_one(&self, until: Option<Instant>) -> Result<Lease<T>, RecvError> {
         let mut lease = None;
-        self.lane
+        self.keyed()?
             .receive(1, until, |granted| lease = Some(self.lease(granted)))?;
         lease.ok_or(RecvError::Empty)
+    }
+
+    fn keyed(&self) -> Result<KeyedLane<'_, T>, RecvError> {
+        self.lane.keyed().ok_or(RecvError::Ended)
     }
 
     fn lease(&self, granted: Granted<T>) -> Lease<T> {

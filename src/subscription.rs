@@ -278,7 +278,8 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
     }
 
     fn set_concurrency(&self, concurrency: usize) -> bool {
-        Lane::set_concurrency(self, concurrency)
+        self.keyed()
+            .is_some_and(|keyed| keyed.set_concurrency(concurrency))
     }
 
     fn metrics(&self) -> SubscriptionMetrics {

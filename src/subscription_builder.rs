@@ -133,8 +133,10 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         let deadline_ns = check_deadline(pull.ack_deadline)?;
         self.credits = pull.credits;
         let lane = self.finish(Hands::Callers, |_| Ok(Handler::Others))?;
-        lane.set_ack_deadline(deadline_ns);
-        lane.set_credits(pull.credits)?;
+        if let Some(keyed) = lane.keyed() {
+            keyed.set_ack_deadline(deadline_ns);
+            keyed.set_credits(pull.credits)?;
+        }
         Ok(PullSubscription::new(lane))
     }
 
@@ -258,7 +260,9 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         in_range_of_threads("concurrency", concurrency)?;
         let lane = self.finish(Hands::Seats, |_| Ok(Handler::Others))?;
         let (seats, make) = share();
-        lane.take_seats(seats, make);
+        if let Some(keyed) = lane.keyed() {
+            keyed.take_seats(seats, make);
+        }
         Ok(Subscription::new(lane))
     }
 
@@ -322,8 +326,8 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             crew: (!is_plain).then(|| Crew::new(rules, hands, self.when_full)),
         };
         let lane = Arc::new(Lane::new(name, Arc::clone(self.topic), settings, handler));
-        if let Some(crew) = lane.crew.get() {
-            lane.park_by_letters(crew);
+        if let Some(keyed) = lane.keyed() {
+            keyed.park_by_letters();
         }
         let names = breakable!(
             "patterns: a name without the lock",

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use super::contain::{Contained, contain};
 use super::context;
-use super::crew::Crew;
+use super::crew::KeyedLane;
 use super::crew_hands::Settlements;
 use super::handler::{Cause, Fault};
 use super::lane::{Lane, PendingDelivery};
@@ -68,17 +68,16 @@ where
     F: Fn(OwnedDelivery<T>) -> R + Send + Sync + 'static,
     R: Future<Output = Result<(), Nack>> + Send + 'static,
 {
-    fn work(&mut self, seat: &Arc<Seat<T>>, lane: &Arc<Lane<T>>, engine: &Engine) -> bool {
-        let Some(crew) = lane.crew.get() else {
-            return false;
-        };
+    fn work(&mut self, seat: &Arc<Seat<T>>, keyed: KeyedLane<'_, T>) -> bool {
+        let lane = keyed.lane;
+        let engine = lane.engine();
         let waker = Waker::from(Arc::clone(seat));
         let turn_began_ns = engine.clock.now_ns();
         let mut now_ns = turn_began_ns;
         let mut looks = 0;
         loop {
             if lane.phase() > Phase::Draining {
-                self.cancel(lane, crew);
+                self.cancel(keyed);
                 return false;
             }
             if now_ns.saturating_sub(turn_began_ns) >= SHARE_NS || looks == SHARE_LOOKS {
@@ -89,7 +88,7 @@ where
                 Some(begun) => begun,
                 None if seat.is_leaving() => return false,
                 None => {
-                    let Some(taken) = seat.take(lane, now_ns) else {
+                    let Some(taken) = seat.take(keyed, now_ns) else {
                         return false;
                     };
                     self.begin(lane, taken, now_ns)
@@ -99,7 +98,7 @@ where
                 return false;
             };
             now_ns = engine.clock.now_ns();
-            self.settle(lane, crew, begun, fault, now_ns);
+            self.settle(keyed, begun, fault, now_ns);
         }
     }
 
@@ -186,8 +185,7 @@ where
 
     fn settle(
         &mut self,
-        lane: &Arc<Lane<T>>,
-        crew: &Crew<T>,
+        keyed: KeyedLane<'_, T>,
         begun: Begun<T>,
         fault: Option<Fault>,
         now_ns: u64,
@@ -197,7 +195,7 @@ where
             taken, began_ns, ..
         } = begun;
         let error = &mut self.last_error;
-        lane.settle_alone(crew, error, taken, fault, (began_ns, now_ns));
+        keyed.settle_alone(error, taken, fault, (began_ns, now_ns));
     }
 
     /// As [`discard`](super::contain::discard), in its place.
@@ -207,19 +205,19 @@ where
 
     /// The lane is being cancelled: the call ends where it stands, and its delivery
     /// with it.
-    fn cancel(&mut self, lane: &Arc<Lane<T>>, crew: &Crew<T>) {
+    fn cancel(&mut self, keyed: KeyedLane<'_, T>) {
         let Some(Begun { taken, .. }) = self.begun.take() else {
             return;
         };
         self.drop_future();
         let Taken { key, mut item } = taken;
-        let _motion = lane.books.motions.begin(1);
+        let _motion = keyed.lane.books.motions.begin(1);
         item.remember_latest();
         item.attempts += 1;
-        lane.end_pending(item, Status::Delivering);
+        keyed.lane.end_pending(item, Status::Delivering);
         let mut settlements = Settlements::new(1);
         settlements.end(key);
-        lane.put_down(crew, settlements);
+        keyed.put_down(settlements);
     }
 }
 

@@ -45,6 +45,28 @@ pub(crate) struct Crew<T> {
     pub(super) receivers: Waiters,
 }
 
+/// A lane whose deliveries are filed, with what its hands share.
+pub(crate) struct KeyedLane<'a, T> {
+    pub(super) lane: &'a Arc<Lane<T>>,
+    pub(super) crew: &'a Crew<T>,
+}
+
+impl<T> Clone for KeyedLane<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for KeyedLane<'_, T> {}
+
+impl<T> Lane<T> {
+    /// The lane with its crew, if it has one.
+    pub(crate) fn keyed(self: &Arc<Self>) -> Option<KeyedLane<'_, T>> {
+        let crew = self.crew.get()?;
+        Some(KeyedLane { lane: self, crew })
+    }
+}
+
 pub(super) struct State<T> {
     pub(super) rules: Rules,
     pub(super) epoch: u32,
@@ -312,34 +334,36 @@ impl<T: Send + Sync + 'static> Lane<T> {
             .get_or_init(|| Box::new(Crew::new(plain, Hands::Runner, self.when_full)));
         self.stop_lagging();
         crew.set_rules(|rules, credits| change(rules, self.fit(crew.is_shared, credits)))?;
-        self.park_by_letters(crew);
+        KeyedLane { lane: self, crew }.park_by_letters();
         self.ring();
         Ok(())
     }
+}
 
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Takes over what a lane without a crew had begun.
-    pub(super) fn adopt(&self, crew: &Crew<T>, turn: &mut Turn<T>) {
+    pub(super) fn adopt(self, turn: &mut Turn<T>) {
         if turn.hand.is_empty() && turn.waiting.is_empty() && turn.requeued.is_empty() {
             return;
         }
-        let mut state = crew.state.lock();
+        let mut state = self.crew.state.lock();
         let parts: Vec<_> = turn.hand.drain(..).collect();
         for part in &parts {
             for index in part.from..part.to {
                 let first = PendingDelivery::first(&part.batch, index as usize, 0);
-                crew.arrive(&mut state, first);
+                self.crew.arrive(&mut state, first);
             }
         }
         for requeued in turn.requeued.drain(..) {
-            crew.file(&mut state, requeued);
+            self.crew.file(&mut state, requeued);
         }
         state.waiting = std::mem::replace(&mut turn.waiting, Arena::new());
     }
 
     /// Ends everything that waits here, as the lane's phase says.
-    pub(super) fn end_crew(self: &Arc<Self>, crew: &Crew<T>) {
-        self.interrupt(crew);
-        let mut state = crew.state.lock();
+    pub(super) fn end_crew(self) {
+        self.interrupt();
+        let mut state = self.crew.state.lock();
         let mut queued = state.sequencer.drain();
         queued.extend(state.strays.drain());
         let waiting: Vec<_> = state.waiting.drain().collect();
@@ -350,18 +374,18 @@ impl<T: Send + Sync + 'static> Lane<T> {
         drop(state);
         let ended = (queued.len() + waiting.len() + leased.len()) as u32;
         for leased in leased {
-            self.end_lease(leased);
+            self.lane.end_lease(leased);
         }
         for delivery in queued {
-            self.end_pending(delivery, Status::Queued);
+            self.lane.end_pending(delivery, Status::Queued);
         }
         for delivery in waiting {
             // If it fires all the same, its tag will find nothing.
-            self.engine().timer.cancel_parked(delivery.timer);
+            self.lane.engine().timer.cancel_parked(delivery.timer);
             let from = delivery.parked_as();
-            self.end_pending(delivery, from);
+            self.lane.end_pending(delivery, from);
         }
-        self.give_back(ended);
+        self.lane.give_back(ended);
     }
 }
 

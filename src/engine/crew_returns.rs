@@ -1,45 +1,47 @@
 //! What comes back to a crew: retries that are due, letters that were redriven, and the
 //! deadlines of leases.
 
-use super::crew::{Crew, State};
-use super::lane::{Lane, Return};
+use super::crew::{KeyedLane, State};
+use super::lane::Return;
 use crate::pure::lifecycle::{Status, Step};
 use crate::sync::breakable;
 
-impl<T: Send + Sync + 'static> Lane<T> {
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Files everything that has come back.
-    pub(super) fn file_returns(&self, crew: &Crew<T>, state: &mut State<T>) {
-        while let Some(returned) = self.pop_return() {
-            self.file_return(crew, state, returned);
+    pub(super) fn file_returns(self, state: &mut State<T>) {
+        while let Some(returned) = self.lane.pop_return() {
+            self.file_return(state, returned);
         }
     }
 
     /// Files what has come back: a retry that is due, or a letter that was redriven.
     /// `false`: nothing has.
-    pub(super) fn file_next_return(&self, crew: &Crew<T>) -> bool {
+    pub(super) fn file_next_return(self) -> bool {
         // Under the lock it is either there or filed.
-        let mut state = crew.state.lock();
-        let returned = self.pop_return();
+        let mut state = self.crew.state.lock();
+        let returned = self.lane.pop_return();
         let is_some = returned.is_some();
         if let Some(returned) = returned {
-            self.file_return(crew, &mut state, returned);
+            self.file_return(&mut state, returned);
         }
         is_some
     }
 
-    fn file_return(&self, crew: &Crew<T>, state: &mut State<T>, returned: Return<T>) {
+    fn file_return(self, state: &mut State<T>, returned: Return<T>) {
         match returned {
-            Return::Redriven(again) => crew.rejoin(state, *again),
+            Return::Redriven(again) => self.crew.rejoin(state, *again),
             Return::Overdue => state.leases.note_overdue(),
             Return::Due(tag) => {
                 let Some(again) = state.waiting.remove(tag) else {
                     return;
                 };
                 if again.behind().is_none() {
-                    self.books.record(Status::RetryScheduled, Step::Requeue, 1);
+                    self.lane
+                        .books
+                        .record(Status::RetryScheduled, Step::Requeue, 1);
                 }
-                self.note_return(&again);
-                crew.file(state, again);
+                self.lane.note_return(&again);
+                self.crew.file(state, again);
                 if let Some(key) = state.holding.remove(&tag) {
                     breakable!("keys: held for ever", state.sequencer.release(key));
                 }

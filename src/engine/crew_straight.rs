@@ -11,7 +11,7 @@
 //! behind a call while another hand is free, and its key is out. Callers that pull take a
 //! run where no keys are to be minded, else one at a time, too: each lease ends by itself.
 
-use super::crew::{Crew, KeyRule, RUNNER, State};
+use super::crew::{KeyRule, KeyedLane, RUNNER, State};
 use super::handler::Run;
 use super::lane::{Lane, PendingDelivery, Turn};
 use crate::batch::Part;
@@ -34,25 +34,36 @@ impl<T> Straight<T> {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
+    /// Puts back what was taken out of the inbox and not tried.
+    fn put_back(self: &Arc<Self>, part: Part<T>) {
+        if part.from == part.to {
+            return;
+        }
+        let expires_first = self
+            .expiry
+            .note(part.expires_ns(self.topic.settings.ttl_ns));
+        self.unpop(part);
+        if expires_first {
+            self.call_at_expiry();
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Takes new deliveries out of the inbox for the lane's own runner or for callers, at
     /// most so many, if nothing that was filed may go.
-    pub(super) fn take_straight(
-        &self,
-        crew: &Crew<T>,
-        state: &mut State<T>,
-        most: usize,
-    ) -> Option<Straight<T>> {
+    pub(super) fn take_straight(self, state: &mut State<T>, most: usize) -> Option<Straight<T>> {
         if !state.sequencer.is_at_rest(RUNNER) || state.is_blocked() {
             return None;
         }
-        let rule = crew.key_rule(state);
+        let rule = self.crew.key_rule(state);
         loop {
             let most = most.min(state.room_aside());
             if most == 0 {
                 return None;
             }
             let mut may_go = true;
-            let part = self.pop_chosen(|part| {
+            let part = self.lane.pop_chosen(|part| {
                 let most = most.min(part.len()) as u32;
                 if state.waits_for_nothing() {
                     return most;
@@ -71,85 +82,69 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 return Some(Straight { part, rule });
             }
             let waits = PendingDelivery::first(&part.batch, part.from as usize, 0);
-            crew.arrive(state, waits);
+            self.crew.arrive(state, waits);
         }
     }
 
     /// Tries such deliveries, until one fails or has outlived its time. Returns the time
     /// after it.
     pub(super) fn deliver_straight(
-        self: &Arc<Self>,
-        crew: &Crew<T>,
+        self,
         turn: &mut Turn<T>,
         straight: Straight<T>,
         now_ns: u64,
     ) -> u64 {
         let Straight { mut part, rule } = straight;
-        let (from, observed) = (part.from as usize, self.topic.bus().observed());
+        let (from, observed) = (part.from as usize, self.lane.topic.bus().observed());
         // Observers hear of each delivery when it is made.
         let most = if observed { 1 } else { part.len() };
-        let to = self.unexpired(&part, from, from + most, now_ns);
+        let to = self.lane.unexpired(&part, from, from + most, now_ns);
         if from == to {
-            let _motion = self.books.motions.begin(1);
-            self.expire(&part.batch, from);
+            let _motion = self.lane.books.motions.begin(1);
+            self.lane.expire(&part.batch, from);
             part.from += 1;
-            self.put_back(part);
-            self.give_back(1);
+            self.lane.put_back(part);
+            self.lane.give_back(1);
             return now_ns;
         }
         let batch = Arc::clone(&part.batch);
         let run = Run {
             until_fault: breakable!("keys: past a failure in a run", true, false),
-            ..self.first_run(&batch, from, to, now_ns)
+            ..self.lane.first_run(&batch, from, to, now_ns)
         };
-        let (calls, after_ns) = self.try_run(turn, &run);
-        let _motion = self.books.motions.begin(calls as u64);
-        let acked = self.end_run(&run, calls, &turn.faults, after_ns);
+        let (calls, after_ns) = self.lane.try_run(turn, &run);
+        let _motion = self.lane.books.motions.begin(calls as u64);
+        let acked = self.lane.end_run(&run, calls, &turn.faults, after_ns);
         let fault = turn.faults.pop();
         let failed = usize::from(fault.is_some());
         part.from += calls as u32;
-        self.put_back(part);
-        self.books.end_in_flight((to - from - failed) as u64);
-        self.give_back(acked as u32);
+        self.lane.put_back(part);
+        self.lane.books.end_in_flight((to - from - failed) as u64);
+        self.lane.give_back(acked as u32);
         if let Some(fault) = fault {
             let item = PendingDelivery::first(&batch, from + acked, now_ns);
             let key = rule.key_of(&item);
-            crew.state.lock().sequencer.pass(RUNNER, key);
+            self.crew.state.lock().sequencer.pass(RUNNER, key);
             let failed = Taken { key, item };
-            self.settle_failed(crew, &mut turn.last_error, failed, &fault, after_ns);
+            self.settle_failed(&mut turn.last_error, failed, &fault, after_ns);
         }
         after_ns
-    }
-
-    /// Puts back what was taken out of the inbox and not tried.
-    fn put_back(self: &Arc<Self>, part: Part<T>) {
-        if part.from == part.to {
-            return;
-        }
-        let expires_first = self
-            .expiry
-            .note(part.expires_ns(self.topic.settings.ttl_ns));
-        self.unpop(part);
-        if expires_first {
-            self.call_at_expiry();
-        }
     }
 
     /// Takes the next new delivery out of the inbox that may go to `owner`, if nothing that
     /// was filed may. Those before it are filed. Returns whether it can expire, too.
     pub(super) fn take_one_straight(
-        &self,
-        crew: &Crew<T>,
+        self,
         state: &mut State<T>,
         owner: u64,
     ) -> Option<(Taken<PendingDelivery<T>>, bool)> {
         if !state.sequencer.is_at_rest(owner) {
             return None;
         }
-        let rule = crew.key_rule(state);
-        let expire_all = self.topic.settings.ttl_ns.is_some();
+        let rule = self.crew.key_rule(state);
+        let expire_all = self.lane.topic.settings.ttl_ns.is_some();
         while state.room_aside() > 0 {
-            let part = self.pop_chosen(|_| 1)?;
+            let part = self.lane.pop_chosen(|_| 1)?;
             let meta = part.batch.meta(part.from as usize);
             let key = rule.key_by(meta);
             let may_expire = expire_all || meta.is_some_and(|meta| meta.ttl_ns.is_some());

@@ -20,7 +20,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::crew::{Crew, State};
+use super::crew::{KeyedLane, State};
 use super::crew_hands::Settlements;
 use super::lane::{Lane, PendingDelivery};
 use crate::dead_letters::DeadReason;
@@ -140,74 +140,6 @@ pub(crate) fn call<T: Send + Sync + 'static>(waiting: Vec<Weak<Lane<T>>>) {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// What is behind a letter that parks its key, first that in the same hands, is to
-    /// join it in the store. The key is still out meanwhile.
-    pub(super) fn park(
-        self: &Arc<Self>,
-        crew: &Crew<T>,
-        head: Head,
-        together: Vec<Taken<PendingDelivery<T>>>,
-        settlements: &mut Settlements<T>,
-    ) {
-        let Head { key, name, id } = head;
-        let mut state = crew.state.lock();
-        if !state.rules.parks() || key.epoch != state.epoch {
-            // The rules have changed since it was judged.
-            let back = together.into_iter();
-            settlements
-                .untried
-                .extend(back.map(|taken| (taken.key, taken.item)));
-            return;
-        }
-        self.forget_freed(crew, &mut state);
-        if state.parked.insert(key, name.clone()).is_none() {
-            self.tell_key(&name, |key| EventKind::KeyParked { key });
-        }
-        // Those that were redriven are in the lane by now; see the module's text.
-        breakable!(
-            "keys: parked without a last look",
-            self.file_returns(crew, &mut state)
-        );
-        for follower in together {
-            settlements.lay_down(follower.key);
-            state.strays.add(key, follower.item);
-        }
-        for follower in state.sequencer.drain_behind(key, id.get()) {
-            state.strays.add(key, follower);
-        }
-        drop(state);
-        self.ring();
-    }
-
-    /// Keys whose letters were redriven, purged or evicted are forgotten when the next
-    /// of them arrives, which it may never do: so that they are bounded by the store all
-    /// the same, whenever there are twice as many as were left the last time.
-    fn forget_freed(&self, crew: &Crew<T>, state: &mut State<T>) {
-        if state.parked.len() < state.forget_at {
-            return;
-        }
-        let letters = self.topic.letters().lock();
-        let State { parked, strays, .. } = &mut *state;
-        parked.retain(|key, name| strays.lines.contains_key(key) || letters.park(&self.name, name));
-        drop(letters);
-        // As in `park`.
-        self.file_returns(crew, state);
-        state.forget_at = (2 * state.parked.len()).max(FORGET_AT);
-    }
-
-    /// Parks the keys of which the store has letters: they may have been there before.
-    pub(crate) fn park_by_letters(&self, crew: &Crew<T>) {
-        let mut state = crew.state.lock();
-        if !state.rules.parks() {
-            return;
-        }
-        let letters = self.topic.letters().lock();
-        for name in letters.parked(&self.name) {
-            let key = crew.key_rule(&state).key_named(name);
-            state.parked.entry(key).or_insert_with(|| Box::from(name));
-        }
-    }
-
     /// How many keys are parked.
     pub(super) fn parked_keys(&self, state: &State<T>) -> usize {
         let letters = self.topic.letters().lock();
@@ -233,33 +165,112 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
+    fn tell_key(&self, key: &str, kind: impl FnOnce(Arc<str>) -> EventKind) {
+        if self.topic.bus().observed() {
+            let kind = kind(Arc::from(key));
+            self.topic.tell_of(Some(&self.name), None, 0, None, kind);
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+    /// What is behind a letter that parks its key, first that in the same hands, is to
+    /// join it in the store. The key is still out meanwhile.
+    pub(super) fn park(
+        self,
+        head: Head,
+        together: Vec<Taken<PendingDelivery<T>>>,
+        settlements: &mut Settlements<T>,
+    ) {
+        let Head { key, name, id } = head;
+        let mut state = self.crew.state.lock();
+        if !state.rules.parks() || key.epoch != state.epoch {
+            // The rules have changed since it was judged.
+            let back = together.into_iter();
+            settlements
+                .untried
+                .extend(back.map(|taken| (taken.key, taken.item)));
+            return;
+        }
+        self.forget_freed(&mut state);
+        if state.parked.insert(key, name.clone()).is_none() {
+            self.lane
+                .tell_key(&name, |key| EventKind::KeyParked { key });
+        }
+        // Those that were redriven are in the lane by now; see the module's text.
+        breakable!(
+            "keys: parked without a last look",
+            self.file_returns(&mut state)
+        );
+        for follower in together {
+            settlements.lay_down(follower.key);
+            state.strays.add(key, follower.item);
+        }
+        for follower in state.sequencer.drain_behind(key, id.get()) {
+            state.strays.add(key, follower);
+        }
+        drop(state);
+        self.lane.ring();
+    }
+
+    /// Keys whose letters were redriven, purged or evicted are forgotten when the next
+    /// of them arrives, which it may never do: so that they are bounded by the store all
+    /// the same, whenever there are twice as many as were left the last time.
+    fn forget_freed(self, state: &mut State<T>) {
+        if state.parked.len() < state.forget_at {
+            return;
+        }
+        let letters = self.lane.topic.letters().lock();
+        let State { parked, strays, .. } = &mut *state;
+        parked.retain(|key, name| {
+            strays.lines.contains_key(key) || letters.park(&self.lane.name, name)
+        });
+        drop(letters);
+        // As in `park`.
+        self.file_returns(state);
+        state.forget_at = (2 * state.parked.len()).max(FORGET_AT);
+    }
+
+    /// Parks the keys of which the store has letters: they may have been there before.
+    pub(crate) fn park_by_letters(self) {
+        let mut state = self.crew.state.lock();
+        if !state.rules.parks() {
+            return;
+        }
+        let letters = self.lane.topic.letters().lock();
+        for name in letters.parked(&self.lane.name) {
+            let key = self.crew.key_rule(&state).key_named(name);
+            state.parked.entry(key).or_insert_with(|| Box::from(name));
+        }
+    }
+
     /// Judges the strays of some keys. `true`: there were any to judge.
-    pub(super) fn judge_strays(self: &Arc<Self>, crew: &Crew<T>) -> bool {
-        (0..STEP).take_while(|_| self.judge_key(crew)).count() > 0
+    pub(super) fn judge_strays(self) -> bool {
+        (0..STEP).take_while(|_| self.judge_key()).count() > 0
     }
 
     /// The strays of a key follow into the dead letters, as far as there is room, as long as
     /// those have letters of the key; else they go on. `false`: there was none to judge.
-    fn judge_key(self: &Arc<Self>, crew: &Crew<T>) -> bool {
-        let mut state = crew.state.lock();
+    fn judge_key(self) -> bool {
+        let mut state = self.crew.state.lock();
         let Some(key) = state.strays.news.pop_first() else {
             return false;
         };
-        let mut letters = self.topic.letters().lock();
+        let mut letters = self.lane.topic.letters().lock();
         let name = state.parked.get(&key).cloned();
         let is_parked = name
             .as_ref()
-            .is_some_and(|name| letters.park(&self.name, name));
-        let _motion = self.books.motions.begin(u64::from(STEP));
+            .is_some_and(|name| letters.park(&self.lane.name, name));
+        let _motion = self.lane.books.motions.begin(u64::from(STEP));
         let mut followed = 0;
         if is_parked {
             while followed < STEP
                 && letters.has_room()
                 && let Some(stray) = state.strays.pop(key)
             {
-                self.books.record(Status::Queued, Step::Bury, 1);
-                let letter = self.letter(stray, DeadReason::KeyParked, true);
-                let buried = self.topic.bury_in(&mut letters, letter);
+                self.lane.books.record(Status::Queued, Step::Bury, 1);
+                let letter = self.lane.letter(stray, DeadReason::KeyParked, true);
+                let buried = self.lane.topic.bury_in(&mut letters, letter);
                 debug_assert!(matches!(buried, Ok(None)), "there was room");
                 followed += 1;
             }
@@ -267,7 +278,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 if letters.has_room() {
                     state.strays.news.insert(key);
                 } else {
-                    letters.call_later(self);
+                    letters.call_later(self.lane);
                 }
             }
             drop(letters);
@@ -277,23 +288,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
             // As in `park`.
             breakable!(
                 "keys: freed without a last look",
-                self.file_returns(crew, &mut state)
+                self.file_returns(&mut state)
             );
             state.parked.remove(&key);
-            strays.for_each(|stray| crew.file(&mut state, stray));
+            strays.for_each(|stray| self.crew.file(&mut state, stray));
             if let Some(name) = name {
-                self.tell_key(&name, |key| EventKind::KeyFreed { key });
+                self.lane.tell_key(&name, |key| EventKind::KeyFreed { key });
             }
         }
         drop(state);
-        self.end_places(followed);
+        self.lane.end_places(followed);
         true
-    }
-
-    fn tell_key(&self, key: &str, kind: impl FnOnce(Arc<str>) -> EventKind) {
-        if self.topic.bus().observed() {
-            let kind = kind(Arc::from(key));
-            self.topic.tell_of(Some(&self.name), None, 0, None, kind);
-        }
     }
 }

@@ -242,8 +242,8 @@ impl<T: Send + Sync + 'static> Follower<T> {
         };
         let name = Arc::clone(&self.name);
         let lane = Arc::new(Lane::new(name, Arc::clone(topic), settings, make()));
-        if let Some(crew) = lane.crew.get() {
-            lane.park_by_letters(crew);
+        if let Some(keyed) = lane.keyed() {
+            keyed.park_by_letters();
         }
         let joined = topic.join(&lane);
         assert!(joined, "a name is given out under one lock");

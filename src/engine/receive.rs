@@ -16,7 +16,7 @@
 //! [`Waiters`]: super::waiters::Waiters
 
 use super::context;
-use super::crew::{Crew, RUNNER, State};
+use super::crew::{KeyedLane, RUNNER, State};
 use super::crew_hands::Settlements;
 use super::lane::{Lane, PendingDelivery};
 use super::leased::{Granted, RUN, Span};
@@ -28,7 +28,7 @@ use crate::message::MessageId;
 use crate::pure::lifecycle::Status;
 use crate::pure::rules::Keying;
 use crate::pure::sequencer::{Each, Key, Taken};
-use crate::sync::{Arc, Instant, breakable, yield_now};
+use crate::sync::{Instant, breakable, yield_now};
 
 /// What was taken and comes too late.
 type Expired<T> = Vec<Taken<PendingDelivery<T>>>;
@@ -61,48 +61,6 @@ impl<T, F: FnMut(Granted<T>)> Going<T, F> {
 const CREDITS: u32 = 64;
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Changes how many leases may be out; `None` is the default.
-    pub(crate) fn set_credits(
-        self: &Arc<Self>,
-        asked: Option<usize>,
-    ) -> Result<(), InvalidSetting> {
-        let Some(crew) = self.crew.get() else {
-            return Ok(());
-        };
-        let mut state = crew.state.lock();
-        let mut fit = self.fit(crew.is_shared, None);
-        if let Some(asked) = asked {
-            fit = fit.with_credits(asked)?;
-            state.rules.checked(fit)?;
-        }
-        state.leases.asked = fit.credits;
-        state.leases.credits = fit.credits.unwrap_or(CREDITS.min(self.capacity));
-        drop(state);
-        crew.receivers.wake(|| self.to_lease(crew));
-        Ok(())
-    }
-
-    /// Changes how long leases taken from now on are good for.
-    pub(crate) fn set_ack_deadline(&self, deadline_ns: u64) {
-        if let Some(crew) = self.crew.get() {
-            crew.state.lock().leases.deadline_ns = deadline_ns;
-        }
-    }
-
-    /// There may be something for those who pull.
-    pub(super) fn call_receivers(self: &Arc<Self>, crew: &Crew<T>) {
-        let mut state = crew.state.lock();
-        if state.rules.parks() {
-            // What is of a parked key goes to the dead letters even if nobody pulls.
-            self.feed(crew, &mut state, RUNNER, 1);
-        }
-        drop(state);
-        breakable!(
-            "pull: news that no receiver hears of",
-            crew.receivers.wake(|| self.to_lease(crew))
-        );
-    }
-
     /// The lane has ended, with or without anything to end in it.
     pub(super) fn dismiss_receivers(&self) {
         if let Some(crew) = self.crew.get() {
@@ -112,12 +70,34 @@ impl<T: Send + Sync + 'static> Lane<T> {
             );
         }
     }
+}
+
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+    /// Changes how many leases may be out; `None` is the default.
+    pub(crate) fn set_credits(self, asked: Option<usize>) -> Result<(), InvalidSetting> {
+        let mut state = self.crew.state.lock();
+        let mut fit = self.lane.fit(self.crew.is_shared, None);
+        if let Some(asked) = asked {
+            fit = fit.with_credits(asked)?;
+            state.rules.checked(fit)?;
+        }
+        state.leases.asked = fit.credits;
+        state.leases.credits = fit.credits.unwrap_or(CREDITS.min(self.lane.capacity));
+        drop(state);
+        self.crew.receivers.wake(|| self.to_lease());
+        Ok(())
+    }
+
+    /// Changes how long leases taken from now on are good for.
+    pub(crate) fn set_ack_deadline(self, deadline_ns: u64) {
+        self.crew.state.lock().leases.deadline_ns = deadline_ns;
+    }
 
     /// Leases what may go, at most so many, and waits for the first until then. Where
     /// nobody may wait it doesn't. `each` run of them is passed on; see
     /// [`try_receive`](Self::try_receive).
     pub(crate) fn receive(
-        self: &Arc<Self>,
+        self,
         most: usize,
         until: Option<Instant>,
         mut each: impl FnMut(Granted<T>),
@@ -126,15 +106,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Err(RecvError::Empty) => None,
             received => Some(received),
         };
-        let crew = self.crew.get().ok_or(RecvError::Ended)?;
-        let room = || self.to_lease(crew);
+        let room = || self.to_lease();
         let received = if context::is_turn_over() && !self.may_not_wait() {
             yield_now();
-            crew.receivers.wait_behind(until, attempt, room)
+            self.crew.receivers.wait_behind(until, attempt, room)
         } else {
             match attempt() {
                 None if self.may_not_wait() => Some(Err(RecvError::Empty)),
-                None => crew.receivers.wait_for(until, attempt, room),
+                None => self.crew.receivers.wait_for(until, attempt, room),
                 received => received,
             }
         };
@@ -145,87 +124,50 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// be one.
     #[cfg(feature = "async")]
     pub(crate) fn poll_receive(
-        self: &Arc<Self>,
+        self,
         seat: &mut super::wakers::Seat,
         context: &std::task::Context<'_>,
     ) -> std::task::Poll<Result<Granted<T>, RecvError>> {
-        let Some(crew) = self.crew.get() else {
-            return std::task::Poll::Ready(Err(RecvError::Ended));
-        };
         let mut lease = None;
         let mut attempt = || match self.try_receive(1, &mut |granted| lease = Some(granted)) {
             Err(RecvError::Empty) => None,
             received => Some(received),
         };
-        let room = || self.to_lease(crew);
+        let room = || self.to_lease();
         if let Some(received) = attempt() {
-            crew.receivers.leave(seat, room);
+            self.crew.receivers.leave(seat, room);
             received?;
         } else {
-            std::task::ready!(crew.receivers.poll_for(seat, context, attempt, room))?;
+            std::task::ready!(self.crew.receivers.poll_for(seat, context, attempt, room))?;
         }
         std::task::Poll::Ready(lease.ok_or(RecvError::Empty))
     }
 
     /// The future of this seat receives no more.
     #[cfg(feature = "async")]
-    pub(crate) fn leave_receivers(self: &Arc<Self>, seat: &mut super::wakers::Seat) {
-        if let Some(crew) = self.crew.get() {
-            crew.receivers.leave(seat, || self.to_lease(crew));
-        }
+    pub(crate) fn leave_receivers(self, seat: &mut super::wakers::Seat) {
+        self.crew.receivers.leave(seat, || self.to_lease());
     }
 
-    fn may_not_wait(&self) -> bool {
-        let engine = self.engine();
+    fn may_not_wait(self) -> bool {
+        let engine = self.lane.engine();
         engine.is_manual() || context::is_inside(engine)
-    }
-
-    /// How many may lease something now, or hear that nobody ever will.
-    pub(super) fn to_lease(self: &Arc<Self>, crew: &Crew<T>) -> usize {
-        let mut state = crew.state.lock();
-        if self.is_over() {
-            return usize::MAX;
-        }
-        let free = state.leases.free();
-        let arrived = breakable!(
-            "pull: what has arrived is not counted",
-            self.arrived(crew, &mut state, free),
-            0
-        );
-        let has_strays = state.strays.are_to_be_judged();
-        let waiting = arrived + state.sequencer.wanted_hands(RUNNER);
-        drop(state);
-        if has_strays {
-            self.ring();
-        }
-        free.min(waiting)
-    }
-
-    /// How many of those that have arrived may go as they are, as far as `enough`. Files
-    /// some, where they may not.
-    fn arrived(&self, crew: &Crew<T>, state: &mut State<T>, enough: usize) -> usize {
-        if state.rules.keying(crew.is_shared) == Keying::Nothing {
-            return self.queued(enough);
-        }
-        self.feed(crew, state, RUNNER, 1);
-        0
     }
 
     /// Leases what may go now, at most so many, at least one. Passes `each` run of them on,
     /// under the lock.
     pub(crate) fn try_receive(
-        self: &Arc<Self>,
+        self,
         most: usize,
         each: &mut impl FnMut(Granted<T>),
     ) -> Result<(), RecvError> {
         // What a publish of this thread came to before is not this delivery's fault.
-        context::take_refusal(self.engine());
-        self.engine().run_until_idle();
-        let crew = self.crew.get().ok_or(RecvError::Ended)?;
+        context::take_refusal(self.lane.engine());
+        self.lane.engine().run_until_idle();
         loop {
-            let (count, expired) = self.lease(crew, most, each)?;
+            let (count, expired) = self.lease(most, each)?;
             if !expired.is_empty() {
-                self.expire_taken(crew, expired);
+                self.expire_taken(expired);
             } else if count == 0 {
                 return Err(RecvError::Empty);
             }
@@ -235,94 +177,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// One step. Returns how many have been leased, and what has expired: that is in the
-    /// caller's hands.
-    fn lease(
-        self: &Arc<Self>,
-        crew: &Crew<T>,
-        most: usize,
-        each: &mut impl FnMut(Granted<T>),
-    ) -> Result<(usize, Expired<T>), RecvError> {
-        let clock = &self.engine().clock;
-        let (now_ns, timer_ns) = (clock.now_ns(), clock.timer_ns());
-        let mut state = crew.state.lock();
-        if self.is_over() {
-            return Err(RecvError::Ended);
-        }
-        let due_ns = timer_ns.saturating_add(state.leases.deadline_ns);
-        let most = most.min(state.leases.free());
-        let mut going = Going {
-            span: Span {
-                began_ns: now_ns,
-                due_ns,
-            },
-            each,
-            count: 0,
-            is_observed: self.topic.bus().observed(),
-            told: Vec::new(),
-            expired: Vec::new(),
-        };
-        self.take_to_lease(crew, &mut state, most, &mut going);
-        let Going {
-            count,
-            told,
-            expired,
-            ..
-        } = going;
-        if count > 0 {
-            self.note_granted(&mut state.leases, count as u64, due_ns);
-            // Told under the lock: nobody can settle it before.
-            for (id, attempt) in told {
-                self.tell(id, attempt, Status::Delivering, EventKind::Delivering);
-            }
-            let is_shared = state.leases.note_taker(context::mark());
-            context::note_taken(count as u32, is_shared);
-        }
-        let has_strays = state.strays.are_to_be_judged();
-        drop(state);
-        if has_strays {
-            self.ring();
-        }
-        Ok((count, expired))
-    }
-
-    /// Takes what may go, at most so many.
-    fn take_to_lease(
-        &self,
-        crew: &Crew<T>,
-        state: &mut State<T>,
-        most: usize,
-        going: &mut Going<T, impl FnMut(Granted<T>)>,
-    ) {
-        let minds_keys = state.rules.keying(crew.is_shared) != Keying::Nothing;
-        let mut left = most;
-        while left > 0 {
-            let run = if minds_keys { 1 } else { left.min(RUN) };
-            if let Some(straight) = self.take_straight(crew, state, run) {
-                let (part, key) = straight.pass(state);
-                left -= part.len();
-                self.grant_unexpired(&mut state.leases, part, key, going);
-                continue;
-            }
-            self.feed_unless_new(crew, state, RUNNER, left);
-            let all = state.sequencer.take(RUNNER, left, Each::Once, None);
-            if all.is_empty() {
-                return;
-            }
-            left -= all.len();
-            for taken in all {
-                if self.is_past(&taken.item, going.span.began_ns) {
-                    going.expired.push(taken);
-                } else {
-                    going.add(state.leases.out.grant(taken, going.span));
-                }
-            }
-        }
-    }
-
     /// Leases neighbors, but for those that come too late.
     fn grant_unexpired(
-        &self,
+        self,
         leases: &mut Leases<T>,
         mut part: Part<T>,
         key: Option<Key>,
@@ -330,7 +187,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
     ) {
         let to = part.to as usize;
         loop {
-            let good = self.unexpired(&part, part.from as usize, to, going.span.began_ns);
+            let good = self
+                .lane
+                .unexpired(&part, part.from as usize, to, going.span.began_ns);
             if good == to {
                 return going.add(leases.out.grant_new(part, key, going.span));
             }
@@ -348,16 +207,145 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
+    /// There may be something for those who pull.
+    pub(super) fn call_receivers(self) {
+        let mut state = self.crew.state.lock();
+        if state.rules.parks() {
+            // What is of a parked key goes to the dead letters even if nobody pulls.
+            self.feed(&mut state, RUNNER, 1);
+        }
+        drop(state);
+        breakable!(
+            "pull: news that no receiver hears of",
+            self.crew.receivers.wake(|| self.to_lease())
+        );
+    }
+
+    /// How many may lease something now, or hear that nobody ever will.
+    pub(super) fn to_lease(self) -> usize {
+        let mut state = self.crew.state.lock();
+        if self.lane.is_over() {
+            return usize::MAX;
+        }
+        let free = state.leases.free();
+        let arrived = breakable!(
+            "pull: what has arrived is not counted",
+            self.arrived(&mut state, free),
+            0
+        );
+        let has_strays = state.strays.are_to_be_judged();
+        let waiting = arrived + state.sequencer.wanted_hands(RUNNER);
+        drop(state);
+        if has_strays {
+            self.lane.ring();
+        }
+        free.min(waiting)
+    }
+
+    /// How many of those that have arrived may go as they are, as far as `enough`. Files
+    /// some, where they may not.
+    fn arrived(self, state: &mut State<T>, enough: usize) -> usize {
+        if state.rules.keying(self.crew.is_shared) == Keying::Nothing {
+            return self.lane.queued(enough);
+        }
+        self.feed(state, RUNNER, 1);
+        0
+    }
+
+    /// One step. Returns how many have been leased, and what has expired: that is in the
+    /// caller's hands.
+    fn lease(
+        self,
+        most: usize,
+        each: &mut impl FnMut(Granted<T>),
+    ) -> Result<(usize, Expired<T>), RecvError> {
+        let clock = &self.lane.engine().clock;
+        let (now_ns, timer_ns) = (clock.now_ns(), clock.timer_ns());
+        let mut state = self.crew.state.lock();
+        if self.lane.is_over() {
+            return Err(RecvError::Ended);
+        }
+        let due_ns = timer_ns.saturating_add(state.leases.deadline_ns);
+        let most = most.min(state.leases.free());
+        let mut going = Going {
+            span: Span {
+                began_ns: now_ns,
+                due_ns,
+            },
+            each,
+            count: 0,
+            is_observed: self.lane.topic.bus().observed(),
+            told: Vec::new(),
+            expired: Vec::new(),
+        };
+        self.take_to_lease(&mut state, most, &mut going);
+        let Going {
+            count,
+            told,
+            expired,
+            ..
+        } = going;
+        if count > 0 {
+            self.note_granted(&mut state.leases, count as u64, due_ns);
+            // Told under the lock: nobody can settle it before.
+            for (id, attempt) in told {
+                self.lane
+                    .tell(id, attempt, Status::Delivering, EventKind::Delivering);
+            }
+            let is_shared = state.leases.note_taker(context::mark());
+            context::note_taken(count as u32, is_shared);
+        }
+        let has_strays = state.strays.are_to_be_judged();
+        drop(state);
+        if has_strays {
+            self.lane.ring();
+        }
+        Ok((count, expired))
+    }
+
+    /// Takes what may go, at most so many.
+    fn take_to_lease(
+        self,
+        state: &mut State<T>,
+        most: usize,
+        going: &mut Going<T, impl FnMut(Granted<T>)>,
+    ) {
+        let minds_keys = state.rules.keying(self.crew.is_shared) != Keying::Nothing;
+        let mut left = most;
+        while left > 0 {
+            let run = if minds_keys { 1 } else { left.min(RUN) };
+            if let Some(straight) = self.take_straight(state, run) {
+                let (part, key) = straight.pass(state);
+                left -= part.len();
+                self.grant_unexpired(&mut state.leases, part, key, going);
+                continue;
+            }
+            self.feed_unless_new(state, RUNNER, left);
+            let all = state.sequencer.take(RUNNER, left, Each::Once, None);
+            if all.is_empty() {
+                return;
+            }
+            left -= all.len();
+            for taken in all {
+                if self.lane.is_past(&taken.item, going.span.began_ns) {
+                    going.expired.push(taken);
+                } else {
+                    going.add(state.leases.out.grant(taken, going.span));
+                }
+            }
+        }
+    }
+
     /// Ends what has outlived its time before it could be leased.
-    fn expire_taken(self: &Arc<Self>, crew: &Crew<T>, expired: Expired<T>) {
-        let _motion = self.books.motions.begin(expired.len() as u64);
+    fn expire_taken(self, expired: Expired<T>) {
+        let _motion = self.lane.books.motions.begin(expired.len() as u64);
         let mut settlements = Settlements::new(0);
         for Taken { key, item } in expired {
-            self.expire_at(item, Status::Queued);
+            self.lane.expire_at(item, Status::Queued);
             settlements.end(key);
         }
-        self.put_down(crew, settlements);
-        crew.receivers.wake(|| self.to_lease(crew));
-        self.engine().quiescence.notify();
+        self.put_down(settlements);
+        self.crew.receivers.wake(|| self.to_lease());
+        self.lane.engine().quiescence.notify();
     }
 }

@@ -16,7 +16,7 @@ use super::baton::Baton;
 use super::books::Counter;
 use super::contain::{Contained, discard};
 use super::context::Inside;
-use super::crew::Crew;
+use super::crew::KeyedLane;
 use super::crew_hands::Next;
 use super::handler::Handler;
 use super::lane::{Lane, PendingDelivery, Turn};
@@ -38,7 +38,7 @@ use std::time::Duration;
 pub(crate) trait Work<T>: Send {
     /// Takes and tries until there is nothing to do now or its share is used up
     /// (`true`).
-    fn work(&mut self, seat: &Arc<Seat<T>>, lane: &Arc<Lane<T>>, engine: &Engine) -> bool;
+    fn work(&mut self, seat: &Arc<Seat<T>>, keyed: KeyedLane<'_, T>) -> bool;
 
     /// Whether it is in the middle of a call, so that it can't leave.
     fn is_busy(&self) -> bool;
@@ -139,23 +139,23 @@ impl<T: Send + Sync + 'static> Seat<T> {
     /// it, because it looks again when it no longer is.
     pub(super) fn take(
         &self,
-        lane: &Arc<Lane<T>>,
+        keyed: KeyedLane<'_, T>,
         now_ns: u64,
     ) -> Option<Taken<PendingDelivery<T>>> {
-        let (crew, member) = (lane.crew.get()?, self.member.upgrade()?);
+        let member = self.member.upgrade()?;
         let mut next = Next::Nobody;
-        let taken = lane.take_one(crew, member.id, now_ns, |state, taken| {
+        let taken = keyed.take_one(member.id, now_ns, |state, taken| {
             let since_ns = if taken > 0 { now_ns.max(1) } else { 0 };
             self.busy_since_ns.store(since_ns, Ordering::Relaxed);
-            next = lane.next_of(state, member.id);
+            next = keyed.lane.next_of(state, member.id);
         });
         member.taken.add(u64::from(taken.is_some()));
         breakable!(
             "seat: busy without a word",
             match next {
                 Next::Nobody => {}
-                Next::One => member.ring_next(&lane.topic.engine),
-                Next::Any => lane.call_others(crew),
+                Next::One => member.ring_next(keyed.lane.engine()),
+                Next::Any => keyed.call_others(),
             }
         );
         taken
@@ -209,8 +209,9 @@ impl<T: Send + Sync + 'static> Seat<T> {
         let (mut more, mut is_busy) = (false, false);
         let work = self.work.lock().take();
         if let Some(mut work) = work {
-            if let Some(lane) = self.lane() {
-                more = work.work(self, &lane, engine);
+            let lane = self.lane();
+            if let Some(keyed) = lane.as_ref().and_then(|lane| lane.keyed()) {
+                more = work.work(self, keyed);
             }
             is_busy = work.is_busy();
             if !is_busy && !more {
@@ -227,22 +228,19 @@ impl<T: Send + Sync + 'static> Seat<T> {
 }
 
 impl<T: Send + Sync + 'static> Work<T> for Turn<T> {
-    fn work(&mut self, seat: &Arc<Seat<T>>, lane: &Arc<Lane<T>>, engine: &Engine) -> bool {
-        let Some(crew) = lane.crew.get() else {
-            return false;
-        };
-        let began_ns = engine.clock.now_ns();
+    fn work(&mut self, seat: &Arc<Seat<T>>, keyed: KeyedLane<'_, T>) -> bool {
+        let began_ns = keyed.lane.engine().clock.now_ns();
         let mut now_ns = began_ns;
         let mut looks = 0;
-        while !seat.is_leaving() && lane.phase() <= Phase::Draining {
+        while !seat.is_leaving() && keyed.lane.phase() <= Phase::Draining {
             if now_ns.saturating_sub(began_ns) >= SHARE_NS || looks == SHARE_LOOKS {
                 return true;
             }
             looks += 1;
-            let Some(taken) = seat.take(lane, now_ns) else {
+            let Some(taken) = seat.take(keyed, now_ns) else {
                 return false;
             };
-            now_ns = lane.try_single(crew, self, taken, now_ns);
+            now_ns = keyed.try_single(self, taken, now_ns);
         }
         false
     }
@@ -339,15 +337,73 @@ impl<T: Send + Sync + 'static> Member<T> {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
+    pub(crate) fn tell_of_member(&self, kind: EventKind) {
+        self.topic.tell_of(Some(&self.name), None, 0, None, kind);
+    }
+}
+
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+    /// Gives the lane's own handler its seats.
+    pub(crate) fn take_seats(self, seats: Vec<Box<dyn Work<T>>>, make: Make<T>) {
+        let member = self.add_member(Arc::clone(&self.lane.name), seats, Some(make));
+        if let Some(member) = member
+            && self.lane.phase() != Phase::Open
+        {
+            // Its end may have passed by before they were there.
+            self.remove_member(&member);
+        }
+    }
+
+    /// Takes a member off; its keys go to the others, once they are in nobody's
+    /// hands. Its seats end when no call of theirs runs.
+    pub(crate) fn remove_member(self, member: &Arc<Member<T>>) {
+        let mut state = self.crew.state.lock();
+        let before = state.members.len();
+        state.members.retain(|other| other.id != member.id);
+        let was_there = state.members.len() < before;
+        if was_there {
+            state.leaving.retain(|other| !other.has_left());
+            breakable!(
+                "seat: forgotten while it leaves",
+                state.leaving.push(Arc::clone(member))
+            );
+        }
+        state.sequencer.leave(member.id);
+        drop(state);
+        member.leave(self.lane.engine());
+        // Seats that are the lane's own are no member's.
+        if was_there && !self.crew.is_concurrent {
+            let member = Arc::clone(&member.name);
+            self.lane.tell_of_member(EventKind::MemberLeft { member });
+        }
+        self.lane.ring();
+    }
+
+    /// Changes how many calls run at once, where that is the lane's to say.
+    pub(crate) fn set_concurrency(self, count: usize) -> bool {
+        if !self.crew.is_concurrent {
+            return false;
+        }
+        let member = self.crew.state.lock().members.first().cloned();
+        member.is_some_and(|member| self.resize(&member, count))
+    }
+
+    /// Has a member have as many seats; those that are too many finish the call that
+    /// runs. `false`: its handler is for one at a time.
+    pub(crate) fn resize(self, member: &Arc<Member<T>>, count: usize) -> bool {
+        let resized = member.resize(self.lane, count);
+        self.lane.ring();
+        resized
+    }
+
     /// Adds a member with so many seats, unless its name is taken.
     pub(crate) fn add_member(
-        self: &Arc<Self>,
-        crew: &Crew<T>,
+        self,
         name: Arc<str>,
         seats: Vec<Box<dyn Work<T>>>,
         make: Option<Make<T>>,
     ) -> Option<Arc<Member<T>>> {
-        let mut state = crew.state.lock();
+        let mut state = self.crew.state.lock();
         if state.members.iter().any(|other| other.name == name) {
             drop(state);
             discard((seats, make));
@@ -361,67 +417,25 @@ impl<T: Send + Sync + 'static> Lane<T> {
             seats: Mutex::new(Vec::new()),
             taken: Counter::default(),
         });
-        let seat = |work| Arc::new(Seat::new(self, &member, work));
+        let seat = |work| Arc::new(Seat::new(self.lane, &member, work));
         member.seats.lock().extend(seats.into_iter().map(seat));
         state.sequencer.join(member.id);
         state.members.push(Arc::clone(&member));
         drop(state);
-        self.ring();
+        self.lane.ring();
         Some(member)
-    }
-
-    /// Gives the lane's own handler its seats.
-    pub(crate) fn take_seats(self: &Arc<Self>, seats: Vec<Box<dyn Work<T>>>, make: Make<T>) {
-        let Some(crew) = self.crew.get() else { return };
-        let member = self.add_member(crew, Arc::clone(&self.name), seats, Some(make));
-        if let Some(member) = member
-            && self.phase() != Phase::Open
-        {
-            // Its end may have passed by before they were there.
-            self.remove_member(&member);
-        }
-    }
-
-    /// Takes a member off; its keys go to the others, once they are in nobody's
-    /// hands. Its seats end when no call of theirs runs.
-    pub(crate) fn remove_member(self: &Arc<Self>, member: &Arc<Member<T>>) {
-        let Some(crew) = self.crew.get() else { return };
-        let mut state = crew.state.lock();
-        let before = state.members.len();
-        state.members.retain(|other| other.id != member.id);
-        let was_there = state.members.len() < before;
-        if was_there {
-            state.leaving.retain(|other| !other.has_left());
-            breakable!(
-                "seat: forgotten while it leaves",
-                state.leaving.push(Arc::clone(member))
-            );
-        }
-        state.sequencer.leave(member.id);
-        drop(state);
-        member.leave(self.engine());
-        // Seats that are the lane's own are no member's.
-        if was_there && !crew.is_concurrent {
-            let member = Arc::clone(&member.name);
-            self.tell_of_member(EventKind::MemberLeft { member });
-        }
-        self.ring();
-    }
-
-    pub(crate) fn tell_of_member(&self, kind: EventKind) {
-        self.topic.tell_of(Some(&self.name), None, 0, None, kind);
     }
 
     /// There may be something to take for those who share the lane. What it files may
     /// be for the lane's runner to judge: who calls this is that, or takes again.
-    pub(super) fn call_others(self: &Arc<Self>, crew: &Crew<T>) {
-        let mut state = crew.state.lock();
+    pub(super) fn call_others(self) {
+        let mut state = self.crew.state.lock();
         let members = state.members.clone();
         if let [only] = &members[..] {
-            let next = self.next_of(&state, only.id);
+            let next = self.lane.next_of(&state, only.id);
             drop(state);
             if next == Next::One {
-                only.ring_next(self.engine());
+                only.ring_next(self.lane.engine());
             }
             return;
         }
@@ -430,19 +444,19 @@ impl<T: Send + Sync + 'static> Lane<T> {
             .map(|member| {
                 // Those that are busy look again when they no longer are.
                 let idle = member.idle_seats();
-                self.feed(crew, &mut state, member.id, idle);
+                self.feed(&mut state, member.id, idle);
                 state.sequencer.wanted_hands(member.id).min(idle)
             })
             .collect();
         drop(state);
         for (member, wanted) in members.iter().zip(wanted) {
-            member.ring(self.engine(), wanted);
+            member.ring(self.lane.engine(), wanted);
         }
     }
 
     /// Has all seats look at once whether they may go on.
-    pub(super) fn interrupt(&self, crew: &Crew<T>) {
-        let state = crew.state.lock();
+    pub(super) fn interrupt(self) {
+        let state = self.crew.state.lock();
         let members: Vec<_> = state
             .members
             .iter()
@@ -452,35 +466,20 @@ impl<T: Send + Sync + 'static> Lane<T> {
         drop(state);
         for member in &members {
             let seats = member.seats.lock().clone();
-            seats.iter().for_each(|seat| seat.look(self.engine()));
+            seats.iter().for_each(|seat| seat.look(self.lane.engine()));
         }
     }
 
     /// Begins the end of all seats. `true`: they are gone, with their handlers.
-    pub(super) fn dismiss(&self, crew: &Crew<T>) -> bool {
-        let mut state = crew.state.lock();
+    pub(super) fn dismiss(self) -> bool {
+        let mut state = self.crew.state.lock();
         let members = std::mem::take(&mut state.members);
         state.leaving.extend(members);
         let leaving = state.leaving.clone();
         drop(state);
         for member in &leaving {
-            member.leave(self.engine());
+            member.leave(self.lane.engine());
         }
         leaving.iter().all(|member| member.has_left())
-    }
-
-    /// Changes how many calls run at once, where that is the lane's to say.
-    pub(crate) fn set_concurrency(self: &Arc<Self>, count: usize) -> bool {
-        let crew = self.crew.get().filter(|crew| crew.is_concurrent);
-        let member = crew.and_then(|crew| crew.state.lock().members.first().cloned());
-        member.is_some_and(|member| self.resize(&member, count))
-    }
-
-    /// Has a member have as many seats; those that are too many finish the call that
-    /// runs. `false`: its handler is for one at a time.
-    pub(crate) fn resize(self: &Arc<Self>, member: &Arc<Member<T>>, count: usize) -> bool {
-        let resized = member.resize(self, count);
-        self.ring();
-        resized
     }
 }

@@ -340,8 +340,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             .books
             .motions
             .begin(u64::from(self.room.load().occupied));
-        if let Some(crew) = self.crew.get() {
-            self.end_crew(crew);
+        if let Some(keyed) = self.keyed() {
+            keyed.end_crew();
         }
         let mut ended = 0;
         while let Some(part) = turn.hand.pop_front().or_else(|| self.pop()) {

@@ -5,7 +5,7 @@ use std::iter;
 
 use super::attempts::Attempts;
 use super::contain::discard;
-use super::crew::Crew;
+use super::crew::KeyedLane;
 use super::handler::{Fault, Handler, Run};
 use super::lane::{Lane, PendingDelivery, Turn};
 use super::pool::{Task, Worker};
@@ -66,10 +66,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
             more = self.work(&mut turn);
             let room = self.room.load();
             let is_over = room.phase != Phase::Open && room.occupied == 0;
-            let dismissed = |crew: &Crew<T>| {
-                breakable!("seat: there when its lane ends", self.dismiss(crew), true)
+            let dismissed = |keyed: KeyedLane<'_, T>| {
+                breakable!("seat: there when its lane ends", keyed.dismiss(), true)
             };
-            if is_over && self.crew.get().is_none_or(|crew| dismissed(crew)) {
+            if is_over && self.keyed().is_none_or(dismissed) {
                 // What the handler has captured goes before anybody is told
                 // that the subscription has ended.
                 in_order!(
@@ -101,8 +101,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 return true;
             }
             looks += 1;
-            let progress = if let Some(crew) = self.crew.get() {
-                self.deliver_in_crew(crew, turn, now_ns)
+            let progress = if let Some(keyed) = self.keyed() {
+                keyed.deliver_in_crew(turn, now_ns)
             } else {
                 self.deliver_by_turns(turn, now_ns)
             };
@@ -139,39 +139,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 self.deliver_batch(turn, batched, now_ns)
             }
             Handler::Others => Progress::Nothing,
-        }
-    }
-
-    /// Files what came back, or delivers what the crew says may go now.
-    fn deliver_in_crew(
-        self: &Arc<Self>,
-        crew: &Crew<T>,
-        turn: &mut Turn<T>,
-        now_ns: u64,
-    ) -> Progress {
-        self.adopt(crew, turn);
-        if self.file_next_return(crew) {
-            return Progress::Done { now_ns };
-        }
-        let progress = match &turn.handler {
-            Handler::Each(_) => self.try_next(crew, turn, now_ns),
-            Handler::Batch(_, batched) => {
-                let batched = *batched;
-                self.try_batch(crew, turn, batched, now_ns)
-            }
-            Handler::Others if crew.is_shared => {
-                self.call_others(crew);
-                Progress::Nothing
-            }
-            Handler::Others => {
-                self.judge_overdue(crew, turn);
-                self.call_receivers(crew);
-                Progress::Nothing
-            }
-        };
-        match progress {
-            Progress::Nothing if self.judge_strays(crew) => Progress::Done { now_ns },
-            progress => progress,
         }
     }
 
@@ -352,6 +319,36 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(super) fn give_back(&self, ended: u32) {
         if ended > 0 {
             let _ = self.release(ended);
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+    /// Files what came back, or delivers what the crew says may go now.
+    fn deliver_in_crew(self, turn: &mut Turn<T>, now_ns: u64) -> Progress {
+        self.adopt(turn);
+        if self.file_next_return() {
+            return Progress::Done { now_ns };
+        }
+        let progress = match &turn.handler {
+            Handler::Each(_) => self.try_next(turn, now_ns),
+            Handler::Batch(_, batched) => {
+                let batched = *batched;
+                self.try_batch(turn, batched, now_ns)
+            }
+            Handler::Others if self.crew.is_shared => {
+                self.call_others();
+                Progress::Nothing
+            }
+            Handler::Others => {
+                self.judge_overdue(turn);
+                self.call_receivers();
+                Progress::Nothing
+            }
+        };
+        match progress {
+            Progress::Nothing if self.judge_strays() => Progress::Done { now_ns },
+            progress => progress,
         }
     }
 }

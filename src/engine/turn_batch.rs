@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::attempts::Attempts;
-use super::crew::{Crew, RUNNER};
+use super::crew::{KeyedLane, RUNNER};
 use super::crew_hands::{Settlements, TakeRequest};
 use super::crew_turn::After;
 use super::lane::{Lane, PendingDelivery, Turn};
@@ -106,131 +106,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Progress::Done { now_ns: after_ns }
     }
 
-    /// What the lane's own handler could take as a batch of so many.
-    fn look(&self, crew: &Crew<T>, size: usize) -> Waits {
-        let mut state = crew.state.lock();
-        self.feed(crew, &mut state, RUNNER, size);
-        let sequencer = &state.sequencer;
-        let first = sequencer.peek(RUNNER, Class::New);
-        Waits {
-            next: sequencer.next_class(RUNNER),
-            first: first.map(PendingDelivery::stamp),
-            instead: [Class::Requeued, Class::Again]
-                .into_iter()
-                .find(|class| sequencer.peek(RUNNER, *class).is_some()),
-            available: sequencer.available(RUNNER, Class::New, size),
-            // What has come back may leave its place.
-            known: match sequencer.peek(RUNNER, Class::Again) {
-                None => sequencer.len() + state.strays.len() + state.waiting.len(),
-                Some(_) => 0,
-            },
-            is_full: state.set_aside() >= state.rules.hold as usize,
-            each: if state.rules.blocks() {
-                Each::Once
-            } else {
-                Each::Many
-            },
-        }
-    }
-
-    /// Delivers one batch of what the crew says may go now. Where failures hold others
-    /// up, it has one delivery of each key at most. What comes back goes alone, by turns with
-    /// batches that are due: one that only lingers holds nobody up.
-    pub(super) fn try_batch(
-        self: &Arc<Self>,
-        crew: &Crew<T>,
-        turn: &mut Turn<T>,
-        batched: Batched,
-        now_ns: u64,
-    ) -> Progress {
-        let waits = self.look(crew, batched.size());
-        let first = match (waits.next, waits.first) {
-            (Some(Class::New), Some(first)) => first,
-            (Some(class), _) => return self.try_alone(crew, turn, class, now_ns),
-            (None, _) => return Progress::Nothing,
-        };
-        let counts = (waits.available, waits.known);
-        let take = match self.plan_batch(first, batched, counts, now_ns) {
-            // Of a batch that was due, what had to wait for its key has lingered enough.
-            _ if turn.owed > 0 => turn.owed.min(batched.size()),
-            BatchPlan::Take(take) => take,
-            // More won't be filed before some of this has gone.
-            BatchPlan::Linger(_) if waits.is_full => batched.size(),
-            BatchPlan::Linger(at_most) => {
-                if let Some(class) = waits.instead {
-                    return self.try_alone(crew, turn, class, now_ns);
-                }
-                let delay_ns = at_most.map(nanos);
-                turn.linger
-                    .set(self.engine(), delay_ns, Arc::clone(self) as _);
-                return Progress::Nothing;
-            }
-        };
-        turn.linger.cancel(self.engine());
-        let request = TakeRequest::own(take, waits.each, Some(Class::New));
-        let taken = self.take_for(crew, request, now_ns, |_, _| {});
-        turn.owed = take.min(waits.available).saturating_sub(taken.len());
-        if taken.is_empty() {
-            return Progress::Done { now_ns };
-        }
-        let deliveries: Vec<_> = taken
-            .iter()
-            .map(|taken| {
-                let item = &taken.item;
-                self.first_delivery(&item.batch, usize::from(item.index), now_ns)
-            })
-            .collect();
-        let count = deliveries.len();
-        let ids = taken.iter().map(|taken| taken.item.id());
-        let attempts = Attempts::first(now_ns);
-        self.tell_attempts(ids.clone(), attempts);
-        self.books.record(Status::Queued, Step::Start, count as u64);
-        turn.handler
-            .call_batch(self.engine(), deliveries, &mut turn.faults);
-        let after_ns = self.engine().clock.now_ns();
-        let _motion = self.books.motions.begin(count as u64);
-        let accepted_ns = taken.iter().map(|taken| taken.item.stamp().accepted_ns);
-        let mut faults = std::mem::take(&mut turn.faults);
-        let took = attempts.until(after_ns, count);
-        self.end_attempts(ids, accepted_ns, &faults, attempts, took);
-        let mut settlements = Settlements::new(count);
-        let mut failed = faults.drain(..).peekable();
-        let mut parks = Vec::new();
-        for (at, mut taken) in taken.into_iter().enumerate() {
-            let Some(fault) = failed.next_if(|fault| fault.at == at) else {
-                settlements.end(taken.key);
-                continue;
-            };
-            taken.item.first_attempt_ns = now_ns;
-            let error = &mut turn.last_error;
-            let after = self.settle_taken(crew, error, taken, &fault, after_ns, &mut settlements);
-            if let After::Park(head) = after {
-                parks.push(head);
-            }
-        }
-        drop(failed);
-        turn.faults = faults;
-        for head in parks {
-            self.park(crew, head, Vec::new(), &mut settlements);
-        }
-        self.put_down(crew, settlements);
-        Progress::Done { now_ns: after_ns }
-    }
-
-    /// Delivers one that came back, or was requeued.
-    fn try_alone(
-        self: &Arc<Self>,
-        crew: &Crew<T>,
-        turn: &mut Turn<T>,
-        class: Class,
-        now_ns: u64,
-    ) -> Progress {
-        let request = TakeRequest::own(1, Each::Once, Some(class));
-        let taken = self.take_for(crew, request, now_ns, |_, _| {});
-        let now_ns = self.try_taken(crew, turn, taken, now_ns);
-        Progress::Done { now_ns }
-    }
-
     /// Whether to take a batch now, and of how many. So many are `waiting`; so many
     /// are `known`, those on the timer wheel included.
     fn plan_batch(
@@ -279,6 +154,125 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         self.give_back(expired);
         live
+    }
+}
+
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+    /// What the lane's own handler could take as a batch of so many.
+    fn look(self, size: usize) -> Waits {
+        let mut state = self.crew.state.lock();
+        self.feed(&mut state, RUNNER, size);
+        let sequencer = &state.sequencer;
+        let first = sequencer.peek(RUNNER, Class::New);
+        Waits {
+            next: sequencer.next_class(RUNNER),
+            first: first.map(PendingDelivery::stamp),
+            instead: [Class::Requeued, Class::Again]
+                .into_iter()
+                .find(|class| sequencer.peek(RUNNER, *class).is_some()),
+            available: sequencer.available(RUNNER, Class::New, size),
+            // What has come back may leave its place.
+            known: match sequencer.peek(RUNNER, Class::Again) {
+                None => sequencer.len() + state.strays.len() + state.waiting.len(),
+                Some(_) => 0,
+            },
+            is_full: state.set_aside() >= state.rules.hold as usize,
+            each: if state.rules.blocks() {
+                Each::Once
+            } else {
+                Each::Many
+            },
+        }
+    }
+
+    /// Delivers one batch of what the crew says may go now. Where failures hold others
+    /// up, it has one delivery of each key at most. What comes back goes alone, by turns with
+    /// batches that are due: one that only lingers holds nobody up.
+    pub(super) fn try_batch(self, turn: &mut Turn<T>, batched: Batched, now_ns: u64) -> Progress {
+        let waits = self.look(batched.size());
+        let first = match (waits.next, waits.first) {
+            (Some(Class::New), Some(first)) => first,
+            (Some(class), _) => return self.try_alone(turn, class, now_ns),
+            (None, _) => return Progress::Nothing,
+        };
+        let counts = (waits.available, waits.known);
+        let take = match self.lane.plan_batch(first, batched, counts, now_ns) {
+            // Of a batch that was due, what had to wait for its key has lingered enough.
+            _ if turn.owed > 0 => turn.owed.min(batched.size()),
+            BatchPlan::Take(take) => take,
+            // More won't be filed before some of this has gone.
+            BatchPlan::Linger(_) if waits.is_full => batched.size(),
+            BatchPlan::Linger(at_most) => {
+                if let Some(class) = waits.instead {
+                    return self.try_alone(turn, class, now_ns);
+                }
+                let delay_ns = at_most.map(nanos);
+                turn.linger
+                    .set(self.lane.engine(), delay_ns, Arc::clone(self.lane) as _);
+                return Progress::Nothing;
+            }
+        };
+        turn.linger.cancel(self.lane.engine());
+        let request = TakeRequest::own(take, waits.each, Some(Class::New));
+        let taken = self.take_for(request, now_ns, |_, _| {});
+        turn.owed = take.min(waits.available).saturating_sub(taken.len());
+        if taken.is_empty() {
+            return Progress::Done { now_ns };
+        }
+        let deliveries: Vec<_> = taken
+            .iter()
+            .map(|taken| {
+                let item = &taken.item;
+                self.lane
+                    .first_delivery(&item.batch, usize::from(item.index), now_ns)
+            })
+            .collect();
+        let count = deliveries.len();
+        let ids = taken.iter().map(|taken| taken.item.id());
+        let attempts = Attempts::first(now_ns);
+        self.lane.tell_attempts(ids.clone(), attempts);
+        self.lane
+            .books
+            .record(Status::Queued, Step::Start, count as u64);
+        turn.handler
+            .call_batch(self.lane.engine(), deliveries, &mut turn.faults);
+        let after_ns = self.lane.engine().clock.now_ns();
+        let _motion = self.lane.books.motions.begin(count as u64);
+        let accepted_ns = taken.iter().map(|taken| taken.item.stamp().accepted_ns);
+        let mut faults = std::mem::take(&mut turn.faults);
+        let took = attempts.until(after_ns, count);
+        self.lane
+            .end_attempts(ids, accepted_ns, &faults, attempts, took);
+        let mut settlements = Settlements::new(count);
+        let mut failed = faults.drain(..).peekable();
+        let mut parks = Vec::new();
+        for (at, mut taken) in taken.into_iter().enumerate() {
+            let Some(fault) = failed.next_if(|fault| fault.at == at) else {
+                settlements.end(taken.key);
+                continue;
+            };
+            taken.item.first_attempt_ns = now_ns;
+            let error = &mut turn.last_error;
+            let after = self.settle_taken(error, taken, &fault, after_ns, &mut settlements);
+            if let After::Park(head) = after {
+                parks.push(head);
+            }
+        }
+        drop(failed);
+        turn.faults = faults;
+        for head in parks {
+            self.park(head, Vec::new(), &mut settlements);
+        }
+        self.put_down(settlements);
+        Progress::Done { now_ns: after_ns }
+    }
+
+    /// Delivers one that came back, or was requeued.
+    fn try_alone(self, turn: &mut Turn<T>, class: Class, now_ns: u64) -> Progress {
+        let request = TakeRequest::own(1, Each::Once, Some(class));
+        let taken = self.take_for(request, now_ns, |_, _| {});
+        let now_ns = self.try_taken(turn, taken, now_ns);
+        Progress::Done { now_ns }
     }
 }
 
