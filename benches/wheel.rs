@@ -5,8 +5,6 @@
 #[allow(dead_code, unused_imports, reason = "the engine uses the rest")]
 #[path = "../src/pure"]
 mod pure {
-    pub mod arena;
-    pub mod buckets;
     pub mod wheel;
 }
 mod support;

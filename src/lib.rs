@@ -71,80 +71,60 @@
 //! messages alive. Under `panic = "abort"` panics are not contained. A payload by value has
 //! at most [`MAX_PAYLOAD`] bytes. The README has them all, beside the guarantees.
 
-mod batch;
 mod broker;
-mod broker_builder;
-mod clock;
-mod config;
-mod dead_letters;
-mod delivery_batch;
 mod engine;
-mod error;
-mod event;
-#[cfg(feature = "async")]
-mod futures;
-mod group;
-mod latency;
-mod lease;
-mod lease_batch;
 mod message;
-mod metrics;
-mod nack;
-mod name;
-#[cfg(feature = "async")]
-mod owned_delivery;
-mod pattern_subscription;
-mod publisher;
-mod pull;
+mod observe;
 mod pure;
-mod shutdown;
 mod subscription;
-mod subscription_builder;
 mod sync;
 mod topic;
-mod topic_builder;
+mod types;
 
+pub use broker::builder::BrokerBuilder;
 pub use broker::{Broker, Observation};
-pub use broker_builder::BrokerBuilder;
-pub use clock::ManualClock;
-pub use config::{
+pub use engine::base::clock::ManualClock;
+pub use message::delivery_batch::DeliveryBatch;
+pub use message::nack::Nack;
+#[cfg(feature = "async")]
+pub use message::owned::OwnedDelivery;
+pub use message::{BatchReceipt, Delivery, MessageId, Receipt};
+pub use observe::event::{DropCause, Event, EventKind, Hook};
+pub use observe::latency::LatencySummary;
+pub use observe::metrics::{
+    DeliveryCounts, Imbalance, MemberMetrics, Metrics, SubscriptionMetrics, TopicMetrics,
+};
+pub use pure::decide::key_hash::key_hash;
+pub use pure::decide::lifecycle::Status;
+pub use pure::decide::retry::{Backoff, Class, Decision, FailedAttempt, FailureKind, RetryPolicy};
+pub use pure::decide::strategy::{Backlog, Batched, FlushCause, Immediate, Plan, Strategy};
+pub use subscription::builder::SubscriptionBuilder;
+#[cfg(feature = "async")]
+pub use subscription::futures::{LeaseStream, Recv};
+pub use subscription::group::{ConsumerGroup, Member};
+pub use subscription::lease::Lease;
+pub use subscription::lease_batch::{IntoLeases, LeaseBatch};
+pub use subscription::pattern::{PatternSubscription, PatternSubscriptionBuilder};
+pub use subscription::pull::{Leases, Pull, PullSubscription};
+pub use subscription::{Subscription, Unsubscribed};
+pub use topic::builder::{MAX_PAYLOAD, TopicBuilder};
+pub use topic::dead_letters::{DeadLetter, DeadLetters, PastFailure, Redrive};
+#[cfg(feature = "async")]
+pub use topic::futures::Publish;
+pub use topic::publisher::BufferedPublisher;
+pub use topic::{MessageBuilder, Topic};
+pub use types::config::{
     DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired,
     OnFailure, Overflow, Unkeyed, Unsubscribe,
 };
-pub use dead_letters::{DeadLetter, DeadLetters, DeadReason, PastFailure, Redrive};
-pub use delivery_batch::DeliveryBatch;
-pub use error::{
+pub use types::error::{
     BuildError, DrainError, InvalidSetting, ObserveError, OpenError, PartialBatch, PartitionsError,
     PublishError, RecvError, RemoveError, Stale, SubscribeError, UnknownPattern,
 };
-pub use event::{DropCause, Event, EventKind, Hook};
-#[cfg(feature = "async")]
-pub use futures::{LeaseStream, Publish, Recv};
-pub use group::{ConsumerGroup, Member};
-pub use latency::LatencySummary;
-pub use lease::Lease;
-pub use lease_batch::{IntoLeases, LeaseBatch};
-pub use message::{BatchReceipt, Delivery, MessageId, Receipt};
-pub use metrics::{
-    DeliveryCounts, Imbalance, MemberMetrics, Metrics, SubscriptionMetrics, TopicMetrics,
-};
-pub use nack::Nack;
-pub use name::{InvalidName, MAX_NAME_LEN};
-#[cfg(feature = "async")]
-pub use owned_delivery::OwnedDelivery;
-pub use pattern_subscription::{PatternSubscription, PatternSubscriptionBuilder};
-pub use publisher::BufferedPublisher;
-pub use pull::{Leases, Pull, PullSubscription};
-pub use pure::key_hash::key_hash;
-pub use pure::lifecycle::Status;
-pub use pure::pattern::{InvalidPattern, Pattern};
-pub use pure::retry::{Backoff, Class, Decision, FailedAttempt, FailureKind, RetryPolicy};
-pub use pure::strategy::{Backlog, Batched, FlushCause, Immediate, Plan, Strategy};
-pub use shutdown::DrainReport;
-pub use subscription::{Subscription, Unsubscribed};
-pub use subscription_builder::SubscriptionBuilder;
-pub use topic::{MessageBuilder, Topic};
-pub use topic_builder::{MAX_PAYLOAD, TopicBuilder};
+pub use types::name::{InvalidName, InvalidPattern, MAX_NAME_LEN};
+pub use types::pattern::Pattern;
+pub use types::reason::DeadReason;
+pub use types::report::DrainReport;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -164,16 +144,16 @@ pub mod internals {
         broker.owner.engine.bus.flush(None);
     }
 
-    pub use crate::engine::baton::Baton;
-    pub use crate::engine::books::{LaneBooks, TopicBooks};
-    pub use crate::engine::cell::Cell;
-    pub use crate::engine::gate::Gate;
-    pub use crate::engine::loans::Loans;
-    pub use crate::engine::sleep::Sleep;
-    pub use crate::engine::waiters::Waiters;
-    pub use crate::pure::lifecycle::Step;
-    pub use crate::pure::room::{Phase, Released, Reserved, Room};
-    pub use crate::pure::schedule::Then;
-    pub use crate::pure::tickets::Refusal;
+    pub use crate::engine::base::cell::Cell;
+    pub use crate::engine::base::counters::{LaneBooks, TopicBooks};
+    pub use crate::engine::base::gate::Gate;
+    pub use crate::engine::base::loans::Loans;
+    pub use crate::engine::base::sleep::Sleep;
+    pub use crate::engine::base::task_state::Baton;
+    pub use crate::engine::wait::waiters::Waiters;
+    pub use crate::pure::decide::lifecycle::Step;
+    pub use crate::pure::words::room::{Phase, Released, Reserved, Room};
+    pub use crate::pure::words::schedule::Then;
+    pub use crate::pure::words::tickets::Refusal;
     pub use crate::sync::model::{Queue, Unbounded, read_modify_writes_only, restart_time};
 }

@@ -1,6 +1,7 @@
 //! The absences that ARCHITECTURE.md promises, as far as a reader of the source
 //! can check them; and the words that were given up for those that readers know.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -59,7 +60,7 @@ fn only_the_facade_names_what_threads_share() {
     ];
     // A retry policy shares its classifier with its clones, and is the user's.
     assert_absent(&words, |name| {
-        !name.starts_with("sync") && name != "pure/retry.rs"
+        !name.starts_with("sync") && name != "pure/decide/retry.rs"
     });
 }
 
@@ -80,14 +81,292 @@ fn decisions_know_no_clock_thread_atomic_lock_or_channel() {
 #[test]
 fn the_only_compare_and_swap_loop_is_in_the_cell() {
     assert_absent(&["compare_exchange"], |name| {
-        !name.starts_with("sync") && name != "engine/cell.rs"
+        !name.starts_with("sync") && name != "engine/base/cell.rs"
     });
 }
 
+/// The folders in the order in which they are read, and which of those before it each uses.
+const FOLDERS: &[(&str, &[&str])] = &[
+    ("sync", &[]),
+    ("types", &["sync"]),
+    ("pure/wheel", &[]),
+    ("pure/decide", &["types"]),
+    ("pure/order", &["pure/decide"]),
+    ("pure/words", &[]),
+    (
+        "engine/base",
+        &["sync", "types", "pure/decide", "pure/words"],
+    ),
+    ("message", &["sync", "pure/decide", "engine/base"]),
+    (
+        "observe",
+        &["sync", "types", "pure/decide", "engine/base", "message"],
+    ),
+    ("engine/wait", &["sync", "engine/base"]),
+    (
+        "engine/runtime",
+        &[
+            "sync",
+            "types",
+            "pure/wheel",
+            "pure/decide",
+            "pure/words",
+            "engine/base",
+            "observe",
+            "engine/wait",
+        ],
+    ),
+    (
+        "engine/parts",
+        &[
+            "sync",
+            "pure/wheel",
+            "pure/decide",
+            "pure/order",
+            "pure/words",
+            "engine/base",
+            "message",
+            "observe",
+            "engine/runtime",
+        ],
+    ),
+    (
+        "engine/state",
+        &[
+            "sync",
+            "types",
+            "pure/wheel",
+            "pure/decide",
+            "pure/order",
+            "pure/words",
+            "engine/base",
+            "message",
+            "observe",
+            "engine/wait",
+            "engine/runtime",
+            "engine/parts",
+        ],
+    ),
+    (
+        "engine/publish",
+        &[
+            "sync",
+            "types",
+            "pure/wheel",
+            "pure/decide",
+            "pure/words",
+            "engine/base",
+            "message",
+            "observe",
+            "engine/wait",
+            "engine/runtime",
+            "engine/state",
+        ],
+    ),
+    (
+        "engine/dispatch",
+        &[
+            "sync",
+            "types",
+            "pure/decide",
+            "pure/words",
+            "engine/base",
+            "message",
+            "observe",
+            "engine/wait",
+            "engine/runtime",
+            "engine/parts",
+            "engine/state",
+        ],
+    ),
+    (
+        "engine/deliver",
+        &[
+            "sync",
+            "types",
+            "pure/wheel",
+            "pure/decide",
+            "pure/words",
+            "engine/base",
+            "message",
+            "observe",
+            "engine/runtime",
+            "engine/parts",
+            "engine/state",
+        ],
+    ),
+    (
+        "engine/keyed",
+        &[
+            "sync",
+            "types",
+            "pure/decide",
+            "pure/order",
+            "pure/words",
+            "engine/base",
+            "message",
+            "observe",
+            "engine/runtime",
+            "engine/parts",
+            "engine/state",
+            "engine/deliver",
+        ],
+    ),
+    (
+        "engine/pull",
+        &[
+            "sync",
+            "types",
+            "pure/decide",
+            "pure/order",
+            "pure/words",
+            "message",
+            "observe",
+            "engine/wait",
+            "engine/runtime",
+            "engine/parts",
+            "engine/state",
+            "engine/keyed",
+        ],
+    ),
+    (
+        "engine/registry",
+        &[
+            "sync",
+            "types",
+            "pure/decide",
+            "pure/words",
+            "engine/base",
+            "observe",
+            "engine/runtime",
+            "engine/parts",
+            "engine/state",
+        ],
+    ),
+    (
+        "subscription",
+        &[
+            "sync",
+            "types",
+            "pure/decide",
+            "pure/words",
+            "engine/base",
+            "message",
+            "observe",
+            "engine/wait",
+            "engine/runtime",
+            "engine/parts",
+            "engine/state",
+            "engine/keyed",
+            "engine/pull",
+            "engine/registry",
+        ],
+    ),
+    (
+        "topic",
+        &[
+            "sync",
+            "types",
+            "pure/decide",
+            "pure/words",
+            "engine/base",
+            "message",
+            "observe",
+            "engine/wait",
+            "engine/runtime",
+            "engine/parts",
+            "engine/state",
+            "engine/publish",
+            "subscription",
+        ],
+    ),
+    (
+        "broker",
+        &[
+            "sync",
+            "types",
+            "pure/decide",
+            "pure/words",
+            "engine/base",
+            "message",
+            "observe",
+            "engine/wait",
+            "engine/runtime",
+            "engine/state",
+            "engine/registry",
+            "subscription",
+            "topic",
+        ],
+    ),
+];
+
+/// The folder of `src` that a path such as `engine::state::lane::Lane` leads into.
+fn folder_of(path: &str) -> Option<&'static str> {
+    let path = path.replace("::", "/");
+    let leads_into = |folder: &&str| {
+        let rest = path.strip_prefix(folder);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    FOLDERS.iter().map(|(folder, _)| *folder).find(leads_into)
+}
+
+/// The folder that a file is in; those of a backend are in `sync`.
+fn folder_with(file: &str) -> Option<&'static str> {
+    folder_of(file.rsplit_once('/')?.0)
+}
+
+/// The paths below the crate that a file names.
+fn named(text: &str) -> impl Iterator<Item = &str> {
+    text.split("crate::").skip(1).map(|rest| {
+        let end =
+            rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_' && letter != ':');
+        &rest[..end.unwrap_or(rest.len())]
+    })
+}
+
 #[test]
-fn handles_know_the_engine_and_the_engine_knows_no_handle() {
-    let words = ["crate::broker", "crate::topic", "crate::subscription"];
-    assert_absent(&words, |name| name.starts_with("engine/"));
+fn a_folder_uses_what_its_row_allows_and_nothing_that_comes_after_it() {
+    let mut used = BTreeSet::new();
+    for (file, text) in code() {
+        let Some(own) = folder_with(&file) else {
+            continue;
+        };
+        let (_, allowed) = FOLDERS
+            .iter()
+            .find(|(folder, _)| *folder == own)
+            .expect("a row");
+        for other in named(&text)
+            .filter_map(folder_of)
+            .filter(|other| *other != own)
+        {
+            assert!(allowed.contains(&other), "{file} uses {other}");
+            used.insert((own, other));
+        }
+    }
+    for (at, (folder, allowed)) in FOLDERS.iter().enumerate() {
+        for other in *allowed {
+            let before = FOLDERS[..at].iter().any(|(before, _)| before == other);
+            assert!(before, "{folder} may use {other}, which comes after it");
+            assert!(
+                used.contains(&(*folder, *other)),
+                "{folder} no longer uses {other}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_file_is_in_a_folder_of_at_most_nine() {
+    let mut files: BTreeMap<String, usize> = BTreeMap::new();
+    for (file, _) in code().into_iter().filter(|(file, _)| file != "lib.rs") {
+        let (folder, _) = file
+            .rsplit_once('/')
+            .unwrap_or_else(|| panic!("{file} is in no folder"));
+        *files.entry(folder.to_owned()).or_default() += 1;
+    }
+    for (folder, count) in files {
+        assert!(count <= 9, "{folder} has {count} files");
+    }
 }
 
 #[test]

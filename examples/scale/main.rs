@@ -29,8 +29,6 @@ use table::Table;
 #[allow(dead_code, reason = "the engine uses the rest")]
 #[path = "../../src/pure"]
 mod pure {
-    pub mod arena;
-    pub mod buckets;
     pub mod wheel;
 }
 

@@ -1,0 +1,123 @@
+//! Time, as the engine sees it: nanoseconds since the broker was built, read
+//! from two clocks or moved by hand.
+//!
+//! Ages and latencies come from the processor's counter (through quanta), which
+//! is read once per publish and costs a third of the system's clock. It is
+//! calibrated once and may drift from the system's clock by some millionths. So
+//! deadlines are kept by the system's monotonic clock, which is also the one that
+//! threads sleep by: no timer fires early because two clocks disagree. Where the
+//! processor has no steady counter, quanta reads the system's clock.
+
+use std::time::Duration;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Counter, Instant};
+use crate::types::duration::nanos;
+
+/// A clock that stands still until it is advanced.
+///
+/// Given to a broker with `workers(0)`, it makes every retry, linger and time to
+/// live deterministic: advance it, then call
+/// [`Broker::run_until_idle`](crate::Broker::run_until_idle).
+///
+/// ```
+/// use millstream::{Broker, ManualClock};
+/// use std::time::Duration;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let clock = ManualClock::new();
+/// let broker = Broker::builder().workers(0).manual_clock(&clock).build()?;
+/// clock.advance(Duration::from_secs(3_600)); // an hour, in no time
+/// broker.run_until_idle();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ManualClock {
+    now_ns: Arc<AtomicU64>,
+}
+
+/// Half of what the number holds. Wherever the clock stands, a deadline that is set
+/// lies ahead of it, or else a wait could end at once, and begin anew, for ever; and
+/// one that means "never" is not reached.
+const FARTHEST_NS: u64 = u64::MAX / 2;
+
+impl ManualClock {
+    /// A clock that shows zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Moves the clock forward. Nothing runs yet: the engine looks at the clock
+    /// in the next `run_until_idle`. It goes as far as 292 years, and stands still there.
+    pub fn advance(&self, by: Duration) {
+        let by_ns = nanos(by);
+        let further = |now_ns: u64| Some(now_ns.saturating_add(by_ns).min(FARTHEST_NS));
+        // ORDERING: the clock publishes nothing but itself. It never refuses.
+        let _ = self
+            .now_ns
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, further);
+    }
+
+    /// What the clock shows: time since it was made.
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.now_ns.load(Ordering::Relaxed))
+    }
+}
+
+/// The engine's clock.
+pub(crate) enum Clock {
+    Monotonic {
+        origin: Instant,
+        counter: Counter,
+        /// What the counter showed at `origin`, in its own unit.
+        counter_origin: u64,
+    },
+    Manual(ManualClock),
+}
+
+impl Clock {
+    pub(crate) fn monotonic() -> Self {
+        let counter = Counter::new();
+        Self::Monotonic {
+            origin: Instant::now(),
+            counter_origin: counter.raw(),
+            counter,
+        }
+    }
+
+    /// The time that ages and latencies are measured by.
+    #[inline]
+    pub(crate) fn now_ns(&self) -> u64 {
+        match self {
+            Self::Monotonic {
+                counter,
+                counter_origin,
+                ..
+            } => counter.delta_as_nanos(*counter_origin, counter.raw()),
+            Self::Manual(clock) => nanos(clock.elapsed()),
+        }
+    }
+
+    /// The time that deadlines are kept by.
+    pub(crate) fn timer_ns(&self) -> u64 {
+        match self {
+            Self::Monotonic { origin, .. } => nanos(origin.elapsed()),
+            Self::Manual(clock) => nanos(clock.elapsed()),
+        }
+    }
+
+    /// The instant at which [`timer_ns`](Self::timer_ns) will be `at_ns`: what a
+    /// thread sleeps until. `None` if that is beyond what the platform can
+    /// express, or if only a hand can move the clock there.
+    pub(crate) fn instant(&self, at_ns: u64) -> Option<Instant> {
+        match self {
+            Self::Monotonic { origin, .. } => origin.checked_add(Duration::from_nanos(at_ns)),
+            Self::Manual(_) => None,
+        }
+    }
+
+    pub(crate) fn is_manual(&self) -> bool {
+        matches!(self, Self::Manual(_))
+    }
+}

@@ -1,0 +1,138 @@
+//! The wall between the engine and user code: nothing that panics gets past it,
+//! not even a panic whose payload panics when it is dropped.
+
+use std::any::TypeId;
+
+use crate::pure::decide::retry::RetryPolicy;
+use crate::pure::decide::strategy::{Immediate, Strategy};
+use crate::sync::{Arc, catch_panic};
+
+/// Calls user code. A panic comes back as its text.
+///
+/// What the code may have left half-done is its own: the engine shares no state
+/// with it that an unwind could break.
+pub(crate) fn contain<R>(call: impl FnOnce() -> R) -> Result<R, String> {
+    catch_panic(call).map_err(|payload| {
+        let text = match (payload.downcast_ref::<&str>(), payload.downcast_ref()) {
+            (Some(text), _) => (*text).to_owned(),
+            (None, Some(text)) => String::clone(text),
+            (None, None) => "a panic without a text".to_owned(),
+        };
+        let dropped = catch_panic(|| drop(payload));
+        if let Err(again) = dropped {
+            // Give up on it: leaking is all that is left to try.
+            std::mem::forget(again);
+        }
+        text
+    })
+}
+
+/// Drops a value whose destructor is the user's. The panic hook has reported it
+/// if it panicked, and there is nobody to tell but that.
+pub(crate) fn discard<V>(value: V) {
+    if std::mem::needs_drop::<V>() {
+        let _ = contain(|| drop(value));
+    }
+}
+
+/// A strategy in use.
+pub(crate) type SharedStrategy = Arc<StrategyInUse>;
+/// A retry policy in use.
+pub(crate) type SharedPolicy = Arc<Contained<Box<dyn RetryPolicy>>>;
+
+/// A strategy, and what was known of it when it was installed.
+pub(crate) struct StrategyInUse {
+    pub(crate) name: Arc<str>,
+    /// It is [`Immediate`], whose answer needs no question.
+    pub(crate) is_immediate: bool,
+    strategy: Contained<Box<dyn Strategy>>,
+}
+
+impl std::ops::Deref for StrategyInUse {
+    type Target = dyn Strategy;
+
+    fn deref(&self) -> &Self::Target {
+        &**self.strategy
+    }
+}
+
+pub(crate) fn share_strategy<S: Strategy>(strategy: S) -> SharedStrategy {
+    let name = contain(|| Arc::from(strategy.name()));
+    Arc::new(StrategyInUse {
+        is_immediate: TypeId::of::<S>() == TypeId::of::<Immediate>(),
+        name: name.unwrap_or_else(|_| Arc::from("unnamed")),
+        strategy: Contained::new(Box::new(strategy)),
+    })
+}
+
+/// Stands in, under its name, for a strategy that nobody asks any more.
+pub(crate) fn stand_in(strategy: &StrategyInUse) -> SharedStrategy {
+    Arc::new(StrategyInUse {
+        name: Arc::clone(&strategy.name),
+        is_immediate: true,
+        strategy: Contained::new(Box::new(Immediate)),
+    })
+}
+
+pub(crate) fn share_policy(policy: impl RetryPolicy) -> SharedPolicy {
+    Arc::new(Contained::new(Box::new(policy)))
+}
+
+/// A value of the user's whose drop is contained, whoever holds it last.
+pub(crate) struct Contained<V>(Option<V>);
+
+impl<V> Contained<V> {
+    pub(crate) fn new(value: V) -> Self {
+        Self(Some(value))
+    }
+}
+
+impl<V> std::ops::Deref for Contained<V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl<V> std::ops::DerefMut for Contained<V> {
+    fn deref_mut(&mut self) -> &mut V {
+        self.0.as_mut().expect("it is there until it is dropped")
+    }
+}
+
+impl<V> Drop for Contained<V> {
+    fn drop(&mut self) {
+        discard(self.0.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_comes_back_as_its_text() {
+        assert_eq!(contain(|| 7), Ok(7));
+        assert_eq!(
+            contain(|| panic!("plain")),
+            Err::<(), _>("plain".to_owned())
+        );
+        let number = 7;
+        let formatted = contain(|| panic!("number {number}"));
+        assert_eq!(formatted, Err::<(), _>("number 7".to_owned()));
+    }
+
+    #[test]
+    fn a_panic_whose_payload_panics_is_contained_too() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("a payload that won't go quietly");
+            }
+        }
+        let text = contain(|| std::panic::panic_any(Bomb));
+        assert_eq!(text, Err::<(), _>("a panic without a text".to_owned()));
+        discard(Bomb);
+    }
+}

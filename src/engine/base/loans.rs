@@ -1,0 +1,105 @@
+//! What workers have lent, each at most one thing, and the watch over it.
+//!
+//! A worker that found a topic dry lends it while it runs the lanes, and looks again
+//! afterwards: see [`baton`](crate::engine::base::task_state). A handler may keep it from that for as long as
+//! it likes. So there is a watch, which comes by now and then, as long as anything is lent,
+//! and takes what has been lent all the while.
+//!
+//! Steps. A *lender* writes its loan down, then looks whether the watch is on, and turns it
+//! on if not. It takes the loan back, unless that has been taken. The *watch*, when it comes,
+//! goes off first, then looks at every loan. If there is one, or has been one since it came
+//! last, it turns itself on again.
+//!
+//! The feared interleaving: a lender sees the watch on and leaves it at that, while the watch
+//! has been past its loan, and doesn't come again. Both touch the loan under its lock. So a
+//! lender that writes down its loan after the watch was there also sees that it went off
+//! before; and if it is on again, it will come. Model: `loom-tests/tests/models/loans.rs`.
+
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{CachePadded, Mutex, in_order};
+
+/// The loans of a pool's workers.
+pub struct Loans<T> {
+    /// The watch is going to come.
+    is_on: AtomicBool,
+    loans: Box<[CachePadded<Mutex<Loan<T>>>]>,
+}
+
+struct Loan<T> {
+    /// What is lent, and whether it had news then.
+    lent: Option<(T, bool)>,
+    /// Loans so far, and how many there had been when the watch came by last.
+    count: u64,
+    seen: u64,
+}
+
+impl<T> Loans<T> {
+    /// None yet, of so many workers.
+    pub fn new(workers: usize) -> Self {
+        let loan = |_| {
+            CachePadded::new(Mutex::new(Loan {
+                lent: None,
+                count: 0,
+                seen: 0,
+            }))
+        };
+        Self {
+            is_on: AtomicBool::new(false),
+            loans: (0..workers).map(loan).collect(),
+        }
+    }
+
+    /// Writes down what this worker has lent, and whether there is news of it. `true`: the
+    /// watch was off, and the caller lets it come.
+    pub fn lend(&self, worker: usize, what: T, has_news: bool) -> bool {
+        let write = || {
+            let mut loan = self.loans[worker].lock();
+            loan.count += 1;
+            loan.lent = Some((what, has_news));
+        };
+        let was_off;
+        // ORDERING: relaxed, because the lock of the loan orders them; see the module's text.
+        in_order!(
+            "loans: the loan, then the watch",
+            write(),
+            was_off =
+                !self.is_on.load(Ordering::Relaxed) && !self.is_on.swap(true, Ordering::Relaxed),
+        );
+        was_off
+    }
+
+    /// Takes back what this worker has lent, if nobody took it.
+    pub fn take_back(&self, worker: usize) -> Option<T> {
+        self.loans[worker].lock().lent.take().map(|(what, _)| what)
+    }
+
+    /// The same, but only if there is news of it.
+    pub fn take_back_if(&self, worker: usize, has_news: impl FnOnce(&T) -> bool) -> Option<T> {
+        let mut loan = self.loans[worker].lock();
+        let lent = loan.lent.take_if(|(what, news)| *news || has_news(what));
+        lent.map(|(what, _)| what)
+    }
+
+    /// The watch comes by: hands what has been lent since it came last to `take`. `true`: it
+    /// is on, and the caller lets it come again.
+    pub fn watch(&self, mut take: impl FnMut(T)) -> bool {
+        let mut overdue = Vec::new();
+        let mut goes_on = false;
+        // ORDERING: as in `lend`.
+        in_order!(
+            "loans: off, then a look",
+            self.is_on.store(false, Ordering::Relaxed),
+            for loan in &self.loans {
+                let mut loan = loan.lock();
+                if loan.count != loan.seen {
+                    loan.seen = loan.count;
+                    goes_on = true;
+                } else if let Some((what, _)) = loan.lent.take() {
+                    overdue.push(what);
+                }
+            },
+        );
+        overdue.drain(..).for_each(&mut take);
+        goes_on && !self.is_on.swap(true, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,86 @@
+//! Parking workers and waking them; the word and its argument are in
+//! [`crate::pure::words::idle`].
+
+use crate::engine::base::cell::Cell;
+use crate::pure::words::idle::Idle;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Condvar, Mutex, breakable, fence};
+
+/// The bedroom of a pool.
+pub struct Sleep {
+    idle: Cell<Idle>,
+    permits: Mutex<usize>,
+    bell: Condvar,
+}
+
+impl Sleep {
+    /// Nobody sleeps.
+    pub fn new() -> Self {
+        Self {
+            idle: Cell::new(Idle::NOBODY),
+            permits: Mutex::new(0),
+            bell: Condvar::new(),
+        }
+    }
+
+    /// A worker without work asks whether it should look around for a while.
+    pub fn search(&self) -> bool {
+        self.idle.update(Idle::search)
+    }
+
+    /// The searching worker found work. Others may have trusted in it to find
+    /// theirs too, so if `more` says there is more, it wakes a successor.
+    pub fn found(&self, more: impl FnOnce() -> bool) {
+        self.idle.update(Idle::found);
+        // ORDERING: as in `sleep`: give up the role first, then look.
+        fence(Ordering::SeqCst);
+        if breakable!("sleep: a finder wakes no successor", more(), false) {
+            self.wake_fenced();
+        }
+    }
+
+    /// Parks until woken. On return the worker counts as searching.
+    pub fn sleep(&self, searching: bool, more: impl FnOnce() -> bool) {
+        self.idle.update(|idle| idle.sleep(searching));
+        // ORDERING: pairs with the fence in `wake`: we announced, now we look.
+        breakable!("sleep: sleep without a fence", fence(Ordering::SeqCst));
+        if breakable!("sleep: sleep without a last look", more(), false) {
+            self.wake_fenced();
+        }
+        let mut permits = self.permits.lock();
+        while *permits == 0 {
+            self.bell.wait(&mut permits, None);
+        }
+        *permits -= 1;
+    }
+
+    /// There is work, which the caller has pushed where workers look.
+    pub fn wake(&self) {
+        // ORDERING: pairs with the fence in `sleep`: we pushed, now we look.
+        breakable!("sleep: wake without a fence", fence(Ordering::SeqCst));
+        self.wake_fenced();
+    }
+
+    fn wake_fenced(&self) {
+        if self.idle.update(Idle::wake) {
+            *self.permits.lock() += 1;
+            self.bell.notify_one();
+        }
+    }
+
+    /// Wakes everybody, for the end, which the caller has announced where workers
+    /// look.
+    pub fn wake_all(&self) {
+        // ORDERING: pairs with the fence in `sleep`: we announced, now we look.
+        breakable!("sleep: wake all without a fence", fence(Ordering::SeqCst));
+        let sleeping = self.idle.update(|idle| {
+            let woken = Idle {
+                searching: idle.searching + idle.sleeping,
+                sleeping: 0,
+            };
+            (woken, idle.sleeping)
+        });
+        *self.permits.lock() += sleeping as usize;
+        self.bell.notify_all();
+    }
+}

@@ -1,0 +1,88 @@
+//! The accounts of attempts: what is written down and told when some begin, and when they end,
+//! whoever makes them: a run of calls, a batch, a call by itself, an async call, or a lease.
+//!
+//! What has failed is not settled here: see [`settle`](crate::engine::deliver::settle).
+
+use crate::engine::parts::attempts::{Attempts, Took};
+use crate::engine::parts::handler::Fault;
+use crate::engine::state::lane::Lane;
+use crate::message::batch::Batch;
+use crate::message::{Address, Delivery, MessageId};
+use crate::observe::event::EventKind;
+use crate::pure::decide::lifecycle::{Status, Step};
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Where its deliveries go.
+    pub(crate) fn address(&self) -> Address<'_> {
+        Address {
+            topic: &self.topic.name,
+            subscription: &self.name,
+        }
+    }
+
+    /// The first attempt at a delivery, as a handler sees it.
+    pub(crate) fn first_delivery<'d>(
+        &'d self,
+        batch: &'d Batch<T>,
+        index: usize,
+        now_ns: u64,
+    ) -> Delivery<'d, T> {
+        Delivery {
+            batch,
+            index,
+            attempt: 1,
+            generation: 0,
+            address: self.address(),
+            now_ns,
+        }
+    }
+
+    /// Tells observers of attempts that are about to be made.
+    #[inline(always)]
+    pub(crate) fn tell_attempts(&self, ids: impl Iterator<Item = MessageId>, attempts: Attempts) {
+        if self.topic.bus().observed() {
+            let (name, number) = (&self.name, attempts.number);
+            let (status, kind) = (Status::Delivering, EventKind::Delivering);
+            self.topic
+                .tell_attempts(name, ids, number, status, attempts.began_ns, kind);
+        }
+    }
+
+    /// Writes down, and tells, how attempts have ended, given the id of each message and when
+    /// it was accepted: in success, but for those that `faults` are of. Returns the number of
+    /// the successful.
+    #[inline(always)]
+    pub(crate) fn end_attempts(
+        &self,
+        ids: impl Iterator<Item = MessageId>,
+        accepted_ns: impl ExactSizeIterator<Item = u64> + Clone,
+        faults: &[Fault],
+        attempts: Attempts,
+        took: Took,
+    ) -> usize {
+        let acked = accepted_ns.len() - faults.len();
+        self.record_latencies(accepted_ns, attempts, took);
+        self.books
+            .record(Status::Delivering, Step::Ack, acked as u64);
+        if self.topic.bus().observed() {
+            self.tell_acked(ids, faults, attempts.number, took.ended_ns);
+        }
+        acked
+    }
+
+    #[cold]
+    fn tell_acked(
+        &self,
+        ids: impl Iterator<Item = MessageId>,
+        faults: &[Fault],
+        number: u32,
+        ended_ns: u64,
+    ) {
+        let mut failed = faults.iter().map(|fault| fault.at).peekable();
+        let acked = ids.enumerate();
+        let acked = acked.filter_map(|(at, id)| failed.next_if_eq(&at).is_none().then_some(id));
+        let (status, kind) = (Status::Delivered, EventKind::Delivered);
+        self.topic
+            .tell_attempts(&self.name, acked, number, status, ended_ns, kind);
+    }
+}

@@ -1,0 +1,59 @@
+//! Deliveries that go to the dead letters.
+
+use crate::engine::parts::pending::PendingDelivery;
+use crate::engine::state::dead_letter_store::Letter;
+use crate::engine::state::lane::Lane;
+use crate::message::batch::Part;
+use crate::pure::decide::lifecycle::{Status, Step};
+use crate::sync::Arc;
+use crate::types::reason::DeadReason;
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Sends a delivery that stands at `from` to the dead letters. `false`: the store
+    /// did not keep it.
+    pub(crate) fn bury(&self, dead: PendingDelivery<T>, from: Status, reason: DeadReason) -> bool {
+        self.books.record(from, Step::Bury, 1);
+        self.write_letter(dead, reason)
+    }
+
+    fn write_letter(&self, dead: PendingDelivery<T>, reason: DeadReason) -> bool {
+        let parks = self.crew.get().is_some_and(|crew| crew.parks(reason));
+        self.topic.bury(self.letter(dead, reason, parks))
+    }
+
+    pub(crate) fn letter(
+        &self,
+        mut dead: PendingDelivery<T>,
+        reason: DeadReason,
+        parks: bool,
+    ) -> Letter<T> {
+        dead.remember_latest();
+        Letter {
+            parks,
+            arrival: 0,
+            batch: dead.batch,
+            index: dead.index,
+            generation: dead.generation,
+            attempts: dead.attempts,
+            subscription: Arc::clone(&self.name),
+            reason,
+            history: dead.earlier,
+            buried_ns: self.engine().clock.now_ns(),
+        }
+    }
+
+    /// Sends queued first attempts to the dead letters.
+    pub(crate) fn bury_part(&self, part: &Part<T>, reason: DeadReason) {
+        self.books
+            .record(Status::Queued, Step::Bury, part.len() as u64);
+        self.write_letters(part, reason);
+    }
+
+    /// Makes letters of first attempts whose end is on the books.
+    pub(crate) fn write_letters(&self, part: &Part<T>, reason: DeadReason) {
+        for index in part.from..part.to {
+            let dead = PendingDelivery::first(&part.batch, index as usize, 0);
+            self.write_letter(dead, reason);
+        }
+    }
+}

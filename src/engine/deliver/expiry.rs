@@ -1,0 +1,219 @@
+//! The end of deliveries that have outlived their time to live.
+
+use std::collections::VecDeque;
+
+use crate::engine::parts::pending::PendingDelivery;
+use crate::engine::state::keyed::State;
+use crate::engine::state::lane::{Lane, Turn};
+use crate::message::batch::{Batch, Part};
+use crate::observe::event::EventKind;
+use crate::pure::decide::expiry::{NEVER, has_passed, next_look};
+use crate::pure::decide::lifecycle::{Status, Step};
+use crate::pure::words::room::Reserved;
+use crate::sync::Arc;
+use crate::types::config::OnExpired;
+use crate::types::reason::DeadReason;
+
+/// What a look through what waits has found.
+struct Found<T> {
+    expired: Vec<PendingDelivery<T>>,
+    /// When the first of the others expires.
+    first_ns: u64,
+    others: usize,
+}
+
+impl<T> Found<T> {
+    /// Whether to leave what expires then where it is.
+    fn passes(&mut self, expires_ns: Option<u64>, now_ns: u64) -> bool {
+        if has_passed(expires_ns, now_ns) {
+            return false;
+        }
+        self.first_ns = self.first_ns.min(expires_ns.unwrap_or(NEVER));
+        self.others += 1;
+        true
+    }
+
+    /// Returns what is left of a part.
+    fn look_through(
+        &mut self,
+        part: Part<T>,
+        ttl_ns: Option<u64>,
+        now_ns: u64,
+        left: &mut VecDeque<Part<T>>,
+    ) {
+        let mut from = part.from;
+        let cut = |from: u32, to: u32| Part {
+            batch: Arc::clone(&part.batch),
+            from,
+            to,
+        };
+        for index in part.from..part.to {
+            let expires_ns = part.batch.expires_ns(index as usize, ttl_ns);
+            if !self.passes(expires_ns, now_ns) {
+                let expired = PendingDelivery::first(&part.batch, index as usize, 0);
+                self.expired.push(expired);
+                if from < index {
+                    left.push_back(cut(from, index));
+                }
+                from = index + 1;
+            }
+        }
+        if from < part.to {
+            left.push_back(cut(from, part.to));
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    fn ttl_ns(&self) -> Option<u64> {
+        self.topic.settings.ttl_ns
+    }
+
+    /// Whether a first attempt comes too late.
+    pub(crate) fn has_expired(&self, batch: &Batch<T>, index: usize, now_ns: u64) -> bool {
+        has_passed(batch.expires_ns(index, self.ttl_ns()), now_ns)
+    }
+
+    /// Whether any attempt comes too late.
+    pub(crate) fn is_past(&self, again: &PendingDelivery<T>, now_ns: u64) -> bool {
+        has_passed(again.expires_ns(self.ttl_ns()), now_ns)
+    }
+
+    /// Ends a queued delivery that was never tried.
+    pub(crate) fn expire(&self, batch: &Arc<Batch<T>>, index: usize) {
+        self.expire_at(PendingDelivery::first(batch, index, 0), Status::Queued);
+    }
+
+    /// Ends a delivery that stands at `from`, tried before or not.
+    pub(crate) fn expire_at(&self, late: PendingDelivery<T>, from: Status) {
+        match self.topic.settings.on_expired {
+            OnExpired::DeadLetter => {
+                self.bury(late, from, DeadReason::Expired);
+            }
+            OnExpired::Drop => {
+                let status = self.books.record(from, Step::Expire, 1);
+                self.tell(late.id(), late.attempts, status, EventKind::Expired);
+            }
+        }
+    }
+
+    /// Notes when something that comes back expires. `true`: it is the first.
+    pub(crate) fn note_return(&self, again: &PendingDelivery<T>) -> bool {
+        let expires_ns = again.expires_ns(self.ttl_ns());
+        self.expiry.note(expires_ns.unwrap_or(NEVER))
+    }
+
+    /// Ends what has expired among what waits here, for whoever needs the room.
+    /// `true`: there was something.
+    pub(crate) fn end_expired(self: &Arc<Self>) -> bool {
+        if !self.expiry.has_come(self.engine()) {
+            return false;
+        }
+        let mut turn = self.turn.lock();
+        let hand = turn.as_mut().map(|turn| &mut turn.hand);
+        let expired = self.find_expired(hand);
+        drop(turn);
+        // Its runner may be in a handler for long.
+        self.call_at_expiry();
+        if expired.is_empty() {
+            return false;
+        }
+        let _motion = self.books.motions.begin(expired.len() as u64);
+        let ended = self.expire_all(expired);
+        self.end_places(ended);
+        // A batch may have lost what it lingered for; in a crew the next are filed.
+        self.ring();
+        self.engine().quiescence.notify();
+        true
+    }
+
+    /// As [`end_expired`](Self::end_expired), for the runner, whose turn it is.
+    pub(crate) fn end_expired_in(self: &Arc<Self>, turn: &mut Turn<T>) {
+        if self.expiry.has_come(self.engine()) {
+            let expired = self.find_expired(Some(&mut turn.hand));
+            let _motion = self.books.motions.begin(expired.len() as u64);
+            let ended = self.expire_all(expired);
+            self.give_back(ended);
+        }
+    }
+
+    fn expire_all(&self, expired: Vec<PendingDelivery<T>>) -> u32 {
+        let count = expired.len() as u32;
+        for late in expired {
+            self.expire_at(late, Status::Queued);
+        }
+        count
+    }
+
+    /// Takes out what has expired, in one look through what the lane holds.
+    fn find_expired(&self, hand: Option<&mut VecDeque<Part<T>>>) -> Vec<PendingDelivery<T>> {
+        self.expiry.begin_look(self.engine());
+        let now_ns = self.engine().clock.now_ns();
+        let mut found = Found {
+            expired: Vec::new(),
+            first_ns: NEVER,
+            others: 0,
+        };
+        if let Some(hand) = hand {
+            for part in std::mem::take(hand) {
+                found.look_through(part, self.ttl_ns(), now_ns, hand);
+            }
+        }
+        self.look_through_inbox(|part, left| {
+            found.look_through(part, self.ttl_ns(), now_ns, left);
+        });
+        if let Some(crew) = self.crew.get() {
+            let mut state = crew.state.lock();
+            let State {
+                sequencer, strays, ..
+            } = &mut *state;
+            let mut is_late =
+                |late: &PendingDelivery<T>| !found.passes(late.expires_ns(self.ttl_ns()), now_ns);
+            let mut late = sequencer.extract(&mut is_late);
+            late.extend(strays.extract(is_late));
+            found.expired.append(&mut late);
+        }
+        let waiting = found.others;
+        self.expiry.note(next_look(found.first_ns, waiting, now_ns));
+        found.expired
+    }
+
+    /// At the end of a turn, whose hand is back in its place: has the wheel call as
+    /// long as something that can expire waits here.
+    pub(crate) fn await_expiry(self: &Arc<Self>, hand_expires_ns: u64) {
+        self.expiry.note(hand_expires_ns);
+        if !self.expiry.is_known() {
+            return;
+        }
+        let engine = self.engine();
+        let first_ns = self.expiry.forget();
+        // Who has added something since has its place, and what it notes stays.
+        if self.room.load().occupied == 0 {
+            return self.expiry.cancel(engine);
+        }
+        self.expiry.note(first_ns);
+        self.call_at_expiry();
+    }
+
+    /// Has the wheel call when the first of what waits here expires.
+    pub(crate) fn call_at_expiry(self: &Arc<Self>) {
+        if self.expiry.is_known() {
+            self.expiry.call(self.engine(), Arc::clone(self) as _);
+        }
+    }
+
+    /// When the first of what its runner has taken and not handled expires.
+    pub(crate) fn hand_expires_ns(&self, turn: &Turn<T>) -> u64 {
+        let ttl_ns = self.ttl_ns();
+        let firsts = turn.hand.iter().map(|part| part.expires_ns(ttl_ns));
+        firsts.min().unwrap_or(NEVER)
+    }
+
+    /// Reserves up to so many places of what has expired, for want of others.
+    pub(crate) fn reserve_expired(self: &Arc<Self>, wanted: u32) -> Reserved {
+        match self.end_expired() {
+            true => self.reserve(wanted, false),
+            false => Reserved::Full,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Retries: whether one follows, when it is due, and its turn beside what is new.
+
+use crate::engine::base::contain::contain;
+use crate::engine::deliver::turn::{Progress, Tried};
+use crate::engine::parts::handler::Fault;
+use crate::engine::parts::pending::{PendingDelivery, Return};
+use crate::engine::state::lane::{Lane, Turn};
+use crate::message::MessageId;
+use crate::observe::event::{EventKind, Hook};
+use crate::pure::decide::lifecycle::{Status, Step};
+use crate::pure::decide::retry::{FailedAttempt, random};
+use crate::pure::decide::verdict::{Verdict, judge};
+use crate::pure::wheel::arena::Arena;
+use crate::sync::Arc;
+use std::time::Duration;
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Asks the subscription's policy, or else the topic's.
+    pub(crate) fn verdict(
+        &self,
+        failed: &PendingDelivery<T>,
+        fault: &Fault,
+        text: &str,
+        now_ns: u64,
+    ) -> Verdict {
+        let id = failed.id();
+        let attempt = FailedAttempt {
+            attempt: failed.attempts,
+            elapsed: Duration::from_nanos(now_ns.saturating_sub(failed.first_attempt_ns)),
+            kind: fault.cause.kind(),
+            text,
+            error: fault.cause.error(),
+            random: random(self.salt, id.get(), failed.generation, failed.attempts),
+        };
+        let own = self.retry.load();
+        let policy = match &*own {
+            Some(policy) => Arc::clone(policy),
+            None => self.topic.retry.load(),
+        };
+        let decide = |requested| {
+            let decided = contain(|| match requested {
+                None => policy.decide(&attempt),
+                Some(delay) => policy.decide_requested(&attempt, delay),
+            });
+            decided
+                .inspect_err(|_| {
+                    let hook = Hook::RetryPolicy;
+                    self.topic.tell(EventKind::HookPanicked { hook });
+                })
+                .ok()
+        };
+        let expires_ns = failed.expires_ns(self.topic.settings.ttl_ns);
+        judge(fault.cause.wish(), decide, now_ns, expires_ns)
+    }
+
+    /// Tells observers of a retry, once it is on its way: it comes back to whoever is
+    /// here, or has the lock that is held here.
+    pub(crate) fn tell_retry(&self, id: MessageId, attempt: u32, delay_ns: u64) {
+        let delay = Duration::from_nanos(delay_ns);
+        let kind = EventKind::RetryScheduled { delay };
+        self.tell(id, attempt, Status::RetryScheduled, kind);
+    }
+
+    /// Puts a failed delivery on the timer wheel; returns its tag.
+    pub(crate) fn schedule_retry(
+        self: &Arc<Self>,
+        waiting: &mut Arena<PendingDelivery<T>>,
+        failed: PendingDelivery<T>,
+        delay_ns: u64,
+    ) -> u32 {
+        let tag = waiting.insert(failed);
+        let key = self
+            .engine()
+            .set_timer(delay_ns, tag, Arc::clone(self) as _);
+        if let Some(waiting) = waiting.get_mut(tag) {
+            waiting.timer = key;
+        }
+        tag
+    }
+
+    /// Delivers one that came back or, after that, one that is new; with no more of the
+    /// one kind, of the other.
+    pub(crate) fn deliver_by_turns(self: &Arc<Self>, turn: &mut Turn<T>, now_ns: u64) -> Progress {
+        let after_a_return = std::mem::take(&mut turn.is_new_next);
+        if !after_a_return && let Some(returned) = self.pop_return() {
+            return self.redeliver(turn, returned, now_ns);
+        }
+        let most = if after_a_return { 1 } else { usize::MAX };
+        match self.deliver_in_line(turn, most, now_ns) {
+            Progress::Nothing if after_a_return => match self.pop_return() {
+                Some(returned) => self.redeliver(turn, returned, now_ns),
+                None => Progress::Nothing,
+            },
+            progress => progress,
+        }
+    }
+
+    /// Delivers what is new, but what was requeued once those have gone that it is behind,
+    /// or none of them may go now.
+    fn deliver_in_line(self: &Arc<Self>, turn: &mut Turn<T>, most: usize, now_ns: u64) -> Progress {
+        let Some(behind) = turn.requeued.front().and_then(PendingDelivery::behind) else {
+            return self.deliver(turn, most, now_ns);
+        };
+        if turn.hand.is_empty() {
+            turn.hand.extend(self.take(1));
+        }
+        let next = turn.hand.front().map(|part| part.first().id.get());
+        if next.is_some_and(|next| next <= behind)
+            && let Progress::Done { now_ns } = self.deliver(turn, 1, now_ns)
+        {
+            return Progress::Done { now_ns };
+        }
+        match turn.requeued.pop_front() {
+            Some(requeued) => self.deliver_again(turn, requeued, now_ns),
+            None => Progress::Nothing,
+        }
+    }
+
+    /// Delivers one delivery that came back.
+    fn redeliver(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        returned: Return<T>,
+        now_ns: u64,
+    ) -> Progress {
+        let again = match returned {
+            Return::Redriven(pending) => *pending,
+            Return::Due(tag) => match turn.waiting.remove(tag) {
+                Some(requeued) if requeued.behind().is_some() => {
+                    turn.requeued.push_back(requeued);
+                    return Progress::Done { now_ns };
+                }
+                Some(pending) => {
+                    self.books.record(Status::RetryScheduled, Step::Requeue, 1);
+                    pending
+                }
+                None => return Progress::Done { now_ns },
+            },
+            // Leases are of crews, which file this elsewhere.
+            Return::Overdue => return Progress::Done { now_ns },
+        };
+        turn.is_new_next = true;
+        self.deliver_again(turn, again, now_ns)
+    }
+
+    /// Delivers one delivery that was in hand before, or redriven.
+    fn deliver_again(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        again: PendingDelivery<T>,
+        now_ns: u64,
+    ) -> Progress {
+        let _motion = self.books.motions.begin(1);
+        if self.is_past(&again, now_ns) {
+            self.expire_at(again, Status::Queued);
+            self.give_back(1);
+            return Progress::Done { now_ns };
+        }
+        self.books.begin_in_flight(1);
+        let (tried, after_ns) = self.try_one(turn, again, now_ns);
+        let ended = match tried {
+            Tried::Acked => 1,
+            Tried::Failed(again, fault) => self.settle(turn, again, &fault, after_ns),
+            Tried::NotCalled(again) => {
+                // The lane began to be cancelled just now: its end finds it here.
+                self.end_pending(again, Status::Queued);
+                1
+            }
+        };
+        self.books.end_in_flight(1);
+        self.give_back(ended);
+        Progress::Done { now_ns: after_ns }
+    }
+}

@@ -1,0 +1,217 @@
+//! Carrying out what becomes of a delivery. Nothing is decided here: the verdict
+//! comes from [`crate::pure::decide::verdict`], the legal steps from
+//! [`crate::pure::decide::lifecycle`].
+
+use crate::engine::parts::handler::Fault;
+use crate::engine::parts::pending::{PendingDelivery, Return};
+use crate::engine::state::lane::{Lane, Turn};
+use crate::message::MessageId;
+use crate::message::batch::{Batch, Part};
+use crate::observe::event::{DropCause, EventKind};
+use crate::pure::decide::lifecycle::{Status, Step};
+use crate::pure::decide::verdict::{Verdict, Wish};
+use crate::pure::words::room::Phase;
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::types::reason::DeadReason;
+
+/// What becomes of a failed delivery.
+pub(crate) enum Sentence<T> {
+    /// It gets another attempt.
+    Retry {
+        failed: PendingDelivery<T>,
+        due_ns: u64,
+    },
+    /// It goes back to the end of the line.
+    Requeued(PendingDelivery<T>),
+    /// It is in the dead-letter store.
+    Buried,
+    /// It has ended otherwise.
+    Ended,
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Settles the first attempts of a run that failed, found by their `place`;
+    /// returns how many places that sets free.
+    pub(crate) fn settle_first<'b>(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        place: impl Fn(usize) -> (&'b Arc<Batch<T>>, usize),
+        began_ns: u64,
+        now_ns: u64,
+    ) -> u32 {
+        if turn.faults.is_empty() {
+            return 0;
+        }
+        let mut faults = std::mem::take(&mut turn.faults);
+        let mut freed = 0;
+        for fault in faults.drain(..) {
+            let (batch, index) = place(fault.at);
+            let failed = PendingDelivery::first(batch, index, began_ns);
+            freed += self.settle(turn, failed, &fault, now_ns);
+        }
+        turn.faults = faults;
+        freed
+    }
+
+    /// Settles a failed attempt; returns how many places it sets free: one, or
+    /// none if the delivery keeps its place until its retry.
+    pub(crate) fn settle(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        failed: PendingDelivery<T>,
+        fault: &Fault,
+        now_ns: u64,
+    ) -> u32 {
+        match self.judge(&mut turn.last_error, failed, fault, now_ns) {
+            Sentence::Retry { failed, due_ns } => {
+                let delay_ns = due_ns.saturating_sub(now_ns);
+                let (id, attempt) = (failed.id(), failed.attempts);
+                self.books.record(Status::Failed, Step::Retry, 1);
+                if delay_ns == 0 {
+                    // Without a timer; whoever settles looks for it next.
+                    let tag = turn.waiting.insert(failed);
+                    self.push_return(Return::Due(tag));
+                } else {
+                    self.schedule_retry(&mut turn.waiting, failed, delay_ns);
+                }
+                self.tell_retry(id, attempt, delay_ns);
+                0
+            }
+            Sentence::Requeued(item) if self.engine().is_manual() => {
+                let tag = turn.waiting.insert(item);
+                self.engine().fire_in_next_run(Arc::clone(self) as _, tag);
+                0
+            }
+            Sentence::Requeued(item) => {
+                turn.requeued.push_back(item);
+                0
+            }
+            Sentence::Buried | Sentence::Ended => 1,
+        }
+    }
+
+    /// Says what becomes of a failed attempt, and carries it out, but for what comes back.
+    pub(crate) fn judge(
+        &self,
+        last_error: &mut Option<Arc<str>>,
+        mut failed: PendingDelivery<T>,
+        fault: &Fault,
+        now_ns: u64,
+    ) -> Sentence<T> {
+        let id = failed.id();
+        let attempt = failed.attempts + 1;
+        let is_caused_by_end = fault.by_shutdown && !fault.cause.wish().is_final();
+        if is_caused_by_end && self.engine().is_ending() {
+            // Before the books: a drain that misses it there finds it here.
+            let count = &self.engine().cancelled_by_end;
+            count.fetch_add(1, Ordering::AcqRel);
+            let status = self.books.record(Status::Delivering, Step::Cancel, 1);
+            self.tell(id, attempt, status, EventKind::Cancelled);
+            return Sentence::Ended;
+        }
+        let text = shared(last_error, fault.cause.text());
+        if fault.cause.wish() == Wish::Requeue {
+            failed.requeue(self.topic.gate.issued());
+            let status = self.books.record(Status::Delivering, Step::Requeue, 1);
+            self.tell(id, attempt, status, EventKind::Requeued { reason: text });
+            return Sentence::Requeued(failed);
+        }
+        let kind = fault.cause.kind();
+        let status = self.books.record(Status::Delivering, Step::Fail, 1);
+        let error = Arc::clone(&text);
+        self.tell(id, attempt, status, EventKind::Failed { kind, error });
+
+        failed.fail(Arc::clone(&text), kind, now_ns);
+        match self.verdict(&failed, fault, &text, now_ns) {
+            Verdict::Retry { due_ns } => return Sentence::Retry { failed, due_ns },
+            Verdict::DeadLetter(reason) => {
+                if self.bury(failed, Status::Failed, reason) {
+                    return Sentence::Buried;
+                }
+            }
+            Verdict::Discard => {
+                let status = self.books.record(Status::Failed, Step::Drop, 1);
+                let cause = DropCause::Discarded;
+                self.tell(id, attempt, status, EventKind::Dropped { cause });
+            }
+            Verdict::Expire => self.expire_at(failed, Status::Failed),
+        }
+        Sentence::Ended
+    }
+
+    /// Ends everything the lane still has, as its phase says.
+    pub(crate) fn end_all(self: &Arc<Self>, turn: &mut Turn<T>) {
+        turn.linger.cancel(self.engine());
+        // All that it ends has its place; nothing more gets one.
+        let _motion = self
+            .books
+            .motions
+            .begin(u64::from(self.room.load().occupied));
+        if let Some(keyed) = self.keyed() {
+            keyed.end_crew();
+        }
+        let mut ended = 0;
+        while let Some(part) = turn.hand.pop_front().or_else(|| self.pop()) {
+            ended += part.to - part.from;
+            if self.phase() == Phase::DeadLettering {
+                self.bury_part(&part, DeadReason::Unsubscribed);
+            } else {
+                self.cancel_part(&part);
+            }
+        }
+        let waiting: Vec<_> = turn.waiting.drain().collect();
+        for pending in waiting {
+            // If it fires all the same, its tag will find nothing.
+            self.engine().timer.cancel_parked(pending.timer);
+            let from = pending.parked_as();
+            self.end_pending(pending, from);
+            ended += 1;
+        }
+        while let Some(requeued) = turn.requeued.pop_front() {
+            self.end_pending(requeued, Status::Queued);
+            ended += 1;
+        }
+        while let Some(returned) = self.pop_return() {
+            if let Return::Redriven(pending) = returned {
+                self.end_pending(*pending, Status::Queued);
+                ended += 1;
+            }
+        }
+        self.give_back(ended);
+    }
+
+    fn cancel_part(&self, part: &Part<T>) {
+        let count = part.len() as u64;
+        let status = self.books.record(Status::Queued, Step::Cancel, count);
+        for id in part.ids() {
+            self.tell(id, 0, status, EventKind::Cancelled);
+        }
+    }
+
+    /// Ends one delivery that was tried before, as the lane's phase says.
+    pub(crate) fn end_pending(&self, pending: PendingDelivery<T>, from: Status) {
+        if self.phase() == Phase::DeadLettering {
+            self.bury(pending, from, DeadReason::Unsubscribed);
+            return;
+        }
+        let (id, attempt) = (pending.id(), pending.attempts);
+        let status = self.books.record(from, Step::Cancel, 1);
+        self.tell(id, attempt, status, EventKind::Cancelled);
+    }
+
+    /// Tells observers of something that happened to one of the lane's
+    /// deliveries.
+    pub(crate) fn tell(&self, id: MessageId, attempt: u32, status: Status, kind: EventKind) {
+        self.topic
+            .tell_of(Some(&self.name), Some(id), attempt, Some(status), kind);
+    }
+}
+
+/// The text as a shared string: the last one again if it reads the same.
+fn shared(last: &mut Option<Arc<str>>, text: String) -> Arc<str> {
+    match last {
+        Some(last) if **last == *text => Arc::clone(last),
+        last => Arc::clone(last.insert(Arc::from(text))),
+    }
+}

@@ -1,0 +1,365 @@
+//! A lane's turn: what waits for its first attempt, one for one with what came back, for
+//! as long as its share of the worker lasts.
+
+use std::iter;
+
+use crate::engine::base::contain::discard;
+use crate::engine::parts::attempts::Attempts;
+use crate::engine::parts::handler::{Fault, Handler, Run};
+use crate::engine::parts::pending::PendingDelivery;
+use crate::engine::runtime::pool::{Task, Worker};
+use crate::engine::state::keyed::KeyedLane;
+use crate::engine::state::lane::{Lane, Turn};
+use crate::message::batch::{Batch, Messages, Part};
+use crate::pure::decide::lifecycle::{Status, Step};
+use crate::pure::words::room::Phase;
+use crate::pure::words::schedule::Then;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, breakable, in_order};
+
+/// A lane's share: it goes to the back of the queue once it has run so long.
+/// One handler call may exceed it, a second one then has to wait its turn.
+pub(crate) const SHARE_NS: u64 = 500_000;
+
+impl<T: Send + Sync + 'static> Task for Lane<T> {
+    fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
+        if self.baton.start() && self.run_claimed() {
+            worker.requeue(self);
+        }
+    }
+
+    fn is_brisk(&self) -> bool {
+        self.is_brisk.load(Ordering::Relaxed)
+    }
+}
+
+/// And once it has looked for work so often: a clock that stands still ends no turn.
+pub(crate) const SHARE_LOOKS: usize = 1_024;
+
+/// A turn that took no longer is brisk: about what it takes to wake another worker. So
+/// nobody is served later for waiting until its worker comes back.
+const BRISK_NS: u64 = 20_000;
+
+/// What one look for work came to.
+pub(crate) enum Progress {
+    /// Something was done; the time now.
+    Done { now_ns: u64 },
+    /// There is nothing to do until somebody rings.
+    Nothing,
+}
+
+/// What an attempt came to.
+pub(crate) enum Tried<T> {
+    Acked,
+    Failed(PendingDelivery<T>, Fault),
+    /// The lane is being cancelled.
+    NotCalled(PendingDelivery<T>),
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Runs a turn for whoever holds the baton, and puts it down. `true`: the
+    /// lane must go back on the ready queue.
+    pub(crate) fn run_claimed(self: &Arc<Self>) -> bool {
+        let mut more = false;
+        let turn = self.turn.lock().take();
+        if let Some(mut turn) = turn {
+            self.end_expired_in(&mut turn);
+            more = self.work(&mut turn);
+            let room = self.room.load();
+            let is_over = room.phase != Phase::Open && room.occupied == 0;
+            let dismissed = |keyed: KeyedLane<'_, T>| {
+                breakable!("seat: there when its lane ends", keyed.dismiss(), true)
+            };
+            if is_over && self.keyed().is_none_or(dismissed) {
+                // What the handler has captured goes before anybody is told
+                // that the subscription has ended.
+                in_order!(
+                    "lane: the handler goes, then who waits is told",
+                    discard(turn),
+                    self.topic.retire(self),
+                );
+            } else {
+                let hand_expires_ns = self.hand_expires_ns(&turn);
+                *self.turn.lock() = Some(turn);
+                self.await_expiry(hand_expires_ns);
+            }
+            if !more {
+                self.tell_if_dry();
+            }
+        }
+        self.baton.rest(more) == Then::Enqueue
+    }
+
+    /// Works until there is nothing to do or the share is used up (`true`).
+    fn work(self: &Arc<Self>, turn: &mut Turn<T>) -> bool {
+        let began_ns = self.engine().clock.now_ns();
+        let mut now_ns = began_ns;
+        let mut looks = 0;
+        while self.phase() <= Phase::Draining {
+            let ran_ns = now_ns.saturating_sub(began_ns);
+            if ran_ns >= SHARE_NS || looks == SHARE_LOOKS {
+                self.was_brisk(false);
+                return true;
+            }
+            looks += 1;
+            let progress = if let Some(keyed) = self.keyed() {
+                keyed.deliver_in_crew(turn, now_ns)
+            } else {
+                self.deliver_by_turns(turn, now_ns)
+            };
+            match progress {
+                Progress::Nothing => {
+                    self.was_brisk(ran_ns <= BRISK_NS);
+                    return false;
+                }
+                Progress::Done { now_ns: after_ns } => now_ns = after_ns,
+            }
+        }
+        self.end_all(turn);
+        false
+    }
+
+    /// Remembers whether a turn was brisk, for those who lend until the next is over.
+    fn was_brisk(&self, is_brisk: bool) {
+        if self.is_brisk.load(Ordering::Relaxed) != is_brisk {
+            self.is_brisk.store(is_brisk, Ordering::Relaxed);
+        }
+    }
+
+    /// Delivers what waits for its first attempt: a batch, or at most so many.
+    pub(crate) fn deliver(
+        self: &Arc<Self>,
+        turn: &mut Turn<T>,
+        most: usize,
+        now_ns: u64,
+    ) -> Progress {
+        match &turn.handler {
+            Handler::Each(_) => self.deliver_run(turn, most, now_ns),
+            Handler::Batch(_, batched) => {
+                let batched = *batched;
+                self.deliver_batch(turn, batched, now_ns)
+            }
+            Handler::Others => Progress::Nothing,
+        }
+    }
+
+    /// Delivers a few messages one by one between two readings of the clock.
+    fn deliver_run(self: &Arc<Self>, turn: &mut Turn<T>, most: usize, now_ns: u64) -> Progress {
+        if turn.hand.is_empty() {
+            turn.hand.extend(self.take(turn.stride.calls().min(most)));
+        }
+        if !self.expire_front(turn, now_ns) {
+            return Progress::Nothing;
+        }
+        let Some(part) = turn.hand.front() else {
+            return Progress::Done { now_ns };
+        };
+        let (batch, from) = (Arc::clone(&part.batch), part.from as usize);
+        let most = turn.stride.calls().min(part.len()).min(most);
+        let to = self.unexpired(part, from, from + most, now_ns);
+        let run = self.first_run(&batch, from, to, now_ns);
+        let (calls, after_ns) = self.try_run(turn, &run);
+        let _motion = self.books.motions.begin(calls as u64);
+        let acked = self.end_run(&run, calls, &turn.faults, after_ns);
+        let place = |at: usize| (&batch, from + at);
+        let freed = self.settle_first(turn, place, now_ns, after_ns);
+        self.books.end_in_flight((to - from) as u64);
+        advance(turn, calls);
+        self.give_back(acked as u32 + freed);
+        Progress::Done { now_ns: after_ns }
+    }
+
+    /// First attempts at messages that stand next to each other.
+    pub(crate) fn first_run<'a>(
+        &'a self,
+        batch: &'a Batch<T>,
+        from: usize,
+        to: usize,
+        now_ns: u64,
+    ) -> Run<'a, T> {
+        Run {
+            batch,
+            from,
+            to,
+            attempt: 1,
+            generation: 0,
+            address: self.address(),
+            now_ns,
+            room: &self.room,
+            until_fault: false,
+        }
+    }
+
+    /// Calls the handler for such a run, all of which is in hand then. Returns how many calls
+    /// were made, and the time after them.
+    pub(crate) fn try_run(&self, turn: &mut Turn<T>, run: &Run<'_, T>) -> (usize, u64) {
+        self.books.begin_in_flight((run.to - run.from) as u64);
+        self.tell_attempts(run.batch.ids(run.from, run.to), Attempts::first(run.now_ns));
+        let calls = turn.handler.call(self.engine(), run, &mut turn.faults);
+        let after_ns = self.engine().clock.now_ns();
+        turn.stride = turn.stride.after(after_ns.saturating_sub(run.now_ns));
+        self.books.record(Status::Queued, Step::Start, calls as u64);
+        (calls, after_ns)
+    }
+
+    /// Writes down how so many calls of such a run have ended. Returns how many succeeded.
+    pub(crate) fn end_run(
+        &self,
+        run: &Run<'_, T>,
+        calls: usize,
+        faults: &[Fault],
+        after_ns: u64,
+    ) -> usize {
+        let (from, to) = (run.from, run.from + calls);
+        let (ids, attempts) = (run.batch.ids(from, to), Attempts::first(run.now_ns));
+        let took = attempts.until(after_ns, calls);
+        match &run.batch.messages {
+            Messages::Chunk(_, first) => {
+                let accepted_ns = iter::repeat_n(first.accepted_ns, calls);
+                self.end_attempts(ids, accepted_ns, faults, attempts, took)
+            }
+            Messages::Each(messages) => {
+                let messages = messages[from..to].iter();
+                let accepted_ns = messages.map(|message| message.stamp.accepted_ns);
+                self.end_attempts(ids, accepted_ns, faults, attempts, took)
+            }
+        }
+    }
+
+    /// Takes what is next in the lane. Where what waits may have to make room, no more
+    /// than is about to be delivered.
+    pub(crate) fn take(&self, most: usize) -> Option<Part<T>> {
+        if self.is_sifted() {
+            self.pop_some(most as u32)
+        } else {
+            self.pop()
+        }
+    }
+
+    /// Calls the handler for one delivery; returns the time after it, too.
+    pub(crate) fn try_one(
+        &self,
+        turn: &mut Turn<T>,
+        mut again: PendingDelivery<T>,
+        now_ns: u64,
+    ) -> (Tried<T>, u64) {
+        let attempts = again.begin(now_ns);
+        let index = usize::from(again.index);
+        let run = Run {
+            batch: &again.batch,
+            from: index,
+            to: index + 1,
+            attempt: attempts.number,
+            generation: again.generation,
+            address: self.address(),
+            now_ns,
+            room: &self.room,
+            until_fault: false,
+        };
+        self.tell_attempts(iter::once(again.id()), attempts);
+        let calls = turn.handler.call(self.engine(), &run, &mut turn.faults);
+        let after_ns = self.engine().clock.now_ns();
+        if calls == 0 {
+            return (Tried::NotCalled(again), after_ns);
+        }
+        self.books.record(Status::Queued, Step::Start, 1);
+        let tried = self.conclude(again, turn.faults.pop(), attempts, after_ns);
+        (tried, after_ns)
+    }
+
+    /// Writes down how an attempt has ended.
+    #[inline(always)]
+    pub(crate) fn conclude(
+        &self,
+        again: PendingDelivery<T>,
+        fault: Option<Fault>,
+        attempts: Attempts,
+        ended_ns: u64,
+    ) -> Tried<T> {
+        let stamp = again.stamp();
+        let (ids, accepted_ns) = (iter::once(stamp.id), iter::once(stamp.accepted_ns));
+        let took = attempts.until(ended_ns, 1);
+        self.end_attempts(ids, accepted_ns, fault.as_slice(), attempts, took);
+        match fault {
+            None => Tried::Acked,
+            Some(fault) => Tried::Failed(again, fault),
+        }
+    }
+
+    /// Ends what is at the front of the hand and has outlived its time. `false`:
+    /// the hand is empty and was so before.
+    pub(crate) fn expire_front(&self, turn: &mut Turn<T>, now_ns: u64) -> bool {
+        if turn.hand.is_empty() {
+            return false;
+        }
+        while let Some(part) = turn.hand.front() {
+            let index = part.from as usize;
+            if !self.has_expired(&part.batch, index, now_ns) {
+                break;
+            }
+            let _motion = self.books.motions.begin(1);
+            self.expire(&part.batch, index);
+            advance(turn, 1);
+            self.give_back(1);
+        }
+        true
+    }
+
+    /// The first message of `from..to` that has outlived its time, or `to`.
+    #[inline(always)]
+    pub(crate) fn unexpired(&self, part: &Part<T>, from: usize, to: usize, now_ns: u64) -> usize {
+        if self.topic.settings.ttl_ns.is_none() && !part.batch.has_meta() {
+            return to;
+        }
+        let expired = |index: &usize| self.has_expired(&part.batch, *index, now_ns);
+        (from..to).find(expired).unwrap_or(to)
+    }
+
+    /// Gives places back after their deliveries have ended. Whether the lane has
+    /// ended with them is seen at the end of the turn.
+    pub(crate) fn give_back(&self, ended: u32) {
+        if ended > 0 {
+            let _ = self.release(ended);
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+    /// Files what came back, or delivers what the crew says may go now.
+    fn deliver_in_crew(self, turn: &mut Turn<T>, now_ns: u64) -> Progress {
+        self.adopt(turn);
+        if self.file_next_return() {
+            return Progress::Done { now_ns };
+        }
+        let progress = match &turn.handler {
+            Handler::Each(_) => self.try_next(turn, now_ns),
+            Handler::Batch(_, batched) => {
+                let batched = *batched;
+                self.try_batch(turn, batched, now_ns)
+            }
+            Handler::Others if self.crew.is_shared => {
+                self.call_others();
+                Progress::Nothing
+            }
+            Handler::Others => {
+                self.judge_overdue(turn);
+                self.call_receivers();
+                Progress::Nothing
+            }
+        };
+        match progress {
+            Progress::Nothing if self.judge_strays() => Progress::Done { now_ns },
+            progress => progress,
+        }
+    }
+}
+
+/// Moves on by `count` messages.
+pub(crate) fn advance<T>(turn: &mut Turn<T>, count: usize) {
+    if let Some(part) = turn.hand.front_mut() {
+        part.from += count as u32;
+        if part.from == part.to {
+            turn.hand.pop_front();
+        }
+    }
+}

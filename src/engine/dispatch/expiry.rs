@@ -1,0 +1,276 @@
+//! The end of messages that outlive their time to live before they are dispatched.
+
+use crate::engine::parts::desk::{Desk, Look};
+use crate::engine::runtime::pool::Task;
+use crate::engine::state::lane::Lane;
+use crate::engine::state::partition_queue::PartitionQueue;
+use crate::engine::state::partition_set::QueueRef;
+use crate::engine::state::topic::{Lanes, TopicCore};
+use crate::engine::wait::fire::Fire;
+use crate::message::batch::Part;
+use crate::observe::event::{DropCause, EventKind};
+use crate::pure::decide::expiry::{NEVER, has_passed, next_look};
+use crate::pure::decide::lifecycle::{Status, Step};
+use crate::pure::words::room::Phase;
+use crate::pure::words::schedule::Then;
+use crate::sync::Arc;
+use crate::types::config::{NoSubscribers, OnExpired};
+use crate::types::reason::DeadReason;
+
+/// Messages that one step of a look goes through, before others have their turn.
+const STEP: usize = 1_024;
+
+impl<T> Desk<T> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.hand.is_none() && self.shelf.is_empty()
+    }
+
+    /// One step of a look through what waits: takes out what has expired.
+    fn look(&mut self, at: &PartitionQueue<T>, ttl_ns: Option<u64>, now_ns: u64) -> Vec<Part<T>> {
+        let mut expired = Vec::new();
+        let Some(mut look) = self.shelf.look else {
+            return expired;
+        };
+        if let Some(hand) = self.hand.take() {
+            // What is in hand goes on as one: what expires behind one that lives goes to
+            // the lanes with it.
+            let expires_ns = |at: u32| hand.batch.expires_ns(at as usize, ttl_ns);
+            let lives = (hand.from..hand.to).find(|at| !has_passed(expires_ns(*at), now_ns));
+            let first_ns = lives.and_then(expires_ns).unwrap_or(NEVER);
+            look.first_ns = look.first_ns.min(first_ns);
+            let dead = lives.unwrap_or(hand.to) - hand.from;
+            let (dead, living) = hand.split_front(dead);
+            expired.extend(dead.unless_empty());
+            self.hand = living.unless_empty();
+        }
+        let mut is_done = false;
+        let mut looked_at = 0;
+        while looked_at < STEP {
+            if self.shelf.rest.is_empty() && !self.fill(at) {
+                is_done = true;
+                break;
+            }
+            if let Some(part) = self.shelf.rest.pop_front() {
+                looked_at += part.len();
+                self.sift(part, &mut look, ttl_ns, now_ns, &mut expired);
+            }
+        }
+        self.shelf.look = Some(look);
+        if is_done {
+            self.shelf.look = None;
+            self.shelf.looked_ns = Some(now_ns);
+            self.shelf.rest = std::mem::take(&mut self.shelf.seen);
+            at.expiry
+                .note(next_look(look.first_ns, look.passed, now_ns));
+        }
+        expired
+    }
+
+    /// Takes what has expired out of what a look goes through.
+    fn sift(
+        &mut self,
+        part: Part<T>,
+        look: &mut Look,
+        ttl_ns: Option<u64>,
+        now_ns: u64,
+        expired: &mut Vec<Part<T>>,
+    ) {
+        let mut rest = Some(part);
+        while let Some(part) = rest {
+            let expires_ns = |at: u32| part.batch.expires_ns(at as usize, ttl_ns);
+            let has_expired = |at: u32| has_passed(expires_ns(at), now_ns);
+            let is_over = has_expired(part.from);
+            let alike = (part.from..part.to).take_while(|at| has_expired(*at) == is_over);
+            let alike = alike.count() as u32;
+            let (run, others) = part.split_at_most(alike);
+            if is_over {
+                expired.push(run);
+            } else {
+                look.first_ns = look.first_ns.min(run.expires_ns(ttl_ns));
+                look.passed += run.len();
+                self.shelf.seen.push_back(run);
+            }
+            rest = others;
+        }
+    }
+
+    /// When the first of what waits may expire whose topic says how long it lives: no
+    /// sooner than if it had come with the oldest, or after the last look.
+    fn expires_ns(&self, ttl_ns: u64) -> u64 {
+        if let Some(looked_ns) = self.shelf.looked_ns {
+            let first_ns = looked_ns.saturating_add(ttl_ns);
+            return next_look(first_ns, self.shelf.len(), looked_ns);
+        }
+        let oldest = self.hand.as_ref().or_else(|| self.shelf.front());
+        let oldest_ns = oldest.map(|part| part.first().accepted_ns);
+        oldest_ns.map_or(NEVER, |oldest_ns| oldest_ns.saturating_add(ttl_ns))
+    }
+}
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Ends what has expired of what waits, for whoever has the baton. `true`: the look
+    /// is to go on after others have had their turn.
+    pub(crate) fn end_expired_at(
+        self: &Arc<Self>,
+        at: &QueueRef<'_, T>,
+        desk: &mut Desk<T>,
+    ) -> bool {
+        let Some(now_ns) = self.look_at(at, desk) else {
+            return false;
+        };
+        let expired = desk.look(at, self.settings.ttl_ns, now_ns);
+        if !expired.is_empty() {
+            // The plan has counted them: what is left is judged anew.
+            desk.allowance = 0;
+            self.expire(at, expired);
+        }
+        desk.shelf.look.is_some()
+    }
+
+    /// Begins a look if its time has come. Returns the time, if one is underway.
+    fn look_at(&self, at: &QueueRef<'_, T>, desk: &mut Desk<T>) -> Option<u64> {
+        if desk.shelf.look.is_none() {
+            self.note_oldest(at, desk);
+            if !at.expiry.has_come(&self.engine) {
+                return None;
+            }
+            at.expiry.begin_look(&self.engine);
+            desk.shelf.look = Some(Look {
+                first_ns: NEVER,
+                passed: 0,
+            });
+        }
+        Some(self.engine.clock.now_ns())
+    }
+
+    /// Notes when the first of what waits may expire, where the topic says how long it
+    /// lives.
+    fn note_oldest(&self, at: &QueueRef<'_, T>, desk: &mut Desk<T>) {
+        let Some(ttl_ns) = self.settings.ttl_ns else {
+            return;
+        };
+        if desk.is_empty() {
+            desk.shelf.looked_ns = None;
+            desk.fill(at);
+        }
+        at.expiry.note(desk.expires_ns(ttl_ns));
+    }
+
+    /// At the end of a turn: has the wheel call as long as something that can expire
+    /// waits.
+    pub(crate) fn await_expiry(self: &Arc<Self>, at: &QueueRef<'_, T>, desk: &mut Desk<T>) {
+        self.note_oldest(at, desk);
+        if !at.expiry.is_known() {
+            return;
+        }
+        if desk.is_empty() {
+            // Who has pushed something with a time of its own since notes it afterwards.
+            let first_ns = at.expiry.forget();
+            if !desk.fill(at) {
+                return at.expiry.cancel(&self.engine);
+            }
+            at.expiry.note(first_ns);
+        }
+        let target: Arc<dyn Fire> = match at {
+            QueueRef::Plain(_) => Arc::clone(self) as _,
+            QueueRef::Partition(_, partition) => Arc::clone(*partition) as _,
+        };
+        at.expiry.call(&self.engine, target);
+    }
+
+    /// Makes room for a publisher by what has expired. `true`: there was something.
+    pub(crate) fn make_room_of_expired(self: &Arc<Self>) -> bool {
+        match &self.split {
+            None => self.look_for_room(&QueueRef::Plain(&self.plain), || Arc::clone(self) as _),
+            Some(split) => split.look_for_room(self),
+        }
+    }
+
+    /// Looks through what waits at one place, unless its dispatcher is at it, until
+    /// there is room.
+    pub(crate) fn look_for_room(
+        self: &Arc<Self>,
+        at: &QueueRef<'_, T>,
+        task: impl FnOnce() -> Arc<dyn Task>,
+    ) -> bool {
+        // A dispatcher that rests has noted what it knows.
+        let is_noted = || at.desk.lock().as_ref().is_some_and(|desk| !desk.is_empty());
+        let may_have_come =
+            at.expiry.has_come(&self.engine) || (self.settings.ttl_ns.is_some() && !is_noted());
+        if !may_have_come || self.engine.has_stopped() || !at.baton.claim() {
+            return false;
+        }
+        let desk = at.desk.lock().take();
+        let mut desk = desk.unwrap_or_else(|| Box::new(Desk::new()));
+        let released = self.gate.released();
+        while self.end_expired_at(at, &mut desk) && self.gate.released() == released {}
+        let has_room = self.gate.released() != released;
+        if has_room {
+            self.call_publishers();
+        }
+        self.await_expiry(at, &mut desk);
+        *at.desk.lock() = Some(desk);
+        if at.baton.rest(true) == Then::Enqueue {
+            self.engine.pool.submit(task());
+        }
+        has_room
+    }
+
+    /// Messages that expired before they were dispatched.
+    fn expire(self: &Arc<Self>, at: &QueueRef<'_, T>, expired: Vec<Part<T>>) {
+        let lanes = self.lanes.load();
+        for part in expired {
+            let _motion = self.books.motions.begin(part.len() as u64);
+            for index in part.from..part.to {
+                let one = Part {
+                    batch: Arc::clone(&part.batch),
+                    from: index,
+                    to: index + 1,
+                };
+                self.expire_one(&lanes, &one);
+            }
+            at.leave(self, part.len());
+        }
+    }
+
+    /// Ends a message for every subscription that would have got it, or else for itself.
+    fn expire_one(self: &Arc<Self>, lanes: &Lanes<T>, part: &Part<T>) {
+        let id = part.first().id.get();
+        let retains = self.settings.no_subscribers == NoSubscribers::Retain;
+        let open = || lanes.iter().filter(|lane| lane.phase() == Phase::Open);
+        let is_wanted = open().any(|lane| lane.wants(id));
+        // As in fan-out: what is retained and wanted by nobody is for those that are there.
+        let mut wanting = open()
+            .filter(|lane| lane.wants(id) || (retains && !is_wanted))
+            .peekable();
+        if wanting.peek().is_none() {
+            return match retains {
+                true => self.drop_messages(part.ids(), DropCause::Expired),
+                false => self.unroute(part.ids()),
+            };
+        }
+        self.books.dispatched.add(1);
+        for lane in wanting {
+            match self.settings.on_expired {
+                OnExpired::DeadLetter => {
+                    self.end_without_place(lane, part, Step::Bury);
+                    lane.write_letters(part, DeadReason::Expired);
+                }
+                OnExpired::Drop => {
+                    let status = self.end_without_place(lane, part, Step::Expire);
+                    self.tell_expired(lane, part, status);
+                }
+            }
+        }
+        self.release(1);
+        self.engine.quiescence.notify();
+    }
+
+    fn tell_expired(&self, lane: &Lane<T>, part: &Part<T>, status: Status) {
+        if self.bus().observed() {
+            for id in part.ids() {
+                lane.tell(id, 0, status, EventKind::Expired);
+            }
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! Handing one shared batch to every lane: places first, in all lanes for the same
+//! messages, then the counters, then the parts.
+//!
+//! A lane gets what was accepted after it came. Whether some of what is there was
+//! accepted before, a word of the topic says (`starts`), which is set before such a lane
+//! is on the list and cleared when nothing older is left. While it is set, a batch is cut
+//! where the answer of a lane changes, and a lane that doesn't want a piece is passed by
+//! as if it had closed. What no lane wants has nobody to go to; under
+//! `NoSubscribers::Retain`, where nothing may be lost for want of a subscription, it then
+//! goes to those that are there.
+
+use crate::engine::base::counters::LaneBooks;
+use crate::engine::parts::desk::Desk;
+use crate::engine::runtime::pool::Worker;
+use crate::engine::state::lane::Lane;
+use crate::engine::state::partition_set::QueueRef;
+use crate::engine::state::topic::{Lanes, TopicCore};
+use crate::message::MessageId;
+use crate::message::batch::Part;
+use crate::observe::event::{DropCause, EventKind};
+use crate::pure::decide::lifecycle::{Status, Step};
+use crate::pure::words::room::{Phase, Reserved};
+use crate::pure::words::schedule::Then;
+use crate::pure::words::start::{Starts, alike};
+use crate::sync::{Arc, in_order};
+use crate::types::config::{LaneFull, NoSubscribers};
+use crate::types::reason::DeadReason;
+
+/// Stands for the id of messages that every lane wants.
+const ALL_WANT: u64 = u64::MAX;
+
+/// Where a batch can go.
+enum Places {
+    /// So many of its messages, at least one, into the lanes that answered.
+    For(u32),
+    /// Nowhere: nobody subscribes.
+    Nobody,
+    /// Nowhere yet; somebody will ring.
+    Later,
+}
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// How many messages every lane that the topic waits for has room for. Zero:
+    /// one of them is full, or the first is yet to come, and will ring. Looked at
+    /// before messages are taken, so that those that can't go on stay where
+    /// overflow can find them.
+    pub(crate) fn room_in_lanes(&self, lanes: &Lanes<T>) -> usize {
+        if self.retains(lanes) {
+            return 0;
+        }
+        self.room_for(ALL_WANT, lanes)
+    }
+
+    /// As [`room_in_lanes`](Self::room_in_lanes), of those that want this message.
+    fn room_for(&self, id: u64, lanes: &Lanes<T>) -> usize {
+        let free = |lane: &Arc<Lane<T>>| match lane.free() {
+            0 if lane.end_expired() => lane.free(),
+            0 => {
+                let _motion = self.books.motions.begin(1);
+                match lane.reserve(1, true) {
+                    Reserved::Granted(granted) => {
+                        if lane.release(granted) {
+                            lane.ring();
+                        }
+                        1
+                    }
+                    Reserved::Full => {
+                        // Its runner may be in a handler for long.
+                        lane.call_at_expiry();
+                        0
+                    }
+                    Reserved::Closed => u32::MAX,
+                }
+            }
+            free => free,
+        };
+        let waited_for = |lane: &&Arc<Lane<T>>| topic_waits_for(lane) && lane.wants(id);
+        let waited_for = lanes.iter().filter(waited_for);
+        waited_for.map(free).min().unwrap_or(u32::MAX) as usize
+    }
+
+    /// Hands the batch on to every lane. `None`: it has to wait, and somebody
+    /// will ring. Otherwise how many messages went.
+    pub(crate) fn hand_on(
+        self: &Arc<Self>,
+        at: &QueueRef<'_, T>,
+        desk: &mut Desk<T>,
+        lanes: &Lanes<T>,
+        worker: &mut Worker<'_>,
+    ) -> Option<usize> {
+        let hand = desk.hand.take()?;
+        let (batch, next) = (&hand.batch, hand.from as usize);
+        let (alike, id) = match self.starts.load() {
+            Starts::NONE => (hand.len(), ALL_WANT),
+            starts => self.alike(&hand, lanes, starts),
+        };
+        let _motion = self.books.motions.begin(alike as u64);
+        let count = match self.find_places(desk, lanes, alike as u32, id) {
+            Places::For(count) => count,
+            Places::Nobody => {
+                let ids = batch.ids(next, next + alike);
+                if self.engine.has_stopped() {
+                    // There were subscriptions: the end has closed them.
+                    self.drop_messages(ids, DropCause::Shutdown);
+                } else {
+                    self.unroute(ids);
+                }
+                at.leave(self, alike);
+                desk.keep(hand.after(alike as u32));
+                return Some(alike);
+            }
+            Places::Later => {
+                desk.hand = Some(hand);
+                at.stay_quiet();
+                return None;
+            }
+        };
+        // Counted before it can be handled: a snapshot never shows more ends
+        // than beginnings.
+        self.books.dispatched.add(u64::from(count));
+        let part = || Part {
+            batch: Arc::clone(batch),
+            from: hand.from,
+            to: hand.from + count,
+        };
+        // Deliveries without a place end while their messages still have one in
+        // the queue: once a topic seems to be at rest, nothing is counted any more.
+        for (lane, reserved) in lanes.iter().zip(&mut desk.grants) {
+            self.overflow(lane, part, count, reserved);
+        }
+        // Places in the lanes are reserved, so those in the queue are free.
+        self.gate.release(u64::from(count));
+        let mut finds_busy = true;
+        in_order!(
+            "partitions: into the lanes, then left",
+            for (lane, reserved) in lanes.iter().zip(&desk.grants) {
+                if let Reserved::Granted(granted) = *reserved {
+                    finds_busy &= self.hand_to(lane, part(), granted, worker) == Then::Nothing;
+                }
+            },
+            at.leave(self, count as usize),
+        );
+        desk.finds_busy = finds_busy;
+        desk.keep(hand.after(count));
+        Some(count as usize)
+    }
+
+    /// How many messages of a batch are wanted by the same lanes, from the next one on,
+    /// and an id that stands for them.
+    #[cold]
+    fn alike(&self, hand: &Part<T>, lanes: &Lanes<T>, starts: Starts) -> (usize, u64) {
+        let left = hand.len();
+        let ids = || hand.ids().map(|id| id.get());
+        if ids().all(|id| starts.precede(id)) {
+            // In this order: if there was nothing but these messages when we looked
+            // first, then whatever else we count has been accepted since.
+            let released = self.gate.released();
+            if self.gate.issued() == released + left as u64 {
+                self.starts.update(|now| now.end(starts));
+            }
+            return (left, ALL_WANT);
+        }
+        let first = hand.first().id.get();
+        let range = alike(first, lanes.iter().map(|lane| lane.starts_after()));
+        (ids().take_while(|id| range.contains(id)).count(), first)
+    }
+
+    /// Has the lanes that want this message reserve places for some of so many alike.
+    fn find_places(
+        self: &Arc<Self>,
+        desk: &mut Desk<T>,
+        lanes: &Lanes<T>,
+        wanted: u32,
+        id: u64,
+    ) -> Places {
+        loop {
+            let is_open = |lane: &&Arc<Lane<T>>| lane.phase() == Phase::Open;
+            let id = if lanes.iter().filter(is_open).any(|lane| lane.wants(id)) {
+                id
+            } else if self.settings.no_subscribers == NoSubscribers::Retain
+                && lanes.iter().any(|lane| is_open(&lane))
+            {
+                ALL_WANT
+            } else {
+                break;
+            };
+            let (fits, grants) = (desk.fits, &mut desk.grants);
+            let count = self.reserve_everywhere(lanes, wanted, id, fits, grants);
+            if count == 0 {
+                return Places::Later;
+            }
+            if desk.grants.iter().any(|answer| *answer != Reserved::Closed) {
+                return Places::For(count);
+            }
+            // The last of them has closed since: what nobody takes must not count
+            // as handed on.
+        }
+        match self.settings.no_subscribers {
+            NoSubscribers::Retain => Places::Later,
+            NoSubscribers::Discard | NoSubscribers::Reject => Places::Nobody,
+        }
+    }
+
+    /// Reserves places in all lanes that want this message for the same number, at most
+    /// `wanted`; returns the number. Zero: a lane that the topic waits for is
+    /// full, and will ring. If they are known to have fitted a moment ago, nobody
+    /// looks again: places that are taken and given back are missed by redrives.
+    fn reserve_everywhere(
+        self: &Arc<Self>,
+        lanes: &Lanes<T>,
+        wanted: u32,
+        id: u64,
+        fits: bool,
+        grants: &mut Vec<Reserved>,
+    ) -> u32 {
+        let room = || wanted.min(self.room_for(id, lanes) as u32);
+        let mut count = if fits { wanted } else { room() };
+        while count > 0 {
+            grants.clear();
+            let mut short = false;
+            for lane in lanes.iter() {
+                let reserved = if lane.wants(id) {
+                    lane.reserve(count, false)
+                } else {
+                    Reserved::Closed
+                };
+                let granted = match reserved {
+                    Reserved::Granted(granted) => granted,
+                    Reserved::Full | Reserved::Closed => 0,
+                };
+                // Whether the lane is open is what it answered: one that closes
+                // from now on is seen by the next try.
+                short = lane.when_full == LaneFull::Wait
+                    && reserved != Reserved::Closed
+                    && granted < count;
+                grants.push(reserved);
+                if short {
+                    // Another dispatcher may want the same: see `partition_set`.
+                    break;
+                }
+            }
+            if !short {
+                return count;
+            }
+            for (lane, reserved) in lanes.iter().zip(grants.iter()) {
+                if let Reserved::Granted(granted) = reserved
+                    && lane.release(*granted)
+                {
+                    lane.ring();
+                }
+            }
+            count = room();
+        }
+        0
+    }
+
+    /// A lane may have reserved fewer places than there are messages in the part.
+    /// What becomes of the others is the lane's policy; afterwards `reserved` says
+    /// what the lane has in the end.
+    fn overflow(
+        self: &Arc<Self>,
+        lane: &Arc<Lane<T>>,
+        part: impl Fn() -> Part<T>,
+        count: u32,
+        reserved: &mut Reserved,
+    ) {
+        let mut granted = match *reserved {
+            Reserved::Granted(granted) if granted < count => granted,
+            Reserved::Full => 0,
+            Reserved::Granted(_) | Reserved::Closed => return,
+        };
+        if let Reserved::Granted(more) = lane.reserve_expired(count - granted) {
+            granted += more;
+        }
+        let granted = match lane.when_full {
+            LaneFull::DropOldest => self.make_room(lane, granted, count),
+            LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => granted,
+        };
+        if granted < count {
+            let (_, lost) = split(lane, part(), granted);
+            self.lose(lane, &lost);
+        }
+        *reserved = match granted {
+            0 => Reserved::Full,
+            granted => Reserved::Granted(granted),
+        };
+    }
+
+    /// Hands a part to one lane that granted places for so many of its messages. Returns
+    /// whether the lane had to be put on the ready queue.
+    fn hand_to(
+        self: &Arc<Self>,
+        lane: &Arc<Lane<T>>,
+        part: Part<T>,
+        granted: u32,
+        worker: &mut Worker<'_>,
+    ) -> Then {
+        let (kept, _) = split(lane, part, granted);
+        let first_ns = kept.expires_ns(self.settings.ttl_ns);
+        in_order!(
+            "fan-out: the books, then the push",
+            lane.books
+                .record(Status::Created, Step::Accept, u64::from(granted)),
+            lane.push(kept),
+        );
+        lane.expiry.note(first_ns);
+        let then = lane.baton.notify();
+        if then == Then::Enqueue {
+            worker.submit(Arc::clone(lane) as _);
+        }
+        then
+    }
+
+    /// Drops the oldest deliveries that wait in a lane, no more than it takes, until
+    /// `wanted` places are granted or none is left to drop.
+    fn make_room(&self, lane: &Arc<Lane<T>>, mut granted: u32, wanted: u32) -> u32 {
+        while granted < wanted {
+            let oldest = lane.pop_oldest(wanted - granted);
+            if oldest.is_empty() {
+                break;
+            }
+            for part in &oldest {
+                self.drop_queued(lane, part);
+            }
+            let dropped: usize = oldest.iter().map(Part::len).sum();
+            if lane.release(dropped as u32) {
+                lane.ring();
+            }
+            match lane.reserve(wanted - granted, false) {
+                Reserved::Granted(more) => granted += more,
+                // Another dispatcher was there first, and is queued by now.
+                Reserved::Full => {}
+                Reserved::Closed => break,
+            }
+        }
+        granted
+    }
+
+    fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &Part<T>) {
+        let count = part.len() as u64;
+        let status = lane.books.record(Status::Queued, Step::Drop, count);
+        self.tell_dropped(lane, part, status);
+    }
+
+    fn tell_dropped(&self, lane: &Arc<Lane<T>>, part: &Part<T>, status: Status) {
+        if self.bus().observed() {
+            for id in part.ids() {
+                let cause = DropCause::LaneFull;
+                let kind = EventKind::Dropped { cause };
+                self.tell_of(Some(&lane.name), Some(id), 0, Some(status), kind);
+            }
+        }
+    }
+
+    /// Deliveries that found no place in their lane. Without one they can't keep
+    /// the lane from ending, and it may have ended since it was asked.
+    fn lose(&self, lane: &Arc<Lane<T>>, part: &Part<T>) {
+        match lane.when_full {
+            LaneFull::DeadLetter => {
+                self.end_without_place(lane, part, Step::Bury);
+                lane.write_letters(part, DeadReason::LaneFull);
+            }
+            LaneFull::Wait | LaneFull::DropNewest | LaneFull::DropOldest => {
+                let status = self.end_without_place(lane, part, Step::Drop);
+                self.tell_dropped(lane, part, status);
+            }
+        }
+    }
+
+    /// Writes down deliveries that end before they had a place.
+    pub(crate) fn end_without_place(
+        &self,
+        lane: &Arc<Lane<T>>,
+        part: &Part<T>,
+        step: Step,
+    ) -> Status {
+        let record = |books: &LaneBooks| {
+            let count = part.len() as u64;
+            let queued = books.record(Status::Created, Step::Accept, count);
+            books.record(queued, step, count)
+        };
+        // Held while the books are written, because a lane retires under it.
+        let mut ended = self.ended.lock();
+        let is_listed = |lanes: &Lanes<T>| lanes.iter().any(|other| Arc::ptr_eq(other, lane));
+        if self.lanes.peek(is_listed) {
+            return record(&lane.books);
+        }
+        let late = LaneBooks::default();
+        let status = record(&late);
+        ended.get_or_insert_default().add(&late.read());
+        status
+    }
+
+    /// Messages that nobody subscribed to.
+    pub(crate) fn unroute(&self, unrouted: impl ExactSizeIterator<Item = MessageId>) {
+        let count = unrouted.len() as u64;
+        self.books.unrouted.add(count);
+        if self.bus().observed() {
+            for id in unrouted {
+                self.tell_of(None, Some(id), 0, None, EventKind::Unrouted);
+            }
+        }
+        self.gate.release(count);
+    }
+}
+
+/// The messages of a part that have a place in the lane, which granted so many, and
+/// those that have none.
+fn split<T>(lane: &Lane<T>, part: Part<T>, granted: u32) -> (Part<T>, Part<T>) {
+    match lane.when_full {
+        LaneFull::DropOldest => {
+            let missing = part.to - part.from - granted;
+            part.split_back(missing)
+        }
+        LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => part.split_front(granted),
+    }
+}
+
+fn topic_waits_for<T: Send + Sync + 'static>(lane: &Lane<T>) -> bool {
+    lane.when_full == LaneFull::Wait && lane.phase() == Phase::Open
+}

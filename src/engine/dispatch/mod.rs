@@ -1,0 +1,6 @@
+//! From the topic's queue to its lanes.
+
+pub(crate) mod expiry;
+pub(crate) mod fan_out;
+pub(crate) mod lag;
+pub(crate) mod turn;

@@ -1,0 +1,392 @@
+//! The dispatcher: takes waiting messages as one shared batch and hands it to
+//! every lane. One worker at a time runs it for a queue, whoever holds the baton.
+
+use std::time::Duration;
+
+use crate::engine::base::contain::{StrategyInUse, contain};
+use crate::engine::parts::desk::Desk;
+use crate::engine::runtime::pool::{After, Task, Worker};
+use crate::engine::state::partition_queue::PartitionQueue;
+use crate::engine::state::partition_set::QueueRef;
+use crate::engine::state::topic::{Lanes, TopicCore};
+use crate::engine::wait::fire::{Fire, LOOK};
+use crate::message::MessageId;
+use crate::message::batch::{BATCH, Part};
+use crate::observe::event::{DropCause, EventKind, Hook};
+use crate::pure::decide::lifecycle::Status;
+use crate::pure::decide::strategy::{Backlog, FlushCause, Plan, Strategy};
+use crate::pure::words::schedule::Then;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, Reader, breakable};
+use crate::types::duration::nanos;
+
+/// Most messages that one turn dispatches before others have theirs.
+const QUANTUM: usize = 1_024;
+
+/// Why the dispatcher stops for now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// Nothing to do until somebody rings.
+    Rest,
+    /// Nothing is there. More may come soon.
+    Dry,
+    /// More to do after others have had their turn.
+    Yield,
+}
+
+impl<T> Desk<T> {
+    /// Takes what is next in the queue. `false`: there is nothing.
+    pub(crate) fn fill(&mut self, at: &PartitionQueue<T>) -> bool {
+        self.fill_from_full(at) || self.fill_from_any(at)
+    }
+
+    /// Takes the next batch that is full.
+    pub(crate) fn fill_from_full(&mut self, at: &PartitionQueue<T>) -> bool {
+        let Some(part) = at.pop_full() else {
+            return false;
+        };
+        self.dry = false;
+        self.shelf.extend(Some(part));
+        true
+    }
+
+    /// Takes what is next, be it the batch that is still open.
+    pub(crate) fn fill_from_any(&mut self, at: &PartitionQueue<T>) -> bool {
+        let taken = at.pop();
+        self.dry = taken.as_ref().is_none_or(|taken| taken.was_open);
+        let part = taken.map(|taken| taken.part);
+        let is_filled = part.is_some();
+        self.shelf.extend(part);
+        is_filled
+    }
+}
+
+impl<T: Send + Sync + 'static> Task for TopicCore<T> {
+    fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
+        if self.plain.baton.start() {
+            let then = self.run_claimed(&QueueRef::Plain(&self.plain), worker);
+            worker.put_down(self, then);
+        }
+    }
+
+    fn has_news(&self) -> bool {
+        self.waiting() > 0
+    }
+}
+
+impl<T: Send + Sync + 'static> Fire for TopicCore<T> {
+    fn fire(self: Arc<Self>, tag: u32) {
+        if tag == LOOK {
+            return self.ring();
+        }
+        let due = self.delayed.lock().remove(tag);
+        if let Some(due) = due {
+            self.publish_due(*due);
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Runs a turn for whoever holds the baton, and puts it down.
+    pub(crate) fn run_claimed(
+        self: &Arc<Self>,
+        at: &QueueRef<'_, T>,
+        worker: &mut Worker<'_>,
+    ) -> After {
+        let desk = at.desk.lock().take();
+        let mut desk = desk.unwrap_or_else(|| Box::new(Desk::new()));
+        // Whoever has pushed since then may be why we are here.
+        breakable!("queue: dry before the ring", desk.dry = false);
+        let released = self.gate.released();
+        let more = !self.engine.has_stopped() && self.end_expired_at(at, &mut desk);
+        let pause = self.turn(at, &mut desk, worker);
+        if self.gate.released() != released {
+            // Once for all the room that this turn has made, so that a publisher
+            // who is woken, which takes a while, has something to do.
+            breakable!("topic: room that nobody hears of", self.call_publishers());
+        }
+        let more = more || pause == Pause::Yield;
+        if !more {
+            self.await_expiry(at, &mut desk);
+        }
+        let is_dry = pause == Pause::Dry && !more && desk.is_empty();
+        *at.desk.lock() = Some(desk);
+        if is_dry && worker.may_keep() {
+            let has_news = at.baton.lend();
+            return After::Keep { has_news };
+        }
+        match at.baton.rest(more) {
+            Then::Enqueue => After::Requeue,
+            Then::Nothing => After::Rest,
+        }
+    }
+
+    fn turn(
+        self: &Arc<Self>,
+        at: &QueueRef<'_, T>,
+        desk: &mut Desk<T>,
+        worker: &mut Worker<'_>,
+    ) -> Pause {
+        if !at.may_dispatch() && !self.engine.has_stopped() {
+            return Pause::Rest;
+        }
+        let mut lanes = self.lanes.reader();
+        let mut strategy = self.strategy.reader();
+        let mut dispatched = 0;
+        loop {
+            if self.engine.has_stopped() {
+                self.drop_everything(at, desk);
+                return Pause::Rest;
+            }
+            if desk.hand.is_none()
+                && let Err(pause) = self.take_batch(at, desk, &mut strategy, &mut lanes)
+            {
+                return pause;
+            }
+            // The list is read after the messages were taken: whoever was
+            // subscribed before one of them was published is on it.
+            match self.hand_on(at, desk, lanes.load(), worker) {
+                Some(count) => dispatched += count,
+                None => return Pause::Rest,
+            }
+            if desk.dry && desk.hand.is_none() && desk.shelf.is_empty() {
+                // Who looks again at once finds one or two messages at a time,
+                // and fights the publisher for them. Let the lanes run first.
+                desk.allowance = 0;
+                return Pause::Dry;
+            }
+            if dispatched >= QUANTUM {
+                return Pause::Yield;
+            }
+        }
+    }
+
+    /// Takes the next batch in hand, if the strategy wants it now; or else returns how to
+    /// pause.
+    fn take_batch(
+        self: &Arc<Self>,
+        at: &QueueRef<'_, T>,
+        desk: &mut Desk<T>,
+        strategy: &mut Reader<'_, StrategyInUse>,
+        lanes: &mut Reader<'_, Lanes<T>>,
+    ) -> Result<(), Pause> {
+        if desk.shelf.is_empty() && !desk.fill_from_full(at) {
+            if desk.finds_busy && self.leaves_open(at, strategy.load(), lanes.load()) {
+                desk.allowance = 0;
+                return Err(Pause::Rest);
+            }
+            if !desk.fill_from_any(at) {
+                desk.allowance = 0;
+                return Err(Pause::Dry);
+            }
+        }
+        let strategy = strategy.load();
+        if desk.allowed_by.as_ptr() != Arc::as_ptr(strategy) {
+            // After a swap the new strategy decides about all that waits.
+            desk.allowance = 0;
+            desk.allowed_by = Arc::downgrade(strategy);
+        }
+        if desk.allowance == 0 && strategy.is_immediate {
+            desk.allowance = usize::MAX;
+        } else if desk.allowance == 0 {
+            match self.plan(at, desk, &***strategy) {
+                Plan::Deliver { at_most } => desk.allowance = at_most.max(1),
+                Plan::Flush { at_most, cause } => {
+                    let size = at_most.max(1);
+                    desk.allowance = size;
+                    self.tell(EventKind::BatchFlush { size, cause });
+                }
+                Plan::Wait {
+                    until_waiting,
+                    at_most,
+                } => {
+                    self.wait(at, desk, until_waiting, at_most);
+                    return Err(Pause::Rest);
+                }
+            }
+        }
+        desk.linger.cancel(&self.engine);
+        let room = self.room_in_lanes(lanes.load());
+        if room == 0 {
+            at.stay_quiet();
+            return Err(Pause::Rest);
+        }
+        let most = desk.allowance.min(BATCH).min(room);
+        let Some(part) = desk.shelf.take_front(most as u32) else {
+            return Err(Pause::Rest);
+        };
+        desk.allowance = desk.allowance.saturating_sub(part.len());
+        desk.fits = true;
+        desk.hand = Some(part);
+        Ok(())
+    }
+
+    /// What is to be done with the messages that wait.
+    fn plan(&self, at: &QueueRef<'_, T>, desk: &mut Desk<T>, strategy: &dyn Strategy) -> Plan {
+        let waiting = match at {
+            QueueRef::Plain(_) => self.waiting(),
+            QueueRef::Partition(_, partition) => partition.waiting(),
+        };
+        let (at_most, cause) = match self.plan_for(at, desk, strategy, waiting as usize) {
+            Plan::Flush { at_most, cause } => (at_most, cause),
+            plan => return plan,
+        };
+        // Tickets run ahead of pushes. A batch is flushed when it is there, and
+        // its event says how large it is.
+        let there = take_up_to(at, desk, at_most);
+        if there >= at_most {
+            return Plan::Flush {
+                at_most: there,
+                cause,
+            };
+        }
+        match self.plan_for(at, desk, strategy, there) {
+            Plan::Flush { at_most, cause } => Plan::Flush {
+                at_most: at_most.min(there),
+                cause,
+            },
+            plan => plan,
+        }
+    }
+
+    /// What the strategy says to `waiting` messages, the oldest of them being the
+    /// first on the desk; overruled where waiting could never end.
+    fn plan_for(
+        &self,
+        at: &QueueRef<'_, T>,
+        desk: &Desk<T>,
+        strategy: &dyn Strategy,
+        waiting: usize,
+    ) -> Plan {
+        let Some(oldest) = desk.shelf.front().map(Part::first) else {
+            return Plan::Deliver { at_most: waiting };
+        };
+        let now_ns = self.engine.clock.now_ns();
+        let backlog = Backlog::new(
+            waiting.max(1),
+            Duration::from_nanos(now_ns.saturating_sub(oldest.accepted_ns)),
+            self.settings.capacity as usize,
+        );
+        let plan = contain(|| strategy.plan(&backlog)).unwrap_or_else(|_| {
+            let hook = Hook::Strategy;
+            self.tell(EventKind::HookPanicked { hook });
+            Plan::Deliver { at_most: waiting }
+        });
+        let Plan::Wait { .. } = plan else {
+            return plan;
+        };
+        let flush_to = self.flush_to.load(Ordering::Acquire);
+        let flush = |at_most, cause| Plan::Flush { at_most, cause };
+        if oldest.id.get() <= flush_to {
+            let requested = (flush_to - oldest.id.get() + 1) as usize;
+            flush(requested.min(waiting), FlushCause::Requested)
+        } else if self.gate.is_closed() {
+            flush(waiting, FlushCause::Drain)
+        } else if self.is_full() {
+            flush(waiting, FlushCause::Full)
+        } else if at.is_replaced(self) {
+            flush(waiting, FlushCause::Requested)
+        } else {
+            plan
+        }
+    }
+
+    /// Arranges to be woken when `until_waiting` messages wait or `at_most` has
+    /// passed.
+    ///
+    /// Whoever has a ticket below the threshold may stay quiet: the one that
+    /// reaches it rings. Not all may be in the queue then. So a dispatcher that
+    /// finds so many accepted, and fewer there, sets no threshold: whoever pushes
+    /// next rings. A ticket that is not pushed now, because its message is dropped or
+    /// delayed, is released at once or rings by itself.
+    fn wait(
+        self: &Arc<Self>,
+        at: &QueueRef<'_, T>,
+        desk: &mut Desk<T>,
+        until_waiting: usize,
+        at_most: Option<Duration>,
+    ) {
+        let delay_ns = at_most.map(nanos);
+        let wanted = (until_waiting as u64).clamp(1, self.settings.capacity);
+        match at {
+            QueueRef::Plain(_) => {
+                desk.linger
+                    .set(&self.engine, delay_ns, Arc::clone(self) as _);
+                // Delayed messages take places too: the topic may be full before.
+                let inside = (self.books.delayed.get() + wanted).min(self.settings.capacity);
+                let wake_at = self.gate.released() + inside;
+                at.be_rung_from(wake_at, || self.gate.issued() >= wake_at);
+            }
+            QueueRef::Partition(_, partition) => {
+                desk.linger
+                    .set(&self.engine, delay_ns, Arc::clone(*partition) as _);
+                let wake_at = partition.counts().0 + wanted;
+                at.be_rung_from(wake_at, || partition.counts().1 >= wake_at);
+            }
+        }
+    }
+
+    /// The broker has stopped: what was not dispatched is dropped, and counted.
+    fn drop_everything(self: &Arc<Self>, at: &QueueRef<'_, T>, desk: &mut Desk<T>) {
+        desk.linger.cancel(&self.engine);
+        at.expiry.cancel(&self.engine);
+        loop {
+            while let Some(part) = desk.take_oldest(u32::MAX) {
+                self.drop_messages(part.ids(), DropCause::Shutdown);
+                at.leave(self, part.len());
+            }
+            if !desk.fill(at) {
+                break;
+            }
+        }
+        self.drop_delayed();
+    }
+
+    /// Drops the oldest messages there are, at most so many, for a publisher that wants
+    /// room: of those that the dispatcher has, if that one rests, or else in the queue.
+    /// Returns them, for the caller to let go of where it holds no lock.
+    pub(crate) fn drop_oldest(&self, at: &QueueRef<'_, T>, most: u32) -> Option<Part<T>> {
+        let on_desk =
+            at.desk.lock().as_deref_mut().and_then(|desk| {
+                breakable!("eviction: past the desk", desk.take_oldest(most), None)
+            });
+        let oldest = on_desk.or_else(|| at.pop_some(most))?;
+        self.drop_messages(oldest.ids(), DropCause::Overflow);
+        Some(oldest)
+    }
+
+    /// Messages that go no further: counted, evented, their tickets given back.
+    pub(crate) fn drop_messages(
+        &self,
+        ids: impl ExactSizeIterator<Item = MessageId>,
+        cause: DropCause,
+    ) {
+        let count = ids.len() as u64;
+        let _motion = self.books.motions.begin(count);
+        self.books.dropped.add(count);
+        for id in ids {
+            self.tell_message(id, Status::Dropped, EventKind::Dropped { cause });
+        }
+        self.release(count);
+        // It may have been the last thing anybody waited for, and no worker has
+        // seen it.
+        self.engine.quiescence.notify();
+    }
+}
+
+/// Takes messages out of the queue until so many are on the desk, or no more are there.
+/// Returns how many are, or `wanted` if more are.
+fn take_up_to<T>(at: &PartitionQueue<T>, desk: &mut Desk<T>, wanted: usize) -> usize {
+    // An earlier plan may have taken more than this one wants.
+    let mut there = 0;
+    for part in desk.shelf.iter() {
+        if there >= wanted {
+            break;
+        }
+        there += part.len();
+    }
+    while there < wanted && desk.fill(at) {
+        there += desk.shelf.back().map_or(0, Part::len);
+    }
+    there.min(wanted)
+}

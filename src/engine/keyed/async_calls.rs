@@ -1,0 +1,235 @@
+//! Handlers that are async functions. A seat has one call at a time, which it polls on
+//! whichever worker runs it; between polls it occupies none. The seat itself is the
+//! waker: to be woken is to be rung. The future of a call lives in a slot of its seat's, which the
+//! next one reuses.
+
+use std::future::Future;
+use std::iter;
+use std::pin::Pin;
+use std::task::{Context, Poll, Wake, Waker};
+
+use crate::engine::base::contain::{Contained, contain};
+use crate::engine::deliver::turn::{SHARE_LOOKS, SHARE_NS};
+use crate::engine::keyed::slots::share_by;
+use crate::engine::keyed::take::Settlements;
+use crate::engine::parts::handler::{Cause, Fault};
+use crate::engine::parts::pending::PendingDelivery;
+use crate::engine::runtime::{Engine, context};
+use crate::engine::state::keyed::KeyedLane;
+use crate::engine::state::lane::Lane;
+use crate::engine::state::slots::{Seat, Shared, Work};
+use crate::message::nack::Nack;
+use crate::message::owned::{Names, OwnedDelivery};
+use crate::pure::decide::lifecycle::{Status, Step};
+use crate::pure::order::sequencer::Taken;
+use crate::pure::words::room::Phase;
+use crate::sync::Arc;
+
+/// A call that has begun.
+struct Begun<T> {
+    taken: Taken<PendingDelivery<T>>,
+    began_ns: u64,
+    /// A publish of it was refused because the broker is ending.
+    was_refused: bool,
+    /// How the handler panicked before there was a future.
+    panic: Option<String>,
+}
+
+/// What a seat polls.
+struct AsyncCalls<T, F, R> {
+    handler: Arc<Contained<F>>,
+    names: Option<Arc<Names>>,
+    begun: Option<Begun<T>>,
+    /// The user's own future, in nothing that could drop it while a panic of it unwinds.
+    future: Pin<Box<Option<R>>>,
+    last_error: Option<Arc<str>>,
+}
+
+/// What so many seats do that share an async handler.
+pub(crate) fn share<T, F, R>(handler: F, count: usize) -> Shared<T>
+where
+    T: Send + Sync + 'static,
+    F: Fn(OwnedDelivery<T>) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<(), Nack>> + Send + 'static,
+{
+    share_by(Arc::new(Contained::new(handler)), count, |handler| {
+        Box::new(AsyncCalls {
+            handler,
+            names: None,
+            begun: None,
+            future: Box::pin(None),
+            last_error: None,
+        })
+    })
+}
+
+impl<T, F, R> Work<T> for AsyncCalls<T, F, R>
+where
+    T: Send + Sync + 'static,
+    F: Fn(OwnedDelivery<T>) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<(), Nack>> + Send + 'static,
+{
+    fn work(&mut self, seat: &Arc<Seat<T>>, keyed: KeyedLane<'_, T>) -> bool {
+        let lane = keyed.lane;
+        let engine = lane.engine();
+        let waker = Waker::from(Arc::clone(seat));
+        let turn_began_ns = engine.clock.now_ns();
+        let mut now_ns = turn_began_ns;
+        let mut looks = 0;
+        loop {
+            if lane.phase() > Phase::Draining {
+                self.cancel(keyed);
+                return false;
+            }
+            if now_ns.saturating_sub(turn_began_ns) >= SHARE_NS || looks == SHARE_LOOKS {
+                return true;
+            }
+            looks += 1;
+            let begun = match self.begun.take() {
+                Some(begun) => begun,
+                None if seat.is_leaving() => return false,
+                None => {
+                    let Some(taken) = seat.take(keyed, now_ns) else {
+                        return false;
+                    };
+                    self.begin(lane, taken, now_ns)
+                }
+            };
+            let Some((begun, fault)) = self.poll(begun, &waker, engine) else {
+                return false;
+            };
+            now_ns = engine.clock.now_ns();
+            self.settle(keyed, begun, fault, now_ns);
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.begun.is_some()
+    }
+}
+
+impl<T, F, R> AsyncCalls<T, F, R>
+where
+    T: Send + Sync + 'static,
+    F: Fn(OwnedDelivery<T>) -> R,
+    R: Future<Output = Result<(), Nack>>,
+{
+    /// Calls the handler, whose future has yet to be polled.
+    fn begin(
+        &mut self,
+        lane: &Lane<T>,
+        mut taken: Taken<PendingDelivery<T>>,
+        began_ns: u64,
+    ) -> Begun<T> {
+        let names = self.names.get_or_insert_with(|| {
+            Arc::new(Names {
+                topic: Arc::clone(&lane.topic.name),
+                subscription: Arc::clone(&lane.name),
+            })
+        });
+        let item = &mut taken.item;
+        let attempts = item.begin(began_ns);
+        let delivery = OwnedDelivery {
+            batch: Arc::clone(&item.batch),
+            index: usize::from(item.index),
+            attempt: attempts.number,
+            generation: item.generation,
+            names: Arc::clone(names),
+            now_ns: began_ns,
+        };
+        lane.tell_attempts(iter::once(item.id()), attempts);
+        lane.books.record(Status::Queued, Step::Start, 1);
+        let (future, was_refused) = context::calling(lane.topic.engine.id(), |refused| {
+            (contain(|| (**self.handler)(delivery)), refused.get())
+        });
+        let panic = match future {
+            Ok(future) => {
+                self.future.set(Some(future));
+                None
+            }
+            Err(panic) => Some(panic),
+        };
+        Begun {
+            taken,
+            began_ns,
+            was_refused,
+            panic,
+        }
+    }
+
+    /// Polls the call; returns when it has ended, and why it failed, if it did.
+    fn poll(
+        &mut self,
+        mut begun: Begun<T>,
+        waker: &Waker,
+        engine: &Engine,
+    ) -> Option<(Begun<T>, Option<Fault>)> {
+        let polled = match (begun.panic.take(), self.future.as_mut().as_pin_mut()) {
+            (None, Some(future)) => context::calling(engine.id(), |refused| {
+                let polled = contain(|| future.poll(&mut Context::from_waker(waker)));
+                begun.was_refused |= refused.get();
+                polled
+            }),
+            (panic, _) => Err(panic.unwrap_or_default()),
+        };
+        let cause = match polled {
+            Ok(Poll::Pending) => {
+                self.begun = Some(begun);
+                return None;
+            }
+            Ok(Poll::Ready(outcome)) => outcome.err().map(Cause::Nack),
+            Err(panic) => Some(Cause::Panic(panic)),
+        };
+        let fault = cause.map(|cause| Fault::new(0, cause, begun.was_refused));
+        Some((begun, fault))
+    }
+
+    fn settle(
+        &mut self,
+        keyed: KeyedLane<'_, T>,
+        begun: Begun<T>,
+        fault: Option<Fault>,
+        now_ns: u64,
+    ) {
+        self.drop_future();
+        let Begun {
+            taken, began_ns, ..
+        } = begun;
+        let error = &mut self.last_error;
+        keyed.settle_alone(error, taken, fault, (began_ns, now_ns));
+    }
+
+    /// As [`discard`](crate::engine::base::contain::discard), in its place.
+    fn drop_future(&mut self) {
+        let _ = contain(|| self.future.set(None));
+    }
+
+    /// The lane is being cancelled: the call ends where it stands, and its delivery
+    /// with it.
+    fn cancel(&mut self, keyed: KeyedLane<'_, T>) {
+        let Some(Begun { taken, .. }) = self.begun.take() else {
+            return;
+        };
+        self.drop_future();
+        let Taken { key, mut item } = taken;
+        let _motion = keyed.lane.books.motions.begin(1);
+        item.remember_latest();
+        item.attempts += 1;
+        keyed.lane.end_pending(item, Status::Delivering);
+        let mut settlements = Settlements::new(1);
+        settlements.end(key);
+        keyed.put_down(settlements);
+    }
+}
+
+impl<T: Send + Sync + 'static> Wake for Seat<T> {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if let Some(lane) = self.lane() {
+            self.ring(&lane.topic.engine);
+        }
+    }
+}

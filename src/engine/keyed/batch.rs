@@ -1,0 +1,151 @@
+//! Batches of what may go now.
+
+use crate::engine::deliver::batch::BatchPlan;
+use crate::engine::deliver::turn::Progress;
+use crate::engine::keyed::take::{Settlements, TakeRequest};
+use crate::engine::keyed::turn::After;
+use crate::engine::parts::attempts::Attempts;
+use crate::engine::parts::pending::PendingDelivery;
+use crate::engine::state::keyed::{KeyedLane, RUNNER};
+use crate::engine::state::lane::Turn;
+use crate::message::batch::Stamp;
+use crate::pure::decide::lifecycle::{Status, Step};
+use crate::pure::decide::strategy::Batched;
+use crate::pure::order::sequencer::{Class, Each};
+use crate::sync::Arc;
+use crate::types::duration::nanos;
+
+/// What waits for a batch handler.
+struct Waits {
+    /// Whose turn it is, if anything may go.
+    next: Option<Class>,
+    /// The oldest of those that are new and may go.
+    first: Option<Stamp>,
+    /// What could go while they wait for more.
+    instead: Option<Class>,
+    available: usize,
+    /// Those that may not go included.
+    known: usize,
+    /// As much has been set aside as may be.
+    is_full: bool,
+    each: Each,
+}
+
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+    /// What the lane's own handler could take as a batch of so many.
+    fn look(self, size: usize) -> Waits {
+        let mut state = self.crew.state.lock();
+        self.feed(&mut state, RUNNER, size);
+        let sequencer = &state.sequencer;
+        let first = sequencer.peek(RUNNER, Class::New);
+        Waits {
+            next: sequencer.next_class(RUNNER),
+            first: first.map(PendingDelivery::stamp),
+            instead: [Class::Requeued, Class::Again]
+                .into_iter()
+                .find(|class| sequencer.peek(RUNNER, *class).is_some()),
+            available: sequencer.available(RUNNER, Class::New, size),
+            // What has come back may leave its place.
+            known: match sequencer.peek(RUNNER, Class::Again) {
+                None => sequencer.len() + state.strays.len() + state.waiting.len(),
+                Some(_) => 0,
+            },
+            is_full: state.set_aside() >= state.rules.hold as usize,
+            each: if state.rules.blocks() {
+                Each::Once
+            } else {
+                Each::Many
+            },
+        }
+    }
+
+    /// Delivers one batch of what the crew says may go now. Where failures hold others
+    /// up, it has one delivery of each key at most. What comes back goes alone, by turns with
+    /// batches that are due: one that only lingers holds nobody up.
+    pub(crate) fn try_batch(self, turn: &mut Turn<T>, batched: Batched, now_ns: u64) -> Progress {
+        let waits = self.look(batched.size());
+        let first = match (waits.next, waits.first) {
+            (Some(Class::New), Some(first)) => first,
+            (Some(class), _) => return self.try_alone(turn, class, now_ns),
+            (None, _) => return Progress::Nothing,
+        };
+        let counts = (waits.available, waits.known);
+        let take = match self.lane.plan_batch(first, batched, counts, now_ns) {
+            // Of a batch that was due, what had to wait for its key has lingered enough.
+            _ if turn.owed > 0 => turn.owed.min(batched.size()),
+            BatchPlan::Take(take) => take,
+            // More won't be filed before some of this has gone.
+            BatchPlan::Linger(_) if waits.is_full => batched.size(),
+            BatchPlan::Linger(at_most) => {
+                if let Some(class) = waits.instead {
+                    return self.try_alone(turn, class, now_ns);
+                }
+                let delay_ns = at_most.map(nanos);
+                turn.linger
+                    .set(self.lane.engine(), delay_ns, Arc::clone(self.lane) as _);
+                return Progress::Nothing;
+            }
+        };
+        turn.linger.cancel(self.lane.engine());
+        let request = TakeRequest::own(take, waits.each, Some(Class::New));
+        let taken = self.take_for(request, now_ns, |_, _| {});
+        turn.owed = take.min(waits.available).saturating_sub(taken.len());
+        if taken.is_empty() {
+            return Progress::Done { now_ns };
+        }
+        let deliveries: Vec<_> = taken
+            .iter()
+            .map(|taken| {
+                let item = &taken.item;
+                self.lane
+                    .first_delivery(&item.batch, usize::from(item.index), now_ns)
+            })
+            .collect();
+        let count = deliveries.len();
+        let ids = taken.iter().map(|taken| taken.item.id());
+        let attempts = Attempts::first(now_ns);
+        self.lane.tell_attempts(ids.clone(), attempts);
+        self.lane
+            .books
+            .record(Status::Queued, Step::Start, count as u64);
+        turn.handler
+            .call_batch(self.lane.engine(), deliveries, &mut turn.faults);
+        let after_ns = self.lane.engine().clock.now_ns();
+        let _motion = self.lane.books.motions.begin(count as u64);
+        let accepted_ns = taken.iter().map(|taken| taken.item.stamp().accepted_ns);
+        let mut faults = std::mem::take(&mut turn.faults);
+        let took = attempts.until(after_ns, count);
+        self.lane
+            .end_attempts(ids, accepted_ns, &faults, attempts, took);
+        let mut settlements = Settlements::new(count);
+        let mut failed = faults.drain(..).peekable();
+        let mut parks = Vec::new();
+        for (at, mut taken) in taken.into_iter().enumerate() {
+            let Some(fault) = failed.next_if(|fault| fault.at == at) else {
+                settlements.end(taken.key);
+                continue;
+            };
+            taken.item.first_attempt_ns = now_ns;
+            let error = &mut turn.last_error;
+            let after = self.settle_taken(error, taken, &fault, after_ns, &mut settlements);
+            if let After::Park(head) = after {
+                parks.push(head);
+            }
+        }
+        drop(failed);
+        turn.faults = faults;
+        for head in parks {
+            self.park(head, Vec::new(), &mut settlements);
+        }
+        self.put_down(settlements);
+        Progress::Done { now_ns: after_ns }
+    }
+
+    /// Delivers one that came back, or was requeued.
+    fn try_alone(self, turn: &mut Turn<T>, class: Class, now_ns: u64) -> Progress {
+        let request = TakeRequest::own(1, Each::Once, Some(class));
+        let taken = self.take_for(request, now_ns, |_, _| {});
+        let now_ns = self.try_taken(turn, taken, now_ns);
+        Progress::Done { now_ns }
+    }
+}

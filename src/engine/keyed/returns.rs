@@ -1,0 +1,51 @@
+//! What comes back to a crew: retries that are due, letters that were redriven, and the
+//! deadlines of leases.
+
+use crate::engine::parts::pending::Return;
+use crate::engine::state::keyed::{KeyedLane, State};
+use crate::pure::decide::lifecycle::{Status, Step};
+use crate::sync::breakable;
+
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+    /// Files everything that has come back.
+    pub(crate) fn file_returns(self, state: &mut State<T>) {
+        while let Some(returned) = self.lane.pop_return() {
+            self.file_return(state, returned);
+        }
+    }
+
+    /// Files what has come back: a retry that is due, or a letter that was redriven.
+    /// `false`: nothing has.
+    pub(crate) fn file_next_return(self) -> bool {
+        // Under the lock it is either there or filed.
+        let mut state = self.crew.state.lock();
+        let returned = self.lane.pop_return();
+        let is_some = returned.is_some();
+        if let Some(returned) = returned {
+            self.file_return(&mut state, returned);
+        }
+        is_some
+    }
+
+    fn file_return(self, state: &mut State<T>, returned: Return<T>) {
+        match returned {
+            Return::Redriven(again) => self.crew.rejoin(state, *again),
+            Return::Overdue => state.leases.note_overdue(),
+            Return::Due(tag) => {
+                let Some(again) = state.waiting.remove(tag) else {
+                    return;
+                };
+                if again.behind().is_none() {
+                    self.lane
+                        .books
+                        .record(Status::RetryScheduled, Step::Requeue, 1);
+                }
+                self.lane.note_return(&again);
+                self.crew.file(state, again);
+                if let Some(key) = state.holding.remove(&tag) {
+                    breakable!("keys: held for ever", state.sequencer.release(key));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! Seats: hands of a lane besides its own runner. A subscription with concurrency has
+//! several, and so have the members of a consumer group together.
+//!
+//! Each seat is a task with a baton, as a lane is, and takes from the lane's crew when it is rung.
+//! Who files deliveries rings seats after it has let go of the crew's lock; a seat that finds
+//! nothing has looked under that lock, so one of the two sees the other. Who changes the hands
+//! that there are rings the lane, whose turn calls them.
+//!
+//! The end of a seat: `leaving` is set, then whoever gets hold of its baton drops the handler
+//! and keeps the baton for ever. The feared interleaving, a seat that looks for the mark, is
+//! marked, and goes to rest with its handler: who marks it and finds it running leaves a
+//! notice with the baton, so the seat runs once more. Model:
+//! `loom-tests/tests/models/group.rs`.
+
+use crate::engine::base::contain::{Contained, discard};
+use crate::engine::base::counters::Counter;
+use crate::engine::base::task_state::Baton;
+use crate::engine::deliver::turn::{SHARE_LOOKS, SHARE_NS};
+use crate::engine::keyed::take::Next;
+use crate::engine::parts::handler::Handler;
+use crate::engine::parts::pending::PendingDelivery;
+use crate::engine::runtime::Engine;
+use crate::engine::runtime::context::Inside;
+use crate::engine::runtime::pool::{Task, Worker};
+use crate::engine::state::keyed::KeyedLane;
+use crate::engine::state::lane::{Lane, Turn};
+use crate::engine::state::slots::{Make, Member, Seat, Shared, Work};
+use crate::message::Delivery;
+use crate::message::nack::Nack;
+use crate::observe::event::EventKind;
+use crate::observe::metrics::MemberMetrics;
+use crate::pure::order::sequencer::Taken;
+use crate::pure::words::room::Phase;
+use crate::pure::words::schedule::Then;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, breakable};
+use std::time::Duration;
+
+/// What a seat does that has a handler of its own.
+pub(crate) fn own<T, F>(handler: F) -> Box<dyn Work<T>>
+where
+    T: Send + Sync + 'static,
+    F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send + 'static,
+{
+    Box::new(Turn::new(Handler::Each(Box::new(handler))))
+}
+
+/// What so many seats do that share a handler.
+pub(crate) fn share<T, F>(handler: F, count: usize) -> Shared<T>
+where
+    T: Send + Sync + 'static,
+    F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
+{
+    let calling =
+        |handler: Arc<Contained<F>>| own(move |delivery: &Delivery<'_, T>| (**handler)(delivery));
+    share_by(Arc::new(Contained::new(handler)), count, calling)
+}
+
+/// What so many seats do that are `calling` what they share.
+pub(crate) fn share_by<T, H>(
+    handler: Arc<H>,
+    count: usize,
+    calling: impl Fn(Arc<H>) -> Box<dyn Work<T>> + Send + Sync + 'static,
+) -> Shared<T>
+where
+    H: Send + Sync + 'static,
+{
+    let seats = (0..count).map(|_| calling(Arc::clone(&handler))).collect();
+    let handler = Arc::downgrade(&handler);
+    (seats, Box::new(move || handler.upgrade().map(&calling)))
+}
+
+impl<T: Send + Sync + 'static> Seat<T> {
+    fn new(lane: &Arc<Lane<T>>, member: &Arc<Member<T>>, work: Box<dyn Work<T>>) -> Self {
+        Self {
+            lane: Arc::downgrade(lane),
+            member: Arc::downgrade(member),
+            baton: Baton::new(),
+            work: Mutex::new(Some(work)),
+            leaving: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            busy_since_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// There may be something to take. `true`: it was at rest.
+    pub(crate) fn ring(self: &Arc<Self>, engine: &Engine) -> bool {
+        let was_idle = self.baton.notify() == Then::Enqueue;
+        if was_idle {
+            engine.pool.submit(Arc::clone(self) as _);
+        }
+        was_idle
+    }
+
+    pub(crate) fn lane(&self) -> Option<Arc<Lane<T>>> {
+        self.lane.upgrade()
+    }
+
+    /// Takes a delivery for its member, and lets others know of what is left. One at a
+    /// time, because none may wait behind a call while another hand is free. Whether it is
+    /// busy then is told under the crew's lock: who files and finds it so need not ring
+    /// it, because it looks again when it no longer is.
+    pub(crate) fn take(
+        &self,
+        keyed: KeyedLane<'_, T>,
+        now_ns: u64,
+    ) -> Option<Taken<PendingDelivery<T>>> {
+        let member = self.member.upgrade()?;
+        let mut next = Next::Nobody;
+        let taken = keyed.take_one(member.id, now_ns, |state, taken| {
+            let since_ns = if taken > 0 { now_ns.max(1) } else { 0 };
+            self.busy_since_ns.store(since_ns, Ordering::Relaxed);
+            next = keyed.lane.next_of(state, member.id);
+        });
+        member.taken.add(u64::from(taken.is_some()));
+        breakable!(
+            "seat: busy without a word",
+            match next {
+                Next::Nobody => {}
+                Next::One => member.ring_next(keyed.lane.engine()),
+                Next::Any => keyed.call_others(),
+            }
+        );
+        taken
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy_since_ns.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    fn is_gone(&self) -> bool {
+        // ORDERING: who sees it sees that the handler is gone.
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Begins its end, and finishes it unless a call of its handler runs.
+    fn leave(self: &Arc<Self>, engine: &Engine) {
+        self.leaving.store(true, Ordering::Release);
+        self.look(engine);
+    }
+
+    /// Has it look at once what has become of its lane and itself: on the calling
+    /// thread, unless it runs.
+    fn look(self: &Arc<Self>, engine: &Engine) {
+        if !self.baton.claim() {
+            breakable!("seat: marked without a notice", {
+                self.ring(engine);
+            });
+        } else if self.run_claimed(engine) {
+            engine.pool.submit(Arc::clone(self) as _);
+        }
+    }
+
+    /// Drops the handler; for whoever holds the baton, which is not put down again.
+    fn go(&self) {
+        let work = self.work.lock().take();
+        discard(work);
+        self.gone.store(true, Ordering::Release);
+        if let Some(lane) = self.lane() {
+            // What it did not try may be for others, or the lane may end.
+            breakable!("seat: gone without a word", lane.come_to_end());
+            lane.topic.engine.quiescence.notify();
+        }
+    }
+
+    fn run_claimed(self: &Arc<Self>, engine: &Engine) -> bool {
+        let _inside = Inside::enter(engine);
+        let (mut more, mut is_busy) = (false, false);
+        let work = self.work.lock().take();
+        if let Some(mut work) = work {
+            let lane = self.lane();
+            if let Some(keyed) = lane.as_ref().and_then(|lane| lane.keyed()) {
+                more = work.work(self, keyed);
+            }
+            is_busy = work.is_busy();
+            if !is_busy && !more {
+                self.busy_since_ns.store(0, Ordering::Relaxed);
+            }
+            *self.work.lock() = Some(work);
+        }
+        if self.is_leaving() && !is_busy {
+            self.go();
+            return false;
+        }
+        self.baton.rest(more) == Then::Enqueue
+    }
+}
+
+impl<T: Send + Sync + 'static> Work<T> for Turn<T> {
+    fn work(&mut self, seat: &Arc<Seat<T>>, keyed: KeyedLane<'_, T>) -> bool {
+        let began_ns = keyed.lane.engine().clock.now_ns();
+        let mut now_ns = began_ns;
+        let mut looks = 0;
+        while !seat.is_leaving() && keyed.lane.phase() <= Phase::Draining {
+            if now_ns.saturating_sub(began_ns) >= SHARE_NS || looks == SHARE_LOOKS {
+                return true;
+            }
+            looks += 1;
+            let Some(taken) = seat.take(keyed, now_ns) else {
+                return false;
+            };
+            now_ns = keyed.try_single(self, taken, now_ns);
+        }
+        false
+    }
+
+    fn is_busy(&self) -> bool {
+        false
+    }
+}
+
+impl<T: Send + Sync + 'static> Task for Seat<T> {
+    fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
+        if self.baton.start() && self.run_claimed(worker.engine) {
+            worker.requeue(self);
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Member<T> {
+    /// Rings one of its seats that are not busy: what it takes, it leaves word of the rest.
+    fn ring_next(&self, engine: &Engine) {
+        let seats = self.seats.lock();
+        let next = seats
+            .iter()
+            .find(|seat| !seat.is_busy() && !seat.is_leaving());
+        if let Some(seat) = next {
+            seat.ring(engine);
+        }
+    }
+
+    fn idle_seats(&self) -> usize {
+        let seats = self.seats.lock();
+        seats.iter().filter(|seat| !seat.is_busy()).count()
+    }
+
+    /// Rings seats at rest, as many as have something to do.
+    fn ring(&self, engine: &Engine, mut wanted: usize) {
+        let seats = self.seats.lock();
+        for seat in seats.iter().filter(|seat| !seat.is_busy()) {
+            if wanted == 0 {
+                return;
+            }
+            wanted -= usize::from(seat.ring(engine));
+        }
+    }
+
+    pub(crate) fn has_left(&self) -> bool {
+        self.seats.lock().iter().all(|seat| seat.is_gone())
+    }
+
+    /// Begins the end of all its seats, and lets go of what makes them.
+    pub(crate) fn leave(&self, engine: &Engine) {
+        // First what makes seats, so that none is made any more.
+        *self.make.lock() = None;
+        let seats = self.seats.lock().clone();
+        seats.iter().for_each(|seat| seat.leave(engine));
+    }
+
+    fn resize(self: &Arc<Self>, lane: &Arc<Lane<T>>, count: usize) -> bool {
+        let making = self.make.lock();
+        let Some(make) = &*making else { return false };
+        let mut seats = self.seats.lock();
+        seats.retain(|seat| !seat.is_gone());
+        let staying = seats.iter().filter(|seat| !seat.is_leaving());
+        let surplus: Vec<_> = staying.clone().skip(count).cloned().collect();
+        let there = staying.count();
+        let more = (there..count).filter_map(|_| make());
+        seats.extend(more.map(|work| Arc::new(Seat::new(lane, self, work))));
+        drop(seats);
+        drop(making);
+        for seat in surplus {
+            seat.leave(&lane.topic.engine);
+        }
+        true
+    }
+
+    pub(crate) fn read_metrics(&self, now_ns: u64) -> MemberMetrics {
+        let seats = self.seats.lock();
+        let since = seats
+            .iter()
+            .map(|seat| seat.busy_since_ns.load(Ordering::Relaxed));
+        let busy: Vec<_> = since.filter(|since_ns| *since_ns > 0).collect();
+        let longest_ns = busy
+            .iter()
+            .min()
+            .map_or(0, |since_ns| now_ns.saturating_sub(*since_ns));
+        MemberMetrics {
+            name: self.name.to_string(),
+            concurrency: seats.iter().filter(|seat| !seat.is_leaving()).count(),
+            busy: busy.len(),
+            busy_for: Duration::from_nanos(longest_ns),
+            taken: self.taken.get(),
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    pub(crate) fn tell_of_member(&self, kind: EventKind) {
+        self.topic.tell_of(Some(&self.name), None, 0, None, kind);
+    }
+}
+
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+    /// Gives the lane's own handler its seats.
+    pub(crate) fn take_seats(self, seats: Vec<Box<dyn Work<T>>>, make: Make<T>) {
+        let member = self.add_member(Arc::clone(&self.lane.name), seats, Some(make));
+        if let Some(member) = member
+            && self.lane.phase() != Phase::Open
+        {
+            // Its end may have passed by before they were there.
+            self.remove_member(&member);
+        }
+    }
+
+    /// Takes a member off; its keys go to the others, once they are in nobody's
+    /// hands. Its seats end when no call of theirs runs.
+    pub(crate) fn remove_member(self, member: &Arc<Member<T>>) {
+        let mut state = self.crew.state.lock();
+        let before = state.members.len();
+        state.members.retain(|other| other.id != member.id);
+        let was_there = state.members.len() < before;
+        if was_there {
+            state.leaving.retain(|other| !other.has_left());
+            breakable!(
+                "seat: forgotten while it leaves",
+                state.leaving.push(Arc::clone(member))
+            );
+        }
+        state.sequencer.leave(member.id);
+        drop(state);
+        member.leave(self.lane.engine());
+        // Seats that are the lane's own are no member's.
+        if was_there && !self.crew.is_concurrent {
+            let member = Arc::clone(&member.name);
+            self.lane.tell_of_member(EventKind::MemberLeft { member });
+        }
+        self.lane.ring();
+    }
+
+    /// Changes how many calls run at once, where that is the lane's to say.
+    pub(crate) fn set_concurrency(self, count: usize) -> bool {
+        if !self.crew.is_concurrent {
+            return false;
+        }
+        let member = self.crew.state.lock().members.first().cloned();
+        member.is_some_and(|member| self.resize(&member, count))
+    }
+
+    /// Has a member have as many seats; those that are too many finish the call that
+    /// runs. `false`: its handler is for one at a time.
+    pub(crate) fn resize(self, member: &Arc<Member<T>>, count: usize) -> bool {
+        let resized = member.resize(self.lane, count);
+        self.lane.ring();
+        resized
+    }
+
+    /// Adds a member with so many seats, unless its name is taken.
+    pub(crate) fn add_member(
+        self,
+        name: Arc<str>,
+        seats: Vec<Box<dyn Work<T>>>,
+        make: Option<Make<T>>,
+    ) -> Option<Arc<Member<T>>> {
+        let mut state = self.crew.state.lock();
+        if state.members.iter().any(|other| other.name == name) {
+            drop(state);
+            discard((seats, make));
+            return None;
+        }
+        state.last_member += 1;
+        let member = Arc::new(Member {
+            id: state.last_member,
+            name,
+            make: Mutex::new(make),
+            seats: Mutex::new(Vec::new()),
+            taken: Counter::default(),
+        });
+        let seat = |work| Arc::new(Seat::new(self.lane, &member, work));
+        member.seats.lock().extend(seats.into_iter().map(seat));
+        state.sequencer.join(member.id);
+        state.members.push(Arc::clone(&member));
+        drop(state);
+        self.lane.ring();
+        Some(member)
+    }
+
+    /// There may be something to take for those who share the lane. What it files may
+    /// be for the lane's runner to judge: who calls this is that, or takes again.
+    pub(crate) fn call_others(self) {
+        let mut state = self.crew.state.lock();
+        let members = state.members.clone();
+        if let [only] = &members[..] {
+            let next = self.lane.next_of(&state, only.id);
+            drop(state);
+            if next == Next::One {
+                only.ring_next(self.lane.engine());
+            }
+            return;
+        }
+        let wanted: Vec<_> = members
+            .iter()
+            .map(|member| {
+                // Those that are busy look again when they no longer are.
+                let idle = member.idle_seats();
+                self.feed(&mut state, member.id, idle);
+                state.sequencer.wanted_hands(member.id).min(idle)
+            })
+            .collect();
+        drop(state);
+        for (member, wanted) in members.iter().zip(wanted) {
+            member.ring(self.lane.engine(), wanted);
+        }
+    }
+
+    /// Has all seats look at once whether they may go on.
+    pub(crate) fn interrupt(self) {
+        let state = self.crew.state.lock();
+        let members: Vec<_> = state
+            .members
+            .iter()
+            .chain(&state.leaving)
+            .cloned()
+            .collect();
+        drop(state);
+        for member in &members {
+            let seats = member.seats.lock().clone();
+            seats.iter().for_each(|seat| seat.look(self.lane.engine()));
+        }
+    }
+
+    /// Begins the end of all seats. `true`: they are gone, with their handlers.
+    pub(crate) fn dismiss(self) -> bool {
+        let mut state = self.crew.state.lock();
+        let members = std::mem::take(&mut state.members);
+        state.leaving.extend(members);
+        let leaving = state.leaving.clone();
+        drop(state);
+        for member in &leaving {
+            member.leave(self.lane.engine());
+        }
+        leaving.iter().all(|member| member.has_left())
+    }
+}

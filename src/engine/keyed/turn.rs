@@ -1,0 +1,256 @@
+//! Trying what a crew has handed out, and what a failure means for those behind it.
+
+use std::collections::VecDeque;
+
+use crate::engine::deliver::settle::Sentence;
+use crate::engine::deliver::turn::{Progress, Tried};
+use crate::engine::keyed::parking::Head;
+use crate::engine::keyed::take::{Settlements, TakeRequest};
+use crate::engine::parts::handler::Fault;
+use crate::engine::parts::pending::PendingDelivery;
+use crate::engine::state::keyed::KeyedLane;
+use crate::engine::state::lane::Turn;
+use crate::pure::decide::lifecycle::{Status, Step};
+use crate::pure::order::sequencer::{Each, Key, Taken};
+use crate::pure::words::room::Phase;
+use crate::sync::{Arc, breakable};
+
+/// What a failure means for those of the same key.
+pub(crate) enum After {
+    GoOn,
+    Hold,
+    /// They follow into the dead letters.
+    Park(Head),
+}
+
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+    /// Tries what the lane's own handler may have now.
+    pub(crate) fn try_next(self, turn: &mut Turn<T>, now_ns: u64) -> Progress {
+        let straight = self.take_straight(&mut self.crew.state.lock(), turn.stride.calls());
+        if let Some(straight) = straight {
+            let now_ns = self.deliver_straight(turn, straight, now_ns);
+            return Progress::Done { now_ns };
+        }
+        let request = TakeRequest::own(turn.stride.calls(), Each::Many, None);
+        let taken = self.take_for(request, now_ns, |_, _| {});
+        if taken.is_empty() {
+            return Progress::Nothing;
+        }
+        let now_ns = self.try_taken(turn, taken, now_ns);
+        Progress::Done { now_ns }
+    }
+
+    /// Tries deliveries one after the other, but for followers of one
+    /// that holds its key, and puts them down. Returns the time after it.
+    pub(crate) fn try_taken(
+        self,
+        turn: &mut Turn<T>,
+        taken: Vec<Taken<PendingDelivery<T>>>,
+        mut now_ns: u64,
+    ) -> u64 {
+        let began_ns = now_ns;
+        let _motion = self.lane.books.motions.begin(taken.len() as u64);
+        let mut settlements = Settlements::new(taken.len());
+        let mut left: VecDeque<_> = taken.into();
+        let mut held: Vec<Key> = Vec::new();
+        while let Some(Taken { key, item, .. }) = left.pop_front() {
+            let is_held = key.is_some_and(|key| held.contains(&key));
+            if breakable!("keys: past a failure in hand", is_held, false)
+                || self.lane.phase() > Phase::Draining
+            {
+                settlements.untried.push((key, item));
+                continue;
+            }
+            let (tried, after_ns) = self.lane.try_one(turn, item, now_ns);
+            now_ns = after_ns;
+            match tried {
+                Tried::Acked => settlements.end(key),
+                Tried::NotCalled(item) => settlements.untried.push((key, item)),
+                Tried::Failed(failed, fault) => {
+                    let error = &mut turn.last_error;
+                    let failed = Taken { key, item: failed };
+                    match self.settle_taken(error, failed, &fault, now_ns, &mut settlements) {
+                        After::GoOn => {}
+                        After::Hold => held.extend(key),
+                        After::Park(head) => {
+                            let follows = |other: &mut Taken<_>| other.key == key;
+                            let followers = extract(&mut left, follows);
+                            self.park(head, followers, &mut settlements);
+                        }
+                    }
+                }
+            }
+        }
+        turn.stride = turn.stride.after(now_ns.saturating_sub(began_ns));
+        self.put_down(settlements);
+        now_ns
+    }
+
+    /// Settles an attempt that stood alone, and puts its delivery down: an async call, or
+    /// a lease.
+    pub(crate) fn settle_alone(
+        self,
+        last_error: &mut Option<Arc<str>>,
+        taken: Taken<PendingDelivery<T>>,
+        fault: Option<Fault>,
+        (began_ns, now_ns): (u64, u64),
+    ) {
+        let Taken { key, item } = taken;
+        let _motion = self.lane.books.motions.begin(1);
+        let attempts = item.next_attempt(began_ns);
+        let tried = self.lane.conclude(item, fault, attempts, now_ns);
+        self.put_down_tried(last_error, key, tried, now_ns);
+    }
+
+    /// Tries one delivery that nothing else is in hand with. Returns the time after it.
+    pub(crate) fn try_single(
+        self,
+        turn: &mut Turn<T>,
+        taken: Taken<PendingDelivery<T>>,
+        now_ns: u64,
+    ) -> u64 {
+        let Taken { key, item } = taken;
+        let _motion = self.lane.books.motions.begin(1);
+        let (tried, now_ns) = self.lane.try_one(turn, item, now_ns);
+        self.put_down_tried(&mut turn.last_error, key, tried, now_ns);
+        now_ns
+    }
+
+    /// Settles what was tried while nothing else was in hand with it, and puts it down.
+    #[inline(always)]
+    fn put_down_tried(
+        self,
+        last_error: &mut Option<Arc<str>>,
+        key: Option<Key>,
+        tried: Tried<T>,
+        now_ns: u64,
+    ) {
+        match tried {
+            Tried::Acked => self.put_down_ended(key),
+            Tried::NotCalled(item) => {
+                let mut settlements = Settlements::new(1);
+                settlements.untried.push((key, item));
+                self.put_down(settlements);
+            }
+            Tried::Failed(item, fault) => {
+                let failed = Taken { key, item };
+                self.settle_failed(last_error, failed, &fault, now_ns);
+            }
+        }
+    }
+
+    /// Settles a failed attempt that nothing else is in hand with, and puts its delivery
+    /// down.
+    pub(crate) fn settle_failed(
+        self,
+        last_error: &mut Option<Arc<str>>,
+        failed: Taken<PendingDelivery<T>>,
+        fault: &Fault,
+        now_ns: u64,
+    ) {
+        let mut settlements = Settlements::new(1);
+        let after = self.settle_taken(last_error, failed, fault, now_ns, &mut settlements);
+        if let After::Park(head) = after {
+            self.park(head, Vec::new(), &mut settlements);
+        }
+        self.put_down(settlements);
+    }
+
+    /// Settles a failed attempt, and says what it means for its followers.
+    pub(crate) fn settle_taken(
+        self,
+        last_error: &mut Option<Arc<str>>,
+        failed: Taken<PendingDelivery<T>>,
+        fault: &Fault,
+        now_ns: u64,
+        settlements: &mut Settlements<T>,
+    ) -> After {
+        let Taken { key, item, .. } = failed;
+        let id = item.id();
+        let name = key.and_then(|_| item.key().map(Box::from));
+        let sentence = self.lane.judge(last_error, item, fault, now_ns);
+        let sentence = match sentence {
+            Sentence::Retry { failed, due_ns } => {
+                let delay_ns = due_ns.saturating_sub(now_ns);
+                self.lane.books.record(Status::Failed, Step::Retry, 1);
+                settlements.lay_down(key);
+                return self.come_back(key, failed, delay_ns);
+            }
+            Sentence::Requeued(item) => {
+                settlements.lay_down(key);
+                return self.come_back(key, item, 0);
+            }
+            ended => ended,
+        };
+        settlements.end(key);
+        let parks = |key: Key| {
+            let state = self.crew.state.lock();
+            state.rules.parks() && key.epoch == state.epoch
+        };
+        match (sentence, key, name) {
+            (Sentence::Buried, Some(key), Some(name)) if parks(key) => {
+                After::Park(Head { key, name, id })
+            }
+            _ => After::GoOn,
+        }
+    }
+
+    /// Has a delivery come back so much later, and its followers wait for it if that is
+    /// the rule. What was requeued on an engine without workers comes back in the next run.
+    fn come_back(self, key: Option<Key>, item: PendingDelivery<T>, delay_ns: u64) -> After {
+        let engine = self.lane.engine();
+        breakable!(
+            "keys: put down, then held",
+            (),
+            self.crew.state.lock().sequencer.put_down(key)
+        );
+        let mut state = self.crew.state.lock();
+        let is_requeued = item.behind().is_some();
+        let (id, attempt) = (item.id(), item.attempts);
+        let tell = || {
+            if !is_requeued {
+                self.lane.tell_retry(id, attempt, delay_ns);
+            }
+        };
+        let holds = |key: &Key| state.rules.blocks() && key.epoch == state.epoch;
+        let held = key.filter(holds);
+        let tag = if is_requeued && engine.is_manual() {
+            let tag = state.waiting.insert(item);
+            engine.fire_in_next_run(Arc::clone(self.lane) as _, tag);
+            tag
+        } else if delay_ns == 0 {
+            // Filed before its key is put down, so it is the next of it without a hold.
+            tell();
+            if !is_requeued {
+                self.lane
+                    .books
+                    .record(Status::RetryScheduled, Step::Requeue, 1);
+            }
+            let expires_first = self.lane.note_return(&item);
+            self.crew.file(&mut state, item);
+            drop(state);
+            if expires_first {
+                // Nobody may take it again, nor look.
+                self.lane.call_at_expiry();
+            }
+            return held.map_or(After::GoOn, |_| After::Hold);
+        } else {
+            self.lane.schedule_retry(&mut state.waiting, item, delay_ns)
+        };
+        tell();
+        let Some(key) = held else {
+            return After::GoOn;
+        };
+        state.holding.insert(tag, key);
+        breakable!("keys: a failure holds nobody", state.sequencer.hold(key));
+        After::Hold
+    }
+}
+
+/// Takes out what is `chosen`, in order.
+fn extract<V>(from: &mut VecDeque<V>, chosen: impl FnMut(&mut V) -> bool) -> Vec<V> {
+    let mut all: Vec<V> = std::mem::take(from).into();
+    let out = all.extract_if(.., chosen).collect();
+    *from = all.into();
+    out
+}

@@ -1,0 +1,134 @@
+//! What a dispatcher has in hand between its turns.
+
+use crate::engine::base::contain::StrategyInUse;
+use crate::engine::runtime::linger::Linger;
+use crate::message::batch::Part;
+use crate::pure::words::room::Reserved;
+use crate::sync::Weak;
+
+use std::collections::VecDeque;
+
+/// What only the dispatcher touches.
+pub(crate) struct Desk<T> {
+    /// Taken out of the queue, oldest first: at least the oldest, because a queue can't
+    /// be peeked into and a strategy wants to know its age; and a whole batch before
+    /// it is flushed, so that it is whole.
+    pub(crate) shelf: Shelf<T>,
+    /// Messages that the last plan still allows to be handed on, and whose plan
+    /// that was.
+    pub(crate) allowance: usize,
+    /// What was taken last in this turn was the newest: whoever has pushed since rings.
+    pub(crate) dry: bool,
+    pub(crate) allowed_by: Weak<StrategyInUse>,
+    /// On its way to the lanes.
+    pub(crate) hand: Option<Part<T>>,
+    /// The lanes had room for all of the hand when it was taken.
+    pub(crate) fits: bool,
+    /// Every lane that got something last was scheduled, or ran, already.
+    pub(crate) finds_busy: bool,
+    pub(crate) linger: Linger,
+    pub(crate) grants: Vec<Reserved>,
+}
+
+/// What a dispatcher has taken out of its queue, oldest first.
+///
+/// A look through it, and the queue behind it, may take several steps: what it has
+/// passed is `seen`, and older than the `rest`.
+pub(crate) struct Shelf<T> {
+    pub(crate) seen: VecDeque<Part<T>>,
+    pub(crate) rest: VecDeque<Part<T>>,
+    pub(crate) look: Option<Look>,
+    /// When it was last looked through, since it was empty.
+    pub(crate) looked_ns: Option<u64>,
+}
+
+/// A look that is underway.
+#[derive(Clone, Copy)]
+pub(crate) struct Look {
+    /// When the first of what it has passed expires.
+    pub(crate) first_ns: u64,
+    pub(crate) passed: usize,
+}
+
+impl<T> Desk<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            shelf: Shelf::new(),
+            allowance: 0,
+            dry: false,
+            allowed_by: Weak::new(),
+            hand: None,
+            fits: false,
+            finds_busy: false,
+            linger: Linger::default(),
+            grants: Vec::new(),
+        }
+    }
+
+    /// Keeps what is left of what was in hand, if anything is.
+    pub(crate) fn keep(&mut self, left: Option<Part<T>>) {
+        self.hand = left;
+        self.fits = false;
+    }
+
+    /// Takes the oldest messages, at most so many: the rest of the batch in hand, or else
+    /// of what is on the shelf.
+    pub(crate) fn take_oldest(&mut self, most: u32) -> Option<Part<T>> {
+        let Some(hand) = self.hand.take() else {
+            return self.shelf.take_front(most);
+        };
+        let (oldest, left) = hand.split_at_most(most);
+        self.keep(left);
+        Some(oldest)
+    }
+}
+
+impl<T> Shelf<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            seen: VecDeque::new(),
+            rest: VecDeque::new(),
+            look: None,
+            looked_ns: None,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.seen.is_empty() && self.rest.is_empty()
+    }
+
+    /// Messages on it.
+    pub(crate) fn len(&self) -> usize {
+        self.iter().map(Part::len).sum()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Part<T>> {
+        self.seen.iter().chain(&self.rest)
+    }
+
+    pub(crate) fn front(&self) -> Option<&Part<T>> {
+        self.seen.front().or_else(|| self.rest.front())
+    }
+
+    pub(crate) fn back(&self) -> Option<&Part<T>> {
+        self.rest.back().or_else(|| self.seen.back())
+    }
+
+    /// Takes the oldest, at most so many messages.
+    pub(crate) fn take_front(&mut self, most: u32) -> Option<Part<T>> {
+        let oldest = match self.seen.is_empty() {
+            true => &mut self.rest,
+            false => &mut self.seen,
+        };
+        let (taken, left) = oldest.pop_front()?.split_at_most(most);
+        if let Some(left) = left {
+            oldest.push_front(left);
+        }
+        Some(taken)
+    }
+
+    /// Adds what is next in the queue.
+    pub(crate) fn extend(&mut self, part: Option<Part<T>>) {
+        self.rest.extend(part);
+    }
+}

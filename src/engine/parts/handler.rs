@@ -1,0 +1,259 @@
+//! Calling the user's handlers, behind a wall that no panic gets past.
+//!
+//! The loop over a run of deliveries is compiled together with the closure it
+//! calls, so a run costs one virtual call and one wall, and each delivery costs a direct
+//! call. A panic ends the wall's part of the run; what follows has another one.
+
+use std::cell::Cell;
+
+use crate::engine::base::cell;
+use crate::engine::base::contain::{Contained, contain, discard};
+use crate::engine::runtime::{Engine, context};
+use crate::message::batch::Batch;
+use crate::message::delivery_batch::DeliveryBatch;
+use crate::message::error_text::error_text;
+use crate::message::nack::Nack;
+use crate::message::{Address, Delivery};
+use crate::pure::decide::retry::FailureKind;
+use crate::pure::decide::strategy::Batched;
+use crate::pure::decide::verdict::Wish;
+use crate::pure::words::room::{Phase, Room};
+use crate::sync::Arc;
+
+/// Why a delivery failed.
+pub(crate) enum Cause {
+    Nack(Nack),
+    Panic(String),
+    /// A lease was dropped without being settled.
+    Abandoned,
+    /// A lease outlived its deadline.
+    Overdue,
+}
+
+/// One failed delivery of a run.
+pub(crate) struct Fault {
+    /// Its place in the run.
+    pub(crate) at: usize,
+    pub(crate) cause: Arc<Contained<Cause>>,
+    /// A publish of its handler was refused because the broker is ending.
+    pub(crate) by_shutdown: bool,
+}
+
+impl Fault {
+    pub(crate) fn new(at: usize, cause: Cause, by_shutdown: bool) -> Self {
+        Self {
+            at,
+            cause: Arc::new(Contained::new(cause)),
+            by_shutdown,
+        }
+    }
+}
+
+impl Cause {
+    pub(crate) fn kind(&self) -> FailureKind {
+        match self {
+            Self::Nack(_) => FailureKind::Error,
+            Self::Panic(_) => FailureKind::Panic,
+            Self::Abandoned => FailureKind::Abandoned,
+            Self::Overdue => FailureKind::Timeout,
+        }
+    }
+
+    pub(crate) fn wish(&self) -> Wish {
+        match self {
+            Self::Nack(nack) => nack.wish(),
+            Self::Panic(_) | Self::Abandoned | Self::Overdue => Wish::Policy,
+        }
+    }
+
+    pub(crate) fn error(&self) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
+        match self {
+            Self::Nack(nack) => nack.error(),
+            Self::Panic(_) | Self::Abandoned | Self::Overdue => None,
+        }
+    }
+
+    /// The text of it. Writing out an error runs the user's code, which may
+    /// panic.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Nack(nack) => {
+                let source = || nack.error().and_then(|error| error.source());
+                contain(|| error_text(nack, source()))
+                    .unwrap_or_else(|_| "an error that panics when it is printed".to_owned())
+            }
+            Self::Panic(text) => error_text(text, None),
+            Self::Abandoned => "its lease was dropped without being settled".to_owned(),
+            Self::Overdue => "it was not settled before its ack deadline".to_owned(),
+        }
+    }
+}
+
+/// What a handler said, or that it panicked.
+pub(crate) fn outcome(called: Result<Result<(), Nack>, String>) -> Result<(), Cause> {
+    match called {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(nack)) => Err(Cause::Nack(nack)),
+        Err(panic) => Err(Cause::Panic(panic)),
+    }
+}
+
+/// Deliveries of one batch that stand next to each other, for one lane.
+pub(crate) struct Run<'a, T> {
+    pub(crate) batch: &'a Batch<T>,
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) attempt: u32,
+    pub(crate) generation: u16,
+    pub(crate) address: Address<'a>,
+    pub(crate) now_ns: u64,
+    pub(crate) room: &'a cell::Cell<Room>,
+    /// It ends with the first that fails.
+    pub(crate) until_fault: bool,
+}
+
+impl<'a, T> Run<'a, T> {
+    pub(crate) fn delivery(&self, index: usize) -> Delivery<'a, T> {
+        Delivery {
+            batch: self.batch,
+            index,
+            attempt: self.attempt,
+            generation: self.generation,
+            address: self.address,
+            now_ns: self.now_ns,
+        }
+    }
+}
+
+/// A handler that takes deliveries one by one.
+pub(crate) trait EachHandler<T>: Send {
+    /// Calls the handler for the run, until the lane starts being cancelled.
+    /// Returns how many calls were made.
+    fn call(&mut self, run: &Run<'_, T>, refused: &Cell<bool>, faults: &mut Vec<Fault>) -> usize;
+}
+
+impl<T, F> EachHandler<T> for F
+where
+    F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send,
+{
+    fn call(&mut self, run: &Run<'_, T>, refused: &Cell<bool>, faults: &mut Vec<Fault>) -> usize {
+        let mut delivery = run.delivery(run.from);
+        // Kept outside of the wall, so that the call that panicked is known, and the next
+        // one follows.
+        let mut calls = 0;
+        let fault = |calls, cause| Fault::new(calls - 1, cause, refused.get());
+        loop {
+            let called = contain(|| {
+                while run.from + calls < run.to && run.room.load().phase <= Phase::Draining {
+                    delivery.index = run.from + calls;
+                    calls += 1;
+                    // What a call before it has met at shutdown is not its fault.
+                    refused.set(false);
+                    if let Err(nack) = self(&delivery) {
+                        faults.push(fault(calls, Cause::Nack(nack)));
+                        if run.until_fault {
+                            break;
+                        }
+                    }
+                }
+            });
+            match called {
+                Ok(()) => return calls,
+                Err(panic) => {
+                    faults.push(fault(calls, Cause::Panic(panic)));
+                    if run.until_fault {
+                        return calls;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A handler that takes deliveries in batches.
+pub(crate) trait BatchHandler<T>: Send {
+    /// Calls the handler once.
+    fn call(
+        &mut self,
+        deliveries: Vec<Delivery<'_, T>>,
+        refused: &Cell<bool>,
+        faults: &mut Vec<Fault>,
+    );
+}
+
+impl<T, F> BatchHandler<T> for F
+where
+    F: FnMut(&mut DeliveryBatch<'_, T>) -> Result<(), Nack> + Send,
+{
+    fn call(
+        &mut self,
+        deliveries: Vec<Delivery<'_, T>>,
+        refused: &Cell<bool>,
+        faults: &mut Vec<Fault>,
+    ) {
+        let count = deliveries.len();
+        let mut batch = DeliveryBatch::new(deliveries);
+        let called = contain(|| self(&mut batch));
+        let by_shutdown = refused.get();
+        match outcome(called) {
+            Err(cause) => {
+                // One by one: two that panic when dropped must not meet.
+                batch.into_nacks().for_each(discard);
+                let cause = Arc::new(Contained::new(cause));
+                faults.extend((0..count).map(|at| Fault {
+                    at,
+                    cause: Arc::clone(&cause),
+                    by_shutdown,
+                }));
+            }
+            Ok(()) => faults.extend(batch.into_nacks().map(|(at, nack)| Fault {
+                at,
+                cause: Arc::new(Contained::new(Cause::Nack(nack))),
+                by_shutdown,
+            })),
+        }
+    }
+}
+
+/// The handler of a lane.
+pub(crate) enum Handler<T> {
+    Each(Box<dyn EachHandler<T>>),
+    Batch(Box<dyn BatchHandler<T>>, Batched),
+    /// None of the lane's own: others take from its crew.
+    Others,
+}
+
+impl<T> Handler<T> {
+    /// Calls the handler for a run, whichever kind it is.
+    pub(crate) fn call(
+        &mut self,
+        engine: &Engine,
+        run: &Run<'_, T>,
+        faults: &mut Vec<Fault>,
+    ) -> usize {
+        context::calling(engine.id(), |refused| match self {
+            Self::Each(handler) => handler.call(run, refused, faults),
+            Self::Batch(handler, _) => {
+                let deliveries = (run.from..run.to).map(|index| run.delivery(index));
+                handler.call(deliveries.collect(), refused, faults);
+                run.to - run.from
+            }
+            Self::Others => 0,
+        })
+    }
+
+    /// Calls a handler that takes batches, once.
+    pub(crate) fn call_batch(
+        &mut self,
+        engine: &Engine,
+        deliveries: Vec<Delivery<'_, T>>,
+        faults: &mut Vec<Fault>,
+    ) {
+        context::calling(engine.id(), |refused| match self {
+            Self::Batch(handler, _) => handler.call(deliveries, refused, faults),
+            Self::Each(_) | Self::Others => {
+                unreachable!("only lanes of batch handlers accumulate")
+            }
+        })
+    }
+}

@@ -1,0 +1,11 @@
+//! Data of a lane that knows neither the lane nor its topic.
+
+pub(crate) mod attempts;
+pub(crate) mod desk;
+pub(crate) mod handler;
+pub(crate) mod leases;
+pub(crate) mod outstanding;
+#[cfg(feature = "parallel")]
+pub(crate) mod parallel;
+pub(crate) mod pending;
+pub(crate) mod strays;

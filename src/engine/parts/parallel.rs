@@ -1,0 +1,72 @@
+//! Handlers whose calls for one batch run side by side, on a rayon pool of the
+//! subscription's own. The process-wide pool is left alone: whoever blocks in it
+//! holds up everybody.
+
+use std::cell::Cell;
+use std::io;
+
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::engine::base::contain::contain;
+use crate::engine::parts::handler::{BatchHandler, Fault, outcome};
+use crate::engine::runtime::context::{self, EngineId, Inside};
+use crate::message::Delivery;
+use crate::message::nack::Nack;
+
+/// A handler and the threads it runs on.
+pub(crate) struct Parallel<F> {
+    handler: F,
+    pool: ThreadPool,
+    engine: EngineId,
+}
+
+impl<F> Parallel<F> {
+    pub(crate) fn new(
+        handler: F,
+        threads: usize,
+        name: &str,
+        engine: EngineId,
+    ) -> io::Result<Self> {
+        let name = name.to_owned();
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(move |number| format!("{name}-{number}"))
+            // For as long as the thread lives, and whatever the handler spreads
+            // over the pool.
+            .start_handler(move |_| Inside::enter_for_life(engine))
+            .build();
+        Ok(Self {
+            handler,
+            pool: pool.map_err(io::Error::other)?,
+            engine,
+        })
+    }
+}
+
+impl<T, F> BatchHandler<T> for Parallel<F>
+where
+    T: Send + Sync,
+    F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync,
+{
+    fn call(
+        &mut self,
+        deliveries: Vec<Delivery<'_, T>>,
+        _refused: &Cell<bool>,
+        faults: &mut Vec<Fault>,
+    ) {
+        let (handler, engine) = (&self.handler, self.engine);
+        let call = |delivery| {
+            // On this thread of the pool, whose refusals these are.
+            context::calling(engine, |refused| {
+                let cause = outcome(contain(|| handler(delivery))).err()?;
+                Some(Fault::new(0, cause, refused.get()))
+            })
+        };
+        let outcomes: Vec<_> = self
+            .pool
+            .install(|| deliveries.par_iter().map(call).collect());
+        let outcomes = outcomes.into_iter().enumerate();
+        faults.extend(outcomes.filter_map(|(at, fault)| Some(Fault { at, ..fault? })));
+    }
+}

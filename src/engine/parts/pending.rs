@@ -1,0 +1,253 @@
+//! Deliveries that are held one by one: tried before, redriven, or filed by their keys.
+
+use crate::engine::parts::attempts::Attempts;
+use crate::message::MessageId;
+use crate::message::batch::{Batch, Part, Stamp};
+use crate::pure::decide::lifecycle::Status;
+use crate::pure::decide::retry::FailureKind;
+use crate::pure::wheel::TimerKey;
+use crate::sync::Arc;
+
+/// One delivery of a lane that is held by itself: it was tried before or redriven, or its lane
+/// files deliveries one by one. Its latest failure is kept in place, so that the common case,
+/// one failure and a retry, allocates nothing.
+pub(crate) struct PendingDelivery<T> {
+    pub(crate) batch: Arc<Batch<T>>,
+    pub(crate) first_attempt_ns: u64,
+    pub(crate) timer: TimerKey,
+    pub(crate) error: Option<Arc<str>>,
+    /// When it last failed; or, since it was requeued, the last message before it.
+    pub(crate) since: u64,
+    pub(crate) earlier: Option<Box<Failure>>,
+    /// Entries into the handler so far, but those that ended by a requeue.
+    pub(crate) attempts: u32,
+    pub(crate) generation: u16,
+    pub(crate) index: u8,
+    pub(crate) past: Past,
+}
+
+/// What has last become of a delivery.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Past {
+    Nothing,
+    Requeued,
+    Failed(FailureKind),
+}
+
+/// What comes back to a lane.
+pub(crate) enum Return<T> {
+    /// The retry with this tag is due, or what was requeued may go on.
+    Due(u32),
+    /// A letter was redriven.
+    Redriven(Box<PendingDelivery<T>>),
+    /// The deadline of a lease has come.
+    Overdue,
+}
+
+/// One failed attempt, with those before it.
+pub(crate) struct Failure {
+    pub(crate) at_ns: u64,
+    pub(crate) text: Arc<str>,
+    pub(crate) attempt: u32,
+    pub(crate) kind: FailureKind,
+    pub(crate) previous: Option<Box<Failure>>,
+}
+
+/// The latest failures that a delivery remembers; older ones are forgotten.
+const HISTORY: usize = 8;
+
+impl Failure {
+    /// This failure and those before it, latest first.
+    pub(crate) fn chain(&self) -> impl Iterator<Item = &Failure> {
+        std::iter::successors(Some(self), |failure| failure.previous.as_deref())
+    }
+
+    /// Adds a failure to a history and forgets what is too old.
+    pub(crate) fn push(history: &mut Option<Box<Self>>, mut latest: Self) {
+        latest.previous = history.take();
+        let mut latest = Box::new(latest);
+        let mut last = &mut latest;
+        for _ in 1..HISTORY {
+            match last.previous {
+                Some(ref mut previous) => last = previous,
+                None => break,
+            }
+        }
+        last.previous = None;
+        *history = Some(latest);
+    }
+}
+
+impl<T> PendingDelivery<T> {
+    /// A delivery that has just had its first attempt.
+    pub(crate) fn first(batch: &Arc<Batch<T>>, index: usize, first_attempt_ns: u64) -> Self {
+        Self {
+            first_attempt_ns,
+            ..Self::new(Arc::clone(batch), index)
+        }
+    }
+
+    /// One that was never tried.
+    pub(crate) fn new(batch: Arc<Batch<T>>, index: usize) -> Self {
+        Self {
+            batch,
+            first_attempt_ns: 0,
+            timer: TimerKey::NONE,
+            error: None,
+            since: 0,
+            earlier: None,
+            attempts: 0,
+            generation: 0,
+            index: index as u8,
+            past: Past::Nothing,
+        }
+    }
+
+    /// Remembers how the latest attempt failed.
+    pub(crate) fn fail(&mut self, error: Arc<str>, kind: FailureKind, now_ns: u64) {
+        self.remember_latest();
+        self.error = Some(error);
+        self.timer = TimerKey::NONE;
+        self.past = Past::Failed(kind);
+        self.since = now_ns;
+        // It stops where the number of the attempt to come still fits.
+        self.attempts = (self.attempts + 1).min(u32::MAX - 1);
+    }
+
+    /// Is to wait behind this message; has not failed.
+    pub(crate) fn requeue(&mut self, behind: u64) {
+        self.remember_latest();
+        self.timer = TimerKey::NONE;
+        self.past = Past::Requeued;
+        self.since = behind;
+    }
+
+    /// The last message that goes before it, if it was requeued.
+    pub(crate) fn behind(&self) -> Option<u64> {
+        (self.past == Past::Requeued).then_some(self.since)
+    }
+
+    /// Where it stands while it waits by a tag.
+    pub(crate) fn parked_as(&self) -> Status {
+        match self.past {
+            Past::Requeued => Status::Queued,
+            Past::Nothing | Past::Failed(_) => Status::RetryScheduled,
+        }
+    }
+
+    pub(crate) fn remember_latest(&mut self) {
+        if let (Some(text), Past::Failed(kind)) = (self.error.take(), self.past) {
+            let failure = Failure {
+                at_ns: self.since,
+                text,
+                attempt: self.attempts,
+                kind,
+                previous: None,
+            };
+            Failure::push(&mut self.earlier, failure);
+        }
+    }
+
+    pub(crate) fn id(&self) -> MessageId {
+        self.batch.stamp(usize::from(self.index)).id
+    }
+
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.batch.meta(usize::from(self.index))?.key.as_deref()
+    }
+
+    pub(crate) fn stamp(&self) -> Stamp {
+        self.batch.stamp(usize::from(self.index))
+    }
+
+    /// As it was before it was filed: for one that is new.
+    pub(crate) fn into_part(self) -> Part<T> {
+        let from = u32::from(self.index);
+        let batch = self.batch;
+        Part {
+            batch,
+            from,
+            to: from + 1,
+        }
+    }
+
+    /// Whether it was neither tried nor redriven.
+    pub(crate) fn is_new(&self) -> bool {
+        self.generation == 0 && self.is_untried()
+    }
+
+    /// Notes that the next attempt is made now.
+    pub(crate) fn begin(&mut self, began_ns: u64) -> Attempts {
+        if self.attempts == 0 {
+            self.first_attempt_ns = began_ns;
+        }
+        self.next_attempt(began_ns)
+    }
+
+    /// The attempt that was begun last, and has not been counted yet.
+    pub(crate) fn next_attempt(&self, began_ns: u64) -> Attempts {
+        Attempts {
+            number: self.attempts + 1,
+            is_first: self.is_untried(),
+            began_ns,
+        }
+    }
+
+    /// Whether it was in nobody's hands before, since it was redriven if it was.
+    pub(crate) fn is_untried(&self) -> bool {
+        self.attempts == 0 && self.behind().is_none()
+    }
+
+    /// When it is no longer worth handling. A redrive is the user's word that it
+    /// still is, so what was redriven has no time to live any more.
+    pub(crate) fn expires_ns(&self, topic_ttl_ns: Option<u64>) -> Option<u64> {
+        if self.generation > 0 {
+            return None;
+        }
+        let index = usize::from(self.index);
+        self.batch.expires_ns(index, topic_ttl_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_keeps_the_latest_eight_failures() {
+        let mut history = None;
+        for attempt in 1..=20 {
+            let latest = Failure {
+                at_ns: 0,
+                text: Arc::from("x"),
+                attempt,
+                kind: FailureKind::Error,
+                previous: None,
+            };
+            Failure::push(&mut history, latest);
+        }
+        let history = history.expect("twenty were pushed");
+        let attempts: Vec<u32> = history.chain().map(|failure| failure.attempt).collect();
+        assert_eq!(attempts, [20, 19, 18, 17, 16, 15, 14, 13]);
+    }
+
+    #[test]
+    fn a_pending_retry_takes_64_bytes_in_its_lane() {
+        assert_eq!(size_of::<PendingDelivery<[u8; 64]>>(), 64);
+    }
+
+    #[test]
+    fn attempts_are_counted_as_far_as_their_number_goes_and_never_begin_anew() {
+        let first = Stamp {
+            id: MessageId::new(1),
+            accepted_ns: 0,
+        };
+        let batch = Arc::new(Batch::chunk(vec![()], first));
+        let mut again = PendingDelivery::first(&batch, 0, 0);
+        again.attempts = u32::MAX - 2;
+        for _ in 0..3 {
+            again.fail(Arc::from("no"), FailureKind::Error, 0);
+            assert_eq!(again.attempts, u32::MAX - 1);
+        }
+    }
+}

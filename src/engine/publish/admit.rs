@@ -1,0 +1,422 @@
+//! The publish half of the route: gate, overflow policy, queue.
+
+use crate::engine::base::gate::Gate;
+use crate::engine::runtime::context;
+use crate::engine::state::partition_queue::Tail;
+use crate::engine::state::partition_set::QueueRef;
+use crate::engine::state::topic::TopicCore;
+use crate::message::batch::{DeferredDrops, Message, Meta, QueueEntry, Stamp};
+use crate::message::{MessageId, Receipt};
+use crate::observe::event::{DropCause, EventKind};
+use crate::observe::note::Note;
+use crate::pure::decide::lifecycle::Status;
+use crate::pure::words::schedule::Then;
+use crate::pure::words::tickets::Refusal;
+use crate::sync::{Arc, Instant, MutexGuard, breakable, pause};
+use crate::types::config::{NoSubscribers, Overflow};
+use crate::types::error::PublishError;
+
+/// How often a publisher looks for something to drop before it gives up. It
+/// finds nothing only while others are between their ticket and their push.
+const EVICTION_TRIES: u32 = 1_000;
+
+/// How long a publisher waits for room, and what has been said of it.
+#[derive(Default)]
+pub(crate) struct Patience {
+    /// When a wait that has begun must end; it is set by the first.
+    until: Option<Instant>,
+    /// Observers know that it waits.
+    told: bool,
+    /// It holds a lock, under which no code of the user's may run.
+    is_locked: bool,
+}
+
+impl Patience {
+    /// Of a worker that publishes what a buffer holds, under its lock, again or for the
+    /// first time.
+    pub(crate) fn locked(told: bool) -> Self {
+        Self {
+            until: None,
+            told,
+            is_locked: true,
+        }
+    }
+}
+
+/// What became of an admission.
+pub(crate) struct Admitted {
+    pub(crate) first_id: u64,
+    pub(crate) count: u64,
+    pub(crate) evicted: u32,
+    /// There was no room, and the policy is to drop the newest.
+    pub(crate) dropped: bool,
+}
+
+impl Admitted {
+    /// Into a queue that had room: the first id, and how many.
+    pub(crate) fn plainly((first_id, count): (u64, u64)) -> Self {
+        Self {
+            first_id,
+            count,
+            evicted: 0,
+            dropped: false,
+        }
+    }
+
+    pub(crate) fn last_id(&self) -> u64 {
+        self.first_id + self.count - 1
+    }
+
+    /// What the publisher of the first of these messages gets.
+    pub(crate) fn receipt(&self) -> Receipt {
+        Receipt {
+            id: MessageId::new(self.first_id),
+            evicted: self.evicted,
+            dropped: self.dropped,
+        }
+    }
+}
+
+/// Why nothing was admitted.
+#[derive(Clone, Copy)]
+pub(crate) enum Refused {
+    Full,
+    TimedOut,
+    Closed,
+    NoSubscribers,
+}
+
+impl Refused {
+    pub(crate) fn error<P>(self, payload: P) -> PublishError<P> {
+        match self {
+            Self::Full => PublishError::Full(payload),
+            Self::TimedOut => PublishError::TimedOut(payload),
+            Self::Closed => PublishError::Closed(payload),
+            Self::NoSubscribers => PublishError::NoSubscribers(payload),
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Accepts one message or hands the payload back.
+    #[inline(always)]
+    pub(crate) fn publish(
+        self: &Arc<Self>,
+        payload: T,
+        meta: Option<Meta>,
+    ) -> Result<Receipt, PublishError<T>> {
+        if let Some((accepted_ns, mut tail)) = self.short_way()
+            && let Ok(granted) = self.gate.admit_alone(1, self.settings.capacity)
+        {
+            let admitted = Admitted::plainly(granted);
+            let id = MessageId::new(admitted.first_id);
+            let stamp = Stamp { id, accepted_ns };
+            let own_expires_ns = meta.as_ref().and_then(|meta| meta.expires_ns(stamp));
+            let message = Message { stamp, payload };
+            self.plain.write(&mut tail, message, meta);
+            self.ring_after(tail, id.get(), own_expires_ns);
+            return Ok(admitted.receipt());
+        }
+        self.publish_to(None, payload, meta)
+    }
+
+    /// The time and the lock of the queue, where a message may get its ticket and be
+    /// written in one step: the topic is not split, and nobody is to be told in between.
+    #[inline(always)]
+    pub(crate) fn short_way(&self) -> Option<(u64, MutexGuard<'_, Tail<T>>)> {
+        if self.split.is_some() || self.bus().observed() || self.lacks_subscribers() {
+            return None;
+        }
+        Some((self.engine.clock.now_ns(), self.plain.tail()))
+    }
+
+    /// Lets go of the queue after a message of this number was written, and lets the
+    /// dispatcher know if it wants to.
+    #[inline(always)]
+    pub(crate) fn ring_after(
+        self: &Arc<Self>,
+        mut tail: MutexGuard<'_, Tail<T>>,
+        number: u64,
+        own_expires_ns: Option<u64>,
+    ) {
+        let rings = tail.rings(number);
+        drop(tail);
+        if self.plain.after_push(rings, own_expires_ns) == Then::Enqueue {
+            self.engine.pool.submit(Arc::clone(self) as _);
+        }
+    }
+
+    /// As [`publish`](Self::publish), to where `route` says if it says anything.
+    #[inline(always)]
+    pub(crate) fn publish_to(
+        self: &Arc<Self>,
+        route: Option<u64>,
+        payload: T,
+        meta: Option<Meta>,
+    ) -> Result<Receipt, PublishError<T>> {
+        let mut drops = DeferredDrops::new();
+        let admitted = match self.admit_one(&mut drops, route, meta.as_ref()) {
+            Ok(admitted) => admitted,
+            Err(refused) => return Err(refused.error(payload)),
+        };
+        let message = self.message(admitted.first_id, payload);
+        let entry = QueueEntry::One(message, meta);
+        self.admitted(entry, &admitted, &mut drops, route);
+        Ok(admitted.receipt())
+    }
+
+    /// Gets one ticket, or counts the refusal.
+    #[inline(always)]
+    pub(crate) fn admit_one(
+        self: &Arc<Self>,
+        drops: &mut DeferredDrops<T>,
+        route: Option<u64>,
+        meta: Option<&Meta>,
+    ) -> Result<Admitted, Refused> {
+        let admitted = self.admit(1, &mut Patience::default(), drops, route, meta);
+        admitted.inspect_err(|_| self.books.rejected.add(1))
+    }
+
+    #[inline(always)]
+    pub(crate) fn message(&self, id: u64, payload: T) -> Message<T> {
+        Message {
+            stamp: Stamp {
+                id: MessageId::new(id),
+                accepted_ns: self.engine.clock.now_ns(),
+            },
+            payload,
+        }
+    }
+
+    /// An admitted entry goes where its admission says.
+    #[inline(always)]
+    pub(crate) fn admitted(
+        self: &Arc<Self>,
+        entry: QueueEntry<T>,
+        admitted: &Admitted,
+        drops: &mut DeferredDrops<T>,
+        route: Option<u64>,
+    ) {
+        if admitted.dropped {
+            self.drop_messages(entry.ids(), DropCause::Overflow);
+            return drops.add_entry(entry);
+        }
+        if self.bus().observed() {
+            // Told before the push, so that no later event of these messages
+            // can overtake it.
+            self.tell_enqueued(entry.ids(), entry.first().accepted_ns);
+        }
+        self.enqueue(entry, admitted.last_id(), route);
+    }
+
+    pub(crate) fn tell_enqueued(
+        &self,
+        mut ids: impl ExactSizeIterator<Item = MessageId>,
+        at_ns: u64,
+    ) {
+        let depth = self.waiting();
+        if ids.len() == 1
+            && let Some(id) = ids.next()
+        {
+            return self.bus().send_numbered(1, |sequence| Note::Enqueued {
+                sequence,
+                at_ns,
+                topic: Arc::clone(&self.name),
+                id,
+                depth,
+            });
+        }
+        let kind = EventKind::MessageEnqueued { depth };
+        self.tell_each(ids, Status::Queued, at_ns, kind);
+    }
+
+    /// Gets tickets for at least one and at most `wanted` messages, by the
+    /// topic's overflow policy if there is no room; what that drops goes to
+    /// `drops`. `route`, or else `meta`, says where they would go.
+    #[inline(always)]
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        wanted: u64,
+        patience: &mut Patience,
+        drops: &mut DeferredDrops<T>,
+        route: Option<u64>,
+        meta: Option<&Meta>,
+    ) -> Result<Admitted, Refused> {
+        if self.lacks_subscribers() {
+            return Err(Refused::NoSubscribers);
+        }
+        match self.admit_outside(wanted) {
+            Ok(granted) => Ok(Admitted::plainly(granted)),
+            Err(refusal) => self.admit_by_policy(wanted, refusal, patience, drops, route, meta),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn lacks_subscribers(&self) -> bool {
+        self.settings.no_subscribers == NoSubscribers::Reject
+            && !self.has_subscribers()
+            && !self.is_closed_to_caller()
+    }
+
+    /// Whether it accepts nothing from this thread: while a drain by stages runs,
+    /// handlers may still publish.
+    fn is_closed_to_caller(&self) -> bool {
+        self.gate.is_closed() && (self.gate.is_sealed() || !context::is_handling(&self.engine))
+    }
+
+    /// Takes a step at the gate. A topic that isn't split changes it only under the lock
+    /// of its queue, where most of its publishers are alone anyway.
+    pub(crate) fn at_gate<R>(&self, step: impl FnOnce(&Gate) -> R) -> R {
+        let alone = || self.split.is_none().then(|| self.plain.tail());
+        let _alone = breakable!("gate: past the lock", alone(), None);
+        step(&self.gate)
+    }
+
+    /// Gets tickets by the capacity, for who may be outside of handlers.
+    pub(crate) fn admit_outside(&self, wanted: u64) -> Result<(u64, u64), Refusal> {
+        self.at_gate(|gate| gate.admit(wanted, self.settings.capacity))
+    }
+
+    /// The same, but lets handlers in though it is closed to others.
+    pub(crate) fn admit_caller(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
+        match self.at_gate(|gate| gate.admit(wanted, capacity)) {
+            Err(Refusal::Closed) if context::is_handling(&self.engine) => {
+                self.at_gate(|gate| gate.admit_handler(wanted, capacity))
+            }
+            admitted => admitted,
+        }
+    }
+
+    fn has_subscribers(&self) -> bool {
+        use crate::pure::words::room::Phase;
+        self.lanes
+            .peek(|lanes| lanes.iter().any(|lane| lane.phase() == Phase::Open))
+    }
+
+    #[cold]
+    fn admit_by_policy(
+        self: &Arc<Self>,
+        wanted: u64,
+        refusal: Refusal,
+        patience: &mut Patience,
+        drops: &mut DeferredDrops<T>,
+        route: Option<u64>,
+        meta: Option<&Meta>,
+    ) -> Result<Admitted, Refused> {
+        let mut refusal = refusal;
+        let may_have_room = match refusal {
+            Refusal::Closed => true,
+            Refusal::Full if patience.is_locked => {
+                // Ending what has expired drops it: that is left to the dispatcher.
+                self.ring();
+                false
+            }
+            Refusal::Full => self.make_room_of_expired(),
+        };
+        if may_have_room {
+            match self.admit_caller(wanted, self.settings.capacity) {
+                Ok(granted) => return Ok(Admitted::plainly(granted)),
+                Err(still) => refusal = still,
+            }
+        }
+        if refusal == Refusal::Full && !std::mem::replace(&mut patience.told, true) {
+            self.tell(EventKind::Backpressure {
+                depth: self.waiting(),
+                overflow: self.settings.overflow,
+            });
+        }
+        let admitted = match (refusal, self.settings.overflow) {
+            (Refusal::Closed, _) => Err(Refused::Closed),
+            (Refusal::Full, Overflow::Reject) => Err(Refused::Full),
+            (Refusal::Full, Overflow::Block { timeout }) => {
+                if patience.until.is_none() {
+                    patience.until = Instant::now().checked_add(timeout);
+                }
+                self.admit_after_wait(wanted, patience.until)
+            }
+            (Refusal::Full, Overflow::DropOldest) => {
+                self.admit_by_eviction(wanted, drops, route, meta)
+            }
+            (Refusal::Full, Overflow::DropNewest) => {
+                let forced = self.admit_caller(wanted, u64::MAX);
+                forced.map_err(refused).map(|granted| Admitted {
+                    dropped: true,
+                    ..Admitted::plainly(granted)
+                })
+            }
+        };
+        patience.told &= admitted.is_err();
+        if let Err(Refused::Closed) = admitted {
+            context::note_refusal(&self.engine);
+        }
+        admitted
+    }
+
+    /// Whether a publisher that was refused would not be now, or never will be accepted.
+    pub(crate) fn may_admit(&self) -> bool {
+        self.gate.is_closed() || !self.is_full() && !self.lacks_subscribers()
+    }
+
+    fn admit_after_wait(
+        self: &Arc<Self>,
+        wanted: u64,
+        until: Option<Instant>,
+    ) -> Result<Admitted, Refused> {
+        if context::is_inside(&self.engine) {
+            return Err(Refused::Full);
+        }
+        // What is waiting must be on its way before we wait for its room.
+        self.ring();
+        let attempt = || match self.admit_outside(wanted) {
+            Err(Refusal::Full) => None,
+            admitted => Some(admitted),
+        };
+        let admitted = self.waiters.wait_for(until, attempt, || self.room());
+        let granted = admitted.ok_or(Refused::TimedOut)?.map_err(refused)?;
+        Ok(Admitted::plainly(granted))
+    }
+
+    fn admit_by_eviction(
+        self: &Arc<Self>,
+        wanted: u64,
+        drops: &mut DeferredDrops<T>,
+        route: Option<u64>,
+        meta: Option<&Meta>,
+    ) -> Result<Admitted, Refused> {
+        let mut evicted = 0;
+        for _ in 0..EVICTION_TRIES {
+            if self.is_closed_to_caller() {
+                return Err(Refused::Closed);
+            }
+            let oldest = match &self.split {
+                None => self.drop_oldest(&QueueRef::Plain(&self.plain), wanted as u32),
+                Some(split) => split.drop_oldest(self, route, meta, wanted),
+            };
+            match oldest {
+                Some(dropped) => {
+                    evicted += dropped.len() as u32;
+                    drops.add_part(dropped);
+                }
+                None => pause(),
+            }
+            match self.admit_caller(wanted, self.settings.capacity) {
+                Ok(granted) => {
+                    return Ok(Admitted {
+                        evicted,
+                        ..Admitted::plainly(granted)
+                    });
+                }
+                Err(Refusal::Closed) => return Err(Refused::Closed),
+                Err(Refusal::Full) => {}
+            }
+        }
+        Err(Refused::Full)
+    }
+}
+
+pub(crate) fn refused(refusal: Refusal) -> Refused {
+    match refusal {
+        Refusal::Full => Refused::Full,
+        Refusal::Closed => Refused::Closed,
+    }
+}

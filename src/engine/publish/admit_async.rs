@@ -1,0 +1,86 @@
+//! Publishing from a future: it waits for room without a thread.
+
+use std::task::{Context, Poll, ready};
+
+use crate::engine::publish::admit::{Admitted, Refused, refused};
+use crate::engine::runtime::context;
+use crate::engine::state::topic::TopicCore;
+use crate::engine::wait::wakers::Seat;
+use crate::message::Receipt;
+use crate::message::batch::{DeferredDrops, QueueEntry};
+use crate::observe::event::EventKind;
+use crate::pure::words::tickets::Refusal;
+use crate::sync::Arc;
+use crate::types::config::Overflow;
+use crate::types::error::PublishError;
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Gets one ticket under `Overflow::Block`, or has the future of this seat be woken
+    /// when there may be room. `is_first`: it has not waited yet.
+    pub(crate) fn poll_admit(
+        self: &Arc<Self>,
+        is_first: bool,
+        seat: &mut Seat,
+        cx: &Context<'_>,
+    ) -> Poll<Result<Admitted, Refused>> {
+        if is_first && self.lacks_subscribers() {
+            return Poll::Ready(Err(Refused::NoSubscribers));
+        }
+        let attempt = || match self.admit_caller(1, self.settings.capacity) {
+            Err(Refusal::Full) => None,
+            admitted => Some(admitted),
+        };
+        let made_room = || self.make_room_of_expired().then(attempt).flatten();
+        let admitted = match attempt().or_else(made_room) {
+            Some(admitted) => {
+                self.waiters.leave(seat, || self.room());
+                admitted
+            }
+            None => {
+                if is_first {
+                    self.tell(EventKind::Backpressure {
+                        depth: self.waiting(),
+                        overflow: self.settings.overflow,
+                    });
+                }
+                // What is waiting must be on its way before we wait for its room.
+                self.ring();
+                let room = || self.room();
+                ready!(self.waiters.poll_for(seat, cx, attempt, room))
+            }
+        };
+        if admitted.is_err() {
+            context::note_refusal(&self.engine);
+        }
+        Poll::Ready(admitted.map(Admitted::plainly).map_err(refused))
+    }
+
+    /// Accepts one message or hands the payload back, once there is room under
+    /// `Overflow::Block`; other policies answer at once.
+    pub(crate) fn poll_publish(
+        self: &Arc<Self>,
+        payload: &mut Option<T>,
+        is_first: bool,
+        seat: &mut Seat,
+        context: &Context<'_>,
+    ) -> Poll<Result<Receipt, PublishError<T>>> {
+        let take = |payload: &mut Option<T>| payload.take().expect("polled after it was ready");
+        if !matches!(self.settings.overflow, Overflow::Block { .. }) {
+            return Poll::Ready(self.publish(take(payload), None));
+        }
+        let admitted = ready!(self.poll_admit(is_first, seat, context));
+        let payload = take(payload);
+        Poll::Ready(match admitted {
+            Err(refused) => {
+                self.books.rejected.add(1);
+                Err(refused.error(payload))
+            }
+            Ok(admitted) => {
+                let message = self.message(admitted.first_id, payload);
+                let entry = QueueEntry::One(message, None);
+                self.admitted(entry, &admitted, &mut DeferredDrops::new(), None);
+                Ok(admitted.receipt())
+            }
+        })
+    }
+}

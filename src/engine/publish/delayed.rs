@@ -1,0 +1,97 @@
+//! Messages that were accepted and are due later: each holds its ticket, and waits on the
+//! timer wheel.
+
+use std::time::Duration;
+
+use crate::engine::base::contain::discard;
+use crate::engine::state::topic::{Delayed, TopicCore};
+use crate::message::Receipt;
+use crate::message::batch::{DeferredDrops, Meta, QueueEntry};
+use crate::observe::event::DropCause;
+use crate::pure::wheel::TimerKey;
+use crate::sync::Arc;
+use crate::types::duration::nanos;
+use crate::types::error::PublishError;
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Accepts one message now and puts it into the queue after `delay`. It
+    /// holds its place meanwhile, so it can be neither rejected nor dropped then.
+    pub(crate) fn publish_after(
+        self: &Arc<Self>,
+        delay: Duration,
+        payload: T,
+        meta: Option<Meta>,
+    ) -> Result<Receipt, PublishError<T>> {
+        if delay.is_zero() {
+            return self.publish(payload, meta);
+        }
+        let mut drops = DeferredDrops::new();
+        let route = self
+            .split
+            .as_ref()
+            .and_then(|split| split.route(meta.as_ref(), 1, 1));
+        let admitted = match self.admit_one(&mut drops, route, None) {
+            Ok(admitted) => admitted,
+            Err(refused) => return Err(refused.error(payload)),
+        };
+        let mut message = self.message(admitted.first_id, payload);
+        if admitted.dropped {
+            self.admitted(QueueEntry::One(message, meta), &admitted, &mut drops, route);
+            return Ok(admitted.receipt());
+        }
+        let delay_ns = nanos(delay);
+        if self.bus().observed() {
+            let stamp = message.stamp;
+            self.tell_enqueued(std::iter::once(stamp.id), stamp.accepted_ns);
+        }
+        // Latency counts from when it is due.
+        let accepted_ns = &mut message.stamp.accepted_ns;
+        *accepted_ns = accepted_ns.saturating_add(delay_ns);
+        self.books.delayed.add(1);
+        let entry = Box::new(Delayed {
+            message,
+            meta,
+            timer: TimerKey::NONE,
+            route,
+        });
+        // The lock is held over the timer so that the deadline can't come before
+        // the entry knows its key.
+        let mut delayed = self.delayed.lock();
+        let tag = delayed.insert(entry);
+        let key = self.engine.set_timer(delay_ns, tag, Arc::clone(self) as _);
+        if let Some(entry) = delayed.get_mut(tag) {
+            entry.timer = key;
+        }
+        drop(delayed);
+        // It may have taken the last place of a topic whose strategy waits; and
+        // after a stop somebody must drop it.
+        self.ring();
+        Ok(admitted.receipt())
+    }
+
+    /// A delayed message is due.
+    pub(crate) fn publish_due(self: &Arc<Self>, due: Delayed<T>) {
+        let Delayed {
+            message,
+            meta,
+            route,
+            ..
+        } = due;
+        let last_id = message.stamp.id.get();
+        self.books.delayed.sub(1);
+        self.enqueue(QueueEntry::One(message, meta), last_id, route);
+        // The dispatcher may wait for a ticket that is already out.
+        self.ring();
+    }
+
+    /// The broker has stopped: what was delayed is dropped, and counted.
+    pub(crate) fn drop_delayed(&self) {
+        let delayed: Vec<_> = self.delayed.lock().drain().collect();
+        for entry in delayed {
+            self.engine.timer.cancel_parked(entry.timer);
+            self.books.delayed.sub(1);
+            self.drop_messages(std::iter::once(entry.message.stamp.id), DropCause::Shutdown);
+            discard(entry);
+        }
+    }
+}

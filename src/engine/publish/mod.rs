@@ -1,0 +1,8 @@
+//! From a publish to the topic's queue: admission, batches, buffers, delays.
+
+pub(crate) mod admit;
+#[cfg(feature = "async")]
+pub(crate) mod admit_async;
+pub(crate) mod buffer;
+pub(crate) mod chunks;
+pub(crate) mod delayed;

@@ -1,0 +1,4 @@
+//! Deliveries on lease: taking them, and settling them.
+
+pub(crate) mod receive;
+pub(crate) mod settle;

@@ -1,0 +1,261 @@
+//! Deliveries on lease: callers have taken them, and settle them when they are done.
+//!
+//! What is out is [on record](crate::engine::parts::outstanding) under the crew's lock. Who wants to settle a
+//! lease (its holder by an ack, a nack or a drop; its deadline; the end of the lane) takes it
+//! out there, and only who has taken it out says what becomes of the delivery, outside of
+//! the lock. The feared interleaving: an ack and the deadline both find the lease out. They
+//! can't, because looking and taking out is one step. What has outlived its deadline
+//! is for the deadline alone, so whether an ack is late is decided by the clock and not
+//! by who comes first. Model: `loom-tests/tests/models/pull.rs`.
+//!
+//! The *alarm* is one timer for all of them, never set for later than the first deadline. Who
+//! takes a lease sets it only if the new deadline is earlier; who settles or extends one
+//! leaves it alone, as long as others are out or something waits that may soon be. So a busy
+//! pull pays for no timer, and an idle one has none: who settles the last lease of a lane in
+//! which nothing waits takes the alarm back. Whoever judges what is overdue sets it for the
+//! first deadline that is left, or later where many are out, so that it doesn't look through
+//! them at every tick.
+
+use std::iter;
+
+use crate::engine::parts::attempts::Attempts;
+use crate::engine::parts::handler::{Cause, Fault};
+use crate::engine::parts::leases::{Alarm, Leases};
+use crate::engine::parts::outstanding::Granted;
+use crate::engine::parts::pending::PendingDelivery;
+use crate::engine::runtime::context::{self, Inside};
+use crate::engine::state::keyed::{KeyedLane, State};
+use crate::engine::state::lane::{Lane, Turn};
+use crate::engine::wait::fire::LEASE;
+use crate::message::nack::Nack;
+use crate::observe::event::EventKind;
+use crate::pure::decide::expiry::{NEVER, next_look};
+use crate::pure::decide::lifecycle::{Status, Step};
+use crate::pure::order::sequencer::Taken;
+use crate::pure::words::room::Phase;
+use crate::sync::{Arc, breakable};
+use crate::types::error::Stale;
+
+/// How a holder says that a delivery has not been handled.
+pub(crate) enum Failing {
+    Nack(Nack),
+    Abandon,
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// No lease is out any more, and none will be.
+    pub(crate) fn end_leases(&self) {
+        if let Some(crew) = self.crew.get() {
+            crew.state.lock().leases.silence_alarm(self.engine());
+        }
+    }
+
+    /// Ends a delivery that is out, as the lane's phase says: whoever has it holds a
+    /// stale lease from here on.
+    pub(crate) fn end_lease(&self, mut item: PendingDelivery<T>) {
+        item.remember_latest();
+        item.attempts += 1;
+        self.end_pending(item, Status::Delivering);
+        self.books.end_in_flight(1);
+    }
+
+    /// Whether nothing will be leased any more.
+    pub(crate) fn is_over(&self) -> bool {
+        let room = self.room.load();
+        room.phase > Phase::Draining || (room.phase == Phase::Draining && room.occupied == 0)
+    }
+}
+
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+    /// Writes down that so many deliveries go out on lease.
+    pub(crate) fn note_granted(self, leases: &mut Leases<T>, count: u64, due_ns: u64) {
+        self.lane.books.begin_in_flight(count);
+        self.lane.books.record(Status::Queued, Step::Start, count);
+        self.set_alarm(leases, due_ns);
+    }
+
+    /// Has the wheel call when this deadline comes, unless it calls before.
+    fn set_alarm(self, leases: &mut Leases<T>, due_ns: u64) {
+        if due_ns < leases.alarm.due_ns {
+            let timer = &self.lane.engine().timer;
+            let key = timer.insert(due_ns, LEASE, Arc::clone(self.lane) as _);
+            let later = std::mem::replace(&mut leases.alarm, Alarm { due_ns, key });
+            timer.cancel(later.key);
+        }
+    }
+
+    /// Silences the alarm if nothing is out, and nothing waits that may soon be.
+    fn rest_alarm(self, state: &mut State<T>) {
+        if state.leases.out.len() == 0 && state.sequencer.len() == 0 && self.lane.is_inbox_empty() {
+            state.leases.silence_alarm(self.lane.engine());
+        }
+    }
+
+    /// Sets the deadline of a lease anew.
+    pub(crate) fn extend_lease(self, lease: &mut Granted<T>, by_ns: u64) -> Result<(), Stale> {
+        let mut state = self.crew.state.lock();
+        let timer_ns = self.lane.engine().clock.timer_ns();
+        let due_ns = timer_ns.saturating_add(by_ns);
+        if state.leases.out.extend(lease, due_ns, timer_ns) {
+            return Ok(());
+        }
+        state.leases.stale += 1;
+        drop(state);
+        self.tell_stale(lease);
+        Err(Stale)
+    }
+
+    /// Settles leases that were taken at once for their holder, all or none: what they were
+    /// given for has been handled.
+    pub(crate) fn ack_leases(self, runs: &[Granted<T>]) -> Result<(), Stale> {
+        let timer_ns = self.lane.engine().clock.timer_ns();
+        let count = runs.iter().map(Granted::len).sum();
+        let mut state = self.crew.state.lock();
+        let out = &mut state.leases.out;
+        let are_good = runs.iter().all(|run| out.holds(run, timer_ns));
+        let mut state = breakable!("pull: looked at, then taken out", state, {
+            drop(state);
+            self.crew.state.lock()
+        });
+        let leases = &mut state.leases;
+        if are_good {
+            runs.iter().for_each(|run| leases.out.end(run));
+        } else {
+            leases.stale += count as u64;
+        }
+        self.rest_alarm(&mut state);
+        drop(state);
+        // Taken also if all is well: what it ignored is not the fault of the next.
+        context::take_refusal(self.lane.engine());
+        if are_good {
+            self.conclude_acks(runs, count);
+            return Ok(());
+        }
+        runs.iter().for_each(|run| self.tell_stale(run));
+        Err(Stale)
+    }
+
+    /// Writes down that leases have been acked: each was in hand all the while.
+    fn ack_run(self, run: &Granted<T>, ended_ns: u64) {
+        let attempts = Attempts {
+            number: run.attempt,
+            is_first: run.is_first,
+            began_ns: run.began_ns,
+        };
+        let took = attempts.until(ended_ns, 1);
+        if run.len() == 1 {
+            // The most frequent, and stretches cost more than the rest of it.
+            let stamp = run.batch.stamp(run.index());
+            let (ids, accepted_ns) = (iter::once(stamp.id), iter::once(stamp.accepted_ns));
+            self.lane
+                .end_attempts(ids, accepted_ns, &[], attempts, took);
+            return;
+        }
+        for stretch in run.stretches() {
+            let ids = run.batch.ids(stretch.start, stretch.end);
+            let accepted_ns = stretch.map(|index| run.batch.stamp(index).accepted_ns);
+            self.lane
+                .end_attempts(ids, accepted_ns, &[], attempts, took);
+        }
+    }
+
+    /// Settles a lease for its holder: the attempt has failed.
+    pub(crate) fn fail_lease(self, lease: &Granted<T>, failing: Failing) -> Result<(), Stale> {
+        let timer_ns = self.lane.engine().clock.timer_ns();
+        let is_abandoned = matches!(failing, Failing::Abandon);
+        let mut state = self.crew.state.lock();
+        let leases = &mut state.leases;
+        let taken = leases.out.take(lease, timer_ns);
+        match taken {
+            Some(_) => leases.abandoned += u64::from(is_abandoned),
+            None => leases.stale += u64::from(!is_abandoned),
+        }
+        self.rest_alarm(&mut state);
+        drop(state);
+        let cause = match failing {
+            Failing::Nack(nack) => Cause::Nack(nack),
+            Failing::Abandon => Cause::Abandoned,
+        };
+        let by_shutdown = context::take_refusal(self.lane.engine());
+        let fault = Fault::new(0, cause, by_shutdown);
+        let Some(taken) = taken else {
+            if !is_abandoned {
+                self.tell_stale(lease);
+            }
+            return Err(Stale);
+        };
+        self.settle_leased(taken, lease.began_ns, fault, &mut None);
+        Ok(())
+    }
+
+    /// Tells observers of leases that were settled too late.
+    fn tell_stale(self, run: &Granted<T>) {
+        for id in run.ids() {
+            let (name, kind) = (Some(&self.lane.name), EventKind::StaleSettlement);
+            self.lane
+                .topic
+                .tell_of(name, Some(id), run.attempt, None, kind);
+        }
+    }
+
+    /// Says that these have been delivered, so many in all, and puts them down.
+    fn conclude_acks(self, runs: &[Granted<T>], count: usize) {
+        let motion = self.lane.books.motions.begin(count as u64);
+        let ended_ns = self.lane.engine().clock.now_ns();
+        runs.iter().for_each(|run| self.ack_run(run, ended_ns));
+        let keys = runs.iter().filter_map(|run| run.key);
+        self.put_down_all_ended(keys, count as u32);
+        drop(motion);
+        self.follow_up();
+    }
+
+    /// Says what becomes of leases that have outlived their deadline.
+    pub(crate) fn judge_overdue(self, turn: &mut Turn<T>) {
+        let timer_ns = self.lane.engine().clock.timer_ns();
+        let mut state = self.crew.state.lock();
+        let leases = &mut state.leases;
+        if !std::mem::take(&mut leases.is_overdue) {
+            return;
+        }
+        let late = leases.out.take_overdue(timer_ns);
+        leases.timed_out += late.len() as u64;
+        let first_ns = leases.out.first_due_ns().unwrap_or(NEVER);
+        // It has rung, unless it was taken back and set anew meanwhile.
+        leases.silence_alarm(self.lane.engine());
+        self.set_alarm(leases, next_look(first_ns, leases.out.len(), timer_ns));
+        drop(state);
+        for (taken, began_ns) in late {
+            let fault = Fault::new(0, Cause::Overdue, false);
+            self.settle_leased(taken, began_ns, fault, &mut turn.last_error);
+        }
+    }
+
+    /// Says what becomes of a delivery that was out and has failed.
+    fn settle_leased(
+        self,
+        taken: Taken<PendingDelivery<T>>,
+        began_ns: u64,
+        fault: Fault,
+        last_error: &mut Option<Arc<str>>,
+    ) {
+        let engine = self.lane.engine();
+        let _inside = Inside::enter(engine);
+        let now_ns = engine.clock.now_ns();
+        self.settle_alone(last_error, taken, Some(fault), (began_ns, now_ns));
+        self.follow_up();
+    }
+
+    /// Something that was out has been put down: calls those who wait for that.
+    fn follow_up(self) {
+        let engine = self.lane.engine();
+        breakable!(
+            "pull: room that no receiver hears of",
+            self.crew.receivers.wake(|| self.to_lease())
+        );
+        engine.quiescence.notify_fenced();
+        if engine.has_stopped() {
+            // The end may have passed by while it was in hand.
+            self.lane.end(engine);
+        }
+    }
+}

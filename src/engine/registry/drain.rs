@@ -1,0 +1,273 @@
+//! The end of a broker: drain, and the immediate version of it, drop.
+
+use std::time::Duration;
+
+use crate::engine::runtime::directory::Survey;
+use crate::engine::runtime::{Engine, context};
+use crate::observe::event::{EventKind, Record};
+use crate::observe::metrics::Metrics;
+use crate::pure::words::ending::{Ending, Refuse};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, Instant, Mutex, sleep};
+use crate::types::error::DrainError;
+use crate::types::report::DrainReport;
+
+/// The sums of what the topics have counted.
+fn report_of(metrics: &Metrics, took: Duration) -> DrainReport {
+    let counts = metrics.deliveries();
+    let mut report = DrainReport {
+        made: counts.made,
+        delivered: counts.delivered,
+        dead_lettered: counts.dead_lettered,
+        dropped: counts.dropped,
+        expired: counts.expired,
+        cancelled: counts.cancelled,
+        remaining: counts.open(),
+        took,
+        ..DrainReport::default()
+    };
+    for topic in metrics.all() {
+        report.published += topic.published;
+        report.dispatched += topic.dispatched;
+        report.unrouted += topic.unrouted;
+        report.messages_dropped += topic.dropped;
+        report.remaining += topic.queued;
+    }
+    report
+}
+
+/// What the first drain came to, for all that ask after it.
+#[derive(Default)]
+pub(crate) struct Outcome(Mutex<Option<Result<DrainReport, DrainError>>>);
+
+/// How long to wait, after the deadline, for what ends by itself: publishers
+/// between ticket and push, observers, threads that have nothing left to do.
+const GRACE: Duration = Duration::from_millis(50);
+/// How long to give other threads for what takes none: to push what they have a
+/// ticket for, to finish a turn.
+pub(crate) const MOMENT: Duration = Duration::from_millis(1);
+/// How long dropping a broker waits for handlers that are being called.
+pub(crate) const DROP_GRACE: Duration = Duration::from_secs(1);
+
+/// The later of the two; `None` is never.
+fn later(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.zip(other).map(|(one, other)| one.max(other))
+}
+
+impl Engine {
+    /// See [`Broker::drain`](crate::Broker::drain).
+    pub(crate) fn drain(
+        self: &Arc<Self>,
+        deadline: Duration,
+        whom: Refuse,
+        outcome: &Outcome,
+    ) -> Result<DrainReport, DrainError> {
+        let began = Instant::now();
+        let until = match self.has_lost_its_threads() {
+            true => Some(began),
+            false => began.checked_add(deadline),
+        };
+        let is_first = self.ending.update(|ending| ending.advance(Ending::Closing));
+        // A drain by stages that runs already keeps its stages.
+        self.refuse(if is_first { whom } else { Refuse::Outside });
+        if context::is_inside(self) {
+            let report = report_of(&self.read_metrics(), began.elapsed());
+            return Err(DrainError::InsideHandler(report));
+        }
+        // Whoever asks second waits here for the first one's answer.
+        let mut outcome = outcome.0.lock();
+        if let Some(done) = &*outcome {
+            return done.clone();
+        }
+        self.announce(EventKind::DrainStarted);
+        if whom == Refuse::Outside {
+            // At rest no handler runs, so none is refused what it was granted until then.
+            self.come_to_rest(until);
+        }
+        self.refuse(Refuse::All);
+        self.come_to_rest(until);
+        let report = self.stop(until.and_then(|until| until.checked_add(GRACE)), began);
+        let result = if report.is_complete() {
+            Ok(report)
+        } else {
+            Err(DrainError::Incomplete(report))
+        };
+        *outcome = Some(result.clone());
+        result
+    }
+
+    /// Refuses these publishes from here on, in all topics there are and will be.
+    fn refuse(&self, whom: Refuse) {
+        self.ending.update(|ending| ending.advance(Ending::Closing));
+        // A topic that is being opened is on the map before we look, or never will be.
+        let opening = self.followers.lock();
+        let topics = self.topics.values();
+        drop(opening);
+        for topic in topics {
+            topic.close(whom);
+        }
+        // Said when it is true of every topic.
+        self.ending
+            .update(|ending| ending.advance(Ending::Draining));
+    }
+
+    /// Works, or waits while others work, until nothing is left to do or what is
+    /// left is due only after `until`.
+    fn come_to_rest(&self, until: Option<Instant>) {
+        if !self.is_manual() {
+            let is_done = |survey| self.is_done(survey, until);
+            self.quiescence
+                .wait(until, || self.survey().is_some_and(is_done));
+            return;
+        }
+        let mut last = None;
+        // What is due now is done in any case, but not for ever: handlers may publish, or put
+        // back, as much as they handle.
+        let at_least = Instant::now().checked_add(GRACE);
+        let late = later(until, at_least);
+        loop {
+            self.run_until(late);
+            let survey = self.survey();
+            let time_is_up = until.is_some_and(|until| Instant::now() >= until);
+            if time_is_up || survey.is_some_and(|survey| self.is_done(survey, until)) {
+                return;
+            }
+            // What was put back is tried again for a while: it may go on.
+            let is_put_off = !self.next_run.lock().is_empty()
+                && at_least.is_some_and(|at_least| Instant::now() < at_least);
+            let stands = |survey| !is_put_off && self.stands(survey, last);
+            if self.clock.is_manual() && survey.is_some_and(stands) {
+                // What is left waits for the clock, which nobody moves now.
+                return;
+            }
+            last = survey;
+            let next_ns = self.timer.next_deadline_ns();
+            let wake = next_ns.and_then(|at_ns| self.clock.instant(at_ns));
+            let pause = wake.map_or(MOMENT, |wake| {
+                wake.saturating_duration_since(Instant::now())
+            });
+            sleep(pause.min(GRACE));
+        }
+    }
+
+    /// Whether nothing is left to do, or only what is due after `until`.
+    fn is_done(&self, survey: Survey, until: Option<Instant>) -> bool {
+        survey.moving == 0 && !self.is_coming(survey.parked, until)
+    }
+
+    /// Whether nothing will move on a manual engine before its clock does: no other
+    /// thread runs it, and nobody has done anything for a moment.
+    fn stands(&self, survey: Survey, last: Option<Survey>) -> bool {
+        let is_settled = survey.moving == 0 && survey.parked <= self.timer.outlook().0;
+        self.pool.alive() == 0 && (is_settled || last == Some(survey))
+    }
+
+    /// Whether any of `parked` retries and delayed messages will be there before
+    /// `until`.
+    fn is_coming(&self, parked: u64, until: Option<Instant>) -> bool {
+        let (still_parked, next_ns) = self.timer.outlook();
+        if parked > still_parked {
+            // Its time has come, and it is on its way.
+            return true;
+        }
+        match (next_ns.and_then(|at_ns| self.clock.instant(at_ns)), until) {
+            (Some(due), Some(until)) => parked > 0 && due <= until,
+            (Some(_), None) => parked > 0,
+            (None, _) => false,
+        }
+    }
+
+    /// Cancels what is left, ends the threads, and writes the report.
+    pub(crate) fn stop(self: &Arc<Self>, until: Option<Instant>, began: Instant) -> DrainReport {
+        self.refuse(Refuse::All);
+        let before = report_of(&self.read_metrics(), Duration::ZERO);
+        let refused = self.cancelled_by_end.load(Ordering::Acquire);
+        self.ending.update(|ending| ending.advance(Ending::Stopped));
+        self.let_followers_go();
+        let mut ended;
+        loop {
+            // Workers do the same with what they have in hand; each lane and
+            // topic is ended by whoever gets hold of its baton.
+            for topic in self.all_topics() {
+                Arc::clone(&topic).end(self);
+            }
+            ended = self.is_at_rest();
+            if ended || until.is_some_and(|until| Instant::now() >= until) {
+                break;
+            }
+            let soon = Instant::now().checked_add(MOMENT);
+            self.quiescence.wait(soon, || self.is_at_rest());
+        }
+        if !self.has_lost_its_threads() {
+            ended &= self.stop_threads(until);
+        }
+        if ended {
+            self.let_settings_go();
+        }
+        let mut report = report_of(&self.read_metrics(), began.elapsed());
+        let cancelled = report.cancelled.saturating_sub(before.cancelled);
+        let dropped = report
+            .messages_dropped
+            .saturating_sub(before.messages_dropped);
+        // Of those that were refused just before the books were read, each is in both.
+        let lost = report.cancelled + report.messages_dropped + report.remaining;
+        report.cut_off = lost.min(refused + cancelled + dropped + report.remaining);
+        report
+    }
+
+    /// Ends the threads, and tells observers the last news. `false`: some are busy still.
+    fn stop_threads(&self, until: Option<Instant>) -> bool {
+        self.pool.stop();
+        self.timer.stop();
+        self.announce(EventKind::Drained);
+        if self.is_manual() {
+            let _inside = context::Inside::enter(self);
+            self.bus.pump();
+        }
+        // Those that have nothing left to do may take what is left of the time.
+        let soon = later(until, Instant::now().checked_add(GRACE));
+        let all_gone = || self.quiescence.wait(soon, || self.pool.alive() == 0);
+        let all_gone = !context::is_inside(self) && all_gone();
+        if all_gone {
+            self.pool.join();
+        } else {
+            self.pool.abandon();
+        }
+        self.pool.clear();
+        let all_told = self.bus.stop(soon);
+        if all_told {
+            self.bus.let_go();
+        }
+        all_gone && all_told
+    }
+
+    fn announce(&self, kind: EventKind) {
+        if self.bus.observed() {
+            let now_ns = self.clock.now_ns();
+            let record = Record::new(Arc::from(""), now_ns, kind);
+            self.bus.send(Box::new(record));
+        }
+    }
+
+    /// Waits, or works on an engine without workers, until nothing is left to do.
+    pub(crate) fn wait_until_idle(&self, timeout: Duration) -> bool {
+        if context::is_inside(self) {
+            return false;
+        }
+        if self.is_manual() {
+            self.run_until_idle();
+            return self.is_at_rest();
+        }
+        let until = Instant::now().checked_add(timeout);
+        let still = self.quiescence.wait(until, || self.is_at_rest());
+        still && self.bus.flush(until)
+    }
+
+    /// How long until the next retry, linger or delayed message.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        let next_ns = self.timer.next_deadline_ns()?;
+        Some(Duration::from_nanos(
+            next_ns.saturating_sub(self.clock.timer_ns()),
+        ))
+    }
+}

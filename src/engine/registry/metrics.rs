@@ -1,0 +1,136 @@
+//! Reading the metrics of lanes and topics from their counters.
+
+use crate::engine::base::counters::{DeliveryCounts, Motions};
+use crate::engine::runtime::Engine;
+use crate::engine::state::lane::Lane;
+use crate::engine::state::topic::{Lanes, TopicCore};
+use crate::observe::latency::{Latencies, LatencySummary};
+use crate::observe::metrics::{Metrics, SubscriptionMetrics, TopicMetrics};
+use crate::sync::Arc;
+use std::time::Duration;
+
+/// How often a snapshot is taken in the hope that nothing moves meanwhile. To a scheduler
+/// that may put anything between two looks, one says as much as all.
+const TRIES: usize = if cfg!(any(millstream_loom, millstream_shuttle)) {
+    1
+} else {
+    8
+};
+
+/// Reads until nothing moves, or the least did.
+fn read_still<V>(read: impl Fn() -> (V, u64)) -> (V, u64) {
+    let mut best = read();
+    for _ in 1..TRIES {
+        if best.1 == 0 {
+            break;
+        }
+        let again = read();
+        if again.1 < best.1 {
+            best = again;
+        }
+    }
+    best
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    pub(crate) fn read_metrics(&self, into: &mut Latencies) -> SubscriptionMetrics {
+        let ((counts, occupied), moving) = read_still(|| {
+            // What was done first, then later stages first; see `engine::books`.
+            let motions = [&self.books.motions, &self.topic.books.motions];
+            let done = motions.map(Motions::done);
+            let counts = self.books.read();
+            let occupied = u64::from(self.room.load().occupied);
+            let moving = motions.iter().zip(done).map(|(of, done)| of.since(done));
+            ((counts, occupied), moving.sum())
+        });
+        let mut metrics = SubscriptionMetrics {
+            name: self.name.to_string(),
+            queued: occupied.saturating_sub(counts.in_flight + counts.awaiting_retry),
+            moving,
+            counts,
+            ..SubscriptionMetrics::default()
+        };
+        if let Some(crew) = self.crew.get() {
+            crew.read_metrics(self, &mut metrics);
+        }
+        if let Some(latencies) = self.latencies.lock().as_deref() {
+            metrics.queue_wait = LatencySummary::of(&latencies.queue_wait);
+            metrics.handler = LatencySummary::of(&latencies.handler);
+            metrics.end_to_end = LatencySummary::of(&latencies.end_to_end);
+            into.add(latencies);
+        }
+        metrics
+    }
+}
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    pub(crate) fn read_metrics(&self) -> TopicMetrics {
+        let mut latencies = Latencies::new();
+        let (lanes, ended) = self.lanes_and_ended();
+        let subscriptions = lanes
+            .iter()
+            .map(|lane| lane.read_metrics(&mut latencies))
+            .collect();
+        // Before the queue, of which they are part.
+        let delayed = self.books.delayed.get();
+        let ((dispatched, unrouted, dropped, (queued, published)), moving) = read_still(|| {
+            // As with a lane.
+            let done = self.books.motions.done();
+            let dispatched = self.books.dispatched.get();
+            let unrouted = self.books.unrouted.get();
+            let dropped = self.books.dropped.get();
+            let read = (dispatched, unrouted, dropped, self.gate.counts());
+            (read, self.books.motions.since(done))
+        });
+        let (dead_letters, letters_evicted) = self.letter_counts();
+        TopicMetrics {
+            name: self.name.to_string(),
+            strategy: self.strategy.load().name.to_string(),
+            rejected: self.books.rejected.get(),
+            queued,
+            delayed,
+            dropped,
+            unrouted,
+            dispatched,
+            dead_letters,
+            letters_evicted,
+            partitions: self
+                .split
+                .as_ref()
+                .map_or(Vec::new(), |split| split.depths()),
+            subscriptions,
+            ended,
+            queue_wait: LatencySummary::of(&latencies.queue_wait),
+            handler: LatencySummary::of(&latencies.handler),
+            end_to_end: LatencySummary::of(&latencies.end_to_end),
+            published,
+            moving,
+        }
+    }
+
+    fn lanes_and_ended(&self) -> (Arc<Lanes<T>>, DeliveryCounts) {
+        let ended = self.ended.lock();
+        (
+            self.lanes.load(),
+            ended.as_deref().copied().unwrap_or_default(),
+        )
+    }
+}
+
+impl Engine {
+    /// A snapshot of everything that is counted.
+    pub(crate) fn read_metrics(&self) -> Metrics {
+        // Held over both, so that a topic is counted in one of them.
+        let removed = self.removed.lock();
+        let topics = self.topics.values();
+        let mut topics: Vec<_> = topics.iter().map(|topic| topic.metrics()).collect();
+        topics.sort_by(|a, b| a.name.cmp(&b.name));
+        Metrics {
+            at: Duration::from_nanos(self.clock.now_ns()),
+            topics,
+            removed: removed.clone(),
+            events_missed: self.bus.missed(),
+            observer_panics: self.bus.panicked(),
+        }
+    }
+}

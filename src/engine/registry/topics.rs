@@ -1,0 +1,244 @@
+//! Topics by name, whatever they carry.
+
+use std::any::{Any, type_name};
+
+use crate::engine::base::cell::Cell;
+use crate::engine::base::contain::{SharedStrategy, share_policy, stand_in};
+use crate::engine::base::gate::Gate;
+use crate::engine::runtime::Engine;
+use crate::engine::runtime::context::Inside;
+use crate::engine::runtime::directory::{AnyTopic, Survey, TopicSettings};
+use crate::engine::runtime::pool::Worker;
+use crate::engine::state::lane::Lane;
+use crate::engine::state::partition_set::QueueRef;
+use crate::engine::state::topic::TopicCore;
+use crate::observe::event::EventKind;
+use crate::observe::metrics::TopicMetrics;
+use crate::pure::decide::retry::Backoff;
+use crate::pure::words::ending::Refuse;
+use crate::pure::words::handles::Handles;
+use crate::pure::words::room::Phase;
+use crate::sync::{Arc, breakable, in_order};
+
+impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn payload_type(&self) -> &'static str {
+        type_name::<T>()
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+
+    fn handles(&self) -> &Cell<Handles> {
+        &self.handles
+    }
+
+    fn settings(&self) -> &TopicSettings {
+        &self.settings
+    }
+
+    fn has_lanes(&self) -> bool {
+        self.lanes.peek(|lanes| !lanes.is_empty())
+    }
+
+    fn contents(&self) -> Option<&'static str> {
+        let any = |is: fn(&Lane<T>) -> bool| self.lanes.peek(|all| all.iter().any(|lane| is(lane)));
+        if any(|lane| !lane.by_pattern) {
+            Some("subscriptions")
+        } else if self.gate.outstanding() > 0 {
+            Some("messages")
+        } else if any(|lane| lane.room.load().occupied > 0) {
+            // Looked for where messages go next, once none is left to go there.
+            Some("deliveries")
+        } else if self.letter_counts().0 > 0 {
+            Some("dead letters")
+        } else {
+            None
+        }
+    }
+
+    fn close(self: Arc<Self>, whom: Refuse) {
+        match whom {
+            Refuse::Outside => self.at_gate(Gate::close_outside),
+            Refuse::All => self.at_gate(Gate::close),
+        }
+        self.waiters.wake_all();
+        breakable!("topic: a close that nobody hears of", self.ring());
+        // Batches that lanes accumulate are flushed by a drain, too.
+        for lane in self.lanes.load().iter() {
+            lane.ring();
+        }
+    }
+
+    fn survey(&self) -> Survey {
+        let delayed = self.books.delayed.get();
+        let outstanding = self.gate.outstanding();
+        let lanes = self.lanes.load();
+        let mut survey = Survey {
+            moving: outstanding.saturating_sub(delayed),
+            parked: delayed,
+            activity: self.gate.issued(),
+        };
+        if self.retains(&lanes) && !self.engine.has_stopped() {
+            survey.moving = 0;
+        }
+        for lane in lanes.iter() {
+            let awaiting = lane.books.read().awaiting_retry;
+            let occupied = u64::from(lane.room.load().occupied);
+            let counts = lane.books.read();
+            survey.moving += occupied.saturating_sub(awaiting);
+            survey.parked += awaiting;
+            // A requeue has come to nothing.
+            survey.activity +=
+                counts.made + counts.ended() + counts.attempts.saturating_sub(counts.requeued);
+            // A lane that is ending is at rest when its handler has gone.
+            if lane.phase() != Phase::Open && !lane.is_retired() {
+                survey.moving += 1;
+            }
+        }
+        survey
+    }
+
+    fn end(self: Arc<Self>, engine: &Engine) {
+        let _inside = Inside::enter(engine);
+        if let Some(split) = &self.split {
+            split.end(engine);
+        } else if self.plain.baton.claim() {
+            let worker = &mut Worker::new(engine);
+            let then = self.run_claimed(&QueueRef::Plain(&self.plain), worker);
+            worker.put_down(Arc::clone(&self) as _, then);
+        }
+        for lane in self.lanes.load().iter() {
+            lane.close(Phase::Cancelling);
+            lane.end(engine);
+        }
+    }
+
+    fn let_go(&self) {
+        // What is the user's may hold a handle of this very topic.
+        self.let_lanes_go();
+        self.let_settings_go();
+    }
+
+    fn let_settings_go(&self) {
+        let stand_in = stand_in(&self.strategy.load());
+        drop(self.strategy.swap(stand_in));
+        drop(self.retry.swap(share_policy(Backoff::default())));
+    }
+
+    fn metrics(&self) -> TopicMetrics {
+        self.read_metrics()
+    }
+
+    fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy) {
+        let to = Arc::clone(&strategy.name);
+        let old;
+        in_order!(
+            "swap: the strategy, then a ring",
+            old = self.strategy.swap(strategy),
+            self.ring(),
+        );
+        let from = Arc::clone(&old.name);
+        self.tell(EventKind::StrategySwapped { from, to });
+    }
+
+    fn announce(&self, kind: EventKind) {
+        self.tell(kind);
+    }
+
+    fn announce_lanes(&self) {
+        for lane in self.lanes.load().iter() {
+            self.tell_of(Some(&lane.name), None, 0, None, EventKind::SubscriberAdded);
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Whether messages wait for a first subscription.
+    pub(crate) fn retains(&self, lanes: &[Arc<Lane<T>>]) -> bool {
+        self.settings.no_subscribers == crate::types::config::NoSubscribers::Retain
+            && lanes.iter().all(|lane| lane.phase() != Phase::Open)
+    }
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Runs the end of a lane on the calling thread. `false`: a worker has it.
+    pub(crate) fn end(self: &Arc<Self>, engine: &Engine) -> bool {
+        let _inside = Inside::enter(engine);
+        let mut has_run = false;
+        while self.baton.claim() {
+            has_run = true;
+            if !self.run_claimed() {
+                break;
+            }
+        }
+        has_run
+    }
+
+    /// Its end may have come. Nobody waits for a free worker with that: they may all
+    /// be busy elsewhere.
+    pub(crate) fn come_to_end(self: &Arc<Self>) {
+        if self.phase() <= Phase::Draining || !self.end(self.engine()) {
+            self.ring();
+        }
+    }
+}
+
+impl Engine {
+    /// Those on the map, and those that have left it and not ended.
+    pub(crate) fn all_topics(&self) -> Vec<Arc<dyn AnyTopic>> {
+        let mut topics = self.topics.values();
+        topics.extend(self.departed.lock().iter().cloned());
+        topics
+    }
+
+    /// Remembers a topic that was removed until its lanes have gone.
+    pub(crate) fn depart(&self, topic: &Arc<dyn AnyTopic>) {
+        let mut departed = self.departed.lock();
+        let (here, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut *departed)
+            .into_iter()
+            .partition(|topic| topic.has_lanes());
+        *departed = here;
+        departed.push(Arc::clone(topic));
+        drop(departed);
+        // What a topic still holds is the user's, and goes after the lock.
+        drop(gone);
+    }
+
+    /// After the stop: strategies and policies may hold the broker, which would never be
+    /// dropped then.
+    pub(crate) fn let_settings_go(&self) {
+        for topic in self.all_topics() {
+            topic.let_settings_go();
+        }
+        let stand_in = stand_in(&self.strategy.load());
+        drop(self.strategy.swap(stand_in));
+    }
+
+    /// What all topics still have to do, and whether that stood still while we
+    /// looked.
+    pub(crate) fn survey(&self) -> Option<Survey> {
+        let look = || {
+            let mut sum = Survey::default();
+            for topic in self.all_topics() {
+                let survey = topic.survey();
+                sum.moving += survey.moving;
+                sum.parked += survey.parked;
+                sum.activity += survey.activity;
+            }
+            sum
+        };
+        let first = look();
+        (look() == first).then_some(first)
+    }
+
+    /// Whether nothing is left to do, now or later.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.survey()
+            .is_some_and(|survey| survey.moving == 0 && survey.parked == 0)
+    }
+}

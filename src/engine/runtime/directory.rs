@@ -1,0 +1,94 @@
+//! Topics and subscriptions to patterns as the engine knows them, whatever they carry.
+
+use std::any::Any;
+
+use crate::engine::base::cell::Cell;
+use crate::engine::base::contain::SharedStrategy;
+use crate::engine::runtime::Engine;
+use crate::observe::event::EventKind;
+use crate::observe::metrics::TopicMetrics;
+use crate::pure::words::ending::Refuse;
+use crate::pure::words::handles::Handles;
+use crate::sync::{Arc, Mutex};
+use crate::types::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};
+
+/// What is still to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Survey {
+    /// Messages and deliveries that somebody can and will work on now.
+    pub(crate) moving: u64,
+    /// Those that wait for their time: retries and delayed messages.
+    pub(crate) parked: u64,
+    /// Grows with everything that happens, so that two equal surveys mean that
+    /// nothing happened in between.
+    pub(crate) activity: u64,
+}
+
+/// Settings of a topic, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct TopicSettings {
+    pub(crate) capacity: u64,
+    pub(crate) overflow: Overflow,
+    pub(crate) no_subscribers: NoSubscribers,
+    pub(crate) ttl_ns: Option<u64>,
+    pub(crate) on_expired: OnExpired,
+    pub(crate) lane_capacity: u32,
+    pub(crate) letters: usize,
+    pub(crate) letter_overflow: DeadLetterOverflow,
+    pub(crate) partitions: Option<Partitions>,
+}
+
+/// How a topic is split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Partitions {
+    pub(crate) count: u16,
+    pub(crate) unkeyed: Unkeyed,
+}
+
+/// A topic of any payload type.
+pub(crate) trait AnyTopic: Send + Sync {
+    fn name(&self) -> &Arc<str>;
+    fn payload_type(&self) -> &'static str;
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+    fn handles(&self) -> &Cell<Handles>;
+    fn settings(&self) -> &TopicSettings;
+    /// Whether it has lanes, though they be ending.
+    fn has_lanes(&self) -> bool;
+    /// What there is that forbids removing it.
+    fn contents(&self) -> Option<&'static str>;
+    /// Refuses publishes from here on, those of handlers included or not, and lets
+    /// everybody know.
+    fn close(self: Arc<Self>, whom: Refuse);
+    fn survey(&self) -> Survey;
+    /// After the broker has stopped, or the topic was removed: ends what no worker has
+    /// in hand.
+    fn end(self: Arc<Self>, engine: &Engine);
+    /// Lets go of lanes and handlers, for the end of the broker.
+    fn let_go(&self);
+    /// Lets go of its strategy and retry policy, which nobody asks any more.
+    fn let_settings_go(&self);
+    fn metrics(&self) -> TopicMetrics;
+    fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy);
+    /// Tells observers of something that happened to it.
+    fn announce(&self, kind: EventKind);
+    /// Tells observers of the lanes that it was opened with.
+    fn announce_lanes(&self);
+}
+
+/// All subscriptions to patterns. Under this lock, names of subscriptions are given
+/// out, and topics are put on the map and taken off.
+pub(crate) type Followers = Mutex<Vec<Arc<dyn Follow>>>;
+
+/// A subscription to patterns, for topics of any payload type. Called under the lock
+/// of the followers, except for the last two.
+pub(crate) trait Follow: Send + Sync {
+    fn name(&self) -> &str;
+    /// Gives a topic that nobody can find yet a lane if it matches.
+    fn meet(&self, topic: &Arc<dyn AnyTopic>);
+    /// The topic is off the map. `true`: it had a lane, which will end.
+    fn forget(&self, topic: &str) -> bool;
+    /// Lets go of lanes that have ended, and keeps their counts.
+    fn put_away(&self);
+    /// Makes no more lanes, and lets go of its handler and its policy.
+    fn let_go(&self);
+}

@@ -1,0 +1,148 @@
+//! What a broker's threads, handles and user code share, and the threads themselves.
+
+pub(crate) mod bus;
+pub(crate) mod context;
+pub(crate) mod directory;
+pub(crate) mod expiry;
+pub(crate) mod linger;
+pub(crate) mod pool;
+pub(crate) mod timer;
+
+use crate::engine::base::cell::Cell;
+use crate::engine::base::clock::Clock;
+use crate::engine::base::contain::{SharedPolicy, StrategyInUse};
+use crate::engine::wait::quiescence::Quiescence;
+use crate::observe::metrics::TopicMetrics;
+use crate::pure::wheel::TimerKey;
+use crate::pure::words::ending::Ending;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{Arc, Instant, Map, Mutex, Slot, Weak};
+use crate::types::config::{Histograms, Idle};
+use directory::{AnyTopic, Followers};
+
+/// What a broker, its handles and its threads share.
+pub(crate) struct Engine {
+    pub(crate) clock: Clock,
+    pub(crate) timer: timer::Timer,
+    pub(crate) pool: pool::Pool,
+    pub(crate) bus: bus::Bus,
+    pub(crate) quiescence: Quiescence,
+    pub(crate) topics: Map<Arc<dyn AnyTopic>>,
+    pub(crate) followers: Followers,
+    /// Topics that were removed while a lane by a pattern was still ending: the end of
+    /// the broker must find it.
+    pub(crate) departed: Mutex<Vec<Arc<dyn AnyTopic>>>,
+    /// The last metrics of topics that were removed.
+    pub(crate) removed: Mutex<Option<TopicMetrics>>,
+    pub(crate) strategy: Slot<StrategyInUse>,
+    pub(crate) retry: SharedPolicy,
+    /// What jitter is drawn from, with who failed and how often.
+    pub(crate) seed: u64,
+    /// Without workers: what is put off to the next run.
+    pub(crate) next_run: Mutex<Vec<(Weak<dyn crate::engine::wait::fire::Fire>, u32)>>,
+    pub(crate) ending: Cell<Ending>,
+    /// Deliveries cancelled because a publish of their handler was refused.
+    pub(crate) cancelled_by_end: AtomicU64,
+    /// The process that has its threads: not the one that it was forked into.
+    pub(crate) process: u32,
+    pub(crate) workers: usize,
+    pub(crate) idle: Idle,
+    pub(crate) histograms: Histograms,
+    pub(crate) thread_name: String,
+}
+
+impl Engine {
+    /// Whether it is on its way out: it opens no topics any more, and closes those it
+    /// has or has done so.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending.load() > Ending::Running
+    }
+
+    /// Whether all its topics are closed, at least to those outside of handlers.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.ending.load() >= Ending::Draining
+    }
+
+    /// Whether it cancels what it has.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.ending.load() >= Ending::Stopped
+    }
+
+    /// Whether this process was forked off, and the threads have stayed behind: there is
+    /// nobody to wait for, and what they had locked stays so.
+    pub(crate) fn has_lost_its_threads(&self) -> bool {
+        self.workers > 0 && self.process != std::process::id()
+    }
+
+    /// Whether the caller's thread runs everything.
+    pub(crate) fn is_manual(&self) -> bool {
+        self.workers == 0
+    }
+
+    /// Sets a deadline for `target`, `delay_ns` from now.
+    pub(crate) fn set_timer(
+        &self,
+        delay_ns: u64,
+        tag: u32,
+        target: Arc<dyn crate::engine::wait::fire::Fire>,
+    ) -> TimerKey {
+        let due_ns = self.clock.timer_ns().saturating_add(delay_ns);
+        self.timer.insert(due_ns, tag, target)
+    }
+
+    /// Has `target` be told of this tag at the beginning of the next run, if it is there
+    /// by then.
+    pub(crate) fn fire_in_next_run(
+        &self,
+        target: Arc<dyn crate::engine::wait::fire::Fire>,
+        tag: u32,
+    ) {
+        self.next_run.lock().push((Arc::downgrade(&target), tag));
+    }
+
+    /// Runs what is ready and due on the calling thread until there is nothing
+    /// left to do now; returns how many turns that took. Does nothing on an
+    /// engine with workers, or from inside a handler.
+    pub(crate) fn run_until_idle(&self) -> usize {
+        self.run_until(None)
+    }
+
+    /// Whether nothing is put off, due, ready or to be told.
+    fn is_idle(&self) -> bool {
+        self.pool.is_idle()
+            && !self.bus.was_observed()
+            && self.next_run.lock().is_empty()
+            && !self.timer.is_due(&self.clock)
+    }
+
+    /// As [`run_until_idle`](Self::run_until_idle), but begins no turn after `until`.
+    pub(crate) fn run_until(&self, until: Option<Instant>) -> usize {
+        if !self.is_manual() || context::is_inside(self) {
+            return 0;
+        }
+        if self.is_idle() {
+            return 0;
+        }
+        let _inside = context::Inside::enter(self);
+        let _at_work = self.pool.enter(self);
+        let put_off = std::mem::take(&mut *self.next_run.lock());
+        for (target, tag) in put_off {
+            if let Some(target) = target.upgrade() {
+                target.fire(tag);
+            }
+        }
+        let mut turns = 0;
+        loop {
+            let fired = self.timer.fire_due(&self.clock);
+            let is_late = || until.is_some_and(|until| Instant::now() >= until);
+            let ran = self.pool.run_ready(self, || {
+                self.bus.pump();
+                !is_late()
+            });
+            turns += ran;
+            if fired + ran == 0 || is_late() {
+                return turns;
+            }
+        }
+    }
+}

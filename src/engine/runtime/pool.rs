@@ -1,0 +1,433 @@
+//! Worker threads, and the queue of what is ready to run.
+
+use std::io;
+
+use crate::engine::base::contain::contain;
+use crate::engine::base::loans::Loans;
+use crate::engine::base::sleep::Sleep;
+use crate::engine::runtime::Engine;
+use crate::engine::runtime::context::Inside;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{
+    Arc, JoinHandle, Mutex, Thread, Unbounded, breakable, fence, pause, spawn, yield_now,
+};
+use crate::types::config::Idle;
+
+/// Something that a worker can run for a turn: a topic, a partition of one, a lane or a seat,
+/// which have a baton, or a buffer that has lingered, which has a lock.
+pub(crate) trait Task: Send + Sync {
+    /// Runs one turn if the baton can be had, and puts it down again.
+    fn run(self: Arc<Self>, worker: &mut Worker<'_>);
+
+    /// Whether a worker that keeps it should run it now.
+    fn has_news(&self) -> bool {
+        false
+    }
+
+    /// Whether its worker is likely to be back soon if it runs it.
+    fn is_brisk(&self) -> bool {
+        false
+    }
+}
+
+/// What is to become of a topic, or a partition of one, after a turn.
+#[must_use]
+pub(crate) enum After {
+    /// Nothing: it rests.
+    Rest,
+    /// It goes back on the ready queue.
+    Requeue,
+    /// It was lent: its worker keeps it, and runs it again.
+    Keep { has_news: bool },
+}
+
+/// What a turn may use of the thread it runs on.
+pub(crate) struct Worker<'a> {
+    pub(crate) engine: &'a Engine,
+    /// Ran ready during this turn and is best run next, on this core, while its
+    /// messages are in the cache.
+    next: Option<Arc<dyn Task>>,
+    /// Its place among the pool's threads, if it is one of them.
+    number: Option<usize>,
+    /// It has had more to do than what it was woken for.
+    is_busy: bool,
+    /// It has written down a loan, which somebody may have taken since.
+    keeps: bool,
+    /// Searches in a row that came to nothing.
+    vain_searches: u32,
+}
+
+impl<'a> Worker<'a> {
+    /// One that keeps nothing: for whoever runs a turn and goes.
+    pub(crate) fn new(engine: &'a Engine) -> Self {
+        Self {
+            engine,
+            next: None,
+            number: None,
+            is_busy: false,
+            keeps: false,
+            vain_searches: 0,
+        }
+    }
+
+    /// Ready now: run it here next, or let another worker have what was to be
+    /// next until now.
+    pub(crate) fn submit(&mut self, task: Arc<dyn Task>) {
+        if let Some(displaced) = self.next.replace(task) {
+            self.engine.pool.submit(displaced);
+        }
+    }
+
+    /// Still ready after its turn: behind everybody else, for fairness.
+    pub(crate) fn requeue(&mut self, task: Arc<dyn Task>) {
+        self.engine.pool.submit(task);
+    }
+
+    /// Whether it keeps a topic that it found dry: not if others wait for it, and not if it
+    /// may be away for long.
+    pub(crate) fn may_keep(&self) -> bool {
+        KEEPS
+            && self.number.is_some()
+            && self.is_busy
+            && !self.keeps
+            && self.next.as_ref().is_none_or(|next| next.is_brisk())
+            && self.engine.pool.ready.is_empty()
+    }
+
+    /// After its turn.
+    pub(crate) fn put_down(&mut self, task: Arc<dyn Task>, then: After) {
+        match (then, self.number) {
+            (After::Rest, _) => {}
+            (After::Keep { has_news }, Some(number)) => {
+                self.keeps = true;
+                if self.engine.pool.loans.lend(number, task, has_news) {
+                    self.engine.timer.watch(&self.engine.clock, WATCH_NS);
+                }
+            }
+            (After::Requeue | After::Keep { .. }, _) => self.requeue(task),
+        }
+    }
+
+    /// What it keeps, if there is news of it.
+    fn take_news(&mut self) -> Option<Arc<dyn Task>> {
+        let number = self.number.filter(|_| self.keeps)?;
+        let loans = &self.engine.pool.loans;
+        let kept = loans.take_back_if(number, |kept| kept.has_news());
+        self.keeps = kept.is_none();
+        kept
+    }
+
+    /// Puts down what it keeps, after a last look.
+    fn settle(&mut self) {
+        let Some(number) = self.number.filter(|_| self.keeps) else {
+            return;
+        };
+        self.keeps = false;
+        if let Some(kept) = self.engine.pool.loans.take_back(number) {
+            let is_busy = std::mem::take(&mut self.is_busy);
+            run_turn(kept, self);
+            self.is_busy = is_busy;
+        }
+    }
+}
+
+/// Turns of what is next, or kept, before the ready queue has its turn again, so that
+/// a topic and its lane can't keep a core to themselves.
+const NEXT_IN_A_ROW: u32 = 8;
+/// To a scheduler that may put anything between two looks, one says as much as all.
+pub(crate) const EXPLORED: bool = cfg!(any(millstream_loom, millstream_shuttle));
+/// Whole brokers with loans have more interleavings than loom can explore: it models the
+/// parts, and shuttle the whole.
+const KEEPS: bool = !cfg!(millstream_loom);
+/// Looks for work before parking, some 30 µs in all, and some 60 where that pays.
+const LOOKS: u32 = if EXPLORED { 1 } else { 400 };
+const MORE_LOOKS: u32 = if EXPLORED { 1 } else { 1_000 };
+const PAUSES: u32 = if EXPLORED { 1 } else { 4 };
+/// Of searches that come to nothing, one in so many is a long one.
+const LONG_ONE_IN: u32 = 8;
+/// Looks before a worker offers its core to others, which costs half a microsecond.
+const LOOKS_BETWEEN_YIELDS: u32 = 64;
+/// The same of a worker that never parks, and looks without a pause.
+const SPINS_BETWEEN_YIELDS: u32 = 4_096;
+/// How often the watch over the loans comes by: it takes in less than a millisecond what
+/// it has seen twice.
+const WATCH_NS: u64 = 400_000;
+
+/// The workers of a broker; none for a manual engine.
+pub(crate) struct Pool {
+    /// Bounded by the number of topics, partitions, lanes, seats and buffers: each is on it at most
+    /// once, but for entries made stale by a claim or by the end of a loan, which are passed
+    /// over.
+    ready: Unbounded<Arc<dyn Task>>,
+    loans: Loans<Arc<dyn Task>>,
+    sleep: Sleep,
+    stopping: AtomicBool,
+    alive: AtomicUsize,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Pool {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self {
+            ready: Unbounded::new(),
+            loans: Loans::new(workers),
+            sleep: Sleep::new(),
+            stopping: AtomicBool::new(false),
+            alive: AtomicUsize::new(0),
+            threads: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Starts the worker threads.
+    pub(crate) fn start(
+        engine: &Arc<Engine>,
+        workers: usize,
+        stack_size: Option<usize>,
+    ) -> io::Result<()> {
+        for number in 0..workers {
+            let thread = Thread {
+                name: format!("{}-{number}", engine.thread_name),
+                stack_size,
+            };
+            let for_worker = Arc::clone(engine);
+            engine.pool.alive.fetch_add(1, Ordering::Relaxed);
+            match spawn(thread, move || for_worker.pool.work(&for_worker, number)) {
+                Ok(handle) => engine.pool.threads.lock().push(handle),
+                Err(error) => {
+                    engine.pool.alive.fetch_sub(1, Ordering::Relaxed);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a task on the ready queue and wakes a worker if none is looking.
+    pub(crate) fn submit(&self, task: Arc<dyn Task>) {
+        self.ready.push(task);
+        // ORDERING: `wake` fences, so either this load sees the stop or the `clear`
+        // that comes after it and after the last worker sees the push.
+        breakable!("pool: a task without a wake-up", self.sleep.wake());
+        if self.stopping.load(Ordering::Relaxed) {
+            self.clear();
+        }
+    }
+
+    /// After the stop, lets go of what nobody will run any more: a task holds its
+    /// topic, which holds the engine, which holds this queue. As long as somebody is
+    /// at work it may be with just what the tasks are about, and runs them then.
+    pub(crate) fn clear(&self) {
+        // ORDERING: pairs with itself, and with the fence in `submit`, through `wake`:
+        // who has stopped looks for workers, who has left looks for the stop, and who
+        // has pushed looks for both.
+        fence(Ordering::SeqCst);
+        if self.stopping.load(Ordering::Relaxed) && self.alive() == 0 {
+            while self.ready.pop().is_some() {}
+        }
+    }
+
+    /// Counts the calling thread among the workers of a manual engine.
+    pub(crate) fn enter<'e>(&self, engine: &'e Engine) -> AtWork<'e> {
+        self.alive.fetch_add(1, Ordering::Relaxed);
+        AtWork(engine)
+    }
+
+    /// Whether no turn is ready.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.ready.is_empty()
+    }
+
+    /// Runs turns on the calling thread until none is ready; returns how many.
+    /// `between` is called before each, and says whether to go on.
+    pub(crate) fn run_ready(&self, engine: &Engine, mut between: impl FnMut() -> bool) -> usize {
+        let mut worker = Worker::new(engine);
+        let mut turns = 0;
+        loop {
+            if !between() {
+                worker
+                    .next
+                    .take()
+                    .into_iter()
+                    .for_each(|next| self.submit(next));
+                return turns;
+            }
+            let Some(task) = worker.next.take().or_else(|| self.ready.pop()) else {
+                return turns;
+            };
+            run_turn(task, &mut worker);
+            turns += 1;
+        }
+    }
+
+    fn work(&self, engine: &Arc<Engine>, number: usize) {
+        let _inside = Inside::enter(engine);
+        let _at_work = AtWork(engine);
+        let mut worker = Worker {
+            number: Some(number),
+            ..Worker::new(engine)
+        };
+        let mut from_next = 0;
+        while let Some(task) = self.take(&mut worker, &mut from_next) {
+            run_turn(task, &mut worker);
+        }
+    }
+
+    /// The next turn to run; `None` at the end.
+    fn take(&self, worker: &mut Worker<'_>, from_next: &mut u32) -> Option<Arc<dyn Task>> {
+        if *from_next < NEXT_IN_A_ROW {
+            *from_next += 1;
+            if let Some(task) = worker.next.take().or_else(|| worker.take_news()) {
+                return Some(task);
+            }
+        } else if let Some(next) = worker.next.take() {
+            self.submit(next);
+        }
+        *from_next = 0;
+        worker.is_busy = true;
+        if let Some(task) = self.ready.pop() {
+            // Others wait: what it keeps rests, or gets in line.
+            worker.settle();
+            return Some(task);
+        }
+        let mut searching = self.sleep.search();
+        loop {
+            if searching && let Some(task) = self.look_around(worker) {
+                self.sleep.found(|| !self.ready.is_empty());
+                worker.settle();
+                return Some(task);
+            }
+            if worker.keeps {
+                // A turn may take long, and this one is not in search of any other.
+                if std::mem::take(&mut searching) {
+                    self.sleep.found(|| !self.ready.is_empty());
+                }
+                worker.settle();
+                if let Some(task) = worker.next.take().or_else(|| self.ready.pop()) {
+                    return Some(task);
+                }
+                if worker.engine.idle == Idle::Spin {
+                    searching = self.sleep.search();
+                    continue;
+                }
+            }
+            // ORDERING: pairs with the store in `stop`.
+            if self.stopping.load(Ordering::Acquire) {
+                if searching {
+                    self.sleep.found(|| true);
+                } else {
+                    self.sleep.wake();
+                }
+                return None;
+            }
+            worker.engine.quiescence.notify();
+            self.sleep.sleep(searching, || {
+                !self.ready.is_empty() || self.stopping.load(Ordering::Acquire)
+            });
+            searching = true;
+            // Where work is so rare, the watch would cost more than waking others.
+            worker.is_busy = false;
+        }
+    }
+
+    /// Waits for work, and for news of what the worker keeps, without sleeping: for a
+    /// while, or for as long as it takes if the broker's workers spin and it keeps nothing.
+    fn look_around(&self, worker: &mut Worker<'_>) -> Option<Arc<dyn Task>> {
+        if worker.engine.idle == Idle::Spin && !worker.keeps {
+            return self.spin(worker.engine);
+        }
+        let looks = match worker.vain_searches % LONG_ONE_IN {
+            0 => MORE_LOOKS,
+            _ => LOOKS,
+        };
+        for look in 1..=looks {
+            if look % LOOKS_BETWEEN_YIELDS == 0 {
+                if self.stopping.load(Ordering::Relaxed) {
+                    return None;
+                }
+                // Others may have waited for what this worker did last, and for its core.
+                worker.engine.quiescence.notify();
+                yield_now();
+            } else {
+                (0..PAUSES).for_each(|_| pause());
+            }
+            if let Some(task) = self.ready.pop().or_else(|| worker.take_news()) {
+                if worker.is_busy {
+                    worker.vain_searches = 0;
+                }
+                return Some(task);
+            }
+        }
+        worker.vain_searches += 1;
+        None
+    }
+
+    /// Waits for work for as long as it takes.
+    fn spin(&self, engine: &Engine) -> Option<Arc<dyn Task>> {
+        loop {
+            for _ in 0..SPINS_BETWEEN_YIELDS {
+                pause();
+                if !self.ready.is_empty()
+                    && let Some(task) = self.ready.pop()
+                {
+                    return Some(task);
+                }
+                if self.stopping.load(Ordering::Relaxed) {
+                    return None;
+                }
+            }
+            engine.quiescence.notify();
+            yield_now();
+        }
+    }
+
+    /// Takes what workers have lent for too long, and says when to come again.
+    pub(crate) fn watch(&self, engine: &Engine) {
+        if self.loans.watch(|task| self.submit(task)) {
+            engine.timer.watch(&engine.clock, WATCH_NS);
+        }
+    }
+
+    /// Lets the workers end after what they run now.
+    pub(crate) fn stop(&self) {
+        // ORDERING: pairs with the loads in `take`.
+        self.stopping.store(true, Ordering::Release);
+        breakable!("pool: a stop without a wake-up", self.sleep.wake_all());
+    }
+
+    /// Worker threads that have not ended; on a manual engine, threads that run it.
+    pub(crate) fn alive(&self) -> usize {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// Waits for the threads; call it when none is [`alive`](Self::alive), or
+    /// let go of those that are stuck in a handler with [`abandon`](Self::abandon).
+    pub(crate) fn join(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            // A worker contains every panic, so there is none to report here.
+            let _ = thread.join();
+        }
+    }
+
+    pub(crate) fn abandon(&self) {
+        self.threads.lock().clear();
+    }
+}
+
+/// A worker that is counted, until it leaves.
+pub(crate) struct AtWork<'e>(&'e Engine);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        // ORDERING: what this worker did last is visible to who sees it gone.
+        self.0.pool.alive.fetch_sub(1, Ordering::Release);
+        self.0.pool.clear();
+        self.0.quiescence.notify();
+    }
+}
+
+/// Runs one turn. User code is contained where it is called; this is the wall
+/// behind that, so that even a bug of ours costs one turn and not a worker.
+fn run_turn(task: Arc<dyn Task>, worker: &mut Worker<'_>) {
+    let _ = contain(|| task.run(worker));
+}

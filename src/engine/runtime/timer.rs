@@ -1,0 +1,200 @@
+//! The timer wheel and the thread that turns it.
+//!
+//! Everything that waits for a time is here: retries, delayed publishes, the deadlines of
+//! leases, the linger of batches, and the first expiry of what waits in a place. The thread
+//! sleeps exactly to the next deadline, and for ever if there is none. Nothing of the user's
+//! runs on it.
+
+use std::io;
+
+use crate::engine::base::clock::Clock;
+use crate::engine::runtime::Engine;
+use crate::engine::runtime::context::Inside;
+use crate::engine::wait::fire::{Fire, LEASE};
+use crate::pure::wheel::{Due, TimerKey, Wheel};
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Thread, breakable, is_current, spawn};
+
+struct State {
+    wheel: Wheel<Arc<dyn Fire>>,
+    /// When to look after what workers have lent; at the end of time, if they haven't. No
+    /// deadline on the wheel, where it would count as something that is still to come.
+    watch_ns: u64,
+    /// When the thread will look by itself.
+    sleeps_until_ns: u64,
+    /// Retries and delayed messages among the deadlines: those with a tag of
+    /// their own.
+    parked: u64,
+    stopping: bool,
+}
+
+impl State {
+    fn advance(&mut self, clock: &Clock, due: &mut Vec<Due<Arc<dyn Fire>>>) {
+        self.wheel.advance(clock.timer_ns(), due);
+        let parked = due.iter().filter(|due| due.tag < LEASE).count();
+        self.parked -= parked as u64;
+    }
+}
+
+/// The timer of a broker. Bounded by the places that lanes and topics reserve for what waits
+/// on it, plus one linger, one expiry and one deadline of leases for each of them and a linger
+/// for each buffer.
+pub(crate) struct Timer {
+    state: Mutex<State>,
+    earlier: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Timer {
+    pub(crate) fn new(clock: &Clock) -> Self {
+        Self {
+            state: Mutex::new(State {
+                wheel: Wheel::new(clock.timer_ns()),
+                watch_ns: u64::MAX,
+                sleeps_until_ns: 0,
+                parked: 0,
+                stopping: false,
+            }),
+            earlier: Condvar::new(),
+            thread: Mutex::new(None),
+        }
+    }
+
+    /// Starts the thread.
+    pub(crate) fn start(engine: &Arc<Engine>) -> io::Result<()> {
+        let thread = Thread {
+            name: format!("{}-timer", engine.thread_name),
+            stack_size: None,
+        };
+        let for_timer = Arc::clone(engine);
+        let handle = spawn(thread, move || {
+            let _inside = Inside::enter(&for_timer);
+            for_timer.timer.turn_until_stopped(&for_timer);
+        })?;
+        *engine.timer.thread.lock() = Some(handle);
+        Ok(())
+    }
+
+    /// Sets a deadline, by [`Clock::timer_ns`]; after [`stop`](Self::stop), none.
+    pub(crate) fn insert(&self, due_ns: u64, tag: u32, target: Arc<dyn Fire>) -> TimerKey {
+        let mut state = self.state.lock();
+        if state.stopping {
+            return TimerKey::NONE;
+        }
+        state.parked += u64::from(tag < LEASE);
+        let key = state.wheel.insert(due_ns, tag, target);
+        self.bring_forward(&state, due_ns);
+        key
+    }
+
+    /// Takes back a deadline for looking or cancelling, or of leases, if it has not
+    /// come.
+    pub(crate) fn cancel(&self, key: TimerKey) {
+        let cancelled = self.state.lock().wheel.cancel(key);
+        drop(cancelled);
+    }
+
+    /// Takes back the deadline of a retry or of a delayed message.
+    pub(crate) fn cancel_parked(&self, key: TimerKey) {
+        let mut state = self.state.lock();
+        let cancelled = state.wheel.cancel(key);
+        state.parked -= u64::from(cancelled.is_some());
+        drop(state);
+        drop(cancelled);
+    }
+
+    /// Retries and delayed messages whose time has not come, and the next
+    /// deadline: as they were at one moment.
+    pub(crate) fn outlook(&self) -> (u64, Option<u64>) {
+        let state = self.state.lock();
+        let parked = state.parked;
+        let state = breakable!("timer: the outlook in two looks", state, {
+            drop(state);
+            self.state.lock()
+        });
+        (parked, state.wheel.next_deadline_ns())
+    }
+
+    /// The next deadline, if there is any.
+    pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
+        self.state.lock().wheel.next_deadline_ns()
+    }
+
+    /// Whether anything is due.
+    pub(crate) fn is_due(&self, clock: &Clock) -> bool {
+        self.state.lock().wheel.is_due(clock.timer_ns())
+    }
+
+    /// Fires what is due. For engines without a timer thread.
+    pub(crate) fn fire_due(&self, clock: &Clock) -> usize {
+        let mut due = Vec::new();
+        self.state.lock().advance(clock, &mut due);
+        let fired = due.len();
+        due.drain(..).for_each(fire);
+        fired
+    }
+
+    /// Has the thread look after what workers have lent, so much later.
+    pub(crate) fn watch(&self, clock: &Clock, delay_ns: u64) {
+        let mut state = self.state.lock();
+        state.watch_ns = clock.timer_ns().saturating_add(delay_ns);
+        self.bring_forward(&state, state.watch_ns);
+    }
+
+    fn bring_forward(&self, state: &State, due_ns: u64) {
+        if due_ns < state.sleeps_until_ns {
+            breakable!(
+                "timer: an earlier deadline without a bell",
+                self.earlier.notify_one()
+            );
+        }
+    }
+
+    fn turn_until_stopped(&self, engine: &Engine) {
+        let clock = &engine.clock;
+        let mut due = Vec::new();
+        let mut state = self.state.lock();
+        while !state.stopping {
+            state.advance(clock, &mut due);
+            if !due.is_empty() {
+                drop(state);
+                due.drain(..).for_each(fire);
+                state = self.state.lock();
+                continue;
+            }
+            if state.watch_ns != u64::MAX && clock.timer_ns() >= state.watch_ns {
+                state.watch_ns = u64::MAX;
+                drop(state);
+                engine.pool.watch(engine);
+                state = self.state.lock();
+                continue;
+            }
+            let next_ns = state.wheel.next_deadline_ns().unwrap_or(u64::MAX);
+            state.sleeps_until_ns = next_ns.min(state.watch_ns);
+            let until_ns = Some(state.sleeps_until_ns).filter(|at_ns| *at_ns != u64::MAX);
+            self.earlier
+                .wait(&mut state, until_ns.and_then(|at_ns| clock.instant(at_ns)));
+            state.sleeps_until_ns = 0;
+        }
+    }
+
+    /// Ends the thread; deadlines no longer come. Those that were set are let go:
+    /// their targets hold the engine, which holds this.
+    pub(crate) fn stop(&self) {
+        let mut state = self.state.lock();
+        state.stopping = true;
+        state.parked = 0;
+        let wheel = std::mem::replace(&mut state.wheel, Wheel::new(0));
+        drop(state);
+        drop(wheel);
+        self.earlier.notify_one();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread.filter(|thread| !is_current(thread)) {
+            // It runs nothing of the user's, so it neither panics nor hangs.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn fire(due: Due<Arc<dyn Fire>>) {
+    due.value.fire(due.tag);
+}

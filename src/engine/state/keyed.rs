@@ -1,0 +1,398 @@
+//! The deliveries of a lane whose order has to survive failures, or that several hands share.
+//!
+//! A plain lane needs none of this: its one runner takes what is next. A lane with a crew
+//! files what arrives with a [`Sequencer`], which says what may be handed out. All hands (the
+//! lane's own runner, the seats of a group, callers that pull) share it by a lock, held to
+//! take and to put down, never while a handler runs, and never over a destructor of the
+//! user's.
+//!
+//! Steps. *Take*: under the lock, fill up from the inbox and take the oldest that may go, or
+//! where nothing that was filed may, take [straight from the inbox](crate::engine::keyed::straight); its
+//! key is now out. *Put down*: after the outcome is on the books, under the lock, a failure
+//! that waits for its retry holds its key, then the key is no longer out. So nobody finds a
+//! key free between the two. A *retry* that is due is filed, then its hold is released, in
+//! one step. Model: `loom-tests/tests/models/keys.rs`.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::engine::parts::leases::Leases;
+use crate::engine::parts::pending::PendingDelivery;
+use crate::engine::parts::strays::{FORGET_AT, Strays};
+use crate::engine::state::lane::{Lane, Turn};
+use crate::engine::state::slots::Member;
+use crate::engine::wait::waiters::Waiters;
+use crate::message::batch::{Batch, Meta};
+use crate::observe::metrics::SubscriptionMetrics;
+use crate::pure::decide::lifecycle::Status;
+use crate::pure::decide::rules::{Fit, Keying, Rules};
+use crate::pure::order::sequencer::{Class, Key, Sequencer};
+use crate::pure::wheel::arena::Arena;
+use crate::sync::{Arc, Mutex};
+use crate::types::config::{LaneFull, OnFailure};
+use crate::types::error::InvalidSetting;
+use crate::types::reason::DeadReason;
+
+/// What the hands of a lane share.
+pub(crate) struct Crew<T> {
+    /// Several hands may be at it at once, so keys matter even if no failure holds
+    /// them.
+    pub(crate) is_shared: bool,
+    /// Its one member's seats are the lane's to number.
+    pub(crate) is_concurrent: bool,
+    pub(crate) state: Mutex<State<T>>,
+    /// Callers that wait for something to lease.
+    pub(crate) receivers: Waiters,
+}
+
+/// A lane whose deliveries are filed, with what its hands share.
+pub(crate) struct KeyedLane<'a, T> {
+    pub(crate) lane: &'a Arc<Lane<T>>,
+    pub(crate) crew: &'a Crew<T>,
+}
+
+impl<T> Clone for KeyedLane<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for KeyedLane<'_, T> {}
+
+impl<T> Lane<T> {
+    /// The lane with its crew, if it has one.
+    pub(crate) fn keyed(self: &Arc<Self>) -> Option<KeyedLane<'_, T>> {
+        let crew = self.crew.get()?;
+        Some(KeyedLane { lane: self, crew })
+    }
+}
+
+pub(crate) struct State<T> {
+    pub(crate) rules: Rules,
+    pub(crate) epoch: u32,
+    pub(crate) sequencer: Sequencer<PendingDelivery<T>>,
+    /// Retries on the timer wheel, by their tag, and which of them hold a key.
+    pub(crate) waiting: Arena<PendingDelivery<T>>,
+    pub(crate) holding: BTreeMap<u32, Key>,
+    /// Parked keys, and their names.
+    pub(crate) parked: BTreeMap<Key, Box<str>>,
+    pub(crate) forget_at: usize,
+    pub(crate) strays: Strays<T>,
+    /// Those who take from it besides the lane's runner.
+    pub(crate) members: Vec<Arc<Member<T>>>,
+    /// Those who do no more, and may still have a handler that is about to go.
+    pub(crate) leaving: Vec<Arc<Member<T>>>,
+    pub(crate) last_member: u64,
+    pub(crate) leases: Leases<T>,
+}
+
+/// By what deliveries wait for each other.
+#[derive(Clone, Copy)]
+pub(crate) struct KeyRule {
+    keying: Keying,
+    epoch: u32,
+}
+
+impl KeyRule {
+    pub(crate) fn key_of<T>(self, delivery: &PendingDelivery<T>) -> Option<Key> {
+        self.key_at(&delivery.batch, usize::from(delivery.index))
+    }
+
+    /// The key of the message that is there in this batch.
+    pub(crate) fn key_at<T>(self, batch: &Batch<T>, index: usize) -> Option<Key> {
+        self.key_by(batch.meta(index))
+    }
+
+    /// The key of a message with what its publisher has added.
+    pub(crate) fn key_by(self, meta: Option<&Meta>) -> Option<Key> {
+        match self.keying {
+            Keying::Nothing => None,
+            Keying::Everything => Some(Key {
+                hash: 0,
+                epoch: self.epoch,
+            }),
+            Keying::Key => Some(self.key_named(meta?.key.as_deref()?)),
+        }
+    }
+
+    pub(crate) fn key_named(self, name: &str) -> Key {
+        Key {
+            hash: identity(name),
+            epoch: self.epoch,
+        }
+    }
+}
+
+/// Who takes from a crew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hands {
+    /// The lane's own runner.
+    Runner,
+    /// Callers that pull.
+    Callers,
+    /// The seats of the subscription's own handler.
+    Seats,
+    /// The members of a consumer group.
+    Members,
+}
+
+impl Hands {
+    /// Whether several of them may be at it at once, each for itself.
+    pub(crate) fn share(self) -> bool {
+        matches!(self, Self::Seats | Self::Members)
+    }
+}
+
+/// Other rules for such a lane, if they make sense.
+pub(crate) type ChangeRules = dyn Fn(Rules, Fit) -> Result<Rules, InvalidSetting>;
+
+/// The lane's own runner, among those who take.
+pub(crate) const RUNNER: u64 = 0;
+
+impl<T: Send + Sync + 'static> Crew<T> {
+    pub(crate) fn new(rules: Rules, hands: Hands, when_full: LaneFull) -> Self {
+        let is_shared = hands.share();
+        let mut sequencer = match when_full {
+            LaneFull::DropOldest => Sequencer::dropping(),
+            LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => Sequencer::new(),
+        };
+        if !is_shared {
+            sequencer.join(RUNNER);
+        }
+        Self {
+            is_shared,
+            is_concurrent: hands == Hands::Seats,
+            state: Mutex::new(State {
+                rules,
+                epoch: 0,
+                sequencer,
+                waiting: Arena::new(),
+                holding: BTreeMap::new(),
+                parked: BTreeMap::new(),
+                forget_at: FORGET_AT,
+                strays: Strays::none(),
+                members: Vec::new(),
+                leaving: Vec::new(),
+                last_member: RUNNER,
+                leases: Leases::none(),
+            }),
+            receivers: Waiters::new(),
+        }
+    }
+
+    /// Whether letters for this reason park their key.
+    pub(crate) fn parks(&self, reason: DeadReason) -> bool {
+        use DeadReason::{Exhausted, KeyParked, PolicyPanicked, Rejected};
+        matches!(reason, Exhausted | KeyParked | PolicyPanicked | Rejected)
+            && self.state.lock().rules.parks()
+    }
+
+    pub(crate) fn read_metrics(&self, lane: &Lane<T>, into: &mut SubscriptionMetrics) {
+        let state = self.state.lock();
+        let (held, blocked_keys) = state.sequencer.held();
+        into.held = (held + state.strays.len()) as u64;
+        into.blocked_keys = blocked_keys as u64;
+        into.parked_keys = lane.parked_keys(&state) as u64;
+        state.leases.read_metrics(into);
+        let members = state.members.clone();
+        drop(state);
+        let now_ns = lane.topic.engine.clock.now_ns();
+        let members = members.iter().map(|member| member.read_metrics(now_ns));
+        into.members = members.collect();
+    }
+
+    /// By what its deliveries wait for each other now.
+    pub(crate) fn key_rule(&self, state: &State<T>) -> KeyRule {
+        KeyRule {
+            keying: state.rules.keying(self.is_shared),
+            epoch: state.epoch,
+        }
+    }
+
+    pub(crate) fn key_of(&self, state: &State<T>, delivery: &PendingDelivery<T>) -> Option<Key> {
+        self.key_rule(state).key_of(delivery)
+    }
+
+    pub(crate) fn file(&self, state: &mut State<T>, delivery: PendingDelivery<T>) {
+        let key = self.key_of(state, &delivery);
+        state.file(key, delivery);
+    }
+
+    /// Files a first attempt, unless its key is parked.
+    pub(crate) fn arrive(&self, state: &mut State<T>, delivery: PendingDelivery<T>) {
+        let key = self.key_of(state, &delivery);
+        state.arrive(key, delivery);
+    }
+
+    /// Files what was redriven, unless one before it waits for the dead letters.
+    pub(crate) fn rejoin(&self, state: &mut State<T>, delivery: PendingDelivery<T>) {
+        let id = delivery.id().get();
+        match self.key_of(state, &delivery) {
+            Some(key) if state.strays.precede(key, id) => state.strays.add(key, delivery),
+            key => state.file(key, delivery),
+        }
+    }
+
+    /// Changes the rules. Whoever waits is judged by the new ones at once; what is
+    /// in somebody's hands, or awaits a retry, holds nobody up that it did not
+    /// before.
+    fn set_rules(
+        &self,
+        change: impl FnOnce(Rules, Option<u32>) -> Result<Rules, InvalidSetting>,
+    ) -> Result<(), InvalidSetting> {
+        let mut state = self.state.lock();
+        let before = state.rules;
+        let rules = change(before, state.leases.asked)?;
+        state.rules = rules;
+        if before.keying(self.is_shared) != rules.keying(self.is_shared) {
+            state.epoch = state.epoch.wrapping_add(1);
+            state.holding.clear();
+            for delivery in state.sequencer.begin_again() {
+                self.file(&mut state, delivery);
+            }
+        } else if !rules.blocks() {
+            state.holding.clear();
+            state.sequencer.release_all();
+        }
+        if !rules.parks() {
+            state.parked.clear();
+            for stray in state.strays.drain() {
+                self.file(&mut state, stray);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<T> State<T> {
+    /// Deliveries set aside before their first attempt: what has come back is bounded by
+    /// the lane's places.
+    pub(crate) fn set_aside(&self) -> usize {
+        self.sequencer.len_new() + self.strays.len()
+    }
+
+    /// How many more may be set aside.
+    pub(crate) fn room_aside(&self) -> usize {
+        (self.rules.hold as usize).saturating_sub(self.set_aside())
+    }
+
+    pub(crate) fn is_parked(&self, key: Option<Key>) -> bool {
+        key.is_some_and(|key| self.parked.contains_key(&key))
+    }
+
+    /// Whether no key is parked, waits, is out or is held.
+    pub(crate) fn waits_for_nothing(&self) -> bool {
+        self.parked.is_empty() && self.sequencer.has_no_lines()
+    }
+
+    pub(crate) fn arrive(&mut self, key: Option<Key>, delivery: PendingDelivery<T>) {
+        match key {
+            Some(key) if self.is_parked(Some(key)) => self.strays.add(key, delivery),
+            key => self.file(key, delivery),
+        }
+    }
+
+    /// Whether a failure holds everybody up.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.rules.on_failure == OnFailure::BlockSubscription && self.sequencer.holds_any()
+    }
+
+    fn file(&mut self, key: Option<Key>, delivery: PendingDelivery<T>) {
+        let id = delivery.id().get();
+        match delivery.behind() {
+            // Where failures hold others up, it stays before those of its key.
+            Some(behind) if self.rules.blocks() => {
+                self.sequencer.file_behind(behind, id, key, delivery);
+            }
+            Some(behind) => self.sequencer.file_behind(behind, behind, key, delivery),
+            None if delivery.is_new() => self.sequencer.file(id, key, Class::New, delivery),
+            None => self.sequencer.file(id, key, Class::Again, delivery),
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// What its rules have to fit, with so many leases asked for.
+    pub(crate) fn fit(&self, is_shared: bool, credits: Option<u32>) -> Fit {
+        Fit {
+            when_full: self.when_full,
+            capacity: self.capacity,
+            is_shared,
+            credits,
+        }
+    }
+
+    /// Changes the crew's rules; a lane that had no crew has one from its next
+    /// turn on.
+    pub(crate) fn set_rules(self: &Arc<Self>, change: &ChangeRules) -> Result<(), InvalidSetting> {
+        let plain = Rules::plain(self.capacity);
+        if self.crew.get().is_none() && change(plain, self.fit(false, None))? == plain {
+            return Ok(());
+        }
+        let crew = self
+            .crew
+            .get_or_init(|| Box::new(Crew::new(plain, Hands::Runner, self.when_full)));
+        self.stop_lagging();
+        crew.set_rules(|rules, credits| change(rules, self.fit(crew.is_shared, credits)))?;
+        KeyedLane { lane: self, crew }.park_by_letters();
+        self.ring();
+        Ok(())
+    }
+}
+
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+    /// Takes over what a lane without a crew had begun.
+    pub(crate) fn adopt(self, turn: &mut Turn<T>) {
+        if turn.hand.is_empty() && turn.waiting.is_empty() && turn.requeued.is_empty() {
+            return;
+        }
+        let mut state = self.crew.state.lock();
+        let parts: Vec<_> = turn.hand.drain(..).collect();
+        for part in &parts {
+            for index in part.from..part.to {
+                let first = PendingDelivery::first(&part.batch, index as usize, 0);
+                self.crew.arrive(&mut state, first);
+            }
+        }
+        for requeued in turn.requeued.drain(..) {
+            self.crew.file(&mut state, requeued);
+        }
+        state.waiting = std::mem::replace(&mut turn.waiting, Arena::new());
+    }
+
+    /// Ends everything that waits here, as the lane's phase says.
+    pub(crate) fn end_crew(self) {
+        self.interrupt();
+        let mut state = self.crew.state.lock();
+        let mut queued = state.sequencer.drain();
+        queued.extend(state.strays.drain());
+        let waiting: Vec<_> = state.waiting.drain().collect();
+        let leased = state.leases.out.drain();
+        for key in std::mem::take(&mut state.holding).into_values() {
+            state.sequencer.release(key);
+        }
+        drop(state);
+        let ended = (queued.len() + waiting.len() + leased.len()) as u32;
+        for leased in leased {
+            self.lane.end_lease(leased);
+        }
+        for delivery in queued {
+            self.lane.end_pending(delivery, Status::Queued);
+        }
+        for delivery in waiting {
+            // If it fires all the same, its tag will find nothing.
+            self.lane.engine().timer.cancel_parked(delivery.timer);
+            let from = delivery.parked_as();
+            self.lane.end_pending(delivery, from);
+        }
+        self.lane.give_back(ended);
+    }
+}
+
+/// Tells keys apart within a lane, and nowhere else. SipHash, so that keys don't meet by
+/// accident, and none is made up easily to meet another's.
+fn identity(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}

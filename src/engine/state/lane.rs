@@ -1,0 +1,430 @@
+//! A lane: the deliveries of one subscription, on their way to its handler.
+
+use crate::engine::base::cell::Cell;
+use crate::engine::base::contain::SharedPolicy;
+use crate::engine::base::counters::LaneBooks;
+use crate::engine::base::task_state::Baton;
+use crate::engine::parts::handler::{Fault, Handler};
+use crate::engine::parts::pending::{PendingDelivery, Return};
+use crate::engine::runtime::Engine;
+use crate::engine::runtime::expiry::Expiry;
+use crate::engine::runtime::linger::Linger;
+use crate::engine::state::keyed::Crew;
+use crate::engine::state::topic::TopicCore;
+use crate::engine::wait::fire::{CANCEL, Fire, LEASE, LOOK};
+use crate::message::batch::Part;
+use crate::observe::latency::Latencies;
+use crate::pure::decide::retry::salt;
+use crate::pure::decide::stride::Stride;
+use crate::pure::wheel::TimerKey;
+use crate::pure::wheel::arena::Arena;
+use crate::pure::words::room::{Phase, Reserved, Room};
+use crate::pure::words::schedule::Then;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, OnceLock, Slot, Unbounded, breakable};
+use crate::types::config::LaneFull;
+use std::collections::VecDeque;
+
+/// What only the lane's runner touches, taken out while it runs, so that no
+/// lock is held while the handler is called.
+pub(crate) struct Turn<T> {
+    pub(crate) handler: Handler<T>,
+    /// Parts taken out of the inbox and not yet handled.
+    pub(crate) hand: VecDeque<Part<T>>,
+    /// Retries on the timer wheel, and on an engine without workers what was requeued in
+    /// this run, by their tag.
+    pub(crate) waiting: Arena<PendingDelivery<T>>,
+    /// What was requeued and may go on, in order.
+    pub(crate) requeued: VecDeque<PendingDelivery<T>>,
+    pub(crate) linger: Linger,
+    /// The last delivery had come back: one that is new goes next, if there is one.
+    pub(crate) is_new_next: bool,
+    /// What is left of a batch that was due, because its keys had to wait.
+    pub(crate) owed: usize,
+    pub(crate) stride: Stride,
+    pub(crate) faults: Vec<Fault>,
+    /// Equal errors share their text: a million failures of one kind store it
+    /// once.
+    pub(crate) last_error: Option<Arc<str>>,
+}
+
+impl<T> Turn<T> {
+    pub(crate) fn new(handler: Handler<T>) -> Self {
+        Self {
+            handler,
+            hand: VecDeque::new(),
+            waiting: Arena::new(),
+            requeued: VecDeque::new(),
+            linger: Linger::default(),
+            is_new_next: false,
+            owed: 0,
+            stride: Stride::ONE,
+            faults: Vec::new(),
+            last_error: None,
+        }
+    }
+
+    /// Takes the oldest of what is in hand, at most so many.
+    fn pop_some(&mut self, most: u32) -> Option<Part<T>> {
+        let (taken, left) = self.hand.pop_front()?.split_at_most(most);
+        if let Some(left) = left {
+            self.hand.push_front(left);
+        }
+        Some(taken)
+    }
+}
+
+/// A policy, or none of its own.
+pub(crate) type Policy = Option<SharedPolicy>;
+
+/// Settings of a lane, checked.
+pub(crate) struct LaneSettings<T> {
+    pub(crate) capacity: u32,
+    pub(crate) when_full: LaneFull,
+    pub(crate) retry: Policy,
+    pub(crate) crew: Option<Crew<T>>,
+    pub(crate) by_pattern: bool,
+}
+
+/// Whether the topic may wait for a lane to run dry, and does.
+pub(crate) struct Lag {
+    pub(crate) may_be: bool,
+    /// The topic is to be rung when the inbox is empty.
+    pub(crate) awaited_dry: AtomicBool,
+}
+
+impl Lag {
+    pub(crate) fn of<T>(settings: &LaneSettings<T>, handler: &Handler<T>) -> Self {
+        Self {
+            may_be: settings.when_full == LaneFull::Wait && matches!(handler, Handler::Each(_)),
+            awaited_dry: AtomicBool::new(false),
+        }
+    }
+}
+
+/// The lane of one subscription.
+///
+/// Who touches what: the topic's dispatcher reserves room and pushes into
+/// `inbox`; the timer thread and redrives push into `returns`; everything else
+/// belongs to whoever holds the baton.
+pub(crate) struct Lane<T> {
+    pub(crate) name: Arc<str>,
+    /// Keeps jitter apart between subscriptions, topics and brokers.
+    pub(crate) salt: u64,
+    pub(crate) topic: Arc<TopicCore<T>>,
+    pub(crate) capacity: u32,
+    pub(crate) when_full: LaneFull,
+    /// It is one of several, of a subscription to patterns: its topic may be removed
+    /// from under it.
+    pub(crate) by_pattern: bool,
+    /// It gets messages with ids greater than this. Set before it is on the list.
+    after: AtomicU64,
+    pub(crate) retry: Slot<Policy>,
+    pub(crate) room: Cell<Room>,
+    pub(crate) baton: Baton,
+    pub(crate) lag: Lag,
+    /// Its last turn was.
+    pub(crate) is_brisk: AtomicBool,
+    pub(crate) books: LaneBooks,
+    pub(crate) latencies: Mutex<Option<Box<Latencies>>>,
+    /// First attempts, in accept order. Bounded by `capacity`: every delivery in
+    /// it holds a place.
+    inbox: OnceLock<Box<Unbounded<Part<T>>>>,
+    /// Where others than the runner take from the inbox, what was taken out of it and
+    /// is still to be had: older than everything in it.
+    split: Mutex<VecDeque<Part<T>>>,
+    /// When the first of what waits here expires.
+    pub(crate) expiry: Expiry,
+    /// Bounded like the inbox.
+    returns: OnceLock<Box<Unbounded<Return<T>>>>,
+    pub(crate) turn: Mutex<Option<Box<Turn<T>>>>,
+    /// Where order has to survive failures, or several hands share the lane.
+    pub(crate) crew: OnceLock<Box<Crew<T>>>,
+    /// The deadline of a drain that was begun inside a handler.
+    end: Mutex<TimerKey>,
+    /// No call of the handler runs or will start, and the handler is gone.
+    retired: AtomicBool,
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    pub(crate) fn new(
+        name: Arc<str>,
+        topic: Arc<TopicCore<T>>,
+        settings: LaneSettings<T>,
+        handler: Handler<T>,
+    ) -> Self {
+        let lag = Lag::of(&settings, &handler);
+        let crew = OnceLock::new();
+        if let Some(settings) = settings.crew {
+            crew.get_or_init(|| Box::new(settings));
+        }
+        Self {
+            salt: salt(topic.engine.seed, [&topic.name, &name]),
+            name,
+            topic,
+            capacity: settings.capacity,
+            when_full: settings.when_full,
+            by_pattern: settings.by_pattern,
+            after: AtomicU64::new(0),
+            retry: Slot::new(Arc::new(settings.retry)),
+            room: Cell::new(Room::EMPTY),
+            baton: Baton::new(),
+            lag,
+            is_brisk: AtomicBool::new(true),
+            books: LaneBooks::default(),
+            latencies: Mutex::new(None),
+            inbox: OnceLock::new(),
+            split: Mutex::new(VecDeque::new()),
+            expiry: Expiry::new(),
+            returns: OnceLock::new(),
+            turn: Mutex::new(Some(Box::new(Turn::new(handler)))),
+            crew,
+            end: Mutex::new(TimerKey::NONE),
+            retired: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.topic.engine
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.room.load().phase
+    }
+
+    /// It gets nothing up to this id.
+    pub(crate) fn start_after(&self, id: u64) {
+        // ORDERING: relaxed, as the load below: the list of lanes publishes it.
+        self.after.store(id, Ordering::Relaxed);
+    }
+
+    pub(crate) fn starts_after(&self) -> u64 {
+        self.after.load(Ordering::Relaxed)
+    }
+
+    /// Whether the message was accepted after the subscription came.
+    pub(crate) fn wants(&self, id: u64) -> bool {
+        self.starts_after() < id
+    }
+
+    /// Room for new deliveries now.
+    pub(crate) fn free(&self) -> u32 {
+        self.capacity.saturating_sub(self.room.load().occupied)
+    }
+
+    pub(crate) fn reserve(&self, wanted: u32, wait: bool) -> Reserved {
+        self.room
+            .update(|room| room.reserve(wanted, self.capacity, wait))
+    }
+
+    /// Gives places back; wakes the topic if it waits for them. `true`: the lane
+    /// is ending and now empty.
+    pub(crate) fn release(&self, places: u32) -> bool {
+        let released = self.room.update(|room| room.release(places));
+        if released.wake_topic {
+            breakable!("lane: room without a ring", self.topic.ring());
+        }
+        released.ended
+    }
+
+    /// Pushes deliveries that hold a place.
+    pub(crate) fn push(&self, part: Part<T>) {
+        self.inbox
+            .get_or_init(|| Box::new(Unbounded::new()))
+            .push(part);
+    }
+
+    /// Takes the oldest deliveries that are queued.
+    pub(crate) fn pop(&self) -> Option<Part<T>> {
+        let inbox = self.inbox.get()?;
+        if !self.is_sifted() && self.crew.get().is_none() {
+            return inbox.pop();
+        }
+        let mut split = self.split.lock();
+        split.pop_front().or_else(|| inbox.pop())
+    }
+
+    /// Whether others than the runner may take from the inbox: the oldest, to make
+    /// room, or what has expired. The runner of a plain lane takes no more than it is
+    /// about to deliver then.
+    pub(crate) fn is_sifted(&self) -> bool {
+        self.when_full == LaneFull::DropOldest || self.topic.settings.ttl_ns.is_some()
+    }
+
+    /// Passes each part that is queued to `look`, which leaves what is to stay.
+    pub(crate) fn look_through_inbox(&self, mut look: impl FnMut(Part<T>, &mut VecDeque<Part<T>>)) {
+        let Some(inbox) = self.inbox.get() else {
+            return;
+        };
+        if self.is_sifted() || self.crew.get().is_some() {
+            let mut split = self.split.lock();
+            let mut left = VecDeque::new();
+            while let Some(part) = split.pop_front().or_else(|| inbox.pop()) {
+                look(part, &mut left);
+            }
+            *split = left;
+        }
+    }
+
+    /// Takes the oldest deliveries that are queued, at most so many.
+    pub(crate) fn pop_some(&self, most: u32) -> Option<Part<T>> {
+        self.pop_chosen(|_| most)
+    }
+
+    /// Takes as many of the oldest part that is queued as are chosen.
+    pub(crate) fn pop_chosen(&self, choose: impl FnOnce(&Part<T>) -> u32) -> Option<Part<T>> {
+        let inbox = self.inbox.get()?;
+        let mut split = self.split.lock();
+        if split.is_empty() {
+            split.push_back(inbox.pop()?);
+        }
+        let oldest = split.front_mut()?;
+        let count = choose(oldest);
+        if oldest.len() as u32 <= count {
+            return split.pop_front();
+        }
+        let taken = Part {
+            batch: Arc::clone(&oldest.batch),
+            from: oldest.from,
+            to: oldest.from + count,
+        };
+        oldest.from += count;
+        Some(taken)
+    }
+
+    /// Puts back what was taken out and not tried, before what is queued.
+    pub(crate) fn unpop(&self, part: Part<T>) {
+        self.split.lock().push_front(part);
+    }
+
+    /// Whether nothing is queued.
+    pub(crate) fn is_inbox_empty(&self) -> bool {
+        // In this order: what is taken out of the one is then in the other.
+        let is_empty = |inbox: &Unbounded<_>| inbox.is_empty() && self.split.lock().is_empty();
+        self.inbox.get().is_none_or(|inbox| is_empty(inbox))
+    }
+
+    /// How many deliveries are queued; counts no further than `enough`.
+    pub(crate) fn queued(&self, enough: usize) -> usize {
+        let Some(inbox) = self.inbox.get() else {
+            return 0;
+        };
+        let mut split = self.split.lock();
+        let (mut found, mut parts) = (0, split.iter());
+        while found < enough
+            && let Some(part) = parts.next()
+        {
+            found += part.len();
+        }
+        while found < enough
+            && let Some(part) = inbox.pop()
+        {
+            found += part.len();
+            split.push_back(part);
+        }
+        found
+    }
+
+    /// Takes the oldest deliveries that wait and were never tried, at most so many, to
+    /// be dropped: what a turn at rest has in hand, then what its crew has filed, then
+    /// what is queued.
+    pub(crate) fn pop_oldest(&self, most: u32) -> Vec<Part<T>> {
+        let in_turn = self
+            .turn
+            .lock()
+            .as_mut()
+            .and_then(|turn| turn.pop_some(most));
+        if let Some(part) = in_turn {
+            return vec![part];
+        }
+        // Held over both looks, or what a hand files between them would be passed by.
+        let mut state = self.crew.get().map(|crew| crew.state.lock());
+        let filed = state.as_mut().map_or_else(Vec::new, |state| {
+            state.sequencer.take_oldest_new(most as usize)
+        });
+        if filed.is_empty() {
+            return self.pop_some(most).into_iter().collect();
+        }
+        filed.into_iter().map(PendingDelivery::into_part).collect()
+    }
+
+    /// Pushes what comes back; [`ring_for_return`](Self::ring_for_return) follows.
+    pub(crate) fn push_return(&self, returned: Return<T>) {
+        self.returns
+            .get_or_init(|| Box::new(Unbounded::new()))
+            .push(returned);
+    }
+
+    pub(crate) fn ring_for_return(self: &Arc<Self>) {
+        breakable!("lane: a return without a ring", self.ring());
+    }
+
+    pub(crate) fn has_returns(&self) -> bool {
+        self.returns
+            .get()
+            .is_some_and(|returns| !returns.is_empty())
+    }
+
+    pub(crate) fn pop_return(&self) -> Option<Return<T>> {
+        self.returns.get()?.pop()
+    }
+
+    /// Puts the lane on the ready queue unless somebody is bound to look at it.
+    pub(crate) fn ring(self: &Arc<Self>) {
+        if self.baton.notify() == Then::Enqueue {
+            self.engine().pool.submit(Arc::clone(self) as _);
+        }
+    }
+
+    /// Starts the lane's end, or hastens it.
+    pub(crate) fn close(self: &Arc<Self>, phase: Phase) {
+        let released = self.room.update(|room| room.close(phase));
+        if released.wake_topic {
+            self.topic.ring();
+        }
+        self.stop_lagging();
+        self.ring();
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        // ORDERING: who sees it sees that the handler is gone.
+        self.retired.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_retired(&self) {
+        self.retired.store(true, Ordering::Release);
+        let end = std::mem::replace(&mut *self.end.lock(), TimerKey::NONE);
+        self.engine().timer.cancel(end);
+        self.expiry.cancel(self.engine());
+        self.end_leases();
+    }
+
+    /// Remembers the deadline of its drain, to be taken back when it ends first.
+    pub(crate) fn set_end(&self, key: TimerKey) {
+        *self.end.lock() = key;
+        if self.is_retired() {
+            self.engine().timer.cancel(key);
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Fire for Lane<T> {
+    fn fire(self: Arc<Self>, tag: u32) {
+        let returned = match tag {
+            LOOK => {
+                self.ring();
+                // What has expired may be the room that it waits for, and the runner
+                // in a handler for long.
+                if self.room.load().awaited {
+                    self.topic.ring();
+                }
+                return;
+            }
+            CANCEL => return self.close(Phase::Cancelling),
+            LEASE.. => Return::Overdue,
+            _ => Return::Due(tag),
+        };
+        self.push_return(returned);
+        self.ring_for_return();
+    }
+}

@@ -1,0 +1,418 @@
+//! A topic: what its publishers, its dispatcher and its lanes share.
+
+use crate::engine::base::cell::Cell;
+use crate::engine::base::contain::{Contained, SharedPolicy, SharedStrategy, StrategyInUse};
+use crate::engine::base::counters::{DeliveryCounts, TopicBooks};
+use crate::engine::base::gate::Gate;
+use crate::engine::runtime::Engine;
+use crate::engine::runtime::bus::Bus;
+use crate::engine::runtime::directory::TopicSettings;
+use crate::engine::state::dead_letter_store::{DeadLetterStore, Left, Letter, notify};
+use crate::engine::state::lane::Lane;
+use crate::engine::state::partition_queue::PartitionQueue;
+use crate::engine::state::partition_set::Split;
+use crate::engine::state::roll::Roll;
+use crate::engine::wait::waiters::Waiters;
+use crate::message::MessageId;
+use crate::message::batch::{Message, Meta, QueueEntry};
+use crate::observe::event::{About, EventKind, Record};
+use crate::pure::decide::lifecycle::Status;
+use crate::pure::decide::retry::RetryPolicy;
+use crate::pure::wheel::TimerKey;
+use crate::pure::wheel::arena::Arena;
+use crate::pure::words::ending::Ending;
+use crate::pure::words::handles::Handles;
+use crate::pure::words::schedule::Then;
+use crate::pure::words::start::Starts;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Slot, in_order};
+
+/// A message on the timer wheel, by `publish_after`.
+pub(crate) struct Delayed<T> {
+    pub(crate) message: Message<T>,
+    pub(crate) meta: Option<Meta>,
+    pub(crate) timer: TimerKey,
+    pub(crate) route: Option<u64>,
+}
+
+/// The list of a topic's lanes.
+pub(crate) type Lanes<T> = Vec<Arc<Lane<T>>>;
+
+/// A topic.
+///
+/// Who touches what: publishers the gate and the queue; subscribe and unsubscribe
+/// replace the list of lanes under the lock of `ended`.
+pub(crate) struct TopicCore<T> {
+    pub(crate) name: Arc<str>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) settings: TopicSettings,
+    pub(crate) gate: Gate,
+    /// Its queue, whose messages are numbered by their ids; unused if it is split.
+    pub(crate) plain: PartitionQueue<T>,
+    pub(crate) split: Option<Box<Split<T>>>,
+    /// Messages up to this id are handed on whatever the strategy says.
+    pub(crate) flush_to: AtomicU64,
+    pub(crate) lanes: Slot<Lanes<T>>,
+    /// How that list is changed.
+    roll: Roll<T>,
+    /// Whether there may be messages that some lane doesn't want.
+    pub(crate) starts: Cell<Starts>,
+    /// Serializes changes of the list; holds the counts of lanes that ended.
+    pub(crate) ended: Mutex<Option<Box<DeliveryCounts>>>,
+    pub(crate) strategy: Slot<StrategyInUse>,
+    pub(crate) retry: Slot<Contained<Box<dyn RetryPolicy>>>,
+    pub(crate) waiters: Waiters,
+    /// Each in a box: a page of large payloads would overflow a stack.
+    pub(crate) delayed: Mutex<Arena<Box<Delayed<T>>>>,
+    /// Made when it is first needed.
+    letters: OnceLock<Box<Mutex<DeadLetterStore<T>>>>,
+    /// Written for every batch: kept off the lines that publishers read.
+    pub(crate) books: CachePadded<TopicBooks>,
+    pub(crate) handles: Cell<Handles>,
+}
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    pub(crate) fn new(
+        name: Arc<str>,
+        engine: Arc<Engine>,
+        settings: TopicSettings,
+        strategy: SharedStrategy,
+        retry: SharedPolicy,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|topic| Self {
+            name,
+            gate: Gate::new(),
+            plain: PartitionQueue::new(&settings),
+            split: settings
+                .partitions
+                .map(|partitions| Box::new(Split::new(topic, &settings, partitions))),
+            flush_to: AtomicU64::new(0),
+            lanes: Slot::new(Arc::new(Vec::new())),
+            roll: Roll::new(),
+            starts: Cell::new(Starts::NONE),
+            ended: Mutex::new(None),
+            strategy: Slot::new(strategy),
+            retry: Slot::new(retry),
+            waiters: Waiters::new(),
+            delayed: Mutex::new(Arena::new()),
+            letters: OnceLock::new(),
+            books: CachePadded::new(TopicBooks::default()),
+            handles: Cell::new(Handles::NONE),
+            settings,
+            engine,
+        })
+    }
+
+    /// Pushes an admitted entry and lets the dispatcher know.
+    #[inline(always)]
+    pub(crate) fn enqueue(
+        self: &Arc<Self>,
+        entry: QueueEntry<T>,
+        last_id: u64,
+        route: Option<u64>,
+    ) {
+        if let Some(split) = &self.split {
+            split.enqueue(self, entry, route);
+        } else if self.plain.push(entry, last_id) == Then::Enqueue {
+            self.engine.pool.submit(Arc::clone(self) as _);
+        }
+    }
+
+    /// Messages that were accepted and wait for the dispatcher: those on the
+    /// timer wheel are not among them.
+    pub(crate) fn waiting(&self) -> u64 {
+        let delayed = self.books.delayed.get();
+        self.gate.outstanding().saturating_sub(delayed)
+    }
+
+    /// Whether all its places are taken.
+    pub(crate) fn is_full(&self) -> bool {
+        self.gate.outstanding() >= self.settings.capacity
+    }
+
+    /// Whether it has nothing accepted, and nobody looks for more.
+    pub(crate) fn is_starving(&self) -> bool {
+        let is_idle = match &self.split {
+            None => self.plain.baton.is_idle(),
+            Some(split) => split.is_idle(),
+        };
+        is_idle && self.gate.outstanding() == 0
+    }
+
+    /// Puts the topic on the ready queue unless somebody is bound to look at it.
+    pub(crate) fn ring(self: &Arc<Self>) {
+        if let Some(split) = &self.split {
+            split.ring(&self.engine);
+        } else if self.plain.baton.notify() == Then::Enqueue {
+            self.engine.pool.submit(Arc::clone(self) as _);
+        }
+    }
+
+    /// Gives back the tickets of messages that have left the queue, and lets
+    /// blocked publishers know.
+    pub(crate) fn release(&self, count: u64) {
+        self.gate.release(count);
+        self.call_publishers();
+    }
+
+    /// There may be room for publishers that wait.
+    pub(crate) fn call_publishers(&self) {
+        self.waiters.wake(|| self.room());
+    }
+
+    /// How many more messages it takes now.
+    pub(crate) fn room(&self) -> usize {
+        let free = self
+            .settings
+            .capacity
+            .saturating_sub(self.gate.outstanding());
+        usize::try_from(free).unwrap_or(usize::MAX)
+    }
+
+    /// Hands on everything accepted so far, whatever the strategies say.
+    pub(crate) fn flush(self: &Arc<Self>) {
+        // ORDERING: pairs with the loads by the dispatcher and the lanes, which
+        // ring below brings to look.
+        self.flush_to
+            .fetch_max(self.gate.issued(), Ordering::AcqRel);
+        self.ring();
+        for lane in self.lanes.load().iter() {
+            lane.ring();
+        }
+    }
+
+    pub(crate) fn bus(&self) -> &Bus {
+        &self.engine.bus
+    }
+
+    /// Tells observers of something that happened to this topic.
+    pub(crate) fn tell(&self, kind: EventKind) {
+        self.tell_of(None, None, 0, None, kind);
+    }
+
+    /// Tells observers of something that happened to one message.
+    pub(crate) fn tell_message(&self, id: MessageId, status: Status, kind: EventKind) {
+        self.tell_of(None, Some(id), 0, Some(status), kind);
+    }
+
+    /// Tells observers, if there are any.
+    pub(crate) fn tell_of(
+        &self,
+        subscription: Option<&Arc<str>>,
+        id: Option<MessageId>,
+        attempt: u32,
+        status: Option<Status>,
+        kind: EventKind,
+    ) {
+        if self.bus().observed() {
+            let now_ns = self.engine.clock.now_ns();
+            self.bus().send(Box::new(Record {
+                subscription: subscription.map(Arc::clone),
+                about: id.map_or(About::None, About::One),
+                attempt,
+                status,
+                ..Record::new(Arc::clone(&self.name), now_ns, kind)
+            }));
+        }
+    }
+
+    /// Tells observers, if there are any, of what happened at once to several messages.
+    pub(crate) fn tell_each(
+        &self,
+        ids: impl Iterator<Item = MessageId>,
+        status: Status,
+        at_ns: u64,
+        kind: EventKind,
+    ) {
+        self.tell_about(ids, |name| Record {
+            status: Some(status),
+            ..Record::new(name, at_ns, kind)
+        });
+    }
+
+    /// Tells observers, if there are any, of attempts of one subscription at several messages.
+    pub(crate) fn tell_attempts(
+        &self,
+        subscription: &Arc<str>,
+        ids: impl Iterator<Item = MessageId>,
+        attempt: u32,
+        status: Status,
+        at_ns: u64,
+        kind: EventKind,
+    ) {
+        self.tell_about(ids, |name| Record {
+            subscription: Some(Arc::clone(subscription)),
+            attempt,
+            status: Some(status),
+            ..Record::new(name, at_ns, kind)
+        });
+    }
+
+    fn tell_about(
+        &self,
+        ids: impl Iterator<Item = MessageId>,
+        record: impl FnOnce(Arc<str>) -> Record,
+    ) {
+        if !self.bus().observed() {
+            return;
+        }
+        let about = About::these(ids);
+        if !matches!(about, About::None) {
+            let record = record(Arc::clone(&self.name));
+            self.bus().send(Box::new(Record { about, ..record }));
+        }
+    }
+
+    /// The store of dead letters.
+    pub(crate) fn letters(&self) -> &Mutex<DeadLetterStore<T>> {
+        let settings = &self.settings;
+        self.letters.get_or_init(|| {
+            let letters = DeadLetterStore::new(settings.letters, settings.letter_overflow);
+            Box::new(Mutex::new(letters))
+        })
+    }
+
+    /// How many letters are in the store, and how many were evicted from it.
+    pub(crate) fn letter_counts(&self) -> (usize, u64) {
+        self.letters.get().map_or((0, 0), |letters| {
+            let letters = letters.lock();
+            (letters.len(), letters.evicted())
+        })
+    }
+
+    /// Puts a letter into the store. `false`: it was not kept.
+    pub(crate) fn bury(&self, letter: Letter<T>) -> bool {
+        let mut letters = self.letters().lock();
+        let buried = self.bury_in(&mut letters, letter);
+        drop(letters);
+        let is_kept = buried.is_ok();
+        let (evicted, waiting) = match buried {
+            Ok(None) => return true,
+            Ok(Some(left)) => (left.letter, left.waiting),
+            Err(letter) => (Arc::new(letter), Vec::new()),
+        };
+        self.tell_of(
+            Some(&evicted.subscription),
+            Some(evicted.id()),
+            evicted.attempts,
+            Some(Status::DeadLetter),
+            EventKind::LetterEvicted,
+        );
+        notify(waiting);
+        is_kept
+    }
+
+    /// Puts a letter into the store, which is locked: so that nobody finds and redrives it
+    /// before it has been told, nor hears of it before it can be found.
+    pub(crate) fn bury_in(
+        &self,
+        letters: &mut DeadLetterStore<T>,
+        letter: Letter<T>,
+    ) -> Result<Option<Left<T>>, Letter<T>> {
+        let reason = letter.reason;
+        self.tell_of(
+            Some(&letter.subscription),
+            Some(letter.id()),
+            letter.attempts,
+            Some(Status::DeadLetter),
+            EventKind::DeadLetter { reason },
+        );
+        letters.bury(letter)
+    }
+
+    /// Has a lane that is about to join get what is accepted from now on. Who
+    /// publishes after it has joined finds it on the list, because the dispatcher
+    /// reads that after it has taken the message.
+    fn start(&self, lane: &Lane<T>) {
+        // This order, so that equal counts mean that nothing is there now.
+        let released = self.gate.released();
+        let after = self.gate.issued();
+        lane.start_after(after);
+        if released < after {
+            // Before the list, so that who finds the lane there asks it.
+            self.starts.update(|starts| starts.begin(after));
+        }
+    }
+
+    /// Adds a lane, unless one of its name is there and not ending. It starts now,
+    /// unless it is the one that messages wait for.
+    pub(crate) fn join(self: &Arc<Self>, lane: &Arc<Lane<T>>) -> bool {
+        let joining = self.ended.lock();
+        if self.roll.has_open(&self.lanes, &lane.name) {
+            return false;
+        }
+        let is_first = self.lanes.peek(|lanes| self.retains(lanes));
+        in_order!(
+            "lanes: the start, then the list",
+            if !is_first {
+                self.start(lane);
+            },
+            self.roll.add(&self.lanes, lane),
+        );
+        drop(joining);
+        self.ring();
+        // A buffer may wait for somebody to publish to.
+        self.call_publishers();
+        true
+    }
+
+    /// Takes a lane off the list that should never have been on it.
+    pub(crate) fn leave(&self, lane: &Arc<Lane<T>>) {
+        let _joining = self.ended.lock();
+        self.roll.remove(&self.lanes, lane);
+    }
+
+    /// Whether it has an open lane of this name.
+    pub(crate) fn has_open(&self, name: &str) -> bool {
+        let _joining = self.ended.lock();
+        self.roll.has_open(&self.lanes, name)
+    }
+
+    /// Takes a lane that has ended off the list and keeps its counts. Between the
+    /// broker's stop and its drop, lanes stay on the list for whoever reads the
+    /// metrics.
+    pub(crate) fn retire(&self, lane: &Arc<Lane<T>>) {
+        let mut ended = self.ended.lock();
+        if self.engine.ending.load() != Ending::Stopped {
+            self.roll.remove(&self.lanes, lane);
+            ended.get_or_insert_default().add(&lane.books.read());
+        }
+        lane.set_retired();
+        drop(ended);
+        // Its policy goes as its handler went.
+        drop(lane.retry.swap(Arc::new(None)));
+        lane.dismiss_receivers();
+        self.tell_of(
+            Some(&lane.name),
+            None,
+            0,
+            None,
+            EventKind::SubscriberRemoved,
+        );
+        self.engine.quiescence.notify();
+    }
+
+    /// The broker has been dropped: keeps the counts of its lanes, and nothing else
+    /// of them. A lane that somebody still has in hand follows when it is put down.
+    pub(crate) fn let_lanes_go(&self) {
+        let mut ended = self.ended.lock();
+        let lanes = self.lanes.load();
+        let (gone, busy): (Lanes<T>, _) = Lanes::clone(&lanes)
+            .into_iter()
+            .partition(|lane| lane.is_retired());
+        for lane in &gone {
+            ended.get_or_insert_default().add(&lane.books.read());
+        }
+        let before = (self.lanes.swap(Arc::new(busy)), self.roll.let_go());
+        drop(ended);
+        // Handlers, and what they have captured, go after the lock.
+        drop((before, lanes, gone));
+    }
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Whether this is the open lane of that name.
+    pub(crate) fn answers_to(&self, name: &str) -> bool {
+        *self.name == *name && self.phase() == crate::pure::words::room::Phase::Open
+    }
+}

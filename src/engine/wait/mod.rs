@@ -1,0 +1,7 @@
+//! Threads, futures and buffers that wait for something, and how they are woken.
+
+pub(crate) mod fire;
+pub(crate) mod quiescence;
+pub(crate) mod standby;
+pub(crate) mod waiters;
+pub(crate) mod wakers;

@@ -1,0 +1,87 @@
+//! Buffers that wait for room in their topic, in the order in which they came.
+//!
+//! Each is called once there may be room, and publishes on a worker's thread. One at a
+//! time: who is called and has been served, or no longer wants anything, calls the next if
+//! there is room left. One that is refused again keeps its place. Steps, as those of
+//! publishers that wait on their threads (see [`waiters`](crate::engine::wait::waiters)): take a place
+//! and be counted, fence, look once more; whoever makes room releases, fences, looks at
+//! the count.
+
+use std::collections::BTreeMap;
+
+use crate::engine::wait::fire::{Fire, LOOK};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, Mutex, fence};
+
+/// Where a buffer stands in the line; kept until it is served.
+#[derive(Debug, Default)]
+pub(crate) struct Place(Option<u64>);
+
+impl Place {
+    /// Whether it waits, or has been called.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+/// The line of one topic. Bounded by its buffers: each has one place.
+pub(crate) struct Standby {
+    /// Those who stand in the line.
+    waiting: AtomicUsize,
+    state: Mutex<State>,
+}
+
+struct State {
+    next: u64,
+    line: BTreeMap<u64, Arc<dyn Fire>>,
+}
+
+impl Standby {
+    pub(crate) fn new() -> Self {
+        Self {
+            waiting: AtomicUsize::new(0),
+            state: Mutex::new(State {
+                next: 0,
+                line: BTreeMap::new(),
+            }),
+        }
+    }
+
+    /// Whether anybody stands there: to be asked after a fence.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Takes a place in the line, or the same again. Who called this must look once
+    /// more whether there is room.
+    pub(crate) fn stand(&self, place: &mut Place, target: Arc<dyn Fire>) {
+        let mut state = self.state.lock();
+        let number = *place.0.get_or_insert(state.next);
+        state.next = state.next.max(number + 1);
+        if state.line.insert(number, target).is_none() {
+            // ORDERING: as in `Waiters::sit_down`.
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(state);
+        // ORDERING: pairs with the fence in `Waiters::wake`.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Leaves the line.
+    pub(crate) fn leave(&self, place: &mut Place) {
+        let Some(number) = place.0.take() else { return };
+        let gone = self.state.lock().line.remove(&number);
+        if gone.is_some() {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Calls the first in the line. It keeps its place if it is refused again.
+    pub(crate) fn call_next(&self) {
+        let first = self.state.lock().line.pop_first();
+        if let Some((_, target)) = first {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            target.fire(LOOK);
+        }
+    }
+}

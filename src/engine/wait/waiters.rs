@@ -1,0 +1,243 @@
+//! Those who wait for room, or for something to take: publishers under `Overflow::Block`,
+//! receivers of a pull subscription, threads and futures alike.
+//!
+//! Steps. A *waiter* takes a seat under the lock, which counts it in, fences, tries, and if
+//! that was in vain sleeps until it is called; then it tries again, and if that was in vain
+//! from its old seat. Whoever makes room (the *waker*) makes it, fences, reads the count, and
+//! calls as many as there is room for, in the order in which they came. The feared
+//! interleaving, a waiter that sleeps while the room it waits for has just been made, would
+//! need each of the two to miss the other's write, which the fences exclude. A close calls
+//! everybody.
+//!
+//! As not all are called, another is feared: room is there, somebody was called for it, and
+//! that one never takes it, while others sleep. So whoever was called and leaves (it has
+//! taken something, its time is up, or its future is dropped) looks, after it has been
+//! counted out, whether there is still something, and calls the next. Who made room before
+//! that was counted is seen by this look; who makes room later finds one fewer on the way. A
+//! future that is called and neither polled nor dropped keeps only its own call: the next
+//! room calls another.
+//!
+//! A buffer that waits for room stands in a line of its own ([`standby`](crate::engine::wait::standby)),
+//! whose first is called besides.
+//!
+//! Bells are rung outside of the lock. Model: `loom-tests/tests/models/waiters.rs`.
+
+use std::time::Duration;
+
+use crate::engine::base::contain::discard;
+use crate::engine::wait::fire::Fire;
+use crate::engine::wait::standby::{Place, Standby};
+use crate::engine::wait::wakers::{Bell, Queue, Seat};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, Condvar, Instant, Mutex, breakable, fence};
+
+/// How long a thread lets others go first: longer than one takes to wake up.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// A thread that waits.
+struct Sitting {
+    seat: Seat,
+    bell: Arc<Condvar>,
+}
+
+impl Sitting {
+    fn new() -> Self {
+        Self {
+            seat: Seat::default(),
+            bell: Arc::new(Condvar::new()),
+        }
+    }
+}
+
+fn is_late(until: Option<Instant>) -> bool {
+    until.is_some_and(|until| Instant::now() >= until)
+}
+
+/// A waiting room.
+pub struct Waiters {
+    /// Those who sit in the queue.
+    waiting: AtomicUsize,
+    queue: Mutex<Queue>,
+    standby: Standby,
+}
+
+impl Waiters {
+    /// Nobody waits.
+    pub fn new() -> Self {
+        Self {
+            waiting: AtomicUsize::new(0),
+            queue: Mutex::new(Queue::EMPTY),
+            standby: Standby::new(),
+        }
+    }
+
+    /// Repeats `attempt` until it returns something or `until` has passed. `room` says for
+    /// how many there is something afterwards.
+    pub fn wait_for<R>(
+        &self,
+        until: Option<Instant>,
+        attempt: impl FnMut() -> Option<R>,
+        room: impl Fn() -> usize,
+    ) -> Option<R> {
+        self.wait_from(Sitting::new(), until, attempt, room)
+    }
+
+    /// The same, but lets those go first who wait already: for who has had its turn. Not for
+    /// ever, as one of them may be a future that nobody polls.
+    pub fn wait_behind<R>(
+        &self,
+        until: Option<Instant>,
+        attempt: impl FnMut() -> Option<R>,
+        room: impl Fn() -> usize,
+    ) -> Option<R> {
+        let mut sitting = Sitting::new();
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.sit_down(&mut sitting.seat, Bell::Thread(Arc::clone(&sitting.bell)));
+            // In place of a look.
+            self.wake(&room);
+            let patience = Instant::now().checked_add(PATIENCE);
+            let until = [until, patience].into_iter().flatten().min();
+            self.sleep(&sitting, until);
+        }
+        self.wait_from(sitting, until, attempt, room)
+    }
+
+    fn wait_from<R>(
+        &self,
+        mut sitting: Sitting,
+        until: Option<Instant>,
+        mut attempt: impl FnMut() -> Option<R>,
+        room: impl Fn() -> usize,
+    ) -> Option<R> {
+        let answer = loop {
+            self.sit_down(&mut sitting.seat, Bell::Thread(Arc::clone(&sitting.bell)));
+            if let Some(answer) = attempt() {
+                break Some(answer);
+            }
+            if is_late(until) {
+                break None;
+            }
+            self.sleep(&sitting, until);
+            // Not from its seat, so that the call is passed on if it leaves now.
+            if let Some(answer) = attempt() {
+                break Some(answer);
+            }
+        };
+        self.leave(&mut sitting.seat, room);
+        answer
+    }
+
+    /// Sleeps until it is called, or until then.
+    fn sleep(&self, sitting: &Sitting, until: Option<Instant>) {
+        let mut queue = self.queue.lock();
+        while queue.waits(&sitting.seat) && !is_late(until) {
+            sitting.bell.wait(&mut queue, until);
+        }
+    }
+
+    /// There is room for so many: lets as many of those who wait look.
+    pub fn wake(&self, room: impl Fn() -> usize) {
+        // ORDERING: pairs with the fence in `sit_down`.
+        breakable!("waiters: wake without a fence", fence(Ordering::SeqCst));
+        self.wake_fenced(room);
+    }
+
+    /// The same for who has fenced since it made room.
+    pub(crate) fn wake_fenced(&self, room: impl Fn() -> usize) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.call(room());
+        }
+        if self.standby.is_taken() {
+            self.standby.call_next();
+        }
+    }
+
+    /// Has the buffer of this place called when there is room. Who called this must look
+    /// once more whether there is.
+    pub(crate) fn stand(&self, place: &mut Place, target: Arc<dyn Fire>) {
+        self.standby.stand(place, target);
+    }
+
+    /// The buffer of this place waits no more.
+    pub(crate) fn step_out(&self, place: &mut Place) {
+        self.standby.leave(place);
+    }
+
+    /// There is room left: has the next buffer called.
+    pub(crate) fn call_next(&self) {
+        self.standby.call_next();
+    }
+
+    /// There never will be room, or who waits must look for itself: lets everybody look.
+    pub fn wake_all(&self) {
+        breakable!(
+            "waiters: wake one of many",
+            self.wake(|| usize::MAX),
+            self.wake(|| 1)
+        );
+    }
+
+    fn call(&self, room: usize) {
+        let mut wanted = room;
+        while wanted > 0 {
+            let mut queue = self.queue.lock();
+            let bells = queue.call(wanted);
+            self.waiting.store(queue.len(), Ordering::Relaxed);
+            drop(queue);
+            let broken = bells
+                .into_iter()
+                .filter_map(|bell| (!bell.ring()).then_some(()));
+            wanted = broken.count();
+        }
+    }
+
+    fn sit_down(&self, seat: &mut Seat, bell: Bell) {
+        let mut queue = self.queue.lock();
+        let before = queue.sit_down(seat, bell);
+        self.waiting.store(queue.len(), Ordering::Relaxed);
+        drop(queue);
+        discard(before);
+        // ORDERING: pairs with the fence in `wake`; see the module's text.
+        breakable!("waiters: wait without a fence", fence(Ordering::SeqCst));
+    }
+
+    /// Has the future of this seat be called when there is room, unless `attempt` returns
+    /// now.
+    #[cfg(feature = "async")]
+    pub(crate) fn poll_for<R>(
+        &self,
+        seat: &mut Seat,
+        context: &std::task::Context<'_>,
+        attempt: impl FnOnce() -> Option<R>,
+        room: impl Fn() -> usize,
+    ) -> std::task::Poll<R> {
+        self.sit_down(seat, Bell::Future(context.waker().clone()));
+        match attempt() {
+            Some(answer) => {
+                self.leave(seat, room);
+                std::task::Poll::Ready(answer)
+            }
+            None => std::task::Poll::Pending,
+        }
+    }
+
+    /// Whoever has this seat waits no more. Passes a call on if there is `room` for another.
+    #[inline]
+    pub(crate) fn leave(&self, seat: &mut Seat, room: impl Fn() -> usize) {
+        if !seat.is_free() {
+            self.get_up(seat, room);
+        }
+    }
+
+    fn get_up(&self, seat: &mut Seat, room: impl Fn() -> usize) {
+        let mut queue = self.queue.lock();
+        let left = queue.get_up(seat);
+        self.waiting.store(queue.len(), Ordering::Relaxed);
+        drop(queue);
+        match left {
+            Some(Err(_)) => breakable!("waiters: called, and gone without a word", self.wake(room)),
+            Some(Ok(bell)) => discard(bell),
+            None => {}
+        }
+    }
+}

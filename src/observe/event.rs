@@ -1,0 +1,437 @@
+//! What observers are told.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::message::MessageId;
+use crate::pure::decide::lifecycle::Status;
+use crate::pure::decide::retry::FailureKind;
+use crate::pure::decide::strategy::FlushCause;
+use crate::sync::Arc;
+use crate::types::config::Overflow;
+use crate::types::reason::DeadReason;
+
+/// One thing that happened, with what it happened to.
+///
+/// Events of one delivery arrive in the order in which they happened; across
+/// deliveries only [`sequence`](Self::sequence) orders them. They pass through a
+/// bounded buffer to the observers' own thread; when an observer can't keep up
+/// events are missed, never deliveries: the sequence then has gaps, and the
+/// metrics say how many.
+#[derive(Clone, Copy)]
+pub struct Event<'a> {
+    pub(crate) sequence: u64,
+    pub(crate) at_ns: u64,
+    pub(crate) topic: &'a str,
+    pub(crate) subscription: Option<&'a str>,
+    pub(crate) id: Option<MessageId>,
+    pub(crate) attempt: u32,
+    pub(crate) status: Option<Status>,
+    pub(crate) kind: &'a EventKind,
+}
+
+/// Events on their way to the observers: what happened at once to one message, to
+/// several neighbors, or to none.
+pub(crate) struct Record {
+    pub(crate) sequence: u64,
+    pub(crate) at_ns: u64,
+    pub(crate) topic: Arc<str>,
+    pub(crate) subscription: Option<Arc<str>>,
+    pub(crate) about: About,
+    pub(crate) attempt: u32,
+    pub(crate) status: Option<Status>,
+    pub(crate) kind: EventKind,
+}
+
+/// Which messages a record is about.
+pub(crate) enum About {
+    None,
+    One(MessageId),
+    /// So many whose ids follow each other, from the first of them.
+    Neighbors(MessageId, u64),
+    Many(Box<[MessageId]>),
+}
+
+impl About {
+    pub(crate) fn these(mut ids: impl Iterator<Item = MessageId>) -> Self {
+        let Some(first) = ids.next() else {
+            return Self::None;
+        };
+        let mut count = 1;
+        loop {
+            match ids.next() {
+                Some(id) if id == first.after(count) => count += 1,
+                Some(id) => {
+                    let before = (0..count).map(|at| first.after(at));
+                    return Self::Many(before.chain([id]).chain(ids).collect());
+                }
+                None if count == 1 => return Self::One(first),
+                None => return Self::Neighbors(first, count),
+            }
+        }
+    }
+
+    /// How many events it makes.
+    fn len(&self) -> u64 {
+        match self {
+            Self::None | Self::One(_) => 1,
+            Self::Neighbors(_, count) => *count,
+            Self::Many(ids) => ids.len() as u64,
+        }
+    }
+
+    fn id(&self, at: u64) -> Option<MessageId> {
+        match self {
+            Self::None => None,
+            Self::One(id) => Some(*id),
+            Self::Neighbors(first, _) => Some(first.after(at)),
+            Self::Many(ids) => Some(ids[at as usize]),
+        }
+    }
+}
+
+impl Record {
+    /// What happened, when, and on which topic; the bus numbers it.
+    pub(crate) fn new(topic: Arc<str>, at_ns: u64, kind: EventKind) -> Self {
+        Self {
+            sequence: 0,
+            at_ns,
+            topic,
+            subscription: None,
+            about: About::None,
+            attempt: 0,
+            status: None,
+            kind,
+        }
+    }
+
+    /// How many events it stands for.
+    pub(crate) fn len(&self) -> u64 {
+        self.about.len()
+    }
+
+    /// Tells its events, in order.
+    pub(crate) fn tell(&self, mut tell: impl FnMut(&Event<'_>)) {
+        let mut event = Event {
+            sequence: self.sequence,
+            at_ns: self.at_ns,
+            topic: &self.topic,
+            subscription: self.subscription.as_deref(),
+            id: None,
+            attempt: self.attempt,
+            status: self.status,
+            kind: &self.kind,
+        };
+        for at in 0..self.len() {
+            event.id = self.about.id(at);
+            tell(&event);
+            event.sequence += 1;
+        }
+    }
+}
+
+impl<'a> Event<'a> {
+    /// The number of the event: 1 for the first since the broker was built.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// When it happened: time since the broker was built.
+    pub fn at(&self) -> Duration {
+        Duration::from_nanos(self.at_ns)
+    }
+
+    /// What happened.
+    pub fn kind(&self) -> &'a EventKind {
+        self.kind
+    }
+
+    /// The name of what happened, in snake case, as in `message_enqueued`.
+    pub fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    /// The topic it happened on; empty for events of the broker itself.
+    pub fn topic(&self) -> &'a str {
+        self.topic
+    }
+
+    /// The subscription, for events of one.
+    pub fn subscription(&self) -> Option<&'a str> {
+        self.subscription
+    }
+
+    /// The message, for events of one.
+    pub fn id(&self) -> Option<MessageId> {
+        self.id
+    }
+
+    /// The attempt, for events of one; otherwise zero.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Where the message or delivery stands after it.
+    pub fn status(&self) -> Option<Status> {
+        self.status
+    }
+}
+
+/// Prints one line: `delivered orders/billing #7 attempt 2 DELIVERED`.
+impl fmt::Display for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        if !self.topic().is_empty() {
+            write!(f, " {}", self.topic())?;
+        }
+        if let Some(subscription) = self.subscription() {
+            write!(f, "/{subscription}")?;
+        }
+        if let Some(id) = self.id() {
+            write!(f, " #{id}")?;
+        }
+        if self.attempt() > 0 {
+            write!(f, " attempt {}", self.attempt())?;
+        }
+        if let Some(status) = self.status() {
+            write!(f, " {status}")?;
+        }
+        match self.kind() {
+            EventKind::MessageEnqueued { depth } => write!(f, " depth {depth}"),
+            EventKind::Failed { error, .. } => write!(f, ": {error}"),
+            EventKind::Requeued { reason } => write!(f, ": {reason}"),
+            EventKind::RetryScheduled { delay } => write!(f, " in {delay:?}"),
+            EventKind::DeadLetter { reason } => write!(f, ": {reason}"),
+            EventKind::StrategySwapped { from, to } => write!(f, " {from} -> {to}"),
+            EventKind::PartitionsChanged { from, to } => write!(f, " {from} -> {to}"),
+            EventKind::Backpressure { depth, .. } => write!(f, " depth {depth}"),
+            EventKind::BatchFlush { size, cause } => write!(f, " of {size} ({cause:?})"),
+            EventKind::Dropped { cause } => write!(f, " ({cause:?})"),
+            EventKind::HookPanicked { hook } => write!(f, " ({hook:?})"),
+            EventKind::MemberJoined { member } | EventKind::MemberLeft { member } => {
+                write!(f, " {member}")
+            }
+            EventKind::KeyParked { key } | EventKind::KeyFreed { key } => write!(f, " {key:?}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Event(#{} {self})", self.sequence())
+    }
+}
+
+/// What can happen.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A topic was opened for the first time.
+    TopicOpened,
+    /// A topic was removed.
+    TopicRemoved,
+    /// A subscription was added.
+    SubscriberAdded,
+    /// A subscription has ended: no call of its handler runs or will start.
+    SubscriberRemoved,
+    /// A member joined a consumer group.
+    MemberJoined {
+        /// Its name.
+        member: Arc<str>,
+    },
+    /// A member left its consumer group: it is handed nothing any more.
+    MemberLeft {
+        /// Its name.
+        member: Arc<str>,
+    },
+    /// A message was accepted.
+    MessageEnqueued {
+        /// Messages in the topic's queue, this one included.
+        depth: u64,
+    },
+    /// A handler is about to be called, or a lease is taken. If the subscription is
+    /// cancelled at this very moment, the handler isn't called, and `Cancelled` follows.
+    Delivering,
+    /// A handler returned `Ok`, or a lease was acked.
+    Delivered,
+    /// A handler returned an error or panicked; or a lease was nacked, dropped, or
+    /// outlived its deadline.
+    Failed {
+        /// Which of them.
+        kind: FailureKind,
+        /// Its text, as in [`FailedAttempt::text`](crate::FailedAttempt::text).
+        error: Arc<str>,
+    },
+    /// A handler put its delivery back, or a lease was nacked so.
+    Requeued {
+        /// The text of the nack.
+        reason: Arc<str>,
+    },
+    /// Another attempt was granted.
+    RetryScheduled {
+        /// After this time.
+        delay: Duration,
+    },
+    /// A delivery went to the dead letters.
+    DeadLetter {
+        /// Why.
+        reason: DeadReason,
+    },
+    /// A topic got another strategy.
+    StrategySwapped {
+        /// The old one's name.
+        from: Arc<str>,
+        /// The new one's name.
+        to: Arc<str>,
+    },
+    /// A topic was split into another number of partitions.
+    PartitionsChanged {
+        /// How many there were.
+        from: usize,
+        /// How many there are.
+        to: usize,
+    },
+    /// A publish met a full topic.
+    Backpressure {
+        /// Messages in the topic's queue.
+        depth: u64,
+        /// The policy that decides what follows.
+        overflow: Overflow,
+    },
+    /// A strategy lets go of a batch that it had waited for.
+    BatchFlush {
+        /// Messages in it.
+        size: usize,
+        /// Why now.
+        cause: FlushCause,
+    },
+    /// A message or a delivery was dropped.
+    Dropped {
+        /// Why.
+        cause: DropCause,
+    },
+    /// A delivery outlived its time to live. Under
+    /// [`OnExpired::DeadLetter`](crate::OnExpired::DeadLetter) it is a
+    /// [`DeadLetter`](Self::DeadLetter) instead.
+    Expired,
+    /// A delivery's subscription or broker ended first.
+    Cancelled,
+    /// A message had no subscription to go to.
+    Unrouted,
+    /// A letter was redriven: it has left the dead letters, and is on its way to its
+    /// subscription.
+    Redriven,
+    /// A letter left the full dead-letter store.
+    LetterEvicted,
+    /// A delivery went to the dead letters, and those of its key follow it there
+    /// from now on.
+    KeyParked {
+        /// The key.
+        key: Arc<str>,
+    },
+    /// The dead letters have none of the key any more: it goes on.
+    KeyFreed {
+        /// The key.
+        key: Arc<str>,
+    },
+    /// A lease was to be acked, nacked or extended after its deadline, or after the end
+    /// of its subscription. Nothing has changed.
+    StaleSettlement,
+    /// Something of the user's other than a handler panicked.
+    HookPanicked {
+        /// What.
+        hook: Hook,
+    },
+    /// The broker accepts nothing any more, or only what its own handlers publish: see
+    /// [`Broker::drain_pipeline`](crate::Broker::drain_pipeline).
+    DrainStarted,
+    /// The broker begins nothing more. Calls that have not returned may still run.
+    Drained,
+}
+
+impl EventKind {
+    /// The name in snake case.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::TopicOpened => "topic_opened",
+            Self::TopicRemoved => "topic_removed",
+            Self::SubscriberAdded => "subscriber_added",
+            Self::SubscriberRemoved => "subscriber_removed",
+            Self::MemberJoined { .. } => "member_joined",
+            Self::MemberLeft { .. } => "member_left",
+            Self::MessageEnqueued { .. } => "message_enqueued",
+            Self::Delivering => "delivering",
+            Self::Delivered => "delivered",
+            Self::Failed { .. } => "failed",
+            Self::Requeued { .. } => "requeued",
+            Self::RetryScheduled { .. } => "retry_scheduled",
+            Self::DeadLetter { .. } => "dead_letter",
+            Self::StrategySwapped { .. } => "strategy_swapped",
+            Self::PartitionsChanged { .. } => "partitions_changed",
+            Self::Backpressure { .. } => "backpressure",
+            Self::BatchFlush { .. } => "batch_flush",
+            Self::Dropped { .. } => "dropped",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+            Self::Unrouted => "unrouted",
+            Self::Redriven => "redriven",
+            Self::LetterEvicted => "letter_evicted",
+            Self::KeyParked { .. } => "key_parked",
+            Self::KeyFreed { .. } => "key_freed",
+            Self::StaleSettlement => "stale_settlement",
+            Self::HookPanicked { .. } => "hook_panicked",
+            Self::DrainStarted => "drain_started",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+/// Why something was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DropCause {
+    /// The topic was full.
+    Overflow,
+    /// The subscription's lane was full.
+    LaneFull,
+    /// A handler or a policy said so.
+    Discarded,
+    /// The broker stopped before it was dispatched.
+    Shutdown,
+    /// Its time to live ran out while it was retained for a first subscription.
+    Expired,
+}
+
+/// User code that the engine calls besides handlers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Hook {
+    /// A [`Strategy`](crate::Strategy).
+    Strategy,
+    /// A [`RetryPolicy`](crate::RetryPolicy) or its classifier.
+    RetryPolicy,
+    /// An observer.
+    Observer,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_tells_of_each_of_its_messages_whether_or_not_they_follow_each_other() {
+        for ids in [&[7][..], &[7, 8, 9], &[7, 8, 10, 11], &[7, 6]] {
+            let record = Record {
+                sequence: 3,
+                about: About::these(ids.iter().map(|id| MessageId::new(*id))),
+                ..Record::new(Arc::from("t"), 0, EventKind::Delivered)
+            };
+            let mut told = Vec::new();
+            record.tell(|event| told.extend(event.id().map(|id| (event.sequence(), id.get()))));
+            let numbered: Vec<_> = (3..).zip(ids.iter().copied()).collect();
+            assert_eq!(told, numbered);
+            assert_eq!(record.len(), told.len() as u64);
+        }
+    }
+}

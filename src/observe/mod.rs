@@ -1,0 +1,6 @@
+//! Events and metrics, as the user reads them.
+
+pub(crate) mod event;
+pub(crate) mod latency;
+pub(crate) mod metrics;
+pub(crate) mod note;

@@ -1,0 +1,604 @@
+//! What follows a failed attempt: another one, when, or none.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::pure::decide::key_hash::fnv1a;
+use crate::types::error::InvalidSetting;
+
+/// One failed attempt, as a [`RetryPolicy`] sees it.
+pub struct FailedAttempt<'a> {
+    pub(crate) attempt: u32,
+    pub(crate) elapsed: Duration,
+    pub(crate) kind: FailureKind,
+    pub(crate) text: &'a str,
+    pub(crate) error: Option<&'a (dyn Error + Send + Sync + 'static)>,
+    pub(crate) random: u64,
+}
+
+/// How an attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// The handler returned an error, or the lease was nacked.
+    Error,
+    /// The handler panicked.
+    Panic,
+    /// It was pulled, and not settled before its ack deadline.
+    Timeout,
+    /// It was pulled, and its lease dropped without being settled.
+    Abandoned,
+}
+
+impl<'a> FailedAttempt<'a> {
+    /// A failure made up to test a policy with.
+    pub fn new(attempt: u32, elapsed: Duration, text: &'a str) -> Self {
+        Self {
+            attempt,
+            elapsed,
+            kind: FailureKind::Error,
+            text,
+            error: None,
+            random: 0,
+        }
+    }
+
+    /// The same failure, with the error that a handler returned.
+    #[must_use]
+    pub fn with_error(self, error: &'a (dyn Error + Send + Sync + 'static)) -> Self {
+        Self {
+            error: Some(error),
+            ..self
+        }
+    }
+
+    /// The same failure, as a panic.
+    #[must_use]
+    pub fn as_panic(self) -> Self {
+        Self {
+            kind: FailureKind::Panic,
+            ..self
+        }
+    }
+
+    /// The same failure, with these bits for jitter.
+    #[must_use]
+    pub fn with_random(self, random: u64) -> Self {
+        Self { random, ..self }
+    }
+
+    /// Which attempt failed: 1 is the first. Counts entries into the handler, except
+    /// those that ended by [`Nack::requeue`](crate::Nack::requeue).
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Time since the first attempt began.
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// How it failed.
+    pub fn kind(&self) -> FailureKind {
+        self.kind
+    }
+
+    /// The error's text and those of its [sources](Error::source), as in "a: b: c", the panic's
+    /// message, or what became of the lease. What is longer than 4,096 bytes is cut, and ends
+    /// with an ellipsis.
+    pub fn text(&self) -> &str {
+        self.text
+    }
+
+    /// The error itself, if the handler or the nack of the lease gave one: downcast it to
+    /// classify.
+    pub fn error(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.map(|error| error as &(dyn Error + 'static))
+    }
+
+    /// Sixty-four bits for jitter, different for each broker, topic, subscription,
+    /// message, redrive and attempt. They depend on nothing else, neither on time nor on
+    /// threads, so a run can be repeated by a broker of the same
+    /// [`seed`](crate::BrokerBuilder::seed).
+    pub fn random(&self) -> u64 {
+        self.random
+    }
+}
+
+impl fmt::Debug for FailedAttempt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FailedAttempt")
+            .field("attempt", &self.attempt)
+            .field("elapsed", &self.elapsed)
+            .field("kind", &self.kind)
+            .field("text", &self.text)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a [`RetryPolicy`] returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decision {
+    /// Try again after this time.
+    RetryAfter(Duration),
+    /// The limits are used up: dead-letter it as exhausted.
+    Exhausted,
+    /// Trying again can't help: dead-letter it as rejected.
+    DeadLetter,
+    /// Drop it; counted as dropped.
+    Discard,
+}
+
+/// Decides what follows a failed attempt. Implement it for your own rules.
+///
+/// It is asked once per failure, outside every lock: by a worker, or by a thread that
+/// receives or settles leases. If it panics, the delivery is dead-lettered with that as
+/// the reason: nothing is lost.
+pub trait RetryPolicy: Send + Sync + 'static {
+    /// Looks at the failure and decides.
+    fn decide(&self, failed: &FailedAttempt<'_>) -> Decision;
+
+    /// Decides on a failure whose nack asked for a delay of its own, by
+    /// [`Nack::retry_after`](crate::Nack::retry_after). It is called instead of
+    /// [`decide`](Self::decide), and what it returns is what happens.
+    ///
+    /// By default a retry that `decide` grants comes after `requested`. A policy whose
+    /// limits depend on the delay, or that wraps another, says here what they mean for
+    /// this one.
+    fn decide_requested(&self, failed: &FailedAttempt<'_>, requested: Duration) -> Decision {
+        match self.decide(failed) {
+            Decision::RetryAfter(_) => Decision::RetryAfter(requested),
+            otherwise => otherwise,
+        }
+    }
+
+    /// Refuses settings that could never take effect. Called once, when the
+    /// policy is installed; accepts everything by default.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`], with the setting's name and the rule it breaks.
+    fn check(&self) -> Result<(), InvalidSetting> {
+        Ok(())
+    }
+}
+
+/// What a classifier makes of an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Class {
+    /// It may pass: try again within the limits.
+    Retry,
+    /// It won't pass: dead-letter it now.
+    DeadLetter,
+    /// It doesn't matter: drop it.
+    Discard,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Fixed,
+    Linear,
+    Exponential,
+}
+
+type Classifier = Arc<dyn Fn(&FailedAttempt<'_>) -> Class + Send + Sync>;
+
+/// The usual retry policies: a delay that is fixed, grows linearly or doubles.
+///
+/// The default is [`Backoff::default`]: linear, 250 ms times the attempt, three
+/// attempts in all.
+///
+/// ```
+/// use millstream::{Backoff, Class};
+/// use std::time::Duration;
+///
+/// let policy = Backoff::exponential(Duration::from_millis(10))
+///     .cap(Duration::from_secs(5))
+///     .jitter()
+///     .max_attempts(8)
+///     .max_elapsed(Duration::from_secs(60))
+///     .classify(|failed| match failed.error() {
+///         Some(error) if error.is::<std::num::ParseIntError>() => Class::DeadLetter,
+///         _ => Class::Retry,
+///     });
+/// # let _ = policy;
+/// ```
+#[derive(Clone)]
+pub struct Backoff {
+    shape: Shape,
+    base: Duration,
+    cap: Option<Duration>,
+    jitter_seed: Option<u64>,
+    max_attempts: u32,
+    max_elapsed: Option<Duration>,
+    classifier: Option<Classifier>,
+}
+
+const DEFAULT_FACTOR: Duration = Duration::from_millis(250);
+const DEFAULT_ATTEMPTS: u32 = 3;
+
+impl Backoff {
+    fn of(shape: Shape, base: Duration) -> Self {
+        Self {
+            shape,
+            base,
+            cap: None,
+            jitter_seed: None,
+            max_attempts: DEFAULT_ATTEMPTS,
+            max_elapsed: None,
+            classifier: None,
+        }
+    }
+
+    /// No second attempt: the first failure is dead-lettered.
+    pub fn none() -> Self {
+        Self::of(Shape::Fixed, Duration::ZERO).max_attempts(1)
+    }
+
+    /// The same delay before every retry.
+    pub fn fixed(delay: Duration) -> Self {
+        Self::of(Shape::Fixed, delay)
+    }
+
+    /// `factor` × the number of the attempt that failed.
+    pub fn linear(factor: Duration) -> Self {
+        Self::of(Shape::Linear, factor)
+    }
+
+    /// `base` after the first failure, doubled after each further one, until it is the
+    /// [`cap`](Self::cap) or, without one, the longest duration there is.
+    pub fn exponential(base: Duration) -> Self {
+        Self::of(Shape::Exponential, base)
+    }
+
+    /// No delay longer than this, be it one that the handler
+    /// [asked for](crate::Nack::retry_after). Default: none.
+    #[must_use]
+    pub fn cap(self, cap: Duration) -> Self {
+        Self {
+            cap: Some(cap),
+            ..self
+        }
+    }
+
+    /// Spreads each delay evenly over zero to itself, so that deliveries which
+    /// failed together don't come back together ("full jitter", AWS Architecture
+    /// Blog 2015, "Exponential Backoff And Jitter"). It is drawn from
+    /// [`FailedAttempt::random`], so a broker that was built with a
+    /// [`seed`](crate::BrokerBuilder::seed) repeats its delays, and others don't.
+    #[must_use]
+    pub fn jitter(self) -> Self {
+        self.full_jitter(0)
+    }
+
+    /// [`jitter`](Self::jitter) with a number of the policy's own mixed in: policies of
+    /// different numbers draw different delays for the same failure. The number
+    /// alone does not make delays repeatable; the broker's
+    /// [`seed`](crate::BrokerBuilder::seed) does.
+    #[must_use]
+    pub fn full_jitter(self, seed: u64) -> Self {
+        Self {
+            jitter_seed: Some(seed),
+            ..self
+        }
+    }
+
+    /// At most `n` entries into the handler, the first included, those that ended by
+    /// [`Nack::requeue`](crate::Nack::requeue) not. Default 3. `u32::MAX` is no limit.
+    #[must_use]
+    pub fn max_attempts(self, n: u32) -> Self {
+        Self {
+            max_attempts: n,
+            ..self
+        }
+    }
+
+    /// No retry later than this after the first attempt began, judged by the delay that
+    /// it would really come after: where the handler [asked for](crate::Nack::retry_after)
+    /// one, by that. So a limit below the policy's own first delay leaves the retries that
+    /// handlers ask for; a limit of zero would leave none and is refused. Default: none.
+    #[must_use]
+    pub fn max_elapsed(self, limit: Duration) -> Self {
+        Self {
+            max_elapsed: Some(limit),
+            ..self
+        }
+    }
+
+    /// Sorts errors into those worth another attempt and those not.
+    #[must_use]
+    pub fn classify(
+        self,
+        classifier: impl Fn(&FailedAttempt<'_>) -> Class + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            classifier: Some(Arc::new(classifier)),
+            ..self
+        }
+    }
+
+    /// The one decision: `requested` is the delay that the handler asked for.
+    fn judge(&self, failed: &FailedAttempt<'_>, requested: Option<Duration>) -> Decision {
+        match self.classifier.as_ref().map(|classify| classify(failed)) {
+            Some(Class::DeadLetter) => return Decision::DeadLetter,
+            Some(Class::Discard) => return Decision::Discard,
+            Some(Class::Retry) | None => {}
+        }
+        if failed.attempt >= self.max_attempts {
+            return Decision::Exhausted;
+        }
+        let delay = match requested {
+            Some(requested) => self.capped(requested),
+            None => self.delay(failed),
+        };
+        match self.max_elapsed {
+            Some(limit) if failed.elapsed.saturating_add(delay) > limit => Decision::Exhausted,
+            _ => Decision::RetryAfter(delay),
+        }
+    }
+
+    fn capped(&self, delay: Duration) -> Duration {
+        self.cap.map_or(delay, |cap| delay.min(cap))
+    }
+
+    fn delay(&self, failed: &FailedAttempt<'_>) -> Duration {
+        let delay = match self.shape {
+            Shape::Fixed => self.base,
+            Shape::Linear => self.base.saturating_mul(failed.attempt),
+            Shape::Exponential => doubled(self.base, failed.attempt.saturating_sub(1)),
+        };
+        let delay = self.capped(delay);
+        match self.jitter_seed {
+            Some(seed) => scaled(delay, mix(seed ^ failed.random)),
+            None => delay,
+        }
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::linear(DEFAULT_FACTOR)
+    }
+}
+
+impl RetryPolicy for Backoff {
+    fn decide(&self, failed: &FailedAttempt<'_>) -> Decision {
+        self.judge(failed, None)
+    }
+
+    fn decide_requested(&self, failed: &FailedAttempt<'_>, requested: Duration) -> Decision {
+        self.judge(failed, Some(requested))
+    }
+
+    fn check(&self) -> Result<(), InvalidSetting> {
+        if self.max_attempts == 0 {
+            return Err(InvalidSetting::new(
+                "max_attempts",
+                0,
+                "must be at least 1: the first delivery is an attempt",
+            ));
+        }
+        if let Some(cap) = self.cap.filter(|cap| *cap < self.base) {
+            return Err(InvalidSetting::new(
+                "cap",
+                format_args!("{cap:?}"),
+                "must not be below the first delay, which could never take effect",
+            ));
+        }
+        if self.max_elapsed == Some(Duration::ZERO) {
+            return Err(InvalidSetting::new(
+                "max_elapsed",
+                "zero",
+                "must be longer, or no retry could ever be made",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Backoff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backoff")
+            .field("shape", &self.shape)
+            .field("base", &self.base)
+            .field("cap", &self.cap)
+            .field("jitter_seed", &self.jitter_seed)
+            .field("max_attempts", &self.max_attempts)
+            .field("max_elapsed", &self.max_elapsed)
+            .field("classified", &self.classifier.is_some())
+            .finish()
+    }
+}
+
+/// What keeps jitter apart between what has the same ids: the names of its topic and of
+/// its subscription, in the broker of this seed. Hashed so that it never changes.
+pub(crate) fn salt(seed: u64, names: [&str; 2]) -> u64 {
+    names
+        .iter()
+        .fold(seed, |salt, name| mix(salt ^ fnv1a(name.as_bytes())))
+}
+
+/// The bits of one failed attempt.
+pub(crate) fn random(salt: u64, id: u64, generation: u16, attempt: u32) -> u64 {
+    let try_of_all = u64::from(generation) << 32 | u64::from(attempt);
+    mix(mix(salt ^ id) ^ try_of_all)
+}
+
+/// The finaliser of splitmix64 (Steele, Lea, Flood: "Fast Splittable
+/// Pseudorandom Number Generators", OOPSLA 2014): every input bit moves every
+/// output bit.
+pub(crate) fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// A nanosecond doubled so often is longer than any duration.
+const MOST_DOUBLINGS: u32 = 94;
+
+/// `delay` × 2^`times`, or the longest duration if that is less.
+fn doubled(delay: Duration, times: u32) -> Duration {
+    (0..times.min(MOST_DOUBLINGS)).fold(delay, |delay, _| delay.saturating_mul(2))
+}
+
+/// `delay` × `random` / 2⁶⁴. Seconds and nanoseconds apart, because their sum in
+/// nanoseconds times 64 bits would not fit.
+fn scaled(delay: Duration, random: u64) -> Duration {
+    let seconds = u128::from(delay.as_secs()) * u128::from(random);
+    // The part of a second that is left over, in units of 2⁻⁶⁴ s.
+    let rest = u128::from(seconds as u64) * 1_000_000_000;
+    let nanos = u128::from(delay.subsec_nanos()) * u128::from(random);
+    Duration::from_secs((seconds >> 64) as u64)
+        + Duration::from_nanos(((rest + nanos) >> 64) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn failed(attempt: u32) -> FailedAttempt<'static> {
+        FailedAttempt::new(attempt, MS * attempt, "no luck")
+    }
+
+    fn delays(policy: &Backoff) -> Vec<Duration> {
+        (1..)
+            .map_while(|attempt| match policy.decide(&failed(attempt)) {
+                Decision::RetryAfter(delay) => Some(delay),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_default_is_linear_with_three_attempts() {
+        assert_eq!(delays(&Backoff::default()), [MS * 250, MS * 500]);
+    }
+
+    #[test]
+    fn max_attempts_counts_the_first_delivery() {
+        assert!(delays(&Backoff::none()).is_empty());
+        assert_eq!(delays(&Backoff::fixed(MS).max_attempts(4)), [MS; 3]);
+    }
+
+    #[test]
+    fn exponential_doubles_up_to_its_cap_and_never_overflows() {
+        let policy = Backoff::exponential(MS).cap(MS * 5).max_attempts(6);
+        assert_eq!(delays(&policy), [MS, MS * 2, MS * 4, MS * 5, MS * 5]);
+        let endless = Backoff::exponential(Duration::MAX).max_attempts(u32::MAX);
+        assert_eq!(
+            endless.decide(&failed(1_000_000)),
+            Decision::RetryAfter(Duration::MAX)
+        );
+    }
+
+    #[test]
+    fn exponential_doubles_for_as_long_as_a_duration_holds_it() {
+        let policy = Backoff::exponential(Duration::from_nanos(1)).max_attempts(u32::MAX);
+        let delay = |policy: &Backoff, attempt| match policy.decide(&failed(attempt)) {
+            Decision::RetryAfter(delay) => delay,
+            other => panic!("expected a retry, got {other:?}"),
+        };
+        for attempt in 1..94 {
+            let before = delay(&policy, attempt);
+            assert_eq!(delay(&policy, attempt + 1), before * 2, "attempt {attempt}");
+        }
+        for attempt in [95, 96, 1_000_000, u32::MAX - 1] {
+            assert_eq!(delay(&policy, attempt), Duration::MAX, "attempt {attempt}");
+        }
+        let capped = policy.cap(Duration::from_secs(3_600));
+        assert_eq!(delay(&capped, 64), Duration::from_secs(3_600));
+        let zero = Backoff::exponential(Duration::ZERO).max_attempts(u32::MAX);
+        assert_eq!(delay(&zero, 1_000), Duration::ZERO);
+    }
+
+    #[test]
+    fn jitter_spreads_delays_of_any_length() {
+        let all = u64::MAX;
+        let ns = Duration::from_nanos;
+        assert_eq!(scaled(ns(8), 1 << 63), ns(4));
+        assert_eq!(scaled(ns(3_000_000_000), 1 << 63), ns(1_500_000_000));
+        assert_eq!(scaled(Duration::MAX, 0), Duration::ZERO);
+        assert_eq!(scaled(Duration::MAX, 1 << 63), Duration::MAX / 2);
+        assert!(scaled(Duration::MAX, all) > Duration::MAX - Duration::from_secs(3));
+        assert!(scaled(MS, all) < MS && scaled(MS, all) >= MS - ns(1));
+    }
+
+    #[test]
+    fn a_retry_past_max_elapsed_is_not_made() {
+        let policy = Backoff::fixed(MS * 10)
+            .max_attempts(100)
+            .max_elapsed(MS * 13);
+        assert_eq!(delays(&policy).len(), 3);
+    }
+
+    #[test]
+    fn a_requested_delay_is_judged_as_the_one_that_is_used() {
+        let policy = Backoff::fixed(MS * 120).cap(MS * 150).max_attempts(4);
+        let asked =
+            |policy: &Backoff, attempt, delay| policy.decide_requested(&failed(attempt), delay);
+        assert_eq!(asked(&policy, 1, MS), Decision::RetryAfter(MS));
+        assert_eq!(asked(&policy, 1, MS * 900), Decision::RetryAfter(MS * 150));
+        assert_eq!(asked(&policy, 4, MS), Decision::Exhausted);
+        let limited = policy.max_elapsed(MS * 60).jitter();
+        // The first attempt failed after 1 ms.
+        assert_eq!(asked(&limited, 1, MS * 59), Decision::RetryAfter(MS * 59));
+        assert_eq!(asked(&limited, 1, MS * 60), Decision::Exhausted);
+        let picky = limited.classify(|_| Class::Discard);
+        assert_eq!(asked(&picky, 1, MS), Decision::Discard);
+    }
+
+    #[test]
+    fn full_jitter_stays_within_the_delay_and_repeats_with_its_seed() {
+        let policy = |seed| Backoff::fixed(MS * 100).full_jitter(seed);
+        let delay = |seed, random| match policy(seed).decide(&failed(1).with_random(random)) {
+            Decision::RetryAfter(delay) => delay,
+            other => panic!("expected a retry, got {other:?}"),
+        };
+        let some: Vec<_> = (0..100).map(|random| delay(7, random)).collect();
+        let again: Vec<_> = (0..100).map(|random| delay(7, random)).collect();
+        let other: Vec<_> = (0..100).map(|random| delay(8, random)).collect();
+        assert_eq!(some, again);
+        assert_ne!(some, other);
+        assert!(some.iter().all(|delay| *delay <= MS * 100));
+        let mean = some.iter().sum::<Duration>() / 100;
+        assert!(mean > MS * 35 && mean < MS * 65, "mean {mean:?}");
+    }
+
+    #[test]
+    fn what_jitter_is_drawn_from_is_frozen() {
+        let salt = salt(42, ["orders", "billing"]);
+        assert_eq!(random(salt, 7, 3, 2), 0x5bd3_d879_f340_2adb);
+    }
+
+    #[test]
+    fn a_classifier_comes_before_the_limits() {
+        let policy = Backoff::fixed(MS).classify(|failed| match failed.text() {
+            "no luck" => Class::Discard,
+            _ => Class::DeadLetter,
+        });
+        assert_eq!(policy.decide(&failed(1)), Decision::Discard);
+        assert_eq!(
+            policy.decide(&FailedAttempt::new(1, MS, "poison")),
+            Decision::DeadLetter
+        );
+    }
+
+    #[test]
+    fn settings_without_effect_are_refused() {
+        assert!(Backoff::fixed(MS).max_attempts(0).check().is_err());
+        assert!(Backoff::fixed(MS * 2).cap(MS).check().is_err());
+        assert!(Backoff::fixed(MS).cap(MS).check().is_ok());
+        let limited = |limit| Backoff::fixed(MS).max_elapsed(limit).check();
+        assert!(limited(Duration::ZERO).is_err());
+        assert!(limited(MS / 2).is_ok(), "a handler may ask for less");
+        assert!(Backoff::none().check().is_ok());
+    }
+}

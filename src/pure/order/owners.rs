@@ -1,0 +1,45 @@
+//! Who takes a lane's deliveries, and whose a key is.
+//!
+//! A key belongs to the one that has the highest weight for it (rendezvous hashing; Thaler and Ravishankar,
+//! 1996), so that whoever joins or leaves moves no keys but its own.
+
+use crate::pure::decide::retry::mix;
+use crate::pure::order::line::Lists;
+use crate::pure::order::sequencer::Key;
+
+/// Somebody who takes deliveries.
+pub(crate) struct Owner {
+    pub(crate) id: u64,
+    /// Lines that may go on, by what is next in them.
+    pub(crate) ready: Lists<Key>,
+    /// What it took last had come back.
+    pub(crate) last_was_again: bool,
+}
+
+impl Owner {
+    pub(crate) fn new(id: u64) -> Self {
+        Self {
+            id,
+            ready: Lists::EMPTY,
+            last_was_again: false,
+        }
+    }
+
+    fn weight(&self, key: Key) -> u64 {
+        mix(key.hash ^ mix(self.id))
+    }
+}
+
+/// Whose the key is.
+pub(crate) fn owner_of(owners: &mut [Owner], key: Key) -> Option<&mut Owner> {
+    owners.iter_mut().max_by_key(|owner| owner.weight(key))
+}
+
+/// Whether the key is this owner's.
+pub(crate) fn owns(owners: &[Owner], id: u64, key: Key) -> bool {
+    if let [only] = owners {
+        return only.id == id;
+    }
+    let owner = owners.iter().max_by_key(|owner| owner.weight(key));
+    owner.is_some_and(|owner| owner.id == id)
+}

@@ -1,0 +1,21 @@
+//! State that fits one atomic word, and the steps from one such state to the next.
+//!
+//! Each step is a pure function. `engine/base/cell.rs` applies it to the shared word.
+
+pub(crate) mod ending;
+pub(crate) mod handles;
+pub(crate) mod idle;
+pub(crate) mod news;
+pub(crate) mod room;
+pub(crate) mod schedule;
+pub(crate) mod start;
+pub(crate) mod tickets;
+
+/// A state that fits one machine word, so that a single compare-and-swap can
+/// move it. Implementors are the machines of this directory.
+pub trait Packed: Copy {
+    /// The word that stands for this state.
+    fn pack(self) -> u64;
+    /// The state a word stands for.
+    fn unpack(word: u64) -> Self;
+}

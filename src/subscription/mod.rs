@@ -1,0 +1,321 @@
+//! Subscriptions, as users hold them.
+
+pub(crate) mod builder;
+#[cfg(feature = "async")]
+pub(crate) mod futures;
+pub(crate) mod group;
+pub(crate) mod lease;
+pub(crate) mod lease_batch;
+pub(crate) mod pattern;
+pub(crate) mod pull;
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::engine::base::contain::{SharedPolicy, share_policy};
+use crate::engine::registry::drain::MOMENT;
+use crate::engine::runtime::{Engine, context};
+use crate::engine::state::keyed::ChangeRules;
+use crate::engine::state::lane::Lane;
+use crate::engine::wait::fire::CANCEL;
+use crate::observe::latency::Latencies;
+use crate::observe::metrics::SubscriptionMetrics;
+use crate::pure::decide::retry::RetryPolicy;
+use crate::pure::decide::rules::Rules;
+use crate::pure::words::room::Phase;
+use crate::sync::{Arc, Instant, breakable};
+use crate::types::config::{OnExhausted, OnFailure, Unsubscribe};
+use crate::types::duration::nanos;
+use crate::types::error::InvalidSetting;
+use crate::types::range::in_range_of_threads;
+
+/// A subscription. Dropping it unsubscribes, without waiting: what is queued is
+/// cancelled, and a call of the handler that is running finishes.
+#[must_use = "dropping a subscription unsubscribes at once; call `detach` to keep it"]
+pub struct Subscription {
+    lane: Arc<dyn AnyLane>,
+    detached: bool,
+}
+
+/// What became of an unsubscribe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made once, at the end of a subscription"
+)]
+#[non_exhaustive]
+pub enum Unsubscribed {
+    /// No call of the handler runs or will start, and the handler itself has
+    /// been dropped. These are its last counts.
+    Ended(SubscriptionMetrics),
+    /// Called from inside a handler of this broker, which never waits: no further call will
+    /// start, and the rest follows by itself.
+    Ending,
+}
+
+impl Subscription {
+    pub(crate) fn new<T: Send + Sync + 'static>(lane: Arc<Lane<T>>) -> Self {
+        Self {
+            lane: Arc::new(lane),
+            detached: false,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.lane.name()
+    }
+
+    /// Keeps the subscription for as long as the broker lives.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+
+    /// Ends the subscription and waits until no call of its handler runs or will
+    /// start. What it still has is cancelled, dead-lettered or drained, as `mode`
+    /// says. A handler that never returns is waited for.
+    ///
+    /// From inside a handler of this broker, its own or another's, it only begins the end and
+    /// returns [`Unsubscribed::Ending`].
+    pub fn unsubscribe(mut self, mode: Unsubscribe) -> Unsubscribed {
+        self.detached = true;
+        self.end_as(mode)
+    }
+
+    /// Ends it, by a handle that may live on.
+    pub(crate) fn end_as(&self, mode: Unsubscribe) -> Unsubscribed {
+        match end_all(self.lane.engine(), &[Arc::clone(&self.lane)], mode) {
+            true => Unsubscribed::Ended(self.lane.metrics()),
+            false => Unsubscribed::Ending,
+        }
+    }
+
+    /// Sets this subscription's own retry policy. It decides from the next
+    /// failure on; retries already granted stand.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] if the policy refuses its own settings.
+    pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
+        let policy = share_policy(policy);
+        policy.check()?;
+        self.lane.set_retry(policy);
+        Ok(())
+    }
+
+    /// Sets what the failure of one delivery means for those behind it. Whoever waits
+    /// now is judged by it at once, within a turn of the handler: switching to
+    /// [`OnFailure::Reorder`] lets go of all that is held. What is in the handler's
+    /// hands, or awaits a retry, at that moment holds nobody up that it did not
+    /// before.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] if it clashes with how the subscription was made, with
+    /// [`OnExhausted::ParkKey`], or with the [credits](crate::Pull::credits) that were
+    /// asked for, as where it was made.
+    pub fn set_on_failure(&self, mode: OnFailure) -> Result<(), InvalidSetting> {
+        self.lane.set_rules(&move |rules, fit| {
+            Rules {
+                on_failure: mode,
+                ..rules
+            }
+            .checked(fit)
+        })
+    }
+
+    /// Sets what follows for its key when a delivery goes to the dead letters.
+    /// Switching to [`OnExhausted::FreeKey`] frees the keys that are parked; their
+    /// letters stay.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] for parking without [`OnFailure::BlockKey`].
+    pub fn set_on_exhausted(&self, then: OnExhausted) -> Result<(), InvalidSetting> {
+        self.lane.set_rules(&move |rules, fit| {
+            Rules {
+                on_exhausted: then,
+                ..rules
+            }
+            .checked(fit)
+        })
+    }
+
+    /// Sets how many deliveries may be set aside. Those that are stay so, even if
+    /// there are more.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] for zero, more than the lane's capacity, or where nothing is ever
+    /// set aside, as where it was made.
+    pub fn set_hold(&self, deliveries: usize) -> Result<(), InvalidSetting> {
+        self.lane
+            .set_rules(&move |rules, fit| rules.with_hold(deliveries, fit))
+    }
+
+    /// Sets how many calls of its handler may run at once. Those that run finish; of
+    /// more than so many, the others are handed nothing new.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] for zero or more than 1,024, or a subscription that was not
+    /// made by [`subscribe_concurrent`](crate::SubscriptionBuilder::subscribe_concurrent).
+    pub fn set_concurrency(&self, concurrency: usize) -> Result<(), InvalidSetting> {
+        in_range_of_threads("concurrency", concurrency)?;
+        if self.lane.set_concurrency(concurrency) {
+            return Ok(());
+        }
+        let rule = "needs a subscription made by subscribe_concurrent";
+        Err(InvalidSetting::new("concurrency", concurrency, rule))
+    }
+
+    /// A snapshot of its counts.
+    pub fn metrics(&self) -> SubscriptionMetrics {
+        self.lane.metrics()
+    }
+
+    /// Whether it has ended: by an unsubscribe, or with its broker.
+    pub fn has_ended(&self) -> bool {
+        self.lane.is_retired()
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if !self.detached {
+            self.lane.close(Phase::Cancelling);
+        }
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("name", &self.name())
+            .field("ended", &self.has_ended())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ends lanes, all at once, and waits until they have ended. `false`: from inside a
+/// handler of this engine it has only begun their end.
+pub(crate) fn end_all(engine: &Engine, lanes: &[Arc<dyn AnyLane>], mode: Unsubscribe) -> bool {
+    let (phase, timeout) = match mode {
+        Unsubscribe::Cancel => (Phase::Cancelling, None),
+        Unsubscribe::DeadLetter => (Phase::DeadLettering, None),
+        Unsubscribe::Drain { timeout } => (Phase::Draining, Some(timeout)),
+    };
+    for lane in lanes {
+        lane.close(phase);
+    }
+    if context::is_inside(engine) {
+        for (lane, timeout) in lanes.iter().zip(timeout.into_iter().cycle()) {
+            lane.cancel_after(timeout);
+        }
+        return false;
+    }
+    let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    for lane in lanes {
+        if !lane.end_as(phase, until) {
+            lane.end_as(Phase::Cancelling, None);
+        }
+    }
+    true
+}
+
+/// A lane of any payload type.
+pub(crate) trait AnyLane: Send + Sync {
+    fn name(&self) -> &str;
+    fn engine(&self) -> &Engine;
+    fn close(&self, phase: Phase);
+    /// Cancels what the lane still has after this time.
+    fn cancel_after(&self, timeout: Duration);
+    /// Closes the lane and waits until it has ended, or `until`.
+    fn end_as(&self, phase: Phase, until: Option<Instant>) -> bool;
+    fn is_retired(&self) -> bool;
+    fn set_retry(&self, policy: SharedPolicy);
+    fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting>;
+    fn set_concurrency(&self, concurrency: usize) -> bool;
+    fn metrics(&self) -> SubscriptionMetrics;
+}
+
+impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.topic.engine
+    }
+
+    fn close(&self, phase: Phase) {
+        Lane::close(self, phase);
+    }
+
+    fn cancel_after(&self, timeout: Duration) {
+        let engine = &self.topic.engine;
+        if timeout.is_zero() {
+            return Lane::close(self, Phase::Cancelling);
+        }
+        let key = engine.set_timer(nanos(timeout), CANCEL, Arc::clone(self) as _);
+        self.set_end(key);
+    }
+
+    fn end_as(&self, phase: Phase, until: Option<Instant>) -> bool {
+        let engine = &self.topic.engine;
+        Lane::close(self, phase);
+        if engine.is_manual() {
+            return self.end_by_hand(phase, until);
+        }
+        if phase > Phase::Draining {
+            // Don't wait for a free worker: they may all be busy elsewhere.
+            self.end(engine);
+        }
+        engine.quiescence.wait(until, || Lane::is_retired(self))
+    }
+
+    fn is_retired(&self) -> bool {
+        Lane::is_retired(self)
+    }
+
+    fn set_retry(&self, policy: SharedPolicy) {
+        self.retry.swap(Arc::new(Some(policy)));
+    }
+
+    fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting> {
+        Lane::set_rules(self, change)
+    }
+
+    fn set_concurrency(&self, concurrency: usize) -> bool {
+        self.keyed()
+            .is_some_and(|keyed| keyed.set_concurrency(concurrency))
+    }
+
+    fn metrics(&self) -> SubscriptionMetrics {
+        self.read_metrics(&mut Latencies::new())
+    }
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Works on a manual engine until the lane has ended, or `until`, or until what
+    /// it drains waits for the clock.
+    fn end_by_hand(&self, phase: Phase, until: Option<Instant>) -> bool {
+        let engine = &self.topic.engine;
+        loop {
+            engine.run_until_idle();
+            let waits = phase == Phase::Draining && engine.pool.alive() == 0;
+            let time_is_up = until.is_some_and(|until| Instant::now() >= until);
+            if self.is_retired() || waits || time_is_up {
+                return self.is_retired();
+            }
+            // Another thread has a delivery or a place in hand. What it does with
+            // it may leave the lane ready, and this thread is the one to run it.
+            let soon = Instant::now().checked_add(MOMENT);
+            breakable!(
+                "lane: an end that nobody waits for",
+                engine.quiescence.wait(soon, || self.is_retired()),
+                return true
+            );
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! Deliveries that failed for good: look into them, redrive them, purge them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use crate::engine::parts::pending::{PendingDelivery, Return};
+use crate::engine::state::dead_letter_store::{Letter, notify};
+use crate::engine::state::lane::Lane;
+use crate::message::{Address, Delivery, MessageId};
+use crate::observe::event::EventKind;
+use crate::pure::decide::lifecycle::{Status, Step};
+use crate::pure::decide::retry::FailureKind;
+use crate::pure::words::room::Reserved;
+use crate::sync::{Arc, breakable};
+use crate::topic::Topic;
+use crate::types::reason::DeadReason;
+
+/// The dead-letter store of a topic. Bounded; what a full one does is the
+/// topic's [`DeadLetterOverflow`](crate::DeadLetterOverflow).
+pub struct DeadLetters<T: Send + Sync + 'static> {
+    topic: Topic<T>,
+}
+
+impl<T: Send + Sync + 'static> Clone for DeadLetters<T> {
+    fn clone(&self) -> Self {
+        Self::new(self.topic.clone())
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for DeadLetters<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetters")
+            .field("topic", &self.topic.name())
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a redrive came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Redrive {
+    /// Letters that are on their way to the subscription that had failed.
+    pub redriven: usize,
+    /// Letters that stay because that subscription's lane is full, or was for one
+    /// before them of the same key.
+    pub no_room: usize,
+    /// Letters that stay because no subscription of that name is there.
+    pub no_subscription: usize,
+    /// Letters that stay because one before them of the same key has failed again
+    /// meanwhile and parks it.
+    pub behind: usize,
+}
+
+/// Why a letter stays in the store.
+#[derive(Clone, Copy)]
+enum Stays {
+    NoRoom,
+    NoSubscription,
+    Behind,
+}
+
+/// What a redrive has come to so far for one key of one subscription. It goes through
+/// the key's letters in the order of their messages, and none that arrives meanwhile is
+/// looked at twice: however many there are, each costs the same.
+#[derive(Default)]
+struct Line {
+    /// Letters that arrived before this one have been looked at.
+    seen: u64,
+    /// The first message of those that have come back meanwhile to park the key.
+    back: Option<MessageId>,
+    /// One stays, so those behind it do.
+    stays: Option<Stays>,
+}
+
+impl<T: Send + Sync + 'static> DeadLetters<T> {
+    pub(crate) fn new(topic: Topic<T>) -> Self {
+        Self { topic }
+    }
+
+    /// Letters in the store.
+    pub fn len(&self) -> usize {
+        self.topic.core.letter_counts().0
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The letters, oldest first. They share their payloads with the store.
+    pub fn list(&self) -> Vec<DeadLetter<T>> {
+        let letters = self.topic.core.letters().lock().list();
+        self.show(letters)
+    }
+
+    fn show(&self, letters: Vec<Arc<Letter<T>>>) -> Vec<DeadLetter<T>> {
+        let core = &self.topic.core;
+        let now_ns = core.engine.clock.now_ns();
+        let show = |letter| DeadLetter {
+            letter,
+            topic: Arc::clone(&core.name),
+            now_ns,
+        };
+        letters.into_iter().map(show).collect()
+    }
+
+    /// Sends the letters that `filter` chooses back to the subscription that had failed, and
+    /// to no other, in the order of their messages. Each becomes a delivery of a new
+    /// generation with its attempts reset, which is handled, or is a letter again, however
+    /// old its message is: its time to live no longer counts. Letters that can't go stay; so
+    /// do those of the same key behind one that found no room, or that has come back to
+    /// [park](crate::OnExhausted::ParkKey) its key, or their order would be lost. It is lost,
+    /// too, if the filter passes over the first of a key and chooses others. A full lane
+    /// still takes one letter for each of its deliveries that wait for room in this store.
+    pub fn redrive(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> Redrive {
+        let mut outcome = Redrive::default();
+        let store = self.topic.core.letters().lock();
+        let (seen, letters) = (store.arrivals(), store.list());
+        drop(store);
+        let mut letters = self.show(letters);
+        letters.sort_by_cached_key(DeadLetter::id);
+        let new_line = || Line {
+            seen,
+            ..Line::default()
+        };
+        let mut lines: HashMap<(&str, &str), Line> = HashMap::new();
+        let mut lanes = HashMap::new();
+        for letter in &letters {
+            if !filter(letter) {
+                continue;
+            }
+            let mut alone = new_line();
+            let line = match letter.key() {
+                Some(key) => lines
+                    .entry((letter.subscription(), key))
+                    .or_insert_with(new_line),
+                None => &mut alone,
+            };
+            let gone = match line.stays {
+                Some(stays) => Err(stays),
+                None => self.redrive_one(&letter.letter, line, &mut lanes),
+            };
+            match gone {
+                Ok(redriven) => outcome.redriven += usize::from(redriven),
+                Err(Stays::NoSubscription) => outcome.no_subscription += 1,
+                Err(stays @ Stays::NoRoom) => {
+                    outcome.no_room += 1;
+                    line.stays = Some(stays);
+                }
+                Err(stays @ Stays::Behind) => {
+                    outcome.behind += 1;
+                    line.stays = Some(stays);
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Redrives a letter, unless somebody else has redriven or purged it, or one before it
+    /// of the same key is back and parks the key. `lanes` are those that were found before.
+    fn redrive_one<'l>(
+        &self,
+        letter: &'l Arc<Letter<T>>,
+        line: &mut Line,
+        lanes: &mut HashMap<&'l str, Arc<Lane<T>>>,
+    ) -> Result<bool, Stays> {
+        let core = &self.topic.core;
+        let name = &*letter.subscription;
+        if !lanes.get(name).is_some_and(|lane| lane.answers_to(name)) {
+            let all = core.lanes.load();
+            let found = all.iter().find(|lane| lane.answers_to(name));
+            lanes.insert(name, Arc::clone(found.ok_or(Stays::NoSubscription)?));
+        }
+        let lane = &lanes[name];
+        let _motion = lane.books.motions.begin(1);
+        match lane.reserve_for_letter() {
+            Reserved::Granted(_) => {}
+            Reserved::Full => return Err(Stays::NoRoom),
+            Reserved::Closed => return Err(Stays::NoSubscription),
+        }
+        let mut letters = core.letters().lock();
+        let since = letters.parking_since(letter, line.seen);
+        line.back = line.back.into_iter().chain(since).min();
+        line.seen = letters.arrivals();
+        let is_behind = breakable!(
+            "letters: redriven past one that is back",
+            line.back.is_some_and(|back| back < letter.id()),
+            false
+        );
+        let taken = if is_behind {
+            None
+        } else {
+            letters.take(letter)
+        };
+        if !breakable!("letters: redriven by two", taken.is_some(), true) {
+            drop(letters);
+            if lane.release(1) {
+                lane.ring();
+            }
+            core.engine.quiescence.notify();
+            return if is_behind {
+                Err(Stays::Behind)
+            } else {
+                Ok(false)
+            };
+        }
+        let status = lane.books.record(Status::DeadLetter, Step::Redrive, 1);
+        let id = Some(letter.id());
+        core.tell_of(Some(&lane.name), id, 0, Some(status), EventKind::Redriven);
+        let mut again = PendingDelivery::first(&letter.batch, usize::from(letter.index), 0);
+        again.generation = letter.generation.saturating_add(1);
+        // The lock is held until the lane has it: who finds its key parked no more
+        // finds this one before what was published since.
+        lane.push_return(Return::Redriven(Box::new(again)));
+        drop(letters);
+        lane.ring_for_return();
+        if let Some(left) = taken {
+            notify(left.waiting);
+        }
+        if core.engine.has_stopped() {
+            // The end may have passed by while it was on its way.
+            lane.end(&core.engine);
+        }
+        Ok(true)
+    }
+
+    /// Forgets the letters that `filter` chooses, and returns how many.
+    pub fn purge(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> usize {
+        let chosen = self.list().into_iter().filter(|letter| filter(letter));
+        let taken = chosen.filter(|chosen| {
+            let left = self.topic.core.letters().lock().take(&chosen.letter);
+            left.map(|left| notify(left.waiting)).is_some()
+        });
+        taken.count()
+    }
+}
+
+/// One letter.
+pub struct DeadLetter<T> {
+    letter: Arc<Letter<T>>,
+    topic: Arc<str>,
+    /// When it was listed.
+    now_ns: u64,
+}
+
+impl<T> DeadLetter<T> {
+    /// The letter's delivery, as its handler would see it.
+    fn delivery(&self) -> Delivery<'_, T> {
+        Delivery {
+            batch: &self.letter.batch,
+            index: usize::from(self.letter.index),
+            attempt: self.letter.attempts,
+            generation: self.letter.generation,
+            address: Address {
+                topic: &self.topic,
+                subscription: &self.letter.subscription,
+            },
+            now_ns: self.now_ns,
+        }
+    }
+
+    /// What was published.
+    pub fn payload(&self) -> &T {
+        self.delivery().payload()
+    }
+
+    /// The message's id.
+    pub fn id(&self) -> MessageId {
+        self.letter.id()
+    }
+
+    /// The topic's name.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The subscription whose delivery it was.
+    pub fn subscription(&self) -> &str {
+        &self.letter.subscription
+    }
+
+    /// The key the publisher gave, if any.
+    pub fn key(&self) -> Option<&str> {
+        self.letter.key()
+    }
+
+    /// The value of the first header of this name, if any.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.delivery().header(name)
+    }
+
+    /// All headers, in the publisher's order.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.delivery().headers()
+    }
+
+    /// Time from the acceptance of the message until the letter was listed.
+    pub fn age(&self) -> Duration {
+        self.delivery().age()
+    }
+
+    /// Why it is here.
+    pub fn reason(&self) -> DeadReason {
+        self.letter.reason
+    }
+
+    /// The text of the last error and its causes, as in
+    /// [`FailedAttempt::text`](crate::FailedAttempt::text); `None` if no attempt has
+    /// failed.
+    pub fn error(&self) -> Option<&str> {
+        Some(&*self.letter.history.as_ref()?.text)
+    }
+
+    /// Attempts in this generation: entries into the handler, or leases. Those that ended by a
+    /// requeue don't count.
+    pub fn attempts(&self) -> u32 {
+        self.letter.attempts
+    }
+
+    /// How often it had been redriven before.
+    pub fn generation(&self) -> u16 {
+        self.letter.generation
+    }
+
+    /// When it came here: time since the broker was built.
+    pub fn at(&self) -> Duration {
+        Duration::from_nanos(self.letter.buried_ns)
+    }
+
+    /// Its failures in this generation, latest first: the last eight of them.
+    pub fn failures(&self) -> impl Iterator<Item = PastFailure<'_>> {
+        let chain = self.letter.history.iter().flat_map(|latest| latest.chain());
+        chain.map(|failure| PastFailure {
+            attempt: failure.attempt,
+            at: Duration::from_nanos(failure.at_ns),
+            kind: failure.kind,
+            error: &failure.text,
+        })
+    }
+}
+
+impl<T> Clone for DeadLetter<T> {
+    fn clone(&self) -> Self {
+        Self {
+            letter: Arc::clone(&self.letter),
+            topic: Arc::clone(&self.topic),
+            now_ns: self.now_ns,
+        }
+    }
+}
+
+impl<T> fmt::Debug for DeadLetter<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetter")
+            .field("topic", &self.topic())
+            .field("subscription", &self.subscription())
+            .field("id", &self.id())
+            .field("reason", &self.reason())
+            .field("attempts", &self.attempts())
+            .field("error", &self.error())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A failed attempt in a letter's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PastFailure<'a> {
+    /// Which attempt it was.
+    pub attempt: u32,
+    /// When it ended: time since the broker was built.
+    pub at: Duration,
+    /// How it failed.
+    pub kind: FailureKind,
+    /// Its text, as in [`DeadLetter::error`].
+    pub error: &'a str,
+}

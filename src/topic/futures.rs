@@ -1,0 +1,75 @@
+//! Publishing as a future, for any runtime: feature `async`.
+
+use crate::engine::wait::wakers::Seat;
+use crate::message::Receipt;
+use crate::topic::Topic;
+use crate::types::error::PublishError;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// A publish that waits for room without blocking its thread: see
+/// [`Topic::publish_async`].
+#[must_use = "a future does nothing until it is polled"]
+pub struct Publish<T: Send + Sync + 'static> {
+    topic: Topic<T>,
+    payload: Option<T>,
+    is_first: bool,
+    seat: Seat,
+}
+
+impl<T: Send + Sync + 'static> Topic<T> {
+    /// Publishes a message; under [`Overflow::Block`](crate::Overflow::Block) it waits for
+    /// room without blocking the thread, and as long as it takes: the policy's timeout is for
+    /// threads, a future's is its runtime's. Under other policies it returns at once.
+    ///
+    /// Dropped before it is ready, nothing was accepted, and the payload goes with the
+    /// future. Inside a handler it waits as well, so don't block on it there.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish), but for `TimedOut`.
+    pub fn publish_async(&self, payload: T) -> Publish<T> {
+        Publish {
+            topic: self.clone(),
+            payload: Some(payload),
+            is_first: true,
+            seat: Seat::default(),
+        }
+    }
+}
+
+/// Nothing of it is pinned: the payload is only moved.
+impl<T: Send + Sync + 'static> Unpin for Publish<T> {}
+
+impl<T: Send + Sync + 'static> Future for Publish<T> {
+    type Output = Result<Receipt, PublishError<T>>;
+
+    /// # Panics
+    ///
+    /// If it has been ready before.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let is_first = std::mem::replace(&mut this.is_first, false);
+        let core = &this.topic.core;
+        core.poll_publish(&mut this.payload, is_first, &mut this.seat, context)
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Publish<T> {
+    fn drop(&mut self) {
+        let core = &self.topic.core;
+        core.waiters.leave(&mut self.seat, || core.room());
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for Publish<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publish")
+            .field("topic", &self.topic.name())
+            .field("ready", &self.payload.is_none())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,350 @@
+//! Topics, as users hold them.
+
+pub(crate) mod builder;
+pub(crate) mod dead_letters;
+#[cfg(feature = "async")]
+pub(crate) mod futures;
+pub(crate) mod publisher;
+
+use std::any::type_name;
+use std::fmt;
+use std::time::Duration;
+
+use crate::engine::base::contain::{share_policy, share_strategy};
+use crate::engine::publish::buffer::Buffer;
+use crate::engine::runtime::directory::AnyTopic;
+use crate::engine::state::topic::TopicCore;
+use crate::message::batch::Meta;
+use crate::message::nack::Nack;
+use crate::message::{BatchReceipt, Delivery, Receipt};
+use crate::observe::metrics::TopicMetrics;
+use crate::pure::decide::retry::RetryPolicy;
+use crate::pure::decide::strategy::{Batched, Strategy};
+use crate::subscription::Subscription;
+use crate::subscription::builder::SubscriptionBuilder;
+use crate::sync::{Arc, breakable};
+use crate::topic::builder::{check_partitions, check_ttl};
+use crate::topic::dead_letters::DeadLetters;
+use crate::topic::publisher::BufferedPublisher;
+use crate::types::error::{
+    InvalidSetting, PartialBatch, PartitionsError, PublishError, SubscribeError,
+};
+
+/// A handle to a typed topic. Clone it freely, publish from any thread.
+///
+/// # When the queue is full, and when the broker closes
+///
+/// What a publish into a full queue does is the topic's [`Overflow`](crate::Overflow) policy.
+/// After the broker's drain has begun, every publish returns [`PublishError::Closed`]. Every
+/// [`PublishError`] hands the payload back.
+///
+/// # Cost
+///
+/// A publish reads the clock, takes one short lock, under which it is admitted and
+/// written into the queue's open batch, and looks up no map. It allocates for every 64th
+/// message, and for keys and headers.
+pub struct Topic<T: Send + Sync + 'static> {
+    pub(crate) core: Arc<TopicCore<T>>,
+}
+
+impl<T: Send + Sync + 'static> Topic<T> {
+    /// One more handle, unless the topic has been removed.
+    pub(crate) fn join(core: Arc<TopicCore<T>>) -> Option<Self> {
+        let joined = core.handles.update(|handles| handles.join());
+        let joined = breakable!("handles: a removed topic is joined", joined, true);
+        joined.then(|| Self { core })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.core.name
+    }
+
+    /// Publishes a message.
+    ///
+    /// Blocks only under [`Overflow::Block`](crate::Overflow::Block), and then never inside a
+    /// handler of the same broker.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`], which hands the payload back: `Full`, `TimedOut`,
+    /// `Closed` or `NoSubscribers`.
+    pub fn publish(&self, payload: T) -> Result<Receipt, PublishError<T>> {
+        self.core.publish(payload, None)
+    }
+
+    /// Publishes many messages in order, in chunks of up to 64, each of which is accepted
+    /// at once. A vector of 33 to 64 is taken as it is. Either all are accepted, or those before the first
+    /// refusal are and [`PartialBatch`] hands back the rest: "all or nothing" per
+    /// message, never per batch.
+    ///
+    /// Chunks of several publishers may interleave; within this call the order is
+    /// kept.
+    ///
+    /// # Errors
+    ///
+    /// [`PartialBatch`], with how many were accepted, why no more, and the rest.
+    pub fn publish_batch(
+        &self,
+        payloads: impl IntoIterator<Item = T>,
+    ) -> Result<BatchReceipt, PartialBatch<T>> {
+        self.core.publish_batch(payloads.into_iter())
+    }
+
+    /// A publisher that collects single messages into chunks, and publishes each
+    /// when it is full or has lingered, whatever comes first. See
+    /// [`BufferedPublisher`] for what that means for a message.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] for a size of zero, or one above the topic's capacity.
+    pub fn buffered(&self, batches: Batched) -> Result<BufferedPublisher<T>, InvalidSetting> {
+        batches.check()?;
+        if batches.size() as u64 > self.core.settings.capacity {
+            let rule = "must not exceed the topic's capacity";
+            return Err(InvalidSetting::new("batch size", batches.size(), rule));
+        }
+        let buffer = Buffer::new(Arc::clone(&self.core), batches);
+        Ok(BufferedPublisher::new(self.clone(), buffer))
+    }
+
+    /// Publishes a message that enters the queue only after `delay` (rounded up
+    /// to a tick of 100 µs). It is accepted now: it has its id and holds its place
+    /// meanwhile, so it can be neither rejected nor dropped later. It is for those who
+    /// are subscribed now and when it is due: a subscription that comes in between
+    /// doesn't get it. A drain delivers it if it is due before the deadline. With a delay
+    /// of zero this is [`publish`](Self::publish).
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    pub fn publish_after(&self, delay: Duration, payload: T) -> Result<Receipt, PublishError<T>> {
+        self.core.publish_after(delay, payload, None)
+    }
+
+    /// Begins a message with a key, headers, a time to live or a delay; finish
+    /// with [`publish`](MessageBuilder::publish).
+    pub fn message(&self, payload: T) -> MessageBuilder<'_, T> {
+        MessageBuilder {
+            topic: self,
+            payload,
+            meta: Meta::default(),
+            ttl: None,
+            delay: None,
+        }
+    }
+
+    /// Subscribes with the defaults: `handler` is called for each delivery, one
+    /// call at a time, in accept order.
+    ///
+    /// The subscription starts now: it gets every message that is accepted after this
+    /// has returned, and none that was accepted before it was called, be it still
+    /// queued or [delayed](Self::publish_after). A successor of the same name gets
+    /// nothing of its predecessor's. Under
+    /// [`NoSubscribers::Retain`](crate::NoSubscribers::Retain) the one that comes while
+    /// no other is open gets what waits as well.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`] for an invalid or taken name, or a closed broker.
+    pub fn subscribe<F>(&self, name: &str, handler: F) -> Result<Subscription, SubscribeError>
+    where
+        F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send + 'static,
+    {
+        self.subscription(name).subscribe(handler)
+    }
+
+    /// Begins a subscription with settings of its own.
+    pub fn subscription(&self, name: &str) -> SubscriptionBuilder<'_, T> {
+        SubscriptionBuilder::new(&self.core, name)
+    }
+
+    /// Sets the strategy, while traffic runs. Messages that wait are judged by
+    /// the new strategy at once; none is lost, moved or made younger by it.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] if the strategy refuses its own settings.
+    pub fn set_strategy(&self, strategy: impl Strategy) -> Result<(), InvalidSetting> {
+        // Shared first: what may panic when it is dropped must not unwind with us.
+        let strategy = share_strategy(strategy);
+        strategy.check()?;
+        Arc::clone(&self.core).swap_strategy(strategy);
+        Ok(())
+    }
+
+    /// Sets the retry policy of those subscriptions that have none of their own.
+    /// It decides from the next failure on; retries already granted stand.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] if the policy refuses its own settings.
+    pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
+        let policy = share_policy(policy);
+        policy.check()?;
+        self.core.retry.swap(policy);
+        Ok(())
+    }
+
+    /// How many partitions the topic is split into; one if it isn't.
+    pub fn partitions(&self) -> usize {
+        let split = self.core.split.as_deref();
+        split.map_or(1, |split| split.count())
+    }
+
+    /// The partition to which messages of this key go now, counted from zero.
+    pub fn partition_of(&self, key: &str) -> usize {
+        let split = self.core.split.as_deref();
+        split.map_or(0, |split| split.place_of(key))
+    }
+
+    /// Changes the number of partitions, while traffic runs. Only for topics that were
+    /// opened with [`partitions`](crate::TopicBuilder::partitions), be it one.
+    ///
+    /// Nothing is lost, and each key keeps its order, though it may move to another
+    /// partition: what was accepted before is dispatched first, as if by a
+    /// [`flush`](Self::flush), from the partition that it is in; what is published from
+    /// now on waits in the new ones until that is done. Retries and deliveries that are
+    /// in their lanes aren't concerned, and a delayed message goes where it belongs when
+    /// it is due. Doesn't wait for any of that.
+    ///
+    /// # Errors
+    ///
+    /// [`PartitionsError`]: `Invalid` for a number out of range or a topic opened without
+    /// partitions, `Underway` if the last change still is. A lane that is full, or the
+    /// want of a subscription under [`NoSubscribers::Retain`](crate::NoSubscribers::Retain),
+    /// can keep it so.
+    pub fn set_partitions(&self, partitions: usize) -> Result<(), PartitionsError> {
+        let Some(split) = &self.core.split else {
+            let rule = "can't be set for a topic that was opened without";
+            return Err(InvalidSetting::new("partitions", partitions, rule).into());
+        };
+        check_partitions(partitions, self.core.settings.capacity)?;
+        split.change(&self.core, partitions)
+    }
+
+    /// Hands on everything accepted so far, whatever the strategy says, and lets
+    /// subscriptions that accumulate batches do the same with it. Doesn't wait.
+    pub fn flush(&self) {
+        self.core.flush();
+    }
+
+    /// The letters of deliveries that failed for good.
+    pub fn dead_letters(&self) -> DeadLetters<T> {
+        DeadLetters::new(self.clone())
+    }
+
+    /// A snapshot of this topic's counts.
+    pub fn metrics(&self) -> TopicMetrics {
+        self.core.read_metrics()
+    }
+}
+
+impl<T: Send + Sync + 'static> Clone for Topic<T> {
+    fn clone(&self) -> Self {
+        Self::join(Arc::clone(&self.core)).expect("a topic with a handle can't be removed")
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Topic<T> {
+    fn drop(&mut self) {
+        self.core.handles.update(|handles| handles.leave());
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for Topic<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topic")
+            .field("name", &self.core.name)
+            .field("payload", &type_name::<T>())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A message with more than a payload.
+#[must_use = "a message goes nowhere until it is published"]
+pub struct MessageBuilder<'t, T: Send + Sync + 'static> {
+    topic: &'t Topic<T>,
+    payload: T,
+    meta: Meta,
+    ttl: Option<Duration>,
+    delay: Option<Duration>,
+}
+
+impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
+    /// What the message is about: an account, a device. Handlers can read it.
+    pub fn key(mut self, key: impl Into<Box<str>>) -> Self {
+        self.meta.key = Some(key.into());
+        self
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: impl Into<Box<str>>, value: impl Into<Box<str>>) -> Self {
+        self.meta.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// How long after its acceptance the message is still worth handling,
+    /// instead of the topic's [time to live](crate::TopicBuilder::ttl). Zero is refused
+    /// when it is published.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// As [`Topic::publish_after`]; the time to live counts from then.
+    pub fn after(mut self, delay: Duration) -> Self {
+        self.delay = Some(delay);
+        self
+    }
+
+    /// Publishes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Topic::publish`], and [`PublishError::Invalid`] for a time to live of zero.
+    pub fn publish(self) -> Result<Receipt, PublishError<T>> {
+        let (core, payload, mut meta) = (&self.topic.core, self.payload, self.meta);
+        meta.ttl_ns = match self.ttl.map(check_ttl).transpose() {
+            Ok(ttl_ns) => ttl_ns,
+            Err(invalid) => {
+                let invalid = Box::new(invalid);
+                return Err(PublishError::Invalid { payload, invalid });
+            }
+        };
+        match self.delay {
+            None => core.publish(payload, Some(meta)),
+            Some(delay) => core.publish_after(delay, payload, Some(meta)),
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for MessageBuilder<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessageBuilder")
+            .field("topic", &self.topic.name())
+            .field("meta", &self.meta)
+            .field("ttl", &self.ttl)
+            .field("delay", &self.delay)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Broker;
+
+    #[test]
+    fn a_handle_that_is_refused_because_the_topic_was_removed_counts_for_nothing() {
+        let broker = Broker::builder().workers(0).build().expect("valid");
+        let topic = broker.topic::<()>("t").open().expect("opens");
+        let core = Arc::clone(&topic.core);
+        drop(topic);
+        let removed = core.handles.update(|handles| handles.remove());
+        assert_eq!(removed, Ok(()));
+        assert!(Topic::join(Arc::clone(&core)).is_none());
+        core.handles.update(|handles| handles.restore());
+        assert_eq!(broker.remove_topic("t"), Ok(()));
+    }
+}

@@ -1,0 +1,26 @@
+//! Durations, for machines and for people.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A duration in nanoseconds, at most `u64::MAX` (584 years).
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A duration in at most six characters: `1.2ms`, `345µs`.
+pub(crate) struct Short(pub(crate) Duration);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ns = self.0.as_nanos() as f64;
+        let (value, unit) = match ns {
+            ns if ns < 1e3 => (ns, "ns"),
+            ns if ns < 1e6 => (ns / 1e3, "µs"),
+            ns if ns < 1e9 => (ns / 1e6, "ms"),
+            ns => (ns / 1e9, "s"),
+        };
+        let digits = if value < 10.0 && unit != "ns" { 1 } else { 0 };
+        f.pad(&format!("{value:.digits$}{unit}"))
+    }
+}

@@ -1,0 +1,10 @@
+//! Plain types that the whole API names: settings, names, errors, reasons, reports.
+
+pub(crate) mod config;
+pub(crate) mod duration;
+pub(crate) mod error;
+pub(crate) mod name;
+pub(crate) mod pattern;
+pub(crate) mod range;
+pub(crate) mod reason;
+pub(crate) mod report;

@@ -1,0 +1,139 @@
+//! The grammar of names, and of patterns of names.
+
+use crate::sync::Arc;
+
+/// The longest name, in bytes: what fits a file name on every common file
+/// system, so that a name can become one some day (Kafka's limit, too).
+pub const MAX_NAME_LEN: usize = 249;
+
+/// Why a name was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidName {
+    /// It has no characters.
+    #[error("a name must not be empty")]
+    Empty,
+    /// It is longer than [`MAX_NAME_LEN`].
+    #[error("a name has at most {MAX_NAME_LEN} bytes, this one {len}")]
+    TooLong {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// A character outside the grammar.
+    #[error(
+        "a name has ASCII letters, digits, '-', '_' and '.', but this one has {found:?} at byte {at}"
+    )]
+    Character {
+        /// The character.
+        found: char,
+        /// Where it stands.
+        at: usize,
+    },
+    /// A level between dots is empty, as in `a..b`, `.a` or `a.`.
+    #[error("a name must not have an empty level, but this one has one at byte {at}")]
+    EmptyLevel {
+        /// Where the level would begin.
+        at: usize,
+    },
+}
+
+/// Why a pattern was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidPattern {
+    /// It would not be a name if it had letters instead of wildcards.
+    #[error("in a pattern as in a name: {0}")]
+    Name(#[from] InvalidName),
+    /// A wildcard stands beside something else in its level, as in `ord*`.
+    #[error("a wildcard is a whole level, but the one at byte {at} is a part of one")]
+    PartOfLevel {
+        /// Where it stands.
+        at: usize,
+    },
+    /// A `>` has levels behind it, as in `orders.>.paid`.
+    #[error("'>' is the last level, but there are others after the one at byte {at}")]
+    NotLast {
+        /// Where it stands.
+        at: usize,
+    },
+}
+
+/// Checks a topic's or subscription's name: levels of `[A-Za-z0-9_-]+` joined by
+/// dots, at most [`MAX_NAME_LEN`] bytes in all. There are no wildcards, no path
+/// separators and no control characters, so a name is safe to log and to store.
+pub(crate) fn parse(name: &str) -> Result<Arc<str>, InvalidName> {
+    check(name)?;
+    Ok(Arc::from(name))
+}
+
+/// The grammar of [`parse`].
+pub(crate) fn check(name: &str) -> Result<(), InvalidName> {
+    if name.is_empty() {
+        return Err(InvalidName::Empty);
+    }
+    if name.len() > MAX_NAME_LEN {
+        return Err(InvalidName::TooLong { len: name.len() });
+    }
+    let mut level_began = 0;
+    for (at, found) in name.char_indices() {
+        match found {
+            '.' if at == level_began => return Err(InvalidName::EmptyLevel { at }),
+            '.' => level_began = at + 1,
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' => {}
+            _ => return Err(InvalidName::Character { found, at }),
+        }
+    }
+    if level_began == name.len() {
+        return Err(InvalidName::EmptyLevel { at: level_began });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ordinary_names_pass() {
+        for name in ["orders", "quakes.detected", "a-b_C.9", &"x".repeat(249)] {
+            assert_eq!(&*parse(name).expect(name), name);
+        }
+    }
+
+    #[test]
+    fn hostile_names_are_told_why() {
+        let character = |found, at| InvalidName::Character { found, at };
+        let cases = [
+            ("", InvalidName::Empty),
+            ("..", InvalidName::EmptyLevel { at: 0 }),
+            (".a", InvalidName::EmptyLevel { at: 0 }),
+            ("a.", InvalidName::EmptyLevel { at: 2 }),
+            ("a..b", InvalidName::EmptyLevel { at: 2 }),
+            ("../../etc", InvalidName::EmptyLevel { at: 0 }),
+            ("/etc", character('/', 0)),
+            ("a\0b", character('\0', 1)),
+            ("a\nb", character('\n', 1)),
+            ("orders.*", character('*', 7)),
+            ("orders.>", character('>', 7)),
+            ("Grüße", character('ü', 2)),
+            ("a b", character(' ', 1)),
+        ];
+        for (name, why) in cases {
+            assert_eq!(parse(name), Err(why), "{name:?}");
+        }
+        let long = "x".repeat(4_096);
+        assert_eq!(parse(&long), Err(InvalidName::TooLong { len: 4_096 }));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_passes_is_safe_to_print_and_to_store(name in ".{0,300}") {
+            if let Ok(name) = parse(&name) {
+                prop_assert!(name.len() <= MAX_NAME_LEN && !name.is_empty());
+                prop_assert!(name.split('.').all(|level| !level.is_empty()
+                    && level.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')));
+            }
+        }
+    }
+}
