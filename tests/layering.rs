@@ -378,7 +378,9 @@ fn a_file_of_more_than_400_lines_of_code_is_split_by_decision() {
 }
 
 /// A retired word, and what stands in its place.
-const RETIRED: [(&str, &str); 12] = [
+const RETIRED: &[(&str, &str)] = &[
+    ("Crew", "Keyed"),
+    ("crew", "keyed"),
     ("Redelivery", "PendingDelivery"),
     ("in_hand", "in_flight"),
     ("Parcel", "QueueEntry"),

@@ -7,7 +7,7 @@ use crate::engine::base::contain::{SharedPolicy, share_policy};
 use crate::engine::keyed::async_calls;
 use crate::engine::keyed::slots;
 use crate::engine::parts::handler::Handler;
-use crate::engine::state::keyed::{Crew, Hands};
+use crate::engine::state::keyed::{Hands, Keyed};
 use crate::engine::state::lane::{Lane, LaneSettings};
 use crate::engine::state::slots::Shared;
 use crate::engine::state::topic::TopicCore;
@@ -324,7 +324,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             when_full: self.when_full,
             retry: self.retry,
             by_pattern: false,
-            crew: (!is_plain).then(|| Crew::new(rules, hands, self.when_full)),
+            keyed: (!is_plain).then(|| Keyed::new(rules, hands, self.when_full)),
         };
         let lane = Arc::new(Lane::new(name, Arc::clone(self.topic), settings, handler));
         if let Some(keyed) = lane.keyed() {

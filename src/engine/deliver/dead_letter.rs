@@ -17,7 +17,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     fn write_letter(&self, dead: PendingDelivery<T>, reason: DeadReason) -> bool {
-        let parks = self.crew.get().is_some_and(|crew| crew.parks(reason));
+        let parks = self.keyed.get().is_some_and(|keyed| keyed.parks(reason));
         self.topic.bury(self.letter(dead, reason, parks))
     }
 

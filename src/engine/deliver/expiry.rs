@@ -121,7 +121,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let _motion = self.books.motions.begin(expired.len() as u64);
         let ended = self.expire_all(expired);
         self.end_places(ended);
-        // A batch may have lost what it lingered for; in a crew the next are filed.
+        // A batch may have lost what it lingered for; in a keyed lane the next are filed.
         self.ring();
         self.engine().quiescence.notify();
         true
@@ -162,8 +162,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.look_through_inbox(|part, left| {
             found.look_through(part, self.ttl_ns(), now_ns, left);
         });
-        if let Some(crew) = self.crew.get() {
-            let mut state = crew.state.lock();
+        if let Some(keyed) = self.keyed.get() {
+            let mut state = keyed.state.lock();
             let State {
                 sequencer, strays, ..
             } = &mut *state;

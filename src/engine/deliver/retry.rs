@@ -136,7 +136,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 }
                 None => return Progress::Done { now_ns },
             },
-            // Leases are of crews, which file this elsewhere.
+            // Leases are of keyed lanes, which file this elsewhere.
             Return::Overdue => return Progress::Done { now_ns },
         };
         turn.is_new_next = true;

@@ -149,7 +149,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             .motions
             .begin(u64::from(self.room.load().occupied));
         if let Some(keyed) = self.keyed() {
-            keyed.end_crew();
+            keyed.end_keyed();
         }
         let mut ended = 0;
         while let Some(part) = turn.hand.pop_front().or_else(|| self.pop()) {

@@ -103,7 +103,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
             looks += 1;
             let progress = if let Some(keyed) = self.keyed() {
-                keyed.deliver_in_crew(turn, now_ns)
+                keyed.deliver_keyed(turn, now_ns)
             } else {
                 self.deliver_by_turns(turn, now_ns)
             };
@@ -325,8 +325,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
-    /// Files what came back, or delivers what the crew says may go now.
-    fn deliver_in_crew(self, turn: &mut Turn<T>, now_ns: u64) -> Progress {
+    /// Files what came back, or delivers what may go now.
+    fn deliver_keyed(self, turn: &mut Turn<T>, now_ns: u64) -> Progress {
         self.adopt(turn);
         if self.file_next_return() {
             return Progress::Done { now_ns };
@@ -337,7 +337,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 let batched = *batched;
                 self.try_batch(turn, batched, now_ns)
             }
-            Handler::Others if self.crew.is_shared => {
+            Handler::Others if self.keyed.is_shared => {
                 self.call_others();
                 Progress::Nothing
             }

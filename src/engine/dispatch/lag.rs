@@ -78,7 +78,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.lag.may_be
             && room.phase == Phase::Open
             && room.occupied >= MANY
-            && self.crew.get().is_none()
+            && self.keyed.get().is_none()
             && !self.is_sifted()
             && !self.is_inbox_empty()
     }

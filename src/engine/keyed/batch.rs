@@ -34,7 +34,7 @@ struct Waits {
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// What the lane's own handler could take as a batch of so many.
     fn look(self, size: usize) -> Waits {
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         self.feed(&mut state, RUNNER, size);
         let sequencer = &state.sequencer;
         let first = sequencer.peek(RUNNER, Class::New);
@@ -59,7 +59,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Delivers one batch of what the crew says may go now. Where failures hold others
+    /// Delivers one batch of what may go now. Where failures hold others
     /// up, it has one delivery of each key at most. What comes back goes alone, by turns with
     /// batches that are due: one that only lingers holds nobody up.
     pub(crate) fn try_batch(self, turn: &mut Turn<T>, batched: Batched, now_ns: u64) -> Progress {

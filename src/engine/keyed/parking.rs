@@ -46,7 +46,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Letters that the lane waited for have left the store: has it judge its strays.
     pub(crate) fn judge_strays_again(self: &Arc<Self>) {
         if let Some(keyed) = self.keyed() {
-            keyed.crew.state.lock().strays.judge_all();
+            keyed.keyed.state.lock().strays.judge_all();
             self.ring();
         }
     }
@@ -67,9 +67,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Reserved::Full => self.reserve_expired(1),
             reserved => reserved,
         };
-        match (reserved, self.crew.get()) {
-            (Reserved::Full, Some(crew)) => {
-                let strays = crew.state.lock().strays.len() as u32;
+        match (reserved, self.keyed.get()) {
+            (Reserved::Full, Some(keyed)) => {
+                let strays = keyed.state.lock().strays.len() as u32;
                 let room = self.capacity.saturating_add(strays);
                 self.room
                     .update(|occupied| occupied.reserve(1, room, false))
@@ -96,7 +96,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         settlements: &mut Settlements<T>,
     ) {
         let Head { key, name, id } = head;
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         if !state.rules.parks() || key.epoch != state.epoch {
             // The rules have changed since it was judged.
             let back = together.into_iter();
@@ -146,13 +146,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// Parks the keys of which the store has letters: they may have been there before.
     pub(crate) fn park_by_letters(self) {
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         if !state.rules.parks() {
             return;
         }
         let letters = self.lane.topic.letters().lock();
         for name in letters.parked(&self.lane.name) {
-            let key = self.crew.key_rule(&state).key_named(name);
+            let key = self.keyed.key_rule(&state).key_named(name);
             state.parked.entry(key).or_insert_with(|| Box::from(name));
         }
     }
@@ -165,7 +165,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// The strays of a key follow into the dead letters, as far as there is room, as long as
     /// those have letters of the key; else they go on. `false`: there was none to judge.
     fn judge_key(self) -> bool {
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         let Some(key) = state.strays.news.pop_first() else {
             return false;
         };
@@ -204,7 +204,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 self.file_returns(&mut state)
             );
             state.parked.remove(&key);
-            strays.for_each(|stray| self.crew.file(&mut state, stray));
+            strays.for_each(|stray| self.keyed.file(&mut state, stray));
             if let Some(name) = name {
                 self.lane.tell_key(&name, |key| EventKind::KeyFreed { key });
             }

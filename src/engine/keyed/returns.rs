@@ -1,4 +1,4 @@
-//! What comes back to a crew: retries that are due, letters that were redriven, and the
+//! What comes back to a keyed lane: retries that are due, letters that were redriven, and the
 //! deadlines of leases.
 
 use crate::engine::parts::pending::Return;
@@ -18,7 +18,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// `false`: nothing has.
     pub(crate) fn file_next_return(self) -> bool {
         // Under the lock it is either there or filed.
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         let returned = self.lane.pop_return();
         let is_some = returned.is_some();
         if let Some(returned) = returned {
@@ -29,7 +29,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     fn file_return(self, state: &mut State<T>, returned: Return<T>) {
         match returned {
-            Return::Redriven(again) => self.crew.rejoin(state, *again),
+            Return::Redriven(again) => self.keyed.rejoin(state, *again),
             Return::Overdue => state.leases.note_overdue(),
             Return::Due(tag) => {
                 let Some(again) = state.waiting.remove(tag) else {
@@ -41,7 +41,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                         .record(Status::RetryScheduled, Step::Requeue, 1);
                 }
                 self.lane.note_return(&again);
-                self.crew.file(state, again);
+                self.keyed.file(state, again);
                 if let Some(key) = state.holding.remove(&tag) {
                     breakable!("keys: held for ever", state.sequencer.release(key));
                 }

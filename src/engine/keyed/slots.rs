@@ -1,8 +1,8 @@
 //! Seats: hands of a lane besides its own runner. A subscription with concurrency has
 //! several, and so have the members of a consumer group together.
 //!
-//! Each seat is a task with a baton, as a lane is, and takes from the lane's crew when it is rung.
-//! Who files deliveries rings seats after it has let go of the crew's lock; a seat that finds
+//! Each seat is a task with a baton, as a lane is, and takes from its keyed lane when it is rung.
+//! Who files deliveries rings seats after it has let go of the keyed lane's lock; a seat that finds
 //! nothing has looked under that lock, so one of the two sees the other. Who changes the hands
 //! that there are rings the lane, whose turn calls them.
 //!
@@ -98,7 +98,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
 
     /// Takes a delivery for its member, and lets others know of what is left. One at a
     /// time, because none may wait behind a call while another hand is free. Whether it is
-    /// busy then is told under the crew's lock: who files and finds it so need not ring
+    /// busy then is told under the keyed lane's lock: who files and finds it so need not ring
     /// it, because it looks again when it no longer is.
     pub(crate) fn take(
         &self,
@@ -320,7 +320,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Takes a member off; its keys go to the others, once they are in nobody's
     /// hands. Its seats end when no call of theirs runs.
     pub(crate) fn remove_member(self, member: &Arc<Member<T>>) {
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         let before = state.members.len();
         state.members.retain(|other| other.id != member.id);
         let was_there = state.members.len() < before;
@@ -335,7 +335,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         drop(state);
         member.leave(self.lane.engine());
         // Seats that are the lane's own are no member's.
-        if was_there && !self.crew.is_concurrent {
+        if was_there && !self.keyed.is_concurrent {
             let member = Arc::clone(&member.name);
             self.lane.tell_of_member(EventKind::MemberLeft { member });
         }
@@ -344,10 +344,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// Changes how many calls run at once, where that is the lane's to say.
     pub(crate) fn set_concurrency(self, count: usize) -> bool {
-        if !self.crew.is_concurrent {
+        if !self.keyed.is_concurrent {
             return false;
         }
-        let member = self.crew.state.lock().members.first().cloned();
+        let member = self.keyed.state.lock().members.first().cloned();
         member.is_some_and(|member| self.resize(&member, count))
     }
 
@@ -366,7 +366,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         seats: Vec<Box<dyn Work<T>>>,
         make: Option<Make<T>>,
     ) -> Option<Arc<Member<T>>> {
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         if state.members.iter().any(|other| other.name == name) {
             drop(state);
             discard((seats, make));
@@ -392,7 +392,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// There may be something to take for those who share the lane. What it files may
     /// be for the lane's runner to judge: who calls this is that, or takes again.
     pub(crate) fn call_others(self) {
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         let members = state.members.clone();
         if let [only] = &members[..] {
             let next = self.lane.next_of(&state, only.id);
@@ -419,7 +419,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// Has all seats look at once whether they may go on.
     pub(crate) fn interrupt(self) {
-        let state = self.crew.state.lock();
+        let state = self.keyed.state.lock();
         let members: Vec<_> = state
             .members
             .iter()
@@ -435,7 +435,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// Begins the end of all seats. `true`: they are gone, with their handlers.
     pub(crate) fn dismiss(self) -> bool {
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         let members = std::mem::take(&mut state.members);
         state.leaving.extend(members);
         let leaving = state.leaving.clone();

@@ -6,7 +6,7 @@
 //! older than what is in the inbox, always, and so what goes past it is of other keys.
 //!
 //! The lane's own runner takes a run of them, which ends with the first that fails. Nobody
-//! else takes from its crew, so those behind that go back into the inbox, where they were,
+//! else takes from the keyed lane, so those behind that go back into the inbox, where they were,
 //! before the failure says who has to wait. A seat takes one at a time, for none may wait
 //! behind a call while another hand is free, and its key is out. Callers that pull take a
 //! run where no keys are to be minded, else one at a time, too: each lease ends by itself.
@@ -57,7 +57,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         if !state.sequencer.is_at_rest(RUNNER) || state.is_blocked() {
             return None;
         }
-        let rule = self.crew.key_rule(state);
+        let rule = self.keyed.key_rule(state);
         loop {
             let most = most.min(state.room_aside());
             if most == 0 {
@@ -83,7 +83,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 return Some(Straight { part, rule });
             }
             let waits = PendingDelivery::first(&part.batch, part.from as usize, 0);
-            self.crew.arrive(state, waits);
+            self.keyed.arrive(state, waits);
         }
     }
 
@@ -125,7 +125,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         if let Some(fault) = fault {
             let item = PendingDelivery::first(&batch, from + acked, now_ns);
             let key = rule.key_of(&item);
-            self.crew.state.lock().sequencer.pass(RUNNER, key);
+            self.keyed.state.lock().sequencer.pass(RUNNER, key);
             let failed = Taken { key, item };
             self.settle_failed(&mut turn.last_error, failed, &fault, after_ns);
         }
@@ -142,7 +142,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         if !state.sequencer.is_at_rest(owner) {
             return None;
         }
-        let rule = self.crew.key_rule(state);
+        let rule = self.keyed.key_rule(state);
         let expire_all = self.lane.topic.settings.ttl_ns.is_some();
         while state.room_aside() > 0 {
             let part = self.lane.pop_chosen(|_| 1)?;

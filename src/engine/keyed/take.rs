@@ -1,4 +1,4 @@
-//! What a hand takes from its crew, and puts down.
+//! What a consumer takes from a keyed lane, and puts down.
 
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::keyed::{KeyedLane, RUNNER, State};
@@ -121,7 +121,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             only,
         } = request;
         loop {
-            let mut state = self.crew.state.lock();
+            let mut state = self.keyed.state.lock();
             self.feed_unless_new(&mut state, owner, most);
             let mut taken = state.sequencer.take(owner, most, each, only);
             note(&state, taken.len());
@@ -165,7 +165,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             };
             for index in part.from..part.to {
                 let first = PendingDelivery::first(&part.batch, index as usize, 0);
-                self.crew.arrive(state, first);
+                self.keyed.arrive(state, first);
             }
         }
     }
@@ -182,10 +182,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     pub(crate) fn put_down(self, settlements: Settlements<T>) {
         let mut expires_first = false;
         if !(settlements.untried.is_empty() && settlements.down.is_empty()) {
-            let mut state = self.crew.state.lock();
+            let mut state = self.keyed.state.lock();
             for (key, item) in settlements.untried {
                 expires_first |= self.lane.note_return(&item);
-                self.crew.file(&mut state, item);
+                self.keyed.file(&mut state, item);
                 state.sequencer.put_down(key);
             }
             for key in settlements.down {
@@ -208,7 +208,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         mut note: impl FnMut(&State<T>, usize),
     ) -> Option<Taken<PendingDelivery<T>>> {
         loop {
-            let mut state = self.crew.state.lock();
+            let mut state = self.keyed.state.lock();
             let Some((taken, may_expire)) = self.take_one_straight(&mut state, owner) else {
                 drop(state);
                 let request = TakeRequest {
@@ -247,7 +247,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     pub(crate) fn put_down_all_ended(self, keys: impl IntoIterator<Item = Key>, count: u32) {
         let mut keys = keys.into_iter().peekable();
         if keys.peek().is_some() {
-            let mut state = self.crew.state.lock();
+            let mut state = self.keyed.state.lock();
             keys.for_each(|key| state.sequencer.put_down(Some(key)));
         }
         self.lane.leave_hand(u64::from(count), count);

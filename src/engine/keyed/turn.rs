@@ -1,4 +1,4 @@
-//! Trying what a crew has handed out, and what a failure means for those behind it.
+//! Trying what a keyed lane has handed out, and what a failure means for those behind it.
 
 use std::collections::VecDeque;
 
@@ -26,7 +26,7 @@ pub(crate) enum After {
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Tries what the lane's own handler may have now.
     pub(crate) fn try_next(self, turn: &mut Turn<T>, now_ns: u64) -> Progress {
-        let straight = self.take_straight(&mut self.crew.state.lock(), turn.stride.calls());
+        let straight = self.take_straight(&mut self.keyed.state.lock(), turn.stride.calls());
         if let Some(straight) = straight {
             let now_ns = self.deliver_straight(turn, straight, now_ns);
             return Progress::Done { now_ns };
@@ -184,7 +184,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         };
         settlements.end(key);
         let parks = |key: Key| {
-            let state = self.crew.state.lock();
+            let state = self.keyed.state.lock();
             state.rules.parks() && key.epoch == state.epoch
         };
         match (sentence, key, name) {
@@ -202,9 +202,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         breakable!(
             "keys: put down, then held",
             (),
-            self.crew.state.lock().sequencer.put_down(key)
+            self.keyed.state.lock().sequencer.put_down(key)
         );
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         let is_requeued = item.behind().is_some();
         let (id, attempt) = (item.id(), item.attempts);
         let tell = || {
@@ -227,7 +227,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                     .record(Status::RetryScheduled, Step::Requeue, 1);
             }
             let expires_first = self.lane.note_return(&item);
-            self.crew.file(&mut state, item);
+            self.keyed.file(&mut state, item);
             drop(state);
             if expires_first {
                 // Nobody may take it again, nor look.

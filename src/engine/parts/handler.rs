@@ -219,7 +219,7 @@ where
 pub(crate) enum Handler<T> {
     Each(Box<dyn EachHandler<T>>),
     Batch(Box<dyn BatchHandler<T>>, Batched),
-    /// None of the lane's own: others take from its crew.
+    /// None of the lane's own: others take from its keyed state.
     Others,
 }
 

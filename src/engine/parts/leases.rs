@@ -9,7 +9,7 @@ use crate::pure::wheel::TimerKey;
 /// A thread that takes so many leases while no other does has the pull to itself.
 const ALONE_AFTER: u64 = 4_096;
 
-/// The leases of a crew. At most `credits` are out, unless there were more before.
+/// The leases of a keyed lane. At most `credits` are out, unless there were more before.
 pub(crate) struct Leases<T> {
     pub(crate) out: Outstanding<T>,
     /// No deadline is earlier than this one's time, once set.

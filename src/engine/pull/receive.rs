@@ -64,10 +64,10 @@ const CREDITS: u32 = 64;
 impl<T: Send + Sync + 'static> Lane<T> {
     /// The lane has ended, with or without anything to end in it.
     pub(crate) fn dismiss_receivers(&self) {
-        if let Some(crew) = self.crew.get() {
+        if let Some(keyed) = self.keyed.get() {
             breakable!(
                 "pull: an end that no receiver hears of",
-                crew.receivers.wake_all()
+                keyed.receivers.wake_all()
             );
         }
     }
@@ -76,8 +76,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Changes how many leases may be out; `None` is the default.
     pub(crate) fn set_credits(self, asked: Option<usize>) -> Result<(), InvalidSetting> {
-        let mut state = self.crew.state.lock();
-        let mut fit = self.lane.fit(self.crew.is_shared, None);
+        let mut state = self.keyed.state.lock();
+        let mut fit = self.lane.fit(self.keyed.is_shared, None);
         if let Some(asked) = asked {
             fit = fit.with_credits(asked)?;
             state.rules.checked(fit)?;
@@ -85,13 +85,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         state.leases.asked = fit.credits;
         state.leases.credits = fit.credits.unwrap_or(CREDITS.min(self.lane.capacity));
         drop(state);
-        self.crew.receivers.wake(|| self.to_lease());
+        self.keyed.receivers.wake(|| self.to_lease());
         Ok(())
     }
 
     /// Changes how long leases taken from now on are good for.
     pub(crate) fn set_ack_deadline(self, deadline_ns: u64) {
-        self.crew.state.lock().leases.deadline_ns = deadline_ns;
+        self.keyed.state.lock().leases.deadline_ns = deadline_ns;
     }
 
     /// Leases what may go, at most so many, and waits for the first until then. Where
@@ -110,11 +110,11 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let room = || self.to_lease();
         let received = if context::is_turn_over() && !self.may_not_wait() {
             yield_now();
-            self.crew.receivers.wait_behind(until, attempt, room)
+            self.keyed.receivers.wait_behind(until, attempt, room)
         } else {
             match attempt() {
                 None if self.may_not_wait() => Some(Err(RecvError::Empty)),
-                None => self.crew.receivers.wait_for(until, attempt, room),
+                None => self.keyed.receivers.wait_for(until, attempt, room),
                 received => received,
             }
         };
@@ -136,10 +136,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         };
         let room = || self.to_lease();
         if let Some(received) = attempt() {
-            self.crew.receivers.leave(seat, room);
+            self.keyed.receivers.leave(seat, room);
             received?;
         } else {
-            std::task::ready!(self.crew.receivers.poll_for(seat, context, attempt, room))?;
+            std::task::ready!(self.keyed.receivers.poll_for(seat, context, attempt, room))?;
         }
         std::task::Poll::Ready(lease.ok_or(RecvError::Empty))
     }
@@ -147,7 +147,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// The future of this seat receives no more.
     #[cfg(feature = "async")]
     pub(crate) fn leave_receivers(self, seat: &mut crate::engine::wait::wakers::Seat) {
-        self.crew.receivers.leave(seat, || self.to_lease());
+        self.keyed.receivers.leave(seat, || self.to_lease());
     }
 
     fn may_not_wait(self) -> bool {
@@ -210,7 +210,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// There may be something for those who pull.
     pub(crate) fn call_receivers(self) {
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         if state.rules.parks() {
             // What is of a parked key goes to the dead letters even if nobody pulls.
             self.feed(&mut state, RUNNER, 1);
@@ -218,13 +218,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         drop(state);
         breakable!(
             "pull: news that no receiver hears of",
-            self.crew.receivers.wake(|| self.to_lease())
+            self.keyed.receivers.wake(|| self.to_lease())
         );
     }
 
     /// How many may lease something now, or hear that nobody ever will.
     pub(crate) fn to_lease(self) -> usize {
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         if self.lane.is_over() {
             return usize::MAX;
         }
@@ -246,7 +246,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// How many of those that have arrived may go as they are, as far as `enough`. Files
     /// some, where they may not.
     fn arrived(self, state: &mut State<T>, enough: usize) -> usize {
-        if state.rules.keying(self.crew.is_shared) == Keying::Nothing {
+        if state.rules.keying(self.keyed.is_shared) == Keying::Nothing {
             return self.lane.queued(enough);
         }
         self.feed(state, RUNNER, 1);
@@ -262,7 +262,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     ) -> Result<(usize, Expired<T>), RecvError> {
         let clock = &self.lane.engine().clock;
         let (now_ns, timer_ns) = (clock.now_ns(), clock.timer_ns());
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         if self.lane.is_over() {
             return Err(RecvError::Ended);
         }
@@ -311,7 +311,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         most: usize,
         going: &mut Going<T, impl FnMut(Granted<T>)>,
     ) {
-        let minds_keys = state.rules.keying(self.crew.is_shared) != Keying::Nothing;
+        let minds_keys = state.rules.keying(self.keyed.is_shared) != Keying::Nothing;
         let mut left = most;
         while left > 0 {
             let run = if minds_keys { 1 } else { left.min(RUN) };
@@ -346,7 +346,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             settlements.end(key);
         }
         self.put_down(settlements);
-        self.crew.receivers.wake(|| self.to_lease());
+        self.keyed.receivers.wake(|| self.to_lease());
         self.lane.engine().quiescence.notify();
     }
 }

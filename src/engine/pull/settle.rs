@@ -1,6 +1,6 @@
 //! Deliveries on lease: callers have taken them, and settle them when they are done.
 //!
-//! What is out is [on record](crate::engine::parts::outstanding) under the crew's lock. Who wants to settle a
+//! What is out is [on record](crate::engine::parts::outstanding) under the keyed lane's lock. Who wants to settle a
 //! lease (its holder by an ack, a nack or a drop; its deadline; the end of the lane) takes it
 //! out there, and only who has taken it out says what becomes of the delivery, outside of
 //! the lock. The feared interleaving: an ack and the deadline both find the lease out. They
@@ -45,8 +45,8 @@ pub(crate) enum Failing {
 impl<T: Send + Sync + 'static> Lane<T> {
     /// No lease is out any more, and none will be.
     pub(crate) fn end_leases(&self) {
-        if let Some(crew) = self.crew.get() {
-            crew.state.lock().leases.silence_alarm(self.engine());
+        if let Some(keyed) = self.keyed.get() {
+            keyed.state.lock().leases.silence_alarm(self.engine());
         }
     }
 
@@ -93,7 +93,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// Sets the deadline of a lease anew.
     pub(crate) fn extend_lease(self, lease: &mut Granted<T>, by_ns: u64) -> Result<(), Stale> {
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         let timer_ns = self.lane.engine().clock.timer_ns();
         let due_ns = timer_ns.saturating_add(by_ns);
         if state.leases.out.extend(lease, due_ns, timer_ns) {
@@ -110,12 +110,12 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     pub(crate) fn ack_leases(self, runs: &[Granted<T>]) -> Result<(), Stale> {
         let timer_ns = self.lane.engine().clock.timer_ns();
         let count = runs.iter().map(Granted::len).sum();
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         let out = &mut state.leases.out;
         let are_good = runs.iter().all(|run| out.holds(run, timer_ns));
         let mut state = breakable!("pull: looked at, then taken out", state, {
             drop(state);
-            self.crew.state.lock()
+            self.keyed.state.lock()
         });
         let leases = &mut state.leases;
         if are_good {
@@ -163,7 +163,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     pub(crate) fn fail_lease(self, lease: &Granted<T>, failing: Failing) -> Result<(), Stale> {
         let timer_ns = self.lane.engine().clock.timer_ns();
         let is_abandoned = matches!(failing, Failing::Abandon);
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         let leases = &mut state.leases;
         let taken = leases.out.take(lease, timer_ns);
         match taken {
@@ -212,7 +212,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Says what becomes of leases that have outlived their deadline.
     pub(crate) fn judge_overdue(self, turn: &mut Turn<T>) {
         let timer_ns = self.lane.engine().clock.timer_ns();
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         let leases = &mut state.leases;
         if !std::mem::take(&mut leases.is_overdue) {
             return;
@@ -250,7 +250,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let engine = self.lane.engine();
         breakable!(
             "pull: room that no receiver hears of",
-            self.crew.receivers.wake(|| self.to_lease())
+            self.keyed.receivers.wake(|| self.to_lease())
         );
         engine.quiescence.notify_fenced();
         if engine.has_stopped() {

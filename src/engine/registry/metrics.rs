@@ -50,8 +50,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             counts,
             ..SubscriptionMetrics::default()
         };
-        if let Some(crew) = self.crew.get() {
-            crew.read_metrics(self, &mut metrics);
+        if let Some(keyed) = self.keyed.get() {
+            keyed.read_metrics(self, &mut metrics);
         }
         if let Some(latencies) = self.latencies.lock().as_deref() {
             metrics.queue_wait = LatencySummary::of(&latencies.queue_wait);

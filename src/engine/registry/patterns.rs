@@ -22,7 +22,7 @@ use crate::engine::parts::handler::Handler;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::context::Inside;
 use crate::engine::runtime::directory::{AnyTopic, Follow};
-use crate::engine::state::keyed::{Crew, Hands};
+use crate::engine::state::keyed::{Hands, Keyed};
 use crate::engine::state::lane::{Lane, LaneSettings, Policy};
 use crate::engine::state::topic::TopicCore;
 use crate::observe::event::EventKind;
@@ -218,9 +218,9 @@ impl<T: Send + Sync + 'static> Follower<T> {
             when_full: self.when_full,
             retry: following.retry.clone(),
             by_pattern: true,
-            crew: rules
+            keyed: rules
                 .blocks()
-                .then(|| Crew::new(rules, Hands::Runner, self.when_full)),
+                .then(|| Keyed::new(rules, Hands::Runner, self.when_full)),
         };
         let name = Arc::clone(&self.name);
         let lane = Arc::new(Lane::new(name, Arc::clone(topic), settings, make()));

@@ -1,6 +1,6 @@
 //! The deliveries of a lane whose order has to survive failures, or that several hands share.
 //!
-//! A plain lane needs none of this: its one runner takes what is next. A lane with a crew
+//! A plain lane needs none of this: its one runner takes what is next. A keyed lane
 //! files what arrives with a [`Sequencer`], which says what may be handed out. All hands (the
 //! lane's own runner, the seats of a group, callers that pull) share it by a lock, held to
 //! take and to put down, never while a handler runs, and never over a destructor of the
@@ -34,7 +34,7 @@ use crate::types::error::InvalidSetting;
 use crate::types::reason::DeadReason;
 
 /// What the hands of a lane share.
-pub(crate) struct Crew<T> {
+pub(crate) struct Keyed<T> {
     /// Several hands may be at it at once, so keys matter even if no failure holds
     /// them.
     pub(crate) is_shared: bool,
@@ -48,7 +48,7 @@ pub(crate) struct Crew<T> {
 /// A lane whose deliveries are filed, with what its hands share.
 pub(crate) struct KeyedLane<'a, T> {
     pub(crate) lane: &'a Arc<Lane<T>>,
-    pub(crate) crew: &'a Crew<T>,
+    pub(crate) keyed: &'a Keyed<T>,
 }
 
 impl<T> Clone for KeyedLane<'_, T> {
@@ -60,10 +60,10 @@ impl<T> Clone for KeyedLane<'_, T> {
 impl<T> Copy for KeyedLane<'_, T> {}
 
 impl<T> Lane<T> {
-    /// The lane with its crew, if it has one.
+    /// The lane with its keyed state, if it has any.
     pub(crate) fn keyed(self: &Arc<Self>) -> Option<KeyedLane<'_, T>> {
-        let crew = self.crew.get()?;
-        Some(KeyedLane { lane: self, crew })
+        let keyed = self.keyed.get()?;
+        Some(KeyedLane { lane: self, keyed })
     }
 }
 
@@ -123,7 +123,7 @@ impl KeyRule {
     }
 }
 
-/// Who takes from a crew.
+/// Who takes from a keyed lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hands {
     /// The lane's own runner.
@@ -149,7 +149,7 @@ pub(crate) type ChangeRules = dyn Fn(Rules, Fit) -> Result<Rules, InvalidSetting
 /// The lane's own runner, among those who take.
 pub(crate) const RUNNER: u64 = 0;
 
-impl<T: Send + Sync + 'static> Crew<T> {
+impl<T: Send + Sync + 'static> Keyed<T> {
     pub(crate) fn new(rules: Rules, hands: Hands, when_full: LaneFull) -> Self {
         let is_shared = hands.share();
         let mut sequencer = match when_full {
@@ -322,48 +322,47 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Changes the crew's rules; a lane that had no crew has one from its next
-    /// turn on.
+    /// Changes the rules of a keyed lane; a plain one is keyed from its next turn on.
     pub(crate) fn set_rules(self: &Arc<Self>, change: &ChangeRules) -> Result<(), InvalidSetting> {
         let plain = Rules::plain(self.capacity);
-        if self.crew.get().is_none() && change(plain, self.fit(false, None))? == plain {
+        if self.keyed.get().is_none() && change(plain, self.fit(false, None))? == plain {
             return Ok(());
         }
-        let crew = self
-            .crew
-            .get_or_init(|| Box::new(Crew::new(plain, Hands::Runner, self.when_full)));
+        let keyed = self
+            .keyed
+            .get_or_init(|| Box::new(Keyed::new(plain, Hands::Runner, self.when_full)));
         self.stop_lagging();
-        crew.set_rules(|rules, credits| change(rules, self.fit(crew.is_shared, credits)))?;
-        KeyedLane { lane: self, crew }.park_by_letters();
+        keyed.set_rules(|rules, credits| change(rules, self.fit(keyed.is_shared, credits)))?;
+        KeyedLane { lane: self, keyed }.park_by_letters();
         self.ring();
         Ok(())
     }
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
-    /// Takes over what a lane without a crew had begun.
+    /// Takes over what a plain lane had begun.
     pub(crate) fn adopt(self, turn: &mut Turn<T>) {
         if turn.hand.is_empty() && turn.waiting.is_empty() && turn.requeued.is_empty() {
             return;
         }
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         let parts: Vec<_> = turn.hand.drain(..).collect();
         for part in &parts {
             for index in part.from..part.to {
                 let first = PendingDelivery::first(&part.batch, index as usize, 0);
-                self.crew.arrive(&mut state, first);
+                self.keyed.arrive(&mut state, first);
             }
         }
         for requeued in turn.requeued.drain(..) {
-            self.crew.file(&mut state, requeued);
+            self.keyed.file(&mut state, requeued);
         }
         state.waiting = std::mem::replace(&mut turn.waiting, Arena::new());
     }
 
     /// Ends everything that waits here, as the lane's phase says.
-    pub(crate) fn end_crew(self) {
+    pub(crate) fn end_keyed(self) {
         self.interrupt();
-        let mut state = self.crew.state.lock();
+        let mut state = self.keyed.state.lock();
         let mut queued = state.sequencer.drain();
         queued.extend(state.strays.drain());
         let waiting: Vec<_> = state.waiting.drain().collect();

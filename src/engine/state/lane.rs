@@ -9,7 +9,7 @@ use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::expiry::Expiry;
 use crate::engine::runtime::linger::Linger;
-use crate::engine::state::keyed::Crew;
+use crate::engine::state::keyed::Keyed;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::fire::{CANCEL, Fire, LEASE, LOOK};
 use crate::message::batch::Part;
@@ -82,7 +82,7 @@ pub(crate) struct LaneSettings<T> {
     pub(crate) capacity: u32,
     pub(crate) when_full: LaneFull,
     pub(crate) retry: Policy,
-    pub(crate) crew: Option<Crew<T>>,
+    pub(crate) keyed: Option<Keyed<T>>,
     pub(crate) by_pattern: bool,
 }
 
@@ -139,7 +139,7 @@ pub(crate) struct Lane<T> {
     returns: OnceLock<Box<Unbounded<Return<T>>>>,
     pub(crate) turn: Mutex<Option<Box<Turn<T>>>>,
     /// Where order has to survive failures, or several hands share the lane.
-    pub(crate) crew: OnceLock<Box<Crew<T>>>,
+    pub(crate) keyed: OnceLock<Box<Keyed<T>>>,
     /// The deadline of a drain that was begun inside a handler.
     end: Mutex<TimerKey>,
     /// No call of the handler runs or will start, and the handler is gone.
@@ -154,9 +154,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         handler: Handler<T>,
     ) -> Self {
         let lag = Lag::of(&settings, &handler);
-        let crew = OnceLock::new();
-        if let Some(settings) = settings.crew {
-            crew.get_or_init(|| Box::new(settings));
+        let keyed = OnceLock::new();
+        if let Some(settings) = settings.keyed {
+            keyed.get_or_init(|| Box::new(settings));
         }
         Self {
             salt: salt(topic.engine.seed, [&topic.name, &name]),
@@ -178,7 +178,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             expiry: Expiry::new(),
             returns: OnceLock::new(),
             turn: Mutex::new(Some(Box::new(Turn::new(handler)))),
-            crew,
+            keyed,
             end: Mutex::new(TimerKey::NONE),
             retired: AtomicBool::new(false),
         }
@@ -237,7 +237,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Takes the oldest deliveries that are queued.
     pub(crate) fn pop(&self) -> Option<Part<T>> {
         let inbox = self.inbox.get()?;
-        if !self.is_sifted() && self.crew.get().is_none() {
+        if !self.is_sifted() && self.keyed.get().is_none() {
             return inbox.pop();
         }
         let mut split = self.split.lock();
@@ -256,7 +256,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let Some(inbox) = self.inbox.get() else {
             return;
         };
-        if self.is_sifted() || self.crew.get().is_some() {
+        if self.is_sifted() || self.keyed.get().is_some() {
             let mut split = self.split.lock();
             let mut left = VecDeque::new();
             while let Some(part) = split.pop_front().or_else(|| inbox.pop()) {
@@ -326,7 +326,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Takes the oldest deliveries that wait and were never tried, at most so many, to
-    /// be dropped: what a turn at rest has in hand, then what its crew has filed, then
+    /// be dropped: what a turn at rest has in hand, then what has been filed, then
     /// what is queued.
     pub(crate) fn pop_oldest(&self, most: u32) -> Vec<Part<T>> {
         let in_turn = self
@@ -338,7 +338,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return vec![part];
         }
         // Held over both looks, or what a hand files between them would be passed by.
-        let mut state = self.crew.get().map(|crew| crew.state.lock());
+        let mut state = self.keyed.get().map(|keyed| keyed.state.lock());
         let filed = state.as_mut().map_or_else(Vec::new, |state| {
             state.sequencer.take_oldest_new(most as usize)
         });

@@ -3,7 +3,7 @@
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::error::InvalidSetting;
 
-/// What a crew goes by.
+/// What a keyed lane goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rules {
     pub(crate) on_failure: OnFailure,
