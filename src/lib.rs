@@ -72,6 +72,8 @@
 //! at most [`MAX_PAYLOAD`] bytes. The README has them all, beside the guarantees.
 
 mod broker;
+#[cfg(doc)]
+pub mod docs;
 mod engine;
 mod message;
 mod observe;
