@@ -1,7 +1,7 @@
-//! Demo 1 of 5: publish, and somebody handles it.
+//! Publishes messages and handles them: demo 1 of 5.
 //!
-//! A topic, a subscription, three messages. Watch each message's way:
-//! `message_enqueued` QUEUED, `delivering` DELIVERING, `delivered` DELIVERED.
+//! One topic, one subscription, three messages. Watch each message's way: `message_enqueued`
+//! QUEUED, `delivering` DELIVERING, `delivered` DELIVERED.
 
 use std::error::Error;
 use std::sync::mpsc;

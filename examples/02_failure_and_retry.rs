@@ -1,8 +1,8 @@
-//! Demo 2 of 5: a handler fails, is called again, and succeeds.
+//! Retries a handler that fails, until it succeeds: demo 2 of 5.
 //!
-//! The payment gateway is down for the first two calls about order 1. Its
-//! delivery goes DELIVERING, FAILED, RETRY_SCHEDULED and round again, and the attempt
-//! grows each time; order 2 is not held up by it.
+//! The payment gateway is down for the first two calls about order 1. Its delivery goes
+//! DELIVERING, FAILED, RETRY_SCHEDULED and round again, and the attempt grows each time.
+//! Order 2 is not held up by it.
 
 use std::error::Error;
 use std::sync::mpsc;

@@ -1,7 +1,7 @@
-//! Demo 3 of 5: every subscription gets every message.
+//! Broadcasts every message to every subscription: demo 3 of 5.
 //!
-//! Three subscriptions, one of which fails at first. Only that one is called
-//! again: a retry belongs to a delivery, and each subscription has its own.
+//! One of three subscriptions fails at first. Only that one is called again: a retry belongs
+//! to a delivery, and each subscription has its own.
 
 use std::error::Error;
 use std::sync::mpsc;

@@ -1,8 +1,7 @@
-//! Demo 4 of 5: swap to batches, flush what waits, and swap back.
+//! Swaps to batches, flushes waiting messages, and swaps back: demo 4 of 5.
 //!
-//! A strategy decides *when* waiting messages are handed on. It holds none of
-//! them, so a swap can't strand any: the message that waits when the old strategy
-//! goes is simply judged by the new one.
+//! A strategy decides *when* waiting messages are handed on. It holds none of them, so a swap
+//! can't strand any. The new strategy judges the messages that waited under the old one.
 
 use std::error::Error;
 use std::sync::mpsc;

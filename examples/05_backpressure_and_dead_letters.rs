@@ -1,4 +1,4 @@
-//! Demo 5 of 5: a full topic says so, and what fails for good is kept.
+//! Refuses publishes while a topic is full, and keeps what fails for good: demo 5 of 5.
 //!
 //! The warehouse is slow, so the topic fills and refuses an order. Then it turns
 //! out that the warehouse can't ship anything: attempts run out, and the orders

@@ -1,4 +1,4 @@
-//! Dead letters: ask what failed and why, redrive some, purge the rest.
+//! Lists dead letters and their reasons, redrives some, and purges the rest.
 //!
 //! Two subscriptions hear of each invoice. The mailer fails; the ledger doesn't.
 //! A redrive therefore goes to the mailer alone: the ledger must not book twice.

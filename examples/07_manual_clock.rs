@@ -1,8 +1,8 @@
-//! Testing your handlers: no threads, and a clock that you move yourself.
+//! Tests handlers without threads, by a clock that you move yourself.
 //!
-//! With `workers(0)` everything runs inside `run_until_idle`, on this thread, and
-//! with a manual clock an hour passes when you say so. The program tests a retry
-//! schedule that takes an hour in well under a second, and always the same way.
+//! With `workers(0)` everything runs inside `run_until_idle`, on this thread. With a manual
+//! clock an hour passes when you say so. The program tests a retry schedule that takes an
+//! hour in well under a second, and always the same way.
 
 use std::error::Error;
 use std::sync::mpsc;

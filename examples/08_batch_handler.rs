@@ -1,4 +1,4 @@
-//! A handler that takes batches, and nacks single elements of them.
+//! Handles batches, and nacks single elements of them.
 //!
 //! Writing a hundred rows in one go is cheaper than a hundred writes. But one bad
 //! row must not fail its neighbors: it is nacked by its place in the batch, and

@@ -1,6 +1,6 @@
-//! Messages with more than a payload: a key, headers, a delay, a time to live.
+//! Publishes messages with more than a payload: a key, headers, a delay, a time to live.
 //!
-//! On a clock moved by hand, so that waiting takes no time.
+//! The example moves the clock itself, so that waiting takes no time.
 
 use std::error::Error;
 use std::sync::mpsc;

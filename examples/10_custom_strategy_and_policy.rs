@@ -1,7 +1,7 @@
-//! A strategy and a retry policy of your own.
+//! Implements a strategy and a retry policy.
 //!
-//! Both are functions of what they are shown, without state, clock or thread. So
-//! they are tested like any function, and the engine can swap them at any time.
+//! Both are functions of their arguments, without state, clock or thread. So they are tested
+//! like any function, and the engine can swap them at any time.
 
 use std::error::Error;
 use std::sync::mpsc;

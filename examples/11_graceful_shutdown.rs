@@ -1,8 +1,8 @@
-//! The end: drain, and account for every message.
+//! Drains a broker, and accounts for every message.
 //!
-//! A drain refuses new work, finishes accepted work, and reports. If the deadline
-//! comes first, what is left is cancelled, and the report says how much that was:
-//! an end may be incomplete, but never silent.
+//! A drain refuses new work, finishes accepted work, and reports. If the deadline comes first,
+//! the rest is cancelled, and the report says how much that was. An end may be incomplete, but
+//! never silent.
 
 use std::error::Error;
 use std::time::Duration;

@@ -1,5 +1,7 @@
-//! A handler that computes, on threads of its own: the same work first on the
-//! worker that delivers it, then side by side on every core.
+//! Computes on every core, by a handler whose calls run side by side.
+//!
+//! The same work is done twice: first on the worker that delivers it, then on threads of the
+//! handler's own.
 //!
 //! `cargo run --release --features parallel --example 12_parallel_handlers`
 

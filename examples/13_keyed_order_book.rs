@@ -1,10 +1,11 @@
-//! Order that survives failures: a book of orders in which each symbol's changes are
-//! applied one after the other, whatever fails, while other symbols go on.
+//! Keeps the order of each key through failures: an order book with many symbols.
 //!
-//! The price feed is down for a while, so changes to ACME fail and are retried: those
-//! behind them wait. A change to an unknown symbol can't be helped by trying again: it
-//! goes to the dead letters and takes its followers along, until somebody lists the
-//! symbol and redrives them, in order.
+//! Each symbol's changes are applied one after the other, whatever fails, while other symbols
+//! go on. The price feed is down for a while, so changes to ACME fail and are retried; the
+//! changes behind them wait.
+//!
+//! No retry can help a change to an unknown symbol. It goes to the dead letters, and its
+//! followers go there behind it. Then somebody lists the symbol and redrives them, in order.
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -1,6 +1,7 @@
-//! A consumer group: members share the readings of many devices, each device with one
-//! member at a time. One member leaves while the work goes on; its devices move to the
-//! others, and no reading is lost, handled twice or out of order.
+//! Shares the readings of many devices in a consumer group.
+//!
+//! Each device is with one member at a time. One member leaves while the work goes on. Its
+//! devices move to the others, and no reading is lost, handled twice or out of order.
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -1,7 +1,7 @@
-//! A subscription to patterns: one handler for topics that come and go, each with its
-//! own order, retries and dead letters.
+//! Subscribes one handler to a pattern of topics that come and go.
 //!
-//! On a clock moved by hand, so that waiting takes no time.
+//! Each topic keeps its own order, retries and dead letters. The example moves the clock
+//! itself, so that waiting takes no time.
 
 use std::error::Error;
 use std::sync::mpsc;

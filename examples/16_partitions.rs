@@ -1,5 +1,6 @@
-//! A topic split by key: several workers dispatch it, each account keeps its order,
-//! and the number of partitions changes while orders come in.
+//! Splits a topic by key, so that several workers dispatch it.
+//!
+//! Each account keeps its order, and the number of partitions changes while orders come in.
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -1,7 +1,6 @@
-//! A worker that pulls: deliveries on lease, settled when the work is done, by a clock
-//! that the example moves.
+//! Pulls deliveries on lease, and settles each when its work is done.
 //!
-//! Run with `cargo run --example 17_pull_worker`.
+//! The example moves the clock itself. Run it with `cargo run --example 17_pull_worker`.
 
 use std::error::Error;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! A service on tokio: tasks publish with backpressure and handle what they pull from a
-//! stream. Millstream knows no runtime; any would do.
+//! Serves from tokio: tasks publish with backpressure and handle a stream of leases.
 //!
-//! Run with `cargo run --example 18_tokio_service --features async`.
+//! Millstream knows no runtime; any would do. Run the example with
+//! `cargo run --example 18_tokio_service --features async`.
 
 use std::error::Error;
 use std::future::poll_fn;

@@ -1,16 +1,15 @@
-//! What things cost in memory, counted by the allocator, against the limits the
-//! crate promises.
+//! Counts what things cost in memory, and holds it against the limits that the crate promises.
 //!
 //! ```text
 //! cargo run --release --example memory
 //! ```
 //!
-//! Every figure is the growth of the bytes that the program has asked the
-//! allocator for and not given back, divided by the number of things that grew
-//! it. Handles the program holds are in it. What the system's allocator adds to
-//! each block (some 8 bytes, and rounding) is not, so blocks are counted too; nor
-//! are the stacks of threads.
-//! Exits with 1 if a limit is missed.
+//! The program counts the bytes that it has asked the allocator for and not given back. Every
+//! figure is the growth of that count, divided by the number of things that grew it.
+//!
+//! Handles that the program holds are in it, and the stacks of threads are not. The system's
+//! allocator adds some 8 bytes and rounding to each block. They are not in it either, so
+//! blocks are counted, too. Exits with 1 if a limit is missed.
 
 use std::alloc::System;
 use std::error::Error;

@@ -1,4 +1,4 @@
-//! A load generator that verifies what it measures, and compares.
+//! Generates load, verifies every message, and compares with other libraries.
 //!
 //! ```text
 //! cargo run --release --example bench                                    # flat out
@@ -10,7 +10,7 @@
 //!
 //! Every subscriber checks the count, the order and the checksum of what it gets.
 //! With `--rate`, latency counts from the time at which a message was *meant* to
-//! be sent, so that a stall is charged to whoever caused it. Exits with 1 if a
+//! be sent. So a stall is charged to the system that caused it. Exits with 1 if a
 //! check fails or a run doesn't end, with 2 if the arguments make no sense.
 
 #![forbid(unsafe_code)]

@@ -1,4 +1,4 @@
-//! A week of real earthquakes, replayed through the engine.
+//! Replays a week of real earthquakes through the engine.
 //!
 //! ```text
 //! cargo run --release --example quakes                     # flat out
@@ -7,8 +7,8 @@
 //! tail -n 99 quakes.ndjson | cargo run --release --example quakes -- -
 //! ```
 //!
-//! Who listens to what is in `pipeline.rs`; what must come out of it, in
-//! `check.rs`. The exit code is zero only if every message is accounted for.
+//! `pipeline.rs` has the topics and subscriptions, and `check.rs` the results that are
+//! expected. The exit code is zero only if every message is accounted for.
 
 mod archive;
 mod check;

@@ -1,5 +1,4 @@
-//! What happens when things become many, and when nothing happens at all, against
-//! the limits the crate promises.
+//! Measures many topics, many timers, and silence, against the limits that the crate promises.
 //!
 //! ```text
 //! cargo run --release --example scale              # exits with 1 if a limit is missed

@@ -1,5 +1,4 @@
-//! Does everything to the engine that it must withstand, and checks every
-//! delivery.
+//! Tortures the engine with everything that it must withstand, and checks every delivery.
 //!
 //! ```text
 //! cargo run --release --example torture                          # a minute, another seed each time
@@ -10,11 +9,11 @@
 //! ```
 //!
 //! Broker after broker lives for a few seconds, with other faults each time. The
-//! program keeps its own books in its publishers and handlers, and holds them
-//! against the engine's whenever one has come to rest or to its end; what can be
-//! seen at once (order, attempts, timers, payloads, calls after an unsubscribe) is
-//! checked in every call. The seed decides what is tried; the machine, how the
-//! threads meet. Exits with 1 if anything is wrong.
+//! program keeps its own books in its publishers and handlers. It holds them
+//! against the engine's whenever a broker has come to rest or to its end. Every call
+//! checks what can be seen at once: order, attempts, timers, payloads, calls after an
+//! unsubscribe. The seed decides what is tried; the machine, how the threads meet.
+//! Exits with 1 if anything is wrong.
 //!
 //! Started by a shell itself, and not by cargo or a script, the fault `stop` looks to
 //! that shell like a Ctrl-Z.
