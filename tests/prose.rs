@@ -4,8 +4,16 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The pages, from the root: files, or directories with all the pages in them.
-const PAGES: &[&str] = &["README.md", "src/docs"];
+/// The pages, from the root: files, or directories with all the pages in them. A program in a
+/// directory of its own has its page in `main.rs`.
+const PAGES: &[&str] = &[
+    "BENCHMARKS.md",
+    "CHANGELOG.md",
+    "README.md",
+    "data/README.md",
+    "examples",
+    "src/docs",
+];
 
 /// Pages that have to stay short.
 const LONGEST: &[(&str, usize)] = &[("README.md", 150)];
@@ -32,6 +40,8 @@ const RETIRED: &[(&str, &str)] = &[
     ("honour", "honor"),
     ("initialise", "initialize"),
     ("judgement", "judgment"),
+    ("kilometre", "kilometer"),
+    ("kilometres", "kilometers"),
     ("labelled", "labeled"),
     ("licence", "license"),
     ("maximise", "maximize"),
@@ -72,7 +82,11 @@ fn pages() -> Vec<PathBuf> {
         let path = root().join(page);
         if path.is_dir() {
             let entries = fs::read_dir(path).expect("a readable directory");
-            found.extend(entries.map(|entry| entry.expect("a readable entry").path()));
+            let entries = entries.map(|entry| entry.expect("a readable entry").path());
+            found.extend(entries.map(|entry| match entry.is_dir() {
+                true => entry.join("main.rs"),
+                false => entry,
+            }));
         } else {
             found.push(path);
         }
