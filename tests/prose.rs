@@ -13,6 +13,7 @@ const PAGES: &[&str] = &[
     "data/README.md",
     "examples",
     "src/docs",
+    "tests/fuzz/README.md",
 ];
 
 /// Pages that have to stay short.
