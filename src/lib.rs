@@ -151,7 +151,7 @@ pub mod internals {
     pub use crate::engine::base::gate::Gate;
     pub use crate::engine::base::loans::Loans;
     pub use crate::engine::base::sleep::Sleep;
-    pub use crate::engine::base::task_state::Baton;
+    pub use crate::engine::base::task_state::TaskState;
     pub use crate::engine::wait::waiters::Waiters;
     pub use crate::pure::decide::lifecycle::Step;
     pub use crate::pure::words::room::{Phase, Released, Reserved, Room};

@@ -379,6 +379,8 @@ fn a_file_of_more_than_400_lines_of_code_is_split_by_decision() {
 
 /// A retired word, and what stands in its place.
 const RETIRED: &[(&str, &str)] = &[
+    ("Baton", "TaskState"),
+    ("baton", "task"),
     ("Crew", "Keyed"),
     ("crew", "keyed"),
     ("Redelivery", "PendingDelivery"),

@@ -13,23 +13,23 @@ type Mutant = (&'static str, &'static [&'static str]);
 
 const MUTANTS: &[Mutant] = &[
     (
-        "baton: notify without a fence",
+        "task: notify without a fence",
         &["schedule::two_publishers_one_worker"],
     ),
     (
-        "baton: a runner is not told of news",
+        "task: a runner is not told of news",
         &["schedule::two_publishers_one_worker"],
     ),
     (
-        "baton: rest without a look for news",
+        "task: rest without a look for news",
         &["schedule::two_publishers_one_worker"],
     ),
     (
-        "baton: a loan for two",
+        "task: a loan for two",
         &["schedule::a_loan_that_is_taken_is_run_by_one"],
     ),
     (
-        "baton: a notice that waits for the lender",
+        "task: a notice that waits for the lender",
         &["schedule::what_cannot_wait_for_the_lender_is_not_left_to_it"],
     ),
     (

@@ -1,15 +1,15 @@
-//! The baton: nothing pushed is stranded, and one runner at a time.
+//! The state of a task: nothing pushed is stranded, and one runner at a time.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
-use millstream::internals::{Baton, Queue, Then};
+use millstream::internals::{TaskState, Queue, Then};
 use millstream_loom_tests::{Preemptions, model};
 
 /// A schedulable thing: what a topic is to its publishers and workers.
 struct World {
     queue: Queue<usize>,
-    baton: Baton,
+    task: TaskState,
     /// Tokens on the ready queue. A counter orders only what a queue does too:
     /// who takes a token after who put it there.
     ready: AtomicUsize,
@@ -21,7 +21,7 @@ impl World {
     fn new() -> Arc<Self> {
         Arc::new(Self {
             queue: Queue::new(2),
-            baton: Baton::new(),
+            task: TaskState::new(),
             ready: AtomicUsize::new(0),
             runners: AtomicUsize::new(0),
             seen: AtomicUsize::new(0),
@@ -30,7 +30,7 @@ impl World {
 
     fn publish(&self, value: usize) {
         self.queue.push(value).expect("as many slots as messages");
-        if self.baton.notify() == Then::Enqueue {
+        if self.task.notify() == Then::Enqueue {
             self.make_ready();
         }
     }
@@ -38,7 +38,7 @@ impl World {
     /// As a publisher does, for whom a lender is soon enough.
     fn publish_patiently(&self, value: usize) {
         self.queue.push(value).expect("as many slots as messages");
-        if self.baton.nudge() == Then::Enqueue {
+        if self.task.nudge() == Then::Enqueue {
             self.make_ready();
         }
     }
@@ -57,7 +57,7 @@ impl World {
 
     /// One look at the ready queue, and the turn that it leads to.
     fn work(&self) {
-        if self.take_ready() && self.baton.start() {
+        if self.take_ready() && self.task.start() {
             self.take_all();
             self.rest();
         }
@@ -66,16 +66,16 @@ impl World {
     /// One look at the ready queue, and a turn after which it lends; answers whether it
     /// had news by then.
     fn work_and_lend(&self) -> Option<bool> {
-        if !self.take_ready() || !self.baton.start() {
+        if !self.take_ready() || !self.task.start() {
             return None;
         }
         self.take_all();
-        Some(self.baton.lend())
+        Some(self.task.lend())
     }
 
     /// The turn that it owes then.
     fn look_again(&self) {
-        if self.baton.start() {
+        if self.task.start() {
             self.take_all();
             self.rest();
         }
@@ -91,7 +91,7 @@ impl World {
     }
 
     fn rest(&self) {
-        if self.baton.rest(false) == Then::Enqueue {
+        if self.task.rest(false) == Then::Enqueue {
             self.make_ready();
         }
     }

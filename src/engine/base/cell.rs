@@ -32,7 +32,7 @@ impl<S: Packed> Cell<S> {
     ///
     /// All steps on one cell have one order. A step that changes nothing writes
     /// nothing, so it publishes nothing either: who relies on being seen by the
-    /// next step must fence first, as [`Baton`](crate::engine::base::task_state::Baton) does.
+    /// next step must fence first, as [`TaskState`](crate::engine::base::task_state::TaskState) does.
     pub fn update<A>(&self, mut step: impl FnMut(S) -> (S, A)) -> A {
         let mut word = self.word.load(Ordering::Acquire);
         loop {

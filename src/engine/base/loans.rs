@@ -1,7 +1,7 @@
 //! What workers have lent, each at most one thing, and the watch over it.
 //!
 //! A worker that found a topic dry lends it while it runs the lanes, and looks again
-//! afterwards: see [`baton`](crate::engine::base::task_state). A handler may keep it from that for as long as
+//! afterwards: see [`task_state`](crate::engine::base::task_state). A handler may keep it from that for as long as
 //! it likes. So there is a watch, which comes by now and then, as long as anything is lent,
 //! and takes what has been lent all the while.
 //!

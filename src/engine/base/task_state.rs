@@ -21,11 +21,11 @@ use crate::sync::{breakable, fence};
 
 /// The schedule of one of them.
 #[derive(Debug)]
-pub struct Baton {
+pub struct TaskState {
     schedule: Cell<Schedule>,
 }
 
-impl Baton {
+impl TaskState {
     /// At rest.
     pub fn new() -> Self {
         Self {
@@ -37,9 +37,9 @@ impl Baton {
     /// waits for no loan to end.
     pub fn notify(&self) -> Then {
         // ORDERING: pairs with the fence in `started`; see the module's text.
-        breakable!("baton: notify without a fence", fence(Ordering::SeqCst));
+        breakable!("task: notify without a fence", fence(Ordering::SeqCst));
         self.tell(breakable!(
-            "baton: a notice that waits for the lender",
+            "task: a notice that waits for the lender",
             Schedule::notify,
             Schedule::nudge
         ))
@@ -48,14 +48,14 @@ impl Baton {
     /// As [`notify`](Self::notify), for news that a lender is soon enough for.
     pub fn nudge(&self) -> Then {
         // ORDERING: as in `notify`.
-        breakable!("baton: notify without a fence", fence(Ordering::SeqCst));
+        breakable!("task: notify without a fence", fence(Ordering::SeqCst));
         self.tell(Schedule::nudge)
     }
 
     #[inline]
     fn tell(&self, step: fn(Schedule) -> (Schedule, Then)) -> Then {
         breakable!(
-            "baton: a runner is not told of news",
+            "task: a runner is not told of news",
             self.schedule.update(step),
             match self.schedule.load() {
                 Schedule::Running => Then::Nothing,
@@ -75,17 +75,17 @@ impl Baton {
         self.schedule.update(Schedule::lend)
     }
 
-    /// Takes the baton from the ready queue, or back from a loan. `false`: somebody
+    /// Takes the task from the ready queue, or back from a loan. `false`: somebody
     /// else has taken it since.
     pub fn start(&self) -> bool {
         breakable!(
-            "baton: a loan for two",
+            "task: a loan for two",
             self.started(Schedule::start),
             self.schedule.load() == Schedule::Lent || self.started(Schedule::start)
         )
     }
 
-    /// Takes the baton past the ready queue. `false`: somebody runs.
+    /// Takes the task past the ready queue. `false`: somebody runs.
     pub fn claim(&self) -> bool {
         self.started(Schedule::claim)
     }
@@ -97,11 +97,11 @@ impl Baton {
         started
     }
 
-    /// Puts the baton down; `more` says that work is known to be left.
+    /// Puts the task down; `more` says that work is known to be left.
     pub fn rest(&self, more: bool) -> Then {
         self.schedule.update(|schedule| {
             breakable!(
-                "baton: rest without a look for news",
+                "task: rest without a look for news",
                 schedule,
                 Schedule::Running
             )

@@ -23,7 +23,7 @@ pub(crate) const SHARE_NS: u64 = 500_000;
 
 impl<T: Send + Sync + 'static> Task for Lane<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
-        if self.baton.start() && self.run_claimed() {
+        if self.task.start() && self.run_claimed() {
             worker.requeue(self);
         }
     }
@@ -57,7 +57,7 @@ pub(crate) enum Tried<T> {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Runs a turn for whoever holds the baton, and puts it down. `true`: the
+    /// Runs a turn for whoever runs it, and puts it down. `true`: the
     /// lane must go back on the ready queue.
     pub(crate) fn run_claimed(self: &Arc<Self>) -> bool {
         let mut more = false;
@@ -87,7 +87,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 self.tell_if_dry();
             }
         }
-        self.baton.rest(more) == Then::Enqueue
+        self.task.rest(more) == Then::Enqueue
     }
 
     /// Works until there is nothing to do or the share is used up (`true`).

@@ -108,7 +108,7 @@ impl<T> Desk<T> {
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Ends what has expired of what waits, for whoever has the baton. `true`: the look
+    /// Ends what has expired of what waits, for whoever runs the queue. `true`: the look
     /// is to go on after others have had their turn.
     pub(crate) fn end_expired_at(
         self: &Arc<Self>,
@@ -197,7 +197,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let is_noted = || at.desk.lock().as_ref().is_some_and(|desk| !desk.is_empty());
         let may_have_come =
             at.expiry.has_come(&self.engine) || (self.settings.ttl_ns.is_some() && !is_noted());
-        if !may_have_come || self.engine.has_stopped() || !at.baton.claim() {
+        if !may_have_come || self.engine.has_stopped() || !at.task.claim() {
             return false;
         }
         let desk = at.desk.lock().take();
@@ -210,7 +210,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         self.await_expiry(at, &mut desk);
         *at.desk.lock() = Some(desk);
-        if at.baton.rest(true) == Then::Enqueue {
+        if at.task.rest(true) == Then::Enqueue {
             self.engine.pool.submit(task());
         }
         has_room

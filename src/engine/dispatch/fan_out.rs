@@ -304,7 +304,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             lane.push(kept),
         );
         lane.expiry.note(first_ns);
-        let then = lane.baton.notify();
+        let then = lane.task.notify();
         if then == Then::Enqueue {
             worker.submit(Arc::clone(lane) as _);
         }

@@ -1,5 +1,5 @@
 //! The dispatcher: takes waiting messages as one shared batch and hands it to
-//! every lane. One worker at a time runs it for a queue, whoever holds the baton.
+//! every lane. One worker at a time runs it for a queue, whoever runs it.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ impl<T> Desk<T> {
 
 impl<T: Send + Sync + 'static> Task for TopicCore<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
-        if self.plain.baton.start() {
+        if self.plain.task.start() {
             let then = self.run_claimed(&QueueRef::Plain(&self.plain), worker);
             worker.put_down(self, then);
         }
@@ -87,7 +87,7 @@ impl<T: Send + Sync + 'static> Fire for TopicCore<T> {
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Runs a turn for whoever holds the baton, and puts it down.
+    /// Runs a turn for whoever runs it, and puts it down.
     pub(crate) fn run_claimed(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
@@ -112,10 +112,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let is_dry = pause == Pause::Dry && !more && desk.is_empty();
         *at.desk.lock() = Some(desk);
         if is_dry && worker.may_keep() {
-            let has_news = at.baton.lend();
+            let has_news = at.task.lend();
             return After::Keep { has_news };
         }
-        match at.baton.rest(more) {
+        match at.task.rest(more) {
             Then::Enqueue => After::Requeue,
             Then::Nothing => After::Rest,
         }

@@ -1,20 +1,20 @@
 //! Seats: hands of a lane besides its own runner. A subscription with concurrency has
 //! several, and so have the members of a consumer group together.
 //!
-//! Each seat is a task with a baton, as a lane is, and takes from its keyed lane when it is rung.
+//! Each seat is a task, as a lane is, and takes from its keyed lane when it is rung.
 //! Who files deliveries rings seats after it has let go of the keyed lane's lock; a seat that finds
 //! nothing has looked under that lock, so one of the two sees the other. Who changes the hands
 //! that there are rings the lane, whose turn calls them.
 //!
-//! The end of a seat: `leaving` is set, then whoever gets hold of its baton drops the handler
-//! and keeps the baton for ever. The feared interleaving, a seat that looks for the mark, is
+//! The end of a seat: `leaving` is set, then whoever claims it drops the handler
+//! and never lets go of it. The feared interleaving, a seat that looks for the mark, is
 //! marked, and goes to rest with its handler: who marks it and finds it running leaves a
-//! notice with the baton, so the seat runs once more. Model:
+//! notice in its state, so the seat runs once more. Model:
 //! `loom-tests/tests/models/group.rs`.
 
 use crate::engine::base::contain::{Contained, discard};
 use crate::engine::base::counters::Counter;
-use crate::engine::base::task_state::Baton;
+use crate::engine::base::task_state::TaskState;
 use crate::engine::deliver::turn::{SHARE_LOOKS, SHARE_NS};
 use crate::engine::keyed::take::Next;
 use crate::engine::parts::handler::Handler;
@@ -75,7 +75,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
         Self {
             lane: Arc::downgrade(lane),
             member: Arc::downgrade(member),
-            baton: Baton::new(),
+            task: TaskState::new(),
             work: Mutex::new(Some(work)),
             leaving: AtomicBool::new(false),
             gone: AtomicBool::new(false),
@@ -85,7 +85,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
 
     /// There may be something to take. `true`: it was at rest.
     pub(crate) fn ring(self: &Arc<Self>, engine: &Engine) -> bool {
-        let was_idle = self.baton.notify() == Then::Enqueue;
+        let was_idle = self.task.notify() == Then::Enqueue;
         if was_idle {
             engine.pool.submit(Arc::clone(self) as _);
         }
@@ -146,7 +146,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
     /// Has it look at once what has become of its lane and itself: on the calling
     /// thread, unless it runs.
     fn look(self: &Arc<Self>, engine: &Engine) {
-        if !self.baton.claim() {
+        if !self.task.claim() {
             breakable!("seat: marked without a notice", {
                 self.ring(engine);
             });
@@ -155,7 +155,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
         }
     }
 
-    /// Drops the handler; for whoever holds the baton, which is not put down again.
+    /// Drops the handler; for whoever has claimed it, and keeps it.
     fn go(&self) {
         let work = self.work.lock().take();
         discard(work);
@@ -186,7 +186,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
             self.go();
             return false;
         }
-        self.baton.rest(more) == Then::Enqueue
+        self.task.rest(more) == Then::Enqueue
     }
 }
 
@@ -215,7 +215,7 @@ impl<T: Send + Sync + 'static> Work<T> for Turn<T> {
 
 impl<T: Send + Sync + 'static> Task for Seat<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
-        if self.baton.start() && self.run_claimed(worker.engine) {
+        if self.task.start() && self.run_claimed(worker.engine) {
             worker.requeue(self);
         }
     }

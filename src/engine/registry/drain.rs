@@ -187,7 +187,7 @@ impl Engine {
         let mut ended;
         loop {
             // Workers do the same with what they have in hand; each lane and
-            // topic is ended by whoever gets hold of its baton.
+            // topic is ended by whoever claims it.
             for topic in self.all_topics() {
                 Arc::clone(&topic).end(self);
             }

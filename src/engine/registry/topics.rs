@@ -107,7 +107,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
         let _inside = Inside::enter(engine);
         if let Some(split) = &self.split {
             split.end(engine);
-        } else if self.plain.baton.claim() {
+        } else if self.plain.task.claim() {
             let worker = &mut Worker::new(engine);
             let then = self.run_claimed(&QueueRef::Plain(&self.plain), worker);
             worker.put_down(Arc::clone(&self) as _, then);
@@ -170,7 +170,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn end(self: &Arc<Self>, engine: &Engine) -> bool {
         let _inside = Inside::enter(engine);
         let mut has_run = false;
-        while self.baton.claim() {
+        while self.task.claim() {
             has_run = true;
             if !self.run_claimed() {
                 break;

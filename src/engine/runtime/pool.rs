@@ -14,9 +14,9 @@ use crate::sync::{
 use crate::types::config::Idle;
 
 /// Something that a worker can run for a turn: a topic, a partition of one, a lane or a seat,
-/// which have a baton, or a buffer that has lingered, which has a lock.
+/// which have a state, or a buffer that has lingered, which has a lock.
 pub(crate) trait Task: Send + Sync {
-    /// Runs one turn if the baton can be had, and puts it down again.
+    /// Runs one turn, unless somebody else runs the task.
     fn run(self: Arc<Self>, worker: &mut Worker<'_>);
 
     /// Whether a worker that keeps it should run it now.

@@ -3,7 +3,7 @@
 use crate::engine::base::cell::Cell;
 use crate::engine::base::contain::SharedPolicy;
 use crate::engine::base::counters::LaneBooks;
-use crate::engine::base::task_state::Baton;
+use crate::engine::base::task_state::TaskState;
 use crate::engine::parts::handler::{Fault, Handler};
 use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::runtime::Engine;
@@ -106,7 +106,7 @@ impl Lag {
 ///
 /// Who touches what: the topic's dispatcher reserves room and pushes into
 /// `inbox`; the timer thread and redrives push into `returns`; everything else
-/// belongs to whoever holds the baton.
+/// belongs to whoever runs it.
 pub(crate) struct Lane<T> {
     pub(crate) name: Arc<str>,
     /// Keeps jitter apart between subscriptions, topics and brokers.
@@ -121,7 +121,7 @@ pub(crate) struct Lane<T> {
     after: AtomicU64,
     pub(crate) retry: Slot<Policy>,
     pub(crate) room: Cell<Room>,
-    pub(crate) baton: Baton,
+    pub(crate) task: TaskState,
     pub(crate) lag: Lag,
     /// Its last turn was.
     pub(crate) is_brisk: AtomicBool,
@@ -168,7 +168,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             after: AtomicU64::new(0),
             retry: Slot::new(Arc::new(settings.retry)),
             room: Cell::new(Room::EMPTY),
-            baton: Baton::new(),
+            task: TaskState::new(),
             lag,
             is_brisk: AtomicBool::new(true),
             books: LaneBooks::default(),
@@ -371,7 +371,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Puts the lane on the ready queue unless somebody is bound to look at it.
     pub(crate) fn ring(self: &Arc<Self>) {
-        if self.baton.notify() == Then::Enqueue {
+        if self.task.notify() == Then::Enqueue {
             self.engine().pool.submit(Arc::clone(self) as _);
         }
     }

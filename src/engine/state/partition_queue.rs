@@ -13,13 +13,13 @@
 //! because the dispatcher says under the lock, when it finds nothing there, that it wants
 //! to be rung, and whoever writes next sees that. Whoever takes the wish with it
 //! must ring, and everybody after it need not. It rings by the fences of
-//! [`Baton`]: the wish may be one of an earlier turn.
+//! [`TaskState`]: the wish may be one of an earlier turn.
 //!
 //! Who drops the oldest takes from the queue, too, and may take a part of a batch only:
 //! what is left of that is `left`, older than everything in the channel. Where the topic
 //! drops its oldest, all who take hold the lock.
 
-use crate::engine::base::task_state::Baton;
+use crate::engine::base::task_state::TaskState;
 use crate::engine::parts::desk::Desk;
 use crate::engine::runtime::directory::TopicSettings;
 use crate::engine::runtime::expiry::Expiry;
@@ -37,7 +37,7 @@ const OWN: usize = BATCH / 2;
 const QUIET: u64 = u64::MAX;
 
 /// Who touches what: publishers the tail; the dispatcher, which is whoever holds
-/// the baton, the desk.
+/// the task, the desk.
 pub(crate) struct PartitionQueue<T> {
     tail: CachePadded<Mutex<Tail<T>>>,
     /// Made with the first full batch. Bounded by the gate, exactly and in messages, which
@@ -47,7 +47,7 @@ pub(crate) struct PartitionQueue<T> {
     most_full: usize,
     /// Publishers drop the oldest messages when there is no room.
     evicts: bool,
-    pub(crate) baton: Baton,
+    pub(crate) task: TaskState,
     pub(crate) desk: Mutex<Option<Box<Desk<T>>>>,
     /// When the first of what waits here expires, as far as that is known: of what its
     /// topic says how long it lives, only once a dispatcher has come to rest.
@@ -85,7 +85,7 @@ impl<T> PartitionQueue<T> {
             full: OnceLock::new(),
             most_full: (capacity / (OWN + 1)).saturating_mul(2).saturating_add(2),
             evicts: settings.overflow == Overflow::DropOldest,
-            baton: Baton::new(),
+            task: TaskState::new(),
             desk: Mutex::new(None),
             expiry: Expiry::new(),
         }
@@ -154,7 +154,7 @@ impl<T> PartitionQueue<T> {
         // Noted after the push: a dispatcher forgets it when there is nothing.
         let expires_first = own_expires_ns.is_some_and(|at_ns| self.expiry.note(at_ns));
         if rings || expires_first {
-            return self.baton.nudge();
+            return self.task.nudge();
         }
         Then::Nothing
     }

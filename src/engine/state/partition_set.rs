@@ -136,12 +136,12 @@ impl<T: Send + Sync + 'static> Partition<T> {
     }
 
     fn ring(self: &Arc<Self>, engine: &Engine) {
-        if self.queue.baton.notify() == Then::Enqueue {
+        if self.queue.task.notify() == Then::Enqueue {
             engine.pool.submit(Arc::clone(self) as _);
         }
     }
 
-    /// Runs a turn for whoever holds the baton. A set that is gone was empty.
+    /// Runs a turn for whoever runs it. A set that is gone was empty.
     fn run_claimed(self: &Arc<Self>, worker: &mut Worker<'_>) -> After {
         let set = self.set.upgrade();
         let topic = set.as_ref().and_then(|set| set.topic.upgrade());
@@ -154,7 +154,7 @@ impl<T: Send + Sync + 'static> Partition<T> {
 
 impl<T: Send + Sync + 'static> Task for Partition<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
-        if self.queue.baton.start() {
+        if self.queue.task.start() {
             let then = self.run_claimed(worker);
             worker.put_down(self, then);
         }
@@ -377,7 +377,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         let set = self.set.load();
         set.partitions
             .iter()
-            .all(|partition| partition.queue.baton.is_idle())
+            .all(|partition| partition.queue.task.is_idle())
     }
 
     /// Drops the oldest there is where so many messages would go, or else elsewhere; of
@@ -418,7 +418,7 @@ impl<T: Send + Sync + 'static> Split<T> {
     pub(crate) fn end(&self, engine: &Engine) {
         let (set, before) = self.sets();
         for partition in before.iter().chain([&set]).flat_map(|set| &set.partitions) {
-            if partition.queue.baton.claim() {
+            if partition.queue.task.claim() {
                 let worker = &mut Worker::new(engine);
                 let then = partition.run_claimed(worker);
                 worker.put_down(Arc::clone(partition) as _, then);

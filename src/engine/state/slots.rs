@@ -1,7 +1,7 @@
 //! The consumers of a lane besides its own runner.
 
 use crate::engine::base::counters::Counter;
-use crate::engine::base::task_state::Baton;
+use crate::engine::base::task_state::TaskState;
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Lane;
 use crate::sync::atomic::{AtomicBool, AtomicU64};
@@ -37,7 +37,7 @@ pub(crate) struct Member<T> {
 pub(crate) struct Seat<T> {
     pub(crate) lane: Weak<Lane<T>>,
     pub(crate) member: Weak<Member<T>>,
-    pub(crate) baton: Baton,
+    pub(crate) task: TaskState,
     pub(crate) work: Mutex<Option<Box<dyn Work<T>>>>,
     pub(crate) leaving: AtomicBool,
     /// Its handler has been dropped.

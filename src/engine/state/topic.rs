@@ -133,7 +133,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Whether it has nothing accepted, and nobody looks for more.
     pub(crate) fn is_starving(&self) -> bool {
         let is_idle = match &self.split {
-            None => self.plain.baton.is_idle(),
+            None => self.plain.task.is_idle(),
             Some(split) => split.is_idle(),
         };
         is_idle && self.gate.outstanding() == 0
@@ -143,7 +143,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(crate) fn ring(self: &Arc<Self>) {
         if let Some(split) = &self.split {
             split.ring(&self.engine);
-        } else if self.plain.baton.notify() == Then::Enqueue {
+        } else if self.plain.task.notify() == Then::Enqueue {
             self.engine.pool.submit(Arc::clone(self) as _);
         }
     }
