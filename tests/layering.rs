@@ -381,6 +381,8 @@ fn a_file_of_more_than_400_lines_of_code_is_split_by_decision() {
 const RETIRED: &[(&str, &str)] = &[
     ("Baton", "TaskState"),
     ("baton", "task"),
+    ("ring", "schedule or notify"),
+    ("bell", "condvar"),
     ("Crew", "Keyed"),
     ("crew", "keyed"),
     ("Redelivery", "PendingDelivery"),

@@ -197,7 +197,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         if !breakable!("letters: redriven by two", taken.is_some(), true) {
             drop(letters);
             if lane.release(1) {
-                lane.ring();
+                lane.schedule();
             }
             core.engine.quiescence.notify();
             return if is_behind {
@@ -215,7 +215,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         // finds this one before what was published since.
         lane.push_return(Return::Redriven(Box::new(again)));
         drop(letters);
-        lane.ring_for_return();
+        lane.schedule_for_return();
         if let Some(left) = taken {
             notify(left.waiting);
         }

@@ -116,11 +116,11 @@ const MUTANTS: &[Mutant] = &[
         &["snapshot::what_a_handler_gets_has_been_counted"],
     ),
     (
-        "lane: room without a ring",
+        "lane: room without a notice",
         &["lanes::a_topic_that_waits_for_a_full_lane_goes_on_when_it_has_room"],
     ),
     (
-        "lane: a return without a ring",
+        "lane: a return without a notice",
         &["retry::a_retry_that_is_due_before_its_lane_rests_is_not_lost"],
     ),
     (
@@ -148,7 +148,7 @@ const MUTANTS: &[Mutant] = &[
         &["lag::what_was_left_open_goes_on_when_the_lane_has_run_dry"],
     ),
     (
-        "lag: dry without a ring",
+        "lag: dry without a notice",
         &["lag::what_was_left_open_goes_on_when_the_lane_has_run_dry"],
     ),
     (
@@ -156,7 +156,7 @@ const MUTANTS: &[Mutant] = &[
         &["quiet::two_publishers_complete_a_batch_between_them"],
     ),
     (
-        "queue: dry before the ring",
+        "queue: dry before the notice",
         &["eviction::who_had_expired_messages_looked_for_does_not_hide_the_next_one"],
     ),
     (
@@ -168,7 +168,7 @@ const MUTANTS: &[Mutant] = &[
         &["threads::a_drain_flushes_a_pending_batch"],
     ),
     (
-        "swap: the strategy, then a ring",
+        "swap: the strategy, then a notice",
         &["swap::what_the_old_strategy_held_goes_on_under_the_new_one"],
     ),
     (
@@ -212,7 +212,7 @@ const MUTANTS: &[Mutant] = &[
         &["observers::an_observer_hears_all_while_another_leaves"],
     ),
     (
-        "bus: ring past the lock",
+        "bus: wake past the lock",
         &["observers::an_event_wakes_the_observers_thread"],
     ),
     (
@@ -307,7 +307,7 @@ const MUTANTS: &[Mutant] = &[
         &["threads::an_idle_worker_ends_with_its_broker"],
     ),
     (
-        "timer: an earlier deadline without a bell",
+        "timer: an earlier deadline without a wake-up",
         &["threads::a_retry_wakes_the_timer_and_the_timer_a_worker"],
     ),
     (

@@ -10,7 +10,7 @@ use crate::sync::{Condvar, Mutex, breakable, fence};
 pub struct Sleep {
     idle: Cell<Idle>,
     permits: Mutex<usize>,
-    bell: Condvar,
+    condvar: Condvar,
 }
 
 impl Sleep {
@@ -19,7 +19,7 @@ impl Sleep {
         Self {
             idle: Cell::new(Idle::NOBODY),
             permits: Mutex::new(0),
-            bell: Condvar::new(),
+            condvar: Condvar::new(),
         }
     }
 
@@ -49,7 +49,7 @@ impl Sleep {
         }
         let mut permits = self.permits.lock();
         while *permits == 0 {
-            self.bell.wait(&mut permits, None);
+            self.condvar.wait(&mut permits, None);
         }
         *permits -= 1;
     }
@@ -64,7 +64,7 @@ impl Sleep {
     fn wake_fenced(&self) {
         if self.idle.update(Idle::wake) {
             *self.permits.lock() += 1;
-            self.bell.notify_one();
+            self.condvar.notify_one();
         }
     }
 
@@ -81,6 +81,6 @@ impl Sleep {
             (woken, idle.sleeping)
         });
         *self.permits.lock() += sleeping as usize;
-        self.bell.notify_all();
+        self.condvar.notify_all();
     }
 }

@@ -99,7 +99,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let backlog = Backlog::new(waiting, age, self.capacity as usize);
         let flush_to = self.topic.flush_to.load(Ordering::Acquire);
         let room = self.room.load();
-        // Who has taken a place and is not here yet rings when it comes; what has come back
+        // Who has taken a place and is not here yet notifies when it comes; what has come back
         // goes first, and may leave it.
         let is_full = room.occupied >= self.capacity
             && known >= room.occupied as usize

@@ -122,7 +122,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let ended = self.expire_all(expired);
         self.end_places(ended);
         // A batch may have lost what it lingered for; in a keyed lane the next are filed.
-        self.ring();
+        self.schedule();
         self.engine().quiescence.notify();
         true
     }

@@ -44,7 +44,7 @@ const BRISK_NS: u64 = 20_000;
 pub(crate) enum Progress {
     /// Something was done; the time now.
     Done { now_ns: u64 },
-    /// There is nothing to do until somebody rings.
+    /// There is nothing to do until somebody notifies.
     Nothing,
 }
 

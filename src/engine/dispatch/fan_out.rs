@@ -35,13 +35,13 @@ enum Places {
     For(u32),
     /// Nowhere: nobody subscribes.
     Nobody,
-    /// Nowhere yet; somebody will ring.
+    /// Nowhere yet; somebody will notify.
     Later,
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// How many messages every lane that the topic waits for has room for. Zero:
-    /// one of them is full, or the first is yet to come, and will ring. Looked at
+    /// one of them is full, or the first is yet to come, and will notify. Looked at
     /// before messages are taken, so that those that can't go on stay where
     /// overflow can find them.
     pub(crate) fn room_in_lanes(&self, lanes: &Lanes<T>) -> usize {
@@ -60,7 +60,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 match lane.reserve(1, true) {
                     Reserved::Granted(granted) => {
                         if lane.release(granted) {
-                            lane.ring();
+                            lane.schedule();
                         }
                         1
                     }
@@ -80,7 +80,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Hands the batch on to every lane. `None`: it has to wait, and somebody
-    /// will ring. Otherwise how many messages went.
+    /// will notify. Otherwise how many messages went.
     pub(crate) fn hand_on(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
@@ -203,7 +203,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Reserves places in all lanes that want this message for the same number, at most
     /// `wanted`; returns the number. Zero: a lane that the topic waits for is
-    /// full, and will ring. If they are known to have fitted a moment ago, nobody
+    /// full, and will notify. If they are known to have fitted a moment ago, nobody
     /// looks again: places that are taken and given back are missed by redrives.
     fn reserve_everywhere(
         self: &Arc<Self>,
@@ -246,7 +246,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 if let Reserved::Granted(granted) = reserved
                     && lane.release(*granted)
                 {
-                    lane.ring();
+                    lane.schedule();
                 }
             }
             count = room();
@@ -324,7 +324,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
             let dropped: usize = oldest.iter().map(Part::len).sum();
             if lane.release(dropped as u32) {
-                lane.ring();
+                lane.schedule();
             }
             match lane.reserve(wanted - granted, false) {
                 Reserved::Granted(more) => granted += more,

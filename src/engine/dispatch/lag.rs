@@ -6,17 +6,17 @@
 //! enough that nobody has begun with: then it is taken when it is full, or when one of the
 //! lanes has nothing left.
 //!
-//! Steps. The *dispatcher* says in the queue that it wants to be rung when the open batch is
+//! Steps. The *dispatcher* says in the queue that it wants to be notified when the open batch is
 //! full, sets `awaited_dry` in every lane, fences, and looks into their inboxes: only if
 //! something is in each of them does it go to rest. Otherwise it takes the open batch, and
 //! with it what it has said. A *lane* whose turn has emptied its inbox fences, and looks at
-//! `awaited_dry`: if that is set it rings the topic. The feared interleaving: the dispatcher sees something in the inbox, the lane takes it and
+//! `awaited_dry`: if that is set it notifies the topic. The feared interleaving: the dispatcher sees something in the inbox, the lane takes it and
 //! comes to rest, and the topic rests, too, with a message that nobody will look at. It can't
 //! be: whichever of the two fences comes first, what was done before it is seen after the
 //! other. A lane that was full of what is not its runner's to take at any time (of keys, of
 //! several hands, of batches that linger) never lags by this reckoning.
 //!
-//! Who joins has an empty lane, and rings; so do a flush, a close, and a new strategy.
+//! Who joins has an empty lane, and notifies; so do a flush, a close, and a new strategy.
 //! Model: `loom-tests/tests/models/lag.rs`.
 
 use crate::engine::base::contain::StrategyInUse;
@@ -41,7 +41,7 @@ const MANY: u32 = if cfg!(millstream_loom) {
 const LEAST_CAPACITY: u64 = 4 * BATCH as u64;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Whether the open batch is to be left where it is: somebody will ring.
+    /// Whether the open batch is to be left where it is: somebody will notify.
     pub(crate) fn leaves_open(
         &self,
         at: &QueueRef<'_, T>,
@@ -52,7 +52,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return false;
         }
         let all_lag = || lanes.iter().all(|lane| lane.lags());
-        if !all_lag() || !self.may_leave_open() || !at.be_rung_when_full() {
+        if !all_lag() || !self.may_leave_open() || !at.be_notified_when_full() {
             return false;
         }
         for lane in lanes {
@@ -67,7 +67,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.settings.capacity >= LEAST_CAPACITY
             && self.settings.overflow != Overflow::DropOldest
             && !self.gate.is_closed()
-            // ORDERING: pairs with the flush, which rings.
+            // ORDERING: pairs with the flush, which notifies.
             && self.flush_to.load(Ordering::Acquire) <= self.gate.released()
     }
 }
@@ -92,7 +92,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             && (self.is_inbox_empty() || self.phase() != Phase::Open)
         {
             self.lag.awaited_dry.store(false, Ordering::Relaxed);
-            breakable!("lag: dry without a ring", self.topic.ring());
+            breakable!("lag: dry without a notice", self.topic.schedule());
         }
     }
 
@@ -101,7 +101,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn stop_lagging(&self) {
         fence(Ordering::SeqCst);
         if self.lag.awaited_dry.swap(false, Ordering::Relaxed) {
-            self.topic.ring();
+            self.topic.schedule();
         }
     }
 }

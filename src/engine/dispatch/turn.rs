@@ -26,7 +26,7 @@ const QUANTUM: usize = 1_024;
 /// Why the dispatcher stops for now.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pause {
-    /// Nothing to do until somebody rings.
+    /// Nothing to do until somebody notifies.
     Rest,
     /// Nothing is there. More may come soon.
     Dry,
@@ -77,7 +77,7 @@ impl<T: Send + Sync + 'static> Task for TopicCore<T> {
 impl<T: Send + Sync + 'static> Fire for TopicCore<T> {
     fn fire(self: Arc<Self>, tag: u32) {
         if tag == LOOK {
-            return self.ring();
+            return self.schedule();
         }
         let due = self.delayed.lock().remove(tag);
         if let Some(due) = due {
@@ -96,7 +96,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let desk = at.desk.lock().take();
         let mut desk = desk.unwrap_or_else(|| Box::new(Desk::new()));
         // Whoever has pushed since then may be why we are here.
-        breakable!("queue: dry before the ring", desk.dry = false);
+        breakable!("queue: dry before the notice", desk.dry = false);
         let released = self.gate.released();
         let more = !self.engine.has_stopped() && self.end_expired_at(at, &mut desk);
         let pause = self.turn(at, &mut desk, worker);
@@ -295,10 +295,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// passed.
     ///
     /// Whoever has a ticket below the threshold may stay quiet: the one that
-    /// reaches it rings. Not all may be in the queue then. So a dispatcher that
+    /// reaches it notifies. Not all may be in the queue then. So a dispatcher that
     /// finds so many accepted, and fewer there, sets no threshold: whoever pushes
-    /// next rings. A ticket that is not pushed now, because its message is dropped or
-    /// delayed, is released at once or rings by itself.
+    /// next notifies. A ticket that is not pushed now, because its message is dropped or
+    /// delayed, is released at once or notifies by itself.
     fn wait(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
@@ -315,13 +315,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 // Delayed messages take places too: the topic may be full before.
                 let inside = (self.books.delayed.get() + wanted).min(self.settings.capacity);
                 let wake_at = self.gate.released() + inside;
-                at.be_rung_from(wake_at, || self.gate.issued() >= wake_at);
+                at.be_notified_from(wake_at, || self.gate.issued() >= wake_at);
             }
             QueueRef::Partition(_, partition) => {
                 desk.linger
                     .set(&self.engine, delay_ns, Arc::clone(*partition) as _);
                 let wake_at = partition.counts().0 + wanted;
-                at.be_rung_from(wake_at, || partition.counts().1 >= wake_at);
+                at.be_notified_from(wake_at, || partition.counts().1 >= wake_at);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Handlers that are async functions. A seat has one call at a time, which it polls on
 //! whichever worker runs it; between polls it occupies none. The seat itself is the
-//! waker: to be woken is to be rung. The future of a call lives in a slot of its seat's, which the
+//! waker: to be woken is to be notified. The future of a call lives in a slot of its seat's, which the
 //! next one reuses.
 
 use std::future::Future;
@@ -229,7 +229,7 @@ impl<T: Send + Sync + 'static> Wake for Seat<T> {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if let Some(lane) = self.lane() {
-            self.ring(&lane.topic.engine);
+            self.schedule(&lane.topic.engine);
         }
     }
 }

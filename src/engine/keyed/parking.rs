@@ -47,7 +47,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn judge_strays_again(self: &Arc<Self>) {
         if let Some(keyed) = self.keyed() {
             keyed.keyed.state.lock().strays.judge_all();
-            self.ring();
+            self.schedule();
         }
     }
 }
@@ -123,7 +123,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             state.strays.add(key, follower);
         }
         drop(state);
-        self.lane.ring();
+        self.lane.schedule();
     }
 
     /// Keys whose letters were redriven, purged or evicted are forgotten when the next

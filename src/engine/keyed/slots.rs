@@ -1,10 +1,10 @@
 //! Seats: hands of a lane besides its own runner. A subscription with concurrency has
 //! several, and so have the members of a consumer group together.
 //!
-//! Each seat is a task, as a lane is, and takes from its keyed lane when it is rung.
-//! Who files deliveries rings seats after it has let go of the keyed lane's lock; a seat that finds
+//! Each seat is a task, as a lane is, and takes from its keyed lane when it is notified.
+//! Who files deliveries notifies seats after it has let go of the keyed lane's lock; a seat that finds
 //! nothing has looked under that lock, so one of the two sees the other. Who changes the hands
-//! that there are rings the lane, whose turn calls them.
+//! that there are notifies the lane, whose turn calls them.
 //!
 //! The end of a seat: `leaving` is set, then whoever claims it drops the handler
 //! and never lets go of it. The feared interleaving, a seat that looks for the mark, is
@@ -84,7 +84,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
     }
 
     /// There may be something to take. `true`: it was at rest.
-    pub(crate) fn ring(self: &Arc<Self>, engine: &Engine) -> bool {
+    pub(crate) fn schedule(self: &Arc<Self>, engine: &Engine) -> bool {
         let was_idle = self.task.notify() == Then::Enqueue;
         if was_idle {
             engine.pool.submit(Arc::clone(self) as _);
@@ -98,7 +98,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
 
     /// Takes a delivery for its member, and lets others know of what is left. One at a
     /// time, because none may wait behind a call while another hand is free. Whether it is
-    /// busy then is told under the keyed lane's lock: who files and finds it so need not ring
+    /// busy then is told under the keyed lane's lock: who files and finds it so need not notify
     /// it, because it looks again when it no longer is.
     pub(crate) fn take(
         &self,
@@ -117,7 +117,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
             "seat: busy without a word",
             match next {
                 Next::Nobody => {}
-                Next::One => member.ring_next(keyed.lane.engine()),
+                Next::One => member.schedule_next(keyed.lane.engine()),
                 Next::Any => keyed.call_others(),
             }
         );
@@ -148,7 +148,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
     fn look(self: &Arc<Self>, engine: &Engine) {
         if !self.task.claim() {
             breakable!("seat: marked without a notice", {
-                self.ring(engine);
+                self.schedule(engine);
             });
         } else if self.run_claimed(engine) {
             engine.pool.submit(Arc::clone(self) as _);
@@ -223,13 +223,13 @@ impl<T: Send + Sync + 'static> Task for Seat<T> {
 
 impl<T: Send + Sync + 'static> Member<T> {
     /// Rings one of its seats that are not busy: what it takes, it leaves word of the rest.
-    fn ring_next(&self, engine: &Engine) {
+    fn schedule_next(&self, engine: &Engine) {
         let seats = self.seats.lock();
         let next = seats
             .iter()
             .find(|seat| !seat.is_busy() && !seat.is_leaving());
         if let Some(seat) = next {
-            seat.ring(engine);
+            seat.schedule(engine);
         }
     }
 
@@ -239,13 +239,13 @@ impl<T: Send + Sync + 'static> Member<T> {
     }
 
     /// Rings seats at rest, as many as have something to do.
-    fn ring(&self, engine: &Engine, mut wanted: usize) {
+    fn schedule(&self, engine: &Engine, mut wanted: usize) {
         let seats = self.seats.lock();
         for seat in seats.iter().filter(|seat| !seat.is_busy()) {
             if wanted == 0 {
                 return;
             }
-            wanted -= usize::from(seat.ring(engine));
+            wanted -= usize::from(seat.schedule(engine));
         }
     }
 
@@ -339,7 +339,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             let member = Arc::clone(&member.name);
             self.lane.tell_of_member(EventKind::MemberLeft { member });
         }
-        self.lane.ring();
+        self.lane.schedule();
     }
 
     /// Changes how many calls run at once, where that is the lane's to say.
@@ -355,7 +355,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// runs. `false`: its handler is for one at a time.
     pub(crate) fn resize(self, member: &Arc<Member<T>>, count: usize) -> bool {
         let resized = member.resize(self.lane, count);
-        self.lane.ring();
+        self.lane.schedule();
         resized
     }
 
@@ -385,7 +385,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         state.sequencer.join(member.id);
         state.members.push(Arc::clone(&member));
         drop(state);
-        self.lane.ring();
+        self.lane.schedule();
         Some(member)
     }
 
@@ -398,7 +398,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             let next = self.lane.next_of(&state, only.id);
             drop(state);
             if next == Next::One {
-                only.ring_next(self.lane.engine());
+                only.schedule_next(self.lane.engine());
             }
             return;
         }
@@ -413,7 +413,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             .collect();
         drop(state);
         for (member, wanted) in members.iter().zip(wanted) {
-            member.ring(self.lane.engine(), wanted);
+            member.schedule(self.lane.engine(), wanted);
         }
     }
 

@@ -128,7 +128,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             let has_strays = state.strays.are_to_be_judged();
             drop(state);
             if has_strays && owner != RUNNER {
-                self.lane.ring();
+                self.lane.schedule();
             }
             let expired = |taken: &mut Taken<_>| self.lane.is_past(&taken.item, now_ns);
             let dead: Vec<_> = taken.extract_if(.., expired).collect();
@@ -223,7 +223,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             let has_strays = state.strays.are_to_be_judged();
             drop(state);
             if has_strays {
-                self.lane.ring();
+                self.lane.schedule();
             }
             if !may_expire || !self.lane.is_past(&taken.item, now_ns) {
                 self.lane.books.begin_in_flight(1);

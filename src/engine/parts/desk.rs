@@ -17,7 +17,7 @@ pub(crate) struct Desk<T> {
     /// Messages that the last plan still allows to be handed on, and whose plan
     /// that was.
     pub(crate) allowance: usize,
-    /// What was taken last in this turn was the newest: whoever has pushed since rings.
+    /// What was taken last in this turn was the newest: whoever has pushed since notifies.
     pub(crate) dry: bool,
     pub(crate) allowed_by: Weak<StrategyInUse>,
     /// On its way to the lanes.

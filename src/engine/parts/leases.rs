@@ -14,7 +14,7 @@ pub(crate) struct Leases<T> {
     pub(crate) out: Outstanding<T>,
     /// No deadline is earlier than this one's time, once set.
     pub(crate) alarm: Alarm,
-    /// The alarm has rung, for the lane's runner to judge.
+    /// The alarm has notified, for the lane's runner to judge.
     pub(crate) is_overdue: bool,
     /// Which thread has taken the latest, and since which lease it does.
     taker: usize,

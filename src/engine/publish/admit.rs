@@ -114,7 +114,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let own_expires_ns = meta.as_ref().and_then(|meta| meta.expires_ns(stamp));
             let message = Message { stamp, payload };
             self.plain.write(&mut tail, message, meta);
-            self.ring_after(tail, id.get(), own_expires_ns);
+            self.notify_after(tail, id.get(), own_expires_ns);
             return Ok(admitted.receipt());
         }
         self.publish_to(None, payload, meta)
@@ -133,15 +133,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Lets go of the queue after a message of this number was written, and lets the
     /// dispatcher know if it wants to.
     #[inline(always)]
-    pub(crate) fn ring_after(
+    pub(crate) fn notify_after(
         self: &Arc<Self>,
         mut tail: MutexGuard<'_, Tail<T>>,
         number: u64,
         own_expires_ns: Option<u64>,
     ) {
-        let rings = tail.rings(number);
+        let notifies = tail.notifies(number);
         drop(tail);
-        if self.plain.after_push(rings, own_expires_ns) == Then::Enqueue {
+        if self.plain.after_push(notifies, own_expires_ns) == Then::Enqueue {
             self.engine.pool.submit(Arc::clone(self) as _);
         }
     }
@@ -308,7 +308,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Refusal::Closed => true,
             Refusal::Full if patience.is_locked => {
                 // Ending what has expired drops it: that is left to the dispatcher.
-                self.ring();
+                self.schedule();
                 false
             }
             Refusal::Full => self.make_room_of_expired(),
@@ -366,7 +366,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return Err(Refused::Full);
         }
         // What is waiting must be on its way before we wait for its room.
-        self.ring();
+        self.schedule();
         let attempt = || match self.admit_outside(wanted) {
             Err(Refusal::Full) => None,
             admitted => Some(admitted),

@@ -44,7 +44,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     });
                 }
                 // What is waiting must be on its way before we wait for its room.
-                self.ring();
+                self.schedule();
                 let room = || self.room();
                 ready!(self.waiters.poll_for(seat, cx, attempt, room))
             }

@@ -74,7 +74,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let id = MessageId::new(admitted.first_id);
             let stamp = Stamp { id, accepted_ns };
             self.plain.write_chunk(&mut tail, chunk, stamp);
-            self.ring_after(tail, admitted.last_id(), None);
+            self.notify_after(tail, admitted.last_id(), None);
             note_in(receipt, &admitted);
             return Ok(());
         }

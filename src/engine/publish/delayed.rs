@@ -65,7 +65,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         drop(delayed);
         // It may have taken the last place of a topic whose strategy waits; and
         // after a stop somebody must drop it.
-        self.ring();
+        self.schedule();
         Ok(admitted.receipt())
     }
 
@@ -81,7 +81,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.books.delayed.sub(1);
         self.enqueue(QueueEntry::One(message, meta), last_id, route);
         // The dispatcher may wait for a ticket that is already out.
-        self.ring();
+        self.schedule();
     }
 
     /// The broker has stopped: what was delayed is dropped, and counted.

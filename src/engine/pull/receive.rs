@@ -238,7 +238,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let waiting = arrived + state.sequencer.wanted_hands(RUNNER);
         drop(state);
         if has_strays {
-            self.lane.ring();
+            self.lane.schedule();
         }
         free.min(waiting)
     }
@@ -299,7 +299,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let has_strays = state.strays.are_to_be_judged();
         drop(state);
         if has_strays {
-            self.lane.ring();
+            self.lane.schedule();
         }
         Ok((count, expired))
     }

@@ -220,7 +220,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let late = leases.out.take_overdue(timer_ns);
         leases.timed_out += late.len() as u64;
         let first_ns = leases.out.first_due_ns().unwrap_or(NEVER);
-        // It has rung, unless it was taken back and set anew meanwhile.
+        // It has notified, unless it was taken back and set anew meanwhile.
         leases.silence_alarm(self.lane.engine());
         self.set_alarm(leases, next_look(first_ns, leases.out.len(), timer_ns));
         drop(state);

@@ -67,10 +67,10 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             Refuse::All => self.at_gate(Gate::close),
         }
         self.waiters.wake_all();
-        breakable!("topic: a close that nobody hears of", self.ring());
+        breakable!("topic: a close that nobody hears of", self.schedule());
         // Batches that lanes accumulate are flushed by a drain, too.
         for lane in self.lanes.load().iter() {
-            lane.ring();
+            lane.schedule();
         }
     }
 
@@ -138,9 +138,9 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
         let to = Arc::clone(&strategy.name);
         let old;
         in_order!(
-            "swap: the strategy, then a ring",
+            "swap: the strategy, then a notice",
             old = self.strategy.swap(strategy),
-            self.ring(),
+            self.schedule(),
         );
         let from = Arc::clone(&old.name);
         self.tell(EventKind::StrategySwapped { from, to });
@@ -183,7 +183,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// be busy elsewhere.
     pub(crate) fn come_to_end(self: &Arc<Self>) {
         if self.phase() <= Phase::Draining || !self.end(self.engine()) {
-            self.ring();
+            self.schedule();
         }
     }
 }

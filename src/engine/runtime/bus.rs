@@ -63,7 +63,7 @@ pub(crate) struct Bus {
     told_all: Quiescence,
     /// Once it stops, how many events are to be told: those sent before.
     stopping: Mutex<Option<u64>>,
-    bell: Condvar,
+    condvar: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -82,7 +82,7 @@ impl Bus {
             told: CachePadded::new(AtomicU64::new(0)),
             told_all: Quiescence::new(),
             stopping: Mutex::new(None),
-            bell: Condvar::new(),
+            condvar: Condvar::new(),
             thread: Mutex::new(None),
         }
     }
@@ -120,14 +120,14 @@ impl Bus {
             self.missed.fetch_add(events, Ordering::Relaxed);
         }
         if wake {
-            self.ring();
+            self.wake();
         }
     }
 
     #[cold]
-    fn ring(&self) {
-        breakable!("bus: ring past the lock", drop(self.stopping.lock()));
-        self.bell.notify_one();
+    fn wake(&self) {
+        breakable!("bus: wake past the lock", drop(self.stopping.lock()));
+        self.condvar.notify_one();
     }
 
     /// Adds an observer; returns its number.
@@ -215,7 +215,7 @@ impl Bus {
             }
             let mut stopping = self.stopping.lock();
             while self.news.load().asleep && stopping.is_none() {
-                self.bell.wait(&mut stopping, None);
+                self.condvar.wait(&mut stopping, None);
             }
             if self.news.load().asleep {
                 return;
@@ -305,7 +305,7 @@ impl Bus {
     pub(crate) fn stop(&self, until: Option<Instant>) -> bool {
         let sent = self.news.load().drawn;
         *self.stopping.lock() = Some(sent);
-        self.bell.notify_one();
+        self.condvar.notify_one();
         let thread = self.thread.lock().take();
         let Some(thread) = thread else {
             return true;

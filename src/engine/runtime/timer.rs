@@ -143,7 +143,7 @@ impl Timer {
     fn bring_forward(&self, state: &State, due_ns: u64) {
         if due_ns < state.sleeps_until_ns {
             breakable!(
-                "timer: an earlier deadline without a bell",
+                "timer: an earlier deadline without a wake-up",
                 self.earlier.notify_one()
             );
         }

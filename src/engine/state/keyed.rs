@@ -334,7 +334,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.stop_lagging();
         keyed.set_rules(|rules, credits| change(rules, self.fit(keyed.is_shared, credits)))?;
         KeyedLane { lane: self, keyed }.park_by_letters();
-        self.ring();
+        self.schedule();
         Ok(())
     }
 }

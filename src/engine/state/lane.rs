@@ -89,7 +89,7 @@ pub(crate) struct LaneSettings<T> {
 /// Whether the topic may wait for a lane to run dry, and does.
 pub(crate) struct Lag {
     pub(crate) may_be: bool,
-    /// The topic is to be rung when the inbox is empty.
+    /// The topic is to be notified when the inbox is empty.
     pub(crate) awaited_dry: AtomicBool,
 }
 
@@ -222,7 +222,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn release(&self, places: u32) -> bool {
         let released = self.room.update(|room| room.release(places));
         if released.wake_topic {
-            breakable!("lane: room without a ring", self.topic.ring());
+            breakable!("lane: room without a notice", self.topic.schedule());
         }
         released.ended
     }
@@ -348,15 +348,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
         filed.into_iter().map(PendingDelivery::into_part).collect()
     }
 
-    /// Pushes what comes back; [`ring_for_return`](Self::ring_for_return) follows.
+    /// Pushes what comes back; [`schedule_for_return`](Self::schedule_for_return) follows.
     pub(crate) fn push_return(&self, returned: Return<T>) {
         self.returns
             .get_or_init(|| Box::new(Unbounded::new()))
             .push(returned);
     }
 
-    pub(crate) fn ring_for_return(self: &Arc<Self>) {
-        breakable!("lane: a return without a ring", self.ring());
+    pub(crate) fn schedule_for_return(self: &Arc<Self>) {
+        breakable!("lane: a return without a notice", self.schedule());
     }
 
     pub(crate) fn has_returns(&self) -> bool {
@@ -370,7 +370,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Puts the lane on the ready queue unless somebody is bound to look at it.
-    pub(crate) fn ring(self: &Arc<Self>) {
+    pub(crate) fn schedule(self: &Arc<Self>) {
         if self.task.notify() == Then::Enqueue {
             self.engine().pool.submit(Arc::clone(self) as _);
         }
@@ -380,10 +380,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn close(self: &Arc<Self>, phase: Phase) {
         let released = self.room.update(|room| room.close(phase));
         if released.wake_topic {
-            self.topic.ring();
+            self.topic.schedule();
         }
         self.stop_lagging();
-        self.ring();
+        self.schedule();
     }
 
     pub(crate) fn is_retired(&self) -> bool {
@@ -412,11 +412,11 @@ impl<T: Send + Sync + 'static> Fire for Lane<T> {
     fn fire(self: Arc<Self>, tag: u32) {
         let returned = match tag {
             LOOK => {
-                self.ring();
+                self.schedule();
                 // What has expired may be the room that it waits for, and the runner
                 // in a handler for long.
                 if self.room.load().awaited {
-                    self.topic.ring();
+                    self.topic.schedule();
                 }
                 return;
             }
@@ -425,6 +425,6 @@ impl<T: Send + Sync + 'static> Fire for Lane<T> {
             _ => Return::Due(tag),
         };
         self.push_return(returned);
-        self.ring_for_return();
+        self.schedule_for_return();
     }
 }

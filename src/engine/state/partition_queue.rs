@@ -11,8 +11,8 @@
 //! takes the open one looks into the channel once more under the lock, where nothing can
 //! be sent. A message is written while its dispatcher goes to rest, and nobody looks: no,
 //! because the dispatcher says under the lock, when it finds nothing there, that it wants
-//! to be rung, and whoever writes next sees that. Whoever takes the wish with it
-//! must ring, and everybody after it need not. It rings by the fences of
+//! to be notified, and whoever writes next sees that. Whoever takes the wish with it
+//! must notify, and everybody after it need not. It notifies by the fences of
 //! [`TaskState`]: the wish may be one of an earlier turn.
 //!
 //! Who drops the oldest takes from the queue, too, and may take a part of a batch only:
@@ -33,7 +33,7 @@ use crate::types::config::Overflow;
 /// to let it pass, stands for more messages than this.
 const OWN: usize = BATCH / 2;
 
-/// Nobody rings: somebody is bound to look.
+/// Nobody notifies: somebody is bound to look.
 const QUIET: u64 = u64::MAX;
 
 /// Who touches what: publishers the tail; the dispatcher, which is whoever holds
@@ -59,10 +59,10 @@ pub(crate) struct Tail<T> {
     open: OpenBatch<T>,
     /// What an eviction has left of the oldest batch.
     left: Option<Part<T>>,
-    /// Whoever writes a message with this number, or a higher one, rings.
-    ring_from: u64,
+    /// Whoever writes a message with this number, or a higher one, notifies.
+    notify_from: u64,
     /// And whoever fills the open batch.
-    ring_when_full: bool,
+    notify_when_full: bool,
 }
 
 /// What was taken out of a queue.
@@ -79,8 +79,8 @@ impl<T> PartitionQueue<T> {
             tail: CachePadded::new(Mutex::new(Tail {
                 open: OpenBatch::new(),
                 left: None,
-                ring_from: 0,
-                ring_when_full: false,
+                notify_from: 0,
+                notify_when_full: false,
             })),
             full: OnceLock::new(),
             most_full: (capacity / (OWN + 1)).saturating_mul(2).saturating_add(2),
@@ -128,9 +128,9 @@ impl<T> PartitionQueue<T> {
     fn send(&self, tail: &mut Tail<T>, batch: Batch<T>) {
         let full = self.full.get_or_init(|| Channel::new(self.most_full));
         full.push(Arc::new(batch));
-        if tail.ring_when_full {
-            tail.ring_when_full = false;
-            tail.ring_from = 0;
+        if tail.notify_when_full {
+            tail.notify_when_full = false;
+            tail.notify_from = 0;
         }
     }
 
@@ -143,43 +143,43 @@ impl<T> PartitionQueue<T> {
             QueueEntry::One(message, meta) => self.write(&mut tail, message, meta),
             QueueEntry::Chunk(payloads, first) => self.write_chunk(&mut tail, payloads, first),
         }
-        let rings = tail.rings(last);
+        let notifies = tail.notifies(last);
         drop(tail);
-        self.after_push(rings, own_expires_ns)
+        self.after_push(notifies, own_expires_ns)
     }
 
     /// Lets the dispatcher know what it has to, after a push.
     #[inline(always)]
-    pub(crate) fn after_push(&self, rings: bool, own_expires_ns: Option<u64>) -> Then {
+    pub(crate) fn after_push(&self, notifies: bool, own_expires_ns: Option<u64>) -> Then {
         // Noted after the push: a dispatcher forgets it when there is nothing.
         let expires_first = own_expires_ns.is_some_and(|at_ns| self.expiry.note(at_ns));
-        if rings || expires_first {
+        if notifies || expires_first {
             return self.task.nudge();
         }
         Then::Nothing
     }
 
-    /// Whoever writes a message with this number or a higher one rings, and before that
+    /// Whoever writes a message with this number or a higher one notifies, and before that
     /// nobody, unless `is_late` then.
-    pub(crate) fn be_rung_from(&self, number: u64, is_late: impl FnOnce() -> bool) {
+    pub(crate) fn be_notified_from(&self, number: u64, is_late: impl FnOnce() -> bool) {
         let mut tail = self.tail.lock();
         let is_late = breakable!("queue: quiet while others push", is_late(), false);
-        tail.ring_from = if is_late { 0 } else { number };
+        tail.notify_from = if is_late { 0 } else { number };
     }
 
-    /// Nobody needs to ring: whoever makes room for what the dispatcher has does.
+    /// Nobody needs to notify: whoever makes room for what the dispatcher has does.
     pub(crate) fn stay_quiet(&self) {
-        self.be_rung_from(QUIET, || false);
+        self.be_notified_from(QUIET, || false);
     }
 
-    /// Nobody needs to ring before the open batch is full. `false`, and nothing is changed:
+    /// Nobody needs to notify before the open batch is full. `false`, and nothing is changed:
     /// there is a full one already, or nothing at all.
-    pub(crate) fn be_rung_when_full(&self) -> bool {
+    pub(crate) fn be_notified_when_full(&self) -> bool {
         let mut tail = self.tail.lock();
         let is_only_open = tail.open.len() > 0 && tail.left.is_none() && !self.has_full();
         if is_only_open {
-            tail.ring_from = QUIET;
-            tail.ring_when_full = true;
+            tail.notify_from = QUIET;
+            tail.notify_when_full = true;
         }
         is_only_open
     }
@@ -193,7 +193,7 @@ impl<T> PartitionQueue<T> {
     }
 
     /// Takes the oldest there is. If that is nothing, or the open batch, the next to push
-    /// rings.
+    /// notifies.
     pub(crate) fn pop(&self) -> Option<Taken<T>> {
         let mut tail = self.tail.lock();
         self.pop_from(&mut tail)
@@ -210,8 +210,8 @@ impl<T> PartitionQueue<T> {
             let was_open = false;
             return Some(Taken { part, was_open });
         }
-        breakable!("queue: at rest without a word", tail.ring_from = 0);
-        tail.ring_when_full = false;
+        breakable!("queue: at rest without a word", tail.notify_from = 0);
+        tail.notify_when_full = false;
         if tail.open.len() == 0 {
             return None;
         }
@@ -232,13 +232,13 @@ impl<T> PartitionQueue<T> {
 }
 
 impl<T> Tail<T> {
-    /// Whether whoever has written the message with this number must ring.
+    /// Whether whoever has written the message with this number must notify.
     #[inline(always)]
-    pub(crate) fn rings(&mut self, number: u64) -> bool {
-        let rings = number >= self.ring_from;
-        if rings {
-            self.ring_from = QUIET;
+    pub(crate) fn notifies(&mut self, number: u64) -> bool {
+        let notifies = number >= self.notify_from;
+        if notifies {
+            self.notify_from = QUIET;
         }
-        rings
+        notifies
     }
 }

@@ -11,8 +11,8 @@
 //! fences, and looks whether the set is still the current one. If it isn't, it
 //! leaves again and tries the next. Otherwise it pushes. A *dispatcher* counts what it
 //! has handed on, or dropped, into `left`, fences, and looks whether its set has been
-//! replaced. If it has, and the partition is empty, it rings everybody. A *change* puts
-//! the new set in the place of the old one, and rings everybody. The partitions of a
+//! replaced. If it has, and the partition is empty, it notifies everybody. A *change* puts
+//! the new set in the place of the old one, and notifies everybody. The partitions of a
 //! new set take messages, and dispatch none before the old set is empty: `left`
 //! equals `entered` in all of its partitions.
 //!
@@ -20,14 +20,14 @@
 //! new one finds it empty, so that an older message of a key follows a newer one: each
 //! would have missed the other's step, which the fences exclude. The last message of the
 //! old set leaves, and nobody tells the new one: who sees it leave has either seen the
-//! change, and rings, or fenced before the change did, and then the new set's first
+//! change, and notifies, or fenced before the change did, and then the new set's first
 //! look, which comes after that fence, sees it gone. A message has left before it is in
 //! its lanes: it is counted after the push.
 //!
 //! Two dispatchers may push into one lane at once. Both reserve first, in the order of
 //! the list of lanes, and who comes short in one stops there and gives back what it has:
 //! so who is first in the first of them goes on. One that finds a lane full because
-//! another has taken what it then gives back, is rung by that, as by any release.
+//! another has taken what it then gives back, is notified by that, as by any release.
 //! Model: `loom-tests/tests/models/partitions.rs`.
 
 use std::ops::Deref;
@@ -55,7 +55,7 @@ pub(crate) struct Split<T> {
     unkeyed: Unkeyed,
     /// Whose turn it is, under [`Unkeyed::RoundRobin`].
     turn: AtomicU64,
-    /// Where the next ring begins: who is rung first is likely to get the room.
+    /// Where the next notify begins: who is notified first is likely to get the room.
     first: AtomicUsize,
 }
 
@@ -135,7 +135,7 @@ impl<T: Send + Sync + 'static> Partition<T> {
         entered - left
     }
 
-    fn ring(self: &Arc<Self>, engine: &Engine) {
+    fn schedule(self: &Arc<Self>, engine: &Engine) {
         if self.queue.task.notify() == Then::Enqueue {
             engine.pool.submit(Arc::clone(self) as _);
         }
@@ -170,7 +170,7 @@ impl<T: Send + Sync + 'static> Fire for Partition<T> {
     fn fire(self: Arc<Self>, _tag: u32) {
         let set = self.set.upgrade();
         if let Some(topic) = set.and_then(|set| set.topic.upgrade()) {
-            self.ring(&topic.engine);
+            self.schedule(&topic.engine);
         }
     }
 }
@@ -298,7 +298,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         }
         // A partition that waits for more must not wait for what finds no room.
         if topic.is_full() && !topic.strategy.peek(|strategy| strategy.is_immediate) {
-            self.ring(&topic.engine);
+            self.schedule(&topic.engine);
         }
     }
 
@@ -343,7 +343,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         if !topic.is_current(set) && partition.waiting() == 0 {
             breakable!(
                 "partitions: an empty table that nobody hears of",
-                self.ring(&topic.engine)
+                self.schedule(&topic.engine)
             );
         }
     }
@@ -356,7 +356,7 @@ impl<T: Send + Sync + 'static> Split<T> {
     }
 
     /// Has every partition looked at that has something in it.
-    pub(crate) fn ring(&self, engine: &Engine) {
+    pub(crate) fn schedule(&self, engine: &Engine) {
         // ORDERING: pairs with the fences of a publisher that we find in no partition,
         // and of a change that we miss: what we have to tell is seen by them.
         fence(Ordering::SeqCst);
@@ -367,7 +367,7 @@ impl<T: Send + Sync + 'static> Split<T> {
                 .partitions_from(first)
                 .filter(|partition| partition.waiting() > 0)
             {
-                partition.ring(engine);
+                partition.schedule(engine);
             }
         }
     }
@@ -471,7 +471,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         // empty has nobody to say so.
         breakable!(
             "partitions: a change that nobody hears of",
-            self.ring(&topic.engine)
+            self.schedule(&topic.engine)
         );
         Ok(())
     }

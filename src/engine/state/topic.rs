@@ -140,9 +140,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Puts the topic on the ready queue unless somebody is bound to look at it.
-    pub(crate) fn ring(self: &Arc<Self>) {
+    pub(crate) fn schedule(self: &Arc<Self>) {
         if let Some(split) = &self.split {
-            split.ring(&self.engine);
+            split.schedule(&self.engine);
         } else if self.plain.task.notify() == Then::Enqueue {
             self.engine.pool.submit(Arc::clone(self) as _);
         }
@@ -172,12 +172,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Hands on everything accepted so far, whatever the strategies say.
     pub(crate) fn flush(self: &Arc<Self>) {
         // ORDERING: pairs with the loads by the dispatcher and the lanes, which
-        // ring below brings to look.
+        // notify below brings to look.
         self.flush_to
             .fetch_max(self.gate.issued(), Ordering::AcqRel);
-        self.ring();
+        self.schedule();
         for lane in self.lanes.load().iter() {
-            lane.ring();
+            lane.schedule();
         }
     }
 
@@ -350,7 +350,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.roll.add(&self.lanes, lane),
         );
         drop(joining);
-        self.ring();
+        self.schedule();
         // A buffer may wait for somebody to publish to.
         self.call_publishers();
         true

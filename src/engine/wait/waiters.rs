@@ -20,14 +20,14 @@
 //! A buffer that waits for room stands in a line of its own ([`standby`](crate::engine::wait::standby)),
 //! whose first is called besides.
 //!
-//! Bells are rung outside of the lock. Model: `loom-tests/tests/models/waiters.rs`.
+//! Wake-ups are made outside of the lock. Model: `loom-tests/tests/models/waiters.rs`.
 
 use std::time::Duration;
 
 use crate::engine::base::contain::discard;
 use crate::engine::wait::fire::Fire;
 use crate::engine::wait::standby::{Place, Standby};
-use crate::engine::wait::wakers::{Bell, Queue, Seat};
+use crate::engine::wait::wakers::{Queue, Seat, WakeUp};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Condvar, Instant, Mutex, breakable, fence};
 
@@ -37,14 +37,14 @@ const PATIENCE: Duration = Duration::from_millis(1);
 /// A thread that waits.
 struct Sitting {
     seat: Seat,
-    bell: Arc<Condvar>,
+    wake_up: Arc<Condvar>,
 }
 
 impl Sitting {
     fn new() -> Self {
         Self {
             seat: Seat::default(),
-            bell: Arc::new(Condvar::new()),
+            wake_up: Arc::new(Condvar::new()),
         }
     }
 }
@@ -92,7 +92,10 @@ impl Waiters {
     ) -> Option<R> {
         let mut sitting = Sitting::new();
         if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.sit_down(&mut sitting.seat, Bell::Thread(Arc::clone(&sitting.bell)));
+            self.sit_down(
+                &mut sitting.seat,
+                WakeUp::Thread(Arc::clone(&sitting.wake_up)),
+            );
             // In place of a look.
             self.wake(&room);
             let patience = Instant::now().checked_add(PATIENCE);
@@ -110,7 +113,10 @@ impl Waiters {
         room: impl Fn() -> usize,
     ) -> Option<R> {
         let answer = loop {
-            self.sit_down(&mut sitting.seat, Bell::Thread(Arc::clone(&sitting.bell)));
+            self.sit_down(
+                &mut sitting.seat,
+                WakeUp::Thread(Arc::clone(&sitting.wake_up)),
+            );
             if let Some(answer) = attempt() {
                 break Some(answer);
             }
@@ -131,7 +137,7 @@ impl Waiters {
     fn sleep(&self, sitting: &Sitting, until: Option<Instant>) {
         let mut queue = self.queue.lock();
         while queue.waits(&sitting.seat) && !is_late(until) {
-            sitting.bell.wait(&mut queue, until);
+            sitting.wake_up.wait(&mut queue, until);
         }
     }
 
@@ -181,19 +187,19 @@ impl Waiters {
         let mut wanted = room;
         while wanted > 0 {
             let mut queue = self.queue.lock();
-            let bells = queue.call(wanted);
+            let wake_ups = queue.call(wanted);
             self.waiting.store(queue.len(), Ordering::Relaxed);
             drop(queue);
-            let broken = bells
+            let broken = wake_ups
                 .into_iter()
-                .filter_map(|bell| (!bell.ring()).then_some(()));
+                .filter_map(|wake_up| (!wake_up.wake()).then_some(()));
             wanted = broken.count();
         }
     }
 
-    fn sit_down(&self, seat: &mut Seat, bell: Bell) {
+    fn sit_down(&self, seat: &mut Seat, wake_up: WakeUp) {
         let mut queue = self.queue.lock();
-        let before = queue.sit_down(seat, bell);
+        let before = queue.sit_down(seat, wake_up);
         self.waiting.store(queue.len(), Ordering::Relaxed);
         drop(queue);
         discard(before);
@@ -211,7 +217,7 @@ impl Waiters {
         attempt: impl FnOnce() -> Option<R>,
         room: impl Fn() -> usize,
     ) -> std::task::Poll<R> {
-        self.sit_down(seat, Bell::Future(context.waker().clone()));
+        self.sit_down(seat, WakeUp::Future(context.waker().clone()));
         match attempt() {
             Some(answer) => {
                 self.leave(seat, room);
@@ -236,7 +242,7 @@ impl Waiters {
         drop(queue);
         match left {
             Some(Err(_)) => breakable!("waiters: called, and gone without a word", self.wake(room)),
-            Some(Ok(bell)) => discard(bell),
+            Some(Ok(wake_up)) => discard(wake_up),
             None => {}
         }
     }

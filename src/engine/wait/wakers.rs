@@ -25,15 +25,15 @@ impl Seat {
 }
 
 /// What calls somebody who waits.
-pub(crate) enum Bell {
+pub(crate) enum WakeUp {
     Thread(Arc<Condvar>),
     #[cfg(feature = "async")]
     Future(Waker),
 }
 
-impl Bell {
+impl WakeUp {
     /// `false`: it panicked, which the panic hook has reported, and called nobody.
-    pub(crate) fn ring(self) -> bool {
+    pub(crate) fn wake(self) -> bool {
         match self {
             Self::Thread(thread) => {
                 thread.notify_one();
@@ -48,7 +48,7 @@ impl Bell {
 /// Those who wait.
 pub(crate) struct Queue {
     next: u64,
-    seats: BTreeMap<u64, Bell>,
+    seats: BTreeMap<u64, WakeUp>,
     /// How many were called, and have neither sat down again nor left.
     called: usize,
 }
@@ -70,40 +70,40 @@ impl Queue {
             .is_some_and(|number| self.seats.contains_key(&number))
     }
 
-    /// Takes a seat at the end, or again the one it had. Returns the bell before.
-    pub(crate) fn sit_down(&mut self, seat: &mut Seat, bell: Bell) -> Option<Bell> {
+    /// Takes a seat at the end, or again the one it had. Returns the wake_up before.
+    pub(crate) fn sit_down(&mut self, seat: &mut Seat, wake_up: WakeUp) -> Option<WakeUp> {
         let is_new = seat.0.is_none();
         let number = *seat.0.get_or_insert(self.next);
         self.next = self.next.max(number + 1);
-        let before = self.seats.insert(number, bell);
+        let before = self.seats.insert(number, wake_up);
         if !is_new && before.is_none() {
             self.called -= 1;
         }
         before
     }
 
-    /// Leaves. Returns the bell, or that it was called.
-    pub(crate) fn get_up(&mut self, seat: &mut Seat) -> Option<Result<Bell, Called>> {
+    /// Leaves. Returns the wake_up, or that it was called.
+    pub(crate) fn get_up(&mut self, seat: &mut Seat) -> Option<Result<WakeUp, Called>> {
         let number = seat.0.take()?;
-        let bell = self.seats.remove(&number);
-        if bell.is_none() {
+        let wake_up = self.seats.remove(&number);
+        if wake_up.is_none() {
             self.called -= 1;
         }
-        Some(bell.ok_or(Called))
+        Some(wake_up.ok_or(Called))
     }
 
     /// Calls the first of those who wait: as many as are `wanted` with those who were called
     /// before and are on their way; at least one, for one of those may never look.
-    pub(crate) fn call(&mut self, wanted: usize) -> Vec<Bell> {
+    pub(crate) fn call(&mut self, wanted: usize) -> Vec<WakeUp> {
         let count = wanted.saturating_sub(self.called).max(1);
-        let mut bells = Vec::new();
-        while bells.len() < count
-            && let Some((_, bell)) = self.seats.pop_first()
+        let mut wake_ups = Vec::new();
+        while wake_ups.len() < count
+            && let Some((_, wake_up)) = self.seats.pop_first()
         {
-            bells.push(bell);
+            wake_ups.push(wake_up);
         }
-        self.called += bells.len();
-        bells
+        self.called += wake_ups.len();
+        wake_ups
     }
 }
 

@@ -1,6 +1,6 @@
 //! Numbers for events, and whether the thread that tells them sleeps.
 //!
-//! Whoever emits draws numbers first, then pushes its events, then rings if it has found
+//! Whoever emits draws numbers first, then pushes its events, then notifies if it has found
 //! the teller asleep. The teller sleeps only if as many events have been told, or missed,
 //! as numbers were drawn.
 //!
