@@ -16,19 +16,19 @@ const MS: Duration = Duration::from_millis(1);
 
 /// Like a lift: leaves with a full cabin, or a while after the first one got in.
 struct Lift {
-    seats: usize,
+    slots: usize,
     patience: Duration,
 }
 
 impl Strategy for Lift {
     fn plan(&self, backlog: &Backlog) -> Plan {
-        let (at_most, cause) = if backlog.waiting() >= self.seats {
-            (self.seats, FlushCause::Size)
+        let (at_most, cause) = if backlog.waiting() >= self.slots {
+            (self.slots, FlushCause::Size)
         } else if backlog.oldest_age() >= self.patience {
             (backlog.waiting(), FlushCause::Linger)
         } else {
             return Plan::Wait {
-                until_waiting: self.seats,
+                until_waiting: self.slots,
                 at_most: Some(self.patience - backlog.oldest_age()),
             };
         };
@@ -41,8 +41,8 @@ impl Strategy for Lift {
 
     // Asked once, when it is installed: a mistake is an error there and then.
     fn check(&self) -> Result<(), InvalidSetting> {
-        match self.seats {
-            0 => Err(InvalidSetting::new("seats", 0, "must be at least 1")),
+        match self.slots {
+            0 => Err(InvalidSetting::new("slots", 0, "must be at least 1")),
             _ => Ok(()),
         }
     }
@@ -69,7 +69,7 @@ impl RetryPolicy for Fibonacci {
 fn main() -> Result<(), Box<dyn Error>> {
     // As plain functions …
     let lift = Lift {
-        seats: 3,
+        slots: 3,
         patience: 20 * MS,
     };
     let full = Plan::Flush {
@@ -95,7 +95,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .retry(policy)
         .open()?;
     let cargo_lift = Lift {
-        seats: 0,
+        slots: 0,
         patience: MS,
     };
     assert!(floors.set_strategy(cargo_lift).is_err());

@@ -383,6 +383,8 @@ const RETIRED: &[(&str, &str)] = &[
     ("baton", "task"),
     ("ring", "schedule or notify"),
     ("bell", "condvar"),
+    ("Seat", "ConsumerSlot, or WaiterId"),
+    ("seat", "slot"),
     ("Crew", "Keyed"),
     ("crew", "keyed"),
     ("Redelivery", "PendingDelivery"),

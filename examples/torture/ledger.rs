@@ -62,7 +62,7 @@ pub struct Ledger {
     streams: AtomicU32,
     /// The last accepted sequence of each stream.
     ends: Mutex<Vec<u64>>,
-    seats: Mutex<Vec<Arc<Seat>>>,
+    slots: Mutex<Vec<Arc<Seat>>>,
     /// Subscriptions made by handlers.
     pub guests: Mutex<Vec<(Subscription, Arc<Seat>)>>,
 }
@@ -107,7 +107,7 @@ impl Ledger {
             redriven: AtomicU64::new(0),
             streams: AtomicU32::new(0),
             ends: Mutex::new(Vec::new()),
-            seats: Mutex::new(Vec::new()),
+            slots: Mutex::new(Vec::new()),
             guests: Mutex::new(Vec::new()),
         }))
     }
@@ -201,8 +201,8 @@ impl Ledger {
 
     /// Counts with what is counted at this seat.
     pub fn join(&self, seat: &Arc<Seat>) {
-        let mut seats = self.seats.lock().expect("nothing panics in here");
-        seats.push(Arc::clone(seat));
+        let mut slots = self.slots.lock().expect("nothing panics in here");
+        slots.push(Arc::clone(seat));
     }
 
     /// At rest, or after the end: the engine's books against ours.
@@ -256,10 +256,10 @@ impl Ledger {
             counts.redriven,
             redriven,
         );
-        let seats = self.seats.lock().expect("nothing panics in here");
+        let slots = self.slots.lock().expect("nothing panics in here");
         for lane in &metrics.subscriptions {
             let is_gapless = |seat: &Arc<Seat>| seat.name == lane.name && seat.promise.gapless;
-            if seats.iter().any(is_gapless) {
+            if slots.iter().any(is_gapless) {
                 let made = lane.counts.made - lane.counts.redriven;
                 // When a broker is cut off, its lanes end one after the other.
                 let fits = made == metrics.dispatched || ended && made < metrics.dispatched;
@@ -279,7 +279,7 @@ impl Ledger {
     /// has seen all of every stream.
     pub fn compare_streams(&self) {
         let ends = self.ends.lock().expect("nothing panics in here");
-        for seat in self.seats.lock().expect("nothing panics in here").iter() {
+        for seat in self.slots.lock().expect("nothing panics in here").iter() {
             if seat.promise.gapless && seat.gone.load(Relaxed) {
                 let mut seen = seat.seen.lock().expect("nothing panics in here").clone();
                 seen.resize(ends.len(), 0);
@@ -297,7 +297,7 @@ impl Ledger {
     /// What its handlers have counted.
     pub fn counted(&self) -> Counted {
         let mut sum = Counted::default();
-        for seat in self.seats.lock().expect("nothing panics in here").iter() {
+        for seat in self.slots.lock().expect("nothing panics in here").iter() {
             sum.add(seat);
         }
         sum

@@ -75,7 +75,7 @@ impl Followed {
             fails: life.faults.has(Fault::Errors) && random.bool(),
             panics: life.faults.has(Fault::Panics),
             patterns: Mutex::new(patterns.iter().map(|text| parsed(text)).collect()),
-            seats: Mutex::default(),
+            slots: Mutex::default(),
             gone: AtomicBool::new(false),
         });
         let eyes = Eyes {
@@ -169,7 +169,7 @@ impl Followed {
         let open = format_args!("deliveries of {name} that ended");
         same("unsubscribe", open, last.counts.ended(), last.counts.made);
         let mut counted = Counted::default();
-        for seat in lock(&self.notes.seats).iter() {
+        for seat in lock(&self.notes.slots).iter() {
             seat.ended.store(true, Relaxed);
             counted.add(seat);
         }
@@ -186,7 +186,7 @@ struct Notes {
     patterns: Mutex<Vec<Pattern>>,
     /// One for each topic it was called for, and for each time that it has been given
     /// a lane there.
-    seats: Mutex<Vec<Arc<Seat>>>,
+    slots: Mutex<Vec<Arc<Seat>>>,
     gone: AtomicBool,
 }
 
@@ -209,7 +209,7 @@ impl Notes {
     fn forget(&self, pattern: &str) {
         let mut patterns = self.patterns();
         patterns.retain(|known| known.as_str() != pattern);
-        for seat in lock(&self.seats).iter() {
+        for seat in lock(&self.slots).iter() {
             if !patterns.iter().any(|known| known.matches(&seat.name)) {
                 seat.ended.store(true, Relaxed);
             }
@@ -267,7 +267,7 @@ impl Eyes {
         let promise = ledger.promise(self.notes.capacity);
         let seat = Seat::new(delivery.topic().to_owned(), promise);
         ledger.join(&seat);
-        lock(&self.notes.seats).push(Arc::clone(&seat));
+        lock(&self.notes.slots).push(Arc::clone(&seat));
         let temper = match self.notes.fails {
             true => Temper::Failing {
                 of_1000: 300,

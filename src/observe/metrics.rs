@@ -91,7 +91,7 @@ pub struct SubscriptionMetrics {
     pub blocked_keys: u64,
     /// Keys whose deliveries go to the dead letters because others are there.
     pub parked_keys: u64,
-    /// Who handles them: the members of a consumer group, or the seats of a
+    /// Who handles them: the members of a consumer group, or the slots of a
     /// subscription with concurrency. Empty for others.
     pub members: Vec<MemberMetrics>,
     /// Leases that are out; part of `counts.in_flight`.

@@ -214,7 +214,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     where
         F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
     {
-        self.with_seats(concurrency, || slots::share(handler, concurrency))
+        self.with_slots(concurrency, || slots::share(handler, concurrency))
     }
 
     /// Subscribes with an async function as the handler: up to `concurrency` of its
@@ -239,7 +239,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         F: Fn(crate::OwnedDelivery<T>) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Nack>> + Send + 'static,
     {
-        self.with_seats(concurrency, || async_calls::share(handler, concurrency))
+        self.with_slots(concurrency, || async_calls::share(handler, concurrency))
     }
 
     /// Subscribes as a consumer group, which members join with their handlers.
@@ -253,16 +253,16 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         Ok(ConsumerGroup::new(lane))
     }
 
-    fn with_seats(
+    fn with_slots(
         self,
         concurrency: usize,
         share: impl FnOnce() -> Shared<T>,
     ) -> Result<Subscription, SubscribeError> {
         in_range_of_threads("concurrency", concurrency)?;
-        let lane = self.finish(Hands::Seats, |_| Ok(Handler::Others))?;
-        let (seats, make) = share();
+        let lane = self.finish(Hands::Slots, |_| Ok(Handler::Others))?;
+        let (slots, make) = share();
         if let Some(keyed) = lane.keyed() {
-            keyed.take_seats(seats, make);
+            keyed.take_slots(slots, make);
         }
         Ok(Subscription::new(lane))
     }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use futures_core::Stream;
 use futures_core::stream::FusedStream;
 
-use crate::engine::wait::wakers::Seat;
+use crate::engine::wait::wakers::WaiterId;
 use crate::subscription::lease::Lease;
 use crate::subscription::pull::PullSubscription;
 use crate::types::error::RecvError;
@@ -17,7 +17,7 @@ use crate::types::error::RecvError;
 #[must_use = "a future does nothing until it is polled"]
 pub struct Recv<T: Send + Sync + 'static> {
     subscription: PullSubscription<T>,
-    seat: Seat,
+    id: WaiterId,
 }
 
 impl<T: Send + Sync + 'static> Future for Recv<T> {
@@ -25,13 +25,13 @@ impl<T: Send + Sync + 'static> Future for Recv<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        this.subscription.poll_recv(&mut this.seat, context)
+        this.subscription.poll_recv(&mut this.id, context)
     }
 }
 
 impl<T: Send + Sync + 'static> Drop for Recv<T> {
     fn drop(&mut self) {
-        self.subscription.leave(&mut self.seat);
+        self.subscription.leave(&mut self.id);
     }
 }
 
@@ -90,7 +90,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     pub fn recv_async(&self) -> Recv<T> {
         Recv {
             subscription: self.clone(),
-            seat: Seat::default(),
+            id: WaiterId::default(),
         }
     }
 

@@ -98,14 +98,14 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
         F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
     {
         in_range_of_threads("concurrency", concurrency)?;
-        let (seats, make) = slots::share(handler, concurrency);
-        self.join_with(name, seats, Some(make))
+        let (slots, make) = slots::share(handler, concurrency);
+        self.join_with(name, slots, Some(make))
     }
 
     fn join_with(
         &self,
         name: &str,
-        seats: Vec<Box<dyn Work<T>>>,
+        slots: Vec<Box<dyn Work<T>>>,
         make: Option<Make<T>>,
     ) -> Result<Member, SubscribeError> {
         let name = crate::types::name::parse(name)?;
@@ -113,7 +113,7 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
             return Err(SubscribeError::Closed);
         };
         let member = keyed
-            .add_member(Arc::clone(&name), seats, make)
+            .add_member(Arc::clone(&name), slots, make)
             .ok_or_else(|| SubscribeError::MemberTaken {
                 name: name.to_string(),
             })?;

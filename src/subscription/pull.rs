@@ -218,17 +218,17 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     #[cfg(feature = "async")]
     pub(crate) fn poll_recv(
         &self,
-        seat: &mut crate::engine::wait::wakers::Seat,
+        id: &mut crate::engine::wait::wakers::WaiterId,
         context: &std::task::Context<'_>,
     ) -> std::task::Poll<Result<Lease<T>, RecvError>> {
-        let granted = self.keyed()?.poll_receive(seat, context);
+        let granted = self.keyed()?.poll_receive(id, context);
         granted.map_ok(|granted| self.lease(granted))
     }
 
     #[cfg(feature = "async")]
-    pub(crate) fn leave(&self, seat: &mut crate::engine::wait::wakers::Seat) {
+    pub(crate) fn leave(&self, id: &mut crate::engine::wait::wakers::WaiterId) {
         if let Ok(keyed) = self.keyed() {
-            keyed.leave_receivers(seat);
+            keyed.leave_receivers(id);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Publishing as a future, for any runtime: feature `async`.
 
-use crate::engine::wait::wakers::Seat;
+use crate::engine::wait::wakers::WaiterId;
 use crate::message::Receipt;
 use crate::topic::Topic;
 use crate::types::error::PublishError;
@@ -17,7 +17,7 @@ pub struct Publish<T: Send + Sync + 'static> {
     topic: Topic<T>,
     payload: Option<T>,
     is_first: bool,
-    seat: Seat,
+    id: WaiterId,
 }
 
 impl<T: Send + Sync + 'static> Topic<T> {
@@ -36,7 +36,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
             topic: self.clone(),
             payload: Some(payload),
             is_first: true,
-            seat: Seat::default(),
+            id: WaiterId::default(),
         }
     }
 }
@@ -54,14 +54,14 @@ impl<T: Send + Sync + 'static> Future for Publish<T> {
         let this = &mut *self;
         let is_first = std::mem::replace(&mut this.is_first, false);
         let core = &this.topic.core;
-        core.poll_publish(&mut this.payload, is_first, &mut this.seat, context)
+        core.poll_publish(&mut this.payload, is_first, &mut this.id, context)
     }
 }
 
 impl<T: Send + Sync + 'static> Drop for Publish<T> {
     fn drop(&mut self) {
         let core = &self.topic.core;
-        core.waiters.leave(&mut self.seat, || core.room());
+        core.waiters.leave(&mut self.id, || core.room());
     }
 }
 

@@ -109,7 +109,7 @@ fn group(topic: &Topic<u32>) -> ConsumerGroup<u32> {
 #[test]
 fn two_seats_and_two_keys() {
     model(
-        "two seats, two keys",
+        "two slots, two keys",
         Preemptions {
             plain: Some(1),
             rmw: Some(2),
@@ -137,7 +137,7 @@ fn two_seats_and_two_keys() {
 #[test]
 fn a_failure_in_one_hand_holds_its_key_for_all() {
     model(
-        "two seats, a failure",
+        "two slots, a failure",
         Preemptions {
             plain: Some(1),
             rmw: Some(2),
@@ -210,7 +210,7 @@ fn a_member_that_has_left_is_gone_and_others_have_its_keys() {
 
 #[test]
 fn an_unsubscribe_waits_for_all_seats() {
-    model("two seats, unsubscribe", Preemptions::up_to(2), || {
+    model("two slots, unsubscribe", Preemptions::up_to(2), || {
         let (broker, _clock, topic) = open();
         let (hands, end) = (Hands::default(), End::default());
         let lane = topic.subscription("s");

@@ -260,26 +260,26 @@ const MUTANTS: &[Mutant] = &[
         &["keys::a_letter_that_fails_again_takes_those_redriven_behind_it_along"],
     ),
     (
-        "seat: marked without a notice",
+        "slot: marked without a notice",
         &[
             "group::a_member_that_has_left_is_gone_and_others_have_its_keys",
             "group::an_unsubscribe_waits_for_all_seats",
         ],
     ),
     (
-        "seat: gone without a word",
+        "slot: gone without a word",
         &["group::a_member_that_has_left_is_gone_and_others_have_its_keys"],
     ),
     (
-        "seat: busy without a word",
+        "slot: busy without a word",
         &["group::a_key_moves_to_a_member_that_joins_when_it_is_put_down"],
     ),
     (
-        "seat: forgotten while it leaves",
+        "slot: forgotten while it leaves",
         &["group::an_unsubscribe_waits_for_a_member_that_was_let_go"],
     ),
     (
-        "seat: there when its lane ends",
+        "slot: there when its lane ends",
         &["group::an_unsubscribe_waits_for_all_seats"],
     ),
     (

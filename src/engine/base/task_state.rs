@@ -1,4 +1,4 @@
-//! Who runs a topic, a partition of one, a lane or a seat: at most one worker at a time, and
+//! Who runs a topic, a partition of one, a lane or a slot: at most one worker at a time, and
 //! always one as long as there is something to do.
 //!
 //! Steps. A *producer* pushes, fences, reads the schedule, and moves it only if

@@ -68,7 +68,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             let room = self.room.load();
             let is_over = room.phase != Phase::Open && room.occupied == 0;
             let dismissed = |keyed: KeyedLane<'_, T>| {
-                breakable!("seat: there when its lane ends", keyed.dismiss(), true)
+                breakable!("slot: there when its lane ends", keyed.dismiss(), true)
             };
             if is_over && self.keyed().is_none_or(dismissed) {
                 // What the handler has captured goes before anybody is told

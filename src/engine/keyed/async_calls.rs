@@ -1,6 +1,6 @@
-//! Handlers that are async functions. A seat has one call at a time, which it polls on
-//! whichever worker runs it; between polls it occupies none. The seat itself is the
-//! waker: to be woken is to be notified. The future of a call lives in a slot of its seat's, which the
+//! Handlers that are async functions. A slot has one call at a time, which it polls on
+//! whichever worker runs it; between polls it occupies none. The slot itself is the
+//! waker: to be woken is to be notified. The future of a call lives in a slot of its slot's, which the
 //! next one reuses.
 
 use std::future::Future;
@@ -17,7 +17,7 @@ use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::runtime::{Engine, context};
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Lane;
-use crate::engine::state::slots::{Seat, Shared, Work};
+use crate::engine::state::slots::{ConsumerSlot, Shared, Work};
 use crate::message::nack::Nack;
 use crate::message::owned::{Names, OwnedDelivery};
 use crate::pure::decide::lifecycle::{Status, Step};
@@ -35,7 +35,7 @@ struct Begun<T> {
     panic: Option<String>,
 }
 
-/// What a seat polls.
+/// What a slot polls.
 struct AsyncCalls<T, F, R> {
     handler: Arc<Contained<F>>,
     names: Option<Arc<Names>>,
@@ -45,7 +45,7 @@ struct AsyncCalls<T, F, R> {
     last_error: Option<Arc<str>>,
 }
 
-/// What so many seats do that share an async handler.
+/// What so many slots do that share an async handler.
 pub(crate) fn share<T, F, R>(handler: F, count: usize) -> Shared<T>
 where
     T: Send + Sync + 'static,
@@ -69,10 +69,10 @@ where
     F: Fn(OwnedDelivery<T>) -> R + Send + Sync + 'static,
     R: Future<Output = Result<(), Nack>> + Send + 'static,
 {
-    fn work(&mut self, seat: &Arc<Seat<T>>, keyed: KeyedLane<'_, T>) -> bool {
+    fn work(&mut self, slot: &Arc<ConsumerSlot<T>>, keyed: KeyedLane<'_, T>) -> bool {
         let lane = keyed.lane;
         let engine = lane.engine();
-        let waker = Waker::from(Arc::clone(seat));
+        let waker = Waker::from(Arc::clone(slot));
         let turn_began_ns = engine.clock.now_ns();
         let mut now_ns = turn_began_ns;
         let mut looks = 0;
@@ -87,9 +87,9 @@ where
             looks += 1;
             let begun = match self.begun.take() {
                 Some(begun) => begun,
-                None if seat.is_leaving() => return false,
+                None if slot.is_leaving() => return false,
                 None => {
-                    let Some(taken) = seat.take(keyed, now_ns) else {
+                    let Some(taken) = slot.take(keyed, now_ns) else {
                         return false;
                     };
                     self.begin(lane, taken, now_ns)
@@ -222,7 +222,7 @@ where
     }
 }
 
-impl<T: Send + Sync + 'static> Wake for Seat<T> {
+impl<T: Send + Sync + 'static> Wake for ConsumerSlot<T> {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }

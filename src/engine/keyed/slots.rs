@@ -1,15 +1,15 @@
-//! Seats: hands of a lane besides its own runner. A subscription with concurrency has
+//! Slots: hands of a lane besides its own runner. A subscription with concurrency has
 //! several, and so have the members of a consumer group together.
 //!
-//! Each seat is a task, as a lane is, and takes from its keyed lane when it is notified.
-//! Who files deliveries notifies seats after it has let go of the keyed lane's lock; a seat that finds
+//! Each slot is a task, as a lane is, and takes from its keyed lane when it is notified.
+//! Who files deliveries notifies slots after it has let go of the keyed lane's lock; a slot that finds
 //! nothing has looked under that lock, so one of the two sees the other. Who changes the hands
 //! that there are notifies the lane, whose turn calls them.
 //!
-//! The end of a seat: `leaving` is set, then whoever claims it drops the handler
-//! and never lets go of it. The feared interleaving, a seat that looks for the mark, is
+//! The end of a slot: `leaving` is set, then whoever claims it drops the handler
+//! and never lets go of it. The feared interleaving, a slot that looks for the mark, is
 //! marked, and goes to rest with its handler: who marks it and finds it running leaves a
-//! notice in its state, so the seat runs once more. Model:
+//! notice in its state, so the slot runs once more. Model:
 //! `loom-tests/tests/models/group.rs`.
 
 use crate::engine::base::contain::{Contained, discard};
@@ -24,7 +24,7 @@ use crate::engine::runtime::context::Inside;
 use crate::engine::runtime::pool::{Task, Worker};
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::{Lane, Turn};
-use crate::engine::state::slots::{Make, Member, Seat, Shared, Work};
+use crate::engine::state::slots::{ConsumerSlot, Make, Member, Shared, Work};
 use crate::message::Delivery;
 use crate::message::nack::Nack;
 use crate::observe::event::EventKind;
@@ -36,7 +36,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, breakable};
 use std::time::Duration;
 
-/// What a seat does that has a handler of its own.
+/// What a slot does that has a handler of its own.
 pub(crate) fn own<T, F>(handler: F) -> Box<dyn Work<T>>
 where
     T: Send + Sync + 'static,
@@ -45,7 +45,7 @@ where
     Box::new(Turn::new(Handler::Each(Box::new(handler))))
 }
 
-/// What so many seats do that share a handler.
+/// What so many slots do that share a handler.
 pub(crate) fn share<T, F>(handler: F, count: usize) -> Shared<T>
 where
     T: Send + Sync + 'static,
@@ -56,7 +56,7 @@ where
     share_by(Arc::new(Contained::new(handler)), count, calling)
 }
 
-/// What so many seats do that are `calling` what they share.
+/// What so many slots do that are `calling` what they share.
 pub(crate) fn share_by<T, H>(
     handler: Arc<H>,
     count: usize,
@@ -65,12 +65,12 @@ pub(crate) fn share_by<T, H>(
 where
     H: Send + Sync + 'static,
 {
-    let seats = (0..count).map(|_| calling(Arc::clone(&handler))).collect();
+    let slots = (0..count).map(|_| calling(Arc::clone(&handler))).collect();
     let handler = Arc::downgrade(&handler);
-    (seats, Box::new(move || handler.upgrade().map(&calling)))
+    (slots, Box::new(move || handler.upgrade().map(&calling)))
 }
 
-impl<T: Send + Sync + 'static> Seat<T> {
+impl<T: Send + Sync + 'static> ConsumerSlot<T> {
     fn new(lane: &Arc<Lane<T>>, member: &Arc<Member<T>>, work: Box<dyn Work<T>>) -> Self {
         Self {
             lane: Arc::downgrade(lane),
@@ -114,7 +114,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
         });
         member.taken.add(u64::from(taken.is_some()));
         breakable!(
-            "seat: busy without a word",
+            "slot: busy without a word",
             match next {
                 Next::Nobody => {}
                 Next::One => member.schedule_next(keyed.lane.engine()),
@@ -147,7 +147,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
     /// thread, unless it runs.
     fn look(self: &Arc<Self>, engine: &Engine) {
         if !self.task.claim() {
-            breakable!("seat: marked without a notice", {
+            breakable!("slot: marked without a notice", {
                 self.schedule(engine);
             });
         } else if self.run_claimed(engine) {
@@ -162,7 +162,7 @@ impl<T: Send + Sync + 'static> Seat<T> {
         self.gone.store(true, Ordering::Release);
         if let Some(lane) = self.lane() {
             // What it did not try may be for others, or the lane may end.
-            breakable!("seat: gone without a word", lane.come_to_end());
+            breakable!("slot: gone without a word", lane.come_to_end());
             lane.topic.engine.quiescence.notify();
         }
     }
@@ -191,16 +191,16 @@ impl<T: Send + Sync + 'static> Seat<T> {
 }
 
 impl<T: Send + Sync + 'static> Work<T> for Turn<T> {
-    fn work(&mut self, seat: &Arc<Seat<T>>, keyed: KeyedLane<'_, T>) -> bool {
+    fn work(&mut self, slot: &Arc<ConsumerSlot<T>>, keyed: KeyedLane<'_, T>) -> bool {
         let began_ns = keyed.lane.engine().clock.now_ns();
         let mut now_ns = began_ns;
         let mut looks = 0;
-        while !seat.is_leaving() && keyed.lane.phase() <= Phase::Draining {
+        while !slot.is_leaving() && keyed.lane.phase() <= Phase::Draining {
             if now_ns.saturating_sub(began_ns) >= SHARE_NS || looks == SHARE_LOOKS {
                 return true;
             }
             looks += 1;
-            let Some(taken) = seat.take(keyed, now_ns) else {
+            let Some(taken) = slot.take(keyed, now_ns) else {
                 return false;
             };
             now_ns = keyed.try_single(self, taken, now_ns);
@@ -213,7 +213,7 @@ impl<T: Send + Sync + 'static> Work<T> for Turn<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> Task for Seat<T> {
+impl<T: Send + Sync + 'static> Task for ConsumerSlot<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
         if self.task.start() && self.run_claimed(worker.engine) {
             worker.requeue(self);
@@ -222,68 +222,68 @@ impl<T: Send + Sync + 'static> Task for Seat<T> {
 }
 
 impl<T: Send + Sync + 'static> Member<T> {
-    /// Rings one of its seats that are not busy: what it takes, it leaves word of the rest.
+    /// Schedules one of its slots that are not busy: what it takes, it leaves word of the rest.
     fn schedule_next(&self, engine: &Engine) {
-        let seats = self.seats.lock();
-        let next = seats
+        let slots = self.slots.lock();
+        let next = slots
             .iter()
-            .find(|seat| !seat.is_busy() && !seat.is_leaving());
-        if let Some(seat) = next {
-            seat.schedule(engine);
+            .find(|slot| !slot.is_busy() && !slot.is_leaving());
+        if let Some(slot) = next {
+            slot.schedule(engine);
         }
     }
 
-    fn idle_seats(&self) -> usize {
-        let seats = self.seats.lock();
-        seats.iter().filter(|seat| !seat.is_busy()).count()
+    fn idle_slots(&self) -> usize {
+        let slots = self.slots.lock();
+        slots.iter().filter(|slot| !slot.is_busy()).count()
     }
 
-    /// Rings seats at rest, as many as have something to do.
+    /// Schedules slots at rest, as many as have something to do.
     fn schedule(&self, engine: &Engine, mut wanted: usize) {
-        let seats = self.seats.lock();
-        for seat in seats.iter().filter(|seat| !seat.is_busy()) {
+        let slots = self.slots.lock();
+        for slot in slots.iter().filter(|slot| !slot.is_busy()) {
             if wanted == 0 {
                 return;
             }
-            wanted -= usize::from(seat.schedule(engine));
+            wanted -= usize::from(slot.schedule(engine));
         }
     }
 
     pub(crate) fn has_left(&self) -> bool {
-        self.seats.lock().iter().all(|seat| seat.is_gone())
+        self.slots.lock().iter().all(|slot| slot.is_gone())
     }
 
-    /// Begins the end of all its seats, and lets go of what makes them.
+    /// Begins the end of all its slots, and lets go of what makes them.
     pub(crate) fn leave(&self, engine: &Engine) {
-        // First what makes seats, so that none is made any more.
+        // First what makes slots, so that none is made any more.
         *self.make.lock() = None;
-        let seats = self.seats.lock().clone();
-        seats.iter().for_each(|seat| seat.leave(engine));
+        let slots = self.slots.lock().clone();
+        slots.iter().for_each(|slot| slot.leave(engine));
     }
 
     fn resize(self: &Arc<Self>, lane: &Arc<Lane<T>>, count: usize) -> bool {
         let making = self.make.lock();
         let Some(make) = &*making else { return false };
-        let mut seats = self.seats.lock();
-        seats.retain(|seat| !seat.is_gone());
-        let staying = seats.iter().filter(|seat| !seat.is_leaving());
+        let mut slots = self.slots.lock();
+        slots.retain(|slot| !slot.is_gone());
+        let staying = slots.iter().filter(|slot| !slot.is_leaving());
         let surplus: Vec<_> = staying.clone().skip(count).cloned().collect();
         let there = staying.count();
         let more = (there..count).filter_map(|_| make());
-        seats.extend(more.map(|work| Arc::new(Seat::new(lane, self, work))));
-        drop(seats);
+        slots.extend(more.map(|work| Arc::new(ConsumerSlot::new(lane, self, work))));
+        drop(slots);
         drop(making);
-        for seat in surplus {
-            seat.leave(&lane.topic.engine);
+        for slot in surplus {
+            slot.leave(&lane.topic.engine);
         }
         true
     }
 
     pub(crate) fn read_metrics(&self, now_ns: u64) -> MemberMetrics {
-        let seats = self.seats.lock();
-        let since = seats
+        let slots = self.slots.lock();
+        let since = slots
             .iter()
-            .map(|seat| seat.busy_since_ns.load(Ordering::Relaxed));
+            .map(|slot| slot.busy_since_ns.load(Ordering::Relaxed));
         let busy: Vec<_> = since.filter(|since_ns| *since_ns > 0).collect();
         let longest_ns = busy
             .iter()
@@ -291,7 +291,7 @@ impl<T: Send + Sync + 'static> Member<T> {
             .map_or(0, |since_ns| now_ns.saturating_sub(*since_ns));
         MemberMetrics {
             name: self.name.to_string(),
-            concurrency: seats.iter().filter(|seat| !seat.is_leaving()).count(),
+            concurrency: slots.iter().filter(|slot| !slot.is_leaving()).count(),
             busy: busy.len(),
             busy_for: Duration::from_nanos(longest_ns),
             taken: self.taken.get(),
@@ -306,9 +306,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
-    /// Gives the lane's own handler its seats.
-    pub(crate) fn take_seats(self, seats: Vec<Box<dyn Work<T>>>, make: Make<T>) {
-        let member = self.add_member(Arc::clone(&self.lane.name), seats, Some(make));
+    /// Gives the lane's own handler its slots.
+    pub(crate) fn take_slots(self, slots: Vec<Box<dyn Work<T>>>, make: Make<T>) {
+        let member = self.add_member(Arc::clone(&self.lane.name), slots, Some(make));
         if let Some(member) = member
             && self.lane.phase() != Phase::Open
         {
@@ -318,7 +318,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 
     /// Takes a member off; its keys go to the others, once they are in nobody's
-    /// hands. Its seats end when no call of theirs runs.
+    /// hands. Its slots end when no call of theirs runs.
     pub(crate) fn remove_member(self, member: &Arc<Member<T>>) {
         let mut state = self.keyed.state.lock();
         let before = state.members.len();
@@ -327,14 +327,14 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         if was_there {
             state.leaving.retain(|other| !other.has_left());
             breakable!(
-                "seat: forgotten while it leaves",
+                "slot: forgotten while it leaves",
                 state.leaving.push(Arc::clone(member))
             );
         }
         state.sequencer.leave(member.id);
         drop(state);
         member.leave(self.lane.engine());
-        // Seats that are the lane's own are no member's.
+        // Slots that are the lane's own are no member's.
         if was_there && !self.keyed.is_concurrent {
             let member = Arc::clone(&member.name);
             self.lane.tell_of_member(EventKind::MemberLeft { member });
@@ -351,7 +351,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         member.is_some_and(|member| self.resize(&member, count))
     }
 
-    /// Has a member have as many seats; those that are too many finish the call that
+    /// Has a member have as many slots; those that are too many finish the call that
     /// runs. `false`: its handler is for one at a time.
     pub(crate) fn resize(self, member: &Arc<Member<T>>, count: usize) -> bool {
         let resized = member.resize(self.lane, count);
@@ -359,17 +359,17 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         resized
     }
 
-    /// Adds a member with so many seats, unless its name is taken.
+    /// Adds a member with so many slots, unless its name is taken.
     pub(crate) fn add_member(
         self,
         name: Arc<str>,
-        seats: Vec<Box<dyn Work<T>>>,
+        slots: Vec<Box<dyn Work<T>>>,
         make: Option<Make<T>>,
     ) -> Option<Arc<Member<T>>> {
         let mut state = self.keyed.state.lock();
         if state.members.iter().any(|other| other.name == name) {
             drop(state);
-            discard((seats, make));
+            discard((slots, make));
             return None;
         }
         state.last_member += 1;
@@ -377,11 +377,11 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             id: state.last_member,
             name,
             make: Mutex::new(make),
-            seats: Mutex::new(Vec::new()),
+            slots: Mutex::new(Vec::new()),
             taken: Counter::default(),
         });
-        let seat = |work| Arc::new(Seat::new(self.lane, &member, work));
-        member.seats.lock().extend(seats.into_iter().map(seat));
+        let slot = |work| Arc::new(ConsumerSlot::new(self.lane, &member, work));
+        member.slots.lock().extend(slots.into_iter().map(slot));
         state.sequencer.join(member.id);
         state.members.push(Arc::clone(&member));
         drop(state);
@@ -406,7 +406,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             .iter()
             .map(|member| {
                 // Those that are busy look again when they no longer are.
-                let idle = member.idle_seats();
+                let idle = member.idle_slots();
                 self.feed(&mut state, member.id, idle);
                 state.sequencer.wanted_hands(member.id).min(idle)
             })
@@ -417,7 +417,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Has all seats look at once whether they may go on.
+    /// Has all slots look at once whether they may go on.
     pub(crate) fn interrupt(self) {
         let state = self.keyed.state.lock();
         let members: Vec<_> = state
@@ -428,12 +428,12 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             .collect();
         drop(state);
         for member in &members {
-            let seats = member.seats.lock().clone();
-            seats.iter().for_each(|seat| seat.look(self.lane.engine()));
+            let slots = member.slots.lock().clone();
+            slots.iter().for_each(|slot| slot.look(self.lane.engine()));
         }
     }
 
-    /// Begins the end of all seats. `true`: they are gone, with their handlers.
+    /// Begins the end of all slots. `true`: they are gone, with their handlers.
     pub(crate) fn dismiss(self) -> bool {
         let mut state = self.keyed.state.lock();
         let members = std::mem::take(&mut state.members);

@@ -7,7 +7,7 @@
 //!
 //! The lane's own runner takes a run of them, which ends with the first that fails. Nobody
 //! else takes from the keyed lane, so those behind that go back into the inbox, where they were,
-//! before the failure says who has to wait. A seat takes one at a time, for none may wait
+//! before the failure says who has to wait. A slot takes one at a time, for none may wait
 //! behind a call while another hand is free, and its key is out. Callers that pull take a
 //! run where no keys are to be minded, else one at a time, too: each lease ends by itself.
 

@@ -62,13 +62,13 @@ impl TakeRequest {
     }
 }
 
-/// Who is to look, when a seat has taken something, at what is left.
+/// Who is to look, when a slot has taken something, at what is left.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
     Nobody,
-    /// One more seat of the only member, which sees to the next in its turn.
+    /// One more slot of the only member, which sees to the next in its turn.
     One,
-    /// Seats of any member: each has keys of its own, so what is left is filed to see
+    /// Slots of any member: each has keys of its own, so what is left is filed to see
     /// for whom it is.
     Any,
 }

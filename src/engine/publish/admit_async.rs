@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use crate::engine::publish::admit::{Admitted, Refused, refused};
 use crate::engine::runtime::context;
 use crate::engine::state::topic::TopicCore;
-use crate::engine::wait::wakers::Seat;
+use crate::engine::wait::wakers::WaiterId;
 use crate::message::Receipt;
 use crate::message::batch::{DeferredDrops, QueueEntry};
 use crate::observe::event::EventKind;
@@ -15,12 +15,12 @@ use crate::types::config::Overflow;
 use crate::types::error::PublishError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Gets one ticket under `Overflow::Block`, or has the future of this seat be woken
+    /// Gets one ticket under `Overflow::Block`, or has this future be woken
     /// when there may be room. `is_first`: it has not waited yet.
     pub(crate) fn poll_admit(
         self: &Arc<Self>,
         is_first: bool,
-        seat: &mut Seat,
+        id: &mut WaiterId,
         cx: &Context<'_>,
     ) -> Poll<Result<Admitted, Refused>> {
         if is_first && self.lacks_subscribers() {
@@ -33,7 +33,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let made_room = || self.make_room_of_expired().then(attempt).flatten();
         let admitted = match attempt().or_else(made_room) {
             Some(admitted) => {
-                self.waiters.leave(seat, || self.room());
+                self.waiters.leave(id, || self.room());
                 admitted
             }
             None => {
@@ -46,7 +46,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 // What is waiting must be on its way before we wait for its room.
                 self.schedule();
                 let room = || self.room();
-                ready!(self.waiters.poll_for(seat, cx, attempt, room))
+                ready!(self.waiters.poll_for(id, cx, attempt, room))
             }
         };
         if admitted.is_err() {
@@ -61,14 +61,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self: &Arc<Self>,
         payload: &mut Option<T>,
         is_first: bool,
-        seat: &mut Seat,
+        id: &mut WaiterId,
         context: &Context<'_>,
     ) -> Poll<Result<Receipt, PublishError<T>>> {
         let take = |payload: &mut Option<T>| payload.take().expect("polled after it was ready");
         if !matches!(self.settings.overflow, Overflow::Block { .. }) {
             return Poll::Ready(self.publish(take(payload), None));
         }
-        let admitted = ready!(self.poll_admit(is_first, seat, context));
+        let admitted = ready!(self.poll_admit(is_first, id, context));
         let payload = take(payload);
         Poll::Ready(match admitted {
             Err(refused) => {

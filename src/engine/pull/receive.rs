@@ -121,12 +121,12 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         received.unwrap_or(Err(RecvError::TimedOut))
     }
 
-    /// Leases the next delivery, or has the future of this seat be woken when there may
+    /// Leases the next delivery, or has this future be woken when there may
     /// be one.
     #[cfg(feature = "async")]
     pub(crate) fn poll_receive(
         self,
-        seat: &mut crate::engine::wait::wakers::Seat,
+        id: &mut crate::engine::wait::wakers::WaiterId,
         context: &std::task::Context<'_>,
     ) -> std::task::Poll<Result<Granted<T>, RecvError>> {
         let mut lease = None;
@@ -136,18 +136,18 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         };
         let room = || self.to_lease();
         if let Some(received) = attempt() {
-            self.keyed.receivers.leave(seat, room);
+            self.keyed.receivers.leave(id, room);
             received?;
         } else {
-            std::task::ready!(self.keyed.receivers.poll_for(seat, context, attempt, room))?;
+            std::task::ready!(self.keyed.receivers.poll_for(id, context, attempt, room))?;
         }
         std::task::Poll::Ready(lease.ok_or(RecvError::Empty))
     }
 
-    /// The future of this seat receives no more.
+    /// This future receives no more.
     #[cfg(feature = "async")]
-    pub(crate) fn leave_receivers(self, seat: &mut crate::engine::wait::wakers::Seat) {
-        self.keyed.receivers.leave(seat, || self.to_lease());
+    pub(crate) fn leave_receivers(self, id: &mut crate::engine::wait::wakers::WaiterId) {
+        self.keyed.receivers.leave(id, || self.to_lease());
     }
 
     fn may_not_wait(self) -> bool {

@@ -154,7 +154,7 @@ pub(crate) fn is_turn_over() -> bool {
 /// that call because it is ending.
 pub(crate) fn calling<R>(engine: EngineId, calls: impl FnOnce(&Cell<bool>) -> R) -> R {
     CALL.with(|call| {
-        // A call may be in another one: an async call is polled by who ends its seat.
+        // A call may be in another one: an async call is polled by who ends its slot.
         let of = call.of.replace(Some(engine));
         let refused = call.refused.replace(false);
         let result = calls(&call.refused);

@@ -13,7 +13,7 @@ use crate::sync::{
 };
 use crate::types::config::Idle;
 
-/// Something that a worker can run for a turn: a topic, a partition of one, a lane or a seat,
+/// Something that a worker can run for a turn: a topic, a partition of one, a lane or a slot,
 /// which have a state, or a buffer that has lingered, which has a lock.
 pub(crate) trait Task: Send + Sync {
     /// Runs one turn, unless somebody else runs the task.
@@ -155,7 +155,7 @@ const WATCH_NS: u64 = 400_000;
 
 /// The workers of a broker; none for a manual engine.
 pub(crate) struct Pool {
-    /// Bounded by the number of topics, partitions, lanes, seats and buffers: each is on it at most
+    /// Bounded by the number of topics, partitions, lanes, slots and buffers: each is on it at most
     /// once, but for entries made stale by a claim or by the end of a loan, which are passed
     /// over.
     ready: Unbounded<Arc<dyn Task>>,

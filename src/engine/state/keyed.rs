@@ -2,7 +2,7 @@
 //!
 //! A plain lane needs none of this: its one runner takes what is next. A keyed lane
 //! files what arrives with a [`Sequencer`], which says what may be handed out. All hands (the
-//! lane's own runner, the seats of a group, callers that pull) share it by a lock, held to
+//! lane's own runner, the slots of a group, callers that pull) share it by a lock, held to
 //! take and to put down, never while a handler runs, and never over a destructor of the
 //! user's.
 //!
@@ -38,7 +38,7 @@ pub(crate) struct Keyed<T> {
     /// Several hands may be at it at once, so keys matter even if no failure holds
     /// them.
     pub(crate) is_shared: bool,
-    /// Its one member's seats are the lane's to number.
+    /// Its one member's slots are the lane's to number.
     pub(crate) is_concurrent: bool,
     pub(crate) state: Mutex<State<T>>,
     /// Callers that wait for something to lease.
@@ -130,8 +130,8 @@ pub(crate) enum Hands {
     Runner,
     /// Callers that pull.
     Callers,
-    /// The seats of the subscription's own handler.
-    Seats,
+    /// The slots of the subscription's own handler.
+    Slots,
     /// The members of a consumer group.
     Members,
 }
@@ -139,7 +139,7 @@ pub(crate) enum Hands {
 impl Hands {
     /// Whether several of them may be at it at once, each for itself.
     pub(crate) fn share(self) -> bool {
-        matches!(self, Self::Seats | Self::Members)
+        matches!(self, Self::Slots | Self::Members)
     }
 }
 
@@ -161,7 +161,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
         }
         Self {
             is_shared,
-            is_concurrent: hands == Hands::Seats,
+            is_concurrent: hands == Hands::Slots,
             state: Mutex::new(State {
                 rules,
                 epoch: 0,

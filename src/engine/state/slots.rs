@@ -7,34 +7,34 @@ use crate::engine::state::lane::Lane;
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{Arc, Mutex, Weak};
 
-/// What a seat does with its turn.
+/// What a slot does with its turn.
 pub(crate) trait Work<T>: Send {
     /// Takes and tries until there is nothing to do now or its share is used up
     /// (`true`).
-    fn work(&mut self, seat: &Arc<Seat<T>>, keyed: KeyedLane<'_, T>) -> bool;
+    fn work(&mut self, slot: &Arc<ConsumerSlot<T>>, keyed: KeyedLane<'_, T>) -> bool;
 
     /// Whether it is in the middle of a call, so that it can't leave.
     fn is_busy(&self) -> bool;
 }
 
-/// Makes what another seat does, as long as there is a seat that has a handler: it
-/// keeps none itself, so with the last seat the handler is gone.
+/// Makes what another slot does, as long as there is a slot that has a handler: it
+/// keeps none itself, so with the last slot the handler is gone.
 pub(crate) type Make<T> = Box<dyn Fn() -> Option<Box<dyn Work<T>>> + Send + Sync>;
 
-/// What some seats do, and what makes more of them.
+/// What some slots do, and what makes more of them.
 pub(crate) type Shared<T> = (Vec<Box<dyn Work<T>>>, Make<T>);
 
-/// Somebody who takes deliveries of a lane, with one seat or several.
+/// Somebody who takes deliveries of a lane, with one slot or several.
 pub(crate) struct Member<T> {
     pub(crate) id: u64,
     pub(crate) name: Arc<str>,
     pub(crate) make: Mutex<Option<Make<T>>>,
-    pub(crate) seats: Mutex<Vec<Arc<Seat<T>>>>,
+    pub(crate) slots: Mutex<Vec<Arc<ConsumerSlot<T>>>>,
     pub(crate) taken: Counter,
 }
 
 /// One of the hands of a member.
-pub(crate) struct Seat<T> {
+pub(crate) struct ConsumerSlot<T> {
     pub(crate) lane: Weak<Lane<T>>,
     pub(crate) member: Weak<Member<T>>,
     pub(crate) task: TaskState,

@@ -1,9 +1,9 @@
 //! Those who wait for room, or for something to take: publishers under `Overflow::Block`,
 //! receivers of a pull subscription, threads and futures alike.
 //!
-//! Steps. A *waiter* takes a seat under the lock, which counts it in, fences, tries, and if
+//! Steps. A *waiter* takes a place in the line under the lock, which counts it in, fences, tries, and if
 //! that was in vain sleeps until it is called; then it tries again, and if that was in vain
-//! from its old seat. Whoever makes room (the *waker*) makes it, fences, reads the count, and
+//! from its old place. Whoever makes room (the *waker*) makes it, fences, reads the count, and
 //! calls as many as there is room for, in the order in which they came. The feared
 //! interleaving, a waiter that sleeps while the room it waits for has just been made, would
 //! need each of the two to miss the other's write, which the fences exclude. A close calls
@@ -27,7 +27,7 @@ use std::time::Duration;
 use crate::engine::base::contain::discard;
 use crate::engine::wait::fire::Fire;
 use crate::engine::wait::standby::{Place, Standby};
-use crate::engine::wait::wakers::{Queue, Seat, WakeUp};
+use crate::engine::wait::wakers::{Queue, WaiterId, WakeUp};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Condvar, Instant, Mutex, breakable, fence};
 
@@ -35,15 +35,15 @@ use crate::sync::{Arc, Condvar, Instant, Mutex, breakable, fence};
 const PATIENCE: Duration = Duration::from_millis(1);
 
 /// A thread that waits.
-struct Sitting {
-    seat: Seat,
+struct Waiting {
+    id: WaiterId,
     wake_up: Arc<Condvar>,
 }
 
-impl Sitting {
+impl Waiting {
     fn new() -> Self {
         Self {
-            seat: Seat::default(),
+            id: WaiterId::default(),
             wake_up: Arc::new(Condvar::new()),
         }
     }
@@ -79,7 +79,7 @@ impl Waiters {
         attempt: impl FnMut() -> Option<R>,
         room: impl Fn() -> usize,
     ) -> Option<R> {
-        self.wait_from(Sitting::new(), until, attempt, room)
+        self.wait_from(Waiting::new(), until, attempt, room)
     }
 
     /// The same, but lets those go first who wait already: for who has had its turn. Not for
@@ -90,32 +90,32 @@ impl Waiters {
         attempt: impl FnMut() -> Option<R>,
         room: impl Fn() -> usize,
     ) -> Option<R> {
-        let mut sitting = Sitting::new();
+        let mut waiting = Waiting::new();
         if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.sit_down(
-                &mut sitting.seat,
-                WakeUp::Thread(Arc::clone(&sitting.wake_up)),
+            self.enqueue(
+                &mut waiting.id,
+                WakeUp::Thread(Arc::clone(&waiting.wake_up)),
             );
             // In place of a look.
             self.wake(&room);
             let patience = Instant::now().checked_add(PATIENCE);
             let until = [until, patience].into_iter().flatten().min();
-            self.sleep(&sitting, until);
+            self.sleep(&waiting, until);
         }
-        self.wait_from(sitting, until, attempt, room)
+        self.wait_from(waiting, until, attempt, room)
     }
 
     fn wait_from<R>(
         &self,
-        mut sitting: Sitting,
+        mut waiting: Waiting,
         until: Option<Instant>,
         mut attempt: impl FnMut() -> Option<R>,
         room: impl Fn() -> usize,
     ) -> Option<R> {
         let answer = loop {
-            self.sit_down(
-                &mut sitting.seat,
-                WakeUp::Thread(Arc::clone(&sitting.wake_up)),
+            self.enqueue(
+                &mut waiting.id,
+                WakeUp::Thread(Arc::clone(&waiting.wake_up)),
             );
             if let Some(answer) = attempt() {
                 break Some(answer);
@@ -123,27 +123,27 @@ impl Waiters {
             if is_late(until) {
                 break None;
             }
-            self.sleep(&sitting, until);
-            // Not from its seat, so that the call is passed on if it leaves now.
+            self.sleep(&waiting, until);
+            // Not from its old place, so that the call is passed on if it leaves now.
             if let Some(answer) = attempt() {
                 break Some(answer);
             }
         };
-        self.leave(&mut sitting.seat, room);
+        self.leave(&mut waiting.id, room);
         answer
     }
 
     /// Sleeps until it is called, or until then.
-    fn sleep(&self, sitting: &Sitting, until: Option<Instant>) {
+    fn sleep(&self, waiting: &Waiting, until: Option<Instant>) {
         let mut queue = self.queue.lock();
-        while queue.waits(&sitting.seat) && !is_late(until) {
-            sitting.wake_up.wait(&mut queue, until);
+        while queue.waits(&waiting.id) && !is_late(until) {
+            waiting.wake_up.wait(&mut queue, until);
         }
     }
 
     /// There is room for so many: lets as many of those who wait look.
     pub fn wake(&self, room: impl Fn() -> usize) {
-        // ORDERING: pairs with the fence in `sit_down`.
+        // ORDERING: pairs with the fence in `enqueue`.
         breakable!("waiters: wake without a fence", fence(Ordering::SeqCst));
         self.wake_fenced(room);
     }
@@ -197,9 +197,9 @@ impl Waiters {
         }
     }
 
-    fn sit_down(&self, seat: &mut Seat, wake_up: WakeUp) {
+    fn enqueue(&self, id: &mut WaiterId, wake_up: WakeUp) {
         let mut queue = self.queue.lock();
-        let before = queue.sit_down(seat, wake_up);
+        let before = queue.enqueue(id, wake_up);
         self.waiting.store(queue.len(), Ordering::Relaxed);
         drop(queue);
         discard(before);
@@ -207,37 +207,37 @@ impl Waiters {
         breakable!("waiters: wait without a fence", fence(Ordering::SeqCst));
     }
 
-    /// Has the future of this seat be called when there is room, unless `attempt` returns
+    /// Has this future be called when there is room, unless `attempt` returns
     /// now.
     #[cfg(feature = "async")]
     pub(crate) fn poll_for<R>(
         &self,
-        seat: &mut Seat,
+        id: &mut WaiterId,
         context: &std::task::Context<'_>,
         attempt: impl FnOnce() -> Option<R>,
         room: impl Fn() -> usize,
     ) -> std::task::Poll<R> {
-        self.sit_down(seat, WakeUp::Future(context.waker().clone()));
+        self.enqueue(id, WakeUp::Future(context.waker().clone()));
         match attempt() {
             Some(answer) => {
-                self.leave(seat, room);
+                self.leave(id, room);
                 std::task::Poll::Ready(answer)
             }
             None => std::task::Poll::Pending,
         }
     }
 
-    /// Whoever has this seat waits no more. Passes a call on if there is `room` for another.
+    /// Whoever has this id waits no more. Passes a call on if there is `room` for another.
     #[inline]
-    pub(crate) fn leave(&self, seat: &mut Seat, room: impl Fn() -> usize) {
-        if !seat.is_free() {
-            self.get_up(seat, room);
+    pub(crate) fn leave(&self, id: &mut WaiterId, room: impl Fn() -> usize) {
+        if !id.is_free() {
+            self.dequeue(id, room);
         }
     }
 
-    fn get_up(&self, seat: &mut Seat, room: impl Fn() -> usize) {
+    fn dequeue(&self, id: &mut WaiterId, room: impl Fn() -> usize) {
         let mut queue = self.queue.lock();
-        let left = queue.get_up(seat);
+        let left = queue.dequeue(id);
         self.waiting.store(queue.len(), Ordering::Relaxed);
         drop(queue);
         match left {

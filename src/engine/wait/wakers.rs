@@ -2,7 +2,7 @@
 //! wakers.
 //!
 //! A waker is the user's: it is cloned, called and dropped outside of the lock, and a
-//! panic of it is contained. Bounded by those who wait: each has one seat.
+//! panic of it is contained. Bounded by those who wait: each has one place.
 
 use std::collections::BTreeMap;
 #[cfg(feature = "async")]
@@ -15,9 +15,9 @@ use crate::sync::{Arc, Condvar};
 /// Where somebody who waits is found. It is kept until the wait is over, and with it the place
 /// in the order.
 #[derive(Debug, Default)]
-pub(crate) struct Seat(Option<u64>);
+pub(crate) struct WaiterId(Option<u64>);
 
-impl Seat {
+impl WaiterId {
     /// Whether nobody waits from it.
     pub(crate) fn is_free(&self) -> bool {
         self.0.is_none()
@@ -48,7 +48,7 @@ impl WakeUp {
 /// Those who wait.
 pub(crate) struct Queue {
     next: u64,
-    seats: BTreeMap<u64, WakeUp>,
+    waiters: BTreeMap<u64, WakeUp>,
     /// How many were called, and have neither sat down again nor left.
     called: usize,
 }
@@ -56,36 +56,35 @@ pub(crate) struct Queue {
 impl Queue {
     pub(crate) const EMPTY: Self = Self {
         next: 0,
-        seats: BTreeMap::new(),
+        waiters: BTreeMap::new(),
         called: 0,
     };
 
     pub(crate) fn len(&self) -> usize {
-        self.seats.len()
+        self.waiters.len()
     }
 
-    /// Whether whoever has this seat waits to be called.
-    pub(crate) fn waits(&self, seat: &Seat) -> bool {
-        seat.0
-            .is_some_and(|number| self.seats.contains_key(&number))
+    /// Whether whoever has this id waits to be called.
+    pub(crate) fn waits(&self, id: &WaiterId) -> bool {
+        id.0.is_some_and(|number| self.waiters.contains_key(&number))
     }
 
-    /// Takes a seat at the end, or again the one it had. Returns the wake_up before.
-    pub(crate) fn sit_down(&mut self, seat: &mut Seat, wake_up: WakeUp) -> Option<WakeUp> {
-        let is_new = seat.0.is_none();
-        let number = *seat.0.get_or_insert(self.next);
+    /// Takes a place at the end, or again the one it had. Returns the wake-up before.
+    pub(crate) fn enqueue(&mut self, id: &mut WaiterId, wake_up: WakeUp) -> Option<WakeUp> {
+        let is_new = id.0.is_none();
+        let number = *id.0.get_or_insert(self.next);
         self.next = self.next.max(number + 1);
-        let before = self.seats.insert(number, wake_up);
+        let before = self.waiters.insert(number, wake_up);
         if !is_new && before.is_none() {
             self.called -= 1;
         }
         before
     }
 
-    /// Leaves. Returns the wake_up, or that it was called.
-    pub(crate) fn get_up(&mut self, seat: &mut Seat) -> Option<Result<WakeUp, Called>> {
-        let number = seat.0.take()?;
-        let wake_up = self.seats.remove(&number);
+    /// Leaves. Returns the wake-up, or that it was called.
+    pub(crate) fn dequeue(&mut self, id: &mut WaiterId) -> Option<Result<WakeUp, Called>> {
+        let number = id.0.take()?;
+        let wake_up = self.waiters.remove(&number);
         if wake_up.is_none() {
             self.called -= 1;
         }
@@ -98,7 +97,7 @@ impl Queue {
         let count = wanted.saturating_sub(self.called).max(1);
         let mut wake_ups = Vec::new();
         while wake_ups.len() < count
-            && let Some((_, wake_up)) = self.seats.pop_first()
+            && let Some((_, wake_up)) = self.waiters.pop_first()
         {
             wake_ups.push(wake_up);
         }
