@@ -290,7 +290,7 @@ impl Broker {
         self.owner.engine.run_until_idle()
     }
 
-    /// Waits until nothing is queued, in hand, delayed or awaiting a retry, and
+    /// Waits until nothing is queued, in flight, delayed or awaiting a retry, and
     /// observers have been told; `false` if that did not happen in time. Messages
     /// that a topic retains for its first subscription don't count; the followers of a
     /// parked key that wait for room among the dead letters do. With

@@ -7,7 +7,7 @@ use crate::engine::base::contain::{SharedPolicy, share_policy};
 use crate::engine::keyed::async_calls;
 use crate::engine::keyed::slots;
 use crate::engine::parts::handler::Handler;
-use crate::engine::state::keyed::{Hands, Keyed};
+use crate::engine::state::keyed::{Consumers, Keyed};
 use crate::engine::state::lane::{Lane, LaneSettings};
 use crate::engine::state::slots::Shared;
 use crate::engine::state::topic::TopicCore;
@@ -59,7 +59,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         }
     }
 
-    /// Deliveries that may be in its lane: queued, in hand or awaiting a retry.
+    /// Deliveries that may be in its lane: queued, in flight or awaiting a retry.
     /// 1 to 16,777,216. Default: the topic's `lane_capacity`.
     pub fn capacity(mut self, deliveries: usize) -> Self {
         self.capacity = Some(deliveries);
@@ -117,7 +117,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     where
         F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send + 'static,
     {
-        let lane = self.finish(Hands::Runner, |_| Ok(Handler::Each(Box::new(handler))))?;
+        let lane = self.finish(Consumers::Runner, |_| Ok(Handler::Each(Box::new(handler))))?;
         Ok(Subscription::new(lane))
     }
 
@@ -132,7 +132,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     pub fn pull(mut self, pull: Pull) -> Result<PullSubscription<T>, SubscribeError> {
         let deadline_ns = check_deadline(pull.ack_deadline)?;
         self.credits = pull.credits;
-        let lane = self.finish(Hands::Callers, |_| Ok(Handler::Others))?;
+        let lane = self.finish(Consumers::Callers, |_| Ok(Handler::Others))?;
         if let Some(keyed) = lane.keyed() {
             keyed.set_ack_deadline(deadline_ns);
             keyed.set_credits(pull.credits)?;
@@ -157,7 +157,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     {
         self.check_batches(batches)?;
         let handler = |_: &str| Ok(Handler::Batch(Box::new(handler), batches));
-        Ok(Subscription::new(self.finish(Hands::Runner, handler)?))
+        Ok(Subscription::new(self.finish(Consumers::Runner, handler)?))
     }
 
     /// Subscribes with a handler whose calls for one batch run side by side, on
@@ -186,7 +186,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         self.check_batches(batches)?;
         in_range_of_threads("threads", threads)?;
         let engine = self.topic.engine.id();
-        let lane = self.finish(Hands::Runner, |name| {
+        let lane = self.finish(Consumers::Runner, |name| {
             let handler =
                 crate::engine::parts::parallel::Parallel::new(handler, threads, name, engine)
                     .map_err(|error| SubscribeError::Spawn(error.to_string()))?;
@@ -249,7 +249,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     /// As [`subscribe`](Self::subscribe), and for [`OnFailure::BlockSubscription`],
     /// under which one member would do.
     pub fn group(self) -> Result<ConsumerGroup<T>, SubscribeError> {
-        let lane = self.finish(Hands::Members, |_| Ok(Handler::Others))?;
+        let lane = self.finish(Consumers::Members, |_| Ok(Handler::Others))?;
         Ok(ConsumerGroup::new(lane))
     }
 
@@ -259,7 +259,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         share: impl FnOnce() -> Shared<T>,
     ) -> Result<Subscription, SubscribeError> {
         in_range_of_threads("concurrency", concurrency)?;
-        let lane = self.finish(Hands::Slots, |_| Ok(Handler::Others))?;
+        let lane = self.finish(Consumers::Slots, |_| Ok(Handler::Others))?;
         let (slots, make) = share();
         if let Some(keyed) = lane.keyed() {
             keyed.take_slots(slots, make);
@@ -305,7 +305,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     /// handler made, which may start threads that bear the name.
     fn finish(
         self,
-        hands: Hands,
+        consumers: Consumers,
         handler: impl FnOnce(&str) -> Result<Handler<T>, SubscribeError>,
     ) -> Result<Arc<Lane<T>>, SubscribeError> {
         let name = crate::types::name::parse(&self.name)?;
@@ -313,8 +313,8 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         if let Some(retry) = &self.retry {
             retry.check()?;
         }
-        let rules = self.rules(capacity as u32, hands.share())?;
-        let is_plain = hands == Hands::Runner && rules.on_failure == OnFailure::Reorder;
+        let rules = self.rules(capacity as u32, consumers.share())?;
+        let is_plain = consumers == Consumers::Runner && rules.on_failure == OnFailure::Reorder;
         if self.topic.engine.is_ending() {
             return Err(SubscribeError::Closed);
         }
@@ -324,7 +324,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             when_full: self.when_full,
             retry: self.retry,
             by_pattern: false,
-            keyed: (!is_plain).then(|| Keyed::new(rules, hands, self.when_full)),
+            keyed: (!is_plain).then(|| Keyed::new(rules, consumers, self.when_full)),
         };
         let lane = Arc::new(Lane::new(name, Arc::clone(self.topic), settings, handler));
         if let Some(keyed) = lane.keyed() {

@@ -24,7 +24,7 @@ use crate::types::range::in_range_of_threads;
 ///
 /// # Who gets what
 ///
-/// Deliveries without a key go to whichever member has a hand free, the oldest
+/// Deliveries without a key go to whichever member has a slot free, the oldest
 /// first. Those of one key go to one member, chosen by rendezvous hashing, one after
 /// the other: never two at once, and in order but for what
 /// [`OnFailure`](crate::OnFailure) lets pass. When a member joins it takes over about
@@ -35,7 +35,7 @@ use crate::types::range::in_range_of_threads;
 ///
 /// keeps its keys: they wait, up to the subscription's
 /// [`hold`](crate::SubscriptionBuilder::hold), while the others go on. It shows in
-/// [`MemberMetrics::busy_for`]. Have it leave, and the keys that it has not in hand
+/// [`MemberMetrics::busy_for`]. Have it leave, and the keys that it does not handle just now
 /// move on.
 ///
 /// Without members deliveries wait in the lane, up to its capacity.

@@ -308,7 +308,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             if self.is_retired() || waits || time_is_up {
                 return self.is_retired();
             }
-            // Another thread has a delivery or a place in hand. What it does with
+            // Another thread has a delivery or a place. What it does with
             // it may leave the lane ready, and this thread is the one to run it.
             let soon = Instant::now().checked_add(MOMENT);
             breakable!(

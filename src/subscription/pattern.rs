@@ -73,7 +73,7 @@ impl PatternSubscription {
     }
 
     /// Removes a pattern while traffic runs, and ends the subscription to the topics
-    /// that none of the others matches. What they have queued for it, in hand, or
+    /// that none of the others matches. What they have queued for it, in flight, or
     /// awaiting a retry is cancelled, dead-lettered or drained, as `mode` says, and
     /// messages still in their queues come too late. The other topics notice nothing.
     ///
@@ -295,7 +295,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         self
     }
 
-    /// Deliveries that may be in its lane, in each topic: queued, in hand or awaiting
+    /// Deliveries that may be in its lane, in each topic: queued, in flight or awaiting
     /// a retry. 1 to 16,777,216. Default: the topic's `lane_capacity`.
     pub fn capacity(mut self, deliveries: usize) -> Self {
         self.capacity = Some(deliveries);

@@ -113,7 +113,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
         self
     }
 
-    /// Deliveries that may be in each subscription's lane (queued, in hand or
+    /// Deliveries that may be in each subscription's lane (queued, in flight or
     /// awaiting a retry), unless the subscription says otherwise: 1 to
     /// 16,777,216. Default 1,024.
     pub fn lane_capacity(mut self, deliveries: usize) -> Self {

@@ -223,7 +223,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
         split.change(&self.core, partitions)
     }
 
-    /// Hands on everything accepted so far, whatever the strategy says, and lets
+    /// Consumers on everything accepted so far, whatever the strategy says, and lets
     /// subscriptions that accumulate batches do the same with it. Doesn't wait.
     pub fn flush(&self) {
         self.core.flush();

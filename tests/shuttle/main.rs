@@ -39,7 +39,7 @@
 //! | events ring no observer | `observers_come_and_go` |
 //! | what was redriven behind a letter that fails again is not looked for | `keys_wait_for_their_retries_and_return_from_the_dead_letters_in_order` |
 //! | nobody looks after what workers have lent | `a_handler_that_waits_delays_no_other_subscription` |
-//! | a seat that goes rings no lane | `members_come_and_go` |
+//! | a slot that goes schedules no lane | `members_come_and_go` |
 #![cfg(millstream_shuttle)]
 
 mod ends;

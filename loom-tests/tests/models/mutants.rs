@@ -172,7 +172,7 @@ const MUTANTS: &[Mutant] = &[
         &["swap::what_the_old_strategy_held_goes_on_under_the_new_one"],
     ),
     (
-        "eviction: past the desk",
+        "eviction: past the dispatcher",
         &["eviction::two_publishers_evict_and_the_books_agree"],
     ),
     (
@@ -232,7 +232,7 @@ const MUTANTS: &[Mutant] = &[
         &["keys::a_retry_goes_before_those_that_wait_for_it_and_those_that_come"],
     ),
     (
-        "keys: past a failure in hand",
+        "keys: past a failure in flight",
         &["keys::a_retry_that_fails_again_keeps_back_those_that_were_taken_with_it"],
     ),
     (

@@ -19,8 +19,8 @@
 //!   after it in the beginning, it would have seen both moves later. So the motion is in
 //!   `begun` and not in `done`, with all that it moves.
 //! - A delivery that has ended or waits for its retry, and has not been put down yet, is
-//!   found twice. That is so within a motion, too. One that is taken in hand after its
-//!   retry is not, because the hands are read before what awaits a retry.
+//!   found twice. That is so within a motion, too. One that is taken into flight after its
+//!   retry is not, because what is in flight is read before what awaits a retry.
 //!
 //! Where nothing moves the difference is zero, and a snapshot balances exactly. Who adds
 //! a pair of moves adds a motion around it; `tests/conservation.rs` sees it if not.
@@ -127,7 +127,7 @@ pub struct LaneBooks {
 pub struct DeliveryCounts {
     /// Deliveries that entered the lane.
     pub made: u64,
-    /// In the hands of the handler, or leased.
+    /// The handler has it, or it is leased.
     pub in_flight: u64,
     /// On the timer wheel.
     pub awaiting_retry: u64,

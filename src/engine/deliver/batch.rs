@@ -15,7 +15,7 @@ use crate::types::duration::nanos;
 
 /// What a batch handler's lane does with what it has accumulated.
 pub(crate) enum BatchPlan {
-    /// Hands over so many deliveries.
+    /// Consumers over so many deliveries.
     Take(usize),
     /// Waits for more, and no longer than this if there is a limit.
     Linger(Option<Duration>),
@@ -29,17 +29,17 @@ impl<T: Send + Sync + 'static> Lane<T> {
         batched: Batched,
         now_ns: u64,
     ) -> Progress {
-        let mut waiting: usize = turn.hand.iter().map(Part::len).sum();
+        let mut waiting: usize = turn.prefetched.iter().map(Part::len).sum();
         while waiting < batched.size()
             && let Some(part) = self.take(batched.size() - waiting)
         {
             waiting += part.len();
-            turn.hand.push_back(part);
+            turn.prefetched.push_back(part);
         }
         if !self.expire_front(turn, now_ns) {
             return Progress::Nothing;
         }
-        let Some(first) = turn.hand.front().map(Part::first) else {
+        let Some(first) = turn.prefetched.front().map(Part::first) else {
             return Progress::Done { now_ns };
         };
         let known = waiting + turn.waiting.len() + turn.requeued.len();
@@ -137,12 +137,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 }
 
-/// Takes the oldest `count` deliveries out of the hand.
+/// Takes the oldest `count` deliveries that were prefetched.
 fn take_parts<T>(turn: &mut Turn<T>, count: usize) -> Vec<Part<T>> {
     let mut taken = Vec::new();
     let mut left = count.max(1);
     while left > 0
-        && let Some(front) = turn.hand.front()
+        && let Some(front) = turn.prefetched.front()
     {
         let take = front.len().min(left);
         taken.push(Part {

@@ -110,8 +110,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return false;
         }
         let mut turn = self.turn.lock();
-        let hand = turn.as_mut().map(|turn| &mut turn.hand);
-        let expired = self.find_expired(hand);
+        let prefetched = turn.as_mut().map(|turn| &mut turn.prefetched);
+        let expired = self.find_expired(prefetched);
         drop(turn);
         // Its runner may be in a handler for long.
         self.call_at_expiry();
@@ -130,7 +130,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// As [`end_expired`](Self::end_expired), for the runner, whose turn it is.
     pub(crate) fn end_expired_in(self: &Arc<Self>, turn: &mut Turn<T>) {
         if self.expiry.has_come(self.engine()) {
-            let expired = self.find_expired(Some(&mut turn.hand));
+            let expired = self.find_expired(Some(&mut turn.prefetched));
             let _motion = self.books.motions.begin(expired.len() as u64);
             let ended = self.expire_all(expired);
             self.give_back(ended);
@@ -146,7 +146,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Takes out what has expired, in one look through what the lane holds.
-    fn find_expired(&self, hand: Option<&mut VecDeque<Part<T>>>) -> Vec<PendingDelivery<T>> {
+    fn find_expired(&self, prefetched: Option<&mut VecDeque<Part<T>>>) -> Vec<PendingDelivery<T>> {
         self.expiry.begin_look(self.engine());
         let now_ns = self.engine().clock.now_ns();
         let mut found = Found {
@@ -154,9 +154,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
             first_ns: NEVER,
             others: 0,
         };
-        if let Some(hand) = hand {
-            for part in std::mem::take(hand) {
-                found.look_through(part, self.ttl_ns(), now_ns, hand);
+        if let Some(prefetched) = prefetched {
+            for part in std::mem::take(prefetched) {
+                found.look_through(part, self.ttl_ns(), now_ns, prefetched);
             }
         }
         self.look_through_inbox(|part, left| {
@@ -178,10 +178,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         found.expired
     }
 
-    /// At the end of a turn, whose hand is back in its place: has the wheel call as
+    /// At the end of a turn, which is back in its place: has the wheel call as
     /// long as something that can expire waits here.
-    pub(crate) fn await_expiry(self: &Arc<Self>, hand_expires_ns: u64) {
-        self.expiry.note(hand_expires_ns);
+    pub(crate) fn await_expiry(self: &Arc<Self>, prefetched_expires_ns: u64) {
+        self.expiry.note(prefetched_expires_ns);
         if !self.expiry.is_known() {
             return;
         }
@@ -203,9 +203,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// When the first of what its runner has taken and not handled expires.
-    pub(crate) fn hand_expires_ns(&self, turn: &Turn<T>) -> u64 {
+    pub(crate) fn prefetched_expires_ns(&self, turn: &Turn<T>) -> u64 {
         let ttl_ns = self.ttl_ns();
-        let firsts = turn.hand.iter().map(|part| part.expires_ns(ttl_ns));
+        let firsts = turn.prefetched.iter().map(|part| part.expires_ns(ttl_ns));
         firsts.min().unwrap_or(NEVER)
     }
 

@@ -101,10 +101,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let Some(behind) = turn.requeued.front().and_then(PendingDelivery::behind) else {
             return self.deliver(turn, most, now_ns);
         };
-        if turn.hand.is_empty() {
-            turn.hand.extend(self.take(1));
+        if turn.prefetched.is_empty() {
+            turn.prefetched.extend(self.take(1));
         }
-        let next = turn.hand.front().map(|part| part.first().id.get());
+        let next = turn.prefetched.front().map(|part| part.first().id.get());
         if next.is_some_and(|next| next <= behind)
             && let Progress::Done { now_ns } = self.deliver(turn, 1, now_ns)
         {
@@ -143,7 +143,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.deliver_again(turn, again, now_ns)
     }
 
-    /// Delivers one delivery that was in hand before, or redriven.
+    /// Delivers one delivery that was in flight before, or redriven.
     fn deliver_again(
         self: &Arc<Self>,
         turn: &mut Turn<T>,

@@ -152,7 +152,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             keyed.end_keyed();
         }
         let mut ended = 0;
-        while let Some(part) = turn.hand.pop_front().or_else(|| self.pop()) {
+        while let Some(part) = turn.prefetched.pop_front().or_else(|| self.pop()) {
             ended += part.to - part.from;
             if self.phase() == Phase::DeadLettering {
                 self.bury_part(&part, DeadReason::Unsubscribed);

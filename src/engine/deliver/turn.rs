@@ -79,9 +79,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
                     self.topic.retire(self),
                 );
             } else {
-                let hand_expires_ns = self.hand_expires_ns(&turn);
+                let prefetched_expires_ns = self.prefetched_expires_ns(&turn);
                 *self.turn.lock() = Some(turn);
-                self.await_expiry(hand_expires_ns);
+                self.await_expiry(prefetched_expires_ns);
             }
             if !more {
                 self.tell_if_dry();
@@ -145,13 +145,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Delivers a few messages one by one between two readings of the clock.
     fn deliver_run(self: &Arc<Self>, turn: &mut Turn<T>, most: usize, now_ns: u64) -> Progress {
-        if turn.hand.is_empty() {
-            turn.hand.extend(self.take(turn.stride.calls().min(most)));
+        if turn.prefetched.is_empty() {
+            turn.prefetched
+                .extend(self.take(turn.stride.calls().min(most)));
         }
         if !self.expire_front(turn, now_ns) {
             return Progress::Nothing;
         }
-        let Some(part) = turn.hand.front() else {
+        let Some(part) = turn.prefetched.front() else {
             return Progress::Done { now_ns };
         };
         let (batch, from) = (Arc::clone(&part.batch), part.from as usize);
@@ -190,7 +191,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Calls the handler for such a run, all of which is in hand then. Returns how many calls
+    /// Calls the handler for such a run, all of which is in flight then. Returns how many calls
     /// were made, and the time after them.
     pub(crate) fn try_run(&self, turn: &mut Turn<T>, run: &Run<'_, T>) -> (usize, u64) {
         self.books.begin_in_flight((run.to - run.from) as u64);
@@ -286,13 +287,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Ends what is at the front of the hand and has outlived its time. `false`:
-    /// the hand is empty and was so before.
+    /// Ends what is at the front and has outlived its time. `false`: nothing is
+    /// prefetched and was so before.
     pub(crate) fn expire_front(&self, turn: &mut Turn<T>, now_ns: u64) -> bool {
-        if turn.hand.is_empty() {
+        if turn.prefetched.is_empty() {
             return false;
         }
-        while let Some(part) = turn.hand.front() {
+        while let Some(part) = turn.prefetched.front() {
             let index = part.from as usize;
             if !self.has_expired(&part.batch, index, now_ns) {
                 break;
@@ -356,10 +357,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
 /// Moves on by `count` messages.
 pub(crate) fn advance<T>(turn: &mut Turn<T>, count: usize) {
-    if let Some(part) = turn.hand.front_mut() {
+    if let Some(part) = turn.prefetched.front_mut() {
         part.from += count as u32;
         if part.from == part.to {
-            turn.hand.pop_front();
+            turn.prefetched.pop_front();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The end of messages that outlive their time to live before they are dispatched.
 
-use crate::engine::parts::desk::{Desk, Look};
+use crate::engine::parts::dispatcher::{DispatcherState, Look};
 use crate::engine::runtime::pool::Task;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_queue::PartitionQueue;
@@ -20,9 +20,9 @@ use crate::types::reason::DeadReason;
 /// Messages that one step of a look goes through, before others have their turn.
 const STEP: usize = 1_024;
 
-impl<T> Desk<T> {
+impl<T> DispatcherState<T> {
     pub(crate) fn is_empty(&self) -> bool {
-        self.hand.is_none() && self.shelf.is_empty()
+        self.current_batch.is_none() && self.shelf.is_empty()
     }
 
     /// One step of a look through what waits: takes out what has expired.
@@ -31,17 +31,17 @@ impl<T> Desk<T> {
         let Some(mut look) = self.shelf.look else {
             return expired;
         };
-        if let Some(hand) = self.hand.take() {
-            // What is in hand goes on as one: what expires behind one that lives goes to
+        if let Some(current) = self.current_batch.take() {
+            // The current batch goes on as one: what expires behind one that lives goes to
             // the lanes with it.
-            let expires_ns = |at: u32| hand.batch.expires_ns(at as usize, ttl_ns);
-            let lives = (hand.from..hand.to).find(|at| !has_passed(expires_ns(*at), now_ns));
+            let expires_ns = |at: u32| current.batch.expires_ns(at as usize, ttl_ns);
+            let lives = (current.from..current.to).find(|at| !has_passed(expires_ns(*at), now_ns));
             let first_ns = lives.and_then(expires_ns).unwrap_or(NEVER);
             look.first_ns = look.first_ns.min(first_ns);
-            let dead = lives.unwrap_or(hand.to) - hand.from;
-            let (dead, living) = hand.split_front(dead);
+            let dead = lives.unwrap_or(current.to) - current.from;
+            let (dead, living) = current.split_front(dead);
             expired.extend(dead.unless_empty());
-            self.hand = living.unless_empty();
+            self.current_batch = living.unless_empty();
         }
         let mut is_done = false;
         let mut looked_at = 0;
@@ -101,7 +101,7 @@ impl<T> Desk<T> {
             let first_ns = looked_ns.saturating_add(ttl_ns);
             return next_look(first_ns, self.shelf.len(), looked_ns);
         }
-        let oldest = self.hand.as_ref().or_else(|| self.shelf.front());
+        let oldest = self.current_batch.as_ref().or_else(|| self.shelf.front());
         let oldest_ns = oldest.map(|part| part.first().accepted_ns);
         oldest_ns.map_or(NEVER, |oldest_ns| oldest_ns.saturating_add(ttl_ns))
     }
@@ -113,29 +113,29 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(crate) fn end_expired_at(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
-        desk: &mut Desk<T>,
+        dispatcher: &mut DispatcherState<T>,
     ) -> bool {
-        let Some(now_ns) = self.look_at(at, desk) else {
+        let Some(now_ns) = self.look_at(at, dispatcher) else {
             return false;
         };
-        let expired = desk.look(at, self.settings.ttl_ns, now_ns);
+        let expired = dispatcher.look(at, self.settings.ttl_ns, now_ns);
         if !expired.is_empty() {
             // The plan has counted them: what is left is judged anew.
-            desk.allowance = 0;
+            dispatcher.allowance = 0;
             self.expire(at, expired);
         }
-        desk.shelf.look.is_some()
+        dispatcher.shelf.look.is_some()
     }
 
     /// Begins a look if its time has come. Returns the time, if one is underway.
-    fn look_at(&self, at: &QueueRef<'_, T>, desk: &mut Desk<T>) -> Option<u64> {
-        if desk.shelf.look.is_none() {
-            self.note_oldest(at, desk);
+    fn look_at(&self, at: &QueueRef<'_, T>, dispatcher: &mut DispatcherState<T>) -> Option<u64> {
+        if dispatcher.shelf.look.is_none() {
+            self.note_oldest(at, dispatcher);
             if !at.expiry.has_come(&self.engine) {
                 return None;
             }
             at.expiry.begin_look(&self.engine);
-            desk.shelf.look = Some(Look {
+            dispatcher.shelf.look = Some(Look {
                 first_ns: NEVER,
                 passed: 0,
             });
@@ -145,28 +145,32 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Notes when the first of what waits may expire, where the topic says how long it
     /// lives.
-    fn note_oldest(&self, at: &QueueRef<'_, T>, desk: &mut Desk<T>) {
+    fn note_oldest(&self, at: &QueueRef<'_, T>, dispatcher: &mut DispatcherState<T>) {
         let Some(ttl_ns) = self.settings.ttl_ns else {
             return;
         };
-        if desk.is_empty() {
-            desk.shelf.looked_ns = None;
-            desk.fill(at);
+        if dispatcher.is_empty() {
+            dispatcher.shelf.looked_ns = None;
+            dispatcher.fill(at);
         }
-        at.expiry.note(desk.expires_ns(ttl_ns));
+        at.expiry.note(dispatcher.expires_ns(ttl_ns));
     }
 
     /// At the end of a turn: has the wheel call as long as something that can expire
     /// waits.
-    pub(crate) fn await_expiry(self: &Arc<Self>, at: &QueueRef<'_, T>, desk: &mut Desk<T>) {
-        self.note_oldest(at, desk);
+    pub(crate) fn await_expiry(
+        self: &Arc<Self>,
+        at: &QueueRef<'_, T>,
+        dispatcher: &mut DispatcherState<T>,
+    ) {
+        self.note_oldest(at, dispatcher);
         if !at.expiry.is_known() {
             return;
         }
-        if desk.is_empty() {
+        if dispatcher.is_empty() {
             // Who has pushed something with a time of its own since notes it afterwards.
             let first_ns = at.expiry.forget();
-            if !desk.fill(at) {
+            if !dispatcher.fill(at) {
                 return at.expiry.cancel(&self.engine);
             }
             at.expiry.note(first_ns);
@@ -194,22 +198,27 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         task: impl FnOnce() -> Arc<dyn Task>,
     ) -> bool {
         // A dispatcher that rests has noted what it knows.
-        let is_noted = || at.desk.lock().as_ref().is_some_and(|desk| !desk.is_empty());
+        let is_noted = || {
+            at.dispatcher
+                .lock()
+                .as_ref()
+                .is_some_and(|dispatcher| !dispatcher.is_empty())
+        };
         let may_have_come =
             at.expiry.has_come(&self.engine) || (self.settings.ttl_ns.is_some() && !is_noted());
         if !may_have_come || self.engine.has_stopped() || !at.task.claim() {
             return false;
         }
-        let desk = at.desk.lock().take();
-        let mut desk = desk.unwrap_or_else(|| Box::new(Desk::new()));
+        let dispatcher = at.dispatcher.lock().take();
+        let mut dispatcher = dispatcher.unwrap_or_else(|| Box::new(DispatcherState::new()));
         let released = self.gate.released();
-        while self.end_expired_at(at, &mut desk) && self.gate.released() == released {}
+        while self.end_expired_at(at, &mut dispatcher) && self.gate.released() == released {}
         let has_room = self.gate.released() != released;
         if has_room {
             self.call_publishers();
         }
-        self.await_expiry(at, &mut desk);
-        *at.desk.lock() = Some(desk);
+        self.await_expiry(at, &mut dispatcher);
+        *at.dispatcher.lock() = Some(dispatcher);
         if at.task.rest(true) == Then::Enqueue {
             self.engine.pool.submit(task());
         }

@@ -10,7 +10,7 @@
 //! goes to those that are there.
 
 use crate::engine::base::counters::LaneBooks;
-use crate::engine::parts::desk::Desk;
+use crate::engine::parts::dispatcher::DispatcherState;
 use crate::engine::runtime::pool::Worker;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_set::QueueRef;
@@ -79,23 +79,23 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         waited_for.map(free).min().unwrap_or(u32::MAX) as usize
     }
 
-    /// Hands the batch on to every lane. `None`: it has to wait, and somebody
+    /// Consumers the batch on to every lane. `None`: it has to wait, and somebody
     /// will notify. Otherwise how many messages went.
     pub(crate) fn hand_on(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
-        desk: &mut Desk<T>,
+        dispatcher: &mut DispatcherState<T>,
         lanes: &Lanes<T>,
         worker: &mut Worker<'_>,
     ) -> Option<usize> {
-        let hand = desk.hand.take()?;
-        let (batch, next) = (&hand.batch, hand.from as usize);
+        let current = dispatcher.current_batch.take()?;
+        let (batch, next) = (&current.batch, current.from as usize);
         let (alike, id) = match self.starts.load() {
-            Starts::NONE => (hand.len(), ALL_WANT),
-            starts => self.alike(&hand, lanes, starts),
+            Starts::NONE => (current.len(), ALL_WANT),
+            starts => self.alike(&current, lanes, starts),
         };
         let _motion = self.books.motions.begin(alike as u64);
-        let count = match self.find_places(desk, lanes, alike as u32, id) {
+        let count = match self.find_places(dispatcher, lanes, alike as u32, id) {
             Places::For(count) => count,
             Places::Nobody => {
                 let ids = batch.ids(next, next + alike);
@@ -106,11 +106,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     self.unroute(ids);
                 }
                 at.leave(self, alike);
-                desk.keep(hand.after(alike as u32));
+                dispatcher.keep(current.after(alike as u32));
                 return Some(alike);
             }
             Places::Later => {
-                desk.hand = Some(hand);
+                dispatcher.current_batch = Some(current);
                 at.stay_quiet();
                 return None;
             }
@@ -120,12 +120,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.books.dispatched.add(u64::from(count));
         let part = || Part {
             batch: Arc::clone(batch),
-            from: hand.from,
-            to: hand.from + count,
+            from: current.from,
+            to: current.from + count,
         };
         // Deliveries without a place end while their messages still have one in
         // the queue: once a topic seems to be at rest, nothing is counted any more.
-        for (lane, reserved) in lanes.iter().zip(&mut desk.grants) {
+        for (lane, reserved) in lanes.iter().zip(&mut dispatcher.grants) {
             self.overflow(lane, part, count, reserved);
         }
         // Places in the lanes are reserved, so those in the queue are free.
@@ -133,24 +133,24 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let mut finds_busy = true;
         in_order!(
             "partitions: into the lanes, then left",
-            for (lane, reserved) in lanes.iter().zip(&desk.grants) {
+            for (lane, reserved) in lanes.iter().zip(&dispatcher.grants) {
                 if let Reserved::Granted(granted) = *reserved {
                     finds_busy &= self.hand_to(lane, part(), granted, worker) == Then::Nothing;
                 }
             },
             at.leave(self, count as usize),
         );
-        desk.finds_busy = finds_busy;
-        desk.keep(hand.after(count));
+        dispatcher.finds_busy = finds_busy;
+        dispatcher.keep(current.after(count));
         Some(count as usize)
     }
 
     /// How many messages of a batch are wanted by the same lanes, from the next one on,
     /// and an id that stands for them.
     #[cold]
-    fn alike(&self, hand: &Part<T>, lanes: &Lanes<T>, starts: Starts) -> (usize, u64) {
-        let left = hand.len();
-        let ids = || hand.ids().map(|id| id.get());
+    fn alike(&self, current: &Part<T>, lanes: &Lanes<T>, starts: Starts) -> (usize, u64) {
+        let left = current.len();
+        let ids = || current.ids().map(|id| id.get());
         if ids().all(|id| starts.precede(id)) {
             // In this order: if there was nothing but these messages when we looked
             // first, then whatever else we count has been accepted since.
@@ -160,7 +160,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
             return (left, ALL_WANT);
         }
-        let first = hand.first().id.get();
+        let first = current.first().id.get();
         let range = alike(first, lanes.iter().map(|lane| lane.starts_after()));
         (ids().take_while(|id| range.contains(id)).count(), first)
     }
@@ -168,7 +168,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Has the lanes that want this message reserve places for some of so many alike.
     fn find_places(
         self: &Arc<Self>,
-        desk: &mut Desk<T>,
+        dispatcher: &mut DispatcherState<T>,
         lanes: &Lanes<T>,
         wanted: u32,
         id: u64,
@@ -184,12 +184,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             } else {
                 break;
             };
-            let (fits, grants) = (desk.fits, &mut desk.grants);
+            let (fits, grants) = (dispatcher.has_room, &mut dispatcher.grants);
             let count = self.reserve_everywhere(lanes, wanted, id, fits, grants);
             if count == 0 {
                 return Places::Later;
             }
-            if desk.grants.iter().any(|answer| *answer != Reserved::Closed) {
+            if dispatcher
+                .grants
+                .iter()
+                .any(|answer| *answer != Reserved::Closed)
+            {
                 return Places::For(count);
             }
             // The last of them has closed since: what nobody takes must not count
@@ -286,7 +290,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
     }
 
-    /// Hands a part to one lane that granted places for so many of its messages. Returns
+    /// Consumers a part to one lane that granted places for so many of its messages. Returns
     /// whether the lane had to be put on the ready queue.
     fn hand_to(
         self: &Arc<Self>,

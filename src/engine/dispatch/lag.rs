@@ -14,7 +14,7 @@
 //! comes to rest, and the topic rests, too, with a message that nobody will look at. It can't
 //! be: whichever of the two fences comes first, what was done before it is seen after the
 //! other. A lane that was full of what is not its runner's to take at any time (of keys, of
-//! several hands, of batches that linger) never lags by this reckoning.
+//! several consumers, of batches that linger) never lags by this reckoning.
 //!
 //! Who joins has an empty lane, and notifies; so do a flush, a close, and a new strategy.
 //! Model: `loom-tests/tests/models/lag.rs`.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::engine::base::contain::{StrategyInUse, contain};
-use crate::engine::parts::desk::Desk;
+use crate::engine::parts::dispatcher::DispatcherState;
 use crate::engine::runtime::pool::{After, Task, Worker};
 use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::partition_set::QueueRef;
@@ -34,7 +34,7 @@ enum Pause {
     Yield,
 }
 
-impl<T> Desk<T> {
+impl<T> DispatcherState<T> {
     /// Takes what is next in the queue. `false`: there is nothing.
     pub(crate) fn fill(&mut self, at: &PartitionQueue<T>) -> bool {
         self.fill_from_full(at) || self.fill_from_any(at)
@@ -45,7 +45,7 @@ impl<T> Desk<T> {
         let Some(part) = at.pop_full() else {
             return false;
         };
-        self.dry = false;
+        self.queue_was_empty = false;
         self.shelf.extend(Some(part));
         true
     }
@@ -53,7 +53,7 @@ impl<T> Desk<T> {
     /// Takes what is next, be it the batch that is still open.
     pub(crate) fn fill_from_any(&mut self, at: &PartitionQueue<T>) -> bool {
         let taken = at.pop();
-        self.dry = taken.as_ref().is_none_or(|taken| taken.was_open);
+        self.queue_was_empty = taken.as_ref().is_none_or(|taken| taken.was_open);
         let part = taken.map(|taken| taken.part);
         let is_filled = part.is_some();
         self.shelf.extend(part);
@@ -93,13 +93,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         at: &QueueRef<'_, T>,
         worker: &mut Worker<'_>,
     ) -> After {
-        let desk = at.desk.lock().take();
-        let mut desk = desk.unwrap_or_else(|| Box::new(Desk::new()));
+        let dispatcher = at.dispatcher.lock().take();
+        let mut dispatcher = dispatcher.unwrap_or_else(|| Box::new(DispatcherState::new()));
         // Whoever has pushed since then may be why we are here.
-        breakable!("queue: dry before the notice", desk.dry = false);
+        breakable!(
+            "queue: dry before the notice",
+            dispatcher.queue_was_empty = false
+        );
         let released = self.gate.released();
-        let more = !self.engine.has_stopped() && self.end_expired_at(at, &mut desk);
-        let pause = self.turn(at, &mut desk, worker);
+        let more = !self.engine.has_stopped() && self.end_expired_at(at, &mut dispatcher);
+        let pause = self.turn(at, &mut dispatcher, worker);
         if self.gate.released() != released {
             // Once for all the room that this turn has made, so that a publisher
             // who is woken, which takes a while, has something to do.
@@ -107,10 +110,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         let more = more || pause == Pause::Yield;
         if !more {
-            self.await_expiry(at, &mut desk);
+            self.await_expiry(at, &mut dispatcher);
         }
-        let is_dry = pause == Pause::Dry && !more && desk.is_empty();
-        *at.desk.lock() = Some(desk);
+        let is_dry = pause == Pause::Dry && !more && dispatcher.is_empty();
+        *at.dispatcher.lock() = Some(dispatcher);
         if is_dry && worker.may_keep() {
             let has_news = at.task.lend();
             return After::Keep { has_news };
@@ -124,7 +127,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn turn(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
-        desk: &mut Desk<T>,
+        dispatcher: &mut DispatcherState<T>,
         worker: &mut Worker<'_>,
     ) -> Pause {
         if !at.may_dispatch() && !self.engine.has_stopped() {
@@ -135,24 +138,27 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let mut dispatched = 0;
         loop {
             if self.engine.has_stopped() {
-                self.drop_everything(at, desk);
+                self.drop_everything(at, dispatcher);
                 return Pause::Rest;
             }
-            if desk.hand.is_none()
-                && let Err(pause) = self.take_batch(at, desk, &mut strategy, &mut lanes)
+            if dispatcher.current_batch.is_none()
+                && let Err(pause) = self.take_batch(at, dispatcher, &mut strategy, &mut lanes)
             {
                 return pause;
             }
             // The list is read after the messages were taken: whoever was
             // subscribed before one of them was published is on it.
-            match self.hand_on(at, desk, lanes.load(), worker) {
+            match self.hand_on(at, dispatcher, lanes.load(), worker) {
                 Some(count) => dispatched += count,
                 None => return Pause::Rest,
             }
-            if desk.dry && desk.hand.is_none() && desk.shelf.is_empty() {
+            if dispatcher.queue_was_empty
+                && dispatcher.current_batch.is_none()
+                && dispatcher.shelf.is_empty()
+            {
                 // Who looks again at once finds one or two messages at a time,
                 // and fights the publisher for them. Let the lanes run first.
-                desk.allowance = 0;
+                dispatcher.allowance = 0;
                 return Pause::Dry;
             }
             if dispatched >= QUANTUM {
@@ -161,86 +167,91 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Takes the next batch in hand, if the strategy wants it now; or else returns how to
+    /// Takes the next batch, if the strategy wants it now; or else returns how to
     /// pause.
     fn take_batch(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
-        desk: &mut Desk<T>,
+        dispatcher: &mut DispatcherState<T>,
         strategy: &mut Reader<'_, StrategyInUse>,
         lanes: &mut Reader<'_, Lanes<T>>,
     ) -> Result<(), Pause> {
-        if desk.shelf.is_empty() && !desk.fill_from_full(at) {
-            if desk.finds_busy && self.leaves_open(at, strategy.load(), lanes.load()) {
-                desk.allowance = 0;
+        if dispatcher.shelf.is_empty() && !dispatcher.fill_from_full(at) {
+            if dispatcher.finds_busy && self.leaves_open(at, strategy.load(), lanes.load()) {
+                dispatcher.allowance = 0;
                 return Err(Pause::Rest);
             }
-            if !desk.fill_from_any(at) {
-                desk.allowance = 0;
+            if !dispatcher.fill_from_any(at) {
+                dispatcher.allowance = 0;
                 return Err(Pause::Dry);
             }
         }
         let strategy = strategy.load();
-        if desk.allowed_by.as_ptr() != Arc::as_ptr(strategy) {
+        if dispatcher.allowed_by.as_ptr() != Arc::as_ptr(strategy) {
             // After a swap the new strategy decides about all that waits.
-            desk.allowance = 0;
-            desk.allowed_by = Arc::downgrade(strategy);
+            dispatcher.allowance = 0;
+            dispatcher.allowed_by = Arc::downgrade(strategy);
         }
-        if desk.allowance == 0 && strategy.is_immediate {
-            desk.allowance = usize::MAX;
-        } else if desk.allowance == 0 {
-            match self.plan(at, desk, &***strategy) {
-                Plan::Deliver { at_most } => desk.allowance = at_most.max(1),
+        if dispatcher.allowance == 0 && strategy.is_immediate {
+            dispatcher.allowance = usize::MAX;
+        } else if dispatcher.allowance == 0 {
+            match self.plan(at, dispatcher, &***strategy) {
+                Plan::Deliver { at_most } => dispatcher.allowance = at_most.max(1),
                 Plan::Flush { at_most, cause } => {
                     let size = at_most.max(1);
-                    desk.allowance = size;
+                    dispatcher.allowance = size;
                     self.tell(EventKind::BatchFlush { size, cause });
                 }
                 Plan::Wait {
                     until_waiting,
                     at_most,
                 } => {
-                    self.wait(at, desk, until_waiting, at_most);
+                    self.wait(at, dispatcher, until_waiting, at_most);
                     return Err(Pause::Rest);
                 }
             }
         }
-        desk.linger.cancel(&self.engine);
+        dispatcher.linger.cancel(&self.engine);
         let room = self.room_in_lanes(lanes.load());
         if room == 0 {
             at.stay_quiet();
             return Err(Pause::Rest);
         }
-        let most = desk.allowance.min(BATCH).min(room);
-        let Some(part) = desk.shelf.take_front(most as u32) else {
+        let most = dispatcher.allowance.min(BATCH).min(room);
+        let Some(part) = dispatcher.shelf.take_front(most as u32) else {
             return Err(Pause::Rest);
         };
-        desk.allowance = desk.allowance.saturating_sub(part.len());
-        desk.fits = true;
-        desk.hand = Some(part);
+        dispatcher.allowance = dispatcher.allowance.saturating_sub(part.len());
+        dispatcher.has_room = true;
+        dispatcher.current_batch = Some(part);
         Ok(())
     }
 
     /// What is to be done with the messages that wait.
-    fn plan(&self, at: &QueueRef<'_, T>, desk: &mut Desk<T>, strategy: &dyn Strategy) -> Plan {
+    fn plan(
+        &self,
+        at: &QueueRef<'_, T>,
+        dispatcher: &mut DispatcherState<T>,
+        strategy: &dyn Strategy,
+    ) -> Plan {
         let waiting = match at {
             QueueRef::Plain(_) => self.waiting(),
             QueueRef::Partition(_, partition) => partition.waiting(),
         };
-        let (at_most, cause) = match self.plan_for(at, desk, strategy, waiting as usize) {
+        let (at_most, cause) = match self.plan_for(at, dispatcher, strategy, waiting as usize) {
             Plan::Flush { at_most, cause } => (at_most, cause),
             plan => return plan,
         };
         // Tickets run ahead of pushes. A batch is flushed when it is there, and
         // its event says how large it is.
-        let there = take_up_to(at, desk, at_most);
+        let there = take_up_to(at, dispatcher, at_most);
         if there >= at_most {
             return Plan::Flush {
                 at_most: there,
                 cause,
             };
         }
-        match self.plan_for(at, desk, strategy, there) {
+        match self.plan_for(at, dispatcher, strategy, there) {
             Plan::Flush { at_most, cause } => Plan::Flush {
                 at_most: at_most.min(there),
                 cause,
@@ -250,15 +261,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// What the strategy says to `waiting` messages, the oldest of them being the
-    /// first on the desk; overruled where waiting could never end.
+    /// first on the dispatcher; overruled where waiting could never end.
     fn plan_for(
         &self,
         at: &QueueRef<'_, T>,
-        desk: &Desk<T>,
+        dispatcher: &DispatcherState<T>,
         strategy: &dyn Strategy,
         waiting: usize,
     ) -> Plan {
-        let Some(oldest) = desk.shelf.front().map(Part::first) else {
+        let Some(oldest) = dispatcher.shelf.front().map(Part::first) else {
             return Plan::Deliver { at_most: waiting };
         };
         let now_ns = self.engine.clock.now_ns();
@@ -302,7 +313,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn wait(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
-        desk: &mut Desk<T>,
+        dispatcher: &mut DispatcherState<T>,
         until_waiting: usize,
         at_most: Option<Duration>,
     ) {
@@ -310,7 +321,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let wanted = (until_waiting as u64).clamp(1, self.settings.capacity);
         match at {
             QueueRef::Plain(_) => {
-                desk.linger
+                dispatcher
+                    .linger
                     .set(&self.engine, delay_ns, Arc::clone(self) as _);
                 // Delayed messages take places too: the topic may be full before.
                 let inside = (self.books.delayed.get() + wanted).min(self.settings.capacity);
@@ -318,7 +330,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 at.be_notified_from(wake_at, || self.gate.issued() >= wake_at);
             }
             QueueRef::Partition(_, partition) => {
-                desk.linger
+                dispatcher
+                    .linger
                     .set(&self.engine, delay_ns, Arc::clone(*partition) as _);
                 let wake_at = partition.counts().0 + wanted;
                 at.be_notified_from(wake_at, || partition.counts().1 >= wake_at);
@@ -327,15 +340,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// The broker has stopped: what was not dispatched is dropped, and counted.
-    fn drop_everything(self: &Arc<Self>, at: &QueueRef<'_, T>, desk: &mut Desk<T>) {
-        desk.linger.cancel(&self.engine);
+    fn drop_everything(
+        self: &Arc<Self>,
+        at: &QueueRef<'_, T>,
+        dispatcher: &mut DispatcherState<T>,
+    ) {
+        dispatcher.linger.cancel(&self.engine);
         at.expiry.cancel(&self.engine);
         loop {
-            while let Some(part) = desk.take_oldest(u32::MAX) {
+            while let Some(part) = dispatcher.take_oldest(u32::MAX) {
                 self.drop_messages(part.ids(), DropCause::Shutdown);
                 at.leave(self, part.len());
             }
-            if !desk.fill(at) {
+            if !dispatcher.fill(at) {
                 break;
             }
         }
@@ -346,10 +363,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// room: of those that the dispatcher has, if that one rests, or else in the queue.
     /// Returns them, for the caller to let go of where it holds no lock.
     pub(crate) fn drop_oldest(&self, at: &QueueRef<'_, T>, most: u32) -> Option<Part<T>> {
-        let on_desk =
-            at.desk.lock().as_deref_mut().and_then(|desk| {
-                breakable!("eviction: past the desk", desk.take_oldest(most), None)
-            });
+        let on_desk = at.dispatcher.lock().as_deref_mut().and_then(|dispatcher| {
+            breakable!(
+                "eviction: past the dispatcher",
+                dispatcher.take_oldest(most),
+                None
+            )
+        });
         let oldest = on_desk.or_else(|| at.pop_some(most))?;
         self.drop_messages(oldest.ids(), DropCause::Overflow);
         Some(oldest)
@@ -374,19 +394,23 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 }
 
-/// Takes messages out of the queue until so many are on the desk, or no more are there.
+/// Takes messages out of the queue until so many are on the dispatcher, or no more are there.
 /// Returns how many are, or `wanted` if more are.
-fn take_up_to<T>(at: &PartitionQueue<T>, desk: &mut Desk<T>, wanted: usize) -> usize {
+fn take_up_to<T>(
+    at: &PartitionQueue<T>,
+    dispatcher: &mut DispatcherState<T>,
+    wanted: usize,
+) -> usize {
     // An earlier plan may have taken more than this one wants.
     let mut there = 0;
-    for part in desk.shelf.iter() {
+    for part in dispatcher.shelf.iter() {
         if there >= wanted {
             break;
         }
         there += part.len();
     }
-    while there < wanted && desk.fill(at) {
-        there += desk.shelf.back().map_or(0, Part::len);
+    while there < wanted && dispatcher.fill(at) {
+        there += dispatcher.shelf.back().map_or(0, Part::len);
     }
     there.min(wanted)
 }

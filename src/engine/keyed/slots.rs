@@ -1,9 +1,9 @@
-//! Slots: hands of a lane besides its own runner. A subscription with concurrency has
+//! Slots: consumers of a lane besides its own runner. A subscription with concurrency has
 //! several, and so have the members of a consumer group together.
 //!
 //! Each slot is a task, as a lane is, and takes from its keyed lane when it is notified.
 //! Who files deliveries notifies slots after it has let go of the keyed lane's lock; a slot that finds
-//! nothing has looked under that lock, so one of the two sees the other. Who changes the hands
+//! nothing has looked under that lock, so one of the two sees the other. Who changes the consumers
 //! that there are notifies the lane, whose turn calls them.
 //!
 //! The end of a slot: `leaving` is set, then whoever claims it drops the handler
@@ -97,7 +97,7 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
     }
 
     /// Takes a delivery for its member, and lets others know of what is left. One at a
-    /// time, because none may wait behind a call while another hand is free. Whether it is
+    /// time, because none may wait behind a call while another consumer is free. Whether it is
     /// busy then is told under the keyed lane's lock: who files and finds it so need not notify
     /// it, because it looks again when it no longer is.
     pub(crate) fn take(
@@ -408,7 +408,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 // Those that are busy look again when they no longer are.
                 let idle = member.idle_slots();
                 self.feed(&mut state, member.id, idle);
-                state.sequencer.wanted_hands(member.id).min(idle)
+                state.sequencer.wanted_consumers(member.id).min(idle)
             })
             .collect();
         drop(state);

@@ -1,4 +1,4 @@
-//! Past the sequencer: what is new goes straight from the inbox to a hand.
+//! Past the sequencer: what is new goes straight from the inbox to a consumer.
 //!
 //! While nothing that was filed may go, the next that may is the oldest in the inbox whose
 //! key nobody waits for. To file it would be to take it out again. So only what has to wait
@@ -8,7 +8,7 @@
 //! The lane's own runner takes a run of them, which ends with the first that fails. Nobody
 //! else takes from the keyed lane, so those behind that go back into the inbox, where they were,
 //! before the failure says who has to wait. A slot takes one at a time, for none may wait
-//! behind a call while another hand is free, and its key is out. Callers that pull take a
+//! behind a call while another consumer is free, and its key is out. Callers that pull take a
 //! run where no keys are to be minded, else one at a time, too: each lease ends by itself.
 
 use crate::engine::parts::handler::Run;
@@ -19,7 +19,7 @@ use crate::message::batch::Part;
 use crate::pure::order::sequencer::{Key, Taken};
 use crate::sync::{Arc, breakable};
 
-/// Deliveries that go straight to a hand, and what tells their keys.
+/// Deliveries that go straight to a consumer, and what tells their keys.
 pub(crate) struct Straight<T> {
     part: Part<T>,
     rule: KeyRule,

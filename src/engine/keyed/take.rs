@@ -8,7 +8,7 @@ use crate::pure::order::sequencer::{Class, Each, Key, Taken};
 use crate::pure::words::room::Phase;
 use crate::sync::{Arc, breakable};
 
-/// What was in hand and goes back.
+/// What was in flight and goes back.
 pub(crate) struct Settlements<T> {
     taken: usize,
     /// What was not tried.
@@ -74,8 +74,8 @@ pub(crate) enum Next {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// So many that were in hand are no longer, and so many of them have ended.
-    fn leave_hand(self: &Arc<Self>, taken: u64, ended: u32) {
+    /// So many that were in flight are no longer, and so many of them have ended.
+    fn leave_flight(self: &Arc<Self>, taken: u64, ended: u32) {
         self.books.end_in_flight(taken);
         self.end_places(ended);
         if self.phase() > Phase::Draining {
@@ -106,7 +106,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
-    /// Takes what is asked for; it is in hand then. `note` is told under the lock how
+    /// Takes what is asked for; it is in flight then. `note` is told under the lock how
     /// many there are.
     pub(crate) fn take_for(
         self,
@@ -178,7 +178,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Puts down what was in hand.
+    /// Puts down what was in flight.
     pub(crate) fn put_down(self, settlements: Settlements<T>) {
         let mut expires_first = false;
         if !(settlements.untried.is_empty() && settlements.down.is_empty()) {
@@ -196,11 +196,11 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             self.lane.call_at_expiry();
         }
         self.lane
-            .leave_hand(settlements.taken as u64, settlements.ended);
+            .leave_flight(settlements.taken as u64, settlements.ended);
     }
 
     /// Takes the next delivery that `owner` may have, and none of whose key is in other
-    /// hands; it is in hand then. `note` is told under the lock whether there is one.
+    /// hands; it is in flight then. `note` is told under the lock whether there is one.
     pub(crate) fn take_one(
         self,
         owner: u64,
@@ -250,6 +250,6 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             let mut state = self.keyed.state.lock();
             keys.for_each(|key| state.sequencer.put_down(Some(key)));
         }
-        self.lane.leave_hand(u64::from(count), count);
+        self.lane.leave_flight(u64::from(count), count);
     }
 }

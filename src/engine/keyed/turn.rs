@@ -55,7 +55,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let mut held: Vec<Key> = Vec::new();
         while let Some(Taken { key, item, .. }) = left.pop_front() {
             let is_held = key.is_some_and(|key| held.contains(&key));
-            if breakable!("keys: past a failure in hand", is_held, false)
+            if breakable!("keys: past a failure in flight", is_held, false)
                 || self.lane.phase() > Phase::Draining
             {
                 settlements.untried.push((key, item));
@@ -102,7 +102,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self.put_down_tried(last_error, key, tried, now_ns);
     }
 
-    /// Tries one delivery that nothing else is in hand with. Returns the time after it.
+    /// Tries one delivery that nothing else is in flight with. Returns the time after it.
     pub(crate) fn try_single(
         self,
         turn: &mut Turn<T>,
@@ -116,7 +116,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         now_ns
     }
 
-    /// Settles what was tried while nothing else was in hand with it, and puts it down.
+    /// Settles what was tried while nothing else was in flight with it, and puts it down.
     #[inline(always)]
     fn put_down_tried(
         self,
@@ -139,7 +139,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Settles a failed attempt that nothing else is in hand with, and puts its delivery
+    /// Settles a failed attempt that nothing else is in flight with, and puts its delivery
     /// down.
     pub(crate) fn settle_failed(
         self,

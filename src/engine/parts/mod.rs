@@ -1,7 +1,7 @@
 //! Data of a lane that knows neither the lane nor its topic.
 
 pub(crate) mod attempts;
-pub(crate) mod desk;
+pub(crate) mod dispatcher;
 pub(crate) mod handler;
 pub(crate) mod leases;
 pub(crate) mod outstanding;

@@ -235,7 +235,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             0
         );
         let has_strays = state.strays.are_to_be_judged();
-        let waiting = arrived + state.sequencer.wanted_hands(RUNNER);
+        let waiting = arrived + state.sequencer.wanted_consumers(RUNNER);
         drop(state);
         if has_strays {
             self.lane.schedule();

@@ -135,7 +135,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         Err(Stale)
     }
 
-    /// Writes down that leases have been acked: each was in hand all the while.
+    /// Writes down that leases have been acked: each was in flight all the while.
     fn ack_run(self, run: &Granted<T>, ended_ns: u64) {
         let attempts = Attempts {
             number: run.attempt,
@@ -254,7 +254,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         );
         engine.quiescence.notify_fenced();
         if engine.has_stopped() {
-            // The end may have passed by while it was in hand.
+            // The end may have passed by while it was in flight.
             self.lane.end(engine);
         }
     }

@@ -186,7 +186,7 @@ impl Engine {
         self.let_followers_go();
         let mut ended;
         loop {
-            // Workers do the same with what they have in hand; each lane and
+            // Workers do the same with what they run; each lane and
             // topic is ended by whoever claims it.
             for topic in self.all_topics() {
                 Arc::clone(&topic).end(self);

@@ -22,7 +22,7 @@ use crate::engine::parts::handler::Handler;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::context::Inside;
 use crate::engine::runtime::directory::{AnyTopic, Follow};
-use crate::engine::state::keyed::{Hands, Keyed};
+use crate::engine::state::keyed::{Consumers, Keyed};
 use crate::engine::state::lane::{Lane, LaneSettings, Policy};
 use crate::engine::state::topic::TopicCore;
 use crate::observe::event::EventKind;
@@ -220,7 +220,7 @@ impl<T: Send + Sync + 'static> Follower<T> {
             by_pattern: true,
             keyed: rules
                 .blocks()
-                .then(|| Keyed::new(rules, Hands::Runner, self.when_full)),
+                .then(|| Keyed::new(rules, Consumers::Runner, self.when_full)),
         };
         let name = Arc::clone(&self.name);
         let lane = Arc::new(Lane::new(name, Arc::clone(topic), settings, make()));

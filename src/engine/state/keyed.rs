@@ -1,7 +1,7 @@
-//! The deliveries of a lane whose order has to survive failures, or that several hands share.
+//! The deliveries of a lane whose order has to survive failures, or that several consumers share.
 //!
 //! A plain lane needs none of this: its one runner takes what is next. A keyed lane
-//! files what arrives with a [`Sequencer`], which says what may be handed out. All hands (the
+//! files what arrives with a [`Sequencer`], which says what may be handed out. All consumers (the
 //! lane's own runner, the slots of a group, callers that pull) share it by a lock, held to
 //! take and to put down, never while a handler runs, and never over a destructor of the
 //! user's.
@@ -33,9 +33,9 @@ use crate::types::config::{LaneFull, OnFailure};
 use crate::types::error::InvalidSetting;
 use crate::types::reason::DeadReason;
 
-/// What the hands of a lane share.
+/// What the consumers of a lane share.
 pub(crate) struct Keyed<T> {
-    /// Several hands may be at it at once, so keys matter even if no failure holds
+    /// Several consumers may be at it at once, so keys matter even if no failure holds
     /// them.
     pub(crate) is_shared: bool,
     /// Its one member's slots are the lane's to number.
@@ -45,7 +45,7 @@ pub(crate) struct Keyed<T> {
     pub(crate) receivers: Waiters,
 }
 
-/// A lane whose deliveries are filed, with what its hands share.
+/// A lane whose deliveries are filed, with what its consumers share.
 pub(crate) struct KeyedLane<'a, T> {
     pub(crate) lane: &'a Arc<Lane<T>>,
     pub(crate) keyed: &'a Keyed<T>,
@@ -125,7 +125,7 @@ impl KeyRule {
 
 /// Who takes from a keyed lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hands {
+pub(crate) enum Consumers {
     /// The lane's own runner.
     Runner,
     /// Callers that pull.
@@ -136,7 +136,7 @@ pub(crate) enum Hands {
     Members,
 }
 
-impl Hands {
+impl Consumers {
     /// Whether several of them may be at it at once, each for itself.
     pub(crate) fn share(self) -> bool {
         matches!(self, Self::Slots | Self::Members)
@@ -150,8 +150,8 @@ pub(crate) type ChangeRules = dyn Fn(Rules, Fit) -> Result<Rules, InvalidSetting
 pub(crate) const RUNNER: u64 = 0;
 
 impl<T: Send + Sync + 'static> Keyed<T> {
-    pub(crate) fn new(rules: Rules, hands: Hands, when_full: LaneFull) -> Self {
-        let is_shared = hands.share();
+    pub(crate) fn new(rules: Rules, consumers: Consumers, when_full: LaneFull) -> Self {
+        let is_shared = consumers.share();
         let mut sequencer = match when_full {
             LaneFull::DropOldest => Sequencer::dropping(),
             LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => Sequencer::new(),
@@ -161,7 +161,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
         }
         Self {
             is_shared,
-            is_concurrent: hands == Hands::Slots,
+            is_concurrent: consumers == Consumers::Slots,
             state: Mutex::new(State {
                 rules,
                 epoch: 0,
@@ -330,7 +330,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         let keyed = self
             .keyed
-            .get_or_init(|| Box::new(Keyed::new(plain, Hands::Runner, self.when_full)));
+            .get_or_init(|| Box::new(Keyed::new(plain, Consumers::Runner, self.when_full)));
         self.stop_lagging();
         keyed.set_rules(|rules, credits| change(rules, self.fit(keyed.is_shared, credits)))?;
         KeyedLane { lane: self, keyed }.park_by_letters();
@@ -342,11 +342,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Takes over what a plain lane had begun.
     pub(crate) fn adopt(self, turn: &mut Turn<T>) {
-        if turn.hand.is_empty() && turn.waiting.is_empty() && turn.requeued.is_empty() {
+        if turn.prefetched.is_empty() && turn.waiting.is_empty() && turn.requeued.is_empty() {
             return;
         }
         let mut state = self.keyed.state.lock();
-        let parts: Vec<_> = turn.hand.drain(..).collect();
+        let parts: Vec<_> = turn.prefetched.drain(..).collect();
         for part in &parts {
             for index in part.from..part.to {
                 let first = PendingDelivery::first(&part.batch, index as usize, 0);

@@ -30,7 +30,7 @@ use std::collections::VecDeque;
 pub(crate) struct Turn<T> {
     pub(crate) handler: Handler<T>,
     /// Parts taken out of the inbox and not yet handled.
-    pub(crate) hand: VecDeque<Part<T>>,
+    pub(crate) prefetched: VecDeque<Part<T>>,
     /// Retries on the timer wheel, and on an engine without workers what was requeued in
     /// this run, by their tag.
     pub(crate) waiting: Arena<PendingDelivery<T>>,
@@ -52,7 +52,7 @@ impl<T> Turn<T> {
     pub(crate) fn new(handler: Handler<T>) -> Self {
         Self {
             handler,
-            hand: VecDeque::new(),
+            prefetched: VecDeque::new(),
             waiting: Arena::new(),
             requeued: VecDeque::new(),
             linger: Linger::default(),
@@ -64,11 +64,11 @@ impl<T> Turn<T> {
         }
     }
 
-    /// Takes the oldest of what is in hand, at most so many.
+    /// Takes the oldest that were prefetched, at most so many.
     fn pop_some(&mut self, most: u32) -> Option<Part<T>> {
-        let (taken, left) = self.hand.pop_front()?.split_at_most(most);
+        let (taken, left) = self.prefetched.pop_front()?.split_at_most(most);
         if let Some(left) = left {
-            self.hand.push_front(left);
+            self.prefetched.push_front(left);
         }
         Some(taken)
     }
@@ -138,7 +138,7 @@ pub(crate) struct Lane<T> {
     /// Bounded like the inbox.
     returns: OnceLock<Box<Unbounded<Return<T>>>>,
     pub(crate) turn: Mutex<Option<Box<Turn<T>>>>,
-    /// Where order has to survive failures, or several hands share the lane.
+    /// Where order has to survive failures, or several consumers share the lane.
     pub(crate) keyed: OnceLock<Box<Keyed<T>>>,
     /// The deadline of a drain that was begun inside a handler.
     end: Mutex<TimerKey>,
@@ -326,7 +326,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Takes the oldest deliveries that wait and were never tried, at most so many, to
-    /// be dropped: what a turn at rest has in hand, then what has been filed, then
+    /// be dropped: what a turn at rest has prefetched, then what has been filed, then
     /// what is queued.
     pub(crate) fn pop_oldest(&self, most: u32) -> Vec<Part<T>> {
         let in_turn = self
@@ -337,7 +337,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if let Some(part) = in_turn {
             return vec![part];
         }
-        // Held over both looks, or what a hand files between them would be passed by.
+        // Held over both looks, or what a consumer files between them would be passed by.
         let mut state = self.keyed.get().map(|keyed| keyed.state.lock());
         let filed = state.as_mut().map_or_else(Vec::new, |state| {
             state.sequencer.take_oldest_new(most as usize)

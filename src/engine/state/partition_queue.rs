@@ -20,7 +20,7 @@
 //! drops its oldest, all who take hold the lock.
 
 use crate::engine::base::task_state::TaskState;
-use crate::engine::parts::desk::Desk;
+use crate::engine::parts::dispatcher::DispatcherState;
 use crate::engine::runtime::directory::TopicSettings;
 use crate::engine::runtime::expiry::Expiry;
 use crate::message::batch::{BATCH, Batch, Message, Meta, OpenBatch, Part, QueueEntry, Stamp};
@@ -37,7 +37,7 @@ const OWN: usize = BATCH / 2;
 const QUIET: u64 = u64::MAX;
 
 /// Who touches what: publishers the tail; the dispatcher, which is whoever holds
-/// the task, the desk.
+/// the task, the dispatcher.
 pub(crate) struct PartitionQueue<T> {
     tail: CachePadded<Mutex<Tail<T>>>,
     /// Made with the first full batch. Bounded by the gate, exactly and in messages, which
@@ -48,7 +48,7 @@ pub(crate) struct PartitionQueue<T> {
     /// Publishers drop the oldest messages when there is no room.
     evicts: bool,
     pub(crate) task: TaskState,
-    pub(crate) desk: Mutex<Option<Box<Desk<T>>>>,
+    pub(crate) dispatcher: Mutex<Option<Box<DispatcherState<T>>>>,
     /// When the first of what waits here expires, as far as that is known: of what its
     /// topic says how long it lives, only once a dispatcher has come to rest.
     pub(crate) expiry: Expiry,
@@ -86,7 +86,7 @@ impl<T> PartitionQueue<T> {
             most_full: (capacity / (OWN + 1)).saturating_mul(2).saturating_add(2),
             evicts: settings.overflow == Overflow::DropOldest,
             task: TaskState::new(),
-            desk: Mutex::new(None),
+            dispatcher: Mutex::new(None),
             expiry: Expiry::new(),
         }
     }

@@ -414,7 +414,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         has_room
     }
 
-    /// Runs what no worker has in hand, after the broker has stopped.
+    /// Runs what no worker runs, after the broker has stopped.
     pub(crate) fn end(&self, engine: &Engine) {
         let (set, before) = self.sets();
         for partition in before.iter().chain([&set]).flat_map(|set| &set.partitions) {

@@ -33,7 +33,7 @@ pub(crate) struct Member<T> {
     pub(crate) taken: Counter,
 }
 
-/// One of the hands of a member.
+/// One consumer of a member.
 pub(crate) struct ConsumerSlot<T> {
     pub(crate) lane: Weak<Lane<T>>,
     pub(crate) member: Weak<Member<T>>,

@@ -169,7 +169,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         usize::try_from(free).unwrap_or(usize::MAX)
     }
 
-    /// Hands on everything accepted so far, whatever the strategies say.
+    /// Consumers on everything accepted so far, whatever the strategies say.
     pub(crate) fn flush(self: &Arc<Self>) {
         // ORDERING: pairs with the loads by the dispatcher and the lanes, which
         // notify below brings to look.
@@ -393,7 +393,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// The broker has been dropped: keeps the counts of its lanes, and nothing else
-    /// of them. A lane that somebody still has in hand follows when it is put down.
+    /// of them. A lane that somebody still runs follows when it is put down.
     pub(crate) fn let_lanes_go(&self) {
         let mut ended = self.ended.lock();
         let lanes = self.lanes.load();

@@ -22,7 +22,7 @@ pub enum Status {
     Created,
     /// Accepted and waiting for its handler.
     Queued,
-    /// In the hands of its handler, or leased.
+    /// Its handler has it, or it is leased.
     Delivering,
     /// The handler returned `Ok`, or the lease was acked. Final.
     Delivered,

@@ -1,4 +1,4 @@
-//! What a lane goes by whose order has to survive failures, or that several hands share.
+//! What a lane goes by whose order has to survive failures, or that several consumers share.
 
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::error::InvalidSetting;
@@ -27,7 +27,7 @@ pub(crate) enum Keying {
 pub(crate) struct Fit {
     pub(crate) when_full: LaneFull,
     pub(crate) capacity: u32,
-    /// Several hands may be at it at once.
+    /// Several consumers may be at it at once.
     pub(crate) is_shared: bool,
     /// Leases that may be out, if a number was asked for: the default gives way to one
     /// at a time.
@@ -91,7 +91,7 @@ impl Rules {
             0 => "must be at least 1",
             hold if hold > fit.capacity => "must be between 1 and the lane's capacity",
             _ if self.keying(fit.is_shared) != Keying::Key => {
-                "needs OnFailure::BlockKey or several hands, or nothing is ever set aside"
+                "needs OnFailure::BlockKey or several consumers, or nothing is ever set aside"
             }
             hold => return Self { hold, ..self }.checked(fit),
         };
@@ -108,7 +108,7 @@ impl Rules {
         self.on_failure == OnFailure::BlockKey && self.on_exhausted == OnExhausted::ParkKey
     }
 
-    /// What makes deliveries wait for each other; where several hands are at it at
+    /// What makes deliveries wait for each other; where several consumers are at it at
     /// once, keys do even if no failure holds them.
     pub(crate) fn keying(self, is_shared: bool) -> Keying {
         match self.on_failure {

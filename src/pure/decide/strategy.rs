@@ -98,7 +98,7 @@ pub enum FlushCause {
 /// ```
 /// use millstream::{Backlog, Plan, Strategy};
 ///
-/// /// Hands on everything, but only when at least a tenth of the queue is used.
+/// /// Consumers on everything, but only when at least a tenth of the queue is used.
 /// struct Tenth;
 ///
 /// impl Strategy for Tenth {
@@ -133,7 +133,7 @@ pub trait Strategy: Send + Sync + 'static {
     }
 }
 
-/// Hands on whatever waits, at once. The default: it is also the fastest under
+/// Consumers on whatever waits, at once. The default: it is also the fastest under
 /// load, where messages form batches by themselves while a worker is busy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Immediate;

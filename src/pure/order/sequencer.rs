@@ -1,7 +1,7 @@
 //! Which of a lane's deliveries may be handed out now, and to whom.
 //!
 //! The oldest message goes first, but for those of a key that has to wait: one of its
-//! deliveries is in other hands, or *holds* it until a retry. So a key is never in two hands,
+//! deliveries is in other hands, or *holds* it until a retry. So a key is never in two consumers' hands,
 //! and with holds never out of order, while the other keys go on. What comes back would
 //! always be older than what is new: while there are some of both that may go, each owner
 //! takes them by turns. Each key has one [owner](crate::pure::order::owners) among those who take
@@ -93,7 +93,7 @@ impl<D> Sequencer<D> {
     }
 
     /// Somebody joins: takes over the keys that it has the highest weight for, once
-    /// they are in nobody's hands.
+    /// nobody has one in flight.
     pub(crate) fn join(&mut self, id: u64) {
         self.owners.push(Owner::new(id));
         self.deal_again();
@@ -172,7 +172,7 @@ impl<D> Sequencer<D> {
 
     /// Whether nothing that waits may go to this owner now.
     pub(crate) fn is_at_rest(&self, owner: u64) -> bool {
-        self.wanted_hands(owner) == 0
+        self.wanted_consumers(owner) == 0
     }
 
     /// Whether all that may go to this owner now is new, and there is some.
@@ -227,7 +227,7 @@ impl<D> Sequencer<D> {
         }
     }
 
-    /// Hands out nothing of this key until it is released as often.
+    /// Consumers out nothing of this key until it is released as often.
     pub(crate) fn hold(&mut self, key: Key) {
         self.change(key, |line| line.holds += 1);
     }
@@ -264,9 +264,9 @@ impl<D> Sequencer<D> {
         found
     }
 
-    /// How many owners' hands have something to do, given as many hands as each
+    /// How many owners' consumers have something to do, given as many of them as each
     /// has: lines can't be shared.
-    pub(crate) fn wanted_hands(&self, owner: u64) -> usize {
+    pub(crate) fn wanted_consumers(&self, owner: u64) -> usize {
         let owner = self.owners.iter().find(|other| other.id == owner);
         self.free.len() + owner.map_or(0, |owner| owner.ready.len())
     }
@@ -741,14 +741,14 @@ mod tests {
                             new.remove(&taken.item);
                             if let Some(key) = taken.key {
                                 let elsewhere = out.iter().any(|(other, taken)| *other != owner && taken.key == Some(key));
-                                prop_assert!(!elsewhere, "two hands have one key");
+                                prop_assert!(!elsewhere, "two consumers' hands have one key");
                                 prop_assert!(failed.iter().all(|failed| failed.key != Some(key)), "a held key was handed out");
                             }
                             out.push((owner, taken));
                         }
                     }
                     Act::Settle(at) if at < out.len() => {
-                        // Hands settle what they have of a key in its order.
+                        // Consumers settle what they have of a key in its order.
                         let chosen = out[at].1.key;
                         let at = out.iter().position(|(_, taken)| taken.key == chosen && chosen.is_some()).unwrap_or(at);
                         let (_, taken) = out.remove(at);

@@ -1,7 +1,7 @@
 //! How much room a lane has, who waits for it, and how the lane ends.
 //!
 //! One word holds three facts that must change together: how many deliveries
-//! occupy the lane (queued, in hand or awaiting their retry), whether the topic
+//! occupy the lane (queued, in flight or awaiting their retry), whether the topic
 //! waits for room, and the lane's phase.
 //!
 //! The feared interleavings, both impossible because every step is one

@@ -1,4 +1,4 @@
-//! What a dispatcher has in hand between its turns.
+//! What a dispatcher keeps between its turns.
 
 use crate::engine::base::contain::StrategyInUse;
 use crate::engine::runtime::linger::Linger;
@@ -9,7 +9,7 @@ use crate::sync::Weak;
 use std::collections::VecDeque;
 
 /// What only the dispatcher touches.
-pub(crate) struct Desk<T> {
+pub(crate) struct DispatcherState<T> {
     /// Taken out of the queue, oldest first: at least the oldest, because a queue can't
     /// be peeked into and a strategy wants to know its age; and a whole batch before
     /// it is flushed, so that it is whole.
@@ -18,12 +18,12 @@ pub(crate) struct Desk<T> {
     /// that was.
     pub(crate) allowance: usize,
     /// What was taken last in this turn was the newest: whoever has pushed since notifies.
-    pub(crate) dry: bool,
+    pub(crate) queue_was_empty: bool,
     pub(crate) allowed_by: Weak<StrategyInUse>,
     /// On its way to the lanes.
-    pub(crate) hand: Option<Part<T>>,
-    /// The lanes had room for all of the hand when it was taken.
-    pub(crate) fits: bool,
+    pub(crate) current_batch: Option<Part<T>>,
+    /// The lanes had room for all of it when it was taken.
+    pub(crate) has_room: bool,
     /// Every lane that got something last was scheduled, or ran, already.
     pub(crate) finds_busy: bool,
     pub(crate) linger: Linger,
@@ -50,34 +50,34 @@ pub(crate) struct Look {
     pub(crate) passed: usize,
 }
 
-impl<T> Desk<T> {
+impl<T> DispatcherState<T> {
     pub(crate) fn new() -> Self {
         Self {
             shelf: Shelf::new(),
             allowance: 0,
-            dry: false,
+            queue_was_empty: false,
             allowed_by: Weak::new(),
-            hand: None,
-            fits: false,
+            current_batch: None,
+            has_room: false,
             finds_busy: false,
             linger: Linger::default(),
             grants: Vec::new(),
         }
     }
 
-    /// Keeps what is left of what was in hand, if anything is.
+    /// Keeps what is left of the current batch, if anything is.
     pub(crate) fn keep(&mut self, left: Option<Part<T>>) {
-        self.hand = left;
-        self.fits = false;
+        self.current_batch = left;
+        self.has_room = false;
     }
 
-    /// Takes the oldest messages, at most so many: the rest of the batch in hand, or else
+    /// Takes the oldest messages, at most so many: the rest of the current batch, or else
     /// of what is on the shelf.
     pub(crate) fn take_oldest(&mut self, most: u32) -> Option<Part<T>> {
-        let Some(hand) = self.hand.take() else {
+        let Some(current_batch) = self.current_batch.take() else {
             return self.shelf.take_front(most);
         };
-        let (oldest, left) = hand.split_at_most(most);
+        let (oldest, left) = current_batch.split_at_most(most);
         self.keep(left);
         Some(oldest)
     }
