@@ -388,6 +388,8 @@ const RETIRED: &[(&str, &str)] = &[
     ("Desk", "DispatcherState"),
     ("desk", "dispatcher"),
     ("Hands", "Consumers"),
+    ("Strays", "ParkedArrivals"),
+    ("strays", "parked_arrivals"),
     ("Crew", "Keyed"),
     ("crew", "keyed"),
     ("Redelivery", "PendingDelivery"),

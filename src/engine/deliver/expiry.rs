@@ -165,12 +165,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if let Some(keyed) = self.keyed.get() {
             let mut state = keyed.state.lock();
             let State {
-                sequencer, strays, ..
+                sequencer,
+                parked_arrivals,
+                ..
             } = &mut *state;
             let mut is_late =
                 |late: &PendingDelivery<T>| !found.passes(late.expires_ns(self.ttl_ns()), now_ns);
             let mut late = sequencer.extract(&mut is_late);
-            late.extend(strays.extract(is_late));
+            late.extend(parked_arrivals.extract(is_late));
             found.expired.append(&mut late);
         }
         let waiting = found.others;

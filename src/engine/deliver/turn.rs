@@ -349,7 +349,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             }
         };
         match progress {
-            Progress::Nothing if self.judge_strays() => Progress::Done { now_ns },
+            Progress::Nothing if self.judge_parked() => Progress::Done { now_ns },
             progress => progress,
         }
     }

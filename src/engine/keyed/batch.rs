@@ -47,7 +47,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             available: sequencer.available(RUNNER, Class::New, size),
             // What has come back may leave its place.
             known: match sequencer.peek(RUNNER, Class::Again) {
-                None => sequencer.len() + state.strays.len() + state.waiting.len(),
+                None => sequencer.len() + state.parked_arrivals.len() + state.waiting.len(),
                 Some(_) => 0,
             },
             is_full: state.set_aside() >= state.rules.hold as usize,

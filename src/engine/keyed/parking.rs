@@ -4,7 +4,7 @@
 //! interleaving: somebody redrives the last letter of a key and a delivery published since
 //! overtakes it, because the store has no letter any more. A redrive puts the delivery into
 //! the lane before it lets go of the store, and who finds the store without letters of a key
-//! looks into the lane once more before it lets its strays go on.
+//! looks into the lane once more before it lets its parked arrivals go on.
 //!
 //! Another: somebody redrives two letters of a key, the first fails again while the second is
 //! on its way, and that overtakes it. The first is in the store before its followers are
@@ -12,15 +12,15 @@
 //! told that it is behind. Model: `loom-tests/tests/models/keys.rs`.
 //!
 //! Nothing good is lost: only a letter that was kept parks its key, and a follower joins it
-//! only where there is room without another letter's leaving. Until then it is a *stray*: it
+//! only where there is room without another letter's leaving. Until then it is a *parked arrival*: it
 //! keeps its place in the lane and in its key's order. The lane leaves word with the store,
-//! under its lock; whoever takes a letter out finds it there and has the strays judged again.
+//! under its lock; whoever takes a letter out finds it there and has the parked arrivals judged again.
 //! So that the two can't wait for each other, a redrive finds as much room beyond a full lane
-//! as there are strays in it.
+//! as there are parked arrivals in it.
 
 use crate::engine::keyed::take::Settlements;
+use crate::engine::parts::parked_arrivals::FORGET_AT;
 use crate::engine::parts::pending::PendingDelivery;
-use crate::engine::parts::strays::FORGET_AT;
 use crate::engine::state::keyed::{KeyedLane, State};
 use crate::engine::state::lane::Lane;
 use crate::message::MessageId;
@@ -31,7 +31,7 @@ use crate::pure::words::room::Reserved;
 use crate::sync::{Arc, breakable};
 use crate::types::reason::DeadReason;
 
-/// Keys that are judged in one step, and strays of each that follow into the store in one,
+/// Keys that are judged in one step, and parked arrivals of each that follow into the store in one,
 /// under the locks.
 const STEP: u32 = 64;
 
@@ -43,10 +43,10 @@ pub(crate) struct Head {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Letters that the lane waited for have left the store: has it judge its strays.
-    pub(crate) fn judge_strays_again(self: &Arc<Self>) {
+    /// Letters that the lane waited for have left the store: has it judge its parked_arrivals.
+    pub(crate) fn judge_parked_again(self: &Arc<Self>) {
         if let Some(keyed) = self.keyed() {
-            keyed.keyed.state.lock().strays.judge_all();
+            keyed.keyed.state.lock().parked_arrivals.judge_all();
             self.schedule();
         }
     }
@@ -60,7 +60,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         names.filter(|name| letters.park(&self.name, name)).count()
     }
 
-    /// Reserves a place for a letter that is redriven. Strays may wait for the room that it
+    /// Reserves a place for a letter that is redriven. ParkedArrivals may wait for the room that it
     /// leaves in the store, so they don't take its place here.
     pub(crate) fn reserve_for_letter(self: &Arc<Self>) -> Reserved {
         let reserved = match self.reserve(1, false) {
@@ -69,8 +69,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         match (reserved, self.keyed.get()) {
             (Reserved::Full, Some(keyed)) => {
-                let strays = keyed.state.lock().strays.len() as u32;
-                let room = self.capacity.saturating_add(strays);
+                let arrivals = keyed.state.lock().parked_arrivals.len() as u32;
+                let room = self.capacity.saturating_add(arrivals);
                 self.room
                     .update(|occupied| occupied.reserve(1, room, false))
             }
@@ -117,10 +117,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         );
         for follower in together {
             settlements.lay_down(follower.key);
-            state.strays.add(key, follower.item);
+            state.parked_arrivals.add(key, follower.item);
         }
         for follower in state.sequencer.drain_behind(key, id.get()) {
-            state.strays.add(key, follower);
+            state.parked_arrivals.add(key, follower);
         }
         drop(state);
         self.lane.schedule();
@@ -134,9 +134,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             return;
         }
         let letters = self.lane.topic.letters().lock();
-        let State { parked, strays, .. } = &mut *state;
+        let State {
+            parked,
+            parked_arrivals,
+            ..
+        } = &mut *state;
         parked.retain(|key, name| {
-            strays.lines.contains_key(key) || letters.park(&self.lane.name, name)
+            parked_arrivals.lines.contains_key(key) || letters.park(&self.lane.name, name)
         });
         drop(letters);
         // As in `park`.
@@ -157,16 +161,16 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Judges the strays of some keys. `true`: there were any to judge.
-    pub(crate) fn judge_strays(self) -> bool {
+    /// Judges the parked arrivals of some keys. `true`: there were any to judge.
+    pub(crate) fn judge_parked(self) -> bool {
         (0..STEP).take_while(|_| self.judge_key()).count() > 0
     }
 
-    /// The strays of a key follow into the dead letters, as far as there is room, as long as
+    /// The parked arrivals of a key follow into the dead letters, as far as there is room, as long as
     /// those have letters of the key; else they go on. `false`: there was none to judge.
     fn judge_key(self) -> bool {
         let mut state = self.keyed.state.lock();
-        let Some(key) = state.strays.news.pop_first() else {
+        let Some(key) = state.parked_arrivals.news.pop_first() else {
             return false;
         };
         let mut letters = self.lane.topic.letters().lock();
@@ -179,17 +183,17 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         if is_parked {
             while followed < STEP
                 && letters.has_room()
-                && let Some(stray) = state.strays.pop(key)
+                && let Some(arrival) = state.parked_arrivals.pop(key)
             {
                 self.lane.books.record(Status::Queued, Step::Bury, 1);
-                let letter = self.lane.letter(stray, DeadReason::KeyParked, true);
+                let letter = self.lane.letter(arrival, DeadReason::KeyParked, true);
                 let buried = self.lane.topic.bury_in(&mut letters, letter);
                 debug_assert!(matches!(buried, Ok(None)), "there was room");
                 followed += 1;
             }
-            if state.strays.lines.contains_key(&key) {
+            if state.parked_arrivals.lines.contains_key(&key) {
                 if letters.has_room() {
-                    state.strays.news.insert(key);
+                    state.parked_arrivals.news.insert(key);
                 } else {
                     letters.call_later(self.lane);
                 }
@@ -197,14 +201,14 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             drop(letters);
         } else {
             drop(letters);
-            let strays = state.strays.take(key);
+            let arrivals = state.parked_arrivals.take(key);
             // As in `park`.
             breakable!(
                 "keys: freed without a last look",
                 self.file_returns(&mut state)
             );
             state.parked.remove(&key);
-            strays.for_each(|stray| self.keyed.file(&mut state, stray));
+            arrivals.for_each(|arrival| self.keyed.file(&mut state, arrival));
             if let Some(name) = name {
                 self.lane.tell_key(&name, |key| EventKind::KeyFreed { key });
             }

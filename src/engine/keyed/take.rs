@@ -125,9 +125,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             self.feed_unless_new(&mut state, owner, most);
             let mut taken = state.sequencer.take(owner, most, each, only);
             note(&state, taken.len());
-            let has_strays = state.strays.are_to_be_judged();
+            let has_parked = state.parked_arrivals.are_to_be_judged();
             drop(state);
-            if has_strays && owner != RUNNER {
+            if has_parked && owner != RUNNER {
                 self.lane.schedule();
             }
             let expired = |taken: &mut Taken<_>| self.lane.is_past(&taken.item, now_ns);
@@ -220,9 +220,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 return self.take_for(request, now_ns, note).pop();
             };
             note(&state, 1);
-            let has_strays = state.strays.are_to_be_judged();
+            let has_parked = state.parked_arrivals.are_to_be_judged();
             drop(state);
-            if has_strays {
+            if has_parked {
                 self.lane.schedule();
             }
             if !may_expire || !self.lane.is_past(&taken.item, now_ns) {

@@ -7,5 +7,5 @@ pub(crate) mod leases;
 pub(crate) mod outstanding;
 #[cfg(feature = "parallel")]
 pub(crate) mod parallel;
+pub(crate) mod parked_arrivals;
 pub(crate) mod pending;
-pub(crate) mod strays;

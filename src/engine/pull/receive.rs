@@ -234,10 +234,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             self.arrived(&mut state, free),
             0
         );
-        let has_strays = state.strays.are_to_be_judged();
+        let has_parked = state.parked_arrivals.are_to_be_judged();
         let waiting = arrived + state.sequencer.wanted_consumers(RUNNER);
         drop(state);
-        if has_strays {
+        if has_parked {
             self.lane.schedule();
         }
         free.min(waiting)
@@ -296,9 +296,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             let is_shared = state.leases.note_taker(context::mark());
             context::note_taken(count as u32, is_shared);
         }
-        let has_strays = state.strays.are_to_be_judged();
+        let has_parked = state.parked_arrivals.are_to_be_judged();
         drop(state);
-        if has_strays {
+        if has_parked {
             self.lane.schedule();
         }
         Ok((count, expired))

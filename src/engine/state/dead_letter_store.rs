@@ -49,7 +49,7 @@ pub(crate) struct DeadLetterStore<T> {
     evicted: u64,
     /// What parks keys, by subscription and key.
     parking: BTreeMap<Arc<str>, BTreeMap<Box<str>, Parking>>,
-    /// Lanes whose strays wait for room, or for their key to be freed.
+    /// Lanes whose parked arrivals wait for room, or for their key to be freed.
     waiting: Vec<Weak<Lane<T>>>,
 }
 
@@ -194,9 +194,9 @@ impl<T> DeadLetterStore<T> {
     }
 }
 
-/// Letters have left the store: has the lanes that waited for that judge their strays.
+/// Letters have left the store: has the lanes that waited for that judge their parked_arrivals.
 pub(crate) fn notify<T: Send + Sync + 'static>(waiting: Vec<Weak<Lane<T>>>) {
     for lane in waiting.iter().filter_map(Weak::upgrade) {
-        lane.judge_strays_again();
+        lane.judge_parked_again();
     }
 }

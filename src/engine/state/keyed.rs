@@ -17,8 +17,8 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::engine::parts::leases::Leases;
+use crate::engine::parts::parked_arrivals::{FORGET_AT, ParkedArrivals};
 use crate::engine::parts::pending::PendingDelivery;
-use crate::engine::parts::strays::{FORGET_AT, Strays};
 use crate::engine::state::lane::{Lane, Turn};
 use crate::engine::state::slots::Member;
 use crate::engine::wait::waiters::Waiters;
@@ -77,7 +77,7 @@ pub(crate) struct State<T> {
     /// Parked keys, and their names.
     pub(crate) parked: BTreeMap<Key, Box<str>>,
     pub(crate) forget_at: usize,
-    pub(crate) strays: Strays<T>,
+    pub(crate) parked_arrivals: ParkedArrivals<T>,
     /// Those who take from it besides the lane's runner.
     pub(crate) members: Vec<Arc<Member<T>>>,
     /// Those who do no more, and may still have a handler that is about to go.
@@ -170,7 +170,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
                 holding: BTreeMap::new(),
                 parked: BTreeMap::new(),
                 forget_at: FORGET_AT,
-                strays: Strays::none(),
+                parked_arrivals: ParkedArrivals::none(),
                 members: Vec::new(),
                 leaving: Vec::new(),
                 last_member: RUNNER,
@@ -190,7 +190,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
     pub(crate) fn read_metrics(&self, lane: &Lane<T>, into: &mut SubscriptionMetrics) {
         let state = self.state.lock();
         let (held, blocked_keys) = state.sequencer.held();
-        into.held = (held + state.strays.len()) as u64;
+        into.held = (held + state.parked_arrivals.len()) as u64;
         into.blocked_keys = blocked_keys as u64;
         into.parked_keys = lane.parked_keys(&state) as u64;
         state.leases.read_metrics(into);
@@ -228,7 +228,9 @@ impl<T: Send + Sync + 'static> Keyed<T> {
     pub(crate) fn rejoin(&self, state: &mut State<T>, delivery: PendingDelivery<T>) {
         let id = delivery.id().get();
         match self.key_of(state, &delivery) {
-            Some(key) if state.strays.precede(key, id) => state.strays.add(key, delivery),
+            Some(key) if state.parked_arrivals.precede(key, id) => {
+                state.parked_arrivals.add(key, delivery)
+            }
             key => state.file(key, delivery),
         }
     }
@@ -256,8 +258,8 @@ impl<T: Send + Sync + 'static> Keyed<T> {
         }
         if !rules.parks() {
             state.parked.clear();
-            for stray in state.strays.drain() {
-                self.file(&mut state, stray);
+            for arrival in state.parked_arrivals.drain() {
+                self.file(&mut state, arrival);
             }
         }
         Ok(())
@@ -268,7 +270,7 @@ impl<T> State<T> {
     /// Deliveries set aside before their first attempt: what has come back is bounded by
     /// the lane's places.
     pub(crate) fn set_aside(&self) -> usize {
-        self.sequencer.len_new() + self.strays.len()
+        self.sequencer.len_new() + self.parked_arrivals.len()
     }
 
     /// How many more may be set aside.
@@ -287,7 +289,7 @@ impl<T> State<T> {
 
     pub(crate) fn arrive(&mut self, key: Option<Key>, delivery: PendingDelivery<T>) {
         match key {
-            Some(key) if self.is_parked(Some(key)) => self.strays.add(key, delivery),
+            Some(key) if self.is_parked(Some(key)) => self.parked_arrivals.add(key, delivery),
             key => self.file(key, delivery),
         }
     }
@@ -364,7 +366,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self.interrupt();
         let mut state = self.keyed.state.lock();
         let mut queued = state.sequencer.drain();
-        queued.extend(state.strays.drain());
+        queued.extend(state.parked_arrivals.drain());
         let waiting: Vec<_> = state.waiting.drain().collect();
         let leased = state.leases.out.drain();
         for key in std::mem::take(&mut state.holding).into_values() {

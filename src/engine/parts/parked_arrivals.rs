@@ -10,7 +10,7 @@ pub(crate) const FORGET_AT: usize = 64;
 
 /// Deliveries of parked keys: they follow into the store, or go on when their key is
 /// freed.
-pub(crate) struct Strays<T> {
+pub(crate) struct ParkedArrivals<T> {
     /// By message id.
     pub(crate) lines: BTreeMap<Key, BTreeMap<u64, PendingDelivery<T>>>,
     count: usize,
@@ -18,7 +18,7 @@ pub(crate) struct Strays<T> {
     pub(crate) news: BTreeSet<Key>,
 }
 
-impl<T> Strays<T> {
+impl<T> ParkedArrivals<T> {
     pub(crate) const fn none() -> Self {
         Self {
             lines: BTreeMap::new(),
@@ -40,9 +40,9 @@ impl<T> Strays<T> {
         self.news.extend(self.lines.keys());
     }
 
-    pub(crate) fn add(&mut self, key: Key, stray: PendingDelivery<T>) {
+    pub(crate) fn add(&mut self, key: Key, arrival: PendingDelivery<T>) {
         let line = self.lines.entry(key).or_default();
-        line.insert(stray.id().get(), stray);
+        line.insert(arrival.id().get(), arrival);
         self.count += 1;
         self.news.insert(key);
     }
@@ -78,7 +78,7 @@ impl<T> Strays<T> {
     ) -> Vec<PendingDelivery<T>> {
         let mut out = Vec::new();
         self.lines.retain(|_, line| {
-            let ids = line.iter().filter(|(_, stray)| chosen(stray));
+            let ids = line.iter().filter(|(_, arrival)| chosen(arrival));
             let ids: Vec<u64> = ids.map(|(id, _)| *id).collect();
             out.extend(ids.iter().filter_map(|id| line.remove(id)));
             !line.is_empty()
