@@ -390,6 +390,7 @@ const RETIRED: &[(&str, &str)] = &[
     ("Hands", "Consumers"),
     ("Strays", "ParkedArrivals"),
     ("strays", "parked_arrivals"),
+    ("owed", "carried_over"),
     ("Crew", "Keyed"),
     ("crew", "keyed"),
     ("Redelivery", "PendingDelivery"),

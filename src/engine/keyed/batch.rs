@@ -11,7 +11,7 @@ use crate::engine::state::lane::Turn;
 use crate::message::batch::Stamp;
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::decide::strategy::Batched;
-use crate::pure::order::sequencer::{Class, Each};
+use crate::pure::order::sequencer::{Class, PerKey};
 use crate::sync::Arc;
 use crate::types::duration::nanos;
 
@@ -28,7 +28,7 @@ struct Waits {
     known: usize,
     /// As much has been set aside as may be.
     is_full: bool,
-    each: Each,
+    per_key: PerKey,
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
@@ -51,10 +51,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 Some(_) => 0,
             },
             is_full: state.set_aside() >= state.rules.hold as usize,
-            each: if state.rules.blocks() {
-                Each::Once
+            per_key: if state.rules.blocks() {
+                PerKey::One
             } else {
-                Each::Many
+                PerKey::All
             },
         }
     }
@@ -72,7 +72,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let counts = (waits.available, waits.known);
         let take = match self.lane.plan_batch(first, batched, counts, now_ns) {
             // Of a batch that was due, what had to wait for its key has lingered enough.
-            _ if turn.owed > 0 => turn.owed.min(batched.size()),
+            _ if turn.carried_over > 0 => turn.carried_over.min(batched.size()),
             BatchPlan::Take(take) => take,
             // More won't be filed before some of this has gone.
             BatchPlan::Linger(_) if waits.is_full => batched.size(),
@@ -87,9 +87,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             }
         };
         turn.linger.cancel(self.lane.engine());
-        let request = TakeRequest::own(take, waits.each, Some(Class::New));
+        let request = TakeRequest::own(take, waits.per_key, Some(Class::New));
         let taken = self.take_for(request, now_ns, |_, _| {});
-        turn.owed = take.min(waits.available).saturating_sub(taken.len());
+        turn.carried_over = take.min(waits.available).saturating_sub(taken.len());
         if taken.is_empty() {
             return Progress::Done { now_ns };
         }
@@ -143,7 +143,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// Delivers one that came back, or was requeued.
     fn try_alone(self, turn: &mut Turn<T>, class: Class, now_ns: u64) -> Progress {
-        let request = TakeRequest::own(1, Each::Once, Some(class));
+        let request = TakeRequest::own(1, PerKey::One, Some(class));
         let taken = self.take_for(request, now_ns, |_, _| {});
         let now_ns = self.try_taken(turn, taken, now_ns);
         Progress::Done { now_ns }

@@ -4,7 +4,7 @@ use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::keyed::{KeyedLane, RUNNER, State};
 use crate::engine::state::lane::Lane;
 use crate::pure::decide::lifecycle::Status;
-use crate::pure::order::sequencer::{Class, Each, Key, Taken};
+use crate::pure::order::sequencer::{Class, Key, PerKey, Taken};
 use crate::pure::words::room::Phase;
 use crate::sync::{Arc, breakable};
 
@@ -45,18 +45,18 @@ impl<T> Settlements<T> {
 pub(crate) struct TakeRequest {
     pub(crate) owner: u64,
     pub(crate) most: usize,
-    pub(crate) each: Each,
+    pub(crate) per_key: PerKey,
     /// Of one class only, or by turns.
     pub(crate) only: Option<Class>,
 }
 
 impl TakeRequest {
     /// Of the lane's own runner.
-    pub(crate) fn own(most: usize, each: Each, only: Option<Class>) -> Self {
+    pub(crate) fn own(most: usize, per_key: PerKey, only: Option<Class>) -> Self {
         Self {
             owner: RUNNER,
             most,
-            each,
+            per_key,
             only,
         }
     }
@@ -117,13 +117,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let TakeRequest {
             owner,
             most,
-            each,
+            per_key,
             only,
         } = request;
         loop {
             let mut state = self.keyed.state.lock();
             self.feed_unless_new(&mut state, owner, most);
-            let mut taken = state.sequencer.take(owner, most, each, only);
+            let mut taken = state.sequencer.take(owner, most, per_key, only);
             note(&state, taken.len());
             let has_parked = state.parked_arrivals.are_to_be_judged();
             drop(state);
@@ -214,7 +214,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 let request = TakeRequest {
                     owner,
                     most: 1,
-                    each: Each::Once,
+                    per_key: PerKey::One,
                     only: None,
                 };
                 return self.take_for(request, now_ns, note).pop();

@@ -11,7 +11,7 @@ use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Turn;
 use crate::pure::decide::lifecycle::{Status, Step};
-use crate::pure::order::sequencer::{Each, Key, Taken};
+use crate::pure::order::sequencer::{Key, PerKey, Taken};
 use crate::pure::words::room::Phase;
 use crate::sync::{Arc, breakable};
 
@@ -31,7 +31,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             let now_ns = self.deliver_straight(turn, straight, now_ns);
             return Progress::Done { now_ns };
         }
-        let request = TakeRequest::own(turn.stride.calls(), Each::Many, None);
+        let request = TakeRequest::own(turn.stride.calls(), PerKey::All, None);
         let taken = self.take_for(request, now_ns, |_, _| {});
         if taken.is_empty() {
             return Progress::Nothing;

@@ -27,7 +27,7 @@ use crate::message::batch::Part;
 use crate::observe::event::EventKind;
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::decide::rules::Keying;
-use crate::pure::order::sequencer::{Each, Key, Taken};
+use crate::pure::order::sequencer::{Key, PerKey, Taken};
 use crate::sync::{Instant, breakable, yield_now};
 use crate::types::error::{InvalidSetting, RecvError};
 
@@ -322,7 +322,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 continue;
             }
             self.feed_unless_new(state, RUNNER, left);
-            let all = state.sequencer.take(RUNNER, left, Each::Once, None);
+            let all = state.sequencer.take(RUNNER, left, PerKey::One, None);
             if all.is_empty() {
                 return;
             }

@@ -40,7 +40,7 @@ pub(crate) struct Turn<T> {
     /// The last delivery had come back: one that is new goes next, if there is one.
     pub(crate) is_new_next: bool,
     /// What is left of a batch that was due, because its keys had to wait.
-    pub(crate) owed: usize,
+    pub(crate) carried_over: usize,
     pub(crate) stride: Stride,
     pub(crate) faults: Vec<Fault>,
     /// Equal errors share their text: a million failures of one kind store it
@@ -57,7 +57,7 @@ impl<T> Turn<T> {
             requeued: VecDeque::new(),
             linger: Linger::default(),
             is_new_next: false,
-            owed: 0,
+            carried_over: 0,
             stride: Stride::ONE,
             faults: Vec::new(),
             last_error: None,

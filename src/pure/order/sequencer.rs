@@ -18,9 +18,9 @@ use crate::pure::order::owners::{Owner, owner_of, owns};
 /// How many deliveries of one key may be taken at once: into the same hands, which
 /// try them one after the other, or into several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Each {
-    Once,
-    Many,
+pub(crate) enum PerKey {
+    One,
+    All,
 }
 
 /// A delivery on its way out.
@@ -310,13 +310,13 @@ impl<D> Sequencer<D> {
     }
 
     /// Takes deliveries that this owner may have, at most so many, of one class `only` or
-    /// by turns, and then none after those of one class have run out. `Each::Once`: of
+    /// by turns, and then none after those of one class have run out. `PerKey::One`: of
     /// each key one.
     pub(crate) fn take(
         &mut self,
         owner: u64,
         most: usize,
-        each: Each,
+        per_key: PerKey,
         only: Option<Class>,
     ) -> Vec<Taken<D>> {
         let mut taken: Vec<Taken<D>> = Vec::new();
@@ -340,13 +340,13 @@ impl<D> Sequencer<D> {
                 None => self.free.of_mut(class).remove(&rank),
                 Some(key) => {
                     self.owners[at].ready.of_mut(class).remove(&rank);
-                    if each == Each::Many {
+                    if per_key == PerKey::All {
                         begun.of_mut(class).remove(&rank);
                     }
                     self.lines.get_mut(&key).and_then(|line| {
                         let entry = line.queue.pop_front()?;
                         line.out += 1;
-                        if let Some(next) = line.queue.front().filter(|_| each == Each::Many) {
+                        if let Some(next) = line.queue.front().filter(|_| per_key == PerKey::All) {
                             begun.of_mut(next.class).insert(next.rank, key);
                         }
                         Some(entry)
@@ -504,8 +504,8 @@ mod tests {
         sequencer
     }
 
-    fn take(sequencer: &mut Sequencer<u64>, most: usize, each: Each) -> Vec<u64> {
-        let taken = sequencer.take(ME, most, each, None);
+    fn take(sequencer: &mut Sequencer<u64>, most: usize, per_key: PerKey) -> Vec<u64> {
+        let taken = sequencer.take(ME, most, per_key, None);
         taken.into_iter().map(|taken| taken.item).collect()
     }
 
@@ -514,7 +514,7 @@ mod tests {
         let mut all = sequencer(&[(3, None), (1, Some(7)), (2, Some(8)), (4, Some(7))]);
         assert_eq!(all.peek(ME, Class::New), Some(&1));
         assert_eq!(all.available(ME, Class::New, 9), 4);
-        assert_eq!(take(&mut all, 9, Each::Many), [1, 2, 3, 4]);
+        assert_eq!(take(&mut all, 9, PerKey::All), [1, 2, 3, 4]);
         assert_eq!(all.len(), 0);
     }
 
@@ -528,7 +528,7 @@ mod tests {
         assert!(all.is_at_rest(ME), "it waits for the first");
         all.put_down(Some(key(7)));
         assert!(!all.is_at_rest(ME) && all.has_only_new(ME));
-        assert_eq!(take(&mut all, 9, Each::Once), [2]);
+        assert_eq!(take(&mut all, 9, PerKey::One), [2]);
         all.put_down(Some(key(7)));
         assert!(all.has_no_lines());
         all.join(ME + 1);
@@ -545,35 +545,35 @@ mod tests {
     #[test]
     fn a_key_that_is_out_waits_and_the_others_go_on() {
         let mut all = sequencer(&[(1, Some(7)), (2, Some(7)), (3, Some(8)), (4, None)]);
-        assert_eq!(take(&mut all, 9, Each::Once), [1, 3, 4]);
-        assert_eq!(take(&mut all, 9, Each::Once), []);
+        assert_eq!(take(&mut all, 9, PerKey::One), [1, 3, 4]);
+        assert_eq!(take(&mut all, 9, PerKey::One), []);
         all.put_down(Some(key(7)));
-        assert_eq!(take(&mut all, 9, Each::Once), [2]);
+        assert_eq!(take(&mut all, 9, PerKey::One), [2]);
     }
 
     #[test]
     fn a_held_key_waits_for_its_retry_which_goes_before_its_followers() {
         let mut all = sequencer(&[(1, Some(7)), (2, Some(7)), (3, Some(8))]);
-        assert_eq!(take(&mut all, 1, Each::Many), [1]);
+        assert_eq!(take(&mut all, 1, PerKey::All), [1]);
         all.hold(key(7));
         all.put_down(Some(key(7)));
         assert_eq!((all.held(), all.holds_any()), ((1, 1), true));
-        assert_eq!(take(&mut all, 9, Each::Many), [3]);
+        assert_eq!(take(&mut all, 9, PerKey::All), [3]);
         all.file(1, Some(key(7)), Class::Again, 1);
-        assert_eq!(take(&mut all, 9, Each::Many), []);
+        assert_eq!(take(&mut all, 9, PerKey::All), []);
         all.release(key(7));
-        assert_eq!(take(&mut all, 9, Each::Many), [1, 2]);
+        assert_eq!(take(&mut all, 9, PerKey::All), [1, 2]);
     }
 
     #[test]
     fn what_was_taken_and_not_tried_goes_back_to_its_place() {
         let mut all = sequencer(&[(1, Some(7)), (2, Some(7)), (3, Some(7))]);
-        assert_eq!(take(&mut all, 2, Each::Many), [1, 2]);
+        assert_eq!(take(&mut all, 2, PerKey::All), [1, 2]);
         all.file(2, Some(key(7)), Class::New, 2);
         all.put_down(Some(key(7)));
-        assert_eq!(take(&mut all, 9, Each::Many), [], "1 is still out");
+        assert_eq!(take(&mut all, 9, PerKey::All), [], "1 is still out");
         all.put_down(Some(key(7)));
-        assert_eq!(take(&mut all, 9, Each::Many), [2, 3]);
+        assert_eq!(take(&mut all, 9, PerKey::All), [2, 3]);
     }
 
     #[test]
@@ -581,7 +581,7 @@ mod tests {
         let mut all = sequencer(&[(1, Some(7)), (2, Some(7)), (3, Some(7)), (4, Some(8))]);
         assert_eq!(all.drain_behind(key(7), 1), [2, 3]);
         assert_eq!(all.len(), 2);
-        assert_eq!(take(&mut all, 9, Each::Many), [1, 4]);
+        assert_eq!(take(&mut all, 9, PerKey::All), [1, 4]);
     }
 
     #[test]
@@ -599,20 +599,20 @@ mod tests {
         out.sort_unstable();
         assert_eq!(out, [1, 2, 4]);
         assert_eq!(all.len(), 2);
-        assert_eq!(take(&mut all, 9, Each::Many), [5], "7 is still held");
+        assert_eq!(take(&mut all, 9, PerKey::All), [5], "7 is still held");
         all.release(key(7));
-        assert_eq!(take(&mut all, 9, Each::Many), [3]);
+        assert_eq!(take(&mut all, 9, PerKey::All), [3]);
     }
 
     #[test]
     fn a_change_of_rule_forgets_what_is_out() {
         let mut all = sequencer(&[(1, Some(7)), (2, Some(7))]);
-        assert_eq!(take(&mut all, 1, Each::Many), [1]);
+        assert_eq!(take(&mut all, 1, PerKey::All), [1]);
         assert_eq!(all.begin_again(), [2]);
         let next = Key { hash: 7, epoch: 1 };
         all.file(2, Some(next), Class::New, 2);
         all.put_down(Some(key(7)));
-        assert_eq!(take(&mut all, 9, Each::Many), [2]);
+        assert_eq!(take(&mut all, 9, PerKey::All), [2]);
     }
 
     #[test]
@@ -624,25 +624,25 @@ mod tests {
         all.file(4, None, Class::Again, 4);
         assert_eq!((all.len(), all.len_new()), (6 + 1, 3));
         assert_eq!(all.available(ME, Class::New, 9), 2 + 2);
-        assert_eq!(take(&mut all, 5, Each::Many), [1, 2, 4, 3]);
+        assert_eq!(take(&mut all, 5, PerKey::All), [1, 2, 4, 3]);
         assert_eq!(
-            take(&mut all, 9, Each::Many),
+            take(&mut all, 9, PerKey::All),
             [32, 5],
             "31 waits for its key"
         );
         all.put_down(Some(key(7)));
-        assert_eq!(take(&mut all, 9, Each::Many), [31]);
+        assert_eq!(take(&mut all, 9, PerKey::All), [31]);
     }
 
     #[test]
     fn where_order_is_kept_what_is_put_back_stays_the_first_of_its_key() {
         let mut all = sequencer(&[(1, Some(7)), (2, Some(7)), (3, Some(8))]);
-        assert_eq!(take(&mut all, 1, Each::Once), [1]);
+        assert_eq!(take(&mut all, 1, PerKey::One), [1]);
         all.file_behind(3, 1, Some(key(7)), 1);
         all.put_down(Some(key(7)));
-        assert_eq!(take(&mut all, 9, Each::Once), [3, 1]);
+        assert_eq!(take(&mut all, 9, PerKey::One), [3, 1]);
         all.put_down(Some(key(7)));
-        assert_eq!(take(&mut all, 9, Each::Once), [2]);
+        assert_eq!(take(&mut all, 9, PerKey::One), [2]);
     }
 
     #[test]
@@ -652,7 +652,7 @@ mod tests {
         all.file_behind(2, 2, Some(key(7)), 20);
         all.file(2, Some(key(7)), Class::New, 2);
         assert_eq!(all.take_oldest_new(9), [2]);
-        assert_eq!(take(&mut all, 9, Each::Many), [20]);
+        assert_eq!(take(&mut all, 9, PerKey::All), [20]);
     }
 
     /// Several owners take, settle, fail, come and go, in any order.
@@ -691,14 +691,14 @@ mod tests {
         for id in 1..4 {
             all.file(id, Some(key(id)), Class::Again, id);
         }
-        assert_eq!(take(&mut all, 4, Each::Many), [1, 5, 2, 6]);
+        assert_eq!(take(&mut all, 4, PerKey::All), [1, 5, 2, 6]);
         all.file(4, None, Class::Again, 4);
-        assert_eq!(take(&mut all, 9, Each::Many), [3, 7, 4]);
+        assert_eq!(take(&mut all, 9, PerKey::All), [3, 7, 4]);
         all.file(8, None, Class::New, 8);
         all.file(1, None, Class::Again, 1);
         all.file(2, None, Class::Again, 2);
-        assert_eq!(take(&mut all, 9, Each::Many), [8, 1], "more may be fed");
-        assert_eq!(take(&mut all, 9, Each::Many), [2]);
+        assert_eq!(take(&mut all, 9, PerKey::All), [8, 1], "more may be fed");
+        assert_eq!(take(&mut all, 9, PerKey::All), [2]);
     }
 
     proptest! {
@@ -736,7 +736,7 @@ mod tests {
                         }
                     }
                     Act::Take(owner, most) => {
-                        for taken in all.take(owner, most, Each::Many, None) {
+                        for taken in all.take(owner, most, PerKey::All, None) {
                             prop_assert!(here.contains(&owner));
                             new.remove(&taken.item);
                             if let Some(key) = taken.key {
@@ -824,7 +824,7 @@ mod tests {
             for owner in here {
                 // A call may end when one kind has run out.
                 loop {
-                    let taken = all.take(owner, usize::MAX, Each::Many, None);
+                    let taken = all.take(owner, usize::MAX, PerKey::All, None);
                     if taken.is_empty() {
                         break;
                     }
@@ -864,7 +864,7 @@ mod tests {
                     }
                     _ => {
                         let there = [Class::New, Class::Again].map(|class| all.peek(ME, class).is_some());
-                        let Some(taken) = all.take(ME, 1, Each::Once, None).pop() else {
+                        let Some(taken) = all.take(ME, 1, PerKey::One, None).pop() else {
                             prop_assert_eq!(there, [false, false]);
                             continue;
                         };
