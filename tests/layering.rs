@@ -391,6 +391,7 @@ const RETIRED: &[(&str, &str)] = &[
     ("Strays", "ParkedArrivals"),
     ("strays", "parked_arrivals"),
     ("owed", "carried_over"),
+    ("Part", "BatchSlice"),
     ("Crew", "Keyed"),
     ("crew", "keyed"),
     ("Redelivery", "PendingDelivery"),

@@ -242,7 +242,7 @@ impl<T> QueueEntry<T> {
 /// goes: where no lock is held.
 pub(crate) struct DeferredDrops<T> {
     entries: Vec<QueueEntry<T>>,
-    parts: Vec<Part<T>>,
+    parts: Vec<BatchSlice<T>>,
 }
 
 impl<T> DeferredDrops<T> {
@@ -259,7 +259,7 @@ impl<T> DeferredDrops<T> {
     }
 
     /// What had to make room.
-    pub(crate) fn add_part(&mut self, part: Part<T>) {
+    pub(crate) fn add_part(&mut self, part: BatchSlice<T>) {
         self.parts.push(part);
     }
 }
@@ -276,13 +276,13 @@ impl<T> Drop for DeferredDrops<T> {
 }
 
 /// A run of a batch's messages, bound for one lane.
-pub(crate) struct Part<T> {
+pub(crate) struct BatchSlice<T> {
     pub(crate) batch: Arc<Batch<T>>,
     pub(crate) from: u32,
     pub(crate) to: u32,
 }
 
-impl<T> Part<T> {
+impl<T> BatchSlice<T> {
     /// All of a batch.
     pub(crate) fn whole(batch: Arc<Batch<T>>) -> Self {
         Self {

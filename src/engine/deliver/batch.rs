@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::engine::deliver::turn::{Progress, advance};
 use crate::engine::parts::attempts::Attempts;
 use crate::engine::state::lane::{Lane, Turn};
-use crate::message::batch::{Part, Stamp};
+use crate::message::batch::{BatchSlice, Stamp};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::decide::strategy::{Backlog, Batched, Plan, Strategy};
 use crate::pure::words::room::Phase;
@@ -29,7 +29,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         batched: Batched,
         now_ns: u64,
     ) -> Progress {
-        let mut waiting: usize = turn.prefetched.iter().map(Part::len).sum();
+        let mut waiting: usize = turn.prefetched.iter().map(BatchSlice::len).sum();
         while waiting < batched.size()
             && let Some(part) = self.take(batched.size() - waiting)
         {
@@ -39,7 +39,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if !self.expire_front(turn, now_ns) {
             return Progress::Nothing;
         }
-        let Some(first) = turn.prefetched.front().map(Part::first) else {
+        let Some(first) = turn.prefetched.front().map(BatchSlice::first) else {
             return Progress::Done { now_ns };
         };
         let known = waiting + turn.waiting.len() + turn.requeued.len();
@@ -117,8 +117,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Ends what in these parts has outlived its time; returns the places of the
     /// others.
-    fn expire_within<'p>(&self, parts: &'p [Part<T>], now_ns: u64) -> Vec<(&'p Part<T>, usize)> {
-        let count: usize = parts.iter().map(Part::len).sum();
+    fn expire_within<'p>(
+        &self,
+        parts: &'p [BatchSlice<T>],
+        now_ns: u64,
+    ) -> Vec<(&'p BatchSlice<T>, usize)> {
+        let count: usize = parts.iter().map(BatchSlice::len).sum();
         let _motion = self.books.motions.begin(count as u64);
         let mut live = Vec::new();
         let mut expired = 0;
@@ -138,14 +142,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 /// Takes the oldest `count` deliveries that were prefetched.
-fn take_parts<T>(turn: &mut Turn<T>, count: usize) -> Vec<Part<T>> {
+fn take_parts<T>(turn: &mut Turn<T>, count: usize) -> Vec<BatchSlice<T>> {
     let mut taken = Vec::new();
     let mut left = count.max(1);
     while left > 0
         && let Some(front) = turn.prefetched.front()
     {
         let take = front.len().min(left);
-        taken.push(Part {
+        taken.push(BatchSlice {
             batch: Arc::clone(&front.batch),
             from: front.from,
             to: front.from + take as u32,

@@ -3,7 +3,7 @@
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::dead_letter_store::Letter;
 use crate::engine::state::lane::Lane;
-use crate::message::batch::Part;
+use crate::message::batch::BatchSlice;
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::sync::Arc;
 use crate::types::reason::DeadReason;
@@ -43,14 +43,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Sends queued first attempts to the dead letters.
-    pub(crate) fn bury_part(&self, part: &Part<T>, reason: DeadReason) {
+    pub(crate) fn bury_part(&self, part: &BatchSlice<T>, reason: DeadReason) {
         self.books
             .record(Status::Queued, Step::Bury, part.len() as u64);
         self.write_letters(part, reason);
     }
 
     /// Makes letters of first attempts whose end is on the books.
-    pub(crate) fn write_letters(&self, part: &Part<T>, reason: DeadReason) {
+    pub(crate) fn write_letters(&self, part: &BatchSlice<T>, reason: DeadReason) {
         for index in part.from..part.to {
             let dead = PendingDelivery::first(&part.batch, index as usize, 0);
             self.write_letter(dead, reason);

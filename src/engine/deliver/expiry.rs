@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::keyed::State;
 use crate::engine::state::lane::{Lane, Turn};
-use crate::message::batch::{Batch, Part};
+use crate::message::batch::{Batch, BatchSlice};
 use crate::observe::event::EventKind;
 use crate::pure::decide::expiry::{NEVER, has_passed, next_look};
 use crate::pure::decide::lifecycle::{Status, Step};
@@ -36,13 +36,13 @@ impl<T> Found<T> {
     /// Returns what is left of a part.
     fn look_through(
         &mut self,
-        part: Part<T>,
+        part: BatchSlice<T>,
         ttl_ns: Option<u64>,
         now_ns: u64,
-        left: &mut VecDeque<Part<T>>,
+        left: &mut VecDeque<BatchSlice<T>>,
     ) {
         let mut from = part.from;
-        let cut = |from: u32, to: u32| Part {
+        let cut = |from: u32, to: u32| BatchSlice {
             batch: Arc::clone(&part.batch),
             from,
             to,
@@ -146,7 +146,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Takes out what has expired, in one look through what the lane holds.
-    fn find_expired(&self, prefetched: Option<&mut VecDeque<Part<T>>>) -> Vec<PendingDelivery<T>> {
+    fn find_expired(
+        &self,
+        prefetched: Option<&mut VecDeque<BatchSlice<T>>>,
+    ) -> Vec<PendingDelivery<T>> {
         self.expiry.begin_look(self.engine());
         let now_ns = self.engine().clock.now_ns();
         let mut found = Found {

@@ -6,7 +6,7 @@ use crate::engine::parts::handler::Fault;
 use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::state::lane::{Lane, Turn};
 use crate::message::MessageId;
-use crate::message::batch::{Batch, Part};
+use crate::message::batch::{Batch, BatchSlice};
 use crate::observe::event::{DropCause, EventKind};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::decide::verdict::{Verdict, Wish};
@@ -181,7 +181,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.give_back(ended);
     }
 
-    fn cancel_part(&self, part: &Part<T>) {
+    fn cancel_part(&self, part: &BatchSlice<T>) {
         let count = part.len() as u64;
         let status = self.books.record(Status::Queued, Step::Cancel, count);
         for id in part.ids() {

@@ -5,12 +5,12 @@ use std::iter;
 
 use crate::engine::base::contain::discard;
 use crate::engine::parts::attempts::Attempts;
-use crate::engine::parts::handler::{Fault, Handler, Run};
+use crate::engine::parts::handler::{BatchRun, Fault, Handler};
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::runtime::pool::{Task, Worker};
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::{Lane, Turn};
-use crate::message::batch::{Batch, Messages, Part};
+use crate::message::batch::{Batch, BatchSlice, Messages};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::words::room::Phase;
 use crate::pure::words::schedule::Then;
@@ -177,8 +177,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         from: usize,
         to: usize,
         now_ns: u64,
-    ) -> Run<'a, T> {
-        Run {
+    ) -> BatchRun<'a, T> {
+        BatchRun {
             batch,
             from,
             to,
@@ -193,7 +193,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Calls the handler for such a run, all of which is in flight then. Returns how many calls
     /// were made, and the time after them.
-    pub(crate) fn try_run(&self, turn: &mut Turn<T>, run: &Run<'_, T>) -> (usize, u64) {
+    pub(crate) fn try_run(&self, turn: &mut Turn<T>, run: &BatchRun<'_, T>) -> (usize, u64) {
         self.books.begin_in_flight((run.to - run.from) as u64);
         self.tell_attempts(run.batch.ids(run.from, run.to), Attempts::first(run.now_ns));
         let calls = turn.handler.call(self.engine(), run, &mut turn.faults);
@@ -206,7 +206,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Writes down how so many calls of such a run have ended. Returns how many succeeded.
     pub(crate) fn end_run(
         &self,
-        run: &Run<'_, T>,
+        run: &BatchRun<'_, T>,
         calls: usize,
         faults: &[Fault],
         after_ns: u64,
@@ -229,7 +229,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Takes what is next in the lane. Where what waits may have to make room, no more
     /// than is about to be delivered.
-    pub(crate) fn take(&self, most: usize) -> Option<Part<T>> {
+    pub(crate) fn take(&self, most: usize) -> Option<BatchSlice<T>> {
         if self.is_sifted() {
             self.pop_some(most as u32)
         } else {
@@ -246,7 +246,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     ) -> (Tried<T>, u64) {
         let attempts = again.begin(now_ns);
         let index = usize::from(again.index);
-        let run = Run {
+        let run = BatchRun {
             batch: &again.batch,
             from: index,
             to: index + 1,
@@ -308,7 +308,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// The first message of `from..to` that has outlived its time, or `to`.
     #[inline(always)]
-    pub(crate) fn unexpired(&self, part: &Part<T>, from: usize, to: usize, now_ns: u64) -> usize {
+    pub(crate) fn unexpired(
+        &self,
+        part: &BatchSlice<T>,
+        from: usize,
+        to: usize,
+        now_ns: u64,
+    ) -> usize {
         if self.topic.settings.ttl_ns.is_none() && !part.batch.has_meta() {
             return to;
         }

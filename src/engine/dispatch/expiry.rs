@@ -7,7 +7,7 @@ use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::{Lanes, TopicCore};
 use crate::engine::wait::fire::Fire;
-use crate::message::batch::Part;
+use crate::message::batch::BatchSlice;
 use crate::observe::event::{DropCause, EventKind};
 use crate::pure::decide::expiry::{NEVER, has_passed, next_look};
 use crate::pure::decide::lifecycle::{Status, Step};
@@ -26,7 +26,12 @@ impl<T> DispatcherState<T> {
     }
 
     /// One step of a look through what waits: takes out what has expired.
-    fn look(&mut self, at: &PartitionQueue<T>, ttl_ns: Option<u64>, now_ns: u64) -> Vec<Part<T>> {
+    fn look(
+        &mut self,
+        at: &PartitionQueue<T>,
+        ttl_ns: Option<u64>,
+        now_ns: u64,
+    ) -> Vec<BatchSlice<T>> {
         let mut expired = Vec::new();
         let Some(mut look) = self.shelf.look else {
             return expired;
@@ -69,11 +74,11 @@ impl<T> DispatcherState<T> {
     /// Takes what has expired out of what a look goes through.
     fn sift(
         &mut self,
-        part: Part<T>,
+        part: BatchSlice<T>,
         look: &mut Look,
         ttl_ns: Option<u64>,
         now_ns: u64,
-        expired: &mut Vec<Part<T>>,
+        expired: &mut Vec<BatchSlice<T>>,
     ) {
         let mut rest = Some(part);
         while let Some(part) = rest {
@@ -226,12 +231,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Messages that expired before they were dispatched.
-    fn expire(self: &Arc<Self>, at: &QueueRef<'_, T>, expired: Vec<Part<T>>) {
+    fn expire(self: &Arc<Self>, at: &QueueRef<'_, T>, expired: Vec<BatchSlice<T>>) {
         let lanes = self.lanes.load();
         for part in expired {
             let _motion = self.books.motions.begin(part.len() as u64);
             for index in part.from..part.to {
-                let one = Part {
+                let one = BatchSlice {
                     batch: Arc::clone(&part.batch),
                     from: index,
                     to: index + 1,
@@ -243,7 +248,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Ends a message for every subscription that would have got it, or else for itself.
-    fn expire_one(self: &Arc<Self>, lanes: &Lanes<T>, part: &Part<T>) {
+    fn expire_one(self: &Arc<Self>, lanes: &Lanes<T>, part: &BatchSlice<T>) {
         let id = part.first().id.get();
         let retains = self.settings.no_subscribers == NoSubscribers::Retain;
         let open = || lanes.iter().filter(|lane| lane.phase() == Phase::Open);
@@ -275,7 +280,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.engine.quiescence.notify();
     }
 
-    fn tell_expired(&self, lane: &Lane<T>, part: &Part<T>, status: Status) {
+    fn tell_expired(&self, lane: &Lane<T>, part: &BatchSlice<T>, status: Status) {
         if self.bus().observed() {
             for id in part.ids() {
                 lane.tell(id, 0, status, EventKind::Expired);

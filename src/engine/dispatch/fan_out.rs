@@ -16,7 +16,7 @@ use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::{Lanes, TopicCore};
 use crate::message::MessageId;
-use crate::message::batch::Part;
+use crate::message::batch::BatchSlice;
 use crate::observe::event::{DropCause, EventKind};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::words::room::{Phase, Reserved};
@@ -118,7 +118,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // Counted before it can be handled: a snapshot never shows more ends
         // than beginnings.
         self.books.dispatched.add(u64::from(count));
-        let part = || Part {
+        let part = || BatchSlice {
             batch: Arc::clone(batch),
             from: current.from,
             to: current.from + count,
@@ -148,7 +148,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// How many messages of a batch are wanted by the same lanes, from the next one on,
     /// and an id that stands for them.
     #[cold]
-    fn alike(&self, current: &Part<T>, lanes: &Lanes<T>, starts: Starts) -> (usize, u64) {
+    fn alike(&self, current: &BatchSlice<T>, lanes: &Lanes<T>, starts: Starts) -> (usize, u64) {
         let left = current.len();
         let ids = || current.ids().map(|id| id.get());
         if ids().all(|id| starts.precede(id)) {
@@ -264,7 +264,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn overflow(
         self: &Arc<Self>,
         lane: &Arc<Lane<T>>,
-        part: impl Fn() -> Part<T>,
+        part: impl Fn() -> BatchSlice<T>,
         count: u32,
         reserved: &mut Reserved,
     ) {
@@ -295,7 +295,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn hand_to(
         self: &Arc<Self>,
         lane: &Arc<Lane<T>>,
-        part: Part<T>,
+        part: BatchSlice<T>,
         granted: u32,
         worker: &mut Worker<'_>,
     ) -> Then {
@@ -326,7 +326,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             for part in &oldest {
                 self.drop_queued(lane, part);
             }
-            let dropped: usize = oldest.iter().map(Part::len).sum();
+            let dropped: usize = oldest.iter().map(BatchSlice::len).sum();
             if lane.release(dropped as u32) {
                 lane.schedule();
             }
@@ -340,13 +340,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         granted
     }
 
-    fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &Part<T>) {
+    fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>) {
         let count = part.len() as u64;
         let status = lane.books.record(Status::Queued, Step::Drop, count);
         self.tell_dropped(lane, part, status);
     }
 
-    fn tell_dropped(&self, lane: &Arc<Lane<T>>, part: &Part<T>, status: Status) {
+    fn tell_dropped(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>, status: Status) {
         if self.bus().observed() {
             for id in part.ids() {
                 let cause = DropCause::LaneFull;
@@ -358,7 +358,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Deliveries that found no place in their lane. Without one they can't keep
     /// the lane from ending, and it may have ended since it was asked.
-    fn lose(&self, lane: &Arc<Lane<T>>, part: &Part<T>) {
+    fn lose(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>) {
         match lane.when_full {
             LaneFull::DeadLetter => {
                 self.end_without_place(lane, part, Step::Bury);
@@ -375,7 +375,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(crate) fn end_without_place(
         &self,
         lane: &Arc<Lane<T>>,
-        part: &Part<T>,
+        part: &BatchSlice<T>,
         step: Step,
     ) -> Status {
         let record = |books: &LaneBooks| {
@@ -410,7 +410,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
 /// The messages of a part that have a place in the lane, which granted so many, and
 /// those that have none.
-fn split<T>(lane: &Lane<T>, part: Part<T>, granted: u32) -> (Part<T>, Part<T>) {
+fn split<T>(lane: &Lane<T>, part: BatchSlice<T>, granted: u32) -> (BatchSlice<T>, BatchSlice<T>) {
     match lane.when_full {
         LaneFull::DropOldest => {
             let missing = part.to - part.from - granted;

@@ -11,7 +11,7 @@ use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::{Lanes, TopicCore};
 use crate::engine::wait::fire::{Fire, LOOK};
 use crate::message::MessageId;
-use crate::message::batch::{BATCH, Part};
+use crate::message::batch::{BATCH, BatchSlice};
 use crate::observe::event::{DropCause, EventKind, Hook};
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::decide::strategy::{Backlog, FlushCause, Plan, Strategy};
@@ -269,7 +269,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         strategy: &dyn Strategy,
         waiting: usize,
     ) -> Plan {
-        let Some(oldest) = dispatcher.shelf.front().map(Part::first) else {
+        let Some(oldest) = dispatcher.shelf.front().map(BatchSlice::first) else {
             return Plan::Deliver { at_most: waiting };
         };
         let now_ns = self.engine.clock.now_ns();
@@ -362,7 +362,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Drops the oldest messages there are, at most so many, for a publisher that wants
     /// room: of those that the dispatcher has, if that one rests, or else in the queue.
     /// Returns them, for the caller to let go of where it holds no lock.
-    pub(crate) fn drop_oldest(&self, at: &QueueRef<'_, T>, most: u32) -> Option<Part<T>> {
+    pub(crate) fn drop_oldest(&self, at: &QueueRef<'_, T>, most: u32) -> Option<BatchSlice<T>> {
         let on_desk = at.dispatcher.lock().as_deref_mut().and_then(|dispatcher| {
             breakable!(
                 "eviction: past the dispatcher",
@@ -410,7 +410,7 @@ fn take_up_to<T>(
         there += part.len();
     }
     while there < wanted && dispatcher.fill(at) {
-        there += dispatcher.shelf.back().map_or(0, Part::len);
+        there += dispatcher.shelf.back().map_or(0, BatchSlice::len);
     }
     there.min(wanted)
 }

@@ -11,23 +11,23 @@
 //! behind a call while another consumer is free, and its key is out. Callers that pull take a
 //! run where no keys are to be minded, else one at a time, too: each lease ends by itself.
 
-use crate::engine::parts::handler::Run;
+use crate::engine::parts::handler::BatchRun;
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::keyed::{KeyRule, KeyedLane, RUNNER, State};
 use crate::engine::state::lane::{Lane, Turn};
-use crate::message::batch::Part;
+use crate::message::batch::BatchSlice;
 use crate::pure::order::sequencer::{Key, Taken};
 use crate::sync::{Arc, breakable};
 
 /// Deliveries that go straight to a consumer, and what tells their keys.
 pub(crate) struct Straight<T> {
-    part: Part<T>,
+    part: BatchSlice<T>,
     rule: KeyRule,
 }
 
 impl<T> Straight<T> {
     /// Has them be out, and returns the key of the first: where keys are minded there is one.
-    pub(crate) fn pass(self, state: &mut State<T>) -> (Part<T>, Option<Key>) {
+    pub(crate) fn pass(self, state: &mut State<T>) -> (BatchSlice<T>, Option<Key>) {
         let key = self.rule.key_at(&self.part.batch, self.part.from as usize);
         state.sequencer.pass(RUNNER, key);
         (self.part, key)
@@ -36,7 +36,7 @@ impl<T> Straight<T> {
 
 impl<T: Send + Sync + 'static> Lane<T> {
     /// Puts back what was taken out of the inbox and not tried.
-    fn put_back(self: &Arc<Self>, part: Part<T>) {
+    fn put_back(self: &Arc<Self>, part: BatchSlice<T>) {
         if part.from == part.to {
             return;
         }
@@ -109,7 +109,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             return now_ns;
         }
         let batch = Arc::clone(&part.batch);
-        let run = Run {
+        let run = BatchRun {
             until_fault: breakable!("keys: past a failure in a run", true, false),
             ..self.lane.first_run(&batch, from, to, now_ns)
         };

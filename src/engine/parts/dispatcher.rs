@@ -2,7 +2,7 @@
 
 use crate::engine::base::contain::StrategyInUse;
 use crate::engine::runtime::linger::Linger;
-use crate::message::batch::Part;
+use crate::message::batch::BatchSlice;
 use crate::pure::words::room::Reserved;
 use crate::sync::Weak;
 
@@ -21,7 +21,7 @@ pub(crate) struct DispatcherState<T> {
     pub(crate) queue_was_empty: bool,
     pub(crate) allowed_by: Weak<StrategyInUse>,
     /// On its way to the lanes.
-    pub(crate) current_batch: Option<Part<T>>,
+    pub(crate) current_batch: Option<BatchSlice<T>>,
     /// The lanes had room for all of it when it was taken.
     pub(crate) has_room: bool,
     /// Every lane that got something last was scheduled, or ran, already.
@@ -35,8 +35,8 @@ pub(crate) struct DispatcherState<T> {
 /// A look through it, and the queue behind it, may take several steps: what it has
 /// passed is `seen`, and older than the `rest`.
 pub(crate) struct Shelf<T> {
-    pub(crate) seen: VecDeque<Part<T>>,
-    pub(crate) rest: VecDeque<Part<T>>,
+    pub(crate) seen: VecDeque<BatchSlice<T>>,
+    pub(crate) rest: VecDeque<BatchSlice<T>>,
     pub(crate) look: Option<Look>,
     /// When it was last looked through, since it was empty.
     pub(crate) looked_ns: Option<u64>,
@@ -66,14 +66,14 @@ impl<T> DispatcherState<T> {
     }
 
     /// Keeps what is left of the current batch, if anything is.
-    pub(crate) fn keep(&mut self, left: Option<Part<T>>) {
+    pub(crate) fn keep(&mut self, left: Option<BatchSlice<T>>) {
         self.current_batch = left;
         self.has_room = false;
     }
 
     /// Takes the oldest messages, at most so many: the rest of the current batch, or else
     /// of what is on the shelf.
-    pub(crate) fn take_oldest(&mut self, most: u32) -> Option<Part<T>> {
+    pub(crate) fn take_oldest(&mut self, most: u32) -> Option<BatchSlice<T>> {
         let Some(current_batch) = self.current_batch.take() else {
             return self.shelf.take_front(most);
         };
@@ -99,23 +99,23 @@ impl<T> Shelf<T> {
 
     /// Messages on it.
     pub(crate) fn len(&self) -> usize {
-        self.iter().map(Part::len).sum()
+        self.iter().map(BatchSlice::len).sum()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Part<T>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &BatchSlice<T>> {
         self.seen.iter().chain(&self.rest)
     }
 
-    pub(crate) fn front(&self) -> Option<&Part<T>> {
+    pub(crate) fn front(&self) -> Option<&BatchSlice<T>> {
         self.seen.front().or_else(|| self.rest.front())
     }
 
-    pub(crate) fn back(&self) -> Option<&Part<T>> {
+    pub(crate) fn back(&self) -> Option<&BatchSlice<T>> {
         self.rest.back().or_else(|| self.seen.back())
     }
 
     /// Takes the oldest, at most so many messages.
-    pub(crate) fn take_front(&mut self, most: u32) -> Option<Part<T>> {
+    pub(crate) fn take_front(&mut self, most: u32) -> Option<BatchSlice<T>> {
         let oldest = match self.seen.is_empty() {
             true => &mut self.rest,
             false => &mut self.seen,
@@ -128,7 +128,7 @@ impl<T> Shelf<T> {
     }
 
     /// Adds what is next in the queue.
-    pub(crate) fn extend(&mut self, part: Option<Part<T>>) {
+    pub(crate) fn extend(&mut self, part: Option<BatchSlice<T>>) {
         self.rest.extend(part);
     }
 }

@@ -99,7 +99,7 @@ pub(crate) fn outcome(called: Result<Result<(), Nack>, String>) -> Result<(), Ca
 }
 
 /// Deliveries of one batch that stand next to each other, for one lane.
-pub(crate) struct Run<'a, T> {
+pub(crate) struct BatchRun<'a, T> {
     pub(crate) batch: &'a Batch<T>,
     pub(crate) from: usize,
     pub(crate) to: usize,
@@ -112,7 +112,7 @@ pub(crate) struct Run<'a, T> {
     pub(crate) until_fault: bool,
 }
 
-impl<'a, T> Run<'a, T> {
+impl<'a, T> BatchRun<'a, T> {
     pub(crate) fn delivery(&self, index: usize) -> Delivery<'a, T> {
         Delivery {
             batch: self.batch,
@@ -129,14 +129,24 @@ impl<'a, T> Run<'a, T> {
 pub(crate) trait EachHandler<T>: Send {
     /// Calls the handler for the run, until the lane starts being cancelled.
     /// Returns how many calls were made.
-    fn call(&mut self, run: &Run<'_, T>, refused: &Cell<bool>, faults: &mut Vec<Fault>) -> usize;
+    fn call(
+        &mut self,
+        run: &BatchRun<'_, T>,
+        refused: &Cell<bool>,
+        faults: &mut Vec<Fault>,
+    ) -> usize;
 }
 
 impl<T, F> EachHandler<T> for F
 where
     F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send,
 {
-    fn call(&mut self, run: &Run<'_, T>, refused: &Cell<bool>, faults: &mut Vec<Fault>) -> usize {
+    fn call(
+        &mut self,
+        run: &BatchRun<'_, T>,
+        refused: &Cell<bool>,
+        faults: &mut Vec<Fault>,
+    ) -> usize {
         let mut delivery = run.delivery(run.from);
         // Kept outside of the wall, so that the call that panicked is known, and the next
         // one follows.
@@ -228,7 +238,7 @@ impl<T> Handler<T> {
     pub(crate) fn call(
         &mut self,
         engine: &Engine,
-        run: &Run<'_, T>,
+        run: &BatchRun<'_, T>,
         faults: &mut Vec<Fault>,
     ) -> usize {
         context::calling(engine.id(), |refused| match self {

@@ -8,7 +8,7 @@
 
 use crate::engine::parts::attempts::Attempts;
 use crate::engine::parts::pending::PendingDelivery;
-use crate::message::batch::{Batch, Part};
+use crate::message::batch::{Batch, BatchSlice};
 use crate::message::{Address, Delivery, MessageId};
 use crate::pure::order::sequencer::{Key, Taken};
 use crate::pure::wheel::arena::Arena;
@@ -189,7 +189,12 @@ impl<T> Outstanding<T> {
 
     /// Has first attempts be out that are neighbors, at most [`RUN`] of them; a key they have
     /// only if there is one of them.
-    pub(crate) fn grant_new(&mut self, part: Part<T>, key: Option<Key>, span: Span) -> Granted<T> {
+    pub(crate) fn grant_new(
+        &mut self,
+        part: BatchSlice<T>,
+        key: Option<Key>,
+        span: Span,
+    ) -> Granted<T> {
         let (count, from) = (part.len() as u8, part.from as u8);
         let what = What::New {
             batch: Arc::clone(&part.batch),
@@ -325,7 +330,7 @@ impl<T> Outstanding<T> {
             leased.out &= !granted.out;
             self.count -= 1;
             let began_ns = granted.began_ns;
-            let part = Part {
+            let part = BatchSlice {
                 batch: Arc::clone(&granted.batch),
                 from: granted.index() as u32,
                 to: granted.index() as u32 + 1,

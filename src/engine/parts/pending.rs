@@ -2,7 +2,7 @@
 
 use crate::engine::parts::attempts::Attempts;
 use crate::message::MessageId;
-use crate::message::batch::{Batch, Part, Stamp};
+use crate::message::batch::{Batch, BatchSlice, Stamp};
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::decide::retry::FailureKind;
 use crate::pure::wheel::TimerKey;
@@ -161,10 +161,10 @@ impl<T> PendingDelivery<T> {
     }
 
     /// As it was before it was filed: for one that is new.
-    pub(crate) fn into_part(self) -> Part<T> {
+    pub(crate) fn into_part(self) -> BatchSlice<T> {
         let from = u32::from(self.index);
         let batch = self.batch;
-        Part {
+        BatchSlice {
             batch,
             from,
             to: from + 1,

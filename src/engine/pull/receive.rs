@@ -23,7 +23,7 @@ use crate::engine::runtime::context;
 use crate::engine::state::keyed::{KeyedLane, RUNNER, State};
 use crate::engine::state::lane::Lane;
 use crate::message::MessageId;
-use crate::message::batch::Part;
+use crate::message::batch::BatchSlice;
 use crate::observe::event::EventKind;
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::decide::rules::Keying;
@@ -182,7 +182,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     fn grant_unexpired(
         self,
         leases: &mut Leases<T>,
-        mut part: Part<T>,
+        mut part: BatchSlice<T>,
         key: Option<Key>,
         going: &mut Going<T, impl FnMut(Granted<T>)>,
     ) {

@@ -12,7 +12,7 @@ use crate::engine::runtime::linger::Linger;
 use crate::engine::state::keyed::Keyed;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::fire::{CANCEL, Fire, LEASE, LOOK};
-use crate::message::batch::Part;
+use crate::message::batch::BatchSlice;
 use crate::observe::latency::Latencies;
 use crate::pure::decide::retry::salt;
 use crate::pure::decide::stride::Stride;
@@ -30,7 +30,7 @@ use std::collections::VecDeque;
 pub(crate) struct Turn<T> {
     pub(crate) handler: Handler<T>,
     /// Parts taken out of the inbox and not yet handled.
-    pub(crate) prefetched: VecDeque<Part<T>>,
+    pub(crate) prefetched: VecDeque<BatchSlice<T>>,
     /// Retries on the timer wheel, and on an engine without workers what was requeued in
     /// this run, by their tag.
     pub(crate) waiting: Arena<PendingDelivery<T>>,
@@ -65,7 +65,7 @@ impl<T> Turn<T> {
     }
 
     /// Takes the oldest that were prefetched, at most so many.
-    fn pop_some(&mut self, most: u32) -> Option<Part<T>> {
+    fn pop_some(&mut self, most: u32) -> Option<BatchSlice<T>> {
         let (taken, left) = self.prefetched.pop_front()?.split_at_most(most);
         if let Some(left) = left {
             self.prefetched.push_front(left);
@@ -129,10 +129,10 @@ pub(crate) struct Lane<T> {
     pub(crate) latencies: Mutex<Option<Box<Latencies>>>,
     /// First attempts, in accept order. Bounded by `capacity`: every delivery in
     /// it holds a place.
-    inbox: OnceLock<Box<Unbounded<Part<T>>>>,
+    inbox: OnceLock<Box<Unbounded<BatchSlice<T>>>>,
     /// Where others than the runner take from the inbox, what was taken out of it and
     /// is still to be had: older than everything in it.
-    split: Mutex<VecDeque<Part<T>>>,
+    split: Mutex<VecDeque<BatchSlice<T>>>,
     /// When the first of what waits here expires.
     pub(crate) expiry: Expiry,
     /// Bounded like the inbox.
@@ -228,14 +228,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Pushes deliveries that hold a place.
-    pub(crate) fn push(&self, part: Part<T>) {
+    pub(crate) fn push(&self, part: BatchSlice<T>) {
         self.inbox
             .get_or_init(|| Box::new(Unbounded::new()))
             .push(part);
     }
 
     /// Takes the oldest deliveries that are queued.
-    pub(crate) fn pop(&self) -> Option<Part<T>> {
+    pub(crate) fn pop(&self) -> Option<BatchSlice<T>> {
         let inbox = self.inbox.get()?;
         if !self.is_sifted() && self.keyed.get().is_none() {
             return inbox.pop();
@@ -252,7 +252,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Passes each part that is queued to `look`, which leaves what is to stay.
-    pub(crate) fn look_through_inbox(&self, mut look: impl FnMut(Part<T>, &mut VecDeque<Part<T>>)) {
+    pub(crate) fn look_through_inbox(
+        &self,
+        mut look: impl FnMut(BatchSlice<T>, &mut VecDeque<BatchSlice<T>>),
+    ) {
         let Some(inbox) = self.inbox.get() else {
             return;
         };
@@ -267,12 +270,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Takes the oldest deliveries that are queued, at most so many.
-    pub(crate) fn pop_some(&self, most: u32) -> Option<Part<T>> {
+    pub(crate) fn pop_some(&self, most: u32) -> Option<BatchSlice<T>> {
         self.pop_chosen(|_| most)
     }
 
     /// Takes as many of the oldest part that is queued as are chosen.
-    pub(crate) fn pop_chosen(&self, choose: impl FnOnce(&Part<T>) -> u32) -> Option<Part<T>> {
+    pub(crate) fn pop_chosen(
+        &self,
+        choose: impl FnOnce(&BatchSlice<T>) -> u32,
+    ) -> Option<BatchSlice<T>> {
         let inbox = self.inbox.get()?;
         let mut split = self.split.lock();
         if split.is_empty() {
@@ -283,7 +289,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if oldest.len() as u32 <= count {
             return split.pop_front();
         }
-        let taken = Part {
+        let taken = BatchSlice {
             batch: Arc::clone(&oldest.batch),
             from: oldest.from,
             to: oldest.from + count,
@@ -293,7 +299,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Puts back what was taken out and not tried, before what is queued.
-    pub(crate) fn unpop(&self, part: Part<T>) {
+    pub(crate) fn unpop(&self, part: BatchSlice<T>) {
         self.split.lock().push_front(part);
     }
 
@@ -328,7 +334,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Takes the oldest deliveries that wait and were never tried, at most so many, to
     /// be dropped: what a turn at rest has prefetched, then what has been filed, then
     /// what is queued.
-    pub(crate) fn pop_oldest(&self, most: u32) -> Vec<Part<T>> {
+    pub(crate) fn pop_oldest(&self, most: u32) -> Vec<BatchSlice<T>> {
         let in_turn = self
             .turn
             .lock()

@@ -23,7 +23,9 @@ use crate::engine::base::task_state::TaskState;
 use crate::engine::parts::dispatcher::DispatcherState;
 use crate::engine::runtime::directory::TopicSettings;
 use crate::engine::runtime::expiry::Expiry;
-use crate::message::batch::{BATCH, Batch, Message, Meta, OpenBatch, Part, QueueEntry, Stamp};
+use crate::message::batch::{
+    BATCH, Batch, BatchSlice, Message, Meta, OpenBatch, QueueEntry, Stamp,
+};
 use crate::pure::words::schedule::Then;
 use crate::sync::{Arc, CachePadded, Channel, Mutex, MutexGuard, OnceLock, breakable};
 use crate::types::config::Overflow;
@@ -58,7 +60,7 @@ pub(crate) struct PartitionQueue<T> {
 pub(crate) struct Tail<T> {
     open: OpenBatch<T>,
     /// What an eviction has left of the oldest batch.
-    left: Option<Part<T>>,
+    left: Option<BatchSlice<T>>,
     /// Whoever writes a message with this number, or a higher one, notifies.
     notify_from: u64,
     /// And whoever fills the open batch.
@@ -67,7 +69,7 @@ pub(crate) struct Tail<T> {
 
 /// What was taken out of a queue.
 pub(crate) struct Taken<T> {
-    pub(crate) part: Part<T>,
+    pub(crate) part: BatchSlice<T>,
     /// It is the open batch: nothing was behind it.
     pub(crate) was_open: bool,
 }
@@ -185,11 +187,11 @@ impl<T> PartitionQueue<T> {
     }
 
     /// Takes the oldest batch that is full, without the lock, where nobody else takes any.
-    pub(crate) fn pop_full(&self) -> Option<Part<T>> {
+    pub(crate) fn pop_full(&self) -> Option<BatchSlice<T>> {
         if self.evicts {
             return None;
         }
-        self.full.get()?.pop().map(Part::whole)
+        self.full.get()?.pop().map(BatchSlice::whole)
     }
 
     /// Takes the oldest there is. If that is nothing, or the open batch, the next to push
@@ -204,7 +206,7 @@ impl<T> PartitionQueue<T> {
     }
 
     fn pop_from(&self, tail: &mut Tail<T>) -> Option<Taken<T>> {
-        let full = || self.full.get()?.pop().map(Part::whole);
+        let full = || self.full.get()?.pop().map(BatchSlice::whole);
         let full = || breakable!("queue: the open batch first", full(), None);
         if let Some(part) = tail.left.take().or_else(full) {
             let was_open = false;
@@ -217,13 +219,13 @@ impl<T> PartitionQueue<T> {
         }
         let mut batch = tail.open.take();
         batch.shrink();
-        let part = Part::whole(Arc::new(batch));
+        let part = BatchSlice::whole(Arc::new(batch));
         let was_open = true;
         Some(Taken { part, was_open })
     }
 
     /// Takes the oldest messages, at most so many, for a topic that drops its oldest.
-    pub(crate) fn pop_some(&self, most: u32) -> Option<Part<T>> {
+    pub(crate) fn pop_some(&self, most: u32) -> Option<BatchSlice<T>> {
         let mut tail = self.tail.lock();
         let (taken, left) = self.pop_from(&mut tail)?.part.split_at_most(most);
         tail.left = left;

@@ -38,7 +38,7 @@ use crate::engine::runtime::pool::{After, Task, Worker};
 use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::fire::Fire;
-use crate::message::batch::{Meta, Part, QueueEntry};
+use crate::message::batch::{BatchSlice, Meta, QueueEntry};
 use crate::observe::event::EventKind;
 use crate::pure::decide::key_hash::key_hash;
 use crate::pure::words::schedule::Then;
@@ -388,7 +388,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         route: Option<u64>,
         meta: Option<&Meta>,
         wanted: u64,
-    ) -> Option<Part<T>> {
+    ) -> Option<BatchSlice<T>> {
         let route = route.or_else(|| self.route(meta, wanted, 0));
         let (set, before) = self.sets();
         before.iter().chain([&set]).find_map(|set| {
