@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use crate::pure::decide::verdict::Wish;
+use crate::pure::decide::verdict::NackAction;
 
 /// A handler's refusal of a delivery.
 ///
@@ -29,7 +29,7 @@ use crate::pure::decide::verdict::Wish;
 pub struct Nack(Box<Refusal>);
 
 struct Refusal {
-    wish: Wish,
+    action: NackAction,
     cause: Cause,
 }
 
@@ -39,16 +39,16 @@ enum Cause {
 }
 
 impl Nack {
-    fn new(wish: Wish, text: impl Into<Cow<'static, str>>) -> Self {
+    fn new(action: NackAction, text: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Refusal {
-            wish,
+            action,
             cause: Cause::Text(text.into()),
         }))
     }
 
     /// Try again as the retry policy says.
     pub fn retry(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Wish::Policy, reason)
+        Self::new(NackAction::Policy, reason)
     }
 
     /// Try again after `delay` instead of the retry policy's own, if the policy grants
@@ -58,7 +58,7 @@ impl Nack {
     /// retry comes within [`max_elapsed`](crate::Backoff::max_elapsed); a policy of your
     /// own that says nothing else takes it if it grants a retry at all.
     pub fn retry_after(delay: Duration, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Wish::After(delay), reason)
+        Self::new(NackAction::After(delay), reason)
     }
 
     /// Not now: back to the end of the line, at once, behind everything that the topic
@@ -77,17 +77,17 @@ impl Nack {
     /// [`OnFailure::BlockKey`]: crate::OnFailure::BlockKey
     /// [`OnFailure::BlockSubscription`]: crate::OnFailure::BlockSubscription
     pub fn requeue(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Wish::Requeue, reason)
+        Self::new(NackAction::Requeue, reason)
     }
 
     /// Trying again can't help: dead-letter it now.
     pub fn dead_letter(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Wish::DeadLetter, reason)
+        Self::new(NackAction::DeadLetter, reason)
     }
 
     /// It doesn't matter: drop it. Counted as dropped.
     pub fn discard(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Wish::Discard, reason)
+        Self::new(NackAction::Discard, reason)
     }
 
     /// Try again as the retry policy says, because of an error of any type: for
@@ -104,13 +104,13 @@ impl Nack {
     /// ```
     pub fn from_error(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(Box::new(Refusal {
-            wish: Wish::Policy,
+            action: NackAction::Policy,
             cause: Cause::Error(error.into()),
         }))
     }
 
-    pub(crate) fn wish(&self) -> Wish {
-        self.0.wish
+    pub(crate) fn action(&self) -> NackAction {
+        self.0.action
     }
 
     pub(crate) fn error(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
@@ -139,7 +139,7 @@ impl fmt::Display for Nack {
 impl fmt::Debug for Nack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Nack")
-            .field("wish", &self.0.wish)
+            .field("action", &self.0.action)
             .field("reason", &format_args!("{self}"))
             .finish()
     }
@@ -158,7 +158,7 @@ mod tests {
     fn an_error_in_a_box_becomes_a_nack_that_keeps_it() {
         let boxed: Box<dyn Error + Send + Sync> = Box::new(fmt::Error);
         let nack = Nack::from_error(boxed);
-        assert_eq!(nack.wish(), Wish::Policy);
+        assert_eq!(nack.action(), NackAction::Policy);
         assert!(nack.error().is_some_and(|error| error.is::<fmt::Error>()));
         assert_eq!(Nack::from_error("a text").to_string(), "a text");
     }
@@ -170,7 +170,7 @@ mod tests {
             Ok(())
         }
         let nack = fails().expect_err("x is no number");
-        assert_eq!(nack.wish(), Wish::Policy);
+        assert_eq!(nack.action(), NackAction::Policy);
         assert!(
             nack.error()
                 .is_some_and(|error| error.is::<std::num::ParseIntError>())

@@ -132,7 +132,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     pub fn pull(mut self, pull: Pull) -> Result<PullSubscription<T>, SubscribeError> {
         let deadline_ns = check_deadline(pull.ack_deadline)?;
         self.credits = pull.credits;
-        let lane = self.finish(Consumers::Callers, |_| Ok(Handler::Others))?;
+        let lane = self.finish(Consumers::Callers, |_| Ok(Handler::External))?;
         if let Some(keyed) = lane.keyed() {
             keyed.set_ack_deadline(deadline_ns);
             keyed.set_credits(pull.credits)?;
@@ -249,7 +249,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     /// As [`subscribe`](Self::subscribe), and for [`OnFailure::BlockSubscription`],
     /// under which one member would do.
     pub fn group(self) -> Result<ConsumerGroup<T>, SubscribeError> {
-        let lane = self.finish(Consumers::Members, |_| Ok(Handler::Others))?;
+        let lane = self.finish(Consumers::Members, |_| Ok(Handler::External))?;
         Ok(ConsumerGroup::new(lane))
     }
 
@@ -259,7 +259,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         share: impl FnOnce() -> Shared<T>,
     ) -> Result<Subscription, SubscribeError> {
         in_range_of_threads("concurrency", concurrency)?;
-        let lane = self.finish(Consumers::Slots, |_| Ok(Handler::Others))?;
+        let lane = self.finish(Consumers::Slots, |_| Ok(Handler::External))?;
         let (slots, make) = share();
         if let Some(keyed) = lane.keyed() {
             keyed.take_slots(slots, make);

@@ -4,7 +4,7 @@
 //! What has failed is not settled here: see [`settle`](crate::engine::deliver::settle).
 
 use crate::engine::parts::attempts::{Attempts, Took};
-use crate::engine::parts::handler::Fault;
+use crate::engine::parts::handler::FailedCall;
 use crate::engine::state::lane::Lane;
 use crate::message::batch::Batch;
 use crate::message::{Address, Delivery, MessageId};
@@ -49,23 +49,23 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Writes down, and tells, how attempts have ended, given the id of each message and when
-    /// it was accepted: in success, but for those that `faults` are of. Returns the number of
+    /// it was accepted: in success, but for the `failed_calls`. Returns the number of
     /// the successful.
     #[inline(always)]
     pub(crate) fn end_attempts(
         &self,
         ids: impl Iterator<Item = MessageId>,
         accepted_ns: impl ExactSizeIterator<Item = u64> + Clone,
-        faults: &[Fault],
+        failed_calls: &[FailedCall],
         attempts: Attempts,
         took: Took,
     ) -> usize {
-        let acked = accepted_ns.len() - faults.len();
+        let acked = accepted_ns.len() - failed_calls.len();
         self.record_latencies(accepted_ns, attempts, took);
         self.books
             .record(Status::Delivering, Step::Ack, acked as u64);
         if self.topic.bus().observed() {
-            self.tell_acked(ids, faults, attempts.number, took.ended_ns);
+            self.tell_acked(ids, failed_calls, attempts.number, took.ended_ns);
         }
         acked
     }
@@ -74,11 +74,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
     fn tell_acked(
         &self,
         ids: impl Iterator<Item = MessageId>,
-        faults: &[Fault],
+        failed_calls: &[FailedCall],
         number: u32,
         ended_ns: u64,
     ) {
-        let mut failed = faults.iter().map(|fault| fault.at).peekable();
+        let mut failed = failed_calls
+            .iter()
+            .map(|failed_call| failed_call.at)
+            .peekable();
         let acked = ids.enumerate();
         let acked = acked.filter_map(|(at, id)| failed.next_if_eq(&at).is_none().then_some(id));
         let (status, kind) = (Status::Delivered, EventKind::Delivered);

@@ -73,12 +73,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.tell_attempts(ids.clone(), attempts);
         self.books.record(Status::Queued, Step::Start, count);
         turn.handler
-            .call_batch(self.engine(), deliveries, &mut turn.faults);
+            .call_batch(self.engine(), deliveries, &mut turn.failed_calls);
         let after_ns = self.engine().clock.now_ns();
         let _motion = self.books.motions.begin(count);
         let accepted_ns = (0..places.len()).map(|at| stamp(at).accepted_ns);
         let took = attempts.until(after_ns, places.len());
-        let acked = self.end_attempts(ids, accepted_ns, &turn.faults, attempts, took);
+        let acked = self.end_attempts(ids, accepted_ns, &turn.failed_calls, attempts, took);
         let place = |at: usize| (&places[at].0.batch, places[at].1);
         let freed = self.settle_first(turn, place, now_ns, after_ns);
         self.books.end_in_flight(count);

@@ -2,7 +2,7 @@
 
 use crate::engine::base::contain::contain;
 use crate::engine::deliver::turn::{Progress, Tried};
-use crate::engine::parts::handler::Fault;
+use crate::engine::parts::handler::FailedCall;
 use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::state::lane::{Lane, Turn};
 use crate::message::MessageId;
@@ -19,7 +19,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn verdict(
         &self,
         failed: &PendingDelivery<T>,
-        fault: &Fault,
+        failed_call: &FailedCall,
         text: &str,
         now_ns: u64,
     ) -> Verdict {
@@ -27,9 +27,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let attempt = FailedAttempt {
             attempt: failed.attempts,
             elapsed: Duration::from_nanos(now_ns.saturating_sub(failed.first_attempt_ns)),
-            kind: fault.cause.kind(),
+            kind: failed_call.cause.kind(),
             text,
-            error: fault.cause.error(),
+            error: failed_call.cause.error(),
             random: random(self.salt, id.get(), failed.generation, failed.attempts),
         };
         let own = self.retry.load();
@@ -50,7 +50,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 .ok()
         };
         let expires_ns = failed.expires_ns(self.topic.settings.ttl_ns);
-        judge(fault.cause.wish(), decide, now_ns, expires_ns)
+        judge(failed_call.cause.action(), decide, now_ns, expires_ns)
     }
 
     /// Tells observers of a retry, once it is on its way: it comes back to whoever is
@@ -160,7 +160,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let (tried, after_ns) = self.try_one(turn, again, now_ns);
         let ended = match tried {
             Tried::Acked => 1,
-            Tried::Failed(again, fault) => self.settle(turn, again, &fault, after_ns),
+            Tried::Failed(again, failed_call) => self.settle(turn, again, &failed_call, after_ns),
             Tried::NotCalled(again) => {
                 // The lane began to be cancelled just now: its end finds it here.
                 self.end_pending(again, Status::Queued);

@@ -2,21 +2,21 @@
 //! comes from [`crate::pure::decide::verdict`], the legal steps from
 //! [`crate::pure::decide::lifecycle`].
 
-use crate::engine::parts::handler::Fault;
+use crate::engine::parts::handler::FailedCall;
 use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::state::lane::{Lane, Turn};
 use crate::message::MessageId;
 use crate::message::batch::{Batch, BatchSlice};
 use crate::observe::event::{DropCause, EventKind};
 use crate::pure::decide::lifecycle::{Status, Step};
-use crate::pure::decide::verdict::{Verdict, Wish};
+use crate::pure::decide::verdict::{NackAction, Verdict};
 use crate::pure::words::room::Phase;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::reason::DeadReason;
 
 /// What becomes of a failed delivery.
-pub(crate) enum Sentence<T> {
+pub(crate) enum Settled<T> {
     /// It gets another attempt.
     Retry {
         failed: PendingDelivery<T>,
@@ -40,17 +40,17 @@ impl<T: Send + Sync + 'static> Lane<T> {
         began_ns: u64,
         now_ns: u64,
     ) -> u32 {
-        if turn.faults.is_empty() {
+        if turn.failed_calls.is_empty() {
             return 0;
         }
-        let mut faults = std::mem::take(&mut turn.faults);
+        let mut failed_calls = std::mem::take(&mut turn.failed_calls);
         let mut freed = 0;
-        for fault in faults.drain(..) {
-            let (batch, index) = place(fault.at);
+        for failed_call in failed_calls.drain(..) {
+            let (batch, index) = place(failed_call.at);
             let failed = PendingDelivery::first(batch, index, began_ns);
-            freed += self.settle(turn, failed, &fault, now_ns);
+            freed += self.settle(turn, failed, &failed_call, now_ns);
         }
-        turn.faults = faults;
+        turn.failed_calls = failed_calls;
         freed
     }
 
@@ -60,11 +60,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self: &Arc<Self>,
         turn: &mut Turn<T>,
         failed: PendingDelivery<T>,
-        fault: &Fault,
+        failed_call: &FailedCall,
         now_ns: u64,
     ) -> u32 {
-        match self.judge(&mut turn.last_error, failed, fault, now_ns) {
-            Sentence::Retry { failed, due_ns } => {
+        match self.judge(&mut turn.last_error, failed, failed_call, now_ns) {
+            Settled::Retry { failed, due_ns } => {
                 let delay_ns = due_ns.saturating_sub(now_ns);
                 let (id, attempt) = (failed.id(), failed.attempts);
                 self.books.record(Status::Failed, Step::Retry, 1);
@@ -78,16 +78,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 self.tell_retry(id, attempt, delay_ns);
                 0
             }
-            Sentence::Requeued(item) if self.engine().is_manual() => {
+            Settled::Requeued(item) if self.engine().is_manual() => {
                 let tag = turn.waiting.insert(item);
                 self.engine().fire_in_next_run(Arc::clone(self) as _, tag);
                 0
             }
-            Sentence::Requeued(item) => {
+            Settled::Requeued(item) => {
                 turn.requeued.push_back(item);
                 0
             }
-            Sentence::Buried | Sentence::Ended => 1,
+            Settled::Buried | Settled::Ended => 1,
         }
     }
 
@@ -96,38 +96,38 @@ impl<T: Send + Sync + 'static> Lane<T> {
         &self,
         last_error: &mut Option<Arc<str>>,
         mut failed: PendingDelivery<T>,
-        fault: &Fault,
+        failed_call: &FailedCall,
         now_ns: u64,
-    ) -> Sentence<T> {
+    ) -> Settled<T> {
         let id = failed.id();
         let attempt = failed.attempts + 1;
-        let is_caused_by_end = fault.by_shutdown && !fault.cause.wish().is_final();
+        let is_caused_by_end = failed_call.by_shutdown && !failed_call.cause.action().is_final();
         if is_caused_by_end && self.engine().is_ending() {
             // Before the books: a drain that misses it there finds it here.
             let count = &self.engine().cancelled_by_end;
             count.fetch_add(1, Ordering::AcqRel);
             let status = self.books.record(Status::Delivering, Step::Cancel, 1);
             self.tell(id, attempt, status, EventKind::Cancelled);
-            return Sentence::Ended;
+            return Settled::Ended;
         }
-        let text = shared(last_error, fault.cause.text());
-        if fault.cause.wish() == Wish::Requeue {
+        let text = shared(last_error, failed_call.cause.text());
+        if failed_call.cause.action() == NackAction::Requeue {
             failed.requeue(self.topic.gate.issued());
             let status = self.books.record(Status::Delivering, Step::Requeue, 1);
             self.tell(id, attempt, status, EventKind::Requeued { reason: text });
-            return Sentence::Requeued(failed);
+            return Settled::Requeued(failed);
         }
-        let kind = fault.cause.kind();
+        let kind = failed_call.cause.kind();
         let status = self.books.record(Status::Delivering, Step::Fail, 1);
         let error = Arc::clone(&text);
         self.tell(id, attempt, status, EventKind::Failed { kind, error });
 
         failed.fail(Arc::clone(&text), kind, now_ns);
-        match self.verdict(&failed, fault, &text, now_ns) {
-            Verdict::Retry { due_ns } => return Sentence::Retry { failed, due_ns },
+        match self.verdict(&failed, failed_call, &text, now_ns) {
+            Verdict::Retry { due_ns } => return Settled::Retry { failed, due_ns },
             Verdict::DeadLetter(reason) => {
                 if self.bury(failed, Status::Failed, reason) {
-                    return Sentence::Buried;
+                    return Settled::Buried;
                 }
             }
             Verdict::Discard => {
@@ -137,7 +137,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
             Verdict::Expire => self.expire_at(failed, Status::Failed),
         }
-        Sentence::Ended
+        Settled::Ended
     }
 
     /// Ends everything the lane still has, as its phase says.

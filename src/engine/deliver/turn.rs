@@ -5,7 +5,7 @@ use std::iter;
 
 use crate::engine::base::contain::discard;
 use crate::engine::parts::attempts::Attempts;
-use crate::engine::parts::handler::{BatchRun, Fault, Handler};
+use crate::engine::parts::handler::{BatchRun, FailedCall, Handler};
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::runtime::pool::{Task, Worker};
 use crate::engine::state::keyed::KeyedLane;
@@ -51,7 +51,7 @@ pub(crate) enum Progress {
 /// What an attempt came to.
 pub(crate) enum Tried<T> {
     Acked,
-    Failed(PendingDelivery<T>, Fault),
+    Failed(PendingDelivery<T>, FailedCall),
     /// The lane is being cancelled.
     NotCalled(PendingDelivery<T>),
 }
@@ -139,7 +139,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 let batched = *batched;
                 self.deliver_batch(turn, batched, now_ns)
             }
-            Handler::Others => Progress::Nothing,
+            Handler::External => Progress::Nothing,
         }
     }
 
@@ -161,7 +161,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let run = self.first_run(&batch, from, to, now_ns);
         let (calls, after_ns) = self.try_run(turn, &run);
         let _motion = self.books.motions.begin(calls as u64);
-        let acked = self.end_run(&run, calls, &turn.faults, after_ns);
+        let acked = self.end_run(&run, calls, &turn.failed_calls, after_ns);
         let place = |at: usize| (&batch, from + at);
         let freed = self.settle_first(turn, place, now_ns, after_ns);
         self.books.end_in_flight((to - from) as u64);
@@ -196,7 +196,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn try_run(&self, turn: &mut Turn<T>, run: &BatchRun<'_, T>) -> (usize, u64) {
         self.books.begin_in_flight((run.to - run.from) as u64);
         self.tell_attempts(run.batch.ids(run.from, run.to), Attempts::first(run.now_ns));
-        let calls = turn.handler.call(self.engine(), run, &mut turn.faults);
+        let calls = turn
+            .handler
+            .call(self.engine(), run, &mut turn.failed_calls);
         let after_ns = self.engine().clock.now_ns();
         turn.stride = turn.stride.after(after_ns.saturating_sub(run.now_ns));
         self.books.record(Status::Queued, Step::Start, calls as u64);
@@ -208,7 +210,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         &self,
         run: &BatchRun<'_, T>,
         calls: usize,
-        faults: &[Fault],
+        failed_calls: &[FailedCall],
         after_ns: u64,
     ) -> usize {
         let (from, to) = (run.from, run.from + calls);
@@ -217,12 +219,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
         match &run.batch.messages {
             Messages::Chunk(_, first) => {
                 let accepted_ns = iter::repeat_n(first.accepted_ns, calls);
-                self.end_attempts(ids, accepted_ns, faults, attempts, took)
+                self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
             }
             Messages::Each(messages) => {
                 let messages = messages[from..to].iter();
                 let accepted_ns = messages.map(|message| message.stamp.accepted_ns);
-                self.end_attempts(ids, accepted_ns, faults, attempts, took)
+                self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
             }
         }
     }
@@ -258,13 +260,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
             until_fault: false,
         };
         self.tell_attempts(iter::once(again.id()), attempts);
-        let calls = turn.handler.call(self.engine(), &run, &mut turn.faults);
+        let calls = turn
+            .handler
+            .call(self.engine(), &run, &mut turn.failed_calls);
         let after_ns = self.engine().clock.now_ns();
         if calls == 0 {
             return (Tried::NotCalled(again), after_ns);
         }
         self.books.record(Status::Queued, Step::Start, 1);
-        let tried = self.conclude(again, turn.faults.pop(), attempts, after_ns);
+        let tried = self.conclude(again, turn.failed_calls.pop(), attempts, after_ns);
         (tried, after_ns)
     }
 
@@ -273,17 +277,17 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn conclude(
         &self,
         again: PendingDelivery<T>,
-        fault: Option<Fault>,
+        failed_call: Option<FailedCall>,
         attempts: Attempts,
         ended_ns: u64,
     ) -> Tried<T> {
         let stamp = again.stamp();
         let (ids, accepted_ns) = (iter::once(stamp.id), iter::once(stamp.accepted_ns));
         let took = attempts.until(ended_ns, 1);
-        self.end_attempts(ids, accepted_ns, fault.as_slice(), attempts, took);
-        match fault {
+        self.end_attempts(ids, accepted_ns, failed_call.as_slice(), attempts, took);
+        match failed_call {
             None => Tried::Acked,
-            Some(fault) => Tried::Failed(again, fault),
+            Some(failed_call) => Tried::Failed(again, failed_call),
         }
     }
 
@@ -344,11 +348,11 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 let batched = *batched;
                 self.try_batch(turn, batched, now_ns)
             }
-            Handler::Others if self.keyed.is_shared => {
+            Handler::External if self.keyed.is_shared => {
                 self.call_others();
                 Progress::Nothing
             }
-            Handler::Others => {
+            Handler::External => {
                 self.judge_overdue(turn);
                 self.call_receivers();
                 Progress::Nothing

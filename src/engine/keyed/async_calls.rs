@@ -12,7 +12,7 @@ use crate::engine::base::contain::{Contained, contain};
 use crate::engine::deliver::turn::{SHARE_LOOKS, SHARE_NS};
 use crate::engine::keyed::slots::share_by;
 use crate::engine::keyed::take::Settlements;
-use crate::engine::parts::handler::{Cause, Fault};
+use crate::engine::parts::handler::{Cause, FailedCall};
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::runtime::{Engine, context};
 use crate::engine::state::keyed::KeyedLane;
@@ -95,11 +95,11 @@ where
                     self.begin(lane, taken, now_ns)
                 }
             };
-            let Some((begun, fault)) = self.poll(begun, &waker, engine) else {
+            let Some((begun, failed_call)) = self.poll(begun, &waker, engine) else {
                 return false;
             };
             now_ns = engine.clock.now_ns();
-            self.settle(keyed, begun, fault, now_ns);
+            self.settle(keyed, begun, failed_call, now_ns);
         }
     }
 
@@ -163,7 +163,7 @@ where
         mut begun: Begun<T>,
         waker: &Waker,
         engine: &Engine,
-    ) -> Option<(Begun<T>, Option<Fault>)> {
+    ) -> Option<(Begun<T>, Option<FailedCall>)> {
         let polled = match (begun.panic.take(), self.future.as_mut().as_pin_mut()) {
             (None, Some(future)) => context::calling(engine.id(), |refused| {
                 let polled = contain(|| future.poll(&mut Context::from_waker(waker)));
@@ -180,15 +180,15 @@ where
             Ok(Poll::Ready(outcome)) => outcome.err().map(Cause::Nack),
             Err(panic) => Some(Cause::Panic(panic)),
         };
-        let fault = cause.map(|cause| Fault::new(0, cause, begun.was_refused));
-        Some((begun, fault))
+        let failed_call = cause.map(|cause| FailedCall::new(0, cause, begun.was_refused));
+        Some((begun, failed_call))
     }
 
     fn settle(
         &mut self,
         keyed: KeyedLane<'_, T>,
         begun: Begun<T>,
-        fault: Option<Fault>,
+        failed_call: Option<FailedCall>,
         now_ns: u64,
     ) {
         self.drop_future();
@@ -196,7 +196,7 @@ where
             taken, began_ns, ..
         } = begun;
         let error = &mut self.last_error;
-        keyed.settle_alone(error, taken, fault, (began_ns, now_ns));
+        keyed.settle_alone(error, taken, failed_call, (began_ns, now_ns));
     }
 
     /// As [`discard`](crate::engine::base::contain::discard), in its place.

@@ -109,31 +109,31 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             .books
             .record(Status::Queued, Step::Start, count as u64);
         turn.handler
-            .call_batch(self.lane.engine(), deliveries, &mut turn.faults);
+            .call_batch(self.lane.engine(), deliveries, &mut turn.failed_calls);
         let after_ns = self.lane.engine().clock.now_ns();
         let _motion = self.lane.books.motions.begin(count as u64);
         let accepted_ns = taken.iter().map(|taken| taken.item.stamp().accepted_ns);
-        let mut faults = std::mem::take(&mut turn.faults);
+        let mut failed_calls = std::mem::take(&mut turn.failed_calls);
         let took = attempts.until(after_ns, count);
         self.lane
-            .end_attempts(ids, accepted_ns, &faults, attempts, took);
+            .end_attempts(ids, accepted_ns, &failed_calls, attempts, took);
         let mut settlements = Settlements::new(count);
-        let mut failed = faults.drain(..).peekable();
+        let mut failed = failed_calls.drain(..).peekable();
         let mut parks = Vec::new();
         for (at, mut taken) in taken.into_iter().enumerate() {
-            let Some(fault) = failed.next_if(|fault| fault.at == at) else {
+            let Some(failed_call) = failed.next_if(|failed_call| failed_call.at == at) else {
                 settlements.end(taken.key);
                 continue;
             };
             taken.item.first_attempt_ns = now_ns;
             let error = &mut turn.last_error;
-            let after = self.settle_taken(error, taken, &fault, after_ns, &mut settlements);
+            let after = self.settle_taken(error, taken, &failed_call, after_ns, &mut settlements);
             if let After::Park(head) = after {
                 parks.push(head);
             }
         }
         drop(failed);
-        turn.faults = faults;
+        turn.failed_calls = failed_calls;
         for head in parks {
             self.park(head, Vec::new(), &mut settlements);
         }

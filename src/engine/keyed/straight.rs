@@ -115,19 +115,19 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         };
         let (calls, after_ns) = self.lane.try_run(turn, &run);
         let _motion = self.lane.books.motions.begin(calls as u64);
-        let acked = self.lane.end_run(&run, calls, &turn.faults, after_ns);
-        let fault = turn.faults.pop();
-        let failed = usize::from(fault.is_some());
+        let acked = self.lane.end_run(&run, calls, &turn.failed_calls, after_ns);
+        let failed_call = turn.failed_calls.pop();
+        let failed = usize::from(failed_call.is_some());
         part.from += calls as u32;
         self.lane.put_back(part);
         self.lane.books.end_in_flight((to - from - failed) as u64);
         self.lane.give_back(acked as u32);
-        if let Some(fault) = fault {
+        if let Some(failed_call) = failed_call {
             let item = PendingDelivery::first(&batch, from + acked, now_ns);
             let key = rule.key_of(&item);
             self.keyed.state.lock().sequencer.pass(RUNNER, key);
             let failed = Taken { key, item };
-            self.settle_failed(&mut turn.last_error, failed, &fault, after_ns);
+            self.settle_failed(&mut turn.last_error, failed, &failed_call, after_ns);
         }
         after_ns
     }

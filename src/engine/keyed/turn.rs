@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-use crate::engine::deliver::settle::Sentence;
+use crate::engine::deliver::settle::Settled;
 use crate::engine::deliver::turn::{Progress, Tried};
 use crate::engine::keyed::parking::Head;
 use crate::engine::keyed::take::{Settlements, TakeRequest};
-use crate::engine::parts::handler::Fault;
+use crate::engine::parts::handler::FailedCall;
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Turn;
@@ -66,10 +66,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             match tried {
                 Tried::Acked => settlements.end(key),
                 Tried::NotCalled(item) => settlements.untried.push((key, item)),
-                Tried::Failed(failed, fault) => {
+                Tried::Failed(failed, failed_call) => {
                     let error = &mut turn.last_error;
                     let failed = Taken { key, item: failed };
-                    match self.settle_taken(error, failed, &fault, now_ns, &mut settlements) {
+                    match self.settle_taken(error, failed, &failed_call, now_ns, &mut settlements) {
                         After::GoOn => {}
                         After::Hold => held.extend(key),
                         After::Park(head) => {
@@ -92,13 +92,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self,
         last_error: &mut Option<Arc<str>>,
         taken: Taken<PendingDelivery<T>>,
-        fault: Option<Fault>,
+        failed_call: Option<FailedCall>,
         (began_ns, now_ns): (u64, u64),
     ) {
         let Taken { key, item } = taken;
         let _motion = self.lane.books.motions.begin(1);
         let attempts = item.next_attempt(began_ns);
-        let tried = self.lane.conclude(item, fault, attempts, now_ns);
+        let tried = self.lane.conclude(item, failed_call, attempts, now_ns);
         self.put_down_tried(last_error, key, tried, now_ns);
     }
 
@@ -132,9 +132,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 settlements.untried.push((key, item));
                 self.put_down(settlements);
             }
-            Tried::Failed(item, fault) => {
+            Tried::Failed(item, failed_call) => {
                 let failed = Taken { key, item };
-                self.settle_failed(last_error, failed, &fault, now_ns);
+                self.settle_failed(last_error, failed, &failed_call, now_ns);
             }
         }
     }
@@ -145,11 +145,11 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self,
         last_error: &mut Option<Arc<str>>,
         failed: Taken<PendingDelivery<T>>,
-        fault: &Fault,
+        failed_call: &FailedCall,
         now_ns: u64,
     ) {
         let mut settlements = Settlements::new(1);
-        let after = self.settle_taken(last_error, failed, fault, now_ns, &mut settlements);
+        let after = self.settle_taken(last_error, failed, failed_call, now_ns, &mut settlements);
         if let After::Park(head) = after {
             self.park(head, Vec::new(), &mut settlements);
         }
@@ -161,22 +161,22 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self,
         last_error: &mut Option<Arc<str>>,
         failed: Taken<PendingDelivery<T>>,
-        fault: &Fault,
+        failed_call: &FailedCall,
         now_ns: u64,
         settlements: &mut Settlements<T>,
     ) -> After {
         let Taken { key, item, .. } = failed;
         let id = item.id();
         let name = key.and_then(|_| item.key().map(Box::from));
-        let sentence = self.lane.judge(last_error, item, fault, now_ns);
-        let sentence = match sentence {
-            Sentence::Retry { failed, due_ns } => {
+        let settled = self.lane.judge(last_error, item, failed_call, now_ns);
+        let settled = match settled {
+            Settled::Retry { failed, due_ns } => {
                 let delay_ns = due_ns.saturating_sub(now_ns);
                 self.lane.books.record(Status::Failed, Step::Retry, 1);
                 settlements.lay_down(key);
                 return self.come_back(key, failed, delay_ns);
             }
-            Sentence::Requeued(item) => {
+            Settled::Requeued(item) => {
                 settlements.lay_down(key);
                 return self.come_back(key, item, 0);
             }
@@ -187,8 +187,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             let state = self.keyed.state.lock();
             state.rules.parks() && key.epoch == state.epoch
         };
-        match (sentence, key, name) {
-            (Sentence::Buried, Some(key), Some(name)) if parks(key) => {
+        match (settled, key, name) {
+            (Settled::Buried, Some(key), Some(name)) if parks(key) => {
                 After::Park(Head { key, name, id })
             }
             _ => After::GoOn,

@@ -16,7 +16,7 @@ use crate::message::nack::Nack;
 use crate::message::{Address, Delivery};
 use crate::pure::decide::retry::FailureKind;
 use crate::pure::decide::strategy::Batched;
-use crate::pure::decide::verdict::Wish;
+use crate::pure::decide::verdict::NackAction;
 use crate::pure::words::room::{Phase, Room};
 use crate::sync::Arc;
 
@@ -31,7 +31,7 @@ pub(crate) enum Cause {
 }
 
 /// One failed delivery of a run.
-pub(crate) struct Fault {
+pub(crate) struct FailedCall {
     /// Its place in the run.
     pub(crate) at: usize,
     pub(crate) cause: Arc<Contained<Cause>>,
@@ -39,7 +39,7 @@ pub(crate) struct Fault {
     pub(crate) by_shutdown: bool,
 }
 
-impl Fault {
+impl FailedCall {
     pub(crate) fn new(at: usize, cause: Cause, by_shutdown: bool) -> Self {
         Self {
             at,
@@ -59,10 +59,10 @@ impl Cause {
         }
     }
 
-    pub(crate) fn wish(&self) -> Wish {
+    pub(crate) fn action(&self) -> NackAction {
         match self {
-            Self::Nack(nack) => nack.wish(),
-            Self::Panic(_) | Self::Abandoned | Self::Overdue => Wish::Policy,
+            Self::Nack(nack) => nack.action(),
+            Self::Panic(_) | Self::Abandoned | Self::Overdue => NackAction::Policy,
         }
     }
 
@@ -133,7 +133,7 @@ pub(crate) trait EachHandler<T>: Send {
         &mut self,
         run: &BatchRun<'_, T>,
         refused: &Cell<bool>,
-        faults: &mut Vec<Fault>,
+        failed_calls: &mut Vec<FailedCall>,
     ) -> usize;
 }
 
@@ -145,13 +145,13 @@ where
         &mut self,
         run: &BatchRun<'_, T>,
         refused: &Cell<bool>,
-        faults: &mut Vec<Fault>,
+        failed_calls: &mut Vec<FailedCall>,
     ) -> usize {
         let mut delivery = run.delivery(run.from);
         // Kept outside of the wall, so that the call that panicked is known, and the next
         // one follows.
         let mut calls = 0;
-        let fault = |calls, cause| Fault::new(calls - 1, cause, refused.get());
+        let failed_call = |calls, cause| FailedCall::new(calls - 1, cause, refused.get());
         loop {
             let called = contain(|| {
                 while run.from + calls < run.to && run.room.load().phase <= Phase::Draining {
@@ -160,7 +160,7 @@ where
                     // What a call before it has met at shutdown is not its fault.
                     refused.set(false);
                     if let Err(nack) = self(&delivery) {
-                        faults.push(fault(calls, Cause::Nack(nack)));
+                        failed_calls.push(failed_call(calls, Cause::Nack(nack)));
                         if run.until_fault {
                             break;
                         }
@@ -170,7 +170,7 @@ where
             match called {
                 Ok(()) => return calls,
                 Err(panic) => {
-                    faults.push(fault(calls, Cause::Panic(panic)));
+                    failed_calls.push(failed_call(calls, Cause::Panic(panic)));
                     if run.until_fault {
                         return calls;
                     }
@@ -187,7 +187,7 @@ pub(crate) trait BatchHandler<T>: Send {
         &mut self,
         deliveries: Vec<Delivery<'_, T>>,
         refused: &Cell<bool>,
-        faults: &mut Vec<Fault>,
+        failed_calls: &mut Vec<FailedCall>,
     );
 }
 
@@ -199,7 +199,7 @@ where
         &mut self,
         deliveries: Vec<Delivery<'_, T>>,
         refused: &Cell<bool>,
-        faults: &mut Vec<Fault>,
+        failed_calls: &mut Vec<FailedCall>,
     ) {
         let count = deliveries.len();
         let mut batch = DeliveryBatch::new(deliveries);
@@ -210,13 +210,13 @@ where
                 // One by one: two that panic when dropped must not meet.
                 batch.into_nacks().for_each(discard);
                 let cause = Arc::new(Contained::new(cause));
-                faults.extend((0..count).map(|at| Fault {
+                failed_calls.extend((0..count).map(|at| FailedCall {
                     at,
                     cause: Arc::clone(&cause),
                     by_shutdown,
                 }));
             }
-            Ok(()) => faults.extend(batch.into_nacks().map(|(at, nack)| Fault {
+            Ok(()) => failed_calls.extend(batch.into_nacks().map(|(at, nack)| FailedCall {
                 at,
                 cause: Arc::new(Contained::new(Cause::Nack(nack))),
                 by_shutdown,
@@ -230,7 +230,7 @@ pub(crate) enum Handler<T> {
     Each(Box<dyn EachHandler<T>>),
     Batch(Box<dyn BatchHandler<T>>, Batched),
     /// None of the lane's own: others take from its keyed state.
-    Others,
+    External,
 }
 
 impl<T> Handler<T> {
@@ -239,16 +239,16 @@ impl<T> Handler<T> {
         &mut self,
         engine: &Engine,
         run: &BatchRun<'_, T>,
-        faults: &mut Vec<Fault>,
+        failed_calls: &mut Vec<FailedCall>,
     ) -> usize {
         context::calling(engine.id(), |refused| match self {
-            Self::Each(handler) => handler.call(run, refused, faults),
+            Self::Each(handler) => handler.call(run, refused, failed_calls),
             Self::Batch(handler, _) => {
                 let deliveries = (run.from..run.to).map(|index| run.delivery(index));
-                handler.call(deliveries.collect(), refused, faults);
+                handler.call(deliveries.collect(), refused, failed_calls);
                 run.to - run.from
             }
-            Self::Others => 0,
+            Self::External => 0,
         })
     }
 
@@ -257,11 +257,11 @@ impl<T> Handler<T> {
         &mut self,
         engine: &Engine,
         deliveries: Vec<Delivery<'_, T>>,
-        faults: &mut Vec<Fault>,
+        failed_calls: &mut Vec<FailedCall>,
     ) {
         context::calling(engine.id(), |refused| match self {
-            Self::Batch(handler, _) => handler.call(deliveries, refused, faults),
-            Self::Each(_) | Self::Others => {
+            Self::Batch(handler, _) => handler.call(deliveries, refused, failed_calls),
+            Self::Each(_) | Self::External => {
                 unreachable!("only lanes of batch handlers accumulate")
             }
         })

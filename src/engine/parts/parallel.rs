@@ -9,7 +9,7 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::engine::base::contain::contain;
-use crate::engine::parts::handler::{BatchHandler, Fault, outcome};
+use crate::engine::parts::handler::{BatchHandler, FailedCall, outcome};
 use crate::engine::runtime::context::{self, EngineId, Inside};
 use crate::message::Delivery;
 use crate::message::nack::Nack;
@@ -53,20 +53,22 @@ where
         &mut self,
         deliveries: Vec<Delivery<'_, T>>,
         _refused: &Cell<bool>,
-        faults: &mut Vec<Fault>,
+        failed_calls: &mut Vec<FailedCall>,
     ) {
         let (handler, engine) = (&self.handler, self.engine);
         let call = |delivery| {
             // On this thread of the pool, whose refusals these are.
             context::calling(engine, |refused| {
                 let cause = outcome(contain(|| handler(delivery))).err()?;
-                Some(Fault::new(0, cause, refused.get()))
+                Some(FailedCall::new(0, cause, refused.get()))
             })
         };
         let outcomes: Vec<_> = self
             .pool
             .install(|| deliveries.par_iter().map(call).collect());
         let outcomes = outcomes.into_iter().enumerate();
-        faults.extend(outcomes.filter_map(|(at, fault)| Some(Fault { at, ..fault? })));
+        failed_calls.extend(
+            outcomes.filter_map(|(at, failed_call)| Some(FailedCall { at, ..failed_call? })),
+        );
     }
 }

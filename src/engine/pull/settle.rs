@@ -19,7 +19,7 @@
 use std::iter;
 
 use crate::engine::parts::attempts::Attempts;
-use crate::engine::parts::handler::{Cause, Fault};
+use crate::engine::parts::handler::{Cause, FailedCall};
 use crate::engine::parts::leases::{Alarm, Leases};
 use crate::engine::parts::outstanding::Granted;
 use crate::engine::parts::pending::PendingDelivery;
@@ -177,14 +177,14 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             Failing::Abandon => Cause::Abandoned,
         };
         let by_shutdown = context::take_refusal(self.lane.engine());
-        let fault = Fault::new(0, cause, by_shutdown);
+        let failed_call = FailedCall::new(0, cause, by_shutdown);
         let Some(taken) = taken else {
             if !is_abandoned {
                 self.tell_stale(lease);
             }
             return Err(Stale);
         };
-        self.settle_leased(taken, lease.began_ns, fault, &mut None);
+        self.settle_leased(taken, lease.began_ns, failed_call, &mut None);
         Ok(())
     }
 
@@ -225,8 +225,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self.set_alarm(leases, next_look(first_ns, leases.out.len(), timer_ns));
         drop(state);
         for (taken, began_ns) in late {
-            let fault = Fault::new(0, Cause::Overdue, false);
-            self.settle_leased(taken, began_ns, fault, &mut turn.last_error);
+            let failed_call = FailedCall::new(0, Cause::Overdue, false);
+            self.settle_leased(taken, began_ns, failed_call, &mut turn.last_error);
         }
     }
 
@@ -235,13 +235,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self,
         taken: Taken<PendingDelivery<T>>,
         began_ns: u64,
-        fault: Fault,
+        failed_call: FailedCall,
         last_error: &mut Option<Arc<str>>,
     ) {
         let engine = self.lane.engine();
         let _inside = Inside::enter(engine);
         let now_ns = engine.clock.now_ns();
-        self.settle_alone(last_error, taken, Some(fault), (began_ns, now_ns));
+        self.settle_alone(last_error, taken, Some(failed_call), (began_ns, now_ns));
         self.follow_up();
     }
 

@@ -4,7 +4,7 @@ use crate::engine::base::cell::Cell;
 use crate::engine::base::contain::SharedPolicy;
 use crate::engine::base::counters::LaneBooks;
 use crate::engine::base::task_state::TaskState;
-use crate::engine::parts::handler::{Fault, Handler};
+use crate::engine::parts::handler::{FailedCall, Handler};
 use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::expiry::Expiry;
@@ -42,7 +42,7 @@ pub(crate) struct Turn<T> {
     /// What is left of a batch that was due, because its keys had to wait.
     pub(crate) carried_over: usize,
     pub(crate) stride: Stride,
-    pub(crate) faults: Vec<Fault>,
+    pub(crate) failed_calls: Vec<FailedCall>,
     /// Equal errors share their text: a million failures of one kind store it
     /// once.
     pub(crate) last_error: Option<Arc<str>>,
@@ -59,7 +59,7 @@ impl<T> Turn<T> {
             is_new_next: false,
             carried_over: 0,
             stride: Stride::ONE,
-            faults: Vec::new(),
+            failed_calls: Vec::new(),
             last_error: None,
         }
     }

@@ -11,9 +11,9 @@
 //! takes the open one looks into the channel once more under the lock, where nothing can
 //! be sent. A message is written while its dispatcher goes to rest, and nobody looks: no,
 //! because the dispatcher says under the lock, when it finds nothing there, that it wants
-//! to be notified, and whoever writes next sees that. Whoever takes the wish with it
+//! to be notified, and whoever writes next sees that. Whoever takes the request with it
 //! must notify, and everybody after it need not. It notifies by the fences of
-//! [`TaskState`]: the wish may be one of an earlier turn.
+//! [`TaskState`]: the request may be one of an earlier turn.
 //!
 //! Who drops the oldest takes from the queue, too, and may take a part of a batch only:
 //! what is left of that is `left`, older than everything in the channel. Where the topic

@@ -1,5 +1,5 @@
 //! From a failure to its consequence: what the handler wished, what the policy, which
-//! knows the wish, decided and what the message's time to live allows, in that order.
+//! knows the action, decided and what the message's time to live allows, in that order.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::types::reason::DeadReason;
 
 /// What a failing handler asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
+pub(crate) enum NackAction {
     /// Nothing in particular: the policy decides.
     Policy,
     /// Another attempt after this time, if the policy grants it.
@@ -22,7 +22,7 @@ pub(crate) enum Wish {
     Requeue,
 }
 
-impl Wish {
+impl NackAction {
     /// Whether the handler has said what is to become of the delivery. A failure of
     /// which it has not may be one that only the end of the broker has caused.
     pub(crate) fn is_final(self) -> bool {
@@ -47,16 +47,16 @@ pub(crate) enum Verdict {
 /// for; `None` from it means it panicked. `expires_ns` is when the message's time to live
 /// ends.
 pub(crate) fn judge(
-    wish: Wish,
+    action: NackAction,
     decide: impl FnOnce(Option<Duration>) -> Option<Decision>,
     now_ns: u64,
     expires_ns: Option<u64>,
 ) -> Verdict {
-    let requested = match wish {
-        Wish::DeadLetter => return Verdict::DeadLetter(DeadReason::Rejected),
-        Wish::Discard => return Verdict::Discard,
-        Wish::Policy | Wish::Requeue => None,
-        Wish::After(delay) => Some(delay),
+    let requested = match action {
+        NackAction::DeadLetter => return Verdict::DeadLetter(DeadReason::Rejected),
+        NackAction::Discard => return Verdict::Discard,
+        NackAction::Policy | NackAction::Requeue => None,
+        NackAction::After(delay) => Some(delay),
     };
     let delay = match decide(requested) {
         Some(Decision::RetryAfter(delay)) => delay,
@@ -81,11 +81,14 @@ mod tests {
 
     #[test]
     fn the_policy_decides_unless_the_handler_knows_better() {
-        let judged = |wish, decision| judge(wish, |_| decision, 100, None);
+        let judged = |action, decision| judge(action, |_| decision, 100, None);
         let dead = |reason| Verdict::DeadLetter(reason);
-        let later = Wish::After(Duration::from_nanos(7));
-        assert_eq!(judged(Wish::Policy, RETRY), Verdict::Retry { due_ns: 150 });
-        // The policy knows of the wish: its answer is the delay.
+        let later = NackAction::After(Duration::from_nanos(7));
+        assert_eq!(
+            judged(NackAction::Policy, RETRY),
+            Verdict::Retry { due_ns: 150 }
+        );
+        // The policy knows of the action: its answer is the delay.
         assert_eq!(judged(later, RETRY), Verdict::Retry { due_ns: 150 });
         let granted = |requested: Option<Duration>| requested.map(Decision::RetryAfter);
         let verdict = judge(later, granted, 100, None);
@@ -95,36 +98,44 @@ mod tests {
             dead(DeadReason::Exhausted)
         );
         assert_eq!(
-            judged(Wish::Policy, Some(Decision::DeadLetter)),
+            judged(NackAction::Policy, Some(Decision::DeadLetter)),
             dead(DeadReason::Rejected)
         );
         assert_eq!(
-            judged(Wish::Policy, Some(Decision::Discard)),
+            judged(NackAction::Policy, Some(Decision::Discard)),
             Verdict::Discard
         );
-        assert_eq!(judged(Wish::DeadLetter, RETRY), dead(DeadReason::Rejected));
-        assert_eq!(judged(Wish::Discard, RETRY), Verdict::Discard);
+        assert_eq!(
+            judged(NackAction::DeadLetter, RETRY),
+            dead(DeadReason::Rejected)
+        );
+        assert_eq!(judged(NackAction::Discard, RETRY), Verdict::Discard);
     }
 
     #[test]
     fn only_the_dead_letters_and_a_discard_are_the_last_word() {
-        let later = Wish::After(DELAY);
-        let wishes = [Wish::Policy, later, Wish::DeadLetter, Wish::Discard];
-        let last_word = wishes.map(Wish::is_final);
+        let later = NackAction::After(DELAY);
+        let wishes = [
+            NackAction::Policy,
+            later,
+            NackAction::DeadLetter,
+            NackAction::Discard,
+        ];
+        let last_word = wishes.map(NackAction::is_final);
         assert_eq!(last_word, [false, false, true, true]);
     }
 
     #[test]
     fn a_policy_that_panics_loses_nothing() {
         assert_eq!(
-            judge(Wish::Policy, |_| None, 0, None),
+            judge(NackAction::Policy, |_| None, 0, None),
             Verdict::DeadLetter(DeadReason::PolicyPanicked)
         );
     }
 
     #[test]
     fn a_retry_that_would_come_too_late_expires_at_once() {
-        let judged = |expires_ns| judge(Wish::Policy, |_| RETRY, 100, Some(expires_ns));
+        let judged = |expires_ns| judge(NackAction::Policy, |_| RETRY, 100, Some(expires_ns));
         assert_eq!(judged(150), Verdict::Expire);
         assert_eq!(judged(151), Verdict::Retry { due_ns: 150 });
     }
@@ -132,7 +143,7 @@ mod tests {
     #[test]
     fn an_endless_delay_does_not_overflow() {
         let endless = |_| Some(Decision::RetryAfter(Duration::MAX));
-        let verdict = judge(Wish::Policy, endless, u64::MAX - 1, None);
+        let verdict = judge(NackAction::Policy, endless, u64::MAX - 1, None);
         assert_eq!(verdict, Verdict::Retry { due_ns: u64::MAX });
     }
 }
