@@ -84,15 +84,15 @@ impl Drop for Owner {
         let ending = &self.engine.ending;
         ending.update(|ending| ending.advance(Ending::Dropped));
         for topic in self.engine.all_topics() {
-            topic.let_go();
+            topic.release_user_code();
         }
         self.engine.topics.clear();
-        let departed = std::mem::take(&mut *self.engine.departed.lock());
-        drop(departed);
-        let followers = std::mem::take(&mut *self.engine.followers.lock());
-        drop(followers);
-        self.engine.let_settings_go();
-        self.engine.bus.let_go();
+        let retired_topics = std::mem::take(&mut *self.engine.retired_topics.lock());
+        drop(retired_topics);
+        let pattern_subs = std::mem::take(&mut *self.engine.pattern_subs.lock());
+        drop(pattern_subs);
+        self.engine.release_settings();
+        self.engine.bus.release_user_code();
     }
 }
 
@@ -199,7 +199,7 @@ impl Broker {
         let engine = &self.owner.engine;
         let topic = engine.topics.get(name).ok_or(RemoveError::Unknown)?;
         // Nobody begins to follow it meanwhile.
-        let followers = engine.followers.lock();
+        let pattern_subs = engine.pattern_subs.lock();
         let marked = topic.handles().update(|handles| handles.remove());
         marked.map_err(|handles| match handles {
             0 => RemoveError::Unknown,
@@ -217,15 +217,15 @@ impl Broker {
             topic.announce(EventKind::TopicRemoved);
         }
         drop(removed);
-        let mut left = followers.clone();
-        left.retain(|follower| follower.forget(name));
-        drop(followers);
+        let mut left = pattern_subs.clone();
+        left.retain(|pattern_sub| pattern_sub.on_topic_removed(name));
+        drop(pattern_subs);
         if topic.has_lanes() {
-            engine.depart(&topic);
+            engine.retire_topic(&topic);
             topic.end(engine);
         }
-        for follower in left {
-            follower.put_away();
+        for pattern_sub in left {
+            pattern_sub.reap_ended();
         }
         Ok(())
     }

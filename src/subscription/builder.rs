@@ -332,7 +332,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         }
         let names = breakable!(
             "patterns: a name without the lock",
-            Some(self.topic.engine.followers.lock()),
+            Some(self.topic.engine.pattern_subs.lock()),
             None
         );
         let joined = self.topic.join(&lane);

@@ -6,9 +6,9 @@ use std::marker::PhantomData;
 
 use crate::engine::base::contain::{SharedPolicy, share_policy};
 use crate::engine::parts::handler::Handler;
-use crate::engine::registry::patterns::{Follower, MakeHandler, Order};
+use crate::engine::registry::patterns::{MakeHandler, Order, PatternSub};
 use crate::engine::runtime::Engine;
-use crate::engine::runtime::directory::Follow;
+use crate::engine::runtime::directory::AnyPatternSub;
 use crate::engine::state::lane::Lane;
 use crate::message::Delivery;
 use crate::message::nack::Nack;
@@ -39,24 +39,24 @@ use crate::types::range::in_range;
 /// of the handler that are running finish.
 #[must_use = "dropping a subscription unsubscribes at once; call `detach` to keep it"]
 pub struct PatternSubscription {
-    follower: Arc<dyn AnyFollower>,
+    pattern_sub: Arc<dyn AnyPatternHandle>,
     detached: bool,
 }
 
 impl PatternSubscription {
     /// Its name.
     pub fn name(&self) -> &str {
-        self.follower.name()
+        self.pattern_sub.name()
     }
 
     /// Its patterns, in the order in which they were added.
     pub fn patterns(&self) -> Vec<Pattern> {
-        self.follower.patterns()
+        self.pattern_sub.patterns()
     }
 
     /// The names of the topics it is subscribed to now, sorted.
     pub fn topics(&self) -> Vec<Arc<str>> {
-        self.follower.topics()
+        self.pattern_sub.topics()
     }
 
     /// Adds a pattern while traffic runs. The topics that it matches now, and that
@@ -69,7 +69,7 @@ impl PatternSubscription {
     /// [`SubscribeError::Pattern`], [`SubscribeError::NameTakenOn`] or
     /// [`SubscribeError::Closed`]; nothing has changed then.
     pub fn add(&self, pattern: &str) -> Result<(), SubscribeError> {
-        self.follower.add(pattern.parse()?)
+        self.pattern_sub.add(pattern.parse()?)
     }
 
     /// Removes a pattern while traffic runs, and ends the subscription to the topics
@@ -86,12 +86,12 @@ impl PatternSubscription {
     ///
     /// [`UnknownPattern`] if it has no such pattern.
     pub fn remove(&self, pattern: &str, mode: Unsubscribe) -> Result<(), UnknownPattern> {
-        let lanes = self.follower.remove(pattern);
+        let lanes = self.pattern_sub.remove(pattern);
         let lanes = lanes.ok_or_else(|| UnknownPattern {
             pattern: pattern.to_owned(),
         })?;
-        end_all(self.follower.engine(), &lanes, mode);
-        self.follower.put_away();
+        end_all(self.pattern_sub.engine(), &lanes, mode);
+        self.pattern_sub.reap_ended();
         Ok(())
     }
 
@@ -104,7 +104,7 @@ impl PatternSubscription {
     pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
         let policy = share_policy(policy);
         policy.check()?;
-        self.follower.set_retry(policy);
+        self.pattern_sub.set_retry(policy);
         Ok(())
     }
 
@@ -115,7 +115,7 @@ impl PatternSubscription {
     ///
     /// [`InvalidSetting`] as there.
     pub fn set_on_failure(&self, mode: OnFailure) -> Result<(), InvalidSetting> {
-        self.follower.set_order(&|order| order.on_failure = mode)
+        self.pattern_sub.set_order(&|order| order.on_failure = mode)
     }
 
     /// As [`Subscription::set_on_exhausted`](crate::Subscription::set_on_exhausted), for
@@ -125,18 +125,19 @@ impl PatternSubscription {
     ///
     /// [`InvalidSetting`] as there.
     pub fn set_on_exhausted(&self, then: OnExhausted) -> Result<(), InvalidSetting> {
-        self.follower.set_order(&|order| order.on_exhausted = then)
+        self.pattern_sub
+            .set_order(&|order| order.on_exhausted = then)
     }
 
     /// The sum of its counts over all topics, those that it has left or that were
     /// removed included. Latencies are of the topics it has now.
     pub fn metrics(&self) -> SubscriptionMetrics {
-        self.follower.metrics()
+        self.pattern_sub.metrics()
     }
 
     /// Whether it has ended: by an unsubscribe, or with its broker.
     pub fn has_ended(&self) -> bool {
-        self.follower.has_ended()
+        self.pattern_sub.has_ended()
     }
 
     /// Keeps the subscription for as long as the broker lives.
@@ -152,19 +153,19 @@ impl PatternSubscription {
     /// returns [`Unsubscribed::Ending`].
     pub fn unsubscribe(mut self, mode: Unsubscribe) -> Unsubscribed {
         self.detached = true;
-        let lanes = self.follower.begin_end();
-        if !end_all(self.follower.engine(), &lanes, mode) {
+        let lanes = self.pattern_sub.begin_end();
+        if !end_all(self.pattern_sub.engine(), &lanes, mode) {
             return Unsubscribed::Ending;
         }
-        self.follower.await_end();
-        Unsubscribed::Ended(self.follower.metrics())
+        self.pattern_sub.await_end();
+        Unsubscribed::Ended(self.pattern_sub.metrics())
     }
 }
 
 impl Drop for PatternSubscription {
     fn drop(&mut self) {
         if !self.detached {
-            for lane in self.follower.begin_end() {
+            for lane in self.pattern_sub.begin_end() {
                 lane.close(Phase::Cancelling);
             }
         }
@@ -181,15 +182,15 @@ impl fmt::Debug for PatternSubscription {
     }
 }
 
-/// A follower of topics of any payload type.
-trait AnyFollower: Send + Sync {
+/// A pattern_sub of topics of any payload type.
+trait AnyPatternHandle: Send + Sync {
     fn name(&self) -> &str;
     fn engine(&self) -> &Engine;
     fn patterns(&self) -> Vec<Pattern>;
     fn topics(&self) -> Vec<Arc<str>>;
     fn add(&self, pattern: Pattern) -> Result<(), SubscribeError>;
     fn remove(&self, pattern: &str) -> Option<Vec<Arc<dyn AnyLane>>>;
-    fn put_away(&self);
+    fn reap_ended(&self);
     fn set_retry(&self, policy: SharedPolicy);
     fn set_order(&self, change: &dyn Fn(&mut Order)) -> Result<(), InvalidSetting>;
     fn metrics(&self) -> SubscriptionMetrics;
@@ -200,7 +201,7 @@ trait AnyFollower: Send + Sync {
     fn await_end(&self);
 }
 
-impl<T: Send + Sync + 'static> AnyFollower for Follower<T> {
+impl<T: Send + Sync + 'static> AnyPatternHandle for PatternSub<T> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -210,31 +211,31 @@ impl<T: Send + Sync + 'static> AnyFollower for Follower<T> {
     }
 
     fn patterns(&self) -> Vec<Pattern> {
-        Follower::patterns(self)
+        PatternSub::patterns(self)
     }
 
     fn topics(&self) -> Vec<Arc<str>> {
-        Follower::topics(self)
+        PatternSub::topics(self)
     }
 
     fn add(&self, pattern: Pattern) -> Result<(), SubscribeError> {
-        Follower::add(self, pattern)
+        PatternSub::add(self, pattern)
     }
 
     fn remove(&self, pattern: &str) -> Option<Vec<Arc<dyn AnyLane>>> {
-        Follower::remove(self, pattern).map(of_any_type)
+        PatternSub::remove(self, pattern).map(of_any_type)
     }
 
-    fn put_away(&self) {
-        Follow::put_away(self);
+    fn reap_ended(&self) {
+        AnyPatternSub::reap_ended(self);
     }
 
     fn set_retry(&self, policy: SharedPolicy) {
-        Follower::set_retry(self, policy);
+        PatternSub::set_retry(self, policy);
     }
 
     fn set_order(&self, change: &dyn Fn(&mut Order)) -> Result<(), InvalidSetting> {
-        Follower::set_order(self, change)
+        PatternSub::set_order(self, change)
     }
 
     fn metrics(&self) -> SubscriptionMetrics {
@@ -242,16 +243,16 @@ impl<T: Send + Sync + 'static> AnyFollower for Follower<T> {
     }
 
     fn has_ended(&self) -> bool {
-        Follower::has_ended(self)
+        PatternSub::has_ended(self)
     }
 
     fn begin_end(&self) -> Vec<Arc<dyn AnyLane>> {
-        of_any_type(Follower::begin_end(self))
+        of_any_type(PatternSub::begin_end(self))
     }
 
     fn await_end(&self) {
         let quiescence = &self.engine.quiescence;
-        quiescence.wait(None, || Follower::has_ended(self));
+        quiescence.wait(None, || PatternSub::has_ended(self));
     }
 }
 
@@ -374,7 +375,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
             }))
         });
         let engine = Arc::clone(self.engine);
-        let follower = Follower::new(
+        let pattern_sub = PatternSub::new(
             name,
             engine,
             capacity,
@@ -383,10 +384,10 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
             self.order,
             make,
         );
-        let follower = Arc::new(follower);
-        follower.join(patterns)?;
+        let pattern_sub = Arc::new(pattern_sub);
+        pattern_sub.join(patterns)?;
         Ok(PatternSubscription {
-            follower,
+            pattern_sub,
             detached: false,
         })
     }

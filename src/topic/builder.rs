@@ -219,7 +219,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 let topic = Topic::join(Arc::clone(&core));
                 let ours: Arc<dyn AnyTopic> = core;
                 if let Some(topic) = topic
-                    && self.engine.introduce(&ours)
+                    && self.engine.register(&ours)
                 {
                     return Ok(topic);
                 }

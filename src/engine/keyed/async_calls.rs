@@ -12,7 +12,7 @@ use crate::engine::base::contain::{Contained, contain};
 use crate::engine::deliver::turn::{SHARE_LOOKS, SHARE_NS};
 use crate::engine::keyed::slots::share_by;
 use crate::engine::keyed::take::Settlements;
-use crate::engine::parts::handler::{Cause, FailedCall};
+use crate::engine::parts::handler::{FailedCall, FailureCause};
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::runtime::{Engine, context};
 use crate::engine::state::keyed::KeyedLane;
@@ -177,8 +177,8 @@ where
                 self.begun = Some(begun);
                 return None;
             }
-            Ok(Poll::Ready(outcome)) => outcome.err().map(Cause::Nack),
-            Err(panic) => Some(Cause::Panic(panic)),
+            Ok(Poll::Ready(outcome)) => outcome.err().map(FailureCause::Nack),
+            Err(panic) => Some(FailureCause::Panic(panic)),
         };
         let failed_call = cause.map(|cause| FailedCall::new(0, cause, begun.was_refused));
         Some((begun, failed_call))

@@ -128,14 +128,14 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             taken.item.first_attempt_ns = now_ns;
             let error = &mut turn.last_error;
             let after = self.settle_taken(error, taken, &failed_call, after_ns, &mut settlements);
-            if let After::Park(head) = after {
-                parks.push(head);
+            if let After::Park(parked_by) = after {
+                parks.push(parked_by);
             }
         }
         drop(failed);
         turn.failed_calls = failed_calls;
-        for head in parks {
-            self.park(head, Vec::new(), &mut settlements);
+        for parked_by in parks {
+            self.park(parked_by, Vec::new(), &mut settlements);
         }
         self.put_down(settlements);
         Progress::Done { now_ns: after_ns }

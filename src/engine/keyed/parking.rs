@@ -11,7 +11,7 @@
 //! looked for: what was redriven before that is in the lane by then, and what comes later is
 //! told that it is behind. Model: `loom-tests/tests/models/keys.rs`.
 //!
-//! Nothing good is lost: only a letter that was kept parks its key, and a follower joins it
+//! Nothing good is lost: only a letter that was kept parks its key, and a pattern_sub joins it
 //! only where there is room without another letter's leaving. Until then it is a *parked arrival*: it
 //! keeps its place in the lane and in its key's order. The lane leaves word with the store,
 //! under its lock; whoever takes a letter out finds it there and has the parked arrivals judged again.
@@ -36,7 +36,7 @@ use crate::types::reason::DeadReason;
 const STEP: u32 = 64;
 
 /// A delivery whose letter parks its key.
-pub(crate) struct Head {
+pub(crate) struct ParkedBy {
     pub(crate) key: Key,
     pub(crate) name: Box<str>,
     pub(crate) id: MessageId,
@@ -91,11 +91,11 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// join it in the store. The key is still out meanwhile.
     pub(crate) fn park(
         self,
-        head: Head,
+        parked_by: ParkedBy,
         together: Vec<Taken<PendingDelivery<T>>>,
         settlements: &mut Settlements<T>,
     ) {
-        let Head { key, name, id } = head;
+        let ParkedBy { key, name, id } = parked_by;
         let mut state = self.keyed.state.lock();
         if !state.rules.parks() || key.epoch != state.epoch {
             // The rules have changed since it was judged.
@@ -115,12 +115,12 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             "keys: parked without a last look",
             self.file_returns(&mut state)
         );
-        for follower in together {
-            settlements.lay_down(follower.key);
-            state.parked_arrivals.add(key, follower.item);
+        for pattern_sub in together {
+            settlements.lay_down(pattern_sub.key);
+            state.parked_arrivals.add(key, pattern_sub.item);
         }
-        for follower in state.sequencer.drain_behind(key, id.get()) {
-            state.parked_arrivals.add(key, follower);
+        for pattern_sub in state.sequencer.drain_behind(key, id.get()) {
+            state.parked_arrivals.add(key, pattern_sub);
         }
         drop(state);
         self.lane.schedule();

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::engine::deliver::settle::Settled;
 use crate::engine::deliver::turn::{Progress, Tried};
-use crate::engine::keyed::parking::Head;
+use crate::engine::keyed::parking::ParkedBy;
 use crate::engine::keyed::take::{Settlements, TakeRequest};
 use crate::engine::parts::handler::FailedCall;
 use crate::engine::parts::pending::PendingDelivery;
@@ -20,7 +20,7 @@ pub(crate) enum After {
     GoOn,
     Hold,
     /// They follow into the dead letters.
-    Park(Head),
+    Park(ParkedBy),
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
@@ -72,10 +72,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                     match self.settle_taken(error, failed, &failed_call, now_ns, &mut settlements) {
                         After::GoOn => {}
                         After::Hold => held.extend(key),
-                        After::Park(head) => {
+                        After::Park(parked_by) => {
                             let follows = |other: &mut Taken<_>| other.key == key;
                             let followers = extract(&mut left, follows);
-                            self.park(head, followers, &mut settlements);
+                            self.park(parked_by, followers, &mut settlements);
                         }
                     }
                 }
@@ -150,8 +150,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     ) {
         let mut settlements = Settlements::new(1);
         let after = self.settle_taken(last_error, failed, failed_call, now_ns, &mut settlements);
-        if let After::Park(head) = after {
-            self.park(head, Vec::new(), &mut settlements);
+        if let After::Park(parked_by) = after {
+            self.park(parked_by, Vec::new(), &mut settlements);
         }
         self.put_down(settlements);
     }
@@ -189,7 +189,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         };
         match (settled, key, name) {
             (Settled::Buried, Some(key), Some(name)) if parks(key) => {
-                After::Park(Head { key, name, id })
+                After::Park(ParkedBy { key, name, id })
             }
             _ => After::GoOn,
         }

@@ -21,7 +21,7 @@ use crate::pure::words::room::{Phase, Room};
 use crate::sync::Arc;
 
 /// Why a delivery failed.
-pub(crate) enum Cause {
+pub(crate) enum FailureCause {
     Nack(Nack),
     Panic(String),
     /// A lease was dropped without being settled.
@@ -34,13 +34,13 @@ pub(crate) enum Cause {
 pub(crate) struct FailedCall {
     /// Its place in the run.
     pub(crate) at: usize,
-    pub(crate) cause: Arc<Contained<Cause>>,
+    pub(crate) cause: Arc<Contained<FailureCause>>,
     /// A publish of its handler was refused because the broker is ending.
     pub(crate) by_shutdown: bool,
 }
 
 impl FailedCall {
-    pub(crate) fn new(at: usize, cause: Cause, by_shutdown: bool) -> Self {
+    pub(crate) fn new(at: usize, cause: FailureCause, by_shutdown: bool) -> Self {
         Self {
             at,
             cause: Arc::new(Contained::new(cause)),
@@ -49,7 +49,7 @@ impl FailedCall {
     }
 }
 
-impl Cause {
+impl FailureCause {
     pub(crate) fn kind(&self) -> FailureKind {
         match self {
             Self::Nack(_) => FailureKind::Error,
@@ -90,11 +90,11 @@ impl Cause {
 }
 
 /// What a handler said, or that it panicked.
-pub(crate) fn outcome(called: Result<Result<(), Nack>, String>) -> Result<(), Cause> {
+pub(crate) fn outcome(called: Result<Result<(), Nack>, String>) -> Result<(), FailureCause> {
     match called {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(nack)) => Err(Cause::Nack(nack)),
-        Err(panic) => Err(Cause::Panic(panic)),
+        Ok(Err(nack)) => Err(FailureCause::Nack(nack)),
+        Err(panic) => Err(FailureCause::Panic(panic)),
     }
 }
 
@@ -160,7 +160,7 @@ where
                     // What a call before it has met at shutdown is not its fault.
                     refused.set(false);
                     if let Err(nack) = self(&delivery) {
-                        failed_calls.push(failed_call(calls, Cause::Nack(nack)));
+                        failed_calls.push(failed_call(calls, FailureCause::Nack(nack)));
                         if run.until_fault {
                             break;
                         }
@@ -170,7 +170,7 @@ where
             match called {
                 Ok(()) => return calls,
                 Err(panic) => {
-                    failed_calls.push(failed_call(calls, Cause::Panic(panic)));
+                    failed_calls.push(failed_call(calls, FailureCause::Panic(panic)));
                     if run.until_fault {
                         return calls;
                     }
@@ -218,7 +218,7 @@ where
             }
             Ok(()) => failed_calls.extend(batch.into_nacks().map(|(at, nack)| FailedCall {
                 at,
-                cause: Arc::new(Contained::new(Cause::Nack(nack))),
+                cause: Arc::new(Contained::new(FailureCause::Nack(nack))),
                 by_shutdown,
             })),
         }

@@ -19,7 +19,7 @@
 use std::iter;
 
 use crate::engine::parts::attempts::Attempts;
-use crate::engine::parts::handler::{Cause, FailedCall};
+use crate::engine::parts::handler::{FailedCall, FailureCause};
 use crate::engine::parts::leases::{Alarm, Leases};
 use crate::engine::parts::outstanding::Granted;
 use crate::engine::parts::pending::PendingDelivery;
@@ -173,8 +173,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self.rest_alarm(&mut state);
         drop(state);
         let cause = match failing {
-            Failing::Nack(nack) => Cause::Nack(nack),
-            Failing::Abandon => Cause::Abandoned,
+            Failing::Nack(nack) => FailureCause::Nack(nack),
+            Failing::Abandon => FailureCause::Abandoned,
         };
         let by_shutdown = context::take_refusal(self.lane.engine());
         let failed_call = FailedCall::new(0, cause, by_shutdown);
@@ -225,7 +225,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self.set_alarm(leases, next_look(first_ns, leases.out.len(), timer_ns));
         drop(state);
         for (taken, began_ns) in late {
-            let failed_call = FailedCall::new(0, Cause::Overdue, false);
+            let failed_call = FailedCall::new(0, FailureCause::Overdue, false);
             self.settle_leased(taken, began_ns, failed_call, &mut turn.last_error);
         }
     }

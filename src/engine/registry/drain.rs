@@ -100,7 +100,7 @@ impl Engine {
     fn refuse(&self, whom: Refuse) {
         self.ending.update(|ending| ending.advance(Ending::Closing));
         // A topic that is being opened is on the map before we look, or never will be.
-        let opening = self.followers.lock();
+        let opening = self.pattern_subs.lock();
         let topics = self.topics.values();
         drop(opening);
         for topic in topics {
@@ -183,7 +183,7 @@ impl Engine {
         let before = report_of(&self.read_metrics(), Duration::ZERO);
         let refused = self.cancelled_by_end.load(Ordering::Acquire);
         self.ending.update(|ending| ending.advance(Ending::Stopped));
-        self.let_followers_go();
+        self.release_pattern_subs();
         let mut ended;
         loop {
             // Workers do the same with what they run; each lane and
@@ -202,7 +202,7 @@ impl Engine {
             ended &= self.stop_threads(until);
         }
         if ended {
-            self.let_settings_go();
+            self.release_settings();
         }
         let mut report = report_of(&self.read_metrics(), began.elapsed());
         let cancelled = report.cancelled.saturating_sub(before.cancelled);
@@ -236,7 +236,7 @@ impl Engine {
         self.pool.clear();
         let all_told = self.bus.stop(soon);
         if all_told {
-            self.bus.let_go();
+            self.bus.release_user_code();
         }
         all_gone && all_told
     }

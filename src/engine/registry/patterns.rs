@@ -3,9 +3,9 @@
 //! A pattern is resolved when a topic or a subscription appears, and each topic that
 //! it matches gets a lane of its own. So a message pays nothing for it.
 //!
-//! Steps. *Opening* a topic: under the lock of the followers, give it a lane for each
-//! of them that it matches, then put it on the map. *Following*: under the same lock,
-//! give lanes to the topics on the map, then put the follower on the list. The feared
+//! Steps. *Opening* a topic: under the lock of the pattern subscriptions, give it a lane for each
+//! of them that it matches, then put it on the map. *PatternLanes*: under the same lock,
+//! give lanes to the topics on the map, then put the pattern_sub on the list. The feared
 //! interleavings: each looks before the other is there, and the topic has no lane; or
 //! somebody finds the topic and publishes to it before it has its lanes. Neither can
 //! happen: one of the two comes first as a whole, and a topic has its lanes before it
@@ -21,7 +21,7 @@ use crate::engine::base::counters::DeliveryCounts;
 use crate::engine::parts::handler::Handler;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::context::Inside;
-use crate::engine::runtime::directory::{AnyTopic, Follow};
+use crate::engine::runtime::directory::{AnyPatternSub, AnyTopic};
 use crate::engine::state::keyed::{Consumers, Keyed};
 use crate::engine::state::lane::{Lane, LaneSettings, Policy};
 use crate::engine::state::topic::TopicCore;
@@ -69,17 +69,17 @@ impl Order {
 pub(crate) type MakeHandler<T> = Box<dyn Fn() -> Handler<T> + Send + Sync>;
 
 /// One subscription to patterns.
-pub(crate) struct Follower<T> {
+pub(crate) struct PatternSub<T> {
     pub(crate) name: Arc<str>,
     pub(crate) engine: Arc<Engine>,
     capacity: Option<u32>,
     when_full: LaneFull,
-    following: Mutex<Following<T>>,
+    resolved: Mutex<PatternLanes<T>>,
     /// Its own reference to the handler is gone.
-    let_go: AtomicBool,
+    is_released: AtomicBool,
 }
 
-struct Following<T> {
+struct PatternLanes<T> {
     patterns: Vec<Pattern>,
     /// `None` from the moment at which it begins to end.
     make: Option<MakeHandler<T>>,
@@ -94,7 +94,7 @@ struct Following<T> {
     ended: DeliveryCounts,
 }
 
-impl<T> Following<T> {
+impl<T> PatternLanes<T> {
     fn is_matched(&self, topic: &str) -> bool {
         self.patterns.iter().any(|pattern| pattern.matches(topic))
     }
@@ -104,7 +104,7 @@ impl<T> Following<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> Follower<T> {
+impl<T: Send + Sync + 'static> PatternSub<T> {
     pub(crate) fn new(
         name: Arc<str>,
         engine: Arc<Engine>,
@@ -114,7 +114,7 @@ impl<T: Send + Sync + 'static> Follower<T> {
         order: Order,
         make: MakeHandler<T>,
     ) -> Self {
-        let following = Following {
+        let resolved = PatternLanes {
             patterns: Vec::new(),
             make: Some(make),
             retry,
@@ -128,28 +128,28 @@ impl<T: Send + Sync + 'static> Follower<T> {
             engine,
             capacity,
             when_full,
-            following: Mutex::new(following),
-            let_go: AtomicBool::new(false),
+            resolved: Mutex::new(resolved),
+            is_released: AtomicBool::new(false),
         }
     }
 
-    /// Begins to follow. Either all topics that match get a lane or, on an error,
+    /// Subscribes. Either all topics that match get a lane or, on an error,
     /// none does.
     pub(crate) fn join(self: &Arc<Self>, patterns: Vec<Pattern>) -> Result<(), SubscribeError> {
         // Dropped after the lock.
         let (topics, lanes);
-        let mut followers = self.engine.followers.lock();
+        let mut pattern_subs = self.engine.pattern_subs.lock();
         if self.engine.is_ending() {
             return Err(SubscribeError::Closed);
         }
-        if followers.iter().any(|other| *other.name() == *self.name) {
+        if pattern_subs.iter().any(|other| *other.name() == *self.name) {
             let name = self.name.to_string();
             return Err(SubscribeError::PatternNameTaken { name });
         }
         topics = self.engine.topics.values();
-        lanes = self.follow(&topics, patterns)?;
-        followers.push(Arc::clone(self) as _);
-        drop(followers);
+        lanes = self.resolve(&topics, patterns)?;
+        pattern_subs.push(Arc::clone(self) as _);
+        drop(pattern_subs);
         self.confirm(lanes)
     }
 
@@ -157,28 +157,28 @@ impl<T: Send + Sync + 'static> Follower<T> {
     pub(crate) fn add(&self, pattern: Pattern) -> Result<(), SubscribeError> {
         // Dropped after the lock.
         let (topics, lanes);
-        let followers = self.engine.followers.lock();
+        let pattern_subs = self.engine.pattern_subs.lock();
         if self.engine.is_ending() {
             return Err(SubscribeError::Closed);
         }
         topics = self.engine.topics.values();
-        lanes = self.follow(&topics, vec![pattern])?;
-        drop(followers);
+        lanes = self.resolve(&topics, vec![pattern])?;
+        drop(pattern_subs);
         self.confirm(lanes)
     }
 
     /// Gives lanes to those topics on the map that the patterns match and that have
     /// none; returns the lanes.
-    fn follow(
+    fn resolve(
         &self,
         topics: &[Arc<dyn AnyTopic>],
         patterns: Vec<Pattern>,
     ) -> Result<Vec<Arc<Lane<T>>>, SubscribeError> {
-        let mut following = self.following.lock();
+        let mut resolved = self.resolved.lock();
         let is_new = |topic: &&Arc<dyn AnyTopic>| {
             let name = topic.name();
             patterns.iter().any(|pattern| pattern.matches(name))
-                && !following.lanes.contains_key(name)
+                && !resolved.lanes.contains_key(name)
         };
         let matched = topics.iter().filter(is_new);
         let matched: Vec<Arc<TopicCore<T>>> = matched.filter_map(carries).collect();
@@ -192,14 +192,14 @@ impl<T: Send + Sync + 'static> Follower<T> {
         }
         let added = matched
             .iter()
-            .filter_map(|topic| self.add_lane(&mut following, topic));
+            .filter_map(|topic| self.add_lane(&mut resolved, topic));
         let added: Vec<_> = added.collect();
         for topic in &matched {
             topic.tell_of(Some(&self.name), None, 0, None, EventKind::SubscriberAdded);
         }
         for pattern in patterns {
-            if !following.patterns.contains(&pattern) {
-                following.patterns.push(pattern);
+            if !resolved.patterns.contains(&pattern) {
+                resolved.patterns.push(pattern);
             }
         }
         Ok(added)
@@ -207,16 +207,16 @@ impl<T: Send + Sync + 'static> Follower<T> {
 
     fn add_lane(
         &self,
-        following: &mut Following<T>,
+        resolved: &mut PatternLanes<T>,
         topic: &Arc<TopicCore<T>>,
     ) -> Option<Arc<Lane<T>>> {
-        let make = following.make.as_ref()?;
+        let make = resolved.make.as_ref()?;
         let capacity = self.capacity.unwrap_or(topic.settings.lane_capacity);
-        let rules = following.order.rules(capacity);
+        let rules = resolved.order.rules(capacity);
         let settings = LaneSettings {
             capacity,
             when_full: self.when_full,
-            retry: following.retry.clone(),
+            retry: resolved.retry.clone(),
             by_pattern: true,
             keyed: rules
                 .blocks()
@@ -230,7 +230,7 @@ impl<T: Send + Sync + 'static> Follower<T> {
         let joined = topic.join(&lane);
         assert!(joined, "a name is given out under one lock");
         let name = Arc::clone(&topic.name);
-        following.lanes.insert(name, Arc::clone(&lane));
+        resolved.lanes.insert(name, Arc::clone(&lane));
         Some(lane)
     }
 
@@ -251,67 +251,65 @@ impl<T: Send + Sync + 'static> Follower<T> {
     /// Takes a pattern away. Returns the lanes that are to end, which no pattern
     /// matches any more; `None`: it has no such pattern.
     pub(crate) fn remove(&self, pattern: &str) -> Option<Vec<Arc<Lane<T>>>> {
-        let mut following = self.following.lock();
-        let mut patterns = following.patterns.iter();
+        let mut resolved = self.resolved.lock();
+        let mut patterns = resolved.patterns.iter();
         let at = patterns.position(|known| known.as_str() == pattern)?;
-        following.patterns.remove(at);
-        let topics = following.lanes.keys();
+        resolved.patterns.remove(at);
+        let topics = resolved.lanes.keys();
         let lost: Vec<_> = topics
-            .filter(|topic| !following.is_matched(topic))
+            .filter(|topic| !resolved.is_matched(topic))
             .cloned()
             .collect();
-        let lanes = lost
-            .iter()
-            .filter_map(|topic| following.lanes.remove(topic));
+        let lanes = lost.iter().filter_map(|topic| resolved.lanes.remove(topic));
         let lanes: Vec<_> = lanes.collect();
-        following.leaving.extend(lanes.iter().cloned());
+        resolved.leaving.extend(lanes.iter().cloned());
         Some(lanes)
     }
 
     /// Follows no more topics, and lets go of the handler; returns all lanes it has,
     /// which are to end.
     pub(crate) fn begin_end(&self) -> Vec<Arc<Lane<T>>> {
-        let mut followers = self.engine.followers.lock();
-        followers.retain(|other| !std::ptr::addr_eq(Arc::as_ptr(other), self));
-        drop(followers);
-        self.let_go();
-        self.following.lock().all().cloned().collect()
+        let mut pattern_subs = self.engine.pattern_subs.lock();
+        pattern_subs.retain(|other| !std::ptr::addr_eq(Arc::as_ptr(other), self));
+        drop(pattern_subs);
+        self.release_user_code();
+        self.resolved.lock().all().cloned().collect()
     }
 
     /// Whether no call of the handler runs or will start, and the handler is gone.
     pub(crate) fn has_ended(&self) -> bool {
         // ORDERING: who sees it sees that the reference is gone.
-        self.let_go.load(Ordering::Acquire)
-            && self.following.lock().all().all(|lane| lane.is_retired())
+        self.is_released.load(Ordering::Acquire)
+            && self.resolved.lock().all().all(|lane| lane.is_retired())
     }
 
     pub(crate) fn patterns(&self) -> Vec<Pattern> {
-        self.following.lock().patterns.clone()
+        self.resolved.lock().patterns.clone()
     }
 
     pub(crate) fn topics(&self) -> Vec<Arc<str>> {
-        self.following.lock().lanes.keys().cloned().collect()
+        self.resolved.lock().lanes.keys().cloned().collect()
     }
 
     pub(crate) fn set_retry(&self, policy: SharedPolicy) {
         // Dropped after the lock.
         let mut before = Vec::new();
-        let mut following = self.following.lock();
-        for lane in following.all() {
+        let mut resolved = self.resolved.lock();
+        for lane in resolved.all() {
             before.push(lane.retry.swap(Arc::new(Some(Arc::clone(&policy)))));
         }
-        before.push(Arc::new(following.retry.replace(policy)));
+        before.push(Arc::new(resolved.retry.replace(policy)));
     }
 
     /// Changes the order of all lanes, those to come included.
     pub(crate) fn set_order(&self, change: &dyn Fn(&mut Order)) -> Result<(), InvalidSetting> {
-        let mut following = self.following.lock();
-        let mut order = following.order;
+        let mut resolved = self.resolved.lock();
+        let mut order = resolved.order;
         change(&mut order);
         order.check(self.when_full)?;
-        following.order = order;
-        let lanes: Vec<_> = following.all().cloned().collect();
-        drop(following);
+        resolved.order = order;
+        let lanes: Vec<_> = resolved.all().cloned().collect();
+        drop(resolved);
         for lane in lanes {
             lane.set_rules(&move |rules, fit| order.rules(rules.hold).checked(fit))?;
         }
@@ -321,13 +319,13 @@ impl<T: Send + Sync + 'static> Follower<T> {
     /// The sum over its lanes, and those that have ended.
     pub(crate) fn read_metrics(&self) -> SubscriptionMetrics {
         let mut latencies = Latencies::new();
-        let following = self.following.lock();
+        let resolved = self.resolved.lock();
         let mut sum = SubscriptionMetrics {
             name: self.name.to_string(),
-            counts: following.ended,
+            counts: resolved.ended,
             ..SubscriptionMetrics::default()
         };
-        for lane in following.all() {
+        for lane in resolved.all() {
             let metrics = lane.read_metrics(&mut latencies);
             sum.queued += metrics.queued;
             sum.moving += metrics.moving;
@@ -343,49 +341,49 @@ impl<T: Send + Sync + 'static> Follower<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> Follow for Follower<T> {
+impl<T: Send + Sync + 'static> AnyPatternSub for PatternSub<T> {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn meet(&self, topic: &Arc<dyn AnyTopic>) {
-        let mut following = self.following.lock();
-        if following.is_matched(topic.name())
+    fn on_topic_opened(&self, topic: &Arc<dyn AnyTopic>) {
+        let mut resolved = self.resolved.lock();
+        if resolved.is_matched(topic.name())
             && let Some(topic) = carries(topic)
         {
-            self.add_lane(&mut following, &topic);
+            self.add_lane(&mut resolved, &topic);
         }
     }
 
-    fn forget(&self, topic: &str) -> bool {
-        let mut following = self.following.lock();
-        let lane = following.lanes.remove(topic);
+    fn on_topic_removed(&self, topic: &str) -> bool {
+        let mut resolved = self.resolved.lock();
+        let lane = resolved.lanes.remove(topic);
         let had_one = lane.is_some();
-        following.leaving.extend(lane);
+        resolved.leaving.extend(lane);
         had_one
     }
 
-    fn put_away(&self) {
-        let mut following = self.following.lock();
-        let leaving = std::mem::take(&mut following.leaving);
+    fn reap_ended(&self) {
+        let mut resolved = self.resolved.lock();
+        let leaving = std::mem::take(&mut resolved.leaving);
         let (gone, leaving): (Vec<_>, _) = leaving.into_iter().partition(|lane| lane.is_retired());
-        following.leaving = leaving;
+        resolved.leaving = leaving;
         for lane in &gone {
-            following.ended.add(&lane.books.read());
+            resolved.ended.add(&lane.books.read());
         }
-        drop(following);
+        drop(resolved);
         // With them goes what may be the last reference to a policy.
         drop(gone);
     }
 
-    fn let_go(&self) {
-        let mut following = self.following.lock();
-        let (make, retry) = (following.make.take(), following.retry.take());
-        drop(following);
+    fn release_user_code(&self) {
+        let mut resolved = self.resolved.lock();
+        let (make, retry) = (resolved.make.take(), resolved.retry.take());
+        drop(resolved);
         if let Some(make) = make {
             let _inside = Inside::enter(&self.engine);
             discard((make, retry));
-            self.let_go.store(true, Ordering::Release);
+            self.is_released.store(true, Ordering::Release);
             self.engine.quiescence.notify();
         }
     }
@@ -400,16 +398,22 @@ impl Engine {
     /// Puts a new topic on the map, with the lanes of all who follow it. `false`: one
     /// of its name is there, or the broker ends. As the end asks for the topics under
     /// this lock, it finds all there will ever be.
-    pub(crate) fn introduce(&self, topic: &Arc<dyn AnyTopic>) -> bool {
-        let followers = self.followers.lock();
+    pub(crate) fn register(&self, topic: &Arc<dyn AnyTopic>) -> bool {
+        let pattern_subs = self.pattern_subs.lock();
         if self.is_ending() || self.topics.get(topic.name()).is_some() {
             return false;
         }
         in_order!(
             "patterns: the lanes, then the map",
             {
-                followers.iter().for_each(|follower| follower.meet(topic));
-                breakable!("patterns: on the map after the lock", (), drop(followers));
+                pattern_subs
+                    .iter()
+                    .for_each(|pattern_sub| pattern_sub.on_topic_opened(topic));
+                breakable!(
+                    "patterns: on the map after the lock",
+                    (),
+                    drop(pattern_subs)
+                );
             },
             // Who hears of the topic finds it, and who finds it has been preceded by that.
             self.topics
@@ -423,10 +427,10 @@ impl Engine {
 
     /// Has those who follow topics let go of their handlers, for the end of the
     /// broker.
-    pub(crate) fn let_followers_go(&self) {
-        let followers = self.followers.lock().clone();
-        for follower in followers {
-            follower.let_go();
+    pub(crate) fn release_pattern_subs(&self) {
+        let pattern_subs = self.pattern_subs.lock().clone();
+        for pattern_sub in pattern_subs {
+            pattern_sub.release_user_code();
         }
     }
 }

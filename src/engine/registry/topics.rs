@@ -118,13 +118,13 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
         }
     }
 
-    fn let_go(&self) {
+    fn release_user_code(&self) {
         // What is the user's may hold a handle of this very topic.
-        self.let_lanes_go();
-        self.let_settings_go();
+        self.release_lanes();
+        self.release_settings();
     }
 
-    fn let_settings_go(&self) {
+    fn release_settings(&self) {
         let stand_in = stand_in(&self.strategy.load());
         drop(self.strategy.swap(stand_in));
         drop(self.retry.swap(share_policy(Backoff::default())));
@@ -192,28 +192,28 @@ impl Engine {
     /// Those on the map, and those that have left it and not ended.
     pub(crate) fn all_topics(&self) -> Vec<Arc<dyn AnyTopic>> {
         let mut topics = self.topics.values();
-        topics.extend(self.departed.lock().iter().cloned());
+        topics.extend(self.retired_topics.lock().iter().cloned());
         topics
     }
 
     /// Remembers a topic that was removed until its lanes have gone.
-    pub(crate) fn depart(&self, topic: &Arc<dyn AnyTopic>) {
-        let mut departed = self.departed.lock();
-        let (here, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut *departed)
+    pub(crate) fn retire_topic(&self, topic: &Arc<dyn AnyTopic>) {
+        let mut retired_topics = self.retired_topics.lock();
+        let (here, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut *retired_topics)
             .into_iter()
             .partition(|topic| topic.has_lanes());
-        *departed = here;
-        departed.push(Arc::clone(topic));
-        drop(departed);
+        *retired_topics = here;
+        retired_topics.push(Arc::clone(topic));
+        drop(retired_topics);
         // What a topic still holds is the user's, and goes after the lock.
         drop(gone);
     }
 
     /// After the stop: strategies and policies may hold the broker, which would never be
     /// dropped then.
-    pub(crate) fn let_settings_go(&self) {
+    pub(crate) fn release_settings(&self) {
         for topic in self.all_topics() {
-            topic.let_settings_go();
+            topic.release_settings();
         }
         let stand_in = stand_in(&self.strategy.load());
         drop(self.strategy.swap(stand_in));

@@ -161,7 +161,7 @@ impl Bus {
     }
 
     /// Lets go of all observers, for the end of the broker: one may hold it.
-    pub(crate) fn let_go(&self) {
+    pub(crate) fn release_user_code(&self) {
         drop(self.replace(Observers::new()));
     }
 
@@ -341,6 +341,6 @@ mod tests {
         let thread = spawn(named, move || listens.listen()).expect("it starts");
         *bus.thread.lock() = Some(thread);
         assert!(bus.stop(None), "all that was sent before has been told");
-        bus.let_go();
+        bus.release_user_code();
     }
 }

@@ -64,9 +64,9 @@ pub(crate) trait AnyTopic: Send + Sync {
     /// in hand.
     fn end(self: Arc<Self>, engine: &Engine);
     /// Lets go of lanes and handlers, for the end of the broker.
-    fn let_go(&self);
+    fn release_user_code(&self);
     /// Lets go of its strategy and retry policy, which nobody asks any more.
-    fn let_settings_go(&self);
+    fn release_settings(&self);
     fn metrics(&self) -> TopicMetrics;
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy);
     /// Tells observers of something that happened to it.
@@ -77,18 +77,18 @@ pub(crate) trait AnyTopic: Send + Sync {
 
 /// All subscriptions to patterns. Under this lock, names of subscriptions are given
 /// out, and topics are put on the map and taken off.
-pub(crate) type Followers = Mutex<Vec<Arc<dyn Follow>>>;
+pub(crate) type PatternSubs = Mutex<Vec<Arc<dyn AnyPatternSub>>>;
 
 /// A subscription to patterns, for topics of any payload type. Called under the lock
-/// of the followers, except for the last two.
-pub(crate) trait Follow: Send + Sync {
+/// of the pattern subscriptions, except for the last two.
+pub(crate) trait AnyPatternSub: Send + Sync {
     fn name(&self) -> &str;
     /// Gives a topic that nobody can find yet a lane if it matches.
-    fn meet(&self, topic: &Arc<dyn AnyTopic>);
+    fn on_topic_opened(&self, topic: &Arc<dyn AnyTopic>);
     /// The topic is off the map. `true`: it had a lane, which will end.
-    fn forget(&self, topic: &str) -> bool;
+    fn on_topic_removed(&self, topic: &str) -> bool;
     /// Lets go of lanes that have ended, and keeps their counts.
-    fn put_away(&self);
+    fn reap_ended(&self);
     /// Makes no more lanes, and lets go of its handler and its policy.
-    fn let_go(&self);
+    fn release_user_code(&self);
 }

@@ -18,7 +18,7 @@ use crate::pure::words::ending::Ending;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Instant, Map, Mutex, Slot, Weak};
 use crate::types::config::{Histograms, Idle};
-use directory::{AnyTopic, Followers};
+use directory::{AnyTopic, PatternSubs};
 
 /// What a broker, its handles and its threads share.
 pub(crate) struct Engine {
@@ -28,10 +28,10 @@ pub(crate) struct Engine {
     pub(crate) bus: bus::Bus,
     pub(crate) quiescence: Quiescence,
     pub(crate) topics: Map<Arc<dyn AnyTopic>>,
-    pub(crate) followers: Followers,
+    pub(crate) pattern_subs: PatternSubs,
     /// Topics that were removed while a lane by a pattern was still ending: the end of
     /// the broker must find it.
-    pub(crate) departed: Mutex<Vec<Arc<dyn AnyTopic>>>,
+    pub(crate) retired_topics: Mutex<Vec<Arc<dyn AnyTopic>>>,
     /// The last metrics of topics that were removed.
     pub(crate) removed: Mutex<Option<TopicMetrics>>,
     pub(crate) strategy: Slot<StrategyInUse>,

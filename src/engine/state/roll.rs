@@ -79,7 +79,7 @@ impl<T: Send + Sync + 'static> Roll<T> {
     }
 
     /// Forgets what it has, for the end; for the caller to drop where no lock is held.
-    pub(crate) fn let_go(&self) -> impl Sized + use<T> {
+    pub(crate) fn release_user_code(&self) -> impl Sized + use<T> {
         std::mem::replace(&mut *self.0.lock(), State::new())
     }
 }

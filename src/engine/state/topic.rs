@@ -394,7 +394,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// The broker has been dropped: keeps the counts of its lanes, and nothing else
     /// of them. A lane that somebody still runs follows when it is put down.
-    pub(crate) fn let_lanes_go(&self) {
+    pub(crate) fn release_lanes(&self) {
         let mut ended = self.ended.lock();
         let lanes = self.lanes.load();
         let (gone, busy): (Lanes<T>, _) = Lanes::clone(&lanes)
@@ -403,7 +403,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         for lane in &gone {
             ended.get_or_insert_default().add(&lane.books.read());
         }
-        let before = (self.lanes.swap(Arc::new(busy)), self.roll.let_go());
+        let before = (
+            self.lanes.swap(Arc::new(busy)),
+            self.roll.release_user_code(),
+        );
         drop(ended);
         // Handlers, and what they have captured, go after the lock.
         drop((before, lanes, gone));
