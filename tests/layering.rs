@@ -398,6 +398,8 @@ const RETIRED: &[(&str, &str)] = &[
     ("Follower", "PatternSub"),
     ("let_go", "release_user_code"),
     ("departed", "retired_topics"),
+    ("SubscriberAdded", "SubscriptionAdded"),
+    ("SubscriberRemoved", "SubscriptionRemoved"),
     ("Crew", "Keyed"),
     ("crew", "keyed"),
     ("Redelivery", "PendingDelivery"),

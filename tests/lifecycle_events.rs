@@ -844,7 +844,7 @@ fn who_hears_of_a_topic_finds_it_and_its_subscriptions_and_nothing_of_it_comes_b
         of_log.push((event.topic().to_owned(), event.kind().name()));
         let is_there = match event.kind() {
             EventKind::TopicOpened => held.publish(event.topic(), 1_u32).is_ok(),
-            EventKind::SubscriberAdded => {
+            EventKind::SubscriptionAdded => {
                 let topic = held.topic::<u32>(event.topic()).open().expect("is open");
                 topic.metrics().subscriptions.len() == 1
             }

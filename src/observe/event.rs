@@ -232,9 +232,9 @@ pub enum EventKind {
     /// A topic was removed.
     TopicRemoved,
     /// A subscription was added.
-    SubscriberAdded,
+    SubscriptionAdded,
     /// A subscription has ended: no call of its handler runs or will start.
-    SubscriberRemoved,
+    SubscriptionRemoved,
     /// A member joined a consumer group.
     MemberJoined {
         /// Its name.
@@ -356,8 +356,8 @@ impl EventKind {
         match self {
             Self::TopicOpened => "topic_opened",
             Self::TopicRemoved => "topic_removed",
-            Self::SubscriberAdded => "subscriber_added",
-            Self::SubscriberRemoved => "subscriber_removed",
+            Self::SubscriptionAdded => "subscriber_added",
+            Self::SubscriptionRemoved => "subscriber_removed",
             Self::MemberJoined { .. } => "member_joined",
             Self::MemberLeft { .. } => "member_left",
             Self::MessageEnqueued { .. } => "message_enqueued",

@@ -340,7 +340,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         if !joined {
             return Err(SubscribeError::NameTaken { name: self.name });
         }
-        let kind = EventKind::SubscriberAdded;
+        let kind = EventKind::SubscriptionAdded;
         self.topic.tell_of(Some(&lane.name), None, 0, None, kind);
         if self.topic.engine.has_stopped() {
             // The end may have passed by before the lane was on the list.

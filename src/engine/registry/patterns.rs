@@ -195,7 +195,13 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             .filter_map(|topic| self.add_lane(&mut resolved, topic));
         let added: Vec<_> = added.collect();
         for topic in &matched {
-            topic.tell_of(Some(&self.name), None, 0, None, EventKind::SubscriberAdded);
+            topic.tell_of(
+                Some(&self.name),
+                None,
+                0,
+                None,
+                EventKind::SubscriptionAdded,
+            );
         }
         for pattern in patterns {
             if !resolved.patterns.contains(&pattern) {

@@ -152,7 +152,13 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn announce_lanes(&self) {
         for lane in self.lanes.load().iter() {
-            self.tell_of(Some(&lane.name), None, 0, None, EventKind::SubscriberAdded);
+            self.tell_of(
+                Some(&lane.name),
+                None,
+                0,
+                None,
+                EventKind::SubscriptionAdded,
+            );
         }
     }
 }

@@ -387,7 +387,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             None,
             0,
             None,
-            EventKind::SubscriberRemoved,
+            EventKind::SubscriptionRemoved,
         );
         self.engine.quiescence.notify();
     }
