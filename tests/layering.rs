@@ -402,6 +402,7 @@ const RETIRED: &[(&str, &str)] = &[
     ("SubscriberRemoved", "SubscriptionRemoved"),
     ("Crew", "Keyed"),
     ("crew", "keyed"),
+    ("breakable", "mutant"),
     ("Redelivery", "PendingDelivery"),
     ("in_hand", "in_flight"),
     ("Parcel", "QueueEntry"),

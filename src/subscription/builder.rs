@@ -22,7 +22,7 @@ use crate::pure::words::room::Phase;
 use crate::subscription::Subscription;
 use crate::subscription::group::ConsumerGroup;
 use crate::subscription::pull::{Pull, PullSubscription, check_deadline};
-use crate::sync::{Arc, breakable};
+use crate::sync::{Arc, mutant};
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::error::{InvalidSetting, SubscribeError};
 use crate::types::range::{in_range, in_range_of_threads};
@@ -330,9 +330,9 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         if let Some(keyed) = lane.keyed() {
             keyed.park_by_letters();
         }
-        let names = breakable!(
-            "patterns: a name without the lock",
+        let names = mutant!(
             Some(self.topic.engine.pattern_subs.lock()),
+            "patterns.name-lock",
             None
         );
         let joined = self.topic.join(&lane);

@@ -23,7 +23,7 @@ use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::decide::retry::RetryPolicy;
 use crate::pure::decide::rules::Rules;
 use crate::pure::words::room::Phase;
-use crate::sync::{Arc, Instant, breakable};
+use crate::sync::{Arc, Instant, mutant};
 use crate::types::config::{OnExhausted, OnFailure, Unsubscribe};
 use crate::types::duration::nanos;
 use crate::types::error::InvalidSetting;
@@ -311,9 +311,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
             // Another thread has a delivery or a place. What it does with
             // it may leave the lane ready, and this thread is the one to run it.
             let soon = Instant::now().checked_add(MOMENT);
-            breakable!(
-                "lane: an end that nobody waits for",
+            mutant!(
                 engine.quiescence.wait(soon, || self.is_retired()),
+                "lane.notify-end",
                 return true
             );
         }

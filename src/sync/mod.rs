@@ -41,39 +41,41 @@ pub(crate) struct Thread {
     pub(crate) stack_size: Option<usize>,
 }
 
-/// Does what ships, its first expression. Only in the models may a deliberate break
-/// stand in for it, or nothing: so they show that they would see it. The breaks, and
-/// the models that must see them, are in `loom-tests/tests/models/mutants.rs`.
-macro_rules! breakable {
-    ($name:literal, $ships:expr $(, $broken:expr)?) => {{
+/// Does what ships, its first expression. In the models a mutant may stand in for it: its last
+/// expression, or nothing. So they show that they would see the difference. The mutants, and
+/// the models that must see each, are in `loom-tests/tests/models/mutants.rs`.
+macro_rules! mutant {
+    ($ships:expr, $id:literal $(, $mutant:expr)? $(,)?) => {{
         #[cfg(not(millstream_loom))]
         {
             $ships
         }
         #[cfg(millstream_loom)]
-        if crate::sync::model::is_broken($name) {
-            $($broken)?
+        if crate::sync::model::is_mutated($id) {
+            $($mutant)?
         } else {
             $ships
         }
     }};
 }
-pub(crate) use breakable;
+pub(crate) use mutant;
 
-/// Does the first, then the second: the other way round where the break is on.
+/// Does the first, then the second. In the models a mutant may do it the other way round.
 macro_rules! in_order {
-    ($name:literal, $first:expr, $second:expr $(,)?) => {{
-        #[cfg(millstream_loom)]
-        let is_broken = crate::sync::model::is_broken($name);
+    ($first:expr, $second:expr, $id:literal $(,)?) => {
         #[cfg(not(millstream_loom))]
-        let is_broken = false;
-        if is_broken {
+        {
+            $first;
+            $second;
+        }
+        #[cfg(millstream_loom)]
+        if crate::sync::model::is_mutated($id) {
             $second;
             $first;
         } else {
             $first;
             $second;
         }
-    }};
+    };
 }
 pub(crate) use in_order;

@@ -84,12 +84,11 @@ fn rmw_only() -> bool {
     RMW_ONLY.get()
 }
 
-/// Whether the models run with the deliberate break of this name: see
-/// `loom-tests/tests/models/mutants.rs`.
-pub(crate) fn is_broken(name: &str) -> bool {
-    static BROKEN: StdOnceLock<Option<String>> = StdOnceLock::new();
-    let broken = BROKEN.get_or_init(|| std::env::var("MILLSTREAM_BREAK").ok());
-    broken.as_deref() == Some(name)
+/// Whether the models run with this mutant: see `loom-tests/tests/models/mutants.rs`.
+pub(crate) fn is_mutated(id: &str) -> bool {
+    static MUTANT: StdOnceLock<Option<String>> = StdOnceLock::new();
+    let mutant = MUTANT.get_or_init(|| std::env::var("MILLSTREAM_MUTANT").ok());
+    mutant.as_deref() == Some(id)
 }
 
 /// A mutex in the manner of parking_lot: no poison.

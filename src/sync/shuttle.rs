@@ -140,15 +140,15 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 }
 
 /// Wakes one thread, once: by a notification, or because its time is up.
-struct Bell(Indivisible<(bool, Option<Waker>)>);
+struct WakeUp(Indivisible<(bool, Option<Waker>)>);
 
-impl Bell {
+impl WakeUp {
     fn new() -> Arc<Self> {
         Arc::new(Self(Indivisible::new((false, None))))
     }
 
     /// Takes no step.
-    fn ring(&self) {
+    fn wake(&self) {
         let waker = self.0.change(|(rung, waker)| {
             *rung = true;
             waker.take()
@@ -171,7 +171,7 @@ impl Bell {
 
 /// Each of its waits may end only for its own reason: shuttle's own never time
 /// out, and to wake everybody instead would hide a notification that is lost.
-pub(crate) struct Condvar(Indivisible<Vec<Arc<Bell>>>);
+pub(crate) struct Condvar(Indivisible<Vec<Arc<WakeUp>>>);
 
 impl Condvar {
     pub(crate) const fn new() -> Self {
@@ -179,16 +179,16 @@ impl Condvar {
     }
 
     pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Instant>) {
-        let bell = Bell::new();
+        let wake_up = WakeUp::new();
         // The step of an unlock comes before it: nobody can come between the
         // unlock and the wait.
         drop(guard.held.take());
-        self.0.change(|waiting| waiting.push(Arc::clone(&bell)));
-        let alarm = until.map(|until| time::set_alarm(until, Arc::clone(&bell)));
-        bell.wait();
+        self.0.change(|waiting| waiting.push(Arc::clone(&wake_up)));
+        let alarm = until.map(|until| time::set_alarm(until, Arc::clone(&wake_up)));
+        wake_up.wait();
         drop(alarm);
         self.0
-            .change(|waiting| waiting.retain(|other| !Arc::ptr_eq(other, &bell)));
+            .change(|waiting| waiting.retain(|other| !Arc::ptr_eq(other, &wake_up)));
         *guard = guard.mutex.lock();
     }
 
@@ -203,12 +203,12 @@ impl Condvar {
             };
             Some(waiting.swap_remove(choice))
         });
-        chosen.into_iter().for_each(|bell| bell.ring());
+        chosen.into_iter().for_each(|wake_up| wake_up.wake());
     }
 
     pub(crate) fn notify_all(&self) {
         let all = self.0.step(std::mem::take);
-        all.into_iter().for_each(|bell| bell.ring());
+        all.into_iter().for_each(|wake_up| wake_up.wake());
     }
 }
 

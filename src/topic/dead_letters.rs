@@ -12,7 +12,7 @@ use crate::observe::event::EventKind;
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::decide::retry::FailureKind;
 use crate::pure::words::room::Reserved;
-use crate::sync::{Arc, breakable};
+use crate::sync::{Arc, mutant};
 use crate::topic::Topic;
 use crate::types::reason::DeadReason;
 
@@ -184,9 +184,9 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         let since = letters.parking_since(letter, line.seen);
         line.back = line.back.into_iter().chain(since).min();
         line.seen = letters.arrivals();
-        let is_behind = breakable!(
-            "letters: redriven past one that is back",
+        let is_behind = mutant!(
             line.back.is_some_and(|back| back < letter.id()),
+            "letters.behind",
             false
         );
         let taken = if is_behind {
@@ -194,7 +194,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         } else {
             letters.take(letter)
         };
-        if !breakable!("letters: redriven by two", taken.is_some(), true) {
+        if !mutant!(taken.is_some(), "letters.take", true) {
             drop(letters);
             if lane.release(1) {
                 lane.schedule();

@@ -22,7 +22,7 @@ use crate::pure::decide::retry::RetryPolicy;
 use crate::pure::decide::strategy::{Batched, Strategy};
 use crate::subscription::Subscription;
 use crate::subscription::builder::SubscriptionBuilder;
-use crate::sync::{Arc, breakable};
+use crate::sync::{Arc, mutant};
 use crate::topic::builder::{check_partitions, check_ttl};
 use crate::topic::dead_letters::DeadLetters;
 use crate::topic::publisher::BufferedPublisher;
@@ -51,7 +51,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// One more handle, unless the topic has been removed.
     pub(crate) fn join(core: Arc<TopicCore<T>>) -> Option<Self> {
         let joined = core.handles.update(|handles| handles.join());
-        let joined = breakable!("handles: a removed topic is joined", joined, true);
+        let joined = mutant!(joined, "handles.removed", true);
         joined.then(|| Self { core })
     }
 

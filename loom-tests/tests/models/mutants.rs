@@ -1,5 +1,5 @@
-//! Deliberate breaks of the shipped source, by the names they have there, and the
-//! models that must see each of them. Run it with `cargo loom -- --ignored`.
+//! Mutants of the shipped source, by the ids they have there: what each breaks, and the
+//! models that must see it. Run them with `cargo loom -- --ignored`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,44 +8,53 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use std::{env, fmt, fs, thread};
 
-/// A break, and models that must each fail with it.
-type Mutant = (&'static str, &'static [&'static str]);
+/// A mutant, what it breaks, and models that must each fail with it.
+type Mutant = (&'static str, &'static str, &'static [&'static str]);
 
 const MUTANTS: &[Mutant] = &[
     (
-        "task: notify without a fence",
+        "task.notify-fence",
+        "a notice is given without a fence",
         &["schedule::two_publishers_one_worker"],
     ),
     (
-        "task: a runner is not told of news",
+        "task.notify-running",
+        "a runner is not told of news",
         &["schedule::two_publishers_one_worker"],
     ),
     (
-        "task: rest without a look for news",
+        "task.rest-look",
+        "a runner rests without a look for news",
         &["schedule::two_publishers_one_worker"],
     ),
     (
-        "task: a loan for two",
+        "task.loan",
+        "a loan is taken by two",
         &["schedule::a_loan_that_is_taken_is_run_by_one"],
     ),
     (
-        "task: a notice that waits for the lender",
+        "task.notify-lent",
+        "a notice waits for the lender",
         &["schedule::what_cannot_wait_for_the_lender_is_not_left_to_it"],
     ),
     (
-        "loans: the loan, then the watch",
+        "loans.lend-then-watch",
+        "the watch is set before the loan",
         &["loans::what_stays_lent_is_taken"],
     ),
     (
-        "loans: off, then a look",
+        "loans.off-then-look",
+        "the watch goes off after its look",
         &["loans::what_stays_lent_is_taken"],
     ),
     (
-        "cell: relaxed steps",
+        "cell.order",
+        "steps are relaxed",
         &["handles::nobody_publishes_into_a_topic_that_is_removed"],
     ),
     (
-        "cell: look, then store",
+        "cell.swap",
+        "a step looks and then stores",
         &[
             "gate::two_publishers_never_overshoot_the_capacity",
             "schedule::two_publishers_one_worker",
@@ -53,347 +62,432 @@ const MUTANTS: &[Mutant] = &[
         ],
     ),
     (
-        "waiters: wait without a fence",
+        "waiters.wait-fence",
+        "a waiter waits without a fence",
         &["waiters::a_blocked_publisher_is_woken_by_room"],
     ),
     (
-        "waiters: wake without a fence",
+        "waiters.wake-fence",
+        "a waiter is woken without a fence",
         &["waiters::a_blocked_publisher_is_woken_by_room"],
     ),
     (
-        "waiters: wake one of many",
+        "waiters.wake-all",
+        "one of many waiters is woken",
         &["waiters::two_blocked_publishers_are_both_woken_by_a_close"],
     ),
     (
-        "waiters: called, and gone without a word",
+        "waiters.pass-on",
+        "a waiter that was called leaves without passing the call on",
         &["waiters::who_is_called_and_gives_up_passes_the_call_on"],
     ),
     (
-        "sleep: a finder wakes no successor",
+        "sleep.successor",
+        "a worker that finds work wakes no successor",
         &["sleep::two_workers_leave_no_task_lying"],
     ),
     (
-        "sleep: sleep without a fence",
+        "sleep.fence",
+        "a worker sleeps without a fence",
         &["sleep::one_worker_finds_what_is_submitted_while_it_falls_asleep"],
     ),
     (
-        "sleep: sleep without a last look",
+        "sleep.look",
+        "a worker sleeps without a last look",
         &["sleep::one_worker_finds_what_is_submitted_while_it_falls_asleep"],
     ),
     (
-        "sleep: wake without a fence",
+        "sleep.wake-fence",
+        "one is woken without a fence",
         &["sleep::one_worker_finds_what_is_submitted_while_it_falls_asleep"],
     ),
     (
-        "sleep: wake all without a fence",
+        "sleep.wake-all-fence",
+        "all are woken without a fence",
         &["threads::an_idle_worker_ends_with_its_broker"],
     ),
     (
-        "gate: a relaxed release",
+        "gate.release-order",
+        "a release is relaxed",
         &["gate::who_sees_a_place_free_sees_where_its_message_went"],
     ),
     (
-        "gate: past the lock",
+        "gate.lock",
+        "a ticket is drawn past the lock",
         &["drain::what_is_accepted_is_delivered_and_what_is_late_is_refused"],
     ),
     (
-        "gate: a close that admits",
+        "gate.close",
+        "a closed gate admits",
         &[
             "gate::a_drain_that_sees_every_ticket_released_has_seen_every_message",
             "drain::what_is_accepted_is_delivered_and_what_is_late_is_refused",
         ],
     ),
     (
-        "books: relaxed counts",
+        "counters.count-order",
+        "counts are relaxed",
         &["books::a_live_snapshot_never_shows_more_ends_than_beginnings"],
     ),
     (
-        "books: relaxed reads",
+        "counters.read-order",
+        "reads of counts are relaxed",
         &["books::a_live_snapshot_never_shows_more_ends_than_beginnings"],
     ),
     (
-        "fan-out: the books, then the push",
+        "fan-out.count-then-push",
+        "a delivery is in its lane before it is counted",
         &["snapshot::what_a_handler_gets_has_been_counted"],
     ),
     (
-        "lane: room without a notice",
+        "lane.notify-room",
+        "a lane makes room without a notice",
         &["lanes::a_topic_that_waits_for_a_full_lane_goes_on_when_it_has_room"],
     ),
     (
-        "lane: a return without a notice",
+        "lane.notify-return",
+        "a return is pushed without a notice",
         &["retry::a_retry_that_is_due_before_its_lane_rests_is_not_lost"],
     ),
     (
-        "lane: the handler goes, then who waits is told",
+        "lane.drop-then-retire",
+        "the end is told before the handler is gone",
         &["unsubscribe::what_is_cancelled_is_not_delivered_any_more"],
     ),
     (
-        "lane: an end that nobody waits for",
+        "lane.notify-end",
+        "nobody hears of the end of a lane",
         &["unsubscribe::what_is_cancelled_is_not_delivered_any_more"],
     ),
     (
-        "lanes: the start, then the list",
+        "lanes.start-then-list",
+        "a lane is on the list before its start is known",
         &["lanes::a_subscription_that_joins_gets_what_is_published_after_it_and_nothing_before"],
     ),
     (
-        "queue: the open batch first",
+        "queue.full-first",
+        "the open batch goes ahead of a full one",
         &["tail::a_full_batch_is_not_overtaken_by_the_open_one"],
     ),
     (
-        "queue: at rest without a word",
+        "queue.rest-word",
+        "a dispatcher rests without asking for a notice",
         &["tail::who_publishes_while_the_dispatcher_goes_to_rest_rings"],
     ),
     (
-        "lag: rest without a fence",
+        "lag.rest-fence",
+        "a dispatcher rests without a fence",
         &["lag::what_was_left_open_goes_on_when_the_lane_has_run_dry"],
     ),
     (
-        "lag: dry without a notice",
+        "lag.notify-dry",
+        "a lane runs dry without a notice",
         &["lag::what_was_left_open_goes_on_when_the_lane_has_run_dry"],
     ),
     (
-        "queue: quiet while others push",
+        "queue.quiet",
+        "a dispatcher asks for quiet while others push",
         &["quiet::two_publishers_complete_a_batch_between_them"],
     ),
     (
-        "queue: dry before the notice",
+        "queue.dry",
+        "a dispatcher takes the queue for empty that was notified",
         &["eviction::who_had_expired_messages_looked_for_does_not_hide_the_next_one"],
     ),
     (
-        "topic: room that nobody hears of",
+        "topic.wake-room",
+        "a topic makes room that nobody hears of",
         &["threads::a_blocked_publisher_gets_the_room_that_the_worker_makes"],
     ),
     (
-        "topic: a close that nobody hears of",
+        "topic.notify-close",
+        "a topic closes without a notice",
         &["threads::a_drain_flushes_a_pending_batch"],
     ),
     (
-        "swap: the strategy, then a notice",
+        "swap.then-notify",
+        "the notice comes before the strategy",
         &["swap::what_the_old_strategy_held_goes_on_under_the_new_one"],
     ),
     (
-        "eviction: past the dispatcher",
+        "evict.dispatcher",
+        "an eviction passes by what the dispatcher keeps",
         &["eviction::two_publishers_evict_and_the_books_agree"],
     ),
     (
-        "buffer: off the ready queue, then a look",
+        "buffer.unqueue-then-look",
+        "a buffer looks before it is off the ready queue",
         &["buffer::what_lingers_while_a_worker_flushes_is_flushed_too"],
     ),
     (
-        "partitions: two tables at once",
+        "partitions.one-set",
+        "two sets dispatch at once",
         &["partitions::a_key_keeps_its_order_when_it_moves"],
     ),
     (
-        "partitions: into the lanes, then left",
+        "partitions.push-then-leave",
+        "a message leaves before it is in its lanes",
         &["partitions::a_key_keeps_its_order_when_it_moves"],
     ),
     (
-        "partitions: an empty table that nobody hears of",
+        "partitions.notify-empty",
+        "a set runs empty without a notice",
         &["partitions::a_key_keeps_its_order_when_it_moves"],
     ),
     (
-        "partitions: leave without a fence",
+        "partitions.leave-fence",
+        "a dispatcher leaves without a fence",
         &["partitions::a_key_keeps_its_order_when_it_moves"],
     ),
     (
-        "partitions: enter without a second look",
+        "partitions.enter-look",
+        "a publisher enters without a second look",
         &["partitions::who_enters_the_old_partitions_too_late_finds_the_new_ones"],
     ),
     (
-        "partitions: enter without a fence",
+        "partitions.enter-fence",
+        "a publisher enters without a fence",
         &["partitions::who_enters_the_old_partitions_too_late_finds_the_new_ones"],
     ),
     (
-        "partitions: a change that nobody hears of",
+        "partitions.notify-change",
+        "a change is made without a notice",
         &["partitions::what_waits_for_its_batch_goes_on_when_its_partition_is_replaced"],
     ),
     (
-        "bus: off when one leaves",
+        "bus.still-observed",
+        "events end when one observer of several leaves",
         &["observers::an_observer_hears_all_while_another_leaves"],
     ),
     (
-        "bus: wake past the lock",
+        "bus.wake-lock",
+        "the observers' thread is woken past the lock",
         &["observers::an_event_wakes_the_observers_thread"],
     ),
     (
-        "bus: asleep with news on its way",
+        "bus.count-news",
+        "the observers' thread sleeps with news on its way",
         &["observers::an_event_wakes_the_observers_thread"],
     ),
     (
-        "letters: redriven by two",
+        "letters.take",
+        "a letter is redriven by two",
         &["redrive::a_letter_that_two_redrive_goes_once"],
     ),
     (
-        "letters: redriven past one that is back",
+        "letters.behind",
+        "a letter is redriven past one that is back",
         &["keys::a_letter_that_fails_again_takes_those_redriven_behind_it_along"],
     ),
     (
-        "keys: past a failure in a run",
+        "keyed.stop-run",
+        "a run goes on past a failure",
         &["keys::a_retry_goes_before_those_that_wait_for_it_and_those_that_come"],
     ),
     (
-        "keys: past a failure in flight",
+        "keyed.skip-held",
+        "a delivery goes ahead of a failure that it was taken with",
         &["keys::a_retry_that_fails_again_keeps_back_those_that_were_taken_with_it"],
     ),
     (
-        "keys: a failure holds nobody",
+        "keyed.hold",
+        "a failure holds no key",
         &["keys::a_retry_goes_before_those_that_wait_for_it_and_those_that_come"],
     ),
     (
-        "keys: held for ever",
+        "keyed.release",
+        "a held key is never released",
         &["keys::a_retry_goes_before_those_that_wait_for_it_and_those_that_come"],
     ),
     (
-        "keys: put down, then held",
+        "keyed.hold-first",
+        "a key is put down before it is held",
         &["group::a_failure_in_one_hand_holds_its_key_for_all"],
     ),
     (
-        "keys: put down after the end",
+        "keyed.put-down-end",
+        "a delivery that is put down after the end leaves its lane unended",
         &["group::an_unsubscribe_waits_for_all_seats"],
     ),
     (
-        "keys: freed without a last look",
+        "keyed.freed-look",
+        "a key is freed without a last look for returns",
         &["keys::the_last_letter_of_a_parked_key_goes_before_what_was_published_since"],
     ),
     (
-        "keys: parked without a last look",
+        "keyed.parked-look",
+        "a key is parked without a last look for returns",
         &["keys::a_letter_that_fails_again_takes_those_redriven_behind_it_along"],
     ),
     (
-        "slot: marked without a notice",
+        "slot.notify-leave",
+        "a slot is marked without a notice",
         &[
             "group::a_member_that_has_left_is_gone_and_others_have_its_keys",
             "group::an_unsubscribe_waits_for_all_seats",
         ],
     ),
     (
-        "slot: gone without a word",
+        "slot.notify-gone",
+        "a slot is gone without a notice",
         &["group::a_member_that_has_left_is_gone_and_others_have_its_keys"],
     ),
     (
-        "slot: busy without a word",
+        "slot.pass-on",
+        "a slot is busy without passing the rest on",
         &["group::a_key_moves_to_a_member_that_joins_when_it_is_put_down"],
     ),
     (
-        "slot: forgotten while it leaves",
+        "slot.leaving",
+        "a member is forgotten while it leaves",
         &["group::an_unsubscribe_waits_for_a_member_that_was_let_go"],
     ),
     (
-        "slot: there when its lane ends",
+        "slot.dismiss",
+        "a slot is there when its lane has ended",
         &["group::an_unsubscribe_waits_for_all_seats"],
     ),
     (
-        "handles: a removed topic is joined",
+        "handles.removed",
+        "a removed topic is joined",
         &["handles::nobody_publishes_into_a_topic_that_is_removed"],
     ),
     (
-        "patterns: on the map after the lock",
+        "patterns.map-lock",
+        "a topic is on the map after the lock",
         &["patterns::a_topic_opened_against_a_pattern_has_one_lane_and_misses_nothing"],
     ),
     (
-        "patterns: the lanes, then the map",
+        "patterns.lanes-then-map",
+        "a topic is on the map before its lanes",
         &["patterns::who_finds_a_topic_finds_it_with_its_lanes"],
     ),
     (
-        "patterns: a name without the lock",
+        "patterns.name-lock",
+        "a name is given out without the lock",
         &["patterns::a_name_is_taken_by_one_subscription_as_a_whole"],
     ),
     (
-        "pool: a task without a wake-up",
+        "pool.submit-wake",
+        "a task is submitted without a wake-up",
         &["threads::a_message_wakes_the_worker_and_the_drain_ends_the_threads"],
     ),
     (
-        "pool: a stop without a wake-up",
+        "pool.stop-wake",
+        "the pool stops without a wake-up",
         &["threads::an_idle_worker_ends_with_its_broker"],
     ),
     (
-        "timer: an earlier deadline without a wake-up",
+        "timer.wake",
+        "an earlier deadline is set without a wake-up",
         &["threads::a_retry_wakes_the_timer_and_the_timer_a_worker"],
     ),
     (
-        "timer: the outlook in two looks",
+        "timer.one-look",
+        "the outlook is taken in two looks",
         &["threads::a_retry_wakes_the_timer_and_the_timer_a_worker"],
     ),
     (
-        "pull: any tenant will do",
+        "pull.tenant",
+        "a lease is settled by the slot alone",
         &["pull::an_old_lease_and_its_timer_leave_the_next_tenant_alone"],
     ),
     (
-        "pull: looked at, then taken out",
+        "pull.one-step",
+        "leases are looked at in one step and taken out in another",
         &["pull::an_ack_of_a_batch_and_the_deadline_settle_all_of_it_once"],
     ),
     (
-        "pull: an alarm ends whom it finds",
+        "pull.overdue",
+        "the alarm ends every lease",
         &["pull::a_timer_that_fires_for_an_extended_lease_does_not_end_it"],
     ),
     (
-        "pull: what has arrived is not counted",
+        "pull.count-arrived",
+        "arrivals are not counted",
         &["pull::a_receiver_that_falls_asleep_hears_of_a_message"],
     ),
     (
-        "pull: news that no receiver hears of",
+        "pull.wake-news",
+        "no receiver hears of news",
         &["pull::a_receiver_that_falls_asleep_hears_of_a_message"],
     ),
     (
-        "pull: room that no receiver hears of",
+        "pull.wake-room",
+        "no receiver hears of a credit",
         &["pull::two_receivers_share_one_credit"],
     ),
     (
-        "pull: an end that no receiver hears of",
+        "pull.wake-end",
+        "no receiver hears of the end",
         &["pull::a_receiver_that_waits_hears_of_the_end"],
     ),
 ];
 
-/// A model that a break makes run on and on has not seen it.
+/// A model that a mutant makes run on and on has not seen it.
 const LIMIT: Duration = Duration::from_secs(120);
 
 #[test]
-fn the_table_has_every_break_in_the_source() {
-    let table: BTreeSet<_> = MUTANTS.iter().map(|(name, _)| (*name).to_owned()).collect();
-    assert_eq!(table.len(), MUTANTS.len(), "a break is listed twice");
+fn the_table_has_every_mutant_in_the_source() {
+    let table: BTreeSet<_> = MUTANTS.iter().map(|(id, ..)| (*id).to_owned()).collect();
+    assert_eq!(table.len(), MUTANTS.len(), "a mutant is listed twice");
     let mut source = BTreeSet::new();
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
-    collect_breaks(&src, &mut source);
+    collect_ids(&src, &mut source);
     assert_eq!(table, source);
 }
 
-fn collect_breaks(under: &Path, found: &mut BTreeSet<String>) {
+fn collect_ids(under: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(under).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            collect_breaks(&path, found);
+            collect_ids(&path, found);
             continue;
         }
-        let text = fs::read_to_string(&path).unwrap();
-        let breaks = ["breakable!(", "in_order!("];
-        let after = breaks.iter().flat_map(|begins| text.split(begins).skip(1));
-        for after in after {
-            let name = after.trim_start().strip_prefix('"');
-            let name = name.and_then(|name| name.split('"').next());
-            found.insert(name.expect("a break begins with its name").to_owned());
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        if !text.contains("mutant!(") && !text.contains("in_order!(") {
+            continue;
         }
+        let shipped = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let lines = shipped
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        let quoted = lines.flat_map(|line| line.split('"').skip(1).step_by(2));
+        found.extend(quoted.filter(|text| is_id(text)).map(str::to_owned));
     }
+}
+
+/// Two words with a dot between them: a file with mutants has no other such string.
+fn is_id(text: &str) -> bool {
+    let is_word = |word: &str| {
+        !word.is_empty()
+            && word
+                .chars()
+                .all(|letter| letter.is_ascii_lowercase() || letter == '-')
+    };
+    text.split_once('.')
+        .is_some_and(|(place, what)| is_word(place) && is_word(what))
 }
 
 #[test]
 #[ignore = "takes minutes; cargo loom -- --ignored"]
-fn every_break_is_seen_by_its_models() {
+fn every_mutant_is_seen_by_its_models() {
     let only = env::var("MUTANT").unwrap_or_default();
-    let pairs = MUTANTS.iter().filter(|(name, _)| name.contains(&only));
-    let pairs = pairs.flat_map(|(name, models)| models.iter().map(move |model| (name, model)));
+    let chosen = MUTANTS.iter().filter(|(id, ..)| id.contains(&only));
+    let pairs = chosen.flat_map(|mutant| mutant.2.iter().map(move |model| (mutant, model)));
     let left = Mutex::new(pairs);
     let survivors = Mutex::new(Vec::new());
     let work = || {
         loop {
-            let Some((name, model)) = left.lock().unwrap().next() else {
+            let Some(((id, what, _), model)) = left.lock().unwrap().next() else {
                 return;
             };
             let began = Instant::now();
-            let verdict = try_break(name, model);
+            let verdict = try_mutant(id, model);
             let took = began.elapsed();
-            println!("| {name} | {model} | {verdict} | {took:.1?} |");
+            println!("| {id}: {what} | {model} | {verdict} | {took:.1?} |");
             if !matches!(verdict, Verdict::Seen(_)) {
-                survivors.lock().unwrap().push((name, model, verdict));
+                survivors.lock().unwrap().push((id, model, verdict));
             }
         }
     };
@@ -435,13 +529,13 @@ fn first_panic(said: &str) -> String {
     lines.nth(1).unwrap_or_default().to_owned()
 }
 
-/// Runs the model with the break in a process of its own: loom often aborts.
-fn try_break(name: &str, model: &str) -> Verdict {
+/// Runs the model with the mutant in a process of its own: loom often aborts.
+fn try_mutant(id: &str, model: &str) -> Verdict {
     let worker = (std::process::id(), thread::current().id());
     let said = env::temp_dir().join(format!("millstream-{worker:?}"));
     let mut child = Command::new(env::current_exe().unwrap())
         .args(["--exact", model, "--nocapture"])
-        .env("MILLSTREAM_BREAK", name)
+        .env("MILLSTREAM_MUTANT", id)
         .env("RUST_BACKTRACE", "0")
         .stdout(Stdio::null())
         .stderr(fs::File::create(&said).unwrap())

@@ -3,7 +3,7 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
-use millstream::internals::{TaskState, Queue, Then};
+use millstream::internals::{Queue, TaskState, Then};
 use millstream_loom_tests::{Preemptions, model};
 
 /// A schedulable thing: what a topic is to its publishers and workers.

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use crate::pure::words::Packed;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::breakable;
+use crate::sync::mutant;
 
 /// A pure machine in one machine word.
 pub struct Cell<S> {
@@ -44,11 +44,11 @@ impl<S: Packed> Cell<S> {
             // ORDERING: release publishes what was done before the step to
             // whoever sees the new state; acquire shows us what was done before
             // the state that we leave.
-            let order = breakable!("cell: relaxed steps", Ordering::AcqRel, Ordering::Relaxed);
-            let moved = breakable!(
-                "cell: look, then store",
+            let order = mutant!(Ordering::AcqRel, "cell.order", Ordering::Relaxed);
+            let moved = mutant!(
                 self.word
                     .compare_exchange_weak(word, next, order, Ordering::Acquire),
+                "cell.swap",
                 {
                     self.word.store(next, order);
                     Ok(word)

@@ -27,7 +27,7 @@
 
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::breakable;
+use crate::sync::mutant;
 
 /// A count that others may read while it grows.
 #[derive(Debug, Default)]
@@ -37,11 +37,7 @@ impl Counter {
     /// Adds `n`, after everything the caller did before.
     pub fn add(&self, n: u64) {
         // ORDERING: release; see the module's text.
-        let order = breakable!(
-            "books: relaxed counts",
-            Ordering::Release,
-            Ordering::Relaxed
-        );
+        let order = mutant!(Ordering::Release, "counters.count-order", Ordering::Relaxed);
         self.0.fetch_add(n, order);
     }
 
@@ -53,9 +49,9 @@ impl Counter {
     /// The count, and everything that happened before it was reached.
     pub fn get(&self) -> u64 {
         // ORDERING: acquire; see the module's text.
-        self.0.load(breakable!(
-            "books: relaxed reads",
+        self.0.load(mutant!(
             Ordering::Acquire,
+            "counters.read-order",
             Ordering::Relaxed
         ))
     }

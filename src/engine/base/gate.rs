@@ -4,7 +4,7 @@
 use crate::engine::base::cell::Cell;
 use crate::pure::words::tickets::{Refusal, Tickets};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{CachePadded, breakable};
+use crate::sync::{CachePadded, mutant};
 
 /// The door of one topic.
 pub struct Gate {
@@ -95,20 +95,13 @@ impl Gate {
     pub fn release(&self, count: u64) {
         // ORDERING: release, so that who sees the place free sees the counters
         // that say where its message went.
-        let order = breakable!(
-            "gate: a relaxed release",
-            Ordering::Release,
-            Ordering::Relaxed
-        );
+        let order = mutant!(Ordering::Release, "gate.release-order", Ordering::Relaxed);
         self.released.fetch_add(count, order);
     }
 
     /// Admits nobody from here on.
     pub fn close(&self) {
-        breakable!(
-            "gate: a close that admits",
-            self.front.tickets.update(Tickets::close)
-        );
+        mutant!(self.front.tickets.update(Tickets::close), "gate.close");
     }
 
     /// Admits nobody but handlers from here on.

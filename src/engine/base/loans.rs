@@ -60,10 +60,10 @@ impl<T> Loans<T> {
         let was_off;
         // ORDERING: relaxed, because the lock of the loan orders them; see the module's text.
         in_order!(
-            "loans: the loan, then the watch",
             write(),
             was_off =
                 !self.is_on.load(Ordering::Relaxed) && !self.is_on.swap(true, Ordering::Relaxed),
+            "loans.lend-then-watch"
         );
         was_off
     }
@@ -87,7 +87,6 @@ impl<T> Loans<T> {
         let mut goes_on = false;
         // ORDERING: as in `lend`.
         in_order!(
-            "loans: off, then a look",
             self.is_on.store(false, Ordering::Relaxed),
             for loan in &self.loans {
                 let mut loan = loan.lock();
@@ -98,6 +97,7 @@ impl<T> Loans<T> {
                     overdue.push(what);
                 }
             },
+            "loans.off-then-look"
         );
         overdue.drain(..).for_each(&mut take);
         goes_on && !self.is_on.swap(true, Ordering::Relaxed)

@@ -4,7 +4,7 @@
 use crate::engine::base::cell::Cell;
 use crate::pure::words::idle::Idle;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Condvar, Mutex, breakable, fence};
+use crate::sync::{Condvar, Mutex, fence, mutant};
 
 /// The bedroom of a pool.
 pub struct Sleep {
@@ -34,7 +34,7 @@ impl Sleep {
         self.idle.update(Idle::found);
         // ORDERING: as in `sleep`: give up the role first, then look.
         fence(Ordering::SeqCst);
-        if breakable!("sleep: a finder wakes no successor", more(), false) {
+        if mutant!(more(), "sleep.successor", false) {
             self.wake_fenced();
         }
     }
@@ -43,8 +43,8 @@ impl Sleep {
     pub fn sleep(&self, searching: bool, more: impl FnOnce() -> bool) {
         self.idle.update(|idle| idle.sleep(searching));
         // ORDERING: pairs with the fence in `wake`: we announced, now we look.
-        breakable!("sleep: sleep without a fence", fence(Ordering::SeqCst));
-        if breakable!("sleep: sleep without a last look", more(), false) {
+        mutant!(fence(Ordering::SeqCst), "sleep.fence");
+        if mutant!(more(), "sleep.look", false) {
             self.wake_fenced();
         }
         let mut permits = self.permits.lock();
@@ -57,7 +57,7 @@ impl Sleep {
     /// There is work, which the caller has pushed where workers look.
     pub fn wake(&self) {
         // ORDERING: pairs with the fence in `sleep`: we pushed, now we look.
-        breakable!("sleep: wake without a fence", fence(Ordering::SeqCst));
+        mutant!(fence(Ordering::SeqCst), "sleep.wake-fence");
         self.wake_fenced();
     }
 
@@ -72,7 +72,7 @@ impl Sleep {
     /// look.
     pub fn wake_all(&self) {
         // ORDERING: pairs with the fence in `sleep`: we announced, now we look.
-        breakable!("sleep: wake all without a fence", fence(Ordering::SeqCst));
+        mutant!(fence(Ordering::SeqCst), "sleep.wake-all-fence");
         let sleeping = self.idle.update(|idle| {
             let woken = Idle {
                 searching: idle.searching + idle.sleeping,

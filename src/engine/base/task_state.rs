@@ -17,7 +17,7 @@
 use crate::engine::base::cell::Cell;
 use crate::pure::words::schedule::{Schedule, Then};
 use crate::sync::atomic::Ordering;
-use crate::sync::{breakable, fence};
+use crate::sync::{fence, mutant};
 
 /// The schedule of one of them.
 #[derive(Debug)]
@@ -37,10 +37,10 @@ impl TaskState {
     /// waits for no loan to end.
     pub fn notify(&self) -> Then {
         // ORDERING: pairs with the fence in `started`; see the module's text.
-        breakable!("task: notify without a fence", fence(Ordering::SeqCst));
-        self.tell(breakable!(
-            "task: a notice that waits for the lender",
+        mutant!(fence(Ordering::SeqCst), "task.notify-fence");
+        self.tell(mutant!(
             Schedule::notify,
+            "task.notify-lent",
             Schedule::nudge
         ))
     }
@@ -48,15 +48,15 @@ impl TaskState {
     /// As [`notify`](Self::notify), for news that a lender is soon enough for.
     pub fn nudge(&self) -> Then {
         // ORDERING: as in `notify`.
-        breakable!("task: notify without a fence", fence(Ordering::SeqCst));
+        mutant!(fence(Ordering::SeqCst), "task.notify-fence");
         self.tell(Schedule::nudge)
     }
 
     #[inline]
     fn tell(&self, step: fn(Schedule) -> (Schedule, Then)) -> Then {
-        breakable!(
-            "task: a runner is not told of news",
+        mutant!(
             self.schedule.update(step),
+            "task.notify-running",
             match self.schedule.load() {
                 Schedule::Running => Then::Nothing,
                 _ => self.schedule.update(step),
@@ -78,9 +78,9 @@ impl TaskState {
     /// Takes the task from the ready queue, or back from a loan. `false`: somebody
     /// else has taken it since.
     pub fn start(&self) -> bool {
-        breakable!(
-            "task: a loan for two",
+        mutant!(
             self.started(Schedule::start),
+            "task.loan",
             self.schedule.load() == Schedule::Lent || self.started(Schedule::start)
         )
     }
@@ -99,13 +99,7 @@ impl TaskState {
 
     /// Puts the task down; `more` says that work is known to be left.
     pub fn rest(&self, more: bool) -> Then {
-        self.schedule.update(|schedule| {
-            breakable!(
-                "task: rest without a look for news",
-                schedule,
-                Schedule::Running
-            )
-            .rest(more)
-        })
+        self.schedule
+            .update(|schedule| mutant!(schedule, "task.rest-look", Schedule::Running).rest(more))
     }
 }

@@ -15,7 +15,7 @@ use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::words::room::Phase;
 use crate::pure::words::schedule::Then;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, breakable, in_order};
+use crate::sync::{Arc, in_order, mutant};
 
 /// A lane's share: it goes to the back of the queue once it has run so long.
 /// One handler call may exceed it, a second one then has to wait its turn.
@@ -67,16 +67,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
             more = self.work(&mut turn);
             let room = self.room.load();
             let is_over = room.phase != Phase::Open && room.occupied == 0;
-            let dismissed = |keyed: KeyedLane<'_, T>| {
-                breakable!("slot: there when its lane ends", keyed.dismiss(), true)
-            };
+            let dismissed =
+                |keyed: KeyedLane<'_, T>| mutant!(keyed.dismiss(), "slot.dismiss", true);
             if is_over && self.keyed().is_none_or(dismissed) {
                 // What the handler has captured goes before anybody is told
                 // that the subscription has ended.
                 in_order!(
-                    "lane: the handler goes, then who waits is told",
                     discard(turn),
                     self.topic.retire(self),
+                    "lane.drop-then-retire"
                 );
             } else {
                 let prefetched_expires_ns = self.prefetched_expires_ns(&turn);

@@ -132,13 +132,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.gate.release(u64::from(count));
         let mut finds_busy = true;
         in_order!(
-            "partitions: into the lanes, then left",
             for (lane, reserved) in lanes.iter().zip(&dispatcher.grants) {
                 if let Reserved::Granted(granted) = *reserved {
                     finds_busy &= self.hand_to(lane, part(), granted, worker) == Then::Nothing;
                 }
             },
             at.leave(self, count as usize),
+            "partitions.push-then-leave"
         );
         dispatcher.finds_busy = finds_busy;
         dispatcher.keep(current.after(count));
@@ -302,10 +302,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let (kept, _) = split(lane, part, granted);
         let first_ns = kept.expires_ns(self.settings.ttl_ns);
         in_order!(
-            "fan-out: the books, then the push",
             lane.books
                 .record(Status::Created, Step::Accept, u64::from(granted)),
             lane.push(kept),
+            "fan-out.count-then-push",
         );
         lane.expiry.note(first_ns);
         let then = lane.task.notify();

@@ -26,7 +26,7 @@ use crate::engine::state::topic::{Lanes, TopicCore};
 use crate::message::batch::BATCH;
 use crate::pure::words::room::Phase;
 use crate::sync::atomic::Ordering;
-use crate::sync::{breakable, fence};
+use crate::sync::{fence, mutant};
 use crate::types::config::Overflow;
 
 /// Deliveries without which a lane does not lag. A lane with fewer has its next message in
@@ -59,7 +59,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             // ORDERING: the fence that follows pairs with the one of a lane at rest.
             lane.lag.awaited_dry.store(true, Ordering::Relaxed);
         }
-        breakable!("lag: rest without a fence", fence(Ordering::SeqCst));
+        mutant!(fence(Ordering::SeqCst), "lag.rest-fence");
         all_lag()
     }
 
@@ -92,7 +92,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             && (self.is_inbox_empty() || self.phase() != Phase::Open)
         {
             self.lag.awaited_dry.store(false, Ordering::Relaxed);
-            breakable!("lag: dry without a notice", self.topic.schedule());
+            mutant!(self.topic.schedule(), "lag.notify-dry");
         }
     }
 

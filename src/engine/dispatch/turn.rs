@@ -17,7 +17,7 @@ use crate::pure::decide::lifecycle::Status;
 use crate::pure::decide::strategy::{Backlog, FlushCause, Plan, Strategy};
 use crate::pure::words::schedule::Then;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, Reader, breakable};
+use crate::sync::{Arc, Reader, mutant};
 use crate::types::duration::nanos;
 
 /// Most messages that one turn dispatches before others have theirs.
@@ -96,17 +96,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let dispatcher = at.dispatcher.lock().take();
         let mut dispatcher = dispatcher.unwrap_or_else(|| Box::new(DispatcherState::new()));
         // Whoever has pushed since then may be why we are here.
-        breakable!(
-            "queue: dry before the notice",
-            dispatcher.queue_was_empty = false
-        );
+        mutant!(dispatcher.queue_was_empty = false, "queue.dry");
         let released = self.gate.released();
         let more = !self.engine.has_stopped() && self.end_expired_at(at, &mut dispatcher);
         let pause = self.turn(at, &mut dispatcher, worker);
         if self.gate.released() != released {
             // Once for all the room that this turn has made, so that a publisher
             // who is woken, which takes a while, has something to do.
-            breakable!("topic: room that nobody hears of", self.call_publishers());
+            mutant!(self.call_publishers(), "topic.wake-room");
         }
         let more = more || pause == Pause::Yield;
         if !more {
@@ -363,13 +360,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// room: of those that the dispatcher has, if that one rests, or else in the queue.
     /// Returns them, for the caller to let go of where it holds no lock.
     pub(crate) fn drop_oldest(&self, at: &QueueRef<'_, T>, most: u32) -> Option<BatchSlice<T>> {
-        let on_desk = at.dispatcher.lock().as_deref_mut().and_then(|dispatcher| {
-            breakable!(
-                "eviction: past the dispatcher",
-                dispatcher.take_oldest(most),
-                None
-            )
-        });
+        let on_desk =
+            at.dispatcher.lock().as_deref_mut().and_then(|dispatcher| {
+                mutant!(dispatcher.take_oldest(most), "evict.dispatcher", None)
+            });
         let oldest = on_desk.or_else(|| at.pop_some(most))?;
         self.drop_messages(oldest.ids(), DropCause::Overflow);
         Some(oldest)

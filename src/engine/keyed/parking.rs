@@ -11,7 +11,7 @@
 //! looked for: what was redriven before that is in the lane by then, and what comes later is
 //! told that it is behind. Model: `loom-tests/tests/models/keys.rs`.
 //!
-//! Nothing good is lost: only a letter that was kept parks its key, and a pattern_sub joins it
+//! Nothing good is lost: only a letter that was kept parks its key, and a follower joins it
 //! only where there is room without another letter's leaving. Until then it is a *parked arrival*: it
 //! keeps its place in the lane and in its key's order. The lane leaves word with the store,
 //! under its lock; whoever takes a letter out finds it there and has the parked arrivals judged again.
@@ -28,7 +28,7 @@ use crate::observe::event::EventKind;
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::order::sequencer::{Key, Taken};
 use crate::pure::words::room::Reserved;
-use crate::sync::{Arc, breakable};
+use crate::sync::{Arc, mutant};
 use crate::types::reason::DeadReason;
 
 /// Keys that are judged in one step, and parked arrivals of each that follow into the store in one,
@@ -111,16 +111,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 .tell_key(&name, |key| EventKind::KeyParked { key });
         }
         // Those that were redriven are in the lane by now; see the module's text.
-        breakable!(
-            "keys: parked without a last look",
-            self.file_returns(&mut state)
-        );
-        for pattern_sub in together {
-            settlements.lay_down(pattern_sub.key);
-            state.parked_arrivals.add(key, pattern_sub.item);
+        mutant!(self.file_returns(&mut state), "keyed.parked-look");
+        for follower in together {
+            settlements.lay_down(follower.key);
+            state.parked_arrivals.add(key, follower.item);
         }
-        for pattern_sub in state.sequencer.drain_behind(key, id.get()) {
-            state.parked_arrivals.add(key, pattern_sub);
+        for follower in state.sequencer.drain_behind(key, id.get()) {
+            state.parked_arrivals.add(key, follower);
         }
         drop(state);
         self.lane.schedule();
@@ -203,10 +200,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             drop(letters);
             let arrivals = state.parked_arrivals.take(key);
             // As in `park`.
-            breakable!(
-                "keys: freed without a last look",
-                self.file_returns(&mut state)
-            );
+            mutant!(self.file_returns(&mut state), "keyed.freed-look");
             state.parked.remove(&key);
             arrivals.for_each(|arrival| self.keyed.file(&mut state, arrival));
             if let Some(name) = name {

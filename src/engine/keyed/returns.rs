@@ -4,7 +4,7 @@
 use crate::engine::parts::pending::Return;
 use crate::engine::state::keyed::{KeyedLane, State};
 use crate::pure::decide::lifecycle::{Status, Step};
-use crate::sync::breakable;
+use crate::sync::mutant;
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Files everything that has come back.
@@ -43,7 +43,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 self.lane.note_return(&again);
                 self.keyed.file(state, again);
                 if let Some(key) = state.holding.remove(&tag) {
-                    breakable!("keys: held for ever", state.sequencer.release(key));
+                    mutant!(state.sequencer.release(key), "keyed.release");
                 }
             }
         }

@@ -33,7 +33,7 @@ use crate::pure::order::sequencer::Taken;
 use crate::pure::words::room::Phase;
 use crate::pure::words::schedule::Then;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, breakable};
+use crate::sync::{Arc, Mutex, mutant};
 use std::time::Duration;
 
 /// What a slot does that has a handler of its own.
@@ -113,13 +113,13 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
             next = keyed.lane.next_of(state, member.id);
         });
         member.taken.add(u64::from(taken.is_some()));
-        breakable!(
-            "slot: busy without a word",
+        mutant!(
             match next {
                 Next::Nobody => {}
                 Next::One => member.schedule_next(keyed.lane.engine()),
                 Next::Any => keyed.call_others(),
-            }
+            },
+            "slot.pass-on"
         );
         taken
     }
@@ -147,9 +147,12 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
     /// thread, unless it runs.
     fn look(self: &Arc<Self>, engine: &Engine) {
         if !self.task.claim() {
-            breakable!("slot: marked without a notice", {
-                self.schedule(engine);
-            });
+            mutant!(
+                {
+                    self.schedule(engine);
+                },
+                "slot.notify-leave"
+            );
         } else if self.run_claimed(engine) {
             engine.pool.submit(Arc::clone(self) as _);
         }
@@ -162,7 +165,7 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
         self.gone.store(true, Ordering::Release);
         if let Some(lane) = self.lane() {
             // What it did not try may be for others, or the lane may end.
-            breakable!("slot: gone without a word", lane.come_to_end());
+            mutant!(lane.come_to_end(), "slot.notify-gone");
             lane.topic.engine.quiescence.notify();
         }
     }
@@ -326,10 +329,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let was_there = state.members.len() < before;
         if was_there {
             state.leaving.retain(|other| !other.has_left());
-            breakable!(
-                "slot: forgotten while it leaves",
-                state.leaving.push(Arc::clone(member))
-            );
+            mutant!(state.leaving.push(Arc::clone(member)), "slot.leaving");
         }
         state.sequencer.leave(member.id);
         drop(state);

@@ -17,7 +17,7 @@ use crate::engine::state::keyed::{KeyRule, KeyedLane, RUNNER, State};
 use crate::engine::state::lane::{Lane, Turn};
 use crate::message::batch::BatchSlice;
 use crate::pure::order::sequencer::{Key, Taken};
-use crate::sync::{Arc, breakable};
+use crate::sync::{Arc, mutant};
 
 /// Deliveries that go straight to a consumer, and what tells their keys.
 pub(crate) struct Straight<T> {
@@ -110,7 +110,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
         let batch = Arc::clone(&part.batch);
         let run = BatchRun {
-            until_fault: breakable!("keys: past a failure in a run", true, false),
+            until_fault: mutant!(true, "keyed.stop-run", false),
             ..self.lane.first_run(&batch, from, to, now_ns)
         };
         let (calls, after_ns) = self.lane.try_run(turn, &run);

@@ -6,7 +6,7 @@ use crate::engine::state::lane::Lane;
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::order::sequencer::{Class, Key, PerKey, Taken};
 use crate::pure::words::room::Phase;
-use crate::sync::{Arc, breakable};
+use crate::sync::{Arc, mutant};
 
 /// What was in flight and goes back.
 pub(crate) struct Settlements<T> {
@@ -80,7 +80,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.end_places(ended);
         if self.phase() > Phase::Draining {
             // Its end may have passed by before these were put down.
-            breakable!("keys: put down after the end", self.come_to_end());
+            mutant!(self.come_to_end(), "keyed.put-down-end");
         }
     }
 

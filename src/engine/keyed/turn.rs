@@ -13,7 +13,7 @@ use crate::engine::state::lane::Turn;
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::order::sequencer::{Key, PerKey, Taken};
 use crate::pure::words::room::Phase;
-use crate::sync::{Arc, breakable};
+use crate::sync::{Arc, mutant};
 
 /// What a failure means for those of the same key.
 pub(crate) enum After {
@@ -55,9 +55,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let mut held: Vec<Key> = Vec::new();
         while let Some(Taken { key, item, .. }) = left.pop_front() {
             let is_held = key.is_some_and(|key| held.contains(&key));
-            if breakable!("keys: past a failure in flight", is_held, false)
-                || self.lane.phase() > Phase::Draining
-            {
+            if mutant!(is_held, "keyed.skip-held", false) || self.lane.phase() > Phase::Draining {
                 settlements.untried.push((key, item));
                 continue;
             }
@@ -199,9 +197,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// the rule. What was requeued on an engine without workers comes back in the next run.
     fn come_back(self, key: Option<Key>, item: PendingDelivery<T>, delay_ns: u64) -> After {
         let engine = self.lane.engine();
-        breakable!(
-            "keys: put down, then held",
+        mutant!(
             (),
+            "keyed.hold-first",
             self.keyed.state.lock().sequencer.put_down(key)
         );
         let mut state = self.keyed.state.lock();
@@ -242,7 +240,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             return After::GoOn;
         };
         state.holding.insert(tag, key);
-        breakable!("keys: a failure holds nobody", state.sequencer.hold(key));
+        mutant!(state.sequencer.hold(key), "keyed.hold");
         After::Hold
     }
 }

@@ -12,7 +12,7 @@ use crate::message::batch::{Batch, BatchSlice};
 use crate::message::{Address, Delivery, MessageId};
 use crate::pure::order::sequencer::{Key, Taken};
 use crate::pure::wheel::arena::Arena;
-use crate::sync::{Arc, breakable};
+use crate::sync::{Arc, mutant};
 
 /// Most deliveries of a run: it has a bit for each.
 pub(crate) const RUN: usize = u64::BITS as usize;
@@ -272,7 +272,7 @@ impl<T> Outstanding<T> {
         let Claim { slot, number } = granted.claim;
         self.runs.get_mut(slot).filter(|leased| {
             let is_tenant = leased.number == number && leased.out & granted.out == granted.out;
-            breakable!("pull: any tenant will do", is_tenant, true) && timer_ns < leased.due_ns
+            mutant!(is_tenant, "pull.tenant", true) && timer_ns < leased.due_ns
         })
     }
 
@@ -345,7 +345,7 @@ impl<T> Outstanding<T> {
     pub(crate) fn take_overdue(&mut self, timer_ns: u64) -> Vec<(Taken<PendingDelivery<T>>, u64)> {
         let is_late = |leased: &Leased<T>| {
             let is_late = timer_ns >= leased.due_ns;
-            breakable!("pull: an alarm ends whom it finds", is_late, true)
+            mutant!(is_late, "pull.overdue", true)
         };
         let mut late = Vec::new();
         for leased in self.runs.extract(is_late) {

@@ -12,7 +12,7 @@ use crate::observe::note::Note;
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::words::schedule::Then;
 use crate::pure::words::tickets::Refusal;
-use crate::sync::{Arc, Instant, MutexGuard, breakable, pause};
+use crate::sync::{Arc, Instant, MutexGuard, mutant, pause};
 use crate::types::config::{NoSubscribers, Overflow};
 use crate::types::error::PublishError;
 
@@ -268,7 +268,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// of its queue, where most of its publishers are alone anyway.
     pub(crate) fn at_gate<R>(&self, step: impl FnOnce(&Gate) -> R) -> R {
         let alone = || self.split.is_none().then(|| self.plain.tail());
-        let _alone = breakable!("gate: past the lock", alone(), None);
+        let _alone = mutant!(alone(), "gate.lock", None);
         step(&self.gate)
     }
 

@@ -221,9 +221,9 @@ impl<T: Send + Sync + 'static> Fire for Buffer<T> {
 impl<T: Send + Sync + 'static> Task for Buffer<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
         in_order!(
-            "buffer: off the ready queue, then a look",
             self.ready.swap(false, Ordering::AcqRel),
             self.publish_lingering(worker),
+            "buffer.unqueue-then-look"
         );
         if self.topic.may_admit() {
             self.topic.waiters.call_next();

@@ -28,7 +28,7 @@ use crate::observe::event::EventKind;
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::decide::rules::Keying;
 use crate::pure::order::sequencer::{Key, PerKey, Taken};
-use crate::sync::{Instant, breakable, yield_now};
+use crate::sync::{Instant, mutant, yield_now};
 use crate::types::error::{InvalidSetting, RecvError};
 
 /// What was taken and comes too late.
@@ -65,10 +65,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// The lane has ended, with or without anything to end in it.
     pub(crate) fn dismiss_receivers(&self) {
         if let Some(keyed) = self.keyed.get() {
-            breakable!(
-                "pull: an end that no receiver hears of",
-                keyed.receivers.wake_all()
-            );
+            mutant!(keyed.receivers.wake_all(), "pull.wake-end");
         }
     }
 }
@@ -216,9 +213,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             self.feed(&mut state, RUNNER, 1);
         }
         drop(state);
-        breakable!(
-            "pull: news that no receiver hears of",
-            self.keyed.receivers.wake(|| self.to_lease())
+        mutant!(
+            self.keyed.receivers.wake(|| self.to_lease()),
+            "pull.wake-news"
         );
     }
 
@@ -229,11 +226,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             return usize::MAX;
         }
         let free = state.leases.free();
-        let arrived = breakable!(
-            "pull: what has arrived is not counted",
-            self.arrived(&mut state, free),
-            0
-        );
+        let arrived = mutant!(self.arrived(&mut state, free), "pull.count-arrived", 0);
         let has_parked = state.parked_arrivals.are_to_be_judged();
         let waiting = arrived + state.sequencer.wanted_consumers(RUNNER);
         drop(state);

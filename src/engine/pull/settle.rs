@@ -33,7 +33,7 @@ use crate::pure::decide::expiry::{NEVER, next_look};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::order::sequencer::Taken;
 use crate::pure::words::room::Phase;
-use crate::sync::{Arc, breakable};
+use crate::sync::{Arc, mutant};
 use crate::types::error::Stale;
 
 /// How a holder says that a delivery has not been handled.
@@ -113,7 +113,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let mut state = self.keyed.state.lock();
         let out = &mut state.leases.out;
         let are_good = runs.iter().all(|run| out.holds(run, timer_ns));
-        let mut state = breakable!("pull: looked at, then taken out", state, {
+        let mut state = mutant!(state, "pull.one-step", {
             drop(state);
             self.keyed.state.lock()
         });
@@ -248,9 +248,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Something that was out has been put down: calls those who wait for that.
     fn follow_up(self) {
         let engine = self.lane.engine();
-        breakable!(
-            "pull: room that no receiver hears of",
-            self.keyed.receivers.wake(|| self.to_lease())
+        mutant!(
+            self.keyed.receivers.wake(|| self.to_lease()),
+            "pull.wake-room"
         );
         engine.quiescence.notify_fenced();
         if engine.has_stopped() {

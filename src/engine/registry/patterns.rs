@@ -31,7 +31,7 @@ use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::decide::rules::{Fit, Rules};
 use crate::pure::words::room::Phase;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Mutex, breakable, in_order};
+use crate::sync::{Arc, Mutex, in_order, mutant};
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::error::{InvalidSetting, SubscribeError};
 use crate::types::pattern::Pattern;
@@ -410,16 +410,11 @@ impl Engine {
             return false;
         }
         in_order!(
-            "patterns: the lanes, then the map",
             {
                 pattern_subs
                     .iter()
                     .for_each(|pattern_sub| pattern_sub.on_topic_opened(topic));
-                breakable!(
-                    "patterns: on the map after the lock",
-                    (),
-                    drop(pattern_subs)
-                );
+                mutant!((), "patterns.map-lock", drop(pattern_subs));
             },
             // Who hears of the topic finds it, and who finds it has been preceded by that.
             self.topics
@@ -427,6 +422,7 @@ impl Engine {
                     topic.announce(EventKind::TopicOpened);
                     topic.announce_lanes();
                 }),
+            "patterns.lanes-then-map",
         );
         true
     }

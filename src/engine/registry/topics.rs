@@ -18,7 +18,7 @@ use crate::pure::decide::retry::Backoff;
 use crate::pure::words::ending::Refuse;
 use crate::pure::words::handles::Handles;
 use crate::pure::words::room::Phase;
-use crate::sync::{Arc, breakable, in_order};
+use crate::sync::{Arc, in_order, mutant};
 
 impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
     fn name(&self) -> &Arc<str> {
@@ -67,7 +67,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             Refuse::All => self.at_gate(Gate::close),
         }
         self.waiters.wake_all();
-        breakable!("topic: a close that nobody hears of", self.schedule());
+        mutant!(self.schedule(), "topic.notify-close");
         // Batches that lanes accumulate are flushed by a drain, too.
         for lane in self.lanes.load().iter() {
             lane.schedule();
@@ -138,9 +138,9 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
         let to = Arc::clone(&strategy.name);
         let old;
         in_order!(
-            "swap: the strategy, then a notice",
             old = self.strategy.swap(strategy),
             self.schedule(),
+            "swap.then-notify"
         );
         let from = Arc::clone(&old.name);
         self.tell(EventKind::StrategySwapped { from, to });

@@ -21,7 +21,7 @@ use crate::pure::words::news::News;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{
     Arc, CachePadded, Condvar, Instant, JoinHandle, Mutex, OnceLock, Queue, Slot, Thread,
-    breakable, is_current, spawn, yield_now,
+    is_current, mutant, spawn, yield_now,
 };
 
 /// Most records that are taken out of the buffer before the first of them is told. They go
@@ -126,7 +126,7 @@ impl Bus {
 
     #[cold]
     fn wake(&self) {
-        breakable!("bus: wake past the lock", drop(self.stopping.lock()));
+        mutant!(drop(self.stopping.lock()), "bus.wake-lock");
         self.condvar.notify_one();
     }
 
@@ -152,7 +152,7 @@ impl Bus {
         let joining = self.joining.lock();
         let mut observers = Observers::clone(&self.observers.load());
         observers.retain(|listener| listener.number != number);
-        let observed = breakable!("bus: off when one leaves", !observers.is_empty(), false);
+        let observed = mutant!(!observers.is_empty(), "bus.still-observed", false);
         self.observed.store(observed, Ordering::Relaxed);
         let before = self.replace(observers);
         drop(joining);
@@ -203,11 +203,7 @@ impl Bus {
             if last.is_some_and(|last| self.known() >= last) {
                 return;
             }
-            let known = breakable!(
-                "bus: asleep with news on its way",
-                self.known(),
-                self.news.load().drawn
-            );
+            let known = mutant!(self.known(), "bus.count-news", self.news.load().drawn);
             // Or somebody is between its numbers and its push.
             if looks < YIELDS || !self.news.update(|news| news.sleep(known)) {
                 yield_now();

@@ -9,7 +9,7 @@ use crate::engine::runtime::Engine;
 use crate::engine::runtime::context::Inside;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{
-    Arc, JoinHandle, Mutex, Thread, Unbounded, breakable, fence, pause, spawn, yield_now,
+    Arc, JoinHandle, Mutex, Thread, Unbounded, fence, mutant, pause, spawn, yield_now,
 };
 use crate::types::config::Idle;
 
@@ -207,7 +207,7 @@ impl Pool {
         self.ready.push(task);
         // ORDERING: `wake` fences, so either this load sees the stop or the `clear`
         // that comes after it and after the last worker sees the push.
-        breakable!("pool: a task without a wake-up", self.sleep.wake());
+        mutant!(self.sleep.wake(), "pool.submit-wake");
         if self.stopping.load(Ordering::Relaxed) {
             self.clear();
         }
@@ -391,7 +391,7 @@ impl Pool {
     pub(crate) fn stop(&self) {
         // ORDERING: pairs with the loads in `take`.
         self.stopping.store(true, Ordering::Release);
-        breakable!("pool: a stop without a wake-up", self.sleep.wake_all());
+        mutant!(self.sleep.wake_all(), "pool.stop-wake");
     }
 
     /// Worker threads that have not ended; on a manual engine, threads that run it.

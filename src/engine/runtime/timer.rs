@@ -12,7 +12,7 @@ use crate::engine::runtime::Engine;
 use crate::engine::runtime::context::Inside;
 use crate::engine::wait::fire::{Fire, LEASE};
 use crate::pure::wheel::{Due, TimerKey, Wheel};
-use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Thread, breakable, is_current, spawn};
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Thread, is_current, mutant, spawn};
 
 struct State {
     wheel: Wheel<Arc<dyn Fire>>,
@@ -107,7 +107,7 @@ impl Timer {
     pub(crate) fn outlook(&self) -> (u64, Option<u64>) {
         let state = self.state.lock();
         let parked = state.parked;
-        let state = breakable!("timer: the outlook in two looks", state, {
+        let state = mutant!(state, "timer.one-look", {
             drop(state);
             self.state.lock()
         });
@@ -142,10 +142,7 @@ impl Timer {
 
     fn bring_forward(&self, state: &State, due_ns: u64) {
         if due_ns < state.sleeps_until_ns {
-            breakable!(
-                "timer: an earlier deadline without a wake-up",
-                self.earlier.notify_one()
-            );
+            mutant!(self.earlier.notify_one(), "timer.wake");
         }
     }
 

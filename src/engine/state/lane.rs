@@ -21,7 +21,7 @@ use crate::pure::wheel::arena::Arena;
 use crate::pure::words::room::{Phase, Reserved, Room};
 use crate::pure::words::schedule::Then;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, OnceLock, Slot, Unbounded, breakable};
+use crate::sync::{Arc, Mutex, OnceLock, Slot, Unbounded, mutant};
 use crate::types::config::LaneFull;
 use std::collections::VecDeque;
 
@@ -222,7 +222,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn release(&self, places: u32) -> bool {
         let released = self.room.update(|room| room.release(places));
         if released.wake_topic {
-            breakable!("lane: room without a notice", self.topic.schedule());
+            mutant!(self.topic.schedule(), "lane.notify-room");
         }
         released.ended
     }
@@ -362,7 +362,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     pub(crate) fn schedule_for_return(self: &Arc<Self>) {
-        breakable!("lane: a return without a notice", self.schedule());
+        mutant!(self.schedule(), "lane.notify-return");
     }
 
     pub(crate) fn has_returns(&self) -> bool {

@@ -27,7 +27,7 @@ use crate::message::batch::{
     BATCH, Batch, BatchSlice, Message, Meta, OpenBatch, QueueEntry, Stamp,
 };
 use crate::pure::words::schedule::Then;
-use crate::sync::{Arc, CachePadded, Channel, Mutex, MutexGuard, OnceLock, breakable};
+use crate::sync::{Arc, CachePadded, Channel, Mutex, MutexGuard, OnceLock, mutant};
 use crate::types::config::Overflow;
 
 /// Least messages of a chunk that stays in its publisher's own vector. A smaller one joins
@@ -165,7 +165,7 @@ impl<T> PartitionQueue<T> {
     /// nobody, unless `is_late` then.
     pub(crate) fn be_notified_from(&self, number: u64, is_late: impl FnOnce() -> bool) {
         let mut tail = self.tail.lock();
-        let is_late = breakable!("queue: quiet while others push", is_late(), false);
+        let is_late = mutant!(is_late(), "queue.quiet", false);
         tail.notify_from = if is_late { 0 } else { number };
     }
 
@@ -207,12 +207,12 @@ impl<T> PartitionQueue<T> {
 
     fn pop_from(&self, tail: &mut Tail<T>) -> Option<Taken<T>> {
         let full = || self.full.get()?.pop().map(BatchSlice::whole);
-        let full = || breakable!("queue: the open batch first", full(), None);
+        let full = || mutant!(full(), "queue.full-first", None);
         if let Some(part) = tail.left.take().or_else(full) {
             let was_open = false;
             return Some(Taken { part, was_open });
         }
-        breakable!("queue: at rest without a word", tail.notify_from = 0);
+        mutant!(tail.notify_from = 0, "queue.rest-word");
         tail.notify_when_full = false;
         if tail.open.len() == 0 {
             return None;

@@ -43,7 +43,7 @@ use crate::observe::event::EventKind;
 use crate::pure::decide::key_hash::key_hash;
 use crate::pure::words::schedule::Then;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Arc, CachePadded, Mutex, Slot, Weak, breakable, fence, thread_number};
+use crate::sync::{Arc, CachePadded, Mutex, Slot, Weak, fence, mutant, thread_number};
 use crate::types::config::Unkeyed;
 use crate::types::error::PartitionsError;
 
@@ -240,11 +240,7 @@ impl<T: Send + Sync + 'static> PartitionSet<T> {
             let mut partitions = set.iter().flat_map(|set| &set.partitions);
             partitions.all(|partition| partition.waiting() == 0)
         };
-        let is_first = breakable!(
-            "partitions: two tables at once",
-            self.before.peek(is_empty),
-            true
-        );
+        let is_first = mutant!(self.before.peek(is_empty), "partitions.one-set", true);
         if is_first {
             self.before.swap(Arc::new(None));
         }
@@ -313,12 +309,8 @@ impl<T: Send + Sync + 'static> Split<T> {
         let partition = &set.partitions[set.place_for(route, count)];
         let last = partition.entered.fetch_add(count, Ordering::Relaxed) + count;
         // ORDERING: pairs with the fence in `PartitionSet::is_first`; see the module's text.
-        breakable!("partitions: enter without a fence", fence(Ordering::SeqCst));
-        let is_current = breakable!(
-            "partitions: enter without a second look",
-            topic.is_current(set),
-            true
-        );
+        mutant!(fence(Ordering::SeqCst), "partitions.enter-fence");
+        let is_current = mutant!(topic.is_current(set), "partitions.enter-look", true);
         if !is_current {
             self.leave(topic, set, partition, count);
             return Err(entry);
@@ -339,12 +331,9 @@ impl<T: Send + Sync + 'static> Split<T> {
         // ORDERING: release, so that who finds the partition empty finds the lanes
         // filled. The fence pairs with the one that begins a turn; see the module's text.
         partition.left.fetch_add(count, Ordering::Release);
-        breakable!("partitions: leave without a fence", fence(Ordering::SeqCst));
+        mutant!(fence(Ordering::SeqCst), "partitions.leave-fence");
         if !topic.is_current(set) && partition.waiting() == 0 {
-            breakable!(
-                "partitions: an empty table that nobody hears of",
-                self.schedule(&topic.engine)
-            );
+            mutant!(self.schedule(&topic.engine), "partitions.notify-empty");
         }
     }
 
@@ -469,10 +458,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         drop(changing);
         // What waits for more of the old set's waits in vain; and an old set that is
         // empty has nobody to say so.
-        breakable!(
-            "partitions: a change that nobody hears of",
-            self.schedule(&topic.engine)
-        );
+        mutant!(self.schedule(&topic.engine), "partitions.notify-change");
         Ok(())
     }
 }

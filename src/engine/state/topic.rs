@@ -343,11 +343,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         let is_first = self.lanes.peek(|lanes| self.retains(lanes));
         in_order!(
-            "lanes: the start, then the list",
             if !is_first {
                 self.start(lane);
             },
             self.roll.add(&self.lanes, lane),
+            "lanes.start-then-list"
         );
         drop(joining);
         self.schedule();

@@ -29,7 +29,7 @@ use crate::engine::wait::fire::Fire;
 use crate::engine::wait::standby::{Place, Standby};
 use crate::engine::wait::wakers::{Queue, WaiterId, WakeUp};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, Condvar, Instant, Mutex, breakable, fence};
+use crate::sync::{Arc, Condvar, Instant, Mutex, fence, mutant};
 
 /// How long a thread lets others go first: longer than one takes to wake up.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -144,7 +144,7 @@ impl Waiters {
     /// There is room for so many: lets as many of those who wait look.
     pub fn wake(&self, room: impl Fn() -> usize) {
         // ORDERING: pairs with the fence in `enqueue`.
-        breakable!("waiters: wake without a fence", fence(Ordering::SeqCst));
+        mutant!(fence(Ordering::SeqCst), "waiters.wake-fence");
         self.wake_fenced(room);
     }
 
@@ -176,9 +176,9 @@ impl Waiters {
 
     /// There never will be room, or who waits must look for itself: lets everybody look.
     pub fn wake_all(&self) {
-        breakable!(
-            "waiters: wake one of many",
+        mutant!(
             self.wake(|| usize::MAX),
+            "waiters.wake-all",
             self.wake(|| 1)
         );
     }
@@ -204,7 +204,7 @@ impl Waiters {
         drop(queue);
         discard(before);
         // ORDERING: pairs with the fence in `wake`; see the module's text.
-        breakable!("waiters: wait without a fence", fence(Ordering::SeqCst));
+        mutant!(fence(Ordering::SeqCst), "waiters.wait-fence");
     }
 
     /// Has this future be called when there is room, unless `attempt` returns
@@ -241,7 +241,7 @@ impl Waiters {
         self.waiting.store(queue.len(), Ordering::Relaxed);
         drop(queue);
         match left {
-            Some(Err(_)) => breakable!("waiters: called, and gone without a word", self.wake(room)),
+            Some(Err(_)) => mutant!(self.wake(room), "waiters.pass-on"),
             Some(Ok(wake_up)) => discard(wake_up),
             None => {}
         }

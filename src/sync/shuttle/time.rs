@@ -10,7 +10,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::super::Arc;
-use super::{Bell, Indivisible};
+use super::{Indivisible, WakeUp};
 
 ::shuttle::lazy_static! {
     /// Of one schedule: shuttle makes a new one for each.
@@ -23,7 +23,7 @@ struct Time {
 }
 
 struct Alarms {
-    set: Vec<(Instant, Arc<Bell>)>,
+    set: Vec<(Instant, Arc<WakeUp>)>,
     /// Who waits for the first of them.
     keeper: Option<Waker>,
 }
@@ -63,9 +63,9 @@ impl Time {
             let first = (0..alarms.set.len()).min_by_key(|at| alarms.set[*at].0)?;
             Some(alarms.set.swap_remove(first))
         });
-        if let Some((at, bell)) = next {
+        if let Some((at, wake_up)) = next {
             self.now_ns.fetch_max(at.0, Ordering::Relaxed);
-            bell.ring();
+            wake_up.wake();
         }
     }
 }
@@ -112,20 +112,23 @@ impl Counter {
 }
 
 /// An alarm; dropping it takes it back.
-pub(super) struct Alarm(Arc<Bell>);
+pub(super) struct Alarm(Arc<WakeUp>);
 
-pub(super) fn set_alarm(at: Instant, bell: Arc<Bell>) -> Alarm {
+pub(super) fn set_alarm(at: Instant, wake_up: Arc<WakeUp>) -> Alarm {
     let keeper = TIME.alarms.change(|alarms| {
-        alarms.set.push((at, Arc::clone(&bell)));
+        alarms.set.push((at, Arc::clone(&wake_up)));
         alarms.keeper.take()
     });
     keeper.into_iter().for_each(Waker::wake);
-    Alarm(bell)
+    Alarm(wake_up)
 }
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        TIME.alarms
-            .change(|alarms| alarms.set.retain(|(_, bell)| !Arc::ptr_eq(bell, &self.0)));
+        TIME.alarms.change(|alarms| {
+            alarms
+                .set
+                .retain(|(_, wake_up)| !Arc::ptr_eq(wake_up, &self.0))
+        });
     }
 }
