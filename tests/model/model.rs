@@ -23,6 +23,7 @@
 //! never retry here, so that the topic never waits for them. Which letters a full
 //! dead-letter store keeps is checked as an invariant, too.
 
+#[path = "../harness/mod.rs"]
 mod harness;
 
 use std::collections::{BTreeMap, VecDeque};
