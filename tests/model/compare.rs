@@ -1,0 +1,148 @@
+//! What has to agree, after each step.
+
+use std::collections::BTreeMap;
+
+use millstream::DeliveryCounts;
+
+use crate::answers::{Answer, answer, batch_answer};
+use crate::program::{NAMES, ticks};
+use crate::reference::{Call, Lane};
+use crate::run::Pair;
+
+impl Pair {
+    /// The engine's answers agree with the model's.
+    pub fn check(&mut self) {
+        let metrics = self.broker.metrics();
+        metrics.balance().expect("the books balance");
+        let topic = metrics.topic("t").expect("it is open");
+        let model = &mut self.model;
+        let real = [
+            ("published", topic.published, model.issued),
+            ("rejected", topic.rejected, model.rejected),
+            ("dropped", topic.dropped, model.dropped),
+            ("unrouted", topic.unrouted, model.unrouted),
+            ("dispatched", topic.dispatched, model.dispatched),
+            ("delayed", topic.delayed, model.delayed.len() as u64),
+            (
+                "queued",
+                topic.queued,
+                (model.queue.len() + model.delayed.len()) as u64,
+            ),
+        ];
+        for (what, real, model) in real {
+            assert_eq!(real, model, "{what}");
+        }
+        assert_eq!(topic.subscriptions.len(), model.lanes.len());
+        for (real, lane) in topic.subscriptions.iter().zip(&mut model.lanes) {
+            assert_eq!(real.name, NAMES[lane.slot]);
+            lane.check(real.queued, &real.counts);
+        }
+        if model.lossy_ended {
+            assert_eq!(topic.ended.made, model.ended.made);
+        } else {
+            assert_eq!(topic.ended, model.ended);
+        }
+        let buried = topic.deliveries().dead_lettered as usize;
+        let gone = self.taken + topic.letters_evicted as usize;
+        assert_eq!(topic.dead_letters, buried - gone, "letters are conserved");
+        assert!(topic.dead_letters <= model.setup.letters);
+        let evicted = topic.letters_evicted;
+        self.check_letters(evicted);
+    }
+
+    pub fn check_letters(&mut self, evicted: u64) {
+        let shapes = self.model.setup.shapes;
+        let mut real = self.letters();
+        real.retain(|letter| shapes[letter.0].is_exact());
+        real.sort_unstable();
+        self.model.letters.sort_unstable();
+        if evicted == 0 {
+            assert_eq!(real, self.model.letters);
+        }
+        for letter in &real {
+            assert!(self.model.letters.contains(letter), "who wrote {letter:?}?");
+        }
+        self.model.letters = real;
+    }
+
+    /// The engine knows when it must next be run: never later than the model.
+    pub fn check_deadline(&self) {
+        if let Some(at) = self.model.next_deadline() {
+            let wait = ticks(at - self.model.now);
+            let real = self.broker.next_deadline();
+            assert!(real.is_some_and(|real| real <= wait), "{real:?} > {wait:?}");
+        }
+    }
+
+    /// The first message of a batch lingers no longer than it should.
+    pub fn check_lingers(&self) {
+        for lane in &self.model.lanes {
+            let Some(linger) = lane.shape.linger() else {
+                continue;
+            };
+            let called = |id: u64| lane.calls.iter().any(|call| call.0 == id);
+            if let Some(first) = lane.offered.iter().find(|id| !called(**id)) {
+                let age = self.model.now - self.model.messages[first].accepted;
+                assert!(age < linger, "message {first} lingers for {age} ticks");
+            }
+        }
+    }
+}
+
+impl Lane {
+    pub fn check(&mut self, queued: u64, real: &DeliveryCounts) {
+        let calls = self.log.take();
+        if self.shape.is_exact() {
+            let firsts = |calls: &[Call]| -> Vec<Call> {
+                let calls = calls.iter();
+                calls
+                    .filter(|call| (call.1, call.2) == (1, 0))
+                    .copied()
+                    .collect()
+            };
+            assert_eq!(firsts(&calls), firsts(&self.calls), "first attempts");
+            let mut calls = calls;
+            calls.sort_unstable();
+            self.calls.sort_unstable();
+            assert_eq!(calls, self.calls, "calls of {}", NAMES[self.slot]);
+            self.calls.clear();
+            assert_eq!(*real, self.counts, "counts of {}", NAMES[self.slot]);
+            let waiting = (self.occupied() - self.waiting.len()) as u64;
+            assert_eq!(queued, waiting, "queued for {}", NAMES[self.slot]);
+            return;
+        }
+        assert_eq!(real.made, self.counts.made);
+        assert_eq!(real.redriven, self.counts.redriven);
+        assert!(real.made - real.ended() <= self.shape.capacity as u64);
+        // The log goes on from check to check.
+        self.calls.extend(calls);
+        assert_eq!(real.attempts, self.calls.len() as u64);
+        let mut offered = self.offered.iter();
+        let mut last = BTreeMap::new();
+        let mut acked = 0;
+        for &(id, attempt, generation) in &self.calls {
+            if (attempt, generation) == (1, 0) {
+                assert!(
+                    offered.any(|other| *other == id),
+                    "first attempts in accept order, no message twice"
+                );
+            }
+            let before = last.insert((id, generation), attempt).unwrap_or(0);
+            assert_eq!(attempt, before + 1, "attempts without gaps");
+            let said = |attempt| match (self.shape.batches, attempt, generation) {
+                (Some(_), 1, 0) => batch_answer(id, self.slot),
+                _ => answer(id, self.slot, attempt),
+            };
+            if before > 0 {
+                let said = said(before);
+                assert!(!matches!(
+                    said,
+                    Answer::Ack | Answer::DeadLetter | Answer::Discard
+                ));
+            }
+            acked += u64::from(said(attempt) == Answer::Ack);
+        }
+        assert_eq!(real.delivered, acked);
+        assert_eq!(real.failed, real.attempts - acked);
+    }
+}

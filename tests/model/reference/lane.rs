@@ -1,0 +1,195 @@
+//! What a subscription does with its deliveries.
+
+use std::collections::VecDeque;
+
+use millstream::DeliveryCounts;
+
+use super::{Call, Message, Model, add};
+use crate::answers::{Answer, answer, batch_answer};
+use crate::harness::Log;
+use crate::program::{Policy, Shape};
+
+#[derive(Clone, Copy, Debug)]
+pub struct Tried {
+    pub message: Message,
+    pub attempts: u32,
+    pub generation: u16,
+    /// When the first attempt began.
+    pub began: u64,
+}
+
+impl Tried {
+    pub fn first(message: Message) -> Self {
+        Self {
+            message,
+            attempts: 0,
+            generation: 0,
+            began: 0,
+        }
+    }
+
+    /// What was redriven has no time to live any more.
+    pub fn expires(&self) -> u64 {
+        let own = self.message.expires.filter(|_| self.generation == 0);
+        own.unwrap_or(u64::MAX)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Open,
+    Draining,
+    DeadLettering,
+    Cancelling,
+}
+
+pub struct Lane {
+    pub slot: usize,
+    pub shape: Shape,
+    pub own: Option<Policy>,
+    pub phase: Phase,
+    /// It gets messages with ids greater than this.
+    pub after: u64,
+    pub queue: VecDeque<Message>,
+    pub returns: VecDeque<Tried>,
+    pub waiting: Vec<(u64, Tried)>,
+    pub counts: DeliveryCounts,
+    /// Messages in the order in which the topic handed them on.
+    pub offered: Vec<u64>,
+    pub calls: Vec<Call>,
+    pub log: Log<Call>,
+}
+
+impl Lane {
+    pub fn occupied(&self) -> usize {
+        self.queue.len() + self.returns.len() + self.waiting.len()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.occupied() >= self.shape.capacity
+    }
+
+    pub fn wants(&self, message: &Message) -> bool {
+        self.phase == Phase::Open && self.after < message.id
+    }
+}
+
+impl Model {
+    /// Lets every lane do what it can.
+    pub fn work(&mut self) {
+        for at in 0..self.lanes.len() {
+            while self.work_on(at) {}
+        }
+        let ended = |lane: &Lane| lane.phase != Phase::Open && lane.occupied() == 0;
+        while let Some(at) = self.lanes.iter().position(ended) {
+            let lane = self.lanes.remove(at);
+            self.lossy_ended |= !lane.shape.is_exact();
+            add(&mut self.ended, &lane.counts);
+        }
+    }
+
+    pub fn work_on(&mut self, at: usize) -> bool {
+        let lane = &mut self.lanes[at];
+        if lane.phase > Phase::Draining {
+            self.end(at);
+            return false;
+        }
+        if let Some(tried) = lane.returns.pop_front() {
+            let said = answer(tried.message.id, lane.slot, tried.attempts + 1);
+            self.attempt(at, tried, said);
+            return true;
+        }
+        let Some(first) = lane.queue.front() else {
+            return false;
+        };
+        let slot = lane.slot;
+        let take = match lane.shape.batches {
+            None => 1,
+            Some((size, linger)) => {
+                assert_eq!(linger, None, "that would be for nobody to know");
+                let forced =
+                    first.id <= self.flush_to || lane.phase != Phase::Open || lane.is_full();
+                if lane.queue.len() < size && !forced {
+                    return false;
+                }
+                size.min(lane.queue.len())
+            }
+        };
+        let taken: Vec<_> = lane.queue.drain(..take).collect();
+        let is_batch = lane.shape.batches.is_some();
+        for message in taken {
+            let said = match is_batch {
+                false => answer(message.id, slot, 1),
+                true => batch_answer(message.id, slot),
+            };
+            self.attempt(at, Tried::first(message), said);
+        }
+        true
+    }
+
+    pub fn attempt(&mut self, at: usize, mut tried: Tried, said: Answer) {
+        let (now, topics) = (self.now, self.policy);
+        let lane = &mut self.lanes[at];
+        let expires = tried.expires();
+        if now >= expires {
+            return self.expire(at, tried);
+        }
+        if tried.attempts == 0 {
+            tried.began = now;
+        }
+        tried.attempts += 1;
+        lane.counts.attempts += 1;
+        let call = (tried.message.id, tried.attempts, tried.generation);
+        lane.calls.push(call);
+        if said == Answer::Ack {
+            lane.counts.delivered += 1;
+            return;
+        }
+        lane.counts.failed += 1;
+        let asked = match said {
+            Answer::RetryAfter(asked) => Some(asked),
+            _ => None,
+        };
+        let policy = lane.own.unwrap_or(topics);
+        let granted = policy.decide(tried.attempts, now - tried.began, asked);
+        match (said, granted) {
+            (Answer::Discard, _) => lane.counts.dropped += 1,
+            (Answer::DeadLetter, _) | (_, None) => self.bury(at, tried),
+            (_, Some(delay)) => {
+                if now + delay >= expires {
+                    self.expire(at, tried);
+                } else {
+                    lane.counts.retried += 1;
+                    if delay == 0 {
+                        lane.returns.push_back(tried);
+                    } else {
+                        lane.counts.awaiting_retry += 1;
+                        lane.waiting.push((now + delay, tried));
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn bury(&mut self, at: usize, tried: Tried) {
+        let lane = &mut self.lanes[at];
+        lane.counts.dead_lettered += 1;
+        let id = tried.message.id;
+        let letter = (lane.slot, id, tried.generation, tried.attempts);
+        self.letters.push(letter);
+    }
+
+    /// Ends what a lane still has, as its phase says.
+    pub fn end(&mut self, at: usize) {
+        let lane = &mut self.lanes[at];
+        let mut left: Vec<_> = lane.queue.drain(..).map(Tried::first).collect();
+        left.extend(lane.waiting.drain(..).map(|(_, tried)| tried));
+        left.extend(lane.returns.drain(..));
+        lane.counts.awaiting_retry = 0;
+        if lane.phase == Phase::Cancelling {
+            lane.counts.cancelled += left.len() as u64;
+        } else {
+            left.into_iter().for_each(|tried| self.bury(at, tried));
+        }
+    }
+}

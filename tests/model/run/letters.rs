@@ -1,0 +1,87 @@
+//! Redrives dead letters.
+
+use millstream::Redrive;
+
+use super::Pair;
+use crate::program::{NAMES, SLOTS};
+use crate::reference::{Lane, LetterKey, Phase, Tried};
+
+impl Pair {
+    /// The letters in the store, oldest first.
+    pub fn letters(&self) -> Vec<LetterKey> {
+        let list = self.topic.dead_letters().list();
+        let key = |letter: &millstream::DeadLetter<u64>| {
+            (
+                slot_of(letter.subscription()),
+                letter.id().get(),
+                letter.generation(),
+                letter.attempts(),
+            )
+        };
+        list.iter().map(key).collect()
+    }
+
+    pub fn redrive(&mut self, slot: Option<usize>) {
+        let chosen = |other: usize| slot.is_none_or(|slot| slot == other);
+        let mut before = self.letters();
+        before.sort_by_key(|(_, id, ..)| *id);
+        let metrics = self.topic.metrics();
+        let real = self
+            .topic
+            .dead_letters()
+            .redrive(|letter| chosen(slot_of(letter.subscription())));
+        let mut expected = Redrive::default();
+        let mut redriven = [0; SLOTS];
+        for key in before.into_iter().filter(|key| chosen(key.0)) {
+            let (slot, id, generation, _) = key;
+            let mut lanes = self.model.lanes.iter_mut();
+            let Some(lane) = lanes.find(|lane| lane.slot == slot && lane.phase == Phase::Open)
+            else {
+                expected.no_subscription += 1;
+                continue;
+            };
+            if lane.shape.is_exact() && lane.is_full() {
+                let slot = lane.slot;
+                let is_it = |lane: &Lane| lane.slot == slot && lane.phase == Phase::Open;
+                let at = self.model.lanes.iter().position(is_it);
+                self.model.expire_in_lane(at.expect("it is open"));
+            }
+            let message = self.model.messages[&id];
+            let lane = self.lane(slot);
+            let occupied = match lane.shape.is_exact() {
+                true => lane.occupied(),
+                false => {
+                    // Lanes that are ending may have the same name.
+                    let mut lanes = metrics.subscriptions.iter().rev();
+                    let real = lanes.find(|lane| lane.name == NAMES[slot]);
+                    let counts = real.expect("it is open").counts;
+                    (counts.made - counts.ended()) as usize + redriven[slot]
+                }
+            };
+            if occupied >= lane.shape.capacity {
+                expected.no_room += 1;
+                continue;
+            }
+            expected.redriven += 1;
+            redriven[slot] += 1;
+            lane.counts.made += 1;
+            lane.counts.redriven += 1;
+            if lane.shape.is_exact() {
+                lane.returns.push_back(Tried {
+                    generation: generation + 1,
+                    ..Tried::first(message)
+                });
+                let letters = &mut self.model.letters;
+                let at = letters.iter().position(|letter| *letter == key);
+                letters.remove(at.expect("the store has what the model has"));
+            }
+        }
+        assert_eq!(real, expected);
+        self.taken += real.redriven;
+    }
+}
+
+pub fn slot_of(name: &str) -> usize {
+    let at = NAMES.iter().position(|other| *other == name);
+    at.expect("nobody else subscribed")
+}

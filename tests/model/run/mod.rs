@@ -1,0 +1,224 @@
+//! Takes the steps of a program on the engine and on the model.
+
+mod letters;
+mod publish;
+mod subscribe;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream::{Broker, DeliveryCounts, Immediate, ManualClock, Overflow, Subscription, Topic};
+
+use crate::harness::manual;
+use crate::program::{How, OneByOne, Panics, SLOTS, Setup, Step, batched, ticks};
+use crate::reference::{Lane, Model, Phase};
+use letters::slot_of;
+
+pub struct Pair {
+    pub broker: Broker,
+    pub clock: ManualClock,
+    pub topic: Topic<u64>,
+    pub handles: [Option<Subscription>; SLOTS],
+    pub model: Model,
+    /// Held by every handler.
+    pub captured: Arc<()>,
+    /// Letters taken out by redrives and purges.
+    pub taken: usize,
+}
+
+impl Pair {
+    pub fn new(setup: Setup) -> Self {
+        let (broker, clock) = manual();
+        let mut builder = broker
+            .topic("t")
+            .capacity(setup.capacity)
+            .overflow(setup.overflow)
+            .no_subscribers(setup.no_subscribers)
+            .dead_letter_capacity(setup.letters)
+            .dead_letter_overflow(setup.letter_overflow)
+            .on_expired(setup.on_expired)
+            .retry(setup.policy.real());
+        if let Some(ttl) = setup.ttl {
+            builder = builder.ttl(ticks(ttl));
+        }
+        let topic = builder.open().expect("the settings are sound");
+        let model = Model {
+            now: 0,
+            how: setup.how,
+            policy: setup.policy,
+            lanes: Vec::new(),
+            ended: DeliveryCounts::default(),
+            lossy_ended: false,
+            letters: Vec::new(),
+            messages: BTreeMap::new(),
+            queue: VecDeque::new(),
+            delayed: Vec::new(),
+            allowance: 0,
+            flush_to: 0,
+            issued: 0,
+            seen: 0,
+            rejected: 0,
+            dropped: 0,
+            unrouted: 0,
+            dispatched: 0,
+            setup,
+        };
+        let mut pair = Self {
+            broker,
+            clock,
+            topic,
+            handles: [None, None, None],
+            model,
+            captured: Arc::new(()),
+            taken: 0,
+        };
+        pair.swap(pair.model.how);
+        pair
+    }
+
+    pub fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Publish => self.publish(None),
+            Step::PublishKeyed { ttl } => {
+                // Which of what lingers shares a batch with what expires is nobody's to
+                // know, and so what a redrive finds: no time to live together with those.
+                let ttl = ttl.filter(|_| !self.has_lingers());
+                self.publish(Some(ttl));
+            }
+            Step::PublishBatch(count) => self.publish_batch(count),
+            Step::PublishAfter(delay) => {
+                // See `swap`.
+                if !matches!(self.model.how, How::Batched { .. }) {
+                    self.publish_after(delay);
+                }
+            }
+            Step::Run => {
+                self.broker.run_until_idle();
+                self.model.run();
+                self.check();
+                self.check_deadline();
+                self.check_lingers();
+            }
+            Step::Advance(by) => {
+                self.clock.advance(ticks(by));
+                self.model.now += by;
+                // A delayed message that enters late stands behind younger ones,
+                // and a strategy looks at the first only. Not on purpose here.
+                let now = self.model.now;
+                if self.model.delayed.iter().any(|(due, _)| *due <= now) {
+                    self.broker.run_until_idle();
+                    self.model.run();
+                }
+            }
+            Step::Flush => {
+                // What is accepted after a flush may share a lane's batch with what
+                // was accepted before: not for the model to know.
+                let shapes = &self.model.setup.shapes;
+                if shapes
+                    .iter()
+                    .any(|shape| shape.is_exact() && shape.batches.is_some())
+                {
+                    return;
+                }
+                self.topic.flush();
+                self.model.flush_to = self.model.issued;
+            }
+            Step::Swap(how) => self.swap(how),
+            Step::SetRetry(policy) => {
+                let set = self.topic.set_retry(policy.real());
+                set.expect("a sound policy");
+                self.model.policy = policy;
+            }
+            Step::SetOwnRetry(slot, policy) => {
+                let lingers = self.model.setup.shapes[slot].linger().is_some();
+                if let Some(handle) = &self.handles[slot]
+                    && !lingers
+                {
+                    handle.set_retry(policy.real()).expect("a sound policy");
+                    self.lane(slot).own = Some(policy);
+                }
+            }
+            Step::Subscribe(slot) => self.subscribe(slot),
+            Step::Unsubscribe(slot, mode) => self.unsubscribe(slot, mode),
+            Step::Forget(slot) => {
+                if let Some(handle) = self.handles[slot].take() {
+                    drop(handle);
+                    self.lane(slot).phase = Phase::Cancelling;
+                }
+            }
+            Step::Redrive(slot) => self.redrive(slot),
+            Step::Purge(slot) => {
+                let chosen = |other: usize| slot.is_none_or(|slot| slot == other);
+                let letters = self.topic.dead_letters();
+                let expected = self.letters().iter().filter(|key| chosen(key.0)).count();
+                let purged = letters.purge(|letter| chosen(slot_of(letter.subscription())));
+                assert_eq!(purged, expected);
+                self.taken += purged;
+                self.model.letters.retain(|letter| !chosen(letter.0));
+            }
+        }
+        self.check();
+    }
+
+    pub fn has_lingers(&self) -> bool {
+        let mut shapes = self.model.setup.shapes.iter();
+        shapes.any(|shape| shape.linger().is_some())
+    }
+
+    /// The open lane of a slot.
+    pub fn lane(&mut self, slot: usize) -> &mut Lane {
+        let mut lanes = self.model.lanes.iter_mut();
+        lanes
+            .find(|lane| lane.slot == slot && lane.phase == Phase::Open)
+            .expect("a handle has an open lane")
+    }
+
+    pub fn swap(&mut self, how: How) {
+        // An eviction takes away what a plan has counted, and a delayed message
+        // fills the topic without waiting in it. Whether a plan had been made by
+        // then depends on who has looked while lanes were full: no batches of the
+        // topic's together with these, but in the tests below.
+        let model = &self.model;
+        let unsure = model.setup.overflow == Overflow::DropOldest || !model.delayed.is_empty();
+        let how = match how {
+            How::Batched { .. } if unsure => How::OneByOne,
+            how => how,
+        };
+        let swapped = match how {
+            How::Immediate => self.topic.set_strategy(Immediate),
+            How::OneByOne => self.topic.set_strategy(OneByOne),
+            How::Panics => self.topic.set_strategy(Panics),
+            How::Batched { size, linger } => self.topic.set_strategy(batched(size, linger)),
+        };
+        swapped.expect("a sound strategy");
+        self.model.how = how;
+        // What waits is judged by the new strategy at once.
+        self.model.allowance = 0;
+    }
+
+    /// A drain accounts for every message, and nothing of the handlers' is left.
+    pub fn finish(self) {
+        let published = self.model.issued;
+        let report = match self.broker.drain(Duration::ZERO) {
+            Ok(report) => {
+                assert!(report.is_complete());
+                report
+            }
+            Err(error) => {
+                assert!(!error.report().is_complete());
+                *error.report()
+            }
+        };
+        assert_eq!(report.published, published);
+        assert_eq!(report.remaining, 0);
+        let ended = report.dispatched + report.unrouted + report.messages_dropped;
+        assert_eq!(published, ended);
+        let ended = report.delivered + report.dead_lettered + report.dropped;
+        assert_eq!(report.made, ended + report.expired + report.cancelled);
+        self.broker.metrics().balance().expect("the books balance");
+        let captured = Arc::downgrade(&self.captured);
+        drop(self);
+        assert_eq!(captured.strong_count(), 0, "a handler was leaked");
+    }
+}

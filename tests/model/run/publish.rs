@@ -1,0 +1,114 @@
+//! Publishes.
+
+use millstream::PublishError;
+
+use super::Pair;
+use crate::program::ticks;
+use crate::reference::{Admitted, Refused};
+
+impl Pair {
+    pub fn publish(&mut self, keyed: Option<Option<u64>>) {
+        let real = match keyed {
+            None => self.topic.publish(7),
+            Some(ttl) => {
+                let message = self.topic.message(7).key("k").header("h", "v");
+                match ttl {
+                    None => message.publish(),
+                    Some(ttl) => message.ttl(ticks(ttl)).publish(),
+                }
+            }
+        };
+        match (self.model.admit(1), real) {
+            (Ok(admitted), Ok(receipt)) => {
+                let message = self.model.accept(0, keyed.flatten());
+                assert_eq!(receipt.id().get(), message.id);
+                match admitted {
+                    Admitted::Dropped { .. } => assert!(receipt.is_dropped()),
+                    Admitted::Queued { evicted, .. } => {
+                        assert!(!receipt.is_dropped());
+                        assert_eq!(receipt.evicted() as usize, evicted);
+                        self.model.queue.push_back(message);
+                    }
+                }
+            }
+            (Err(refused), Err(error)) => assert_refusal(&refused, &error),
+            (_, real) => panic!("the model disagrees with {real:?}"),
+        }
+    }
+
+    pub fn publish_after(&mut self, delay: u64) {
+        let real = self.topic.publish_after(ticks(delay), 7);
+        match (self.model.admit(1), real) {
+            (Ok(Admitted::Dropped { .. }), Ok(receipt)) => {
+                assert!(receipt.is_dropped());
+                self.model.accept(0, None);
+            }
+            (Ok(Admitted::Queued { evicted, .. }), Ok(receipt)) => {
+                let message = self.model.accept(delay, None);
+                assert_eq!(receipt.id().get(), message.id);
+                assert_eq!(receipt.evicted() as usize, evicted);
+                if delay == 0 {
+                    self.model.queue.push_back(message);
+                } else {
+                    let due = self.model.now + delay;
+                    self.model.delayed.push((due, message));
+                }
+            }
+            (Err(refused), Err(error)) => assert_refusal(&refused, &error),
+            (_, real) => panic!("the model disagrees with {real:?}"),
+        }
+    }
+
+    pub fn publish_batch(&mut self, count: usize) {
+        let real = self.topic.publish_batch((0..count).map(|at| at as u64));
+        let (mut accepted, mut dropped, mut evicted) = (0, 0, 0);
+        let mut refusal = None;
+        while accepted < count {
+            match self.model.admit(count - accepted) {
+                Err(refused) => {
+                    refusal = Some(refused);
+                    break;
+                }
+                Ok(Admitted::Dropped { count }) => {
+                    accepted += count;
+                    dropped += count;
+                    for _ in 0..count {
+                        self.model.accept(0, None);
+                    }
+                }
+                Ok(Admitted::Queued { count, evicted: n }) => {
+                    accepted += count;
+                    evicted += n;
+                    for _ in 0..count {
+                        let message = self.model.accept(0, None);
+                        self.model.queue.push_back(message);
+                    }
+                }
+            }
+        }
+        match (refusal, real) {
+            (None, Ok(receipt)) => {
+                assert_eq!(receipt.accepted(), count);
+                assert_eq!((receipt.evicted(), receipt.dropped()), (evicted, dropped));
+                let last = (count > 0).then_some(self.model.issued);
+                assert_eq!(receipt.last().map(|id| id.get()), last);
+            }
+            (Some(refused), Err(partial)) => {
+                assert_eq!(partial.accepted, accepted);
+                assert_refusal(&refused, &partial.error);
+                let rest: Vec<u64> = (accepted..count).map(|at| at as u64).collect();
+                assert_eq!(partial.into_rest(), rest, "the rest comes back in order");
+            }
+            (_, real) => panic!("the model disagrees with {real:?}"),
+        }
+    }
+}
+
+pub fn assert_refusal<T>(refused: &Refused, error: &PublishError<T>) {
+    let real = match error {
+        PublishError::Full(_) => Refused::Full,
+        PublishError::NoSubscribers(_) => Refused::NoSubscribers,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(*refused, real);
+}
