@@ -2,12 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use millstream::DeliveryCounts;
+use millstream::SubscriptionMetrics;
 
 use crate::answers::{Answer, answer, batch_answer};
-use crate::program::{NAMES, ticks};
-use crate::reference::{Call, Lane};
+use crate::program::{LINES, NAMES, ticks};
+use crate::reference::{Call, Lane, Letter};
 use crate::run::Pair;
+
+/// What the order depends on.
+pub struct Keys {
+    /// The key of each message.
+    of: BTreeMap<u64, Option<u8>>,
+    /// Some message was delayed, and stands behind younger ones.
+    delayed: bool,
+}
 
 impl Pair {
     /// The engine's answers agree with the model's.
@@ -16,6 +24,11 @@ impl Pair {
         metrics.balance().expect("the books balance");
         let topic = metrics.topic("t").expect("it is open");
         let model = &mut self.model;
+        let keys = model.messages.values();
+        let keys = Keys {
+            of: keys.map(|message| (message.id, message.key)).collect(),
+            delayed: model.has_delayed,
+        };
         let real = [
             ("published", topic.published, model.issued),
             ("rejected", topic.rejected, model.rejected),
@@ -33,9 +46,17 @@ impl Pair {
             assert_eq!(real, model, "{what}");
         }
         assert_eq!(topic.subscriptions.len(), model.lanes.len());
-        for (real, lane) in topic.subscriptions.iter().zip(&mut model.lanes) {
+        let parked: Vec<_> = model
+            .lanes
+            .iter()
+            .map(|lane| model.parked_lines(lane.slot))
+            .collect();
+        let lanes = model.lanes.iter_mut().zip(parked);
+        for (real, (lane, parked)) in topic.subscriptions.iter().zip(lanes) {
             assert_eq!(real.name, NAMES[lane.slot]);
-            lane.check(real.queued, &real.counts);
+            lane.check(&keys, real);
+            assert_eq!(real.blocked_keys, lane.held_lines() as u64);
+            assert_eq!(real.parked_keys, parked as u64);
         }
         if model.lossy_ended {
             assert_eq!(topic.ended.made, model.ended.made);
@@ -53,9 +74,9 @@ impl Pair {
     pub fn check_letters(&mut self, evicted: u64) {
         let shapes = self.model.setup.shapes;
         let mut real = self.letters();
-        real.retain(|letter| shapes[letter.0].is_exact());
-        real.sort_unstable();
-        self.model.letters.sort_unstable();
+        real.retain(|letter| shapes[letter.slot].is_exact());
+        real.sort_by_key(Letter::order);
+        self.model.letters.sort_by_key(Letter::order);
         if evicted == 0 {
             assert_eq!(real, self.model.letters);
         }
@@ -90,17 +111,36 @@ impl Pair {
 }
 
 impl Lane {
-    pub fn check(&mut self, queued: u64, real: &DeliveryCounts) {
-        let calls = self.log.take();
-        if self.shape.is_exact() {
-            let firsts = |calls: &[Call]| -> Vec<Call> {
-                let calls = calls.iter();
+    /// What is tried in order: first attempts, and under a policy that blocks all attempts of
+    /// what waits for each other.
+    fn check_order(&self, real: &[Call], keys: &Keys) {
+        let is_first = |call: &Call| (call.1, call.2) == (1, 0);
+        let lines = (0..LINES).map(Some);
+        let line_of = |call: &Call| self.shape.line_of(keys.of[&call.0]);
+        for line in lines.chain([None]) {
+            if line.is_none() && (self.shape.is_shared() || self.shape.blocks() && keys.delayed) {
+                // Several hands promise no order without a key. A delayed message that has to
+                // wait is filed by its id.
+                continue;
+            }
+            let all = self.shape.blocks() && line.is_some();
+            let chosen = |calls: &[Call]| -> Vec<Call> {
+                let calls = calls.iter().filter(|call| line_of(call) == line);
                 calls
-                    .filter(|call| (call.1, call.2) == (1, 0))
+                    .filter(|call| all || is_first(call))
                     .copied()
                     .collect()
             };
-            assert_eq!(firsts(&calls), firsts(&self.calls), "first attempts");
+            let (real, model) = (chosen(real), chosen(&self.calls));
+            assert_eq!(real, model, "order of {line:?} in {}", NAMES[self.slot]);
+        }
+    }
+
+    pub fn check(&mut self, keys: &Keys, real: &SubscriptionMetrics) {
+        let (queued, real) = (real.queued, &real.counts);
+        let calls = self.log.take();
+        if self.shape.is_exact() {
+            self.check_order(&calls, keys);
             let mut calls = calls;
             calls.sort_unstable();
             self.calls.sort_unstable();
@@ -129,8 +169,8 @@ impl Lane {
             }
             let before = last.insert((id, generation), attempt).unwrap_or(0);
             assert_eq!(attempt, before + 1, "attempts without gaps");
-            let said = |attempt| match (self.shape.batches, attempt, generation) {
-                (Some(_), 1, 0) => batch_answer(id, self.slot),
+            let said = |attempt| match (self.shape.takes_batches(), attempt, generation) {
+                (true, 1, 0) => batch_answer(id, self.slot),
                 _ => answer(id, self.slot, attempt),
             };
             if before > 0 {

@@ -1,11 +1,15 @@
 //! Random programs.
 
-use millstream::{DeadLetterOverflow, LaneFull, NoSubscribers, OnExpired, Overflow, Unsubscribe};
+use millstream::{
+    DeadLetterOverflow, LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow,
+    Unsubscribe,
+};
 use proptest::prelude::*;
 
-use crate::program::{How, Policy, SLOTS, Setup, Shape, Step, TICK};
+use crate::exclusions::within_the_model;
+use crate::program::{Hands, How, LINES, Policy, SLOTS, Setup, Shape, Step, TICK};
 
-pub fn policies() -> impl Strategy<Value = Policy> {
+fn policies() -> impl Strategy<Value = Policy> {
     let shape = (0..6_u64, 0..3_u8, 1..4_u32);
     let cap = prop::option::weighted(0.3, 0..6_u64);
     let limit = prop::option::weighted(0.3, 1..12_u64);
@@ -18,7 +22,7 @@ pub fn policies() -> impl Strategy<Value = Policy> {
     })
 }
 
-pub fn hows() -> impl Strategy<Value = How> {
+fn hows() -> impl Strategy<Value = How> {
     prop_oneof![
         3 => Just(How::Immediate),
         1 => Just(How::OneByOne),
@@ -28,40 +32,45 @@ pub fn hows() -> impl Strategy<Value = How> {
     ]
 }
 
-pub fn shapes(batches: bool) -> impl Strategy<Value = Shape> {
+fn hands() -> impl Strategy<Value = Hands> {
+    prop_oneof![
+        4 => Just(Hands::One),
+        2 => (1..4_usize, prop::option::of(0..8_u64))
+            .prop_map(|(size, linger)| Hands::Batches { size, linger }),
+        1 => (1..4_usize).prop_map(Hands::Several),
+    ]
+}
+
+fn modes() -> impl Strategy<Value = (OnFailure, OnExhausted)> {
+    prop_oneof![
+        3 => Just((OnFailure::Reorder, OnExhausted::FreeKey)),
+        2 => Just((OnFailure::BlockKey, OnExhausted::FreeKey)),
+        2 => Just((OnFailure::BlockKey, OnExhausted::ParkKey)),
+        1 => Just((OnFailure::BlockSubscription, OnExhausted::FreeKey)),
+    ]
+}
+
+fn shapes() -> impl Strategy<Value = Shape> {
     let when_full = prop_oneof![
-        4 => Just(LaneFull::Wait),
+        6 => Just(LaneFull::Wait),
         1 => Just(LaneFull::DropOldest),
         1 => Just(LaneFull::DropNewest),
         1 => Just(LaneFull::DeadLetter),
     ];
+    let capacity = prop_oneof![2 => 1..5_usize, 1 => 5..12_usize];
+    let hold = prop::option::weighted(0.3, 1..5_usize);
     let own = prop::option::weighted(0.3, policies());
-    let batch = prop::option::weighted(0.4, (1..4_usize, prop::option::of(0..8_u64)));
-    let shapes =
-        (1..5_usize, when_full, batch, own).prop_map(move |(capacity, when_full, batch, own)| {
-            Shape {
-                capacity,
-                when_full,
-                batches: batch
-                    .filter(|_| batches && when_full == LaneFull::Wait)
-                    .map(|(size, linger)| (size.min(capacity), linger)),
-                own,
-            }
-        });
-    // The topic would wait for the retries of a lane that the model doesn't know.
-    shapes.prop_map(|shape| Shape {
-        own: match shape.linger() {
-            Some(_) => Some(Policy {
-                base: 0,
-                shape: 0,
-                max: 1,
-                cap: None,
-                limit: None,
-            }),
-            None => shape.own,
+    (capacity, when_full, hands(), modes(), hold, own).prop_map(
+        |(capacity, when_full, hands, (on_failure, on_exhausted), hold, own)| Shape {
+            capacity,
+            when_full,
+            hands,
+            on_failure,
+            on_exhausted,
+            hold,
+            own,
         },
-        ..shape
-    })
+    )
 }
 
 pub fn setups() -> impl Strategy<Value = Setup> {
@@ -80,39 +89,24 @@ pub fn setups() -> impl Strategy<Value = Setup> {
         Just(DeadLetterOverflow::EvictOldest),
         Just(DeadLetterOverflow::EvictNewest),
     ];
-    any::<bool>().prop_flat_map(move |batches| {
-        let shapes = [shapes(batches), shapes(batches), shapes(batches)];
-        (
-            (1..8_usize, overflow.clone(), no_subscribers.clone()),
-            prop::option::weighted(0.3, 1..12_u64),
-            prop_oneof![2 => Just(OnExpired::Drop), 1 => Just(OnExpired::DeadLetter)],
-            (letters.clone(), evict.clone()),
-            (hows(), policies()),
+    let expired = prop_oneof![2 => Just(OnExpired::Drop), 1 => Just(OnExpired::DeadLetter)];
+    let topic = (1..8_usize, overflow, no_subscribers);
+    let ttl = (prop::option::weighted(0.3, 1..12_u64), expired);
+    let shapes = [shapes(), shapes(), shapes()];
+    let setups = (topic, ttl, (letters, evict), (hows(), policies()), shapes);
+    setups.prop_map(|(topic, ttl, letters, (how, policy), shapes)| {
+        within_the_model(Setup {
+            capacity: topic.0,
+            overflow: topic.1,
+            no_subscribers: topic.2,
+            ttl: ttl.0,
+            on_expired: ttl.1,
+            letters: letters.0,
+            letter_overflow: letters.1,
+            how,
+            policy,
             shapes,
-        )
-            .prop_map(
-                move |(
-                    (capacity, overflow, no_subscribers),
-                    ttl,
-                    on_expired,
-                    letters,
-                    (how, policy),
-                    shapes,
-                )| {
-                    Setup {
-                        capacity,
-                        overflow,
-                        no_subscribers,
-                        ttl: ttl.filter(|_| shapes.iter().all(|shape| shape.linger().is_none())),
-                        on_expired,
-                        letters: letters.0,
-                        letter_overflow: letters.1,
-                        how,
-                        policy,
-                        shapes,
-                    }
-                },
-            )
+        })
     })
 }
 
@@ -124,10 +118,11 @@ pub fn steps() -> impl Strategy<Value = Step> {
         Just(Unsubscribe::Drain { timeout: TICK }),
     ];
     let some_slot = prop::option::of(slot.clone());
+    let key = prop::option::weighted(0.8, 0..LINES);
+    let ttl = prop::option::weighted(0.2, 1..8_u64);
     prop_oneof![
-        8 => Just(Step::Publish),
-        3 => prop::option::of(1..8_u64).prop_map(|ttl| Step::PublishKeyed { ttl }),
-        4 => (0..7_usize).prop_map(Step::PublishBatch),
+        12 => (key, ttl).prop_map(|(key, ttl)| Step::Publish(key, ttl)),
+        3 => (0..7_usize).prop_map(Step::PublishBatch),
         3 => (0..12_u64).prop_map(Step::PublishAfter),
         10 => Just(Step::Run),
         6 => (0..9_u64).prop_map(Step::Advance),

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use millstream::{
-    Backlog, Backoff, Batched, DeadLetterOverflow, LaneFull, NoSubscribers, OnExpired, Overflow,
-    Plan, Unsubscribe,
+    Backlog, Backoff, Batched, DeadLetterOverflow, LaneFull, NoSubscribers, OnExhausted, OnExpired,
+    OnFailure, Overflow, Plan, Unsubscribe,
 };
 
 /// The model counts time in ticks of the timer wheel.
 pub const TICK: Duration = Duration::from_micros(100);
+/// Different keys.
+pub const LINES: u8 = 3;
 pub const SLOTS: usize = 3;
 pub const NAMES: [&str; SLOTS] = ["a", "b", "c"];
 
@@ -23,6 +25,14 @@ pub struct Policy {
 }
 
 impl Policy {
+    pub const NEVER_AGAIN: Self = Self {
+        base: 0,
+        shape: 0,
+        max: 1,
+        cap: None,
+        limit: None,
+    };
+
     /// The delay before the next attempt, or none. The handler may have asked for one.
     pub fn decide(self, attempt: u32, elapsed: u64, asked: Option<u64>) -> Option<u64> {
         let own = match self.shape {
@@ -98,9 +108,23 @@ pub fn batched(size: usize, linger: Option<u64>) -> Batched {
 pub struct Shape {
     pub capacity: usize,
     pub when_full: LaneFull,
-    /// Takes batches of this size and linger.
-    pub batches: Option<(usize, Option<u64>)>,
+    pub hands: Hands,
+    pub on_failure: OnFailure,
+    pub on_exhausted: OnExhausted,
+    /// Deliveries that may be set aside, if that is not the capacity.
+    pub hold: Option<usize>,
     pub own: Option<Policy>,
+}
+
+/// Who takes a subscription's deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hands {
+    /// A handler of one at a time.
+    One,
+    /// A handler of batches of this size and linger.
+    Batches { size: usize, linger: Option<u64> },
+    /// A handler of up to so many at once.
+    Several(usize),
 }
 
 impl Shape {
@@ -108,9 +132,40 @@ impl Shape {
         self.when_full == LaneFull::Wait && self.linger().is_none()
     }
 
+    pub fn takes_batches(&self) -> bool {
+        matches!(self.hands, Hands::Batches { .. })
+    }
+
     /// How long the lane's batches linger, if they do.
     pub fn linger(&self) -> Option<u64> {
-        self.batches.and_then(|(_, linger)| linger)
+        match self.hands {
+            Hands::Batches { linger, .. } => linger,
+            _ => None,
+        }
+    }
+
+    /// Whether several hands share the lane.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.hands, Hands::Several(_))
+    }
+
+    /// Whether a failure holds others up.
+    pub fn blocks(&self) -> bool {
+        self.on_failure != OnFailure::Reorder
+    }
+
+    /// Whether what is exhausted takes its key along.
+    pub fn parks(&self) -> bool {
+        self.on_exhausted == OnExhausted::ParkKey
+    }
+
+    /// By what deliveries wait for each other: those of one line do.
+    pub fn line_of(&self, key: Option<u8>) -> Option<u8> {
+        match self.on_failure {
+            OnFailure::BlockSubscription => Some(0),
+            OnFailure::BlockKey => key,
+            _ => key.filter(|_| self.is_shared()),
+        }
     }
 }
 
@@ -130,8 +185,8 @@ pub struct Setup {
 
 #[derive(Clone, Debug)]
 pub enum Step {
-    Publish,
-    PublishKeyed { ttl: Option<u64> },
+    /// With a key and a time to live of its own.
+    Publish(Option<u8>, Option<u64>),
     PublishBatch(usize),
     PublishAfter(u64),
     Run,
@@ -149,4 +204,9 @@ pub enum Step {
 
 pub fn ticks(count: u64) -> Duration {
     TICK * count as u32
+}
+
+/// The name of a key.
+pub fn name_of(key: u8) -> String {
+    format!("k{key}")
 }

@@ -1,6 +1,6 @@
 //! What ends because its time to live is over.
 
-use millstream::{NoSubscribers, OnExpired};
+use millstream::{DeadReason, NoSubscribers, OnExpired};
 
 use super::{Lane, Message, Model, Phase, Tried};
 
@@ -47,22 +47,27 @@ impl Model {
         }
     }
 
-    /// What has expired in a lane makes room. What comes back is judged when it is its
-    /// turn, if the lane still is there then.
+    /// What has expired in a lane makes room.
     pub fn expire_in_lane(&mut self, at: usize) {
         let now = self.now;
         let late = |tried: &mut Tried| now >= tried.expires();
         let queue = std::mem::take(&mut self.lanes[at].queue);
         let mut queue: Vec<_> = queue.into_iter().map(Tried::first).collect();
-        let expired: Vec<_> = queue.extract_if(.., late).collect();
+        let mut expired: Vec<_> = queue.extract_if(.., late).collect();
         let lane = &mut self.lanes[at];
         lane.queue = queue.into_iter().map(|tried| tried.message).collect();
+        let returns = std::mem::take(&mut lane.returns);
+        let (late, returns): (Vec<_>, Vec<_>) = returns
+            .into_iter()
+            .partition(|tried| now >= tried.expires());
+        lane.returns = returns.into();
+        expired.extend(late);
         expired.into_iter().for_each(|late| self.expire(at, late));
     }
 
     pub fn expire(&mut self, at: usize, late: Tried) {
         match self.setup.on_expired {
-            OnExpired::DeadLetter => self.bury(at, late),
+            OnExpired::DeadLetter => self.bury(at, late, DeadReason::Expired),
             _ => self.lanes[at].counts.expired += 1,
         }
     }

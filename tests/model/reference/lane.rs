@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 
-use millstream::DeliveryCounts;
+use millstream::{DeadReason, DeliveryCounts};
 
-use super::{Call, Message, Model, add};
+use super::{Call, Letter, Message, Model, add};
 use crate::answers::{Answer, answer, batch_answer};
 use crate::harness::Log;
-use crate::program::{Policy, Shape};
+use crate::program::{Hands, Policy, Shape};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Tried {
@@ -53,6 +53,8 @@ pub struct Lane {
     pub queue: VecDeque<Message>,
     pub returns: VecDeque<Tried>,
     pub waiting: Vec<(u64, Tried)>,
+    /// Of parked keys, on their way into the dead letters.
+    pub strays: VecDeque<Tried>,
     pub counts: DeliveryCounts,
     /// Messages in the order in which the topic handed them on.
     pub offered: Vec<u64>,
@@ -62,11 +64,22 @@ pub struct Lane {
 
 impl Lane {
     pub fn occupied(&self) -> usize {
-        self.queue.len() + self.returns.len() + self.waiting.len()
+        self.queue.len() + self.returns.len() + self.waiting.len() + self.strays.len()
     }
 
     pub fn is_full(&self) -> bool {
         self.occupied() >= self.shape.capacity
+    }
+
+    /// Whether a retry is due, or the time to live of something that waits is over.
+    pub fn is_due(&self, now: u64) -> bool {
+        let is_late = |tried: &Tried| tried.expires() <= now;
+        self.waiting.iter().any(|(due, _)| *due <= now)
+            || self
+                .queue
+                .iter()
+                .any(|message| is_late(&Tried::first(*message)))
+            || self.returns.iter().any(is_late)
     }
 
     pub fn wants(&self, message: &Message) -> bool {
@@ -94,34 +107,48 @@ impl Model {
             self.end(at);
             return false;
         }
-        if let Some(tried) = lane.returns.pop_front() {
+        if self.park(at) {
+            return true;
+        }
+        let lane = &mut self.lanes[at];
+        if let Some(tried) = lane
+            .ready_return()
+            .and_then(|place| lane.returns.remove(place))
+        {
             let said = answer(tried.message.id, lane.slot, tried.attempts + 1);
             self.attempt(at, tried, said);
             return true;
         }
+        if let Hands::Batches { size, .. } = lane.shape.hands {
+            return self.work_on_batch(at, size);
+        }
+        let ready = lane.ready_new();
+        let Some(message) = ready.and_then(|place| lane.queue.remove(place)) else {
+            return false;
+        };
+        let said = answer(message.id, lane.slot, 1);
+        self.attempt(at, Tried::first(message), said);
+        true
+    }
+
+    fn work_on_batch(&mut self, at: usize, size: usize) -> bool {
+        let lane = &mut self.lanes[at];
         let Some(first) = lane.queue.front() else {
             return false;
         };
-        let slot = lane.slot;
-        let take = match lane.shape.batches {
-            None => 1,
-            Some((size, linger)) => {
-                assert_eq!(linger, None, "that would be for nobody to know");
-                let forced =
-                    first.id <= self.flush_to || lane.phase != Phase::Open || lane.is_full();
-                if lane.queue.len() < size && !forced {
-                    return false;
-                }
-                size.min(lane.queue.len())
-            }
-        };
+        assert_eq!(
+            lane.shape.linger(),
+            None,
+            "that would be for nobody to know"
+        );
+        let forced = first.id <= self.flush_to || lane.phase != Phase::Open || lane.is_full();
+        if lane.queue.len() < size && !forced {
+            return false;
+        }
+        let (slot, take) = (lane.slot, size.min(lane.queue.len()));
         let taken: Vec<_> = lane.queue.drain(..take).collect();
-        let is_batch = lane.shape.batches.is_some();
         for message in taken {
-            let said = match is_batch {
-                false => answer(message.id, slot, 1),
-                true => batch_answer(message.id, slot),
-            };
+            let said = batch_answer(message.id, slot);
             self.attempt(at, Tried::first(message), said);
         }
         true
@@ -154,7 +181,8 @@ impl Model {
         let granted = policy.decide(tried.attempts, now - tried.began, asked);
         match (said, granted) {
             (Answer::Discard, _) => lane.counts.dropped += 1,
-            (Answer::DeadLetter, _) | (_, None) => self.bury(at, tried),
+            (Answer::DeadLetter, _) => self.bury(at, tried, DeadReason::Rejected),
+            (_, None) => self.bury(at, tried, DeadReason::Exhausted),
             (_, Some(delay)) => {
                 if now + delay >= expires {
                     self.expire(at, tried);
@@ -171,11 +199,20 @@ impl Model {
         }
     }
 
-    pub fn bury(&mut self, at: usize, tried: Tried) {
+    pub fn bury(&mut self, at: usize, tried: Tried, reason: DeadReason) {
         let lane = &mut self.lanes[at];
         lane.counts.dead_lettered += 1;
-        let id = tried.message.id;
-        let letter = (lane.slot, id, tried.generation, tried.attempts);
+        let letter = Letter {
+            slot: lane.slot,
+            id: tried.message.id,
+            generation: tried.generation,
+            attempts: tried.attempts,
+            reason,
+            of_parking: lane.shape.parks(),
+        };
+        if letter.parks() && tried.message.key.is_some() {
+            lane.set_aside_behind(&tried.message);
+        }
         self.letters.push(letter);
     }
 
@@ -185,11 +222,14 @@ impl Model {
         let mut left: Vec<_> = lane.queue.drain(..).map(Tried::first).collect();
         left.extend(lane.waiting.drain(..).map(|(_, tried)| tried));
         left.extend(lane.returns.drain(..));
+        left.extend(lane.strays.drain(..));
         lane.counts.awaiting_retry = 0;
         if lane.phase == Phase::Cancelling {
             lane.counts.cancelled += left.len() as u64;
         } else {
-            left.into_iter().for_each(|tried| self.bury(at, tried));
+            for tried in left {
+                self.bury(at, tried, DeadReason::Unsubscribed);
+            }
         }
     }
 }

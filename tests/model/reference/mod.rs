@@ -2,12 +2,13 @@
 
 mod dispatch;
 mod expiry;
+mod keys;
 mod lane;
 mod topic;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use millstream::DeliveryCounts;
+use millstream::{DeadReason, DeliveryCounts};
 
 pub use self::lane::{Lane, Phase, Tried};
 use crate::program::{How, Policy, Setup};
@@ -17,12 +18,36 @@ pub struct Message {
     pub id: u64,
     pub accepted: u64,
     pub expires: Option<u64>,
+    pub key: Option<u8>,
 }
 
 /// One call of a handler: message, attempt, generation.
 pub type Call = (u64, u32, u16);
-/// One letter: slot, message, generation, attempts.
-pub type LetterKey = (usize, u64, u16, u32);
+
+/// A dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter {
+    pub slot: usize,
+    pub id: u64,
+    pub generation: u16,
+    pub attempts: u32,
+    pub reason: DeadReason,
+    /// The subscription parks keys.
+    pub of_parking: bool,
+}
+
+impl Letter {
+    /// What tells it from others.
+    pub fn order(&self) -> (usize, u64, u16) {
+        (self.slot, self.id, self.generation)
+    }
+
+    /// Whether it parks its key.
+    pub fn parks(&self) -> bool {
+        use DeadReason::{Exhausted, KeyParked, Rejected};
+        self.of_parking && matches!(self.reason, Exhausted | KeyParked | Rejected)
+    }
+}
 
 pub struct Model {
     pub setup: Setup,
@@ -33,10 +58,11 @@ pub struct Model {
     pub ended: DeliveryCounts,
     /// A lane whose counts the model doesn't know has ended.
     pub lossy_ended: bool,
-    pub letters: Vec<LetterKey>,
+    pub letters: Vec<Letter>,
     pub messages: BTreeMap<u64, Message>,
     pub queue: VecDeque<Message>,
     pub delayed: Vec<(u64, Message)>,
+    pub has_delayed: bool,
     /// What the last plan still allows to be handed on.
     pub allowance: usize,
     pub flush_to: u64,
@@ -69,14 +95,14 @@ impl Model {
     /// Runs everything that is ready and due.
     pub fn run(&mut self) {
         loop {
+            // What comes back is judged when it is its turn, unless it has to wait for that.
+            (0..self.lanes.len()).for_each(|at| self.expire_in_lane(at));
             self.fire();
             self.expire_in_queue();
-            (0..self.lanes.len()).for_each(|at| self.expire_in_lane(at));
             self.work();
             self.dispatch();
             let now = self.now;
-            let due = |lane: &Lane| lane.waiting.iter().any(|(due, _)| *due <= now);
-            if !self.lanes.iter().any(due) {
+            if !self.lanes.iter().any(|lane| lane.is_due(now)) {
                 return;
             }
         }

@@ -47,12 +47,13 @@ impl Model {
         count
     }
 
-    pub fn accept(&mut self, delay: u64, ttl: Option<u64>) -> Message {
+    pub fn accept(&mut self, delay: u64, key: Option<u8>, ttl: Option<u64>) -> Message {
         self.issued += 1;
         let accepted = self.now + delay;
         let message = Message {
             id: self.issued,
             accepted,
+            key,
             expires: ttl.or(self.setup.ttl).map(|ttl| accepted + ttl),
         };
         self.messages.insert(message.id, message);

@@ -1,30 +1,38 @@
 //! Redrives dead letters.
 
-use millstream::Redrive;
+use millstream::{DeadLetter, OnExpired, Redrive};
 
 use super::Pair;
 use crate::program::{NAMES, SLOTS};
-use crate::reference::{Lane, LetterKey, Phase, Tried};
+use crate::reference::{Lane, Letter, Phase, Tried};
 
 impl Pair {
     /// The letters in the store, oldest first.
-    pub fn letters(&self) -> Vec<LetterKey> {
+    pub fn letters(&self) -> Vec<Letter> {
         let list = self.topic.dead_letters().list();
-        let key = |letter: &millstream::DeadLetter<u64>| {
-            (
-                slot_of(letter.subscription()),
-                letter.id().get(),
-                letter.generation(),
-                letter.attempts(),
-            )
+        let letter = |letter: &DeadLetter<u64>| {
+            let slot = slot_of(letter.subscription());
+            Letter {
+                slot,
+                id: letter.id().get(),
+                generation: letter.generation(),
+                attempts: letter.attempts(),
+                reason: letter.reason(),
+                of_parking: self.model.setup.shapes[slot].parks(),
+            }
         };
-        list.iter().map(key).collect()
+        list.iter().map(letter).collect()
     }
 
     pub fn redrive(&mut self, slot: Option<usize>) {
+        if self.model.setup.on_expired == OnExpired::DeadLetter {
+            // Otherwise a letter of what expires to make room might push out another.
+            self.broker.run_until_idle();
+            self.model.run();
+        }
         let chosen = |other: usize| slot.is_none_or(|slot| slot == other);
         let mut before = self.letters();
-        before.sort_by_key(|(_, id, ..)| *id);
+        before.sort_by_key(|letter| letter.id);
         let metrics = self.topic.metrics();
         let real = self
             .topic
@@ -32,8 +40,13 @@ impl Pair {
             .redrive(|letter| chosen(slot_of(letter.subscription())));
         let mut expected = Redrive::default();
         let mut redriven = [0; SLOTS];
-        for key in before.into_iter().filter(|key| chosen(key.0)) {
-            let (slot, id, generation, _) = key;
+        for letter in before.into_iter().filter(|letter| chosen(letter.slot)) {
+            let Letter {
+                slot,
+                id,
+                generation,
+                ..
+            } = letter;
             let mut lanes = self.model.lanes.iter_mut();
             let Some(lane) = lanes.find(|lane| lane.slot == slot && lane.phase == Phase::Open)
             else {
@@ -58,7 +71,8 @@ impl Pair {
                     (counts.made - counts.ended()) as usize + redriven[slot]
                 }
             };
-            if occupied >= lane.shape.capacity {
+            // Strays may wait for the room that the letter leaves.
+            if occupied >= lane.shape.capacity + lane.strays.len() {
                 expected.no_room += 1;
                 continue;
             }
@@ -67,12 +81,12 @@ impl Pair {
             lane.counts.made += 1;
             lane.counts.redriven += 1;
             if lane.shape.is_exact() {
-                lane.returns.push_back(Tried {
+                lane.rejoin(Tried {
                     generation: generation + 1,
                     ..Tried::first(message)
                 });
                 let letters = &mut self.model.letters;
-                let at = letters.iter().position(|letter| *letter == key);
+                let at = letters.iter().position(|other| *other == letter);
                 letters.remove(at.expect("the store has what the model has"));
             }
         }

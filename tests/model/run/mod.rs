@@ -8,10 +8,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream::{Broker, DeliveryCounts, Immediate, ManualClock, Overflow, Subscription, Topic};
+use millstream::{
+    Broker, DeliveryCounts, Immediate, ManualClock, OnFailure, Overflow, Subscription, Topic,
+};
 
 use crate::harness::manual;
-use crate::program::{How, OneByOne, Panics, SLOTS, Setup, Step, batched, ticks};
+use crate::program::{How, OneByOne, Panics, SLOTS, Setup, Shape, Step, batched, ticks};
 use crate::reference::{Lane, Model, Phase};
 use letters::slot_of;
 
@@ -54,6 +56,7 @@ impl Pair {
             messages: BTreeMap::new(),
             queue: VecDeque::new(),
             delayed: Vec::new(),
+            has_delayed: false,
             allowance: 0,
             flush_to: 0,
             issued: 0,
@@ -79,17 +82,19 @@ impl Pair {
 
     pub fn step(&mut self, step: &Step) {
         match *step {
-            Step::Publish => self.publish(None),
-            Step::PublishKeyed { ttl } => {
+            Step::Publish(key, ttl) => {
                 // Which of what lingers shares a batch with what expires is nobody's to
                 // know, and so what a redrive finds: no time to live together with those.
                 let ttl = ttl.filter(|_| !self.has_lingers());
-                self.publish(Some(ttl));
+                self.publish(key, ttl);
             }
             Step::PublishBatch(count) => self.publish_batch(count),
             Step::PublishAfter(delay) => {
                 // See `swap`.
-                if !matches!(self.model.how, How::Batched { .. }) {
+                // The delayed one stands behind younger ones in a lane, and before them in a line.
+                let shapes = &self.model.setup.shapes;
+                let blocks = |shape: &Shape| shape.on_failure == OnFailure::BlockSubscription;
+                if !matches!(self.model.how, How::Batched { .. }) && !shapes.iter().any(blocks) {
                     self.publish_after(delay);
                 }
             }
@@ -117,7 +122,7 @@ impl Pair {
                 let shapes = &self.model.setup.shapes;
                 if shapes
                     .iter()
-                    .any(|shape| shape.is_exact() && shape.batches.is_some())
+                    .any(|shape| shape.is_exact() && shape.takes_batches())
                 {
                     return;
                 }
@@ -151,11 +156,15 @@ impl Pair {
             Step::Purge(slot) => {
                 let chosen = |other: usize| slot.is_none_or(|slot| slot == other);
                 let letters = self.topic.dead_letters();
-                let expected = self.letters().iter().filter(|key| chosen(key.0)).count();
+                let expected = self
+                    .letters()
+                    .iter()
+                    .filter(|letter| chosen(letter.slot))
+                    .count();
                 let purged = letters.purge(|letter| chosen(slot_of(letter.subscription())));
                 assert_eq!(purged, expected);
                 self.taken += purged;
-                self.model.letters.retain(|letter| !chosen(letter.0));
+                self.model.letters.retain(|letter| !chosen(letter.slot));
             }
         }
         self.check();

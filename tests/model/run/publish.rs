@@ -3,24 +3,27 @@
 use millstream::PublishError;
 
 use super::Pair;
-use crate::program::ticks;
+use crate::program::{name_of, ticks};
 use crate::reference::{Admitted, Refused};
 
 impl Pair {
-    pub fn publish(&mut self, keyed: Option<Option<u64>>) {
-        let real = match keyed {
-            None => self.topic.publish(7),
-            Some(ttl) => {
-                let message = self.topic.message(7).key("k").header("h", "v");
-                match ttl {
-                    None => message.publish(),
-                    Some(ttl) => message.ttl(ticks(ttl)).publish(),
+    pub fn publish(&mut self, key: Option<u8>, ttl: Option<u64>) {
+        let real = match (key, ttl) {
+            (None, None) => self.topic.publish(7),
+            _ => {
+                let mut message = self.topic.message(7).header("h", "v");
+                if let Some(key) = key {
+                    message = message.key(name_of(key));
                 }
+                if let Some(ttl) = ttl {
+                    message = message.ttl(ticks(ttl));
+                }
+                message.publish()
             }
         };
         match (self.model.admit(1), real) {
             (Ok(admitted), Ok(receipt)) => {
-                let message = self.model.accept(0, keyed.flatten());
+                let message = self.model.accept(0, key, ttl);
                 assert_eq!(receipt.id().get(), message.id);
                 match admitted {
                     Admitted::Dropped { .. } => assert!(receipt.is_dropped()),
@@ -41,10 +44,10 @@ impl Pair {
         match (self.model.admit(1), real) {
             (Ok(Admitted::Dropped { .. }), Ok(receipt)) => {
                 assert!(receipt.is_dropped());
-                self.model.accept(0, None);
+                self.model.accept(0, None, None);
             }
             (Ok(Admitted::Queued { evicted, .. }), Ok(receipt)) => {
-                let message = self.model.accept(delay, None);
+                let message = self.model.accept(delay, None, None);
                 assert_eq!(receipt.id().get(), message.id);
                 assert_eq!(receipt.evicted() as usize, evicted);
                 if delay == 0 {
@@ -52,6 +55,7 @@ impl Pair {
                 } else {
                     let due = self.model.now + delay;
                     self.model.delayed.push((due, message));
+                    self.model.has_delayed = true;
                 }
             }
             (Err(refused), Err(error)) => assert_refusal(&refused, &error),
@@ -73,14 +77,14 @@ impl Pair {
                     accepted += count;
                     dropped += count;
                     for _ in 0..count {
-                        self.model.accept(0, None);
+                        self.model.accept(0, None, None);
                     }
                 }
                 Ok(Admitted::Queued { count, evicted: n }) => {
                     accepted += count;
                     evicted += n;
                     for _ in 0..count {
-                        let message = self.model.accept(0, None);
+                        let message = self.model.accept(0, None, None);
                         self.model.queue.push_back(message);
                     }
                 }

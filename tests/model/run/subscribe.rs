@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use millstream::{DeliveryCounts, NoSubscribers, Unsubscribe, Unsubscribed};
+use millstream::{Delivery, DeliveryCounts, NoSubscribers, Unsubscribe, Unsubscribed};
 
 use super::Pair;
 use crate::answers::{answer, batch_answer, nack};
 use crate::harness::Log;
-use crate::program::{NAMES, batched};
+use crate::program::{Hands, NAMES, batched};
 use crate::reference::{Lane, Phase};
 
 impl Pair {
@@ -17,18 +17,32 @@ impl Pair {
         let log = Log::new();
         let builder = self.topic.subscription(NAMES[slot]);
         let mut builder = builder.capacity(shape.capacity).when_full(shape.when_full);
+        builder = builder
+            .on_failure(shape.on_failure)
+            .on_exhausted(shape.on_exhausted);
         if let Some(policy) = shape.own {
             builder = builder.retry(policy.real());
         }
+        if let Some(hold) = shape.hold {
+            builder = builder.hold(hold);
+        }
         let (calls, captured) = (log.clone(), Arc::clone(&self.captured));
-        let real = match shape.batches {
-            None => builder.subscribe(move |delivery| {
+        let each = move |delivery: &Delivery<'_, u64>| {
+            let (id, attempt) = (delivery.id().get(), delivery.attempt());
+            calls.push((id, attempt, delivery.generation()));
+            nack(answer(id, slot, attempt))
+        };
+        let calls = log.clone();
+        let real = match shape.hands {
+            Hands::One => builder.subscribe(move |delivery| {
                 let _ = &captured;
-                let (id, attempt) = (delivery.id().get(), delivery.attempt());
-                calls.push((id, attempt, delivery.generation()));
-                nack(answer(id, slot, attempt))
+                each(delivery)
             }),
-            Some((size, linger)) => {
+            Hands::Several(count) => builder.subscribe_concurrent(count, move |delivery| {
+                let _ = &captured;
+                each(delivery)
+            }),
+            Hands::Batches { size, linger } => {
                 builder.subscribe_batches(batched(size, linger), move |batch| {
                     let _ = &captured;
                     for delivery in batch.iter() {
@@ -69,6 +83,7 @@ impl Pair {
             queue: VecDeque::new(),
             returns: VecDeque::new(),
             waiting: Vec::new(),
+            strays: VecDeque::new(),
             counts: DeliveryCounts::default(),
             offered: Vec::new(),
             calls: Vec::new(),

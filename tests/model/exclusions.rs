@@ -1,0 +1,48 @@
+//! What the model does not know.
+
+use millstream::{LaneFull, OnExhausted, OnFailure};
+
+use crate::program::{Hands, Policy, Setup, Shape};
+
+/// A store that no program fills.
+const ROOMY: usize = 10_000;
+
+/// The nearest settings of which the model can say what becomes of a message.
+pub fn within_the_model(mut setup: Setup) -> Setup {
+    setup.shapes = setup.shapes.map(shape_within);
+    if setup.shapes.iter().any(|shape| shape.linger().is_some()) {
+        setup.ttl = None;
+    }
+    if setup.shapes.iter().any(Shape::parks) {
+        setup.letters = ROOMY;
+    }
+    setup
+}
+
+fn shape_within(mut shape: Shape) -> Shape {
+    let is_plain = shape.on_failure == OnFailure::Reorder && shape.hands == Hands::One;
+    if !is_plain {
+        shape.when_full = LaneFull::Wait;
+    }
+    match &mut shape.hands {
+        Hands::One => {}
+        Hands::Several(_) => {
+            if shape.on_failure == OnFailure::BlockSubscription {
+                shape.on_failure = OnFailure::BlockKey;
+            }
+        }
+        Hands::Batches { size, linger } => {
+            *size = (*size).min(shape.capacity);
+            shape.on_failure = OnFailure::Reorder;
+            shape.on_exhausted = OnExhausted::FreeKey;
+            if linger.is_some() {
+                // The topic would wait for the retries of a lane that the model doesn't know.
+                shape.own = Some(Policy::NEVER_AGAIN);
+            }
+        }
+    }
+    let minds_keys = shape.on_failure == OnFailure::BlockKey || shape.is_shared();
+    let hold = shape.hold.filter(|_| minds_keys);
+    shape.hold = hold.map(|hold| hold.min(shape.capacity));
+    shape
+}
