@@ -139,6 +139,7 @@ impl Lane {
     pub fn check(&mut self, keys: &Keys, real: &SubscriptionMetrics) {
         let (queued, real) = (real.queued, &real.counts);
         let calls = self.log.take();
+        self.check_takes();
         if self.shape.is_exact() {
             self.check_order(&calls, keys);
             let mut calls = calls;

@@ -26,7 +26,7 @@ fn shape_within(mut shape: Shape) -> Shape {
     }
     match &mut shape.hands {
         Hands::One => {}
-        Hands::Several(_) => {
+        Hands::Several(_) | Hands::Members(_) => {
             if shape.on_failure == OnFailure::BlockSubscription {
                 shape.on_failure = OnFailure::BlockKey;
             }

@@ -7,7 +7,7 @@ use millstream::{
 use proptest::prelude::*;
 
 use crate::exclusions::within_the_model;
-use crate::program::{Hands, How, LINES, Policy, SLOTS, Setup, Shape, Step, TICK};
+use crate::program::{Hands, How, LINES, MEMBERS, Policy, SLOTS, Setup, Shape, Step, TICK};
 
 fn policies() -> impl Strategy<Value = Policy> {
     let shape = (0..6_u64, 0..3_u8, 1..4_u32);
@@ -38,6 +38,7 @@ fn hands() -> impl Strategy<Value = Hands> {
         2 => (1..4_usize, prop::option::of(0..8_u64))
             .prop_map(|(size, linger)| Hands::Batches { size, linger }),
         1 => (1..4_usize).prop_map(Hands::Several),
+        2 => (0..3_usize).prop_map(Hands::Members),
     ]
 }
 
@@ -133,7 +134,9 @@ pub fn steps() -> impl Strategy<Value = Step> {
         1 => (slot.clone(), policies()).prop_map(|(slot, policy)| Step::SetOwnRetry(slot, policy)),
         5 => slot.clone().prop_map(Step::Subscribe),
         1 => (slot.clone(), modes).prop_map(|(slot, mode)| Step::Unsubscribe(slot, mode)),
-        1 => slot.prop_map(Step::Forget),
+        1 => slot.clone().prop_map(Step::Forget),
+        4 => (slot.clone(), 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Join(slot, name)),
+        2 => (slot, 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Leave(slot, name)),
         2 => some_slot.clone().prop_map(Step::Redrive),
         1 => some_slot.prop_map(Step::Purge),
     ]

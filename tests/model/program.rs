@@ -11,6 +11,8 @@ use millstream::{
 pub const TICK: Duration = Duration::from_micros(100);
 /// Different keys.
 pub const LINES: u8 = 3;
+/// The names of members.
+pub const MEMBERS: [&str; 3] = ["x", "y", "z"];
 pub const SLOTS: usize = 3;
 pub const NAMES: [&str; SLOTS] = ["a", "b", "c"];
 
@@ -125,6 +127,8 @@ pub enum Hands {
     Batches { size: usize, linger: Option<u64> },
     /// A handler of up to so many at once.
     Several(usize),
+    /// The members of a group, so many at first.
+    Members(usize),
 }
 
 impl Shape {
@@ -146,7 +150,7 @@ impl Shape {
 
     /// Whether several hands share the lane.
     pub fn is_shared(&self) -> bool {
-        matches!(self.hands, Hands::Several(_))
+        matches!(self.hands, Hands::Several(_) | Hands::Members(_))
     }
 
     /// Whether a failure holds others up.
@@ -198,6 +202,9 @@ pub enum Step {
     Subscribe(usize),
     Unsubscribe(usize, Unsubscribe),
     Forget(usize),
+    /// A member joins the group, if this is one, or leaves it.
+    Join(usize, usize),
+    Leave(usize, usize),
     Redrive(Option<usize>),
     Purge(Option<usize>),
 }

@@ -1,9 +1,10 @@
 //! What a subscription does with its deliveries.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use millstream::{DeadReason, DeliveryCounts};
 
+use super::members::{Ranks, Take};
 use super::{Call, Letter, Message, Model, add};
 use crate::answers::{Answer, answer, batch_answer};
 use crate::harness::Log;
@@ -55,6 +56,10 @@ pub struct Lane {
     pub waiting: Vec<(u64, Tried)>,
     /// Of parked keys, on their way into the dead letters.
     pub strays: VecDeque<Tried>,
+    /// The members of a group, and what is known of them.
+    pub members: BTreeSet<usize>,
+    pub takes: Log<Take>,
+    pub ranks: Ranks,
     pub counts: DeliveryCounts,
     /// Messages in the order in which the topic handed them on.
     pub offered: Vec<u64>,
@@ -63,6 +68,32 @@ pub struct Lane {
 }
 
 impl Lane {
+    pub fn new(slot: usize, shape: Shape, after: u64, log: Log<Call>) -> Self {
+        Self {
+            slot,
+            shape,
+            own: shape.own,
+            phase: Phase::Open,
+            after,
+            queue: VecDeque::new(),
+            returns: VecDeque::new(),
+            waiting: Vec::new(),
+            strays: VecDeque::new(),
+            members: BTreeSet::new(),
+            takes: Log::new(),
+            ranks: Ranks::new(),
+            counts: DeliveryCounts::default(),
+            offered: Vec::new(),
+            calls: Vec::new(),
+            log,
+        }
+    }
+
+    /// Whether anybody is there to take what may go.
+    fn has_hands(&self) -> bool {
+        !matches!(self.shape.hands, Hands::Members(_)) || !self.members.is_empty()
+    }
+
     pub fn occupied(&self) -> usize {
         self.queue.len() + self.returns.len() + self.waiting.len() + self.strays.len()
     }
@@ -105,6 +136,9 @@ impl Model {
         let lane = &mut self.lanes[at];
         if lane.phase > Phase::Draining {
             self.end(at);
+            return false;
+        }
+        if !lane.has_hands() {
             return false;
         }
         if self.park(at) {

@@ -4,6 +4,7 @@ mod dispatch;
 mod expiry;
 mod keys;
 mod lane;
+mod members;
 mod topic;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use millstream::{DeadReason, DeliveryCounts};
 
 pub use self::lane::{Lane, Phase, Tried};
+pub use self::members::Take;
 use crate::program::{How, Policy, Setup};
 
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +90,31 @@ pub enum Refused {
 }
 
 impl Model {
+    pub fn new(setup: Setup) -> Self {
+        Self {
+            now: 0,
+            how: setup.how,
+            policy: setup.policy,
+            lanes: Vec::new(),
+            ended: DeliveryCounts::default(),
+            lossy_ended: false,
+            letters: Vec::new(),
+            messages: BTreeMap::new(),
+            queue: VecDeque::new(),
+            delayed: Vec::new(),
+            has_delayed: false,
+            allowance: 0,
+            flush_to: 0,
+            issued: 0,
+            seen: 0,
+            rejected: 0,
+            dropped: 0,
+            unrouted: 0,
+            dispatched: 0,
+            setup,
+        }
+    }
+
     pub fn open(&self) -> impl Iterator<Item = &Lane> {
         self.lanes.iter().filter(|lane| lane.phase == Phase::Open)
     }

@@ -1,27 +1,31 @@
 //! Takes the steps of a program on the engine and on the model.
 
 mod letters;
+mod members;
 mod publish;
 mod subscribe;
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream::{
-    Broker, DeliveryCounts, Immediate, ManualClock, OnFailure, Overflow, Subscription, Topic,
-};
+use millstream::{Broker, Immediate, ManualClock, OnFailure, Overflow, Topic};
 
 use crate::harness::manual;
 use crate::program::{How, OneByOne, Panics, SLOTS, Setup, Shape, Step, batched, ticks};
 use crate::reference::{Lane, Model, Phase};
 use letters::slot_of;
+use members::Present;
+pub use subscribe::{Handle, Script};
 
 pub struct Pair {
     pub broker: Broker,
     pub clock: ManualClock,
     pub topic: Topic<u64>,
-    pub handles: [Option<Subscription>; SLOTS],
+    pub handles: [Option<Handle>; SLOTS],
+    /// The members of groups, by slot.
+    pub members: [Vec<Present>; SLOTS],
+    /// Members that have ever joined.
+    pub joined: usize,
     pub model: Model,
     /// Held by every handler.
     pub captured: Arc<()>,
@@ -45,34 +49,14 @@ impl Pair {
             builder = builder.ttl(ticks(ttl));
         }
         let topic = builder.open().expect("the settings are sound");
-        let model = Model {
-            now: 0,
-            how: setup.how,
-            policy: setup.policy,
-            lanes: Vec::new(),
-            ended: DeliveryCounts::default(),
-            lossy_ended: false,
-            letters: Vec::new(),
-            messages: BTreeMap::new(),
-            queue: VecDeque::new(),
-            delayed: Vec::new(),
-            has_delayed: false,
-            allowance: 0,
-            flush_to: 0,
-            issued: 0,
-            seen: 0,
-            rejected: 0,
-            dropped: 0,
-            unrouted: 0,
-            dispatched: 0,
-            setup,
-        };
         let mut pair = Self {
             broker,
             clock,
             topic,
             handles: [None, None, None],
-            model,
+            members: Default::default(),
+            joined: 0,
+            model: Model::new(setup),
             captured: Arc::new(()),
             taken: 0,
         };
@@ -140,18 +124,16 @@ impl Pair {
                 if let Some(handle) = &self.handles[slot]
                     && !lingers
                 {
-                    handle.set_retry(policy.real()).expect("a sound policy");
+                    let set = handle.subscription().set_retry(policy.real());
+                    set.expect("a sound policy");
                     self.lane(slot).own = Some(policy);
                 }
             }
             Step::Subscribe(slot) => self.subscribe(slot),
             Step::Unsubscribe(slot, mode) => self.unsubscribe(slot, mode),
-            Step::Forget(slot) => {
-                if let Some(handle) = self.handles[slot].take() {
-                    drop(handle);
-                    self.lane(slot).phase = Phase::Cancelling;
-                }
-            }
+            Step::Forget(slot) => self.forget(slot),
+            Step::Join(slot, name) => self.join(slot, name),
+            Step::Leave(slot, name) => self.leave(slot, name),
             Step::Redrive(slot) => self.redrive(slot),
             Step::Purge(slot) => {
                 let chosen = |other: usize| slot.is_none_or(|slot| slot == other);

@@ -1,23 +1,110 @@
 //! Subscribes and unsubscribes.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use millstream::{Delivery, DeliveryCounts, NoSubscribers, Unsubscribe, Unsubscribed};
+use millstream::{
+    ConsumerGroup, Delivery, DeliveryBatch, Nack, NoSubscribers, SubscribeError, Subscription,
+    Unsubscribe, Unsubscribed,
+};
 
 use super::Pair;
 use crate::answers::{answer, batch_answer, nack};
 use crate::harness::Log;
 use crate::program::{Hands, NAMES, batched};
-use crate::reference::{Lane, Phase};
+use crate::reference::{Call, Lane, Phase};
+
+/// A handle to any kind of subscription.
+pub enum Handle {
+    Handler(Subscription),
+    Group(ConsumerGroup<u64>),
+}
+
+impl Handle {
+    pub fn subscription(&self) -> &Subscription {
+        match self {
+            Self::Handler(subscription) => subscription,
+            Self::Group(group) => group,
+        }
+    }
+
+    fn unsubscribe(self, mode: Unsubscribe) -> Unsubscribed {
+        match self {
+            Self::Handler(subscription) => subscription.unsubscribe(mode),
+            Self::Group(group) => group.unsubscribe(mode),
+        }
+    }
+}
+
+/// What each handler does: writes down its calls, and returns what the program says.
+#[derive(Clone)]
+pub struct Script {
+    pub slot: usize,
+    pub calls: Log<Call>,
+    /// So that a handler that was leaked is seen.
+    pub _captured: Arc<()>,
+}
+
+impl Script {
+    fn note(&self, delivery: &Delivery<'_, u64>) {
+        let (id, attempt) = (delivery.id().get(), delivery.attempt());
+        self.calls.push((id, attempt, delivery.generation()));
+    }
+
+    pub fn one(&self, delivery: &Delivery<'_, u64>) -> Result<(), Nack> {
+        self.note(delivery);
+        nack(answer(delivery.id().get(), self.slot, delivery.attempt()))
+    }
+
+    fn batch(&self, batch: &mut DeliveryBatch<'_, u64>) -> Result<(), Nack> {
+        batch.iter().for_each(|delivery| self.note(&delivery));
+        let first = batch.get(0).expect("no batch is empty");
+        let (id, attempt) = (first.id().get(), first.attempt());
+        if attempt > 1 || first.generation() > 0 {
+            assert_eq!(batch.len(), 1, "what comes back comes alone");
+            return nack(answer(id, self.slot, attempt));
+        }
+        for (at, delivery) in batch.iter().enumerate() {
+            if let Err(nack) = nack(batch_answer(delivery.id().get(), self.slot)) {
+                batch.nack(at, nack);
+            }
+        }
+        Ok(())
+    }
+}
 
 impl Pair {
     pub fn subscribe(&mut self, slot: usize) {
         let shape = self.model.setup.shapes[slot];
-        let log = Log::new();
-        let builder = self.topic.subscription(NAMES[slot]);
-        let mut builder = builder.capacity(shape.capacity).when_full(shape.when_full);
-        builder = builder
+        let script = Script {
+            slot,
+            calls: Log::new(),
+            _captured: Arc::clone(&self.captured),
+        };
+        let log = script.calls.clone();
+        let real = self.subscribe_with(script);
+        if self.handles[slot].is_some() {
+            assert!(real.is_err(), "the name is taken");
+            return;
+        }
+        self.handles[slot] = Some(real.expect("the name is free"));
+        let is_first = self.model.open().next().is_none();
+        let retains = self.model.setup.no_subscribers == NoSubscribers::Retain;
+        let after = match retains && is_first {
+            true => 0,
+            false => self.model.issued,
+        };
+        self.model.lanes.push(Lane::new(slot, shape, after, log));
+        if let Hands::Members(count) = shape.hands {
+            (0..count).for_each(|member| self.join(slot, member));
+        }
+    }
+
+    fn subscribe_with(&self, script: Script) -> Result<Handle, SubscribeError> {
+        let shape = self.model.setup.shapes[script.slot];
+        let builder = self.topic.subscription(NAMES[script.slot]);
+        let mut builder = builder
+            .capacity(shape.capacity)
+            .when_full(shape.when_full)
             .on_failure(shape.on_failure)
             .on_exhausted(shape.on_exhausted);
         if let Some(policy) = shape.own {
@@ -26,69 +113,17 @@ impl Pair {
         if let Some(hold) = shape.hold {
             builder = builder.hold(hold);
         }
-        let (calls, captured) = (log.clone(), Arc::clone(&self.captured));
-        let each = move |delivery: &Delivery<'_, u64>| {
-            let (id, attempt) = (delivery.id().get(), delivery.attempt());
-            calls.push((id, attempt, delivery.generation()));
-            nack(answer(id, slot, attempt))
-        };
-        let calls = log.clone();
-        let real = match shape.hands {
-            Hands::One => builder.subscribe(move |delivery| {
-                let _ = &captured;
-                each(delivery)
-            }),
-            Hands::Several(count) => builder.subscribe_concurrent(count, move |delivery| {
-                let _ = &captured;
-                each(delivery)
-            }),
-            Hands::Batches { size, linger } => {
-                builder.subscribe_batches(batched(size, linger), move |batch| {
-                    let _ = &captured;
-                    for delivery in batch.iter() {
-                        let (id, attempt) = (delivery.id().get(), delivery.attempt());
-                        calls.push((id, attempt, delivery.generation()));
-                    }
-                    let first = batch.get(0).expect("no batch is empty");
-                    let (first_id, attempt) = (first.id().get(), first.attempt());
-                    if attempt > 1 || first.generation() > 0 {
-                        assert_eq!(batch.len(), 1, "what comes back comes alone");
-                        return nack(answer(first_id, slot, attempt));
-                    }
-                    for (at, delivery) in batch.iter().enumerate() {
-                        if let Err(nack) = nack(batch_answer(delivery.id().get(), slot)) {
-                            batch.nack(at, nack);
-                        }
-                    }
-                    Ok(())
-                })
+        let subscribed = match shape.hands {
+            Hands::One => builder.subscribe(move |delivery| script.one(delivery)),
+            Hands::Several(count) => {
+                builder.subscribe_concurrent(count, move |delivery| script.one(delivery))
             }
+            Hands::Batches { size, linger } => {
+                builder.subscribe_batches(batched(size, linger), move |batch| script.batch(batch))
+            }
+            Hands::Members(_) => return builder.group().map(Handle::Group),
         };
-        if self.handles[slot].is_some() {
-            real.expect_err("the name is taken");
-            return;
-        }
-        self.handles[slot] = Some(real.expect("the name is free"));
-        let is_first = self.model.open().next().is_none();
-        let retains = self.model.setup.no_subscribers == NoSubscribers::Retain;
-        self.model.lanes.push(Lane {
-            after: match retains && is_first {
-                true => 0,
-                false => self.model.issued,
-            },
-            slot,
-            shape,
-            own: shape.own,
-            phase: Phase::Open,
-            queue: VecDeque::new(),
-            returns: VecDeque::new(),
-            waiting: Vec::new(),
-            strays: VecDeque::new(),
-            counts: DeliveryCounts::default(),
-            offered: Vec::new(),
-            calls: Vec::new(),
-            log,
-        });
+        subscribed.map(Handle::Handler)
     }
 
     pub fn unsubscribe(&mut self, slot: usize, mode: Unsubscribe) {
@@ -123,5 +158,20 @@ impl Pair {
         log.take();
         self.broker.run_until_idle();
         assert_eq!(log.len(), 0, "no call after the unsubscribe");
+        self.members[slot].clear();
+    }
+
+    /// The handle is dropped, which cancels what the subscription has.
+    pub fn forget(&mut self, slot: usize) {
+        if let Some(handle) = self.handles[slot].take() {
+            drop(handle);
+            self.lane(slot).phase = Phase::Cancelling;
+            if !self.members[slot].is_empty() {
+                // Members that leave see to what is left.
+                self.members[slot].clear();
+                self.broker.run_until_idle();
+                self.model.run();
+            }
+        }
     }
 }
