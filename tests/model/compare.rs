@@ -6,7 +6,7 @@ use millstream::SubscriptionMetrics;
 
 use crate::answers::{Answer, answer, batch_answer};
 use crate::program::{LINES, NAMES, ticks};
-use crate::reference::{Call, Lane, Letter};
+use crate::reference::{Call, Lane, Letter, Settlements};
 use crate::run::Pair;
 
 /// What the order depends on.
@@ -55,6 +55,13 @@ impl Pair {
         for (real, (lane, parked)) in topic.subscriptions.iter().zip(lanes) {
             assert_eq!(real.name, NAMES[lane.slot]);
             lane.check(&keys, real);
+            let settlements = Settlements {
+                stale: real.stale,
+                timed_out: real.timed_out,
+                abandoned: real.abandoned,
+            };
+            assert_eq!(settlements, lane.settlements);
+            assert_eq!(real.leased, lane.out.len() as u64);
             assert_eq!(real.blocked_keys, lane.held_lines() as u64);
             assert_eq!(real.parked_keys, parked as u64);
         }
@@ -147,8 +154,9 @@ impl Lane {
             self.calls.sort_unstable();
             assert_eq!(calls, self.calls, "calls of {}", NAMES[self.slot]);
             self.calls.clear();
+            self.counts.in_flight = self.out.len() as u64;
             assert_eq!(*real, self.counts, "counts of {}", NAMES[self.slot]);
-            let waiting = (self.occupied() - self.waiting.len()) as u64;
+            let waiting = (self.occupied() - self.waiting.len() - self.out.len()) as u64;
             assert_eq!(queued, waiting, "queued for {}", NAMES[self.slot]);
             return;
         }

@@ -31,6 +31,14 @@ fn shape_within(mut shape: Shape) -> Shape {
                 shape.on_failure = OnFailure::BlockKey;
             }
         }
+        Hands::Callers { credits, .. } => {
+            *credits = match shape.on_failure {
+                OnFailure::BlockSubscription => 1,
+                _ => (*credits).min(shape.capacity),
+            };
+            // Which of them follow while nobody pulls depends on how they travel.
+            shape.on_exhausted = OnExhausted::FreeKey;
+        }
         Hands::Batches { size, linger } => {
             *size = (*size).min(shape.capacity);
             shape.on_failure = OnFailure::Reorder;

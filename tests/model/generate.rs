@@ -6,8 +6,9 @@ use millstream::{
 };
 use proptest::prelude::*;
 
+use crate::answers::Answer;
 use crate::exclusions::within_the_model;
-use crate::program::{Hands, How, LINES, MEMBERS, Policy, SLOTS, Setup, Shape, Step, TICK};
+use crate::program::{Hands, How, LINES, MEMBERS, Policy, SLOTS, Settle, Setup, Shape, Step, TICK};
 
 fn policies() -> impl Strategy<Value = Policy> {
     let shape = (0..6_u64, 0..3_u8, 1..4_u32);
@@ -39,6 +40,8 @@ fn hands() -> impl Strategy<Value = Hands> {
             .prop_map(|(size, linger)| Hands::Batches { size, linger }),
         1 => (1..4_usize).prop_map(Hands::Several),
         2 => (0..3_usize).prop_map(Hands::Members),
+        3 => (1..5_usize, 1..12_u64)
+            .prop_map(|(credits, deadline)| Hands::Callers { credits, deadline }),
     ]
 }
 
@@ -111,6 +114,20 @@ pub fn setups() -> impl Strategy<Value = Setup> {
     })
 }
 
+fn settles() -> impl Strategy<Value = Settle> {
+    prop_oneof![
+        3 => Just(Settle::Ack),
+        2 => prop_oneof![
+            2 => Just(Answer::Retry),
+            1 => (0..9_u64).prop_map(Answer::RetryAfter),
+            1 => Just(Answer::DeadLetter),
+            1 => Just(Answer::Discard),
+        ].prop_map(Settle::Nack),
+        1 => Just(Settle::Drop),
+        1 => (0..9_u64).prop_map(Settle::Extend),
+    ]
+}
+
 pub fn steps() -> impl Strategy<Value = Step> {
     let slot = 0..SLOTS;
     let modes = prop_oneof![
@@ -135,7 +152,10 @@ pub fn steps() -> impl Strategy<Value = Step> {
         5 => slot.clone().prop_map(Step::Subscribe),
         1 => (slot.clone(), modes).prop_map(|(slot, mode)| Step::Unsubscribe(slot, mode)),
         1 => slot.clone().prop_map(Step::Forget),
-        4 => (slot.clone(), 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Join(slot, name)),
+        5 => (slot.clone(), prop::option::weighted(0.4, 1..5_usize))
+            .prop_map(|(slot, most)| Step::Receive(slot, most)),
+        5 => (0..6_usize, settles()).prop_map(|(place, settle)| Step::Settle(place, settle)),
+        3 => (slot.clone(), 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Join(slot, name)),
         2 => (slot, 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Leave(slot, name)),
         2 => some_slot.clone().prop_map(Step::Redrive),
         1 => some_slot.prop_map(Step::Purge),

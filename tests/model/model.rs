@@ -11,7 +11,7 @@
 //! topic wait ([`LaneFull::Wait`]); the order of all attempts where failures hold others up;
 //! what a redrive and a purge come to.
 //!
-//! The programs have one topic and one thread. They use no pull, patterns,
+//! The programs have one topic and one thread. They use no patterns,
 //! partitions, async handlers or observers: other tests do.
 //!
 //! What it doesn't predict: which deliveries a lane drops or dead-letters when it is full.

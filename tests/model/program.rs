@@ -7,6 +7,8 @@ use millstream::{
     OnFailure, Overflow, Plan, Unsubscribe,
 };
 
+use crate::answers::Answer;
+
 /// The model counts time in ticks of the timer wheel.
 pub const TICK: Duration = Duration::from_micros(100);
 /// Different keys.
@@ -129,6 +131,17 @@ pub enum Hands {
     Several(usize),
     /// The members of a group, so many at first.
     Members(usize),
+    /// Callers that pull, with so many credits, and until such a deadline.
+    Callers { credits: usize, deadline: u64 },
+}
+
+/// What a caller does with a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settle {
+    Ack,
+    Nack(Answer),
+    Drop,
+    Extend(u64),
 }
 
 impl Shape {
@@ -205,6 +218,10 @@ pub enum Step {
     /// A member joins the group, if this is one, or leaves it.
     Join(usize, usize),
     Leave(usize, usize),
+    /// Leases a delivery, or a batch of at most so many.
+    Receive(usize, Option<usize>),
+    /// Settles one of those that are held, or a batch.
+    Settle(usize, Settle),
     Redrive(Option<usize>),
     Purge(Option<usize>),
 }

@@ -12,14 +12,16 @@ impl Lane {
         self.shape.line_of(message.key)
     }
 
-    /// Whether a retry holds the line up.
+    /// Whether a retry holds the line up, or one of it is out on lease.
     fn is_held(&self, line: Line) -> bool {
-        let mut waiting = self.waiting.iter();
-        self.shape.blocks() && waiting.any(|(_, tried)| self.line_of(&tried.message) == Some(line))
+        let waiting = self.waiting.iter().filter(|_| self.shape.blocks());
+        let waiting = waiting.map(|(_, tried)| tried);
+        let mut others = waiting.chain(self.out.iter().map(|leased| &leased.tried));
+        others.any(|tried| self.line_of(&tried.message) == Some(line))
     }
 
     /// Whether a delivery may go: no retry holds its line up, and none of it is before it.
-    fn may_go(&self, message: &Message) -> bool {
+    pub fn may_go(&self, message: &Message) -> bool {
         let Some(line) = self.line_of(message) else {
             return true;
         };
@@ -78,14 +80,11 @@ impl Lane {
         }
     }
 
-    /// What is behind a letter of its line is set aside, to follow it.
+    /// What was redriven and is behind a letter of its line is set aside, to follow it.
     pub fn set_aside_behind(&mut self, head: &Message) {
         let line = self.line_of(head);
         let (shape, id) = (self.shape, head.id);
         let follows = |other: &Message| other.id > id && shape.line_of(other.key) == line;
-        let new = self.queue.iter().filter(|other| follows(other));
-        self.strays.extend(new.copied().map(Tried::first));
-        self.queue.retain(|other| !follows(other));
         let again = self.returns.iter().filter(|other| follows(&other.message));
         self.strays.extend(again.copied());
         self.returns.retain(|other| !follows(&other.message));
@@ -100,6 +99,17 @@ impl Model {
         let mut letters = self.letters.iter().filter(|letter| letter.slot == slot);
         let parks = |letter: &Letter| letter.parks() && self.messages[&letter.id].key == key;
         key.is_some() && letters.any(parks)
+    }
+
+    /// Whether one before this letter of its line still waits for its first attempt: it
+    /// expired, and nobody says which of the two goes first if it is redriven.
+    pub fn is_ahead(&self, letter: &Letter) -> bool {
+        let lanes = self.lanes.iter().filter(|lane| lane.slot == letter.slot);
+        lanes.into_iter().any(|lane| {
+            let line = lane.line_of(&self.messages[&letter.id]);
+            let mut before = lane.queue.iter().filter(|other| other.id < letter.id);
+            line.is_some() && before.any(|other| lane.line_of(other) == line)
+        })
     }
 
     /// Keys of a subscription whose deliveries follow others into the dead letters.

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use millstream::{DeadReason, DeliveryCounts};
 
+use super::leases::{Leased, Settlements};
 use super::members::{Ranks, Take};
 use super::{Call, Letter, Message, Model, add};
 use crate::answers::{Answer, answer, batch_answer};
@@ -56,6 +57,10 @@ pub struct Lane {
     pub waiting: Vec<(u64, Tried)>,
     /// Of parked keys, on their way into the dead letters.
     pub strays: VecDeque<Tried>,
+    /// What is out on lease, and the numbers of all leases so far.
+    pub out: Vec<Leased>,
+    pub granted: BTreeSet<u64>,
+    pub settlements: Settlements,
     /// The members of a group, and what is known of them.
     pub members: BTreeSet<usize>,
     pub takes: Log<Take>,
@@ -79,6 +84,9 @@ impl Lane {
             returns: VecDeque::new(),
             waiting: Vec::new(),
             strays: VecDeque::new(),
+            out: Vec::new(),
+            granted: BTreeSet::new(),
+            settlements: Settlements::default(),
             members: BTreeSet::new(),
             takes: Log::new(),
             ranks: Ranks::new(),
@@ -91,15 +99,34 @@ impl Lane {
 
     /// Whether anybody is there to take what may go.
     fn has_hands(&self) -> bool {
-        !matches!(self.shape.hands, Hands::Members(_)) || !self.members.is_empty()
+        match self.shape.hands {
+            Hands::Members(_) => !self.members.is_empty(),
+            Hands::Callers { .. } => false,
+            _ => true,
+        }
     }
 
     pub fn occupied(&self) -> usize {
-        self.queue.len() + self.returns.len() + self.waiting.len() + self.strays.len()
+        self.queue.len()
+            + self.returns.len()
+            + self.waiting.len()
+            + self.strays.len()
+            + self.out.len()
     }
 
     pub fn is_full(&self) -> bool {
         self.occupied() >= self.shape.capacity
+    }
+
+    /// An attempt begins.
+    pub fn begin(&mut self, tried: &mut Tried, now: u64) {
+        if tried.attempts == 0 {
+            tried.began = now;
+        }
+        tried.attempts += 1;
+        self.counts.attempts += 1;
+        let call = (tried.message.id, tried.attempts, tried.generation);
+        self.calls.push(call);
     }
 
     /// Whether a retry is due, or the time to live of something that waits is over.
@@ -111,6 +138,7 @@ impl Lane {
                 .iter()
                 .any(|message| is_late(&Tried::first(*message)))
             || self.returns.iter().any(is_late)
+            || self.out.iter().any(|leased| leased.due <= now)
     }
 
     pub fn wants(&self, message: &Message) -> bool {
@@ -189,19 +217,17 @@ impl Model {
     }
 
     pub fn attempt(&mut self, at: usize, mut tried: Tried, said: Answer) {
-        let (now, topics) = (self.now, self.policy);
-        let lane = &mut self.lanes[at];
-        let expires = tried.expires();
-        if now >= expires {
+        if self.now >= tried.expires() {
             return self.expire(at, tried);
         }
-        if tried.attempts == 0 {
-            tried.began = now;
-        }
-        tried.attempts += 1;
-        lane.counts.attempts += 1;
-        let call = (tried.message.id, tried.attempts, tried.generation);
-        lane.calls.push(call);
+        self.lanes[at].begin(&mut tried, self.now);
+        self.conclude(at, tried, said);
+    }
+
+    /// What becomes of a delivery after an attempt.
+    pub fn conclude(&mut self, at: usize, tried: Tried, said: Answer) {
+        let (now, topics) = (self.now, self.policy);
+        let (lane, expires) = (&mut self.lanes[at], tried.expires());
         if said == Answer::Ack {
             lane.counts.delivered += 1;
             return;
@@ -257,6 +283,7 @@ impl Model {
         left.extend(lane.waiting.drain(..).map(|(_, tried)| tried));
         left.extend(lane.returns.drain(..));
         left.extend(lane.strays.drain(..));
+        left.extend(lane.out.drain(..).map(|leased| leased.tried));
         lane.counts.awaiting_retry = 0;
         if lane.phase == Phase::Cancelling {
             lane.counts.cancelled += left.len() as u64;

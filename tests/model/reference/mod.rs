@@ -4,6 +4,7 @@ mod dispatch;
 mod expiry;
 mod keys;
 mod lane;
+mod leases;
 mod members;
 mod topic;
 
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use millstream::{DeadReason, DeliveryCounts};
 
 pub use self::lane::{Lane, Phase, Tried};
+pub use self::leases::Settlements;
 pub use self::members::Take;
 use crate::program::{How, Policy, Setup};
 
@@ -76,6 +78,8 @@ pub struct Model {
     pub dropped: u64,
     pub unrouted: u64,
     pub dispatched: u64,
+    /// Leases that were ever granted.
+    pub leases: u64,
 }
 
 pub enum Admitted {
@@ -111,6 +115,7 @@ impl Model {
             dropped: 0,
             unrouted: 0,
             dispatched: 0,
+            leases: 0,
             setup,
         }
     }
@@ -125,6 +130,7 @@ impl Model {
             // What comes back is judged when it is its turn, unless it has to wait for that.
             (0..self.lanes.len()).for_each(|at| self.expire_in_lane(at));
             self.fire();
+            self.end_overdue();
             self.expire_in_queue();
             self.work();
             self.dispatch();
@@ -157,7 +163,9 @@ impl Model {
         let retries = self.lanes.iter().flat_map(|lane| &lane.waiting);
         let retries = retries.map(|(due, _)| *due);
         let delayed = self.delayed.iter().map(|(due, _)| *due);
-        retries.chain(delayed).min()
+        let leases = self.lanes.iter().flat_map(|lane| &lane.out);
+        let leases = leases.map(|leased| leased.due);
+        retries.chain(delayed).chain(leases).min()
     }
 }
 

@@ -4,7 +4,7 @@ use millstream::{DeadLetter, OnExpired, Redrive};
 
 use super::Pair;
 use crate::program::{NAMES, SLOTS};
-use crate::reference::{Lane, Letter, Phase, Tried};
+use crate::reference::{Letter, Phase, Tried};
 
 impl Pair {
     /// The letters in the store, oldest first.
@@ -30,17 +30,19 @@ impl Pair {
             self.broker.run_until_idle();
             self.model.run();
         }
-        let chosen = |other: usize| slot.is_none_or(|slot| slot == other);
         let mut before = self.letters();
+        before.retain(|letter| slot.is_none_or(|slot| slot == letter.slot));
+        before.retain(|letter| !self.model.is_ahead(letter));
         before.sort_by_key(|letter| letter.id);
+        let chosen: Vec<_> = before.iter().map(Letter::order).collect();
         let metrics = self.topic.metrics();
-        let real = self
-            .topic
-            .dead_letters()
-            .redrive(|letter| chosen(slot_of(letter.subscription())));
+        let real = self.topic.dead_letters().redrive(|letter| {
+            let slot = slot_of(letter.subscription());
+            chosen.contains(&(slot, letter.id().get(), letter.generation()))
+        });
         let mut expected = Redrive::default();
         let mut redriven = [0; SLOTS];
-        for letter in before.into_iter().filter(|letter| chosen(letter.slot)) {
+        for letter in before {
             let Letter {
                 slot,
                 id,
@@ -53,11 +55,10 @@ impl Pair {
                 expected.no_subscription += 1;
                 continue;
             };
-            if lane.shape.is_exact() && lane.is_full() {
-                let slot = lane.slot;
-                let is_it = |lane: &Lane| lane.slot == slot && lane.phase == Phase::Open;
-                let at = self.model.lanes.iter().position(is_it);
-                self.model.expire_in_lane(at.expect("it is open"));
+            let is_full = lane.shape.is_exact() && lane.is_full();
+            if is_full {
+                let at = self.place_of(slot);
+                self.model.expire_in_lane(at);
             }
             let message = self.model.messages[&id];
             let lane = self.lane(slot);

@@ -1,5 +1,6 @@
 //! Takes the steps of a program on the engine and on the model.
 
+mod leases;
 mod letters;
 mod members;
 mod publish;
@@ -11,8 +12,9 @@ use std::time::Duration;
 use millstream::{Broker, Immediate, ManualClock, OnFailure, Overflow, Topic};
 
 use crate::harness::manual;
-use crate::program::{How, OneByOne, Panics, SLOTS, Setup, Shape, Step, batched, ticks};
+use crate::program::{Hands, How, OneByOne, Panics, SLOTS, Setup, Shape, Step, batched, ticks};
 use crate::reference::{Lane, Model, Phase};
+use leases::Held;
 use letters::slot_of;
 use members::Present;
 pub use subscribe::{Handle, Script};
@@ -26,6 +28,8 @@ pub struct Pair {
     pub members: [Vec<Present>; SLOTS],
     /// Members that have ever joined.
     pub joined: usize,
+    /// Leases that were not settled yet.
+    pub held: Vec<Held>,
     pub model: Model,
     /// Held by every handler.
     pub captured: Arc<()>,
@@ -56,6 +60,7 @@ impl Pair {
             handles: [None, None, None],
             members: Default::default(),
             joined: 0,
+            held: Vec::new(),
             model: Model::new(setup),
             captured: Arc::new(()),
             taken: 0,
@@ -77,8 +82,11 @@ impl Pair {
                 // See `swap`.
                 // The delayed one stands behind younger ones in a lane, and before them in a line.
                 let shapes = &self.model.setup.shapes;
-                let blocks = |shape: &Shape| shape.on_failure == OnFailure::BlockSubscription;
-                if !matches!(self.model.how, How::Batched { .. }) && !shapes.iter().any(blocks) {
+                let files = |shape: &Shape| {
+                    let blocks = shape.on_failure == OnFailure::BlockSubscription;
+                    blocks || matches!(shape.hands, Hands::Callers { .. })
+                };
+                if !matches!(self.model.how, How::Batched { .. }) && !shapes.iter().any(files) {
                     self.publish_after(delay);
                 }
             }
@@ -134,6 +142,8 @@ impl Pair {
             Step::Forget(slot) => self.forget(slot),
             Step::Join(slot, name) => self.join(slot, name),
             Step::Leave(slot, name) => self.leave(slot, name),
+            Step::Receive(slot, most) => self.receive(slot, most),
+            Step::Settle(place, settle) => self.settle(place, settle),
             Step::Redrive(slot) => self.redrive(slot),
             Step::Purge(slot) => {
                 let chosen = |other: usize| slot.is_none_or(|slot| slot == other);
@@ -159,9 +169,14 @@ impl Pair {
 
     /// The open lane of a slot.
     pub fn lane(&mut self, slot: usize) -> &mut Lane {
-        let mut lanes = self.model.lanes.iter_mut();
+        let at = self.place_of(slot);
+        &mut self.model.lanes[at]
+    }
+
+    pub fn place_of(&self, slot: usize) -> usize {
+        let mut lanes = self.model.lanes.iter();
         lanes
-            .find(|lane| lane.slot == slot && lane.phase == Phase::Open)
+            .position(|lane| lane.slot == slot && lane.phase == Phase::Open)
             .expect("a handle has an open lane")
     }
 

@@ -3,20 +3,21 @@
 use std::sync::Arc;
 
 use millstream::{
-    ConsumerGroup, Delivery, DeliveryBatch, Nack, NoSubscribers, SubscribeError, Subscription,
-    Unsubscribe, Unsubscribed,
+    ConsumerGroup, Delivery, DeliveryBatch, Nack, NoSubscribers, Pull, PullSubscription,
+    SubscribeError, Subscription, Unsubscribe, Unsubscribed,
 };
 
 use super::Pair;
 use crate::answers::{answer, batch_answer, nack};
 use crate::harness::Log;
-use crate::program::{Hands, NAMES, batched};
+use crate::program::{Hands, NAMES, batched, ticks};
 use crate::reference::{Call, Lane, Phase};
 
 /// A handle to any kind of subscription.
 pub enum Handle {
     Handler(Subscription),
     Group(ConsumerGroup<u64>),
+    Pull(PullSubscription<u64>),
 }
 
 impl Handle {
@@ -24,6 +25,7 @@ impl Handle {
         match self {
             Self::Handler(subscription) => subscription,
             Self::Group(group) => group,
+            Self::Pull(pull) => pull,
         }
     }
 
@@ -31,6 +33,7 @@ impl Handle {
         match self {
             Self::Handler(subscription) => subscription.unsubscribe(mode),
             Self::Group(group) => group.unsubscribe(mode),
+            Self::Pull(pull) => pull.unsubscribe(mode),
         }
     }
 }
@@ -122,6 +125,12 @@ impl Pair {
                 builder.subscribe_batches(batched(size, linger), move |batch| script.batch(batch))
             }
             Hands::Members(_) => return builder.group().map(Handle::Group),
+            Hands::Callers { credits, deadline } => {
+                let pull = Pull::default()
+                    .credits(credits)
+                    .ack_deadline(ticks(deadline));
+                return builder.pull(pull).map(Handle::Pull);
+            }
         };
         subscribed.map(Handle::Handler)
     }
@@ -164,11 +173,12 @@ impl Pair {
     /// The handle is dropped, which cancels what the subscription has.
     pub fn forget(&mut self, slot: usize) {
         if let Some(handle) = self.handles[slot].take() {
+            let ends_soon = matches!(handle, Handle::Handler(_));
             drop(handle);
             self.lane(slot).phase = Phase::Cancelling;
-            if !self.members[slot].is_empty() {
-                // Members that leave see to what is left.
-                self.members[slot].clear();
+            self.members[slot].clear();
+            if !ends_soon {
+                // Members that leave, or callers that settle, may see to it before its turn.
                 self.broker.run_until_idle();
                 self.model.run();
             }
