@@ -15,6 +15,8 @@ pub struct Keys {
     of: BTreeMap<u64, Option<u8>>,
     /// Some message was delayed, and stands behind younger ones.
     delayed: bool,
+    /// The topic is split, so that only keys have an order.
+    split: bool,
 }
 
 impl Pair {
@@ -28,6 +30,7 @@ impl Pair {
         let keys = Keys {
             of: keys.map(|message| (message.id, message.key)).collect(),
             delayed: model.has_delayed,
+            split: model.setup.partitions.is_some(),
         };
         let real = [
             ("published", topic.published, model.issued),
@@ -123,11 +126,15 @@ impl Lane {
     fn check_order(&self, real: &[Call], keys: &Keys) {
         let is_first = |call: &Call| (call.1, call.2) == (1, 0);
         let lines = (0..LINES).map(Some);
-        let line_of = |call: &Call| self.shape.line_of(keys.of[&call.0]);
+        let line_of = |call: &Call| match (keys.split, keys.of[&call.0]) {
+            (true, key) => key,
+            (false, key) => self.shape.line_of(key),
+        };
+        let has_order = !keys.split && !self.shape.is_shared();
+        // A delayed message that has to wait is filed by its id.
+        let has_order = has_order && !(self.shape.blocks() && keys.delayed);
         for line in lines.chain([None]) {
-            if line.is_none() && (self.shape.is_shared() || self.shape.blocks() && keys.delayed) {
-                // Several hands promise no order without a key. A delayed message that has to
-                // wait is filed by its id.
+            if line.is_none() && !has_order {
                 continue;
             }
             let all = self.shape.blocks() && line.is_some();

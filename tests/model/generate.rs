@@ -94,7 +94,8 @@ pub fn setups() -> impl Strategy<Value = Setup> {
         Just(DeadLetterOverflow::EvictNewest),
     ];
     let expired = prop_oneof![2 => Just(OnExpired::Drop), 1 => Just(OnExpired::DeadLetter)];
-    let topic = (1..8_usize, overflow, no_subscribers);
+    let partitions = prop::option::weighted(0.2, 1..5_usize);
+    let topic = (1..8_usize, overflow, no_subscribers, partitions);
     let ttl = (prop::option::weighted(0.3, 1..12_u64), expired);
     let shapes = [shapes(), shapes(), shapes()];
     let setups = (topic, ttl, (letters, evict), (hows(), policies()), shapes);
@@ -103,6 +104,7 @@ pub fn setups() -> impl Strategy<Value = Setup> {
             capacity: topic.0,
             overflow: topic.1,
             no_subscribers: topic.2,
+            partitions: topic.3,
             ttl: ttl.0,
             on_expired: ttl.1,
             letters: letters.0,
@@ -147,6 +149,7 @@ pub fn steps() -> impl Strategy<Value = Step> {
         1 => (1_000..100_000_u64).prop_map(Step::Advance),
         2 => Just(Step::Flush),
         2 => hows().prop_map(Step::Swap),
+        3 => (1..5_usize).prop_map(Step::Split),
         1 => policies().prop_map(Step::SetRetry),
         1 => (slot.clone(), policies()).prop_map(|(slot, policy)| Step::SetOwnRetry(slot, policy)),
         5 => slot.clone().prop_map(Step::Subscribe),

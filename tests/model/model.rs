@@ -12,7 +12,7 @@
 //! what a redrive and a purge come to.
 //!
 //! The programs have one topic and one thread. They use no patterns,
-//! partitions, async handlers or observers: other tests do.
+//! async handlers or observers: other tests do.
 //!
 //! What it doesn't predict: which deliveries a lane drops or dead-letters when it is full.
 //! That depends on how many messages travel together, which nobody promises. For

@@ -195,6 +195,8 @@ pub struct Setup {
     pub on_expired: OnExpired,
     pub letters: usize,
     pub letter_overflow: DeadLetterOverflow,
+    /// Into how many partitions the topic is split, if it is.
+    pub partitions: Option<usize>,
     pub how: How,
     pub policy: Policy,
     pub shapes: [Shape; SLOTS],
@@ -209,6 +211,8 @@ pub enum Step {
     Run,
     Advance(u64),
     Flush,
+    /// Changes the number of partitions.
+    Split(usize),
     Swap(How),
     SetRetry(Policy),
     SetOwnRetry(usize, Policy),

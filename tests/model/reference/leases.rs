@@ -38,14 +38,20 @@ impl Lane {
     }
 
     /// Takes what the engine has leased, if that was one of those that may go.
-    fn take_for_lease(&mut self, (id, attempt, generation): Call) -> Option<Tried> {
+    fn take_for_lease(&mut self, call: Call, is_split: bool) -> Option<Tried> {
+        let (id, attempt, generation) = call;
         let is_it = |tried: &Tried| {
             (tried.message.id, tried.attempts + 1, tried.generation) == (id, attempt, generation)
         };
-        let new = self.ready_new().map(|place| (place, self.queue[place]));
-        if let Some((place, new)) = new.filter(|(_, new)| is_it(&Tried::first(*new))) {
-            self.queue.remove(place);
-            return Some(Tried::first(new));
+        let mut queue = self.queue.iter();
+        if let Some(place) = queue.position(|new| is_it(&Tried::first(*new))) {
+            let is_next = match is_split {
+                // Between partitions there is no order.
+                true => self.may_go(&self.queue[place]) && self.is_first_of_key(place),
+                false => self.ready_new() == Some(place),
+            };
+            let new = self.queue.remove(place).map(Tried::first);
+            return new.filter(|_| is_next);
         }
         let back = self.returns.iter().position(is_it)?;
         let may_go = self.may_go(&self.returns[back].message);
@@ -53,12 +59,21 @@ impl Lane {
     }
 }
 
+impl Lane {
+    fn is_first_of_key(&self, place: usize) -> bool {
+        let key = self.queue[place].key;
+        let mut before = self.queue.iter().take(place);
+        key.is_none() || !before.any(|other| other.key == key)
+    }
+}
+
 impl Model {
     /// The engine has leased this; the answer is the number of the lease.
     pub fn lease(&mut self, at: usize, call: Call, deadline: u64) -> u64 {
+        let is_split = self.setup.partitions.is_some();
         let lane = &mut self.lanes[at];
         assert!(lane.credit() > 0, "no more are out than credits");
-        let taken = lane.take_for_lease(call);
+        let taken = lane.take_for_lease(call, is_split);
         let mut tried = taken.unwrap_or_else(|| panic!("{call:?} may not go"));
         assert!(self.now < tried.expires(), "{call:?} comes too late");
         lane.begin(&mut tried, self.now);

@@ -8,7 +8,7 @@ mod leases;
 mod members;
 mod topic;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use millstream::{DeadReason, DeliveryCounts};
 
@@ -78,6 +78,8 @@ pub struct Model {
     pub dropped: u64,
     pub unrouted: u64,
     pub dispatched: u64,
+    /// What was in the partitions when their number changed.
+    pub before_change: BTreeSet<u64>,
     /// Leases that were ever granted.
     pub leases: u64,
 }
@@ -115,6 +117,7 @@ impl Model {
             dropped: 0,
             unrouted: 0,
             dispatched: 0,
+            before_change: BTreeSet::new(),
             leases: 0,
             setup,
         }
@@ -122,6 +125,12 @@ impl Model {
 
     pub fn open(&self) -> impl Iterator<Item = &Lane> {
         self.lanes.iter().filter(|lane| lane.phase == Phase::Open)
+    }
+
+    /// Whether messages are left in partitions that there are no more.
+    pub fn is_changing(&self) -> bool {
+        let mut waiting = self.queue.iter();
+        waiting.any(|message| self.before_change.contains(&message.id))
     }
 
     /// Runs everything that is ready and due.

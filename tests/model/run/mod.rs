@@ -3,6 +3,7 @@
 mod leases;
 mod letters;
 mod members;
+mod partitions;
 mod publish;
 mod subscribe;
 
@@ -51,6 +52,9 @@ impl Pair {
             .retry(setup.policy.real());
         if let Some(ttl) = setup.ttl {
             builder = builder.ttl(ticks(ttl));
+        }
+        if let Some(partitions) = setup.partitions {
+            builder = builder.partitions(partitions);
         }
         let topic = builder.open().expect("the settings are sound");
         let mut pair = Self {
@@ -121,6 +125,7 @@ impl Pair {
                 self.topic.flush();
                 self.model.flush_to = self.model.issued;
             }
+            Step::Split(partitions) => self.split(partitions),
             Step::Swap(how) => self.swap(how),
             Step::SetRetry(policy) => {
                 let set = self.topic.set_retry(policy.real());
@@ -186,7 +191,9 @@ impl Pair {
         // then depends on who has looked while lanes were full: no batches of the
         // topic's together with these, but in the tests below.
         let model = &self.model;
-        let unsure = model.setup.overflow == Overflow::DropOldest || !model.delayed.is_empty();
+        let unsure = model.setup.overflow == Overflow::DropOldest
+            || !model.delayed.is_empty()
+            || model.setup.partitions.is_some();
         let how = match how {
             How::Batched { .. } if unsure => How::OneByOne,
             how => how,
