@@ -31,6 +31,7 @@ mod found;
 mod generate;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod patterns;
 mod program;
 mod reference;
 mod run;
@@ -42,13 +43,17 @@ use generate::{setups, steps};
 use program::Step;
 use run::Pair;
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource(
-            "proptest-regressions",
-        ))),
+/// What has failed is written down beside the test, and tried first the next time.
+fn config() -> ProptestConfig {
+    let file = FileFailurePersistence::WithSource("proptest-regressions");
+    ProptestConfig {
+        failure_persistence: Some(Box::new(file)),
         ..ProptestConfig::default()
-    })]
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
 
     #[test]
     fn the_engine_does_what_the_model_does(
