@@ -1,30 +1,32 @@
 //! Many promises at once: whatever a program does, the engine ends up where a
 //! simple sequential model of it does.
 //!
-//! Random programs publish, subscribe, unsubscribe, fail, swap, flush, redrive, purge and
-//! move the clock on an engine that runs on the test's thread. The model below handles
-//! one message at a time, with plain lists. After every step the books must
-//! balance and agree with the model.
+//! Random programs publish with and without keys, subscribe in every way, unsubscribe, fail,
+//! lease and settle, join and leave groups, swap, split, flush, redrive, purge and move the
+//! clock, on an engine that runs on the test's thread. The model handles one message at a
+//! time, with plain lists. After every step the books must balance and agree with the model.
 //!
-//! What the model predicts exactly: all counts of the topic; all counts, every
-//! call and the order of first attempts of subscriptions whose lane makes the
-//! topic wait ([`LaneFull::Wait`]); the order of all attempts where failures hold others up;
-//! what a redrive and a purge come to.
+//! The model predicts all counts of the topic. Of a subscription it predicts all counts,
+//! every call, the order of first attempts, the order of all attempts where failures hold
+//! others up, and each letter with its reason. It predicts what a redrive and a purge come
+//! to, and which leases are stale. Where nobody promises one outcome, it follows the engine
+//! and judges whether that outcome may be.
 //!
-//! The programs have one topic and one thread. They use no patterns,
-//! async handlers or observers: other tests do.
+//! [`exclusions`] lists what the model does not know. A second program, in [`patterns`], has
+//! many topics and the subscriptions that follow them.
 //!
-//! What it doesn't predict: which deliveries a lane drops or dead-letters when it is full.
-//! That depends on how many messages travel together, which nobody promises. For
-//! those lanes the test checks what must hold all the same: as many deliveries as
-//! messages dispatched, never more than the capacity at once, first attempts in
-//! accept order, attempts without gaps and only after failures. The same goes for
-//! batch handlers with a linger: which messages share a batch, and so which one
-//! begins the next, is nobody's to know, only that none lingers too long. They
-//! never retry here, so that the topic never waits for them. Which letters a full
-//! dead-letter store keeps is checked as an invariant, too.
+//! | where | what it has |
+//! |---|---|
+//! | `program`, `answers`, `generate` | settings and steps, what handlers return, random programs |
+//! | `exclusions` | what programs do without, and why |
+//! | `reference` | the model |
+//! | `run` | each step, on the engine and on the model |
+//! | `compare` | what has to agree after it |
+//! | `cases`, `found` | what has failed once |
+//! | `patterns` | the second program, with its model |
 
 mod answers;
+mod cases;
 mod compare;
 mod exclusions;
 mod found;
@@ -40,7 +42,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 use generate::{setups, steps};
-use program::Step;
+use program::{Setup, Step};
 use run::Pair;
 
 /// What has failed is written down beside the test, and tried first the next time.
@@ -52,6 +54,16 @@ fn config() -> ProptestConfig {
     }
 }
 
+fn run_program(setup: Setup, steps: &[Step]) {
+    let mut pair = Pair::new(setup);
+    pair.step(&Step::Subscribe(0));
+    for step in steps {
+        pair.step(step);
+    }
+    pair.step(&Step::Run);
+    pair.finish();
+}
+
 proptest! {
     #![proptest_config(config())]
 
@@ -60,12 +72,6 @@ proptest! {
         setup in setups(),
         steps in prop::collection::vec(steps(), 1..60),
     ) {
-        let mut pair = Pair::new(setup);
-        pair.step(&Step::Subscribe(0));
-        for step in &steps {
-            pair.step(step);
-        }
-        pair.step(&Step::Run);
-        pair.finish();
+        run_program(setup, &steps);
     }
 }

@@ -202,7 +202,7 @@ pub struct Setup {
     pub shapes: [Shape; SLOTS],
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Step {
     /// With a key and a time to live of its own.
     Publish(Option<u8>, Option<u64>),

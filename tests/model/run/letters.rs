@@ -1,4 +1,4 @@
-//! Redrives dead letters.
+//! Redrives and purges dead letters.
 
 use millstream::{DeadLetter, OnExpired, Redrive};
 
@@ -22,6 +22,17 @@ impl Pair {
             }
         };
         list.iter().map(letter).collect()
+    }
+
+    pub fn purge(&mut self, slot: Option<usize>) {
+        let chosen = |other: usize| slot.is_none_or(|slot| slot == other);
+        let before = self.letters();
+        let expected = before.iter().filter(|letter| chosen(letter.slot)).count();
+        let letters = self.topic.dead_letters();
+        let purged = letters.purge(|letter| chosen(slot_of(letter.subscription())));
+        assert_eq!(purged, expected);
+        self.taken += purged;
+        self.model.letters.retain(|letter| !chosen(letter.slot));
     }
 
     pub fn redrive(&mut self, slot: Option<usize>) {

@@ -10,13 +10,13 @@ mod subscribe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream::{Broker, Immediate, ManualClock, OnFailure, Overflow, Topic};
+use millstream::{Broker, Immediate, ManualClock, Topic};
 
+use crate::exclusions::step_within;
 use crate::harness::manual;
-use crate::program::{Hands, How, OneByOne, Panics, SLOTS, Setup, Shape, Step, batched, ticks};
+use crate::program::{How, OneByOne, Panics, SLOTS, Setup, Step, batched, ticks};
 use crate::reference::{Lane, Model, Phase};
 use leases::Held;
-use letters::slot_of;
 use members::Present;
 pub use subscribe::{Handle, Script};
 
@@ -69,31 +69,22 @@ impl Pair {
             captured: Arc::new(()),
             taken: 0,
         };
-        pair.swap(pair.model.how);
+        pair.step(&Step::Swap(pair.model.how));
         pair
     }
 
     pub fn step(&mut self, step: &Step) {
-        match *step {
-            Step::Publish(key, ttl) => {
-                // Which of what lingers shares a batch with what expires is nobody's to
-                // know, and so what a redrive finds: no time to live together with those.
-                let ttl = ttl.filter(|_| !self.has_lingers());
-                self.publish(key, ttl);
-            }
+        if let Some(step) = step_within(&self.model, *step) {
+            self.take(step);
+            self.check();
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Publish(key, ttl) => self.publish(key, ttl),
             Step::PublishBatch(count) => self.publish_batch(count),
-            Step::PublishAfter(delay) => {
-                // See `swap`.
-                // The delayed one stands behind younger ones in a lane, and before them in a line.
-                let shapes = &self.model.setup.shapes;
-                let files = |shape: &Shape| {
-                    let blocks = shape.on_failure == OnFailure::BlockSubscription;
-                    blocks || matches!(shape.hands, Hands::Callers { .. })
-                };
-                if !matches!(self.model.how, How::Batched { .. }) && !shapes.iter().any(files) {
-                    self.publish_after(delay);
-                }
-            }
+            Step::PublishAfter(delay) => self.publish_after(delay),
             Step::Run => {
                 self.broker.run_until_idle();
                 self.model.run();
@@ -113,15 +104,6 @@ impl Pair {
                 }
             }
             Step::Flush => {
-                // What is accepted after a flush may share a lane's batch with what
-                // was accepted before: not for the model to know.
-                let shapes = &self.model.setup.shapes;
-                if shapes
-                    .iter()
-                    .any(|shape| shape.is_exact() && shape.takes_batches())
-                {
-                    return;
-                }
                 self.topic.flush();
                 self.model.flush_to = self.model.issued;
             }
@@ -133,10 +115,7 @@ impl Pair {
                 self.model.policy = policy;
             }
             Step::SetOwnRetry(slot, policy) => {
-                let lingers = self.model.setup.shapes[slot].linger().is_some();
-                if let Some(handle) = &self.handles[slot]
-                    && !lingers
-                {
+                if let Some(handle) = &self.handles[slot] {
                     let set = handle.subscription().set_retry(policy.real());
                     set.expect("a sound policy");
                     self.lane(slot).own = Some(policy);
@@ -150,26 +129,8 @@ impl Pair {
             Step::Receive(slot, most) => self.receive(slot, most),
             Step::Settle(place, settle) => self.settle(place, settle),
             Step::Redrive(slot) => self.redrive(slot),
-            Step::Purge(slot) => {
-                let chosen = |other: usize| slot.is_none_or(|slot| slot == other);
-                let letters = self.topic.dead_letters();
-                let expected = self
-                    .letters()
-                    .iter()
-                    .filter(|letter| chosen(letter.slot))
-                    .count();
-                let purged = letters.purge(|letter| chosen(slot_of(letter.subscription())));
-                assert_eq!(purged, expected);
-                self.taken += purged;
-                self.model.letters.retain(|letter| !chosen(letter.slot));
-            }
+            Step::Purge(slot) => self.purge(slot),
         }
-        self.check();
-    }
-
-    pub fn has_lingers(&self) -> bool {
-        let mut shapes = self.model.setup.shapes.iter();
-        shapes.any(|shape| shape.linger().is_some())
     }
 
     /// The open lane of a slot.
@@ -185,19 +146,7 @@ impl Pair {
             .expect("a handle has an open lane")
     }
 
-    pub fn swap(&mut self, how: How) {
-        // An eviction takes away what a plan has counted, and a delayed message
-        // fills the topic without waiting in it. Whether a plan had been made by
-        // then depends on who has looked while lanes were full: no batches of the
-        // topic's together with these, but in the tests below.
-        let model = &self.model;
-        let unsure = model.setup.overflow == Overflow::DropOldest
-            || !model.delayed.is_empty()
-            || model.setup.partitions.is_some();
-        let how = match how {
-            How::Batched { .. } if unsure => How::OneByOne,
-            how => how,
-        };
+    fn swap(&mut self, how: How) {
         let swapped = match how {
             How::Immediate => self.topic.set_strategy(Immediate),
             How::OneByOne => self.topic.set_strategy(OneByOne),

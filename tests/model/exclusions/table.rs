@@ -1,0 +1,239 @@
+//! The table itself. Rules for settings apply in this order.
+
+use super::Rule::{Judged, Never, Setup, Step};
+use super::{Exclusion, rules};
+
+pub const EXCLUSIONS: &[Exclusion] = &[
+    Exclusion {
+        what: "full lanes, evictions, batches, BlockSubscription and holds in a topic that is split",
+        why: "between partitions there is no order, so that which message comes first, finds no \
+              room or is the oldest nobody promises",
+        by: Setup(rules::split_topics_have_room),
+        held_by: &[
+            "partitions::full_lanes_hold_several_dispatchers_back_and_lose_nothing",
+            "partitions::a_lane_that_is_full_is_shared_by_all_partitions_and_starves_none",
+            "partitions::drop_oldest_takes_from_the_messages_own_partition_first",
+        ],
+    },
+    Exclusion {
+        what: "keys, several hands, groups and pull where a full lane drops",
+        why: "the model does not predict which deliveries such a lane has",
+        by: Setup(rules::dropping_lanes_are_plain),
+        held_by: &[
+            "overflow::a_full_lane_drops_the_oldest_of_those_that_nobody_has_pulled",
+            "overflow::a_full_lane_of_several_hands_drops_the_oldest_of_those_that_wait_for_one",
+            "requeue::what_was_requeued_is_not_dropped_to_make_room",
+        ],
+    },
+    Exclusion {
+        what: "which deliveries a full lane drops or dead-letters",
+        why: "that depends on how many messages travel together, which nobody promises; checked is \
+              that there are as many as were dispatched, never more than the capacity at once, \
+              first attempts in accept order, and attempts without gaps and only after failures",
+        by: Judged,
+        held_by: &[
+            "overflow::a_full_lane_that_drops_the_newest_keeps_what_it_has",
+            "overflow::a_full_lane_that_drops_its_oldest_keeps_the_newest",
+            "overflow::a_full_lane_that_dead_letters_can_be_redriven",
+        ],
+    },
+    Exclusion {
+        what: "keys in batch handlers",
+        why: "which messages share a batch then depends on who waits for whom",
+        by: Setup(rules::batches_mind_no_keys),
+        held_by: &[
+            "order_under_failure::a_batch_has_one_of_each_key_so_that_none_passes_a_failure",
+            "order_under_failure::a_batch_that_is_due_goes_whatever_has_to_wait_for_its_key",
+        ],
+    },
+    Exclusion {
+        what: "which messages share a batch that has lingered",
+        why: "so which one begins the next is nobody's to know; checked is that none lingers too \
+              long, and what is checked of lanes that drop",
+        by: Judged,
+        held_by: &["strategy_swap::lingering_batches_reach_everybody_in_time_on_threads"],
+    },
+    Exclusion {
+        what: "retries of handlers whose batches linger, from the beginning",
+        why: "the topic would wait for a lane whose contents the model does not predict",
+        by: Setup(rules::what_lingers_never_retries),
+        held_by: &["fair_shares::what_comes_back_and_batches_that_are_due_take_turns"],
+    },
+    Exclusion {
+        what: "retries of handlers whose batches linger, later",
+        why: "the topic would wait for a lane whose contents the model does not predict",
+        by: Step(rules::what_lingers_goes_on_never_retrying),
+        held_by: &["fair_shares::what_comes_back_and_batches_that_are_due_take_turns"],
+    },
+    Exclusion {
+        what: "a topic's time to live where batches linger",
+        why: "which of what lingers shares a batch with what expires is nobody's to know",
+        by: Setup(rules::nothing_expires_where_batches_linger),
+        held_by: &["expiry::what_lingers_for_a_batch_expires_meanwhile"],
+    },
+    Exclusion {
+        what: "a message's own time to live where batches linger",
+        why: "which of what lingers shares a batch with what expires is nobody's to know",
+        by: Step(rules::no_message_expires_where_batches_linger),
+        held_by: &["model/found::a_message_that_expires_in_the_middle_of_a_batch_is_not_handled"],
+    },
+    Exclusion {
+        what: "a flush where handlers take batches",
+        why: "what is accepted after it may share a batch with what was accepted before",
+        by: Step(rules::no_flush_of_batches),
+        held_by: &["strategy_swap::a_flush_reaches_the_batches_that_subscriptions_accumulate"],
+    },
+    Exclusion {
+        what: "a full dead-letter store where keys are parked",
+        why: "which letters it keeps, and so which keys are parked, depends on the order in which \
+              subscriptions get their turns",
+        by: Setup(rules::parking_stores_are_roomy),
+        held_by: &[
+            "order_under_failure::a_small_store_loses_nothing_good_and_no_order",
+            "order_under_failure::those_behind_a_parked_key_push_no_letter_out_but_wait_for_room",
+        ],
+    },
+    Exclusion {
+        what: "which letters a full store keeps",
+        why: "that depends on the order in which subscriptions get their turns; checked is that \
+              letters are conserved, and that each was written",
+        by: Judged,
+        held_by: &["conservation::a_letter_that_leaves_a_full_store_is_counted"],
+    },
+    Exclusion {
+        what: "parked keys where callers pull",
+        why: "how many of those behind follow while nobody pulls depends on how they travel",
+        by: Setup(rules::callers_park_no_keys),
+        held_by: &[
+            "pull::what_follows_a_parked_key_is_buried_even_if_nobody_pulls",
+            "pull::what_is_exhausted_takes_its_key_along",
+        ],
+    },
+    Exclusion {
+        what: "settings that are refused",
+        why: "nothing would happen",
+        by: Setup(rules::sound),
+        held_by: &[
+            "order_under_failure::settings_that_make_no_sense_are_refused_when_they_are_made",
+            "groups::what_makes_no_sense_is_refused",
+            "pull::settings_that_make_no_sense_are_refused",
+            "partitions::numbers_that_make_no_sense_are_refused",
+        ],
+    },
+    Exclusion {
+        what: "batches of a topic that is split, evicts or has delayed messages",
+        why: "what evicts takes away what a plan has counted, and a delayed message fills the \
+              topic without waiting in it; whether a plan had been made by then depends on who \
+              has looked while lanes were full",
+        by: Step(rules::batches_are_of_whole_topics),
+        held_by: &[
+            "model/found::a_batch_whose_first_message_was_evicted_still_ends_its_linger",
+            "partitions::a_batch_is_full_when_its_partition_has_enough",
+            "partitions::a_batch_lingers_by_the_age_of_its_partition",
+        ],
+    },
+    Exclusion {
+        what: "delayed messages while the topic batches",
+        why: "as the other way round",
+        by: Step(rules::no_delay_with_batches),
+        held_by: &[
+            "model/found::a_batch_goes_when_delayed_messages_leave_it_no_room_to_grow",
+            "strategy_swap::a_strategy_that_waits_for_ever_is_overruled_when_delayed_messages_fill_the_queue",
+        ],
+    },
+    Exclusion {
+        what: "delayed messages where all wait for each other, or callers pull",
+        why: "one that is due stands behind younger ones where they arrive, and before them where \
+              they have to wait, so that the order depends on who had to",
+        by: Step(rules::no_delay_where_the_order_is_that_of_ids),
+        held_by: &[
+            "timers::tick_by_tick_retries_and_delayed_messages_come_in_the_order_of_their_deadlines",
+        ],
+    },
+    Exclusion {
+        what: "delayed messages with keys",
+        why: "the same",
+        by: Never,
+        held_by: &["partitions::a_delayed_message_goes_where_it_belongs_when_it_is_due"],
+    },
+    Exclusion {
+        what: "the redrive of an expired letter while one before it of its key has not been tried",
+        why: "nobody says which of the two goes first",
+        by: Judged,
+        held_by: &["order_under_failure::a_redrive_passes_no_letter_that_has_come_back_meanwhile"],
+    },
+    Exclusion {
+        what: "whether what came back or what is new is leased next",
+        why: "the model follows the engine, and judges whether that one could go",
+        by: Judged,
+        held_by: &["fair_shares::who_pulls_gets_exactly_what_two_queues_by_turns_would_give"],
+    },
+    Exclusion {
+        what: "which member has a key",
+        why: "promised is only that each key ranks the members once and for all",
+        by: Judged,
+        held_by: &["groups::each_delivery_goes_to_one_member_and_each_key_to_the_same"],
+    },
+    Exclusion {
+        what: "requeues",
+        why: "the place of what is put back is counted in messages, not in deliveries",
+        by: Never,
+        held_by: &[
+            "requeue::a_requeued_delivery_goes_behind_all_that_the_topic_had_accepted_then",
+            "requeue::a_requeued_delivery_stays_the_first_of_its_key_where_order_survives_failures",
+        ],
+    },
+    Exclusion {
+        what: "changes of OnFailure, OnExhausted, hold, credits, deadlines and concurrency",
+        why: "what waits by then holds up what it did before",
+        by: Never,
+        held_by: &[
+            "order_under_failure::the_mode_changes_while_deliveries_wait",
+            "order_under_failure::a_key_that_is_parked_goes_on_when_parking_ends",
+            "pull::credits_and_deadline_can_be_changed_while_leases_are_out",
+        ],
+    },
+    Exclusion {
+        what: "failures under a pattern, and what a pattern that is removed leaves behind",
+        why: "each topic has a lane as any other; the model of patterns knows who gets what",
+        by: Never,
+        held_by: &[
+            "patterns::failures_hold_up_their_key_in_their_topic_alone",
+            "patterns::what_a_removed_pattern_leaves_is_cancelled_dead_lettered_or_drained",
+        ],
+    },
+    Exclusion {
+        what: "publishers that block or buffer",
+        why: "a broker without workers refuses the first; the second are chunks as any other",
+        by: Never,
+        held_by: &[
+            "overflow::a_blocked_publisher_goes_on_as_soon_as_there_is_room",
+            "buffered::a_full_buffer_goes_as_one_chunk",
+        ],
+    },
+    Exclusion {
+        what: "async and parallel handlers",
+        why: "they need more than the test's thread",
+        by: Never,
+        held_by: &[
+            "async_handlers::a_manual_broker_runs_them_too",
+            "parallel::each_call_fails_for_itself_and_is_retried_alone",
+        ],
+    },
+    Exclusion {
+        what: "observers",
+        why: "another property test compares the books with what they hear",
+        by: Never,
+        held_by: &["conservation::whatever_happens_the_books_balance_and_agree_with_the_events"],
+    },
+    Exclusion {
+        what: "jitter, classifiers and policies of the user's own",
+        why: "the model has the shapes of delays; the rest is one call each",
+        by: Never,
+        held_by: &[
+            "retry::jitter_repeats_with_the_brokers_seed_on_any_number_of_threads",
+            "retry::a_classifier_can_tell_errors_apart_by_their_type",
+            "retry::a_policy_of_the_users_own_decides_and_sees_what_it_needs",
+        ],
+    },
+];
