@@ -90,6 +90,40 @@ impl About {
     }
 }
 
+/// The subscription and the message that an event is about, as far as it is about one.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Subject<'a> {
+    subscription: Option<&'a Arc<str>>,
+    message: Option<MessageId>,
+    attempt: u32,
+    status: Option<Status>,
+}
+
+impl<'a> Subject<'a> {
+    pub(crate) fn of(subscription: &'a Arc<str>) -> Self {
+        Self {
+            subscription: Some(subscription),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn message(mut self, id: MessageId) -> Self {
+        self.message = Some(id);
+        self
+    }
+
+    pub(crate) fn attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
+    /// The status that the message, or its delivery, has got.
+    pub(crate) fn status(mut self, status: Status) -> Self {
+        self.status = Some(status);
+        self
+    }
+}
+
 impl Record {
     /// What happened, when, and on which topic; the bus numbers it.
     pub(crate) fn new(topic: Arc<str>, at_ns: u64, kind: EventKind) -> Self {
@@ -102,6 +136,22 @@ impl Record {
             attempt: 0,
             status: None,
             kind,
+        }
+    }
+
+    /// The same, about this.
+    pub(crate) fn about(
+        subject: Subject<'_>,
+        topic: Arc<str>,
+        at_ns: u64,
+        kind: EventKind,
+    ) -> Self {
+        Self {
+            subscription: subject.subscription.map(Arc::clone),
+            about: subject.message.map_or(About::None, About::One),
+            attempt: subject.attempt,
+            status: subject.status,
+            ..Self::new(topic, at_ns, kind)
         }
     }
 

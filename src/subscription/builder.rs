@@ -14,7 +14,7 @@ use crate::engine::state::topic::TopicCore;
 use crate::message::Delivery;
 use crate::message::delivery_batch::DeliveryBatch;
 use crate::message::nack::Nack;
-use crate::observe::event::EventKind;
+use crate::observe::event::{EventKind, Subject};
 use crate::pure::decide::retry::RetryPolicy;
 use crate::pure::decide::rules::{Fit, Rules};
 use crate::pure::decide::strategy::{Batched, Strategy};
@@ -341,7 +341,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             return Err(SubscribeError::NameTaken { name: self.name });
         }
         let kind = EventKind::SubscriptionAdded;
-        self.topic.tell_of(Some(&lane.name), None, 0, None, kind);
+        self.topic.tell_of(Subject::of(&lane.name), kind);
         if self.topic.engine.has_stopped() {
             // The end may have passed by before the lane was on the list.
             lane.close(Phase::Cancelling);

@@ -17,7 +17,7 @@ use crate::engine::registry::drain::MOMENT;
 use crate::engine::runtime::{Engine, context};
 use crate::engine::state::keyed::ChangeRules;
 use crate::engine::state::lane::Lane;
-use crate::engine::wait::fire::CANCEL;
+use crate::engine::wait::fire::Tag;
 use crate::observe::latency::Latencies;
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::decide::retry::RetryPolicy;
@@ -257,7 +257,7 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
         if timeout.is_zero() {
             return Lane::close(self, Phase::Cancelling);
         }
-        let key = engine.set_timer(nanos(timeout), CANCEL, Arc::clone(self) as _);
+        let key = engine.set_timer(nanos(timeout), Tag::Cancel, Arc::clone(self) as _);
         self.set_end(key);
     }
 

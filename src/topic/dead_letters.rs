@@ -8,7 +8,7 @@ use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::state::dead_letter_store::{Letter, notify};
 use crate::engine::state::lane::Lane;
 use crate::message::{Address, Delivery, MessageId};
-use crate::observe::event::EventKind;
+use crate::observe::event::{EventKind, Subject};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::decide::retry::FailureKind;
 use crate::pure::words::room::Reserved;
@@ -207,8 +207,11 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
             };
         }
         let status = lane.books.record(Status::DeadLetter, Step::Redrive, 1);
-        let id = Some(letter.id());
-        core.tell_of(Some(&lane.name), id, 0, Some(status), EventKind::Redriven);
+        let id = letter.id();
+        core.tell_of(
+            Subject::of(&lane.name).message(id).status(status),
+            EventKind::Redriven,
+        );
         let mut again = PendingDelivery::first(&letter.batch, usize::from(letter.index), 0);
         again.generation = letter.generation.saturating_add(1);
         // The lock is held until the lane has it: who finds its key parked no more

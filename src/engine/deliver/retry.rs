@@ -5,6 +5,7 @@ use crate::engine::deliver::turn::{Progress, Tried};
 use crate::engine::parts::handler::FailedCall;
 use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::state::lane::{Lane, Turn};
+use crate::engine::wait::fire::Tag;
 use crate::message::MessageId;
 use crate::observe::event::{EventKind, Hook};
 use crate::pure::decide::lifecycle::{Status, Step};
@@ -71,7 +72,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let tag = waiting.insert(failed);
         let key = self
             .engine()
-            .set_timer(delay_ns, tag, Arc::clone(self) as _);
+            .set_timer(delay_ns, Tag::Parked(tag), Arc::clone(self) as _);
         if let Some(waiting) = waiting.get_mut(tag) {
             waiting.timer = key;
         }

@@ -5,9 +5,10 @@
 use crate::engine::parts::handler::FailedCall;
 use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::state::lane::{Lane, Turn};
+use crate::engine::wait::fire::Tag;
 use crate::message::MessageId;
 use crate::message::batch::{Batch, BatchSlice};
-use crate::observe::event::{DropCause, EventKind};
+use crate::observe::event::{DropCause, EventKind, Subject};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::decide::verdict::{NackAction, Verdict};
 use crate::pure::words::room::Phase;
@@ -80,7 +81,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
             Settled::Requeued(item) if self.engine().is_manual() => {
                 let tag = turn.waiting.insert(item);
-                self.engine().fire_in_next_run(Arc::clone(self) as _, tag);
+                self.engine()
+                    .fire_in_next_run(Arc::clone(self) as _, Tag::Parked(tag));
                 0
             }
             Settled::Requeued(item) => {
@@ -203,8 +205,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Tells observers of something that happened to one of the lane's
     /// deliveries.
     pub(crate) fn tell(&self, id: MessageId, attempt: u32, status: Status, kind: EventKind) {
-        self.topic
-            .tell_of(Some(&self.name), Some(id), attempt, Some(status), kind);
+        self.topic.tell_of(
+            Subject::of(&self.name)
+                .message(id)
+                .attempt(attempt)
+                .status(status),
+            kind,
+        );
     }
 }
 

@@ -17,7 +17,7 @@ use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::{Lanes, TopicCore};
 use crate::message::MessageId;
 use crate::message::batch::BatchSlice;
-use crate::observe::event::{DropCause, EventKind};
+use crate::observe::event::{DropCause, EventKind, Subject};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::words::room::{Phase, Reserved};
 use crate::pure::words::schedule::Then;
@@ -351,7 +351,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             for id in part.ids() {
                 let cause = DropCause::LaneFull;
                 let kind = EventKind::Dropped { cause };
-                self.tell_of(Some(&lane.name), Some(id), 0, Some(status), kind);
+                self.tell_of(Subject::of(&lane.name).message(id).status(status), kind);
             }
         }
     }
@@ -401,7 +401,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.books.unrouted.add(count);
         if self.bus().observed() {
             for id in unrouted {
-                self.tell_of(None, Some(id), 0, None, EventKind::Unrouted);
+                self.tell_of(Subject::default().message(id), EventKind::Unrouted);
             }
         }
         self.gate.release(count);

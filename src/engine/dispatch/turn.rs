@@ -9,7 +9,7 @@ use crate::engine::runtime::pool::{After, Task, Worker};
 use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::{Lanes, TopicCore};
-use crate::engine::wait::fire::{Fire, LOOK};
+use crate::engine::wait::fire::{Fire, Tag};
 use crate::message::MessageId;
 use crate::message::batch::{BATCH, BatchSlice};
 use crate::observe::event::{DropCause, EventKind, Hook};
@@ -75,11 +75,11 @@ impl<T: Send + Sync + 'static> Task for TopicCore<T> {
 }
 
 impl<T: Send + Sync + 'static> Fire for TopicCore<T> {
-    fn fire(self: Arc<Self>, tag: u32) {
-        if tag == LOOK {
+    fn fire(self: Arc<Self>, tag: Tag) {
+        let Tag::Parked(index) = tag else {
             return self.schedule();
-        }
-        let due = self.delayed.lock().remove(tag);
+        };
+        let due = self.delayed.lock().remove(index);
         if let Some(due) = due {
             self.publish_due(*due);
         }

@@ -24,7 +24,7 @@ use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::keyed::{KeyedLane, State};
 use crate::engine::state::lane::Lane;
 use crate::message::MessageId;
-use crate::observe::event::EventKind;
+use crate::observe::event::{EventKind, Subject};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::order::sequencer::{Key, Taken};
 use crate::pure::words::room::Reserved;
@@ -81,7 +81,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     fn tell_key(&self, key: &str, kind: impl FnOnce(Arc<str>) -> EventKind) {
         if self.topic.bus().observed() {
             let kind = kind(Arc::from(key));
-            self.topic.tell_of(Some(&self.name), None, 0, None, kind);
+            self.topic.tell_of(Subject::of(&self.name), kind);
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::engine::state::lane::{Lane, Turn};
 use crate::engine::state::slots::{ConsumerSlot, Make, Member, Shared, Work};
 use crate::message::Delivery;
 use crate::message::nack::Nack;
-use crate::observe::event::EventKind;
+use crate::observe::event::{EventKind, Subject};
 use crate::observe::metrics::MemberMetrics;
 use crate::pure::order::sequencer::Taken;
 use crate::pure::words::room::Phase;
@@ -304,7 +304,7 @@ impl<T: Send + Sync + 'static> Member<T> {
 
 impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn tell_of_member(&self, kind: EventKind) {
-        self.topic.tell_of(Some(&self.name), None, 0, None, kind);
+        self.topic.tell_of(Subject::of(&self.name), kind);
     }
 }
 

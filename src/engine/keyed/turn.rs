@@ -10,6 +10,7 @@ use crate::engine::parts::handler::FailedCall;
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Turn;
+use crate::engine::wait::fire::Tag;
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::order::sequencer::{Key, PerKey, Taken};
 use crate::pure::words::room::Phase;
@@ -214,7 +215,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let held = key.filter(holds);
         let tag = if is_requeued && engine.is_manual() {
             let tag = state.waiting.insert(item);
-            engine.fire_in_next_run(Arc::clone(self.lane) as _, tag);
+            engine.fire_in_next_run(Arc::clone(self.lane) as _, Tag::Parked(tag));
             tag
         } else if delay_ns == 0 {
             // Filed before its key is put down, so it is the next of it without a hold.

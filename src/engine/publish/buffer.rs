@@ -17,7 +17,7 @@ use crate::engine::publish::admit::{Patience, Refused};
 use crate::engine::runtime::linger::Linger;
 use crate::engine::runtime::pool::{Task, Worker};
 use crate::engine::state::topic::TopicCore;
-use crate::engine::wait::fire::Fire;
+use crate::engine::wait::fire::{Fire, Tag};
 use crate::engine::wait::standby::Place;
 use crate::message::BatchReceipt;
 use crate::message::batch::DeferredDrops;
@@ -206,7 +206,7 @@ fn copy_out<T>(payloads: &mut Vec<T>, count: usize) -> Vec<T> {
 }
 
 impl<T: Send + Sync + 'static> Fire for Buffer<T> {
-    fn fire(self: Arc<Self>, _tag: u32) {
+    fn fire(self: Arc<Self>, _tag: Tag) {
         // A flush may evict, and so drop, payloads: the user's code, and not for
         // the timer's thread.
         // ORDERING: pairs with the swap in `run`: who finds it set comes before that

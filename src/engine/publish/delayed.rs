@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::engine::base::contain::discard;
 use crate::engine::state::topic::{Delayed, TopicCore};
+use crate::engine::wait::fire::Tag;
 use crate::message::Receipt;
 use crate::message::batch::{DeferredDrops, Meta, QueueEntry};
 use crate::observe::event::DropCause;
@@ -58,7 +59,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // the entry knows its key.
         let mut delayed = self.delayed.lock();
         let tag = delayed.insert(entry);
-        let key = self.engine.set_timer(delay_ns, tag, Arc::clone(self) as _);
+        let key = self
+            .engine
+            .set_timer(delay_ns, Tag::Parked(tag), Arc::clone(self) as _);
         if let Some(entry) = delayed.get_mut(tag) {
             entry.timer = key;
         }

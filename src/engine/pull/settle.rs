@@ -26,9 +26,9 @@ use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::runtime::context::{self, Inside};
 use crate::engine::state::keyed::{KeyedLane, State};
 use crate::engine::state::lane::{Lane, Turn};
-use crate::engine::wait::fire::LEASE;
+use crate::engine::wait::fire::Tag;
 use crate::message::nack::Nack;
-use crate::observe::event::EventKind;
+use crate::observe::event::{EventKind, Subject};
 use crate::pure::decide::expiry::{NEVER, next_look};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::order::sequencer::Taken;
@@ -78,7 +78,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     fn set_alarm(self, leases: &mut Leases<T>, due_ns: u64) {
         if due_ns < leases.alarm.due_ns {
             let timer = &self.lane.engine().timer;
-            let key = timer.insert(due_ns, LEASE, Arc::clone(self.lane) as _);
+            let key = timer.insert(due_ns, Tag::Lease, Arc::clone(self.lane) as _);
             let later = std::mem::replace(&mut leases.alarm, Alarm { due_ns, key });
             timer.cancel(later.key);
         }
@@ -191,10 +191,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Tells observers of leases that were settled too late.
     fn tell_stale(self, run: &Granted<T>) {
         for id in run.ids() {
-            let (name, kind) = (Some(&self.lane.name), EventKind::StaleSettlement);
-            self.lane
-                .topic
-                .tell_of(name, Some(id), run.attempt, None, kind);
+            let kind = EventKind::StaleSettlement;
+            self.lane.topic.tell_of(
+                Subject::of(&self.lane.name)
+                    .message(id)
+                    .attempt(run.attempt),
+                kind,
+            );
         }
     }
 

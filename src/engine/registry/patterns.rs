@@ -25,7 +25,7 @@ use crate::engine::runtime::directory::{AnyPatternSub, AnyTopic};
 use crate::engine::state::keyed::{Consumers, Keyed};
 use crate::engine::state::lane::{Lane, LaneSettings, Policy};
 use crate::engine::state::topic::TopicCore;
-use crate::observe::event::EventKind;
+use crate::observe::event::{EventKind, Subject};
 use crate::observe::latency::{Latencies, LatencySummary};
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::decide::rules::{Fit, Rules};
@@ -195,13 +195,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             .filter_map(|topic| self.add_lane(&mut resolved, topic));
         let added: Vec<_> = added.collect();
         for topic in &matched {
-            topic.tell_of(
-                Some(&self.name),
-                None,
-                0,
-                None,
-                EventKind::SubscriptionAdded,
-            );
+            topic.tell_of(Subject::of(&self.name), EventKind::SubscriptionAdded);
         }
         for pattern in patterns {
             if !resolved.patterns.contains(&pattern) {

@@ -2,7 +2,7 @@
 //! of a batch handler, or a buffer.
 
 use crate::engine::runtime::Engine;
-use crate::engine::wait::fire::{Fire, LOOK};
+use crate::engine::wait::fire::{Fire, Tag};
 use crate::pure::wheel::{TimerKey, due_tick};
 use crate::sync::Arc;
 
@@ -24,7 +24,7 @@ impl Linger {
             return;
         }
         self.cancel(engine);
-        let key = engine.timer.insert(due_ns, LOOK, target);
+        let key = engine.timer.insert(due_ns, Tag::Look, target);
         self.0 = Some((key, due_ns));
     }
 

@@ -11,6 +11,7 @@ pub(crate) mod timer;
 use crate::engine::base::cell::Cell;
 use crate::engine::base::clock::Clock;
 use crate::engine::base::contain::{SharedPolicy, StrategyInUse};
+use crate::engine::wait::fire::{Fire, Tag};
 use crate::engine::wait::quiescence::Quiescence;
 use crate::observe::metrics::TopicMetrics;
 use crate::pure::wheel::TimerKey;
@@ -39,7 +40,7 @@ pub(crate) struct Engine {
     /// What jitter is drawn from, with who failed and how often.
     pub(crate) seed: u64,
     /// Without workers: what is put off to the next run.
-    pub(crate) next_run: Mutex<Vec<(Weak<dyn crate::engine::wait::fire::Fire>, u32)>>,
+    pub(crate) next_run: Mutex<Vec<(Weak<dyn Fire>, Tag)>>,
     pub(crate) ending: Cell<Ending>,
     /// Deliveries cancelled because a publish of their handler was refused.
     pub(crate) cancelled_by_end: AtomicU64,
@@ -80,23 +81,14 @@ impl Engine {
     }
 
     /// Sets a deadline for `target`, `delay_ns` from now.
-    pub(crate) fn set_timer(
-        &self,
-        delay_ns: u64,
-        tag: u32,
-        target: Arc<dyn crate::engine::wait::fire::Fire>,
-    ) -> TimerKey {
+    pub(crate) fn set_timer(&self, delay_ns: u64, tag: Tag, target: Arc<dyn Fire>) -> TimerKey {
         let due_ns = self.clock.timer_ns().saturating_add(delay_ns);
         self.timer.insert(due_ns, tag, target)
     }
 
     /// Has `target` be told of this tag at the beginning of the next run, if it is there
     /// by then.
-    pub(crate) fn fire_in_next_run(
-        &self,
-        target: Arc<dyn crate::engine::wait::fire::Fire>,
-        tag: u32,
-    ) {
+    pub(crate) fn fire_in_next_run(&self, target: Arc<dyn Fire>, tag: Tag) {
         self.next_run.lock().push((Arc::downgrade(&target), tag));
     }
 

@@ -10,7 +10,7 @@ use std::io;
 use crate::engine::base::clock::Clock;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::context::Inside;
-use crate::engine::wait::fire::{Fire, LEASE};
+use crate::engine::wait::fire::{Fire, Tag};
 use crate::pure::wheel::{Due, TimerKey, Wheel};
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Thread, is_current, mutant, spawn};
 
@@ -30,7 +30,8 @@ struct State {
 impl State {
     fn advance(&mut self, clock: &Clock, due: &mut Vec<Due<Arc<dyn Fire>>>) {
         self.wheel.advance(clock.timer_ns(), due);
-        let parked = due.iter().filter(|due| due.tag < LEASE).count();
+        let is_parked = |due: &&Due<_>| Tag::unpack(due.tag).is_parked();
+        let parked = due.iter().filter(is_parked).count();
         self.parked -= parked as u64;
     }
 }
@@ -75,13 +76,13 @@ impl Timer {
     }
 
     /// Sets a deadline, by [`Clock::timer_ns`]; after [`stop`](Self::stop), none.
-    pub(crate) fn insert(&self, due_ns: u64, tag: u32, target: Arc<dyn Fire>) -> TimerKey {
+    pub(crate) fn insert(&self, due_ns: u64, tag: Tag, target: Arc<dyn Fire>) -> TimerKey {
         let mut state = self.state.lock();
         if state.stopping {
             return TimerKey::NONE;
         }
-        state.parked += u64::from(tag < LEASE);
-        let key = state.wheel.insert(due_ns, tag, target);
+        state.parked += u64::from(tag.is_parked());
+        let key = state.wheel.insert(due_ns, tag.pack(), target);
         self.bring_forward(&state, due_ns);
         key
     }
@@ -193,5 +194,5 @@ impl Timer {
 }
 
 fn fire(due: Due<Arc<dyn Fire>>) {
-    due.value.fire(due.tag);
+    due.value.fire(Tag::unpack(due.tag));
 }

@@ -11,7 +11,7 @@ use crate::engine::runtime::expiry::Expiry;
 use crate::engine::runtime::linger::Linger;
 use crate::engine::state::keyed::Keyed;
 use crate::engine::state::topic::TopicCore;
-use crate::engine::wait::fire::{CANCEL, Fire, LEASE, LOOK};
+use crate::engine::wait::fire::{Fire, Tag};
 use crate::message::batch::BatchSlice;
 use crate::observe::latency::Latencies;
 use crate::pure::decide::retry::salt;
@@ -415,9 +415,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl<T: Send + Sync + 'static> Fire for Lane<T> {
-    fn fire(self: Arc<Self>, tag: u32) {
+    fn fire(self: Arc<Self>, tag: Tag) {
         let returned = match tag {
-            LOOK => {
+            Tag::Look => {
                 self.schedule();
                 // What has expired may be the room that it waits for, and the runner
                 // in a handler for long.
@@ -426,9 +426,9 @@ impl<T: Send + Sync + 'static> Fire for Lane<T> {
                 }
                 return;
             }
-            CANCEL => return self.close(Phase::Cancelling),
-            LEASE.. => Return::Overdue,
-            _ => Return::Due(tag),
+            Tag::Cancel => return self.close(Phase::Cancelling),
+            Tag::Lease => Return::Overdue,
+            Tag::Parked(index) => Return::Due(index),
         };
         self.push_return(returned);
         self.schedule_for_return();

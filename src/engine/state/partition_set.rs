@@ -37,7 +37,7 @@ use crate::engine::runtime::directory::{Partitions, TopicSettings};
 use crate::engine::runtime::pool::{After, Task, Worker};
 use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::topic::TopicCore;
-use crate::engine::wait::fire::Fire;
+use crate::engine::wait::fire::{Fire, Tag};
 use crate::message::batch::{BatchSlice, Meta, QueueEntry};
 use crate::observe::event::EventKind;
 use crate::pure::decide::key_hash::key_hash;
@@ -167,7 +167,7 @@ impl<T: Send + Sync + 'static> Task for Partition<T> {
 
 impl<T: Send + Sync + 'static> Fire for Partition<T> {
     /// A linger has ended, or something may have expired: it has no other deadlines.
-    fn fire(self: Arc<Self>, _tag: u32) {
+    fn fire(self: Arc<Self>, _tag: Tag) {
         let set = self.set.upgrade();
         if let Some(topic) = set.and_then(|set| set.topic.upgrade()) {
             self.schedule(&topic.engine);

@@ -15,7 +15,7 @@ use crate::engine::state::roll::Roll;
 use crate::engine::wait::waiters::Waiters;
 use crate::message::MessageId;
 use crate::message::batch::{Message, Meta, QueueEntry};
-use crate::observe::event::{About, EventKind, Record};
+use crate::observe::event::{About, EventKind, Record, Subject};
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::decide::retry::RetryPolicy;
 use crate::pure::wheel::TimerKey;
@@ -187,32 +187,20 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Tells observers of something that happened to this topic.
     pub(crate) fn tell(&self, kind: EventKind) {
-        self.tell_of(None, None, 0, None, kind);
+        self.tell_of(Subject::default(), kind);
     }
 
     /// Tells observers of something that happened to one message.
     pub(crate) fn tell_message(&self, id: MessageId, status: Status, kind: EventKind) {
-        self.tell_of(None, Some(id), 0, Some(status), kind);
+        self.tell_of(Subject::default().message(id).status(status), kind);
     }
 
     /// Tells observers, if there are any.
-    pub(crate) fn tell_of(
-        &self,
-        subscription: Option<&Arc<str>>,
-        id: Option<MessageId>,
-        attempt: u32,
-        status: Option<Status>,
-        kind: EventKind,
-    ) {
+    pub(crate) fn tell_of(&self, subject: Subject<'_>, kind: EventKind) {
         if self.bus().observed() {
             let now_ns = self.engine.clock.now_ns();
-            self.bus().send(Box::new(Record {
-                subscription: subscription.map(Arc::clone),
-                about: id.map_or(About::None, About::One),
-                attempt,
-                status,
-                ..Record::new(Arc::clone(&self.name), now_ns, kind)
-            }));
+            let record = Record::about(subject, Arc::clone(&self.name), now_ns, kind);
+            self.bus().send(Box::new(record));
         }
     }
 
@@ -292,10 +280,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Err(letter) => (Arc::new(letter), Vec::new()),
         };
         self.tell_of(
-            Some(&evicted.subscription),
-            Some(evicted.id()),
-            evicted.attempts,
-            Some(Status::DeadLetter),
+            Subject::of(&evicted.subscription)
+                .message(evicted.id())
+                .attempt(evicted.attempts)
+                .status(Status::DeadLetter),
             EventKind::LetterEvicted,
         );
         notify(waiting);
@@ -311,10 +299,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Result<Option<Left<T>>, Letter<T>> {
         let reason = letter.reason;
         self.tell_of(
-            Some(&letter.subscription),
-            Some(letter.id()),
-            letter.attempts,
-            Some(Status::DeadLetter),
+            Subject::of(&letter.subscription)
+                .message(letter.id())
+                .attempt(letter.attempts)
+                .status(Status::DeadLetter),
             EventKind::DeadLetter { reason },
         );
         letters.bury(letter)
@@ -382,13 +370,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // Its policy goes as its handler went.
         drop(lane.retry.swap(Arc::new(None)));
         lane.dismiss_receivers();
-        self.tell_of(
-            Some(&lane.name),
-            None,
-            0,
-            None,
-            EventKind::SubscriptionRemoved,
-        );
+        self.tell_of(Subject::of(&lane.name), EventKind::SubscriptionRemoved);
         self.engine.quiescence.notify();
     }
 

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::wait::fire::{Fire, LOOK};
+use crate::engine::wait::fire::{Fire, Tag};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, fence};
 
@@ -81,7 +81,7 @@ impl Standby {
         let first = self.state.lock().line.pop_first();
         if let Some((_, target)) = first {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            target.fire(LOOK);
+            target.fire(Tag::Look);
         }
     }
 }
