@@ -51,7 +51,7 @@ impl Head {
 
 impl<const WORDS: usize> Payload<WORDS> {
     /// What a ring is filled with before anything was sent.
-    #[cfg(millstream_peers)]
+    #[cfg(feature = "peers")]
     pub const EMPTY: Self = Self([0; WORDS]);
 
     const FILLER: [u64; WORDS] = {

@@ -2,15 +2,15 @@
 
 mod millstream;
 
-#[cfg(millstream_peers)]
+#[cfg(feature = "peers")]
 mod channels;
-#[cfg(millstream_peers)]
+#[cfg(feature = "peers")]
 mod disruptor;
-#[cfg(millstream_peers)]
+#[cfg(feature = "peers")]
 mod hand_rolled;
-#[cfg(all(millstream_peers, feature = "async"))]
+#[cfg(feature = "peers")]
 mod tasks;
-#[cfg(millstream_peers)]
+#[cfg(feature = "peers")]
 mod tokio;
 
 use std::error::Error;
@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::check::Checker;
 use crate::load::Load;
-#[cfg(all(millstream_peers, feature = "async"))]
+#[cfg(feature = "peers")]
 use crate::load::Taking;
 use crate::payload::Payload;
 use crate::run::{Outcome, run};
@@ -149,33 +149,33 @@ impl Kind {
     ) -> Answer<Outcome> {
         match self {
             Self::Millstream => run::<WORDS, millstream::Millstream>(load, limit, watch),
-            #[cfg(all(millstream_peers, feature = "async"))]
+            #[cfg(feature = "peers")]
             Self::Flume if load.taking == Taking::Stream => {
                 run::<WORDS, tasks::Tasks<tasks::Flume, tasks::Itself>>(load, limit, watch)
             }
-            #[cfg(all(millstream_peers, feature = "async"))]
+            #[cfg(feature = "peers")]
             Self::Tokio if load.taking == Taking::Stream => {
                 run::<WORDS, tasks::Tasks<tasks::Mpsc, tasks::Itself>>(load, limit, watch)
             }
-            #[cfg(all(millstream_peers, feature = "async"))]
+            #[cfg(feature = "peers")]
             Self::Tokio if load.taking == Taking::Async => {
                 run::<WORDS, tasks::Tasks<tasks::Mpsc, tasks::Spawning>>(load, limit, watch)
             }
-            #[cfg(millstream_peers)]
+            #[cfg(feature = "peers")]
             Self::Crossbeam => {
                 run::<WORDS, channels::Lanes<channels::Crossbeam>>(load, limit, watch)
             }
-            #[cfg(millstream_peers)]
+            #[cfg(feature = "peers")]
             Self::Flume => run::<WORDS, channels::Lanes<channels::Flume>>(load, limit, watch),
-            #[cfg(millstream_peers)]
+            #[cfg(feature = "peers")]
             Self::Kanal => run::<WORDS, channels::Lanes<channels::Kanal>>(load, limit, watch),
-            #[cfg(millstream_peers)]
+            #[cfg(feature = "peers")]
             Self::Tokio => run::<WORDS, tokio::Broadcast>(load, limit, watch),
-            #[cfg(millstream_peers)]
+            #[cfg(feature = "peers")]
             Self::Disruptor => run::<WORDS, disruptor::Rings>(load, limit, watch),
-            #[cfg(millstream_peers)]
+            #[cfg(feature = "peers")]
             Self::HandRolled => run::<WORDS, hand_rolled::HandRolled>(load, limit, watch),
-            #[cfg(not(millstream_peers))]
+            #[cfg(not(feature = "peers"))]
             peer => Err(format!("{peer} is not in this build").into()),
         }
     }

@@ -32,7 +32,7 @@ use crate::pipeline::Pipeline;
 use crate::replay::Pace;
 
 /// In the project, wherever the program is called from.
-const WEEK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/earthquakes.ndjson");
+const WEEK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/earthquakes.ndjson");
 /// Retries take milliseconds; whoever needs this long is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -51,7 +51,7 @@ use crate::systems::{Answer, Kind};
 fn main() -> ExitCode {
     let plan = Plan::parse();
     let is_short_of_async = plan.needs_async() && !cfg!(feature = "async");
-    if is_short_of_async || plan.needs_peers() && !cfg!(millstream_peers) {
+    if is_short_of_async || plan.needs_peers() && !cfg!(feature = "peers") {
         return peers::run_again().unwrap_or_else(|error| {
             eprintln!("bench: cargo can't be run: {error}");
             ExitCode::FAILURE
