@@ -1,8 +1,6 @@
 //! Futures: `publish_async`, `recv_async` and the stream of leases wait without blocking
 //! a thread. A future that is dropped has taken nothing, and takes nobody's wake-up along.
 
-mod harness;
-
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -10,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use crate::harness::{HANG, assert_balanced, assert_rests_balanced, manual, threaded};
 use futures_core::Stream;
-use harness::{HANG, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{Broker, Nack, Overflow, PublishError, Pull, PullSubscription, RecvError, Topic};
 use millstream::{NoSubscribers, Unsubscribe};
 

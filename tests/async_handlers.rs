@@ -1,8 +1,5 @@
 //! Handlers that are async functions: many calls under way on few workers, keys in order,
 //! failures and panics settled as everybody's, and nothing left behind at the end.
-#![cfg(feature = "async")]
-
-mod harness;
 
 use std::future::poll_fn;
 use std::panic::resume_unwind;
@@ -12,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+};
 use millstream::{
     Backoff, Broker, Nack, OnExhausted, OnFailure, OwnedDelivery, SubscribeError, Topic,
     Unsubscribe, Unsubscribed,

@@ -5,14 +5,14 @@
 //! A delivery is one message for one subscription. Whatever happens to the same
 //! message elsewhere, and whatever happened to its neighbors, changes nothing.
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+};
 use millstream::{
     Backoff, Batched, Immediate, LaneFull, Nack, Overflow, PublishError, Status, Topic, Unsubscribe,
 };

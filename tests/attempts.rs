@@ -2,13 +2,13 @@
 //! one delivery, not for the message. An error and a panic count. An unsubscribe
 //! and a shutdown don't. `max_attempts(n)` means at most `n` entries.
 
-mod harness;
-
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+};
 use millstream::{
     Backoff, Batched, Broker, DeadReason, DeliveryCounts, FailureKind, Nack, Topic, Unsubscribe,
     Unsubscribed,

@@ -1,14 +1,14 @@
 //! A buffering publisher loses nothing, keeps its order, and holds nothing back
 //! for longer than it was told to.
 
-mod harness;
-
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
+};
 use millstream::{
     Batched, Broker, BufferedPublisher, ManualClock, NoSubscribers, Overflow, PublishError,
     Subscription, Topic,

@@ -10,14 +10,14 @@
 //! ends than beginnings. What was counted stays counted: after the subscription,
 //! after the topic, after the broker. And what is counted is evented.
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+};
 use millstream::{
     Backoff, Batched, Broker, Delivery, DeliveryCounts, Histograms, Immediate, LaneFull,
     ManualClock, Nack, NoSubscribers, OnFailure, Overflow, Pull, Subscription, SubscriptionMetrics,

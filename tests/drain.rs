@@ -4,14 +4,14 @@
 //! it cuts off is cancelled, never a failure. Dropping the broker is the immediate
 //! version.
 
-mod harness;
-
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{HANG, HOUR, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{
+    HANG, HOUR, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+};
 use millstream::{
     Backoff, Batched, Broker, DrainError, DrainReport, Nack, NoSubscribers, OpenError, Overflow,
     PublishError, SubscribeError, Subscription, Topic, Unsubscribe,

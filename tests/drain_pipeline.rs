@@ -1,13 +1,11 @@
 //! A drain by stages: what handlers publish onward is still accepted, and what others
 //! publish is not, until nothing is left to do.
 
-mod harness;
-
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use harness::{HANG, Log, assert_balanced, manual, threaded};
+use crate::harness::{HANG, Log, assert_balanced, manual, threaded};
 use millstream::{
     Backoff, Batched, Broker, DrainError, DrainReport, EventKind, Nack, NoSubscribers, Overflow,
     PublishError, Pull, Topic,

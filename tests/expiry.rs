@@ -1,12 +1,12 @@
 //! Time to live: what nobody has handled in time is not handled late. It ends, and
 //! makes room, by itself. A letter that is redriven has no time to live any more.
 
-mod harness;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
+};
 use millstream::{
     Backoff, Batched, Broker, DeadReason, DropCause, EventKind, LaneFull, Nack, NoSubscribers,
     OnExhausted, OnExpired, OnFailure, Overflow, PublishError, Pull, PullSubscription,

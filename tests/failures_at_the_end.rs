@@ -2,9 +2,7 @@
 //! fails after a publish of its own was refused is cancelled. Every other failure is
 //! one, whatever calls before it have met, and the handler's own last word holds.
 
-mod harness;
-
-use harness::{HANG, assert_balanced, manual};
+use crate::harness::{HANG, assert_balanced, manual};
 use millstream::{Backoff, Batched, Broker, DeadReason, Nack, Pull, Subscription, Topic};
 
 /// Begins to end the broker: from inside of a handler, so that the others of its run

@@ -2,14 +2,12 @@
 //! new ones wait in a subscription, they take turns, one for one, however it takes them.
 //! Those that come back take theirs in the order in which they came back.
 
-mod harness;
-
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use harness::{Log, advance, assert_balanced, manual};
+use crate::harness::{Log, advance, assert_balanced, manual};
 use millstream::{
     Backoff, Batched, Broker, Delivery, LaneFull, Nack, OnFailure, Pull, Redrive, Subscription,
     SubscriptionBuilder, Topic,

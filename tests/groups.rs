@@ -2,15 +2,15 @@
 //! key never to two at once and never out of order; members come and go without loss or
 //! overlap; one that stalls is seen, and holds up nobody's keys but its own.
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+};
 use millstream::{
     Backoff, Broker, ConsumerGroup, InvalidSetting, Member, Nack, OnExhausted, OnFailure,
     PublishError, SubscribeError, Topic, Unsubscribe, Unsubscribed,

@@ -3,8 +3,6 @@
 //! unsubscribe itself, swap and drain. No worker dies, nothing deadlocks, nobody
 //! else pays for it, and the books balance.
 
-mod harness;
-
 use std::error::Error;
 use std::fmt;
 use std::panic::resume_unwind;
@@ -12,7 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+};
 use millstream::{
     Backlog, Backoff, Batched, Broker, Class, DeadReason, Decision, DrainError, FailedAttempt,
     Immediate, InvalidSetting, Nack, Observation, Overflow, Plan, PublishError, RetryPolicy,

@@ -1,12 +1,10 @@
 //! A handler that takes its time holds up nobody but its own subscription.
 
-mod harness;
-
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use harness::{HANG, Log, assert_rests_balanced, read, threaded};
+use crate::harness::{HANG, Log, assert_rests_balanced, read, threaded};
 use millstream::{Batched, Immediate, Subscription, Topic, Unsubscribe};
 use parking_lot::{Condvar, Mutex};
 

@@ -1,11 +1,9 @@
 //! Who keeps a broker alive, and until when: what it holds and that holds a handle of
 //! it. A drain lets go of all that but the dead letters.
 
-mod harness;
-
 use std::sync::{Arc, Mutex, Weak};
 
-use harness::{HANG, Log, manual, threaded};
+use crate::harness::{HANG, Log, manual, threaded};
 use millstream::{
     Backlog, Backoff, Batched, Broker, Decision, FailedAttempt, Nack, Plan, RetryPolicy, Strategy,
     Topic, Unsubscribe,

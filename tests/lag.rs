@@ -1,13 +1,11 @@
 //! A message for which no handler is ready waits in a full batch, wherever it waits; and
 //! whoever is ready for it gets it.
 
-mod harness;
-
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use harness::{HANG, Log, assert_rests_balanced, read, threaded};
+use crate::harness::{HANG, Log, assert_rests_balanced, read, threaded};
 use millstream::{Batched, Broker, OnFailure, Subscription, Topic, Unsubscribe};
 use parking_lot::Mutex;
 

@@ -2,11 +2,9 @@
 //! for every way to take deliveries. The clock is the test's, and moves while a handler
 //! runs, so that each value is known exactly; histograms keep it to within 1 %.
 
-mod harness;
-
 use std::time::Duration;
 
-use harness::{Log, advance, assert_balanced, manual};
+use crate::harness::{Log, advance, assert_balanced, manual};
 use millstream::{
     Backoff, Batched, Broker, DeadReason, LatencySummary, ManualClock, Nack, OnFailure, Pull,
     PullSubscription, Subscription, SubscriptionMetrics, Topic,

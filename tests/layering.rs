@@ -446,3 +446,23 @@ fn retired_words_stay_retired() {
         }
     }
 }
+
+/// Cargo is told which files are programs, and those which they include. A file that is
+/// forgotten would be a promise that nobody keeps.
+#[test]
+fn every_test_file_is_run() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| fs::read_to_string(root.join(name)).expect("a readable file");
+    let included = read("tests/promises.rs").replace("r#", "") + &read("tests/house.rs");
+    let programs = read("Cargo.toml");
+    for entry in fs::read_dir(root.join("tests")).expect("they are here") {
+        let path = entry.expect("a readable directory").path();
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let is_program = programs.contains(&format!("[[test]]\nname = \"{name}\"\n"));
+        let is_included = included.contains(&format!("\nmod {name};\n"));
+        assert!(is_program || is_included, "no program runs {path:?}");
+    }
+}

@@ -6,13 +6,13 @@
 //! in this order. An observer that is slow or panics costs events, never
 //! deliveries; what it missed is counted, and its sequence shows the gap.
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+};
 use millstream::{
     Backlog, Backoff, Batched, Broker, DeadLetterOverflow, EventKind, FlushCause, LaneFull,
     ManualClock, MessageId, Nack, Observation, Overflow, Plan, Status, Strategy, Unsubscribe,

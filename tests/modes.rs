@@ -1,9 +1,7 @@
 //! The same promises hold however workers idle, and whether latencies are recorded
 //! or not.
 
-mod harness;
-
-use harness::{HANG, assert_balanced, assert_rests_balanced};
+use crate::harness::{HANG, assert_balanced, assert_rests_balanced};
 use millstream::{Broker, Histograms, Idle, LatencySummary};
 use std::sync::mpsc;
 

@@ -2,11 +2,9 @@
 //! and a payload that is refused comes back. An option that could never take
 //! effect is bad input. Absurd durations are none: they mean "for ever".
 
-mod harness;
-
 use std::time::{Duration, Instant};
 
-use harness::{HANG, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{HANG, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
     Backlog, Backoff, Batched, Broker, BuildError, DeadLetterOverflow, Decision, FailedAttempt,
     Idle, Immediate, InvalidName, InvalidSetting, LaneFull, MAX_NAME_LEN, ManualClock, Nack,
@@ -980,7 +978,6 @@ fn handles_ask_nothing_of_their_payload() {
     clones_and_prints::<millstream::DeadLetter<Mute>>();
     clones_and_prints::<millstream::PullSubscription<Mute>>();
     clones_and_prints::<millstream::Delivery<'_, Mute>>();
-    clones_and_prints::<millstream::OwnedDelivery<Mute>>();
     prints::<millstream::BufferedPublisher<Mute>>();
     prints::<millstream::ConsumerGroup<Mute>>();
     prints::<millstream::Member>();
@@ -993,6 +990,7 @@ fn handles_ask_nothing_of_their_payload() {
     prints::<PublishError<Mute>>();
     #[cfg(feature = "async")]
     {
+        clones_and_prints::<millstream::OwnedDelivery<Mute>>();
         prints::<millstream::Publish<Mute>>();
         prints::<millstream::Recv<Mute>>();
         prints::<millstream::LeaseStream<Mute>>();

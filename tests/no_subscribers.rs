@@ -4,11 +4,11 @@
 //! subscription; `Reject` hands it back. It makes no difference whether nobody has
 //! come yet or the last one has left.
 
-mod harness;
-
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
+};
 use millstream::{
     Batched, Broker, Nack, NoSubscribers, OpenError, Overflow, PublishError, Topic, Unsubscribe,
 };

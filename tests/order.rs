@@ -4,13 +4,13 @@
 //! publishers each one's own order is kept. After a failure later messages may
 //! pass, but first attempts stay in order.
 
-mod harness;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+};
 use millstream::{
     Backoff, Batched, Immediate, LaneFull, Nack, NoSubscribers, Overflow, Subscription, Topic,
 };

@@ -3,11 +3,11 @@
 //! whose delivery is exhausted goes on, or is parked. Nothing is lost, and the books
 //! balance, whatever is changed meanwhile.
 
-mod harness;
-
 use std::time::Duration;
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+};
 use millstream::{
     Backoff, Batched, Broker, DeadLetterOverflow, DeadReason, DeliveryBatch, EventKind, LaneFull,
     Nack, OnExhausted, OnFailure, SubscribeError, Subscription, Topic, Unsubscribe, Unsubscribed,

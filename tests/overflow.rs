@@ -5,13 +5,11 @@
 //! and it is evented. A capacity of zero is refused. Nothing larger than its queue
 //! can hang.
 
-mod harness;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use harness::{
+use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, read_by, threaded,
 };
 use millstream::{

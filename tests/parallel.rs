@@ -1,15 +1,12 @@
 //! A parallel handler makes the promises of any other, but for the order within a
 //! batch.
-#![cfg(feature = "parallel")]
-
-mod harness;
 
 use std::sync::Arc;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
     Backoff, Batched, Nack, NoSubscribers, Overflow, PublishError, SubscribeError, Topic,
     Unsubscribe,

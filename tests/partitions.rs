@@ -2,15 +2,15 @@
 //! The hash is frozen, the messages of a key keep their order, also while the number
 //! of partitions changes, and everything else holds for the topic as a whole.
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
+};
 use millstream::{
     Backlog, Backoff, Batched, Broker, EventKind, Immediate, InvalidSetting, LaneFull, Nack,
     NoSubscribers, OpenError, Overflow, PartitionsError, Plan, PublishError, Strategy, Topic,

@@ -2,14 +2,14 @@
 //! matches, present or future, from before anybody can publish to it until the pattern,
 //! the topic or the subscription goes; and never two.
 
-mod harness;
-
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+};
 use millstream::{
     Backoff, Broker, Class, Delivery, InvalidName, InvalidPattern, LaneFull, Nack, NoSubscribers,
     OnExhausted, OnFailure, OpenError, PatternSubscription, PublishError, RemoveError,

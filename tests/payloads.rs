@@ -2,11 +2,9 @@
 //! size and in a build without optimization; larger ones are refused where the topic is
 //! opened. They never end the process.
 
-mod harness;
-
 use std::time::Duration;
 
-use harness::{HANG, Log, assert_rests_balanced, threaded};
+use crate::harness::{HANG, Log, assert_rests_balanced, threaded};
 use millstream::{
     Backoff, Batched, Broker, LaneFull, MAX_PAYLOAD, Nack, OpenError, Overflow, Pull, Subscription,
     Topic, TopicBuilder, Unkeyed,

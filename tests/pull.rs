@@ -4,14 +4,14 @@
 //! Retry, order under failure, drain and unsubscribe are as for handlers, and the books
 //! balance.
 
-mod harness;
-
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::with_time_enough;
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::with_time_enough;
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+};
 use millstream::{
     Backoff, Broker, DeadReason, DrainError, EventKind, FailureKind, LaneFull, Lease, LeaseBatch,
     ManualClock, Nack, OnExhausted, OnFailure, Pull, PullSubscription, RecvError, Stale,

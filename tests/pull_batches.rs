@@ -2,14 +2,14 @@
 //! settled by themselves; and whatever becomes of one, its neighbors are as if they had been
 //! leased one by one.
 
-mod harness;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use harness::{HANG, HOUR, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{
+    HANG, HOUR, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+};
 use millstream::{
     Backoff, Broker, EventKind, Lease, LeaseBatch, ManualClock, Nack, OnFailure, Pull,
     PullSubscription, RecvError, Stale, Topic, Unsubscribe,

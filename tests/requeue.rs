@@ -4,13 +4,13 @@
 //! failures survives this, too. A handler that requeues for ever keeps nobody else from
 //! their turns, and no run, drain or unsubscribe from its end.
 
-mod harness;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+};
 use millstream::{
     Backoff, Batched, Broker, Decision, Delivery, DrainError, FailedAttempt, LaneFull, Nack,
     OnFailure, Pull, Topic, Unsubscribe, Unsubscribed,

@@ -8,13 +8,13 @@
 //! 500 ms, then the dead letters) or doubles, with a cap, jitter, a limit in attempts
 //! and in time, a classifier; or whatever the user implements.
 
-mod harness;
-
 use std::fmt;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+};
 use millstream::{
     Backoff, Batched, Broker, BrokerBuilder, Class, DeadReason, Decision, Delivery, EventKind,
     FailedAttempt, FailureKind, LaneFull, ManualClock, Nack, OnFailure, OpenError, PublishError,
@@ -205,8 +205,11 @@ fn jittered_by_hand(seed: Option<u64>, policy: Backoff) -> Vec<String> {
 
 #[test]
 fn jitter_repeats_with_the_brokers_seed_on_any_number_of_threads() {
-    let by_hand = jittered_by_hand(Some(harness::SEED), spread());
-    assert_eq!(jittered_by_hand(Some(harness::SEED), spread()), by_hand);
+    let by_hand = jittered_by_hand(Some(crate::harness::SEED), spread());
+    assert_eq!(
+        jittered_by_hand(Some(crate::harness::SEED), spread()),
+        by_hand
+    );
     assert_ne!(jittered_by_hand(Some(43), spread()), by_hand);
     for workers in [1, 4] {
         let broker = threaded(workers);

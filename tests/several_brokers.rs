@@ -1,12 +1,10 @@
 //! Brokers don't know of each other. Inside a handler of one, another works as it does
 //! on any thread: it delivers, it waits, it ends.
 
-mod harness;
-
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
     Broker, DrainError, Nack, Overflow, PublishError, Pull, RecvError, Unsubscribe, Unsubscribed,
 };

@@ -3,14 +3,14 @@
 //! wherever that waits: in the queue, in the dispatcher's hand, on the timer wheel.
 //! Under `Retain` the first one gets what waits for it.
 
-mod harness;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
+};
 use millstream::{
     Batched, Broker, LaneFull, Nack, NoSubscribers, Overflow, Topic, TopicBuilder, Unsubscribe,
 };

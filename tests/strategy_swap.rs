@@ -4,13 +4,13 @@
 //! and a drain. A batch lingers as long as it was told to: not shorter, and a tick
 //! longer at most.
 
-mod harness;
-
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded};
+use crate::harness::{
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
+};
 use millstream::{
     Backlog, Batched, Broker, EventKind, FlushCause, Immediate, InvalidSetting, ManualClock, Nack,
     Observation, Overflow, Plan, Strategy, Subscription, Topic,

@@ -1,12 +1,10 @@
 //! Timers never fire early, fire at most a tick late, and in the order of their
 //! deadlines. A broker with nothing to do makes no wake-ups at all.
 
-mod harness;
-
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{Backoff, Batched, Nack};
 
 const US: Duration = Duration::from_micros(1);

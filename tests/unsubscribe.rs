@@ -3,15 +3,13 @@
 //! cancelled, dead-lettered or drained, as the caller says. From inside a handler
 //! it only marks. Nobody else notices.
 
-mod harness;
-
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{HANG, HOUR, with_time_enough};
-use harness::{Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{HANG, HOUR, with_time_enough};
+use crate::harness::{Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
     Backoff, Batched, DeadReason, LaneFull, Nack, Overflow, SubscribeError, Subscription,
     SubscriptionMetrics, Unsubscribe, Unsubscribed,

@@ -1,0 +1,6 @@
+//! What holds for the repository itself, beside what its code does: who may know whom, how its
+//! pages are written, and what it stands on.
+
+mod layering;
+mod prose;
+mod supply_chain;

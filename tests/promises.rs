@@ -1,0 +1,44 @@
+//! The promises of the README, a file for each. They share one program, which is built
+//! once, where each file of its own took as long as this.
+
+#[cfg(feature = "async")]
+mod r#async;
+#[cfg(feature = "async")]
+mod async_handlers;
+mod at_least_once;
+mod attempts;
+mod buffered;
+mod conservation;
+mod drain;
+mod drain_pipeline;
+mod expiry;
+mod failures_at_the_end;
+mod fair_shares;
+mod groups;
+mod harness;
+mod hostile_handlers;
+mod isolation;
+mod kept_alive;
+mod lag;
+mod latencies;
+mod lifecycle_events;
+mod modes;
+mod names_and_settings;
+mod no_subscribers;
+mod order;
+mod order_under_failure;
+mod overflow;
+#[cfg(feature = "parallel")]
+mod parallel;
+mod partitions;
+mod patterns;
+mod payloads;
+mod pull;
+mod pull_batches;
+mod requeue;
+mod retry;
+mod several_brokers;
+mod starts;
+mod strategy_swap;
+mod timers;
+mod unsubscribe;
