@@ -953,10 +953,24 @@ fn deadlines_acks_and_ends_race_without_a_loss() {
     assert!(counts.failed > 0);
 }
 
-/// By the system's slices of time alone, one of them would get nearly all. There are enough
-/// messages for many slices even where the machine is busy with other things.
+/// By the system's slices of time alone, one of them would get nearly all. A busy machine may
+/// let a thread wait while the others take all there is, but not each time.
 #[test]
 fn threads_that_share_a_pull_get_about_as_many_each() {
+    let mut rounds = Vec::new();
+    while rounds.len() < 5 {
+        let shares = shares_of_a_pull();
+        let even = shares.iter().sum::<u32>() / shares.len() as u32;
+        if shares.iter().all(|share| *share >= even / 4) {
+            return;
+        }
+        rounds.push(shares);
+    }
+    panic!("{rounds:?}");
+}
+
+/// How many messages each of four threads gets that receive until there are no more.
+fn shares_of_a_pull() -> Vec<u32> {
     const THREADS: usize = 4;
     const MESSAGES: u32 = 200_000;
     let broker = threaded(1);
@@ -981,8 +995,6 @@ fn threads_that_share_a_pull_get_about_as_many_each() {
         shares.map(|share| share.expect("no panic")).collect()
     });
     assert_eq!(shares.iter().sum::<u32>(), MESSAGES);
-    // No more is asked, for the machine may be busy with other things.
-    let least = MESSAGES / THREADS as u32 / 4;
-    assert!(shares.iter().all(|share| *share >= least), "{shares:?}");
     assert_rests_balanced(&broker);
+    shares
 }
