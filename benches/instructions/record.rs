@@ -57,7 +57,7 @@ impl Record {
 }
 
 fn path() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions/record.json")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("record.json")
 }
 
 fn machine() -> String {
