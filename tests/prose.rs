@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The pages, from the root: files, or directories with all the pages in them. A program in a
-/// directory of its own has its page in `main.rs`.
+/// directory of its own has its page in the file that it begins with.
 const PAGES: &[&str] = &[
     "BENCHMARKS.md",
     "CHANGELOG.md",
@@ -85,7 +85,7 @@ fn pages() -> Vec<PathBuf> {
             let entries = fs::read_dir(path).expect("a readable directory");
             let entries = entries.map(|entry| entry.expect("a readable entry").path());
             found.extend(entries.map(|entry| match entry.is_dir() {
-                true => entry.join("main.rs"),
+                true => program_in(&entry),
                 false => entry,
             }));
         } else {
@@ -94,6 +94,17 @@ fn pages() -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// The file that a program in a directory of its own begins with: `main.rs`, or one of the
+/// directory's name.
+fn program_in(directory: &Path) -> PathBuf {
+    let name = directory.file_name().unwrap_or_default();
+    let named = directory.join(name).with_extension("rs");
+    match named.exists() {
+        true => named,
+        false => directory.join("main.rs"),
+    }
 }
 
 /// A page's text: of a source file, the comment at its head.
