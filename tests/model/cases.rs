@@ -39,6 +39,7 @@ fn topic(capacity: usize) -> Setup {
         letters: 3,
         letter_overflow: DeadLetterOverflow::EvictOldest,
         partitions: None,
+        subscribed: 1,
         how: How::Immediate,
         policy: Policy::NEVER_AGAIN,
         shapes: [PLAIN; 3],

@@ -6,13 +6,12 @@ use millstream::SubscriptionMetrics;
 
 use crate::answers::{Answer, answer, batch_answer};
 use crate::program::{LINES, NAMES, ticks};
-use crate::reference::{Call, Lane, Letter, Settlements};
+use crate::reference::{Call, Lane, Letter, Message, Settlements};
 use crate::run::Pair;
 
 /// What the order depends on.
-pub struct Keys {
-    /// The key of each message.
-    of: BTreeMap<u64, Option<u8>>,
+pub struct Order<'m> {
+    messages: &'m BTreeMap<u64, Message>,
     /// Some message was delayed, and stands behind younger ones.
     delayed: bool,
     /// The topic is split, so that only keys have an order.
@@ -26,12 +25,6 @@ impl Pair {
         metrics.balance().expect("the books balance");
         let topic = metrics.topic("t").expect("it is open");
         let model = &mut self.model;
-        let keys = model.messages.values();
-        let keys = Keys {
-            of: keys.map(|message| (message.id, message.key)).collect(),
-            delayed: model.has_delayed,
-            split: model.setup.partitions.is_some(),
-        };
         let real = [
             ("published", topic.published, model.issued),
             ("rejected", topic.rejected, model.rejected),
@@ -54,10 +47,15 @@ impl Pair {
             .iter()
             .map(|lane| model.parked_lines(lane.slot))
             .collect();
+        let order = Order {
+            messages: &model.messages,
+            delayed: model.has_delayed,
+            split: model.setup.partitions.is_some(),
+        };
         let lanes = model.lanes.iter_mut().zip(parked);
         for (real, (lane, parked)) in topic.subscriptions.iter().zip(lanes) {
             assert_eq!(real.name, NAMES[lane.slot]);
-            lane.check(&keys, real);
+            lane.check(&order, real);
             let settlements = Settlements {
                 stale: real.stale,
                 timed_out: real.timed_out,
@@ -123,16 +121,16 @@ impl Pair {
 impl Lane {
     /// What is tried in order: first attempts, and under a policy that blocks all attempts of
     /// what waits for each other.
-    fn check_order(&self, real: &[Call], keys: &Keys) {
+    fn check_order(&self, real: &[Call], order: &Order<'_>) {
         let is_first = |call: &Call| (call.1, call.2) == (1, 0);
         let lines = (0..LINES).map(Some);
-        let line_of = |call: &Call| match (keys.split, keys.of[&call.0]) {
+        let line_of = |call: &Call| match (order.split, order.messages[&call.0].key) {
             (true, key) => key,
             (false, key) => self.shape.line_of(key),
         };
-        let has_order = !keys.split && !self.shape.is_shared();
+        let has_order = !order.split && !self.shape.is_shared();
         // A delayed message that has to wait is filed by its id.
-        let has_order = has_order && !(self.shape.blocks() && keys.delayed);
+        let has_order = has_order && !(self.shape.blocks() && order.delayed);
         for line in lines.chain([None]) {
             if line.is_none() && !has_order {
                 continue;
@@ -150,12 +148,12 @@ impl Lane {
         }
     }
 
-    pub fn check(&mut self, keys: &Keys, real: &SubscriptionMetrics) {
+    pub fn check(&mut self, order: &Order<'_>, real: &SubscriptionMetrics) {
         let (queued, real) = (real.queued, &real.counts);
         let calls = self.log.take();
         self.check_takes();
         if self.shape.is_exact() {
-            self.check_order(&calls, keys);
+            self.check_order(&calls, order);
             let mut calls = calls;
             calls.sort_unstable();
             self.calls.sort_unstable();

@@ -39,7 +39,7 @@ fn hands() -> impl Strategy<Value = Hands> {
         2 => (1..4_usize, prop::option::of(0..8_u64))
             .prop_map(|(size, linger)| Hands::Batches { size, linger }),
         1 => (1..4_usize).prop_map(Hands::Several),
-        2 => (0..3_usize).prop_map(Hands::Members),
+        3 => (0..4_usize).prop_map(Hands::Members),
         3 => (1..5_usize, 1..12_u64)
             .prop_map(|(credits, deadline)| Hands::Callers { credits, deadline }),
     ]
@@ -48,8 +48,8 @@ fn hands() -> impl Strategy<Value = Hands> {
 fn modes() -> impl Strategy<Value = (OnFailure, OnExhausted)> {
     prop_oneof![
         3 => Just((OnFailure::Reorder, OnExhausted::FreeKey)),
-        2 => Just((OnFailure::BlockKey, OnExhausted::FreeKey)),
-        2 => Just((OnFailure::BlockKey, OnExhausted::ParkKey)),
+        3 => Just((OnFailure::BlockKey, OnExhausted::FreeKey)),
+        4 => Just((OnFailure::BlockKey, OnExhausted::ParkKey)),
         1 => Just((OnFailure::BlockSubscription, OnExhausted::FreeKey)),
     ]
 }
@@ -61,8 +61,8 @@ fn shapes() -> impl Strategy<Value = Shape> {
         1 => Just(LaneFull::DropNewest),
         1 => Just(LaneFull::DeadLetter),
     ];
-    let capacity = prop_oneof![2 => 1..5_usize, 1 => 5..12_usize];
-    let hold = prop::option::weighted(0.3, 1..5_usize);
+    let capacity = prop_oneof![1 => 1..5_usize, 1 => 5..12_usize];
+    let hold = prop::option::weighted(0.5, 1..4_usize);
     let own = prop::option::weighted(0.3, policies());
     (capacity, when_full, hands(), modes(), hold, own).prop_map(
         |(capacity, when_full, hands, (on_failure, on_exhausted), hold, own)| Shape {
@@ -95,7 +95,14 @@ pub fn setups() -> impl Strategy<Value = Setup> {
     ];
     let expired = prop_oneof![2 => Just(OnExpired::Drop), 1 => Just(OnExpired::DeadLetter)];
     let partitions = prop::option::weighted(0.2, 1..5_usize);
-    let topic = (1..8_usize, overflow, no_subscribers, partitions);
+    let subscribed = prop_oneof![1 => 0..SLOTS, 2 => Just(SLOTS)];
+    let topic = (
+        1..10_usize,
+        overflow,
+        no_subscribers,
+        partitions,
+        subscribed,
+    );
     let ttl = (prop::option::weighted(0.3, 1..12_u64), expired);
     let shapes = [shapes(), shapes(), shapes()];
     let setups = (topic, ttl, (letters, evict), (hows(), policies()), shapes);
@@ -105,6 +112,7 @@ pub fn setups() -> impl Strategy<Value = Setup> {
             overflow: topic.1,
             no_subscribers: topic.2,
             partitions: topic.3,
+            subscribed: topic.4,
             ttl: ttl.0,
             on_expired: ttl.1,
             letters: letters.0,
@@ -139,13 +147,13 @@ pub fn steps() -> impl Strategy<Value = Step> {
     ];
     let some_slot = prop::option::of(slot.clone());
     let key = prop::option::weighted(0.8, 0..LINES);
-    let ttl = prop::option::weighted(0.2, 1..8_u64);
+    let ttl = prop::option::weighted(0.25, 1..8_u64);
     prop_oneof![
-        12 => (key, ttl).prop_map(|(key, ttl)| Step::Publish(key, ttl)),
+        16 => (key, ttl).prop_map(|(key, ttl)| Step::Publish(key, ttl)),
         3 => (0..7_usize).prop_map(Step::PublishBatch),
         3 => (0..12_u64).prop_map(Step::PublishAfter),
         10 => Just(Step::Run),
-        6 => (0..9_u64).prop_map(Step::Advance),
+        8 => (0..9_u64).prop_map(Step::Advance),
         1 => (1_000..100_000_u64).prop_map(Step::Advance),
         2 => Just(Step::Flush),
         2 => hows().prop_map(Step::Swap),

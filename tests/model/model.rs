@@ -55,8 +55,9 @@ fn config() -> ProptestConfig {
 }
 
 fn run_program(setup: Setup, steps: &[Step]) {
+    let first = (0..setup.subscribed).map(Step::Subscribe);
     let mut pair = Pair::new(setup);
-    pair.step(&Step::Subscribe(0));
+    first.for_each(|subscribe| pair.step(&subscribe));
     for step in steps {
         pair.step(step);
     }
@@ -70,7 +71,7 @@ proptest! {
     #[test]
     fn the_engine_does_what_the_model_does(
         setup in setups(),
-        steps in prop::collection::vec(steps(), 1..60),
+        steps in prop::collection::vec(steps(), 1..100),
     ) {
         run_program(setup, &steps);
     }

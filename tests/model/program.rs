@@ -197,9 +197,29 @@ pub struct Setup {
     pub letter_overflow: DeadLetterOverflow,
     /// Into how many partitions the topic is split, if it is.
     pub partitions: Option<usize>,
+    /// How many of the subscriptions are there from the beginning.
+    pub subscribed: usize,
     pub how: How,
     pub policy: Policy,
     pub shapes: [Shape; SLOTS],
+}
+
+impl Setup {
+    /// The slot of one of the subscriptions of a kind.
+    fn nth(&self, at: usize, is_it: impl Fn(Hands) -> bool) -> Option<usize> {
+        let slots: Vec<_> = (0..SLOTS)
+            .filter(|slot| is_it(self.shapes[*slot].hands))
+            .collect();
+        slots.get(at % slots.len().max(1)).copied()
+    }
+
+    pub fn group(&self, at: usize) -> Option<usize> {
+        self.nth(at, |hands| matches!(hands, Hands::Members(_)))
+    }
+
+    pub fn pull(&self, at: usize) -> Option<usize> {
+        self.nth(at, |hands| matches!(hands, Hands::Callers { .. }))
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -219,10 +239,10 @@ pub enum Step {
     Subscribe(usize),
     Unsubscribe(usize, Unsubscribe),
     Forget(usize),
-    /// A member joins the group, if this is one, or leaves it.
+    /// A member joins one of the groups there are, or leaves it.
     Join(usize, usize),
     Leave(usize, usize),
-    /// Leases a delivery, or a batch of at most so many.
+    /// Leases a delivery from one of the pulls there are, or a batch of at most so many.
     Receive(usize, Option<usize>),
     /// Settles one of those that are held, or a batch.
     Settle(usize, Settle),

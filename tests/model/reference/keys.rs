@@ -107,7 +107,8 @@ impl Model {
         let lanes = self.lanes.iter().filter(|lane| lane.slot == letter.slot);
         lanes.into_iter().any(|lane| {
             let line = lane.line_of(&self.messages[&letter.id]);
-            let mut before = lane.queue.iter().filter(|other| other.id < letter.id);
+            let waiting = lane.queue.iter().chain(&self.queue);
+            let mut before = waiting.filter(|other| other.id < letter.id);
             line.is_some() && before.any(|other| lane.line_of(other) == line)
         })
     }

@@ -124,9 +124,18 @@ impl Pair {
             Step::Subscribe(slot) => self.subscribe(slot),
             Step::Unsubscribe(slot, mode) => self.unsubscribe(slot, mode),
             Step::Forget(slot) => self.forget(slot),
-            Step::Join(slot, name) => self.join(slot, name),
-            Step::Leave(slot, name) => self.leave(slot, name),
-            Step::Receive(slot, most) => self.receive(slot, most),
+            Step::Join(at, name) => {
+                let group = self.model.setup.group(at);
+                group.into_iter().for_each(|slot| self.join(slot, name));
+            }
+            Step::Leave(at, name) => {
+                let group = self.model.setup.group(at);
+                group.into_iter().for_each(|slot| self.leave(slot, name));
+            }
+            Step::Receive(at, most) => {
+                let pull = self.model.setup.pull(at);
+                pull.into_iter().for_each(|slot| self.receive(slot, most));
+            }
             Step::Settle(place, settle) => self.settle(place, settle),
             Step::Redrive(slot) => self.redrive(slot),
             Step::Purge(slot) => self.purge(slot),
