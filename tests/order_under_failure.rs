@@ -419,7 +419,7 @@ fn settings_that_make_no_sense_are_refused_when_they_are_made() {
     );
     assert_eq!(
         refused(&|s| s.hold(7).subscribe(ok)),
-        "hold is 7, but it needs OnFailure::BlockKey or several hands, or nothing is ever set aside"
+        "hold is 7, but it needs OnFailure::BlockKey or several consumers, or nothing is ever set aside"
     );
     assert_eq!(
         refused(&|s| s.on_failure(OnFailure::BlockKey).hold(0).subscribe(ok)),
