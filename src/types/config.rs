@@ -1,63 +1,77 @@
-//! The choices a user has. Defaults and their reasons are on each of them.
+//! The settings that are choices. Each variant says whether it is the default, and why.
 
 use std::time::Duration;
 
-/// What happens to a publish when the topic's queue is full, and nothing in it has
+/// The policy for a publish into a full topic.
+///
+/// The policy applies when the topic's queue is full, and no message in it has
 /// [expired](crate::TopicBuilder::ttl).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// [`PublishError::Full`](crate::PublishError::Full) hands the payload back.
-    /// The default: the publisher knows at once, and nothing blocks or vanishes.
+    /// Refuses the message: [`PublishError::Full`](crate::PublishError::Full) hands the payload
+    /// back.
+    ///
+    /// This is the default: the publisher knows at once, and nothing blocks or vanishes.
     #[default]
     Reject,
-    /// Wait for room, at most so long, then
-    /// [`PublishError::TimedOut`](crate::PublishError::TimedOut). Inside a handler
-    /// it never waits but returns `Full` at once: a worker that waited for
-    /// workers would never wake. Refused on a broker without worker threads.
+    /// Waits for room until `timeout` has passed, then returns
+    /// [`PublishError::TimedOut`](crate::PublishError::TimedOut).
+    ///
+    /// Inside a handler of the same broker the publish never waits, and returns `Full` at once. A
+    /// worker that waited for workers would never wake. A broker without worker threads refuses
+    /// this policy.
     Block {
         /// The longest wait.
         timeout: Duration,
     },
-    /// Drop the oldest messages still in the queue until there is room. The
-    /// receipt says how many. Delayed messages keep their places: if they have all of
-    /// them, a publish returns `Full`. What is dropped is freed with the batch that it was
-    /// in, of up to 64 messages, once the last of those has gone.
+    /// Drops the oldest messages in the queue until there is room. The receipt says how many.
+    ///
+    /// Delayed messages keep their places. If they have all the places, a publish returns `Full`. A
+    /// dropped message is freed with its batch of up to 64 messages, once the last of these has
+    /// gone.
     DropOldest,
-    /// Accept the message and drop it. The receipt says so.
+    /// Accepts the message and drops it. The receipt says so.
     DropNewest,
 }
 
-/// Where the messages without a key go in a topic that is split into partitions.
-/// Messages of a batch or of a buffering publisher have none, and go as the chunks
-/// that they were published in.
+/// The way of messages without a key in a topic that is split into partitions.
+///
+/// The messages of a batch or of a buffering publisher have no key. They go as the chunks that they
+/// were published in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unkeyed {
-    /// All partitions get about as many messages: the default. Single ones go to one
-    /// after the other, and a chunk to the one that has got the fewest in chunks. The
-    /// counts stay within one chunk of each other, or one chunk per publisher where
-    /// several race. There is no order between two of them, not even of one publisher.
+    /// Every partition gets about as many messages as the others. This is the default.
+    ///
+    /// Single messages go to the partitions by turns. A chunk goes to the partition that has
+    /// received the fewest messages in chunks. These counts stay within one chunk of each other, or
+    /// within one chunk per publisher where several race. There is no order between two messages,
+    /// not even of one publisher.
     #[default]
     RoundRobin,
-    /// All that one thread publishes to the same partition, so that its order is
-    /// kept; a buffering publisher stays with the thread that made it. Threads are
-    /// given partitions by turns, in the order in which they first publish so to any
-    /// topic; few threads may fill partitions unevenly.
+    /// Each publishing thread keeps one partition, so its own order is preserved.
+    ///
+    /// A buffering publisher keeps the partition of the thread that made it. Threads get their
+    /// partitions round-robin, in the order in which they first publish to any topic with this
+    /// setting. With few threads the load may be uneven.
     Sticky,
 }
 
-/// What happens to messages of a topic without subscriptions. A message whose subscriptions
-/// have all gone counts as one without, even if newer ones are open: it is unrouted, except
-/// under [`Retain`](Self::Retain), where the open ones get it.
+/// The policy for messages of a topic without subscriptions.
+///
+/// A message whose subscriptions have all gone counts as one without, even if newer subscriptions
+/// are open. It is unrouted, except under [`Retain`](Self::Retain), where the open subscriptions
+/// get it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NoSubscribers {
-    /// They are discarded and counted as *unrouted*. The default.
+    /// The messages are discarded and counted as *unrouted*. This is the default.
     #[default]
     Discard,
-    /// They wait in the topic's queue, up to its capacity, for the first
-    /// subscription: the one that comes while no other is open. Those that
+    /// The messages wait in the topic's queue, up to its capacity, for the first subscription.
+    ///
+    /// The first subscription is the one that comes while no other is open. Messages that
     /// [expire](crate::TopicBuilder::ttl) meanwhile are dropped
     /// ([`DropCause::Expired`](crate::DropCause::Expired)).
     Retain,
@@ -66,39 +80,43 @@ pub enum NoSubscribers {
     Reject,
 }
 
-/// What happens to a delivery that nobody has handled in its time to live.
+/// The policy for a delivery whose time to live has passed before an attempt began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnExpired {
-    /// It ends there, counted as *expired*. The default: what is too late is
-    /// worth nothing to most.
+    /// The delivery ends there, counted as *expired*.
+    ///
+    /// This is the default: most programs have no use for a late delivery.
     #[default]
     Drop,
-    /// It goes to the dead letters of its subscription, as
-    /// [`DeadReason::Expired`](crate::DeadReason::Expired), with the history of its
-    /// attempts. A redrive has it handled after all. Its letter does not
-    /// [park](OnExhausted::ParkKey) its key: those behind it may be in time.
+    /// The delivery becomes a dead letter of its subscription, with the history of its attempts.
     ///
-    /// A message that expires in a topic without subscriptions has nobody whose
-    /// letter it could be, and is dropped.
+    /// The reason is [`DeadReason::Expired`](crate::DeadReason::Expired). After a redrive it is
+    /// handled all the same. Its letter does not [park](OnExhausted::ParkKey) its key: deliveries
+    /// behind it may be in time.
+    ///
+    /// A message that expires in a topic without subscriptions has no subscription to be a letter
+    /// of. It is dropped.
     DeadLetter,
 }
 
-/// What happens when a subscription's lane is full, and nothing that waits in it has
+/// The policy for a full lane, which is the queue of one subscription.
+///
+/// The policy applies when no delivery that waits in the lane has
 /// [expired](crate::TopicBuilder::ttl).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LaneFull {
-    /// The topic waits with all its messages, without occupying a worker, until
-    /// the lane has room: nothing is lost, and in the end the publisher feels it
-    /// through the topic's overflow policy. The default. The topic's other
-    /// subscriptions wait with it.
+    /// The topic waits with all its messages until the lane has room. This is the default.
+    ///
+    /// Nothing is lost, and waiting occupies no worker. In the end the publisher feels it, through
+    /// the topic's overflow policy. The topic's other subscriptions wait as well.
     #[default]
     Wait,
-    /// The oldest deliveries that wait in the lane for their first attempt are dropped,
-    /// whoever is to take them. Those in the hands of the handler, on lease, waiting
-    /// for a retry, due again or redriven are not: if they have all the places, the new
-    /// ones are dropped.
+    /// The oldest deliveries that wait in the lane for their first attempt are dropped.
+    ///
+    /// Deliveries that are in flight, on lease, waiting for a retry, due again or redriven are not
+    /// dropped. If they have all the places, the new deliveries are dropped.
     DropOldest,
     /// The new deliveries are dropped, for this subscription only.
     DropNewest,
@@ -106,84 +124,91 @@ pub enum LaneFull {
     DeadLetter,
 }
 
-/// What the failure of one delivery means for those behind it, in its subscription.
+/// The effect of a failed delivery on later deliveries of its subscription.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnFailure {
-    /// Those behind it go on, and its retry comes after them. The default: one bad
-    /// message delays nobody. While deliveries that are due again (or were redriven) and
-    /// new ones wait, they take turns, one for one, those that came back in the order in
-    /// which they did, so neither kind starves the other.
+    /// Later deliveries go on, and the retry comes after them.
+    ///
+    /// This is the default: one bad message delays nobody. Deliveries that came back (a due retry,
+    /// or a redrive) and new ones take turns, one for one, while both wait. So neither kind starves
+    /// the other. Deliveries that came back keep the order in which they did.
     #[default]
     Reorder,
-    /// Those of the same key wait, wherever they are, until it has been handled or
-    /// has ended otherwise; other keys, and messages without one, go on. So order
-    /// per key survives failures. A key waits for as long as the retry policy
-    /// grants attempts. Keys whose next delivery is due again and those whose next is new
-    /// take turns, as under [`Reorder`](Self::Reorder).
+    /// Later deliveries with the same key wait until the failed one has been handled or has ended
+    /// otherwise.
+    ///
+    /// Other keys, and messages without a key, go on. So the order of each key survives failures. A
+    /// key waits for as long as the retry policy grants attempts. Keys whose next delivery came
+    /// back and keys whose next delivery is new take turns, as under [`Reorder`](Self::Reorder).
     BlockKey,
-    /// All of them wait. So the order of the whole subscription survives failures.
+    /// All later deliveries wait. So the order of the whole subscription survives failures.
     BlockSubscription,
 }
 
-/// What follows under [`OnFailure::BlockKey`] when a delivery goes to the dead
-/// letters.
+/// The fate of a key under [`OnFailure::BlockKey`] when a delivery of it goes to the dead letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnExhausted {
-    /// Its key is free: the next of it are delivered. The default.
+    /// The key is released, and its later deliveries are handled. This is the default.
     #[default]
     FreeKey,
-    /// Its key is parked: those behind it join the dead letters, in order, for as
-    /// long as the store has letters of that key and subscription. A
-    /// [redrive](crate::DeadLetters::redrive) returns them in order, and what was
-    /// published since follows.
+    /// The key is parked: its later deliveries join the dead letters behind it, in order.
     ///
-    /// What never failed is not lost for want of room. Those behind push no letter out of a
-    /// full store, whatever its [overflow policy](DeadLetterOverflow): they stay in the lane,
-    /// counted as *held*, until a redrive or a purge has made room, and then join the others.
-    /// Meanwhile they count against the subscription's
-    /// [`hold`](crate::SubscriptionBuilder::hold) and capacity, so a store that nobody
-    /// empties stops the subscription in the end. A drain waits for them, and cancels them when
-    /// its time is up. A letter that a full store does not keep parks nothing, and those
-    /// behind it are delivered. The same happens when another failure evicts the last letter of
-    /// the key. Letters of those behind can be evicted then, too, under
-    /// [`EvictOldest`](DeadLetterOverflow::EvictOldest); under
-    /// [`EvictNewest`](DeadLetterOverflow::EvictNewest) only what failed can be lost.
+    /// The key stays parked for as long as the store has letters of that key and subscription. A
+    /// [redrive](crate::DeadLetters::redrive) returns them in order, and messages published since
+    /// follow.
+    ///
+    /// A delivery that never failed is not lost for want of room. It pushes no letter out of a full
+    /// store, whatever the [overflow policy](DeadLetterOverflow). It stays in the lane, counted as
+    /// *held*, until a redrive or a purge makes room, and then joins the others.
+    ///
+    /// Held deliveries count against the subscription's [`hold`](crate::SubscriptionBuilder::hold)
+    /// and its capacity. So a store that nobody empties stops the subscription in the end. A drain
+    /// waits for held deliveries, and cancels them when its time is up.
+    ///
+    /// A letter that a full store does not keep parks nothing, and the deliveries behind it are
+    /// handled. The same happens when another failure evicts the last letter of the key. Under
+    /// [`EvictOldest`](DeadLetterOverflow::EvictOldest), letters of deliveries that never failed
+    /// can then be evicted, too. Under [`EvictNewest`](DeadLetterOverflow::EvictNewest), only
+    /// deliveries that failed can be lost.
     ParkKey,
 }
 
-/// What happens to the deliveries a subscription still has when it ends.
+/// The fate of the deliveries that a subscription still has when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unsubscribe {
-    /// They are cancelled: counted, evented, never handled.
+    /// The deliveries are cancelled: counted, reported as events, and never handled.
     Cancel,
-    /// They go to the dead letters.
+    /// The deliveries go to the dead letters.
     DeadLetter,
-    /// They are handled, retries included; what is left after `timeout` is
-    /// cancelled. They are those that its lane has: messages still in the topic's
-    /// queue come too late for it. On a broker without worker threads it handles
-    /// what is due now.
+    /// The deliveries are handled, retries included. Deliveries still left after `timeout` are
+    /// cancelled.
+    ///
+    /// Only deliveries in the lane count: messages still in the topic's queue come too late for it.
+    /// On a broker without worker threads, the call handles the deliveries that are due now.
     Drain {
         /// The longest wait.
         timeout: Duration,
     },
 }
 
-/// What a worker does when there is no work.
+/// The behavior of workers that have no work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Idle {
-    /// One of them looks around for some tens of microseconds, then it parks too.
-    /// The default: an idle broker costs nothing. The first message after a quiet
-    /// moment has a thread to wake, which takes tens of microseconds.
+    /// One idle worker looks for work for some tens of microseconds, then it parks like the others.
+    ///
+    /// This is the default: an idle broker costs nothing. The first message after a quiet moment
+    /// has a thread to wake, which takes tens of microseconds.
     #[default]
     Park,
-    /// One of those without work never stops looking, so that a message is handled
-    /// within a microsecond or so. It occupies a core, which it offers to other
-    /// threads every few thousand looks; leave one for it. Refused without worker
-    /// threads.
+    /// One idle worker never stops looking, so that a message is handled within a microsecond or
+    /// so.
+    ///
+    /// It occupies a core, which it offers to other threads every few thousand looks; leave one for
+    /// it. A broker without worker threads refuses this setting.
     Spin,
 }
 
@@ -191,21 +216,22 @@ pub enum Idle {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Histograms {
-    /// Per subscription: time in the queue, in the handler, and both. The default:
-    /// it costs a few nanoseconds per delivery, and 27 to 75 KB for each
-    /// subscription that has had one.
+    /// Each subscription records the time in the queue, the time in the handler, and both together.
+    ///
+    /// This is the default: it costs a few nanoseconds per delivery. It takes 27 to 75 KB for each
+    /// subscription that has had a delivery.
     #[default]
     On,
     /// Latency summaries stay empty. Counts are kept all the same.
     Off,
 }
 
-/// What the dead-letter store does when it is full.
+/// The policy of a full dead-letter store. Either way the loss is counted (`letters_evicted`) and
+/// reported as an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeadLetterOverflow {
-    /// The oldest letter leaves. The default: what failed last tells most. Both
-    /// ways the loss is counted (`letters_evicted`) and evented.
+    /// The oldest letter is evicted. This is the default: the latest failures tell most.
     #[default]
     EvictOldest,
     /// The new letter is not kept.

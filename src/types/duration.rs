@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// A duration in nanoseconds, at most `u64::MAX` (584 years).
+/// Returns a duration in nanoseconds, at most `u64::MAX` (584 years).
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

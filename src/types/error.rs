@@ -1,5 +1,6 @@
-//! One error type for each kind of operation. Those that refuse a payload hand it back;
-//! none of them prints one.
+//! The errors that the API returns.
+//!
+//! An error that refuses a payload hands it back, and no error prints a payload.
 
 use std::fmt;
 use std::io;
@@ -17,8 +18,9 @@ pub struct InvalidSetting {
 }
 
 impl InvalidSetting {
-    /// A refusal of `setting`, which was `value`, because it breaks `rule`. The
-    /// three read as one sentence: "capacity is 0, but it must be at least 1".
+    /// Makes the error: `setting` was `value`, and that breaks `rule`.
+    ///
+    /// The three read as one sentence: "capacity is 0, but it must be at least 1".
     pub fn new(setting: &'static str, value: impl fmt::Display, rule: &'static str) -> Self {
         Self {
             setting,
@@ -27,26 +29,25 @@ impl InvalidSetting {
         }
     }
 
-    /// The name of the setting.
+    /// Returns the name of the setting.
     pub fn setting(&self) -> &'static str {
         self.setting
     }
 }
 
-/// Why a broker could not be built.
+/// The reason why a broker could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// A setting is out of range or clashes with another.
     #[error(transparent)]
     Invalid(#[from] InvalidSetting),
-    /// The operating system refused a thread. The threads that had started have
-    /// been stopped again.
+    /// The operating system refused a thread. The threads that had started have been stopped again.
     #[error("a thread could not be started")]
     Spawn(#[source] io::Error),
 }
 
-/// Why a topic could not be opened.
+/// The reason why a topic could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -61,12 +62,12 @@ pub enum OpenError {
     WrongType {
         /// The topic's name.
         topic: String,
-        /// The type it was opened with.
+        /// The payload type that the topic was opened with.
         existing: &'static str,
-        /// The type asked for now.
+        /// The payload type that was asked for now.
         requested: &'static str,
     },
-    /// The topic exists, and what was asked for differs from how it was opened.
+    /// The topic exists, and a setting asked for differs from the one that it was opened with.
     #[error("topic {topic} is open with another {setting}")]
     Clash {
         /// The topic's name.
@@ -79,20 +80,19 @@ pub enum OpenError {
     Closed,
 }
 
-/// Why the number of a topic's partitions was not changed.
+/// The reason why the number of a topic's partitions was not changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PartitionsError {
     /// The number is out of range, or the topic was opened without partitions.
     #[error(transparent)]
     Invalid(#[from] InvalidSetting),
-    /// Messages accepted before the last change have yet to be dispatched: try
-    /// again later.
+    /// Messages accepted before the last change are still to be dispatched. Try again later.
     #[error("the last change of the partitions is still under way")]
     Underway,
 }
 
-/// Why a topic could not be removed.
+/// The reason why a topic could not be removed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RemoveError {
@@ -102,18 +102,18 @@ pub enum RemoveError {
     /// A handle is alive, so somebody may still publish or subscribe.
     #[error("the topic has {handles} open handles")]
     InUse {
-        /// How many.
+        /// The number of handles that are alive.
         handles: u64,
     },
-    /// It has subscriptions, messages or dead letters.
+    /// The topic has subscriptions, messages or dead letters.
     #[error("the topic is not empty: it has {what}")]
     NotEmpty {
-        /// What there is.
+        /// The things that the topic still has, in words.
         what: &'static str,
     },
 }
 
-/// Why an observer could not be added.
+/// The reason why an observer could not be added.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ObserveError {
@@ -125,40 +125,43 @@ pub enum ObserveError {
     Closed,
 }
 
-/// Why a message was not accepted. Every variant hands the payload back.
+/// The reason why a message was not accepted. Every variant hands the payload back.
 #[non_exhaustive]
 pub enum PublishError<T> {
-    /// The topic's queue is full, and its overflow policy is to say so; or it is
-    /// to block, and the caller is inside a handler of the same broker, where nothing ever
-    /// blocks.
+    /// The topic's queue is full, and its overflow policy refuses new messages then.
+    ///
+    /// A blocking policy also returns this inside a handler of the same broker, where no publish
+    /// ever blocks.
     Full(T),
-    /// The overflow policy is to block, and no room appeared in time.
+    /// The overflow policy blocks, and no room appeared before its timeout.
     TimedOut(T),
     /// The broker is draining or has stopped, or the topic was removed.
     Closed(T),
-    /// The topic has no subscription, and its policy is to refuse then.
+    /// The topic has no subscription, and its policy refuses messages then.
     NoSubscribers(T),
-    /// By name only: no topic of this name is open.
+    /// No topic of this name is open. Only a publish by name returns this.
     UnknownTopic(T),
-    /// By name only: the topic carries another type.
+    /// The topic carries another payload type. Only a publish by name returns this.
     WrongType {
         /// The payload.
         payload: T,
-        /// The type the topic carries.
+        /// The payload type that the topic carries.
         existing: &'static str,
     },
-    /// By [`MessageBuilder`](crate::MessageBuilder) only: a setting of the message is out
-    /// of range. Boxed, because every publish carries the room for its error.
+    /// A setting of the message is out of range. Only a [`MessageBuilder`](crate::MessageBuilder)
+    /// returns this.
+    ///
+    /// The reason is boxed, because every publish reserves the room for its error.
     Invalid {
         /// The payload.
         payload: T,
-        /// The setting, and the rule it breaks.
+        /// The setting, and the rule that it breaks.
         invalid: Box<InvalidSetting>,
     },
 }
 
 impl<T> PublishError<T> {
-    /// The payload that was not accepted.
+    /// Returns the payload that was not accepted.
     pub fn into_payload(self) -> T {
         match self {
             Self::Full(payload)
@@ -205,17 +208,19 @@ impl<T> fmt::Display for PublishError<T> {
 
 impl<T> std::error::Error for PublishError<T> {}
 
-/// Why a batch was not accepted as a whole: the messages before the first one
-/// refused *are* accepted, and the rest is handed back in order.
+/// The reason why a batch was not accepted as a whole.
+///
+/// The messages before the first refused one *are* accepted. The error hands the rest back, in
+/// order.
 pub struct PartialBatch<T> {
-    /// How many messages, from the front, were accepted.
+    /// The number of messages, from the front, that were accepted.
     pub accepted: usize,
-    /// Why the others were not; the payload is the rest, in order.
+    /// The reason why the others were not; its payload is the rest of the batch, in order.
     pub error: PublishError<Vec<T>>,
 }
 
 impl<T> PartialBatch<T> {
-    /// The messages that were not accepted, in their order.
+    /// Returns the messages that were not accepted, in their order.
     pub fn into_rest(self) -> Vec<T> {
         self.error.into_payload()
     }
@@ -246,7 +251,7 @@ impl<T: 'static> std::error::Error for PartialBatch<T> {
     }
 }
 
-/// Why a subscription could not be made.
+/// The reason why a subscription could not be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
@@ -256,13 +261,13 @@ pub enum SubscribeError {
     /// A setting is out of range or clashes with another.
     #[error(transparent)]
     Invalid(#[from] InvalidSetting),
-    /// The topic has a subscription of this name.
+    /// The topic has a subscription with this name.
     #[error("the topic has a subscription named {name}")]
     NameTaken {
         /// The name.
         name: String,
     },
-    /// The consumer group has a member of this name.
+    /// The consumer group has a member with this name.
     #[error("the group has a member named {name}")]
     MemberTaken {
         /// The name.
@@ -271,8 +276,8 @@ pub enum SubscribeError {
     /// A pattern breaks the grammar.
     #[error(transparent)]
     Pattern(#[from] InvalidPattern),
-    /// A pattern matches a topic that has a subscription of this name. None of the
-    /// topics has been subscribed to.
+    /// A pattern matches a topic that has a subscription with this name. No topic has been
+    /// subscribed to.
     #[error("topic {topic} has a subscription named {name}")]
     NameTakenOn {
         /// The name.
@@ -280,14 +285,13 @@ pub enum SubscribeError {
         /// The topic's name.
         topic: String,
     },
-    /// The broker has a subscription to patterns of this name, whatever it matches.
+    /// The broker has a pattern subscription with this name, whatever its patterns match.
     #[error("the broker has a subscription to patterns named {name}")]
     PatternNameTaken {
         /// The name.
         name: String,
     },
-    /// The operating system refused a thread of a parallel handler; why, in its
-    /// words.
+    /// The operating system refused a thread of a parallel handler. The text is its reason.
     #[error("a thread could not be started: {0}")]
     Spawn(String),
     /// The broker is draining or has stopped.
@@ -295,53 +299,59 @@ pub enum SubscribeError {
     Closed,
 }
 
-/// A pattern that can't be removed because the subscription doesn't have it.
+/// The error of removing a pattern that the subscription doesn't have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the subscription has no pattern {pattern:?}")]
 pub struct UnknownPattern {
     pub(crate) pattern: String,
 }
 
-/// Why a receive returned no lease.
+/// The reason why a receive returned no lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecvError {
-    /// There is nothing that may be leased now, and the call doesn't wait: it is a
-    /// `try_recv`, or inside a handler of the broker, or on a broker without worker threads.
+    /// No delivery may be leased now, and the call does not wait.
+    ///
+    /// A `try_recv` never waits. No receive waits inside a handler of the broker, or on a broker
+    /// without worker threads.
     #[error("there is nothing to lease now")]
     Empty,
-    /// There was nothing to lease for the whole time.
+    /// No delivery could be leased before the timeout.
     #[error("there was nothing to lease in time")]
     TimedOut,
-    /// The subscription has ended: nothing will come any more.
+    /// The subscription has ended, and no delivery will come any more.
     #[error("the subscription has ended")]
     Ended,
 }
 
-/// The lease is no longer the caller's: its deadline has passed, or its subscription
-/// has ended. What was to be done has changed nothing.
+/// The error of settling or extending a lease that the caller has lost.
+///
+/// The lease's deadline has passed, or its subscription has ended. The call has changed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the lease is stale: its deadline has passed, or its subscription has ended")]
 pub struct Stale;
 
-/// What a drain could not finish. Each variant carries the report all the same.
+/// The reason why a drain is incomplete. Each variant carries the report all the same.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DrainError {
-    /// The end cut something off: what was left when the time was up, or deliveries
-    /// cancelled because a publish of their handler was refused. Or handlers have not
-    /// returned.
+    /// The end of the broker cut something off, or handlers have not returned.
+    ///
+    /// The end cuts off messages and deliveries that are left when the time is up. It also cuts off
+    /// deliveries that it cancels because a publish of their handler was refused.
     #[error("the drain is incomplete: {0}")]
     Incomplete(DrainReport),
-    /// Called from inside a handler of the broker, which the drain would have to wait for. New
-    /// publishes are refused from now on; a drain from outside, or dropping the
-    /// broker, finishes the job.
+    /// The drain was called inside a handler of the broker, and would have to wait for that
+    /// handler.
+    ///
+    /// New publishes are refused from now on. A drain from outside finishes the job, and so does
+    /// dropping the broker.
     #[error("a drain inside a handler can only begin: {0}")]
     InsideHandler(DrainReport),
 }
 
 impl DrainError {
-    /// The state of the books when the drain gave up.
+    /// Returns the broker's counts when the drain gave up.
     pub fn report(&self) -> &DrainReport {
         match self {
             Self::Incomplete(report) | Self::InsideHandler(report) => report,

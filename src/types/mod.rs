@@ -1,4 +1,4 @@
-//! Plain types that the whole API names: settings, names, errors, reasons, reports.
+//! Plain types that the whole API names: settings, names and patterns, errors, reasons, reports.
 
 pub(crate) mod config;
 pub(crate) mod duration;

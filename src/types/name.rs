@@ -2,71 +2,75 @@
 
 use crate::sync::Arc;
 
-/// The longest name, in bytes: what fits a file name on every common file
-/// system, so that a name can become one some day (Kafka's limit, too).
+/// The longest name, in bytes.
+///
+/// It fits a file name on every common file system, so that a name can become one some day. Kafka
+/// has the same limit.
 pub const MAX_NAME_LEN: usize = 249;
 
-/// Why a name was refused.
+/// The reason why a name was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidName {
-    /// It has no characters.
+    /// The name has no characters.
     #[error("a name must not be empty")]
     Empty,
-    /// It is longer than [`MAX_NAME_LEN`].
+    /// The name is longer than [`MAX_NAME_LEN`].
     #[error("a name has at most {MAX_NAME_LEN} bytes, this one {len}")]
     TooLong {
-        /// Its length in bytes.
+        /// The length of the name in bytes.
         len: usize,
     },
-    /// A character outside the grammar.
+    /// The name has a character outside the grammar.
     #[error(
         "a name has ASCII letters, digits, '-', '_' and '.', but this one has {found:?} at byte {at}"
     )]
     Character {
         /// The character.
         found: char,
-        /// Where it stands.
+        /// The byte at which the character stands.
         at: usize,
     },
     /// A level between dots is empty, as in `a..b`, `.a` or `a.`.
     #[error("a name must not have an empty level, but this one has one at byte {at}")]
     EmptyLevel {
-        /// Where the level would begin.
+        /// The byte at which the level would begin.
         at: usize,
     },
 }
 
-/// Why a pattern was refused.
+/// The reason why a pattern was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidPattern {
-    /// It would not be a name if it had letters instead of wildcards.
+    /// The pattern would not be a name if it had letters instead of wildcards.
     #[error("in a pattern as in a name: {0}")]
     Name(#[from] InvalidName),
-    /// A wildcard stands beside something else in its level, as in `ord*`.
+    /// A wildcard stands beside other characters in its level, as in `ord*`.
     #[error("a wildcard is a whole level, but the one at byte {at} is a part of one")]
     PartOfLevel {
-        /// Where it stands.
+        /// The byte at which the wildcard stands.
         at: usize,
     },
     /// A `>` has levels behind it, as in `orders.>.paid`.
     #[error("'>' is the last level, but there are others after the one at byte {at}")]
     NotLast {
-        /// Where it stands.
+        /// The byte at which the `>` stands.
         at: usize,
     },
 }
 
-/// Checks a topic's or subscription's name: levels of `[A-Za-z0-9_-]+` joined by
-/// dots, at most [`MAX_NAME_LEN`] bytes in all. There are no wildcards, no path
-/// separators and no control characters, so a name is safe to log and to store.
+/// Checks the name of a topic, a subscription or a member.
+///
+/// A name is levels of `[A-Za-z0-9_-]+` joined by dots, at most [`MAX_NAME_LEN`] bytes in all.
+/// There are no wildcards, no path separators and no control characters. So a name is safe to log
+/// and to store.
 pub(crate) fn parse(name: &str) -> Result<Arc<str>, InvalidName> {
     check(name)?;
     Ok(Arc::from(name))
 }
 
-/// The grammar of [`parse`].
+/// Checks the grammar of [`parse`].
 pub(crate) fn check(name: &str) -> Result<(), InvalidName> {
     if name.is_empty() {
         return Err(InvalidName::Empty);

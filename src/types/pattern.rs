@@ -1,22 +1,21 @@
-//! Patterns of topic names: NATS's words and rules.
+//! Patterns of topic names, with the words and rules of NATS.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::types::name::InvalidPattern;
 
-/// A pattern of topic names, such as `orders.*` or `orders.>`; see
-/// [`Broker::subscription`](crate::Broker::subscription).
+/// A pattern of topic names, such as `orders.*` or `orders.>`.
 ///
-/// A pattern has levels between dots, as a name has. Two of them stand for others:
+/// [`Broker::subscription`](crate::Broker::subscription) makes a subscription to patterns. A
+/// pattern has levels between dots, as a name has. Two levels stand for others:
 ///
-/// - `*` for exactly one level, whatever it is;
-/// - `>`, only at the end, for one or more levels.
+/// - `*` stands for exactly one level, whatever it is.
+/// - `>` stands for one or more levels, and only at the end.
 ///
-/// So `orders.*` matches `orders.eu` and not `orders.eu.paid`, `orders.>` matches
-/// both and not `orders`, and a name matches itself alone. A wildcard is a whole
-/// level: `ord*` is refused. The other levels, and the length, obey the rules of
-/// names.
+/// So `orders.*` matches `orders.eu` and not `orders.eu.paid`. `orders.>` matches both and not
+/// `orders`. A name matches itself alone. A wildcard is a whole level: `ord*` is refused. The other
+/// levels, and the length, obey the rules of names.
 ///
 /// ```
 /// use millstream::Pattern;
@@ -30,13 +29,14 @@ use crate::types::name::InvalidPattern;
 pub struct Pattern(Box<str>);
 
 impl Pattern {
-    /// The pattern as it was written.
+    /// Returns the pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it matches a topic of this name. One pass over the two, level by
-    /// level; it allocates nothing.
+    /// Returns whether the pattern matches a topic of this name.
+    ///
+    /// The match is one pass over the two, level by level, and allocates nothing.
     pub fn matches(&self, topic: &str) -> bool {
         let mut levels = topic.split('.');
         for wanted in self.0.split('.') {
@@ -56,7 +56,7 @@ impl FromStr for Pattern {
     type Err = InvalidPattern;
 
     fn from_str(text: &str) -> Result<Self, InvalidPattern> {
-        // A letter is as long as a wildcard: what is wrong stays where it was.
+        // A letter is as long as a wildcard, so the place of an error stays the same.
         crate::types::name::check(&text.replace(['*', '>'], "x"))?;
         let mut begins = 0;
         for level in text.split('.') {
@@ -111,8 +111,7 @@ mod tests {
         assert_eq!(format!("{all} {all:?}"), "orders.*.> Pattern(orders.*.>)");
     }
 
-    /// After the examples in NATS's documentation of subjects, and the edges of its
-    /// rules.
+    /// The cases are the examples in NATS's documentation of subjects, and the edges of its rules.
     #[test]
     fn patterns_match_as_those_of_nats() {
         let cases = [
@@ -179,7 +178,7 @@ mod tests {
         assert_eq!(pattern(&longest).to_string(), longest);
     }
 
-    /// The rules, said in another way.
+    /// The same rules, written in another way.
     fn matches_naively(pattern: &[&str], topic: &[&str]) -> bool {
         match pattern {
             [] => topic.is_empty(),

@@ -1,14 +1,14 @@
-//! What numbers a setting may have.
+//! The ranges that numeric settings may have.
 
 use crate::types::error::InvalidSetting;
 
-/// The largest queue, lane or store: a bound that is out of reach is none.
+/// The largest queue, lane or store. A bound that is out of reach bounds nothing.
 pub(crate) const MAX_CAPACITY: usize = 1 << 24;
 
-/// More threads than this on one broker are a mistake, not a plan.
+/// The most threads of one broker. More are a mistake, not a plan.
 pub(crate) const MAX_WORKERS: usize = 1_024;
 
-/// The value asked for, or the default; refused if zero or out of reach.
+/// Returns the value asked for, or the default. It refuses zero and values above `MAX_CAPACITY`.
 pub(crate) fn in_range(
     setting: &'static str,
     asked: Option<usize>,
@@ -21,7 +21,7 @@ pub(crate) fn in_range(
     }
 }
 
-/// Refuses none at all, and more than a broker may have workers.
+/// Refuses zero threads, and more than a broker may have workers.
 pub(crate) fn in_range_of_threads(
     setting: &'static str,
     count: usize,

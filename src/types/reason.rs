@@ -2,24 +2,24 @@
 
 use std::fmt;
 
-/// Why a delivery is in the dead-letter store.
+/// The reason why a delivery is in the dead-letter store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DeadReason {
-    /// The retry policy's limits were used up.
+    /// The limits of the retry policy were used up.
     Exhausted,
     /// A [`Nack`](crate::Nack) or the policy's classifier said that trying again can't help.
     Rejected,
     /// The retry policy panicked.
     PolicyPanicked,
-    /// Its subscription ended with [`Unsubscribe::DeadLetter`](crate::Unsubscribe::DeadLetter).
+    /// The subscription ended with [`Unsubscribe::DeadLetter`](crate::Unsubscribe::DeadLetter).
     Unsubscribed,
-    /// Its lane was full, under [`LaneFull::DeadLetter`](crate::LaneFull::DeadLetter).
+    /// The lane was full, under [`LaneFull::DeadLetter`](crate::LaneFull::DeadLetter).
     LaneFull,
-    /// One before it of the same key is here, under
+    /// An earlier delivery of the same key is in the store, under
     /// [`OnExhausted::ParkKey`](crate::OnExhausted::ParkKey).
     KeyParked,
-    /// Nobody handled it in its time to live, under
+    /// No attempt began within the time to live, under
     /// [`OnExpired::DeadLetter`](crate::OnExpired::DeadLetter).
     Expired,
 }

@@ -1,22 +1,22 @@
-//! How a drain has ended.
+//! The report of a drain.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::types::duration::Short;
 
-/// What a drain came to: every message accepted is in one of these counts.
+/// The result of a drain. Every message accepted is in one of these counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DrainReport {
-    /// Messages accepted, ever.
+    /// All messages that the broker ever accepted.
     pub published: u64,
-    /// Messages handed to the lanes there were.
+    /// Messages handed to the lanes of their topic.
     pub dispatched: u64,
     /// Messages that found no subscription.
     pub unrouted: u64,
-    /// Messages dropped by overflow, expired without a subscription, or not dispatched
-    /// when the time was up.
+    /// Messages that never reached a lane: dropped by overflow, expired without a subscription, or
+    /// not dispatched when the time was up.
     pub messages_dropped: u64,
     /// Deliveries made of the dispatched messages.
     pub made: u64,
@@ -29,23 +29,24 @@ pub struct DrainReport {
     /// Deliveries that outlived their time to live, under
     /// [`OnExpired::Drop`](crate::OnExpired::Drop).
     pub expired: u64,
-    /// Deliveries cancelled: by an unsubscribe, because a publish of their handler was
-    /// refused, or because the time was up.
+    /// Deliveries cancelled by an unsubscribe, because a publish of their handler was refused, or
+    /// because the time was up.
     pub cancelled: u64,
-    /// Messages and deliveries that are still somewhere: in the hands of
-    /// handlers that have not returned.
+    /// Messages and deliveries still in the hands of handlers that have not returned.
     pub remaining: u64,
-    /// Of all that, what the end of the broker has cut off: deliveries cancelled because a
-    /// publish of their handler was refused, or because the time was up, messages dropped
-    /// because it was up, and what remains. What an unsubscribe cancelled, or an overflow
-    /// dropped, is not in it.
+    /// The part of all these that the end of the broker cut off.
+    ///
+    /// It counts deliveries cancelled because a publish of their handler was refused, or because
+    /// the time was up. It counts messages dropped because the time was up, and everything that
+    /// remains. Deliveries cancelled by an unsubscribe and messages dropped by overflow are not in
+    /// it.
     pub cut_off: u64,
-    /// How long the drain took.
+    /// The time that the drain took.
     pub took: Duration,
 }
 
 impl DrainReport {
-    /// Whether nothing was cut off and nothing remains.
+    /// Returns whether nothing was cut off and nothing remains.
     pub fn is_complete(&self) -> bool {
         self.cut_off == 0 && self.remaining == 0
     }
