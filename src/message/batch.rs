@@ -1,14 +1,15 @@
-//! Messages on their way: one by one through the queue, in batches from there on.
+//! Messages on their way: one by one through the queue, and in batches from there on.
 
 use crate::engine::base::contain::discard;
 use crate::message::MessageId;
 use crate::sync::Arc;
 
-/// Most messages in a batch. One allocation and one lane operation per
-/// subscription are shared by so many; a retry or a dead letter keeps so many
-/// messages alive at most.
+/// The most messages in a batch.
+///
+/// They share one allocation, and one lane operation per subscription. A retry or a dead letter
+/// keeps at most this many messages alive.
 pub(crate) const BATCH: usize = if cfg!(millstream_loom) { 3 } else { 64 };
-/// What a publisher may add to a payload. Messages without it pay nothing.
+/// The parts that a publisher may add to a payload. Messages without them pay nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) key: Option<Box<str>>,
@@ -16,7 +17,7 @@ pub(crate) struct Meta {
     pub(crate) ttl_ns: Option<u64>,
 }
 
-/// What a message got when it was accepted.
+/// The id and the time that a message got when it was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) id: MessageId,
@@ -24,14 +25,15 @@ pub(crate) struct Stamp {
 }
 
 impl Meta {
-    /// When a message with this stamp expires, if it has a time to live of its own.
+    /// Returns the time when a message with this stamp expires, if it has a time to live of its
+    /// own.
     pub(crate) fn expires_ns(&self, stamp: Stamp) -> Option<u64> {
         Some(stamp.accepted_ns.saturating_add(self.ttl_ns?))
     }
 }
 
 impl Stamp {
-    /// The stamps of messages that were accepted at once, beginning with this one.
+    /// Returns the stamps of messages that were accepted at once, beginning with this one.
     pub(crate) fn each(self) -> impl Iterator<Item = Self> {
         (0..).map(move |number| Self {
             id: self.id.after(number),
@@ -48,23 +50,26 @@ pub(crate) struct Message<T> {
 
 /// The messages of a batch.
 pub(crate) enum Messages<T> {
-    /// Accepted one by one.
+    /// Messages that were accepted one by one.
     Each(Vec<Message<T>>),
-    /// Accepted at once, in their publisher's own vector: ids that follow each other, and
-    /// one time. This is the first stamp.
+    /// Messages that were accepted at once, in their publisher's own vector, and their first stamp.
+    ///
+    /// Their ids follow each other, and they share one time.
     Chunk(Vec<T>, Stamp),
 }
 
-/// Messages that travel together. Shared by every lane that has yet to handle
-/// one of them; freed when the last delivery of the last of them has ended.
+/// Messages that travel together.
+///
+/// Every lane that has yet to handle one of them shares the batch. It is freed when the last
+/// delivery of its messages has ended.
 pub(crate) struct Batch<T> {
     pub(crate) messages: Messages<T>,
-    /// Sorted by index; empty for most batches.
+    /// The parts added to messages, sorted by index. It is empty for most batches.
     meta: Vec<(u32, Meta)>,
 }
 
 impl<T> Batch<T> {
-    /// Messages that were accepted at once, in the caller's own vector.
+    /// Makes a batch of messages that were accepted at once, in the caller's own vector.
     pub(crate) fn chunk(payloads: Vec<T>, first: Stamp) -> Self {
         Self {
             messages: Messages::Chunk(payloads, first),
@@ -98,8 +103,7 @@ impl<T> Batch<T> {
         }
     }
 
-    /// Gives back what a batch that was not full has too much, because a slow lane holds
-    /// on to it.
+    /// Frees the unused half of a batch that was not full, because a slow lane keeps it.
     pub(crate) fn shrink(&mut self) {
         if let Messages::Each(messages) = &mut self.messages
             && messages.len() <= messages.capacity() / 2
@@ -108,7 +112,7 @@ impl<T> Batch<T> {
         }
     }
 
-    /// Whether a message of it may have a time to live of its own.
+    /// Returns whether a message of the batch may have a time to live of its own.
     pub(crate) fn has_meta(&self) -> bool {
         !self.meta.is_empty()
     }
@@ -127,7 +131,7 @@ impl<T> Batch<T> {
         found.ok().map(|at| &self.meta[at].1)
     }
 
-    /// When the message's time to live ends, given that of its topic.
+    /// Returns the time when the message expires, given the time to live of its topic.
     pub(crate) fn expires_ns(&self, index: usize, topic_ttl_ns: Option<u64>) -> Option<u64> {
         let own = self.meta(index).and_then(|meta| meta.ttl_ns);
         let ttl_ns = own.or(topic_ttl_ns)?;
@@ -150,8 +154,9 @@ impl<T> Drop for Batch<T> {
 pub(crate) struct OpenBatch<T> {
     messages: Vec<Message<T>>,
     meta: Vec<(u32, Meta)>,
-    /// Messages to make room for with the first: about as many as came last time. A topic
-    /// with a message now and then holds on to little memory.
+    /// The number of messages to reserve room for with the first: about as many as came last time.
+    ///
+    /// So a topic with a message now and then keeps little memory.
     expected: usize,
 }
 
@@ -185,7 +190,7 @@ impl<T> OpenBatch<T> {
         self.messages.reserve_exact(more);
     }
 
-    /// Everything that was added, and leaves nothing.
+    /// Takes everything that was added, as a batch, and leaves nothing.
     pub(crate) fn take(&mut self) -> Batch<T> {
         let messages = std::mem::take(&mut self.messages);
         self.expected = messages.len().next_power_of_two();
@@ -196,8 +201,9 @@ impl<T> OpenBatch<T> {
     }
 }
 
-/// What a publisher hands in: a message and what belongs to it, or messages that were
-/// accepted at once, of which this is the first stamp.
+/// The entry that a publisher pushes: one message, or messages that were accepted at once.
+///
+/// The stamp of a chunk is that of its first message.
 pub(crate) enum QueueEntry<T> {
     One(Message<T>, Option<Meta>),
     Chunk(Vec<T>, Stamp),
@@ -211,7 +217,7 @@ impl<T> QueueEntry<T> {
         }
     }
 
-    /// Its oldest message's.
+    /// Returns the stamp of the oldest message.
     pub(crate) fn first(&self) -> Stamp {
         match self {
             Self::One(message, _) => message.stamp,
@@ -219,7 +225,7 @@ impl<T> QueueEntry<T> {
         }
     }
 
-    /// What its publisher added to it, if it is a message of its own.
+    /// Returns the parts that the publisher added, if the entry is a single message.
     pub(crate) fn meta(&self) -> Option<&Meta> {
         match self {
             Self::One(_, meta) => meta.as_ref(),
@@ -227,7 +233,7 @@ impl<T> QueueEntry<T> {
         }
     }
 
-    /// When it expires, if it is a message that has a time to live of its own.
+    /// Returns the time when a single message with its own time to live expires.
     pub(crate) fn own_expires_ns(&self) -> Option<u64> {
         self.meta()?.expires_ns(self.first())
     }
@@ -238,8 +244,9 @@ impl<T> QueueEntry<T> {
     }
 }
 
-/// What publishers have dropped. Its destructors are the user's, and run when this
-/// goes: where no lock is held.
+/// Messages that publishers have dropped.
+///
+/// Their destructors are the user's. They run when this value is dropped, where no lock is held.
 pub(crate) struct DeferredDrops<T> {
     entries: Vec<QueueEntry<T>>,
     parts: Vec<BatchSlice<T>>,
@@ -253,12 +260,12 @@ impl<T> DeferredDrops<T> {
         }
     }
 
-    /// What was not let in.
+    /// Adds an entry that was not let in.
     pub(crate) fn add_entry(&mut self, entry: QueueEntry<T>) {
         self.entries.push(entry);
     }
 
-    /// What had to make room.
+    /// Adds messages that had to make room.
     pub(crate) fn add_part(&mut self, part: BatchSlice<T>) {
         self.parts.push(part);
     }
@@ -275,7 +282,7 @@ impl<T> Drop for DeferredDrops<T> {
     }
 }
 
-/// A run of a batch's messages, bound for one lane.
+/// A slice of a batch, bound for one lane.
 pub(crate) struct BatchSlice<T> {
     pub(crate) batch: Arc<Batch<T>>,
     pub(crate) from: u32,
@@ -283,7 +290,7 @@ pub(crate) struct BatchSlice<T> {
 }
 
 impl<T> BatchSlice<T> {
-    /// All of a batch.
+    /// Makes a slice of a whole batch.
     pub(crate) fn whole(batch: Arc<Batch<T>>) -> Self {
         Self {
             from: 0,
@@ -304,8 +311,9 @@ impl<T> BatchSlice<T> {
         self.batch.stamp(self.from as usize)
     }
 
-    /// When the first of its messages expires that does, given the time to live of
-    /// their topic; `u64::MAX` if none does.
+    /// Returns the time when the first message of the slice expires, or `u64::MAX` if none does.
+    ///
+    /// `topic_ttl_ns` is the time to live of the topic.
     #[inline]
     pub(crate) fn expires_ns(&self, topic_ttl_ns: Option<u64>) -> u64 {
         if topic_ttl_ns.is_none() && !self.batch.has_meta() {
@@ -316,7 +324,7 @@ impl<T> BatchSlice<T> {
         each.min().unwrap_or(u64::MAX)
     }
 
-    /// What is left without the first `count` messages, if anything is.
+    /// Returns the rest behind the first `count` messages, if there is any.
     pub(crate) fn after(self, count: u32) -> Option<Self> {
         let from = self.from + count;
         Self { from, ..self }.unless_empty()
@@ -326,7 +334,7 @@ impl<T> BatchSlice<T> {
         (self.len() > 0).then_some(self)
     }
 
-    /// The first messages, at most so many, and the others if there are any.
+    /// Returns the first messages, at most `most`, and the others if there are any.
     pub(crate) fn split_at_most(self, most: u32) -> (Self, Option<Self>) {
         if self.len() as u32 <= most {
             return (self, None);
@@ -335,7 +343,7 @@ impl<T> BatchSlice<T> {
         (front, Some(others))
     }
 
-    /// The first `count` messages, and the others.
+    /// Returns the first `count` messages, and the others.
     pub(crate) fn split_front(self, count: u32) -> (Self, Self) {
         let split = self.from + count;
         let front = Self {
@@ -352,7 +360,7 @@ impl<T> BatchSlice<T> {
         )
     }
 
-    /// What is left without the first `count` messages, and those.
+    /// Returns the messages behind the first `count`, and the first `count`.
     pub(crate) fn split_back(self, count: u32) -> (Self, Self) {
         let (front, back) = self.split_front(count);
         (back, front)

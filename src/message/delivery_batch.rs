@@ -1,4 +1,4 @@
-//! Several deliveries in the hands of one handler call.
+//! Several deliveries in one handler call.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,11 +7,11 @@ use crate::message::Delivery;
 use crate::message::nack::Nack;
 use crate::sync::Arc;
 
-/// What a batch handler gets: deliveries in order, and a way to nack single ones.
+/// The deliveries of one call of a batch handler, in order.
 ///
-/// Returning `Ok` acks every element that was not nacked; returning an error, or
-/// panicking, fails them all. What failed comes back alone, in a batch of one, so
-/// that one bad element can't fail its neighbors again.
+/// Returning `Ok` acks every element that was not nacked. Returning an error, or panicking, fails
+/// them all. A failed element comes back alone, in a batch of one, so it can't fail its neighbors
+/// again.
 ///
 /// ```
 /// use millstream::{DeliveryBatch, Nack};
@@ -26,7 +26,7 @@ use crate::sync::Arc;
 /// }
 /// ```
 pub struct DeliveryBatch<'a, T> {
-    /// Shared with iterators.
+    /// The deliveries, shared with iterators.
     deliveries: Arc<Vec<Delivery<'a, T>>>,
     nacks: BTreeMap<usize, Nack>,
 }
@@ -39,30 +39,32 @@ impl<'a, T> DeliveryBatch<'a, T> {
         }
     }
 
-    /// How many deliveries there are; at least one.
+    /// Returns the number of deliveries, which is at least one.
     pub fn len(&self) -> usize {
         self.deliveries.len()
     }
 
-    /// Whether there are none: never.
+    /// Returns whether there are no deliveries, which is never the case.
     pub fn is_empty(&self) -> bool {
         self.deliveries.is_empty()
     }
 
-    /// The delivery at this place.
+    /// Returns the delivery at this place, if there is one.
     pub fn get(&self, at: usize) -> Option<Delivery<'a, T>> {
         self.deliveries.get(at).copied()
     }
 
-    /// The deliveries in order. The iterator doesn't borrow the batch, so that
-    /// elements can be nacked on the way.
+    /// Returns the deliveries in order.
+    ///
+    /// The iterator doesn't borrow the batch, so elements can be nacked on the way.
     pub fn iter(&self) -> impl Iterator<Item = Delivery<'a, T>> + use<'a, T> {
         let deliveries = Arc::clone(&self.deliveries);
         (0..deliveries.len()).map(move |at| deliveries[at])
     }
 
-    /// Refuses the delivery at this place; the last word on a place counts.
-    /// Returns whether there is such a place.
+    /// Nacks the delivery at this place, and returns whether there is such a place.
+    ///
+    /// If a place is nacked again, the last nack counts.
     pub fn nack(&mut self, at: usize, nack: Nack) -> bool {
         let exists = at < self.deliveries.len();
         if exists {

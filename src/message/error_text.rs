@@ -3,10 +3,10 @@
 use std::error::Error;
 use std::fmt::{self, Write};
 
-/// Most bytes of it: a letter is kept for long, and an error may quote a whole document.
+/// The most bytes of a text. A letter is kept for long, and an error may quote a whole document.
 const MOST_BYTES: usize = 4_096;
 
-/// Most errors of a chain: a source may be its own.
+/// The most errors of a chain, because a source may be its own.
 const MOST_SOURCES: usize = 32;
 
 /// A text that ends where it would become too long.
@@ -34,14 +34,16 @@ impl Write for Bounded {
     }
 }
 
-/// What an error prints, and then its sources, as in "a: b: c"; but for one that those
-/// before it have printed already. Cut, with an ellipsis, where it is too long.
+/// Returns the text of an error and then of its sources, as in "a: b: c".
+///
+/// A source is left out if the text before it ends with the same words. A text that is too long is
+/// cut, with an ellipsis.
 pub(crate) fn error_text<'e>(
     shown: &dyn fmt::Display,
     source: Option<&'e (dyn Error + 'static)>,
 ) -> String {
     let mut all = Bounded::default();
-    // Who fails to print itself has printed what it could.
+    // An error that fails to print itself has printed as much as it could.
     let _ = write!(all, "{shown}");
     let next = |error: &&'e (dyn Error + 'static)| <dyn Error>::source(*error);
     let sources = std::iter::successors(source, next);

@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use crate::message::batch::Batch;
 
-/// A message's number within its topic: 1 for the first one accepted, then
-/// upwards without gaps. Publishers that race may get into the queue in another
-/// order than they got their numbers; one thread's messages keep theirs.
+/// The number of a message within its topic.
+///
+/// The first message accepted has 1, and numbers go upward without gaps. Racing publishers may
+/// enter the queue in another order than that of their numbers. Each thread's own messages keep
+/// their order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(NonZeroU64);
 
@@ -24,12 +26,12 @@ impl MessageId {
         Self(NonZeroU64::new(sequence).expect("tickets are numbered from 1"))
     }
 
-    /// The id that many messages further on.
+    /// Returns the id of the message that comes `messages` later.
     pub(crate) fn after(self, messages: u64) -> Self {
         Self(self.0.saturating_add(messages))
     }
 
-    /// The number.
+    /// Returns the number.
     pub fn get(self) -> u64 {
         self.0.get()
     }
@@ -47,7 +49,7 @@ impl fmt::Display for MessageId {
     }
 }
 
-/// What a publisher gets for an accepted message.
+/// The receipt for an accepted message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     pub(crate) id: MessageId,
@@ -56,18 +58,18 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// The message's id.
+    /// Returns the message's id.
     pub fn id(&self) -> MessageId {
         self.id
     }
 
-    /// How many older messages were dropped to make room
+    /// Returns the number of older messages that were dropped to make room
     /// ([`Overflow::DropOldest`](crate::Overflow::DropOldest)).
     pub fn evicted(&self) -> u32 {
         self.evicted
     }
 
-    /// Whether this message itself was dropped, because the topic was full
+    /// Returns whether this message itself was dropped, because the topic was full
     /// ([`Overflow::DropNewest`](crate::Overflow::DropNewest)).
     pub fn is_dropped(&self) -> bool {
         self.dropped
@@ -80,7 +82,7 @@ impl fmt::Display for Receipt {
     }
 }
 
-/// What a publisher gets for a batch that was accepted as a whole.
+/// The receipt for a batch that was accepted as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchReceipt {
     pub(crate) accepted: usize,
@@ -91,33 +93,35 @@ pub struct BatchReceipt {
 }
 
 impl BatchReceipt {
-    /// Messages accepted: all of the batch.
+    /// Returns the number of messages accepted: all of the batch.
     pub fn accepted(&self) -> usize {
         self.accepted
     }
 
-    /// The first message's id; `None` for an empty batch.
+    /// Returns the id of the first message, or `None` for an empty batch.
     pub fn first(&self) -> Option<MessageId> {
         self.first
     }
 
-    /// The last message's id. Ids between first and last may belong to others
-    /// that published at the same time.
+    /// Returns the id of the last message, or `None` for an empty batch.
+    ///
+    /// Ids between the first and the last may belong to messages of other publishers, published at
+    /// the same time.
     pub fn last(&self) -> Option<MessageId> {
         self.last
     }
 
-    /// How many older messages were dropped to make room.
+    /// Returns the number of older messages that were dropped to make room.
     pub fn evicted(&self) -> usize {
         self.evicted
     }
 
-    /// How many messages of this batch were dropped because the topic was full.
+    /// Returns the number of messages of this batch that were dropped because the topic was full.
     pub fn dropped(&self) -> usize {
         self.dropped
     }
 
-    /// Adds one message's.
+    /// Adds the receipt of one message.
     pub(crate) fn add(&mut self, receipt: Receipt) {
         self.accepted += 1;
         self.first = self.first.or(Some(receipt.id));
@@ -137,7 +141,7 @@ pub struct Delivery<'a, T> {
     pub(crate) now_ns: u64,
 }
 
-/// Where a delivery is going.
+/// The topic and the subscription of a delivery.
 #[derive(Clone, Copy)]
 pub(crate) struct Address<'a> {
     pub(crate) topic: &'a str,
@@ -145,51 +149,53 @@ pub(crate) struct Address<'a> {
 }
 
 impl<'a, T> Delivery<'a, T> {
-    /// What was published.
+    /// Returns the payload that was published.
     pub fn payload(&self) -> &'a T {
         self.batch.payload(self.index)
     }
 
-    /// The message's id within its topic.
+    /// Returns the message's id within its topic.
     pub fn id(&self) -> MessageId {
         self.batch.stamp(self.index).id
     }
 
-    /// Which entry into the handler this is, counted for this delivery: 1 is
-    /// the first. Those that ended by [`Nack::requeue`](crate::Nack::requeue) are not
-    /// counted. Begins again at 1 after a redrive.
+    /// Returns the number of the attempt: 1 for the first entry of this delivery into the handler.
+    ///
+    /// Attempts that ended by [`Nack::requeue`](crate::Nack::requeue) are not counted. A redrive
+    /// begins again at 1.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// How often the delivery was redriven from the dead letters. Saturates at
-    /// 65,535.
+    /// Returns the number of times that the delivery was redriven from the dead letters.
+    ///
+    /// The number saturates at 65,535.
     pub fn generation(&self) -> u16 {
         self.generation
     }
 
-    /// The topic's name.
+    /// Returns the topic's name.
     pub fn topic(&self) -> &'a str {
         self.address.topic
     }
 
-    /// The subscription's name.
+    /// Returns the subscription's name.
     pub fn subscription(&self) -> &'a str {
         self.address.subscription
     }
 
-    /// The key the publisher gave, if any.
+    /// Returns the key that the publisher gave, if any.
     pub fn key(&self) -> Option<&'a str> {
         self.batch.meta(self.index)?.key.as_deref()
     }
 
-    /// The value of the first header of this name, if any.
+    /// Returns the value of the first header with this name, if any.
     pub fn header(&self, name: &str) -> Option<&'a str> {
         self.headers()
             .find_map(|(header, value)| (header == name).then_some(value))
     }
 
-    /// All headers, in the publisher's order.
+    /// Returns all headers, in the publisher's order.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a, T> {
         let headers = self.batch.meta(self.index).map(|meta| &meta.headers[..]);
         headers
@@ -198,8 +204,9 @@ impl<'a, T> Delivery<'a, T> {
             .map(|(name, value)| (&**name, &**value))
     }
 
-    /// Time since the message was accepted, read when its handler's worker last
-    /// looked at the clock: a few microseconds old at most.
+    /// Returns the time since the message was accepted, a few microseconds old at most.
+    ///
+    /// The time was read when the handler's worker last looked at the clock.
     pub fn age(&self) -> Duration {
         Duration::from_nanos(
             self.now_ns

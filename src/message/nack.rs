@@ -1,4 +1,4 @@
-//! How a handler refuses a delivery.
+//! The nack, by which a handler refuses a delivery.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -9,10 +9,10 @@ use crate::pure::decide::verdict::NackAction;
 
 /// A handler's refusal of a delivery.
 ///
-/// A type that implements [`Error`] turns into one with `?`, and then the subscription's
-/// retry policy decides. `Box<dyn Error + Send + Sync>` and `anyhow::Error` don't implement it:
-/// [`from_error`](Self::from_error) takes them. The other constructors say more: try again
-/// after a delay, put it back, dead-letter at once, or discard.
+/// With `?`, any type that implements [`Error`] turns into a nack, and the subscription's retry
+/// policy decides. `Box<dyn Error + Send + Sync>` and `anyhow::Error` don't implement it:
+/// [`from_error`](Self::from_error) takes them. The other constructors say more: try again after a
+/// delay, put the delivery back, dead-letter it at once, or discard it.
 ///
 /// ```
 /// use millstream::{Delivery, Nack};
@@ -46,33 +46,37 @@ impl Nack {
         }))
     }
 
-    /// Try again as the retry policy says.
+    /// Asks for another attempt, as the retry policy decides.
     pub fn retry(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(NackAction::Policy, reason)
     }
 
-    /// Try again after `delay` instead of the retry policy's own, if the policy grants
-    /// that: it is asked, by [`decide_requested`](crate::RetryPolicy::decide_requested),
-    /// and has the last word. A [`Backoff`](crate::Backoff) takes `delay` as it is, without
-    /// jitter, but for its [`cap`](crate::Backoff::cap), and judges by that whether the
-    /// retry comes within [`max_elapsed`](crate::Backoff::max_elapsed); a policy of your
-    /// own that says nothing else takes it if it grants a retry at all.
+    /// Asks for another attempt after `delay`, instead of the retry policy's own delay.
+    ///
+    /// The policy's [`decide_requested`](crate::RetryPolicy::decide_requested) has the last word. A
+    /// [`Backoff`](crate::Backoff) that grants a retry takes `delay` without jitter, up to its
+    /// [`cap`](crate::Backoff::cap). By this delay it judges whether the retry comes within
+    /// [`max_elapsed`](crate::Backoff::max_elapsed). A policy of your own takes `delay` for every
+    /// retry that it grants, unless it implements that method.
     pub fn retry_after(delay: Duration, reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(NackAction::After(delay), reason)
     }
 
-    /// Not now: back to the end of the line, at once, behind everything that the topic
-    /// has accepted so far; under [`OnFailure::BlockKey`] and
-    /// [`OnFailure::BlockSubscription`] it stays the first of its key, so that order
-    /// holds. That is no failed attempt: the retry policy isn't asked, and the next
-    /// attempt has the same number. It is counted as an entry into the handler and as
+    /// Puts the delivery back to the end of the line, at once.
+    ///
+    /// The delivery goes behind everything that the topic has accepted so far. Under
+    /// [`OnFailure::BlockKey`] and [`OnFailure::BlockSubscription`] it stays the first of its key,
+    /// so that order holds.
+    ///
+    /// A requeue is no failed attempt: the retry policy isn't asked, and the next attempt has the
+    /// same number. It is counted as an entry into the handler and as
     /// [requeued](crate::DeliveryCounts::requeued).
     ///
-    /// A handler that requeues while nothing else is there to do is called again at
-    /// once, and keeps a worker busy: to wait, say [`retry_after`](Self::retry_after).
-    /// Nothing limits how often, but a time to live or the end of its subscription or
-    /// broker. On a broker without workers, a requeued delivery is handed out by the next
-    /// [`run_until_idle`](crate::Broker::run_until_idle), so that this one returns.
+    /// A handler that requeues while there is no other work is called again at once, and keeps a
+    /// worker busy. To wait, use [`retry_after`](Self::retry_after). Only a time to live, or the
+    /// end of the subscription or the broker, limits the number of requeues. On a broker without
+    /// workers, the next [`run_until_idle`](crate::Broker::run_until_idle) hands out a requeued
+    /// delivery, so that this one returns.
     ///
     /// [`OnFailure::BlockKey`]: crate::OnFailure::BlockKey
     /// [`OnFailure::BlockSubscription`]: crate::OnFailure::BlockSubscription
@@ -80,18 +84,19 @@ impl Nack {
         Self::new(NackAction::Requeue, reason)
     }
 
-    /// Trying again can't help: dead-letter it now.
+    /// Sends the delivery to the dead letters now, because trying again can't help.
     pub fn dead_letter(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(NackAction::DeadLetter, reason)
     }
 
-    /// It doesn't matter: drop it. Counted as dropped.
+    /// Drops the delivery. It is counted as dropped.
     pub fn discard(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(NackAction::Discard, reason)
     }
 
-    /// Try again as the retry policy says, because of an error of any type: for
-    /// `.map_err(Nack::from_error)?` where a plain `?` doesn't take it.
+    /// Asks for another attempt, as the retry policy decides, because of an error of any type.
+    ///
+    /// It serves as `.map_err(Nack::from_error)?` where a plain `?` doesn't take the error.
     ///
     /// ```
     /// # use millstream::{Delivery, Nack};

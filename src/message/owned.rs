@@ -7,9 +7,9 @@ use crate::message::batch::Batch;
 use crate::message::{Address, Delivery, MessageId};
 use crate::sync::Arc;
 
-/// A [`Delivery`] that shares what it shows with the engine instead of borrowing it,
-/// so that it can be kept across an `await`. It keeps its batch of up to 64 messages
-/// alive.
+/// A [`Delivery`] that shares its message with the engine instead of borrowing it.
+///
+/// So it can be kept across an `await`. It keeps its batch of up to 64 messages alive.
 pub struct OwnedDelivery<T> {
     pub(crate) batch: Arc<Batch<T>>,
     pub(crate) index: usize,
@@ -19,14 +19,14 @@ pub struct OwnedDelivery<T> {
     pub(crate) now_ns: u64,
 }
 
-/// Where deliveries come from, so that they share one count and not two.
+/// The names of a topic and a subscription, in one allocation, so that deliveries share one count.
 pub(crate) struct Names {
     pub(crate) topic: Arc<str>,
     pub(crate) subscription: Arc<str>,
 }
 
 impl<T> OwnedDelivery<T> {
-    /// The same, borrowed.
+    /// Returns the same delivery, borrowed.
     pub fn borrow(&self) -> Delivery<'_, T> {
         Delivery {
             batch: &self.batch,
@@ -41,54 +41,57 @@ impl<T> OwnedDelivery<T> {
         }
     }
 
-    /// What was published.
+    /// Returns the payload that was published.
     pub fn payload(&self) -> &T {
         self.borrow().payload()
     }
 
-    /// The message's id within its topic.
+    /// Returns the message's id within its topic.
     pub fn id(&self) -> MessageId {
         self.borrow().id()
     }
 
-    /// Which attempt this is, counted for this delivery: 1 is the first. Those that
-    /// ended by [`Nack::requeue`](crate::Nack::requeue) are not counted. Begins again at
-    /// 1 after a redrive.
+    /// Returns the number of the attempt: 1 for the first of this delivery.
+    ///
+    /// Attempts that ended by [`Nack::requeue`](crate::Nack::requeue) are not counted. A redrive
+    /// begins again at 1.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// How often the delivery was redriven from the dead letters.
+    /// Returns the number of times that the delivery was redriven from the dead letters.
+    ///
+    /// The number saturates at 65,535.
     pub fn generation(&self) -> u16 {
         self.generation
     }
 
-    /// The topic's name.
+    /// Returns the topic's name.
     pub fn topic(&self) -> &str {
         &self.names.topic
     }
 
-    /// The subscription's name.
+    /// Returns the subscription's name.
     pub fn subscription(&self) -> &str {
         &self.names.subscription
     }
 
-    /// The key the publisher gave, if any.
+    /// Returns the key that the publisher gave, if any.
     pub fn key(&self) -> Option<&str> {
         self.borrow().key()
     }
 
-    /// The value of the first header of this name, if any.
+    /// Returns the value of the first header with this name, if any.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.borrow().header(name)
     }
 
-    /// All headers, in the publisher's order.
+    /// Returns all headers, in the publisher's order.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.borrow().headers()
     }
 
-    /// How long after its message was accepted this attempt began.
+    /// Returns the time between the acceptance of the message and the beginning of this attempt.
     pub fn age(&self) -> Duration {
         self.borrow().age()
     }
