@@ -1,4 +1,4 @@
-//! What observers are told.
+//! The events that observers are told.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,13 +11,12 @@ use crate::sync::Arc;
 use crate::types::config::Overflow;
 use crate::types::reason::DeadReason;
 
-/// One thing that happened, with what it happened to.
+/// One event, with the topic, subscription, message and attempt that it belongs to.
 ///
-/// Events of one delivery arrive in the order in which they happened; across
-/// deliveries only [`sequence`](Self::sequence) orders them. They pass through a
-/// bounded buffer to the observers' own thread; when an observer can't keep up
-/// events are missed, never deliveries: the sequence then has gaps, and the
-/// metrics say how many.
+/// Events of one delivery arrive in the order in which they happened. Across deliveries only
+/// [`sequence`](Self::sequence) orders them. Events pass through a bounded buffer to the observers'
+/// own thread. When an observer can't keep up, events are missed, never deliveries. The sequence
+/// then has gaps, and the metrics say how many.
 #[derive(Clone, Copy)]
 pub struct Event<'a> {
     pub(crate) sequence: u64,
@@ -30,8 +29,9 @@ pub struct Event<'a> {
     pub(crate) kind: &'a EventKind,
 }
 
-/// Events on their way to the observers: what happened at once to one message, to
-/// several neighbors, or to none.
+/// Events on their way to the observers, which happened at once.
+///
+/// They are about one message, about several neighbors, or about none.
 pub(crate) struct Record {
     pub(crate) sequence: u64,
     pub(crate) at_ns: u64,
@@ -43,11 +43,11 @@ pub(crate) struct Record {
     pub(crate) kind: EventKind,
 }
 
-/// Which messages a record is about.
+/// The messages that a record is about.
 pub(crate) enum About {
     None,
     One(MessageId),
-    /// So many whose ids follow each other, from the first of them.
+    /// Several messages whose ids follow each other: the first, and their number.
     Neighbors(MessageId, u64),
     Many(Box<[MessageId]>),
 }
@@ -71,7 +71,7 @@ impl About {
         }
     }
 
-    /// How many events it makes.
+    /// Returns the number of events that it makes.
     fn len(&self) -> u64 {
         match self {
             Self::None | Self::One(_) => 1,
@@ -125,7 +125,7 @@ impl<'a> Subject<'a> {
 }
 
 impl Record {
-    /// What happened, when, and on which topic; the bus numbers it.
+    /// Makes a record of an event of a topic, which the bus will number.
     pub(crate) fn new(topic: Arc<str>, at_ns: u64, kind: EventKind) -> Self {
         Self {
             sequence: 0,
@@ -155,12 +155,12 @@ impl Record {
         }
     }
 
-    /// How many events it stands for.
+    /// Returns the number of events that the record stands for.
     pub(crate) fn len(&self) -> u64 {
         self.about.len()
     }
 
-    /// Tells its events, in order.
+    /// Tells the record's events, in order.
     pub(crate) fn tell(&self, mut tell: impl FnMut(&Event<'_>)) {
         let mut event = Event {
             sequence: self.sequence,
@@ -181,47 +181,47 @@ impl Record {
 }
 
 impl<'a> Event<'a> {
-    /// The number of the event: 1 for the first since the broker was built.
+    /// Returns the number of the event, which is 1 for the first since the broker was built.
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// When it happened: time since the broker was built.
+    /// Returns the time of the event, counted from when the broker was built.
     pub fn at(&self) -> Duration {
         Duration::from_nanos(self.at_ns)
     }
 
-    /// What happened.
+    /// Returns the kind of the event.
     pub fn kind(&self) -> &'a EventKind {
         self.kind
     }
 
-    /// The name of what happened, in snake case, as in `message_enqueued`.
+    /// Returns the name of the kind in snake case, as in `message_enqueued`.
     pub fn name(&self) -> &'static str {
         self.kind.name()
     }
 
-    /// The topic it happened on; empty for events of the broker itself.
+    /// Returns the name of the topic, which is empty for events of the broker itself.
     pub fn topic(&self) -> &'a str {
         self.topic
     }
 
-    /// The subscription, for events of one.
+    /// Returns the name of the subscription, for events of a subscription.
     pub fn subscription(&self) -> Option<&'a str> {
         self.subscription
     }
 
-    /// The message, for events of one.
+    /// Returns the id of the message, for events of a message.
     pub fn id(&self) -> Option<MessageId> {
         self.id
     }
 
-    /// The attempt, for events of one; otherwise zero.
+    /// Returns the number of the attempt, for events of an attempt, and otherwise zero.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Where the message or delivery stands after it.
+    /// Returns the status of the message or delivery after the event.
     pub fn status(&self) -> Option<Status> {
         self.status
     }
@@ -273,7 +273,7 @@ impl fmt::Debug for Event<'_> {
     }
 }
 
-/// What can happen.
+/// The kinds of events.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum EventKind {
@@ -287,121 +287,123 @@ pub enum EventKind {
     SubscriptionRemoved,
     /// A member joined a consumer group.
     MemberJoined {
-        /// Its name.
+        /// The member's name.
         member: Arc<str>,
     },
-    /// A member left its consumer group: it is handed nothing any more.
+    /// A member left its consumer group, and is handed no more deliveries.
     MemberLeft {
-        /// Its name.
+        /// The member's name.
         member: Arc<str>,
     },
     /// A message was accepted.
     MessageEnqueued {
-        /// Messages in the topic's queue, this one included.
+        /// The number of messages in the topic's queue, this one included.
         depth: u64,
     },
-    /// A handler is about to be called, or a lease is taken. If the subscription is
-    /// cancelled at this very moment, the handler isn't called, and `Cancelled` follows.
+    /// A handler is about to be called, or a lease is taken.
+    ///
+    /// If the subscription is cancelled at this very moment, the handler isn't called, and
+    /// `Cancelled` follows.
     Delivering,
     /// A handler returned `Ok`, or a lease was acked.
     Delivered,
-    /// A handler returned an error or panicked; or a lease was nacked, dropped, or
-    /// outlived its deadline.
+    /// An attempt failed: its handler returned an error or panicked, or its lease was nacked,
+    /// dropped, or outlived its deadline.
     Failed {
-        /// Which of them.
+        /// The kind of failure.
         kind: FailureKind,
-        /// Its text, as in [`FailedAttempt::text`](crate::FailedAttempt::text).
+        /// The text of the error, as in [`FailedAttempt::text`](crate::FailedAttempt::text).
         error: Arc<str>,
     },
-    /// A handler put its delivery back, or a lease was nacked so.
+    /// A handler requeued its delivery, or a lease was nacked to be requeued.
     Requeued {
         /// The text of the nack.
         reason: Arc<str>,
     },
     /// Another attempt was granted.
     RetryScheduled {
-        /// After this time.
+        /// The time from now until the attempt.
         delay: Duration,
     },
     /// A delivery went to the dead letters.
     DeadLetter {
-        /// Why.
+        /// The reason.
         reason: DeadReason,
     },
     /// A topic got another strategy.
     StrategySwapped {
-        /// The old one's name.
+        /// The name of the old strategy.
         from: Arc<str>,
-        /// The new one's name.
+        /// The name of the new strategy.
         to: Arc<str>,
     },
     /// A topic was split into another number of partitions.
     PartitionsChanged {
-        /// How many there were.
+        /// The number of partitions before.
         from: usize,
-        /// How many there are.
+        /// The number of partitions now.
         to: usize,
     },
     /// A publish met a full topic.
     Backpressure {
-        /// Messages in the topic's queue.
+        /// The number of messages in the topic's queue.
         depth: u64,
         /// The policy that decides what follows.
         overflow: Overflow,
     },
-    /// A strategy lets go of a batch that it had waited for.
+    /// A strategy releases a batch that it has waited for.
     BatchFlush {
-        /// Messages in it.
+        /// The number of messages in the batch.
         size: usize,
-        /// Why now.
+        /// The cause of the release.
         cause: FlushCause,
     },
     /// A message or a delivery was dropped.
     Dropped {
-        /// Why.
+        /// The cause.
         cause: DropCause,
     },
     /// A delivery outlived its time to live. Under
     /// [`OnExpired::DeadLetter`](crate::OnExpired::DeadLetter) it is a
     /// [`DeadLetter`](Self::DeadLetter) instead.
     Expired,
-    /// A delivery's subscription or broker ended first.
+    /// A delivery was cancelled, because its subscription or the broker ended first.
     Cancelled,
     /// A message had no subscription to go to.
     Unrouted,
-    /// A letter was redriven: it has left the dead letters, and is on its way to its
-    /// subscription.
+    /// A letter was redriven: it has left the dead letters, and is on its way to its subscription.
     Redriven,
-    /// A letter left the full dead-letter store.
+    /// A full dead-letter store evicted a letter, or did not keep a new one.
     LetterEvicted,
-    /// A delivery went to the dead letters, and those of its key follow it there
-    /// from now on.
+    /// A delivery went to the dead letters, and later deliveries of its key follow it there from
+    /// now on.
     KeyParked {
         /// The key.
         key: Arc<str>,
     },
-    /// The dead letters have none of the key any more: it goes on.
+    /// The dead letters have no letter of the key any more, so its deliveries are handled again.
     KeyFreed {
         /// The key.
         key: Arc<str>,
     },
-    /// A lease was to be acked, nacked or extended after its deadline, or after the end
-    /// of its subscription. Nothing has changed.
+    /// A lease was acked, nacked or extended after its deadline, or after the end of its
+    /// subscription. The call has changed nothing.
     StaleSettlement,
-    /// Something of the user's other than a handler panicked.
+    /// User code other than a handler panicked.
     HookPanicked {
-        /// What.
+        /// The kind of user code.
         hook: Hook,
     },
-    /// The broker accepts nothing any more, or only what its own handlers publish: see
-    /// [`Broker::drain_pipeline`](crate::Broker::drain_pipeline).
+    /// The broker accepts no messages any more, or only those that its own handlers publish.
+    ///
+    /// [`Broker::drain_pipeline`](crate::Broker::drain_pipeline) accepts the latter.
     DrainStarted,
-    /// The broker begins nothing more. Calls that have not returned may still run.
+    /// The broker begins no more calls. Calls that have not returned may still run.
     Drained,
 }
 
 impl EventKind {
-    /// The name in snake case.
+    /// Returns the name in snake case.
     pub fn name(&self) -> &'static str {
         match self {
             Self::TopicOpened => "topic_opened",
@@ -437,7 +439,7 @@ impl EventKind {
     }
 }
 
-/// Why something was dropped.
+/// The reason why a message or a delivery was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DropCause {
@@ -445,15 +447,15 @@ pub enum DropCause {
     Overflow,
     /// The subscription's lane was full.
     LaneFull,
-    /// A handler or a policy said so.
+    /// A handler or a retry policy discarded the delivery.
     Discarded,
-    /// The broker stopped before it was dispatched.
+    /// The broker stopped before the message was dispatched.
     Shutdown,
-    /// Its time to live ran out while it was retained for a first subscription.
+    /// The message's time to live ran out while it was retained for a first subscription.
     Expired,
 }
 
-/// User code that the engine calls besides handlers.
+/// The kinds of user code that the engine calls besides handlers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Hook {

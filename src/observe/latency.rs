@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// Two significant digits: a reported percentile is at most 1 % off.
+/// The significant digits. With two of them, a reported percentile is at most 1 % off.
 const DIGITS: u8 = 2;
 /// Times below this are not told apart.
 const LOWEST_NS: u64 = 64;
-/// Times above this are recorded as this: an hour.
+/// Times above this, an hour, are recorded as this.
 const HIGHEST_NS: u64 = 3_600_000_000_000;
 
-/// The three histograms of a lane. A few kilobytes, growing with the largest
-/// time seen to some 75 KiB; made with the first delivery.
+/// The three histograms of a lane, made with its first delivery.
+///
+/// They take a few kilobytes, and grow with the largest time seen to some 75 KiB.
 pub(crate) struct Latencies {
     pub(crate) queue_wait: Histogram<u64>,
     pub(crate) handler: Histogram<u64>,
@@ -49,18 +50,17 @@ fn merge(into: &mut Histogram<u64>, from: &Histogram<u64>) {
         .expect("both resize themselves, so every value fits");
 }
 
-/// Records `count` times `ns`.
+/// Records the value `ns` `count` times.
 pub(crate) fn record(histogram: &mut Histogram<u64>, ns: u64, count: u64) {
     histogram
         .record_n(ns.min(HIGHEST_NS), count)
         .expect("it resizes itself, and an hour fits");
 }
 
-/// Records, for each of these beginnings, the time from then until `until_ns`.
+/// Records the time from each of these beginnings until `until_ns`.
 ///
-/// Neighbors in a queue have waited about equally long. So those that fall into
-/// one bucket of the histogram are counted by one comparison each, and recorded
-/// together.
+/// Neighbors in a queue have waited about equally long. So the times that fall into one bucket of
+/// the histogram cost one comparison each, and are recorded together.
 #[inline]
 pub(crate) fn record_since(
     histogram: &mut Histogram<u64>,
@@ -103,20 +103,20 @@ fn record_all_since(
     }
 }
 
-/// What a histogram comes to. Values above an hour are recorded as an hour.
+/// The summary of a histogram. Values above an hour are recorded as an hour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LatencySummary {
-    /// Values recorded.
+    /// The number of values recorded.
     pub count: u64,
-    /// The mean.
+    /// The mean of all values.
     pub mean: Duration,
-    /// Half of the values are not above this.
+    /// The median: half of the values are not above this.
     pub p50: Duration,
-    /// 90 % are not above this.
+    /// The 90th percentile: 90 % of the values are not above this.
     pub p90: Duration,
-    /// 99 % are not above this.
+    /// The 99th percentile: 99 % of the values are not above this.
     pub p99: Duration,
-    /// 99.9 % are not above this.
+    /// The 99.9th percentile: 99.9 % of the values are not above this.
     pub p999: Duration,
     /// The largest value.
     pub max: Duration,

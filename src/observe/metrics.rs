@@ -1,4 +1,4 @@
-//! A snapshot of the books.
+//! Snapshots of the counters, and the laws of conservation that they obey.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,93 +8,99 @@ use crate::types::duration::Short;
 
 pub use crate::engine::base::counters::DeliveryCounts;
 
-/// Everything counted, at one moment.
+/// A snapshot of all counts of a broker.
 ///
-/// Taken while traffic runs, it never shows more ends than beginnings, and says how
-/// much was [moving](TopicMetrics::moving) meanwhile. [`balance`](Self::balance) holds at
-/// any time: exactly at rest, and under load up to what was moving.
+/// A snapshot taken under load never shows more ends than beginnings. It says how much was
+/// [moving](TopicMetrics::moving) meanwhile. [`balance`](Self::balance) holds at any time: exactly
+/// at rest, and under load up to the number that was moving.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Metrics {
-    /// When: time since the broker was built.
+    /// The time of the snapshot, counted from when the broker was built.
     pub at: Duration,
-    /// Open topics, by name.
+    /// The open topics, by name.
     pub topics: Vec<TopicMetrics>,
-    /// What topics had counted that have been removed since, so that totals
-    /// never shrink.
+    /// The counts of topics that have been removed since, so that totals never shrink.
     pub removed: Option<TopicMetrics>,
-    /// Events that found the observers' buffer full.
+    /// The number of events that found the observers' buffer full.
     pub events_missed: u64,
-    /// Panics of observers.
+    /// The number of panics of observers.
     pub observer_panics: u64,
 }
 
-/// One topic. Counts are of messages unless they say otherwise.
+/// The counts of one topic. They are of messages unless they say otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TopicMetrics {
-    /// Its name.
+    /// The topic's name.
     pub name: String,
-    /// The name of its strategy.
+    /// The name of the topic's strategy.
     pub strategy: String,
-    /// Accepted, ever.
+    /// Messages accepted, ever.
     pub published: u64,
     /// Publishes refused, for whatever reason.
     pub rejected: u64,
-    /// In the queue, or on their way into it, or delayed.
+    /// Messages in the queue, or on their way into it, or delayed.
     pub queued: u64,
-    /// Of those, waiting for their time.
+    /// The part of `queued` that waits for its time.
     pub delayed: u64,
-    /// Dropped by overflow or by a shutdown, or expired while they were retained for a
+    /// Messages dropped by overflow or by a shutdown, or expired while they were retained for a
     /// first subscription.
     pub dropped: u64,
-    /// Found no subscription.
+    /// Messages that found no subscription.
     pub unrouted: u64,
-    /// Handed to every lane there was.
+    /// Messages handed to every lane of the topic.
     pub dispatched: u64,
     /// Letters in the dead-letter store.
     pub dead_letters: usize,
-    /// Letters that left it because it was full.
+    /// Letters that a full store evicted or did not keep.
     pub letters_evicted: u64,
-    /// Messages in each of its partitions, those under way to it included; empty if
-    /// the topic is not split. While a change of their number is under way, those in
-    /// the former ones are missing here.
+    /// Messages in each partition, with those under way to it. Empty if the topic is not split.
+    ///
+    /// While a change of the number of partitions is under way, messages in the former partitions
+    /// are missing here.
     pub partitions: Vec<u64>,
-    /// Messages that were between two counters while this was taken: what
-    /// [`balance`](Self::balance) tolerates. Zero at rest, and a batch or a few under load.
+    /// Messages that were between two counters while the snapshot was taken.
+    ///
+    /// [`balance`](Self::balance) tolerates this difference. It is zero at rest, and a batch or a
+    /// few under load.
     pub moving: u64,
-    /// Its subscriptions.
+    /// The topic's subscriptions.
     pub subscriptions: Vec<SubscriptionMetrics>,
-    /// Deliveries of subscriptions that have ended.
+    /// The counts of subscriptions that have ended.
     pub ended: DeliveryCounts,
-    /// From acceptance to the first attempt, over its subscriptions.
+    /// The time from acceptance to the first attempt, over all subscriptions.
     pub queue_wait: LatencySummary,
-    /// In the handler, or leased.
+    /// The time in the handler, or on lease.
     pub handler: LatencySummary,
-    /// From acceptance to the end of an attempt.
+    /// The time from acceptance to the end of an attempt.
     pub end_to_end: LatencySummary,
 }
 
-/// One subscription. Counts are of deliveries.
+/// The counts of one subscription. They are of deliveries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubscriptionMetrics {
-    /// Its name.
+    /// The subscription's name.
     pub name: String,
-    /// In its lane, waiting for the handler: the subscriber's lag. Where no subscription
-    /// is ready, up to 63 more wait in the topic's queue until a batch of them is full.
+    /// Deliveries that wait in the lane for the handler: the subscriber's lag.
+    ///
+    /// While no subscription of the topic is ready, up to 63 more wait in the topic's queue until a
+    /// batch of them is full.
     pub queued: u64,
-    /// Of those, set aside because one before them of the same key awaits its retry, or
-    /// is parked in a dead-letter store that has no room for them.
+    /// The part of `queued` that is held back behind its key.
+    ///
+    /// An earlier delivery of the key waits for its retry, or is parked in a dead-letter store that
+    /// has no room for the others.
     pub held: u64,
     /// Keys that wait for a retry.
     pub blocked_keys: u64,
-    /// Keys whose deliveries go to the dead letters because others are there.
+    /// Keys whose deliveries go to the dead letters because earlier ones are there.
     pub parked_keys: u64,
-    /// Who handles them: the members of a consumer group, or the slots of a
-    /// subscription with concurrency. Empty for others.
+    /// The members of a consumer group, or one entry for a subscription with concurrency. Empty for
+    /// others.
     pub members: Vec<MemberMetrics>,
-    /// Leases that are out; part of `counts.in_flight`.
+    /// Leases that are outstanding; a part of `counts.in_flight`.
     pub leased: u64,
     /// Acks, nacks and extensions that came too late, and changed nothing.
     pub stale: u64,
@@ -102,35 +108,36 @@ pub struct SubscriptionMetrics {
     pub timed_out: u64,
     /// Leases that were dropped without being settled.
     pub abandoned: u64,
-    /// Deliveries that were between two counters while this was taken: what
-    /// [`TopicMetrics::balance`] tolerates. Zero at rest; under load a few batches, or as
-    /// many as the lane has, while it is being ended.
+    /// Deliveries that were between two counters while the snapshot was taken.
+    ///
+    /// [`TopicMetrics::balance`] tolerates this difference. It is zero at rest, and a few batches
+    /// under load. While the lane is being ended, it is as many as the lane has.
     pub moving: u64,
-    /// What happened to the deliveries made for it.
+    /// The counts of what happened to the subscription's deliveries.
     pub counts: DeliveryCounts,
-    /// From acceptance to the first attempt.
+    /// The time from acceptance to the first attempt.
     pub queue_wait: LatencySummary,
-    /// In the handler, or leased.
+    /// The time in the handler, or on lease.
     pub handler: LatencySummary,
-    /// From acceptance to the end of an attempt.
+    /// The time from acceptance to the end of an attempt.
     pub end_to_end: LatencySummary,
 }
 
-/// One who takes deliveries of a subscription: a member of a consumer group, or all
-/// that a subscription with concurrency has.
+/// The state of one consumer: a member of a group, or all slots of a subscription with concurrency.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemberMetrics {
-    /// Its name; the subscription's, where that has no group.
+    /// The member's name, or the subscription's where it has no group.
     pub name: String,
-    /// Calls of its handler that may run at once.
+    /// The number of calls of the handler that may run at once.
     pub concurrency: usize,
-    /// Calls that run now.
+    /// The number of calls that run now.
     pub busy: usize,
-    /// How long the longest of them has been running: a member that stalls shows
-    /// here, while its keys wait.
+    /// The time for which the longest of these calls has been running.
+    ///
+    /// A member that stalls shows here, while its keys wait.
     pub busy_for: Duration,
-    /// Deliveries it has taken, ever; those included that it put back, untried.
+    /// Deliveries that the member has taken, ever, including those that it put back untried.
     pub taken: u64,
 }
 
@@ -141,43 +148,43 @@ pub struct MemberMetrics {
 pub struct Imbalance {
     /// The topic, or the topic and the subscription.
     pub place: String,
-    /// Messages, deliveries, or illegal steps.
+    /// The unit of the counts: messages, deliveries, or illegal steps.
     pub what: &'static str,
     /// The left side of the law.
     pub made: u64,
-    /// The right side.
+    /// The right side of the law.
     pub found: u64,
-    /// What the two may differ by, because it was between two counters while the
-    /// snapshot was taken: zero at rest.
+    /// The difference that is tolerated, which is zero at rest.
+    ///
+    /// This number of messages or deliveries was between two counters while the snapshot was taken.
     pub tolerated: u64,
 }
 
 impl Metrics {
-    /// The topic of this name.
+    /// Returns the topic with this name.
     pub fn topic(&self, name: &str) -> Option<&TopicMetrics> {
         self.topics.iter().find(|topic| topic.name == name)
     }
 
-    /// Checks the laws of conservation for every topic and subscription:
+    /// Checks the laws of conservation for every topic and subscription.
     ///
-    /// - messages: published = queued + dropped + unrouted + dispatched
-    /// - deliveries: made = delivered + dead-lettered + dropped + expired +
-    ///   cancelled + queued + in flight + awaiting retry
+    /// - Messages: published = queued + dropped + unrouted + dispatched.
+    /// - Deliveries: made = delivered + dead-lettered + dropped + expired + cancelled + queued + in
+    ///   flight + awaiting retry.
     ///
-    /// The two sides are counted independently of each other. At rest they are equal.
-    /// While traffic runs, a snapshot catches some between two counters, and counts how
-    /// many at most: the two sides differ by no more than what was
-    /// [moving](TopicMetrics::moving) ([of a subscription](SubscriptionMetrics::moving),
-    /// for deliveries).
+    /// The two sides are counted independently of each other. At rest they are equal. Under load, a
+    /// snapshot catches some messages and deliveries between two counters, and counts them. Then
+    /// the two sides differ by no more than the number that was moving: [of
+    /// messages](TopicMetrics::moving), or [of deliveries](SubscriptionMetrics::moving).
     ///
     /// # Errors
     ///
-    /// The first [`Imbalance`], which is a bug of this crate at any time.
+    /// Returns the first [`Imbalance`], which is a bug of this crate at any time.
     pub fn balance(&self) -> Result<(), Imbalance> {
         self.all().try_for_each(TopicMetrics::balance)
     }
 
-    /// Deliveries of all topics, those that have ended included.
+    /// Returns the counts of deliveries of all topics, removed ones included.
     pub fn deliveries(&self) -> DeliveryCounts {
         let mut sum = DeliveryCounts::default();
         for topic in self.all() {
@@ -186,20 +193,20 @@ impl Metrics {
         sum
     }
 
-    /// All topics, the removed ones included.
+    /// Returns all topics, the removed ones included.
     pub(crate) fn all(&self) -> impl Iterator<Item = &TopicMetrics> {
         self.topics.iter().chain(&self.removed)
     }
 }
 
 impl TopicMetrics {
-    /// The subscription of this name.
+    /// Returns the subscription with this name.
     pub fn subscription(&self, name: &str) -> Option<&SubscriptionMetrics> {
         let mut subscriptions = self.subscriptions.iter();
         subscriptions.find(|subscription| subscription.name == name)
     }
 
-    /// Deliveries of all its subscriptions, those that have ended included.
+    /// Returns the counts of deliveries of all subscriptions, ended ones included.
     pub fn deliveries(&self) -> DeliveryCounts {
         let mut sum = self.ended;
         for subscription in &self.subscriptions {
@@ -208,11 +215,11 @@ impl TopicMetrics {
         sum
     }
 
-    /// Checks the laws for this topic; see [`Metrics::balance`].
+    /// Checks the laws of conservation for this topic; see [`Metrics::balance`].
     ///
     /// # Errors
     ///
-    /// The first [`Imbalance`].
+    /// Returns the first [`Imbalance`].
     pub fn balance(&self) -> Result<(), Imbalance> {
         let found = self.queued + self.dropped + self.unrouted + self.dispatched;
         check(&self.name, "messages", self.published, found, self.moving)?;
@@ -234,7 +241,7 @@ impl TopicMetrics {
         check(&self.name, "illegal steps", self.deliveries().illegal, 0, 0)
     }
 
-    /// Adds the counts of another topic: for totals over removed ones.
+    /// Adds the counts of another topic, for the totals of removed ones.
     pub(crate) fn absorb(&mut self, other: &Self) {
         self.published += other.published;
         self.rejected += other.rejected;

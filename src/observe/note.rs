@@ -1,8 +1,8 @@
-//! What fills one slot of the event buffer.
+//! The contents of one slot of the event buffer.
 //!
-//! A message that is published alone has an event of its own, told by its publisher. So it
-//! takes no more than the cache line that is on its way between two cores anyway; what
-//! workers tell is about several messages or rare, and travels in a box.
+//! A message that is published alone has an event of its own, told by its publisher. So this event
+//! takes no more than the cache line that travels between two cores anyway. Events of workers are
+//! about several messages, or rare, and travel in a box.
 
 use crate::message::MessageId;
 use crate::observe::event::{Event, EventKind, Record};
@@ -11,7 +11,7 @@ use crate::sync::Arc;
 
 /// A record, packed.
 pub(crate) enum Note {
-    /// Of one message that was accepted.
+    /// The record of one message that was accepted.
     Enqueued {
         sequence: u64,
         at_ns: u64,
@@ -23,7 +23,7 @@ pub(crate) enum Note {
 }
 
 impl Note {
-    /// How many events it stands for.
+    /// Returns the number of events that the note stands for.
     pub(crate) fn len(&self) -> u64 {
         match self {
             Self::Enqueued { .. } => 1,
@@ -31,7 +31,7 @@ impl Note {
         }
     }
 
-    /// Tells its events, in order.
+    /// Tells the note's events, in order.
     #[inline]
     pub(crate) fn tell(&self, mut tell: impl FnMut(&Event<'_>)) {
         match self {
