@@ -18,21 +18,26 @@ use crate::types::duration::nanos;
 use crate::types::error::{InvalidSetting, OpenError};
 use crate::types::range::in_range;
 
-/// Messages a queue holds unless told otherwise: some milliseconds of heavy
-/// traffic, 90 KB of 64-byte payloads, allocated with the first message.
+/// The default capacity of a queue and of a lane.
+///
+/// It is some milliseconds of heavy traffic: 90 KB of 64-byte payloads, allocated with the first
+/// message.
 const DEFAULT_CAPACITY: usize = 1_024;
 /// The most partitions of a topic: far more than there are cores to dispatch them.
 const MAX_PARTITIONS: usize = 256;
-/// The largest payload by value, in bytes; a topic of larger ones is refused. A build
-/// without optimization moves a message through a score of places on a worker's stack,
-/// which is 2 MiB unless [`stack_size`](crate::BrokerBuilder::stack_size) says otherwise.
-/// What is behind a [`Box`] or an [`Arc`](std::sync::Arc) doesn't count.
+/// The largest payload by value, in bytes. A topic of larger payloads is refused.
+///
+/// A build without optimization moves a message through a score of places on a worker's stack. The
+/// stack has 2 MiB, unless [`stack_size`](crate::BrokerBuilder::stack_size) says otherwise.
+/// Contents behind a [`Box`] or an [`Arc`] don't count.
 pub const MAX_PAYLOAD: usize = 16 * 1_024;
-/// Letters a topic keeps unless told otherwise.
+/// The default capacity of a dead-letter store.
 const DEFAULT_LETTERS: usize = 1_024;
 
-/// Opens a topic. A value: set what you care about, then [`open`](Self::open),
-/// where everything is checked at once.
+/// The settings of a topic to be opened.
+///
+/// Set the ones that you care about, then call [`open`](Self::open), which checks all of them at
+/// once.
 #[must_use = "a builder does nothing until the topic is opened"]
 pub struct TopicBuilder<'b, T> {
     engine: &'b Arc<Engine>,
@@ -73,86 +78,102 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
         }
     }
 
-    /// Messages that may wait for dispatch, delayed ones included: 1 to
-    /// 16,777,216. Default 1,024. The queue is allocated with the first message.
+    /// Sets how many messages may wait for dispatch, delayed ones included.
+    ///
+    /// The range is 1 to 16,777,216, and the default is 1,024. The queue is allocated with the
+    /// first message.
     pub fn capacity(mut self, messages: usize) -> Self {
         self.capacity = Some(messages);
         self
     }
 
-    /// What happens when so many wait. Default [`Overflow::Reject`].
+    /// Sets the policy for a publish into a full topic. The default is [`Overflow::Reject`].
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = Some(overflow);
         self
     }
 
-    /// What happens without subscriptions. Default [`NoSubscribers::Discard`].
+    /// Sets the policy for messages without subscriptions. The default is
+    /// [`NoSubscribers::Discard`].
     pub fn no_subscribers(mut self, policy: NoSubscribers) -> Self {
         self.no_subscribers = Some(policy);
         self
     }
 
-    /// How long after its acceptance a message is still worth handling. No attempt begins
-    /// later, and a retry that would come later is not made. What has expired ends by itself
-    /// and makes room, wherever it waits: within a timer's tick (for more than 256 waiting
-    /// there, a microsecond each). Whoever needs the room (a publisher, the topic at a full
-    /// lane, a redrive) ends it before any policy for what is full acts, and frees the
-    /// payloads on its own thread. A message that expires before it was handed on has expired
-    /// for every subscription; without any, it is dropped under [`NoSubscribers::Retain`],
-    /// and otherwise unrouted. A letter that is [redriven](crate::DeadLetters::redrive) has
-    /// no time to live any more. Default: for ever.
+    /// Sets how long after its acceptance a message is still worth handling.
+    ///
+    /// By default, messages live forever. No attempt begins after the time to live, and a retry
+    /// that would come later is not made. An expired message ends by itself and makes room,
+    /// wherever it waits. That takes up to a timer's tick. Where more than 256 wait, it takes about
+    /// a microsecond each.
+    ///
+    /// A publisher, the topic at a full lane, or a redrive may need the room. It then ends expired
+    /// messages before any policy for a full queue or lane acts. It frees their payloads on its own
+    /// thread.
+    ///
+    /// A message that expires before it was dispatched has expired for every subscription. Without
+    /// any subscription, it is dropped under [`NoSubscribers::Retain`], and otherwise unrouted. A
+    /// letter that is [redriven](crate::DeadLetters::redrive) has no time to live any more.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// What happens to deliveries that outlive their message's time to live, the
-    /// topic's or its own. Default [`OnExpired::Drop`].
+    /// Sets the policy for deliveries that outlive the time to live of their message or topic.
+    ///
+    /// The default is [`OnExpired::Drop`].
     pub fn on_expired(mut self, then: OnExpired) -> Self {
         self.on_expired = Some(then);
         self
     }
 
-    /// Deliveries that may be in each subscription's lane (queued, in flight or
-    /// awaiting a retry), unless the subscription says otherwise: 1 to
-    /// 16,777,216. Default 1,024.
+    /// Sets how many deliveries may be in each subscription's lane, unless the subscription says
+    /// otherwise.
+    ///
+    /// Queued deliveries count, and so do those in flight or waiting for a retry. The range is 1 to
+    /// 16,777,216, and the default is 1,024.
     pub fn lane_capacity(mut self, deliveries: usize) -> Self {
         self.lane_capacity = Some(deliveries);
         self
     }
 
-    /// Letters the dead-letter store keeps: 1 to 16,777,216. Default 1,024.
+    /// Sets how many letters the dead-letter store keeps.
+    ///
+    /// The range is 1 to 16,777,216, and the default is 1,024.
     pub fn dead_letter_capacity(mut self, letters: usize) -> Self {
         self.letters = Some(letters);
         self
     }
 
-    /// What a full dead-letter store does. Default
+    /// Sets the policy of a full dead-letter store. The default is
     /// [`DeadLetterOverflow::EvictOldest`].
     pub fn dead_letter_overflow(mut self, overflow: DeadLetterOverflow) -> Self {
         self.letter_overflow = Some(overflow);
         self
     }
 
-    /// Splits the topic by key, so that several workers can dispatch it at once: 1 to
-    /// 256, and no more than its capacity. Default: not at all, which costs least.
+    /// Splits the topic by key, so that several workers can dispatch it at once.
     ///
-    /// A message with a key goes to the partition
-    /// [`key_hash(key)`](crate::key_hash) `% partitions`; where the others go is said by
-    /// [`unkeyed`](Self::unkeyed). Each partition has a queue and is dispatched by one
-    /// worker at a time, so the messages of one key keep their order, as those of a
-    /// topic do otherwise. Between partitions there is none.
+    /// The range is 1 to 256, and no more than the topic's capacity. By default the topic is not
+    /// split, which costs least.
     ///
-    /// All else is the topic's: subscriptions and their lanes, ids, the counts, and the
-    /// capacity, which is that of all partitions together. A strategy is asked for each
-    /// partition, about what waits there. [`Overflow::DropOldest`] drops the oldest of
-    /// the new message's partition, or if that is empty, of another one. A lane that is
-    /// full holds up all of them.
+    /// [`key_hash(key)`](crate::key_hash) `% partitions` chooses the partition of a message with a
+    /// key. [`unkeyed`](Self::unkeyed) decides about the others. Each partition has a queue and is
+    /// dispatched by one worker at a time. So the messages of one key keep their order. Between
+    /// partitions there is no order.
     ///
-    /// The handler of a subscription is called by one worker at a time, with partitions
-    /// as without: they spread the work of dispatching, and of strategies. Where that is
-    /// little they cost more than they give (with cheap handlers on two cores a seventh
-    /// to a third of the throughput), so measure.
+    /// Everything else belongs to the topic: subscriptions and their lanes, ids, the counts, and
+    /// the capacity, which all partitions share. The strategy decides for each partition, about the
+    /// messages that wait there. [`Overflow::DropOldest`] drops the oldest messages of the new
+    /// message's partition, or, if that is empty, of another one. A full lane holds up all
+    /// partitions.
+    ///
+    /// Partitions spread the work of dispatching and of strategies, not that of handlers. The
+    /// handler of a subscription is still called by one worker at a time. With handlers that do
+    /// next to nothing, partitions cost more than they give. Messages with keys lose about half of
+    /// their throughput, and messages without keys some three quarters. [How to choose the shape of
+    /// delivery](crate::docs::delivery#partitions) says how that was measured. Measure before you
+    /// split.
     ///
     /// [`Topic::set_partitions`] changes the number while traffic runs.
     pub fn partitions(mut self, partitions: usize) -> Self {
@@ -160,38 +181,42 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
         self
     }
 
-    /// Where messages without a key go; needs [`partitions`](Self::partitions). Default
-    /// [`Unkeyed::RoundRobin`].
+    /// Sets where messages without a key go. The default is [`Unkeyed::RoundRobin`].
+    ///
+    /// It needs [`partitions`](Self::partitions).
     pub fn unkeyed(mut self, unkeyed: Unkeyed) -> Self {
         self.unkeyed = Some(unkeyed);
         self
     }
 
-    /// When waiting messages are handed on. Default: the broker's, which is
-    /// [`Immediate`](crate::Immediate) unless set.
+    /// Sets the strategy, which decides when waiting messages are dispatched.
+    ///
+    /// The default is the broker's strategy, which is [`Immediate`](crate::Immediate) unless set.
     pub fn strategy(mut self, strategy: impl Strategy) -> Self {
         self.strategy = Some(share_strategy(strategy));
         self
     }
 
-    /// What follows a failure, unless the subscription says otherwise. Default
-    /// [`Backoff::default`](crate::Backoff::default).
+    /// Sets the retry policy, unless a subscription has one of its own.
+    ///
+    /// The default is [`Backoff::default`](crate::Backoff::default).
     pub fn retry(mut self, policy: impl RetryPolicy) -> Self {
         self.retry = Some(share_policy(policy));
         self
     }
 
-    /// Opens the topic, or joins it if it is open. Joining with settings is
-    /// fine as long as they agree with how it was opened; a strategy or a retry
-    /// policy can't be compared and belongs to whoever opens the topic (or to
-    /// [`Topic::set_strategy`] and [`Topic::set_retry`]).
+    /// Opens the topic, or joins it if it is open.
+    ///
+    /// A call that joins may give settings, as long as they agree with those that the topic was
+    /// opened with. A strategy or a retry policy can't be compared, so a call that joins must not
+    /// give one. [`Topic::set_strategy`] and [`Topic::set_retry`] replace them.
     ///
     /// # Errors
     ///
-    /// [`OpenError`]: an invalid name or setting, another payload type, settings
-    /// that clash, or a closed broker. A payload of more than [`MAX_PAYLOAD`] bytes by value is
-    /// [`OpenError::Invalid`]: it would overflow a worker's stack. Publish a [`Box`] or an
-    /// [`Arc`](std::sync::Arc) of it.
+    /// Returns an [`OpenError`]: an invalid name or setting, another payload type, settings that
+    /// clash, or a closed broker. A payload of more than [`MAX_PAYLOAD`] bytes by value is
+    /// [`OpenError::Invalid`]: it would overflow a worker's stack. Publish a [`Box`] or an [`Arc`]
+    /// of it.
     pub fn open(self) -> Result<Topic<T>, OpenError> {
         let name = crate::types::name::parse(&self.name)?;
         let settings = self.settings()?;
@@ -215,7 +240,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                     strategy.unwrap_or_else(|| self.engine.strategy.load()),
                     retry.unwrap_or_else(|| Arc::clone(&self.engine.retry)),
                 );
-                // The handle is taken before anybody can find and remove it.
+                // The handle is taken before anybody can find and remove the topic.
                 let topic = Topic::join(Arc::clone(&core));
                 let ours: Arc<dyn AnyTopic> = core;
                 if let Some(topic) = topic
@@ -236,7 +261,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             if let Some(topic) = Topic::join(core) {
                 return Ok(topic);
             }
-            // It is being removed at this moment, and will be gone.
+            // The topic is being removed at this moment, and will be gone.
             crate::sync::yield_now();
         }
     }
@@ -279,7 +304,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
         })
     }
 
-    /// Settings asked for must be those the topic was opened with.
+    /// Checks that the settings asked for are those that the topic was opened with.
     fn check_clash(&self, open: &TopicSettings, asked: &TopicSettings) -> Result<(), OpenError> {
         let clashes = [
             (
@@ -343,7 +368,7 @@ impl<T> fmt::Debug for TopicBuilder<'_, T> {
     }
 }
 
-/// A time to live in nanoseconds, of a topic's messages or of one.
+/// Returns a time to live in nanoseconds, of a topic or of a message. It refuses zero.
 pub(crate) fn check_ttl(ttl: Duration) -> Result<u64, InvalidSetting> {
     if ttl.is_zero() {
         let rule = "must be longer, or every message would expire at once";
@@ -352,7 +377,7 @@ pub(crate) fn check_ttl(ttl: Duration) -> Result<u64, InvalidSetting> {
     Ok(nanos(ttl))
 }
 
-/// A number of partitions, if it is one that a topic of this capacity can have.
+/// Returns the number of partitions, if a topic of this capacity can have it.
 pub(crate) fn check_partitions(asked: usize, capacity: u64) -> Result<u16, InvalidSetting> {
     let rule = match asked {
         0 => "must be at least 1",

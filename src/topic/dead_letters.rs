@@ -1,4 +1,4 @@
-//! Deliveries that failed for good: look into them, redrive them, purge them.
+//! Dead letters: look into them, redrive them, purge them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,8 +16,10 @@ use crate::sync::{Arc, mutant};
 use crate::topic::Topic;
 use crate::types::reason::DeadReason;
 
-/// The dead-letter store of a topic. Bounded; what a full one does is the
-/// topic's [`DeadLetterOverflow`](crate::DeadLetterOverflow).
+/// The dead-letter store of a topic, which has the deliveries that failed for good.
+///
+/// The store is bounded. The topic's [`DeadLetterOverflow`](crate::DeadLetterOverflow) decides what
+/// a full one does.
 pub struct DeadLetters<T: Send + Sync + 'static> {
     topic: Topic<T>,
 }
@@ -37,23 +39,23 @@ impl<T: Send + Sync + 'static> fmt::Debug for DeadLetters<T> {
     }
 }
 
-/// What a redrive came to.
+/// The result of a redrive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Redrive {
     /// Letters that are on their way to the subscription that had failed.
     pub redriven: usize,
-    /// Letters that stay because that subscription's lane is full, or was for one
-    /// before them of the same key.
+    /// Letters that stay because that subscription's lane is full, or was full for an earlier
+    /// letter of the same key.
     pub no_room: usize,
-    /// Letters that stay because no subscription of that name is there.
+    /// Letters that stay because no subscription with that name is open.
     pub no_subscription: usize,
-    /// Letters that stay because one before them of the same key has failed again
-    /// meanwhile and parks it.
+    /// Letters that stay because an earlier delivery of the same key has failed again meanwhile and
+    /// parks the key.
     pub behind: usize,
 }
 
-/// Why a letter stays in the store.
+/// The reason why a letter stays in the store.
 #[derive(Clone, Copy)]
 enum Stays {
     NoRoom,
@@ -61,16 +63,17 @@ enum Stays {
     Behind,
 }
 
-/// What a redrive has come to so far for one key of one subscription. It goes through
-/// the key's letters in the order of their messages, and none that arrives meanwhile is
-/// looked at twice: however many there are, each costs the same.
+/// The progress of a redrive for one key of one subscription.
+///
+/// The redrive goes through the key's letters in the order of their messages. No letter that
+/// arrives meanwhile is looked at twice, so each letter costs the same, however many there are.
 #[derive(Default)]
 struct Line {
-    /// Letters that arrived before this one have been looked at.
+    /// The number of arrivals in the store that the redrive has looked at.
     seen: u64,
-    /// The first message of those that have come back meanwhile to park the key.
+    /// The first message among those that have come back meanwhile and park the key.
     back: Option<MessageId>,
-    /// One stays, so those behind it do.
+    /// The reason why a letter stayed. Later letters of the key stay as well.
     stays: Option<Stays>,
 }
 
@@ -79,17 +82,17 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         Self { topic }
     }
 
-    /// Letters in the store.
+    /// Returns the number of letters in the store.
     pub fn len(&self) -> usize {
         self.topic.core.letter_counts().0
     }
 
-    /// Whether there are none.
+    /// Returns whether the store has no letters.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The letters, oldest first. They share their payloads with the store.
+    /// Returns the letters, oldest first. They share their payloads with the store.
     pub fn list(&self) -> Vec<DeadLetter<T>> {
         let letters = self.topic.core.letters().lock().list();
         self.show(letters)
@@ -106,14 +109,20 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         letters.into_iter().map(show).collect()
     }
 
-    /// Sends the letters that `filter` chooses back to the subscription that had failed, and
-    /// to no other, in the order of their messages. Each becomes a delivery of a new
-    /// generation with its attempts reset, which is handled, or is a letter again, however
-    /// old its message is: its time to live no longer counts. Letters that can't go stay; so
-    /// do those of the same key behind one that found no room, or that has come back to
-    /// [park](crate::OnExhausted::ParkKey) its key, or their order would be lost. It is lost,
-    /// too, if the filter passes over the first of a key and chooses others. A full lane
-    /// still takes one letter for each of its deliveries that wait for room in this store.
+    /// Sends the letters that `filter` chooses back to the subscription that failed, and to no
+    /// other.
+    ///
+    /// Letters go in the order of their messages. Each becomes a delivery of a new generation, with
+    /// its attempts reset. Its time to live no longer counts: it is handled, or becomes a letter
+    /// again, however old its message is.
+    ///
+    /// A letter stays if it can't go. Later letters of the same key then stay as well, to keep
+    /// their order. The same holds behind a letter that has failed again and
+    /// [parks](crate::OnExhausted::ParkKey) its key. The order of a key is lost if the filter
+    /// passes over its first letter and chooses others.
+    ///
+    /// A full lane still takes one letter for each of its deliveries that wait for room in this
+    /// store.
     pub fn redrive(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> Redrive {
         let mut outcome = Redrive::default();
         let store = self.topic.core.letters().lock();
@@ -158,8 +167,11 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         outcome
     }
 
-    /// Redrives a letter, unless somebody else has redriven or purged it, or one before it
-    /// of the same key is back and parks the key. `lanes` are those that were found before.
+    /// Redrives a letter, and returns whether it did.
+    ///
+    /// It does not if another call has redriven or purged the letter. The letter stays if an
+    /// earlier delivery of the same key is back and parks the key. `lanes` has the lanes that were
+    /// found before.
     fn redrive_one<'l>(
         &self,
         letter: &'l Arc<Letter<T>>,
@@ -214,8 +226,8 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         );
         let mut again = PendingDelivery::first(&letter.batch, usize::from(letter.index), 0);
         again.generation = letter.generation.saturating_add(1);
-        // The lock is held until the lane has it: who finds its key parked no more
-        // finds this one before what was published since.
+        // The lock is held until the lane has the delivery. So a consumer that finds the key freed
+        // finds this delivery before any that was published since.
         lane.push_return(Return::Redriven(Box::new(again)));
         drop(letters);
         lane.schedule_for_return();
@@ -223,13 +235,13 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
             notify(left.waiting);
         }
         if core.engine.has_stopped() {
-            // The end may have passed by while it was on its way.
+            // The end may have passed by while the delivery was on its way.
             lane.end(&core.engine);
         }
         Ok(true)
     }
 
-    /// Forgets the letters that `filter` chooses, and returns how many.
+    /// Forgets the letters that `filter` chooses, and returns their number.
     pub fn purge(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> usize {
         let chosen = self.list().into_iter().filter(|letter| filter(letter));
         let taken = chosen.filter(|chosen| {
@@ -240,16 +252,16 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     }
 }
 
-/// One letter.
+/// A delivery in the dead-letter store.
 pub struct DeadLetter<T> {
     letter: Arc<Letter<T>>,
     topic: Arc<str>,
-    /// When it was listed.
+    /// The time when the letter was listed.
     now_ns: u64,
 }
 
 impl<T> DeadLetter<T> {
-    /// The letter's delivery, as its handler would see it.
+    /// Returns the letter's delivery, as its handler would see it.
     fn delivery(&self) -> Delivery<'_, T> {
         Delivery {
             batch: &self.letter.batch,
@@ -264,75 +276,76 @@ impl<T> DeadLetter<T> {
         }
     }
 
-    /// What was published.
+    /// Returns the payload that was published.
     pub fn payload(&self) -> &T {
         self.delivery().payload()
     }
 
-    /// The message's id.
+    /// Returns the message's id within its topic.
     pub fn id(&self) -> MessageId {
         self.letter.id()
     }
 
-    /// The topic's name.
+    /// Returns the topic's name.
     pub fn topic(&self) -> &str {
         &self.topic
     }
 
-    /// The subscription whose delivery it was.
+    /// Returns the name of the subscription whose delivery failed.
     pub fn subscription(&self) -> &str {
         &self.letter.subscription
     }
 
-    /// The key the publisher gave, if any.
+    /// Returns the key that the publisher gave, if any.
     pub fn key(&self) -> Option<&str> {
         self.letter.key()
     }
 
-    /// The value of the first header of this name, if any.
+    /// Returns the value of the first header with this name, if any.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.delivery().header(name)
     }
 
-    /// All headers, in the publisher's order.
+    /// Returns all headers, in the publisher's order.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.delivery().headers()
     }
 
-    /// Time from the acceptance of the message until the letter was listed.
+    /// Returns the time from the acceptance of the message until the letter was listed.
     pub fn age(&self) -> Duration {
         self.delivery().age()
     }
 
-    /// Why it is here.
+    /// Returns the reason why the delivery is here.
     pub fn reason(&self) -> DeadReason {
         self.letter.reason
     }
 
-    /// The text of the last error and its causes, as in
-    /// [`FailedAttempt::text`](crate::FailedAttempt::text); `None` if no attempt has
-    /// failed.
+    /// Returns the text of the last error and its causes, or `None` if no attempt has failed.
+    ///
+    /// The text is as in [`FailedAttempt::text`](crate::FailedAttempt::text).
     pub fn error(&self) -> Option<&str> {
         Some(&*self.letter.history.as_ref()?.text)
     }
 
-    /// Attempts in this generation: entries into the handler, or leases. Those that ended by a
-    /// requeue don't count.
+    /// Returns the number of attempts in this generation: entries into the handler, or leases.
+    ///
+    /// Attempts that ended by a requeue don't count.
     pub fn attempts(&self) -> u32 {
         self.letter.attempts
     }
 
-    /// How often it had been redriven before.
+    /// Returns the number of times that the delivery had been redriven before.
     pub fn generation(&self) -> u16 {
         self.letter.generation
     }
 
-    /// When it came here: time since the broker was built.
+    /// Returns the time when the letter entered the store, counted from when the broker was built.
     pub fn at(&self) -> Duration {
         Duration::from_nanos(self.letter.buried_ns)
     }
 
-    /// Its failures in this generation, latest first: the last eight of them.
+    /// Returns the last eight failures of this generation, latest first.
     pub fn failures(&self) -> impl Iterator<Item = PastFailure<'_>> {
         let chain = self.letter.history.iter().flat_map(|latest| latest.chain());
         chain.map(|failure| PastFailure {
@@ -371,12 +384,12 @@ impl<T> fmt::Debug for DeadLetter<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PastFailure<'a> {
-    /// Which attempt it was.
+    /// The number of the attempt.
     pub attempt: u32,
-    /// When it ended: time since the broker was built.
+    /// The time when the attempt ended, counted from when the broker was built.
     pub at: Duration,
-    /// How it failed.
+    /// The kind of failure.
     pub kind: FailureKind,
-    /// Its text, as in [`DeadLetter::error`].
+    /// The text of the error, as in [`DeadLetter::error`].
     pub error: &'a str,
 }

@@ -1,4 +1,4 @@
-//! Publishing as a future, for any runtime: feature `async`.
+//! Publishing as a future, for any runtime (feature `async`).
 
 use crate::engine::wait::wakers::WaiterId;
 use crate::message::Receipt;
@@ -10,8 +10,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// A publish that waits for room without blocking its thread: see
-/// [`Topic::publish_async`].
+/// A publish that waits for room without blocking its thread, made by [`Topic::publish_async`].
 #[must_use = "a future does nothing until it is polled"]
 pub struct Publish<T: Send + Sync + 'static> {
     topic: Topic<T>,
@@ -21,16 +20,19 @@ pub struct Publish<T: Send + Sync + 'static> {
 }
 
 impl<T: Send + Sync + 'static> Topic<T> {
-    /// Publishes a message; under [`Overflow::Block`](crate::Overflow::Block) it waits for
-    /// room without blocking the thread, and as long as it takes: the policy's timeout is for
-    /// threads, a future's is its runtime's. Under other policies it returns at once.
+    /// Publishes a message, and waits for room without blocking the thread.
     ///
-    /// Dropped before it is ready, nothing was accepted, and the payload goes with the
-    /// future. Inside a handler it waits as well, so don't block on it there.
+    /// It waits only under [`Overflow::Block`](crate::Overflow::Block), and then for as long as it
+    /// takes. The policy's timeout is for threads; a future's timeout is up to its runtime. Under
+    /// other policies it returns at once. Inside a handler it waits as well, so don't block on it
+    /// there.
+    ///
+    /// If the future is dropped before it is ready, nothing was accepted, and the payload is
+    /// dropped with it.
     ///
     /// # Errors
     ///
-    /// As [`publish`](Self::publish), but for `TimedOut`.
+    /// The errors are those of [`publish`](Self::publish), except `TimedOut`.
     pub fn publish_async(&self, payload: T) -> Publish<T> {
         Publish {
             topic: self.clone(),
@@ -41,15 +43,17 @@ impl<T: Send + Sync + 'static> Topic<T> {
     }
 }
 
-/// Nothing of it is pinned: the payload is only moved.
+/// No field is pinned: the payload is only moved.
 impl<T: Send + Sync + 'static> Unpin for Publish<T> {}
 
 impl<T: Send + Sync + 'static> Future for Publish<T> {
     type Output = Result<Receipt, PublishError<T>>;
 
+    /// Tries to publish, or registers the task for when there is room.
+    ///
     /// # Panics
     ///
-    /// If it has been ready before.
+    /// Panics if the future has been ready before.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let is_first = std::mem::replace(&mut this.is_first, false);

@@ -30,60 +30,64 @@ use crate::types::error::{
     InvalidSetting, PartialBatch, PartitionsError, PublishError, SubscribeError,
 };
 
-/// A handle to a typed topic. Clone it freely, publish from any thread.
+/// A handle to a typed topic. Clone it freely, and publish from any thread.
 ///
 /// # When the queue is full, and when the broker closes
 ///
-/// What a publish into a full queue does is the topic's [`Overflow`](crate::Overflow) policy.
+/// The topic's [`Overflow`](crate::Overflow) policy decides about a publish into a full queue.
 /// After the broker's drain has begun, every publish returns [`PublishError::Closed`]. Every
 /// [`PublishError`] hands the payload back.
 ///
 /// # Cost
 ///
-/// A publish reads the clock, takes one short lock, under which it is admitted and
-/// written into the queue's open batch, and looks up no map. It allocates for every 64th
+/// A publish reads the clock and takes one short lock. Under the lock, the message is admitted and
+/// written into the queue's open batch. A publish looks up no map. It allocates for every 64th
 /// message, and for keys and headers.
 pub struct Topic<T: Send + Sync + 'static> {
     pub(crate) core: Arc<TopicCore<T>>,
 }
 
 impl<T: Send + Sync + 'static> Topic<T> {
-    /// One more handle, unless the topic has been removed.
+    /// Makes one more handle, unless the topic has been removed.
     pub(crate) fn join(core: Arc<TopicCore<T>>) -> Option<Self> {
         let joined = core.handles.update(|handles| handles.join());
         let joined = mutant!(joined, "handles.removed", true);
         joined.then(|| Self { core })
     }
 
-    /// Its name.
+    /// Returns the topic's name.
     pub fn name(&self) -> &str {
         &self.core.name
     }
 
     /// Publishes a message.
     ///
-    /// Blocks only under [`Overflow::Block`](crate::Overflow::Block), and then never inside a
+    /// It blocks only under [`Overflow::Block`](crate::Overflow::Block), and then never inside a
     /// handler of the same broker.
     ///
     /// # Errors
     ///
-    /// [`PublishError`], which hands the payload back: `Full`, `TimedOut`,
-    /// `Closed` or `NoSubscribers`.
+    /// Returns a [`PublishError`], which hands the payload back: `Full`, `TimedOut`, `Closed` or
+    /// `NoSubscribers`.
     pub fn publish(&self, payload: T) -> Result<Receipt, PublishError<T>> {
         self.core.publish(payload, None)
     }
 
-    /// Publishes many messages in order, in chunks of up to 64, each of which is accepted
-    /// at once. A vector of 33 to 64 is taken as it is. Either all are accepted, or those before the first
-    /// refusal are and [`PartialBatch`] hands back the rest: "all or nothing" per
-    /// message, never per batch.
+    /// Publishes many messages in order, in chunks of up to 64, each of which is accepted at once.
     ///
-    /// Chunks of several publishers may interleave; within this call the order is
-    /// kept.
+    /// A vector of 33 to 64 messages is taken as it is. Acceptance is all or nothing for each
+    /// message, never for the batch. At the first refusal the call ends, and [`PartialBatch`] hands
+    /// back the rest.
+    ///
+    /// Chunks of several publishers may interleave. Within this call the order is kept.
+    ///
+    /// It blocks only under [`Overflow::Block`](crate::Overflow::Block), with one timeout for the
+    /// whole call, and then never inside a handler of the same broker.
     ///
     /// # Errors
     ///
-    /// [`PartialBatch`], with how many were accepted, why no more, and the rest.
+    /// Returns a [`PartialBatch`], with the number of accepted messages, the reason for the
+    /// refusal, and the rest.
     pub fn publish_batch(
         &self,
         payloads: impl IntoIterator<Item = T>,
@@ -91,13 +95,14 @@ impl<T: Send + Sync + 'static> Topic<T> {
         self.core.publish_batch(payloads.into_iter())
     }
 
-    /// A publisher that collects single messages into chunks, and publishes each
-    /// when it is full or has lingered, whatever comes first. See
-    /// [`BufferedPublisher`] for what that means for a message.
+    /// Makes a publisher that collects single messages into chunks.
+    ///
+    /// It publishes a chunk when it is full or has lingered, whichever comes first.
+    /// [`BufferedPublisher`] says what that means for a message.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] for a size of zero, or one above the topic's capacity.
+    /// Returns [`InvalidSetting`] for a size of zero, or one above the topic's capacity.
     pub fn buffered(&self, batches: Batched) -> Result<BufferedPublisher<T>, InvalidSetting> {
         batches.check()?;
         if batches.size() as u64 > self.core.settings.capacity {
@@ -108,22 +113,25 @@ impl<T: Send + Sync + 'static> Topic<T> {
         Ok(BufferedPublisher::new(self.clone(), buffer))
     }
 
-    /// Publishes a message that enters the queue only after `delay` (rounded up
-    /// to a tick of 100 µs). It is accepted now: it has its id and holds its place
-    /// meanwhile, so it can be neither rejected nor dropped later. It is for those who
-    /// are subscribed now and when it is due: a subscription that comes in between
-    /// doesn't get it. A drain delivers it if it is due before the deadline. With a delay
-    /// of zero this is [`publish`](Self::publish).
+    /// Publishes a message that enters the queue only after `delay`, rounded up to a tick of 100
+    /// µs.
+    ///
+    /// The message is accepted now: it has its id and holds its place meanwhile. So it can be
+    /// neither rejected nor dropped later. It goes to subscriptions that are open now and still
+    /// open when it is due. A subscription that comes in between doesn't get it. A drain delivers
+    /// it if it is due before the deadline. Its age, its latency and its time to live count from
+    /// when it is due. With a delay of zero this is [`publish`](Self::publish).
     ///
     /// # Errors
     ///
-    /// As [`publish`](Self::publish).
+    /// The errors are those of [`publish`](Self::publish).
     pub fn publish_after(&self, delay: Duration, payload: T) -> Result<Receipt, PublishError<T>> {
         self.core.publish_after(delay, payload, None)
     }
 
-    /// Begins a message with a key, headers, a time to live or a delay; finish
-    /// with [`publish`](MessageBuilder::publish).
+    /// Begins a message with a key, headers, a time to live or a delay.
+    ///
+    /// Finish it with [`publish`](MessageBuilder::publish).
     pub fn message(&self, payload: T) -> MessageBuilder<'_, T> {
         MessageBuilder {
             topic: self,
@@ -134,19 +142,19 @@ impl<T: Send + Sync + 'static> Topic<T> {
         }
     }
 
-    /// Subscribes with the defaults: `handler` is called for each delivery, one
-    /// call at a time, in accept order.
+    /// Subscribes with the default settings: `handler` is called for each delivery.
     ///
-    /// The subscription starts now: it gets every message that is accepted after this
-    /// has returned, and none that was accepted before it was called, be it still
-    /// queued or [delayed](Self::publish_after). A successor of the same name gets
-    /// nothing of its predecessor's. Under
-    /// [`NoSubscribers::Retain`](crate::NoSubscribers::Retain) the one that comes while
-    /// no other is open gets what waits as well.
+    /// Only one call runs at a time, in accept order. The subscription starts now. It gets every
+    /// message that is accepted after this call has returned. It gets no message that was accepted
+    /// before the call, even if that is still queued or [delayed](Self::publish_after). A successor
+    /// of the same name gets none of its predecessor's deliveries.
+    ///
+    /// Under [`NoSubscribers::Retain`](crate::NoSubscribers::Retain), a subscription that comes
+    /// while no other is open also gets the waiting messages.
     ///
     /// # Errors
     ///
-    /// [`SubscribeError`] for an invalid or taken name, or a closed broker.
+    /// Returns a [`SubscribeError`] for an invalid or taken name, or a closed broker.
     pub fn subscribe<F>(&self, name: &str, handler: F) -> Result<Subscription, SubscribeError>
     where
         F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send + 'static,
@@ -159,26 +167,30 @@ impl<T: Send + Sync + 'static> Topic<T> {
         SubscriptionBuilder::new(&self.core, name)
     }
 
-    /// Sets the strategy, while traffic runs. Messages that wait are judged by
-    /// the new strategy at once; none is lost, moved or made younger by it.
+    /// Sets the strategy while traffic runs.
+    ///
+    /// The new strategy judges waiting messages at once. No message is lost, reordered or made
+    /// younger.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] if the strategy refuses its own settings.
+    /// Returns [`InvalidSetting`] if the strategy refuses its own settings.
     pub fn set_strategy(&self, strategy: impl Strategy) -> Result<(), InvalidSetting> {
-        // Shared first: what may panic when it is dropped must not unwind with us.
+        // The strategy is shared first: a value that panics when dropped must not unwind through
+        // us.
         let strategy = share_strategy(strategy);
         strategy.check()?;
         Arc::clone(&self.core).swap_strategy(strategy);
         Ok(())
     }
 
-    /// Sets the retry policy of those subscriptions that have none of their own.
-    /// It decides from the next failure on; retries already granted stand.
+    /// Sets the retry policy of the subscriptions that have none of their own.
+    ///
+    /// It decides from the next failure on. Retries already granted stand.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] if the policy refuses its own settings.
+    /// Returns [`InvalidSetting`] if the policy refuses its own settings.
     pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
         let policy = share_policy(policy);
         policy.check()?;
@@ -186,34 +198,36 @@ impl<T: Send + Sync + 'static> Topic<T> {
         Ok(())
     }
 
-    /// How many partitions the topic is split into; one if it isn't.
+    /// Returns the number of partitions that the topic is split into, or one if it isn't.
     pub fn partitions(&self) -> usize {
         let split = self.core.split.as_deref();
         split.map_or(1, |split| split.count())
     }
 
-    /// The partition to which messages of this key go now, counted from zero.
+    /// Returns the partition to which messages with this key go now, counted from zero.
     pub fn partition_of(&self, key: &str) -> usize {
         let split = self.core.split.as_deref();
         split.map_or(0, |split| split.place_of(key))
     }
 
-    /// Changes the number of partitions, while traffic runs. Only for topics that were
-    /// opened with [`partitions`](crate::TopicBuilder::partitions), be it one.
+    /// Changes the number of partitions while traffic runs.
     ///
-    /// Nothing is lost, and each key keeps its order, though it may move to another
-    /// partition: what was accepted before is dispatched first, as if by a
-    /// [`flush`](Self::flush), from the partition that it is in; what is published from
-    /// now on waits in the new ones until that is done. Retries and deliveries that are
-    /// in their lanes aren't concerned, and a delayed message goes where it belongs when
-    /// it is due. Doesn't wait for any of that.
+    /// Only a topic that was opened with [`partitions`](crate::TopicBuilder::partitions) can be
+    /// changed; `partitions(1)` suffices. Nothing is lost, and each key keeps its order, though it
+    /// may move to another partition.
+    ///
+    /// Messages accepted before the change are dispatched first, from their old partitions, as if
+    /// by a [`flush`](Self::flush). Messages published from now on wait in the new partitions until
+    /// that is done. Retries and deliveries that are already in their lanes are not affected. A
+    /// delayed message goes to its new partition when it is due. This call does not wait for any of
+    /// that.
     ///
     /// # Errors
     ///
-    /// [`PartitionsError`]: `Invalid` for a number out of range or a topic opened without
-    /// partitions, `Underway` if the last change still is. A lane that is full, or the
-    /// want of a subscription under [`NoSubscribers::Retain`](crate::NoSubscribers::Retain),
-    /// can keep it so.
+    /// Returns a [`PartitionsError`]. `Invalid` is for a number out of range, or a topic opened
+    /// without partitions. `Underway` is for a change before the last one has ended. A full lane
+    /// can delay that end. So can the lack of a subscription under
+    /// [`NoSubscribers::Retain`](crate::NoSubscribers::Retain).
     pub fn set_partitions(&self, partitions: usize) -> Result<(), PartitionsError> {
         let Some(split) = &self.core.split else {
             let rule = "can't be set for a topic that was opened without";
@@ -223,18 +237,19 @@ impl<T: Send + Sync + 'static> Topic<T> {
         split.change(&self.core, partitions)
     }
 
-    /// Consumers on everything accepted so far, whatever the strategy says, and lets
-    /// subscriptions that accumulate batches do the same with it. Doesn't wait.
+    /// Hands on everything accepted so far, whatever the strategy says.
+    ///
+    /// Subscriptions that accumulate batches hand it on as well. This call does not wait.
     pub fn flush(&self) {
         self.core.flush();
     }
 
-    /// The letters of deliveries that failed for good.
+    /// Returns the dead-letter store, which has the deliveries that failed for good.
     pub fn dead_letters(&self) -> DeadLetters<T> {
         DeadLetters::new(self.clone())
     }
 
-    /// A snapshot of this topic's counts.
+    /// Returns a snapshot of this topic's counts.
     pub fn metrics(&self) -> TopicMetrics {
         self.core.read_metrics()
     }
@@ -261,7 +276,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for Topic<T> {
     }
 }
 
-/// A message with more than a payload.
+/// A message in the making, with more than a payload.
 #[must_use = "a message goes nowhere until it is published"]
 pub struct MessageBuilder<'t, T: Send + Sync + 'static> {
     topic: &'t Topic<T>,
@@ -272,7 +287,11 @@ pub struct MessageBuilder<'t, T: Send + Sync + 'static> {
 }
 
 impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
-    /// What the message is about: an account, a device. Handlers can read it.
+    /// Sets the key of the message, such as an account or a device. Handlers can read it.
+    ///
+    /// Messages with the same key have an order of their own in
+    /// [partitions](crate::TopicBuilder::partitions), consumer groups, concurrent handlers and
+    /// [`OnFailure::BlockKey`](crate::OnFailure::BlockKey).
     pub fn key(mut self, key: impl Into<Box<str>>) -> Self {
         self.meta.key = Some(key.into());
         self
@@ -284,25 +303,28 @@ impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
         self
     }
 
-    /// How long after its acceptance the message is still worth handling,
-    /// instead of the topic's [time to live](crate::TopicBuilder::ttl). Zero is refused
-    /// when it is published.
+    /// Sets how long after its acceptance the message is still worth handling.
+    ///
+    /// It replaces the topic's [time to live](crate::TopicBuilder::ttl). Zero is refused when the
+    /// message is published.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// As [`Topic::publish_after`]; the time to live counts from then.
+    /// Delays the message, as [`Topic::publish_after`] does. The time to live counts from when it
+    /// is due.
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
         self
     }
 
-    /// Publishes it.
+    /// Publishes the message.
     ///
     /// # Errors
     ///
-    /// As [`Topic::publish`], and [`PublishError::Invalid`] for a time to live of zero.
+    /// The errors are those of [`Topic::publish`], and [`PublishError::Invalid`] for a time to live
+    /// of zero.
     pub fn publish(self) -> Result<Receipt, PublishError<T>> {
         let (core, payload, mut meta) = (&self.topic.core, self.payload, self.meta);
         meta.ttl_ns = match self.ttl.map(check_ttl).transpose() {

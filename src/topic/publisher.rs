@@ -8,23 +8,24 @@ use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::types::error::{PartialBatch, PublishError};
 
-/// Publishes one by one and enters the queue chunk by chunk: several times the
-/// throughput of [`Topic::publish`], for callers that have no batch at hand.
+/// A publisher that takes messages one by one and enters the queue chunk by chunk.
 ///
-/// A message waits here until the buffer is full, until the oldest has lingered,
-/// until [`flush`](Self::flush), or until this is dropped. It doesn't wait at all
-/// if the topic has nothing else to do. While it waits it has *not been accepted*:
-/// it has no id, no subscription sees it, no metrics count it, and its latency
-/// counts from when it leaves. Flush before a drain.
+/// It has several times the throughput of [`Topic::publish`], for callers that have no batch at
+/// hand.
 ///
-/// Behind a full topic, or one that refuses for want of a subscription, a buffer with a
-/// linger waits for room without a timer, in line with other buffers: observers are told
-/// of it once, and a worker publishes it when there is room. One without a linger waits
-/// for its publisher.
+/// A message waits in the buffer until the buffer is full, until the oldest message has lingered,
+/// until [`flush`](Self::flush), or until the publisher is dropped. It does not wait at all if the
+/// topic has nothing else to do. While it waits it has *not been accepted*. It has no id, no
+/// subscription sees it, and no metrics count it. Its latency counts from when it leaves. Flush
+/// before a drain.
 ///
-/// Order is kept among what goes through one `BufferedPublisher`; in a topic that is
-/// split into [partitions](crate::TopicBuilder::partitions), under
-/// [`Unkeyed::Sticky`](crate::Unkeyed::Sticky) only.
+/// A topic may be full, or refuse messages because it has no subscription. A buffer with a linger
+/// then waits for room without a timer, in line with other buffers. Observers are told of it once,
+/// and a worker publishes it when there is room. A buffer without a linger waits for its publisher.
+///
+/// Messages that go through one `BufferedPublisher` keep their order. In a topic that is split into
+/// [partitions](crate::TopicBuilder::partitions), they keep it only under
+/// [`Unkeyed::Sticky`](crate::Unkeyed::Sticky).
 ///
 /// ```
 /// use millstream::{Batched, Broker};
@@ -58,43 +59,43 @@ impl<T: Send + Sync + 'static> BufferedPublisher<T> {
 
     /// Puts a message into the buffer, and publishes the buffer if that fills it.
     ///
-    /// Blocks only under [`Overflow::Block`](crate::Overflow::Block), and then
-    /// never inside a handler of the same broker.
+    /// It blocks only under [`Overflow::Block`](crate::Overflow::Block), and then never inside a
+    /// handler of the same broker.
     ///
     /// # Errors
     ///
-    /// [`PublishError`], which hands this payload back, if the buffer is full and
-    /// the topic takes none of it, or if it is empty and the topic, which has nothing
-    /// else to do, refuses it. What the buffer holds stays there.
+    /// Returns a [`PublishError`], which hands this payload back, in two cases. Either the buffer
+    /// is full and the topic takes none of it. Or the buffer is empty, the topic has nothing else
+    /// to do, and it refuses the message. Messages in the buffer stay there.
     pub fn publish(&mut self, payload: T) -> Result<(), PublishError<T>> {
         self.buffer.publish(payload)
     }
 
-    /// Publishes what the buffer holds. Returns what became of all messages since
-    /// the last flush.
+    /// Publishes the messages in the buffer, and returns the receipt of all messages since the last
+    /// flush.
     ///
     /// # Errors
     ///
-    /// [`PartialBatch`], which hands back what was refused; the buffer is empty
-    /// then.
+    /// Returns a [`PartialBatch`], which hands back the refused messages. The buffer is empty then.
     pub fn flush(&mut self) -> Result<BatchReceipt, PartialBatch<T>> {
         self.buffer.flush()
     }
 
-    /// Messages in the buffer.
+    /// Returns the number of messages in the buffer.
     pub fn buffered(&self) -> usize {
         self.buffer.len()
     }
 
-    /// The topic it publishes to.
+    /// Returns the topic that the buffer publishes to.
     pub fn topic(&self) -> &Topic<T> {
         &self.topic
     }
 }
 
-/// Publishes what the buffer holds, waiting for room if the topic's policy is to
-/// block. What is refused then is lost, and counted as rejected: who wants it back
-/// calls [`flush`](BufferedPublisher::flush) first.
+/// Publishes the messages in the buffer, and waits for room if the topic's policy blocks.
+///
+/// Messages that are refused then are lost, and counted as rejected. To get them back, call
+/// [`flush`](BufferedPublisher::flush) first.
 impl<T: Send + Sync + 'static> Drop for BufferedPublisher<T> {
     fn drop(&mut self) {
         self.buffer.close();
