@@ -1,4 +1,4 @@
-//! Making a subscription.
+//! The settings of a subscription to be made.
 
 use std::fmt;
 
@@ -27,9 +27,11 @@ use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::error::{InvalidSetting, SubscribeError};
 use crate::types::range::{in_range, in_range_of_threads};
 
-/// Makes a subscription. A value: set what you care about, then
-/// [`subscribe`](Self::subscribe), [`subscribe_batches`](Self::subscribe_batches) or
-/// [`pull`](Self::pull), where everything is checked at once.
+/// The settings of a subscription to be made.
+///
+/// Set the ones that you care about, then call [`subscribe`](Self::subscribe),
+/// [`subscribe_batches`](Self::subscribe_batches), [`pull`](Self::pull) or another of the final
+/// methods, which check all of them at once.
 #[must_use = "a builder does nothing until it subscribes"]
 pub struct SubscriptionBuilder<'t, T: Send + Sync + 'static> {
     topic: &'t Arc<TopicCore<T>>,
@@ -40,7 +42,7 @@ pub struct SubscriptionBuilder<'t, T: Send + Sync + 'static> {
     on_failure: OnFailure,
     on_exhausted: OnExhausted,
     hold: Option<usize>,
-    /// Only where it is pulled.
+    /// The number of credits, only for a pull subscription.
     credits: Option<usize>,
 }
 
@@ -59,60 +61,66 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         }
     }
 
-    /// Deliveries that may be in its lane: queued, in flight or awaiting a retry.
-    /// 1 to 16,777,216. Default: the topic's `lane_capacity`.
+    /// Sets how many deliveries may be in the subscription's lane.
+    ///
+    /// Queued deliveries count, and so do those in flight or waiting for a retry. The range is 1 to
+    /// 16,777,216, and the default is the topic's `lane_capacity`.
     pub fn capacity(mut self, deliveries: usize) -> Self {
         self.capacity = Some(deliveries);
         self
     }
 
-    /// What happens when the lane is full. Default [`LaneFull::Wait`].
+    /// Sets the policy for a full lane. The default is [`LaneFull::Wait`].
     pub fn when_full(mut self, policy: LaneFull) -> Self {
         self.when_full = policy;
         self
     }
 
-    /// What follows a failure. Default: the topic's policy.
+    /// Sets the retry policy, which decides about failures. The default is the topic's policy.
     pub fn retry(mut self, policy: impl RetryPolicy) -> Self {
         self.retry = Some(share_policy(policy));
         self
     }
 
-    /// What the failure of one delivery means for those behind it. Default
-    /// [`OnFailure::Reorder`]. The others need a lane that drops nothing from its
-    /// middle: [`LaneFull::DropOldest`] and [`LaneFull::DeadLetter`] are refused.
+    /// Sets the effect of a failed delivery on later deliveries. The default is
+    /// [`OnFailure::Reorder`].
+    ///
+    /// The other modes need a lane that drops nothing from its middle. So they refuse
+    /// [`LaneFull::DropOldest`] and [`LaneFull::DeadLetter`].
     pub fn on_failure(mut self, mode: OnFailure) -> Self {
         self.on_failure = mode;
         self
     }
 
-    /// What follows for its key when a delivery goes to the dead letters. Default
-    /// [`OnExhausted::FreeKey`]. Parking needs [`OnFailure::BlockKey`].
+    /// Sets the fate of a key when a delivery of it goes to the dead letters.
+    ///
+    /// The default is [`OnExhausted::FreeKey`]. Parking needs [`OnFailure::BlockKey`].
     pub fn on_exhausted(mut self, then: OnExhausted) -> Self {
         self.on_exhausted = then;
         self
     }
 
-    /// Deliveries that may be set aside before their first attempt because they wait for
-    /// their key: 1 to the lane's capacity, which is the default. Past it the subscription
-    /// takes no more until one of those keys goes on: then all keys wait, and nothing is
-    /// lost.
+    /// Sets how many deliveries may be held back behind blocked keys.
+    ///
+    /// At the limit the subscription stops taking new deliveries, so all keys wait. Nothing is
+    /// dropped. The range is 1 to the lane's capacity, which is the default.
     pub fn hold(mut self, deliveries: usize) -> Self {
         self.hold = Some(deliveries);
         self
     }
 
-    /// Subscribes: `handler` is called for each delivery, one call at a time.
-    /// First attempts come in accept order; what a failure means for those behind
-    /// it is for [`on_failure`](Self::on_failure) to say.
+    /// Subscribes with a handler that is called for each delivery, one call at a time.
     ///
-    /// The handler may panic, publish, subscribe, unsubscribe itself, swap
-    /// strategies and drain the broker; no lock is held while it runs.
+    /// First attempts come in accept order. [`on_failure`](Self::on_failure) sets the effect of a
+    /// failure on later deliveries.
+    ///
+    /// The handler may panic, publish, subscribe, unsubscribe itself, swap strategies and drain the
+    /// broker. No lock is held while it runs.
     ///
     /// # Errors
     ///
-    /// [`SubscribeError`] for an invalid or taken name, an invalid setting, or a
-    /// closed broker.
+    /// Returns a [`SubscribeError`] for an invalid or taken name, an invalid setting, or a closed
+    /// broker.
     pub fn subscribe<F>(self, handler: F) -> Result<Subscription, SubscribeError>
     where
         F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send + 'static,
@@ -121,14 +129,15 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         Ok(Subscription::new(lane))
     }
 
-    /// Subscribes without a handler: the caller's own threads take the deliveries, and
-    /// settle each when they are done with it; see [`PullSubscription`].
+    /// Subscribes without a handler: the caller's own threads take the deliveries.
+    ///
+    /// They settle each delivery when they are done with it; see [`PullSubscription`].
     ///
     /// # Errors
     ///
-    /// As [`subscribe`](Self::subscribe), and for settings of `pull` that can't take
-    /// effect: no credits, more than the lane's capacity, more than one under
-    /// [`OnFailure::BlockSubscription`], or an ack deadline of zero.
+    /// The errors are those of [`subscribe`](Self::subscribe), and invalid settings of `pull`.
+    /// Credits must be at least one, and at most the lane's capacity, or one under
+    /// [`OnFailure::BlockSubscription`]. The ack deadline must not be zero.
     pub fn pull(mut self, pull: Pull) -> Result<PullSubscription<T>, SubscribeError> {
         let deadline_ns = check_deadline(pull.ack_deadline)?;
         self.credits = pull.credits;
@@ -140,13 +149,14 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         Ok(PullSubscription::new(lane))
     }
 
-    /// Subscribes with a handler that takes batches: as many deliveries as
-    /// `batches` says, or fewer once the oldest has lingered since it was
-    /// accepted. Retries come alone, in batches of one.
+    /// Subscribes with a handler that takes batches.
+    ///
+    /// A batch has as many deliveries as `batches` says, or fewer once the oldest has lingered
+    /// since it was accepted. Retries come alone, in batches of one.
     ///
     /// # Errors
     ///
-    /// As [`subscribe`](Self::subscribe), and for batches larger than the lane.
+    /// The errors are those of [`subscribe`](Self::subscribe), and batches larger than the lane.
     pub fn subscribe_batches<F>(
         self,
         batches: Batched,
@@ -160,19 +170,20 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         Ok(Subscription::new(self.finish(Consumers::Runner, handler)?))
     }
 
-    /// Subscribes with a handler whose calls for one batch run side by side, on
-    /// `threads` threads of the subscription's own (a private rayon pool): for
-    /// handlers that compute. Batches are handled one after the other; within a
-    /// batch there is no order. Each call succeeds or fails for itself, and
-    /// retries come alone.
+    /// Subscribes with a handler whose calls for one batch run side by side.
     ///
-    /// The worker that hands a batch over waits for it. Nothing is gained for
-    /// handlers of less than a few microseconds.
+    /// They run on `threads` threads of the subscription's own, in a private rayon pool. This is
+    /// for handlers that compute. Batches are handled one after the other, and within a batch there
+    /// is no order. Each call succeeds or fails by itself, and retries come alone.
+    ///
+    /// The worker that hands over a batch waits for it. Handlers that take less than a few
+    /// microseconds gain nothing.
     ///
     /// # Errors
     ///
-    /// As [`subscribe_batches`](Self::subscribe_batches), for no thread at all or
-    /// more than 1,024, and [`SubscribeError::Spawn`] if the system refuses one.
+    /// The errors are those of [`subscribe_batches`](Self::subscribe_batches), and a number of
+    /// threads that is zero or above 1,024. [`SubscribeError::Spawn`] means that the system refused
+    /// a thread.
     #[cfg(feature = "parallel")]
     pub fn subscribe_parallel<F>(
         self,
@@ -195,17 +206,19 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         Ok(Subscription::new(lane))
     }
 
-    /// Subscribes with a handler that is called for up to `concurrency` deliveries at
-    /// once, as far as the broker has workers: for handlers that wait. Those of one
-    /// key are handled one after the other, in accept order but for what
-    /// [`on_failure`](Self::on_failure) lets pass; others in no order.
+    /// Subscribes with a handler that is called for up to `concurrency` deliveries at once.
     ///
-    /// [`Subscription::set_concurrency`] changes it.
+    /// Each call needs a worker of the broker. This is for handlers that wait. Deliveries with the
+    /// same key are handled one after the other, in accept order, except where
+    /// [`on_failure`](Self::on_failure) lets later ones pass. Others have no order.
+    ///
+    /// [`Subscription::set_concurrency`] changes the number.
     ///
     /// # Errors
     ///
-    /// As [`subscribe`](Self::subscribe), for a concurrency of zero or above 1,024, and
-    /// for [`OnFailure::BlockSubscription`], which leaves nothing to do at once.
+    /// The errors are those of [`subscribe`](Self::subscribe), and a concurrency that is zero or
+    /// above 1,024. [`OnFailure::BlockSubscription`] is refused, because it leaves nothing to do at
+    /// once.
     pub fn subscribe_concurrent<F>(
         self,
         concurrency: usize,
@@ -217,18 +230,19 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         self.with_slots(concurrency, || slots::share(handler, concurrency))
     }
 
-    /// Subscribes with an async function as the handler: up to `concurrency` of its
-    /// calls are under way at once, those of one key one after the other.
+    /// Subscribes with an async function as the handler.
     ///
-    /// No runtime is needed: the broker's workers poll the calls, and none is
-    /// occupied by one that waits. A call that needs its runtime's reactor or timers
-    /// runs there and is awaited here: `handle.spawn(work).await`. A call that is under
-    /// way when the subscription is cancelled, or the broker stops, is dropped at its
-    /// `await`, and its delivery ends as those that are queued.
+    /// Up to `concurrency` of its calls are in flight at once. Deliveries with the same key are
+    /// handled one after the other.
+    ///
+    /// No runtime is needed: the broker's workers poll the calls. A call that waits occupies no
+    /// worker. A call that needs its runtime's reactor or timers runs there and is awaited here:
+    /// `handle.spawn(work).await`. When the subscription is cancelled or the broker stops, a call
+    /// in flight is dropped at its `await`. Its delivery then ends as queued ones do.
     ///
     /// # Errors
     ///
-    /// As [`subscribe_concurrent`](Self::subscribe_concurrent).
+    /// The errors are those of [`subscribe_concurrent`](Self::subscribe_concurrent).
     #[cfg(feature = "async")]
     pub fn subscribe_async<F, R>(
         self,
@@ -246,8 +260,8 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     ///
     /// # Errors
     ///
-    /// As [`subscribe`](Self::subscribe), and for [`OnFailure::BlockSubscription`],
-    /// under which one member would do.
+    /// The errors are those of [`subscribe`](Self::subscribe). [`OnFailure::BlockSubscription`] is
+    /// refused, because one member would do under it.
     pub fn group(self) -> Result<ConsumerGroup<T>, SubscribeError> {
         let lane = self.finish(Consumers::Members, |_| Ok(Handler::External))?;
         Ok(ConsumerGroup::new(lane))
@@ -301,8 +315,9 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             .map_or(Ok(rules), |hold| rules.with_hold(hold, fit))
     }
 
-    /// Checks what all kinds of handlers have in common, and only then has the
-    /// handler made, which may start threads that bear the name.
+    /// Checks the settings that all kinds of handlers share, and makes the lane.
+    ///
+    /// Only then is the handler made, which may start threads that bear the name.
     fn finish(
         self,
         consumers: Consumers,

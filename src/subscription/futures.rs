@@ -1,4 +1,4 @@
-//! Receiving as futures and streams, for any runtime: feature `async`.
+//! Receiving as futures and streams, for any runtime (feature `async`).
 
 use std::fmt;
 use std::future::Future;
@@ -13,7 +13,7 @@ use crate::subscription::lease::Lease;
 use crate::subscription::pull::PullSubscription;
 use crate::types::error::RecvError;
 
-/// The next lease: see [`PullSubscription::recv_async`].
+/// A future of the next lease, made by [`PullSubscription::recv_async`].
 #[must_use = "a future does nothing until it is polled"]
 pub struct Recv<T: Send + Sync + 'static> {
     subscription: PullSubscription<T>,
@@ -43,8 +43,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for Recv<T> {
     }
 }
 
-/// Leases one after the other, until the subscription has ended: see
-/// [`PullSubscription::stream`].
+/// A stream of leases, until the subscription has ended, made by [`PullSubscription::stream`].
 #[must_use = "a stream does nothing until it is polled"]
 pub struct LeaseStream<T: Send + Sync + 'static> {
     next: Recv<T>,
@@ -77,16 +76,18 @@ impl<T: Send + Sync + 'static> FusedStream for LeaseStream<T> {
 }
 
 impl<T: Send + Sync + 'static> PullSubscription<T> {
-    /// Leases the next delivery; waits for one without blocking the thread, inside a
-    /// handler as well. On a broker without worker threads each poll runs the broker first.
+    /// Leases the next delivery, and waits for one without blocking the thread.
     ///
-    /// A lease is taken by the poll that returns it. A message wakes one of those who wait, in the
-    /// order in which they came. Dropped before it is ready, the future has taken nothing, and
-    /// passes its wake-up on, so a woken future must be polled or dropped.
+    /// It waits inside a handler as well. On a broker without worker threads each poll runs the
+    /// broker first.
+    ///
+    /// The poll that returns a lease takes it. A message wakes one waiting future, in the order in
+    /// which they came. A future that is dropped before it is ready has taken nothing. It passes
+    /// its wake-up on, so a woken future must be polled or dropped.
     ///
     /// # Errors
     ///
-    /// [`RecvError::Ended`].
+    /// Returns [`RecvError::Ended`] once the subscription has ended.
     pub fn recv_async(&self) -> Recv<T> {
         Recv {
             subscription: self.clone(),
@@ -94,8 +95,9 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         }
     }
 
-    /// The same as a stream, which ends with the subscription. It is a handle of the
-    /// subscription like any clone, and may be sent anywhere.
+    /// Returns a stream of leases, which ends with the subscription.
+    ///
+    /// The stream is a handle of the subscription like any clone, and may be sent anywhere.
     pub fn stream(&self) -> LeaseStream<T> {
         LeaseStream {
             next: self.recv_async(),

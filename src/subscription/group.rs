@@ -19,26 +19,27 @@ use crate::types::config::Unsubscribe;
 use crate::types::error::{InvalidSetting, SubscribeError};
 use crate::types::range::in_range_of_threads;
 
-/// A subscription whose deliveries go to its members, each to one of them. Dropping
-/// it unsubscribes, and its members with it.
+/// A subscription that gives each delivery to one of its members.
 ///
-/// # Who gets what
+/// Dropping it unsubscribes, and its members with it.
 ///
-/// Deliveries without a key go to whichever member has a slot free, the oldest
-/// first. Those of one key go to one member, chosen by rendezvous hashing, one after
-/// the other: never two at once, and in order but for what
-/// [`OnFailure`](crate::OnFailure) lets pass. When a member joins it takes over about
-/// its share of the keys, when one leaves the others take over its own, and nobody
-/// else's move. A key that is in a member's hands moves when it has been put down.
+/// # Which member gets a delivery
+///
+/// Deliveries without a key go to any member that has a free slot, the oldest first. Deliveries
+/// with the same key go to the same member, chosen by rendezvous hashing. They are handled one
+/// after the other, in order, except where [`OnFailure`](crate::OnFailure) lets later ones pass.
+///
+/// A member that joins takes over about its share of the keys. When a member leaves, the others
+/// take over its keys. No other key moves. A key whose delivery is in flight moves when that has
+/// ended.
 ///
 /// # A member that stalls
 ///
-/// keeps its keys: they wait, up to the subscription's
-/// [`hold`](crate::SubscriptionBuilder::hold), while the others go on. It shows in
-/// [`MemberMetrics::busy_for`]. Have it leave, and the keys that it does not handle just now
-/// move on.
+/// A stalled member keeps its keys. They wait, up to the subscription's
+/// [`hold`](crate::SubscriptionBuilder::hold), while the other members go on. The stall shows in
+/// [`MemberMetrics::busy_for`]. Let the member leave, and its keys move on, except those in flight.
 ///
-/// Without members deliveries wait in the lane, up to its capacity.
+/// Without members, deliveries wait in the lane, up to its capacity.
 ///
 /// ```
 /// # use millstream::{Broker, Delivery};
@@ -69,12 +70,12 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
         }
     }
 
-    /// A member joins, whose handler is called for one delivery at a time.
+    /// Adds a member, whose handler is called for one delivery at a time.
     ///
     /// # Errors
     ///
-    /// [`SubscribeError`] for an invalid name, one that another member has, or a
-    /// group that has ended.
+    /// Returns a [`SubscribeError`] for an invalid name, one that another member has, or a group
+    /// that has ended.
     pub fn join<F>(&self, name: &str, handler: F) -> Result<Member, SubscribeError>
     where
         F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send + 'static,
@@ -82,12 +83,13 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
         self.join_with(name, vec![slots::own(handler)], None)
     }
 
-    /// A member joins, whose handler is called for up to `concurrency` deliveries at
-    /// once, each of another key.
+    /// Adds a member, whose handler is called for up to `concurrency` deliveries at once.
+    ///
+    /// Deliveries in flight at once never have the same key.
     ///
     /// # Errors
     ///
-    /// As [`join`](Self::join), and for a concurrency of zero or above 1,024.
+    /// The errors are those of [`join`](Self::join), and a concurrency that is zero or above 1,024.
     pub fn join_concurrent<F>(
         &self,
         name: &str,
@@ -124,7 +126,7 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
         self.lane
             .tell_of_member(EventKind::MemberJoined { member: name });
         if self.lane.phase() != Phase::Open {
-            // Its end may have passed by before the member was there.
+            // The group's end may have passed by before the member was there.
             joined.begin_to_leave();
             return Err(SubscribeError::Closed);
         }
@@ -134,20 +136,19 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
         })
     }
 
-    /// As [`Subscription::unsubscribe`]. What is to be drained needs members to
-    /// handle it.
+    /// Ends the group, as [`Subscription::unsubscribe`] does. Deliveries are drained only while
+    /// there are members to handle them.
     pub fn unsubscribe(self, mode: Unsubscribe) -> Unsubscribed {
         self.subscription.unsubscribe(mode)
     }
 
-    /// Keeps the group, with the members that it has, for as long as the broker
-    /// lives.
+    /// Keeps the group, with its members, for as long as the broker lives.
     pub fn detach(self) {
         self.subscription.detach();
     }
 }
 
-/// What can be asked and set is that of any subscription.
+/// A group has the settings and metrics of any subscription.
 impl<T: Send + Sync + 'static> Deref for ConsumerGroup<T> {
     type Target = Subscription;
 
@@ -165,8 +166,9 @@ impl<T: Send + Sync + 'static> fmt::Debug for ConsumerGroup<T> {
     }
 }
 
-/// A member of a [`ConsumerGroup`]. Dropping it leaves, without waiting for a call of
-/// its handler that runs.
+/// A member of a [`ConsumerGroup`].
+///
+/// Dropping it leaves the group, without waiting for a running call of its handler.
 #[must_use = "dropping a member leaves the group at once; call `detach` to stay"]
 pub struct Member {
     joined: Arc<dyn AnyMember>,
@@ -174,34 +176,35 @@ pub struct Member {
 }
 
 impl Member {
-    /// Its name.
+    /// Returns the member's name.
     pub fn name(&self) -> &str {
         self.joined.name()
     }
 
-    /// Leaves the group, and waits until no call of its handler runs or will start;
-    /// the handler has been dropped then. What it had taken and not tried goes back
-    /// to its place, and is no attempt. Its keys go to the others, each when no call
+    /// Leaves the group, and waits until no call of the member's handler runs or will start.
+    ///
+    /// The handler has been dropped then. Deliveries that the member has taken and not tried go
+    /// back to their place; that is no attempt. Its keys go to the other members, each when no call
     /// for it runs any more.
     ///
-    /// From inside a handler of this broker it only begins to leave.
+    /// Inside a handler of this broker, the member only begins to leave.
     pub fn leave(mut self) {
         self.detached = true;
         self.joined.begin_to_leave();
         self.joined.wait();
     }
 
-    /// Stays for as long as the group does.
+    /// Keeps the member in the group for as long as the group lives.
     pub fn detach(mut self) {
         self.detached = true;
     }
 
-    /// Sets how many calls of its handler may run at once. Those that run finish.
+    /// Sets how many calls of the member's handler may run at once. Running calls finish.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] for zero or more than 1,024, or a member that
-    /// [joined](ConsumerGroup::join) with a handler for one at a time.
+    /// Returns [`InvalidSetting`] for zero or more than 1,024. It also refuses a member that
+    /// [joined](ConsumerGroup::join) with a handler for one delivery at a time.
     pub fn set_concurrency(&self, concurrency: usize) -> Result<(), InvalidSetting> {
         in_range_of_threads("concurrency", concurrency)?;
         if self.joined.resize(concurrency) {
@@ -211,12 +214,12 @@ impl Member {
         Err(InvalidSetting::new("concurrency", concurrency, rule))
     }
 
-    /// What it is doing.
+    /// Returns a snapshot of the member's work.
     pub fn metrics(&self) -> MemberMetrics {
         self.joined.metrics()
     }
 
-    /// Whether it has left: no call of its handler runs or will start.
+    /// Returns whether the member has left, so that no call of its handler runs or will start.
     pub fn has_left(&self) -> bool {
         self.joined.has_left()
     }
@@ -243,7 +246,7 @@ impl fmt::Debug for Member {
 trait AnyMember: Send + Sync {
     fn name(&self) -> &str;
     fn begin_to_leave(&self);
-    /// Waits until it has left, unless the thread is inside a handler of its broker.
+    /// Waits until the member has left, unless the thread is inside a handler of its broker.
     fn wait(&self);
     fn has_left(&self) -> bool;
     fn resize(&self, concurrency: usize) -> bool;
@@ -269,7 +272,7 @@ impl<T: Send + Sync + 'static> AnyMember for Joined<T> {
     fn wait(&self) {
         let engine = &self.lane.topic.engine;
         while !self.has_left() && !context::is_inside(engine) {
-            // On a manual engine another thread may have left it to this one.
+            // On a manual engine another thread may have left the work to this one.
             engine.run_until_idle();
             let soon = engine.is_manual().then(Instant::now);
             let soon = soon.and_then(|now| now.checked_add(MOMENT));

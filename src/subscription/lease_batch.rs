@@ -1,4 +1,4 @@
-//! Deliveries in a caller's own hands that were leased together.
+//! Deliveries that a caller has leased together.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,12 +12,13 @@ use crate::subscription::lease::Lease;
 use crate::sync::Arc;
 use crate::types::error::Stale;
 
-/// Leases that were taken at once: see
+/// Leases that were taken at once by
 /// [`PullSubscription::recv_batch`](crate::PullSubscription::recv_batch).
 ///
-/// [`ack_all`](Self::ack_all) settles them together, for little more than the price of one. What
-/// has failed is taken out before, by [`extract_if`](Self::extract_if), and settled by itself; to
-/// settle each by itself, iterate. Whatever is left when the batch is dropped is abandoned, as a
+/// [`ack_all`](Self::ack_all) settles them together, for little more than the price of one. Before
+/// that, [`extract_if`](Self::extract_if) takes out failed ones, to be settled one by one. To
+/// settle each lease by itself, iterate. Leases that are left when the batch is dropped are
+/// abandoned, as a dropped [`Lease`] is.
 /// [`Lease`] that is dropped.
 ///
 /// ```
@@ -43,7 +44,7 @@ use crate::types::error::Stale;
 #[must_use = "leases that are dropped are failed attempts; ack them or nack them"]
 pub struct LeaseBatch<T: Send + Sync + 'static> {
     lane: Arc<Lane<T>>,
-    /// None of them is empty.
+    /// Runs of leases, none of which is empty.
     runs: VecDeque<Granted<T>>,
 }
 
@@ -59,25 +60,26 @@ impl<T: Send + Sync + 'static> LeaseBatch<T> {
         self.runs.push_back(granted);
     }
 
-    /// How many leases are in it.
+    /// Returns the number of leases in the batch.
     pub fn len(&self) -> usize {
         self.runs.iter().map(Granted::len).sum()
     }
 
-    /// Whether there are none (any more).
+    /// Returns whether the batch has no leases, or none any more.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
-    /// The time left until the deadline that they share: zero once it has passed, or if there
-    /// are none.
+    /// Returns the time left until the deadline that the leases share.
+    ///
+    /// It is zero once the deadline has passed, or if there are no leases.
     pub fn remaining(&self) -> Duration {
         let due_ns = self.runs.front().map_or(0, |run| run.due_ns);
         let now_ns = self.lane.topic.engine.clock.timer_ns();
         Duration::from_nanos(due_ns.saturating_sub(now_ns))
     }
 
-    /// The deliveries, in the order in which they were leased.
+    /// Returns the deliveries, in the order in which they were leased.
     pub fn iter(&self) -> impl Iterator<Item = Delivery<'_, T>> {
         let now_ns = self.lane.topic.engine.clock.now_ns();
         let each = |run| Granted::indices(run).map(move |index| (run, index));
@@ -85,21 +87,25 @@ impl<T: Send + Sync + 'static> LeaseBatch<T> {
         each.map(move |(run, index)| run.delivery(index, self.lane.address(), now_ns))
     }
 
-    /// Settles all of them: they have been handled. Books, credits, keys and those who wait are
-    /// seen to once for all. Never waits, and may be called anywhere.
+    /// Settles all leases: their deliveries have been handled.
+    ///
+    /// Counts, credits, keys and waiters are updated once for all of them. The call never waits,
+    /// and may be made anywhere.
     ///
     /// # Errors
     ///
-    /// [`Stale`] if the leases have ended before; nothing has changed then. They have one
-    /// deadline, so that all of them have, or none.
+    /// Returns [`Stale`] if the leases had already ended. Nothing has changed then. They share one
+    /// deadline, so either all of them have ended, or none.
     pub fn ack_all(mut self) -> Result<(), Stale> {
         let mut runs = std::mem::take(&mut self.runs);
         let keyed = self.lane.keyed().ok_or(Stale)?;
         keyed.ack_leases(runs.make_contiguous())
     }
 
-    /// Takes those out that are `chosen`, in order: to nack, to extend, or to keep them beyond
-    /// the others. Asks for each once, before any is taken out.
+    /// Takes out the leases that `chosen` selects, in order.
+    ///
+    /// They can be nacked, extended, or kept longer than the others. `chosen` is called once for
+    /// each lease, before any is taken out.
     pub fn extract_if(
         &mut self,
         mut chosen: impl FnMut(&Delivery<'_, T>) -> bool,
@@ -146,8 +152,9 @@ impl<T: Send + Sync + 'static> fmt::Debug for LeaseBatch<T> {
     }
 }
 
-/// The leases of a [`LeaseBatch`] one by one, in order. Those that are left when it is dropped
-/// are abandoned.
+/// The leases of a [`LeaseBatch`] one by one, in order.
+///
+/// Leases that are left when the iterator is dropped are abandoned.
 pub struct IntoLeases<T: Send + Sync + 'static>(LeaseBatch<T>);
 
 impl<T: Send + Sync + 'static> fmt::Debug for IntoLeases<T> {

@@ -29,15 +29,17 @@ use crate::types::duration::nanos;
 use crate::types::error::InvalidSetting;
 use crate::types::range::in_range_of_threads;
 
-/// A subscription. Dropping it unsubscribes, without waiting: what is queued is
-/// cancelled, and a call of the handler that is running finishes.
+/// A subscription with a handler of its own.
+///
+/// Dropping it unsubscribes, without waiting. Queued deliveries are cancelled, and a call of the
+/// handler that is running finishes.
 #[must_use = "dropping a subscription unsubscribes at once; call `detach` to keep it"]
 pub struct Subscription {
     lane: Arc<dyn AnyLane>,
     detached: bool,
 }
 
-/// What became of an unsubscribe.
+/// The result of an unsubscribe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(
     clippy::large_enum_variant,
@@ -45,11 +47,13 @@ pub struct Subscription {
 )]
 #[non_exhaustive]
 pub enum Unsubscribed {
-    /// No call of the handler runs or will start, and the handler itself has
-    /// been dropped. These are its last counts.
+    /// No call of the handler runs or will start, and the handler has been dropped. The value has
+    /// the last counts of the subscription.
     Ended(SubscriptionMetrics),
-    /// Called from inside a handler of this broker, which never waits: no further call will
-    /// start, and the rest follows by itself.
+    /// The end has only begun, because the call came from inside a handler of this broker, which
+    /// never waits.
+    ///
+    /// No further call will start, and the rest follows by itself.
     Ending,
 }
 
@@ -61,7 +65,7 @@ impl Subscription {
         }
     }
 
-    /// Its name.
+    /// Returns the subscription's name.
     pub fn name(&self) -> &str {
         self.lane.name()
     }
@@ -71,18 +75,19 @@ impl Subscription {
         self.detached = true;
     }
 
-    /// Ends the subscription and waits until no call of its handler runs or will
-    /// start. What it still has is cancelled, dead-lettered or drained, as `mode`
-    /// says. A handler that never returns is waited for.
+    /// Ends the subscription, and waits until no call of its handler runs or will start.
     ///
-    /// From inside a handler of this broker, its own or another's, it only begins the end and
-    /// returns [`Unsubscribed::Ending`].
+    /// Its remaining deliveries are cancelled, dead-lettered or drained, as `mode` says. The call
+    /// waits for a handler even if that never returns.
+    ///
+    /// Inside any handler of this broker, the call only begins the end and returns
+    /// [`Unsubscribed::Ending`].
     pub fn unsubscribe(mut self, mode: Unsubscribe) -> Unsubscribed {
         self.detached = true;
         self.end_as(mode)
     }
 
-    /// Ends it, by a handle that may live on.
+    /// Ends the subscription, by a handle that may live on.
     pub(crate) fn end_as(&self, mode: Unsubscribe) -> Unsubscribed {
         match end_all(self.lane.engine(), &[Arc::clone(&self.lane)], mode) {
             true => Unsubscribed::Ended(self.lane.metrics()),
@@ -90,12 +95,13 @@ impl Subscription {
         }
     }
 
-    /// Sets this subscription's own retry policy. It decides from the next
-    /// failure on; retries already granted stand.
+    /// Sets this subscription's own retry policy.
+    ///
+    /// It decides from the next failure on. Retries already granted stand.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] if the policy refuses its own settings.
+    /// Returns [`InvalidSetting`] if the policy refuses its own settings.
     pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
         let policy = share_policy(policy);
         policy.check()?;
@@ -103,17 +109,18 @@ impl Subscription {
         Ok(())
     }
 
-    /// Sets what the failure of one delivery means for those behind it. Whoever waits
-    /// now is judged by it at once, within a turn of the handler: switching to
-    /// [`OnFailure::Reorder`] lets go of all that is held. What is in the handler's
-    /// hands, or awaits a retry, at that moment holds nobody up that it did not
-    /// before.
+    /// Sets the effect of a failed delivery on later deliveries.
+    ///
+    /// Waiting deliveries follow the new mode at once, within a turn of the handler. So switching
+    /// to [`OnFailure::Reorder`] releases all held deliveries. Deliveries that are already in
+    /// flight or waiting for a retry keep the effect they had.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] if it clashes with how the subscription was made, with
-    /// [`OnExhausted::ParkKey`], or with the [credits](crate::Pull::credits) that were
-    /// asked for, as where it was made.
+    /// Returns [`InvalidSetting`] if the mode clashes with how the subscription was made, with
+    /// [`OnExhausted::ParkKey`], or with the [credits](crate::Pull::credits) that were asked for.
+    /// The rules are those of
+    /// [`SubscriptionBuilder::on_failure`](crate::SubscriptionBuilder::on_failure).
     pub fn set_on_failure(&self, mode: OnFailure) -> Result<(), InvalidSetting> {
         self.lane.set_rules(&move |rules, fit| {
             Rules {
@@ -124,13 +131,13 @@ impl Subscription {
         })
     }
 
-    /// Sets what follows for its key when a delivery goes to the dead letters.
-    /// Switching to [`OnExhausted::FreeKey`] frees the keys that are parked; their
-    /// letters stay.
+    /// Sets the fate of a key when a delivery of it goes to the dead letters.
+    ///
+    /// Switching to [`OnExhausted::FreeKey`] frees the parked keys. Their letters stay.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] for parking without [`OnFailure::BlockKey`].
+    /// Returns [`InvalidSetting`] for parking without [`OnFailure::BlockKey`].
     pub fn set_on_exhausted(&self, then: OnExhausted) -> Result<(), InvalidSetting> {
         self.lane.set_rules(&move |rules, fit| {
             Rules {
@@ -141,25 +148,28 @@ impl Subscription {
         })
     }
 
-    /// Sets how many deliveries may be set aside. Those that are stay so, even if
-    /// there are more.
+    /// Sets how many deliveries may be held back behind blocked keys.
+    ///
+    /// Deliveries that are held now stay so, even if there are more.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] for zero, more than the lane's capacity, or where nothing is ever
-    /// set aside, as where it was made.
+    /// Returns [`InvalidSetting`] for zero, for more than the lane's capacity, or for a
+    /// subscription that never holds deliveries back.
     pub fn set_hold(&self, deliveries: usize) -> Result<(), InvalidSetting> {
         self.lane
             .set_rules(&move |rules, fit| rules.with_hold(deliveries, fit))
     }
 
-    /// Sets how many calls of its handler may run at once. Those that run finish; of
-    /// more than so many, the others are handed nothing new.
+    /// Sets how many calls of the handler may run at once.
+    ///
+    /// Running calls finish. If more than `concurrency` are running, no new call starts until fewer
+    /// are.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] for zero or more than 1,024, or a subscription that was not
-    /// made by [`subscribe_concurrent`](crate::SubscriptionBuilder::subscribe_concurrent).
+    /// Returns [`InvalidSetting`] for zero or more than 1,024. It also refuses a subscription that
+    /// was not made by [`subscribe_concurrent`](crate::SubscriptionBuilder::subscribe_concurrent).
     pub fn set_concurrency(&self, concurrency: usize) -> Result<(), InvalidSetting> {
         in_range_of_threads("concurrency", concurrency)?;
         if self.lane.set_concurrency(concurrency) {
@@ -169,12 +179,12 @@ impl Subscription {
         Err(InvalidSetting::new("concurrency", concurrency, rule))
     }
 
-    /// A snapshot of its counts.
+    /// Returns a snapshot of the subscription's counts.
     pub fn metrics(&self) -> SubscriptionMetrics {
         self.lane.metrics()
     }
 
-    /// Whether it has ended: by an unsubscribe, or with its broker.
+    /// Returns whether the subscription has ended, by an unsubscribe or with its broker.
     pub fn has_ended(&self) -> bool {
         self.lane.is_retired()
     }
@@ -197,8 +207,9 @@ impl fmt::Debug for Subscription {
     }
 }
 
-/// Ends lanes, all at once, and waits until they have ended. `false`: from inside a
-/// handler of this engine it has only begun their end.
+/// Ends lanes, all at once, and waits until they have ended.
+///
+/// It returns `false` inside a handler of this engine, where it has only begun their end.
 pub(crate) fn end_all(engine: &Engine, lanes: &[Arc<dyn AnyLane>], mode: Unsubscribe) -> bool {
     let (phase, timeout) = match mode {
         Unsubscribe::Cancel => (Phase::Cancelling, None),
@@ -228,9 +239,9 @@ pub(crate) trait AnyLane: Send + Sync {
     fn name(&self) -> &str;
     fn engine(&self) -> &Engine;
     fn close(&self, phase: Phase);
-    /// Cancels what the lane still has after this time.
+    /// Cancels the deliveries that the lane still has after this time.
     fn cancel_after(&self, timeout: Duration);
-    /// Closes the lane and waits until it has ended, or `until`.
+    /// Closes the lane, and waits until it has ended or `until` has passed.
     fn end_as(&self, phase: Phase, until: Option<Instant>) -> bool;
     fn is_retired(&self) -> bool;
     fn set_retry(&self, policy: SharedPolicy);
@@ -268,7 +279,7 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
             return self.end_by_hand(phase, until);
         }
         if phase > Phase::Draining {
-            // Don't wait for a free worker: they may all be busy elsewhere.
+            // The end does not wait for a free worker: all of them may be busy elsewhere.
             self.end(engine);
         }
         engine.quiescence.wait(until, || Lane::is_retired(self))
@@ -297,8 +308,8 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Works on a manual engine until the lane has ended, or `until`, or until what
-    /// it drains waits for the clock.
+    /// Works on a manual engine until the lane has ended, or `until` has passed, or a drained lane
+    /// waits for the clock.
     fn end_by_hand(&self, phase: Phase, until: Option<Instant>) -> bool {
         let engine = &self.topic.engine;
         loop {
@@ -308,8 +319,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             if self.is_retired() || waits || time_is_up {
                 return self.is_retired();
             }
-            // Another thread has a delivery or a place. What it does with
-            // it may leave the lane ready, and this thread is the one to run it.
+            // Another thread has a delivery or a place. Its work may leave the lane ready, and then
+            // this thread is the one to run it.
             let soon = Instant::now().checked_add(MOMENT);
             mutant!(
                 engine.quiescence.wait(soon, || self.is_retired()),

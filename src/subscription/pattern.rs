@@ -23,20 +23,19 @@ use crate::types::name::InvalidPattern;
 use crate::types::pattern::Pattern;
 use crate::types::range::in_range;
 
-/// A subscription to all topics of one payload type whose names match one of its
-/// patterns, present and future.
+/// A subscription to all topics of one payload type that match one of its patterns.
 ///
-/// In each of these topics it is a subscription like any other: with a lane, retries,
-/// metrics, events and dead letters of its own, under this one's name. So order is
-/// kept per topic, and a topic whose deliveries fail or are slow delays no other.
-/// Calls of the handler are one at a time per topic, and may overlap between topics.
-/// A topic that carries another type is passed by.
+/// It covers topics that are open now and topics that are opened later. In each of them it is a
+/// subscription like any other, under this one's name. It has a lane, retries, metrics, events and
+/// dead letters of its own there. So order is kept per topic, and a topic whose deliveries fail or
+/// are slow delays no other. Calls of the handler are one at a time per topic, and may overlap
+/// between topics. A topic that carries another type is passed by.
 ///
-/// A topic can be removed while it has nothing for this subscription to do: see
+/// A topic can be removed while it has no work for this subscription: see
 /// [`Broker::remove_topic`](crate::Broker::remove_topic).
 ///
-/// Dropping it unsubscribes, without waiting: what is queued is cancelled, and calls
-/// of the handler that are running finish.
+/// Dropping the subscription unsubscribes, without waiting. Queued deliveries are cancelled, and
+/// calls of the handler that are running finish.
 #[must_use = "dropping a subscription unsubscribes at once; call `detach` to keep it"]
 pub struct PatternSubscription {
     pattern_sub: Arc<dyn AnyPatternHandle>,
@@ -44,47 +43,49 @@ pub struct PatternSubscription {
 }
 
 impl PatternSubscription {
-    /// Its name.
+    /// Returns the subscription's name.
     pub fn name(&self) -> &str {
         self.pattern_sub.name()
     }
 
-    /// Its patterns, in the order in which they were added.
+    /// Returns the patterns, in the order in which they were added.
     pub fn patterns(&self) -> Vec<Pattern> {
         self.pattern_sub.patterns()
     }
 
-    /// The names of the topics it is subscribed to now, sorted.
+    /// Returns the names of the topics that it is subscribed to now, sorted.
     pub fn topics(&self) -> Vec<Arc<str>> {
         self.pattern_sub.topics()
     }
 
-    /// Adds a pattern while traffic runs. The topics that it matches now, and that
-    /// none did before, are subscribed to when this returns; those opened later, as
-    /// they are opened. One that it has already changes nothing. Doesn't wait for
-    /// handlers.
+    /// Adds a pattern while traffic runs.
+    ///
+    /// Topics that it matches now, and that no other pattern did, are subscribed to when this
+    /// returns. Later topics are subscribed to as they are opened. Adding a pattern again changes
+    /// nothing. The call does not wait for handlers.
     ///
     /// # Errors
     ///
-    /// [`SubscribeError::Pattern`], [`SubscribeError::NameTakenOn`] or
-    /// [`SubscribeError::Closed`]; nothing has changed then.
+    /// Returns [`SubscribeError::Pattern`], [`SubscribeError::NameTakenOn`] or
+    /// [`SubscribeError::Closed`]. Nothing has changed then.
     pub fn add(&self, pattern: &str) -> Result<(), SubscribeError> {
         self.pattern_sub.add(pattern.parse()?)
     }
 
-    /// Removes a pattern while traffic runs, and ends the subscription to the topics
-    /// that none of the others matches. What they have queued for it, in flight, or
-    /// awaiting a retry is cancelled, dead-lettered or drained, as `mode` says, and
-    /// messages still in their queues come too late. The other topics notice nothing.
+    /// Removes a pattern while traffic runs, and ends the subscription to topics that no other
+    /// pattern matches.
     ///
-    /// It waits until no call of the handler for those topics runs or will start. From
-    /// inside a handler of the broker it doesn't: it only begins their end. A pattern that is added
-    /// again before that may find the handler still being called for what it had
-    /// before.
+    /// Their deliveries for it are cancelled, dead-lettered or drained, as `mode` says: queued, in
+    /// flight, or waiting for a retry. Messages still in the queues of these topics come too late.
+    /// The other topics notice nothing.
+    ///
+    /// The call waits until no call of the handler for those topics runs or will start. Inside a
+    /// handler of the broker it only begins their end. If the pattern is added again before that,
+    /// the handler may still be called for older deliveries.
     ///
     /// # Errors
     ///
-    /// [`UnknownPattern`] if it has no such pattern.
+    /// Returns [`UnknownPattern`] if the subscription has no such pattern.
     pub fn remove(&self, pattern: &str, mode: Unsubscribe) -> Result<(), UnknownPattern> {
         let lanes = self.pattern_sub.remove(pattern);
         let lanes = lanes.ok_or_else(|| UnknownPattern {
@@ -95,12 +96,13 @@ impl PatternSubscription {
         Ok(())
     }
 
-    /// Sets its own retry policy, for all topics, those that it will meet included.
-    /// It decides from the next failure on; retries already granted stand.
+    /// Sets the subscription's own retry policy, for all topics, later ones included.
+    ///
+    /// It decides from the next failure on. Retries already granted stand.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] if the policy refuses its own settings.
+    /// Returns [`InvalidSetting`] if the policy refuses its own settings.
     pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
         let policy = share_policy(policy);
         policy.check()?;
@@ -108,34 +110,38 @@ impl PatternSubscription {
         Ok(())
     }
 
-    /// As [`Subscription::set_on_failure`](crate::Subscription::set_on_failure), for all
-    /// topics, those that it will meet included.
+    /// Sets the effect of a failed delivery on later ones, for all topics, later ones included.
+    ///
+    /// [`Subscription::set_on_failure`](crate::Subscription::set_on_failure) says more.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] as there.
+    /// Returns [`InvalidSetting`] as that does.
     pub fn set_on_failure(&self, mode: OnFailure) -> Result<(), InvalidSetting> {
         self.pattern_sub.set_order(&|order| order.on_failure = mode)
     }
 
-    /// As [`Subscription::set_on_exhausted`](crate::Subscription::set_on_exhausted), for
-    /// all topics, those that it will meet included.
+    /// Sets the fate of a key when a delivery of it dies, for all topics, later ones included.
+    ///
+    /// [`Subscription::set_on_exhausted`](crate::Subscription::set_on_exhausted) says more.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] as there.
+    /// Returns [`InvalidSetting`] as that does.
     pub fn set_on_exhausted(&self, then: OnExhausted) -> Result<(), InvalidSetting> {
         self.pattern_sub
             .set_order(&|order| order.on_exhausted = then)
     }
 
-    /// The sum of its counts over all topics, those that it has left or that were
-    /// removed included. Latencies are of the topics it has now.
+    /// Returns the sum of the subscription's counts over all topics.
+    ///
+    /// Topics that it has left, or that were removed, are included. Latencies are of the topics
+    /// that it has now.
     pub fn metrics(&self) -> SubscriptionMetrics {
         self.pattern_sub.metrics()
     }
 
-    /// Whether it has ended: by an unsubscribe, or with its broker.
+    /// Returns whether the subscription has ended, by an unsubscribe or with its broker.
     pub fn has_ended(&self) -> bool {
         self.pattern_sub.has_ended()
     }
@@ -145,12 +151,14 @@ impl PatternSubscription {
         self.detached = true;
     }
 
-    /// Ends the subscription, in all topics at once, and waits until no call of its
-    /// handler runs or will start. What it still has is cancelled, dead-lettered or
-    /// drained, as `mode` says. A handler that never returns is waited for.
+    /// Ends the subscription in all topics at once, and waits until no call of its handler runs or
+    /// will start.
     ///
-    /// From inside a handler of the broker, its own or another's, it only begins the end and
-    /// returns [`Unsubscribed::Ending`].
+    /// Its remaining deliveries are cancelled, dead-lettered or drained, as `mode` says. The call
+    /// waits for a handler even if that never returns.
+    ///
+    /// Inside any handler of the broker, the call only begins the end and returns
+    /// [`Unsubscribed::Ending`].
     pub fn unsubscribe(mut self, mode: Unsubscribe) -> Unsubscribed {
         self.detached = true;
         let lanes = self.pattern_sub.begin_end();
@@ -182,7 +190,7 @@ impl fmt::Debug for PatternSubscription {
     }
 }
 
-/// A pattern_sub of topics of any payload type.
+/// A pattern subscription of any payload type.
 trait AnyPatternHandle: Send + Sync {
     fn name(&self) -> &str;
     fn engine(&self) -> &Engine;
@@ -197,7 +205,7 @@ trait AnyPatternHandle: Send + Sync {
     fn has_ended(&self) -> bool;
     /// Returns the lanes that are to end now.
     fn begin_end(&self) -> Vec<Arc<dyn AnyLane>>;
-    /// Waits for whoever else lets go of the handler: the end of the broker.
+    /// Waits until the handler has been dropped, which the end of the broker may do.
     fn await_end(&self);
 }
 
@@ -261,8 +269,10 @@ fn of_any_type<T: Send + Sync + 'static>(lanes: Vec<Arc<Lane<T>>>) -> Vec<Arc<dy
     lanes.map(|lane| Arc::new(lane) as _).collect()
 }
 
-/// Makes a subscription to patterns. A value: set what you care about, then
-/// [`subscribe`](Self::subscribe), where everything is checked at once.
+/// The settings of a pattern subscription to be made.
+///
+/// Set the ones that you care about, then call [`subscribe`](Self::subscribe), which checks all of
+/// them at once.
 #[must_use = "a builder does nothing until it subscribes"]
 pub struct PatternSubscriptionBuilder<'b, T> {
     engine: &'b Arc<Engine>,
@@ -289,65 +299,70 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         }
     }
 
-    /// A [`Pattern`] of topics, once or several times: a topic that any of them
-    /// matches is subscribed to, once. At least one is needed.
+    /// Adds a [`Pattern`] of topics. At least one is needed.
+    ///
+    /// A topic that several patterns match is subscribed to once.
     pub fn matching(mut self, pattern: &str) -> Self {
         self.patterns.push(pattern.to_owned());
         self
     }
 
-    /// Deliveries that may be in its lane, in each topic: queued, in flight or awaiting
-    /// a retry. 1 to 16,777,216. Default: the topic's `lane_capacity`.
+    /// Sets how many deliveries may be in the subscription's lane, in each topic.
+    ///
+    /// Queued deliveries count, and so do those in flight or waiting for a retry. The range is 1 to
+    /// 16,777,216, and the default is the topic's `lane_capacity`.
     pub fn capacity(mut self, deliveries: usize) -> Self {
         self.capacity = Some(deliveries);
         self
     }
 
-    /// What happens when such a lane is full. Default [`LaneFull::Wait`].
+    /// Sets the policy for such a lane when it is full. The default is [`LaneFull::Wait`].
     pub fn when_full(mut self, policy: LaneFull) -> Self {
         self.when_full = policy;
         self
     }
 
-    /// What follows a failure. Default: the policy of the topic.
+    /// Sets the retry policy, which decides about failures. The default is the policy of each
+    /// topic.
     pub fn retry(mut self, policy: impl RetryPolicy) -> Self {
         self.retry = Some(share_policy(policy));
         self
     }
 
-    /// What the failure of one delivery means for those behind it, in each topic:
-    /// see [`SubscriptionBuilder::on_failure`](crate::SubscriptionBuilder::on_failure).
+    /// Sets the effect of a failed delivery on later deliveries, in each topic.
+    ///
+    /// [`SubscriptionBuilder::on_failure`](crate::SubscriptionBuilder::on_failure) says more.
     pub fn on_failure(mut self, mode: OnFailure) -> Self {
         self.order.on_failure = mode;
         self
     }
 
-    /// What follows for its key, in its topic, when a delivery goes to the dead
-    /// letters: see
-    /// [`SubscriptionBuilder::on_exhausted`](crate::SubscriptionBuilder::on_exhausted).
+    /// Sets the fate of a key, in its topic, when a delivery of it goes to the dead letters.
+    ///
+    /// [`SubscriptionBuilder::on_exhausted`](crate::SubscriptionBuilder::on_exhausted) says more.
     pub fn on_exhausted(mut self, then: OnExhausted) -> Self {
         self.order.on_exhausted = then;
         self
     }
 
-    /// Subscribes: `handler` is called for each delivery, and
-    /// [`Delivery::topic`] says of which topic. Calls are one at a time per topic,
-    /// with first attempts in accept order, and may overlap between topics: hence
-    /// `Fn` and `Sync`.
+    /// Subscribes with a handler that is called for each delivery.
     ///
-    /// It gets every message that a matching topic accepts after this has returned, and
-    /// none that was accepted before, as [`Topic::subscribe`](crate::Topic::subscribe)
-    /// says; of topics that are opened later it gets every message from the first on.
-    /// Doesn't wait for handlers.
+    /// [`Delivery::topic`] tells the topic. Calls are one at a time per topic, with first attempts
+    /// in accept order. They may overlap between topics, so the handler is `Fn` and `Sync`.
     ///
-    /// The name must be free in all matching topics, and among the subscriptions to
-    /// patterns. From then on it is taken in each topic that matches: a
-    /// [`Topic::subscribe`](crate::Topic::subscribe) of this name is refused there.
+    /// The handler gets every message that a matching topic accepts after this has returned, and no
+    /// earlier message. [`Topic::subscribe`](crate::Topic::subscribe) says more. From a topic that
+    /// is opened later, it gets every message from the first on. This call does not wait for
+    /// handlers.
+    ///
+    /// The name must be free in all matching topics, and among the pattern subscriptions. From then
+    /// on it is taken in each matching topic: a [`Topic::subscribe`](crate::Topic::subscribe) with
+    /// this name is refused there.
     ///
     /// # Errors
     ///
-    /// [`SubscribeError`] for an invalid or taken name, an invalid pattern or setting,
-    /// or a closed broker. Nothing has been subscribed to then.
+    /// Returns a [`SubscribeError`] for an invalid or taken name, an invalid pattern or setting, or
+    /// a closed broker. Nothing has been subscribed to then.
     pub fn subscribe<F>(self, handler: F) -> Result<PatternSubscription, SubscribeError>
     where
         F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,

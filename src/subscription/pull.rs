@@ -15,7 +15,7 @@ use crate::types::config::Unsubscribe;
 use crate::types::duration::nanos;
 use crate::types::error::{InvalidSetting, RecvError};
 
-/// Settings of a [`PullSubscription`].
+/// The settings of a [`PullSubscription`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "settings do nothing until a subscription is made with them"]
 pub struct Pull {
@@ -24,7 +24,8 @@ pub struct Pull {
 }
 
 impl Default for Pull {
-    /// 64 credits, or the lane's capacity if that is less, and 30 seconds to ack.
+    /// Returns 64 credits, or the lane's capacity if that is less, and an ack deadline of 30
+    /// seconds.
     fn default() -> Self {
         Self {
             credits: None,
@@ -34,15 +35,19 @@ impl Default for Pull {
 }
 
 impl Pull {
-    /// Leases that may be out at once: 1 to the lane's capacity. Default 64.
+    /// Sets how many leases may be outstanding at once.
+    ///
+    /// The range is 1 to the lane's capacity. The default is 64, or the lane's capacity if that is
+    /// less.
     pub fn credits(mut self, leases: usize) -> Self {
         self.credits = Some(leases);
         self
     }
 
-    /// How long a lease is good for. Longer than handling takes, because what is not
-    /// settled by then is tried again; [`Lease::extend`] is for those that take longer
-    /// than most. Default 30 seconds.
+    /// Sets how long a lease lasts. The default is 30 seconds.
+    ///
+    /// It should be longer than handling takes, because a lease that is not settled by then has
+    /// failed. Use [`Lease::extend`] for deliveries that take longer than most.
     pub fn ack_deadline(mut self, deadline: Duration) -> Self {
         self.ack_deadline = deadline;
         self
@@ -57,8 +62,9 @@ pub(crate) fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> 
     Ok(nanos(deadline))
 }
 
-/// A subscription without a handler: the caller's threads take deliveries on lease, and
-/// settle each when they are done with it.
+/// A subscription without a handler: the caller's threads take deliveries on lease.
+///
+/// They settle each lease when they are done with it.
 ///
 /// ```
 /// use millstream::{Broker, Nack, Pull};
@@ -81,32 +87,32 @@ pub(crate) fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> 
 /// # }
 /// ```
 ///
-/// Clone it freely, receive from any thread: each delivery goes to one of them. Threads that
-/// share it take turns of a few dozen leases, so that they get about as many; futures get
-/// theirs as their runtime polls them. The
-/// last handle that is dropped unsubscribes, as dropping a [`Subscription`] does; its
-/// settings and metrics are here by dereference.
+/// Clone the handle freely, and receive from any thread: each delivery goes to one of them. Threads
+/// that share it take turns of a few dozen leases, so they get about as many. Futures get leases as
+/// their runtime polls them. Dropping the last handle unsubscribes, as dropping a [`Subscription`]
+/// does. The settings and metrics of the subscription are here by dereference.
 ///
 /// # Credits and order
 ///
-/// At most so many leases are out as there are [credits](Pull::credits); a receiver waits for
-/// the next one to be settled. So a thread that keeps all of them and receives again waits
-/// for their deadlines. First leases are taken in accept order; under
-/// [`OnFailure::BlockKey`](crate::OnFailure::BlockKey) one of each key is out at a time, under
-/// [`BlockSubscription`](crate::OnFailure::BlockSubscription) one in all, and those behind it
-/// wait until it has been handled or has ended otherwise.
+/// At most [`credits`](Pull::credits) leases are outstanding; further `recv` calls wait until one
+/// is settled. A thread that holds every lease and calls `recv` again blocks until a lease expires.
 ///
-/// # Where it doesn't wait
+/// First leases are taken in accept order. Under
+/// [`OnFailure::BlockKey`](crate::OnFailure::BlockKey), one lease of each key is outstanding at a
+/// time. Under [`BlockSubscription`](crate::OnFailure::BlockSubscription), it is one lease in all.
+/// Later deliveries wait until it has been handled or has ended otherwise.
 ///
-/// Inside a handler of the broker, and on one without worker threads, every way to receive
+/// # Where it does not wait
+///
+/// Inside a handler of the broker, and on a broker without worker threads, every way to receive
 /// returns at once. In the latter case it runs the broker first, as
 /// [`run_until_idle`](crate::Broker::run_until_idle) does.
 ///
 /// # The end
 ///
-/// [`unsubscribe`](Self::unsubscribe) says what becomes of leases that are out. A drain of the
-/// broker waits for receivers and leases until its deadline, and then cancels what is left. Every
-/// way to receive returns [`RecvError::Ended`] once nothing more can come.
+/// The mode of [`unsubscribe`](Self::unsubscribe) decides about outstanding leases. A drain of the
+/// broker waits for receivers and leases until its deadline, and then cancels the rest. Every way
+/// to receive returns [`RecvError::Ended`] once no delivery can come any more.
 #[must_use = "dropping the last handle of a subscription unsubscribes at once"]
 pub struct PullSubscription<T: Send + Sync + 'static> {
     lane: Arc<Lane<T>>,
@@ -121,30 +127,32 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         }
     }
 
-    /// Leases the next delivery; waits for one as long as it takes.
+    /// Leases the next delivery, and waits for one as long as it takes.
     ///
     /// # Errors
     ///
-    /// [`RecvError::Ended`], and where it may not wait, [`RecvError::Empty`].
+    /// Returns [`RecvError::Ended`] once the subscription has ended. Where it may not wait, it
+    /// returns [`RecvError::Empty`].
     pub fn recv(&self) -> Result<Lease<T>, RecvError> {
         self.receive_one(None)
     }
 
-    /// Leases the next delivery; waits for one at most so long.
+    /// Leases the next delivery, and waits for one until `timeout` has passed.
     ///
     /// # Errors
     ///
-    /// [`RecvError::TimedOut`], [`RecvError::Ended`], and where it may not wait,
-    /// [`RecvError::Empty`].
+    /// Returns [`RecvError::TimedOut`], or [`RecvError::Ended`] once the subscription has ended.
+    /// Where it may not wait, it returns [`RecvError::Empty`].
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Lease<T>, RecvError> {
         self.receive_one(Instant::now().checked_add(timeout))
     }
 
-    /// Leases the next delivery if there is one now.
+    /// Leases the next delivery if there is one now. It never waits.
     ///
     /// # Errors
     ///
-    /// [`RecvError::Empty`] and [`RecvError::Ended`].
+    /// Returns [`RecvError::Empty`] if there is none, or [`RecvError::Ended`] once the subscription
+    /// has ended.
     pub fn try_recv(&self) -> Result<Lease<T>, RecvError> {
         let mut lease = None;
         self.keyed()?
@@ -152,14 +160,15 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         lease.ok_or(RecvError::Empty)
     }
 
-    /// Leases what there is, at most `max` and as many as there are credits for; waits for the
-    /// first one at most so long. At least one, unless `max` is zero. All of them have one
-    /// deadline, and may be [acked together](LeaseBatch::ack_all), which is the fastest way
-    /// to pull.
+    /// Leases up to `max` deliveries, as far as there are credits.
+    ///
+    /// It takes the deliveries that are there, and waits for the first one until `wait` has passed.
+    /// It returns at least one lease, unless `max` is zero. All of them share one deadline. They
+    /// can be [acked together](LeaseBatch::ack_all), which is the fastest way to pull.
     ///
     /// # Errors
     ///
-    /// As [`recv_timeout`](Self::recv_timeout).
+    /// The errors are those of [`recv_timeout`](Self::recv_timeout).
     pub fn recv_batch(&self, max: usize, wait: Duration) -> Result<LeaseBatch<T>, RecvError> {
         let mut batch = LeaseBatch::new(&self.lane);
         if max > 0 {
@@ -170,31 +179,34 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         Ok(batch)
     }
 
-    /// Leases one delivery after the other, as [`recv`](Self::recv) does, until the
-    /// subscription has ended. Where that may not wait it ends when there is nothing.
+    /// Leases one delivery after the other, as [`recv`](Self::recv) does.
+    ///
+    /// The iterator ends when the subscription has ended. Where `recv` may not wait, it ends when
+    /// there is no delivery.
     pub fn iter(&self) -> Leases<'_, T> {
         Leases(self)
     }
 
-    /// Sets how many leases may be out. Those that are stay so, even if there are more;
-    /// the next is taken when there are fewer.
+    /// Sets how many leases may be outstanding at once.
+    ///
+    /// Outstanding leases stay, even if there are more. The next lease is taken when there are
+    /// fewer.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] for zero, more than the lane's capacity, or more than one under
-    /// [`OnFailure::BlockSubscription`](crate::OnFailure::BlockSubscription), as where it was
-    /// made.
+    /// Returns [`InvalidSetting`] for zero, or for more than the lane's capacity. Under
+    /// [`OnFailure::BlockSubscription`](crate::OnFailure::BlockSubscription), one is the most.
     pub fn set_credits(&self, leases: usize) -> Result<(), InvalidSetting> {
         let keyed = self.lane.keyed();
         keyed.map_or(Ok(()), |keyed| keyed.set_credits(Some(leases)))
     }
 
-    /// Sets how long leases are good for that are taken from now on. Those that are out
-    /// keep their deadline.
+    /// Sets how long leases last that are taken from now on. Outstanding leases keep their
+    /// deadline.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] for zero.
+    /// Returns [`InvalidSetting`] for zero.
     pub fn set_ack_deadline(&self, deadline: Duration) -> Result<(), InvalidSetting> {
         let deadline_ns = check_deadline(deadline)?;
         if let Some(keyed) = self.lane.keyed() {
@@ -203,14 +215,12 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         Ok(())
     }
 
-    /// Ends the subscription and waits until it has ended; see
-    /// [`Subscription::unsubscribe`].
+    /// Ends the subscription, and waits until it has ended; see [`Subscription::unsubscribe`].
     ///
-    /// Cancelled or dead-lettered, leases that are out become stale at once, and their
-    /// deliveries end with the others. Drained, receivers go on and leases can be
-    /// settled until there is nothing left or the time is up; what is left then is
-    /// cancelled. A caller that drains while it holds a lease itself waits for the
-    /// whole time.
+    /// If the mode cancels or dead-letters, outstanding leases become stale at once. Their
+    /// deliveries end with the others. If the mode drains, receivers go on and leases can be
+    /// settled. That lasts until nothing is left or the time is up, and the rest is cancelled then.
+    /// A caller that drains while it holds a lease itself waits for the whole time.
     pub fn unsubscribe(&self, mode: Unsubscribe) -> Unsubscribed {
         self.owner.end_as(mode)
     }
@@ -275,7 +285,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for PullSubscription<T> {
     }
 }
 
-/// Leases one after the other: see [`PullSubscription::iter`].
+/// An iterator over leases, made by [`PullSubscription::iter`].
 pub struct Leases<'s, T: Send + Sync + 'static>(&'s PullSubscription<T>);
 
 impl<T: Send + Sync + 'static> fmt::Debug for Leases<'_, T> {
