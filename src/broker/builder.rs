@@ -1,4 +1,4 @@
-//! Building a broker.
+//! The settings of a broker to be built.
 
 use crate::broker::{Broker, Owner};
 use crate::engine::base::cell::Cell;
@@ -19,8 +19,10 @@ use crate::types::config::{Histograms, Idle};
 use crate::types::error::{BuildError, InvalidSetting};
 use crate::types::range::MAX_WORKERS;
 
-/// Builds a [`Broker`]. A value: set what you care about, then
-/// [`build`](Self::build), where everything is checked at once.
+/// The settings of a [`Broker`] to be built.
+///
+/// Set the ones that you care about, then call [`build`](Self::build), which checks all of them at
+/// once.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct BrokerBuilder {
@@ -34,12 +36,13 @@ pub struct BrokerBuilder {
     seed: Option<u64>,
 }
 
-/// Records that may wait for their observers: enough for a burst of a few
-/// milliseconds, half a megabyte, allocated with the first observer, and what is not of a
-/// message that was published alone: some 140 bytes each, and 8 for each id where those of
-/// several don't follow each other.
+/// The default number of records that may wait for their observers.
+///
+/// They are enough for a burst of a few milliseconds, and take half a megabyte, allocated with the
+/// first observer. A record that is not of a single published message takes some 140 bytes more. If
+/// the ids of its messages don't follow each other, each takes 8 bytes.
 const DEFAULT_EVENT_BUFFER: usize = 8_192;
-/// What a channel of that many records may sensibly take.
+/// The most records that a channel may sensibly hold.
 const MAX_EVENT_BUFFER: usize = 1 << 24;
 
 impl Default for BrokerBuilder {
@@ -58,8 +61,9 @@ impl Default for BrokerBuilder {
 }
 
 impl BrokerBuilder {
-    /// Worker threads; at most 1,024. Default: one per core. Zero: none, the
-    /// caller runs everything with [`Broker::run_until_idle`].
+    /// Sets the number of worker threads, at most 1,024. The default is one per core.
+    ///
+    /// With zero there are none, and the caller runs everything with [`Broker::run_until_idle`].
     pub fn workers(self, workers: usize) -> Self {
         Self {
             workers: Some(workers),
@@ -67,7 +71,7 @@ impl BrokerBuilder {
         }
     }
 
-    /// What the threads' names begin with. Default `millstream`.
+    /// Sets the prefix of the threads' names. The default is `millstream`.
     pub fn thread_name(self, prefix: impl Into<String>) -> Self {
         Self {
             thread_name: prefix.into(),
@@ -75,10 +79,11 @@ impl BrokerBuilder {
         }
     }
 
-    /// Stack of each worker, in bytes. Default: the platform's for threads, which is
-    /// 2 MiB. It must hold about twenty of the largest payload by value, besides what
-    /// handlers need. Twenty of [`MAX_PAYLOAD`](crate::MAX_PAYLOAD) take less than half of
-    /// 2 MiB.
+    /// Sets the stack size of each worker, in bytes.
+    ///
+    /// The default is the platform's for threads, which is 2 MiB. The stack must hold about twenty
+    /// of the largest payload by value, besides the needs of handlers. Twenty of
+    /// [`MAX_PAYLOAD`](crate::MAX_PAYLOAD) take less than half of 2 MiB.
     pub fn stack_size(self, bytes: usize) -> Self {
         Self {
             stack_size: Some(bytes),
@@ -86,8 +91,9 @@ impl BrokerBuilder {
         }
     }
 
-    /// A clock that is moved by hand; only with `workers(0)`, where it makes
-    /// every retry and linger deterministic; jitter takes a [`seed`](Self::seed), too.
+    /// Sets a clock that is moved by hand, which needs `workers(0)`.
+    ///
+    /// It makes every retry and linger deterministic. For jitter, set a [`seed`](Self::seed), too.
     pub fn manual_clock(self, clock: &ManualClock) -> Self {
         Self {
             clock: Some(clock.clone()),
@@ -95,10 +101,10 @@ impl BrokerBuilder {
         }
     }
 
-    /// Records of events that may wait for their observers before some are missed;
-    /// at least 1. Default 8,192. A record holds one event, or those of up to 64
-    /// neighbors to which the same happened at once. Up to 64 more are in the hands of
-    /// the observers' thread.
+    /// Sets how many records of events may wait for their observers before some are missed.
+    ///
+    /// It is at least 1, and 8,192 by default. A record holds one event, or the same event of up to
+    /// 64 neighboring messages. Up to 64 more records are in the hands of the observers' thread.
     pub fn event_buffer(self, records: usize) -> Self {
         Self {
             event_buffer: records,
@@ -106,23 +112,22 @@ impl BrokerBuilder {
         }
     }
 
-    /// What workers without work do: park, or spin for the sake of latency.
-    /// Default [`Idle::Park`].
+    /// Sets what idle workers do: park, or spin for lower latency. The default is [`Idle::Park`].
     pub fn idle(self, idle: Idle) -> Self {
         Self { idle, ..self }
     }
 
-    /// Whether latencies are recorded. Default [`Histograms::On`].
+    /// Sets whether latencies are recorded. The default is [`Histograms::On`].
     pub fn histograms(self, histograms: Histograms) -> Self {
         Self { histograms, ..self }
     }
 
-    /// What the delays of [`Backoff::jitter`](crate::Backoff::jitter) are drawn from, and
-    /// [`FailedAttempt::random`](crate::FailedAttempt::random). Default: a random
-    /// number, so that processes that fail together don't come back together.
+    /// Sets the seed of [`Backoff::jitter`](crate::Backoff::jitter) and
+    /// [`FailedAttempt::random`](crate::FailedAttempt::random).
     ///
-    /// With the same number, the same messages that fail alike get the same delays, on any
-    /// number of threads: for tests, and to repeat a run.
+    /// The default is a random number, so that processes that fail together don't come back
+    /// together. With the same seed, the same messages that fail alike get the same delays, on any
+    /// number of threads. That is for tests, and to repeat a run.
     pub fn seed(self, seed: u64) -> Self {
         Self {
             seed: Some(seed),
@@ -134,7 +139,7 @@ impl BrokerBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError::Invalid`] for a setting out of range or without effect, and
+    /// Returns [`BuildError::Invalid`] for a setting out of range or without effect. Returns
     /// [`BuildError::Spawn`] if the system refuses a thread.
     pub fn build(self) -> Result<Broker, BuildError> {
         self.build_in(std::process::id())
@@ -169,7 +174,7 @@ impl BrokerBuilder {
             histograms: self.histograms,
             thread_name: self.thread_name,
         });
-        // From here on, giving up drops the owner, which stops what has started.
+        // From here on, giving up drops the owner, which stops the threads that have started.
         let owner = Owner {
             engine: Arc::clone(&engine),
             outcome: Outcome::default(),

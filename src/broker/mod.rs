@@ -1,4 +1,4 @@
-//! The broker: opens topics, and owns the threads.
+//! The broker, which opens topics and owns the threads.
 
 pub(crate) mod builder;
 
@@ -27,41 +27,42 @@ use crate::types::report::DrainReport;
 
 /// A publish-subscribe engine inside your process.
 ///
-/// Clones are handles to the same broker. When the last one is dropped the broker stops:
-/// handler calls that are running may finish (for a second at most), everything else is
-/// cancelled. Call [`drain`](Self::drain) first to let it finish its work. Anything that the
-/// broker holds keeps it alive, threads included, if it holds a `Broker` itself: a handler
-/// until its subscription ends, an observer until it is taken off, a strategy or a retry
-/// policy until it is replaced, a payload for as long as it is queued or in the dead letters.
-/// Give them a [`Topic`] instead, or drain: that lets go of all of them but the dead letters.
+/// Clones are handles to the same broker. When the last one is dropped, the broker stops: running
+/// handler calls may finish, for a second at most, and all other work is cancelled. Call
+/// [`drain`](Self::drain) first to let the broker finish its work.
+///
+/// Whatever holds a `Broker` keeps the broker and its threads alive. A handler does so until its
+/// subscription ends, and an observer until it is removed. A strategy or a retry policy does so
+/// until it is replaced. A payload does so while it is queued or in the dead letters. Give them a
+/// [`Topic`] instead, or drain: that drops all of them but the dead letters.
 ///
 /// # Threads
 ///
-/// `workers` threads run dispatch and handlers, one turns the timer wheel, and
-/// one more calls observers, started with the first of them. With `workers(0)`
-/// there are none: the caller runs everything with
-/// [`run_until_idle`](Self::run_until_idle). Several threads may do so at once.
+/// `workers` threads run dispatch and handlers. One thread turns the timer wheel. One more calls
+/// observers, and is started with the first of them. With `workers(0)` there are no threads: the
+/// caller runs everything with [`run_until_idle`](Self::run_until_idle). Several threads may do so
+/// at once.
 ///
-/// A process that is forked off has none of its parent's threads. There, nothing is
-/// delivered, dropping a broker with workers does nothing, and a drain waits for nobody.
-/// Anything but the drop may still wait for a lock that one of the threads held at that
-/// moment: build another broker after the fork.
+/// A forked process has none of its parent's threads. In the child, a broker with workers delivers
+/// nothing. Dropping it does nothing, and a drain of it does not wait for the threads. Any call but
+/// the drop may still wait for a lock that a thread held at the fork. Build another broker after
+/// the fork.
 ///
 /// # Inside a handler
 ///
-/// Nothing that would wait for the broker waits inside one of its handlers, retry
-/// policies, strategies or observers: a publish under
-/// [`Overflow::Block`](crate::Overflow::Block) returns `Full`, a receive returns at
-/// once, an unsubscribe only begins the end. That concerns the broker whose handler it
-/// is. Another broker, say one that a library keeps for itself, works there as it does
-/// on any thread, and what waits for it holds up the handler. Two brokers whose
-/// handlers wait for each other may do so for ever.
+/// Calls that would wait for the broker never wait inside its own handlers, retry policies,
+/// strategies or observers. A publish under [`Overflow::Block`](crate::Overflow::Block) returns
+/// `Full`, a receive returns at once, and an unsubscribe only begins the end.
+///
+/// Another broker, say one that a library keeps for itself, works there as on any thread. A call
+/// that waits for it holds up the handler. Two brokers whose handlers wait for each other may do so
+/// forever.
 #[derive(Clone)]
 pub struct Broker {
     pub(crate) owner: Arc<Owner>,
 }
 
-/// Stops the engine when the last handle goes.
+/// The owner of the engine, which stops it when the last handle goes.
 pub(crate) struct Owner {
     pub(crate) engine: Arc<Engine>,
     pub(crate) outcome: Outcome,
@@ -97,28 +98,28 @@ impl Drop for Owner {
 }
 
 impl Broker {
-    /// A builder with the defaults: as many workers as the machine has cores.
+    /// Returns a builder with the default settings: as many workers as the machine has cores.
     pub fn builder() -> BrokerBuilder {
         BrokerBuilder::default()
     }
 
-    /// A broker with the defaults.
+    /// Builds a broker with the default settings.
     ///
     /// # Errors
     ///
-    /// [`BuildError::Spawn`] if the system refuses a thread.
+    /// Returns [`BuildError::Spawn`] if the system refuses a thread.
     pub fn new() -> Result<Self, BuildError> {
         Self::builder().build()
     }
 
-    /// One broker for the whole process, made with the defaults on first use and
-    /// never dropped. A convenience for small programs; a library should take a
-    /// `Broker` from its caller instead.
+    /// Returns the one broker of the whole process, built with the default settings on first use.
+    ///
+    /// It is never dropped. It is for small programs; a library should take a `Broker` from its
+    /// caller instead.
     ///
     /// # Errors
     ///
-    /// [`BuildError::Spawn`] if the system refuses a thread; the next call tries
-    /// again.
+    /// Returns [`BuildError::Spawn`] if the system refuses a thread. The next call tries again.
     pub fn global() -> Result<Self, BuildError> {
         static GLOBAL: StaticOnce<Broker> = StaticOnce::new();
         if let Some(broker) = GLOBAL.get() {
@@ -128,20 +129,22 @@ impl Broker {
         Ok(GLOBAL.get_or_init(|| broker).clone())
     }
 
-    /// Begins to open a topic for payloads of type `T`; finish with
-    /// [`open`](TopicBuilder::open). A topic that is open already is joined.
+    /// Begins to open a topic for payloads of type `T`.
+    ///
+    /// Finish with [`open`](TopicBuilder::open). A topic that is already open is joined.
     pub fn topic<T: Send + Sync + 'static>(&self, name: &str) -> TopicBuilder<'_, T> {
         TopicBuilder::new(&self.owner.engine, name)
     }
 
-    /// Publishes to a topic by name: a convenience that costs a map lookup each
-    /// time. A [`Topic`] handle costs none.
+    /// Publishes to a topic by name, which costs a map lookup each time.
+    ///
+    /// A [`Topic`] handle costs none.
     ///
     /// # Errors
     ///
-    /// [`PublishError::UnknownTopic`] if none of this name is open,
-    /// [`PublishError::WrongType`] if it carries another type, and all that
-    /// [`Topic::publish`] returns. Each hands the payload back.
+    /// Returns [`PublishError::UnknownTopic`] if no topic of this name is open. Returns
+    /// [`PublishError::WrongType`] if the topic carries another type. It also returns all the
+    /// errors of [`Topic::publish`]. Each hands the payload back.
     pub fn publish<T: Send + Sync + 'static>(
         &self,
         topic: &str,
@@ -160,9 +163,10 @@ impl Broker {
         }
     }
 
-    /// Begins a subscription to all topics for payloads of type `T` whose names match
-    /// a pattern, those that are opened later included. Name the patterns with
-    /// [`matching`](PatternSubscriptionBuilder::matching), finish with
+    /// Begins a subscription to all topics of payload type `T` whose names match a pattern.
+    ///
+    /// It covers topics that are opened later. Name the patterns with
+    /// [`matching`](PatternSubscriptionBuilder::matching), and finish with
     /// [`subscribe`](PatternSubscriptionBuilder::subscribe).
     ///
     /// ```
@@ -187,18 +191,20 @@ impl Broker {
         PatternSubscriptionBuilder::new(&self.owner.engine, name)
     }
 
-    /// Removes a topic that nothing refers to any more: no handle, no message, no
-    /// delivery, no dead letter, and no subscription but those
-    /// [to patterns](Self::subscription), which let go of it. Its counts stay in the
-    /// metrics' `removed`.
+    /// Removes a topic that is no longer in use.
+    ///
+    /// It must have no handle, no message, no delivery, no dead letter, and no subscription.
+    /// [Pattern subscriptions](Self::subscription) are the exception: they leave the topic. Its
+    /// counts stay in the metrics' `removed`.
     ///
     /// # Errors
     ///
-    /// [`RemoveError`], with what still refers to it.
+    /// Returns a [`RemoveError`], which says what still refers to the topic, or that there is none
+    /// of this name.
     pub fn remove_topic(&self, name: &str) -> Result<(), RemoveError> {
         let engine = &self.owner.engine;
         let topic = engine.topics.get(name).ok_or(RemoveError::Unknown)?;
-        // Nobody begins to follow it meanwhile.
+        // No pattern subscription joins the topic while this lock is held.
         let pattern_subs = engine.pattern_subs.lock();
         let marked = topic.handles().update(|handles| handles.remove());
         marked.map_err(|handles| match handles {
@@ -230,13 +236,14 @@ impl Broker {
         Ok(())
     }
 
-    /// Sets the strategy of every open topic and the default of those opened
-    /// later. Messages that wait are judged by the new strategy at once; none is
-    /// lost, moved or made younger by it.
+    /// Sets the strategy of every open topic, and the default of topics that are opened later.
+    ///
+    /// The new strategy judges waiting messages at once. No message is lost, reordered or made
+    /// younger.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`] if the strategy refuses its own settings.
+    /// Returns [`InvalidSetting`] if the strategy refuses its own settings.
     pub fn set_strategy(&self, strategy: impl Strategy) -> Result<(), InvalidSetting> {
         let strategy = share_strategy(strategy);
         strategy.check()?;
@@ -247,16 +254,17 @@ impl Broker {
         Ok(())
     }
 
-    /// Calls `observer` for every event from now on, on a thread of its own (on
-    /// an engine without workers, within [`run_until_idle`](Self::run_until_idle)),
-    /// until the returned [`Observation`] is dropped.
+    /// Calls `observer` for every event from now on, until the returned [`Observation`] is dropped.
     ///
-    /// An observer can do as it likes: if it is slow, events are missed and
-    /// counted; if it panics, that is counted; deliveries go on either way.
+    /// A thread of the observers' own makes the calls. A broker without workers makes them within
+    /// [`run_until_idle`](Self::run_until_idle).
+    ///
+    /// An observer never holds up deliveries. If it is slow, events are missed and counted. If it
+    /// panics, that is counted.
     ///
     /// # Errors
     ///
-    /// [`ObserveError::Spawn`] if the system refuses the thread, and
+    /// Returns [`ObserveError::Spawn`] if the system refuses the thread, and
     /// [`ObserveError::Closed`] after the end of the broker.
     pub fn observe(
         &self,
@@ -276,84 +284,89 @@ impl Broker {
         })
     }
 
-    /// A snapshot of everything counted.
+    /// Returns a snapshot of all counts.
     pub fn metrics(&self) -> Metrics {
         self.owner.engine.read_metrics()
     }
 
-    /// Runs what is ready and due on the calling thread until there is nothing
-    /// left to do now; returns how many turns that took. What is
-    /// [requeued](crate::Nack::requeue) meanwhile is for the next call. For brokers built
-    /// with `workers(0)`; on others, and from inside a handler of this broker, it does
-    /// nothing.
+    /// Runs ready and due work on the calling thread until none is left, and returns the number of
+    /// turns.
+    ///
+    /// Deliveries that are [requeued](crate::Nack::requeue) meanwhile are left to the next call.
+    /// This is for brokers built with `workers(0)`. On others, and inside a handler of this broker,
+    /// it does nothing.
     pub fn run_until_idle(&self) -> usize {
         self.owner.engine.run_until_idle()
     }
 
-    /// Waits until nothing is queued, in flight, delayed or awaiting a retry, and
-    /// observers have been told; `false` if that did not happen in time. Messages
-    /// that a topic retains for its first subscription don't count; the followers of a
-    /// parked key that wait for room among the dead letters do. With
-    /// `workers(0)` it runs what is due now, and doesn't wait. From inside a
-    /// handler of this broker it is `false` at once.
+    /// Waits until the broker is idle, and returns whether that happened before the timeout.
+    ///
+    /// The broker is idle when nothing is queued, in flight, delayed or waiting for a retry, and
+    /// observers have been told. Messages that a topic retains for its first subscription don't
+    /// count. Deliveries of a parked key that wait for room among the dead letters do count.
+    ///
+    /// With `workers(0)` it runs the work that is due now, and does not wait. Inside a handler of
+    /// this broker it returns `false` at once.
     pub fn wait_until_idle(&self, timeout: Duration) -> bool {
         self.owner.engine.wait_until_idle(timeout)
     }
 
-    /// How long until the next retry, linger, delayed message or expiry of what waits;
-    /// `None` if there is none. What a caller that runs a manual broker may sleep.
+    /// Returns the time until the next retry, linger, delayed message or expiry, or `None` if there
+    /// is none.
+    ///
+    /// A caller that runs a manual broker may sleep for this long.
     pub fn next_deadline(&self) -> Option<Duration> {
         self.owner.engine.next_deadline()
     }
 
-    /// Ends the broker in good order. From the first moment on publishes are
-    /// refused with `Closed`, blocked publishers and handlers included. If handlers
-    /// publish onward to topics of the same broker, take
-    /// [`drain_pipeline`](Self::drain_pipeline), which lets them. Then pending batches
-    /// are flushed and what is queued or becomes due before `deadline` is
-    /// delivered. What is left then is cancelled, and the report accounts for
-    /// every message ever accepted. Retries due only after the deadline are not
-    /// waited for.
+    /// Ends the broker in good order, and reports on every message ever accepted.
     ///
-    /// Failures that the end itself causes are not failures: a handler that
-    /// returns an error after a publish of its own, in the same call and to this
-    /// broker, was refused as `Closed` has its delivery cancelled, not retried or
-    /// dead-lettered. [`Nack::dead_letter`](crate::Nack::dead_letter) and
-    /// [`Nack::discard`](crate::Nack::discard) hold all the same;
-    /// a retry and a requeue don't. A publish refused to a thread that holds leases counts
-    /// for the lease that it settles next.
+    /// From the first moment on, every publish is refused with `Closed`. That includes blocked
+    /// publishers and handlers. If handlers publish onward to topics of the same broker, use
+    /// [`drain_pipeline`](Self::drain_pipeline), which lets them.
     ///
-    /// A second call waits for the first and returns the same report. With
-    /// `workers(0)` the drain runs on the calling thread, and with a manual clock
-    /// it does what is due by that clock.
+    /// Then pending batches are flushed. Messages and deliveries that are queued, or become due
+    /// before `deadline`, are handled. The rest is cancelled. Retries that are due only after the
+    /// deadline are not waited for.
+    ///
+    /// Failures that the end itself causes are not failures. A publish of a handler to this broker
+    /// may be refused as `Closed`. If the same call then returns an error, its delivery is
+    /// cancelled, not retried or dead-lettered. A retry and a requeue count as such errors;
+    /// [`Nack::dead_letter`](crate::Nack::dead_letter) and [`Nack::discard`](crate::Nack::discard)
+    /// still hold. If a thread that holds leases has a publish refused, that counts for the lease
+    /// that it settles next.
+    ///
+    /// A second call waits for the first and returns the same report. With `workers(0)` the drain
+    /// runs on the calling thread. With a manual clock it does the work that is due by that clock.
     ///
     /// # Errors
     ///
-    /// [`DrainError::Incomplete`] if the end cut anything off: what was left when the time
-    /// was up, and deliveries cancelled for a refused publish; or if a handler had
-    /// not returned shortly after the deadline; [`DrainError::InsideHandler`] if
-    /// called by a handler of this broker. Both carry the report.
+    /// Returns [`DrainError::Incomplete`] if the end cut anything off. It cuts off work that is
+    /// left when the time is up, and deliveries cancelled for a refused publish. The same error
+    /// means that a handler had not returned shortly after the deadline. Returns
+    /// [`DrainError::InsideHandler`] inside a handler of this broker. Both carry the report.
     pub fn drain(&self, deadline: Duration) -> Result<DrainReport, DrainError> {
         let engine = &self.owner.engine;
         engine.drain(deadline, Refuse::All, &self.owner.outcome)
     }
 
-    /// Ends the broker as [`drain`](Self::drain) does, but stage by stage, for brokers whose
-    /// handlers publish onward: until nothing is left to do, publishes to this broker that
-    /// are made in calls of its handlers are still accepted, within the capacity and by the
-    /// overflow policy of their topics. All others are refused with `Closed` from the first
-    /// moment on: those of other threads, of observers, of tasks that a handler has spawned,
-    /// and of whoever holds a lease. Handlers that publish in a circle are ended by the
-    /// deadline.
+    /// Ends the broker as [`drain`](Self::drain) does, but stage by stage, for handlers that
+    /// publish onward.
     ///
-    /// A handler that publishes by a [buffering publisher](crate::BufferedPublisher)
-    /// should flush it before it returns: what lingers there has not been accepted.
+    /// Until no work is left, publishes to this broker that are made in calls of its handlers are
+    /// still accepted. The capacity and the overflow policy of their topics apply. All other
+    /// publishes are refused with `Closed` from the first moment on. These are publishes of other
+    /// threads, of observers, of tasks that a handler has spawned, and of threads that hold a
+    /// lease. Handlers that publish in a circle are ended by the deadline.
     ///
-    /// A drain that comes second, of either kind, waits for the first and returns its report.
+    /// A handler with a [buffering publisher](crate::BufferedPublisher) should flush it before it
+    /// returns. Messages that linger there have not been accepted.
+    ///
+    /// A second drain, of either kind, waits for the first and returns its report.
     ///
     /// # Errors
     ///
-    /// As [`drain`](Self::drain).
+    /// The errors are those of [`drain`](Self::drain).
     ///
     /// ```
     /// # use millstream::Broker;
@@ -377,9 +390,10 @@ impl Broker {
         engine.drain(deadline, Refuse::Outside, &self.owner.outcome)
     }
 
-    /// Whether the broker is draining or has stopped: every topic refuses every publish
-    /// then, except those of handlers while [`drain_pipeline`](Self::drain_pipeline)
-    /// still accepts them.
+    /// Returns whether the broker is draining or has stopped.
+    ///
+    /// Every topic then refuses every publish. Only publishes of handlers are accepted while
+    /// [`drain_pipeline`](Self::drain_pipeline) lets them.
     pub fn is_closed(&self) -> bool {
         self.owner.engine.is_closed()
     }
@@ -394,7 +408,7 @@ impl fmt::Debug for Broker {
     }
 }
 
-/// Keeps an observer on; dropping it takes the observer off.
+/// The registration of an observer. Dropping it removes the observer.
 #[must_use = "dropping it takes the observer off at once; call `detach` to keep it"]
 pub struct Observation {
     engine: Arc<Engine>,
@@ -403,8 +417,9 @@ pub struct Observation {
 }
 
 impl Observation {
-    /// Keeps the observer on until the broker ends. One that holds a [`Broker`] keeps it
-    /// from ending until it is drained.
+    /// Keeps the observer until the broker ends.
+    ///
+    /// An observer that holds a [`Broker`] keeps it from ending until it is drained.
     pub fn detach(mut self) {
         self.detached = true;
     }
