@@ -1,16 +1,19 @@
-//! The hash of names and keys: frozen, so that runs can be repeated, and partitions
-//! predicted, across builds, machines and versions.
+//! The hash of names and keys.
+//!
+//! It is frozen. So runs can be repeated, and partitions predicted, across builds, machines and
+//! versions.
 
 use crate::pure::decide::retry::mix;
 
-/// The hash of a key, by which a partitioned topic chooses its partition:
-/// `key_hash(key) % partitions`. See [`TopicBuilder::partitions`](crate::TopicBuilder::partitions).
+/// Returns the hash of a key, by which a partitioned topic chooses its partition.
 ///
-/// FNV-1a over the bytes of the key in UTF-8, finished by the mixer of splitmix64,
-/// because the low bits of FNV alone follow the low bits of the last bytes. Both are
-/// 64 bits wide and quickly written in any language. It is frozen: a key has the same
-/// hash in every version of this crate. It is no defence against keys that were chosen
-/// to collide.
+/// The partition is `key_hash(key) % partitions`; see
+/// [`TopicBuilder::partitions`](crate::TopicBuilder::partitions).
+///
+/// The hash is FNV-1a over the bytes of the key in UTF-8, finished by the mixer of splitmix64. The
+/// mixer is needed because the low bits of FNV alone follow the low bits of the last bytes. Both
+/// are 64 bits wide and quickly written in any language. The hash is frozen: a key has the same
+/// hash in every version of this crate. It is no defense against keys that were chosen to collide.
 ///
 /// ```
 /// use millstream::key_hash;

@@ -1,4 +1,4 @@
-//! The legal life of one delivery: one message for one subscription.
+//! The legal life of one delivery, which is one message for one subscription.
 //!
 //! ```text
 //! CREATED ─▶ QUEUED ─▶ DELIVERING ─▶ DELIVERED
@@ -7,47 +7,47 @@
 //!              └──── redrive, as a new generation ────┘
 //! ```
 //!
-//! besides the finals DROPPED (overflow, or discarded by a policy), EXPIRED (time
-//! to live) and CANCELLED (unsubscribe, shutdown); what is leased when its subscription
-//! ends goes from DELIVERING to CANCELLED or DEAD_LETTER. Every step not in
-//! [`Status::step`] is refused; the books of a lane call nothing else.
+//! Three more statuses are final: DROPPED (overflow, or discarded by a policy), EXPIRED (time to
+//! live) and CANCELLED (unsubscribe, shutdown). A delivery that is leased when its subscription
+//! ends goes from DELIVERING to CANCELLED or DEAD_LETTER. Every step not in [`Status::step`] is
+//! refused. The books of a lane call nothing else.
 
 use std::fmt;
 
-/// Where a delivery stands.
+/// The status of a message or a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Status {
-    /// Not accepted yet.
+    /// The delivery is not accepted yet.
     Created,
-    /// Accepted and waiting for its handler.
+    /// The delivery is accepted and waits for its handler.
     Queued,
-    /// Its handler has it, or it is leased.
+    /// The handler has the delivery, or it is leased.
     Delivering,
     /// The handler returned `Ok`, or the lease was acked. Final.
     Delivered,
-    /// The handler returned an error or panicked, or the lease was nacked, dropped or outlived
-    /// its deadline. What follows is being decided.
+    /// The handler returned an error or panicked, or the lease was nacked, dropped or outlived its
+    /// deadline. The next status is being decided.
     Failed,
-    /// Waiting on the timer wheel for its next attempt.
+    /// The delivery waits on the timer wheel for its next attempt.
     RetryScheduled,
-    /// In the dead-letter store. Left only by a redrive.
+    /// The delivery is in the dead-letter store. Only a redrive takes it out as a delivery again.
     DeadLetter,
-    /// Overflowed, or discarded because a policy said so. Final.
+    /// The delivery overflowed, or was discarded by a policy or a nack. Final.
     Dropped,
-    /// Its time to live ran out before it was handled. Final.
+    /// The time to live ran out before the delivery was handled. Final.
     Expired,
-    /// Its subscription or its broker ended first. Final.
+    /// The subscription or the broker ended first. Final.
     Cancelled,
 }
 
-/// What can happen to a delivery.
+/// The steps of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It enters a lane.
+    /// The delivery enters a lane.
     Accept,
-    /// Its handler is entered, or it is leased. This counts as an attempt, unless a requeue
-    /// follows.
+    /// The handler is entered, or the delivery is leased. This counts as an attempt, unless a
+    /// requeue follows.
     Start,
     /// The handler returned `Ok`, or the lease was acked.
     Ack,
@@ -56,26 +56,26 @@ pub enum Step {
     Fail,
     /// A policy grants another attempt.
     Retry,
-    /// Its retry is due; or its handler has put it back without a word on failure.
+    /// The retry is due, or the handler has requeued the delivery without failing.
     Requeue,
-    /// It goes to the dead-letter store.
+    /// The delivery goes to the dead-letter store.
     Bury,
-    /// It is dropped.
+    /// The delivery is dropped.
     Drop,
-    /// It outlived its time to live.
+    /// The delivery outlived its time to live.
     Expire,
-    /// Its subscription or broker ends.
+    /// The subscription or the broker ends.
     Cancel,
-    /// Somebody redrives it from the dead-letter store.
+    /// A redrive takes the delivery from the dead-letter store.
     Redrive,
 }
 
 /// A step that the life of a delivery does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IllegalStep {
-    /// Where the delivery stood.
+    /// The status of the delivery before the step.
     pub from: Status,
-    /// What was tried.
+    /// The step that was tried.
     pub step: Step,
 }
 
@@ -94,11 +94,11 @@ impl Status {
         Self::Cancelled,
     ];
 
-    /// Takes `step` from here.
+    /// Takes `step` from this status, and returns the next one.
     ///
     /// # Errors
     ///
-    /// [`IllegalStep`] if no delivery may go this way; nothing has changed then.
+    /// Returns [`IllegalStep`] if no delivery may go this way. Nothing has changed then.
     pub(crate) fn step(self, step: Step) -> Result<Self, IllegalStep> {
         use Status::{
             Cancelled, Created, DeadLetter, Delivered, Delivering, Dropped, Expired, Failed,
@@ -120,7 +120,7 @@ impl Status {
         })
     }
 
-    /// Whether nothing but a redrive can follow.
+    /// Returns whether only a redrive can follow.
     pub fn is_final(self) -> bool {
         matches!(
             self,
@@ -128,7 +128,7 @@ impl Status {
         )
     }
 
-    /// The name as the events print it, in capitals.
+    /// Returns the name as the events print it, in capitals.
     pub fn name(self) -> &'static str {
         match self {
             Self::Created => "CREATED",

@@ -1,4 +1,4 @@
-//! What follows a failed attempt: another one, when, or none.
+//! The decision after a failed attempt: another one, when, or none.
 
 use std::error::Error;
 use std::fmt;
@@ -18,7 +18,7 @@ pub struct FailedAttempt<'a> {
     pub(crate) random: u64,
 }
 
-/// How an attempt failed.
+/// The way in which an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 #[non_exhaustive]
@@ -27,14 +27,14 @@ pub enum FailureKind {
     Error,
     /// The handler panicked.
     Panic,
-    /// It was pulled, and not settled before its ack deadline.
+    /// The delivery was leased, and not settled before its ack deadline.
     Timeout,
-    /// It was pulled, and its lease dropped without being settled.
+    /// The delivery was leased, and its lease was dropped without being settled.
     Abandoned,
 }
 
 impl<'a> FailedAttempt<'a> {
-    /// A failure made up to test a policy with.
+    /// Makes a failure to test a policy with. Its kind is [`FailureKind::Error`].
     pub fn new(attempt: u32, elapsed: Duration, text: &'a str) -> Self {
         Self {
             attempt,
@@ -46,7 +46,7 @@ impl<'a> FailedAttempt<'a> {
         }
     }
 
-    /// The same failure, with the error that a handler returned.
+    /// Returns the same failure, with the error that a handler returned.
     #[must_use]
     pub fn with_error(self, error: &'a (dyn Error + Send + Sync + 'static)) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl<'a> FailedAttempt<'a> {
         }
     }
 
-    /// The same failure, as a panic.
+    /// Returns the same failure, as a panic.
     #[must_use]
     pub fn as_panic(self) -> Self {
         Self {
@@ -64,45 +64,51 @@ impl<'a> FailedAttempt<'a> {
         }
     }
 
-    /// The same failure, with these bits for jitter.
+    /// Returns the same failure, with these bits for jitter.
     #[must_use]
     pub fn with_random(self, random: u64) -> Self {
         Self { random, ..self }
     }
 
-    /// Which attempt failed: 1 is the first. Counts entries into the handler, except
-    /// those that ended by [`Nack::requeue`](crate::Nack::requeue).
+    /// Returns the number of the attempt that failed: 1 is the first.
+    ///
+    /// It counts entries into the handler, or leases. Attempts that ended by
+    /// [`Nack::requeue`](crate::Nack::requeue) are not counted.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Time since the first attempt began.
+    /// Returns the time since the first attempt began.
     pub fn elapsed(&self) -> Duration {
         self.elapsed
     }
 
-    /// How it failed.
+    /// Returns the way in which the attempt failed.
     pub fn kind(&self) -> FailureKind {
         self.kind
     }
 
-    /// The error's text and those of its [sources](Error::source), as in "a: b: c", the panic's
-    /// message, or what became of the lease. What is longer than 4,096 bytes is cut, and ends
-    /// with an ellipsis.
+    /// Returns the text of the failure.
+    ///
+    /// It is the text of the error and its [sources](Error::source), as in "a: b: c", the panic's
+    /// message, or the fate of the lease. A text of more than 4,096 bytes is cut, and ends with an
+    /// ellipsis.
     pub fn text(&self) -> &str {
         self.text
     }
 
-    /// The error itself, if the handler or the nack of the lease gave one: downcast it to
-    /// classify.
+    /// Returns the error itself, if the handler or the nack of the lease gave one.
+    ///
+    /// A classifier can downcast it.
     pub fn error(&self) -> Option<&(dyn Error + 'static)> {
         self.error.map(|error| error as &(dyn Error + 'static))
     }
 
-    /// Sixty-four bits for jitter, different for each broker, topic, subscription,
-    /// message, redrive and attempt. They depend on nothing else, neither on time nor on
-    /// threads, so a run can be repeated by a broker of the same
-    /// [`seed`](crate::BrokerBuilder::seed).
+    /// Returns sixty-four bits for jitter.
+    ///
+    /// They differ for each broker, topic, subscription, message, redrive and attempt. They depend
+    /// on nothing else, neither on time nor on threads. So a broker with the same
+    /// [`seed`](crate::BrokerBuilder::seed) can repeat a run.
     pub fn random(&self) -> u64 {
         self.random
     }
@@ -119,36 +125,36 @@ impl fmt::Debug for FailedAttempt<'_> {
     }
 }
 
-/// What a [`RetryPolicy`] returns.
+/// The decision of a [`RetryPolicy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Decision {
     /// Try again after this time.
     RetryAfter(Duration),
-    /// The limits are used up: dead-letter it as exhausted.
+    /// The limits are used up: dead-letter the delivery as exhausted.
     Exhausted,
-    /// Trying again can't help: dead-letter it as rejected.
+    /// Trying again can't help: dead-letter the delivery as rejected.
     DeadLetter,
-    /// Drop it; counted as dropped.
+    /// Drop the delivery. It is counted as dropped.
     Discard,
 }
 
-/// Decides what follows a failed attempt. Implement it for your own rules.
+/// A policy that decides what follows a failed attempt. Implement it for your own rules.
 ///
-/// It is asked once per failure, outside every lock: by a worker, or by a thread that
-/// receives or settles leases. If it panics, the delivery is dead-lettered with that as
-/// the reason: nothing is lost.
+/// It decides once per failure, outside every lock. A worker calls it, or a thread that receives or
+/// settles leases. If it panics, the delivery is dead-lettered with that as the reason, and nothing
+/// is lost.
 pub trait RetryPolicy: Send + Sync + 'static {
-    /// Looks at the failure and decides.
+    /// Decides what follows this failure.
     fn decide(&self, failed: &FailedAttempt<'_>) -> Decision;
 
-    /// Decides on a failure whose nack asked for a delay of its own, by
-    /// [`Nack::retry_after`](crate::Nack::retry_after). It is called instead of
-    /// [`decide`](Self::decide), and what it returns is what happens.
+    /// Decides what follows a failure whose nack asked for a delay of its own.
     ///
-    /// By default a retry that `decide` grants comes after `requested`. A policy whose
-    /// limits depend on the delay, or that wraps another, says here what they mean for
-    /// this one.
+    /// [`Nack::retry_after`](crate::Nack::retry_after) asks for that delay. This method is then
+    /// called instead of [`decide`](Self::decide), and has the last word.
+    ///
+    /// By default, a retry that `decide` grants comes after `requested`. Implement this method for
+    /// a policy whose limits depend on the delay, or that wraps another.
     fn decide_requested(&self, failed: &FailedAttempt<'_>, requested: Duration) -> Decision {
         match self.decide(failed) {
             Decision::RetryAfter(_) => Decision::RetryAfter(requested),
@@ -156,26 +162,27 @@ pub trait RetryPolicy: Send + Sync + 'static {
         }
     }
 
-    /// Refuses settings that could never take effect. Called once, when the
-    /// policy is installed; accepts everything by default.
+    /// Refuses settings that could never take effect. By default it accepts everything.
+    ///
+    /// It is called once, when the policy is installed.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`], with the setting's name and the rule it breaks.
+    /// Returns [`InvalidSetting`], with the setting's name and the rule that it breaks.
     fn check(&self) -> Result<(), InvalidSetting> {
         Ok(())
     }
 }
 
-/// What a classifier makes of an error.
+/// The classifier's verdict on an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Class {
-    /// It may pass: try again within the limits.
+    /// The error may pass: try again within the limits.
     Retry,
-    /// It won't pass: dead-letter it now.
+    /// The error won't pass: dead-letter the delivery now.
     DeadLetter,
-    /// It doesn't matter: drop it.
+    /// The delivery doesn't matter: drop it.
     Discard,
 }
 
@@ -190,8 +197,7 @@ type Classifier = Arc<dyn Fn(&FailedAttempt<'_>) -> Class + Send + Sync>;
 
 /// The usual retry policies: a delay that is fixed, grows linearly or doubles.
 ///
-/// The default is [`Backoff::default`]: linear, 250 ms times the attempt, three
-/// attempts in all.
+/// [`Backoff::default`] is linear: 250 ms times the attempt, and three attempts in all.
 ///
 /// ```
 /// use millstream::{Backoff, Class};
@@ -235,29 +241,32 @@ impl Backoff {
         }
     }
 
-    /// No second attempt: the first failure is dead-lettered.
+    /// Returns a policy without retries: the first failure is dead-lettered.
     pub fn none() -> Self {
         Self::of(Shape::Fixed, Duration::ZERO).max_attempts(1)
     }
 
-    /// The same delay before every retry.
+    /// Returns a policy with the same delay before every retry.
     pub fn fixed(delay: Duration) -> Self {
         Self::of(Shape::Fixed, delay)
     }
 
-    /// `factor` × the number of the attempt that failed.
+    /// Returns a policy whose delay is `factor` × the number of the attempt that failed.
     pub fn linear(factor: Duration) -> Self {
         Self::of(Shape::Linear, factor)
     }
 
-    /// `base` after the first failure, doubled after each further one, until it is the
-    /// [`cap`](Self::cap) or, without one, the longest duration there is.
+    /// Returns a policy whose delay is `base` after the first failure, and doubles after each
+    /// further one.
+    ///
+    /// The delay grows up to the [`cap`](Self::cap) or, without one, the longest duration there is.
     pub fn exponential(base: Duration) -> Self {
         Self::of(Shape::Exponential, base)
     }
 
-    /// No delay longer than this, be it one that the handler
-    /// [asked for](crate::Nack::retry_after). Default: none.
+    /// Sets the longest delay. The default is none.
+    ///
+    /// It also limits a delay that the handler [asked for](crate::Nack::retry_after).
     #[must_use]
     pub fn cap(self, cap: Duration) -> Self {
         Self {
@@ -266,20 +275,21 @@ impl Backoff {
         }
     }
 
-    /// Spreads each delay evenly over zero to itself, so that deliveries which
-    /// failed together don't come back together ("full jitter", AWS Architecture
-    /// Blog 2015, "Exponential Backoff And Jitter"). It is drawn from
-    /// [`FailedAttempt::random`], so a broker that was built with a
-    /// [`seed`](crate::BrokerBuilder::seed) repeats its delays, and others don't.
+    /// Spreads each delay evenly between zero and its full length.
+    ///
+    /// So deliveries that failed together don't come back together ("full jitter", AWS Architecture
+    /// Blog 2015, "Exponential Backoff And Jitter"). Jitter is drawn from
+    /// [`FailedAttempt::random`]. So a broker with a [`seed`](crate::BrokerBuilder::seed) repeats
+    /// its delays, and others don't.
     #[must_use]
     pub fn jitter(self) -> Self {
         self.full_jitter(0)
     }
 
-    /// [`jitter`](Self::jitter) with a number of the policy's own mixed in: policies of
-    /// different numbers draw different delays for the same failure. The number
-    /// alone does not make delays repeatable; the broker's
-    /// [`seed`](crate::BrokerBuilder::seed) does.
+    /// Spreads delays as [`jitter`](Self::jitter) does, with a number of the policy's own mixed in.
+    ///
+    /// Policies with different numbers draw different delays for the same failure. The number alone
+    /// does not make delays repeatable; the broker's [`seed`](crate::BrokerBuilder::seed) does.
     #[must_use]
     pub fn full_jitter(self, seed: u64) -> Self {
         Self {
@@ -288,8 +298,10 @@ impl Backoff {
         }
     }
 
-    /// At most `n` entries into the handler, the first included, those that ended by
-    /// [`Nack::requeue`](crate::Nack::requeue) not. Default 3. `u32::MAX` is no limit.
+    /// Sets the most entries into the handler, the first included. The default is 3.
+    ///
+    /// Attempts that ended by [`Nack::requeue`](crate::Nack::requeue) are not counted. `u32::MAX`
+    /// is no limit.
     #[must_use]
     pub fn max_attempts(self, n: u32) -> Self {
         Self {
@@ -298,10 +310,13 @@ impl Backoff {
         }
     }
 
-    /// No retry later than this after the first attempt began, judged by the delay that
-    /// it would really come after: where the handler [asked for](crate::Nack::retry_after)
-    /// one, by that. So a limit below the policy's own first delay leaves the retries that
-    /// handlers ask for; a limit of zero would leave none and is refused. Default: none.
+    /// Sets the longest time from the beginning of the first attempt to a retry. The default is
+    /// none.
+    ///
+    /// The policy judges by the delay that the retry would really have, which may be the one that
+    /// the handler [asked for](crate::Nack::retry_after). So a limit below the policy's own first
+    /// delay leaves the retries that handlers ask for. A limit of zero would leave none and is
+    /// refused.
     #[must_use]
     pub fn max_elapsed(self, limit: Duration) -> Self {
         Self {
@@ -310,7 +325,9 @@ impl Backoff {
         }
     }
 
-    /// Sorts errors into those worth another attempt and those not.
+    /// Sets the classifier, which sorts errors into those worth another attempt and others.
+    ///
+    /// Without one, every failure is worth another attempt.
     #[must_use]
     pub fn classify(
         self,
@@ -322,7 +339,7 @@ impl Backoff {
         }
     }
 
-    /// The one decision: `requested` is the delay that the handler asked for.
+    /// Decides. `requested` is the delay that the handler asked for.
     fn judge(&self, failed: &FailedAttempt<'_>, requested: Option<Duration>) -> Decision {
         match self.classifier.as_ref().map(|classify| classify(failed)) {
             Some(Class::DeadLetter) => return Decision::DeadLetter,
@@ -415,23 +432,24 @@ impl fmt::Debug for Backoff {
     }
 }
 
-/// What keeps jitter apart between what has the same ids: the names of its topic and of
-/// its subscription, in the broker of this seed. Hashed so that it never changes.
+/// Hashes the names of a topic and a subscription with the broker's seed.
+///
+/// It keeps jitter apart between messages that have the same ids, and never changes.
 pub(crate) fn salt(seed: u64, names: [&str; 2]) -> u64 {
     names
         .iter()
         .fold(seed, |salt, name| mix(salt ^ fnv1a(name.as_bytes())))
 }
 
-/// The bits of one failed attempt.
+/// Returns the bits for jitter of one failed attempt.
 pub(crate) fn random(salt: u64, id: u64, generation: u16, attempt: u32) -> u64 {
     let try_of_all = u64::from(generation) << 32 | u64::from(attempt);
     mix(mix(salt ^ id) ^ try_of_all)
 }
 
-/// The finaliser of splitmix64 (Steele, Lea, Flood: "Fast Splittable
-/// Pseudorandom Number Generators", OOPSLA 2014): every input bit moves every
-/// output bit.
+/// The finalizer of splitmix64, by which every input bit moves every output bit.
+///
+/// Its source is Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
 pub(crate) fn mix(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -439,16 +457,18 @@ pub(crate) fn mix(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A nanosecond doubled so often is longer than any duration.
+/// A nanosecond that is doubled this often is longer than any duration.
 const MOST_DOUBLINGS: u32 = 94;
 
-/// `delay` × 2^`times`, or the longest duration if that is less.
+/// Returns `delay` × 2^`times`, or the longest duration if that is less.
 fn doubled(delay: Duration, times: u32) -> Duration {
     (0..times.min(MOST_DOUBLINGS)).fold(delay, |delay, _| delay.saturating_mul(2))
 }
 
-/// `delay` × `random` / 2⁶⁴. Seconds and nanoseconds apart, because their sum in
-/// nanoseconds times 64 bits would not fit.
+/// Returns `delay` × `random` / 2⁶⁴.
+///
+/// Seconds and nanoseconds are scaled apart, because their sum in nanoseconds times 64 bits would
+/// not fit.
 fn scaled(delay: Duration, random: u64) -> Duration {
     let seconds = u128::from(delay.as_secs()) * u128::from(random);
     // The part of a second that is left over, in units of 2⁻⁶⁴ s.

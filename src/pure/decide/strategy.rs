@@ -1,14 +1,14 @@
-//! When waiting messages are handed on, and how many at once.
+//! The decision when waiting messages are dispatched, and how many at once.
 //!
-//! A strategy holds no messages. It looks at the backlog and decides, so a swap
-//! can lose, strand or reorder nothing: the next question simply goes to the
-//! new strategy, about the same messages at their true age.
+//! A strategy holds no messages. It looks at the backlog and decides, so a swap can lose, strand or
+//! reorder nothing. The next question goes to the new strategy, about the same messages at their
+//! true age.
 
 use std::time::Duration;
 
 use crate::types::error::InvalidSetting;
 
-/// What a strategy may know about the messages that wait.
+/// The facts that a strategy may know about the waiting messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backlog {
     waiting: usize,
@@ -17,9 +17,10 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// A backlog of `waiting` messages, the oldest of which was accepted
-    /// `oldest_age` ago, in a queue of `capacity`. Public so that a strategy of
-    /// your own can be tested like any function.
+    /// Makes a backlog, so that a strategy of your own can be tested like any function.
+    ///
+    /// `waiting` messages wait in a queue of `capacity`, and the oldest was accepted `oldest_age`
+    /// ago.
     pub fn new(waiting: usize, oldest_age: Duration, capacity: usize) -> Self {
         Self {
             waiting,
@@ -28,77 +29,78 @@ impl Backlog {
         }
     }
 
-    /// Messages waiting now; at least one.
+    /// Returns the number of messages that wait now, which is at least one.
     pub fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// How long the oldest of them has waited.
+    /// Returns the time for which the oldest message has waited.
     pub fn oldest_age(&self) -> Duration {
         self.oldest_age
     }
 
-    /// How many messages the queue holds at most.
+    /// Returns the number of messages that the queue holds at most.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 }
 
-/// What to do with a backlog.
+/// The plan of a strategy for a backlog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Plan {
-    /// Hand on the oldest messages.
+    /// Dispatch the oldest messages.
     Deliver {
-        /// How many at most; zero is read as one.
+        /// The most messages to dispatch; zero is read as one.
         at_most: usize,
     },
-    /// Hand on the oldest messages as a batch that was waited for; announced by
-    /// a `batch_flush` event.
+    /// Dispatch the oldest messages as a batch that was waited for. A `batch_flush` event tells of
+    /// it.
     Flush {
-        /// How many at most; zero is read as one.
+        /// The most messages to dispatch; zero is read as one.
         at_most: usize,
-        /// Why now.
+        /// The reason why the batch goes now.
         cause: FlushCause,
     },
-    /// Leave them where they are.
+    /// Leave the messages where they are.
     Wait {
-        /// Ask again as soon as so many wait.
+        /// The number of waiting messages at which the strategy is asked again.
         until_waiting: usize,
-        /// Ask again after this time at the latest; `None`: only the number counts.
+        /// The time after which the strategy is asked again at the latest. With `None`, only the
+        /// number counts.
         at_most: Option<Duration>,
     },
 }
 
-/// Why a batch was handed on.
+/// The reason why a batch was dispatched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FlushCause {
-    /// It had reached its size.
+    /// The batch had reached its size.
     Size,
-    /// Its oldest message had lingered long enough.
+    /// The oldest message of the batch had lingered long enough.
     Linger,
     /// The queue could take no more.
     Full,
-    /// Somebody called `flush`.
+    /// The program called `flush`.
     Requested,
     /// The broker is draining.
     Drain,
 }
 
-/// Decides when waiting messages are handed on. Implement it for your own.
+/// A strategy that decides when waiting messages are dispatched. Implement it for your own rules.
 ///
-/// It is asked by a worker, once per batch and never per message, and should
-/// return quickly. If it panics, the backlog is delivered as if it had returned
-/// [`Plan::Deliver`] of everything, and a `hook_panicked` event is emitted.
+/// A worker asks it once per batch and never per message, so it should return quickly. If it
+/// panics, the backlog is delivered as if it had returned [`Plan::Deliver`] of everything. A
+/// `hook_panicked` event tells of that.
 ///
-/// The engine overrules a [`Plan::Wait`] when waiting could never end: on a full
-/// queue, on `flush` and on drain.
+/// The engine overrules a [`Plan::Wait`] when waiting could never end: on a full queue, on `flush`
+/// and on drain.
 ///
 /// ```
 /// use millstream::{Backlog, Plan, Strategy};
 ///
-/// /// Consumers on everything, but only when at least a tenth of the queue is used.
+/// /// Dispatches everything, but only when at least a tenth of the queue is used.
 /// struct Tenth;
 ///
 /// impl Strategy for Tenth {
@@ -116,25 +118,28 @@ pub enum FlushCause {
 /// }
 /// ```
 pub trait Strategy: Send + Sync + 'static {
-    /// Looks at the backlog and decides.
+    /// Decides what to do with this backlog.
     fn plan(&self, backlog: &Backlog) -> Plan;
 
-    /// The name under which events and metrics show it.
+    /// Returns the name under which events and metrics show the strategy.
     fn name(&self) -> &str;
 
-    /// Refuses settings that could never take effect. Called once, when the
-    /// strategy is installed; accepts everything by default.
+    /// Refuses settings that could never take effect. By default it accepts everything.
+    ///
+    /// It is called once, when the strategy is installed.
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`], with the setting's name and the rule it breaks.
+    /// Returns [`InvalidSetting`], with the setting's name and the rule that it breaks.
     fn check(&self) -> Result<(), InvalidSetting> {
         Ok(())
     }
 }
 
-/// Consumers on whatever waits, at once. The default: it is also the fastest under
-/// load, where messages form batches by themselves while a worker is busy.
+/// A strategy that dispatches all waiting messages at once. It is the default.
+///
+/// It is also the fastest under load, where messages form batches by themselves while a worker is
+/// busy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Immediate;
 
@@ -150,7 +155,7 @@ impl Strategy for Immediate {
     }
 }
 
-/// Waits for a number of messages *or* until the oldest has lingered.
+/// A strategy that waits for a number of messages *or* until the oldest has lingered.
 ///
 /// ```
 /// use millstream::Batched;
@@ -166,14 +171,15 @@ pub struct Batched {
     linger: Option<Duration>,
 }
 
-/// Long enough to form batches, short enough that nobody calls it a hang.
+/// The default linger: long enough to form batches, and short enough that nobody calls it a hang.
 const DEFAULT_LINGER: Duration = Duration::from_millis(5);
 
 impl Batched {
-    /// Batches of `size` messages; zero is refused when it is installed. A chunk
-    /// published as one goes as one, and a full queue goes whatever the size. A
-    /// message lingers 5 ms at most unless [`linger`](Self::linger) or
-    /// [`until_full`](Self::until_full) say otherwise.
+    /// Makes batches of `size` messages. A `size` of zero is refused when it is installed.
+    ///
+    /// Messages that were published as one chunk go as one, and a full queue goes whatever the
+    /// size. A message lingers for at most 5 ms, unless [`linger`](Self::linger) or
+    /// [`until_full`](Self::until_full) is called.
     pub const fn of(size: usize) -> Self {
         Self {
             size,
@@ -181,8 +187,9 @@ impl Batched {
         }
     }
 
-    /// The longest that the oldest message waits for the batch to fill. Rounded
-    /// up to a tick of the timer wheel (100 µs).
+    /// Sets the longest time that the oldest message waits for the batch to fill.
+    ///
+    /// It is rounded up to a tick of the timer wheel (100 µs).
     #[must_use]
     pub const fn linger(self, linger: Duration) -> Self {
         Self {
@@ -191,8 +198,8 @@ impl Batched {
         }
     }
 
-    /// No time limit: a partial batch waits until it is full, until a `flush`, a
-    /// swap of the strategy, or a drain.
+    /// Removes the time limit. A partial batch waits until it is full, until a `flush`, a swap of
+    /// the strategy, or a drain.
     #[must_use]
     pub const fn until_full(self) -> Self {
         Self {
@@ -201,12 +208,12 @@ impl Batched {
         }
     }
 
-    /// Messages in a full batch.
+    /// Returns the number of messages in a full batch.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// The longest that the oldest message waits, if there is a limit.
+    /// Returns the longest time that the oldest message waits, if there is a limit.
     pub(crate) fn lingers(&self) -> Option<Duration> {
         self.linger
     }
