@@ -1,13 +1,14 @@
-//! Publish-subscribe inside one process: typed topics, bounded queues, retries,
-//! dead letters, backpressure and an honest drain.
+//! Publish-subscribe inside one process: typed topics, bounded queues, retries, dead letters,
+//! backpressure and an honest drain.
 //!
 //! # The tour
 //!
-//! A [`Broker`] owns worker threads. A [`Topic`] is opened by name and payload
-//! type and resolved once; publishing through it takes one short lock and looks nothing
-//! up. A [`Subscription`] is a name and a closure; each has a bounded lane of its
-//! own, so a slow or failing one fills its own lane. A [`PatternSubscription`] has one
-//! in every topic that matches `orders.*`, say, present and future.
+//! A [`Broker`] owns worker threads. It opens a [`Topic`] by name and payload type. A publish
+//! through the handle takes one short lock and looks nothing up.
+//!
+//! A [`Subscription`] is a name and a closure. Each has a bounded queue of its own, its *lane*. So
+//! a slow or failing subscription fills only its own lane. A [`PatternSubscription`] has a lane in
+//! every topic that matches `orders.*`, say, present and future.
 //!
 //! ```
 //! use millstream::{Backoff, Broker, Nack, PublishError};
@@ -41,35 +42,45 @@
 //!
 //! # What happens when…
 //!
-//! | …a topic is full | its [`Overflow`] policy; the payload comes back by default |
+//! | when… | then… |
 //! |---|---|
-//! | …a lane is full | the subscription's [`LaneFull`] policy; by default the topic waits, without occupying a worker |
-//! | …nobody subscribes | the topic's [`NoSubscribers`] policy |
-//! | …a handler fails or panics, or a [`Lease`] is nacked, dropped or late | the [`RetryPolicy`]; by default three attempts, 250 ms times the attempt apart, then the [`DeadLetters`] |
-//! | …those behind a failed delivery want to go on | the subscription's [`OnFailure`]; by default they do |
-//! | …a handler can't do it now | [`Nack::retry_after`], or [`Nack::requeue`]: uncounted, at the end of the line |
-//! | …a message grows old | its time to live ([`TopicBuilder::ttl`], [`MessageBuilder::ttl`]): it ends by itself, or goes to the dead letters ([`OnExpired`]) |
-//! | …a subscription ends | its [`Unsubscribe`] mode |
-//! | …the broker ends | [`Broker::drain`]; [`Broker::drain_pipeline`] if handlers publish onward; or dropping it, which is the immediate version |
+//! | a topic is full | its [`Overflow`] policy decides; the payload comes back by default |
+//! | a lane is full | the subscription's [`LaneFull`] policy decides; by default the topic waits, without occupying a worker |
+//! | nobody subscribes | the topic's [`NoSubscribers`] policy decides |
+//! | a handler fails or panics, or a [`Lease`] is nacked, dropped or late | the [`RetryPolicy`] decides; by default there are three attempts, 250 ms times the attempt apart, then the [`DeadLetters`] |
+//! | later deliveries wait behind a failed one | the subscription's [`OnFailure`] decides; by default they go on |
+//! | a handler can't do it now | it returns [`Nack::retry_after`], or [`Nack::requeue`]: uncounted, at the end of the line |
+//! | a message grows old | its time to live ([`TopicBuilder::ttl`], [`MessageBuilder::ttl`]) ends it by itself, or sends it to the dead letters ([`OnExpired`]) |
+//! | a subscription ends | its [`Unsubscribe`] mode decides |
+//! | the broker ends | [`Broker::drain`] finishes the work, and [`Broker::drain_pipeline`] does if handlers publish onward; dropping the broker cancels it |
 //!
-//! Whatever happens is counted ([`Broker::metrics`]) and, if anyone listens, told
-//! ([`Broker::observe`]). The counts obey laws of conservation that
-//! [`Metrics::balance`] checks.
+//! Every outcome is counted ([`Broker::metrics`]) and, if anyone listens, reported as an event
+//! ([`Broker::observe`]). The counts obey laws of conservation that [`Metrics::balance`] checks.
 //!
 //! # Threads, and none
 //!
-//! With [`workers(0)`](BrokerBuilder::workers) and a [`ManualClock`] the whole engine
-//! runs on the caller's thread, deterministically (jitter by a
-//! [`seed`](BrokerBuilder::seed)): see
-//! [`Broker::run_until_idle`]. That is how to test handlers, and how a game loop
-//! might run it.
+//! With [`workers(0)`](BrokerBuilder::workers) and a [`ManualClock`], the whole engine runs on the
+//! caller's thread, in [`Broker::run_until_idle`]. The run is deterministic; a
+//! [`seed`](BrokerBuilder::seed) repeats the jitter. Tests of handlers run this way, and a game
+//! loop can.
+//!
+//! # Chapters
+//!
+//! The module [`millstream::docs`](docs) has a chapter for each question:
+//!
+//! - [`docs::guarantees`] has each promise, with the tests that hold it.
+//! - [`docs::limits`] has each limit, with what to do about it.
+//! - [`docs::delivery`] has concurrency, groups, pull, patterns and partitions.
+//! - [`docs::failures`], [`docs::overload`] and [`docs::shutdown`] are how-to guides.
+//! - [`docs::speed`] and [`docs::memory`] have the figures.
+//! - [`docs::features`] lists all features.
+//! - [`docs::verification`] says how the crate is tested, and how to test with it.
 //!
 //! # Limits
 //!
-//! Delivery is at least once, not exactly once. Nothing survives the process. A handler that
-//! never returns can't be stopped. A retry or a dead letter keeps its batch of up to 64
-//! messages alive. Under `panic = "abort"` panics are not contained. A payload by value has
-//! at most [`MAX_PAYLOAD`] bytes. The README has them all, beside the guarantees.
+//! Delivery is at least once, not exactly once. Nothing survives the process. A handler that never
+//! returns can't be stopped. [`docs::limits`] has all limits, with the same weight as the
+//! guarantees.
 
 mod broker;
 #[cfg(doc)]
@@ -132,11 +143,11 @@ pub use types::report::DrainReport;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// What the models in `loom-tests/` reach. It does not exist in any other build.
+/// The items that the models in `loom-tests/` use. The module exists in no other build.
 #[cfg(millstream_loom)]
 #[doc(hidden)]
 pub mod internals {
-    /// Has the calling thread tell observers, until the broker stops.
+    /// Lets the calling thread tell observers, until the broker stops.
     pub fn listen(broker: &crate::Broker) {
         broker.owner.engine.bus.listen();
     }
