@@ -31,7 +31,7 @@ use crate::types::report::DrainReport;
 /// handler calls may finish, for a second at most, and all other work is cancelled. Call
 /// [`drain`](Self::drain) first to let the broker finish its work.
 ///
-/// Whatever holds a `Broker` keeps the broker and its threads alive. A handler does so until its
+/// A value that holds a `Broker` keeps the broker and its threads alive. A handler does so until its
 /// subscription ends, and an observer until it is removed. A strategy or a retry policy does so
 /// until it is replaced. A payload does so while it is queued or in the dead letters. Give them a
 /// [`Topic`] instead, or drain: that drops all of them but the dead letters.

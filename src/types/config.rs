@@ -35,7 +35,7 @@ pub enum Overflow {
     DropNewest,
 }
 
-/// The way of messages without a key in a topic that is split into partitions.
+/// The placement of messages without a key in a topic that is split into partitions.
 ///
 /// The messages of a batch or of a buffering publisher have no key. They go as the chunks that they
 /// were published in.
@@ -80,7 +80,7 @@ pub enum NoSubscribers {
     Reject,
 }
 
-/// The policy for a delivery whose time to live has passed before an attempt began.
+/// The policy for a delivery that was not handled within its time to live.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnExpired {
@@ -163,9 +163,9 @@ pub enum OnExhausted {
     /// store, whatever the [overflow policy](DeadLetterOverflow). It stays in the lane, counted as
     /// *held*, until a redrive or a purge makes room, and then joins the others.
     ///
-    /// Held deliveries count against the subscription's [`hold`](crate::SubscriptionBuilder::hold)
+    /// Meanwhile it counts against the subscription's [`hold`](crate::SubscriptionBuilder::hold)
     /// and its capacity. So a store that nobody empties stops the subscription in the end. A drain
-    /// waits for held deliveries, and cancels them when its time is up.
+    /// waits for such deliveries, and cancels them when its time is up.
     ///
     /// A letter that a full store does not keep parks nothing, and the deliveries behind it are
     /// handled. The same happens when another failure evicts the last letter of the key. Under

@@ -19,7 +19,7 @@ pub enum DeadReason {
     /// An earlier delivery of the same key is in the store, under
     /// [`OnExhausted::ParkKey`](crate::OnExhausted::ParkKey).
     KeyParked,
-    /// No attempt began within the time to live, under
+    /// The delivery was not handled within its time to live, under
     /// [`OnExpired::DeadLetter`](crate::OnExpired::DeadLetter).
     Expired,
 }
