@@ -1,4 +1,5 @@
-//! The rules of prose that a program can check, on every page that a user reads.
+//! The rules of prose that a program can check, on every page that a user reads, and in the doc
+//! comments of the sources.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,6 +15,22 @@ const PAGES: &[&str] = &[
     "examples",
     "src/docs",
     "tests/fuzz/README.md",
+];
+
+/// Sources whose doc comments obey the rules of sentences and words: files, or directories with all
+/// the sources below them.
+const SOURCES: &[&str] = &[
+    "src/broker",
+    "src/lib.rs",
+    "src/message",
+    "src/observe",
+    "src/pure/decide/key_hash.rs",
+    "src/pure/decide/lifecycle.rs",
+    "src/pure/decide/retry.rs",
+    "src/pure/decide/strategy.rs",
+    "src/subscription",
+    "src/topic",
+    "src/types",
 ];
 
 /// Pages that have to stay short.
@@ -77,19 +94,44 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn pages() -> Vec<PathBuf> {
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(directory).expect("a readable directory");
+    entries.map(|entry| entry.expect("a readable entry").path())
+}
+
+/// A file, and its text as far as it is prose.
+type Text = (PathBuf, String);
+
+fn pages() -> Vec<Text> {
     let mut found = Vec::new();
     for page in PAGES {
         let path = root().join(page);
         if path.is_dir() {
-            let entries = fs::read_dir(path).expect("a readable directory");
-            let entries = entries.map(|entry| entry.expect("a readable entry").path());
-            found.extend(entries.map(|entry| match entry.is_dir() {
+            found.extend(entries(&path).map(|entry| match entry.is_dir() {
                 true => program_in(&entry),
                 false => entry,
             }));
         } else {
             found.push(path);
+        }
+    }
+    found.sort();
+    let texts = found.into_iter().map(|page| {
+        let text = read(&page);
+        (page, text)
+    });
+    texts.collect()
+}
+
+fn sources() -> Vec<Text> {
+    let mut left: Vec<_> = SOURCES.iter().map(|source| root().join(source)).collect();
+    let mut found = Vec::new();
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(entries(&path));
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            let source = fs::read_to_string(&path).expect("a readable source");
+            found.push((path, doc_comments(&source)));
         }
     }
     found.sort();
@@ -105,6 +147,18 @@ fn program_in(directory: &Path) -> PathBuf {
         true => named,
         false => directory.join("main.rs"),
     }
+}
+
+/// The doc comments of a source, one paragraph or more for each.
+fn doc_comments(source: &str) -> String {
+    let lines = source.lines().map(|line| {
+        let line = line.trim_start();
+        let comment = line
+            .strip_prefix("///")
+            .or_else(|| line.strip_prefix("//!"));
+        comment.unwrap_or_default()
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A page's text: of a source file, the comment at its head.
@@ -303,12 +357,12 @@ fn missing_files(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Applies a rule to every page and says all that it finds.
-fn hold(rule: impl Fn(&Path, &str) -> Vec<String>) {
+/// Applies a rule to every text and says all that it finds.
+fn hold(texts: &[Text], rule: impl Fn(&Path, &str) -> Vec<String>) {
     let mut found = Vec::new();
-    for page in pages() {
-        let name = page.strip_prefix(root()).expect("it is below the root");
-        let faults = rule(&page, &read(&page));
+    for (file, text) in texts {
+        let name = file.strip_prefix(root()).expect("it is below the root");
+        let faults = rule(file, text);
         found.extend(
             faults
                 .iter()
@@ -320,27 +374,30 @@ fn hold(rule: impl Fn(&Path, &str) -> Vec<String>) {
 
 #[test]
 fn no_sentence_is_too_long() {
-    hold(|_, text| long_sentences(text));
+    hold(&pages(), |_, text| long_sentences(text));
+    hold(&sources(), |_, text| long_sentences(text));
 }
 
 #[test]
 fn every_sentence_names_its_subject() {
-    hold(|_, text| headless_sentences(text));
+    hold(&pages(), |_, text| headless_sentences(text));
+    hold(&sources(), |_, text| headless_sentences(text));
 }
 
 #[test]
 fn words_are_american_and_plain() {
-    hold(|_, text| retired_words(text));
+    hold(&pages(), |_, text| retired_words(text));
+    hold(&sources(), |_, text| retired_words(text));
 }
 
 #[test]
 fn every_link_leads_somewhere() {
-    hold(broken_links);
+    hold(&pages(), broken_links);
 }
 
 #[test]
 fn every_file_that_is_named_exists() {
-    hold(|_, text| missing_files(text));
+    hold(&pages(), |_, text| missing_files(text));
 }
 
 #[test]
@@ -375,6 +432,14 @@ fn each_rule_can_fail() {
     assert_eq!(
         retired_words("It returns. `answers`\n```\nanswers\n```"),
         [""; 0]
+    );
+
+    let fence = "    /// ```";
+    let source = ["//! What fails.", "// What fails.", "    /// What fails."];
+    let source = [&source[..], &[fence, "    /// What fails.", fence]].concat();
+    assert_eq!(
+        headless_sentences(&doc_comments(&source.join("\n"))).len(),
+        2
     );
 
     let readme = root().join("README.md");
