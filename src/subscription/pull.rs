@@ -104,9 +104,9 @@ pub(crate) fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> 
 ///
 /// # Where it does not wait
 ///
-/// Inside a handler of the broker, and on a broker without worker threads, every way to receive
-/// returns at once. In the latter case it runs the broker first, as
-/// [`run_until_idle`](crate::Broker::run_until_idle) does.
+/// Inside a handler of the broker, and on a broker without worker threads, every call that would
+/// block returns at once. In the latter case it runs the broker first, as
+/// [`run_until_idle`](crate::Broker::run_until_idle) does. Futures wait in both cases.
 ///
 /// # The end
 ///

@@ -312,8 +312,8 @@ pub struct UnknownPattern {
 pub enum RecvError {
     /// No delivery may be leased now, and the call does not wait.
     ///
-    /// A `try_recv` never waits. No receive waits inside a handler of the broker, or on a broker
-    /// without worker threads.
+    /// A `try_recv` never waits. No call that blocks its thread waits inside a handler of the
+    /// broker, or on a broker without worker threads.
     #[error("there is nothing to lease now")]
     Empty,
     /// No delivery could be leased before the timeout.
