@@ -1,6 +1,7 @@
-//! The route of a message on threads. The folders are listed in the order in which they are
-//! read: first what all of them use, then the route itself. Each uses only what is listed
-//! before it.
+//! The route of a message on threads.
+//!
+//! The folders are listed in reading order: first those that all others use, then the route itself.
+//! Each folder uses only folders listed before it.
 
 pub(crate) mod base;
 

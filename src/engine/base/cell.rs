@@ -14,7 +14,7 @@ pub struct Cell<S> {
 }
 
 impl<S: Packed> Cell<S> {
-    /// A cell in this state.
+    /// Makes a cell in this state.
     pub fn new(state: S) -> Self {
         Self {
             word: AtomicU64::new(state.pack()),
@@ -22,7 +22,7 @@ impl<S: Packed> Cell<S> {
         }
     }
 
-    /// The state now, and everything that happened before it was entered.
+    /// Returns the state now. The caller sees everything that happened before the cell entered it.
     pub fn load(&self) -> S {
         // ORDERING: acquire pairs with the release half of `update`.
         S::unpack(self.word.load(Ordering::Acquire))
@@ -30,9 +30,9 @@ impl<S: Packed> Cell<S> {
 
     /// Takes one step and returns what the step returned.
     ///
-    /// All steps on one cell have one order. A step that changes nothing writes
-    /// nothing, so it publishes nothing either: who relies on being seen by the
-    /// next step must fence first, as [`TaskState`](crate::engine::base::task_state::TaskState) does.
+    /// All steps on one cell have one order. A step that changes nothing writes nothing, so it
+    /// publishes nothing either. A caller that must be seen by the next step fences first, as
+    /// [`TaskState`](crate::engine::base::task_state::TaskState) does.
     pub fn update<A>(&self, mut step: impl FnMut(S) -> (S, A)) -> A {
         let mut word = self.word.load(Ordering::Acquire);
         loop {
@@ -41,9 +41,8 @@ impl<S: Packed> Cell<S> {
             if next == word {
                 return answer;
             }
-            // ORDERING: release publishes what was done before the step to
-            // whoever sees the new state; acquire shows us what was done before
-            // the state that we leave.
+            // ORDERING: release publishes what was done before the step to every thread that sees
+            // the new state. Acquire shows us what was done before the state that we leave.
             let order = mutant!(Ordering::AcqRel, "cell.order", Ordering::Relaxed);
             let moved = mutant!(
                 self.word
@@ -61,12 +60,13 @@ impl<S: Packed> Cell<S> {
         }
     }
 
-    /// As [`update`](Self::update), for who is alone: all others that change the cell hold
-    /// a lock that the caller holds. Readers need none.
+    /// Takes one step, as [`update`](Self::update) does, for a caller that is the only writer.
+    /// Every other thread that changes the cell holds a lock that the caller holds. Readers need
+    /// none.
     #[inline(always)]
     pub fn update_alone<A>(&self, step: impl FnOnce(S) -> (S, A)) -> A {
         let (next, answer) = step(S::unpack(self.word.load(Ordering::Relaxed)));
-        // ORDERING: release, as in `update`; the lock orders those who write.
+        // ORDERING: release, as in `update`; the lock orders the writers.
         self.word.store(next.pack(), Ordering::Release);
         answer
     }

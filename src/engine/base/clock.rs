@@ -1,12 +1,13 @@
-//! Time, as the engine sees it: nanoseconds since the broker was built, read
-//! from two clocks or moved by hand.
+//! Time, as the engine sees it: nanoseconds since the broker was built, read from two clocks or
+//! moved by hand.
 //!
-//! Ages and latencies come from the processor's counter (through quanta), which
-//! is read once per publish and costs a third of the system's clock. It is
-//! calibrated once and may drift from the system's clock by some millionths. So
-//! deadlines are kept by the system's monotonic clock, which is also the one that
-//! threads sleep by: no timer fires early because two clocks disagree. Where the
-//! processor has no steady counter, quanta reads the system's clock.
+//! Ages and latencies come from the processor's counter (through quanta). It is read once per
+//! publish and costs a third of the system's clock. It is calibrated once and may drift from the
+//! system's clock by some millionths.
+//!
+//! So deadlines are kept by the system's monotonic clock, by which threads sleep, too. No timer
+//! fires early because two clocks disagree. Where the processor has no steady counter, quanta reads
+//! the system's clock.
 
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ use crate::types::duration::nanos;
 
 /// A clock that stands still until it is advanced.
 ///
-/// Given to a broker with `workers(0)`, it makes every retry, linger and time to
-/// live deterministic: advance it, then call
+/// Given to a broker with `workers(0)`, it makes every retry, linger and time to live
+/// deterministic. Advance the clock, then call
 /// [`Broker::run_until_idle`](crate::Broker::run_until_idle).
 ///
 /// ```
@@ -37,29 +38,29 @@ pub struct ManualClock {
     now_ns: Arc<AtomicU64>,
 }
 
-/// Half of what the number holds. Wherever the clock stands, a deadline that is set
-/// lies ahead of it, or else a wait could end at once, and begin anew, for ever; and
-/// one that means "never" is not reached.
+/// The farthest that a manual clock goes: half of the number's range. So every deadline lies ahead
+/// of the clock, and a wait can't end at once and begin anew forever. A deadline that means
+/// "never" is not reached.
 const FARTHEST_NS: u64 = u64::MAX / 2;
 
 impl ManualClock {
-    /// A clock that shows zero.
+    /// Returns a clock that shows zero.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Moves the clock forward. Nothing runs yet: the engine looks at the clock
-    /// in the next `run_until_idle`. It goes as far as 292 years, and stands still there.
+    /// Moves the clock forward. Nothing runs yet: the engine looks at the clock in the next
+    /// `run_until_idle`. The clock goes as far as 292 years, and stands still there.
     pub fn advance(&self, by: Duration) {
         let by_ns = nanos(by);
         let further = |now_ns: u64| Some(now_ns.saturating_add(by_ns).min(FARTHEST_NS));
-        // ORDERING: the clock publishes nothing but itself. It never refuses.
+        // ORDERING: the clock publishes nothing but itself. The update never fails.
         let _ = self
             .now_ns
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, further);
     }
 
-    /// What the clock shows: time since it was made.
+    /// Returns the time that the clock shows, counted from zero when it was made.
     pub fn elapsed(&self) -> Duration {
         Duration::from_nanos(self.now_ns.load(Ordering::Relaxed))
     }
@@ -70,7 +71,7 @@ pub(crate) enum Clock {
     Monotonic {
         origin: Instant,
         counter: Counter,
-        /// What the counter showed at `origin`, in its own unit.
+        /// The counter's reading at `origin`, in its own unit.
         counter_origin: u64,
     },
     Manual(ManualClock),
@@ -86,7 +87,7 @@ impl Clock {
         }
     }
 
-    /// The time that ages and latencies are measured by.
+    /// Returns the time by which ages and latencies are measured.
     #[inline]
     pub(crate) fn now_ns(&self) -> u64 {
         match self {
@@ -99,7 +100,7 @@ impl Clock {
         }
     }
 
-    /// The time that deadlines are kept by.
+    /// Returns the time by which deadlines are kept.
     pub(crate) fn timer_ns(&self) -> u64 {
         match self {
             Self::Monotonic { origin, .. } => nanos(origin.elapsed()),
@@ -107,9 +108,9 @@ impl Clock {
         }
     }
 
-    /// The instant at which [`timer_ns`](Self::timer_ns) will be `at_ns`: what a
-    /// thread sleeps until. `None` if that is beyond what the platform can
-    /// express, or if only a hand can move the clock there.
+    /// Returns the instant at which [`timer_ns`](Self::timer_ns) will be `at_ns`, for a thread to
+    /// sleep until. `None` means that the platform can't express it, or that only a manual clock
+    /// gets there.
     pub(crate) fn instant(&self, at_ns: u64) -> Option<Instant> {
         match self {
             Self::Monotonic { origin, .. } => origin.checked_add(Duration::from_nanos(at_ns)),

@@ -9,8 +9,8 @@ use crate::sync::{Arc, catch_panic};
 
 /// Calls user code. A panic comes back as its text.
 ///
-/// What the code may have left half-done is its own: the engine shares no state
-/// with it that an unwind could break.
+/// State that the code leaves half-done is the user's own. The engine shares no state with it that
+/// an unwind could break.
 pub(crate) fn contain<R>(call: impl FnOnce() -> R) -> Result<R, String> {
     catch_panic(call).map_err(|payload| {
         let text = match (payload.downcast_ref::<&str>(), payload.downcast_ref()) {
@@ -20,15 +20,15 @@ pub(crate) fn contain<R>(call: impl FnOnce() -> R) -> Result<R, String> {
         };
         let dropped = catch_panic(|| drop(payload));
         if let Err(again) = dropped {
-            // Give up on it: leaking is all that is left to try.
+            // Leak it: there is nothing else left to try.
             std::mem::forget(again);
         }
         text
     })
 }
 
-/// Drops a value whose destructor is the user's. The panic hook has reported it
-/// if it panicked, and there is nobody to tell but that.
+/// Drops a value whose destructor is the user's. If it panics, the panic hook has reported that,
+/// and nobody else is told.
 pub(crate) fn discard<V>(value: V) {
     if std::mem::needs_drop::<V>() {
         let _ = contain(|| drop(value));
@@ -40,10 +40,10 @@ pub(crate) type SharedStrategy = Arc<StrategyInUse>;
 /// A retry policy in use.
 pub(crate) type SharedPolicy = Arc<Contained<Box<dyn RetryPolicy>>>;
 
-/// A strategy, and what was known of it when it was installed.
+/// A strategy, and what the engine learned of it when it was installed.
 pub(crate) struct StrategyInUse {
     pub(crate) name: Arc<str>,
-    /// It is [`Immediate`], whose answer needs no question.
+    /// The strategy is [`Immediate`], whose decision is known without a call.
     pub(crate) is_immediate: bool,
     strategy: Contained<Box<dyn Strategy>>,
 }
@@ -65,7 +65,7 @@ pub(crate) fn share_strategy<S: Strategy>(strategy: S) -> SharedStrategy {
     })
 }
 
-/// Stands in, under its name, for a strategy that nobody asks any more.
+/// Returns a stand-in with the name of a strategy that is no longer called.
 pub(crate) fn stand_in(strategy: &StrategyInUse) -> SharedStrategy {
     Arc::new(StrategyInUse {
         name: Arc::clone(&strategy.name),
@@ -78,7 +78,7 @@ pub(crate) fn share_policy(policy: impl RetryPolicy) -> SharedPolicy {
     Arc::new(Contained::new(Box::new(policy)))
 }
 
-/// A value of the user's whose drop is contained, whoever holds it last.
+/// A value of the user's. Its drop is contained, whoever holds it last.
 pub(crate) struct Contained<V>(Option<V>);
 
 impl<V> Contained<V> {

@@ -1,35 +1,37 @@
-//! The books: every counter of the conservation law, and the one place where a
-//! delivery changes its status.
+//! The books: every counter of the conservation law, and the one place where a delivery changes its
+//! status.
 //!
-//! Orderings. Counters of later stages are written with release and read, by a
-//! snapshot, with acquire and *before* those of earlier stages. So a snapshot
-//! that sees a delivery's end sees its beginning too, and never shows more ends
-//! than beginnings. Model: `loom-tests/tests/models/books.rs`.
+//! Orderings. Counters of later stages are written with release. A snapshot reads them with acquire
+//! and *before* those of earlier stages. So a snapshot that sees a delivery's end sees its
+//! beginning too, and never shows more ends than beginnings. Model:
+//! `loom-tests/tests/models/books.rs`.
 //!
-//! Double entry under load. A delivery is entered twice, by two independent moves: its
-//! place in the room word, and its step in these books. (A message: its ticket, and the
-//! counter of what became of it.) Between the two moves a snapshot finds an imbalance, and
-//! it must be able to tell that from a loss. So both moves are made inside a *motion*:
-//! `begun` grows before the first of them, `done` after the second, each by as many as are
-//! moved. A snapshot reads `done`, then the books and the words, then `begun`, and
-//! tolerates the difference. That bounds every imbalance that is none:
+//! Double entry under load. A delivery is entered twice, by two independent moves: its place in the
+//! room word, and its step in these books. For a message the two are its ticket, and the counter of
+//! its fate. Between the two moves a snapshot finds an imbalance, and it must be able to tell that
+//! from a loss.
 //!
-//! - Say it saw one of the moves and not the other. All reads acquire and all writes
-//!   release, so who saw a move sees the `begun` before it; and had it seen the `done`
-//!   after it in the beginning, it would have seen both moves later. So the motion is in
-//!   `begun` and not in `done`, with all that it moves.
-//! - A delivery that has ended or waits for its retry, and has not been put down yet, is
-//!   found twice. That is so within a motion, too. One that is taken into flight after its
-//!   retry is not, because what is in flight is read before what awaits a retry.
+//! So both moves are made inside a *motion*. `begun` grows before the first of them, and `done`
+//! after the second, each by as many as are moved. A snapshot reads `done`, then the books and the
+//! words, then `begun`, and tolerates the difference. The difference bounds every imbalance that is
+//! no loss:
 //!
-//! Where nothing moves the difference is zero, and a snapshot balances exactly. Who adds
-//! a pair of moves adds a motion around it; `tests/conservation.rs` sees it if not.
+//! - Say the snapshot saw one of the moves and not the other. All reads acquire and all writes
+//!   release, so a snapshot that saw a move sees the `begun` before it. Had it first seen the
+//!   `done` after it, it would have seen both moves later. So the motion is in `begun` and not in
+//!   `done`, with all that it moves.
+//! - A delivery that has ended or waits for its retry is found twice until it leaves flight. That
+//!   is within a motion, too. A delivery taken into flight after its retry is not found twice,
+//!   because a snapshot reads what is in flight before what awaits a retry.
+//!
+//! Where nothing moves the difference is zero, and a snapshot balances exactly. Code with a new
+//! pair of moves puts a motion around it; `tests/conservation.rs` sees it if not.
 
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::mutant;
 
-/// A count that others may read while it grows.
+/// A count that other threads may read while it grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -41,12 +43,12 @@ impl Counter {
         self.0.fetch_add(n, order);
     }
 
-    /// Takes `n` off: for gauges.
+    /// Subtracts `n`, for gauges.
     pub fn sub(&self, n: u64) {
         self.0.fetch_sub(n, Ordering::Release);
     }
 
-    /// The count, and everything that happened before it was reached.
+    /// Returns the count. The caller sees everything that happened before it was reached.
     pub fn get(&self) -> u64 {
         // ORDERING: acquire; see the module's text.
         self.0.load(mutant!(
@@ -57,14 +59,14 @@ impl Counter {
     }
 }
 
-/// What is being moved from one place to another; see the module's text.
+/// The entries that are being moved from one place to another; see the module's text.
 #[derive(Debug, Default)]
 pub struct Motions {
     begun: Counter,
     done: Counter,
 }
 
-/// It lasts as long as this is there.
+/// One motion, which lasts until this value is dropped.
 #[must_use]
 pub struct Motion<'m> {
     of: &'m Motions,
@@ -72,19 +74,19 @@ pub struct Motion<'m> {
 }
 
 impl Motions {
-    /// Before the first of two moves of no more than `count`.
+    /// Begins a motion of no more than `count` entries, before the first of its two moves.
     pub fn begin(&self, count: u64) -> Motion<'_> {
         self.begun.add(count);
         Motion { of: self, count }
     }
 
-    /// What has been moved: to be read before the books.
+    /// Returns how many entries have been moved. A snapshot reads this before the books.
     pub fn done(&self) -> u64 {
         self.done.get()
     }
 
-    /// What may be between two moves in a snapshot that was begun at `done`: to be
-    /// read after the books.
+    /// Returns how many entries may be between two moves, in a snapshot that began at `done`. A
+    /// snapshot reads this after the books.
     pub fn since(&self, done: u64) -> u64 {
         self.begun.get() - done
     }
@@ -96,10 +98,10 @@ impl Drop for Motion<'_> {
     }
 }
 
-/// What happened to the deliveries of one lane.
+/// The fates of one lane's deliveries.
 #[derive(Debug, Default)]
 pub struct LaneBooks {
-    /// Between these books and the lane's room.
+    /// The moves between these books and the lane's room.
     pub motions: Motions,
     made: Counter,
     in_flight: Counter,
@@ -123,38 +125,38 @@ pub struct LaneBooks {
 pub struct DeliveryCounts {
     /// Deliveries that entered the lane.
     pub made: u64,
-    /// The handler has it, or it is leased.
+    /// Deliveries that a handler has, or that are on lease.
     pub in_flight: u64,
-    /// On the timer wheel.
+    /// Deliveries that wait for their retry on the timer wheel.
     pub awaiting_retry: u64,
     /// Entries into the handler, and leases; requeued ones included.
     pub attempts: u64,
-    /// Ended by `Ok`, or by the ack of a lease.
+    /// Deliveries that ended by `Ok`, or by the ack of a lease.
     pub delivered: u64,
-    /// Attempts that ended by an error, a panic, or a lease that was nacked, dropped or timed
-    /// out.
+    /// Attempts that ended by an error, a panic, or a lease that was nacked, dropped or timed out.
     pub failed: u64,
     /// Entries and leases that ended by [`Nack::requeue`](crate::Nack::requeue).
     pub requeued: u64,
     /// Retries granted.
     pub retried: u64,
-    /// Ended in the dead-letter store.
+    /// Deliveries that ended in the dead-letter store.
     pub dead_lettered: u64,
-    /// Ended by overflow or discarded.
+    /// Deliveries that ended by overflow or were discarded.
     pub dropped: u64,
-    /// Ended by their time to live, under [`OnExpired::Drop`](crate::OnExpired::Drop).
+    /// Deliveries that ended by their time to live, under
+    /// [`OnExpired::Drop`](crate::OnExpired::Drop).
     pub expired: u64,
-    /// Ended by an unsubscribe or a shutdown.
+    /// Deliveries that ended by an unsubscribe or a shutdown.
     pub cancelled: u64,
-    /// Entered from the dead-letter store; part of `made`.
+    /// Deliveries that entered from the dead-letter store; part of `made`.
     pub redriven: u64,
     /// Steps that were refused as illegal: zero, or the engine has a bug.
     pub illegal: u64,
 }
 
 impl LaneBooks {
-    /// Takes `step` with `count` deliveries that stand at `from`. A step that no
-    /// delivery may take is refused and counted, and `from` comes back.
+    /// Takes `step` with `count` deliveries that stand at `from`, and returns their new status. A
+    /// step that no delivery may take is refused and counted, and `from` is returned.
     pub fn record(&self, from: Status, step: Step, count: u64) -> Status {
         let Ok(to) = from.step(step) else {
             debug_assert!(false, "illegal step {step:?} from {from}");
@@ -190,25 +192,25 @@ impl LaneBooks {
         to
     }
 
-    /// So many deliveries go to a handler or on lease: from here until
+    /// Notes that `count` deliveries go to a handler or on lease. From here until
     /// [`end_in_flight`](Self::end_in_flight) they are no longer queued.
     pub fn begin_in_flight(&self, count: u64) {
         self.in_flight.add(count);
     }
 
-    /// What became of so many has been recorded.
+    /// Notes that the outcome of `count` deliveries in flight has been recorded.
     pub fn end_in_flight(&self, count: u64) {
         self.in_flight.sub(count);
     }
 
-    /// The counts now, later stages first.
+    /// Returns the counts now. Later stages are read first.
     pub fn read(&self) -> DeliveryCounts {
         let cancelled = self.cancelled.get();
         let expired = self.expired.get();
         let dropped = self.dropped.get();
         let dead_lettered = self.dead_lettered.get();
         let delivered = self.delivered.get();
-        // In this order, so that none is found in both; see the module's text.
+        // In this order, so that no delivery is found in both; see the module's text.
         let in_flight = self.in_flight.get();
         let awaiting_retry = self.awaiting_retry.get();
         let retried = self.retried.get();
@@ -236,12 +238,12 @@ impl LaneBooks {
 }
 
 impl DeliveryCounts {
-    /// Deliveries that reached a final state.
+    /// Returns the number of deliveries that reached a final state.
     pub fn ended(&self) -> u64 {
         self.delivered + self.dead_lettered + self.dropped + self.expired + self.cancelled
     }
 
-    /// Deliveries that are still on their way.
+    /// Returns the number of deliveries that have not ended yet.
     pub fn open(&self) -> u64 {
         self.made.saturating_sub(self.ended())
     }
@@ -265,20 +267,20 @@ impl DeliveryCounts {
     }
 }
 
-/// What happened to the messages of one topic, beside the tickets of its gate.
+/// The fates of one topic's messages, beside the tickets of its gate.
 #[derive(Debug, Default)]
 pub struct TopicBooks {
-    /// Between these books and the gate, and between the rooms and the books of lanes.
+    /// The moves between these books and the gate, and between the rooms and the books of lanes.
     pub motions: Motions,
     /// Publishes refused for want of room, time or subscribers.
     pub rejected: Counter,
     /// Messages dropped by overflow or by shutdown, or expired for want of subscribers.
     pub dropped: Counter,
-    /// Messages nobody subscribed to.
+    /// Messages to which nobody subscribed.
     pub unrouted: Counter,
-    /// Messages handed to every lane.
+    /// Messages that were handed to every lane.
     pub dispatched: Counter,
-    /// Messages on the timer wheel, by `publish_after`.
+    /// Messages that wait on the timer wheel, by `publish_after`.
     pub delayed: Counter,
 }
 

@@ -1,28 +1,28 @@
-//! Admission to a topic: the ticket word, and the count of released tickets
-//! that it is measured against.
+//! Admission to a topic: the ticket word, and the count of released tickets against which it is
+//! measured.
 
 use crate::engine::base::cell::Cell;
 use crate::pure::words::tickets::{Refusal, Tickets};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{CachePadded, mutant};
 
-/// The door of one topic.
+/// The gate of one topic.
 pub struct Gate {
     front: CachePadded<Front>,
-    /// Tickets whose message has left the queue. Written by the consuming side,
-    /// so it keeps away from the line that publishers fight over.
+    /// Tickets whose message has left the queue. The consuming side writes it, so it keeps away
+    /// from the cache line that publishers fight over.
     released: AtomicU64,
 }
 
 struct Front {
     tickets: Cell<Tickets>,
-    /// The last value of `released` that a publisher saw. Spares publishers the
-    /// consumers' cache line as long as there is room by this reckoning.
+    /// The last value of `released` that a publisher saw. It spares publishers the consumers' cache
+    /// line as long as it shows that there is room.
     seen: AtomicU64,
 }
 
 impl Gate {
-    /// Open.
+    /// Makes an open gate.
     pub fn new() -> Self {
         Self {
             front: CachePadded::new(Front {
@@ -33,11 +33,11 @@ impl Gate {
         }
     }
 
-    /// Admits up to `wanted` messages if fewer than `capacity` are in. Returns
-    /// the first id and how many were admitted.
+    /// Admits up to `wanted` messages if fewer than `capacity` are in. Returns the first id and how
+    /// many were admitted.
     pub fn admit(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
-        // ORDERING: relaxed. The count carries no data (the queue orders its own
-        // slots) and a stale value can only refuse; see `Tickets::admit`.
+        // ORDERING: relaxed. The count carries no data (the queue orders its own slots) and a stale
+        // value can only refuse; see `Tickets::admit`.
         let seen = self.front.seen.load(Ordering::Relaxed);
         match self.admit_given(wanted, seen, capacity) {
             Err(Refusal::Full) => {
@@ -61,8 +61,8 @@ impl Gate {
         })
     }
 
-    /// As [`admit`](Self::admit), for who is alone at the gate: whatever changes it holds
-    /// the lock that the caller holds. It spares the compare-and-swap.
+    /// Admits as [`admit`](Self::admit) does, without the compare-and-swap. Every other thread that
+    /// changes the gate holds the lock that the caller holds.
     #[inline(always)]
     pub fn admit_alone(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
         let step = |released| {
@@ -81,8 +81,7 @@ impl Gate {
         }
     }
 
-    /// As [`admit`](Self::admit), for what a handler publishes, which may be let in
-    /// though others aren't.
+    /// Admits messages that a handler publishes. They may be let in though others are not.
     pub fn admit_handler(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
         let released = self.released.load(Ordering::Acquire);
         self.front.tickets.update(|tickets| {
@@ -93,52 +92,52 @@ impl Gate {
 
     /// Gives back `count` tickets, whose messages have left the queue.
     pub fn release(&self, count: u64) {
-        // ORDERING: release, so that who sees the place free sees the counters
-        // that say where its message went.
+        // ORDERING: release, so that a thread that sees the place free also sees the counters that
+        // say where its message went.
         let order = mutant!(Ordering::Release, "gate.release-order", Ordering::Relaxed);
         self.released.fetch_add(count, order);
     }
 
-    /// Admits nobody from here on.
+    /// Closes the gate to everybody.
     pub fn close(&self) {
         mutant!(self.front.tickets.update(Tickets::close), "gate.close");
     }
 
-    /// Admits nobody but handlers from here on.
+    /// Closes the gate to everybody but handlers.
     pub fn close_outside(&self) {
         self.front.tickets.update(Tickets::close_outside);
     }
 
-    /// Whether it was closed to everybody.
+    /// Returns whether the gate is closed to everybody.
     pub fn is_sealed(&self) -> bool {
         self.front.tickets.load().is_sealed()
     }
 
-    /// Whether it was closed, though perhaps not to handlers.
+    /// Returns whether the gate is closed, though perhaps not to handlers.
     pub fn is_closed(&self) -> bool {
         self.front.tickets.load().is_closed()
     }
 
-    /// Tickets handed out so far.
+    /// Returns the number of tickets handed out so far.
     pub fn issued(&self) -> u64 {
         self.front.tickets.load().issued()
     }
 
-    /// Tickets given back so far.
+    /// Returns the number of tickets given back so far.
     pub fn released(&self) -> u64 {
         self.released.load(Ordering::Acquire)
     }
 
-    /// Tickets that are out: an upper bound while others publish.
+    /// Returns the number of tickets that are out: an upper bound while others publish.
     pub fn outstanding(&self) -> u64 {
         self.counts().0
     }
 
-    /// Tickets that are out, and those handed out so far, of which they are part.
+    /// Returns the tickets that are out, and all tickets handed out so far.
     pub fn counts(&self) -> (u64, u64) {
         let released = self.released();
         let issued = self.issued();
-        // In release builds, too: past zero a drain would wait for ever.
+        // In release builds, too: past zero a drain would wait forever.
         assert!(
             released <= issued,
             "released {released} of {issued} tickets"

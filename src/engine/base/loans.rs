@@ -1,19 +1,19 @@
-//! What workers have lent, each at most one thing, and the watch over it.
+//! Loans: the topics that workers have lent, at most one each, and the watch over them.
 //!
-//! A worker that found a topic dry lends it while it runs the lanes, and looks again
-//! afterwards: see [`task_state`](crate::engine::base::task_state). A handler may keep it from that for as long as
-//! it likes. So there is a watch, which comes by now and then, as long as anything is lent,
-//! and takes what has been lent all the while.
+//! A worker that finds a topic dry lends it while it runs the lanes. Afterwards it looks again: see
+//! [`task_state`](crate::engine::base::task_state). A handler may keep the worker from that for as
+//! long as it likes. So a watch comes by now and then, as long as anything is lent. It takes each
+//! loan that its last visit saw already.
 //!
-//! Steps. A *lender* writes its loan down, then looks whether the watch is on, and turns it
-//! on if not. It takes the loan back, unless that has been taken. The *watch*, when it comes,
-//! goes off first, then looks at every loan. If there is one, or has been one since it came
-//! last, it turns itself on again.
+//! Steps. A *lender* writes its loan down, then looks whether the watch is on, and turns it on if
+//! not. It takes the loan back, unless that has been taken. The *watch*, when it comes, goes off
+//! first, then looks at every loan. It takes each loan that it has seen before. If any loan was
+//! written since its last visit, it turns itself on again.
 //!
-//! The feared interleaving: a lender sees the watch on and leaves it at that, while the watch
-//! has been past its loan, and doesn't come again. Both touch the loan under its lock. So a
-//! lender that writes down its loan after the watch was there also sees that it went off
-//! before; and if it is on again, it will come. Model: `loom-tests/tests/models/loans.rs`.
+//! The feared interleaving: a lender sees the watch on and leaves it at that, but the watch has
+//! passed its loan, and doesn't come again. Both touch the loan under its lock. So a lender that
+//! writes down its loan after the watch was there also sees that it went off before. If the lender
+//! finds it on again, it will come. Model: `loom-tests/tests/models/loans.rs`.
 
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{CachePadded, Mutex, in_order};
@@ -26,7 +26,7 @@ pub struct Loans<T> {
 }
 
 struct Loan<T> {
-    /// What is lent, and whether it had news then.
+    /// The task on loan, and whether it had news when it was lent.
     lent: Option<(T, bool)>,
     /// Loans so far, and how many there had been when the watch came by last.
     count: u64,
@@ -34,7 +34,7 @@ struct Loan<T> {
 }
 
 impl<T> Loans<T> {
-    /// None yet, of so many workers.
+    /// Makes room for one loan of each worker.
     pub fn new(workers: usize) -> Self {
         let loan = |_| {
             CachePadded::new(Mutex::new(Loan {
@@ -49,8 +49,8 @@ impl<T> Loans<T> {
         }
     }
 
-    /// Writes down what this worker has lent, and whether there is news of it. `true`: the
-    /// watch was off, and the caller lets it come.
+    /// Writes down the loan of this worker, and whether there is news of it. Returns `true` if the
+    /// watch was off; then the caller sees to it that it comes.
     pub fn lend(&self, worker: usize, what: T, has_news: bool) -> bool {
         let write = || {
             let mut loan = self.loans[worker].lock();
@@ -68,20 +68,20 @@ impl<T> Loans<T> {
         was_off
     }
 
-    /// Takes back what this worker has lent, if nobody took it.
+    /// Takes this worker's loan back, if nobody took it.
     pub fn take_back(&self, worker: usize) -> Option<T> {
         self.loans[worker].lock().lent.take().map(|(what, _)| what)
     }
 
-    /// The same, but only if there is news of it.
+    /// Takes this worker's loan back, if nobody took it and there is news of it.
     pub fn take_back_if(&self, worker: usize, has_news: impl FnOnce(&T) -> bool) -> Option<T> {
         let mut loan = self.loans[worker].lock();
         let lent = loan.lent.take_if(|(what, news)| *news || has_news(what));
         lent.map(|(what, _)| what)
     }
 
-    /// The watch comes by: hands what has been lent since it came last to `take`. `true`: it
-    /// is on, and the caller lets it come again.
+    /// Makes one visit of the watch, which hands `take` each loan that its last visit saw already.
+    /// Returns `true` if the watch is on, and the caller sees to it that it comes again.
     pub fn watch(&self, mut take: impl FnMut(T)) -> bool {
         let mut overdue = Vec::new();
         let mut goes_on = false;

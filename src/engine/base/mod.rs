@@ -1,4 +1,5 @@
-//! The smallest parts that threads share: one atomic word each, counters, the wall around user code.
+//! The smallest parts that threads share: one atomic word each, counters, and the wall around user
+//! code.
 
 pub(crate) mod cell;
 pub(crate) mod clock;

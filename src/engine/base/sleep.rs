@@ -1,12 +1,11 @@
-//! Parking workers and waking them; the word and its argument are in
-//! [`crate::pure::words::idle`].
+//! Parking workers and waking them; the word and its argument are in [`crate::pure::words::idle`].
 
 use crate::engine::base::cell::Cell;
 use crate::pure::words::idle::Idle;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Condvar, Mutex, fence, mutant};
 
-/// The bedroom of a pool.
+/// The parked workers of a pool.
 pub struct Sleep {
     idle: Cell<Idle>,
     permits: Mutex<usize>,
@@ -14,7 +13,7 @@ pub struct Sleep {
 }
 
 impl Sleep {
-    /// Nobody sleeps.
+    /// Makes it for a pool in which nobody sleeps.
     pub fn new() -> Self {
         Self {
             idle: Cell::new(Idle::NOBODY),
@@ -23,13 +22,13 @@ impl Sleep {
         }
     }
 
-    /// A worker without work asks whether it should look around for a while.
+    /// Returns whether a worker without work should look around for a while.
     pub fn search(&self) -> bool {
         self.idle.update(Idle::search)
     }
 
-    /// The searching worker found work. Others may have trusted in it to find
-    /// theirs too, so if `more` says there is more, it wakes a successor.
+    /// Ends a worker's search, because it found work. Others may have trusted in it to find theirs
+    /// too, so if `more` returns `true`, it wakes a successor.
     pub fn found(&self, more: impl FnOnce() -> bool) {
         self.idle.update(Idle::found);
         // ORDERING: as in `sleep`: give up the role first, then look.
@@ -39,7 +38,7 @@ impl Sleep {
         }
     }
 
-    /// Parks until woken. On return the worker counts as searching.
+    /// Parks the worker until it is woken. On return the worker counts as searching.
     pub fn sleep(&self, searching: bool, more: impl FnOnce() -> bool) {
         self.idle.update(|idle| idle.sleep(searching));
         // ORDERING: pairs with the fence in `wake`: we announced, now we look.
@@ -54,7 +53,7 @@ impl Sleep {
         *permits -= 1;
     }
 
-    /// There is work, which the caller has pushed where workers look.
+    /// Wakes a worker if need be. The caller has pushed work where workers look.
     pub fn wake(&self) {
         // ORDERING: pairs with the fence in `sleep`: we pushed, now we look.
         mutant!(fence(Ordering::SeqCst), "sleep.wake-fence");
@@ -68,8 +67,7 @@ impl Sleep {
         }
     }
 
-    /// Wakes everybody, for the end, which the caller has announced where workers
-    /// look.
+    /// Wakes all workers, for the end, which the caller has announced where workers look.
     pub fn wake_all(&self) {
         // ORDERING: pairs with the fence in `sleep`: we announced, now we look.
         mutant!(fence(Ordering::SeqCst), "sleep.wake-all-fence");

@@ -1,39 +1,38 @@
-//! Who runs a topic, a partition of one, a lane or a slot: at most one worker at a time, and
-//! always one as long as there is something to do.
+//! Task states: a topic, a partition of one, a lane or a slot is run by at most one worker at a
+//! time. As long as there is something to do, a worker is bound to run it.
 //!
-//! Steps. A *producer* pushes, fences, reads the schedule, and moves it only if
-//! it is idle or running; or lent, if what it pushed can't wait for the lender. A
-//! *runner* moves it to running, fences, works until it finds nothing, and rests. Or it
-//! *lends* it, works at something else, and starts once more: it alone, or whoever took
-//! the loan before, which it then finds taken. So what is lent always starts once more.
+//! Steps. A *producer* pushes, fences, reads the schedule, and moves it only if it is idle or
+//! running. If its push can't wait for a lender, it moves it from lent, too. A *runner* moves it to
+//! running, fences, works until it finds nothing, and rests. Or it *lends* the task, works at
+//! something else, and starts it once more. If somebody took the loan before, that thread starts
+//! it, and the lender finds it taken. So a task on loan always starts once more.
 //!
-//! The feared interleaving: the producer reads *scheduled* (or *notified*, or *lent*) and
-//! leaves it at that, while the runner has already started, found nothing and
-//! gone to rest. If the producer read a state older than the runner's start, then
-//! its fence came before the runner's fence in the single order of sequentially
-//! consistent fences, so the runner, which looks after its own fence, sees the
-//! push. Model: `loom-tests/tests/models/schedule.rs`.
+//! The feared interleaving: the producer reads *scheduled* (or *notified*, or *lent*) and leaves it
+//! at that. Meanwhile the runner has already started, found nothing and gone to rest. Say the
+//! producer read a state older than the runner's start. Then its fence came before the runner's in
+//! the single order of sequentially consistent fences. The runner looks after its own fence, so it
+//! sees the push. Model: `loom-tests/tests/models/schedule.rs`.
 
 use crate::engine::base::cell::Cell;
 use crate::pure::words::schedule::{Schedule, Then};
 use crate::sync::atomic::Ordering;
 use crate::sync::{fence, mutant};
 
-/// The schedule of one of them.
+/// The schedule of one task.
 #[derive(Debug)]
 pub struct TaskState {
     schedule: Cell<Schedule>,
 }
 
 impl TaskState {
-    /// At rest.
+    /// Makes the state of a task at rest.
     pub fn new() -> Self {
         Self {
             schedule: Cell::new(Schedule::Idle),
         }
     }
 
-    /// There is news, which the caller has pushed where the runner will look, and which
+    /// Notifies the task of news that the caller has pushed where the runner will look. The news
     /// waits for no loan to end.
     pub fn notify(&self) -> Then {
         // ORDERING: pairs with the fence in `started`; see the module's text.
@@ -45,7 +44,7 @@ impl TaskState {
         ))
     }
 
-    /// As [`notify`](Self::notify), for news that a lender is soon enough for.
+    /// Notifies the task, as [`notify`](Self::notify) does, of news that can wait for a lender.
     pub fn nudge(&self) -> Then {
         // ORDERING: as in `notify`.
         mutant!(fence(Ordering::SeqCst), "task.notify-fence");
@@ -64,19 +63,20 @@ impl TaskState {
         )
     }
 
-    /// Whether nobody has anything to do with it, or is about to.
+    /// Returns whether nobody runs the task, and it is not scheduled. A task on loan counts as
+    /// idle.
     pub fn is_idle(&self) -> bool {
         matches!(self.schedule.load(), Schedule::Idle | Schedule::Lent)
     }
 
-    /// Lets it out of hand, for a caller that will [`start`](Self::start) it again.
-    /// `true`: because there is news already.
+    /// Lends the task, for a caller that will [`start`](Self::start) it again. Returns `true` if
+    /// there is news already.
     pub fn lend(&self) -> bool {
         self.schedule.update(Schedule::lend)
     }
 
-    /// Takes the task from the ready queue, or back from a loan. `false`: somebody
-    /// else has taken it since.
+    /// Takes the task from the ready queue, or back from a loan. Returns `false` if somebody else
+    /// has taken it since.
     pub fn start(&self) -> bool {
         mutant!(
             self.started(Schedule::start),
@@ -85,7 +85,7 @@ impl TaskState {
         )
     }
 
-    /// Takes the task past the ready queue. `false`: somebody runs.
+    /// Takes the task past the ready queue. Returns `false` if somebody runs it.
     pub fn claim(&self) -> bool {
         self.started(Schedule::claim)
     }

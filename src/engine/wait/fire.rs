@@ -1,14 +1,14 @@
-//! What a deadline is set for.
+//! Deadlines: the things that they are set for, and the tags that tell them apart.
 
 use crate::sync::Arc;
 
-/// Something that a deadline can be set for.
+/// Something for which a deadline can be set.
 pub(crate) trait Fire: Send + Sync {
-    /// The deadline with this tag has come.
+    /// Reacts to the deadline with this tag, which has come.
     fn fire(self: Arc<Self>, tag: Tag);
 }
 
-/// What a deadline means to its target.
+/// The meaning of a deadline to its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tag {
     /// Look again: a linger or a time to live has ended.

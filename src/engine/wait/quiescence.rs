@@ -1,14 +1,13 @@
-//! Waiting for the engine to come to rest: a drain, an unsubscribe, a test.
+//! Waiting for the engine to come to rest, as a drain, an unsubscribe or a test does.
 //!
-//! Whoever may have done the last piece of work (a worker that finds no more,
-//! a lane that ends) calls [`Quiescence::notify`]. A waiter counts itself in before
-//! it looks for itself, so one of the two sees the other; the fences are those of
-//! [`Waiters`](crate::engine::wait::waiters::Waiters), which this is.
+//! A thread that may have done the last piece of work calls [`Quiescence::notify`]: a worker that
+//! finds no more, or a lane that ends. A waiter counts itself in before it looks, so one of the two
+//! sees the other. The fences are those of [`Waiters`], which does the waiting.
 
 use crate::engine::wait::waiters::Waiters;
 use crate::sync::Instant;
 
-/// Those who wait for rest.
+/// The waiters for rest.
 pub struct Quiescence(Waiters);
 
 impl Quiescence {
@@ -16,19 +15,19 @@ impl Quiescence {
         Self(Waiters::new())
     }
 
-    /// Waits until `still` says so. `false`: the time was up first.
+    /// Waits until `still` returns `true`. Returns `false` if the time was up first.
     pub(crate) fn wait(&self, until: Option<Instant>, mut still: impl FnMut() -> bool) -> bool {
         let still = || still().then_some(());
         self.0.wait_for(until, still, || 0).is_some()
     }
 
-    /// Something ended: let everybody who waits look.
+    /// Lets all waiters look, because something ended.
     pub(crate) fn notify(&self) {
         self.0.wake_all();
     }
 
-    /// The same for who has woken others since, and ended nothing: the fence of that serves
-    /// here, too.
+    /// Lets all waiters look, for a caller that ended nothing, and has woken others since. The
+    /// fence of that wake-up serves here, too.
     pub(crate) fn notify_fenced(&self) {
         self.0.wake_fenced(|| usize::MAX);
     }

@@ -1,11 +1,12 @@
 //! Buffers that wait for room in their topic, in the order in which they came.
 //!
-//! Each is called once there may be room, and publishes on a worker's thread. One at a
-//! time: who is called and has been served, or no longer wants anything, calls the next if
-//! there is room left. One that is refused again keeps its place. Steps, as those of
-//! publishers that wait on their threads (see [`waiters`](crate::engine::wait::waiters)): take a place
-//! and be counted, fence, look once more; whoever makes room releases, fences, looks at
-//! the count.
+//! Each buffer is called once there may be room, and publishes on a worker's thread. They are
+//! called one at a time. A buffer that has been served, or no longer wants anything, calls the next
+//! if there is room left. A buffer that is refused again keeps its place.
+//!
+//! The steps are those of publishers that wait on their threads (see
+//! [`waiters`](crate::engine::wait::waiters)). A buffer takes a place and is counted, fences, and
+//! looks once more. A thread that makes room releases, fences, and looks at the count.
 
 use std::collections::BTreeMap;
 
@@ -13,20 +14,20 @@ use crate::engine::wait::fire::{Fire, Tag};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, fence};
 
-/// Where a buffer stands in the line; kept until it is served.
+/// A buffer's place in the line; kept until it is served.
 #[derive(Debug, Default)]
 pub(crate) struct Place(Option<u64>);
 
 impl Place {
-    /// Whether it waits, or has been called.
+    /// Returns whether the buffer waits, or has been called.
     pub(crate) fn is_taken(&self) -> bool {
         self.0.is_some()
     }
 }
 
-/// The line of one topic. Bounded by its buffers: each has one place.
+/// The line of one topic. It is bounded by the topic's buffers: each has one place.
 pub(crate) struct Standby {
-    /// Those who stand in the line.
+    /// How many buffers stand in the line.
     waiting: AtomicUsize,
     state: Mutex<State>,
 }
@@ -47,13 +48,13 @@ impl Standby {
         }
     }
 
-    /// Whether anybody stands there: to be asked after a fence.
+    /// Returns whether any buffer stands in the line. The caller has fenced before.
     pub(crate) fn is_taken(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes a place in the line, or the same again. Who called this must look once
-    /// more whether there is room.
+    /// Takes a place in the line, or the same place again. The caller must look once more whether
+    /// there is room.
     pub(crate) fn stand(&self, place: &mut Place, target: Arc<dyn Fire>) {
         let mut state = self.state.lock();
         let number = *place.0.get_or_insert(state.next);
@@ -76,7 +77,7 @@ impl Standby {
         }
     }
 
-    /// Calls the first in the line. It keeps its place if it is refused again.
+    /// Calls the first in the line. The buffer keeps its place if it is refused again.
     pub(crate) fn call_next(&self) {
         let first = self.state.lock().line.pop_first();
         if let Some((_, target)) = first {

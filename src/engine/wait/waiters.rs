@@ -1,24 +1,24 @@
-//! Those who wait for room, or for something to take: publishers under `Overflow::Block`,
-//! receivers of a pull subscription, threads and futures alike.
+//! Waiters for room, or for something to take: publishers under `Overflow::Block`, and receivers of
+//! a pull subscription. They are threads and futures alike.
 //!
-//! Steps. A *waiter* takes a place in the line under the lock, which counts it in, fences, tries, and if
-//! that was in vain sleeps until it is called; then it tries again, and if that was in vain
-//! from its old place. Whoever makes room (the *waker*) makes it, fences, reads the count, and
-//! calls as many as there is room for, in the order in which they came. The feared
-//! interleaving, a waiter that sleeps while the room it waits for has just been made, would
-//! need each of the two to miss the other's write, which the fences exclude. A close calls
-//! everybody.
+//! Steps. A *waiter* takes a place in the line under the lock, which counts it in. It fences,
+//! tries, and if it gets nothing sleeps until it is called. Then it tries again, and if it gets
+//! nothing, goes on from its old place. A *waker* makes room, fences, reads the count, and calls as
+//! many waiters as there is room for, in the order in which they came. A close calls everybody.
 //!
-//! As not all are called, another is feared: room is there, somebody was called for it, and
-//! that one never takes it, while others sleep. So whoever was called and leaves (it has
-//! taken something, its time is up, or its future is dropped) looks, after it has been
-//! counted out, whether there is still something, and calls the next. Who made room before
-//! that was counted is seen by this look; who makes room later finds one fewer on the way. A
-//! future that is called and neither polled nor dropped keeps only its own call: the next
-//! room calls another.
+//! The feared interleaving: a waiter sleeps while the room it waits for has just been made. Each of
+//! the two would have to miss the other's write, which the fences exclude.
 //!
-//! A buffer that waits for room stands in a line of its own ([`standby`](crate::engine::wait::standby)),
-//! whose first is called besides.
+//! As not all are called, another interleaving is feared: there is room, a waiter was called for
+//! it, and never takes it, while others sleep. A waiter that was called leaves when it has taken
+//! something, its time is up, or its future is dropped. After it has been counted out, it looks
+//! whether there is still something, and calls the next. This look sees all room that was made
+//! before the count changed. A waker that makes room later finds one fewer on the way. A future
+//! that is called and neither polled nor dropped keeps only its own call: the next room calls
+//! another waiter.
+//!
+//! A buffer that waits for room stands in a line of its own
+//! ([`standby`](crate::engine::wait::standby)), whose first is called besides.
 //!
 //! Wake-ups are made outside of the lock. Model: `loom-tests/tests/models/waiters.rs`.
 
@@ -53,16 +53,16 @@ fn is_late(until: Option<Instant>) -> bool {
     until.is_some_and(|until| Instant::now() >= until)
 }
 
-/// A waiting room.
+/// The waiters of one place, and the buffers that stand by.
 pub struct Waiters {
-    /// Those who sit in the queue.
+    /// How many waiters are in the queue.
     waiting: AtomicUsize,
     queue: Mutex<Queue>,
     standby: Standby,
 }
 
 impl Waiters {
-    /// Nobody waits.
+    /// Makes it with nobody in the queue.
     pub fn new() -> Self {
         Self {
             waiting: AtomicUsize::new(0),
@@ -71,8 +71,8 @@ impl Waiters {
         }
     }
 
-    /// Repeats `attempt` until it returns something or `until` has passed. `room` says for
-    /// how many there is something afterwards.
+    /// Repeats `attempt` until it returns something or `until` has passed. Afterwards `room` says
+    /// how many waiters would find something.
     pub fn wait_for<R>(
         &self,
         until: Option<Instant>,
@@ -82,8 +82,9 @@ impl Waiters {
         self.wait_from(Waiting::new(), until, attempt, room)
     }
 
-    /// The same, but lets those go first who wait already: for who has had its turn. Not for
-    /// ever, as one of them may be a future that nobody polls.
+    /// Waits as [`wait_for`](Self::wait_for) does, but lets earlier waiters go first. It is for a
+    /// caller that has had its turn. It lets them go first for a limited time, because one of them
+    /// may be a future that nobody polls.
     pub fn wait_behind<R>(
         &self,
         until: Option<Instant>,
@@ -96,7 +97,7 @@ impl Waiters {
                 &mut waiting.id,
                 WakeUp::Thread(Arc::clone(&waiting.wake_up)),
             );
-            // In place of a look.
+            // This wake-up stands in place of a look.
             self.wake(&room);
             let patience = Instant::now().checked_add(PATIENCE);
             let until = [until, patience].into_iter().flatten().min();
@@ -124,7 +125,7 @@ impl Waiters {
                 break None;
             }
             self.sleep(&waiting, until);
-            // Not from its old place, so that the call is passed on if it leaves now.
+            // Not from its old place, so that the call is passed on if the waiter leaves now.
             if let Some(answer) = attempt() {
                 break Some(answer);
             }
@@ -133,7 +134,7 @@ impl Waiters {
         answer
     }
 
-    /// Sleeps until it is called, or until then.
+    /// Sleeps until the waiter is called, or until then.
     fn sleep(&self, waiting: &Waiting, until: Option<Instant>) {
         let mut queue = self.queue.lock();
         while queue.waits(&waiting.id) && !is_late(until) {
@@ -141,14 +142,14 @@ impl Waiters {
         }
     }
 
-    /// There is room for so many: lets as many of those who wait look.
+    /// Lets as many waiters look as there is `room` for.
     pub fn wake(&self, room: impl Fn() -> usize) {
         // ORDERING: pairs with the fence in `enqueue`.
         mutant!(fence(Ordering::SeqCst), "waiters.wake-fence");
         self.wake_fenced(room);
     }
 
-    /// The same for who has fenced since it made room.
+    /// Lets waiters look, for a caller that has fenced since it made room.
     pub(crate) fn wake_fenced(&self, room: impl Fn() -> usize) {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             self.call(room());
@@ -158,23 +159,23 @@ impl Waiters {
         }
     }
 
-    /// Has the buffer of this place called when there is room. Who called this must look
-    /// once more whether there is.
+    /// Puts the buffer of this place into the line. The caller must look once more whether there is
+    /// room.
     pub(crate) fn stand(&self, place: &mut Place, target: Arc<dyn Fire>) {
         self.standby.stand(place, target);
     }
 
-    /// The buffer of this place waits no more.
+    /// Takes the buffer of this place out of the line.
     pub(crate) fn step_out(&self, place: &mut Place) {
         self.standby.leave(place);
     }
 
-    /// There is room left: has the next buffer called.
+    /// Calls the next buffer, because there is room left.
     pub(crate) fn call_next(&self) {
         self.standby.call_next();
     }
 
-    /// There never will be room, or who waits must look for itself: lets everybody look.
+    /// Lets all waiters look: there never will be room, or each must look for itself.
     pub fn wake_all(&self) {
         mutant!(
             self.wake(|| usize::MAX),
@@ -207,8 +208,7 @@ impl Waiters {
         mutant!(fence(Ordering::SeqCst), "waiters.wait-fence");
     }
 
-    /// Has this future be called when there is room, unless `attempt` returns
-    /// now.
+    /// Registers this future to be called when there is room, unless `attempt` returns now.
     #[cfg(feature = "async")]
     pub(crate) fn poll_for<R>(
         &self,
@@ -227,7 +227,7 @@ impl Waiters {
         }
     }
 
-    /// Whoever has this id waits no more. Passes a call on if there is `room` for another.
+    /// Ends the wait of this id. Passes a call on if there is `room` for another waiter.
     #[inline]
     pub(crate) fn leave(&self, id: &mut WaiterId, room: impl Fn() -> usize) {
         if !id.is_free() {

@@ -1,8 +1,7 @@
-//! Who waits in a waiting room, in the order in which they came: threads, and futures by their
-//! wakers.
+//! The queue of waiters, in the order in which they came: threads, and futures by their wakers.
 //!
-//! A waker is the user's: it is cloned, called and dropped outside of the lock, and a
-//! panic of it is contained. Bounded by those who wait: each has one place.
+//! A waker is the user's. It is cloned, called and dropped outside of the lock, and a panic of it
+//! is contained. The queue is bounded by its waiters: each has one place.
 
 use std::collections::BTreeMap;
 #[cfg(feature = "async")]
@@ -12,19 +11,18 @@ use std::task::Waker;
 use crate::engine::base::contain::contain;
 use crate::sync::{Arc, Condvar};
 
-/// Where somebody who waits is found. It is kept until the wait is over, and with it the place
-/// in the order.
+/// The id of a waiter. It is kept until the wait is over, and with it the place in the order.
 #[derive(Debug, Default)]
 pub(crate) struct WaiterId(Option<u64>);
 
 impl WaiterId {
-    /// Whether nobody waits from it.
+    /// Returns whether no waiter has this id.
     pub(crate) fn is_free(&self) -> bool {
         self.0.is_none()
     }
 }
 
-/// What calls somebody who waits.
+/// The means to call a waiter.
 pub(crate) enum WakeUp {
     Thread(Arc<Condvar>),
     #[cfg(feature = "async")]
@@ -32,7 +30,8 @@ pub(crate) enum WakeUp {
 }
 
 impl WakeUp {
-    /// `false`: it panicked, which the panic hook has reported, and called nobody.
+    /// Calls the waiter. Returns `false` if the waker panicked, which the panic hook has reported,
+    /// and called nobody.
     pub(crate) fn wake(self) -> bool {
         match self {
             Self::Thread(thread) => {
@@ -45,7 +44,7 @@ impl WakeUp {
     }
 }
 
-/// Those who wait.
+/// The waiters, by the order in which they came.
 pub(crate) struct Queue {
     next: u64,
     waiters: BTreeMap<u64, WakeUp>,
@@ -64,7 +63,7 @@ impl Queue {
         self.waiters.len()
     }
 
-    /// Whether whoever has this id waits to be called.
+    /// Returns whether the waiter with this id still waits to be called.
     pub(crate) fn waits(&self, id: &WaiterId) -> bool {
         id.0.is_some_and(|number| self.waiters.contains_key(&number))
     }
@@ -81,7 +80,7 @@ impl Queue {
         before
     }
 
-    /// Leaves. Returns the wake-up, or that it was called.
+    /// Leaves the queue. Returns the wake-up, or that it was called.
     pub(crate) fn dequeue(&mut self, id: &mut WaiterId) -> Option<Result<WakeUp, Called>> {
         let number = id.0.take()?;
         let wake_up = self.waiters.remove(&number);
@@ -91,8 +90,9 @@ impl Queue {
         Some(wake_up.ok_or(Called))
     }
 
-    /// Calls the first of those who wait: as many as are `wanted` with those who were called
-    /// before and are on their way; at least one, for one of those may never look.
+    /// Calls the first waiters. Together with the waiters that were called before and are on their
+    /// way they are `wanted` many. It calls at least one, for one of those on their way may never
+    /// look.
     pub(crate) fn call(&mut self, wanted: usize) -> Vec<WakeUp> {
         let count = wanted.saturating_sub(self.called).max(1);
         let mut wake_ups = Vec::new();
@@ -106,5 +106,5 @@ impl Queue {
     }
 }
 
-/// Who leaves was called.
+/// A waiter that leaves had been called.
 pub(crate) struct Called;
