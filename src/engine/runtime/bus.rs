@@ -1,10 +1,9 @@
 //! Events on their way to the observers.
 //!
-//! Whoever emits pushes into a bounded buffer and goes on; a thread of its own
-//! calls the observers. So an observer that is slow costs events and never
-//! deliveries, and one that panics costs itself that event. With nobody
-//! listening an emit is one relaxed load. Who wakes the thread, and that no event waits
-//! while it sleeps, is argued in [`crate::pure::words::news`].
+//! An emitter pushes into a bounded buffer and goes on; a thread of its own calls the observers. So
+//! a slow observer costs events and never deliveries. An observer that panics costs itself that
+//! event. With nobody listening an emit is one relaxed load. [`crate::pure::words::news`] argues
+//! who wakes the thread, and that no event waits while it sleeps.
 
 use std::io;
 use std::iter;
@@ -24,11 +23,11 @@ use crate::sync::{
     is_current, mutant, spawn, yield_now,
 };
 
-/// Most records that are taken out of the buffer before the first of them is told. They go
-/// together, too: a name's count of references travels between two cores once for all of them.
+/// Most records that are taken out of the buffer before the first of them is told. They are dropped
+/// together, too: a name's reference count travels between two cores once for all.
 const BURST: usize = 64;
-/// How often the thread looks again, once others have had their turn, before it sleeps: to
-/// wake it costs whoever emits more than many events do.
+/// How often the thread looks again, after a yield, before it sleeps. To wake it costs an emitter
+/// more than many events do.
 const YIELDS: u32 = if EXPLORED { 0 } else { 8 };
 
 /// A user's observer.
@@ -39,7 +38,7 @@ type Observers = Vec<Listener>;
 #[derive(Clone)]
 struct Listener {
     number: u64,
-    /// It hears what happens after this event.
+    /// The observer hears of events after this one.
     after: u64,
     observer: Arc<Contained<Box<Observer>>>,
 }
@@ -54,7 +53,7 @@ pub(crate) struct Bus {
     joining: Mutex<u64>,
     capacity: usize,
     buffer: OnceLock<Queue<Note>>,
-    /// Written by all who emit.
+    /// Written by all emitters.
     news: CachePadded<Cell<News>>,
     missed: AtomicU64,
     panicked: AtomicU64,
@@ -87,15 +86,15 @@ impl Bus {
         }
     }
 
-    /// Whether anybody listens.
+    /// Returns whether anybody listens.
     #[inline]
     pub(crate) fn observed(&self) -> bool {
-        // ORDERING: relaxed: an observer hears what happens after it was added
-        // and perhaps a little of what happened while it was.
+        // ORDERING: relaxed. An observer hears of events after it was added, and perhaps of a few
+        // while it was being added.
         self.observed.load(Ordering::Relaxed)
     }
 
-    /// Whether anybody ever has.
+    /// Returns whether anybody has ever listened.
     pub(crate) fn was_observed(&self) -> bool {
         self.buffer.get().is_some()
     }
@@ -108,8 +107,8 @@ impl Bus {
         });
     }
 
-    /// As [`send`](Self::send), a note of so many events, made when its first one's number
-    /// is known.
+    /// Sends a note of `events` events. The note is made when the number of its first event is
+    /// known.
     #[inline]
     pub(crate) fn send_numbered(&self, events: u64, note: impl FnOnce(u64) -> Note) {
         let Some(buffer) = self.buffer.get() else {
@@ -188,7 +187,7 @@ impl Bus {
         Ok(())
     }
 
-    /// Tells what comes until the bus is stopped: the observers' thread.
+    /// Tells observers of events until the bus is stopped. The observers' thread runs this.
     pub(crate) fn listen(&self) {
         let mut looks = 0;
         let mut burst = Vec::new();
@@ -198,13 +197,13 @@ impl Bus {
                 false => looks + 1,
             };
             self.told_all.notify();
-            // What is sent after the end, of refusals say, may have none.
+            // Events sent after the end, of refusals say, may go untold.
             let last = *self.stopping.lock();
             if last.is_some_and(|last| self.known() >= last) {
                 return;
             }
             let known = mutant!(self.known(), "bus.count-news", self.news.load().drawn);
-            // Or somebody is between its numbers and its push.
+            // If the word refuses, an emitter is between its numbers and its push.
             if looks < YIELDS || !self.news.update(|news| news.sleep(known)) {
                 yield_now();
                 continue;
@@ -219,13 +218,14 @@ impl Bus {
         }
     }
 
-    /// Events of which is known what has become of them.
+    /// Returns how many events have been told or missed.
     fn known(&self) -> u64 {
         let missed = self.missed.load(Ordering::Relaxed);
         self.told.load(Ordering::Acquire) + missed
     }
 
-    /// Tells the observers all there is in the buffer, on this thread. `false`: nothing.
+    /// Tells the observers all events in the buffer, on this thread. Returns `false` if there were
+    /// none.
     pub(crate) fn pump(&self) -> bool {
         if !self.was_observed() {
             return false;
@@ -237,8 +237,8 @@ impl Bus {
         has_told
     }
 
-    /// Tells some of what is in the buffer, on this thread. `false`: there is nothing. `burst` is
-    /// memory to be used again.
+    /// Tells some of the events in the buffer, on this thread. Returns `false` if there were none.
+    /// `burst` is memory to be used again.
     fn tell_burst(&self, burst: &mut Vec<Note>) -> bool {
         let Some(buffer) = self.buffer.get() else {
             return false;
@@ -252,8 +252,8 @@ impl Bus {
         let mut listeners = observers.load();
         let mut told = 0;
         for note in burst.iter() {
-            // ORDERING: who sees the count sees the list. It is looked at for each note,
-            // so that who has left hears nothing more.
+            // ORDERING: acquire, so that this thread sees the list if it sees the count. It looks
+            // for each note, so that an observer that was removed hears nothing more.
             let now = self.changes.load(Ordering::Acquire);
             if now != changes {
                 changes = now;
@@ -262,7 +262,7 @@ impl Bus {
             note.tell(|event| self.tell(event, listeners));
             told += note.len();
         }
-        // ORDERING: whoever sees the count sees what the observers did.
+        // ORDERING: a thread that sees the count sees what the observers did.
         self.told.fetch_add(told, Ordering::Release);
         burst.clear();
         true
@@ -277,7 +277,7 @@ impl Bus {
         }
     }
 
-    /// Waits until everything sent so far has been told. `false`: time was up.
+    /// Waits until everything sent so far has been told. Returns `false` if the time was up.
     pub(crate) fn flush(&self, until: Option<Instant>) -> bool {
         self.flush_to(self.news.load().drawn, until)
     }
@@ -286,18 +286,18 @@ impl Bus {
         self.told_all.wait(until, || self.known() >= sent)
     }
 
-    /// Events that found the buffer full.
+    /// Returns the number of events that found the buffer full.
     pub(crate) fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
     }
 
-    /// Panics of observers.
+    /// Returns the number of observers' panics.
     pub(crate) fn panicked(&self) -> u64 {
         self.panicked.load(Ordering::Relaxed)
     }
 
-    /// Ends the thread once it has told what is in the buffer; doesn't wait for
-    /// an observer that is still busy. `true`: all has been told.
+    /// Ends the thread once it has told the events in the buffer. Doesn't wait for an observer that
+    /// is still busy. Returns `true` if everything has been told.
     pub(crate) fn stop(&self, until: Option<Instant>) -> bool {
         let sent = self.news.load().drawn;
         *self.stopping.lock() = Some(sent);
@@ -320,7 +320,7 @@ mod tests {
     use super::*;
     use crate::observe::event::EventKind;
 
-    /// It is sent by an observer here, for each event that it hears of.
+    /// An observer sends it here, for each event that it hears of.
     #[test]
     fn what_is_sent_while_the_bus_stops_does_not_keep_it() {
         let bus = Arc::new(Bus::new(64));

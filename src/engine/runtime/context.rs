@@ -1,9 +1,8 @@
-//! What a thread knows about itself: which engines run on it, and what the handler
-//! call it is in has met.
+//! Each thread's knowledge of itself: the engines that run on it, and the handler call it is in.
 //!
-//! A handler of one broker may run another that nobody else runs, so a thread has a
-//! stack of engines. What a thread may not do (wait for the engine that it is part
-//! of) is asked engine by engine.
+//! A handler of one broker may run another broker that has no workers. So a thread has a stack of
+//! engines. A thread must not wait for an engine that it is part of, which is asked engine by
+//! engine.
 
 #![allow(
     clippy::missing_const_for_thread_local,
@@ -15,7 +14,7 @@ use std::cell::{Cell, RefCell};
 use crate::engine::runtime::Engine;
 use crate::sync::thread_local;
 
-/// Tells engines apart, for as long as they live.
+/// The identity of an engine, for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EngineId(usize);
 
@@ -28,15 +27,15 @@ impl Engine {
 /// An engine that runs on this thread.
 struct Frame {
     engine: EngineId,
-    /// It has refused a publish while the engine above it on the stack ran.
+    /// The engine has refused a publish while the engine above it on the stack ran.
     refused: bool,
 }
 
 /// The handler call that a thread is in.
 struct Call {
-    /// Whose handler it is; `None` between calls.
+    /// The engine whose handler it is; `None` between calls.
     of: Cell<Option<EngineId>>,
-    /// A publish of it was refused because that engine is ending.
+    /// A publish of the call was refused because that engine is ending.
     refused: Cell<bool>,
 }
 
@@ -46,26 +45,27 @@ thread_local! {
         of: Cell::new(None),
         refused: Cell::new(false),
     };
-    /// Who has refused a publish of this thread, outside of its own handlers, since the
-    /// thread last received or settled a lease of that engine.
+    /// The engine that has refused a publish of this thread outside of its own handlers. It is
+    /// forgotten when the thread receives or settles a lease of that engine.
     static REFUSED_BY: Cell<Option<EngineId>> = Cell::new(None);
     static TURN: Cell<u32> = Cell::new(0);
 }
 
-/// Leases that a thread takes before it lets others go first that share the pull. A few,
-/// so that they get about as many; more than a few, for each time costs a system call.
+/// Leases that a thread takes before it lets other threads of the same pull go first. They are a
+/// few, so that all threads get about as many. They are more than a few, because each time costs a
+/// system call.
 const TURN_LEASES: u32 = 32;
 
-/// Looks at the engines of this thread. There are none any more while the thread is
-/// taken down, when destructors of the user's own thread-locals may still call us.
+/// Looks at the engines of this thread. `None` means that the thread is being taken down, when
+/// destructors of the user's own thread-locals may still call us.
 fn engines<R>(look: impl FnOnce(&mut Vec<Frame>) -> R) -> Option<R> {
     ENGINES
         .try_with(|engines| look(&mut engines.borrow_mut()))
         .ok()
 }
 
-/// While it lives, this thread runs the engine, and nothing on it may wait for that
-/// engine.
+/// The time in which this thread runs the engine. Nothing on the thread may wait for that engine
+/// while this value lives.
 pub(crate) struct Inside {
     /// The call that goes on when this has ended.
     of: Option<EngineId>,
@@ -91,7 +91,7 @@ impl Inside {
         })
     }
 
-    /// For a thread that does nothing but what a handler of the engine spreads over it.
+    /// Enters for a thread that only ever runs work of one of the engine's handlers.
     #[cfg(feature = "parallel")]
     pub(crate) fn enter_for_life(engine: EngineId) {
         std::mem::forget(Self::enter_by_id(engine));
@@ -113,24 +113,24 @@ impl Drop for Inside {
     }
 }
 
-/// Whether this engine runs on this thread: a handler, a strategy, a policy or an
-/// observer of it is being called.
+/// Returns whether this engine runs on this thread: one of its handlers, strategies, policies or
+/// observers is being called.
 pub(crate) fn is_inside(engine: &Engine) -> bool {
     let id = engine.id();
     engines(|engines| engines.iter().any(|frame| frame.engine == id)) == Some(true)
 }
 
-/// Whether this engine runs on this thread, and that in a call of a handler.
+/// Returns whether this engine runs on this thread, in a call of a handler.
 pub(crate) fn is_handling(engine: &Engine) -> bool {
     CALL.with(|call| call.of.get().is_some()) && is_inside(engine)
 }
 
-/// What tells this thread from others that are alive.
+/// Returns a mark that no other living thread has.
 pub(crate) fn mark() -> usize {
     TURN.with(|turn| std::ptr::from_ref(turn).addr())
 }
 
-/// This thread has taken so many leases of a pull that other threads share, or don't.
+/// Notes that this thread has taken `leases` of a pull, and whether other threads take from it.
 pub(crate) fn note_taken(leases: u32, is_shared: bool) {
     TURN.with(|turn| {
         let taken = turn.get().saturating_add(leases);
@@ -138,7 +138,7 @@ pub(crate) fn note_taken(leases: u32, is_shared: bool) {
     });
 }
 
-/// Whether it is time to let others go first. Begins the next turn.
+/// Returns whether it is time to let other threads go first. If so, the next turn begins.
 pub(crate) fn is_turn_over() -> bool {
     TURN.with(|turn| {
         let is_over = turn.get() >= TURN_LEASES;
@@ -149,12 +149,11 @@ pub(crate) fn is_turn_over() -> bool {
     })
 }
 
-/// Calls a handler of this engine. Before each call, if there are several, the flag
-/// is to be cleared; after it, it says whether the engine has refused a publish of
-/// that call because it is ending.
+/// Makes calls of a handler of this engine. The closure clears the flag before each of several
+/// calls. After a call the flag says whether the ending engine has refused a publish of it.
 pub(crate) fn calling<R>(engine: EngineId, calls: impl FnOnce(&Cell<bool>) -> R) -> R {
     CALL.with(|call| {
-        // A call may be in another one: an async call is polled by who ends its slot.
+        // A call may be in another one: the thread that ends a slot polls its async call.
         let of = call.of.replace(Some(engine));
         let refused = call.refused.replace(false);
         let result = calls(&call.refused);
@@ -164,7 +163,7 @@ pub(crate) fn calling<R>(engine: EngineId, calls: impl FnOnce(&Cell<bool>) -> R)
     })
 }
 
-/// A publish on this thread was refused because the engine is ending.
+/// Notes that a publish on this thread was refused because the engine is ending.
 pub(crate) fn note_refusal(engine: &Engine) {
     let id = engine.id();
     engines(|engines| {
@@ -177,9 +176,9 @@ pub(crate) fn note_refusal(engine: &Engine) {
     });
 }
 
-/// Whether that has happened outside of a handler since this was last asked, which is
-/// when the thread receives or settles a lease of the engine: of those that it holds,
-/// the refusal concerns the one that it settles next.
+/// Returns whether that has happened outside of a handler since the last time of asking. The thread
+/// asks when it receives or settles a lease of the engine. The refusal concerns the lease that it
+/// settles next.
 pub(crate) fn take_refusal(engine: &Engine) -> bool {
     REFUSED_BY.with(|refused_by| {
         let is_ours = refused_by.get() == Some(engine.id());

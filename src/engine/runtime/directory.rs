@@ -1,4 +1,4 @@
-//! Topics and subscriptions to patterns as the engine knows them, whatever they carry.
+//! Topics and subscriptions to patterns as the engine knows them, of any payload type.
 
 use std::any::Any;
 
@@ -12,15 +12,15 @@ use crate::pure::words::handles::Handles;
 use crate::sync::{Arc, Mutex};
 use crate::types::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};
 
-/// What is still to be done.
+/// The work that is still to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Survey {
     /// Messages and deliveries that somebody can and will work on now.
     pub(crate) moving: u64,
-    /// Those that wait for their time: retries and delayed messages.
+    /// Retries and delayed messages that wait for their time.
     pub(crate) parked: u64,
-    /// Grows with everything that happens, so that two equal surveys mean that
-    /// nothing happened in between.
+    /// A number that grows with everything that happens. So two equal surveys mean that nothing
+    /// happened in between.
     pub(crate) activity: u64,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct TopicSettings {
     pub(crate) partitions: Option<Partitions>,
 }
 
-/// How a topic is split.
+/// The number of a topic's partitions, and where messages without a key go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Partitions {
     pub(crate) count: u16,
@@ -52,20 +52,19 @@ pub(crate) trait AnyTopic: Send + Sync {
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
     fn handles(&self) -> &Cell<Handles>;
     fn settings(&self) -> &TopicSettings;
-    /// Whether it has lanes, though they be ending.
+    /// Returns whether it has lanes, even if they are ending.
     fn has_lanes(&self) -> bool;
-    /// What there is that forbids removing it.
+    /// Returns what it contains that forbids removing it.
     fn contents(&self) -> Option<&'static str>;
-    /// Refuses publishes from here on, those of handlers included or not, and lets
-    /// everybody know.
+    /// Refuses publishes from here on, from outside of handlers or from everybody, and lets waiters
+    /// know.
     fn close(self: Arc<Self>, whom: Refuse);
     fn survey(&self) -> Survey;
-    /// After the broker has stopped, or the topic was removed: ends what no worker has
-    /// in hand.
+    /// Ends everything that no worker runs, after the broker has stopped, or the topic was removed.
     fn end(self: Arc<Self>, engine: &Engine);
     /// Lets go of lanes and handlers, for the end of the broker.
     fn release_user_code(&self);
-    /// Lets go of its strategy and retry policy, which nobody asks any more.
+    /// Lets go of its strategy and retry policy, which are no longer called.
     fn release_settings(&self);
     fn metrics(&self) -> TopicMetrics;
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy);
@@ -75,17 +74,17 @@ pub(crate) trait AnyTopic: Send + Sync {
     fn announce_lanes(&self);
 }
 
-/// All subscriptions to patterns. Under this lock, names of subscriptions are given
-/// out, and topics are put on the map and taken off.
+/// All subscriptions to patterns. Under this lock, names of subscriptions are given out, and topics
+/// are put on the map and taken off.
 pub(crate) type PatternSubs = Mutex<Vec<Arc<dyn AnyPatternSub>>>;
 
-/// A subscription to patterns, for topics of any payload type. Called under the lock
-/// of the pattern subscriptions, except for the last two.
+/// A subscription to patterns, for topics of any payload type. Callers hold the lock of the pattern
+/// subscriptions, except for the last two methods.
 pub(crate) trait AnyPatternSub: Send + Sync {
     fn name(&self) -> &str;
-    /// Gives a topic that nobody can find yet a lane if it matches.
+    /// Gives the topic a lane if it matches. Nobody can find the topic yet.
     fn on_topic_opened(&self, topic: &Arc<dyn AnyTopic>);
-    /// The topic is off the map. `true`: it had a lane, which will end.
+    /// Reacts to a topic that is off the map. Returns `true` if it had a lane, which will end.
     fn on_topic_removed(&self, topic: &str) -> bool;
     /// Lets go of lanes that have ended, and keeps their counts.
     fn reap_ended(&self);

@@ -1,19 +1,19 @@
-//! When something that waits in a place may have outlived its time to live, so that
-//! it ends by itself.
+//! The first expiry in a place where deliveries or messages wait, so that they end by themselves.
 //!
-//! The places are the lanes, the topics and their partitions. Each knows the first
-//! expiry of what waits in it, or a time before that; it is never late. Steps. Who
-//! *adds* something that can expire puts it there, then *notes* its expiry. Who
-//! *looks* forgets the first expiry, looks through what is there, ends what has
-//! expired, and notes the first of what is left. Who leaves something there to rest
-//! has the wheel *call* at the first expiry. Whoever needs the room asks whether that
-//! *has come*, and looks.
+//! The places are the lanes, the topics and their partitions. Each knows the first expiry of what
+//! waits in it, or a time before that; it is never late.
 //!
-//! The feared interleaving: what is added is not seen by a look that forgets its expiry.
-//! All that change the word are read-modify-writes: a look that forgets what was noted has
-//! read it, and so sees what was put there before.
+//! Steps. To *add* something that can expire, a thread puts it there, then *notes* its expiry. To
+//! *look*, a thread forgets the first expiry, looks through the place, ends what has expired, and
+//! notes the first expiry of the rest. A thread that leaves something there to rest has the wheel
+//! *call* at the first expiry. A thread that needs the room asks whether that *has come*, and
+//! looks.
 //!
-//! What can't expire costs one load for each turn.
+//! The feared interleaving: a look forgets the expiry of something that it doesn't see. All changes
+//! of the word are read-modify-writes. A look that forgets a noted expiry has read it, and so sees
+//! what was put there before.
+//!
+//! A place where nothing can expire costs one load for each turn.
 
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::linger::Linger;
@@ -36,35 +36,35 @@ impl Expiry {
         }
     }
 
-    /// Something that is there expires then, or never. `true`: it is the first.
+    /// Notes that something in the place expires then, or never. Returns `true` if it is the first.
     pub(crate) fn note(&self, expires_ns: u64) -> bool {
         // ORDERING: release, with the acquire in `forget`; see the module's text.
         expires_ns != NEVER && expires_ns < self.first_ns.fetch_min(expires_ns, Ordering::AcqRel)
     }
 
-    /// Whoever calls this looks now, and notes what is left.
+    /// Begins a look. The caller looks now, and notes what is left.
     pub(crate) fn begin_look(&self, engine: &Engine) {
         self.forget();
         self.cancel(engine);
     }
 
-    /// Whoever calls this says what is there.
+    /// Forgets the first expiry and returns it. The caller notes what is still there.
     pub(crate) fn forget(&self) -> u64 {
         self.first_ns.swap(NEVER, Ordering::AcqRel)
     }
 
-    /// Whether anything there is known to expire.
+    /// Returns whether anything in the place is known to expire.
     pub(crate) fn is_known(&self) -> bool {
         self.first_ns.load(Ordering::Relaxed) != NEVER
     }
 
-    /// Whether to look.
+    /// Returns whether it is time to look.
     pub(crate) fn has_come(&self, engine: &Engine) -> bool {
         let first_ns = self.first_ns.load(Ordering::Relaxed);
         first_ns != NEVER && engine.clock.now_ns() >= first_ns
     }
 
-    /// Has `target` look again when the first of what waits expires.
+    /// Has `target` look again at the first expiry.
     pub(crate) fn call(&self, engine: &Engine, target: Arc<dyn Fire>) {
         let first_ns = self.first_ns.load(Ordering::Relaxed);
         if first_ns != NEVER {
@@ -73,7 +73,7 @@ impl Expiry {
         }
     }
 
-    /// Nothing waits there any more.
+    /// Takes the call back, because nothing waits in the place any more.
     pub(crate) fn cancel(&self, engine: &Engine) {
         self.call.lock().cancel(engine);
     }

@@ -1,5 +1,5 @@
-//! The wake-up call of whoever waits for a batch to fill: a dispatcher, the lane
-//! of a batch handler, or a buffer.
+//! The wake-up call of a task that waits for a batch to fill: a dispatcher, the lane of a batch
+//! handler, or a buffer.
 
 use crate::engine::runtime::Engine;
 use crate::engine::wait::fire::{Fire, Tag};
@@ -11,8 +11,8 @@ use crate::sync::Arc;
 pub(crate) struct Linger(Option<(TimerKey, u64)>);
 
 impl Linger {
-    /// Has `target` look again in `delay_ns` at the latest; `None` takes the call
-    /// back. One that comes in the same tick anyway, or before, stays.
+    /// Has `target` look again in `delay_ns` at the latest; `None` takes the call back. An earlier
+    /// call stays, and so does one in the same tick.
     pub(crate) fn set(&mut self, engine: &Engine, delay_ns: Option<u64>, target: Arc<dyn Fire>) {
         let Some(delay_ns) = delay_ns else {
             return self.cancel(engine);

@@ -1,4 +1,4 @@
-//! What a broker's threads, handles and user code share, and the threads themselves.
+//! The engine that a broker's threads, handles and user code share, and the threads themselves.
 
 pub(crate) mod bus;
 pub(crate) mod context;
@@ -21,7 +21,7 @@ use crate::sync::{Arc, Instant, Map, Mutex, Slot, Weak};
 use crate::types::config::{Histograms, Idle};
 use directory::{AnyTopic, PatternSubs};
 
-/// What a broker, its handles and its threads share.
+/// The state that a broker, its handles and its threads share.
 pub(crate) struct Engine {
     pub(crate) clock: Clock,
     pub(crate) timer: timer::Timer,
@@ -30,21 +30,21 @@ pub(crate) struct Engine {
     pub(crate) quiescence: Quiescence,
     pub(crate) topics: Map<Arc<dyn AnyTopic>>,
     pub(crate) pattern_subs: PatternSubs,
-    /// Topics that were removed while a lane by a pattern was still ending: the end of
-    /// the broker must find it.
+    /// Topics that were removed while a lane by a pattern was still ending. The end of the broker
+    /// must find them.
     pub(crate) retired_topics: Mutex<Vec<Arc<dyn AnyTopic>>>,
     /// The last metrics of topics that were removed.
     pub(crate) removed: Mutex<Option<TopicMetrics>>,
     pub(crate) strategy: Slot<StrategyInUse>,
     pub(crate) retry: SharedPolicy,
-    /// What jitter is drawn from, with who failed and how often.
+    /// The seed of jitter, which also depends on who failed and how often.
     pub(crate) seed: u64,
-    /// Without workers: what is put off to the next run.
+    /// Without workers: deadlines that are put off to the next run.
     pub(crate) next_run: Mutex<Vec<(Weak<dyn Fire>, Tag)>>,
     pub(crate) ending: Cell<Ending>,
     /// Deliveries cancelled because a publish of their handler was refused.
     pub(crate) cancelled_by_end: AtomicU64,
-    /// The process that has its threads: not the one that it was forked into.
+    /// The process that has its threads, and not one that was forked from it.
     pub(crate) process: u32,
     pub(crate) workers: usize,
     pub(crate) idle: Idle,
@@ -53,29 +53,29 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Whether it is on its way out: it opens no topics any more, and closes those it
-    /// has or has done so.
+    /// Returns whether it is on its way out. It opens no more topics, and closes those it has, or
+    /// has done so.
     pub(crate) fn is_ending(&self) -> bool {
         self.ending.load() > Ending::Running
     }
 
-    /// Whether all its topics are closed, at least to those outside of handlers.
+    /// Returns whether all its topics are closed, at least to publishers outside of handlers.
     pub(crate) fn is_closed(&self) -> bool {
         self.ending.load() >= Ending::Draining
     }
 
-    /// Whether it cancels what it has.
+    /// Returns whether it cancels what it has.
     pub(crate) fn has_stopped(&self) -> bool {
         self.ending.load() >= Ending::Stopped
     }
 
-    /// Whether this process was forked off, and the threads have stayed behind: there is
-    /// nobody to wait for, and what they had locked stays so.
+    /// Returns whether this process was forked off, and the threads have stayed behind. Then there
+    /// is nobody to wait for, and locks that they held stay locked.
     pub(crate) fn has_lost_its_threads(&self) -> bool {
         self.workers > 0 && self.process != std::process::id()
     }
 
-    /// Whether the caller's thread runs everything.
+    /// Returns whether the caller's thread runs everything.
     pub(crate) fn is_manual(&self) -> bool {
         self.workers == 0
     }
@@ -86,20 +86,19 @@ impl Engine {
         self.timer.insert(due_ns, tag, target)
     }
 
-    /// Has `target` be told of this tag at the beginning of the next run, if it is there
-    /// by then.
+    /// Fires this tag at `target` at the beginning of the next run, if the target is still there.
     pub(crate) fn fire_in_next_run(&self, target: Arc<dyn Fire>, tag: Tag) {
         self.next_run.lock().push((Arc::downgrade(&target), tag));
     }
 
-    /// Runs what is ready and due on the calling thread until there is nothing
-    /// left to do now; returns how many turns that took. Does nothing on an
-    /// engine with workers, or from inside a handler.
+    /// Runs turns that are ready and deadlines that are due, on the calling thread, until there is
+    /// nothing left to do now. Returns how many turns that took. Does nothing on an engine with
+    /// workers, or from inside a handler.
     pub(crate) fn run_until_idle(&self) -> usize {
         self.run_until(None)
     }
 
-    /// Whether nothing is put off, due, ready or to be told.
+    /// Returns whether nothing is put off, due or ready, and no observer was ever added.
     fn is_idle(&self) -> bool {
         self.pool.is_idle()
             && !self.bus.was_observed()
@@ -107,7 +106,7 @@ impl Engine {
             && !self.timer.is_due(&self.clock)
     }
 
-    /// As [`run_until_idle`](Self::run_until_idle), but begins no turn after `until`.
+    /// Runs as [`run_until_idle`](Self::run_until_idle) does, but begins no turn after `until`.
     pub(crate) fn run_until(&self, until: Option<Instant>) -> usize {
         if !self.is_manual() || context::is_inside(self) {
             return 0;

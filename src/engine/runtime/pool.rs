@@ -1,4 +1,4 @@
-//! Worker threads, and the queue of what is ready to run.
+//! Worker threads, and the queue of tasks that are ready to run.
 
 use std::io;
 
@@ -13,52 +13,52 @@ use crate::sync::{
 };
 use crate::types::config::Idle;
 
-/// Something that a worker can run for a turn: a topic, a partition of one, a lane or a slot,
-/// which have a state, or a buffer that has lingered, which has a lock.
+/// A task that a worker runs for a turn: a topic, a partition of one, a lane, a slot or a buffer
+/// that has lingered. A buffer has a lock, and the others have a task state.
 pub(crate) trait Task: Send + Sync {
     /// Runs one turn, unless somebody else runs the task.
     fn run(self: Arc<Self>, worker: &mut Worker<'_>);
 
-    /// Whether a worker that keeps it should run it now.
+    /// Returns whether a worker that keeps it should run it now.
     fn has_news(&self) -> bool {
         false
     }
 
-    /// Whether its worker is likely to be back soon if it runs it.
+    /// Returns whether its worker is likely to be back soon if it runs it.
     fn is_brisk(&self) -> bool {
         false
     }
 }
 
-/// What is to become of a topic, or a partition of one, after a turn.
+/// The step that follows a turn of a topic, or of a partition of one.
 #[must_use]
 pub(crate) enum After {
-    /// Nothing: it rests.
+    /// The task rests.
     Rest,
-    /// It goes back on the ready queue.
+    /// The task goes back on the ready queue.
     Requeue,
-    /// It was lent: its worker keeps it, and runs it again.
+    /// The task was lent: its worker keeps it, and runs it again.
     Keep { has_news: bool },
 }
 
-/// What a turn may use of the thread it runs on.
+/// The state of the thread that a turn runs on.
 pub(crate) struct Worker<'a> {
     pub(crate) engine: &'a Engine,
-    /// Ran ready during this turn and is best run next, on this core, while its
+    /// A task that became ready during this turn. It is best run next, on this core, while its
     /// messages are in the cache.
     next: Option<Arc<dyn Task>>,
-    /// Its place among the pool's threads, if it is one of them.
+    /// The worker's place among the pool's threads, if it is one of them.
     number: Option<usize>,
-    /// It has had more to do than what it was woken for.
+    /// The worker has had more to do than what it was woken for.
     is_busy: bool,
-    /// It has written down a loan, which somebody may have taken since.
+    /// The worker has written down a loan, which somebody may have taken since.
     keeps: bool,
-    /// Searches in a row that came to nothing.
+    /// Searches in a row that found nothing.
     vain_searches: u32,
 }
 
 impl<'a> Worker<'a> {
-    /// One that keeps nothing: for whoever runs a turn and goes.
+    /// Makes a worker that keeps nothing, for a caller that runs a turn and goes.
     pub(crate) fn new(engine: &'a Engine) -> Self {
         Self {
             engine,
@@ -70,21 +70,21 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Ready now: run it here next, or let another worker have what was to be
-    /// next until now.
+    /// Submits a task that is ready now. It runs here next, and another worker gets the task that
+    /// was next until now.
     pub(crate) fn submit(&mut self, task: Arc<dyn Task>) {
         if let Some(displaced) = self.next.replace(task) {
             self.engine.pool.submit(displaced);
         }
     }
 
-    /// Still ready after its turn: behind everybody else, for fairness.
+    /// Puts a task that is still ready behind all others, for fairness.
     pub(crate) fn requeue(&mut self, task: Arc<dyn Task>) {
         self.engine.pool.submit(task);
     }
 
-    /// Whether it keeps a topic that it found dry: not if others wait for it, and not if it
-    /// may be away for long.
+    /// Returns whether it may keep a topic that it found dry. It may not if other tasks wait, or if
+    /// it may be away for long.
     pub(crate) fn may_keep(&self) -> bool {
         KEEPS
             && self.number.is_some()
@@ -94,7 +94,7 @@ impl<'a> Worker<'a> {
             && self.engine.pool.ready.is_empty()
     }
 
-    /// After its turn.
+    /// Puts a task down after its turn.
     pub(crate) fn put_down(&mut self, task: Arc<dyn Task>, then: After) {
         match (then, self.number) {
             (After::Rest, _) => {}
@@ -108,7 +108,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// What it keeps, if there is news of it.
+    /// Takes back the task that it keeps, if there is news of it.
     fn take_news(&mut self) -> Option<Arc<dyn Task>> {
         let number = self.number.filter(|_| self.keeps)?;
         let loans = &self.engine.pool.loans;
@@ -117,7 +117,7 @@ impl<'a> Worker<'a> {
         kept
     }
 
-    /// Puts down what it keeps, after a last look.
+    /// Puts down the task that it keeps, after a last look.
     fn settle(&mut self) {
         let Some(number) = self.number.filter(|_| self.keeps) else {
             return;
@@ -131,32 +131,32 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Turns of what is next, or kept, before the ready queue has its turn again, so that
-/// a topic and its lane can't keep a core to themselves.
+/// Turns of tasks that are next, or kept, before the ready queue has its turn again. So a topic and
+/// its lane can't keep a core to themselves.
 const NEXT_IN_A_ROW: u32 = 8;
-/// To a scheduler that may put anything between two looks, one says as much as all.
+/// Whether the scheduler explores: it may put anything between two looks, so one look is enough.
 pub(crate) const EXPLORED: bool = cfg!(any(millstream_loom, millstream_shuttle));
-/// Whole brokers with loans have more interleavings than loom can explore: it models the
-/// parts, and shuttle the whole.
+/// Whole brokers with loans have more interleavings than loom can explore: it models the parts, and
+/// shuttle the whole.
 const KEEPS: bool = !cfg!(millstream_loom);
 /// Looks for work before parking, some 30 µs in all, and some 60 where that pays.
 const LOOKS: u32 = if EXPLORED { 1 } else { 400 };
 const MORE_LOOKS: u32 = if EXPLORED { 1 } else { 1_000 };
 const PAUSES: u32 = if EXPLORED { 1 } else { 4 };
-/// Of searches that come to nothing, one in so many is a long one.
+/// The rate of long searches among those that find nothing: one in this many.
 const LONG_ONE_IN: u32 = 8;
 /// Looks before a worker offers its core to others, which costs half a microsecond.
 const LOOKS_BETWEEN_YIELDS: u32 = 64;
-/// The same of a worker that never parks, and looks without a pause.
+/// Looks of a worker that never parks, before it offers its core. It looks without a pause.
 const SPINS_BETWEEN_YIELDS: u32 = 4_096;
-/// How often the watch over the loans comes by: it takes in less than a millisecond what
-/// it has seen twice.
+/// How often the watch over the loans comes by. It takes a loan that it has seen twice, in less
+/// than a millisecond.
 const WATCH_NS: u64 = 400_000;
 
 /// The workers of a broker; none for a manual engine.
 pub(crate) struct Pool {
     /// Bounded by the number of topics, partitions, lanes, slots and buffers: each is on it at most
-    /// once, but for entries made stale by a claim or by the end of a loan, which are passed
+    /// once. Entries made stale by a claim or by the end of a loan come on top, and are passed
     /// over.
     ready: Unbounded<Arc<dyn Task>>,
     loans: Loans<Arc<dyn Task>>,
@@ -205,21 +205,21 @@ impl Pool {
     /// Puts a task on the ready queue and wakes a worker if none is looking.
     pub(crate) fn submit(&self, task: Arc<dyn Task>) {
         self.ready.push(task);
-        // ORDERING: `wake` fences, so either this load sees the stop or the `clear`
-        // that comes after it and after the last worker sees the push.
+        // ORDERING: `wake` fences. So either this load sees the stop, or the `clear` that comes
+        // after it and after the last worker sees the push.
         mutant!(self.sleep.wake(), "pool.submit-wake");
         if self.stopping.load(Ordering::Relaxed) {
             self.clear();
         }
     }
 
-    /// After the stop, lets go of what nobody will run any more: a task holds its
-    /// topic, which holds the engine, which holds this queue. As long as somebody is
-    /// at work it may be with just what the tasks are about, and runs them then.
+    /// Lets go of tasks that nobody will run any more, after the stop. A task holds its topic,
+    /// which holds the engine, which holds this queue. As long as a worker is alive it may be at
+    /// work on just these tasks, and then runs them.
     pub(crate) fn clear(&self) {
-        // ORDERING: pairs with itself, and with the fence in `submit`, through `wake`:
-        // who has stopped looks for workers, who has left looks for the stop, and who
-        // has pushed looks for both.
+        // ORDERING: pairs with itself, and with the fence in `submit`, through `wake`. A thread
+        // that has stopped looks for workers. A worker that has left looks for the stop. A thread
+        // that has pushed looks for both.
         fence(Ordering::SeqCst);
         if self.stopping.load(Ordering::Relaxed) && self.alive() == 0 {
             while self.ready.pop().is_some() {}
@@ -232,13 +232,13 @@ impl Pool {
         AtWork(engine)
     }
 
-    /// Whether no turn is ready.
+    /// Returns whether no turn is ready.
     pub(crate) fn is_idle(&self) -> bool {
         self.ready.is_empty()
     }
 
-    /// Runs turns on the calling thread until none is ready; returns how many.
-    /// `between` is called before each, and says whether to go on.
+    /// Runs turns on the calling thread until none is ready; returns how many. `between` is called
+    /// before each, and says whether to go on.
     pub(crate) fn run_ready(&self, engine: &Engine, mut between: impl FnMut() -> bool) -> usize {
         let mut worker = Worker::new(engine);
         let mut turns = 0;
@@ -272,7 +272,7 @@ impl Pool {
         }
     }
 
-    /// The next turn to run; `None` at the end.
+    /// Takes the next task to run; `None` at the end.
     fn take(&self, worker: &mut Worker<'_>, from_next: &mut u32) -> Option<Arc<dyn Task>> {
         if *from_next < NEXT_IN_A_ROW {
             *from_next += 1;
@@ -285,7 +285,7 @@ impl Pool {
         *from_next = 0;
         worker.is_busy = true;
         if let Some(task) = self.ready.pop() {
-            // Others wait: what it keeps rests, or gets in line.
+            // Other tasks wait, so the task it keeps rests, or gets in line.
             worker.settle();
             return Some(task);
         }
@@ -297,7 +297,7 @@ impl Pool {
                 return Some(task);
             }
             if worker.keeps {
-                // A turn may take long, and this one is not in search of any other.
+                // A turn may take long, and this worker is not in search of any other.
                 if std::mem::take(&mut searching) {
                     self.sleep.found(|| !self.ready.is_empty());
                 }
@@ -329,8 +329,8 @@ impl Pool {
         }
     }
 
-    /// Waits for work, and for news of what the worker keeps, without sleeping: for a
-    /// while, or for as long as it takes if the broker's workers spin and it keeps nothing.
+    /// Waits for work, and for news of the task that the worker keeps, without sleeping. It waits
+    /// for a while, or without end if the broker's workers spin and it keeps nothing.
     fn look_around(&self, worker: &mut Worker<'_>) -> Option<Arc<dyn Task>> {
         if worker.engine.idle == Idle::Spin && !worker.keeps {
             return self.spin(worker.engine);
@@ -344,7 +344,7 @@ impl Pool {
                 if self.stopping.load(Ordering::Relaxed) {
                     return None;
                 }
-                // Others may have waited for what this worker did last, and for its core.
+                // Others may have waited for this worker's last turn, and for its core.
                 worker.engine.quiescence.notify();
                 yield_now();
             } else {
@@ -380,27 +380,27 @@ impl Pool {
         }
     }
 
-    /// Takes what workers have lent for too long, and says when to come again.
+    /// Takes tasks that workers have lent for too long, and says when to come again.
     pub(crate) fn watch(&self, engine: &Engine) {
         if self.loans.watch(|task| self.submit(task)) {
             engine.timer.watch(&engine.clock, WATCH_NS);
         }
     }
 
-    /// Lets the workers end after what they run now.
+    /// Lets the workers end after their present turn.
     pub(crate) fn stop(&self) {
         // ORDERING: pairs with the loads in `take`.
         self.stopping.store(true, Ordering::Release);
         mutant!(self.sleep.wake_all(), "pool.stop-wake");
     }
 
-    /// Worker threads that have not ended; on a manual engine, threads that run it.
+    /// Returns the worker threads that have not ended; on a manual engine, the threads that run it.
     pub(crate) fn alive(&self) -> usize {
         self.alive.load(Ordering::Acquire)
     }
 
-    /// Waits for the threads; call it when none is [`alive`](Self::alive), or
-    /// let go of those that are stuck in a handler with [`abandon`](Self::abandon).
+    /// Waits for the threads. Call it when none is [`alive`](Self::alive), or let go of those that
+    /// are stuck in a handler with [`abandon`](Self::abandon).
     pub(crate) fn join(&self) {
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
@@ -419,15 +419,15 @@ pub(crate) struct AtWork<'e>(&'e Engine);
 
 impl Drop for AtWork<'_> {
     fn drop(&mut self) {
-        // ORDERING: what this worker did last is visible to who sees it gone.
+        // ORDERING: release, so that a thread that sees this worker gone sees its last work.
         self.0.pool.alive.fetch_sub(1, Ordering::Release);
         self.0.pool.clear();
         self.0.quiescence.notify();
     }
 }
 
-/// Runs one turn. User code is contained where it is called; this is the wall
-/// behind that, so that even a bug of ours costs one turn and not a worker.
+/// Runs one turn. User code is contained where it is called. This is the wall behind that, so that
+/// even a bug of ours costs one turn and not a worker.
 fn run_turn(task: Arc<dyn Task>, worker: &mut Worker<'_>) {
     let _ = contain(|| task.run(worker));
 }

@@ -1,9 +1,8 @@
 //! The timer wheel and the thread that turns it.
 //!
-//! Everything that waits for a time is here: retries, delayed publishes, the deadlines of
-//! leases, the linger of batches, and the first expiry of what waits in a place. The thread
-//! sleeps exactly to the next deadline, and for ever if there is none. Nothing of the user's
-//! runs on it.
+//! Everything that waits for a time is here: retries, delayed publishes, deadlines of leases,
+//! lingers, and the first expiry in each place. The thread sleeps exactly to the next deadline, and
+//! forever if there is none. No user code runs on it.
 
 use std::io;
 
@@ -16,13 +15,12 @@ use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Thread, is_current, mutant, s
 
 struct State {
     wheel: Wheel<Arc<dyn Fire>>,
-    /// When to look after what workers have lent; at the end of time, if they haven't. No
+    /// When to look after the loans of workers; the end of time, if there are none. It is no
     /// deadline on the wheel, where it would count as something that is still to come.
     watch_ns: u64,
     /// When the thread will look by itself.
     sleeps_until_ns: u64,
-    /// Retries and delayed messages among the deadlines: those with a tag of
-    /// their own.
+    /// Retries and delayed messages among the deadlines. Each has a tag of its own.
     parked: u64,
     stopping: bool,
 }
@@ -36,9 +34,9 @@ impl State {
     }
 }
 
-/// The timer of a broker. Bounded by the places that lanes and topics reserve for what waits
-/// on it, plus one linger, one expiry and one deadline of leases for each of them and a linger
-/// for each buffer.
+/// The timer of a broker. It is bounded by the places that lanes and topics reserve for waiting
+/// deliveries and messages. Each lane and topic adds one linger, one expiry and one deadline of
+/// leases, and each buffer adds a linger.
 pub(crate) struct Timer {
     state: Mutex<State>,
     earlier: Condvar,
@@ -75,7 +73,7 @@ impl Timer {
         Ok(())
     }
 
-    /// Sets a deadline, by [`Clock::timer_ns`]; after [`stop`](Self::stop), none.
+    /// Sets a deadline, by [`Clock::timer_ns`]. After [`stop`](Self::stop) it sets none.
     pub(crate) fn insert(&self, due_ns: u64, tag: Tag, target: Arc<dyn Fire>) -> TimerKey {
         let mut state = self.state.lock();
         if state.stopping {
@@ -87,8 +85,7 @@ impl Timer {
         key
     }
 
-    /// Takes back a deadline for looking or cancelling, or of leases, if it has not
-    /// come.
+    /// Takes back a deadline for looking or cancelling, or of leases, if it has not come.
     pub(crate) fn cancel(&self, key: TimerKey) {
         let cancelled = self.state.lock().wheel.cancel(key);
         drop(cancelled);
@@ -103,8 +100,8 @@ impl Timer {
         drop(cancelled);
     }
 
-    /// Retries and delayed messages whose time has not come, and the next
-    /// deadline: as they were at one moment.
+    /// Returns the number of retries and delayed messages whose time has not come, and the next
+    /// deadline. Both are as they were at one moment.
     pub(crate) fn outlook(&self) -> (u64, Option<u64>) {
         let state = self.state.lock();
         let parked = state.parked;
@@ -115,17 +112,17 @@ impl Timer {
         (parked, state.wheel.next_deadline_ns())
     }
 
-    /// The next deadline, if there is any.
+    /// Returns the next deadline, if there is any.
     pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
         self.state.lock().wheel.next_deadline_ns()
     }
 
-    /// Whether anything is due.
+    /// Returns whether any deadline is due.
     pub(crate) fn is_due(&self, clock: &Clock) -> bool {
         self.state.lock().wheel.is_due(clock.timer_ns())
     }
 
-    /// Fires what is due. For engines without a timer thread.
+    /// Fires all deadlines that are due. It is for engines without a timer thread.
     pub(crate) fn fire_due(&self, clock: &Clock) -> usize {
         let mut due = Vec::new();
         self.state.lock().advance(clock, &mut due);
@@ -134,7 +131,7 @@ impl Timer {
         fired
     }
 
-    /// Has the thread look after what workers have lent, so much later.
+    /// Has the thread look after the loans of workers, `delay_ns` from now.
     pub(crate) fn watch(&self, clock: &Clock, delay_ns: u64) {
         let mut state = self.state.lock();
         state.watch_ns = clock.timer_ns().saturating_add(delay_ns);
@@ -175,8 +172,8 @@ impl Timer {
         }
     }
 
-    /// Ends the thread; deadlines no longer come. Those that were set are let go:
-    /// their targets hold the engine, which holds this.
+    /// Ends the thread; deadlines no longer come. Deadlines that were set are dropped: their
+    /// targets hold the engine, which holds this.
     pub(crate) fn stop(&self) {
         let mut state = self.state.lock();
         state.stopping = true;
@@ -187,7 +184,7 @@ impl Timer {
         self.earlier.notify_one();
         let thread = self.thread.lock().take();
         if let Some(thread) = thread.filter(|thread| !is_current(thread)) {
-            // It runs nothing of the user's, so it neither panics nor hangs.
+            // The thread runs no user code, so it neither panics nor hangs.
             let _ = thread.join();
         }
     }
