@@ -1,4 +1,4 @@
-//! What a dispatcher keeps between its turns.
+//! The state that a dispatcher keeps between its turns.
 
 use crate::engine::base::contain::StrategyInUse;
 use crate::engine::runtime::linger::Linger;
@@ -8,19 +8,20 @@ use crate::sync::Weak;
 
 use std::collections::VecDeque;
 
-/// What only the dispatcher touches.
+/// The state that only the dispatcher touches.
 pub(crate) struct DispatcherState<T> {
-    /// Taken out of the queue, oldest first: at least the oldest, because a queue can't
-    /// be peeked into and a strategy wants to know its age; and a whole batch before
-    /// it is flushed, so that it is whole.
+    /// Messages taken out of the queue, oldest first. The oldest is always taken, because a
+    /// strategy wants to know its age, and a queue can't be peeked into. A batch is taken whole
+    /// before it is flushed.
     pub(crate) shelf: Shelf<T>,
-    /// Messages that the last plan still allows to be handed on, and whose plan
-    /// that was.
+    /// Messages that the last plan still allows to be handed on. `allowed_by` is the strategy that
+    /// made the plan.
     pub(crate) allowance: usize,
-    /// What was taken last in this turn was the newest: whoever has pushed since notifies.
+    /// The messages taken last in this turn were the newest: a publisher that has pushed since
+    /// notifies.
     pub(crate) queue_was_empty: bool,
     pub(crate) allowed_by: Weak<StrategyInUse>,
-    /// On its way to the lanes.
+    /// The batch on its way to the lanes.
     pub(crate) current_batch: Option<BatchSlice<T>>,
     /// The lanes had room for all of it when it was taken.
     pub(crate) has_room: bool,
@@ -30,10 +31,10 @@ pub(crate) struct DispatcherState<T> {
     pub(crate) grants: Vec<Reserved>,
 }
 
-/// What a dispatcher has taken out of its queue, oldest first.
+/// The messages that a dispatcher has taken out of its queue, oldest first.
 ///
-/// A look through it, and the queue behind it, may take several steps: what it has
-/// passed is `seen`, and older than the `rest`.
+/// A look through it, and the queue behind it, may take several steps. Messages that the look has
+/// passed are `seen`, and older than the `rest`.
 pub(crate) struct Shelf<T> {
     pub(crate) seen: VecDeque<BatchSlice<T>>,
     pub(crate) rest: VecDeque<BatchSlice<T>>,
@@ -45,7 +46,7 @@ pub(crate) struct Shelf<T> {
 /// A look that is underway.
 #[derive(Clone, Copy)]
 pub(crate) struct Look {
-    /// When the first of what it has passed expires.
+    /// When the first of the messages it has passed expires.
     pub(crate) first_ns: u64,
     pub(crate) passed: usize,
 }
@@ -65,14 +66,14 @@ impl<T> DispatcherState<T> {
         }
     }
 
-    /// Keeps what is left of the current batch, if anything is.
+    /// Keeps the rest of the current batch, if anything is left.
     pub(crate) fn keep(&mut self, left: Option<BatchSlice<T>>) {
         self.current_batch = left;
         self.has_room = false;
     }
 
-    /// Takes the oldest messages, at most so many: the rest of the current batch, or else
-    /// of what is on the shelf.
+    /// Takes the oldest messages, at most `most`: the rest of the current batch, or else messages
+    /// on the shelf.
     pub(crate) fn take_oldest(&mut self, most: u32) -> Option<BatchSlice<T>> {
         let Some(current_batch) = self.current_batch.take() else {
             return self.shelf.take_front(most);
@@ -97,7 +98,7 @@ impl<T> Shelf<T> {
         self.seen.is_empty() && self.rest.is_empty()
     }
 
-    /// Messages on it.
+    /// Returns the number of messages on it.
     pub(crate) fn len(&self) -> usize {
         self.iter().map(BatchSlice::len).sum()
     }
@@ -114,7 +115,7 @@ impl<T> Shelf<T> {
         self.rest.back().or_else(|| self.seen.back())
     }
 
-    /// Takes the oldest, at most so many messages.
+    /// Takes the oldest messages, at most `most`.
     pub(crate) fn take_front(&mut self, most: u32) -> Option<BatchSlice<T>> {
         let oldest = match self.seen.is_empty() {
             true => &mut self.rest,
@@ -127,7 +128,7 @@ impl<T> Shelf<T> {
         Some(taken)
     }
 
-    /// Adds what is next in the queue.
+    /// Adds the next messages of the queue.
     pub(crate) fn extend(&mut self, part: Option<BatchSlice<T>>) {
         self.rest.extend(part);
     }

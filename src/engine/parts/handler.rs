@@ -1,8 +1,8 @@
 //! Calling the user's handlers, behind a wall that no panic gets past.
 //!
-//! The loop over a run of deliveries is compiled together with the closure it
-//! calls, so a run costs one virtual call and one wall, and each delivery costs a direct
-//! call. A panic ends the wall's part of the run; what follows has another one.
+//! The loop over a run of deliveries is compiled together with the closure it calls. So a run costs
+//! one virtual call and one wall, and each delivery costs a direct call. A panic ends the wall's
+//! part of the run; the rest has another one.
 
 use std::cell::Cell;
 
@@ -32,7 +32,7 @@ pub(crate) enum FailureCause {
 
 /// One failed delivery of a run.
 pub(crate) struct FailedCall {
-    /// Its place in the run.
+    /// The delivery's place in the run.
     pub(crate) at: usize,
     pub(crate) cause: Arc<Contained<FailureCause>>,
     /// A publish of its handler was refused because the broker is ending.
@@ -73,8 +73,7 @@ impl FailureCause {
         }
     }
 
-    /// The text of it. Writing out an error runs the user's code, which may
-    /// panic.
+    /// Returns the text of it. Writing out an error runs the user's code, which may panic.
     pub(crate) fn text(&self) -> String {
         match self {
             Self::Nack(nack) => {
@@ -89,7 +88,7 @@ impl FailureCause {
     }
 }
 
-/// What a handler said, or that it panicked.
+/// Turns a handler's result, or its panic, into an outcome.
 pub(crate) fn outcome(called: Result<Result<(), Nack>, String>) -> Result<(), FailureCause> {
     match called {
         Ok(Ok(())) => Ok(()),
@@ -108,7 +107,7 @@ pub(crate) struct BatchRun<'a, T> {
     pub(crate) address: Address<'a>,
     pub(crate) now_ns: u64,
     pub(crate) room: &'a cell::Cell<Room>,
-    /// It ends with the first that fails.
+    /// The run ends with the first delivery that fails.
     pub(crate) until_fault: bool,
 }
 
@@ -127,8 +126,8 @@ impl<'a, T> BatchRun<'a, T> {
 
 /// A handler that takes deliveries one by one.
 pub(crate) trait EachHandler<T>: Send {
-    /// Calls the handler for the run, until the lane starts being cancelled.
-    /// Returns how many calls were made.
+    /// Calls the handler for the run, until the lane starts being cancelled. Returns how many calls
+    /// were made.
     fn call(
         &mut self,
         run: &BatchRun<'_, T>,
@@ -148,8 +147,8 @@ where
         failed_calls: &mut Vec<FailedCall>,
     ) -> usize {
         let mut delivery = run.delivery(run.from);
-        // Kept outside of the wall, so that the call that panicked is known, and the next
-        // one follows.
+        // The count is kept outside of the wall, so that the call that panicked is known, and the
+        // next one follows.
         let mut calls = 0;
         let failed_call = |calls, cause| FailedCall::new(calls - 1, cause, refused.get());
         loop {
@@ -157,7 +156,7 @@ where
                 while run.from + calls < run.to && run.room.load().phase <= Phase::Draining {
                     delivery.index = run.from + calls;
                     calls += 1;
-                    // What a call before it has met at shutdown is not its fault.
+                    // A refusal that an earlier call met at shutdown is not this call's.
                     refused.set(false);
                     if let Err(nack) = self(&delivery) {
                         failed_calls.push(failed_call(calls, FailureCause::Nack(nack)));
@@ -229,12 +228,12 @@ where
 pub(crate) enum Handler<T> {
     Each(Box<dyn EachHandler<T>>),
     Batch(Box<dyn BatchHandler<T>>, Batched),
-    /// None of the lane's own: others take from its keyed state.
+    /// No handler of the lane's own: other consumers take from its keyed state.
     External,
 }
 
 impl<T> Handler<T> {
-    /// Calls the handler for a run, whichever kind it is.
+    /// Calls the handler for a run, whichever kind it is. Returns how many calls were made.
     pub(crate) fn call(
         &mut self,
         engine: &Engine,

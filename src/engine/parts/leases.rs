@@ -1,4 +1,4 @@
-//! The leases of a lane: what is out, the alarm for the first deadline, and counts.
+//! The leases of a lane: the deliveries that are out, the alarm for the first deadline, and counts.
 
 use crate::engine::parts::outstanding::Outstanding;
 use crate::engine::runtime::Engine;
@@ -6,21 +6,21 @@ use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::decide::expiry::NEVER;
 use crate::pure::wheel::TimerKey;
 
-/// A thread that takes so many leases while no other does has the pull to itself.
+/// A thread that takes this many leases while no other does has the pull to itself.
 const ALONE_AFTER: u64 = 4_096;
 
 /// The leases of a keyed lane. At most `credits` are out, unless there were more before.
 pub(crate) struct Leases<T> {
     pub(crate) out: Outstanding<T>,
-    /// No deadline is earlier than this one's time, once set.
+    /// The alarm, once set: no deadline is earlier than its time.
     pub(crate) alarm: Alarm,
     /// The alarm has notified, for the lane's runner to judge.
     pub(crate) is_overdue: bool,
-    /// Which thread has taken the latest, and since which lease it does.
+    /// The thread that has taken the latest leases, and the lease since which it does.
     taker: usize,
     taker_since: u64,
     pub(crate) credits: u32,
-    /// The same, if they were asked for and aren't the default.
+    /// The same number, if it was asked for and isn't the default.
     pub(crate) asked: Option<u32>,
     pub(crate) deadline_ns: u64,
     pub(crate) stale: u64,
@@ -42,7 +42,7 @@ impl Alarm {
 }
 
 impl<T> Leases<T> {
-    /// Where nobody pulls.
+    /// Makes the leases of a lane from which nobody pulls.
     pub(crate) const fn none() -> Self {
         Self {
             out: Outstanding::NONE,
@@ -59,12 +59,12 @@ impl<T> Leases<T> {
         }
     }
 
-    /// How many more may be out.
+    /// Returns how many more may be out.
     pub(crate) fn free(&self) -> usize {
         (self.credits as usize).saturating_sub(self.out.len())
     }
 
-    /// This thread takes some. Returns whether others do, too, as far as can be seen.
+    /// Notes that this thread takes some. Returns whether others seem to take some, too.
     pub(crate) fn note_taker(&mut self, thread: usize) -> bool {
         if self.taker != thread {
             self.taker = thread;
@@ -73,7 +73,7 @@ impl<T> Leases<T> {
         self.taker_since > 0 && self.out.granted() - self.taker_since < ALONE_AFTER
     }
 
-    /// No lease is out that the alarm would have to end.
+    /// Takes the alarm back, because no lease is out that it would have to end.
     pub(crate) fn silence_alarm(&mut self, engine: &Engine) {
         let alarm = std::mem::replace(&mut self.alarm, Alarm::UNSET);
         engine.timer.cancel(alarm.key);

@@ -1,10 +1,10 @@
-//! What is out on lease: runs of deliveries that were taken together.
+//! Deliveries that are out on lease, in runs that were taken together.
 //!
-//! Neighbors in a batch that are leased at once are one entry of an arena, with a bit for each
-//! of them, so that a batch of leases costs about as much as one. The entry has a number that
-//! tells it from the next tenant of its slot. Each of a run is settled by itself or with
-//! others; the entry goes with the last of them. What was tried before, or has a key, is a run
-//! of one.
+//! Neighbors in a batch that are leased at once are one entry of an arena, with a bit for each of
+//! them. So a batch of leases costs about as much as one. The entry has a number that tells it from
+//! the next tenant of its slot. Each delivery of a run is settled by itself or with others; the
+//! entry goes with the last of them. A delivery that was tried before, or has a key, is a run of
+//! one.
 
 use crate::engine::parts::attempts::Attempts;
 use crate::engine::parts::pending::PendingDelivery;
@@ -20,10 +20,10 @@ pub(crate) const RUN: usize = u64::BITS as usize;
 /// A run that is out.
 struct Leased<T> {
     number: u64,
-    /// By the clock of the timers.
+    /// The deadline, by the clock of the timers.
     due_ns: u64,
     began_ns: u64,
-    /// Who of it is out, by the distance from the first.
+    /// The deliveries that are out, one bit each, by the distance from the first.
     out: u64,
     key: Option<Key>,
     what: What<T>,
@@ -42,28 +42,28 @@ enum What<T> {
 #[derive(Clone, Copy)]
 pub(crate) struct Span {
     pub(crate) began_ns: u64,
-    /// By the clock of the timers.
+    /// The deadline, by the clock of the timers.
     pub(crate) due_ns: u64,
 }
 
-/// What the holder of a run shows for it.
+/// The proof that the holder of a run shows.
 #[derive(Clone, Copy)]
 struct Claim {
     slot: u32,
     number: u64,
 }
 
-/// Some of a run.
+/// Some deliveries of a run.
 pub(crate) struct Chosen(u64);
 
-/// A run for whoever has leased it: what is left of it in the same hands.
+/// A run for its holder: the deliveries of it that the holder still has.
 pub(crate) struct Granted<T> {
     claim: Claim,
     pub(crate) due_ns: u64,
     pub(crate) began_ns: u64,
     pub(crate) batch: Arc<Batch<T>>,
     pub(crate) key: Option<Key>,
-    /// Who of it is in these hands, by the distance from the first, and how many.
+    /// The holder's deliveries, one bit each by the distance from the first, and their number.
     out: u64,
     count: u8,
     from: u8,
@@ -73,23 +73,23 @@ pub(crate) struct Granted<T> {
 }
 
 impl<T> Granted<T> {
-    /// How many deliveries are in these hands.
+    /// Returns how many deliveries the holder has.
     pub(crate) fn len(&self) -> usize {
         usize::from(self.count)
     }
 
-    /// The place of the first of them in its batch.
+    /// Returns the place of the first delivery in its batch.
     pub(crate) fn index(&self) -> usize {
         usize::from(self.from) + self.out.trailing_zeros() as usize
     }
 
-    /// The places of all of them.
+    /// Returns the places of all deliveries.
     pub(crate) fn indices(&self) -> impl Iterator<Item = usize> + use<T> {
         let from = usize::from(self.from);
         bits(self.out).map(move |at| from + at as usize)
     }
 
-    /// The delivery at this place of the batch, as a handler would see it.
+    /// Returns the delivery at this place of the batch, as a handler would see it.
     pub(crate) fn delivery<'g>(
         &'g self,
         index: usize,
@@ -110,7 +110,7 @@ impl<T> Granted<T> {
         self.indices().map(|index| self.batch.stamp(index).id)
     }
 
-    /// Their places again, by stretches of neighbors.
+    /// Returns the places again, by stretches of neighbors.
     pub(crate) fn stretches(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<T> {
         let (from, mut left) = (usize::from(self.from), self.out);
         std::iter::from_fn(move || {
@@ -122,12 +122,12 @@ impl<T> Granted<T> {
         })
     }
 
-    /// Takes the first of several out, to be settled by itself.
+    /// Takes the first of several deliveries out, to be settled by itself.
     fn split_first(&mut self) -> Self {
         self.split(self.out.trailing_zeros())
     }
 
-    /// Takes one out.
+    /// Takes one delivery out.
     fn split(&mut self, at: u32) -> Self {
         let out = 1 << at;
         self.out &= !out;
@@ -140,7 +140,7 @@ impl<T> Granted<T> {
         }
     }
 
-    /// Takes the first out of a run; `None` is left of a run of one.
+    /// Takes the first delivery out of a run; `None` is left of a run of one.
     pub(crate) fn take_first(mut self) -> (Self, Option<Self>) {
         if self.len() == 1 {
             return (self, None);
@@ -148,14 +148,14 @@ impl<T> Granted<T> {
         (self.split_first(), Some(self))
     }
 
-    /// Asks of each whether it is `chosen`; takes nothing out yet.
+    /// Asks of each delivery whether it is `chosen`; takes nothing out yet.
     pub(crate) fn choose(&self, mut chosen: impl FnMut(usize) -> bool) -> Chosen {
         let from = usize::from(self.from);
         let chosen = bits(self.out).filter(|at| chosen(from + *at as usize));
         Chosen(chosen.fold(0, |all, at| all | 1 << at))
     }
 
-    /// Takes those out that were chosen, each by itself.
+    /// Takes the chosen deliveries out, each by itself.
     pub(crate) fn take_chosen(&mut self, chosen: Chosen) -> impl Iterator<Item = Self> {
         bits(chosen.0).map(|at| self.split(at))
     }
@@ -164,9 +164,9 @@ impl<T> Granted<T> {
 /// All runs that are out.
 pub(crate) struct Outstanding<T> {
     runs: Arena<Leased<T>>,
-    /// Deliveries in all of them.
+    /// The number of deliveries in all runs.
     count: usize,
-    /// What the next run is told from others by, and leases granted so far.
+    /// The next run's number, and the leases granted so far.
     next: u64,
 }
 
@@ -177,18 +177,18 @@ impl<T> Outstanding<T> {
         next: 0,
     };
 
-    /// How many deliveries are out.
+    /// Returns how many deliveries are out.
     pub(crate) fn len(&self) -> usize {
         self.count
     }
 
-    /// How many have ever been.
+    /// Returns how many leases were ever granted.
     pub(crate) fn granted(&self) -> u64 {
         self.next
     }
 
-    /// Has first attempts be out that are neighbors, at most [`RUN`] of them; a key they have
-    /// only if there is one of them.
+    /// Leases neighbors that were never tried, at most [`RUN`] of them. They have a key only if
+    /// there is one of them.
     pub(crate) fn grant_new(
         &mut self,
         part: BatchSlice<T>,
@@ -217,7 +217,7 @@ impl<T> Outstanding<T> {
         }
     }
 
-    /// Has a delivery be out that had been filed.
+    /// Leases a delivery that had been filed.
     pub(crate) fn grant(&mut self, taken: Taken<PendingDelivery<T>>, span: Span) -> Granted<T> {
         let Taken { key, mut item } = taken;
         if item.is_new() {
@@ -267,7 +267,7 @@ impl<T> Outstanding<T> {
         Claim { slot, number }
     }
 
-    /// The run of which these are, as long as they are the holder's.
+    /// Finds the run of these deliveries, as long as they are the holder's.
     fn held(&mut self, granted: &Granted<T>, timer_ns: u64) -> Option<&mut Leased<T>> {
         let Claim { slot, number } = granted.claim;
         self.runs.get_mut(slot).filter(|leased| {
@@ -276,13 +276,13 @@ impl<T> Outstanding<T> {
         })
     }
 
-    /// Whether these are not stale.
+    /// Returns whether the holder's claim is not stale.
     pub(crate) fn holds(&mut self, granted: &Granted<T>, timer_ns: u64) -> bool {
         self.held(granted, timer_ns).is_some()
     }
 
-    /// Takes out what is [held](Self::holds). The holder keeps the batch alive, so that nothing
-    /// of the user's is dropped here.
+    /// Takes out deliveries that are [held](Self::holds). The holder keeps the batch alive, so that
+    /// nothing of the user's is dropped here.
     pub(crate) fn end(&mut self, granted: &Granted<T>) {
         let slot = granted.claim.slot;
         let Some(leased) = self.runs.get_mut(slot) else {
@@ -295,7 +295,7 @@ impl<T> Outstanding<T> {
         self.count -= granted.len();
     }
 
-    /// Takes this one out, unless it is stale.
+    /// Takes this delivery out, unless its claim is stale.
     pub(crate) fn take(
         &mut self,
         granted: &Granted<T>,
@@ -317,8 +317,8 @@ impl<T> Outstanding<T> {
         Some(Taken { key, item })
     }
 
-    /// Has this one be out until then, or longer if it was before. It leaves those with whom
-    /// it was taken.
+    /// Extends the lease of this delivery until `due_ns`, unless it was longer. The delivery leaves
+    /// the run it was taken with. Returns `false` if the claim is stale.
     pub(crate) fn extend(&mut self, granted: &mut Granted<T>, due_ns: u64, timer_ns: u64) -> bool {
         let Some(leased) = self.held(granted, timer_ns) else {
             return false;
@@ -341,7 +341,8 @@ impl<T> Outstanding<T> {
         true
     }
 
-    /// Takes out what has outlived its deadline, and when each was taken.
+    /// Takes out deliveries that have outlived their deadline, with the time at which each was
+    /// taken.
     pub(crate) fn take_overdue(&mut self, timer_ns: u64) -> Vec<(Taken<PendingDelivery<T>>, u64)> {
         let is_late = |leased: &Leased<T>| {
             let is_late = timer_ns >= leased.due_ns;
@@ -366,7 +367,7 @@ impl<T> Outstanding<T> {
         all
     }
 
-    /// The first deadline, if anything is out.
+    /// Returns the first deadline, if anything is out.
     pub(crate) fn first_due_ns(&self) -> Option<u64> {
         self.runs.values().map(|leased| leased.due_ns).min()
     }
@@ -388,7 +389,7 @@ impl<T> Leased<T> {
     }
 }
 
-/// So many bits, from this one on.
+/// Returns a mask of `length` bits, from `begin` on.
 fn mask(begin: u32, length: u32) -> u64 {
     let ones = u64::MAX.checked_shr(u64::BITS - length).unwrap_or(0);
     ones << begin

@@ -1,6 +1,5 @@
-//! Handlers whose calls for one batch run side by side, on a rayon pool of the
-//! subscription's own. The process-wide pool is left alone: whoever blocks in it
-//! holds up everybody.
+//! Handlers whose calls for one batch run side by side, on a rayon pool of the subscription's own.
+//! The process-wide pool is left alone: a call that blocks in it holds up everybody.
 
 use std::cell::Cell;
 use std::io;
@@ -32,8 +31,8 @@ impl<F> Parallel<F> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(move |number| format!("{name}-{number}"))
-            // For as long as the thread lives, and whatever the handler spreads
-            // over the pool.
+            // For as long as the thread lives, and for everything that the handler spreads over the
+            // pool.
             .start_handler(move |_| Inside::enter_for_life(engine))
             .build();
         Ok(Self {

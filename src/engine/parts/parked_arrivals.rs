@@ -1,17 +1,17 @@
-//! Deliveries that wait for what becomes of their parked keys.
+//! Deliveries whose keys are parked, until their fate is decided.
 
 use crate::engine::parts::pending::PendingDelivery;
 use crate::pure::order::sequencer::Key;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Parked keys that are not worth a look.
+/// The number of parked keys from which on a lane looks for some to forget.
 pub(crate) const FORGET_AT: usize = 64;
 
-/// Deliveries of parked keys: they follow into the store, or go on when their key is
+/// Deliveries of parked keys. They follow into the dead-letter store, or go on when their key is
 /// freed.
 pub(crate) struct ParkedArrivals<T> {
-    /// By message id.
+    /// The deliveries of each key, by message id.
     pub(crate) lines: BTreeMap<Key, BTreeMap<u64, PendingDelivery<T>>>,
     count: usize,
     /// Keys for the lane's runner to judge.
@@ -47,13 +47,13 @@ impl<T> ParkedArrivals<T> {
         self.news.insert(key);
     }
 
-    /// Whether one of the key before this message is here.
+    /// Returns whether a delivery of the key is here that comes before this message.
     pub(crate) fn precede(&self, key: Key, id: u64) -> bool {
         let first = self.lines.get(&key).and_then(|line| line.first_key_value());
         first.is_some_and(|(first, _)| *first < id)
     }
 
-    /// Takes the first of a key.
+    /// Takes the first delivery of a key.
     pub(crate) fn pop(&mut self, key: Key) -> Option<PendingDelivery<T>> {
         let line = self.lines.get_mut(&key)?;
         let (_, first) = line.pop_first()?;
@@ -64,14 +64,14 @@ impl<T> ParkedArrivals<T> {
         Some(first)
     }
 
-    /// Takes all of a key, in order.
+    /// Takes all deliveries of a key, in order.
     pub(crate) fn take(&mut self, key: Key) -> impl Iterator<Item = PendingDelivery<T>> + use<T> {
         let line = self.lines.remove(&key).unwrap_or_default();
         self.count -= line.len();
         line.into_values()
     }
 
-    /// Takes out what is `chosen`.
+    /// Takes out all deliveries that are `chosen`.
     pub(crate) fn extract(
         &mut self,
         mut chosen: impl FnMut(&PendingDelivery<T>) -> bool,

@@ -1,4 +1,4 @@
-//! Deliveries that are held one by one: tried before, redriven, or filed by their keys.
+//! Pending deliveries, held one by one: they were tried before, redriven, or filed by their keys.
 
 use crate::engine::parts::attempts::Attempts;
 use crate::message::MessageId;
@@ -8,9 +8,9 @@ use crate::pure::decide::retry::FailureKind;
 use crate::pure::wheel::TimerKey;
 use crate::sync::Arc;
 
-/// One delivery of a lane that is held by itself: it was tried before or redriven, or its lane
-/// files deliveries one by one. Its latest failure is kept in place, so that the common case,
-/// one failure and a retry, allocates nothing.
+/// One delivery of a lane that is held by itself. It was tried before or redriven, or its lane
+/// files deliveries one by one. Its latest failure is kept in place, so that the common case, one
+/// failure and a retry, allocates nothing.
 pub(crate) struct PendingDelivery<T> {
     pub(crate) batch: Arc<Batch<T>>,
     pub(crate) first_attempt_ns: u64,
@@ -26,7 +26,7 @@ pub(crate) struct PendingDelivery<T> {
     pub(crate) past: Past,
 }
 
-/// What has last become of a delivery.
+/// The latest event in a delivery's life.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Past {
     Nothing,
@@ -34,9 +34,9 @@ pub(crate) enum Past {
     Failed(FailureKind),
 }
 
-/// What comes back to a lane.
+/// Something that comes back to a lane.
 pub(crate) enum Return<T> {
-    /// The retry with this tag is due, or what was requeued may go on.
+    /// The retry with this tag is due, or a requeued delivery may go on.
     Due(u32),
     /// A letter was redriven.
     Redriven(Box<PendingDelivery<T>>),
@@ -53,16 +53,16 @@ pub(crate) struct Failure {
     pub(crate) previous: Option<Box<Failure>>,
 }
 
-/// The latest failures that a delivery remembers; older ones are forgotten.
+/// The number of failures that a delivery remembers; older ones are forgotten.
 const HISTORY: usize = 8;
 
 impl Failure {
-    /// This failure and those before it, latest first.
+    /// Returns this failure and those before it, latest first.
     pub(crate) fn chain(&self) -> impl Iterator<Item = &Failure> {
         std::iter::successors(Some(self), |failure| failure.previous.as_deref())
     }
 
-    /// Adds a failure to a history and forgets what is too old.
+    /// Adds a failure to a history and forgets failures that are too old.
     pub(crate) fn push(history: &mut Option<Box<Self>>, mut latest: Self) {
         latest.previous = history.take();
         let mut latest = Box::new(latest);
@@ -79,7 +79,7 @@ impl Failure {
 }
 
 impl<T> PendingDelivery<T> {
-    /// A delivery that has just had its first attempt.
+    /// Makes a delivery that has just had its first attempt.
     pub(crate) fn first(batch: &Arc<Batch<T>>, index: usize, first_attempt_ns: u64) -> Self {
         Self {
             first_attempt_ns,
@@ -87,7 +87,7 @@ impl<T> PendingDelivery<T> {
         }
     }
 
-    /// One that was never tried.
+    /// Makes a delivery that was never tried.
     pub(crate) fn new(batch: Arc<Batch<T>>, index: usize) -> Self {
         Self {
             batch,
@@ -110,11 +110,11 @@ impl<T> PendingDelivery<T> {
         self.timer = TimerKey::NONE;
         self.past = Past::Failed(kind);
         self.since = now_ns;
-        // It stops where the number of the attempt to come still fits.
+        // The count stops where the number of the next attempt still fits.
         self.attempts = (self.attempts + 1).min(u32::MAX - 1);
     }
 
-    /// Is to wait behind this message; has not failed.
+    /// Makes it wait behind this message. It has not failed.
     pub(crate) fn requeue(&mut self, behind: u64) {
         self.remember_latest();
         self.timer = TimerKey::NONE;
@@ -122,12 +122,12 @@ impl<T> PendingDelivery<T> {
         self.since = behind;
     }
 
-    /// The last message that goes before it, if it was requeued.
+    /// Returns the last message that goes before it, if it was requeued.
     pub(crate) fn behind(&self) -> Option<u64> {
         (self.past == Past::Requeued).then_some(self.since)
     }
 
-    /// Where it stands while it waits by a tag.
+    /// Returns its status while it waits by a tag.
     pub(crate) fn parked_as(&self) -> Status {
         match self.past {
             Past::Requeued => Status::Queued,
@@ -160,7 +160,7 @@ impl<T> PendingDelivery<T> {
         self.batch.stamp(usize::from(self.index))
     }
 
-    /// As it was before it was filed: for one that is new.
+    /// Returns a new delivery as it was before it was filed.
     pub(crate) fn into_part(self) -> BatchSlice<T> {
         let from = u32::from(self.index);
         let batch = self.batch;
@@ -171,7 +171,7 @@ impl<T> PendingDelivery<T> {
         }
     }
 
-    /// Whether it was neither tried nor redriven.
+    /// Returns whether it was neither tried nor redriven.
     pub(crate) fn is_new(&self) -> bool {
         self.generation == 0 && self.is_untried()
     }
@@ -184,7 +184,7 @@ impl<T> PendingDelivery<T> {
         self.next_attempt(began_ns)
     }
 
-    /// The attempt that was begun last, and has not been counted yet.
+    /// Returns the attempt that was begun last, and has not been counted yet.
     pub(crate) fn next_attempt(&self, began_ns: u64) -> Attempts {
         Attempts {
             number: self.attempts + 1,
@@ -193,13 +193,13 @@ impl<T> PendingDelivery<T> {
         }
     }
 
-    /// Whether it was in nobody's hands before, since it was redriven if it was.
+    /// Returns whether no consumer has had it yet, or none since it was redriven.
     pub(crate) fn is_untried(&self) -> bool {
         self.attempts == 0 && self.behind().is_none()
     }
 
-    /// When it is no longer worth handling. A redrive is the user's word that it
-    /// still is, so what was redriven has no time to live any more.
+    /// Returns when it is no longer worth handling. A redrive is the user's word that it still is,
+    /// so a redriven delivery has no time to live any more.
     pub(crate) fn expires_ns(&self, topic_ttl_ns: Option<u64>) -> Option<u64> {
         if self.generation > 0 {
             return None;
