@@ -20,9 +20,9 @@ pub(crate) struct Letter<T> {
     pub(crate) reason: DeadReason,
     pub(crate) history: Option<Box<Failure>>,
     pub(crate) buried_ns: u64,
-    /// As long as it is in the store, its key stays parked.
+    /// The letter's key stays parked as long as the letter is in the store.
     pub(crate) parks: bool,
-    /// Its number in the store, which gives it.
+    /// The letter's number, which the store gives.
     pub(crate) arrival: u64,
 }
 
@@ -36,28 +36,28 @@ impl<T> Letter<T> {
     }
 }
 
-/// The messages whose letters park a key, by the arrival of those.
+/// The messages whose letters park a key, by the arrival of the letters.
 type Parking = BTreeMap<u64, MessageId>;
 
-/// Bounded by `capacity` letters, of which each keeps its batch alive.
+/// The dead letters of a topic. At most `capacity` are kept, and each keeps its batch alive.
 pub(crate) struct DeadLetterStore<T> {
-    /// By arrival, so that any of them is found among millions.
+    /// By arrival, so that any letter is found among millions.
     store: BTreeMap<u64, Arc<Letter<T>>>,
     capacity: usize,
     overflow: DeadLetterOverflow,
     arrivals: u64,
     evicted: u64,
-    /// What parks keys, by subscription and key.
+    /// The letters that park keys, by subscription and key.
     parking: BTreeMap<Arc<str>, BTreeMap<Box<str>, Parking>>,
     /// Lanes whose parked arrivals wait for room, or for their key to be freed.
     waiting: Vec<Weak<Lane<T>>>,
 }
 
-/// A letter that has left the store. Dropped once the lock is gone: dropping it runs
+/// A letter that has left the store. It is dropped once the lock is gone, because dropping it runs
 /// the user's code.
 pub(crate) struct Left<T> {
     pub(crate) letter: Arc<Letter<T>>,
-    /// Who waited for that, to be [notified](notify) then, too.
+    /// Lanes that waited for that, to be [notified](notify) once the lock is gone, too.
     pub(crate) waiting: Vec<Weak<Lane<T>>>,
 }
 
@@ -74,12 +74,12 @@ impl<T> DeadLetterStore<T> {
         }
     }
 
-    /// Whether a letter can be kept without another's leaving.
+    /// Returns whether a letter can be kept without evicting another.
     pub(crate) fn has_room(&self) -> bool {
         self.store.len() < self.capacity
     }
 
-    /// Has the lane called when there is room, or when a key is no longer parked.
+    /// Has the lane notified when there is room, or when a key is no longer parked.
     pub(crate) fn call_later(&mut self, lane: &Arc<Lane<T>>) {
         let lane = Arc::downgrade(lane);
         if self.waiting.iter().all(|other| !other.ptr_eq(&lane)) {
@@ -87,8 +87,8 @@ impl<T> DeadLetterStore<T> {
         }
     }
 
-    /// Keeps a letter; returns the one that had to leave for it. A letter that is not
-    /// kept comes back, to be dropped like those that leave.
+    /// Keeps a letter; returns the letter that was evicted for it. A letter that is not kept comes
+    /// back, to be dropped like an evicted one.
     pub(crate) fn bury(&mut self, mut letter: Letter<T>) -> Result<Option<Left<T>>, Letter<T>> {
         let is_full = !self.has_room();
         self.evicted += u64::from(is_full);
@@ -118,25 +118,26 @@ impl<T> DeadLetterStore<T> {
         }))
     }
 
-    /// Whether letters in the store park this key.
+    /// Returns whether letters in the store park this key.
     pub(crate) fn park(&self, subscription: &str, key: &str) -> bool {
         let keys = self.parking.get(subscription);
         keys.is_some_and(|keys| keys.contains_key(key))
     }
 
-    /// The keys of a subscription that letters in the store park.
+    /// Returns the keys of a subscription that letters in the store park.
     pub(crate) fn parked(&self, subscription: &str) -> impl Iterator<Item = &str> {
         let keys = self.parking.get(subscription);
         keys.into_iter()
             .flat_map(|keys| keys.keys().map(|key| &**key))
     }
 
-    /// The number that the next letter gets.
+    /// Returns the number that the next letter gets.
     pub(crate) fn arrivals(&self) -> u64 {
         self.arrivals
     }
 
-    /// The messages whose letters park the key of this one and came with this number or later.
+    /// Returns the messages whose letters park the key of `letter` and have this number or a later
+    /// one.
     pub(crate) fn parking_since(
         &self,
         letter: &Letter<T>,
@@ -148,7 +149,7 @@ impl<T> DeadLetterStore<T> {
         since.map(|(_, id)| *id)
     }
 
-    /// A letter has left the store. `true`: its key is no longer parked.
+    /// Forgets a letter that has left the store. Returns `true` if its key is no longer parked.
     fn forget(&mut self, letter: &Letter<T>) -> bool {
         let (true, Some(key)) = (letter.parks, letter.key()) else {
             return false;
@@ -170,7 +171,7 @@ impl<T> DeadLetterStore<T> {
         is_freed
     }
 
-    /// The letters, oldest first.
+    /// Returns the letters, oldest first.
     pub(crate) fn list(&self) -> Vec<Arc<Letter<T>>> {
         self.store.values().cloned().collect()
     }
@@ -194,7 +195,7 @@ impl<T> DeadLetterStore<T> {
     }
 }
 
-/// Letters have left the store: has the lanes that waited for that judge their parked_arrivals.
+/// Has the lanes that waited judge their parked arrivals, because letters have left the store.
 pub(crate) fn notify<T: Send + Sync + 'static>(waiting: Vec<Weak<Lane<T>>>) {
     for lane in waiting.iter().filter_map(Weak::upgrade) {
         lane.judge_parked_again();

@@ -1,17 +1,17 @@
-//! The deliveries of a lane whose order has to survive failures, or that several consumers share.
+//! Keyed lanes: their order has to survive failures, or several consumers share them.
 //!
-//! A plain lane needs none of this: its one runner takes what is next. A keyed lane
-//! files what arrives with a [`Sequencer`], which says what may be handed out. All consumers (the
-//! lane's own runner, the slots of a group, callers that pull) share it by a lock, held to
-//! take and to put down, never while a handler runs, and never over a destructor of the
-//! user's.
+//! A plain lane needs none of this: its one runner takes the next delivery. A keyed lane files
+//! arrivals with a [`Sequencer`], which says which of them may be handed out. Its consumers are the
+//! lane's own runner, the slots of a concurrent handler or of a group, or callers that pull. They
+//! share it by a lock, held to take and to put down. It is never held while a handler runs, nor
+//! over a destructor of the user's.
 //!
-//! Steps. *Take*: under the lock, fill up from the inbox and take the oldest that may go, or
-//! where nothing that was filed may, take [straight from the inbox](crate::engine::keyed::straight); its
-//! key is now out. *Put down*: after the outcome is on the books, under the lock, a failure
-//! that waits for its retry holds its key, then the key is no longer out. So nobody finds a
-//! key free between the two. A *retry* that is due is filed, then its hold is released, in
-//! one step. Model: `loom-tests/tests/models/keys.rs`.
+//! Steps. *Take*: under the lock, fill up from the inbox and take the oldest that may go. If
+//! nothing that was filed may go, take [straight from the inbox](crate::engine::keyed::straight).
+//! The key of the delivery is now out. *Put down*: the outcome is on the books first. Then, under
+//! the lock, a failure that waits for its retry holds its key, and the key is no longer out. So
+//! nobody finds a key free between the two. A *retry* that is due is filed, then its hold is
+//! released, in one step. Model: `loom-tests/tests/models/keys.rs`.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -33,19 +33,18 @@ use crate::types::config::{LaneFull, OnFailure};
 use crate::types::error::InvalidSetting;
 use crate::types::reason::DeadReason;
 
-/// What the consumers of a lane share.
+/// The state that the consumers of a lane share.
 pub(crate) struct Keyed<T> {
-    /// Several consumers may be at it at once, so keys matter even if no failure holds
-    /// them.
+    /// Several consumers may take at once, so keys matter even if no failure holds them.
     pub(crate) is_shared: bool,
-    /// Its one member's slots are the lane's to number.
+    /// The lane numbers the slots of its one member.
     pub(crate) is_concurrent: bool,
     pub(crate) state: Mutex<State<T>>,
     /// Callers that wait for something to lease.
     pub(crate) receivers: Waiters,
 }
 
-/// A lane whose deliveries are filed, with what its consumers share.
+/// A lane whose deliveries are filed, with the state that its consumers share.
 pub(crate) struct KeyedLane<'a, T> {
     pub(crate) lane: &'a Arc<Lane<T>>,
     pub(crate) keyed: &'a Keyed<T>,
@@ -60,7 +59,7 @@ impl<T> Clone for KeyedLane<'_, T> {
 impl<T> Copy for KeyedLane<'_, T> {}
 
 impl<T> Lane<T> {
-    /// The lane with its keyed state, if it has any.
+    /// Returns the lane with its keyed state, if it has any.
     pub(crate) fn keyed(self: &Arc<Self>) -> Option<KeyedLane<'_, T>> {
         let keyed = self.keyed.get()?;
         Some(KeyedLane { lane: self, keyed })
@@ -78,15 +77,15 @@ pub(crate) struct State<T> {
     pub(crate) parked: BTreeMap<Key, Box<str>>,
     pub(crate) forget_at: usize,
     pub(crate) parked_arrivals: ParkedArrivals<T>,
-    /// Those who take from it besides the lane's runner.
+    /// Members that take from it besides the lane's runner.
     pub(crate) members: Vec<Arc<Member<T>>>,
-    /// Those who do no more, and may still have a handler that is about to go.
+    /// Members that take no more, and may still have a handler that is about to go.
     pub(crate) leaving: Vec<Arc<Member<T>>>,
     pub(crate) last_member: u64,
     pub(crate) leases: Leases<T>,
 }
 
-/// By what deliveries wait for each other.
+/// The rule by which deliveries get their keys.
 #[derive(Clone, Copy)]
 pub(crate) struct KeyRule {
     keying: Keying,
@@ -98,12 +97,12 @@ impl KeyRule {
         self.key_at(&delivery.batch, usize::from(delivery.index))
     }
 
-    /// The key of the message that is there in this batch.
+    /// Returns the key of the message at this place of the batch.
     pub(crate) fn key_at<T>(self, batch: &Batch<T>, index: usize) -> Option<Key> {
         self.key_by(batch.meta(index))
     }
 
-    /// The key of a message with what its publisher has added.
+    /// Returns the key of a message with this metadata of its publisher.
     pub(crate) fn key_by(self, meta: Option<&Meta>) -> Option<Key> {
         match self.keying {
             Keying::Nothing => None,
@@ -123,7 +122,7 @@ impl KeyRule {
     }
 }
 
-/// Who takes from a keyed lane.
+/// The consumers of a keyed lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Consumers {
     /// The lane's own runner.
@@ -137,16 +136,16 @@ pub(crate) enum Consumers {
 }
 
 impl Consumers {
-    /// Whether several of them may be at it at once, each for itself.
+    /// Returns whether several of them may take at once, each for itself.
     pub(crate) fn share(self) -> bool {
         matches!(self, Self::Slots | Self::Members)
     }
 }
 
-/// Other rules for such a lane, if they make sense.
+/// A change of a lane's rules, which fails if they make no sense for it.
 pub(crate) type ChangeRules = dyn Fn(Rules, Fit) -> Result<Rules, InvalidSetting>;
 
-/// The lane's own runner, among those who take.
+/// The id of the lane's own runner among the owners.
 pub(crate) const RUNNER: u64 = 0;
 
 impl<T: Send + Sync + 'static> Keyed<T> {
@@ -180,7 +179,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
         }
     }
 
-    /// Whether letters for this reason park their key.
+    /// Returns whether letters for this reason park their key.
     pub(crate) fn parks(&self, reason: DeadReason) -> bool {
         use DeadReason::{Exhausted, KeyParked, PolicyPanicked, Rejected};
         matches!(reason, Exhausted | KeyParked | PolicyPanicked | Rejected)
@@ -201,7 +200,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
         into.members = members.collect();
     }
 
-    /// By what its deliveries wait for each other now.
+    /// Returns the rule by which its deliveries get their keys now.
     pub(crate) fn key_rule(&self, state: &State<T>) -> KeyRule {
         KeyRule {
             keying: state.rules.keying(self.is_shared),
@@ -224,7 +223,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
         state.arrive(key, delivery);
     }
 
-    /// Files what was redriven, unless one before it waits for the dead letters.
+    /// Files a redriven delivery, unless an earlier one of its key waits for the dead letters.
     pub(crate) fn rejoin(&self, state: &mut State<T>, delivery: PendingDelivery<T>) {
         let id = delivery.id().get();
         match self.key_of(state, &delivery) {
@@ -235,9 +234,8 @@ impl<T: Send + Sync + 'static> Keyed<T> {
         }
     }
 
-    /// Changes the rules. Whoever waits is judged by the new ones at once; what is
-    /// in somebody's hands, or awaits a retry, holds nobody up that it did not
-    /// before.
+    /// Changes the rules. They apply at once to deliveries that wait. Deliveries that are in flight
+    /// or await a retry hold up no others than before.
     fn set_rules(
         &self,
         change: impl FnOnce(Rules, Option<u32>) -> Result<Rules, InvalidSetting>,
@@ -267,13 +265,13 @@ impl<T: Send + Sync + 'static> Keyed<T> {
 }
 
 impl<T> State<T> {
-    /// Deliveries set aside before their first attempt: what has come back is bounded by
-    /// the lane's places.
+    /// Returns how many deliveries are set aside before their first attempt. Deliveries that have
+    /// come back don't count: the lane's places bound them.
     pub(crate) fn set_aside(&self) -> usize {
         self.sequencer.len_new() + self.parked_arrivals.len()
     }
 
-    /// How many more may be set aside.
+    /// Returns how many more may be set aside.
     pub(crate) fn room_aside(&self) -> usize {
         (self.rules.hold as usize).saturating_sub(self.set_aside())
     }
@@ -282,7 +280,7 @@ impl<T> State<T> {
         key.is_some_and(|key| self.parked.contains_key(&key))
     }
 
-    /// Whether no key is parked, waits, is out or is held.
+    /// Returns whether no key is parked, waits, is out or is held.
     pub(crate) fn waits_for_nothing(&self) -> bool {
         self.parked.is_empty() && self.sequencer.has_no_lines()
     }
@@ -294,7 +292,7 @@ impl<T> State<T> {
         }
     }
 
-    /// Whether a failure holds everybody up.
+    /// Returns whether a failure holds up all deliveries.
     pub(crate) fn is_blocked(&self) -> bool {
         self.rules.on_failure == OnFailure::BlockSubscription && self.sequencer.holds_any()
     }
@@ -302,7 +300,7 @@ impl<T> State<T> {
     fn file(&mut self, key: Option<Key>, delivery: PendingDelivery<T>) {
         let id = delivery.id().get();
         match delivery.behind() {
-            // Where failures hold others up, it stays before those of its key.
+            // Where failures hold others up, it stays before the others of its key.
             Some(behind) if self.rules.blocks() => {
                 self.sequencer.file_behind(behind, id, key, delivery);
             }
@@ -314,7 +312,7 @@ impl<T> State<T> {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// What its rules have to fit, with so many leases asked for.
+    /// Returns the facts that its rules have to fit, with the leases that were asked for.
     pub(crate) fn fit(&self, is_shared: bool, credits: Option<u32>) -> Fit {
         Fit {
             when_full: self.when_full,
@@ -342,7 +340,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
-    /// Takes over what a plain lane had begun.
+    /// Takes over the deliveries that a plain lane had begun with.
     pub(crate) fn adopt(self, turn: &mut Turn<T>) {
         if turn.prefetched.is_empty() && turn.waiting.is_empty() && turn.requeued.is_empty() {
             return;
@@ -390,8 +388,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 }
 
-/// Tells keys apart within a lane, and nowhere else. SipHash, so that keys don't meet by
-/// accident, and none is made up easily to meet another's.
+/// Tells keys apart within a lane, and nowhere else. It uses SipHash, so that keys don't collide by
+/// accident, and nobody easily makes one up that collides.
 fn identity(key: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);

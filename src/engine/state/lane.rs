@@ -25,26 +25,25 @@ use crate::sync::{Arc, Mutex, OnceLock, Slot, Unbounded, mutant};
 use crate::types::config::LaneFull;
 use std::collections::VecDeque;
 
-/// What only the lane's runner touches, taken out while it runs, so that no
+/// The state that only the lane's runner touches. It is taken out while the runner runs, so that no
 /// lock is held while the handler is called.
 pub(crate) struct Turn<T> {
     pub(crate) handler: Handler<T>,
-    /// Parts taken out of the inbox and not yet handled.
+    /// Slices taken out of the inbox and not yet handled.
     pub(crate) prefetched: VecDeque<BatchSlice<T>>,
-    /// Retries on the timer wheel, and on an engine without workers what was requeued in
-    /// this run, by their tag.
+    /// Retries on the timer wheel, by their tag. On an engine without workers, deliveries that were
+    /// requeued in this run are here, too.
     pub(crate) waiting: Arena<PendingDelivery<T>>,
-    /// What was requeued and may go on, in order.
+    /// Deliveries that were requeued and may go on, in order.
     pub(crate) requeued: VecDeque<PendingDelivery<T>>,
     pub(crate) linger: Linger,
-    /// The last delivery had come back: one that is new goes next, if there is one.
+    /// The last delivery had come back, so a new one goes next, if there is one.
     pub(crate) is_new_next: bool,
-    /// What is left of a batch that was due, because its keys had to wait.
+    /// How many deliveries are left of a batch that was due, because their keys had to wait.
     pub(crate) carried_over: usize,
     pub(crate) stride: Stride,
     pub(crate) failed_calls: Vec<FailedCall>,
-    /// Equal errors share their text: a million failures of one kind store it
-    /// once.
+    /// Equal errors share their text: a million failures of one kind store it once.
     pub(crate) last_error: Option<Arc<str>>,
 }
 
@@ -64,7 +63,7 @@ impl<T> Turn<T> {
         }
     }
 
-    /// Takes the oldest that were prefetched, at most so many.
+    /// Takes the oldest prefetched deliveries, at most `most`.
     fn pop_some(&mut self, most: u32) -> Option<BatchSlice<T>> {
         let (taken, left) = self.prefetched.pop_front()?.split_at_most(most);
         if let Some(left) = left {
@@ -74,7 +73,7 @@ impl<T> Turn<T> {
     }
 }
 
-/// A policy, or none of its own.
+/// A retry policy, or `None` for a lane without one of its own.
 pub(crate) type Policy = Option<SharedPolicy>;
 
 /// Settings of a lane, checked.
@@ -104,9 +103,8 @@ impl Lag {
 
 /// The lane of one subscription.
 ///
-/// Who touches what: the topic's dispatcher reserves room and pushes into
-/// `inbox`; the timer thread and redrives push into `returns`; everything else
-/// belongs to whoever runs it.
+/// The topic's dispatcher reserves room and pushes into `inbox`. The timer thread and redrives push
+/// into `returns`. Everything else belongs to the lane's runner.
 pub(crate) struct Lane<T> {
     pub(crate) name: Arc<str>,
     /// Keeps jitter apart between subscriptions, topics and brokers.
@@ -114,31 +112,29 @@ pub(crate) struct Lane<T> {
     pub(crate) topic: Arc<TopicCore<T>>,
     pub(crate) capacity: u32,
     pub(crate) when_full: LaneFull,
-    /// It is one of several, of a subscription to patterns: its topic may be removed
-    /// from under it.
+    /// The lane is one of several of a pattern subscription. Its topic may be removed before it ends.
     pub(crate) by_pattern: bool,
-    /// It gets messages with ids greater than this. Set before it is on the list.
+    /// The lane gets messages with ids greater than this. It is set before the lane is on the list.
     after: AtomicU64,
     pub(crate) retry: Slot<Policy>,
     pub(crate) room: Cell<Room>,
     pub(crate) task: TaskState,
     pub(crate) lag: Lag,
-    /// Its last turn was.
+    /// The lane's last turn was brisk.
     pub(crate) is_brisk: AtomicBool,
     pub(crate) books: LaneBooks,
     pub(crate) latencies: Mutex<Option<Box<Latencies>>>,
-    /// First attempts, in accept order. Bounded by `capacity`: every delivery in
-    /// it holds a place.
+    /// First attempts, in accept order. Bounded by `capacity`: every delivery in it holds a place.
     inbox: OnceLock<Box<Unbounded<BatchSlice<T>>>>,
-    /// Where others than the runner take from the inbox, what was taken out of it and
-    /// is still to be had: older than everything in it.
+    /// Slices taken out of the inbox that are still to be had, where others than the runner take
+    /// from it. They are older than everything in the inbox.
     split: Mutex<VecDeque<BatchSlice<T>>>,
-    /// When the first of what waits here expires.
+    /// When the first delivery here expires.
     pub(crate) expiry: Expiry,
     /// Bounded like the inbox.
     returns: OnceLock<Box<Unbounded<Return<T>>>>,
     pub(crate) turn: Mutex<Option<Box<Turn<T>>>>,
-    /// Where order has to survive failures, or several consumers share the lane.
+    /// The keyed state, where order has to survive failures, or several consumers share the lane.
     pub(crate) keyed: OnceLock<Box<Keyed<T>>>,
     /// The deadline of a drain that was begun inside a handler.
     end: Mutex<TimerKey>,
@@ -192,7 +188,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.room.load().phase
     }
 
-    /// It gets nothing up to this id.
+    /// Starts the lane after this id: it gets only later messages.
     pub(crate) fn start_after(&self, id: u64) {
         // ORDERING: relaxed, as the load below: the list of lanes publishes it.
         self.after.store(id, Ordering::Relaxed);
@@ -202,12 +198,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.after.load(Ordering::Relaxed)
     }
 
-    /// Whether the message was accepted after the subscription came.
+    /// Returns whether the message was accepted after the subscription came.
     pub(crate) fn wants(&self, id: u64) -> bool {
         self.starts_after() < id
     }
 
-    /// Room for new deliveries now.
+    /// Returns how many new deliveries have room now.
     pub(crate) fn free(&self) -> u32 {
         self.capacity.saturating_sub(self.room.load().occupied)
     }
@@ -217,7 +213,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             .update(|room| room.reserve(wanted, self.capacity, wait))
     }
 
-    /// Gives places back; wakes the topic if it waits for them. `true`: the lane
+    /// Gives places back, and notifies the topic if it waits for them. Returns `true` if the lane
     /// is ending and now empty.
     pub(crate) fn release(&self, places: u32) -> bool {
         let released = self.room.update(|room| room.release(places));
@@ -244,14 +240,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
         split.pop_front().or_else(|| inbox.pop())
     }
 
-    /// Whether others than the runner may take from the inbox: the oldest, to make
-    /// room, or what has expired. The runner of a plain lane takes no more than it is
-    /// about to deliver then.
+    /// Returns whether others than the runner may take from the inbox. They take the oldest
+    /// deliveries, to make room, or expired ones. The runner of a plain lane then takes no more
+    /// than it is about to deliver.
     pub(crate) fn is_sifted(&self) -> bool {
         self.when_full == LaneFull::DropOldest || self.topic.settings.ttl_ns.is_some()
     }
 
-    /// Passes each part that is queued to `look`, which leaves what is to stay.
+    /// Passes each queued slice to `look`, which leaves what is to stay.
     pub(crate) fn look_through_inbox(
         &self,
         mut look: impl FnMut(BatchSlice<T>, &mut VecDeque<BatchSlice<T>>),
@@ -269,12 +265,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Takes the oldest deliveries that are queued, at most so many.
+    /// Takes the oldest deliveries that are queued, at most `most`.
     pub(crate) fn pop_some(&self, most: u32) -> Option<BatchSlice<T>> {
         self.pop_chosen(|_| most)
     }
 
-    /// Takes as many of the oldest part that is queued as are chosen.
+    /// Takes as many deliveries of the oldest queued slice as `choose` says.
     pub(crate) fn pop_chosen(
         &self,
         choose: impl FnOnce(&BatchSlice<T>) -> u32,
@@ -298,19 +294,19 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Some(taken)
     }
 
-    /// Puts back what was taken out and not tried, before what is queued.
+    /// Puts back deliveries that were taken out and not tried, before those that are queued.
     pub(crate) fn unpop(&self, part: BatchSlice<T>) {
         self.split.lock().push_front(part);
     }
 
-    /// Whether nothing is queued.
+    /// Returns whether nothing is queued.
     pub(crate) fn is_inbox_empty(&self) -> bool {
-        // In this order: what is taken out of the one is then in the other.
+        // In this order: a delivery that leaves the one is then in the other.
         let is_empty = |inbox: &Unbounded<_>| inbox.is_empty() && self.split.lock().is_empty();
         self.inbox.get().is_none_or(|inbox| is_empty(inbox))
     }
 
-    /// How many deliveries are queued; counts no further than `enough`.
+    /// Returns how many deliveries are queued; counts no further than `enough`.
     pub(crate) fn queued(&self, enough: usize) -> usize {
         let Some(inbox) = self.inbox.get() else {
             return 0;
@@ -331,9 +327,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         found
     }
 
-    /// Takes the oldest deliveries that wait and were never tried, at most so many, to
-    /// be dropped: what a turn at rest has prefetched, then what has been filed, then
-    /// what is queued.
+    /// Takes the oldest deliveries that wait and were never tried, at most `most`, to be dropped.
+    /// It looks at a resting turn's prefetched ones first, then at filed ones, then at queued ones.
     pub(crate) fn pop_oldest(&self, most: u32) -> Vec<BatchSlice<T>> {
         let in_turn = self
             .turn
@@ -343,7 +338,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if let Some(part) = in_turn {
             return vec![part];
         }
-        // Held over both looks, or what a consumer files between them would be passed by.
+        // Held over both looks, or deliveries that a consumer files in between would be missed.
         let mut state = self.keyed.get().map(|keyed| keyed.state.lock());
         let filed = state.as_mut().map_or_else(Vec::new, |state| {
             state.sequencer.take_oldest_new(most as usize)
@@ -354,7 +349,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         filed.into_iter().map(PendingDelivery::into_part).collect()
     }
 
-    /// Pushes what comes back; [`schedule_for_return`](Self::schedule_for_return) follows.
+    /// Pushes a return; [`schedule_for_return`](Self::schedule_for_return) follows.
     pub(crate) fn push_return(&self, returned: Return<T>) {
         self.returns
             .get_or_init(|| Box::new(Unbounded::new()))
@@ -393,7 +388,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     pub(crate) fn is_retired(&self) -> bool {
-        // ORDERING: who sees it sees that the handler is gone.
+        // ORDERING: a thread that sees it sees that the handler is gone.
         self.retired.load(Ordering::Acquire)
     }
 
@@ -419,8 +414,8 @@ impl<T: Send + Sync + 'static> Fire for Lane<T> {
         let returned = match tag {
             Tag::Look => {
                 self.schedule();
-                // What has expired may be the room that it waits for, and the runner
-                // in a handler for long.
+                // Expired deliveries may hold the room that the topic waits for, while the runner
+                // is in a handler for long.
                 if self.room.load().awaited {
                     self.topic.schedule();
                 }

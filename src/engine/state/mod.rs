@@ -1,6 +1,7 @@
-//! A topic, its queues, its lanes, and what the consumers of a lane share: types that hold each other.
+//! A topic, its queues, its lanes, and what the consumers of a lane share: types that hold each
+//! other.
 //!
-//! What is done with them is in the folders that follow.
+//! The folders that follow work with them.
 
 pub(crate) mod dead_letter_store;
 pub(crate) mod keyed;

@@ -1,23 +1,24 @@
-//! A queue, and what whoever dispatches it needs: a topic has one of these, or one
-//! for each of its partitions.
+//! A queue, and the state of its dispatcher. A topic has one of these, or one for each of its
+//! partitions.
 //!
-//! Its newest messages are in an open batch, behind a lock that a publisher holds while it
-//! writes its message there. The publisher that fills the batch sends it, still under the
-//! lock, through a channel, so that the channel has them in the order in which they were
-//! written. A dispatcher takes full batches out of the channel without the lock, and takes
-//! the open one under it when the channel is empty.
+//! The newest messages are in an open batch. A publisher holds its lock while it writes a message
+//! there. The publisher that fills the batch sends it through a channel, still under the lock. So
+//! the channel has batches in the order in which they were written. A dispatcher takes full batches
+//! out of the channel without the lock. When the channel is empty, it takes the open one under the
+//! lock.
 //!
-//! The feared interleavings. A full batch is overtaken by the open one: no, because who
-//! takes the open one looks into the channel once more under the lock, where nothing can
-//! be sent. A message is written while its dispatcher goes to rest, and nobody looks: no,
-//! because the dispatcher says under the lock, when it finds nothing there, that it wants
-//! to be notified, and whoever writes next sees that. Whoever takes the request with it
-//! must notify, and everybody after it need not. It notifies by the fences of
-//! [`TaskState`]: the request may be one of an earlier turn.
+//! Two interleavings are feared, and neither can happen:
 //!
-//! Who drops the oldest takes from the queue, too, and may take a part of a batch only:
-//! what is left of that is `left`, older than everything in the channel. Where the topic
-//! drops its oldest, all who take hold the lock.
+//! - The open batch overtakes a full one. But the thread that takes the open one first looks into
+//!   the channel once more under the lock, while nothing can be sent.
+//! - A message is written while its dispatcher goes to rest, and nobody looks. But the dispatcher
+//!   finds nothing under the lock, and asks there to be notified; the next writer sees that. The
+//!   writer takes the request with it and must notify, and later writers need not. It notifies by
+//!   the fences of [`TaskState`]: the request may be one of an earlier turn.
+//!
+//! A publisher that drops the oldest takes from the queue, too, and may take only a part of a
+//! batch. The rest of that batch is `left`, older than everything in the channel. Where the topic
+//! drops its oldest, all threads that take hold the lock.
 
 use crate::engine::base::task_state::TaskState;
 use crate::engine::parts::dispatcher::DispatcherState;
@@ -30,20 +31,19 @@ use crate::pure::words::schedule::Then;
 use crate::sync::{Arc, CachePadded, Channel, Mutex, MutexGuard, OnceLock, mutant};
 use crate::types::config::Overflow;
 
-/// Least messages of a chunk that stays in its publisher's own vector. A smaller one joins
-/// the open batch: so a batch in the channel, with the one that was sent before its time
-/// to let it pass, stands for more messages than this.
+/// Least messages of a chunk that stays in its publisher's own vector. A smaller one joins the open
+/// batch. A chunk may send the open batch before its time, to let it pass: the two hold more
+/// messages than this.
 const OWN: usize = BATCH / 2;
 
-/// Nobody notifies: somebody is bound to look.
+/// The number that no message has: nobody notifies, because somebody is bound to look.
 const QUIET: u64 = u64::MAX;
 
-/// Who touches what: publishers the tail; the dispatcher, which is whoever holds
-/// the task, the dispatcher.
+/// One queue with its task. Publishers touch the tail. The dispatcher's state belongs to the thread
+/// that runs the task.
 pub(crate) struct PartitionQueue<T> {
     tail: CachePadded<Mutex<Tail<T>>>,
-    /// Made with the first full batch. Bounded by the gate, exactly and in messages, which
-    /// slots can't be.
+    /// Made with the first full batch. The gate bounds it exactly, in messages, which slots can't.
     full: OnceLock<Channel<Arc<Batch<T>>>>,
     /// Batches that the gate lets into it at once.
     most_full: usize,
@@ -51,26 +51,26 @@ pub(crate) struct PartitionQueue<T> {
     evicts: bool,
     pub(crate) task: TaskState,
     pub(crate) dispatcher: Mutex<Option<Box<DispatcherState<T>>>>,
-    /// When the first of what waits here expires, as far as that is known: of what its
-    /// topic says how long it lives, only once a dispatcher has come to rest.
+    /// When the first message here expires, as far as that is known. An expiry by the topic's time
+    /// to live is known only once a dispatcher has come to rest.
     pub(crate) expiry: Expiry,
 }
 
-/// Where publishers and the dispatcher meet.
+/// The end of the queue, where publishers and the dispatcher meet.
 pub(crate) struct Tail<T> {
     open: OpenBatch<T>,
-    /// What an eviction has left of the oldest batch.
+    /// The part of the oldest batch that an eviction has left.
     left: Option<BatchSlice<T>>,
-    /// Whoever writes a message with this number, or a higher one, notifies.
+    /// The writer of a message with this number, or a higher one, notifies.
     notify_from: u64,
-    /// And whoever fills the open batch.
+    /// The writer that fills the open batch notifies, too.
     notify_when_full: bool,
 }
 
-/// What was taken out of a queue.
+/// Messages taken out of a queue.
 pub(crate) struct Taken<T> {
     pub(crate) part: BatchSlice<T>,
-    /// It is the open batch: nothing was behind it.
+    /// The messages were the open batch: nothing was behind it.
     pub(crate) was_open: bool,
 }
 
@@ -107,8 +107,8 @@ impl<T> PartitionQueue<T> {
         }
     }
 
-    /// Writes messages that were accepted at once into the open batch, or sends them in the
-    /// vector they are in, under the lock.
+    /// Writes messages that were accepted at once into the open batch, or sends them in their own
+    /// vector, under the lock.
     pub(crate) fn write_chunk(&self, tail: &mut Tail<T>, payloads: Vec<T>, first: Stamp) {
         if payloads.len() > OWN {
             if tail.open.len() > 0 {
@@ -136,8 +136,8 @@ impl<T> PartitionQueue<T> {
         }
     }
 
-    /// Pushes an entry, given the number of its last message, and returns whether
-    /// the dispatcher is to be put on the ready queue.
+    /// Pushes an entry, given the number of its last message, and returns whether the dispatcher is
+    /// to be put on the ready queue.
     pub(crate) fn push(&self, entry: QueueEntry<T>, last: u64) -> Then {
         let own_expires_ns = entry.own_expires_ns();
         let mut tail = self.tail.lock();
@@ -150,7 +150,7 @@ impl<T> PartitionQueue<T> {
         self.after_push(notifies, own_expires_ns)
     }
 
-    /// Lets the dispatcher know what it has to, after a push.
+    /// Notifies the dispatcher after a push, if it has to know.
     #[inline(always)]
     pub(crate) fn after_push(&self, notifies: bool, own_expires_ns: Option<u64>) -> Then {
         // Noted after the push: a dispatcher forgets it when there is nothing.
@@ -161,21 +161,21 @@ impl<T> PartitionQueue<T> {
         Then::Nothing
     }
 
-    /// Whoever writes a message with this number or a higher one notifies, and before that
-    /// nobody, unless `is_late` then.
+    /// Asks the writer of the message with this number, or of a later one, to notify. If `is_late`
+    /// returns `true`, it asks the next writer instead.
     pub(crate) fn be_notified_from(&self, number: u64, is_late: impl FnOnce() -> bool) {
         let mut tail = self.tail.lock();
         let is_late = mutant!(is_late(), "queue.quiet", false);
         tail.notify_from = if is_late { 0 } else { number };
     }
 
-    /// Nobody needs to notify: whoever makes room for what the dispatcher has does.
+    /// Asks nobody to notify, because a thread that makes room for the dispatcher's batch does.
     pub(crate) fn stay_quiet(&self) {
         self.be_notified_from(QUIET, || false);
     }
 
-    /// Nobody needs to notify before the open batch is full. `false`, and nothing is changed:
-    /// there is a full one already, or nothing at all.
+    /// Asks nobody to notify before the open batch is full. Returns `false` and changes nothing if
+    /// there is a full batch already, or no message at all.
     pub(crate) fn be_notified_when_full(&self) -> bool {
         let mut tail = self.tail.lock();
         let is_only_open = tail.open.len() > 0 && tail.left.is_none() && !self.has_full();
@@ -186,7 +186,7 @@ impl<T> PartitionQueue<T> {
         is_only_open
     }
 
-    /// Takes the oldest batch that is full, without the lock, where nobody else takes any.
+    /// Takes the oldest full batch, without the lock, where nobody else takes any.
     pub(crate) fn pop_full(&self) -> Option<BatchSlice<T>> {
         if self.evicts {
             return None;
@@ -194,7 +194,7 @@ impl<T> PartitionQueue<T> {
         self.full.get()?.pop().map(BatchSlice::whole)
     }
 
-    /// Takes the oldest there is. If that is nothing, or the open batch, the next to push
+    /// Takes the oldest batch. If there is none, or it is the open one, the next publisher to push
     /// notifies.
     pub(crate) fn pop(&self) -> Option<Taken<T>> {
         let mut tail = self.tail.lock();
@@ -224,7 +224,7 @@ impl<T> PartitionQueue<T> {
         Some(Taken { part, was_open })
     }
 
-    /// Takes the oldest messages, at most so many, for a topic that drops its oldest.
+    /// Takes the oldest messages, at most `most`, for a topic that drops its oldest.
     pub(crate) fn pop_some(&self, most: u32) -> Option<BatchSlice<T>> {
         let mut tail = self.tail.lock();
         let (taken, left) = self.pop_from(&mut tail)?.part.split_at_most(most);
@@ -234,7 +234,7 @@ impl<T> PartitionQueue<T> {
 }
 
 impl<T> Tail<T> {
-    /// Whether whoever has written the message with this number must notify.
+    /// Returns whether the writer of the message with this number must notify.
     #[inline(always)]
     pub(crate) fn notifies(&mut self, number: u64) -> bool {
         let notifies = number >= self.notify_from;

@@ -1,34 +1,37 @@
-//! A topic that is split into partitions, so that several workers can dispatch it
-//! at once. What is the topic's stays the topic's: its ids, capacity, lanes and books.
-//! A partition is a queue and a task. A message's way is key, partition, queue,
-//! dispatcher, lane: each keeps the order of what it is given, and so the messages
-//! of a key keep theirs.
+//! A topic that is split into partitions, so that several workers can dispatch it at once.
 //!
-//! The number of partitions may change while traffic runs, and then a key may move
-//! to another partition. Steps. The partitions there are at a time are a *set*,
-//! which is replaced as a whole. A *publisher*, who has its ticket, finds its
-//! partition in the current set and enters it: counts its messages into `entered`,
-//! fences, and looks whether the set is still the current one. If it isn't, it
-//! leaves again and tries the next. Otherwise it pushes. A *dispatcher* counts what it
-//! has handed on, or dropped, into `left`, fences, and looks whether its set has been
-//! replaced. If it has, and the partition is empty, it notifies everybody. A *change* puts
-//! the new set in the place of the old one, and notifies everybody. The partitions of a
-//! new set take messages, and dispatch none before the old set is empty: `left`
-//! equals `entered` in all of its partitions.
+//! Ids, capacity, lanes and books stay the topic's. A partition is a queue and a task. A message's
+//! way is key, partition, queue, dispatcher, lane. Each of them keeps the order of what it is
+//! given, and so the messages of a key keep theirs.
 //!
-//! The feared interleavings. A publisher enters the old set while a dispatcher of the
-//! new one finds it empty, so that an older message of a key follows a newer one: each
-//! would have missed the other's step, which the fences exclude. The last message of the
-//! old set leaves, and nobody tells the new one: who sees it leave has either seen the
-//! change, and notifies, or fenced before the change did, and then the new set's first
-//! look, which comes after that fence, sees it gone. A message has left before it is in
-//! its lanes: it is counted after the push.
+//! The number of partitions may change while traffic runs, and then a key may move to another
+//! partition. The partitions that exist at a time are a *set*, which is replaced as a whole. Steps:
 //!
-//! Two dispatchers may push into one lane at once. Both reserve first, in the order of
-//! the list of lanes, and who comes short in one stops there and gives back what it has:
-//! so who is first in the first of them goes on. One that finds a lane full because
-//! another has taken what it then gives back, is notified by that, as by any release.
-//! Model: `loom-tests/tests/models/partitions.rs`.
+//! - A *publisher*, which has its ticket, finds its partition in the current set and enters it. It
+//!   counts its messages into `entered`, fences, and looks whether the set is still the current
+//!   one. If so, it pushes. If not, it leaves again and tries the next.
+//! - A *dispatcher* counts messages that it has handed on, or dropped, into `left`, fences, and
+//!   looks whether its set has been replaced. If it has, and the partition is empty, it notifies
+//!   everybody.
+//! - A *change* puts the new set in the place of the old one, and notifies everybody. The
+//!   partitions of a new set take messages, and dispatch none before the old set is empty. It is
+//!   empty when `left` equals `entered` in all of its partitions.
+//!
+//! Three interleavings are feared, and none can happen:
+//!
+//! - A publisher enters the old set while a dispatcher of the new one finds it empty. Then an older
+//!   message of a key would follow a newer one. But each would have missed the other's step, which
+//!   the fences exclude.
+//! - The last message of the old set leaves, and nobody tells the new one. But say the dispatcher
+//!   that sees it leave has seen the change: then it notifies. Otherwise it fenced before the
+//!   change did. The new set's first look comes after that fence, and sees the message gone.
+//! - A message counts as left before it is in its lanes. But it is counted after the push.
+//!
+//! Two dispatchers may push into one lane at once. Both reserve first, in the order of the list of
+//! lanes. A dispatcher that finds too little room in a lane stops there and gives back what it has.
+//! So the dispatcher that is first in the first lane goes on. The other may find a lane full of
+//! places that are then given back. That release notifies it, as any release does. Model:
+//! `loom-tests/tests/models/partitions.rs`.
 
 use std::ops::Deref;
 
@@ -47,15 +50,15 @@ use crate::sync::{Arc, CachePadded, Mutex, Slot, Weak, fence, mutant, thread_num
 use crate::types::config::Unkeyed;
 use crate::types::error::PartitionsError;
 
-/// How a topic is split.
+/// The partitions of a topic, and the rule for messages without a key.
 pub(crate) struct Split<T> {
     set: Slot<PartitionSet<T>>,
     /// Held while the set is replaced.
     change: Mutex<()>,
     unkeyed: Unkeyed,
-    /// Whose turn it is, under [`Unkeyed::RoundRobin`].
+    /// The partition whose turn it is, under [`Unkeyed::RoundRobin`].
     turn: AtomicU64,
-    /// Where the next notify begins: who is notified first is likely to get the room.
+    /// Where the next notify begins: the partition notified first is likely to get the room.
     first: AtomicUsize,
 }
 
@@ -79,7 +82,7 @@ pub(crate) struct Partition<T> {
     left: AtomicU64,
 }
 
-/// What a dispatcher dispatches: all of a topic that is not split, or a partition.
+/// The queue that a dispatcher dispatches: all of a topic that is not split, or a partition.
 pub(crate) enum QueueRef<'a, T> {
     Plain(&'a PartitionQueue<T>),
     Partition(&'a PartitionSet<T>, &'a Arc<Partition<T>>),
@@ -97,7 +100,7 @@ impl<T> Deref for QueueRef<'_, T> {
 }
 
 impl<T: Send + Sync + 'static> QueueRef<'_, T> {
-    /// Whether the older messages of all its keys are in their lanes.
+    /// Returns whether the older messages of all its keys are in their lanes.
     pub(crate) fn may_dispatch(&self) -> bool {
         match self {
             Self::Plain(_) => true,
@@ -105,7 +108,7 @@ impl<T: Send + Sync + 'static> QueueRef<'_, T> {
         }
     }
 
-    /// Whether nothing is added to it any more.
+    /// Returns whether nothing is added to it any more.
     pub(crate) fn is_replaced(&self, topic: &TopicCore<T>) -> bool {
         match self {
             Self::Plain(_) => false,
@@ -113,7 +116,7 @@ impl<T: Send + Sync + 'static> QueueRef<'_, T> {
         }
     }
 
-    /// So many of its messages are in their lanes, or gone.
+    /// Notes that `count` of its messages are in their lanes, or gone.
     pub(crate) fn leave(&self, topic: &TopicCore<T>, count: usize) {
         if let (Self::Partition(set, partition), Some(split)) = (self, &topic.split) {
             split.leave(topic, set, partition, count as u64);
@@ -122,10 +125,10 @@ impl<T: Send + Sync + 'static> QueueRef<'_, T> {
 }
 
 impl<T: Send + Sync + 'static> Partition<T> {
-    /// Messages that have left, and those that had entered by then or have since.
+    /// Returns the messages that have left, and those that had entered by then or have since.
     pub(crate) fn counts(&self) -> (u64, u64) {
-        // ORDERING: acquire shows what was pushed into lanes before. This order,
-        // so that the second is never less than the first.
+        // ORDERING: acquire shows what was pushed into lanes before. This order, so that the second
+        // is never less than the first.
         let left = self.left.load(Ordering::Acquire);
         (left, self.entered.load(Ordering::Relaxed))
     }
@@ -141,7 +144,7 @@ impl<T: Send + Sync + 'static> Partition<T> {
         }
     }
 
-    /// Runs a turn for whoever runs it. A set that is gone was empty.
+    /// Runs a turn of a claimed partition. A set that is gone was empty.
     fn run_claimed(self: &Arc<Self>, worker: &mut Worker<'_>) -> After {
         let set = self.set.upgrade();
         let topic = set.as_ref().and_then(|set| set.topic.upgrade());
@@ -166,7 +169,8 @@ impl<T: Send + Sync + 'static> Task for Partition<T> {
 }
 
 impl<T: Send + Sync + 'static> Fire for Partition<T> {
-    /// A linger has ended, or something may have expired: it has no other deadlines.
+    /// Schedules the partition: a linger has ended, or something may have expired. It has no other
+    /// deadlines.
     fn fire(self: Arc<Self>, _tag: Tag) {
         let set = self.set.upgrade();
         if let Some(topic) = set.and_then(|set| set.topic.upgrade()) {
@@ -204,15 +208,15 @@ impl<T: Send + Sync + 'static> PartitionSet<T> {
         (hash % self.partitions.len() as u64) as usize
     }
 
-    /// The partition that has got the fewest messages in chunks. They are not of one
-    /// size, so turns would not give all as many.
+    /// Returns the partition that has got the fewest messages in chunks. Chunks are not of one
+    /// size, so turns would not give all partitions as many.
     fn place_of_chunk(&self) -> usize {
         let counts = self.chunked.iter().enumerate();
         let fewest = counts.min_by_key(|(_, count)| count.load(Ordering::Relaxed));
         fewest.map_or(0, |(place, _)| place)
     }
 
-    /// Where these messages go, given their route.
+    /// Returns the partition for these messages, given their route.
     fn place_for(&self, route: Option<u64>, count: u64) -> usize {
         let Some(route) = route else {
             let place = self.place_of_chunk();
@@ -222,18 +226,18 @@ impl<T: Send + Sync + 'static> PartitionSet<T> {
         self.place(route)
     }
 
-    /// Its partitions, beginning with this one.
+    /// Returns its partitions, beginning with this one.
     fn partitions_from(&self, first: usize) -> impl Iterator<Item = &Arc<Partition<T>>> {
         let (before, from) = self.partitions.split_at(first % self.partitions.len());
         from.iter().chain(before)
     }
 
-    /// Whether nothing of the set before it is left.
+    /// Returns whether nothing of the set before it is left.
     fn is_first(&self) -> bool {
         if self.before.peek(Option::is_none) {
             return true;
         }
-        // ORDERING: pairs with the fence in `enter`: who has entered the set before
+        // ORDERING: pairs with the fence in `enter`. A publisher that has entered the set before
         // this one, and stays, is seen here.
         fence(Ordering::SeqCst);
         let is_empty = |set: &Option<Arc<Self>>| {
@@ -264,9 +268,10 @@ impl<T: Send + Sync + 'static> Split<T> {
         }
     }
 
-    /// What says where so many messages that travel together go, whatever the number of
-    /// partitions. `turns` is one for who will send them there, and none for who only
-    /// asks. `None`: a chunk without a key, which goes by what the partitions have got.
+    /// Returns the route of `count` messages that travel together, which holds for any number of
+    /// partitions. `turns` is 1 for a caller that will send them there, and 0 for one that only
+    /// asks. `None` means a chunk without a key, which goes to the partition that has got the
+    /// fewest messages in chunks.
     pub(crate) fn route(&self, meta: Option<&Meta>, count: u64, turns: u64) -> Option<u64> {
         match (meta.and_then(|meta| meta.key.as_deref()), self.unkeyed) {
             (Some(key), _) => Some(key_hash(key)),
@@ -276,12 +281,12 @@ impl<T: Send + Sync + 'static> Split<T> {
         }
     }
 
-    /// Where a buffering publisher's messages go, whoever passes them on.
+    /// Returns the route of a buffering publisher's messages, whichever thread passes them on.
     pub(crate) fn sticky_route(&self) -> Option<u64> {
         (self.unkeyed == Unkeyed::Sticky).then(thread_number)
     }
 
-    /// Pushes an admitted entry to where `route` says, and lets a dispatcher know.
+    /// Pushes an admitted entry to the partition of `route`, and lets a dispatcher know.
     pub(crate) fn enqueue(
         &self,
         topic: &TopicCore<T>,
@@ -292,7 +297,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         while let Err(back) = self.set.peek(|set| self.enter(topic, set, entry, route)) {
             entry = back;
         }
-        // A partition that waits for more must not wait for what finds no room.
+        // A partition that waits for more must not wait for messages that find no room.
         if topic.is_full() && !topic.strategy.peek(|strategy| strategy.is_immediate) {
             self.schedule(&topic.engine);
         }
@@ -328,7 +333,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         partition: &Partition<T>,
         count: u64,
     ) {
-        // ORDERING: release, so that who finds the partition empty finds the lanes
+        // ORDERING: release, so that a thread that finds the partition empty finds the lanes
         // filled. The fence pairs with the one that begins a turn; see the module's text.
         partition.left.fetch_add(count, Ordering::Release);
         mutant!(fence(Ordering::SeqCst), "partitions.leave-fence");
@@ -337,17 +342,17 @@ impl<T: Send + Sync + 'static> Split<T> {
         }
     }
 
-    /// The current set, and the one before it if that is not empty.
+    /// Returns the current set, and the one before it if that is not empty.
     fn sets(&self) -> (Arc<PartitionSet<T>>, Option<Arc<PartitionSet<T>>>) {
         let set = self.set.load();
         let before = Option::clone(&set.before.load());
         (set, before)
     }
 
-    /// Has every partition looked at that has something in it.
+    /// Schedules every partition that has something in it.
     pub(crate) fn schedule(&self, engine: &Engine) {
-        // ORDERING: pairs with the fences of a publisher that we find in no partition,
-        // and of a change that we miss: what we have to tell is seen by them.
+        // ORDERING: pairs with the fences of a publisher that we find in no partition, and of a
+        // change that we miss. They see what we have to tell.
         fence(Ordering::SeqCst);
         let first = self.first.fetch_add(1, Ordering::Relaxed);
         let (set, before) = self.sets();
@@ -361,7 +366,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         }
     }
 
-    /// Whether nobody looks for more.
+    /// Returns whether nobody looks for more.
     pub(crate) fn is_idle(&self) -> bool {
         let set = self.set.load();
         set.partitions
@@ -369,8 +374,8 @@ impl<T: Send + Sync + 'static> Split<T> {
             .all(|partition| partition.queue.task.is_idle())
     }
 
-    /// Drops the oldest there is where so many messages would go, or else elsewhere; of
-    /// the set before first.
+    /// Drops the oldest messages where `wanted` messages would go, or else elsewhere. The set
+    /// before comes first.
     pub(crate) fn drop_oldest(
         &self,
         topic: &TopicCore<T>,
@@ -390,7 +395,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         })
     }
 
-    /// Has every partition looked through for what has expired.
+    /// Looks through every partition for expired messages. Returns whether that made room.
     pub(crate) fn look_for_room(&self, topic: &Arc<TopicCore<T>>) -> bool {
         let (set, before) = self.sets();
         let mut has_room = false;
@@ -403,7 +408,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         has_room
     }
 
-    /// Runs what no worker runs, after the broker has stopped.
+    /// Runs partitions that no worker runs, after the broker has stopped.
     pub(crate) fn end(&self, engine: &Engine) {
         let (set, before) = self.sets();
         for partition in before.iter().chain([&set]).flat_map(|set| &set.partitions) {
@@ -419,7 +424,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         self.set.peek(|set| set.partitions.len())
     }
 
-    /// Messages in each partition.
+    /// Returns the number of messages in each partition.
     pub(crate) fn depths(&self) -> Vec<u64> {
         self.set.peek(|set| {
             set.partitions
@@ -456,8 +461,8 @@ impl<T: Send + Sync + 'static> Split<T> {
         ));
         topic.tell(EventKind::PartitionsChanged { from, to });
         drop(changing);
-        // What waits for more of the old set's waits in vain; and an old set that is
-        // empty has nobody to say so.
+        // A partition of the old set that waits for more waits in vain. An old set that is empty
+        // has nobody to say so.
         mutant!(self.schedule(&topic.engine), "partitions.notify-change");
         Ok(())
     }

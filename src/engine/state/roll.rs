@@ -1,11 +1,12 @@
 //! Changes of a topic's list of lanes.
 //!
-//! Who reads the list, the dispatcher for each batch, wants a plain vector that never
-//! changes, so each change makes a new one. To copy it all for each of many that subscribe
-//! one after the other would take time by the square of their number. So a long list has
-//! a twin: the one before it, brought up to date, if no reader holds it any more. The next
-//! change is made to the twin, and the two change places. Names are looked up in an index.
-//! Short lists have neither, and cost nothing more.
+//! The dispatcher reads the list for each batch. It wants a plain vector that never changes, so
+//! each change makes a new one. To copy it all for each of many subscribers in a row would take
+//! time by the square of their number.
+//!
+//! So a long list has a twin: the list before it, brought up to date, if no reader holds it any
+//! more. The next change is made to the twin, and the two change places. Names are looked up in an
+//! index. Short lists have neither, and cost nothing more.
 
 use std::collections::HashMap;
 
@@ -13,16 +14,16 @@ use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::Lanes;
 use crate::sync::{Arc, Mutex, Slot};
 
-/// A list is long from so many lanes on.
+/// The number of lanes from which on a list is long.
 const LONG: usize = 64;
 
-/// What long lists have. Used under the lock of `TopicCore::ended`; lanes in here are in
-/// the list as well, so none is dropped in here.
+/// The twin and the index of a long list. They are used under the lock of `TopicCore::ended`. Their
+/// lanes are in the list as well, so none is dropped in here.
 pub(crate) struct Roll<T>(Mutex<State<T>>);
 
 struct State<T> {
     twin: Option<Arc<Lanes<T>>>,
-    /// The latest lane of each name; empty if it has yet to be made.
+    /// The latest lane of each name; empty if the index has yet to be made.
     names: HashMap<Arc<str>, Arc<Lane<T>>>,
 }
 
@@ -40,7 +41,7 @@ impl<T: Send + Sync + 'static> Roll<T> {
         Self(Mutex::new(State::new()))
     }
 
-    /// Whether there is an open lane of this name.
+    /// Returns whether there is an open lane of this name.
     pub(crate) fn has_open(&self, list: &Slot<Lanes<T>>, name: &str) -> bool {
         let lanes = list.load();
         if lanes.len() < LONG {
@@ -78,7 +79,7 @@ impl<T: Send + Sync + 'static> Roll<T> {
         });
     }
 
-    /// Forgets what it has, for the end; for the caller to drop where no lock is held.
+    /// Forgets twin and index, for the end. The caller drops them where no lock is held.
     pub(crate) fn release_user_code(&self) -> impl Sized + use<T> {
         std::mem::replace(&mut *self.0.lock(), State::new())
     }

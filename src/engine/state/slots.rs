@@ -7,24 +7,24 @@ use crate::engine::state::lane::Lane;
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{Arc, Mutex, Weak};
 
-/// What a slot does with its turn.
+/// The work that a slot does in its turn.
 pub(crate) trait Work<T>: Send {
-    /// Takes and tries until there is nothing to do now or its share is used up
-    /// (`true`).
+    /// Takes and tries deliveries until there is nothing to do now. Returns `true` if its share is
+    /// used up.
     fn work(&mut self, slot: &Arc<ConsumerSlot<T>>, keyed: KeyedLane<'_, T>) -> bool;
 
-    /// Whether it is in the middle of a call, so that it can't leave.
+    /// Returns whether it is in the middle of a call, so that it can't leave.
     fn is_busy(&self) -> bool;
 }
 
-/// Makes what another slot does, as long as there is a slot that has a handler: it
-/// keeps none itself, so with the last slot the handler is gone.
+/// Makes the work of another slot, as long as there is a slot that has a handler. It keeps no
+/// handler itself, so with the last slot the handler is gone.
 pub(crate) type Make<T> = Box<dyn Fn() -> Option<Box<dyn Work<T>>> + Send + Sync>;
 
-/// What some slots do, and what makes more of them.
+/// The work of some slots, and the means to make more of it.
 pub(crate) type Shared<T> = (Vec<Box<dyn Work<T>>>, Make<T>);
 
-/// Somebody who takes deliveries of a lane, with one slot or several.
+/// A consumer of a lane, with one slot or several.
 pub(crate) struct Member<T> {
     pub(crate) id: u64,
     pub(crate) name: Arc<str>,
@@ -40,8 +40,8 @@ pub(crate) struct ConsumerSlot<T> {
     pub(crate) task: TaskState,
     pub(crate) work: Mutex<Option<Box<dyn Work<T>>>>,
     pub(crate) leaving: AtomicBool,
-    /// Its handler has been dropped.
+    /// The slot's handler has been dropped.
     pub(crate) gone: AtomicBool,
-    /// When its present run began; zero between runs.
+    /// When the slot's present run began; zero between runs.
     pub(crate) busy_since_ns: AtomicU64,
 }

@@ -1,4 +1,4 @@
-//! A topic: what its publishers, its dispatcher and its lanes share.
+//! A topic: the state that its publishers, its dispatcher and its lanes share.
 
 use crate::engine::base::cell::Cell;
 use crate::engine::base::contain::{Contained, SharedPolicy, SharedStrategy, StrategyInUse};
@@ -40,20 +40,20 @@ pub(crate) type Lanes<T> = Vec<Arc<Lane<T>>>;
 
 /// A topic.
 ///
-/// Who touches what: publishers the gate and the queue; subscribe and unsubscribe
-/// replace the list of lanes under the lock of `ended`.
+/// Publishers touch the gate and the queue. Subscribe and unsubscribe replace the list of lanes
+/// under the lock of `ended`.
 pub(crate) struct TopicCore<T> {
     pub(crate) name: Arc<str>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) settings: TopicSettings,
     pub(crate) gate: Gate,
-    /// Its queue, whose messages are numbered by their ids; unused if it is split.
+    /// The topic's queue, whose messages are numbered by their ids; unused if it is split.
     pub(crate) plain: PartitionQueue<T>,
     pub(crate) split: Option<Box<Split<T>>>,
     /// Messages up to this id are handed on whatever the strategy says.
     pub(crate) flush_to: AtomicU64,
     pub(crate) lanes: Slot<Lanes<T>>,
-    /// How that list is changed.
+    /// The means to change that list.
     roll: Roll<T>,
     /// Whether there may be messages that some lane doesn't want.
     pub(crate) starts: Cell<Starts>,
@@ -118,19 +118,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Messages that were accepted and wait for the dispatcher: those on the
-    /// timer wheel are not among them.
+    /// Returns how many accepted messages wait for the dispatcher. Messages on the timer wheel are
+    /// not among them.
     pub(crate) fn waiting(&self) -> u64 {
         let delayed = self.books.delayed.get();
         self.gate.outstanding().saturating_sub(delayed)
     }
 
-    /// Whether all its places are taken.
+    /// Returns whether all its places are taken.
     pub(crate) fn is_full(&self) -> bool {
         self.gate.outstanding() >= self.settings.capacity
     }
 
-    /// Whether it has nothing accepted, and nobody looks for more.
+    /// Returns whether it has no accepted messages, and nobody looks for more.
     pub(crate) fn is_starving(&self) -> bool {
         let is_idle = match &self.split {
             None => self.plain.task.is_idle(),
@@ -148,19 +148,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Gives back the tickets of messages that have left the queue, and lets
-    /// blocked publishers know.
+    /// Gives back the tickets of messages that have left the queue, and lets blocked publishers
+    /// know.
     pub(crate) fn release(&self, count: u64) {
         self.gate.release(count);
         self.call_publishers();
     }
 
-    /// There may be room for publishers that wait.
+    /// Lets waiting publishers look, because there may be room.
     pub(crate) fn call_publishers(&self) {
         self.waiters.wake(|| self.room());
     }
 
-    /// How many more messages it takes now.
+    /// Returns how many more messages it takes now.
     pub(crate) fn room(&self) -> usize {
         let free = self
             .settings
@@ -169,10 +169,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         usize::try_from(free).unwrap_or(usize::MAX)
     }
 
-    /// Consumers on everything accepted so far, whatever the strategies say.
+    /// Hands on everything accepted so far, whatever the strategies say.
     pub(crate) fn flush(self: &Arc<Self>) {
-        // ORDERING: pairs with the loads by the dispatcher and the lanes, which
-        // notify below brings to look.
+        // ORDERING: pairs with the loads by the dispatcher and the lanes. The notifications below
+        // bring them to look.
         self.flush_to
             .fetch_max(self.gate.issued(), Ordering::AcqRel);
         self.schedule();
@@ -204,7 +204,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Tells observers, if there are any, of what happened at once to several messages.
+    /// Tells observers, if there are any, of something that happened at once to several messages.
     pub(crate) fn tell_each(
         &self,
         ids: impl Iterator<Item = MessageId>,
@@ -251,7 +251,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// The store of dead letters.
+    /// Returns the store of dead letters.
     pub(crate) fn letters(&self) -> &Mutex<DeadLetterStore<T>> {
         let settings = &self.settings;
         self.letters.get_or_init(|| {
@@ -260,7 +260,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         })
     }
 
-    /// How many letters are in the store, and how many were evicted from it.
+    /// Returns how many letters are in the store, and how many were evicted from it.
     pub(crate) fn letter_counts(&self) -> (usize, u64) {
         self.letters.get().map_or((0, 0), |letters| {
             let letters = letters.lock();
@@ -268,7 +268,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         })
     }
 
-    /// Puts a letter into the store. `false`: it was not kept.
+    /// Puts a letter into the store. Returns `false` if it was not kept.
     pub(crate) fn bury(&self, letter: Letter<T>) -> bool {
         let mut letters = self.letters().lock();
         let buried = self.bury_in(&mut letters, letter);
@@ -290,8 +290,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         is_kept
     }
 
-    /// Puts a letter into the store, which is locked: so that nobody finds and redrives it
-    /// before it has been told, nor hears of it before it can be found.
+    /// Puts a letter into the locked store, and tells observers under the lock. So nobody redrives
+    /// it before observers were told, and no observer hears of it before it can be found.
     pub(crate) fn bury_in(
         &self,
         letters: &mut DeadLetterStore<T>,
@@ -308,22 +308,22 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         letters.bury(letter)
     }
 
-    /// Has a lane that is about to join get what is accepted from now on. Who
-    /// publishes after it has joined finds it on the list, because the dispatcher
-    /// reads that after it has taken the message.
+    /// Lets a lane that is about to join get only messages accepted from now on. A publisher that
+    /// comes after it has joined finds it on the list: the dispatcher reads the list after it has
+    /// taken the message.
     fn start(&self, lane: &Lane<T>) {
         // This order, so that equal counts mean that nothing is there now.
         let released = self.gate.released();
         let after = self.gate.issued();
         lane.start_after(after);
         if released < after {
-            // Before the list, so that who finds the lane there asks it.
+            // Before the list, so that a dispatcher that finds the lane there asks it.
             self.starts.update(|starts| starts.begin(after));
         }
     }
 
-    /// Adds a lane, unless one of its name is there and not ending. It starts now,
-    /// unless it is the one that messages wait for.
+    /// Adds a lane, unless one of its name is there and not ending. It starts now, unless messages
+    /// wait for a first lane.
     pub(crate) fn join(self: &Arc<Self>, lane: &Arc<Lane<T>>) -> bool {
         let joining = self.ended.lock();
         if self.roll.has_open(&self.lanes, &lane.name) {
@@ -339,7 +339,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         );
         drop(joining);
         self.schedule();
-        // A buffer may wait for somebody to publish to.
+        // A buffer may wait for a lane to publish to.
         self.call_publishers();
         true
     }
@@ -350,15 +350,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.roll.remove(&self.lanes, lane);
     }
 
-    /// Whether it has an open lane of this name.
+    /// Returns whether it has an open lane of this name.
     pub(crate) fn has_open(&self, name: &str) -> bool {
         let _joining = self.ended.lock();
         self.roll.has_open(&self.lanes, name)
     }
 
-    /// Takes a lane that has ended off the list and keeps its counts. Between the
-    /// broker's stop and its drop, lanes stay on the list for whoever reads the
-    /// metrics.
+    /// Takes a lane that has ended off the list and keeps its counts. Between the broker's stop and
+    /// its drop, lanes stay on the list for readers of the metrics.
     pub(crate) fn retire(&self, lane: &Arc<Lane<T>>) {
         let mut ended = self.ended.lock();
         if self.engine.ending.load() != Ending::Stopped {
@@ -374,8 +373,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.engine.quiescence.notify();
     }
 
-    /// The broker has been dropped: keeps the counts of its lanes, and nothing else
-    /// of them. A lane that somebody still runs follows when it is put down.
+    /// Keeps the counts of its lanes, and nothing else of them, after the broker was dropped. A
+    /// lane that somebody still runs follows when it is put down.
     pub(crate) fn release_lanes(&self) {
         let mut ended = self.ended.lock();
         let lanes = self.lanes.load();
@@ -396,7 +395,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Whether this is the open lane of that name.
+    /// Returns whether this is the open lane of that name.
     pub(crate) fn answers_to(&self, name: &str) -> bool {
         *self.name == *name && self.phase() == crate::pure::words::room::Phase::Open
     }
