@@ -1,9 +1,9 @@
 //! Decisions, and nothing else.
 //!
 //! Every function below this directory maps values to values:
-//! `(state, input, now) -> (state, what to do)`. There is no clock, thread,
-//! atomic, lock or channel here, and time is always an argument, so each file
-//! can be tested exhaustively and the engine can be driven by a manual clock.
+//! `(state, input, now) -> (state, what to do)`. There is no clock, thread, atomic, lock or channel
+//! here, and time is always an argument. So each file can be tested exhaustively, and a manual
+//! clock can drive the engine.
 
 pub(crate) mod decide;
 pub(crate) mod order;

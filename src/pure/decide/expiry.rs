@@ -1,21 +1,20 @@
-//! When to look for what has outlived its time to live.
+//! When to look for messages and deliveries that have outlived their time to live.
 
-/// The first expiry of what can't expire.
+/// The first expiry where nothing can expire.
 pub(crate) const NEVER: u64 = u64::MAX;
 
-/// Where more than so many wait, they are not looked through at every tick.
+/// Where more than this many wait, they are not looked through at every tick.
 const MANY: usize = 256;
-/// How long to leave each of many alone, once it was looked at: some fifty times as
-/// long as a look takes, so that looking takes a fiftieth of a core at most.
+/// How long to leave each of many alone, once it was looked at. It is some fifty times as long as a
+/// look takes, so that looking takes a fiftieth of a core at most.
 const REST_NS: u64 = 1_000;
 
-/// Whether what expires then, or never, has.
+/// Returns whether the expiry has passed; `None` never does.
 pub(crate) fn has_passed(expires_ns: Option<u64>, now_ns: u64) -> bool {
     expires_ns.is_some_and(|expires_ns| now_ns >= expires_ns)
 }
 
-/// When to look again through so many that wait, the first of which expires at
-/// `first_ns`.
+/// Returns when to look again through `waiting` entries, the first of which expires at `first_ns`.
 pub(crate) fn next_look(first_ns: u64, waiting: usize, now_ns: u64) -> u64 {
     if first_ns == NEVER || waiting <= MANY {
         return first_ns;

@@ -1,9 +1,9 @@
-//! What a lane goes by whose order has to survive failures, or that several consumers share.
+//! The rules of a keyed lane: its order has to survive failures, or several consumers share it.
 
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::error::InvalidSetting;
 
-/// What a keyed lane goes by.
+/// The rules of a keyed lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rules {
     pub(crate) on_failure: OnFailure,
@@ -12,30 +12,29 @@ pub(crate) struct Rules {
     pub(crate) hold: u32,
 }
 
-/// What makes deliveries wait for each other.
+/// The property that makes deliveries wait for each other.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keying {
     Nothing,
     Key,
-    /// They are all of one key, so to speak.
+    /// Every delivery waits for all before it, as if they had one key.
     Everything,
 }
 
-/// The lane that they are for. Whether they make sense for it is asked in one place, be
-/// it when it is made or while traffic runs.
+/// The facts about a lane that its rules have to fit. They are checked in one place, both when the
+/// lane is made and while traffic runs.
 #[derive(Clone, Copy)]
 pub(crate) struct Fit {
     pub(crate) when_full: LaneFull,
     pub(crate) capacity: u32,
-    /// Several consumers may be at it at once.
+    /// Several consumers may take from it at once.
     pub(crate) is_shared: bool,
-    /// Leases that may be out, if a number was asked for: the default gives way to one
-    /// at a time.
+    /// Leases that may be out, if a number was asked for. The default gives way to one at a time.
     pub(crate) credits: Option<u32>,
 }
 
 impl Fit {
-    /// The lane, with so many leases asked for.
+    /// Returns these facts with as many leases as were asked for.
     pub(crate) fn with_credits(self, asked: usize) -> Result<Self, InvalidSetting> {
         let credits = u32::try_from(asked).ok();
         let credits = credits.filter(|credits| (1..=self.capacity).contains(credits));
@@ -49,7 +48,7 @@ impl Fit {
 }
 
 impl Rules {
-    /// Of a lane whose order doesn't matter.
+    /// Returns the rules of a lane whose order doesn't matter.
     pub(crate) fn plain(capacity: u32) -> Self {
         Self {
             on_failure: OnFailure::Reorder,
@@ -58,7 +57,7 @@ impl Rules {
         }
     }
 
-    /// These, if they make sense for such a lane.
+    /// Returns these rules, if they make sense for such a lane.
     pub(crate) fn checked(self, fit: Fit) -> Result<Self, InvalidSetting> {
         let refuse = |setting, value: &str, rule| Err(InvalidSetting::new(setting, value, rule));
         if self.blocks() && matches!(fit.when_full, LaneFull::DropOldest | LaneFull::DeadLetter) {
@@ -83,8 +82,9 @@ impl Rules {
         }
     }
 
-    /// These, with another bound on what is set aside. A bound that was set stays for when
-    /// it has an effect again, so only its own door asks whether it has one.
+    /// Returns these rules with another bound on deliveries that are set aside. A bound that was
+    /// set stays for when it has an effect again. So only this function asks whether it has one
+    /// now.
     pub(crate) fn with_hold(self, asked: usize, fit: Fit) -> Result<Self, InvalidSetting> {
         let hold = u32::try_from(asked).unwrap_or(u32::MAX);
         let rule = match hold {
@@ -98,18 +98,18 @@ impl Rules {
         Err(InvalidSetting::new("hold", asked, rule))
     }
 
-    /// Whether a failure holds others up.
+    /// Returns whether a failure holds others up.
     pub(crate) fn blocks(self) -> bool {
         self.on_failure != OnFailure::Reorder
     }
 
-    /// Whether what is exhausted takes its key along.
+    /// Returns whether an exhausted delivery parks its key.
     pub(crate) fn parks(self) -> bool {
         self.on_failure == OnFailure::BlockKey && self.on_exhausted == OnExhausted::ParkKey
     }
 
-    /// What makes deliveries wait for each other; where several consumers are at it at
-    /// once, keys do even if no failure holds them.
+    /// Returns the property that makes deliveries wait for each other. Where several consumers take
+    /// at once, it is the key even if no failure holds deliveries.
     pub(crate) fn keying(self, is_shared: bool) -> Keying {
         match self.on_failure {
             OnFailure::BlockSubscription => Keying::Everything,

@@ -1,12 +1,12 @@
 //! How many handler calls share one reading of the clock.
 //!
-//! Reading the clock costs about as much as a short handler. A slow handler
-//! deserves a reading per call, a fast one can't afford it. So the number of
-//! calls between two readings grows while they stay short and falls back to one
-//! as soon as they don't: every measured span is below [`SPAN_NS`] or a single
-//! call, which bounds the error of every latency we report.
+//! Reading the clock costs about as much as a short handler. A slow handler deserves a reading per
+//! call, and a fast one can't afford it. So the number of calls between two readings grows while
+//! they stay short, and falls back to one as soon as they don't. A span of several calls is longer
+//! than [`SPAN_NS`] only when its calls have just become slower. Its calls are reported with their
+//! average latency, at most [`MOST`] of them.
 
-/// Longest span that several calls may share.
+/// The longest span that several calls may share without falling back to one.
 const SPAN_NS: u64 = 4_000;
 /// Most calls that may share a span.
 const MOST: usize = 64;
@@ -16,15 +16,15 @@ const MOST: usize = 64;
 pub(crate) struct Stride(usize);
 
 impl Stride {
-    /// Begins carefully: a reading per call.
+    /// The first stride: a reading per call.
     pub(crate) const ONE: Self = Self(1);
 
-    /// Calls to make now.
+    /// Returns the number of calls to make now.
     pub(crate) fn calls(self) -> usize {
         self.0
     }
 
-    /// What the last span teaches about the next one.
+    /// Returns the next stride, given how long the last span took.
     pub(crate) fn after(self, elapsed_ns: u64) -> Self {
         if elapsed_ns > SPAN_NS {
             Self::ONE

@@ -1,5 +1,5 @@
-//! From a failure to its consequence: what the handler wished, what the policy, which
-//! knows the action, decided and what the message's time to live allows, in that order.
+//! From a failure to its consequence. The handler's wish comes first, then the decision of the
+//! policy, which knows that wish, then the message's time to live.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::pure::decide::retry::Decision;
 use crate::types::duration::nanos;
 use crate::types::reason::DeadReason;
 
-/// What a failing handler asked for.
+/// The action that a failing handler asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NackAction {
     /// Nothing in particular: the policy decides.
@@ -16,36 +16,35 @@ pub(crate) enum NackAction {
     After(Duration),
     /// The dead letters, now.
     DeadLetter,
-    /// To be dropped.
+    /// A drop.
     Discard,
-    /// The end of the line. That is no failure, so nobody judges it.
+    /// A new place at the end of the line. That is no failure, so it is not judged.
     Requeue,
 }
 
 impl NackAction {
-    /// Whether the handler has said what is to become of the delivery. A failure of
-    /// which it has not may be one that only the end of the broker has caused.
+    /// Returns whether the handler has decided the delivery's fate. If it has not, the end of the
+    /// broker may have caused the failure.
     pub(crate) fn is_final(self) -> bool {
         matches!(self, Self::DeadLetter | Self::Discard)
     }
 }
 
-/// What becomes of a failed delivery.
+/// The fate of a failed delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Another attempt at this time.
     Retry { due_ns: u64 },
     /// The dead-letter store.
     DeadLetter(DeadReason),
-    /// Dropped.
+    /// A drop.
     Discard,
-    /// Its time to live ends before the retry would be due.
+    /// An expiry: its time to live ends before the retry would be due.
     Expire,
 }
 
-/// Judges one failure. `decide` is the policy, given the delay that the handler asked
-/// for; `None` from it means it panicked. `expires_ns` is when the message's time to live
-/// ends.
+/// Judges one failure. `decide` is the policy, given the delay that the handler asked for; it
+/// returns `None` if it panicked. `expires_ns` is when the message's time to live ends.
 pub(crate) fn judge(
     action: NackAction,
     decide: impl FnOnce(Option<Duration>) -> Option<Decision>,
@@ -88,7 +87,7 @@ mod tests {
             judged(NackAction::Policy, RETRY),
             Verdict::Retry { due_ns: 150 }
         );
-        // The policy knows of the action: its answer is the delay.
+        // The policy knows of the action: its decision is the delay.
         assert_eq!(judged(later, RETRY), Verdict::Retry { due_ns: 150 });
         let granted = |requested: Option<Duration>| requested.map(Decision::RetryAfter);
         let verdict = judge(later, granted, 100, None);

@@ -1,4 +1,4 @@
-//! What waits in a sequencer: the deliveries of one key, and lists of what may go.
+//! The deliveries of one key that wait in a sequencer, and lists of deliveries that may go.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hasher;
@@ -6,20 +6,20 @@ use std::hash::Hasher;
 /// A key, as far as order is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
-    /// What tells it from others.
+    /// The hash that tells it from others.
     pub(crate) hash: u64,
-    /// By which rule it became a key. What is out when the rule changes belongs to
-    /// a line that is no more.
+    /// The rule by which it became a key. A delivery that is out when the rule changes belongs to a
+    /// line that is no more.
     pub(crate) epoch: u32,
 }
 
-/// What a delivery waits for. Those of the last kind and the others take turns while
-/// there are both.
+/// The event that a delivery waits for. `Again` and the other two classes take turns while both
+/// wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
-    /// Its first attempt.
+    /// A first attempt.
     New,
-    /// That those have gone which it was put back behind.
+    /// The departure of the messages behind which it was put back.
     Requeued,
     /// Another attempt: it failed before, or was redriven.
     Again,
@@ -30,12 +30,12 @@ pub(crate) type Rank = (u64, u64);
 
 /// A delivery that waits.
 pub(crate) struct Entry<D> {
-    /// The message's id, or where else it stands in its line.
+    /// The message's id, or another place in its line.
     pub(crate) id: u64,
     pub(crate) class: Class,
-    /// The message's id if it is new; that of the last before it if it was requeued; or else
-    /// when it was filed, or those with the lowest ids would come back before the others
-    /// for ever.
+    /// The message's id if it is new. If it was requeued, the id of the last message before it.
+    /// Otherwise the number under which it was filed: by ids, deliveries with the lowest would come
+    /// back before the others forever.
     pub(crate) rank: Rank,
     pub(crate) item: D,
 }
@@ -77,9 +77,9 @@ impl<V> Lists<V> {
 
 /// The deliveries of one key.
 pub(crate) struct Line<D> {
-    /// By message id.
+    /// The deliveries that wait, by message id.
     pub(crate) queue: VecDeque<Entry<D>>,
-    /// How many are in somebody's hands.
+    /// How many deliveries are out.
     pub(crate) out: u32,
     /// How many reasons there are to hand out none.
     pub(crate) holds: u32,
@@ -92,14 +92,14 @@ impl<D> Line<D> {
         holds: 0,
     };
 
-    /// Class and rank of what it would hand out next, if it may.
+    /// Returns class and rank of the delivery that goes next, if any may go.
     pub(crate) fn next(&self) -> Option<(Class, Rank)> {
         let may = self.out == 0 && self.holds == 0;
         let next = self.queue.front().filter(|_| may);
         next.map(|entry| (entry.class, entry.rank))
     }
 
-    /// Whether nothing is left of it once the one that is out has been put down.
+    /// Returns whether nothing is left of it once the one that is out has been put down.
     pub(crate) fn is_last_out(&self) -> bool {
         self.out == 1 && self.holds == 0 && self.queue.is_empty()
     }
@@ -115,7 +115,7 @@ impl<D> Line<D> {
         self.queue.remove(at)
     }
 
-    /// Takes out the new one with this id. Others may stand behind it, in its place.
+    /// Takes out the new delivery with this id. Others may stand behind it, in its place.
     pub(crate) fn remove_new(&mut self, id: u64) -> Option<Entry<D>> {
         let from = self.queue.partition_point(|other| other.id < id);
         let mut behind = self.queue.range(from..);
@@ -124,7 +124,7 @@ impl<D> Line<D> {
     }
 }
 
-/// The hash of what is one already.
+/// A hasher for keys, which are hashes already.
 #[derive(Default)]
 pub(crate) struct Hashed(u64);
 

@@ -1,18 +1,18 @@
-//! Who takes a lane's deliveries, and whose a key is.
+//! The consumers of a lane, and the owner of each key.
 //!
-//! A key belongs to the one that has the highest weight for it (rendezvous hashing; Thaler and Ravishankar,
-//! 1996), so that whoever joins or leaves moves no keys but its own.
+//! The owner of a key is the consumer with the highest weight for it (rendezvous hashing; Thaler
+//! and Ravishankar, 1996). So a consumer that joins or leaves moves no keys but its own.
 
 use crate::pure::decide::retry::mix;
 use crate::pure::order::line::Lists;
 use crate::pure::order::sequencer::Key;
 
-/// Somebody who takes deliveries.
+/// A consumer that owns keys.
 pub(crate) struct Owner {
     pub(crate) id: u64,
-    /// Lines that may go on, by what is next in them.
+    /// Lines that may go on, by their next delivery.
     pub(crate) ready: Lists<Key>,
-    /// What it took last had come back.
+    /// The delivery that it took last had come back.
     pub(crate) last_was_again: bool,
 }
 
@@ -30,12 +30,12 @@ impl Owner {
     }
 }
 
-/// Whose the key is.
+/// Returns the owner of the key.
 pub(crate) fn owner_of(owners: &mut [Owner], key: Key) -> Option<&mut Owner> {
     owners.iter_mut().max_by_key(|owner| owner.weight(key))
 }
 
-/// Whether the key is this owner's.
+/// Returns whether the key is this owner's.
 pub(crate) fn owns(owners: &[Owner], id: u64, key: Key) -> bool {
     if let [only] = owners {
         return only.id == id;

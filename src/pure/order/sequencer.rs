@@ -1,11 +1,11 @@
-//! Which of a lane's deliveries may be handed out now, and to whom.
+//! Which of a lane's deliveries may be handed out now, and to which consumer.
 //!
-//! The oldest message goes first, but for those of a key that has to wait: one of its
-//! deliveries is in other hands, or *holds* it until a retry. So a key is never in two consumers' hands,
-//! and with holds never out of order, while the other keys go on. What comes back would
-//! always be older than what is new: while there are some of both that may go, each owner
-//! takes them by turns. Each key has one [owner](crate::pure::order::owners) among those who take
-//! deliveries.
+//! The oldest message goes first, but for deliveries of a key that has to wait. A key waits while
+//! one of its deliveries is out, or *holds* it until a retry. So a key is never with two consumers
+//! at once, and with holds never out of order, while the other keys go on.
+//!
+//! Deliveries that come back would always be older than new ones. While both may go, each owner
+//! takes them by turns. Each key has one [owner](crate::pure::order::owners) among the consumers.
 
 use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
@@ -15,8 +15,8 @@ pub(crate) use crate::pure::order::line::{Class, Key};
 use crate::pure::order::line::{Entry, Hashed, Line, Lists, Rank};
 use crate::pure::order::owners::{Owner, owner_of, owns};
 
-/// How many deliveries of one key may be taken at once: into the same hands, which
-/// try them one after the other, or into several.
+/// How many deliveries of one key a consumer may take at once. With `All` it handles them together
+/// or one after the other. With `One` the others wait until that one is put down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PerKey {
     One,
@@ -29,22 +29,22 @@ pub(crate) struct Taken<D> {
     pub(crate) item: D,
 }
 
-/// The next delivery for somebody: its class, its rank, and its line if it has one.
+/// The next delivery for an owner: its class, its rank, and its line if it has one.
 type Next = (Class, Rank, Option<Key>);
 
 /// The deliveries that wait in a lane, in order.
 pub(crate) struct Sequencer<D> {
-    /// Those without a key. Anybody may have them.
+    /// Deliveries without a key. Any owner may have them.
     free: Lists<Entry<D>>,
     lines: HashMap<Key, Line<D>, BuildHasherDefault<Hashed>>,
     owners: Vec<Owner>,
     waiting: usize,
-    /// Those of them that are new.
+    /// How many of the waiting deliveries are new.
     waiting_new: usize,
     /// Deliveries filed so far that were not new.
     filed: u64,
-    /// The new ones among all that wait, by message id: kept only where the oldest of them
-    /// may have to make room.
+    /// The new deliveries among all that wait, by message id. They are kept only where the oldest
+    /// of them may have to make room.
     droppable: Option<BTreeMap<u64, Option<Key>>>,
 }
 
@@ -61,7 +61,7 @@ impl<D> Sequencer<D> {
         }
     }
 
-    /// One that can be asked for [the oldest new ones](Self::take_oldest_new).
+    /// Makes one that can be asked for [the oldest new ones](Self::take_oldest_new).
     pub(crate) fn dropping() -> Self {
         Self {
             droppable: Some(BTreeMap::new()),
@@ -69,17 +69,17 @@ impl<D> Sequencer<D> {
         }
     }
 
-    /// Deliveries that wait here.
+    /// Returns the number of deliveries that wait here.
     pub(crate) fn len(&self) -> usize {
         self.waiting
     }
 
-    /// Deliveries that wait here for their first attempt.
+    /// Returns the number of deliveries that wait here for their first attempt.
     pub(crate) fn len_new(&self) -> usize {
         self.waiting_new
     }
 
-    /// Deliveries that wait for their key, and keys that are held.
+    /// Returns the number of deliveries that wait for their held key, and of keys that are held.
     pub(crate) fn held(&self) -> (usize, usize) {
         let held = self.lines.values().filter(|line| line.holds > 0);
         held.fold((0, 0), |(deliveries, keys), line| {
@@ -87,19 +87,19 @@ impl<D> Sequencer<D> {
         })
     }
 
-    /// Whether any key is held.
+    /// Returns whether any key is held.
     pub(crate) fn holds_any(&self) -> bool {
         self.lines.values().any(|line| line.holds > 0)
     }
 
-    /// Somebody joins: takes over the keys that it has the highest weight for, once
-    /// nobody has one in flight.
+    /// Adds an owner. It takes over the keys for which it has the highest weight, once none of
+    /// their deliveries is in flight.
     pub(crate) fn join(&mut self, id: u64) {
         self.owners.push(Owner::new(id));
         self.deal_again();
     }
 
-    /// Somebody leaves: the others take over.
+    /// Removes an owner: the others take over.
     pub(crate) fn leave(&mut self, id: u64) {
         self.owners.retain(|owner| owner.id != id);
         self.deal_again();
@@ -118,8 +118,7 @@ impl<D> Sequencer<D> {
         }
     }
 
-    /// Files a delivery: a new one, one that comes back, or one that was taken
-    /// and not tried.
+    /// Files a delivery: a new one, one that comes back, or one that was taken and not tried.
     pub(crate) fn file(&mut self, id: u64, key: Option<Key>, class: Class, item: D) {
         let rank = match class {
             Class::New => (id, 0),
@@ -137,8 +136,8 @@ impl<D> Sequencer<D> {
         );
     }
 
-    /// Files a delivery that was put back, behind this message; `at` is its place in the
-    /// line of its key.
+    /// Files a delivery that was put back, behind this message; `at` is its place in the line of
+    /// its key.
     pub(crate) fn file_behind(&mut self, behind: u64, at: u64, key: Option<Key>, item: D) {
         let entry = Entry {
             id: at,
@@ -170,12 +169,12 @@ impl<D> Sequencer<D> {
         }
     }
 
-    /// Whether nothing that waits may go to this owner now.
+    /// Returns whether nothing that waits may go to this owner now.
     pub(crate) fn is_at_rest(&self, owner: u64) -> bool {
         self.wanted_consumers(owner) == 0
     }
 
-    /// Whether all that may go to this owner now is new, and there is some.
+    /// Returns whether all deliveries that may go to this owner now are new, and there are some.
     pub(crate) fn has_only_new(&self, owner: u64) -> bool {
         let owner = self.owners.iter().find(|other| other.id == owner);
         let new = self.free.new.len() + owner.map_or(0, |owner| owner.ready.new.len());
@@ -183,19 +182,19 @@ impl<D> Sequencer<D> {
         new > 0 && new == all
     }
 
-    /// Whether no key waits, is out or is held.
+    /// Returns whether no key waits, is out or is held.
     pub(crate) fn has_no_lines(&self) -> bool {
         self.lines.is_empty()
     }
 
-    /// Whether a new delivery of this key may go to this owner without being filed, given
-    /// that [nothing that is filed may](Self::is_at_rest): none of its key waits, is out or
-    /// holds it, and it is nobody else's.
+    /// Returns whether a new delivery of this key may go to this owner without being filed, given
+    /// that [nothing filed may](Self::is_at_rest). It may if no delivery of the key waits, is out
+    /// or holds it, and the key is this owner's.
     pub(crate) fn may_pass(&self, owner: u64, key: Option<Key>) -> bool {
         key.is_none_or(|key| !self.lines.contains_key(&key) && owns(&self.owners, owner, key))
     }
 
-    /// Has a new delivery be out without being filed, if it [may](Self::may_pass).
+    /// Lets a new delivery out without filing it, if it [may](Self::may_pass) go.
     #[inline(always)]
     pub(crate) fn pass(&mut self, owner: u64, key: Option<Key>) -> bool {
         if let Some(key) = key {
@@ -214,8 +213,7 @@ impl<D> Sequencer<D> {
         true
     }
 
-    /// A delivery of the key that was out has come to its end, or has been filed
-    /// again.
+    /// Ends the flight of a delivery of the key, which has ended or has been filed again.
     pub(crate) fn put_down(&mut self, key: Option<Key>) {
         let Some(key) = key else { return };
         match self.lines.entry(key) {
@@ -227,7 +225,7 @@ impl<D> Sequencer<D> {
         }
     }
 
-    /// Consumers out nothing of this key until it is released as often.
+    /// Holds this key: none of its deliveries goes out until it is released as often.
     pub(crate) fn hold(&mut self, key: Key) {
         self.change(key, |line| line.holds += 1);
     }
@@ -247,8 +245,8 @@ impl<D> Sequencer<D> {
         self.deal_again();
     }
 
-    /// How many deliveries an owner could take now, next in their line or behind one that
-    /// is of this class; counts no further than `enough`.
+    /// Returns how many deliveries an owner could take now, next in their line or behind one of
+    /// this class. Counts no further than `enough`.
     pub(crate) fn available(&self, owner: u64, class: Class, enough: usize) -> usize {
         let mut found = self.free.of(class).len();
         let owner = self.owners.iter().find(|other| other.id == owner);
@@ -264,21 +262,21 @@ impl<D> Sequencer<D> {
         found
     }
 
-    /// How many owners' consumers have something to do, given as many of them as each
-    /// has: lines can't be shared.
+    /// Returns how many consumers of this owner would have something to do now. Each line counts
+    /// once, because lines can't be shared.
     pub(crate) fn wanted_consumers(&self, owner: u64) -> usize {
         let owner = self.owners.iter().find(|other| other.id == owner);
         self.free.len() + owner.map_or(0, |owner| owner.ready.len())
     }
 
-    /// The class that this owner would take from next; none if there is nothing for it.
+    /// Returns the class from which this owner would take next; `None` if there is nothing for it.
     pub(crate) fn next_class(&self, owner: u64) -> Option<Class> {
         let owner = self.owners.iter().find(|other| other.id == owner)?;
         let (class, ..) = self.next(owner, &Lists::EMPTY, None)?;
         Some(class)
     }
 
-    /// The first delivery of a class that this owner could take.
+    /// Returns the first delivery of a class that this owner could take.
     pub(crate) fn peek(&self, owner: u64, class: Class) -> Option<&D> {
         let owner = self.owners.iter().find(|other| other.id == owner)?;
         let (_, rank, key) = self.next(owner, &Lists::EMPTY, Some(class))?;
@@ -289,7 +287,7 @@ impl<D> Sequencer<D> {
         entry.map(|entry| &entry.item)
     }
 
-    /// What this owner takes next, `begun` lines included.
+    /// Returns the delivery that this owner takes next, `begun` lines included.
     fn next(&self, owner: &Owner, begun: &Lists<Key>, only: Option<Class>) -> Option<Next> {
         let first = |class| {
             let free = first(self.free.of(class)).map(|(rank, _)| (class, rank, None));
@@ -309,9 +307,8 @@ impl<D> Sequencer<D> {
         }
     }
 
-    /// Takes deliveries that this owner may have, at most so many, of one class `only` or
-    /// by turns, and then none after those of one class have run out. `PerKey::One`: of
-    /// each key one.
+    /// Takes deliveries that this owner may have, at most `most`, of one class `only` or by turns.
+    /// By turns, it stops when one kind has run out. With `PerKey::One` it takes one of each key.
     pub(crate) fn take(
         &mut self,
         owner: u64,
@@ -324,7 +321,7 @@ impl<D> Sequencer<D> {
             return taken;
         };
         let (mut first, mut by_turns) = (None, false);
-        // What is next of the lines that this call has begun: nobody else's.
+        // The next deliveries of lines that this call has begun, which nobody else may take.
         let mut begun: Lists<Key> = Lists::EMPTY;
         while taken.len() < most {
             let Some((class, rank, key)) = self.next(&self.owners[at], &begun, only) else {
@@ -362,7 +359,7 @@ impl<D> Sequencer<D> {
         taken
     }
 
-    /// An entry waits no longer.
+    /// Counts out an entry that waits no longer.
     fn forget(&mut self, entry: &Entry<D>) {
         self.waiting -= 1;
         if entry.class == Class::New {
@@ -373,8 +370,8 @@ impl<D> Sequencer<D> {
         }
     }
 
-    /// Takes the oldest of those that are new, at most so many, to be dropped. Whoever
-    /// owns their keys, and whether those are out, makes no difference to them.
+    /// Takes the oldest new deliveries, at most `most`, to be dropped. It makes no difference who
+    /// owns their keys, and whether those are out.
     pub(crate) fn take_oldest_new(&mut self, most: usize) -> Vec<D> {
         let mut oldest = Vec::new();
         while oldest.len() < most
@@ -391,7 +388,7 @@ impl<D> Sequencer<D> {
         oldest
     }
 
-    /// Takes all that wait of one key behind this message.
+    /// Takes all deliveries of one key that wait behind this message.
     pub(crate) fn drain_behind(&mut self, key: Key, id: u64) -> Vec<D> {
         let queue = self.change(key, |line| {
             let from = line.queue.partition_point(|other| other.id <= id);
@@ -401,7 +398,7 @@ impl<D> Sequencer<D> {
         queue.into_iter().map(|entry| entry.item).collect()
     }
 
-    /// Takes what is chosen, and leaves the others as they are.
+    /// Takes all deliveries that are chosen, and leaves the others as they are.
     pub(crate) fn extract(&mut self, mut chosen: impl FnMut(&D) -> bool) -> Vec<D> {
         let mut places: Vec<(Option<Key>, Class, Rank)> = Vec::new();
         for class in [Class::New, Class::Requeued, Class::Again] {
@@ -427,7 +424,7 @@ impl<D> Sequencer<D> {
         out
     }
 
-    /// Takes everything, oldest first. What is out stays out.
+    /// Takes everything, oldest first. Deliveries that are out stay out.
     pub(crate) fn drain(&mut self) -> Vec<D> {
         let free = std::mem::replace(&mut self.free, Lists::EMPTY);
         let free = [free.new, free.requeued, free.again].into_iter();
@@ -444,14 +441,15 @@ impl<D> Sequencer<D> {
         all.into_iter().map(|entry| entry.item).collect()
     }
 
-    /// Forgets the lines: the rule that made them has changed. Returns what waited.
+    /// Forgets the lines, because the rule that made them has changed. Returns the deliveries that
+    /// waited.
     pub(crate) fn begin_again(&mut self) -> Vec<D> {
         let all = self.drain();
         self.lines.clear();
         all
     }
 
-    /// Changes a line, and keeps the lists of what is ready in step.
+    /// Changes a line, and keeps the lists of ready deliveries in step.
     fn change<R>(&mut self, key: Key, change: impl FnOnce(&mut Line<D>) -> R) -> R {
         let mut place = match self.lines.entry(key) {
             MapEntry::Occupied(place) => place,
@@ -748,7 +746,7 @@ mod tests {
                         }
                     }
                     Act::Settle(at) if at < out.len() => {
-                        // Consumers settle what they have of a key in its order.
+                        // Consumers settle the deliveries of a key in its order.
                         let chosen = out[at].1.key;
                         let at = out.iter().position(|(_, taken)| taken.key == chosen && chosen.is_some()).unwrap_or(at);
                         let (_, taken) = out.remove(at);
@@ -807,7 +805,7 @@ mod tests {
                 }
                 prop_assert_eq!(all.len() as u64 + out.len() as u64 + failed.len() as u64 + ended, filed);
             }
-            // Everything can be taken in the end, by whoever is there.
+            // Everything can be taken in the end, by the owners that are there.
             for (_, taken) in out.drain(..) {
                 all.file(taken.item, taken.key, Class::Again, taken.item);
                 all.put_down(taken.key);
@@ -836,9 +834,9 @@ mod tests {
             prop_assert_eq!(all.len(), 0);
         }
 
-        /// Whatever is taken, filed and held meanwhile: of two that wait next in line, the
-        /// one of the other class than was taken last goes, and of those that came back
-        /// the one that did so first.
+        /// Whatever is taken, filed and held meanwhile, both kinds get their turns. Of two
+        /// deliveries that wait next in line, the one of the other class than was taken last goes.
+        /// Among deliveries that came back, the first to do so goes.
         #[test]
         fn both_kinds_get_their_turns(acts in proptest::collection::vec((0..4_u8, 0..6_u64), 0..200)) {
             let mut all: Sequencer<(Class, u64)> = Sequencer::new();
@@ -852,7 +850,7 @@ mod tests {
                     0 | 1 => {
                         let class = if act == 0 { Class::New } else { Class::Again };
                         let id = ids.next().expect("there are more");
-                        // What comes back has any id, and here a key of its own or none.
+                        // A delivery that comes back has any id, and here a key of its own or none.
                         let (id, key) = match class {
                             Class::New => (id, hash.map(key)),
                             Class::Requeued | Class::Again => (mix(id), hash.map(|_| key(id))),

@@ -1,12 +1,12 @@
 //! A slab of values, addressed by `u32`, that grows a page at a time.
 //!
-//! A `Vec` would do the same work but for the moment it doubles: with a million entries that is one
+//! A `Vec` would do the same work but for the moment it doubles. With a million entries that is one
 //! copy of tens of megabytes, made while the owner holds a lock and everyone else waits. Pages of
 //! [`PAGE_SLOTS`] values never move. Only the table that points at them is ever copied, and it
 //! costs eight bytes per page.
 //!
-//! Vacant slots hold the free list, so an entry costs what its value costs as long as the value has
-//! a niche (a reference, `Box` or `Arc` anywhere inside it) in which to say that it is absent.
+//! Vacant slots hold the free list, so an entry costs what its value costs if that has a niche. A
+//! niche is a reference, `Box` or `Arc` anywhere inside it: there the slot says that it is vacant.
 //!
 //! An index is not a key: once its value is removed, the next insert may be given the same index.
 //! Owners that hand indices out must pair them with something that tells the tenants apart.
@@ -22,7 +22,7 @@ pub(crate) struct Arena<T> {
 }
 
 impl<T> Arena<T> {
-    /// An empty arena. Allocates nothing until the first insert.
+    /// Makes an empty arena. It allocates nothing until the first insert.
     pub(crate) const fn new() -> Self {
         Self {
             pages: Vec::new(),
@@ -31,7 +31,7 @@ impl<T> Arena<T> {
         }
     }
 
-    /// Stores `value` and returns where. Constant time, plus one page's allocation every
+    /// Stores `value` and returns its index. Constant time, plus one page's allocation every
     /// [`PAGE_SLOTS`] inserts while the arena grows.
     ///
     /// # Panics
@@ -53,7 +53,7 @@ impl<T> Arena<T> {
         index
     }
 
-    /// The value at `index`, or `None` if that slot is vacant or was never allocated.
+    /// Returns the value at `index`, or `None` if that slot is vacant or was never allocated.
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
         let (page, offset) = split(index);
         match &self.pages.get(page)?[offset] {
@@ -62,7 +62,7 @@ impl<T> Arena<T> {
         }
     }
 
-    /// As [`get`](Self::get), to change the value in place.
+    /// Returns the value at `index`, as [`get`](Self::get) does, to be changed in place.
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
         let (page, offset) = split(index);
         match &mut self.pages.get_mut(page)?[offset] {
@@ -92,7 +92,7 @@ impl<T> Arena<T> {
         }
     }
 
-    /// As [`remove`](Self::remove), but drops the value where it is. Returns whether there was one.
+    /// Drops the value at `index` where it is. Returns whether there was one.
     #[inline]
     pub(crate) fn vacate(&mut self, index: u32) -> bool {
         let (page, offset) = split(index);
@@ -107,23 +107,23 @@ impl<T> Arena<T> {
         true
     }
 
-    /// How many values are stored.
+    /// Returns how many values are stored.
     pub(crate) fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// Whether none is.
+    /// Returns whether no value is stored.
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many values there is memory for.
+    /// Returns how many values there is memory for.
     #[cfg(test)]
     pub(crate) fn capacity(&self) -> usize {
         self.pages.len() * PAGE_SLOTS
     }
 
-    /// The values, in order of index.
+    /// Returns the values, in order of index.
     pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         let slots = self.pages.iter().flat_map(|page| page.iter());
         slots.filter_map(|slot| match slot {
@@ -142,8 +142,7 @@ impl<T> Arena<T> {
     }
 
     /// Takes every value out, in order of index. The arena is empty as soon as this returns,
-    /// whether or not the iterator is run to its end, and each page is freed as the iterator leaves
-    /// it.
+    /// whether or not the iterator is run to its end. Each page is freed as the iterator leaves it.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = T> + use<T> {
         let pages = mem::replace(self, Self::new()).pages;
         let slots = pages.into_iter().flat_map(|page| page as Box<[Slot<T>]>);
@@ -156,7 +155,7 @@ impl<T> Arena<T> {
     /// Adds a page of vacant slots. Called only when the free list is empty, so the new page is the
     /// whole of it.
     ///
-    /// Out of line, or every insert would make room on the stack for a page, and touch it.
+    /// It is out of line, or every insert would make room on the stack for a page, and touch it.
     #[cold]
     #[inline(never)]
     fn grow(&mut self) {
@@ -173,7 +172,7 @@ impl<T> Arena<T> {
         }
     }
 
-    /// Frees every page but the first, so that one storm does not hold its memory for ever. The
+    /// Frees every page but the first, so that one storm does not hold its memory forever. The
     /// first stays: an arena that wavers between no values and a few must not waver at the
     /// allocator.
     #[cold]
@@ -186,7 +185,7 @@ impl<T> Arena<T> {
     }
 }
 
-/// One place in a page. As large as `T` when `T` has a niche.
+/// One place in a page. It is as large as `T` when `T` has a niche.
 pub(crate) enum Slot<T> {
     Occupied(T),
     /// `next` is the index of the next vacant slot, or [`NIL`] at the end of the free list.
@@ -195,7 +194,7 @@ pub(crate) enum Slot<T> {
     },
 }
 
-/// A page whose indices end just before `end`, its free list running upwards so that values
+/// Makes a page whose indices end just before `end`. Its free list runs upwards, so that values
 /// inserted one after another lie one after another.
 fn vacant_page<T>(end: u32) -> [Slot<T>; PAGE_SLOTS] {
     let first = end - PAGE_SLOTS as u32;
@@ -215,8 +214,8 @@ fn split(index: u32) -> (usize, usize) {
 /// The index that no value ever has: the end of a list threaded through an arena.
 pub(crate) const NIL: u32 = u32::MAX;
 
-/// Enough that an allocation is rare, few enough that a page of small values stays within a few
-/// KiB.
+/// The slots of a page: enough that an allocation is rare, and few enough that a page of small
+/// values stays within a few KiB.
 const PAGE_SLOTS: usize = 64;
 
 #[cfg(test)]

@@ -1,31 +1,31 @@
-//! Where the slots of the timer wheel keep their timers: buckets, in no order, out of which any item
-//! can be taken in constant time.
+//! The buckets in which the slots of the timer wheel keep their timers, in no order. Any item can
+//! be taken out of them in constant time.
 //!
 //! A timer's own entry lies wherever its index says, so with many of them each look at one waits
-//! for memory. An item says all that it takes to move a timer from slot to slot, and items lie side
-//! by side in chunks, so that going through a bucket waits for nothing.
+//! for memory. An item holds all that it takes to move a timer from slot to slot. Items lie side by
+//! side in chunks, so that going through a bucket waits for nothing.
 //!
-//! What must stay true:
+//! These properties hold at all times:
 //!
-//! 1. Of a bucket's chunks only the newest may have room left, and none is empty. So `n` items in `b`
-//!    buckets take at most `n / CHUNK + b` chunks, whatever has been added and removed before: to
-//!    remove an item is to fill its place with the last of its bucket.
-//! 2. An item stays in its place until its bucket is emptied, or another item of its bucket is removed:
-//!    then one item moves, and the caller is told.
+//! 1. Of a bucket's chunks only the newest may have room left, and none is empty. To remove an item
+//!    is to fill its place with the last of its bucket. So `n` items in `b` buckets take at most
+//!    `n / CHUNK + b` chunks, whatever has been added and removed before.
+//! 2. An item stays in its place until its bucket is emptied, or another item of its bucket is
+//!    removed. Then one item moves, and the caller is told.
 //!
-//! Chunks that a bucket gives up serve all others. The memory of a storm goes back when the last item
-//! has gone, as that of an [`Arena`] does.
+//! Chunks that a bucket gives up serve all others. The memory of a storm goes back when the last
+//! item has gone, as that of an [`Arena`] does.
 
 use crate::pure::wheel::arena::{Arena, NIL};
 
-/// As many buckets as are asked for.
+/// A fixed number of buckets.
 pub(crate) struct Buckets {
     /// The newest chunk of each bucket, or [`NIL`] for an empty one.
     newest: Box<[u32]>,
     chunks: Arena<Chunk>,
 }
 
-/// What lies in a bucket: a timer. Packed, for a million of them would waste 4 MB.
+/// An item of a bucket: a timer. It is packed, for a million of them would waste 4 MB.
 #[derive(Clone, Copy)]
 #[repr(Rust, packed(4))]
 pub(crate) struct Item {
@@ -48,7 +48,7 @@ impl Chunk {
     }
 }
 
-/// What the removal of an item has done.
+/// The result of removing an item.
 pub(crate) struct Removed {
     /// The item that lies in the place now, if any does.
     pub(crate) moved: Option<Item>,
@@ -57,11 +57,11 @@ pub(crate) struct Removed {
     pub(crate) emptied: bool,
 }
 
-/// What is still to come of a bucket that was emptied.
+/// The chunks that are still to come of a bucket that was emptied.
 pub(crate) struct Emptied(u32);
 
 impl Buckets {
-    /// So many empty buckets, at most 2^16. Takes four bytes for each until items are added.
+    /// Makes `buckets` empty buckets, at most 2^16. Each takes four bytes until items are added.
     pub(crate) fn new(buckets: usize) -> Self {
         Self {
             newest: vec![NIL; buckets].into(),
@@ -69,7 +69,7 @@ impl Buckets {
         }
     }
 
-    /// Puts an item in a bucket, in constant time, and says in which place.
+    /// Puts an item in a bucket, in constant time, and returns its place.
     #[inline]
     pub(crate) fn add(&mut self, bucket: usize, item: Item) -> u32 {
         let newest = self.newest[bucket];
@@ -107,13 +107,13 @@ impl Buckets {
         }
     }
 
-    /// Empties a bucket: returns what [`next_chunk`](Self::next_chunk) needs to go through what was in
-    /// it. What is still to come of that has no place, and cannot be removed.
+    /// Empties a bucket. Returns what [`next_chunk`](Self::next_chunk) needs to go through its
+    /// items. Items that are still to come have no place, and cannot be removed.
     pub(crate) fn empty(&mut self, bucket: usize) -> Emptied {
         Emptied(std::mem::replace(&mut self.newest[bucket], NIL))
     }
 
-    /// The next chunk of what was emptied. Items may be added meanwhile, to the same bucket too.
+    /// Returns the next chunk of an emptied bucket. Items may be added meanwhile, even to it.
     pub(crate) fn next_chunk(&mut self, emptied: &mut Emptied) -> Option<Chunk> {
         let chunk = self.chunks.remove(emptied.0)?;
         emptied.0 = chunk.older;
@@ -139,12 +139,12 @@ impl Buckets {
     }
 }
 
-/// Items in a chunk: three cache lines with what else is in it.
+/// Items in a chunk: it takes three cache lines with the rest of its fields.
 pub(crate) const CHUNK: usize = 15;
 
 #[cfg(test)]
 impl Buckets {
-    /// The items of a bucket with their places, and what must stay true of it.
+    /// Returns the items of a bucket with their places, and checks the bucket's properties.
     pub(crate) fn places(&self, bucket: usize) -> Vec<(u32, Item)> {
         let mut places = Vec::new();
         let mut at = self.newest[bucket];
@@ -159,7 +159,7 @@ impl Buckets {
         places
     }
 
-    /// How many items there is memory for.
+    /// Returns how many items there is memory for.
     pub(crate) fn capacity(&self) -> usize {
         self.chunks.capacity() * CHUNK
     }

@@ -1,11 +1,12 @@
 //! Timers by the hundred thousand: a hierarchical hashed timing wheel, after G. Varghese and
 //! T. Lauck, "Hashed and Hierarchical Timing Wheels" (SOSP 1987).
 //!
-//! Insert and cancel take constant time however many timers are pending. The wheel is written here
-//! because the engine needs four things at once: no clock or thread of the wheel's own, the exact
-//! moment to sleep to, jumps of any length, and 45 bytes a timer without `unsafe`.
+//! Insert and cancel take constant time however many timers are pending. The engine needs four
+//! things at once, so the wheel is written here. It has no clock or thread of its own. It tells the
+//! exact moment to sleep to. Its time may jump any distance. A timer takes 45 bytes, without
+//! `unsafe`.
 //!
-//! Time is cut into ticks of [`TICK_NS`]; deadlines are rounded up to a tick, so a timer may be up
+//! Time is cut into ticks of [`TICK_NS`]. Deadlines are rounded up to a tick, so a timer may be up
 //! to one tick late and is never early. Each level has 64 slots, and a slot is as wide as the whole
 //! level below it:
 //!
@@ -18,21 +19,21 @@
 //! | 4     | 28 min      | 29.8 h      |
 //! | 5     | 29.8 h      | 79.5 days   |
 //!
-//! What must stay true:
+//! These properties hold at all times:
 //!
 //! 1. A timer's slot follows from its deadline and `elapsed` alone ([`place`]). When time enters a
 //!    slot above level 0, its timers move down (cascade).
 //! 2. Every timer of a level is due before every timer of the levels above it. So the first
 //!    occupied level holds both the next slot to visit and the next timer to fire.
 //! 3. Below the top level, slots come in the order of their deadlines. The top level also holds
-//!    what lies beyond the wheel's reach; such a timer is put back, a turn at a time, until it is
-//!    near.
+//!    timers that lie beyond the wheel's reach. Such a timer is put back, a turn at a time, until
+//!    it is near.
 //! 4. A timer that is cancelled is gone at once, out of its slot too. So memory follows the timers
-//!    that are pending and not those that have been: 45 bytes for each, and at most one part-filled
-//!    chunk of [`Buckets`] for each slot. After a storm the memory serves whichever slots need it, and
-//!    goes back when no timer is left.
+//!    that are pending and not those that have been. That is 45 bytes for each, and at most one
+//!    part-filled chunk of [`Buckets`] for each slot. After a storm the memory serves whichever
+//!    slots need it, and goes back when no timer is left.
 //!
-//! What makes it fast with a million timers is that nothing waits for one entry before it can look
+//! The wheel is fast with a million timers because nothing waits for one entry before it can look
 //! for the next: see [`Buckets`], and `settle`.
 
 pub(crate) mod arena;
@@ -41,11 +42,12 @@ pub(crate) mod buckets;
 use crate::pure::wheel::arena::{Arena, NIL};
 use crate::pure::wheel::buckets::{Buckets, CHUNK, Item};
 
-/// The timers. `V` is what a timer carries. Each takes an entry of 16 bytes on top of it, provided
-/// that `V` has a niche (see [`Arena`]), and 13 bytes in the bucket of its slot.
+/// The timers. `V` is the value that a timer carries. Each timer takes an entry of 16 bytes on top
+/// of its value, provided that `V` has a niche (see [`Arena`]). It takes 13 bytes in the bucket of
+/// its slot.
 pub(crate) struct Wheel<V> {
-    /// The last tick that has been dealt with: nothing due by then is pending, save what was
-    /// inserted since, which waits in level 0's slot for this very tick.
+    /// The last tick that has been dealt with. No timer that was due by then is pending, save those
+    /// inserted since, which wait in level 0's slot for this very tick.
     elapsed: u64,
     /// One bit per slot and level, set while the slot has timers.
     occupied: [u64; LEVELS],
@@ -60,7 +62,7 @@ pub(crate) struct Wheel<V> {
 /// Names one pending timer. A key outlives its timer harmlessly: it is then stale, and names
 /// nothing.
 ///
-/// Staleness is exact unless a key is kept while 2^32 further timers are inserted; only then could
+/// Staleness is exact unless a key is kept while 2^32 further timers are inserted. Only then could
 /// it name another timer that happens to sit in the same place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TimerKey {
@@ -69,7 +71,7 @@ pub(crate) struct TimerKey {
 }
 
 impl TimerKey {
-    /// Names no timer.
+    /// A key that names no timer.
     pub(crate) const NONE: Self = Self {
         index: u32::MAX,
         stamp: 0,
@@ -89,7 +91,8 @@ pub(crate) struct Due<V> {
 }
 
 impl<V> Wheel<V> {
-    /// An empty wheel whose time begins at `now_ns`. Takes about 5 KiB until timers are inserted.
+    /// Makes an empty wheel whose time begins at `now_ns`. It takes about 5 KiB until timers are
+    /// inserted.
     pub(crate) fn new(now_ns: u64) -> Self {
         Self {
             elapsed: tick_reached(now_ns),
@@ -138,13 +141,15 @@ impl<V> Wheel<V> {
         self.entries.remove(key.index).map(|entry| entry.value)
     }
 
-    /// When [`advance`](Self::advance) will next fire something: the earliest deadline, rounded up
-    /// to a tick. Sleeping to exactly this moment misses nothing, and moving timers between levels
-    /// needs no wake-ups of its own. The moment is in the past if a timer was inserted overdue.
+    /// Returns when [`advance`](Self::advance) will next fire something: the earliest deadline,
+    /// rounded up to a tick. Sleeping to exactly this moment misses nothing, and moving timers
+    /// between levels needs no wake-ups of its own. The moment is in the past if a timer was
+    /// inserted overdue.
     ///
-    /// Never late. It may be early if the earliest timer of a slot was cancelled, since the slot's
-    /// others are not searched for the new earliest; `advance` at that moment fires nothing and
-    /// sets the answer right, so one cancelled timer costs at most one idle wake-up.
+    /// The moment is never late. It may be early if the earliest timer of a slot was cancelled,
+    /// since the slot's others are not searched for the new earliest. `advance` at that moment
+    /// fires nothing and puts the moment right. So one cancelled timer costs at most one idle
+    /// wake-up.
     pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
         let level = self.first_occupied_level()?;
         let earliest_ns = if level == TOP {
@@ -161,9 +166,9 @@ impl<V> Wheel<V> {
     /// Moves time to `now_ns` and appends to `due` every timer whose deadline, rounded up to a
     /// tick, has been reached. A `now_ns` before an earlier one counts as that earlier one.
     ///
-    /// One call appends in order of `deadline_ns`, and equal deadlines in order of insertion
-    /// (except around a timer that was pending while 2^32 others were inserted). A timer inserted
-    /// overdue cannot be fired before what earlier calls have fired already.
+    /// One call appends in order of `deadline_ns`, and equal deadlines in order of insertion. The
+    /// exception is around a timer that was pending while 2^32 others were inserted. A timer
+    /// inserted overdue cannot be fired before timers that earlier calls have fired.
     ///
     /// The cost follows the occupied slots that time passes and the timers in them, not the length
     /// of the jump. There is no limit on how many timers one call fires.
@@ -174,7 +179,7 @@ impl<V> Wheel<V> {
             if start > now {
                 break;
             }
-            // Whatever else is in this slot is placed anew as seen from here, which is as far as
+            // Any other timers in this slot are placed anew as seen from here, which is as far as
             // time can move without entering another slot.
             let end = start + slot_ticks(level) - 1;
             self.elapsed = end.min(now);
@@ -183,14 +188,14 @@ impl<V> Wheel<V> {
         self.elapsed = now;
     }
 
-    /// Whether an [`advance`](Self::advance) to then could find anything.
+    /// Returns whether an [`advance`](Self::advance) to `now_ns` could find anything.
     pub(crate) fn is_due(&self, now_ns: u64) -> bool {
         let now = tick_reached(now_ns).max(self.elapsed);
         let level = self.first_occupied_level();
         level.is_some_and(|level| self.next_slot(level).1 <= now)
     }
 
-    /// How many timers are pending, overdue ones included.
+    /// Returns how many timers are pending, overdue ones included.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
@@ -205,19 +210,19 @@ impl<V> Wheel<V> {
         self.occupied.iter().position(|&slots| slots != 0)
     }
 
-    /// The next slot of `level` that has timers, and the tick at which time enters it. `level` must
-    /// be occupied.
+    /// Returns the next slot of `level` that has timers, and the tick at which time enters it.
+    /// `level` must be occupied.
     fn next_slot(&self, level: usize) -> (usize, u64) {
-        // Level 0's current slot holds what was inserted overdue, and is next. The current slot of
-        // any other level has been entered already: a timer there is a whole turn away.
+        // Level 0's current slot holds timers that were inserted overdue, and is next. The current
+        // slot of any other level has been entered already: a timer there is a whole turn away.
         let first = self.elapsed / slot_ticks(level) + u64::from(level > 0);
         let ahead = self.occupied[level].rotate_right((first % SLOTS as u64) as u32);
         let turn = first + u64::from(ahead.trailing_zeros());
         ((turn % SLOTS as u64) as usize, turn * slot_ticks(level))
     }
 
-    /// Empties a slot that time has entered. All timers of one tick share a slot, so sorting what
-    /// one visit fires is enough to put everything in order.
+    /// Empties a slot that time has entered. All timers of one tick share a slot, so sorting the
+    /// timers of one visit is enough to put everything in order.
     fn visit(&mut self, level: usize, slot: usize, due: &mut Vec<Due<V>>) {
         let fired_before = due.len();
         self.mark_empty(level, slot);
@@ -244,13 +249,14 @@ impl<V> Wheel<V> {
             }
         }
         // Entries are far apart, so each of these writes waits for memory. With nothing in between
-        // they wait together; and those of timers about to fire have been fetched by then.
+        // they wait together; and entries of timers about to fire have been fetched by then.
         for &(index, place) in &moved[..moves] {
             self.set_place(index, place);
         }
     }
 
-    /// Puts a timer that is in no slot in the one it belongs to. Its entry is to be told the place.
+    /// Puts a timer that is in no slot in the one it belongs to. The caller tells its entry the
+    /// place.
     fn put(&mut self, item: Item) -> u32 {
         let (level, slot) = place(self.elapsed, due_tick(item.deadline_ns));
         let earliest_ns = &mut self.earliest_ns[level][slot];
@@ -276,7 +282,7 @@ struct Entry<V> {
     /// Tells this timer from earlier and later ones at the same index, and the older of two timers
     /// with equal deadlines.
     stamp: u32,
-    /// Where its item lies.
+    /// The place of its item.
     place: u32,
 }
 
@@ -294,9 +300,9 @@ impl<V> Entry<V> {
     }
 }
 
-/// The level and slot of a timer due at tick `due`: the level of the highest digit, in base 64, in
-/// which `due` and `elapsed` differ. An overdue timer shares the slot of `elapsed` itself, in which
-/// no timer that is still to come can be.
+/// Returns the level and slot of a timer due at tick `due`. The level is that of the highest digit,
+/// in base 64, in which `due` and `elapsed` differ. An overdue timer shares the slot of `elapsed`
+/// itself, in which no timer that is still to come can be.
 fn place(elapsed: u64, due: u64) -> (usize, usize) {
     let tick = due.max(elapsed);
     let differing = (tick ^ elapsed) | 1;
@@ -304,31 +310,32 @@ fn place(elapsed: u64, due: u64) -> (usize, usize) {
     (level, (tick / slot_ticks(level)) as usize % SLOTS)
 }
 
-/// The tick at which a deadline is due: the first that does not begin before it.
+/// Returns the tick at which a deadline is due: the first that does not begin before it.
 pub(crate) fn due_tick(deadline_ns: u64) -> u64 {
     deadline_ns.div_ceil(TICK_NS)
 }
 
-/// The last tick that has begun at `now_ns`. The end of time counts as a whole tick, for otherwise
-/// the deadlines within the last, broken one could never be reached.
+/// Returns the last tick that has begun at `now_ns`. The end of time counts as a whole tick, for
+/// otherwise the deadlines within the last, broken one could never be reached.
 fn tick_reached(now_ns: u64) -> u64 {
     now_ns / TICK_NS + u64::from(now_ns == u64::MAX)
 }
 
-/// How many ticks one slot of `level` spans.
+/// Returns how many ticks one slot of `level` spans.
 fn slot_ticks(level: usize) -> u64 {
     1 << (SLOT_BITS * level as u32)
 }
 
-/// 100 µs, so that a linger of 200 µs still means something. A finer tick would promise more than
-/// an operating system's sleep can keep.
+/// The length of a tick: 100 µs, so that a linger of 200 µs still means something. A finer tick
+/// would promise more than an operating system's sleep can keep.
 pub(crate) const TICK_NS: u64 = 100_000;
 
-/// Six levels reach 79.5 days; what lies beyond is put back once per turn of the top level.
+/// The number of levels. Six reach 79.5 days; later timers are put back once per turn of the top
+/// level.
 const LEVELS: usize = 6;
 const TOP: usize = LEVELS - 1;
 
-/// As many slots as a word has bits, so that one word says which are occupied.
+/// The slots of a level: as many as a word has bits, so that one word says which are occupied.
 const SLOTS: usize = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 6;
 
@@ -342,7 +349,7 @@ mod tests {
     use super::*;
     use crate::pure::wheel::arena;
 
-    /// The width of one slot of each level, and last the reach of the whole wheel.
+    /// Returns the width of one slot of each level, and last the reach of the whole wheel.
     fn periods_ns() -> impl Iterator<Item = u64> {
         (0..=LEVELS).map(|level| slot_ticks(level) * TICK_NS)
     }
@@ -364,7 +371,7 @@ mod tests {
         key
     }
 
-    /// What must stay true of the slots, the bitmaps and the minima, whatever has been done.
+    /// Checks the slots, the bitmaps and the minima.
     fn assert_sound<V>(wheel: &Wheel<V>) {
         let mut found = 0;
         for level in 0..LEVELS {
@@ -384,7 +391,7 @@ mod tests {
         assert_eq!(found, wheel.len());
     }
 
-    /// How many timers there is memory for.
+    /// Returns how many timers there is memory for.
     fn capacity<V>(wheel: &Wheel<V>) -> (usize, usize) {
         (wheel.entries.capacity(), wheel.buckets.capacity())
     }
@@ -406,7 +413,7 @@ mod tests {
         assert!(LEVELS * SLOTS * (size_of::<u64>() + size_of::<u32>()) <= 5 * 1024);
     }
 
-    /// A wheel with so many timers, spread over all levels.
+    /// Makes a wheel with `timers` timers, spread over all levels.
     fn filled(timers: u64) -> Wheel<Arc<dyn Send>> {
         let value: Arc<dyn Send> = Arc::new(());
         let mut wheel = Wheel::new(0);

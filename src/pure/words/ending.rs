@@ -1,33 +1,33 @@
-//! How far a broker is on its way out. It never goes back.
+//! The steps by which a broker ends. It never goes back.
 
-/// Whether the broker runs.
+/// How far a broker is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Ending {
-    /// It accepts and delivers.
+    /// The broker accepts and delivers.
     Running = 0,
-    /// It opens no more topics, and closes those it has, one after the other.
+    /// The broker opens no more topics, and closes those it has, one after the other.
     Closing = 1,
-    /// All its topics are closed, at least to whoever is not in one of its handlers,
-    /// and it delivers what it has.
+    /// All its topics are closed, at least to publishers outside of its handlers, and it delivers
+    /// what it has.
     Draining = 2,
-    /// It cancels what it has.
+    /// The broker cancels what it has.
     Stopped = 3,
-    /// Nobody holds it any more.
+    /// Nobody holds the broker any more.
     Dropped = 4,
 }
 
-/// Whose publishes an ending broker refuses.
+/// The publishes that an ending broker refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refuse {
-    /// Those from outside of its own handlers, for now.
+    /// Publishes from outside of its own handlers, for now.
     Outside,
-    /// Everybody's.
+    /// All publishes.
     All,
 }
 
 impl Ending {
-    /// Moves on to `next`. `false`: it was there already, or further.
+    /// Moves on to `next`. Returns `false` if it was there already, or further.
     pub fn advance(self, next: Self) -> (Self, bool) {
         (self.max(next), next > self)
     }

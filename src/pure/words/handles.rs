@@ -1,9 +1,8 @@
-//! Who still holds a topic, and whether it may be removed.
+//! The open handles of a topic, and whether it may be removed.
 //!
-//! One word counts the open handles and holds a *removed* bit. The feared
-//! interleaving: somebody opens a topic while it is being removed and publishes
-//! into a topic that nobody else can find. It cannot happen: joining and removing
-//! are steps on this word, and each refuses the other.
+//! One word counts the open handles and holds a *removed* bit. The feared interleaving: somebody
+//! opens a topic while it is being removed, and publishes into a topic that nobody else can find.
+//! It cannot happen: joining and removing are steps on this word, and each refuses the other.
 
 use std::fmt;
 
@@ -14,10 +13,10 @@ const REMOVED: u64 = 1 << 63;
 pub struct Handles(u64);
 
 impl Handles {
-    /// None yet.
+    /// No handle yet.
     pub const NONE: Self = Self(0);
 
-    /// One more handle. `false`: the topic has been removed.
+    /// Adds a handle. Returns `false` if the topic has been removed.
     pub fn join(self) -> (Self, bool) {
         if self.0 & REMOVED != 0 {
             return (self, false);
@@ -28,7 +27,7 @@ impl Handles {
         (Self(joined), true)
     }
 
-    /// One handle less.
+    /// Takes a handle off.
     pub fn leave(self) -> (Self, ()) {
         // In release builds, too: past zero it would be removed, and never open again.
         assert!(
@@ -38,8 +37,8 @@ impl Handles {
         (Self(self.0 - 1), ())
     }
 
-    /// Marks the topic as removed, unless handles are out: then returns how many.
-    /// None means that somebody else has marked it.
+    /// Marks the topic as removed, unless handles are out: then returns how many. Zero means that
+    /// somebody else has marked it.
     pub fn remove(self) -> (Self, Result<(), u64>) {
         match self.0 {
             0 => (Self(REMOVED), Ok(())),

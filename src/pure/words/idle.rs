@@ -1,37 +1,36 @@
 //! Which worker to wake, and when to wake none.
 //!
-//! Waking a parked thread costs the waker microseconds and the sleeper tens of
-//! them, so nobody is woken while a worker is awake and looking for work: that
-//! one will find it. At most one worker looks at a time; the others sleep.
+//! Waking a parked thread costs the waker microseconds and the sleeper tens of them. So nobody is
+//! woken while a worker is awake and looking for work: that one will find it. At most one worker
+//! looks at a time; the others sleep.
 //!
-//! The feared interleaving: a publisher sees a searching worker and wakes
-//! nobody, while that worker has just looked for the last time and goes to
-//! sleep. It cannot happen: a worker that goes to sleep first announces it here
-//! and *then* looks once more (and, on finding something, acts as a waker), while
-//! the publisher pushes first and *then* reads this word; the sequentially
-//! consistent fences between the two steps on both sides mean that at least one
-//! of them sees the other. The shell is [`crate::engine::base::sleep`]; the model is
-//! `loom-tests/tests/models/sleep.rs`. The idea is rayon's and tokio's.
+//! The feared interleaving: a publisher sees a searching worker and wakes nobody. Meanwhile that
+//! worker has just looked for the last time and goes to sleep. It cannot happen. A worker that goes
+//! to sleep first announces it here and *then* looks once more. If it finds something, it acts as a
+//! waker. The publisher pushes first and *then* reads this word. Both sides have a sequentially
+//! consistent fence between the two steps, so at least one of them sees the other. The shell is
+//! [`crate::engine::base::sleep`]; the model is `loom-tests/tests/models/sleep.rs`. The idea is
+//! rayon's and tokio's.
 
 const HALF: u32 = 32;
 
 /// The workers that are not working.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Idle {
-    /// Awake and looking for work, or woken and about to look.
+    /// Workers that are awake and looking for work, or woken and about to look.
     pub searching: u32,
-    /// Asleep with nobody having promised to wake them.
+    /// Workers that sleep, and that nobody has promised to wake.
     pub sleeping: u32,
 }
 
 impl Idle {
-    /// Everybody works.
+    /// No worker searches or sleeps.
     pub const NOBODY: Self = Self {
         searching: 0,
         sleeping: 0,
     };
 
-    /// A worker without work asks to look around. `false`: somebody does.
+    /// Lets a worker without work look around. Returns `false` if another one does already.
     pub fn search(self) -> (Self, bool) {
         if self.searching > 0 {
             return (self, false);
@@ -45,7 +44,7 @@ impl Idle {
         )
     }
 
-    /// A searching worker found something.
+    /// Ends a worker's search, because it found something.
     pub fn found(self) -> (Self, ()) {
         self.assert_searching();
         let next = Self {
@@ -55,7 +54,7 @@ impl Idle {
         (next, ())
     }
 
-    /// A worker goes to sleep, `searching` or not.
+    /// Sends a worker to sleep, `searching` or not.
     pub fn sleep(self, searching: bool) -> (Self, ()) {
         if searching {
             self.assert_searching();
@@ -67,8 +66,8 @@ impl Idle {
         (next, ())
     }
 
-    /// There is work. `true`: wake one sleeper; it counts as searching already,
-    /// so that two pieces of work don't wake two workers for one.
+    /// Announces work. Returns `true` if the caller is to wake one sleeper. That one counts as
+    /// searching already, so that two pieces of work don't wake two workers for one.
     pub fn wake(self) -> (Self, bool) {
         if self.searching > 0 || self.sleeping == 0 {
             return (self, false);
@@ -80,8 +79,8 @@ impl Idle {
         (next, true)
     }
 
-    /// In release builds, too: past zero, four thousand million workers would be
-    /// searching, and nobody would be woken ever again.
+    /// Checks that a worker searches, in release builds, too. Past zero, four thousand million
+    /// workers would be searching, and nobody would be woken ever again.
     fn assert_searching(self) {
         assert!(self.searching > 0, "nobody searches: {self:?}");
     }

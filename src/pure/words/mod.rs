@@ -11,11 +11,11 @@ pub(crate) mod schedule;
 pub(crate) mod start;
 pub(crate) mod tickets;
 
-/// A state that fits one machine word, so that a single compare-and-swap can
-/// move it. Implementors are the machines of this directory.
+/// A state that fits one machine word, so that a single compare-and-swap can move it. The machines
+/// of this directory implement it.
 pub trait Packed: Copy {
-    /// The word that stands for this state.
+    /// Returns the word that stands for this state.
     fn pack(self) -> u64;
-    /// The state a word stands for.
+    /// Returns the state that a word stands for.
     fn unpack(word: u64) -> Self;
 }

@@ -1,14 +1,14 @@
 //! Numbers for events, and whether the thread that tells them sleeps.
 //!
-//! Whoever emits draws numbers first, then pushes its events, then notifies if it has found
-//! the teller asleep. The teller sleeps only if as many events have been told, or missed,
-//! as numbers were drawn.
+//! An emitter draws numbers first, then pushes its events, then notifies if it has found the teller
+//! asleep. The teller sleeps only if every number drawn stands for an event that was told or
+//! missed.
 //!
-//! The feared interleaving: the teller has found nothing and goes to sleep, while an event
-//! is pushed by somebody who believes it awake; the event waits for the next one. It cannot
-//! happen, because both decide by one word, whose steps have one order: if the numbers were
-//! drawn first, the teller sees that something is on its way and stays awake; if it was
-//! asleep first, who draws sees that. The shell is [`crate::engine::runtime::bus`]; the model is
+//! The feared interleaving: the teller has found nothing and goes to sleep. Meanwhile an emitter
+//! that believes it awake pushes an event, which waits for the next one. It cannot happen, because
+//! both decide by one word, whose steps have one order. If the numbers were drawn first, the teller
+//! sees that something is on its way and stays awake. If it was asleep first, the emitter sees
+//! that. The shell is [`crate::engine::runtime::bus`]; the model is
 //! `loom-tests/tests/models/observers.rs`.
 
 const ASLEEP: u64 = 1 << 63;
@@ -29,8 +29,8 @@ impl News {
         asleep: false,
     };
 
-    /// Draws numbers for so many events: returns the first, and whether the teller is to be
-    /// woken once they are pushed.
+    /// Draws numbers for `events` events. Returns the first, and whether the teller is to be woken
+    /// once they are pushed.
     pub fn draw(self, events: u64) -> (Self, (u64, bool)) {
         let next = Self {
             drawn: self.drawn + events,
@@ -39,8 +39,8 @@ impl News {
         (next, (self.drawn + 1, self.asleep))
     }
 
-    /// The teller, which knows what has become of so many events, goes to sleep. `false`:
-    /// there are more, though they may not have been pushed yet.
+    /// Sends the teller to sleep, which has accounted for `known` events. Returns `false` if there
+    /// are more, though they may not have been pushed yet.
     pub fn sleep(self, known: u64) -> (Self, bool) {
         let is_all = known == self.drawn;
         let next = Self {

@@ -1,14 +1,13 @@
-//! How much room a lane has, who waits for it, and how the lane ends.
+//! The room of a lane, whether its topic waits for it, and how the lane ends.
 //!
-//! One word holds three facts that must change together: how many deliveries
-//! occupy the lane (queued, in flight or awaiting their retry), whether the topic
-//! waits for room, and the lane's phase.
+//! One word holds three facts that must change together. The first is how many deliveries occupy
+//! the lane (queued, in flight or awaiting their retry). The others are whether the topic waits for
+//! room, and the lane's phase.
 //!
-//! The feared interleavings, both impossible because every step is one
-//! read-modify-write on this word: the topic finds the lane full and goes to
-//! rest while the last delivery is settled, so nobody wakes it; and a delivery
-//! enters the lane after its unsubscribe decided that the lane is empty.
-//! The model is `loom-tests/tests/models/room.rs`.
+//! Two interleavings are feared. In the first, the topic finds the lane full and goes to rest while
+//! the last delivery is settled, so nobody wakes it. In the second, a delivery enters the lane
+//! after its unsubscribe decided that the lane is empty. Both are impossible, because every step is
+//! one read-modify-write on this word. The model is `loom-tests/tests/models/room.rs`.
 
 const COUNT: u64 = 0xffff_ffff;
 const AWAITED: u64 = 1 << 32;
@@ -18,13 +17,13 @@ const PHASE_SHIFT: u32 = 33;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Phase {
-    /// Takes deliveries.
+    /// The lane takes deliveries.
     Open = 0,
-    /// Takes none; works off what it has, retries included.
+    /// The lane takes none; it works off what it has, retries included.
     Draining = 1,
-    /// Takes none; what it has goes to the dead letters.
+    /// The lane takes none; what it has goes to the dead letters.
     DeadLettering = 2,
-    /// Takes none; what it has is cancelled.
+    /// The lane takes none; what it has is cancelled.
     Cancelling = 3,
 }
 
@@ -48,19 +47,19 @@ pub struct Room {
     pub phase: Phase,
 }
 
-/// What asking for places came to.
+/// The result of asking for places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Reserved {
-    /// So many places are yours (at least one).
+    /// The number of places granted, at least one.
     Granted(u32),
-    /// None is free.
+    /// No place is free.
     Full,
     /// The lane takes nothing any more.
     Closed,
 }
 
-/// What releasing places set free.
+/// The consequences of releasing places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Released {
@@ -78,8 +77,8 @@ impl Room {
         phase: Phase::Open,
     };
 
-    /// Asks for up to `wanted` places. With `wait`, a refusal for want of room
-    /// is remembered, and the next release says so.
+    /// Asks for up to `wanted` places. With `wait`, a refusal for want of room is remembered, and
+    /// the next release says so.
     pub fn reserve(self, wanted: u32, capacity: u32, wait: bool) -> (Self, Reserved) {
         if self.phase != Phase::Open {
             return (self, Reserved::Closed);
@@ -104,7 +103,7 @@ impl Room {
 
     /// Gives back `places` whose deliveries reached a final state.
     pub fn release(self, places: u32) -> (Self, Released) {
-        // In release builds, too: past zero the lane would be full for ever.
+        // In release builds, too: past zero the lane would be full forever.
         assert!(
             places <= self.occupied,
             "released {places} places of {self:?}"
@@ -122,8 +121,8 @@ impl Room {
         (next, released)
     }
 
-    /// Starts or hastens the end. A phase never goes back: asking to drain a
-    /// lane that is being cancelled changes nothing.
+    /// Starts or hastens the end. A phase never goes back: asking to drain a lane that is being
+    /// cancelled changes nothing.
     pub fn close(self, phase: Phase) -> (Self, Released) {
         let next = Self {
             phase: self.phase.max(phase),

@@ -1,48 +1,50 @@
-//! When a topic or a lane belongs on the ready queue.
+//! When a task belongs on the ready queue.
 //!
-//! States: *idle* (nobody looks at it), *scheduled* (it is on the ready queue
-//! once), *running* (one worker has it), *notified* (one worker has it and
-//! something arrived meanwhile, so it must be looked at once more), *lent* (a worker
-//! found nothing more, is elsewhere, and will look again before it rests; who needs
-//! it sooner may take it).
+//! States:
 //!
-//! The feared interleaving: a publisher pushes, sees that a worker is running
-//! and does nothing, while that worker has already found the queue empty and
-//! goes to rest; the message is stranded. It cannot happen because the publisher
-//! turns *running* into *notified*, and a worker that rests from *notified* puts
-//! its charge back on the ready queue. And what is lent starts once more before it
-//! rests, whoever starts it. The orderings live in
-//! [`crate::engine::base::task_state`]; the model is `loom-tests/tests/models/schedule.rs`.
+//! - *idle*: nobody looks at it.
+//! - *scheduled*: it is on the ready queue once.
+//! - *running*: one worker has it.
+//! - *notified*: one worker has it and something arrived meanwhile, so it must be looked at again.
+//! - *lent*: a worker found nothing more, is elsewhere, and will look again before it rests. A
+//!   thread that needs it sooner may take it.
+//!
+//! The feared interleaving: a publisher pushes, sees that a worker is running and does nothing.
+//! Meanwhile that worker has found the queue empty and goes to rest; the message is stranded. It
+//! cannot happen, because the publisher turns *running* into *notified*. A worker that rests from
+//! *notified* puts its task back on the ready queue. And a task on loan starts once more before it
+//! rests, whichever thread starts it. The orderings live in [`crate::engine::base::task_state`];
+//! the model is `loom-tests/tests/models/schedule.rs`.
 
-/// Where one schedulable thing stands.
+/// The state of one task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Schedule {
-    /// On no queue and run by nobody.
+    /// The task is on no queue, and nobody runs it.
     Idle = 0,
-    /// On the ready queue, exactly once.
+    /// The task is on the ready queue, exactly once.
     Scheduled = 1,
-    /// In the hands of one worker.
+    /// One worker runs the task.
     Running = 2,
-    /// In the hands of one worker, with news it may have missed.
+    /// One worker runs the task, with news it may have missed.
     Notified = 3,
-    /// Run by nobody now, but bound to be: by the worker that lent it, or by whoever
-    /// takes it first.
+    /// Nobody runs the task now, but it is bound to be run. Its lender does that, or the thread
+    /// that takes it first.
     Lent = 4,
 }
 
-/// What somebody who moved the schedule must now do.
+/// The step that the mover of the schedule must take now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Then {
-    /// Put it on the ready queue.
+    /// Put the task on the ready queue.
     Enqueue,
-    /// Nothing: somebody else is bound to look.
+    /// Do nothing: somebody else is bound to look.
     Nothing,
 }
 
 impl Schedule {
-    /// There is something to look at, and somebody who waits for that.
+    /// Notifies the task of something to look at, for which somebody waits.
     pub fn notify(self) -> (Self, Then) {
         match self {
             Self::Idle | Self::Lent => (Self::Scheduled, Then::Enqueue),
@@ -51,7 +53,7 @@ impl Schedule {
         }
     }
 
-    /// There is something more to look at, and whoever is bound to look soon will do.
+    /// Notifies the task of something that can wait until its lender looks.
     pub fn nudge(self) -> (Self, Then) {
         match self {
             Self::Lent => (self, Then::Nothing),
@@ -59,8 +61,8 @@ impl Schedule {
         }
     }
 
-    /// Its runner turns to something else, and will look again. `true`: it has news
-    /// already.
+    /// Lends the task: its runner turns to something else, and will look again. Returns `true` if
+    /// it has news already.
     pub fn lend(self) -> (Self, bool) {
         match self {
             Self::Running => (Self::Lent, false),
@@ -71,9 +73,8 @@ impl Schedule {
         }
     }
 
-    /// A worker took it off the ready queue, or looks again at what was lent.
-    /// `false`: the entry was stale, or the loan has been taken, because somebody ran
-    /// it in the meantime.
+    /// Starts a task that came off the ready queue, or was lent. Returns `false` if the entry was
+    /// stale, or the loan has been taken, because somebody ran it in the meantime.
     pub fn start(self) -> (Self, bool) {
         match self {
             Self::Scheduled | Self::Lent => (Self::Running, true),
@@ -81,8 +82,8 @@ impl Schedule {
         }
     }
 
-    /// Somebody outside the pool wants to run it now: an unsubscribe or a
-    /// shutdown that must not wait for a free worker. `false`: it is running.
+    /// Starts a task now, outside the pool: for an unsubscribe or a shutdown that must not wait for
+    /// a free worker. Returns `false` if it is running.
     pub fn claim(self) -> (Self, bool) {
         match self {
             Self::Idle | Self::Scheduled | Self::Lent => (Self::Running, true),
@@ -90,7 +91,7 @@ impl Schedule {
         }
     }
 
-    /// Its runner puts it down; `more` says that work is known to be left.
+    /// Puts the task down; `more` says that work is known to be left.
     pub fn rest(self, more: bool) -> (Self, Then) {
         match self {
             Self::Running if !more => (Self::Idle, Then::Nothing),

@@ -1,32 +1,32 @@
-//! Where subscriptions start: each gets the messages whose ids are greater than those
-//! that had been given out when it came.
+//! Where subscriptions start. Each gets the messages whose ids are greater than those that had been
+//! given out when it came.
 //!
-//! Ids, and not places in the queue, because racing publishers push a little out of the
-//! order of their ids, and a delayed message enters long after it was accepted.
+//! Ids decide, and not places in the queue. Racing publishers push a little out of the order of
+//! their ids, and a delayed message enters long after it was accepted.
 
 use std::ops::RangeInclusive;
 
-/// The latest start of a subscription that messages older than it may still meet. The
-/// dispatcher asks each lane what it wants only while there is one.
+/// The latest start of a subscription that older messages may still meet. The dispatcher asks each
+/// lane what it wants only while there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Starts(u64);
 
 impl Starts {
-    /// Whatever comes is for everybody.
+    /// No start: every message is for all subscriptions.
     pub const NONE: Self = Self(0);
 
-    /// A subscription comes that wants nothing up to this id.
+    /// Begins a start: a subscription comes that wants nothing up to this id.
     pub fn begin(self, after: u64) -> (Self, ()) {
         (Self(self.0.max(after)), ())
     }
 
-    /// Everything older than this has gone, unless somebody has come since.
+    /// Ends a start, because all older messages have gone, unless somebody has come since.
     pub fn end(self, passed: Self) -> (Self, ()) {
         let next = if self == passed { Self::NONE } else { self };
         (next, ())
     }
 
-    /// Whether a message is younger than all starts.
+    /// Returns whether a message is younger than all starts.
     pub fn precede(self, id: u64) -> bool {
         self.0 < id
     }
@@ -42,7 +42,7 @@ impl crate::pure::words::Packed for Starts {
     }
 }
 
-/// The ids that the same subscriptions want as this one, given where they start.
+/// Returns the ids that the same subscriptions want as this one, given where they start.
 pub(crate) fn alike(id: u64, starts: impl Iterator<Item = u64>) -> RangeInclusive<u64> {
     let (mut least, mut most) = (0, u64::MAX);
     for after in starts {

@@ -1,26 +1,25 @@
-//! Who may enter a topic, and under which number.
+//! Tickets: the right to enter a topic, and a number for it.
 //!
-//! One word holds the count of messages ever accepted, a *closed* bit and a *sealed*
-//! bit. To be accepted *is* to move that count: the new value is the message's id, so
-//! ids are contiguous from 1, nothing is accepted after the seal, and nothing from
-//! outside of handlers after the close, and the capacity can never be overshot, because
-//! all of this is decided by one compare-and-swap.
+//! One word holds the count of messages ever accepted, a *closed* bit and a *sealed* bit. To be
+//! accepted *is* to move that count: the new value is the message's id. So ids begin with 1 and
+//! are contiguous. Nothing is accepted after the seal, and nothing from outside of handlers after
+//! the close. The capacity can never be overshot. All of this is decided by one compare-and-swap.
 //!
-//! The feared interleaving: a drain sees an empty queue and reports, while a
-//! publisher that was admitted before has not pushed yet. It cannot happen: the
-//! books of the topic stay open until every ticket has been *released*, and a
-//! ticket is released only by whoever takes its message out of the queue.
-//! The shell is [`crate::engine::base::gate`]; the model is `loom-tests/tests/models/gate.rs`.
+//! The feared interleaving: a drain sees an empty queue and reports, while a publisher that was
+//! admitted before has not pushed yet. It cannot happen. The books of the topic stay open until
+//! every ticket has been *released*. A ticket is released only by the thread that takes its message
+//! out of the queue. The shell is [`crate::engine::base::gate`]; the model is
+//! `loom-tests/tests/models/gate.rs`.
 
 const CLOSED: u64 = 1 << 63;
-/// Only with [`CLOSED`].
+/// Set only together with [`CLOSED`].
 const SEALED: u64 = 1 << 62;
 
 /// The admission word of one topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tickets(u64);
 
-/// Why nothing was admitted.
+/// The reason why nothing was admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// All places are taken.
@@ -33,27 +32,27 @@ impl Tickets {
     /// Open, nothing accepted yet.
     pub const OPEN: Self = Self(0);
 
-    /// Tickets handed out so far, which is also the last id.
+    /// Returns the number of tickets handed out so far, which is also the last id.
     pub fn issued(self) -> u64 {
         self.0 & !(CLOSED | SEALED)
     }
 
-    /// Whether it is closed, though perhaps not to handlers.
+    /// Returns whether it is closed, though perhaps not to handlers.
     pub fn is_closed(self) -> bool {
         self.0 & CLOSED != 0
     }
 
-    /// Whether it is closed to everybody.
+    /// Returns whether it is closed to everybody.
     pub fn is_sealed(self) -> bool {
         self.0 & SEALED != 0
     }
 
-    /// Admits between one and `wanted` messages, given how many tickets were
-    /// `released` and how many may be out at once. Returns how many were
-    /// admitted; their ids follow the previous [`issued`](Self::issued).
+    /// Admits between one and `wanted` messages, given how many tickets were `released` and how
+    /// many may be out at once. Returns how many were admitted; their ids follow the previous
+    /// [`issued`](Self::issued).
     ///
-    /// `released` may be stale: it only grows, so a stale value errs towards
-    /// refusing and never towards overshooting.
+    /// `released` may be stale. It only grows, so a stale value errs towards refusing and never
+    /// towards overshooting.
     pub fn admit(self, wanted: u64, released: u64, capacity: u64) -> (Self, Result<u64, Refusal>) {
         if self.is_closed() {
             return (self, Err(Refusal::Closed));
@@ -62,7 +61,7 @@ impl Tickets {
         self.grant(self.0, wanted, released, capacity)
     }
 
-    /// As [`admit`](Self::admit), for handlers: they may enter until the seal.
+    /// Admits messages of handlers as [`admit`](Self::admit) does others: until the seal.
     pub fn admit_handler(
         self,
         wanted: u64,
@@ -95,7 +94,7 @@ impl Tickets {
         (Self(self.0 | CLOSED | SEALED), ())
     }
 
-    /// Refuses everything but what handlers publish.
+    /// Refuses everything but messages that handlers publish.
     pub fn close_outside(self) -> (Self, ()) {
         (Self(self.0 | CLOSED), ())
     }
