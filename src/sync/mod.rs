@@ -1,14 +1,13 @@
-//! The facade: everything that threads share comes from here, and no other file
-//! names `std::sync`, `std::thread`, `parking_lot`, crossbeam, arc-swap, dashmap,
-//! loom or shuttle, or reads a clock.
+//! The facade: everything that threads share comes from here. No other file names `std::sync`,
+//! `std::thread`, `parking_lot`, crossbeam, arc-swap, dashmap, loom or shuttle, or reads a clock.
 //!
-//! In a normal build these are thin names over the real crates. Under the cfg
-//! `millstream_loom` they are loom's types, or small stand-ins built from them, so
-//! that the models in `loom-tests/` run the shipped functions of `engine/`.
-//! What a stand-in orders more strictly than the real thing is written down in
-//! `loom-tests/README.md`. Under the cfg `millstream_shuttle` they are shuttle's, so
-//! that the scenarios in `tests/shuttle/` run the whole engine, and time, by
-//! schedules that can be replayed.
+//! In a normal build these are thin names over the real crates. Under the cfg `millstream_loom`
+//! they are loom's types, or small stand-ins built from them. So the models in `loom-tests/` run
+//! the shipped functions of `engine/`. `loom-tests/README.md` lists where a stand-in orders more
+//! strictly than the real thing.
+//!
+//! Under the cfg `millstream_shuttle` they are shuttle's. So the scenarios in `tests/shuttle/` run
+//! the whole engine, and time, by schedules that can be replayed.
 
 #[cfg(not(any(millstream_loom, millstream_shuttle)))]
 mod native;
@@ -31,18 +30,18 @@ pub(crate) use backend::{
     random_seed, sleep, spawn, thread_local, thread_number, yield_now,
 };
 pub(crate) use crossbeam_utils::CachePadded;
-/// For statics, which outlive what a model explores.
+/// A once-cell for statics, which outlive what a model explores.
 pub(crate) use std::sync::OnceLock as StaticOnce;
 pub(crate) use std::sync::{Arc, Weak};
 
-/// How a thread of the engine is started.
+/// The settings with which a thread of the engine is started.
 pub(crate) struct Thread {
     pub(crate) name: String,
     pub(crate) stack_size: Option<usize>,
 }
 
 /// Does what ships, its first expression. In the models a mutant may stand in for it: its last
-/// expression, or nothing. So they show that they would see the difference. The mutants, and
+/// expression, or nothing. So the models show that they would see the difference. The mutants, and
 /// the models that must see each, are in `loom-tests/tests/models/mutants.rs`.
 macro_rules! mutant {
     ($ships:expr, $id:literal $(, $mutant:expr)? $(,)?) => {{

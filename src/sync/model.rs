@@ -1,5 +1,5 @@
-//! Stand-ins for the models: loom's types under the names of the facade, and
-//! small models, made of them, of what loom can't look into.
+//! Stand-ins for the models: loom's types under the names of the facade. Where loom can't look into
+//! a type, a small model of it is made of them.
 //!
 //! Every model runs twice; see [`read_modify_writes_only`].
 
@@ -36,23 +36,23 @@ pub(crate) fn spawn(
     .spawn(body)
 }
 
-/// Whether the calling thread is the one behind the handle.
+/// Returns whether the calling thread is the one behind the handle.
 pub(crate) fn is_current(thread: &JoinHandle<()>) -> bool {
     thread.thread().id() == loom::thread::current().id()
 }
 
-/// All threads of a model count as one: its executions must not differ.
+/// Returns one number for all threads of a model: its executions must not differ.
 pub(crate) fn thread_number() -> u64 {
     0
 }
 
-/// The same in every execution, which must be repeatable.
+/// Returns the same seed in every execution, which must be repeatable.
 pub(crate) fn random_seed() -> u64 {
     0
 }
 
-/// Catches nothing: loom panics where it finds something, and must be heard. So
-/// no handler of a model panics.
+/// Catches nothing: loom panics where it finds something, and must be heard. So no handler of a
+/// model panics.
 pub(crate) fn catch_panic<R>(call: impl FnOnce() -> R) -> std::thread::Result<R> {
     Ok(call())
 }
@@ -73,9 +73,8 @@ std::thread_local! {
     static RMW_ONLY: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Whether atomic loads and stores become read-modify-writes, for the models that
-/// this thread explores: loom skips interleavings of threads that begin with a load
-/// (loom issues 166 and 392).
+/// Sets whether atomic loads and stores become read-modify-writes, for the models that this thread
+/// explores. Loom skips interleavings of threads that begin with a load (loom issues 166 and 392).
 pub fn read_modify_writes_only(only: bool) {
     RMW_ONLY.set(only);
 }
@@ -84,7 +83,7 @@ fn rmw_only() -> bool {
     RMW_ONLY.get()
 }
 
-/// Whether the models run with this mutant: see `loom-tests/tests/models/mutants.rs`.
+/// Returns whether the models run with this mutant: see `loom-tests/tests/models/mutants.rs`.
 pub(crate) fn is_mutated(id: &str) -> bool {
     static MUTANT: StdOnceLock<Option<String>> = StdOnceLock::new();
     let mutant = MUTANT.get_or_init(|| std::env::var("MILLSTREAM_MUTANT").ok());
@@ -134,8 +133,9 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// A wait that has an end gets there when others have had their turn: loom's own
-/// never time out. One without an end is loom's, which finds who waits for ever.
+/// A condition variable whose waits may have an end. Loom's own waits never time out, so a wait
+/// with an end ends when others have had their turn. A wait without one is loom's, which finds
+/// threads that wait forever.
 pub(crate) struct Condvar(loom::sync::Condvar);
 
 impl Condvar {
@@ -165,8 +165,8 @@ impl Condvar {
     }
 }
 
-/// A value made on first use. Loom can't see that the real one orders its making
-/// before its use, so a flag with the real one's orderings stands beside it.
+/// A value made on first use. Loom can't see that the real one orders its making before its use. So
+/// a flag with the real one's orderings stands beside it.
 pub(crate) struct OnceLock<T> {
     made: atomic::AtomicBool,
     making: Mutex<()>,
@@ -198,12 +198,12 @@ impl<T> OnceLock<T> {
     }
 }
 
-/// Weaker than arc-swap, which loads in the single order of sequentially
-/// consistent steps: a load here may miss a swap unless something else orders the
-/// two. What it finds then is what the swap's caller still holds on to.
+/// A slot that is weaker than arc-swap, which loads in the single order of sequentially consistent
+/// steps. A load here may miss a swap unless something else orders the two. It then finds the value
+/// that the swap's caller still holds.
 pub(crate) struct Slot<T> {
     version: atomic::AtomicUsize,
-    /// Not loom's, so that it orders nothing: the value, and those before it.
+    /// The value, and those before it. The mutex is not loom's, so that it orders nothing.
     values: std::sync::Mutex<(Arc<T>, Vec<Weak<T>>)>,
 }
 
@@ -252,7 +252,7 @@ impl<T> Reader<'_, T> {
     }
 }
 
-/// Stricter than dashmap: one lock for all.
+/// A map that is stricter than dashmap: one lock for all.
 pub(crate) struct Map<V>(Mutex<BTreeMap<Arc<str>, V>>);
 
 impl<V: Clone> Map<V> {

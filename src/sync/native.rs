@@ -1,4 +1,4 @@
-//! The real thing.
+//! The backend of a normal build: the real crates.
 
 use std::io;
 
@@ -31,12 +31,12 @@ pub(crate) fn spawn(
     .spawn(body)
 }
 
-/// Whether the calling thread is the one behind the handle.
+/// Returns whether the calling thread is the one behind the handle.
 pub(crate) fn is_current(thread: &JoinHandle<()>) -> bool {
     thread.thread().id() == std::thread::current().id()
 }
 
-/// A number of the calling thread's own. They are given by turns, to those that ask.
+/// Returns a number of the calling thread's own. Numbers are given in the order of asking.
 pub(crate) fn thread_number() -> u64 {
     static NEXT: atomic::AtomicU64 = atomic::AtomicU64::new(0);
     thread_local! {
@@ -45,14 +45,14 @@ pub(crate) fn thread_number() -> u64 {
     NUMBER.with(|number| *number)
 }
 
-/// Sixty-four bits that differ from call to call and from process to process, by what
-/// the standard library keys its hash maps with.
+/// Returns 64 bits that differ from call to call and from process to process. They come from the
+/// standard library's source of keys for hash maps.
 pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
 }
 
-/// Calls what may panic, and catches it.
+/// Calls a function that may panic, and catches the panic.
 pub(crate) fn catch_panic<R>(call: impl FnOnce() -> R) -> std::thread::Result<R> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))
 }
@@ -61,7 +61,7 @@ pub(crate) fn available_parallelism() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// A hint to the core that this is a spin loop.
+/// Hints to the core that this is a spin loop.
 pub(crate) fn pause() {
     std::hint::spin_loop();
 }
@@ -97,8 +97,8 @@ impl Condvar {
     }
 }
 
-/// A bounded queue of many producers and consumers, without the parts for waiting, which
-/// its users do elsewhere. It allocates all its slots when it is made.
+/// A bounded queue of many producers and consumers. It has no parts for waiting, which its users do
+/// elsewhere. It allocates all its slots when it is made.
 pub(crate) struct Queue<T>(ArrayQueue<T>);
 
 impl<T> Queue<T> {
@@ -106,7 +106,7 @@ impl<T> Queue<T> {
         Self(ArrayQueue::new(capacity))
     }
 
-    /// Hands the value back if the queue is full.
+    /// Adds a value, or returns it as the error if the queue is full.
     #[inline]
     pub(crate) fn push(&self, value: T) -> Result<(), T> {
         self.0.push(value)
@@ -117,17 +117,17 @@ impl<T> Queue<T> {
     }
 }
 
-/// A crossbeam channel with both of its ends. Its users let in no more than they say.
+/// A crossbeam channel with both of its ends. Its users let in no more values than they say.
 pub(crate) struct Channel<T> {
     sender: Sender<T>,
     receiver: Receiver<T>,
 }
 
 impl<T> Channel<T> {
-    /// Of this many values a channel is bounded, which allocates all its slots at once.
+    /// The most values for which a channel is bounded, which allocates all its slots at once.
     const MOST_AT_ONCE: usize = 4_096;
 
-    /// A channel for so many values. For very many it is one that grows by blocks of 31
+    /// Makes a channel for at most `most` values. If these are very many, it grows by blocks of 31
     /// slots instead.
     pub(crate) fn new(most: usize) -> Self {
         let (sender, receiver) = match most {
@@ -152,8 +152,8 @@ impl<T> Channel<T> {
     }
 }
 
-/// A channel without the parts for waiting, as the bounded queue. Its users bound it, too,
-/// and say so. It allocates on the first push.
+/// An unbounded channel without the parts for waiting. Its users bound it, too, and say so. It
+/// allocates on the first push.
 pub(crate) struct Unbounded<T>(SegQueue<T>);
 
 impl<T> Unbounded<T> {
@@ -186,13 +186,12 @@ impl<T> Slot<T> {
         self.0.load_full()
     }
 
-    /// Looks without taking a reference. `look` must be short and call nothing
-    /// of the user's.
+    /// Looks without taking a reference. `look` must be short and call no user code.
     pub(crate) fn peek<R>(&self, look: impl FnOnce(&T) -> R) -> R {
         look(&self.0.load())
     }
 
-    /// A reader that looks often, for a while, and holds on to what it saw last.
+    /// Returns a reader that looks often, for a while, and holds on to what it saw last.
     pub(crate) fn reader(&self) -> Reader<'_, T> {
         Reader {
             slot: &self.0,
@@ -205,8 +204,8 @@ impl<T> Slot<T> {
     }
 }
 
-/// Reads a [`Slot`] without counting references, which `arc_swap::Cache` does once
-/// in its life: too often for a life of one message.
+/// Reads a [`Slot`] without counting references. `arc_swap::Cache` counts one in its life, which is
+/// too often for a life of one message.
 pub(crate) struct Reader<'a, T> {
     slot: &'a ArcSwap<T>,
     seen: Guard<Arc<T>>,
@@ -219,8 +218,8 @@ impl<T> Reader<'_, T> {
     }
 }
 
-/// Names to values. Every method clones the value out: no guard leaves this type,
-/// so none can be alive across another call.
+/// A map from names to values. Every method clones the value out: no guard leaves this type, so
+/// none can be alive across another call.
 pub(crate) struct Map<V>(DashMap<Arc<str>, V>);
 
 impl<V: Clone> Map<V> {
@@ -232,7 +231,7 @@ impl<V: Clone> Map<V> {
         self.0.get(name).map(|entry| entry.value().clone())
     }
 
-    /// Puts it there, and calls `then` before anybody can find it.
+    /// Inserts a value, and calls `then` before anybody can find it.
     pub(crate) fn insert(&self, name: Arc<str>, value: V, then: impl FnOnce()) {
         let held = self.0.entry(name).insert(value);
         then();

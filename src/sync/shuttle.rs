@@ -1,9 +1,9 @@
-//! Stand-ins for the whole engine under a scheduler of ours: shuttle's types under
-//! the names of the facade, and small ones made of them.
+//! Stand-ins for the whole engine under a scheduler of ours: shuttle's types under the names of the
+//! facade, and small ones made of them.
 //!
-//! Shuttle runs all threads of a schedule on one thread of the system and switches
-//! between them at *steps* only. Whatever the real thing does as one indivisible
-//! operation is one step here. Time is part of the schedule; see [`time`].
+//! Shuttle runs all threads of a schedule on one thread of the system and switches between them at
+//! *steps* only. Each indivisible operation of the real thing is one step here. Time is part of the
+//! schedule; see [`time`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -40,7 +40,7 @@ pub(crate) fn is_current(thread: &JoinHandle<()>) -> bool {
     thread.thread().id() == thread::current().id()
 }
 
-/// All threads count as one, so that a schedule can be replayed.
+/// Returns one number for all threads, so that a schedule can be replayed.
 pub(crate) fn thread_number() -> u64 {
     0
 }
@@ -49,7 +49,7 @@ pub(crate) fn available_parallelism() -> usize {
     2
 }
 
-/// Others must have a turn: who spins waits for one of them.
+/// Yields: a thread that spins waits for one of the others, which must have a turn.
 pub(crate) fn pause() {
     yield_now();
 }
@@ -64,22 +64,22 @@ pub(crate) fn sleep(duration: Duration) {
     }
 }
 
-/// The same in every execution, which must be repeatable.
+/// Returns the same seed in every execution, which must be repeatable.
 pub(crate) fn random_seed() -> u64 {
     0
 }
 
-/// Calls what may panic, and catches it: shuttle hears of its own panics first.
+/// Calls a function that may panic, and catches the panic. Shuttle hears of its own panics first.
 pub(crate) fn catch_panic<R>(call: impl FnOnce() -> R) -> std::thread::Result<R> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))
 }
 
-/// Here the scheduler may go on with another thread.
+/// Lets the scheduler go on with another thread here.
 fn step() {
     thread::sleep(Duration::ZERO);
 }
 
-/// What no thread can be interrupted in: there is no step inside.
+/// A value whose changes no thread can interrupt: there is no step inside.
 struct Indivisible<T>(std::sync::Mutex<T>);
 
 impl<T> Indivisible<T> {
@@ -87,12 +87,12 @@ impl<T> Indivisible<T> {
         Self(std::sync::Mutex::new(value))
     }
 
-    /// `change` must take no step, so it must drop nothing of the user's.
+    /// Changes the value. `change` must take no step, so it must not drop a value of the user's.
     fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A step of the schedule.
+    /// Takes a step of the schedule, then changes the value.
     fn step<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         step();
         self.change(change)
@@ -147,7 +147,7 @@ impl WakeUp {
         Arc::new(Self(Indivisible::new((false, None))))
     }
 
-    /// Takes no step.
+    /// Wakes the thread, without a step.
     fn wake(&self) {
         let waker = self.0.change(|(rung, waker)| {
             *rung = true;
@@ -169,8 +169,8 @@ impl WakeUp {
     }
 }
 
-/// Each of its waits may end only for its own reason: shuttle's own never time
-/// out, and to wake everybody instead would hide a notification that is lost.
+/// A condition variable each of whose waits ends only for its own reason. Shuttle's own waits never
+/// time out, and to wake everybody instead would hide a notification that is lost.
 pub(crate) struct Condvar(Indivisible<Vec<Arc<WakeUp>>>);
 
 impl Condvar {
@@ -180,8 +180,7 @@ impl Condvar {
 
     pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Instant>) {
         let wake_up = WakeUp::new();
-        // The step of an unlock comes before it: nobody can come between the
-        // unlock and the wait.
+        // The step of an unlock comes before it: nobody can come between the unlock and the wait.
         drop(guard.held.take());
         self.0.change(|waiting| waiting.push(Arc::clone(&wake_up)));
         let alarm = until.map(|until| time::set_alarm(until, Arc::clone(&wake_up)));
@@ -225,7 +224,7 @@ impl<T> OnceLock<T> {
         self.0.get()
     }
 
-    /// `init` must take no step.
+    /// Returns the value, which `init` makes if need be. `init` must take no step.
     pub(crate) fn get_or_init(&self, init: impl FnOnce() -> T) -> &T {
         step();
         self.0.get_or_init(init)
@@ -246,7 +245,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Hands the value back if the queue is full.
+    /// Adds a value, or returns it as the error if the queue is full.
     pub(crate) fn push(&self, value: T) -> Result<(), T> {
         self.values.step(|values| {
             if values.len() >= self.capacity {
@@ -292,7 +291,7 @@ impl<T> Unbounded<T> {
     }
 }
 
-/// A queue that takes as many as its users say.
+/// A queue for as many values as its users say.
 pub(crate) struct Channel<T>(Queue<T>);
 
 impl<T> Channel<T> {
@@ -348,8 +347,8 @@ impl<T> Reader<'_, T> {
     }
 }
 
-/// Names to values, in the order of the names: a schedule must come out the same
-/// when it is replayed.
+/// A map from names to values, in the order of the names: a schedule must come out the same when it
+/// is replayed.
 pub(crate) struct Map<V>(Indivisible<BTreeMap<Arc<str>, V>>);
 
 impl<V: Clone> Map<V> {
@@ -361,8 +360,8 @@ impl<V: Clone> Map<V> {
         self.0.step(|values| values.get(name).cloned())
     }
 
-    /// Puts it there, and calls `then`. What is one step here is so much of it that
-    /// others can find it first.
+    /// Inserts a value, and then calls `then`. Only the insertion is a step here, so others may
+    /// find the value before the call.
     pub(crate) fn insert(&self, name: Arc<str>, value: V, then: impl FnOnce()) {
         self.0.step(|values| values.insert(name, value));
         then();

@@ -6,8 +6,8 @@ pub(crate) use std::sync::atomic::Ordering;
 
 macro_rules! integer {
     ($name:ident, $value:ty) => {
-        /// Never dropped: loom takes a drop for an access, and can't see that
-        /// the counts of `std::sync::Arc` order it after all others.
+        /// Never dropped: loom takes a drop for an access, and can't see that the counts of
+        /// `std::sync::Arc` order it after all others.
         #[derive(Debug, Default)]
         pub(crate) struct $name(ManuallyDrop<loom::sync::atomic::$name>);
 

@@ -2,9 +2,8 @@
 
 use super::{NO_PANIC, atomic, fence, yield_now};
 
-/// A bounded queue after Dmitry Vyukov's, which is what crossbeam's array queue
-/// is too, with the orderings that crossbeam has. A mutex would order more than
-/// the real queue does and hide missing fences.
+/// A bounded queue after Dmitry Vyukov's, as crossbeam's array queue is, with crossbeam's
+/// orderings. A mutex would order more than the real queue does and hide missing fences.
 pub struct Queue<T> {
     head: atomic::AtomicUsize,
     tail: atomic::AtomicUsize,
@@ -12,16 +11,15 @@ pub struct Queue<T> {
 }
 
 struct QueueSlot<T> {
-    /// `position` when free for the push at that position, `position + 1` when
-    /// filled by it.
+    /// `position` when free for the push at that position, `position + 1` when filled by it.
     stamp: atomic::AtomicUsize,
-    /// Not loom's: it must not order anything. Loom runs one thread at a time,
-    /// and the stamps keep two from meeting here.
+    /// This mutex is not loom's, because it must not order anything. Loom runs one thread at a
+    /// time, and the stamps keep two from meeting here.
     value: std::sync::Mutex<Option<T>>,
 }
 
 impl<T> Queue<T> {
-    /// A queue of so many slots.
+    /// Makes a queue of `capacity` slots.
     pub fn new(capacity: usize) -> Self {
         let slot = |position| QueueSlot {
             stamp: atomic::AtomicUsize::new(position),
@@ -34,7 +32,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Hands the value back if the queue is full.
+    /// Adds a value, or returns it as the error if the queue is full.
     pub fn push(&self, value: T) -> Result<(), T> {
         use atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
         loop {
@@ -62,7 +60,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// The oldest value, if there is any.
+    /// Takes the oldest value, if there is any.
     pub fn pop(&self) -> Option<T> {
         use atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
         loop {
@@ -90,27 +88,27 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Values in the queue.
+    /// Returns the number of values in the queue.
     pub fn len(&self) -> usize {
         use atomic::Ordering::SeqCst;
         let head = self.head.load(SeqCst);
         self.tail.load(SeqCst).saturating_sub(head)
     }
 
-    /// Whether there are none.
+    /// Returns whether the queue has no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// More than any model puts into an unbounded queue.
+/// More values than any model puts into an unbounded queue.
 const UNBOUNDED: usize = 8;
 
 /// An unbounded queue that models don't fill.
 pub struct Unbounded<T>(Queue<T>);
 
 impl<T> Unbounded<T> {
-    /// An empty queue.
+    /// Makes an empty queue.
     pub fn new() -> Self {
         Self(Queue::new(UNBOUNDED))
     }
@@ -123,18 +121,18 @@ impl<T> Unbounded<T> {
         );
     }
 
-    /// The oldest value, if there is any.
+    /// Takes the oldest value, if there is any.
     pub fn pop(&self) -> Option<T> {
         self.0.pop()
     }
 
-    /// Whether there are none.
+    /// Returns whether the queue has no values.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// A queue that takes as many as its users say, or as many as a model puts in.
+/// A queue for as many values as its users say, or as a model puts in.
 pub(crate) struct Channel<T>(Queue<T>);
 
 impl<T> Channel<T> {

@@ -1,4 +1,4 @@
-//! Time passes only for those who wait for it, and then at once.
+//! Time passes only for threads that wait for it, and then at once.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -7,13 +7,12 @@ std::thread_local! {
     static NOW: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// Lets time begin anew: what an execution does must not depend on those before it.
+/// Lets time begin anew: an execution must not depend on earlier ones.
 pub fn restart_time() {
     NOW.set(Duration::ZERO);
 }
 
-/// Time since the execution began, under the name and with the methods of the real
-/// thing.
+/// The time since the execution began, under the name and with the methods of the real thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Instant(Duration);
 
@@ -23,7 +22,7 @@ impl Instant {
     }
 
     pub(crate) fn checked_add(self, duration: Duration) -> Option<Self> {
-        // The real one reaches further than any deadline, but not for ever.
+        // The real one reaches further than any deadline, but not forever.
         let at = self.0.checked_add(duration);
         at.filter(|at| *at < Duration::MAX / 2).map(Self)
     }
@@ -37,7 +36,7 @@ impl Instant {
     }
 }
 
-/// Others have their turn; then it is that late.
+/// Lets other threads have their turn, after which it is that late.
 pub(super) fn wait_until(until: Instant) {
     NOW.set(NOW.get().max(until.0));
     loom::thread::yield_now();
@@ -48,7 +47,7 @@ pub(crate) fn sleep(duration: Duration) {
     wait_until(until.expect("a time within reach"));
 }
 
-/// In the place of the processor's counter, which stands still.
+/// A stand-in for the processor's counter, which stands still.
 pub(crate) struct Counter;
 
 impl Counter {

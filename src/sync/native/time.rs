@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// An instant that can't be added to with `+`, which panics beyond the last one: what
-/// lies further off than the platform can express is never, and who adds must say so.
+/// An instant without `+`, which panics beyond the last one. A time beyond what the platform can
+/// express is never, and code that adds must say so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Instant(pub(super) std::time::Instant);
 

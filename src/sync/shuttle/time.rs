@@ -1,8 +1,9 @@
-//! Time as part of the schedule. It stands still while threads run, however long
-//! they take, and passes when the scheduler picks the *keeper*: then it jumps to
-//! the next time that anybody waits for, and wakes whoever that is. So a wait with
-//! an end may end at any step, in the order of the ends, and a wait without one
-//! that nobody ends is a deadlock, which shuttle reports.
+//! Time as part of the schedule. It stands still while threads run, however long they take. It
+//! passes when the scheduler picks the *keeper*. Then it jumps to the next time for which any
+//! thread waits, and wakes that thread.
+//!
+//! So a wait with an end may end at any step, in the order of the ends. A wait without one that
+//! nobody ends is a deadlock, which shuttle reports.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use super::super::Arc;
 use super::{Indivisible, WakeUp};
 
 ::shuttle::lazy_static! {
-    /// Of one schedule: shuttle makes a new one for each.
+    /// The time of one schedule: shuttle makes a new one for each.
     static ref TIME: Time = Time::begin();
 }
 
@@ -24,7 +25,7 @@ struct Time {
 
 struct Alarms {
     set: Vec<(Instant, Arc<WakeUp>)>,
-    /// Who waits for the first of them.
+    /// The waker of the keeper, while no alarm is set.
     keeper: Option<Waker>,
 }
 
@@ -70,8 +71,7 @@ impl Time {
     }
 }
 
-/// Nanoseconds since the schedule began, under the name and with the methods of
-/// the real thing.
+/// Nanoseconds since the schedule began, under the name and with the methods of the real thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Instant(u64);
 
@@ -94,7 +94,7 @@ impl Instant {
     }
 }
 
-/// In the place of the processor's counter: the same time, in nanoseconds.
+/// A stand-in for the processor's counter: the same time, in nanoseconds.
 pub(crate) struct Counter;
 
 impl Counter {
