@@ -1,4 +1,4 @@
-//! The publish half of the route: gate, overflow policy, queue.
+//! Admission of messages: the gate, the overflow policy, the push into the queue.
 
 use crate::engine::base::gate::Gate;
 use crate::engine::runtime::context;
@@ -16,24 +16,25 @@ use crate::sync::{Arc, Instant, MutexGuard, mutant, pause};
 use crate::types::config::{NoSubscribers, Overflow};
 use crate::types::error::PublishError;
 
-/// How often a publisher looks for something to drop before it gives up. It
-/// finds nothing only while others are between their ticket and their push.
+/// How often a publisher looks for a message to drop before it gives up. A look finds
+/// nothing while the tickets belong to delayed messages, to publishers that have not pushed
+/// yet, or to a dispatcher in its turn.
 const EVICTION_TRIES: u32 = 1_000;
 
-/// How long a publisher waits for room, and what has been said of it.
+/// How long a publisher waits for room, and whether observers have been told that it waits.
 #[derive(Default)]
 pub(crate) struct Patience {
-    /// When a wait that has begun must end; it is set by the first.
+    /// The time at which a wait must end. The first wait sets it.
     until: Option<Instant>,
-    /// Observers know that it waits.
+    /// Whether observers know that the publisher waits.
     told: bool,
-    /// It holds a lock, under which no code of the user's may run.
+    /// Whether the publisher holds a lock, under which no user code may run.
     is_locked: bool,
 }
 
 impl Patience {
-    /// Of a worker that publishes what a buffer holds, under its lock, again or for the
-    /// first time.
+    /// The patience of a worker that publishes the content of a buffer under the buffer's lock.
+    /// `told` says whether observers know already that the buffer waits.
     pub(crate) fn locked(told: bool) -> Self {
         Self {
             until: None,
@@ -43,17 +44,18 @@ impl Patience {
     }
 }
 
-/// What became of an admission.
+/// The result of an admission.
 pub(crate) struct Admitted {
     pub(crate) first_id: u64,
     pub(crate) count: u64,
     pub(crate) evicted: u32,
-    /// There was no room, and the policy is to drop the newest.
+    /// Whether the messages are to be dropped: the topic was full and its policy drops the
+    /// newest.
     pub(crate) dropped: bool,
 }
 
 impl Admitted {
-    /// Into a queue that had room: the first id, and how many.
+    /// An admission to a queue that had room, from the first id and the number of messages.
     pub(crate) fn plainly((first_id, count): (u64, u64)) -> Self {
         Self {
             first_id,
@@ -67,7 +69,7 @@ impl Admitted {
         self.first_id + self.count - 1
     }
 
-    /// What the publisher of the first of these messages gets.
+    /// Returns the receipt for the first of these messages.
     pub(crate) fn receipt(&self) -> Receipt {
         Receipt {
             id: MessageId::new(self.first_id),
@@ -120,8 +122,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.publish_to(None, payload, meta)
     }
 
-    /// The time and the lock of the queue, where a message may get its ticket and be
-    /// written in one step: the topic is not split, and nobody is to be told in between.
+    /// Returns the time and the queue's lock, if a message may get its ticket and be written in
+    /// one step. That is so unless the topic is split, is observed, or rejects for want of
+    /// subscribers.
     #[inline(always)]
     pub(crate) fn short_way(&self) -> Option<(u64, MutexGuard<'_, Tail<T>>)> {
         if self.split.is_some() || self.bus().observed() || self.lacks_subscribers() {
@@ -130,8 +133,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         Some((self.engine.clock.now_ns(), self.plain.tail()))
     }
 
-    /// Lets go of the queue after a message of this number was written, and lets the
-    /// dispatcher know if it wants to.
+    /// Unlocks the queue after the message with this number was written. Schedules the
+    /// dispatcher if it asked for that.
     #[inline(always)]
     pub(crate) fn notify_after(
         self: &Arc<Self>,
@@ -146,7 +149,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// As [`publish`](Self::publish), to where `route` says if it says anything.
+    /// Publishes as [`publish`](Self::publish) does, to the partition that `route` names, if it
+    /// names one.
     #[inline(always)]
     pub(crate) fn publish_to(
         self: &Arc<Self>,
@@ -188,7 +192,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// An admitted entry goes where its admission says.
+    /// Enqueues an admitted entry, or drops it if its admission says so.
     #[inline(always)]
     pub(crate) fn admitted(
         self: &Arc<Self>,
@@ -202,8 +206,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return drops.add_entry(entry);
         }
         if self.bus().observed() {
-            // Told before the push, so that no later event of these messages
-            // can overtake it.
+            // Observers hear of the messages before the push, so that no later event of these
+            // messages can overtake this one.
             self.tell_enqueued(entry.ids(), entry.first().accepted_ns);
         }
         self.enqueue(entry, admitted.last_id(), route);
@@ -230,9 +234,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.tell_each(ids, Status::Queued, at_ns, kind);
     }
 
-    /// Gets tickets for at least one and at most `wanted` messages, by the
-    /// topic's overflow policy if there is no room; what that drops goes to
-    /// `drops`. `route`, or else `meta`, says where they would go.
+    /// Gets tickets for at least one and at most `wanted` messages. If there is no room, the
+    /// topic's overflow policy decides; the messages that it evicts go to `drops`. `route`, or
+    /// else `meta`, names the partition.
     #[inline(always)]
     pub(crate) fn admit(
         self: &Arc<Self>,
@@ -258,26 +262,28 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             && !self.is_closed_to_caller()
     }
 
-    /// Whether it accepts nothing from this thread: while a drain by stages runs,
-    /// handlers may still publish.
+    /// Whether the topic accepts nothing from this thread. During a drain by stages it still
+    /// accepts messages from handlers.
     fn is_closed_to_caller(&self) -> bool {
         self.gate.is_closed() && (self.gate.is_sealed() || !context::is_handling(&self.engine))
     }
 
-    /// Takes a step at the gate. A topic that isn't split changes it only under the lock
-    /// of its queue, where most of its publishers are alone anyway.
+    /// Takes a step at the gate. In a topic that isn't split, every step is taken under the
+    /// lock of its queue, which most publishers hold anyway.
     pub(crate) fn at_gate<R>(&self, step: impl FnOnce(&Gate) -> R) -> R {
         let alone = || self.split.is_none().then(|| self.plain.tail());
         let _alone = mutant!(alone(), "gate.lock", None);
         step(&self.gate)
     }
 
-    /// Gets tickets by the capacity, for who may be outside of handlers.
+    /// Gets tickets within the capacity, unless the topic is closed to publishers outside of
+    /// handlers.
     pub(crate) fn admit_outside(&self, wanted: u64) -> Result<(u64, u64), Refusal> {
         self.at_gate(|gate| gate.admit(wanted, self.settings.capacity))
     }
 
-    /// The same, but lets handlers in though it is closed to others.
+    /// Gets tickets as [`admit_outside`](Self::admit_outside) does. A handler still gets them
+    /// while the topic is closed to others only.
     pub(crate) fn admit_caller(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
         match self.at_gate(|gate| gate.admit(wanted, capacity)) {
             Err(Refusal::Closed) if context::is_handling(&self.engine) => {
@@ -307,7 +313,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let may_have_room = match refusal {
             Refusal::Closed => true,
             Refusal::Full if patience.is_locked => {
-                // Ending what has expired drops it: that is left to the dispatcher.
+                // Ending an expired message drops its payload, which is user code. The
+                // dispatcher does that.
                 self.schedule();
                 false
             }
@@ -352,7 +359,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         admitted
     }
 
-    /// Whether a publisher that was refused would not be now, or never will be accepted.
+    /// Whether a refused publisher should try again: there is room, or the topic has closed.
     pub(crate) fn may_admit(&self) -> bool {
         self.gate.is_closed() || !self.is_full() && !self.lacks_subscribers()
     }
@@ -365,7 +372,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if context::is_inside(&self.engine) {
             return Err(Refused::Full);
         }
-        // What is waiting must be on its way before we wait for its room.
+        // The queued messages must be on their way before this publisher waits for their room.
         self.schedule();
         let attempt = || match self.admit_outside(wanted) {
             Err(Refusal::Full) => None,

@@ -1,4 +1,4 @@
-//! Publishing from a future: it waits for room without a thread.
+//! Publishing from a future, which waits for room without a thread.
 
 use std::task::{Context, Poll, ready};
 
@@ -15,8 +15,8 @@ use crate::types::config::Overflow;
 use crate::types::error::PublishError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Gets one ticket under `Overflow::Block`, or has this future be woken
-    /// when there may be room. `is_first`: it has not waited yet.
+    /// Gets one ticket under `Overflow::Block`, or has this future woken when there may be
+    /// room. `is_first` says that the future has not waited yet.
     pub(crate) fn poll_admit(
         self: &Arc<Self>,
         is_first: bool,
@@ -43,7 +43,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                         overflow: self.settings.overflow,
                     });
                 }
-                // What is waiting must be on its way before we wait for its room.
+                // The queued messages must be on their way before this future waits for their
+                // room.
                 self.schedule();
                 let room = || self.room();
                 ready!(self.waiters.poll_for(id, cx, attempt, room))
@@ -55,8 +56,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         Poll::Ready(admitted.map(Admitted::plainly).map_err(refused))
     }
 
-    /// Accepts one message or hands the payload back, once there is room under
-    /// `Overflow::Block`; other policies answer at once.
+    /// Accepts one message or hands the payload back. Under `Overflow::Block` it is pending
+    /// until there is room; under other policies it is ready at once.
     pub(crate) fn poll_publish(
         self: &Arc<Self>,
         payload: &mut Option<T>,

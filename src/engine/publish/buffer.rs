@@ -1,16 +1,18 @@
-//! What a buffering publisher has collected and not yet published.
+//! The messages that a buffering publisher has collected and not yet published.
 //!
-//! Two threads may flush it: its publisher, when it is full or asked to, and a
-//! worker, when its oldest message has lingered. What could go wrong is their
-//! order: a worker that holds older messages while the publisher passes newer ones
-//! by. So a worker flushes under the lock, and never waits for room (it is inside
-//! the engine); what that drops is the user's, and dropped after the lock is. The
-//! publisher, who may wait for room that only workers make, takes
-//! everything out first; a worker that comes then finds nothing.
+//! Two threads may flush a buffer. Its publisher does when the buffer is full or when asked
+//! to. A worker does when the oldest message has lingered. The feared interleaving is a
+//! wrong order: a worker holds older messages while the publisher sends newer ones past it.
+//! It can't happen, because a worker flushes under the lock. A worker never waits for room,
+//! because it is inside the engine. Payloads that its flush evicts are dropped after the
+//! lock is released, because a drop is user code. The publisher may wait for room that only
+//! workers make. So it takes everything out of the buffer first, and a worker that comes
+//! then finds nothing.
 //!
-//! What was refused for want of room, or of a subscription, stands in line for it, with
-//! no timer meanwhile, and a worker publishes it once there is. Without a linger it waits
-//! for its publisher, as everything in such a buffer does.
+//! Messages that were refused for want of room, or of a subscription, join the topic's line
+//! of waiting buffers. They have no timer meanwhile, and a worker publishes them once there
+//! is room. A buffer without a linger waits for its publisher instead, as it does with all
+//! its messages.
 
 use crate::engine::base::contain::discard;
 use crate::engine::publish::admit::{Patience, Refused};
@@ -30,25 +32,25 @@ use crate::types::error::{PartialBatch, PublishError};
 /// The buffer of one publisher.
 pub(crate) struct Buffer<T: Send + Sync + 'static> {
     topic: Arc<TopicCore<T>>,
-    /// Where all of it goes, if the topic has partitions that keep the order of its
+    /// The route of all its messages, if the topic's partitions keep the order of each
     /// publisher.
     route: Option<u64>,
     size: usize,
     linger_ns: Option<u64>,
     held: Mutex<Held<T>>,
-    /// It is on the ready queue, where once is enough.
+    /// Whether the buffer is on the ready queue. Once is enough.
     ready: AtomicBool,
 }
 
 struct Held<T> {
-    /// Oldest first; at most as many as the buffer's size.
+    /// The messages, oldest first. There are at most `size` of them.
     payloads: Vec<T>,
-    /// When the oldest of them came.
+    /// When the oldest of them arrived.
     since_ns: u64,
     linger: Linger,
-    /// Taken while they wait for room.
+    /// The buffer's place in the line, taken while the messages wait for room.
     place: Place,
-    /// What became of those that have left since it was last asked for.
+    /// The result for the messages that have left since the last flush asked for it.
     receipt: BatchReceipt,
 }
 
@@ -71,13 +73,13 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         }
     }
 
-    /// How many messages it holds.
+    /// How many messages the buffer holds.
     pub(crate) fn len(&self) -> usize {
         self.held.lock().payloads.len()
     }
 
-    /// Holds the message, or publishes it at once if nobody has anything to do
-    /// but wait for it.
+    /// Holds the message. Publishes it at once if the buffer is empty and the topic starves,
+    /// because its workers would only wait for it.
     pub(crate) fn publish(self: &Arc<Self>, payload: T) -> Result<(), PublishError<T>> {
         let mut held = self.held.lock();
         if held.payloads.len() >= self.size {
@@ -104,13 +106,14 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         held.payloads.push(payload);
         if held.payloads.len() >= self.size {
             drop(held);
-            // If it is refused, the next publish finds the buffer full and says so.
+            // If the messages are refused, the next publish finds the buffer full and returns
+            // the error.
             let _ = self.publish_all();
         }
         Ok(())
     }
 
-    /// Publishes all it holds. What is refused is handed back and forgotten.
+    /// Publishes everything in the buffer. Refused messages are handed back and forgotten.
     pub(crate) fn flush(self: &Arc<Self>) -> Result<BatchReceipt, PartialBatch<T>> {
         let flushed = self.publish_all();
         let mut held = self.held.lock();
@@ -121,13 +124,13 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         let rest = std::mem::take(&mut held.payloads);
         self.topic.waiters.step_out(&mut held.place);
         if rest.is_empty() {
-            // A worker has found room for it since.
+            // A worker has published the rest in the meantime.
             return Ok(receipt);
         }
         Err(self.topic.refuse_batch(refused, rest, receipt))
     }
 
-    /// Publishes all it holds, on the publisher's thread. What is refused stays.
+    /// Publishes everything in the buffer, on the publisher's thread. Refused messages stay.
     fn publish_all(self: &Arc<Self>) -> Result<(), Refused> {
         let mut held = self.held.lock();
         let mut payloads = std::mem::take(&mut held.payloads);
@@ -153,7 +156,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         patience: &mut Patience,
         drops: &mut DeferredDrops<T>,
     ) -> Result<(), Refused> {
-        // One timeout for all chunks together.
+        // All chunks together have one timeout.
         while !payloads.is_empty() {
             self.topic
                 .publish_chunk(self.route, payloads, copy_out, receipt, patience, drops)?;
@@ -161,8 +164,8 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         Ok(())
     }
 
-    /// Has what was refused wait for room, if that can come and somebody else than the
-    /// publisher may publish it; what was published waits no more.
+    /// Puts the buffer into the line for room after a refusal, if room may come and workers may
+    /// publish for it. Otherwise takes the buffer out of the line.
     fn await_room(self: &Arc<Self>, held: &mut Held<T>, published: Result<(), Refused>) {
         let waiters = &self.topic.waiters;
         if self.linger_ns.is_none() || matches!(published, Ok(()) | Err(Refused::Closed)) {
@@ -175,7 +178,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         }
     }
 
-    /// The buffer is no longer empty: has somebody look when that has lasted.
+    /// Sets the linger timer of a buffer that has just stopped being empty.
     fn await_linger(self: &Arc<Self>, held: &mut Held<T>) {
         if self.linger_ns.is_some() {
             let engine = &self.topic.engine;
@@ -185,7 +188,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         }
     }
 
-    /// The publisher goes, and what it could not publish with it.
+    /// Publishes all it can when the publisher goes, and counts the rest as rejected.
     pub(crate) fn close(self: &Arc<Self>) {
         let _ = self.publish_all();
         let mut held = self.held.lock();
@@ -198,19 +201,18 @@ impl<T: Send + Sync + 'static> Buffer<T> {
     }
 }
 
-/// Moves payloads into a vector of their own. The buffer's memory stays: it is in
-/// this core's cache. What comes back from the workers is in theirs, and each lock
-/// would wait for the cache line of the payload before it.
+/// Moves payloads into a vector of their own. The buffer's memory stays, because it is in
+/// this core's cache. Memory that workers hand back is in their caches, and each lock would
+/// wait for the cache line of the payload before it.
 fn copy_out<T>(payloads: &mut Vec<T>, count: usize) -> Vec<T> {
     payloads.drain(..count).collect()
 }
 
 impl<T: Send + Sync + 'static> Fire for Buffer<T> {
     fn fire(self: Arc<Self>, _tag: Tag) {
-        // A flush may evict, and so drop, payloads: the user's code, and not for
-        // the timer's thread.
-        // ORDERING: pairs with the swap in `run`: who finds it set comes before that
-        // run's look.
+        // A flush may evict payloads and so drop them. That is user code, which must not run on
+        // the timer thread. ORDERING: pairs with the swap in `run`. A `fire` that finds the
+        // flag set comes before that run's look.
         if !self.ready.swap(true, Ordering::AcqRel) {
             let topic = Arc::clone(&self.topic);
             topic.engine.pool.submit(self);
@@ -232,10 +234,10 @@ impl<T: Send + Sync + 'static> Task for Buffer<T> {
 }
 
 impl<T: Send + Sync + 'static> Buffer<T> {
-    /// Publishes what has lingered, or has waited for room, on a worker's thread.
+    /// Publishes, on a worker's thread, messages that have lingered or have waited for room.
     fn publish_lingering(self: &Arc<Self>, worker: &Worker<'_>) {
         let linger_ns = self.linger_ns.unwrap_or(u64::MAX);
-        // Goes after the lock.
+        // The evicted payloads are dropped after the lock is released.
         let mut drops = DeferredDrops::new();
         let held = &mut *self.held.lock();
         let waited_for_room = held.place.is_taken();
@@ -243,7 +245,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         if held.payloads.is_empty() {
             self.topic.waiters.step_out(&mut held.place);
         } else if !waited_for_room && waited_ns < linger_ns {
-            // The call was for messages that have left.
+            // The timer was set for messages that have left.
             let target = Arc::clone(self) as _;
             let again_ns = Some(linger_ns - waited_ns);
             held.linger.set(worker.engine, again_ns, target);

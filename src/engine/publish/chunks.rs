@@ -1,6 +1,6 @@
-//! Publishing many messages at once: a chunk of them fills one slot of the queue
-//! and travels as it is, in its publisher's own vector, down to the last
-//! subscription.
+//! Publishing many messages at once. A chunk of more than half a batch is a batch of its
+//! own: it travels in its publisher's vector down to the last subscription. A smaller chunk
+//! joins the open batch.
 
 use std::iter::Fuse;
 
@@ -12,15 +12,15 @@ use crate::sync::Arc;
 use crate::types::error::PartialBatch;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Accepts messages chunk by chunk, or hands back those from the first one
-    /// that was refused.
+    /// Accepts messages chunk by chunk. After a refusal it hands back the refused messages and
+    /// all that come after them.
     pub(crate) fn publish_batch(
         self: &Arc<Self>,
         payloads: impl Iterator<Item = T>,
     ) -> Result<BatchReceipt, PartialBatch<T>> {
         let mut receipt = BatchReceipt::default();
         let mut drops = DeferredDrops::new();
-        // One timeout for all chunks together.
+        // All chunks together have one timeout.
         let mut patience = Patience::default();
         let (mut chunk, mut others) = first_chunk(payloads);
         while !chunk.is_empty() {
@@ -40,7 +40,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         Ok(receipt)
     }
 
-    /// Says that the `rest` of a batch was refused, and counts it.
+    /// Counts the `rest` of a batch as rejected and returns the error for it.
     pub(crate) fn refuse_batch(
         &self,
         refused: Refused,
@@ -54,8 +54,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Accepts as many of these payloads as there is room for, at least one and at
-    /// most a batch, and leaves the others where they are. `take` takes so many out.
+    /// Accepts as many of these payloads as there is room for: at least one and at most a
+    /// batch. The others stay. `take` takes the given number of payloads out of the vector.
     pub(crate) fn publish_chunk(
         self: &Arc<Self>,
         route: Option<u64>,
@@ -100,16 +100,16 @@ fn note_in(receipt: &mut BatchReceipt, admitted: &Admitted) {
     receipt.last = Some(first.after(admitted.count - 1));
 }
 
-/// The first payloads in the vector they are in; others move.
+/// Takes the first payloads in the vector they are in; the others move.
 fn split<T>(payloads: &mut Vec<T>, count: usize) -> Vec<T> {
     let others = payloads.split_off(count);
     std::mem::replace(payloads, others)
 }
 
-/// The first chunk, and what comes after it, if there can be anything. Nothing is
-/// admitted before it is there: the iterator is the caller's code. A vector that
-/// is not larger than a chunk is taken as it is, unless it could hold many more:
-/// it lives as long as the last of its messages.
+/// Returns the first chunk, and the rest of the iterator if it may have more. Nothing is
+/// admitted before the chunk is collected, because the iterator is the caller's code. A
+/// vector no larger than a chunk is taken as it is. Its spare capacity is freed if it
+/// exceeds a batch, because the vector lives as long as the last of its messages.
 fn first_chunk<T, I: Iterator<Item = T>>(payloads: I) -> (Vec<T>, Option<Fuse<I>>) {
     match payloads.size_hint() {
         (_, Some(most)) if most <= BATCH => {

@@ -1,4 +1,4 @@
-//! Messages that were accepted and are due later: each holds its ticket, and waits on the
+//! Messages that were accepted and are due later. Each holds its ticket and waits on the
 //! timer wheel.
 
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::types::duration::nanos;
 use crate::types::error::PublishError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Accepts one message now and puts it into the queue after `delay`. It
-    /// holds its place meanwhile, so it can be neither rejected nor dropped then.
+    /// Accepts one message now and puts it into the queue after `delay`. The message holds its
+    /// ticket meanwhile, so it can be neither rejected nor dropped when it is due.
     pub(crate) fn publish_after(
         self: &Arc<Self>,
         delay: Duration,
@@ -45,7 +45,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let stamp = message.stamp;
             self.tell_enqueued(std::iter::once(stamp.id), stamp.accepted_ns);
         }
-        // Latency counts from when it is due.
+        // The latency is counted from the time at which the message is due.
         let accepted_ns = &mut message.stamp.accepted_ns;
         *accepted_ns = accepted_ns.saturating_add(delay_ns);
         self.books.delayed.add(1);
@@ -55,8 +55,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             timer: TimerKey::NONE,
             route,
         });
-        // The lock is held over the timer so that the deadline can't come before
-        // the entry knows its key.
+        // The lock is held while the timer is set, so that the deadline can't come before the
+        // entry knows its timer key.
         let mut delayed = self.delayed.lock();
         let tag = delayed.insert(entry);
         let key = self
@@ -66,13 +66,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             entry.timer = key;
         }
         drop(delayed);
-        // It may have taken the last place of a topic whose strategy waits; and
-        // after a stop somebody must drop it.
+        // The message may have taken the last ticket of a topic whose strategy waits. After a
+        // stop the dispatcher must drop it.
         self.schedule();
         Ok(admitted.receipt())
     }
 
-    /// A delayed message is due.
+    /// Puts a delayed message that is due into the queue.
     pub(crate) fn publish_due(self: &Arc<Self>, due: Delayed<T>) {
         let Delayed {
             message,
@@ -83,11 +83,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let last_id = message.stamp.id.get();
         self.books.delayed.sub(1);
         self.enqueue(QueueEntry::One(message, meta), last_id, route);
-        // The dispatcher may wait for a ticket that is already out.
+        // The dispatcher may wait for a higher number than this old ticket has, so the push
+        // alone need not notify it.
         self.schedule();
     }
 
-    /// The broker has stopped: what was delayed is dropped, and counted.
+    /// Drops and counts the delayed messages, after the broker has stopped.
     pub(crate) fn drop_delayed(&self) {
         let delayed: Vec<_> = self.delayed.lock().drain().collect();
         for entry in delayed {
