@@ -17,7 +17,7 @@ use crate::sync::Arc;
 use crate::types::config::{NoSubscribers, OnExpired};
 use crate::types::reason::DeadReason;
 
-/// Messages that one step of a look goes through, before others have their turn.
+/// How many messages one step of a look goes through before other tasks have their turn.
 const STEP: usize = 1_024;
 
 impl<T> DispatcherState<T> {
@@ -25,7 +25,7 @@ impl<T> DispatcherState<T> {
         self.current_batch.is_none() && self.shelf.is_empty()
     }
 
-    /// One step of a look through what waits: takes out what has expired.
+    /// Takes one step of a look through the waiting messages and takes out the expired ones.
     fn look(
         &mut self,
         at: &PartitionQueue<T>,
@@ -37,8 +37,8 @@ impl<T> DispatcherState<T> {
             return expired;
         };
         if let Some(current) = self.current_batch.take() {
-            // The current batch goes on as one: what expires behind one that lives goes to
-            // the lanes with it.
+            // The current batch stays whole. An expired message behind a living one goes to the
+            // lanes with it.
             let expires_ns = |at: u32| current.batch.expires_ns(at as usize, ttl_ns);
             let lives = (current.from..current.to).find(|at| !has_passed(expires_ns(*at), now_ns));
             let first_ns = lives.and_then(expires_ns).unwrap_or(NEVER);
@@ -71,7 +71,8 @@ impl<T> DispatcherState<T> {
         expired
     }
 
-    /// Takes what has expired out of what a look goes through.
+    /// Takes the expired messages out of a part that a look goes through. Files the others as
+    /// seen.
     fn sift(
         &mut self,
         part: BatchSlice<T>,
@@ -99,8 +100,8 @@ impl<T> DispatcherState<T> {
         }
     }
 
-    /// When the first of what waits may expire whose topic says how long it lives: no
-    /// sooner than if it had come with the oldest, or after the last look.
+    /// Returns when the first waiting message may expire by the topic's time to live. Counts
+    /// from the oldest message, or from the last look if there was one.
     fn expires_ns(&self, ttl_ns: u64) -> u64 {
         if let Some(looked_ns) = self.shelf.looked_ns {
             let first_ns = looked_ns.saturating_add(ttl_ns);
@@ -113,8 +114,8 @@ impl<T> DispatcherState<T> {
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Ends what has expired of what waits, for whoever runs the queue. `true`: the look
-    /// is to go on after others have had their turn.
+    /// Ends the expired messages that wait, for the thread that runs the queue. Returns `true`
+    /// if the look is to go on after other tasks have had their turn.
     pub(crate) fn end_expired_at(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
@@ -125,14 +126,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         let expired = dispatcher.look(at, self.settings.ttl_ns, now_ns);
         if !expired.is_empty() {
-            // The plan has counted them: what is left is judged anew.
+            // The plan counted the expired messages, so the strategy decides anew.
             dispatcher.allowance = 0;
             self.expire(at, expired);
         }
         dispatcher.shelf.look.is_some()
     }
 
-    /// Begins a look if its time has come. Returns the time, if one is underway.
+    /// Begins a look if its time has come. Returns the time if a look is under way.
     fn look_at(&self, at: &QueueRef<'_, T>, dispatcher: &mut DispatcherState<T>) -> Option<u64> {
         if dispatcher.shelf.look.is_none() {
             self.note_oldest(at, dispatcher);
@@ -148,8 +149,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         Some(self.engine.clock.now_ns())
     }
 
-    /// Notes when the first of what waits may expire, where the topic says how long it
-    /// lives.
+    /// Notes when the first waiting message may expire, if the topic sets a time to live.
     fn note_oldest(&self, at: &QueueRef<'_, T>, dispatcher: &mut DispatcherState<T>) {
         let Some(ttl_ns) = self.settings.ttl_ns else {
             return;
@@ -161,8 +161,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         at.expiry.note(dispatcher.expires_ns(ttl_ns));
     }
 
-    /// At the end of a turn: has the wheel call as long as something that can expire
-    /// waits.
+    /// Sets the timer at the end of a turn, as long as a message that can expire waits.
     pub(crate) fn await_expiry(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
@@ -173,7 +172,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return;
         }
         if dispatcher.is_empty() {
-            // Who has pushed something with a time of its own since notes it afterwards.
+            // A publisher of a message with its own time to live notes it after the push, so
+            // the note is not lost here.
             let first_ns = at.expiry.forget();
             if !dispatcher.fill(at) {
                 return at.expiry.cancel(&self.engine);
@@ -187,7 +187,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         at.expiry.call(&self.engine, target);
     }
 
-    /// Makes room for a publisher by what has expired. `true`: there was something.
+    /// Makes room for a publisher by ending expired messages. Returns `true` if there were any.
     pub(crate) fn make_room_of_expired(self: &Arc<Self>) -> bool {
         match &self.split {
             None => self.look_for_room(&QueueRef::Plain(&self.plain), || Arc::clone(self) as _),
@@ -195,14 +195,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Looks through what waits at one place, unless its dispatcher is at it, until
-    /// there is room.
+    /// Looks through the waiting messages of one queue until there is room, unless its
+    /// dispatcher is running.
     pub(crate) fn look_for_room(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
         task: impl FnOnce() -> Arc<dyn Task>,
     ) -> bool {
-        // A dispatcher that rests has noted what it knows.
+        // A dispatcher at rest has noted when its messages expire.
         let is_noted = || {
             at.dispatcher
                 .lock()
@@ -230,7 +230,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         has_room
     }
 
-    /// Messages that expired before they were dispatched.
+    /// Ends messages that expired before they were dispatched.
     fn expire(self: &Arc<Self>, at: &QueueRef<'_, T>, expired: Vec<BatchSlice<T>>) {
         let lanes = self.lanes.load();
         for part in expired {
@@ -247,13 +247,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Ends a message for every subscription that would have got it, or else for itself.
+    /// Ends a message for every subscription that would have got it. If there is none, ends the
+    /// message itself.
     fn expire_one(self: &Arc<Self>, lanes: &Lanes<T>, part: &BatchSlice<T>) {
         let id = part.first().id.get();
         let retains = self.settings.no_subscribers == NoSubscribers::Retain;
         let open = || lanes.iter().filter(|lane| lane.phase() == Phase::Open);
         let is_wanted = open().any(|lane| lane.wants(id));
-        // As in fan-out: what is retained and wanted by nobody is for those that are there.
+        // As in fan-out, a retained message that no lane wants is for the lanes that are open.
         let mut wanting = open()
             .filter(|lane| lane.wants(id) || (retains && !is_wanted))
             .peekable();

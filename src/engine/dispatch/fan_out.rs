@@ -1,13 +1,13 @@
-//! Handing one shared batch to every lane: places first, in all lanes for the same
-//! messages, then the counters, then the parts.
+//! Handing one shared batch to every lane. First places are reserved in all lanes for the
+//! same messages, then the counters move, then the lanes get their parts.
 //!
-//! A lane gets what was accepted after it came. Whether some of what is there was
-//! accepted before, a word of the topic says (`starts`), which is set before such a lane
-//! is on the list and cleared when nothing older is left. While it is set, a batch is cut
-//! where the answer of a lane changes, and a lane that doesn't want a piece is passed by
-//! as if it had closed. What no lane wants has nobody to go to; under
-//! `NoSubscribers::Retain`, where nothing may be lost for want of a subscription, it then
-//! goes to those that are there.
+//! A lane gets the messages that were accepted after it joined. The topic's word `starts`
+//! says whether older messages may still be there. It is set before such a lane is on the
+//! list, and cleared when nothing older is left. While it is set, a batch is cut where the
+//! set of lanes that want its messages changes. A lane that doesn't want a piece is skipped
+//! as if it had closed. A message that no lane wants is unrouted. Under
+//! `NoSubscribers::Retain` no message may be lost for want of a subscription, so it goes to
+//! the lanes that are there.
 
 use crate::engine::base::counters::LaneBooks;
 use crate::engine::parts::dispatcher::DispatcherState;
@@ -31,19 +31,19 @@ const ALL_WANT: u64 = u64::MAX;
 
 /// Where a batch can go.
 enum Places {
-    /// So many of its messages, at least one, into the lanes that answered.
+    /// The number of its messages, at least one, that can go to the lanes that granted places.
     For(u32),
-    /// Nowhere: nobody subscribes.
+    /// The batch can go nowhere, because there is no subscription.
     Nobody,
-    /// Nowhere yet; somebody will notify.
+    /// The batch can go nowhere yet; somebody will notify.
     Later,
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// How many messages every lane that the topic waits for has room for. Zero:
-    /// one of them is full, or the first is yet to come, and will notify. Looked at
-    /// before messages are taken, so that those that can't go on stay where
-    /// overflow can find them.
+    /// How many messages every lane that the topic waits for has room for. With zero, a lane is
+    /// full or the first one has yet to come, and will notify. The dispatcher looks before it
+    /// takes messages, so that messages that can't go on stay where the overflow policy finds
+    /// them.
     pub(crate) fn room_in_lanes(&self, lanes: &Lanes<T>) -> usize {
         if self.retains(lanes) {
             return 0;
@@ -51,7 +51,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.room_for(ALL_WANT, lanes)
     }
 
-    /// As [`room_in_lanes`](Self::room_in_lanes), of those that want this message.
+    /// As [`room_in_lanes`](Self::room_in_lanes), but only of the lanes that want this message.
     fn room_for(&self, id: u64, lanes: &Lanes<T>) -> usize {
         let free = |lane: &Arc<Lane<T>>| match lane.free() {
             0 if lane.end_expired() => lane.free(),
@@ -65,7 +65,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                         1
                     }
                     Reserved::Full => {
-                        // Its runner may be in a handler for long.
+                        // The lane's runner may be in a handler for long.
                         lane.call_at_expiry();
                         0
                     }
@@ -79,8 +79,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         waited_for.map(free).min().unwrap_or(u32::MAX) as usize
     }
 
-    /// Consumers the batch on to every lane. `None`: it has to wait, and somebody
-    /// will notify. Otherwise how many messages went.
+    /// Hands the current batch to every lane and returns how many messages went. With `None`
+    /// the batch has to wait, and somebody will notify.
     pub(crate) fn hand_on(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
@@ -100,7 +100,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Places::Nobody => {
                 let ids = batch.ids(next, next + alike);
                 if self.engine.has_stopped() {
-                    // There were subscriptions: the end has closed them.
+                    // There were subscriptions, but the end of the broker has closed them.
                     self.drop_messages(ids, DropCause::Shutdown);
                 } else {
                     self.unroute(ids);
@@ -115,20 +115,20 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 return None;
             }
         };
-        // Counted before it can be handled: a snapshot never shows more ends
-        // than beginnings.
+        // The messages are counted before they can be handled, so a snapshot never shows more
+        // ends than beginnings.
         self.books.dispatched.add(u64::from(count));
         let part = || BatchSlice {
             batch: Arc::clone(batch),
             from: current.from,
             to: current.from + count,
         };
-        // Deliveries without a place end while their messages still have one in
-        // the queue: once a topic seems to be at rest, nothing is counted any more.
+        // Deliveries without a place end while their messages still have a ticket in the queue.
+        // So nothing is counted any more once a topic seems to be at rest.
         for (lane, reserved) in lanes.iter().zip(&mut dispatcher.grants) {
             self.overflow(lane, part, count, reserved);
         }
-        // Places in the lanes are reserved, so those in the queue are free.
+        // The lanes have reserved places, so the queue's tickets can be released.
         self.gate.release(u64::from(count));
         let mut finds_busy = true;
         in_order!(
@@ -145,15 +145,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         Some(count as usize)
     }
 
-    /// How many messages of a batch are wanted by the same lanes, from the next one on,
-    /// and an id that stands for them.
+    /// Returns how many messages, from the next one on, the same lanes want, and an id that
+    /// stands for them.
     #[cold]
     fn alike(&self, current: &BatchSlice<T>, lanes: &Lanes<T>, starts: Starts) -> (usize, u64) {
         let left = current.len();
         let ids = || current.ids().map(|id| id.get());
         if ids().all(|id| starts.precede(id)) {
-            // In this order: if there was nothing but these messages when we looked
-            // first, then whatever else we count has been accepted since.
+            // The order matters. If the queue held only these messages at the first look, then
+            // any others that the second look counts were accepted since.
             let released = self.gate.released();
             if self.gate.issued() == released + left as u64 {
                 self.starts.update(|now| now.end(starts));
@@ -165,7 +165,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         (ids().take_while(|id| range.contains(id)).count(), first)
     }
 
-    /// Has the lanes that want this message reserve places for some of so many alike.
+    /// Reserves places, in the lanes that want message `id`, for up to `wanted` messages.
     fn find_places(
         self: &Arc<Self>,
         dispatcher: &mut DispatcherState<T>,
@@ -196,8 +196,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             {
                 return Places::For(count);
             }
-            // The last of them has closed since: what nobody takes must not count
-            // as handed on.
+            // The last of the lanes has closed since. A message that no lane takes must not
+            // count as dispatched.
         }
         match self.settings.no_subscribers {
             NoSubscribers::Retain => Places::Later,
@@ -205,10 +205,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Reserves places in all lanes that want this message for the same number, at most
-    /// `wanted`; returns the number. Zero: a lane that the topic waits for is
-    /// full, and will notify. If they are known to have fitted a moment ago, nobody
-    /// looks again: places that are taken and given back are missed by redrives.
+    /// Reserves places for the same number of messages in all lanes that want message `id`.
+    /// Returns that number, at most `wanted`. With zero, a lane that the topic waits for is
+    /// full, and will notify.
+    ///
+    /// If `fits`, the lanes had room a moment ago, and this reserves without another look.
+    /// Otherwise it looks first, because a redrive misses places that are taken and given back.
     fn reserve_everywhere(
         self: &Arc<Self>,
         lanes: &Lanes<T>,
@@ -232,14 +234,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     Reserved::Granted(granted) => granted,
                     Reserved::Full | Reserved::Closed => 0,
                 };
-                // Whether the lane is open is what it answered: one that closes
-                // from now on is seen by the next try.
+                // The reservation tells whether the lane was open. The next try sees a lane
+                // that closes from now on.
                 short = lane.when_full == LaneFull::Wait
                     && reserved != Reserved::Closed
                     && granted < count;
                 grants.push(reserved);
                 if short {
-                    // Another dispatcher may want the same: see `partition_set`.
+                    // Another dispatcher may want the same places: see `partition_set`.
                     break;
                 }
             }
@@ -258,9 +260,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         0
     }
 
-    /// A lane may have reserved fewer places than there are messages in the part.
-    /// What becomes of the others is the lane's policy; afterwards `reserved` says
-    /// what the lane has in the end.
+    /// Applies the lane's policy to the messages for which it has reserved no place. Afterwards
+    /// `reserved` says how many places the lane has granted in the end.
     fn overflow(
         self: &Arc<Self>,
         lane: &Arc<Lane<T>>,
@@ -290,8 +291,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
     }
 
-    /// Consumers a part to one lane that granted places for so many of its messages. Returns
-    /// whether the lane had to be put on the ready queue.
+    /// Hands a part to one lane, which has granted places for `granted` of its messages.
+    /// Returns whether the lane had to be put on the ready queue.
     fn hand_to(
         self: &Arc<Self>,
         lane: &Arc<Lane<T>>,
@@ -315,8 +316,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         then
     }
 
-    /// Drops the oldest deliveries that wait in a lane, no more than it takes, until
-    /// `wanted` places are granted or none is left to drop.
+    /// Drops the oldest waiting deliveries of a lane, no more than needed. Stops when `wanted`
+    /// places are granted or no delivery is left to drop.
     fn make_room(&self, lane: &Arc<Lane<T>>, mut granted: u32, wanted: u32) -> u32 {
         while granted < wanted {
             let oldest = lane.pop_oldest(wanted - granted);
@@ -332,7 +333,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
             match lane.reserve(wanted - granted, false) {
                 Reserved::Granted(more) => granted += more,
-                // Another dispatcher was there first, and is queued by now.
+                // Another dispatcher came first, and its deliveries are queued by now.
                 Reserved::Full => {}
                 Reserved::Closed => break,
             }
@@ -356,8 +357,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Deliveries that found no place in their lane. Without one they can't keep
-    /// the lane from ending, and it may have ended since it was asked.
+    /// Ends deliveries that found no place in their lane. A delivery without a place can't keep
+    /// the lane from ending, so the lane may have ended since it was asked.
     fn lose(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>) {
         match lane.when_full {
             LaneFull::DeadLetter => {
@@ -371,7 +372,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Writes down deliveries that end before they had a place.
+    /// Records the end of deliveries that never had a place.
     pub(crate) fn end_without_place(
         &self,
         lane: &Arc<Lane<T>>,
@@ -383,7 +384,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let queued = books.record(Status::Created, Step::Accept, count);
             books.record(queued, step, count)
         };
-        // Held while the books are written, because a lane retires under it.
+        // The lock is held while the books are written, because a lane retires under it.
         let mut ended = self.ended.lock();
         let is_listed = |lanes: &Lanes<T>| lanes.iter().any(|other| Arc::ptr_eq(other, lane));
         if self.lanes.peek(is_listed) {
@@ -395,7 +396,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         status
     }
 
-    /// Messages that nobody subscribed to.
+    /// Counts messages that no subscription gets, and releases their tickets.
     pub(crate) fn unroute(&self, unrouted: impl ExactSizeIterator<Item = MessageId>) {
         let count = unrouted.len() as u64;
         self.books.unrouted.add(count);
@@ -408,8 +409,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 }
 
-/// The messages of a part that have a place in the lane, which granted so many, and
-/// those that have none.
+/// Splits a part into the messages that have a place in the lane and those that have none.
+/// The lane has granted `granted` places.
 fn split<T>(lane: &Lane<T>, part: BatchSlice<T>, granted: u32) -> (BatchSlice<T>, BatchSlice<T>) {
     match lane.when_full {
         LaneFull::DropOldest => {

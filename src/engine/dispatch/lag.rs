@@ -1,23 +1,28 @@
 //! A topic whose lanes all lag leaves its newest messages where they were written.
 //!
 //! A message that is published alone and dispatched at once travels in a batch of its own.
-//! Where no handler is ready for it that gains nothing, and memory for every message that
-//! waits. So the dispatcher leaves the open batch where it is while every lane has deliveries
-//! enough that nobody has begun with: then it is taken when it is full, or when one of the
-//! lanes has nothing left.
+//! Where no handler is ready for it, that gains nothing and costs memory for every waiting
+//! message. So the dispatcher leaves the open batch in the queue while every lane has
+//! enough deliveries that no handler has begun. It takes the batch when the batch is full,
+//! or when one of the lanes has run dry.
 //!
-//! Steps. The *dispatcher* says in the queue that it wants to be notified when the open batch is
-//! full, sets `awaited_dry` in every lane, fences, and looks into their inboxes: only if
-//! something is in each of them does it go to rest. Otherwise it takes the open batch, and
-//! with it what it has said. A *lane* whose turn has emptied its inbox fences, and looks at
-//! `awaited_dry`: if that is set it notifies the topic. The feared interleaving: the dispatcher sees something in the inbox, the lane takes it and
-//! comes to rest, and the topic rests, too, with a message that nobody will look at. It can't
-//! be: whichever of the two fences comes first, what was done before it is seen after the
-//! other. A lane that was full of what is not its runner's to take at any time (of keys, of
-//! several consumers, of batches that linger) never lags by this reckoning.
+//! Steps. The *dispatcher* asks the queue to notify it when the open batch is full. Then it
+//! sets `awaited_dry` in every lane, fences, and looks into the lanes' inboxes. It goes to
+//! rest only if every inbox holds something. Otherwise it takes the open batch, which also
+//! withdraws its request. A *lane* whose turn has emptied its inbox fences and looks at
+//! `awaited_dry`. If the flag is set, the lane notifies the topic.
 //!
-//! Who joins has an empty lane, and notifies; so do a flush, a close, and a new strategy.
-//! Model: `loom-tests/tests/models/lag.rs`.
+//! The feared interleaving: the dispatcher sees a delivery in the inbox, the lane takes it
+//! and comes to rest, and the topic rests, too. Then nobody would look at a message in the
+//! open batch. It can't happen, because one of the two fences comes first. The side that
+//! fences second sees all that was done before the first fence.
+//!
+//! A lane never counts as lagging if its runner may not take any of its deliveries at any
+//! time. That is so with keys, with several consumers, with a batch handler, and where
+//! deliveries may be dropped or expire in the inbox.
+//!
+//! A subscription that joins has an empty lane, and notifies. So do a flush, a close, and a
+//! new strategy. Model: `loom-tests/tests/models/lag.rs`.
 
 use crate::engine::base::contain::StrategyInUse;
 use crate::engine::state::lane::Lane;
@@ -29,19 +34,20 @@ use crate::sync::atomic::Ordering;
 use crate::sync::{fence, mutant};
 use crate::types::config::Overflow;
 
-/// Deliveries without which a lane does not lag. A lane with fewer has its next message in
-/// time, and memory is no matter.
+/// The least number of occupied places of a lane that lags. A lane with fewer gets its next
+/// message in time, and the memory doesn't matter.
 const MANY: u32 = if cfg!(millstream_loom) {
     1
 } else {
     BATCH as u32
 };
 
-/// A topic must have so many places that an open batch can't fill it.
+/// The least capacity of a topic that may leave its open batch: the batch can't fill it.
 const LEAST_CAPACITY: u64 = 4 * BATCH as u64;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Whether the open batch is to be left where it is: somebody will notify.
+    /// Whether the dispatcher is to leave the open batch in the queue. If so, somebody will
+    /// notify it.
     pub(crate) fn leaves_open(
         &self,
         at: &QueueRef<'_, T>,
@@ -83,10 +89,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
             && !self.is_inbox_empty()
     }
 
-    /// Lets the topic know, at the end of a turn, that there may be nothing left here.
+    /// Notifies the topic at the end of a turn, if it waits for the lane to run dry and the
+    /// lane has.
     pub(crate) fn tell_if_dry(&self) {
-        // ORDERING: pairs with the dispatcher's. The queue that was found empty has a fence of
-        // its own, as it is today.
+        // ORDERING: pairs with the dispatcher's fence. An empty crossbeam queue fences on its
+        // own today; this fence doesn't rely on that.
         fence(Ordering::SeqCst);
         if self.lag.awaited_dry.load(Ordering::Relaxed)
             && (self.is_inbox_empty() || self.phase() != Phase::Open)
@@ -96,8 +103,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Lets the topic know that it need not wait for this lane any more, whatever is left
-    /// here: it is closed now, or follows rules of its own.
+    /// Notifies the topic that it need not wait for this lane any more, whatever is left in it.
+    /// The lane has been closed, or has got rules of its own.
     pub(crate) fn stop_lagging(&self) {
         fence(Ordering::SeqCst);
         if self.lag.awaited_dry.swap(false, Ordering::Relaxed) {

@@ -1,5 +1,5 @@
-//! The dispatcher: takes waiting messages as one shared batch and hands it to
-//! every lane. One worker at a time runs it for a queue, whoever runs it.
+//! The dispatcher: it takes waiting messages as one shared batch and hands the batch to
+//! every lane. One thread at a time runs the dispatcher of a queue.
 
 use std::time::Duration;
 
@@ -20,27 +20,27 @@ use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Reader, mutant};
 use crate::types::duration::nanos;
 
-/// Most messages that one turn dispatches before others have theirs.
+/// The most messages that one turn dispatches before other tasks have their turn.
 const QUANTUM: usize = 1_024;
 
 /// Why the dispatcher stops for now.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pause {
-    /// Nothing to do until somebody notifies.
+    /// There is nothing to do until somebody notifies.
     Rest,
-    /// Nothing is there. More may come soon.
+    /// The queue is empty. More messages may come soon.
     Dry,
-    /// More to do after others have had their turn.
+    /// There is more to do after other tasks have had their turn.
     Yield,
 }
 
 impl<T> DispatcherState<T> {
-    /// Takes what is next in the queue. `false`: there is nothing.
+    /// Takes the next batch from the queue. Returns `false` if the queue is empty.
     pub(crate) fn fill(&mut self, at: &PartitionQueue<T>) -> bool {
         self.fill_from_full(at) || self.fill_from_any(at)
     }
 
-    /// Takes the next batch that is full.
+    /// Takes the next full batch.
     pub(crate) fn fill_from_full(&mut self, at: &PartitionQueue<T>) -> bool {
         let Some(part) = at.pop_full() else {
             return false;
@@ -50,7 +50,7 @@ impl<T> DispatcherState<T> {
         true
     }
 
-    /// Takes what is next, be it the batch that is still open.
+    /// Takes the next batch, even if it is the open one.
     pub(crate) fn fill_from_any(&mut self, at: &PartitionQueue<T>) -> bool {
         let taken = at.pop();
         self.queue_was_empty = taken.as_ref().is_none_or(|taken| taken.was_open);
@@ -87,7 +87,7 @@ impl<T: Send + Sync + 'static> Fire for TopicCore<T> {
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Runs a turn for whoever runs it, and puts it down.
+    /// Runs a turn for the thread that has claimed the task, and gives the task back.
     pub(crate) fn run_claimed(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
@@ -95,14 +95,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> After {
         let dispatcher = at.dispatcher.lock().take();
         let mut dispatcher = dispatcher.unwrap_or_else(|| Box::new(DispatcherState::new()));
-        // Whoever has pushed since then may be why we are here.
+        // A message pushed since the last turn may be the reason for this one.
         mutant!(dispatcher.queue_was_empty = false, "queue.dry");
         let released = self.gate.released();
         let more = !self.engine.has_stopped() && self.end_expired_at(at, &mut dispatcher);
         let pause = self.turn(at, &mut dispatcher, worker);
         if self.gate.released() != released {
-            // Once for all the room that this turn has made, so that a publisher
-            // who is woken, which takes a while, has something to do.
+            // Publishers are called once for all the room that this turn has made. Waking one
+            // takes a while, and a publisher that wakes then has something to do.
             mutant!(self.call_publishers(), "topic.wake-room");
         }
         let more = more || pause == Pause::Yield;
@@ -143,8 +143,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             {
                 return pause;
             }
-            // The list is read after the messages were taken: whoever was
-            // subscribed before one of them was published is on it.
+            // The list of lanes is read after the messages were taken. So it has every lane
+            // that was subscribed before one of them was published.
             match self.hand_on(at, dispatcher, lanes.load(), worker) {
                 Some(count) => dispatched += count,
                 None => return Pause::Rest,
@@ -153,8 +153,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 && dispatcher.current_batch.is_none()
                 && dispatcher.shelf.is_empty()
             {
-                // Who looks again at once finds one or two messages at a time,
-                // and fights the publisher for them. Let the lanes run first.
+                // A dispatcher that looks again at once finds one or two messages at a time,
+                // and fights the publisher for them. The lanes run first instead.
                 dispatcher.allowance = 0;
                 return Pause::Dry;
             }
@@ -164,8 +164,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Takes the next batch, if the strategy wants it now; or else returns how to
-    /// pause.
+    /// Takes the next batch if the strategy wants it now. Otherwise returns how to pause.
     fn take_batch(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
@@ -185,7 +184,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         let strategy = strategy.load();
         if dispatcher.allowed_by.as_ptr() != Arc::as_ptr(strategy) {
-            // After a swap the new strategy decides about all that waits.
+            // After a swap the new strategy decides about all waiting messages.
             dispatcher.allowance = 0;
             dispatcher.allowed_by = Arc::downgrade(strategy);
         }
@@ -224,7 +223,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         Ok(())
     }
 
-    /// What is to be done with the messages that wait.
+    /// Decides what to do with the waiting messages.
     fn plan(
         &self,
         at: &QueueRef<'_, T>,
@@ -239,8 +238,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Plan::Flush { at_most, cause } => (at_most, cause),
             plan => return plan,
         };
-        // Tickets run ahead of pushes. A batch is flushed when it is there, and
-        // its event says how large it is.
+        // Tickets run ahead of pushes. A batch is flushed once its messages are there, and the
+        // event of the flush has their number.
         let there = take_up_to(at, dispatcher, at_most);
         if there >= at_most {
             return Plan::Flush {
@@ -257,8 +256,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// What the strategy says to `waiting` messages, the oldest of them being the
-    /// first on the dispatcher; overruled where waiting could never end.
+    /// Asks the strategy for a plan for `waiting` messages, the oldest of which is the first on
+    /// the shelf. A plan to wait is overruled where waiting could never end.
     fn plan_for(
         &self,
         at: &QueueRef<'_, T>,
@@ -299,14 +298,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Arranges to be woken when `until_waiting` messages wait or `at_most` has
-    /// passed.
+    /// Arranges that the dispatcher is woken when `until_waiting` messages wait or `at_most`
+    /// has passed.
     ///
-    /// Whoever has a ticket below the threshold may stay quiet: the one that
-    /// reaches it notifies. Not all may be in the queue then. So a dispatcher that
-    /// finds so many accepted, and fewer there, sets no threshold: whoever pushes
-    /// next notifies. A ticket that is not pushed now, because its message is dropped or
-    /// delayed, is released at once or notifies by itself.
+    /// A publisher with a ticket below the threshold may stay quiet, because the one that
+    /// reaches the threshold notifies. But not every ticket's message may be in the queue then.
+    /// So the dispatcher sets no threshold if enough messages are accepted and too few of them
+    /// are pushed. Then the next push notifies. A message that is dropped or delayed is not
+    /// pushed now: its ticket is released at once, or it notifies by itself.
     fn wait(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
@@ -321,7 +320,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 dispatcher
                     .linger
                     .set(&self.engine, delay_ns, Arc::clone(self) as _);
-                // Delayed messages take places too: the topic may be full before.
+                // Delayed messages take tickets, too, so the topic may be full earlier.
                 let inside = (self.books.delayed.get() + wanted).min(self.settings.capacity);
                 let wake_at = self.gate.released() + inside;
                 at.be_notified_from(wake_at, || self.gate.issued() >= wake_at);
@@ -336,7 +335,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// The broker has stopped: what was not dispatched is dropped, and counted.
+    /// Drops and counts everything not yet dispatched, after the broker has stopped.
     fn drop_everything(
         self: &Arc<Self>,
         at: &QueueRef<'_, T>,
@@ -356,9 +355,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.drop_delayed();
     }
 
-    /// Drops the oldest messages there are, at most so many, for a publisher that wants
-    /// room: of those that the dispatcher has, if that one rests, or else in the queue.
-    /// Returns them, for the caller to let go of where it holds no lock.
+    /// Drops the oldest messages, at most `most`, for a publisher that wants room. They are the
+    /// dispatcher's, if it rests and has some, or else the queue's. Returns them, so that the
+    /// caller drops the payloads where it holds no lock.
     pub(crate) fn drop_oldest(&self, at: &QueueRef<'_, T>, most: u32) -> Option<BatchSlice<T>> {
         let on_desk =
             at.dispatcher.lock().as_deref_mut().and_then(|dispatcher| {
@@ -369,7 +368,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         Some(oldest)
     }
 
-    /// Messages that go no further: counted, evented, their tickets given back.
+    /// Ends messages that go no further: counts them, tells observers, and gives back their
+    /// tickets.
     pub(crate) fn drop_messages(
         &self,
         ids: impl ExactSizeIterator<Item = MessageId>,
@@ -382,20 +382,20 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.tell_message(id, Status::Dropped, EventKind::Dropped { cause });
         }
         self.release(count);
-        // It may have been the last thing anybody waited for, and no worker has
+        // This may have been the last thing that a waiting thread waited for, and no worker has
         // seen it.
         self.engine.quiescence.notify();
     }
 }
 
-/// Takes messages out of the queue until so many are on the dispatcher, or no more are there.
-/// Returns how many are, or `wanted` if more are.
+/// Moves messages from the queue to the shelf until it has `wanted` of them or the queue is
+/// empty. Returns how many messages the shelf has, but no more than `wanted`.
 fn take_up_to<T>(
     at: &PartitionQueue<T>,
     dispatcher: &mut DispatcherState<T>,
     wanted: usize,
 ) -> usize {
-    // An earlier plan may have taken more than this one wants.
+    // An earlier plan may have taken more messages than this one wants.
     let mut there = 0;
     for part in dispatcher.shelf.iter() {
         if there >= wanted {
