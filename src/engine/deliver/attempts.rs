@@ -1,7 +1,7 @@
-//! The accounts of attempts: what is written down and told when some begin, and when they end,
-//! whoever makes them: a run of calls, a batch, a call by itself, an async call, or a lease.
+//! The accounts of attempts: the records and events of their beginning and their end. They
+//! are the same for a run of calls, a batch, a single call, an async call, and a lease.
 //!
-//! What has failed is not settled here: see [`settle`](crate::engine::deliver::settle).
+//! Failed attempts are not settled here: see [`settle`](crate::engine::deliver::settle).
 
 use crate::engine::parts::attempts::{Attempts, Took};
 use crate::engine::parts::handler::FailedCall;
@@ -12,7 +12,7 @@ use crate::observe::event::EventKind;
 use crate::pure::decide::lifecycle::{Status, Step};
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Where its deliveries go.
+    /// The names of the topic and the subscription of its deliveries.
     pub(crate) fn address(&self) -> Address<'_> {
         Address {
             topic: &self.topic.name,
@@ -48,9 +48,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Writes down, and tells, how attempts have ended, given the id of each message and when
-    /// it was accepted: in success, but for the `failed_calls`. Returns the number of
-    /// the successful.
+    /// Records how attempts have ended, and tells observers. All have succeeded but the
+    /// `failed_calls`. Takes the id of each message and when it was accepted. Returns the
+    /// number of successes.
     #[inline(always)]
     pub(crate) fn end_attempts(
         &self,

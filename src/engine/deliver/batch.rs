@@ -1,4 +1,4 @@
-//! A lane's turn for a handler that takes batches: accumulate, linger, hand over.
+//! A lane's turn for a handler that takes batches: accumulate, linger, deliver.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::duration::nanos;
 
-/// What a batch handler's lane does with what it has accumulated.
+/// The decision about the deliveries that the lane of a batch handler has accumulated.
 pub(crate) enum BatchPlan {
-    /// Consumers over so many deliveries.
+    /// Take a batch of this many deliveries.
     Take(usize),
-    /// Waits for more, and no longer than this if there is a limit.
+    /// Wait for more deliveries, at most for this time if there is a limit.
     Linger(Option<Duration>),
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Delivers one batch, if its strategy wants it now.
+    /// Delivers one batch, if its strategy wants one now.
     pub(crate) fn deliver_batch(
         self: &Arc<Self>,
         turn: &mut Turn<T>,
@@ -86,8 +86,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Progress::Done { now_ns: after_ns }
     }
 
-    /// Whether to take a batch now, and of how many. So many are `waiting`; so many
-    /// are `known`, those on the timer wheel included.
+    /// Decides whether to take a batch now, and of how many deliveries. `waiting` counts the
+    /// deliveries at hand, and `known` also counts those on the timer wheel.
     pub(crate) fn plan_batch(
         &self,
         first: Stamp,
@@ -99,8 +99,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let backlog = Backlog::new(waiting, age, self.capacity as usize);
         let flush_to = self.topic.flush_to.load(Ordering::Acquire);
         let room = self.room.load();
-        // Who has taken a place and is not here yet notifies when it comes; what has come back
-        // goes first, and may leave it.
+        // A delivery that holds a place and has not arrived yet notifies when it does.
+        // Deliveries that have come back go first, and may free their places.
         let is_full = room.occupied >= self.capacity
             && known >= room.occupied as usize
             && !self.has_returns();
@@ -115,8 +115,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Ends what in these parts has outlived its time; returns the places of the
-    /// others.
+    /// Ends the expired deliveries of these parts and returns the positions of the others.
     fn expire_within<'p>(
         &self,
         parts: &'p [BatchSlice<T>],
@@ -141,7 +140,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 }
 
-/// Takes the oldest `count` deliveries that were prefetched.
+/// Takes the oldest `count` prefetched deliveries.
 fn take_parts<T>(turn: &mut Turn<T>, count: usize) -> Vec<BatchSlice<T>> {
     let mut taken = Vec::new();
     let mut left = count.max(1);

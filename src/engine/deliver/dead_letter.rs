@@ -9,8 +9,8 @@ use crate::sync::Arc;
 use crate::types::reason::DeadReason;
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Sends a delivery that stands at `from` to the dead letters. `false`: the store
-    /// did not keep it.
+    /// Sends a delivery whose status is `from` to the dead letters. Returns `false` if the
+    /// store did not keep it.
     pub(crate) fn bury(&self, dead: PendingDelivery<T>, from: Status, reason: DeadReason) -> bool {
         self.books.record(from, Step::Bury, 1);
         self.write_letter(dead, reason)

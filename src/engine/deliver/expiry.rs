@@ -14,7 +14,7 @@ use crate::sync::Arc;
 use crate::types::config::OnExpired;
 use crate::types::reason::DeadReason;
 
-/// What a look through what waits has found.
+/// The result of a look through waiting deliveries.
 struct Found<T> {
     expired: Vec<PendingDelivery<T>>,
     /// When the first of the others expires.
@@ -23,7 +23,7 @@ struct Found<T> {
 }
 
 impl<T> Found<T> {
-    /// Whether to leave what expires then where it is.
+    /// Whether a delivery with this expiry is to stay where it is.
     fn passes(&mut self, expires_ns: Option<u64>, now_ns: u64) -> bool {
         if has_passed(expires_ns, now_ns) {
             return false;
@@ -33,7 +33,7 @@ impl<T> Found<T> {
         true
     }
 
-    /// Returns what is left of a part.
+    /// Takes the expired deliveries out of a part and puts the rest of the part into `left`.
     fn look_through(
         &mut self,
         part: BatchSlice<T>,
@@ -74,7 +74,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         has_passed(batch.expires_ns(index, self.ttl_ns()), now_ns)
     }
 
-    /// Whether any attempt comes too late.
+    /// Whether any attempt, first or later, comes too late.
     pub(crate) fn is_past(&self, again: &PendingDelivery<T>, now_ns: u64) -> bool {
         has_passed(again.expires_ns(self.ttl_ns()), now_ns)
     }
@@ -84,7 +84,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.expire_at(PendingDelivery::first(batch, index, 0), Status::Queued);
     }
 
-    /// Ends a delivery that stands at `from`, tried before or not.
+    /// Ends an expired delivery whose status is `from`, tried before or not.
     pub(crate) fn expire_at(&self, late: PendingDelivery<T>, from: Status) {
         match self.topic.settings.on_expired {
             OnExpired::DeadLetter => {
@@ -97,14 +97,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Notes when something that comes back expires. `true`: it is the first.
+    /// Notes when a delivery that comes back expires. Returns `true` if it is the first to
+    /// expire.
     pub(crate) fn note_return(&self, again: &PendingDelivery<T>) -> bool {
         let expires_ns = again.expires_ns(self.ttl_ns());
         self.expiry.note(expires_ns.unwrap_or(NEVER))
     }
 
-    /// Ends what has expired among what waits here, for whoever needs the room.
-    /// `true`: there was something.
+    /// Ends the expired deliveries that wait in the lane, for a caller that needs their places.
+    /// Returns `true` if there were any.
     pub(crate) fn end_expired(self: &Arc<Self>) -> bool {
         if !self.expiry.has_come(self.engine()) {
             return false;
@@ -113,7 +114,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let prefetched = turn.as_mut().map(|turn| &mut turn.prefetched);
         let expired = self.find_expired(prefetched);
         drop(turn);
-        // Its runner may be in a handler for long.
+        // The lane's runner may be in a handler for long.
         self.call_at_expiry();
         if expired.is_empty() {
             return false;
@@ -121,7 +122,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let _motion = self.books.motions.begin(expired.len() as u64);
         let ended = self.expire_all(expired);
         self.end_places(ended);
-        // A batch may have lost what it lingered for; in a keyed lane the next are filed.
+        // A lingering batch may have lost the deliveries it lingered for. In a keyed lane the
+        // next ones are filed.
         self.schedule();
         self.engine().quiescence.notify();
         true
@@ -145,7 +147,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         count
     }
 
-    /// Takes out what has expired, in one look through what the lane holds.
+    /// Takes out the expired deliveries, in one look through everything the lane holds.
     fn find_expired(
         &self,
         prefetched: Option<&mut VecDeque<BatchSlice<T>>>,
@@ -183,8 +185,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         found.expired
     }
 
-    /// At the end of a turn, which is back in its place: has the wheel call as
-    /// long as something that can expire waits here.
+    /// Sets the timer at the end of a turn, as long as a delivery that can expire waits here.
+    /// The turn must be back in its place.
     pub(crate) fn await_expiry(self: &Arc<Self>, prefetched_expires_ns: u64) {
         self.expiry.note(prefetched_expires_ns);
         if !self.expiry.is_known() {
@@ -192,7 +194,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         let engine = self.engine();
         let first_ns = self.expiry.forget();
-        // Who has added something since has its place, and what it notes stays.
+        // A delivery that was pushed since holds its place, and its note stays.
         if self.room.load().occupied == 0 {
             return self.expiry.cancel(engine);
         }
@@ -200,21 +202,21 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.call_at_expiry();
     }
 
-    /// Has the wheel call when the first of what waits here expires.
+    /// Sets the timer for the time at which the first waiting delivery expires.
     pub(crate) fn call_at_expiry(self: &Arc<Self>) {
         if self.expiry.is_known() {
             self.expiry.call(self.engine(), Arc::clone(self) as _);
         }
     }
 
-    /// When the first of what its runner has taken and not handled expires.
+    /// When the first of the runner's prefetched deliveries expires.
     pub(crate) fn prefetched_expires_ns(&self, turn: &Turn<T>) -> u64 {
         let ttl_ns = self.ttl_ns();
         let firsts = turn.prefetched.iter().map(|part| part.expires_ns(ttl_ns));
         firsts.min().unwrap_or(NEVER)
     }
 
-    /// Reserves up to so many places of what has expired, for want of others.
+    /// Reserves up to `wanted` places that expired deliveries free.
     pub(crate) fn reserve_expired(self: &Arc<Self>, wanted: u32) -> Reserved {
         match self.end_expired() {
             true => self.reserve(wanted, false),

@@ -7,7 +7,8 @@ use crate::observe::latency::Latencies;
 use crate::types::config::Histograms;
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Records the times of attempts, given when the message of each was accepted.
+    /// Records the times of attempts. `accepted_ns` has the time at which each message was
+    /// accepted.
     #[inline(always)]
     pub(crate) fn record_latencies(
         &self,

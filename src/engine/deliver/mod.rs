@@ -1,4 +1,4 @@
-//! From a lane to its handler, and what becomes of a delivery then.
+//! From a lane to its handler, and the settling of deliveries.
 
 pub(crate) mod attempts;
 pub(crate) mod batch;

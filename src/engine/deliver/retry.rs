@@ -1,4 +1,5 @@
-//! Retries: whether one follows, when it is due, and its turn beside what is new.
+//! Retries: whether one follows, when it is due, and how retries alternate with new
+//! deliveries.
 
 use crate::engine::base::contain::contain;
 use crate::engine::deliver::turn::{Progress, Tried};
@@ -16,7 +17,7 @@ use crate::sync::Arc;
 use std::time::Duration;
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Asks the subscription's policy, or else the topic's.
+    /// Asks the subscription's retry policy, or else the topic's, for a verdict.
     pub(crate) fn verdict(
         &self,
         failed: &PendingDelivery<T>,
@@ -54,15 +55,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
         judge(failed_call.cause.action(), decide, now_ns, expires_ns)
     }
 
-    /// Tells observers of a retry, once it is on its way: it comes back to whoever is
-    /// here, or has the lock that is held here.
+    /// Tells observers of a retry that is on its way. No later event of the delivery can
+    /// overtake this one: the retry comes back to this runner, or needs the lock that the
+    /// caller holds.
     pub(crate) fn tell_retry(&self, id: MessageId, attempt: u32, delay_ns: u64) {
         let delay = Duration::from_nanos(delay_ns);
         let kind = EventKind::RetryScheduled { delay };
         self.tell(id, attempt, Status::RetryScheduled, kind);
     }
 
-    /// Puts a failed delivery on the timer wheel; returns its tag.
+    /// Puts a failed delivery on the timer wheel and returns its tag.
     pub(crate) fn schedule_retry(
         self: &Arc<Self>,
         waiting: &mut Arena<PendingDelivery<T>>,
@@ -79,8 +81,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         tag
     }
 
-    /// Delivers one that came back or, after that, one that is new; with no more of the
-    /// one kind, of the other.
+    /// Delivers one that came back or, after one of those, one that is new. If there is none of
+    /// the one kind, delivers one of the other.
     pub(crate) fn deliver_by_turns(self: &Arc<Self>, turn: &mut Turn<T>, now_ns: u64) -> Progress {
         let after_a_return = std::mem::take(&mut turn.is_new_next);
         if !after_a_return && let Some(returned) = self.pop_return() {
@@ -96,8 +98,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Delivers what is new, but what was requeued once those have gone that it is behind,
-    /// or none of them may go now.
+    /// Delivers what is new. A requeued delivery goes once the messages before it have gone, or
+    /// if none of them may go now.
     fn deliver_in_line(self: &Arc<Self>, turn: &mut Turn<T>, most: usize, now_ns: u64) -> Progress {
         let Some(behind) = turn.requeued.front().and_then(PendingDelivery::behind) else {
             return self.deliver(turn, most, now_ns);
@@ -117,7 +119,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Delivers one delivery that came back.
+    /// Delivers one that came back.
     fn redeliver(
         self: &Arc<Self>,
         turn: &mut Turn<T>,
@@ -137,14 +139,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 }
                 None => return Progress::Done { now_ns },
             },
-            // Leases are of keyed lanes, which file this elsewhere.
+            // Only keyed lanes have leases, and they file this return elsewhere.
             Return::Overdue => return Progress::Done { now_ns },
         };
         turn.is_new_next = true;
         self.deliver_again(turn, again, now_ns)
     }
 
-    /// Delivers one delivery that was in flight before, or redriven.
+    /// Delivers one that was in flight before, or was redriven.
     fn deliver_again(
         self: &Arc<Self>,
         turn: &mut Turn<T>,
@@ -163,7 +165,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Tried::Acked => 1,
             Tried::Failed(again, failed_call) => self.settle(turn, again, &failed_call, after_ns),
             Tried::NotCalled(again) => {
-                // The lane began to be cancelled just now: its end finds it here.
+                // The lane began to be cancelled just now. Its end can't find this delivery, so
+                // it ends here.
                 self.end_pending(again, Status::Queued);
                 1
             }

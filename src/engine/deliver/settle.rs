@@ -1,5 +1,5 @@
-//! Carrying out what becomes of a delivery. Nothing is decided here: the verdict
-//! comes from [`crate::pure::decide::verdict`], the legal steps from
+//! Carrying out verdicts on deliveries. Nothing is decided here: the verdict comes from
+//! [`crate::pure::decide::verdict`], the legal steps from
 //! [`crate::pure::decide::lifecycle`].
 
 use crate::engine::parts::handler::FailedCall;
@@ -16,24 +16,24 @@ use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::reason::DeadReason;
 
-/// What becomes of a failed delivery.
+/// The result of settling a failed delivery.
 pub(crate) enum Settled<T> {
-    /// It gets another attempt.
+    /// The delivery gets another attempt.
     Retry {
         failed: PendingDelivery<T>,
         due_ns: u64,
     },
-    /// It goes back to the end of the line.
+    /// The delivery goes back to the end of the line.
     Requeued(PendingDelivery<T>),
-    /// It is in the dead-letter store.
+    /// The delivery is in the dead-letter store.
     Buried,
-    /// It has ended otherwise.
+    /// The delivery has ended otherwise.
     Ended,
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Settles the first attempts of a run that failed, found by their `place`;
-    /// returns how many places that sets free.
+    /// Settles the failed first attempts of a run. `place` returns the batch and the index of
+    /// each. Returns how many of the lane's places that frees.
     pub(crate) fn settle_first<'b>(
         self: &Arc<Self>,
         turn: &mut Turn<T>,
@@ -55,8 +55,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         freed
     }
 
-    /// Settles a failed attempt; returns how many places it sets free: one, or
-    /// none if the delivery keeps its place until its retry.
+    /// Settles a failed attempt. Returns how many places that frees: one, or none if the
+    /// delivery keeps its place until its retry.
     pub(crate) fn settle(
         self: &Arc<Self>,
         turn: &mut Turn<T>,
@@ -70,7 +70,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 let (id, attempt) = (failed.id(), failed.attempts);
                 self.books.record(Status::Failed, Step::Retry, 1);
                 if delay_ns == 0 {
-                    // Without a timer; whoever settles looks for it next.
+                    // No timer is needed. The runner that settles it looks for it next.
                     let tag = turn.waiting.insert(failed);
                     self.push_return(Return::Due(tag));
                 } else {
@@ -93,7 +93,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Says what becomes of a failed attempt, and carries it out, but for what comes back.
+    /// Settles a failed attempt and carries out the verdict. The caller carries out a retry or
+    /// a requeue.
     pub(crate) fn judge(
         &self,
         last_error: &mut Option<Arc<str>>,
@@ -105,7 +106,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let attempt = failed.attempts + 1;
         let is_caused_by_end = failed_call.by_shutdown && !failed_call.cause.action().is_final();
         if is_caused_by_end && self.engine().is_ending() {
-            // Before the books: a drain that misses it there finds it here.
+            // The count precedes the books: a drain that misses the delivery in the books finds
+            // it in the count.
             let count = &self.engine().cancelled_by_end;
             count.fetch_add(1, Ordering::AcqRel);
             let status = self.books.record(Status::Delivering, Step::Cancel, 1);
@@ -145,7 +147,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Ends everything the lane still has, as its phase says.
     pub(crate) fn end_all(self: &Arc<Self>, turn: &mut Turn<T>) {
         turn.linger.cancel(self.engine());
-        // All that it ends has its place; nothing more gets one.
+        // Everything that ends here holds a place, and no new place is granted.
         let _motion = self
             .books
             .motions
@@ -164,7 +166,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         let waiting: Vec<_> = turn.waiting.drain().collect();
         for pending in waiting {
-            // If it fires all the same, its tag will find nothing.
+            // If the timer fires all the same, its tag finds nothing.
             self.engine().timer.cancel_parked(pending.timer);
             let from = pending.parked_as();
             self.end_pending(pending, from);
@@ -191,7 +193,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Ends one delivery that was tried before, as the lane's phase says.
+    /// Ends one delivery that was tried or redriven before, as the lane's phase says.
     pub(crate) fn end_pending(&self, pending: PendingDelivery<T>, from: Status) {
         if self.phase() == Phase::DeadLettering {
             self.bury(pending, from, DeadReason::Unsubscribed);
@@ -202,8 +204,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.tell(id, attempt, status, EventKind::Cancelled);
     }
 
-    /// Tells observers of something that happened to one of the lane's
-    /// deliveries.
+    /// Tells observers of an event of one of the lane's deliveries.
     pub(crate) fn tell(&self, id: MessageId, attempt: u32, status: Status, kind: EventKind) {
         self.topic.tell_of(
             Subject::of(&self.name)
@@ -215,7 +216,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 }
 
-/// The text as a shared string: the last one again if it reads the same.
+/// Returns the text as a shared string: the last one again if it has the same text.
 fn shared(last: &mut Option<Arc<str>>, text: String) -> Arc<str> {
     match last {
         Some(last) if **last == *text => Arc::clone(last),

@@ -1,5 +1,5 @@
-//! A lane's turn: what waits for its first attempt, one for one with what came back, for
-//! as long as its share of the worker lasts.
+//! A lane's turn. First attempts and deliveries that came back alternate, one for one, for
+//! as long as the lane's share of the worker lasts.
 
 use std::iter;
 
@@ -17,8 +17,8 @@ use crate::pure::words::schedule::Then;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, in_order, mutant};
 
-/// A lane's share: it goes to the back of the queue once it has run so long.
-/// One handler call may exceed it, a second one then has to wait its turn.
+/// A lane's share of a worker: a lane that has run this long goes to the back of the queue.
+/// One handler call may exceed the share; a second call then waits for the next turn.
 pub(crate) const SHARE_NS: u64 = 500_000;
 
 impl<T: Send + Sync + 'static> Task for Lane<T> {
@@ -33,32 +33,32 @@ impl<T: Send + Sync + 'static> Task for Lane<T> {
     }
 }
 
-/// And once it has looked for work so often: a clock that stands still ends no turn.
+/// The most looks for work in one turn. The limit ends a turn whose clock stands still.
 pub(crate) const SHARE_LOOKS: usize = 1_024;
 
-/// A turn that took no longer is brisk: about what it takes to wake another worker. So
-/// nobody is served later for waiting until its worker comes back.
+/// The longest turn that counts as brisk: about the time it takes to wake another worker.
+/// So waiting until a brisk lane's worker comes back delays nobody.
 const BRISK_NS: u64 = 20_000;
 
-/// What one look for work came to.
+/// The result of one look for work.
 pub(crate) enum Progress {
-    /// Something was done; the time now.
+    /// Something was done. The time is the one after it.
     Done { now_ns: u64 },
     /// There is nothing to do until somebody notifies.
     Nothing,
 }
 
-/// What an attempt came to.
+/// The result of an attempt.
 pub(crate) enum Tried<T> {
     Acked,
     Failed(PendingDelivery<T>, FailedCall),
-    /// The lane is being cancelled.
+    /// The handler was not called, because the lane is being cancelled.
     NotCalled(PendingDelivery<T>),
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Runs a turn for whoever runs it, and puts it down. `true`: the
-    /// lane must go back on the ready queue.
+    /// Runs a turn for the thread that has claimed the lane, and gives it back. Returns `true`
+    /// if the lane must go back on the ready queue.
     pub(crate) fn run_claimed(self: &Arc<Self>) -> bool {
         let mut more = false;
         let turn = self.turn.lock().take();
@@ -70,8 +70,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             let dismissed =
                 |keyed: KeyedLane<'_, T>| mutant!(keyed.dismiss(), "slot.dismiss", true);
             if is_over && self.keyed().is_none_or(dismissed) {
-                // What the handler has captured goes before anybody is told
-                // that the subscription has ended.
+                // The handler and its captures are dropped before anybody hears that the
+                // subscription has ended.
                 in_order!(
                     discard(turn),
                     self.topic.retire(self),
@@ -89,7 +89,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.task.rest(more) == Then::Enqueue
     }
 
-    /// Works until there is nothing to do or the share is used up (`true`).
+    /// Works until there is nothing to do or the share is used up. Returns `true` in the second
+    /// case.
     fn work(self: &Arc<Self>, turn: &mut Turn<T>) -> bool {
         let began_ns = self.engine().clock.now_ns();
         let mut now_ns = began_ns;
@@ -118,14 +119,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
         false
     }
 
-    /// Remembers whether a turn was brisk, for those who lend until the next is over.
+    /// Remembers whether a turn was brisk, for the worker that lends its topic during the next
+    /// one.
     fn was_brisk(&self, is_brisk: bool) {
         if self.is_brisk.load(Ordering::Relaxed) != is_brisk {
             self.is_brisk.store(is_brisk, Ordering::Relaxed);
         }
     }
 
-    /// Delivers what waits for its first attempt: a batch, or at most so many.
+    /// Delivers waiting first attempts: a batch, or at most `most` of them.
     pub(crate) fn deliver(
         self: &Arc<Self>,
         turn: &mut Turn<T>,
@@ -169,7 +171,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Progress::Done { now_ns: after_ns }
     }
 
-    /// First attempts at messages that stand next to each other.
+    /// Describes first attempts at adjacent messages of a batch.
     pub(crate) fn first_run<'a>(
         &'a self,
         batch: &'a Batch<T>,
@@ -190,8 +192,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Calls the handler for such a run, all of which is in flight then. Returns how many calls
-    /// were made, and the time after them.
+    /// Calls the handler for a run, all of which is in flight from then on. Returns how many
+    /// calls were made, and the time after them.
     pub(crate) fn try_run(&self, turn: &mut Turn<T>, run: &BatchRun<'_, T>) -> (usize, u64) {
         self.books.begin_in_flight((run.to - run.from) as u64);
         self.tell_attempts(run.batch.ids(run.from, run.to), Attempts::first(run.now_ns));
@@ -204,7 +206,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         (calls, after_ns)
     }
 
-    /// Writes down how so many calls of such a run have ended. Returns how many succeeded.
+    /// Records how the first `calls` calls of a run have ended. Returns how many succeeded.
     pub(crate) fn end_run(
         &self,
         run: &BatchRun<'_, T>,
@@ -228,8 +230,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Takes what is next in the lane. Where what waits may have to make room, no more
-    /// than is about to be delivered.
+    /// Takes the next deliveries of the lane. Where waiting deliveries may be dropped or
+    /// expire, takes no more than are about to be delivered.
     pub(crate) fn take(&self, most: usize) -> Option<BatchSlice<T>> {
         if self.is_sifted() {
             self.pop_some(most as u32)
@@ -238,7 +240,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Calls the handler for one delivery; returns the time after it, too.
+    /// Calls the handler for one delivery. Returns the result and the time after the call.
     pub(crate) fn try_one(
         &self,
         turn: &mut Turn<T>,
@@ -271,7 +273,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         (tried, after_ns)
     }
 
-    /// Writes down how an attempt has ended.
+    /// Records how an attempt has ended.
     #[inline(always)]
     pub(crate) fn conclude(
         &self,
@@ -290,8 +292,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Ends what is at the front and has outlived its time. `false`: nothing is
-    /// prefetched and was so before.
+    /// Ends the expired deliveries at the front. Returns `false` if none was prefetched.
     pub(crate) fn expire_front(&self, turn: &mut Turn<T>, now_ns: u64) -> bool {
         if turn.prefetched.is_empty() {
             return false;
@@ -309,7 +310,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         true
     }
 
-    /// The first message of `from..to` that has outlived its time, or `to`.
+    /// The position of the first expired message of `from..to`, or `to`.
     #[inline(always)]
     pub(crate) fn unexpired(
         &self,
@@ -325,8 +326,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         (from..to).find(expired).unwrap_or(to)
     }
 
-    /// Gives places back after their deliveries have ended. Whether the lane has
-    /// ended with them is seen at the end of the turn.
+    /// Gives back the places of deliveries that have ended. The end of the turn sees whether
+    /// the lane has ended with them.
     pub(crate) fn give_back(&self, ended: u32) {
         if ended > 0 {
             let _ = self.release(ended);
@@ -335,7 +336,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
-    /// Files what came back, or delivers what may go now.
+    /// Files a delivery that came back, or delivers what may go now.
     fn deliver_keyed(self, turn: &mut Turn<T>, now_ns: u64) -> Progress {
         self.adopt(turn);
         if self.file_next_return() {
@@ -364,7 +365,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 }
 
-/// Moves on by `count` messages.
+/// Advances the prefetched deliveries by `count` messages of the first part.
 pub(crate) fn advance<T>(turn: &mut Turn<T>, count: usize) {
     if let Some(part) = turn.prefetched.front_mut() {
         part.from += count as u32;
