@@ -1,7 +1,7 @@
-//! Handlers that are async functions. A slot has one call at a time, which it polls on
-//! whichever worker runs it; between polls it occupies none. The slot itself is the
-//! waker: to be woken is to be notified. The future of a call lives in a slot of its slot's, which the
-//! next one reuses.
+//! Handlers that are async functions. A slot has one call at a time and polls it on
+//! whichever worker runs the slot; between polls the call occupies no worker. The slot
+//! itself is the waker: waking it notifies it. The call's future lives in a box of the
+//! slot's work, which the next future reuses.
 
 use std::future::Future;
 use std::iter;
@@ -29,23 +29,23 @@ use crate::sync::Arc;
 struct Begun<T> {
     taken: Taken<PendingDelivery<T>>,
     began_ns: u64,
-    /// A publish of it was refused because the broker is ending.
+    /// Whether a publish of the call was refused because the broker is ending.
     was_refused: bool,
-    /// How the handler panicked before there was a future.
+    /// The panic of the handler, if it panicked before it returned a future.
     panic: Option<String>,
 }
 
-/// What a slot polls.
+/// The work of a slot that polls async calls.
 struct AsyncCalls<T, F, R> {
     handler: Arc<Contained<F>>,
     names: Option<Arc<Names>>,
     begun: Option<Begun<T>>,
-    /// The user's own future, in nothing that could drop it while a panic of it unwinds.
+    /// The user's future. Nothing wraps it that could drop it while a panic of its own unwinds.
     future: Pin<Box<Option<R>>>,
     last_error: Option<Arc<str>>,
 }
 
-/// What so many slots do that share an async handler.
+/// Returns the work of `count` slots that share an async handler.
 pub(crate) fn share<T, F, R>(handler: F, count: usize) -> Shared<T>
 where
     T: Send + Sync + 'static,
@@ -114,7 +114,7 @@ where
     F: Fn(OwnedDelivery<T>) -> R,
     R: Future<Output = Result<(), Nack>>,
 {
-    /// Calls the handler, whose future has yet to be polled.
+    /// Calls the handler, which returns a future that has yet to be polled.
     fn begin(
         &mut self,
         lane: &Lane<T>,
@@ -157,7 +157,7 @@ where
         }
     }
 
-    /// Polls the call; returns when it has ended, and why it failed, if it did.
+    /// Polls the call. Returns it when it has ended, with the failure if it failed.
     fn poll(
         &mut self,
         mut begun: Begun<T>,
@@ -199,13 +199,14 @@ where
         keyed.settle_alone(error, taken, failed_call, (began_ns, now_ns));
     }
 
-    /// As [`discard`](crate::engine::base::contain::discard), in its place.
+    /// Drops the future in its place, and contains a panic as
+    /// [`discard`](crate::engine::base::contain::discard) does.
     fn drop_future(&mut self) {
         let _ = contain(|| self.future.set(None));
     }
 
-    /// The lane is being cancelled: the call ends where it stands, and its delivery
-    /// with it.
+    /// Ends the call where it stands, and its delivery with it, because the lane is being
+    /// cancelled.
     fn cancel(&mut self, keyed: KeyedLane<'_, T>) {
         let Some(Begun { taken, .. }) = self.begun.take() else {
             return;

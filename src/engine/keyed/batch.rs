@@ -1,4 +1,4 @@
-//! Batches of what may go now.
+//! Batches of deliveries that may go now.
 
 use crate::engine::deliver::batch::BatchPlan;
 use crate::engine::deliver::turn::Progress;
@@ -15,24 +15,24 @@ use crate::pure::order::sequencer::{Class, PerKey};
 use crate::sync::Arc;
 use crate::types::duration::nanos;
 
-/// What waits for a batch handler.
+/// The deliveries that wait for a batch handler.
 struct Waits {
-    /// Whose turn it is, if anything may go.
+    /// The class of the next delivery, if any may go.
     next: Option<Class>,
-    /// The oldest of those that are new and may go.
+    /// The oldest new delivery that may go.
     first: Option<Stamp>,
-    /// What could go while they wait for more.
+    /// The class of a delivery that could go while the new ones wait for more.
     instead: Option<Class>,
     available: usize,
-    /// Those that may not go included.
+    /// All waiting deliveries, including the ones that may not go.
     known: usize,
-    /// As much has been set aside as may be.
+    /// Whether the limit of deliveries set aside is reached.
     is_full: bool,
     per_key: PerKey,
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
-    /// What the lane's own handler could take as a batch of so many.
+    /// Returns what the lane's own handler could take as a batch of `size`.
     fn look(self, size: usize) -> Waits {
         let mut state = self.keyed.state.lock();
         self.feed(&mut state, RUNNER, size);
@@ -45,7 +45,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 .into_iter()
                 .find(|class| sequencer.peek(RUNNER, *class).is_some()),
             available: sequencer.available(RUNNER, Class::New, size),
-            // What has come back may leave its place.
+            // A delivery that has come back may free its place.
             known: match sequencer.peek(RUNNER, Class::Again) {
                 None => sequencer.len() + state.parked_arrivals.len() + state.waiting.len(),
                 Some(_) => 0,
@@ -59,9 +59,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Delivers one batch of what may go now. Where failures hold others
-    /// up, it has one delivery of each key at most. What comes back goes alone, by turns with
-    /// batches that are due: one that only lingers holds nobody up.
+    /// Delivers one batch of deliveries that may go now. Where failures hold their keys, a
+    /// batch has at most one delivery of each key. A delivery that came back goes alone and
+    /// alternates with batches that are due. A batch that only lingers holds no delivery up.
     pub(crate) fn try_batch(self, turn: &mut Turn<T>, batched: Batched, now_ns: u64) -> Progress {
         let waits = self.look(batched.size());
         let first = match (waits.next, waits.first) {
@@ -71,10 +71,11 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         };
         let counts = (waits.available, waits.known);
         let take = match self.lane.plan_batch(first, batched, counts, now_ns) {
-            // Of a batch that was due, what had to wait for its key has lingered enough.
+            // These are left of a batch that was due. They had to wait for their keys, and have
+            // lingered enough.
             _ if turn.carried_over > 0 => turn.carried_over.min(batched.size()),
             BatchPlan::Take(take) => take,
-            // More won't be filed before some of this has gone.
+            // No more deliveries are filed before some of these have gone.
             BatchPlan::Linger(_) if waits.is_full => batched.size(),
             BatchPlan::Linger(at_most) => {
                 if let Some(class) = waits.instead {
@@ -141,7 +142,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         Progress::Done { now_ns: after_ns }
     }
 
-    /// Delivers one that came back, or was requeued.
+    /// Delivers one delivery that came back or was requeued.
     fn try_alone(self, turn: &mut Turn<T>, class: Class, now_ns: u64) -> Progress {
         let request = TakeRequest::own(1, PerKey::One, Some(class));
         let taken = self.take_for(request, now_ns, |_, _| {});

@@ -1,22 +1,26 @@
-//! Keys that are parked: what is exhausted takes those behind it along into the dead letters.
+//! Parked keys: an exhausted delivery takes later deliveries of its key along into the dead
+//! letters.
 //!
-//! Letters in the store park their key, so the store is asked, not remembered. The feared
-//! interleaving: somebody redrives the last letter of a key and a delivery published since
-//! overtakes it, because the store has no letter any more. A redrive puts the delivery into
-//! the lane before it lets go of the store, and who finds the store without letters of a key
-//! looks into the lane once more before it lets its parked arrivals go on.
+//! A key is parked as long as the store has parking letters of it. So the lane asks the
+//! store and does not rely on its memory. The feared interleaving: somebody redrives the
+//! last letter of a key. The store then has no letter of the key, and a delivery published
+//! since overtakes the redriven one. It can't happen. A redrive puts the delivery into the
+//! lane before it releases the store. And a lane that finds no letter of the key looks at
+//! its returns once more before its parked arrivals go on.
 //!
-//! Another: somebody redrives two letters of a key, the first fails again while the second is
-//! on its way, and that overtakes it. The first is in the store before its followers are
-//! looked for: what was redriven before that is in the lane by then, and what comes later is
-//! told that it is behind. Model: `loom-tests/tests/models/keys.rs`.
+//! A second one: somebody redrives two letters of a key. The first fails again while the
+//! second is on its way, and the second overtakes it. It can't happen, because the first is
+//! in the store before its followers are looked for. Letters redriven before that are in
+//! the lane by then, and later ones learn that they are behind. Model:
+//! `loom-tests/tests/models/keys.rs`.
 //!
-//! Nothing good is lost: only a letter that was kept parks its key, and a follower joins it
-//! only where there is room without another letter's leaving. Until then it is a *parked arrival*: it
-//! keeps its place in the lane and in its key's order. The lane leaves word with the store,
-//! under its lock; whoever takes a letter out finds it there and has the parked arrivals judged again.
-//! So that the two can't wait for each other, a redrive finds as much room beyond a full lane
-//! as there are parked arrivals in it.
+//! Parking loses no delivery. Only a letter that was kept parks its key, and a follower
+//! joins the letter only if the store has room without evicting another. Until then the
+//! follower is a *parked arrival*: it keeps its place in the lane and its position in the
+//! key's order. The lane leaves word with the store, under the store's lock. A thread that
+//! takes a letter out finds the word and has the parked arrivals judged again. Arrivals and
+//! redrives must not wait for each other. So a redrive finds as many places beyond a full
+//! lane's capacity as the lane has parked arrivals.
 
 use crate::engine::keyed::take::Settlements;
 use crate::engine::parts::parked_arrivals::FORGET_AT;
@@ -31,8 +35,8 @@ use crate::pure::words::room::Reserved;
 use crate::sync::{Arc, mutant};
 use crate::types::reason::DeadReason;
 
-/// Keys that are judged in one step, and parked arrivals of each that follow into the store in one,
-/// under the locks.
+/// How many keys one step judges, and how many parked arrivals of a key follow into the
+/// store in one step, under the locks.
 const STEP: u32 = 64;
 
 /// A delivery whose letter parks its key.
@@ -43,7 +47,8 @@ pub(crate) struct ParkedBy {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Letters that the lane waited for have left the store: has it judge its parked_arrivals.
+    /// Has the lane judge its parked arrivals again, after letters that it waited for have left
+    /// the store.
     pub(crate) fn judge_parked_again(self: &Arc<Self>) {
         if let Some(keyed) = self.keyed() {
             keyed.keyed.state.lock().parked_arrivals.judge_all();
@@ -60,8 +65,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         names.filter(|name| letters.park(&self.name, name)).count()
     }
 
-    /// Reserves a place for a letter that is redriven. ParkedArrivals may wait for the room that it
-    /// leaves in the store, so they don't take its place here.
+    /// Reserves a place for a redriven letter. Parked arrivals may wait for the room that the
+    /// letter leaves in the store, so they don't take its place in the lane.
     pub(crate) fn reserve_for_letter(self: &Arc<Self>) -> Reserved {
         let reserved = match self.reserve(1, false) {
             Reserved::Full => self.reserve_expired(1),
@@ -87,8 +92,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
-    /// What is behind a letter that parks its key, first that in the same hands, is to
-    /// join it in the store. The key is still out meanwhile.
+    /// Parks a key by a letter: turns the later deliveries of the key into parked arrivals,
+    /// first the ones that were taken together with it. The key is still out meanwhile.
     pub(crate) fn park(
         self,
         parked_by: ParkedBy,
@@ -98,7 +103,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let ParkedBy { key, name, id } = parked_by;
         let mut state = self.keyed.state.lock();
         if !state.rules.parks() || key.epoch != state.epoch {
-            // The rules have changed since it was judged.
+            // The rules have changed since the verdict.
             let back = together.into_iter();
             settlements
                 .untried
@@ -110,7 +115,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             self.lane
                 .tell_key(&name, |key| EventKind::KeyParked { key });
         }
-        // Those that were redriven are in the lane by now; see the module's text.
+        // Redriven letters are in the lane by now; see the module's text.
         mutant!(self.file_returns(&mut state), "keyed.parked-look");
         for follower in together {
             settlements.lay_down(follower.key);
@@ -123,9 +128,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self.lane.schedule();
     }
 
-    /// Keys whose letters were redriven, purged or evicted are forgotten when the next
-    /// of them arrives, which it may never do: so that they are bounded by the store all
-    /// the same, whenever there are twice as many as were left the last time.
+    /// Forgets parked keys whose letters were redriven, purged or evicted. Such a key is
+    /// otherwise forgotten when its next delivery arrives, which may never happen. This runs
+    /// whenever there are twice as many keys as the last run left, so the store bounds them.
     fn forget_freed(self, state: &mut State<T>) {
         if state.parked.len() < state.forget_at {
             return;
@@ -140,12 +145,12 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             parked_arrivals.lines.contains_key(key) || letters.park(&self.lane.name, name)
         });
         drop(letters);
-        // As in `park`.
+        // See `park`.
         self.file_returns(state);
         state.forget_at = (2 * state.parked.len()).max(FORGET_AT);
     }
 
-    /// Parks the keys of which the store has letters: they may have been there before.
+    /// Parks the keys of which the store already has letters.
     pub(crate) fn park_by_letters(self) {
         let mut state = self.keyed.state.lock();
         if !state.rules.parks() {
@@ -158,13 +163,14 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Judges the parked arrivals of some keys. `true`: there were any to judge.
+    /// Judges the parked arrivals of some keys. Returns `true` if there were any to judge.
     pub(crate) fn judge_parked(self) -> bool {
         (0..STEP).take_while(|_| self.judge_key()).count() > 0
     }
 
-    /// The parked arrivals of a key follow into the dead letters, as far as there is room, as long as
-    /// those have letters of the key; else they go on. `false`: there was none to judge.
+    /// Judges the parked arrivals of one key. While the store has letters of the key, they
+    /// follow into it as far as there is room. Otherwise they go on. Returns `false` if there
+    /// was no key to judge.
     fn judge_key(self) -> bool {
         let mut state = self.keyed.state.lock();
         let Some(key) = state.parked_arrivals.news.pop_first() else {
@@ -199,7 +205,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         } else {
             drop(letters);
             let arrivals = state.parked_arrivals.take(key);
-            // As in `park`.
+            // See `park`.
             mutant!(self.file_returns(&mut state), "keyed.freed-look");
             state.parked.remove(&key);
             arrivals.for_each(|arrival| self.keyed.file(&mut state, arrival));

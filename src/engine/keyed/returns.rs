@@ -1,5 +1,5 @@
-//! What comes back to a keyed lane: retries that are due, letters that were redriven, and the
-//! deadlines of leases.
+//! Deliveries that come back to a keyed lane: retries that are due, and letters that were
+//! redriven. The deadlines of leases come the same way.
 
 use crate::engine::parts::pending::Return;
 use crate::engine::state::keyed::{KeyedLane, State};
@@ -14,10 +14,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Files what has come back: a retry that is due, or a letter that was redriven.
-    /// `false`: nothing has.
+    /// Files the next return: a retry that is due, a redriven letter, or a deadline of leases.
+    /// Returns `false` if nothing has come back.
     pub(crate) fn file_next_return(self) -> bool {
-        // Under the lock it is either there or filed.
+        // Under the lock, a return is either still in the queue or filed.
         let mut state = self.keyed.state.lock();
         let returned = self.lane.pop_return();
         let is_some = returned.is_some();

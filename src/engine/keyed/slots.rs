@@ -1,15 +1,16 @@
 //! Slots: consumers of a lane besides its own runner. A subscription with concurrency has
 //! several, and so have the members of a consumer group together.
 //!
-//! Each slot is a task, as a lane is, and takes from its keyed lane when it is notified.
-//! Who files deliveries notifies slots after it has let go of the keyed lane's lock; a slot that finds
-//! nothing has looked under that lock, so one of the two sees the other. Who changes the consumers
-//! that there are notifies the lane, whose turn calls them.
+//! Each slot is a task, as a lane is, and takes from its keyed lane when it is notified. A
+//! thread that files deliveries notifies slots after it has released the keyed lane's lock.
+//! A slot that finds nothing has looked under that lock, so one of the two sees the other.
+//! A thread that changes the set of consumers notifies the lane, and the lane's turn
+//! notifies the slots.
 //!
-//! The end of a slot: `leaving` is set, then whoever claims it drops the handler
-//! and never lets go of it. The feared interleaving, a slot that looks for the mark, is
-//! marked, and goes to rest with its handler: who marks it and finds it running leaves a
-//! notice in its state, so the slot runs once more. Model:
+//! The end of a slot: `leaving` is set, and whoever claims the slot then drops the handler
+//! and never gives the slot back. The feared interleaving: a slot looks for the mark, is
+//! marked, and goes to rest with its handler. It can't happen: a thread that marks a
+//! running slot leaves a notice in its task state, so the slot runs once more. Model:
 //! `loom-tests/tests/models/group.rs`.
 
 use crate::engine::base::contain::{Contained, discard};
@@ -36,7 +37,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, mutant};
 use std::time::Duration;
 
-/// What a slot does that has a handler of its own.
+/// Returns the work of a slot that has a handler of its own.
 pub(crate) fn own<T, F>(handler: F) -> Box<dyn Work<T>>
 where
     T: Send + Sync + 'static,
@@ -45,7 +46,7 @@ where
     Box::new(Turn::new(Handler::Each(Box::new(handler))))
 }
 
-/// What so many slots do that share a handler.
+/// Returns the work of `count` slots that share a handler.
 pub(crate) fn share<T, F>(handler: F, count: usize) -> Shared<T>
 where
     T: Send + Sync + 'static,
@@ -56,7 +57,7 @@ where
     share_by(Arc::new(Contained::new(handler)), count, calling)
 }
 
-/// What so many slots do that are `calling` what they share.
+/// Returns the work of `count` slots that are `calling` a shared handler.
 pub(crate) fn share_by<T, H>(
     handler: Arc<H>,
     count: usize,
@@ -83,7 +84,7 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
         }
     }
 
-    /// There may be something to take. `true`: it was at rest.
+    /// Notifies the slot that there may be something to take. Returns `true` if it was at rest.
     pub(crate) fn schedule(self: &Arc<Self>, engine: &Engine) -> bool {
         let was_idle = self.task.notify() == Then::Enqueue;
         if was_idle {
@@ -96,10 +97,11 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
         self.lane.upgrade()
     }
 
-    /// Takes a delivery for its member, and lets others know of what is left. One at a
-    /// time, because none may wait behind a call while another consumer is free. Whether it is
-    /// busy then is told under the keyed lane's lock: who files and finds it so need not notify
-    /// it, because it looks again when it no longer is.
+    /// Takes one delivery for the slot's member, and notifies other slots if more are left. It
+    /// takes no more than one, because no delivery may wait behind a call while another
+    /// consumer is free. The slot marks itself busy under the keyed lane's lock. A thread that
+    /// files deliveries need not notify a busy slot, because the slot looks again after its
+    /// call.
     pub(crate) fn take(
         &self,
         keyed: KeyedLane<'_, T>,
@@ -133,18 +135,18 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
     }
 
     fn is_gone(&self) -> bool {
-        // ORDERING: who sees it sees that the handler is gone.
+        // ORDERING: a thread that sees the flag sees that the handler is gone.
         self.gone.load(Ordering::Acquire)
     }
 
-    /// Begins its end, and finishes it unless a call of its handler runs.
+    /// Begins the slot's end, and finishes it unless a call of its handler runs.
     fn leave(self: &Arc<Self>, engine: &Engine) {
         self.leaving.store(true, Ordering::Release);
         self.look(engine);
     }
 
-    /// Has it look at once what has become of its lane and itself: on the calling
-    /// thread, unless it runs.
+    /// Has the slot check at once what has become of its lane and itself. It does so on the
+    /// calling thread, unless it runs.
     fn look(self: &Arc<Self>, engine: &Engine) {
         if !self.task.claim() {
             mutant!(
@@ -158,13 +160,13 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
         }
     }
 
-    /// Drops the handler; for whoever has claimed it, and keeps it.
+    /// Drops the handler. The caller has claimed the slot and keeps it.
     fn go(&self) {
         let work = self.work.lock().take();
         discard(work);
         self.gone.store(true, Ordering::Release);
         if let Some(lane) = self.lane() {
-            // What it did not try may be for others, or the lane may end.
+            // The deliveries that it did not try may be for other slots, or the lane may end.
             mutant!(lane.come_to_end(), "slot.notify-gone");
             lane.topic.engine.quiescence.notify();
         }
@@ -225,7 +227,8 @@ impl<T: Send + Sync + 'static> Task for ConsumerSlot<T> {
 }
 
 impl<T: Send + Sync + 'static> Member<T> {
-    /// Schedules one of its slots that are not busy: what it takes, it leaves word of the rest.
+    /// Schedules one slot that is not busy. When that slot takes a delivery, it notifies the
+    /// next slot about the rest.
     fn schedule_next(&self, engine: &Engine) {
         let slots = self.slots.lock();
         let next = slots
@@ -241,7 +244,7 @@ impl<T: Send + Sync + 'static> Member<T> {
         slots.iter().filter(|slot| !slot.is_busy()).count()
     }
 
-    /// Schedules slots at rest, as many as have something to do.
+    /// Schedules slots at rest, at most `wanted` of them.
     fn schedule(&self, engine: &Engine, mut wanted: usize) {
         let slots = self.slots.lock();
         for slot in slots.iter().filter(|slot| !slot.is_busy()) {
@@ -256,9 +259,9 @@ impl<T: Send + Sync + 'static> Member<T> {
         self.slots.lock().iter().all(|slot| slot.is_gone())
     }
 
-    /// Begins the end of all its slots, and lets go of what makes them.
+    /// Begins the end of all its slots, and drops the function that makes more.
     pub(crate) fn leave(&self, engine: &Engine) {
-        // First what makes slots, so that none is made any more.
+        // The function goes first, so that no more slots are made.
         *self.make.lock() = None;
         let slots = self.slots.lock().clone();
         slots.iter().for_each(|slot| slot.leave(engine));
@@ -315,13 +318,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         if let Some(member) = member
             && self.lane.phase() != Phase::Open
         {
-            // Its end may have passed by before they were there.
+            // The lane's end may have passed by before the slots were there.
             self.remove_member(&member);
         }
     }
 
-    /// Takes a member off; its keys go to the others, once they are in nobody's
-    /// hands. Its slots end when no call of theirs runs.
+    /// Removes a member. Its keys go to the other members, once no delivery of theirs is in
+    /// flight. Its slots end when no call of theirs runs.
     pub(crate) fn remove_member(self, member: &Arc<Member<T>>) {
         let mut state = self.keyed.state.lock();
         let before = state.members.len();
@@ -334,7 +337,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         state.sequencer.leave(member.id);
         drop(state);
         member.leave(self.lane.engine());
-        // Slots that are the lane's own are no member's.
+        // The slots of a concurrent handler are not a group's member.
         if was_there && !self.keyed.is_concurrent {
             let member = Arc::clone(&member.name);
             self.lane.tell_of_member(EventKind::MemberLeft { member });
@@ -342,7 +345,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self.lane.schedule();
     }
 
-    /// Changes how many calls run at once, where that is the lane's to say.
+    /// Changes how many calls run at once, if the lane's own handler is concurrent.
     pub(crate) fn set_concurrency(self, count: usize) -> bool {
         if !self.keyed.is_concurrent {
             return false;
@@ -351,15 +354,15 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         member.is_some_and(|member| self.resize(&member, count))
     }
 
-    /// Has a member have as many slots; those that are too many finish the call that
-    /// runs. `false`: its handler is for one at a time.
+    /// Gives a member `count` slots. If it has more, the surplus slots finish the calls that
+    /// run. Returns `false` if its handler is for one call at a time.
     pub(crate) fn resize(self, member: &Arc<Member<T>>, count: usize) -> bool {
         let resized = member.resize(self.lane, count);
         self.lane.schedule();
         resized
     }
 
-    /// Adds a member with so many slots, unless its name is taken.
+    /// Adds a member with these slots, unless its name is taken.
     pub(crate) fn add_member(
         self,
         name: Arc<str>,
@@ -389,8 +392,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         Some(member)
     }
 
-    /// There may be something to take for those who share the lane. What it files may
-    /// be for the lane's runner to judge: who calls this is that, or takes again.
+    /// Notifies the slots that may have something to take. Filing may add parked arrivals for
+    /// the lane's runner to judge. So the caller is that runner, or takes again.
     pub(crate) fn call_others(self) {
         let mut state = self.keyed.state.lock();
         let members = state.members.clone();
@@ -405,7 +408,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let wanted: Vec<_> = members
             .iter()
             .map(|member| {
-                // Those that are busy look again when they no longer are.
+                // Busy slots look again after their calls.
                 let idle = member.idle_slots();
                 self.feed(&mut state, member.id, idle);
                 state.sequencer.wanted_consumers(member.id).min(idle)
@@ -417,7 +420,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Has all slots look at once whether they may go on.
+    /// Has all slots check at once whether they may go on.
     pub(crate) fn interrupt(self) {
         let state = self.keyed.state.lock();
         let members: Vec<_> = state
@@ -433,7 +436,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Begins the end of all slots. `true`: they are gone, with their handlers.
+    /// Begins the end of all slots. Returns `true` if they are gone, and their handlers with
+    /// them.
     pub(crate) fn dismiss(self) -> bool {
         let mut state = self.keyed.state.lock();
         let members = std::mem::take(&mut state.members);

@@ -1,15 +1,17 @@
-//! Past the sequencer: what is new goes straight from the inbox to a consumer.
+//! Past the sequencer: new deliveries go straight from the inbox to a consumer.
 //!
-//! While nothing that was filed may go, the next that may is the oldest in the inbox whose
-//! key nobody waits for. To file it would be to take it out again. So only what has to wait
-//! is filed, and while no key is out or held no key is even looked at. What was filed is
-//! older than what is in the inbox, always, and so what goes past it is of other keys.
+//! While no filed delivery may go, the next one that may is the oldest in the inbox whose
+//! key nobody waits for. To file it would be to take it out again. So only a delivery that
+//! has to wait is filed. And while no key is out or held, no key is even looked at. Filed
+//! deliveries are always older than those in the inbox, so a delivery that goes past them
+//! has another key.
 //!
-//! The lane's own runner takes a run of them, which ends with the first that fails. Nobody
-//! else takes from the keyed lane, so those behind that go back into the inbox, where they were,
-//! before the failure says who has to wait. A slot takes one at a time, for none may wait
-//! behind a call while another consumer is free, and its key is out. Callers that pull take a
-//! run where no keys are to be minded, else one at a time, too: each lease ends by itself.
+//! The lane's own runner takes a run of deliveries, which ends with the first that fails.
+//! No other consumer takes from the keyed lane. So the rest of the run goes back to the
+//! front of the inbox before the failure says which deliveries have to wait. A slot takes
+//! one at a time, and its key is out: no delivery may wait behind a call while another
+//! consumer is free. Callers that pull take a run where keys don't matter, and one at a
+//! time otherwise. Each lease ends by itself.
 
 use crate::engine::parts::handler::BatchRun;
 use crate::engine::parts::pending::PendingDelivery;
@@ -19,14 +21,15 @@ use crate::message::batch::BatchSlice;
 use crate::pure::order::sequencer::{Key, Taken};
 use crate::sync::{Arc, mutant};
 
-/// Deliveries that go straight to a consumer, and what tells their keys.
+/// Deliveries that go straight to a consumer, and the rule that gives their keys.
 pub(crate) struct Straight<T> {
     part: BatchSlice<T>,
     rule: KeyRule,
 }
 
 impl<T> Straight<T> {
-    /// Has them be out, and returns the key of the first: where keys are minded there is one.
+    /// Marks the deliveries as out, and returns the key of the first. Where keys matter, there
+    /// is only one delivery.
     pub(crate) fn pass(self, state: &mut State<T>) -> (BatchSlice<T>, Option<Key>) {
         let key = self.rule.key_at(&self.part.batch, self.part.from as usize);
         state.sequencer.pass(RUNNER, key);
@@ -35,7 +38,7 @@ impl<T> Straight<T> {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Puts back what was taken out of the inbox and not tried.
+    /// Puts deliveries that were taken out of the inbox and not tried back to its front.
     fn put_back(self: &Arc<Self>, part: BatchSlice<T>) {
         if part.from == part.to {
             return;
@@ -51,8 +54,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
-    /// Takes new deliveries out of the inbox for the lane's own runner or for callers, at
-    /// most so many, if nothing that was filed may go.
+    /// Takes at most `most` new deliveries out of the inbox, for the lane's own runner or for
+    /// callers that pull. Returns `None` if a filed delivery may go first.
     pub(crate) fn take_straight(self, state: &mut State<T>, most: usize) -> Option<Straight<T>> {
         if !state.sequencer.is_at_rest(RUNNER) || state.is_blocked() {
             return None;
@@ -87,8 +90,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Tries such deliveries, until one fails or has outlived its time. Returns the time
-    /// after it.
+    /// Tries these deliveries until one fails or has expired. Returns the time after that.
     pub(crate) fn deliver_straight(
         self,
         turn: &mut Turn<T>,
@@ -132,8 +134,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         after_ns
     }
 
-    /// Takes the next new delivery out of the inbox that may go to `owner`, if nothing that
-    /// was filed may. Those before it are filed. Returns whether it can expire, too.
+    /// Takes the next new delivery that may go to `owner` out of the inbox, unless a filed one
+    /// may go. Files the deliveries before it. Also returns whether the delivery can expire.
     pub(crate) fn take_one_straight(
         self,
         state: &mut State<T>,

@@ -1,4 +1,4 @@
-//! What a consumer takes from a keyed lane, and puts down.
+//! How a consumer takes deliveries from a keyed lane, and puts them down.
 
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::keyed::{KeyedLane, RUNNER, State};
@@ -8,14 +8,14 @@ use crate::pure::order::sequencer::{Class, Key, PerKey, Taken};
 use crate::pure::words::room::Phase;
 use crate::sync::{Arc, mutant};
 
-/// What was in flight and goes back.
+/// Deliveries that were in flight and go back.
 pub(crate) struct Settlements<T> {
     taken: usize,
-    /// What was not tried.
+    /// The deliveries that were not tried.
     pub(crate) untried: Vec<(Option<Key>, PendingDelivery<T>)>,
-    /// The keys of what was.
+    /// The keys of the deliveries that were tried.
     down: Vec<Key>,
-    /// Deliveries that have reached a final state.
+    /// The number of deliveries that have reached a final state.
     ended: u32,
 }
 
@@ -29,7 +29,7 @@ impl<T> Settlements<T> {
         }
     }
 
-    /// What has no key holds nobody up.
+    /// Notes the key of a delivery. A delivery without a key holds nobody up.
     pub(crate) fn lay_down(&mut self, key: Option<Key>) {
         self.down.extend(key);
     }
@@ -40,18 +40,18 @@ impl<T> Settlements<T> {
     }
 }
 
-/// The next deliveries that `owner` may have, at most so many.
+/// A request for the next deliveries that `owner` may have, at most `most`.
 #[derive(Clone, Copy)]
 pub(crate) struct TakeRequest {
     pub(crate) owner: u64,
     pub(crate) most: usize,
     pub(crate) per_key: PerKey,
-    /// Of one class only, or by turns.
+    /// The only class to take from. With `None` the classes alternate.
     pub(crate) only: Option<Class>,
 }
 
 impl TakeRequest {
-    /// Of the lane's own runner.
+    /// Returns a request of the lane's own runner.
     pub(crate) fn own(most: usize, per_key: PerKey, only: Option<Class>) -> Self {
         Self {
             owner: RUNNER,
@@ -62,36 +62,36 @@ impl TakeRequest {
     }
 }
 
-/// Who is to look, when a slot has taken something, at what is left.
+/// The consumers that must look at what is left after a slot has taken a delivery.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
     Nobody,
-    /// One more slot of the only member, which sees to the next in its turn.
+    /// One more slot of the only member. It notifies the next one in its turn.
     One,
-    /// Slots of any member: each has keys of its own, so what is left is filed to see
-    /// for whom it is.
+    /// Slots of any member. Each member has keys of its own, so the deliveries are filed to see
+    /// whom they are for.
     Any,
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// So many that were in flight are no longer, and so many of them have ended.
+    /// Ends the flight of `taken` deliveries, of which `ended` have reached a final state.
     fn leave_flight(self: &Arc<Self>, taken: u64, ended: u32) {
         self.books.end_in_flight(taken);
         self.end_places(ended);
         if self.phase() > Phase::Draining {
-            // Its end may have passed by before these were put down.
+            // The lane's end may have passed by before these deliveries were put down.
             mutant!(self.come_to_end(), "keyed.put-down-end");
         }
     }
 
-    /// Gives back the places of deliveries that have ended, in any hands.
+    /// Gives back the places of deliveries that have ended, for any consumer.
     pub(crate) fn end_places(self: &Arc<Self>, ended: u32) {
         if ended > 0 && self.release(ended) {
             self.come_to_end();
         }
     }
 
-    /// Who is to look at what is left.
+    /// Decides which consumers must look at what is left.
     pub(crate) fn next_of(&self, state: &State<T>, member: u64) -> Next {
         if state.members.len() > 1 {
             Next::Any
@@ -106,8 +106,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
-    /// Takes what is asked for; it is in flight then. `note` is told under the lock how
-    /// many there are.
+    /// Takes the requested deliveries, which are in flight from then on. Calls `note` under the
+    /// lock with their number.
     pub(crate) fn take_for(
         self,
         request: TakeRequest,
@@ -150,9 +150,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Files what has arrived, until `owner` can take as much of it as it wants or as much
-    /// has been set aside as may be. What has come back is beside the point: it has a
-    /// turn of its own.
+    /// Files arrivals until `owner` can take `wanted` new deliveries or the limit of deliveries
+    /// set aside is reached. Deliveries that came back don't count here, because they have
+    /// turns of their own.
     pub(crate) fn feed(self, state: &mut State<T>, owner: u64, wanted: usize) {
         while state.sequencer.available(owner, Class::New, wanted) < wanted
             && state.room_aside() > 0
@@ -170,15 +170,15 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// As [`feed`](Self::feed), but if there is something new and nothing else, that goes
-    /// first, so that what has arrived need not be filed.
+    /// Files arrivals as [`feed`](Self::feed) does, unless `owner` may take filed deliveries
+    /// and all of them are new. The filed ones go first then, so arrivals need not be filed.
     pub(crate) fn feed_unless_new(self, state: &mut State<T>, owner: u64, wanted: usize) {
         if !state.sequencer.has_only_new(owner) {
             self.feed(state, owner, wanted);
         }
     }
 
-    /// Puts down what was in flight.
+    /// Puts down deliveries that were in flight.
     pub(crate) fn put_down(self, settlements: Settlements<T>) {
         let mut expires_first = false;
         if !(settlements.untried.is_empty() && settlements.down.is_empty()) {
@@ -199,8 +199,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             .leave_flight(settlements.taken as u64, settlements.ended);
     }
 
-    /// Takes the next delivery that `owner` may have, and none of whose key is in other
-    /// hands; it is in flight then. `note` is told under the lock whether there is one.
+    /// Takes the next delivery that `owner` may have, with no other of its key in flight. It is
+    /// in flight from then on. Calls `note` under the lock with the number taken.
     pub(crate) fn take_one(
         self,
         owner: u64,
@@ -237,12 +237,12 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Puts down one that has ended.
+    /// Puts down one delivery that has ended.
     pub(crate) fn put_down_ended(self, key: Option<Key>) {
         self.put_down_all_ended(key, 1);
     }
 
-    /// Puts down so many that have ended, and the keys that some of them have.
+    /// Puts down `count` deliveries that have ended, and their keys if they have any.
     #[inline]
     pub(crate) fn put_down_all_ended(self, keys: impl IntoIterator<Item = Key>, count: u32) {
         let mut keys = keys.into_iter().peekable();

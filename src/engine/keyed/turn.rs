@@ -1,4 +1,5 @@
-//! Trying what a keyed lane has handed out, and what a failure means for those behind it.
+//! Attempts at deliveries that a keyed lane has handed out, and the effect of a failure on
+//! the deliveries behind it.
 
 use std::collections::VecDeque;
 
@@ -16,16 +17,16 @@ use crate::pure::order::sequencer::{Key, PerKey, Taken};
 use crate::pure::words::room::Phase;
 use crate::sync::{Arc, mutant};
 
-/// What a failure means for those of the same key.
+/// The effect of a failure on later deliveries of the same key.
 pub(crate) enum After {
     GoOn,
     Hold,
-    /// They follow into the dead letters.
+    /// The later deliveries follow into the dead letters.
     Park(ParkedBy),
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
-    /// Tries what the lane's own handler may have now.
+    /// Tries the deliveries that the lane's own handler may have now.
     pub(crate) fn try_next(self, turn: &mut Turn<T>, now_ns: u64) -> Progress {
         let straight = self.take_straight(&mut self.keyed.state.lock(), turn.stride.calls());
         if let Some(straight) = straight {
@@ -41,8 +42,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         Progress::Done { now_ns }
     }
 
-    /// Tries deliveries one after the other, but for followers of one
-    /// that holds its key, and puts them down. Returns the time after it.
+    /// Tries deliveries one after the other and puts them down. Skips a delivery whose key is
+    /// held by a failure before it. Returns the time after the last call.
     pub(crate) fn try_taken(
         self,
         turn: &mut Turn<T>,
@@ -85,8 +86,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         now_ns
     }
 
-    /// Settles an attempt that stood alone, and puts its delivery down: an async call, or
-    /// a lease.
+    /// Settles an attempt that was alone in flight, an async call or a lease, and puts its
+    /// delivery down.
     pub(crate) fn settle_alone(
         self,
         last_error: &mut Option<Arc<str>>,
@@ -101,7 +102,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self.put_down_tried(last_error, key, tried, now_ns);
     }
 
-    /// Tries one delivery that nothing else is in flight with. Returns the time after it.
+    /// Tries one delivery that is alone in flight, and puts it down. Returns the time after the
+    /// call.
     pub(crate) fn try_single(
         self,
         turn: &mut Turn<T>,
@@ -115,7 +117,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         now_ns
     }
 
-    /// Settles what was tried while nothing else was in flight with it, and puts it down.
+    /// Settles an attempt that was alone in flight, and puts its delivery down.
     #[inline(always)]
     fn put_down_tried(
         self,
@@ -138,8 +140,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Settles a failed attempt that nothing else is in flight with, and puts its delivery
-    /// down.
+    /// Settles a failed attempt that was alone in flight, and puts its delivery down.
     pub(crate) fn settle_failed(
         self,
         last_error: &mut Option<Arc<str>>,
@@ -155,7 +156,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self.put_down(settlements);
     }
 
-    /// Settles a failed attempt, and says what it means for its followers.
+    /// Settles a failed attempt and returns its effect on later deliveries of the key.
     pub(crate) fn settle_taken(
         self,
         last_error: &mut Option<Arc<str>>,
@@ -194,8 +195,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Has a delivery come back so much later, and its followers wait for it if that is
-    /// the rule. What was requeued on an engine without workers comes back in the next run.
+    /// Has a delivery come back after `delay_ns`, and holds its key if that is the rule. On an
+    /// engine without workers, a requeued delivery comes back in the next run.
     fn come_back(self, key: Option<Key>, item: PendingDelivery<T>, delay_ns: u64) -> After {
         let engine = self.lane.engine();
         mutant!(
@@ -218,7 +219,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             engine.fire_in_next_run(Arc::clone(self.lane) as _, Tag::Parked(tag));
             tag
         } else if delay_ns == 0 {
-            // Filed before its key is put down, so it is the next of it without a hold.
+            // The delivery is filed before its key is put down. So it is the key's next
+            // delivery even without a hold.
             tell();
             if !is_requeued {
                 self.lane
@@ -229,7 +231,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             self.keyed.file(&mut state, item);
             drop(state);
             if expires_first {
-                // Nobody may take it again, nor look.
+                // Perhaps no consumer takes it or looks at the lane before it expires.
                 self.lane.call_at_expiry();
             }
             return held.map_or(After::GoOn, |_| After::Hold);
@@ -246,7 +248,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 }
 
-/// Takes out what is `chosen`, in order.
+/// Takes out the `chosen` items, in order.
 fn extract<V>(from: &mut VecDeque<V>, chosen: impl FnMut(&mut V) -> bool) -> Vec<V> {
     let mut all: Vec<V> = std::mem::take(from).into();
     let out = all.extract_if(.., chosen).collect();
