@@ -1,17 +1,21 @@
 //! Taking deliveries on lease, and waiting for some.
 //!
 //! A receiver that finds nothing waits like a blocked publisher; see [`Waiters`]. It is
-//! called whenever there may be something: by the lane's turn, when something has
-//! arrived or come back or the rules have changed; by whoever settles a lease, which
-//! gives back a credit and perhaps a key; by a change of credits; by the end. As many are called
-//! as there is something for. So who calls somebody counts what has arrived: where keys matter
-//! it files it until one may go; where they don't, all that waits in the inbox may. What is new
-//! is leased [straight from there](crate::engine::keyed::straight) as long as nothing that was filed may go.
+//! called whenever there may be something to lease:
 //!
-//! Threads that share a pull take turns of a few leases: who has had its turn lets those run
-//! that can, by the system's scheduler, and those go first that wait. A thread that has the
-//! pull to itself does neither.
-//! Model: `loom-tests/tests/models/pull.rs`.
+//! - by the lane's turn, when a delivery has arrived or come back, or the rules have
+//!   changed;
+//! - by a thread that settles a lease, which gives back a credit and perhaps a key;
+//! - by a change of credits, and by the end of the lane.
+//!
+//! As many receivers are called as there are deliveries for. So the caller counts the
+//! arrivals. Where keys matter, it files them until one may go; where they don't, all
+//! deliveries in the inbox may go. A new delivery is leased [straight from
+//! there](crate::engine::keyed::straight) as long as no filed one may go.
+//!
+//! Threads that share a pull take turns of a few leases. A thread whose turn is over yields
+//! to the system's scheduler, and lets waiting receivers go first. A thread that has the
+//! pull to itself does neither. Model: `loom-tests/tests/models/pull.rs`.
 //!
 //! [`Waiters`]: crate::engine::wait::waiters::Waiters
 
@@ -31,17 +35,17 @@ use crate::pure::order::sequencer::{Key, PerKey, Taken};
 use crate::sync::{Instant, mutant, yield_now};
 use crate::types::error::{InvalidSetting, RecvError};
 
-/// What was taken and comes too late.
+/// Deliveries that were taken and have expired.
 type Expired<T> = Vec<Taken<PendingDelivery<T>>>;
 
-/// What goes from a lane in one step.
+/// The deliveries that leave a lane in one step.
 struct Going<T, F> {
     span: Span,
-    /// Where leases go.
+    /// The function that the leases are passed to.
     each: F,
     count: usize,
     is_observed: bool,
-    /// Leases that observers are to hear of.
+    /// The leases that observers are to hear of.
     told: Vec<(MessageId, u32)>,
     expired: Expired<T>,
 }
@@ -57,12 +61,12 @@ impl<T, F: FnMut(Granted<T>)> Going<T, F> {
     }
 }
 
-/// Leases that may be out unless a number is asked for: enough to keep a few threads
-/// busy, few enough that what a stuck process holds is little.
+/// The default number of leases that may be out. It keeps a few threads busy, and a stuck
+/// process holds little.
 const CREDITS: u32 = 64;
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// The lane has ended, with or without anything to end in it.
+    /// Wakes all receivers, because the lane has ended.
     pub(crate) fn dismiss_receivers(&self) {
         if let Some(keyed) = self.keyed.get() {
             mutant!(keyed.receivers.wake_all(), "pull.wake-end");
@@ -71,7 +75,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
-    /// Changes how many leases may be out; `None` is the default.
+    /// Changes how many leases may be out; `None` restores the default.
     pub(crate) fn set_credits(self, asked: Option<usize>) -> Result<(), InvalidSetting> {
         let mut state = self.keyed.state.lock();
         let mut fit = self.lane.fit(self.keyed.is_shared, None);
@@ -86,14 +90,14 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         Ok(())
     }
 
-    /// Changes how long leases taken from now on are good for.
+    /// Changes the time that leases taken from now on are good for.
     pub(crate) fn set_ack_deadline(self, deadline_ns: u64) {
         self.keyed.state.lock().leases.deadline_ns = deadline_ns;
     }
 
-    /// Leases what may go, at most so many, and waits for the first until then. Where
-    /// nobody may wait it doesn't. `each` run of them is passed on; see
-    /// [`try_receive`](Self::try_receive).
+    /// Leases at most `most` deliveries that may go, and waits for the first one until `until`.
+    /// Never waits inside the engine or on an engine without workers. Passes each run of them
+    /// to `each`; see [`try_receive`](Self::try_receive).
     pub(crate) fn receive(
         self,
         most: usize,
@@ -118,8 +122,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         received.unwrap_or(Err(RecvError::TimedOut))
     }
 
-    /// Leases the next delivery, or has this future be woken when there may
-    /// be one.
+    /// Leases the next delivery, or has this future woken when there may be one.
     #[cfg(feature = "async")]
     pub(crate) fn poll_receive(
         self,
@@ -141,7 +144,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         std::task::Poll::Ready(lease.ok_or(RecvError::Empty))
     }
 
-    /// This future receives no more.
+    /// Withdraws a future that receives no more.
     #[cfg(feature = "async")]
     pub(crate) fn leave_receivers(self, id: &mut crate::engine::wait::wakers::WaiterId) {
         self.keyed.receivers.leave(id, || self.to_lease());
@@ -152,14 +155,14 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         engine.is_manual() || context::is_inside(engine)
     }
 
-    /// Leases what may go now, at most so many, at least one. Passes `each` run of them on,
-    /// under the lock.
+    /// Leases at least one and at most `most` deliveries that may go now. Passes each run of
+    /// them to `each`, under the lock.
     pub(crate) fn try_receive(
         self,
         most: usize,
         each: &mut impl FnMut(Granted<T>),
     ) -> Result<(), RecvError> {
-        // What a publish of this thread came to before is not this delivery's fault.
+        // A refusal of an earlier publish by this thread doesn't count against this delivery.
         context::take_refusal(self.lane.engine());
         self.lane.engine().run_until_idle();
         loop {
@@ -175,7 +178,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Leases neighbors, but for those that come too late.
+    /// Leases neighbors in a batch, except the expired ones.
     fn grant_unexpired(
         self,
         leases: &mut Leases<T>,
@@ -205,11 +208,11 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// There may be something for those who pull.
+    /// Calls receivers, because there may be something to lease.
     pub(crate) fn call_receivers(self) {
         let mut state = self.keyed.state.lock();
         if state.rules.parks() {
-            // What is of a parked key goes to the dead letters even if nobody pulls.
+            // A delivery of a parked key goes to the dead letters even if nobody pulls.
             self.feed(&mut state, RUNNER, 1);
         }
         drop(state);
@@ -219,7 +222,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         );
     }
 
-    /// How many may lease something now, or hear that nobody ever will.
+    /// How many receivers may lease a delivery now. All may go on if the lane is over.
     pub(crate) fn to_lease(self) -> usize {
         let mut state = self.keyed.state.lock();
         if self.lane.is_over() {
@@ -236,8 +239,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         free.min(waiting)
     }
 
-    /// How many of those that have arrived may go as they are, as far as `enough`. Files
-    /// some, where they may not.
+    /// Counts the arrivals that may go unfiled, at most `enough`. Files arrivals where keys
+    /// matter.
     fn arrived(self, state: &mut State<T>, enough: usize) -> usize {
         if state.rules.keying(self.keyed.is_shared) == Keying::Nothing {
             return self.lane.queued(enough);
@@ -246,8 +249,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         0
     }
 
-    /// One step. Returns how many have been leased, and what has expired: that is in the
-    /// caller's hands.
+    /// Takes one step: returns how many deliveries have been leased, and the expired ones,
+    /// which the caller ends.
     fn lease(
         self,
         most: usize,
@@ -281,7 +284,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         } = going;
         if count > 0 {
             self.note_granted(&mut state.leases, count as u64, due_ns);
-            // Told under the lock: nobody can settle it before.
+            // Observers hear of the leases under the lock, so nobody can settle one before.
             for (id, attempt) in told {
                 self.lane
                     .tell(id, attempt, Status::Delivering, EventKind::Delivering);
@@ -297,7 +300,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         Ok((count, expired))
     }
 
-    /// Takes what may go, at most so many.
+    /// Takes at most `most` deliveries that may go.
     fn take_to_lease(
         self,
         state: &mut State<T>,
@@ -330,7 +333,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Ends what has outlived its time before it could be leased.
+    /// Ends deliveries that expired before they could be leased.
     fn expire_taken(self, expired: Expired<T>) {
         let _motion = self.lane.books.motions.begin(expired.len() as u64);
         let mut settlements = Settlements::new(0);

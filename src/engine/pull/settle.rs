@@ -1,20 +1,21 @@
 //! Deliveries on lease: callers have taken them, and settle them when they are done.
 //!
-//! What is out is [on record](crate::engine::parts::outstanding) under the keyed lane's lock. Who wants to settle a
-//! lease (its holder by an ack, a nack or a drop; its deadline; the end of the lane) takes it
-//! out there, and only who has taken it out says what becomes of the delivery, outside of
-//! the lock. The feared interleaving: an ack and the deadline both find the lease out. They
-//! can't, because looking and taking out is one step. What has outlived its deadline
-//! is for the deadline alone, so whether an ack is late is decided by the clock and not
-//! by who comes first. Model: `loom-tests/tests/models/pull.rs`.
+//! The leases that are out are [on record](crate::engine::parts::outstanding) under the
+//! keyed lane's lock. A lease is settled by its holder (by an ack, a nack or a drop), by
+//! its deadline, or by the end of the lane. Each of them takes the lease out of the record.
+//! Only the one that took it out settles the delivery, outside of the lock. The feared
+//! interleaving: an ack and the deadline both find the lease out. They can't, because
+//! looking and taking out is one step. After its deadline a lease is for the deadline
+//! alone. So the clock decides whether an ack is late, not the order in which they come.
+//! Model: `loom-tests/tests/models/pull.rs`.
 //!
-//! The *alarm* is one timer for all of them, never set for later than the first deadline. Who
-//! takes a lease sets it only if the new deadline is earlier; who settles or extends one
-//! leaves it alone, as long as others are out or something waits that may soon be. So a busy
-//! pull pays for no timer, and an idle one has none: who settles the last lease of a lane in
-//! which nothing waits takes the alarm back. Whoever judges what is overdue sets it for the
-//! first deadline that is left, or later where many are out, so that it doesn't look through
-//! them at every tick.
+//! The *alarm* is one timer for all leases. A consumer that takes a lease sets the alarm
+//! only if the new deadline is earlier. A holder that settles or extends a lease leaves the
+//! alarm alone while other leases are out, or a delivery waits that may soon be. So a busy
+//! pull pays for no timer. An idle one has none: settling the last lease of a lane in which
+//! nothing waits silences the alarm. The lane's turn that judges overdue leases sets the
+//! alarm for the first deadline left. Where many leases are out it sets the alarm for
+//! later, so that it doesn't look through them at every tick.
 
 use std::iter;
 
@@ -36,22 +37,22 @@ use crate::pure::words::room::Phase;
 use crate::sync::{Arc, mutant};
 use crate::types::error::Stale;
 
-/// How a holder says that a delivery has not been handled.
+/// How a holder reports that a delivery has not been handled.
 pub(crate) enum Failing {
     Nack(Nack),
     Abandon,
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// No lease is out any more, and none will be.
+    /// Silences the alarm of a lane of which no lease is out any more, and none will be.
     pub(crate) fn end_leases(&self) {
         if let Some(keyed) = self.keyed.get() {
             keyed.state.lock().leases.silence_alarm(self.engine());
         }
     }
 
-    /// Ends a delivery that is out, as the lane's phase says: whoever has it holds a
-    /// stale lease from here on.
+    /// Ends a delivery that is out, as the lane's phase says. Its holder has a stale lease from
+    /// then on.
     pub(crate) fn end_lease(&self, mut item: PendingDelivery<T>) {
         item.remember_latest();
         item.attempts += 1;
@@ -59,7 +60,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.books.end_in_flight(1);
     }
 
-    /// Whether nothing will be leased any more.
+    /// Whether the lane will lease nothing any more.
     pub(crate) fn is_over(&self) -> bool {
         let room = self.room.load();
         room.phase > Phase::Draining || (room.phase == Phase::Draining && room.occupied == 0)
@@ -67,14 +68,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
-    /// Writes down that so many deliveries go out on lease.
+    /// Records that `count` deliveries go out on lease.
     pub(crate) fn note_granted(self, leases: &mut Leases<T>, count: u64, due_ns: u64) {
         self.lane.books.begin_in_flight(count);
         self.lane.books.record(Status::Queued, Step::Start, count);
         self.set_alarm(leases, due_ns);
     }
 
-    /// Has the wheel call when this deadline comes, unless it calls before.
+    /// Sets the alarm for this deadline, unless it is set for an earlier time.
     fn set_alarm(self, leases: &mut Leases<T>, due_ns: u64) {
         if due_ns < leases.alarm.due_ns {
             let timer = &self.lane.engine().timer;
@@ -84,14 +85,14 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Silences the alarm if nothing is out, and nothing waits that may soon be.
+    /// Silences the alarm if no lease is out, and no delivery waits that may soon be.
     fn rest_alarm(self, state: &mut State<T>) {
         if state.leases.out.len() == 0 && state.sequencer.len() == 0 && self.lane.is_inbox_empty() {
             state.leases.silence_alarm(self.lane.engine());
         }
     }
 
-    /// Sets the deadline of a lease anew.
+    /// Moves the deadline of a lease to `by_ns` from now, unless it is later already.
     pub(crate) fn extend_lease(self, lease: &mut Granted<T>, by_ns: u64) -> Result<(), Stale> {
         let mut state = self.keyed.state.lock();
         let timer_ns = self.lane.engine().clock.timer_ns();
@@ -105,8 +106,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         Err(Stale)
     }
 
-    /// Settles leases that were taken at once for their holder, all or none: what they were
-    /// given for has been handled.
+    /// Acks leases that were taken at once: all of them, or none if one is stale.
     pub(crate) fn ack_leases(self, runs: &[Granted<T>]) -> Result<(), Stale> {
         let timer_ns = self.lane.engine().clock.timer_ns();
         let count = runs.iter().map(Granted::len).sum();
@@ -125,7 +125,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
         self.rest_alarm(&mut state);
         drop(state);
-        // Taken also if all is well: what it ignored is not the fault of the next.
+        // The thread's refusal is taken on success, too, so that it doesn't count against the
+        // next delivery.
         context::take_refusal(self.lane.engine());
         if are_good {
             self.conclude_acks(runs, count);
@@ -135,7 +136,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         Err(Stale)
     }
 
-    /// Writes down that leases have been acked: each was in flight all the while.
+    /// Records that a run of leases was acked. Each delivery was in flight all the while.
     fn ack_run(self, run: &Granted<T>, ended_ns: u64) {
         let attempts = Attempts {
             number: run.attempt,
@@ -144,7 +145,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         };
         let took = attempts.until(ended_ns, 1);
         if run.len() == 1 {
-            // The most frequent, and stretches cost more than the rest of it.
+            // Runs of one are the most frequent, and stretches cost more than all the rest of
+            // this.
             let stamp = run.batch.stamp(run.index());
             let (ids, accepted_ns) = (iter::once(stamp.id), iter::once(stamp.accepted_ns));
             self.lane
@@ -159,7 +161,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Settles a lease for its holder: the attempt has failed.
+    /// Settles a lease for its holder as a failed attempt.
     pub(crate) fn fail_lease(self, lease: &Granted<T>, failing: Failing) -> Result<(), Stale> {
         let timer_ns = self.lane.engine().clock.timer_ns();
         let is_abandoned = matches!(failing, Failing::Abandon);
@@ -201,7 +203,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Says that these have been delivered, so many in all, and puts them down.
+    /// Records that these `count` deliveries have been delivered, and puts them down.
     fn conclude_acks(self, runs: &[Granted<T>], count: usize) {
         let motion = self.lane.books.motions.begin(count as u64);
         let ended_ns = self.lane.engine().clock.now_ns();
@@ -212,7 +214,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self.follow_up();
     }
 
-    /// Says what becomes of leases that have outlived their deadline.
+    /// Settles the leases that have outlived their deadline.
     pub(crate) fn judge_overdue(self, turn: &mut Turn<T>) {
         let timer_ns = self.lane.engine().clock.timer_ns();
         let mut state = self.keyed.state.lock();
@@ -223,7 +225,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let late = leases.out.take_overdue(timer_ns);
         leases.timed_out += late.len() as u64;
         let first_ns = leases.out.first_due_ns().unwrap_or(NEVER);
-        // It has notified, unless it was taken back and set anew meanwhile.
+        // The alarm has fired, unless it was silenced and set anew meanwhile.
         leases.silence_alarm(self.lane.engine());
         self.set_alarm(leases, next_look(first_ns, leases.out.len(), timer_ns));
         drop(state);
@@ -233,7 +235,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Says what becomes of a delivery that was out and has failed.
+    /// Settles a failed delivery that was out on lease.
     fn settle_leased(
         self,
         taken: Taken<PendingDelivery<T>>,
@@ -248,7 +250,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self.follow_up();
     }
 
-    /// Something that was out has been put down: calls those who wait for that.
+    /// Calls the threads that wait for a delivery to be put down.
     fn follow_up(self) {
         let engine = self.lane.engine();
         mutant!(
@@ -257,7 +259,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         );
         engine.quiescence.notify_fenced();
         if engine.has_stopped() {
-            // The end may have passed by while it was in flight.
+            // The end of the lane may have passed by while the delivery was in flight.
             self.lane.end(engine);
         }
     }
