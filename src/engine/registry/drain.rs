@@ -1,4 +1,4 @@
-//! The end of a broker: drain, and the immediate version of it, drop.
+//! The end of a broker: the drain, and its immediate version, the drop.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::sync::{Arc, Instant, Mutex, sleep};
 use crate::types::error::DrainError;
 use crate::types::report::DrainReport;
 
-/// The sums of what the topics have counted.
+/// Sums up the counts of all topics.
 fn report_of(metrics: &Metrics, took: Duration) -> DrainReport {
     let counts = metrics.deliveries();
     let mut report = DrainReport {
@@ -36,26 +36,27 @@ fn report_of(metrics: &Metrics, took: Duration) -> DrainReport {
     report
 }
 
-/// What the first drain came to, for all that ask after it.
+/// The result of the first drain, for all later ones to return.
 #[derive(Default)]
 pub(crate) struct Outcome(Mutex<Option<Result<DrainReport, DrainError>>>);
 
-/// How long to wait, after the deadline, for what ends by itself: publishers
-/// between ticket and push, observers, threads that have nothing left to do.
+/// How long to wait after the deadline for things that end by themselves. These are
+/// publishers between their ticket and their push, observers, and threads that have nothing
+/// left to do.
 const GRACE: Duration = Duration::from_millis(50);
-/// How long to give other threads for what takes none: to push what they have a
-/// ticket for, to finish a turn.
+/// How long to wait for steps of other threads that take almost no time: a push after its
+/// ticket, the end of a turn.
 pub(crate) const MOMENT: Duration = Duration::from_millis(1);
-/// How long dropping a broker waits for handlers that are being called.
+/// How long the drop of a broker waits for running handlers.
 pub(crate) const DROP_GRACE: Duration = Duration::from_secs(1);
 
-/// The later of the two; `None` is never.
+/// Returns the later of the two; `None` is never.
 fn later(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     one.zip(other).map(|(one, other)| one.max(other))
 }
 
 impl Engine {
-    /// See [`Broker::drain`](crate::Broker::drain).
+    /// Drains the broker; see [`Broker::drain`](crate::Broker::drain).
     pub(crate) fn drain(
         self: &Arc<Self>,
         deadline: Duration,
@@ -68,20 +69,21 @@ impl Engine {
             false => began.checked_add(deadline),
         };
         let is_first = self.ending.update(|ending| ending.advance(Ending::Closing));
-        // A drain by stages that runs already keeps its stages.
+        // A drain by stages that already runs keeps its stages.
         self.refuse(if is_first { whom } else { Refuse::Outside });
         if context::is_inside(self) {
             let report = report_of(&self.read_metrics(), began.elapsed());
             return Err(DrainError::InsideHandler(report));
         }
-        // Whoever asks second waits here for the first one's answer.
+        // A second drain waits here for the result of the first.
         let mut outcome = outcome.0.lock();
         if let Some(done) = &*outcome {
             return done.clone();
         }
         self.announce(EventKind::DrainStarted);
         if whom == Refuse::Outside {
-            // At rest no handler runs, so none is refused what it was granted until then.
+            // At rest no handler runs, so no handler is refused a publish that was granted
+            // until then.
             self.come_to_rest(until);
         }
         self.refuse(Refuse::All);
@@ -96,23 +98,23 @@ impl Engine {
         result
     }
 
-    /// Refuses these publishes from here on, in all topics there are and will be.
+    /// Closes all present and future topics to these publishers.
     fn refuse(&self, whom: Refuse) {
         self.ending.update(|ending| ending.advance(Ending::Closing));
-        // A topic that is being opened is on the map before we look, or never will be.
+        // A topic that is being opened is on the map before this look, or never will be.
         let opening = self.pattern_subs.lock();
         let topics = self.topics.values();
         drop(opening);
         for topic in topics {
             topic.close(whom);
         }
-        // Said when it is true of every topic.
+        // The ending advances once it is true of every topic.
         self.ending
             .update(|ending| ending.advance(Ending::Draining));
     }
 
-    /// Works, or waits while others work, until nothing is left to do or what is
-    /// left is due only after `until`.
+    /// Works, or waits while others work, until nothing is left to do or the rest is due only
+    /// after `until`.
     fn come_to_rest(&self, until: Option<Instant>) {
         if !self.is_manual() {
             let is_done = |survey| self.is_done(survey, until);
@@ -121,8 +123,8 @@ impl Engine {
             return;
         }
         let mut last = None;
-        // What is due now is done in any case, but not for ever: handlers may publish, or put
-        // back, as much as they handle.
+        // Work that is due now is done in any case, but not forever. Handlers may publish or
+        // put back as much as they handle.
         let at_least = Instant::now().checked_add(GRACE);
         let late = later(until, at_least);
         loop {
@@ -132,12 +134,13 @@ impl Engine {
             if time_is_up || survey.is_some_and(|survey| self.is_done(survey, until)) {
                 return;
             }
-            // What was put back is tried again for a while: it may go on.
+            // Deliveries that were put back are tried again for a while, because they may
+            // succeed.
             let is_put_off = !self.next_run.lock().is_empty()
                 && at_least.is_some_and(|at_least| Instant::now() < at_least);
             let stands = |survey| !is_put_off && self.stands(survey, last);
             if self.clock.is_manual() && survey.is_some_and(stands) {
-                // What is left waits for the clock, which nobody moves now.
+                // The rest waits for the clock, which nobody moves now.
                 return;
             }
             last = survey;
@@ -150,24 +153,23 @@ impl Engine {
         }
     }
 
-    /// Whether nothing is left to do, or only what is due after `until`.
+    /// Whether nothing is left to do, or only work that is due after `until`.
     fn is_done(&self, survey: Survey, until: Option<Instant>) -> bool {
         survey.moving == 0 && !self.is_coming(survey.parked, until)
     }
 
-    /// Whether nothing will move on a manual engine before its clock does: no other
-    /// thread runs it, and nobody has done anything for a moment.
+    /// Whether nothing will move on a manual engine before its clock does. That is so if no
+    /// other thread runs the engine, and nothing has been done for a moment.
     fn stands(&self, survey: Survey, last: Option<Survey>) -> bool {
         let is_settled = survey.moving == 0 && survey.parked <= self.timer.outlook().0;
         self.pool.alive() == 0 && (is_settled || last == Some(survey))
     }
 
-    /// Whether any of `parked` retries and delayed messages will be there before
-    /// `until`.
+    /// Whether any of the `parked` retries and delayed messages is due before `until`.
     fn is_coming(&self, parked: u64, until: Option<Instant>) -> bool {
         let (still_parked, next_ns) = self.timer.outlook();
         if parked > still_parked {
-            // Its time has come, and it is on its way.
+            // The time of one of them has come, and it is on its way.
             return true;
         }
         match (next_ns.and_then(|at_ns| self.clock.instant(at_ns)), until) {
@@ -177,7 +179,7 @@ impl Engine {
         }
     }
 
-    /// Cancels what is left, ends the threads, and writes the report.
+    /// Cancels the rest, ends the threads, and returns the report.
     pub(crate) fn stop(self: &Arc<Self>, until: Option<Instant>, began: Instant) -> DrainReport {
         self.refuse(Refuse::All);
         let before = report_of(&self.read_metrics(), Duration::ZERO);
@@ -186,8 +188,8 @@ impl Engine {
         self.release_pattern_subs();
         let mut ended;
         loop {
-            // Workers do the same with what they run; each lane and
-            // topic is ended by whoever claims it.
+            // Workers do the same with the tasks that they run. The thread that claims a lane
+            // or a topic ends it.
             for topic in self.all_topics() {
                 Arc::clone(&topic).end(self);
             }
@@ -209,13 +211,15 @@ impl Engine {
         let dropped = report
             .messages_dropped
             .saturating_sub(before.messages_dropped);
-        // Of those that were refused just before the books were read, each is in both.
+        // A delivery that was refused between the two reads above is in both counts, so the sum
+        // is bounded by all that was lost.
         let lost = report.cancelled + report.messages_dropped + report.remaining;
         report.cut_off = lost.min(refused + cancelled + dropped + report.remaining);
         report
     }
 
-    /// Ends the threads, and tells observers the last news. `false`: some are busy still.
+    /// Ends the threads and passes the last events to observers. Returns `false` if some are
+    /// still busy.
     fn stop_threads(&self, until: Option<Instant>) -> bool {
         self.pool.stop();
         self.timer.stop();
@@ -224,7 +228,7 @@ impl Engine {
             let _inside = context::Inside::enter(self);
             self.bus.pump();
         }
-        // Those that have nothing left to do may take what is left of the time.
+        // Threads that have nothing left to do may use the rest of the time.
         let soon = later(until, Instant::now().checked_add(GRACE));
         let all_gone = || self.quiescence.wait(soon, || self.pool.alive() == 0);
         let all_gone = !context::is_inside(self) && all_gone();
@@ -249,7 +253,7 @@ impl Engine {
         }
     }
 
-    /// Waits, or works on an engine without workers, until nothing is left to do.
+    /// Waits until nothing is left to do; on an engine without workers, does the work.
     pub(crate) fn wait_until_idle(&self, timeout: Duration) -> bool {
         if context::is_inside(self) {
             return false;
@@ -263,7 +267,7 @@ impl Engine {
         still && self.bus.flush(until)
     }
 
-    /// How long until the next retry, linger or delayed message.
+    /// Returns the time until the next retry, linger or delayed message.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         let next_ns = self.timer.next_deadline_ns()?;
         Some(Duration::from_nanos(

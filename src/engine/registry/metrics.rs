@@ -9,15 +9,16 @@ use crate::observe::metrics::{Metrics, SubscriptionMetrics, TopicMetrics};
 use crate::sync::Arc;
 use std::time::Duration;
 
-/// How often a snapshot is taken in the hope that nothing moves meanwhile. To a scheduler
-/// that may put anything between two looks, one says as much as all.
+/// How many times a snapshot is tried in the hope that nothing moves meanwhile. Under a
+/// scheduler that may put anything between two looks, one try shows as much as all.
 const TRIES: usize = if cfg!(any(millstream_loom, millstream_shuttle)) {
     1
 } else {
     8
 };
 
-/// Reads until nothing moves, or the least did.
+/// Reads until nothing moves meanwhile. After the last try returns the reading with the
+/// least motion.
 fn read_still<V>(read: impl Fn() -> (V, u64)) -> (V, u64) {
     let mut best = read();
     for _ in 1..TRIES {
@@ -35,7 +36,8 @@ fn read_still<V>(read: impl Fn() -> (V, u64)) -> (V, u64) {
 impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn read_metrics(&self, into: &mut Latencies) -> SubscriptionMetrics {
         let ((counts, occupied), moving) = read_still(|| {
-            // What was done first, then later stages first; see `engine::books`.
+            // The finished motions are read first, then the counters of later stages before
+            // those of earlier ones; see `engine/base/counters.rs`.
             let motions = [&self.books.motions, &self.topic.books.motions];
             let done = motions.map(Motions::done);
             let counts = self.books.read();
@@ -71,10 +73,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             .iter()
             .map(|lane| lane.read_metrics(&mut latencies))
             .collect();
-        // Before the queue, of which they are part.
+        // The delayed messages are part of the queue, so they are read before it.
         let delayed = self.books.delayed.get();
         let ((dispatched, unrouted, dropped, (queued, published)), moving) = read_still(|| {
-            // As with a lane.
+            // The order is that of a lane's reading.
             let done = self.books.motions.done();
             let dispatched = self.books.dispatched.get();
             let unrouted = self.books.unrouted.get();
@@ -118,9 +120,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 }
 
 impl Engine {
-    /// A snapshot of everything that is counted.
+    /// Returns a snapshot of everything that is counted.
     pub(crate) fn read_metrics(&self) -> Metrics {
-        // Held over both, so that a topic is counted in one of them.
+        // The lock is held over both reads, so that each topic is counted in exactly one of
+        // them.
         let removed = self.removed.lock();
         let topics = self.topics.values();
         let mut topics: Vec<_> = topics.iter().map(|topic| topic.metrics()).collect();

@@ -1,18 +1,19 @@
 //! Subscriptions to patterns, and the lanes they have.
 //!
-//! A pattern is resolved when a topic or a subscription appears, and each topic that
-//! it matches gets a lane of its own. So a message pays nothing for it.
+//! A pattern is resolved when a topic or a subscription appears. Each topic that it matches
+//! gets a lane of its own, so a message pays nothing for the pattern.
 //!
-//! Steps. *Opening* a topic: under the lock of the pattern subscriptions, give it a lane for each
-//! of them that it matches, then put it on the map. *PatternLanes*: under the same lock,
-//! give lanes to the topics on the map, then put the pattern_sub on the list. The feared
-//! interleavings: each looks before the other is there, and the topic has no lane; or
-//! somebody finds the topic and publishes to it before it has its lanes. Neither can
-//! happen: one of the two comes first as a whole, and a topic has its lanes before it
-//! can be found. Model: `loom-tests/tests/models/patterns.rs`.
+//! Steps. *Opening* a topic happens under the lock of the pattern subscriptions. It gives
+//! the topic a lane for each subscription that matches it, then puts the topic on the map.
+//! *Subscribing* happens under the same lock. It gives lanes to the topics on the map, then
+//! puts the subscription on the list. Two interleavings are feared. Each looks before the
+//! other is there, and the topic has no lane. Or somebody finds the topic and publishes to
+//! it before it has its lanes. Neither can happen: one of the two comes first as a whole,
+//! and a topic has its lanes before it can be found. Model:
+//! `loom-tests/tests/models/patterns.rs`.
 //!
-//! No code of the user's runs under that lock. What may be the last reference to a
-//! handler, a policy or a payload is dropped after it.
+//! No user code runs under that lock. A value that may be the last reference to a handler,
+//! a policy or a payload is dropped after the lock is released.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +37,7 @@ use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::error::{InvalidSetting, SubscribeError};
 use crate::types::pattern::Pattern;
 
-/// What failures mean for those behind them, in each of its lanes.
+/// The effect of a failure on later deliveries, in each lane of the subscription.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Order {
     pub(crate) on_failure: OnFailure,
@@ -44,7 +45,7 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// The rules of a lane that may set aside so many.
+    /// Returns the rules of a lane that may set aside `hold` deliveries.
     pub(crate) fn rules(self, hold: u32) -> Rules {
         Rules {
             on_failure: self.on_failure,
@@ -53,7 +54,7 @@ impl Order {
         }
     }
 
-    /// Whether it makes sense for such lanes.
+    /// Checks that the order makes sense for such lanes.
     pub(crate) fn check(self, when_full: LaneFull) -> Result<(), InvalidSetting> {
         let fit = Fit {
             when_full,
@@ -65,7 +66,7 @@ impl Order {
     }
 }
 
-/// Makes a lane's handler of the one that all its lanes share.
+/// Makes the handler of one lane from the handler that all lanes share.
 pub(crate) type MakeHandler<T> = Box<dyn Fn() -> Handler<T> + Send + Sync>;
 
 /// One subscription to patterns.
@@ -75,22 +76,22 @@ pub(crate) struct PatternSub<T> {
     capacity: Option<u32>,
     when_full: LaneFull,
     resolved: Mutex<PatternLanes<T>>,
-    /// Its own reference to the handler is gone.
+    /// Whether its own reference to the handler is gone.
     is_released: AtomicBool,
 }
 
 struct PatternLanes<T> {
     patterns: Vec<Pattern>,
-    /// `None` from the moment at which it begins to end.
+    /// The function is `None` from the moment at which the subscription begins to end.
     make: Option<MakeHandler<T>>,
     retry: Policy,
     order: Order,
-    /// By the names of their topics.
+    /// The lanes, by the names of their topics.
     lanes: BTreeMap<Arc<str>, Arc<Lane<T>>>,
-    /// Lanes that are ending because no pattern matches any more or their topic was
-    /// removed. Bounded by what such ends take: each looks for those before it.
+    /// Lanes that are ending, because no pattern matches any more or their topic was removed.
+    /// Each such end removes the ended lanes before it, so the list stays short.
     leaving: Vec<Arc<Lane<T>>>,
-    /// The counts of those that left and have ended.
+    /// The counts of the lanes that left and have ended.
     ended: DeliveryCounts,
 }
 
@@ -133,10 +134,9 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         }
     }
 
-    /// Subscribes. Either all topics that match get a lane or, on an error,
-    /// none does.
+    /// Subscribes. Either all matching topics get a lane or, on an error, none does.
     pub(crate) fn join(self: &Arc<Self>, patterns: Vec<Pattern>) -> Result<(), SubscribeError> {
-        // Dropped after the lock.
+        // These are dropped after the lock is released.
         let (topics, lanes);
         let mut pattern_subs = self.engine.pattern_subs.lock();
         if self.engine.is_ending() {
@@ -153,9 +153,9 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         self.confirm(lanes)
     }
 
-    /// Follows what one more pattern matches.
+    /// Adds a pattern, and lanes for the topics that it matches.
     pub(crate) fn add(&self, pattern: Pattern) -> Result<(), SubscribeError> {
-        // Dropped after the lock.
+        // These are dropped after the lock is released.
         let (topics, lanes);
         let pattern_subs = self.engine.pattern_subs.lock();
         if self.engine.is_ending() {
@@ -167,8 +167,8 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         self.confirm(lanes)
     }
 
-    /// Gives lanes to those topics on the map that the patterns match and that have
-    /// none; returns the lanes.
+    /// Gives lanes to the topics on the map that the patterns match and that have none. Returns
+    /// the new lanes.
     fn resolve(
         &self,
         topics: &[Arc<dyn AnyTopic>],
@@ -234,8 +234,8 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         Some(lane)
     }
 
-    /// The end of the broker may have passed by before these lanes were on the lists
-    /// of their topics.
+    /// Ends the new lanes if the broker has stopped. Its end may have passed by before the
+    /// lanes were on the lists of their topics.
     fn confirm(&self, added: Vec<Arc<Lane<T>>>) -> Result<(), SubscribeError> {
         if !self.engine.has_stopped() {
             return Ok(());
@@ -248,8 +248,8 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         Err(SubscribeError::Closed)
     }
 
-    /// Takes a pattern away. Returns the lanes that are to end, which no pattern
-    /// matches any more; `None`: it has no such pattern.
+    /// Removes a pattern. Returns the lanes that no pattern matches any more, which are to end,
+    /// or `None` if it has no such pattern.
     pub(crate) fn remove(&self, pattern: &str) -> Option<Vec<Arc<Lane<T>>>> {
         let mut resolved = self.resolved.lock();
         let mut patterns = resolved.patterns.iter();
@@ -266,7 +266,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         Some(lanes)
     }
 
-    /// Follows no more topics, and lets go of the handler; returns all lanes it has,
+    /// Ends the subscription to further topics and releases the handler. Returns all its lanes,
     /// which are to end.
     pub(crate) fn begin_end(&self) -> Vec<Arc<Lane<T>>> {
         let mut pattern_subs = self.engine.pattern_subs.lock();
@@ -278,7 +278,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
 
     /// Whether no call of the handler runs or will start, and the handler is gone.
     pub(crate) fn has_ended(&self) -> bool {
-        // ORDERING: who sees it sees that the reference is gone.
+        // ORDERING: a thread that sees the flag sees that the reference is gone.
         self.is_released.load(Ordering::Acquire)
             && self.resolved.lock().all().all(|lane| lane.is_retired())
     }
@@ -292,7 +292,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
     }
 
     pub(crate) fn set_retry(&self, policy: SharedPolicy) {
-        // Dropped after the lock.
+        // These are dropped after the lock is released.
         let mut before = Vec::new();
         let mut resolved = self.resolved.lock();
         for lane in resolved.all() {
@@ -301,7 +301,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         before.push(Arc::new(resolved.retry.replace(policy)));
     }
 
-    /// Changes the order of all lanes, those to come included.
+    /// Changes the order of all present and future lanes.
     pub(crate) fn set_order(&self, change: &dyn Fn(&mut Order)) -> Result<(), InvalidSetting> {
         let mut resolved = self.resolved.lock();
         let mut order = resolved.order;
@@ -316,7 +316,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         Ok(())
     }
 
-    /// The sum over its lanes, and those that have ended.
+    /// Returns the sum over its lanes, the ended ones included.
     pub(crate) fn read_metrics(&self) -> SubscriptionMetrics {
         let mut latencies = Latencies::new();
         let resolved = self.resolved.lock();
@@ -372,7 +372,7 @@ impl<T: Send + Sync + 'static> AnyPatternSub for PatternSub<T> {
             resolved.ended.add(&lane.books.read());
         }
         drop(resolved);
-        // With them goes what may be the last reference to a policy.
+        // The last reference to a policy may go with them.
         drop(gone);
     }
 
@@ -389,15 +389,15 @@ impl<T: Send + Sync + 'static> AnyPatternSub for PatternSub<T> {
     }
 }
 
-/// The topic, if it carries `T`.
+/// Returns the topic if it carries `T`.
 fn carries<T: Send + Sync + 'static>(topic: &Arc<dyn AnyTopic>) -> Option<Arc<TopicCore<T>>> {
     Arc::clone(topic).into_any().downcast().ok()
 }
 
 impl Engine {
-    /// Puts a new topic on the map, with the lanes of all who follow it. `false`: one
-    /// of its name is there, or the broker ends. As the end asks for the topics under
-    /// this lock, it finds all there will ever be.
+    /// Puts a new topic on the map, with a lane for each subscription that matches it. Returns
+    /// `false` if the name is taken or the broker ends. The broker's end lists the topics under
+    /// this lock, so it finds every topic there will ever be.
     pub(crate) fn register(&self, topic: &Arc<dyn AnyTopic>) -> bool {
         let pattern_subs = self.pattern_subs.lock();
         if self.is_ending() || self.topics.get(topic.name()).is_some() {
@@ -410,7 +410,8 @@ impl Engine {
                     .for_each(|pattern_sub| pattern_sub.on_topic_opened(topic));
                 mutant!((), "patterns.map-lock", drop(pattern_subs));
             },
-            // Who hears of the topic finds it, and who finds it has been preceded by that.
+            // The insertion announces the topic in one step. An observer that hears of the
+            // topic finds it, and nobody finds it before it was announced.
             self.topics
                 .insert(Arc::clone(topic.name()), Arc::clone(topic), || {
                     topic.announce(EventKind::TopicOpened);
@@ -421,8 +422,7 @@ impl Engine {
         true
     }
 
-    /// Has those who follow topics let go of their handlers, for the end of the
-    /// broker.
+    /// Releases the handlers of all subscriptions to patterns, for the end of the broker.
     pub(crate) fn release_pattern_subs(&self) {
         let pattern_subs = self.pattern_subs.lock().clone();
         for pattern_sub in pattern_subs {

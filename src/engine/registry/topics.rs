@@ -52,7 +52,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
         } else if self.gate.outstanding() > 0 {
             Some("messages")
         } else if any(|lane| lane.room.load().occupied > 0) {
-            // Looked for where messages go next, once none is left to go there.
+            // Deliveries are looked for after messages, because messages become deliveries.
             Some("deliveries")
         } else if self.letter_counts().0 > 0 {
             Some("dead letters")
@@ -68,7 +68,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
         }
         self.waiters.wake_all();
         mutant!(self.schedule(), "topic.notify-close");
-        // Batches that lanes accumulate are flushed by a drain, too.
+        // A drain also flushes the batches that lanes accumulate.
         for lane in self.lanes.load().iter() {
             lane.schedule();
         }
@@ -92,10 +92,10 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             let counts = lane.books.read();
             survey.moving += occupied.saturating_sub(awaiting);
             survey.parked += awaiting;
-            // A requeue has come to nothing.
+            // An attempt that was requeued has achieved nothing.
             survey.activity +=
                 counts.made + counts.ended() + counts.attempts.saturating_sub(counts.requeued);
-            // A lane that is ending is at rest when its handler has gone.
+            // A lane that is ending comes to rest when its handler is gone.
             if lane.phase() != Phase::Open && !lane.is_retired() {
                 survey.moving += 1;
             }
@@ -119,7 +119,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
     }
 
     fn release_user_code(&self) {
-        // What is the user's may hold a handle of this very topic.
+        // User code may hold a handle of this very topic.
         self.release_lanes();
         self.release_settings();
     }
@@ -166,7 +166,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Runs the end of a lane on the calling thread. `false`: a worker has it.
+    /// Runs the end of a lane on the calling thread. Returns `false` if a worker runs the lane.
     pub(crate) fn end(self: &Arc<Self>, engine: &Engine) -> bool {
         let _inside = Inside::enter(engine);
         let mut has_run = false;
@@ -179,8 +179,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         has_run
     }
 
-    /// Its end may have come. Nobody waits for a free worker with that: they may all
-    /// be busy elsewhere.
+    /// Runs the lane's end if it may have come, without waiting for a free worker. All workers
+    /// may be busy elsewhere.
     pub(crate) fn come_to_end(self: &Arc<Self>) {
         if self.phase() <= Phase::Draining || !self.end(self.engine()) {
             self.schedule();
@@ -189,14 +189,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl Engine {
-    /// Those on the map, and those that have left it and not ended.
+    /// Returns the topics on the map, and the topics that were removed and have not ended.
     pub(crate) fn all_topics(&self) -> Vec<Arc<dyn AnyTopic>> {
         let mut topics = self.topics.values();
         topics.extend(self.retired_topics.lock().iter().cloned());
         topics
     }
 
-    /// Remembers a topic that was removed until its lanes have gone.
+    /// Remembers a removed topic until its lanes are gone.
     pub(crate) fn retire_topic(&self, topic: &Arc<dyn AnyTopic>) {
         let mut retired_topics = self.retired_topics.lock();
         let (here, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut *retired_topics)
@@ -205,12 +205,12 @@ impl Engine {
         *retired_topics = here;
         retired_topics.push(Arc::clone(topic));
         drop(retired_topics);
-        // What a topic still holds is the user's, and goes after the lock.
+        // A topic may hold the last of user code, so it is dropped after the lock is released.
         drop(gone);
     }
 
-    /// After the stop: strategies and policies may hold the broker, which would never be
-    /// dropped then.
+    /// Drops strategies and policies after the stop. They may hold the broker, which would then
+    /// never be dropped.
     pub(crate) fn release_settings(&self) {
         for topic in self.all_topics() {
             topic.release_settings();
@@ -219,8 +219,7 @@ impl Engine {
         drop(self.strategy.swap(stand_in));
     }
 
-    /// What all topics still have to do, and whether that stood still while we
-    /// looked.
+    /// Returns what all topics still have to do, or `None` if that changed during the look.
     pub(crate) fn survey(&self) -> Option<Survey> {
         let look = || {
             let mut sum = Survey::default();
