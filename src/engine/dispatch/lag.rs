@@ -17,9 +17,9 @@
 //! open batch. It can't happen, because one of the two fences comes first. The side that
 //! fences second sees all that was done before the first fence.
 //!
-//! A lane never counts as lagging if its runner may not take any of its deliveries at any
-//! time. That is so with keys, with several consumers, with a batch handler, and where
-//! deliveries may be dropped or expire in the inbox.
+//! A lane never counts as lagging if its runner can't always take its deliveries. That is so
+//! with keys, with several consumers, with a batch handler, and where deliveries may be
+//! dropped or expire in the inbox.
 //!
 //! A subscription that joins has an empty lane, and notifies. So do a flush, a close, and a
 //! new strategy. Model: `loom-tests/tests/models/lag.rs`.

@@ -323,8 +323,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Removes a member. Its keys go to the other members, once no delivery of theirs is in
-    /// flight. Its slots end when no call of theirs runs.
+    /// Removes a member. Each of its keys goes to another member, once no delivery of the key
+    /// is in flight. Its slots end when no call of theirs runs.
     pub(crate) fn remove_member(self, member: &Arc<Member<T>>) {
         let mut state = self.keyed.state.lock();
         let before = state.members.len();

@@ -28,8 +28,8 @@ pub(crate) struct Straight<T> {
 }
 
 impl<T> Straight<T> {
-    /// Marks the deliveries as out, and returns the key of the first. Where keys matter, there
-    /// is only one delivery.
+    /// Marks the deliveries as out. Returns them with the key of the first; where keys matter,
+    /// there is only one.
     pub(crate) fn pass(self, state: &mut State<T>) -> (BatchSlice<T>, Option<Key>) {
         let key = self.rule.key_at(&self.part.batch, self.part.from as usize);
         state.sequencer.pass(RUNNER, key);
@@ -55,7 +55,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Takes at most `most` new deliveries out of the inbox, for the lane's own runner or for
-    /// callers that pull. Returns `None` if a filed delivery may go first.
+    /// callers that pull. Returns `None` if a filed delivery may go first, or no new one may.
     pub(crate) fn take_straight(self, state: &mut State<T>, most: usize) -> Option<Straight<T>> {
         if !state.sequencer.is_at_rest(RUNNER) || state.is_blocked() {
             return None;

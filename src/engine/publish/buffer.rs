@@ -48,7 +48,7 @@ struct Held<T> {
     /// When the oldest of them arrived.
     since_ns: u64,
     linger: Linger,
-    /// The buffer's place in the line, taken while the messages wait for room.
+    /// The buffer's position in the line, taken while the messages wait for room.
     place: Place,
     /// The result for the messages that have left since the last flush asked for it.
     receipt: BatchReceipt,
@@ -211,8 +211,9 @@ fn copy_out<T>(payloads: &mut Vec<T>, count: usize) -> Vec<T> {
 impl<T: Send + Sync + 'static> Fire for Buffer<T> {
     fn fire(self: Arc<Self>, _tag: Tag) {
         // A flush may evict payloads and so drop them. That is user code, which must not run on
-        // the timer thread. ORDERING: pairs with the swap in `run`. A `fire` that finds the
-        // flag set comes before that run's look.
+        // the timer thread.
+        // ORDERING: pairs with the swap in `run`. A `fire` that finds the flag set comes before
+        // that run's look.
         if !self.ready.swap(true, Ordering::AcqRel) {
             let topic = Arc::clone(&self.topic);
             topic.engine.pool.submit(self);
