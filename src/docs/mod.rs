@@ -6,7 +6,7 @@
 /// A chapter, and the items of the reference that belong to it.
 ///
 /// Chapters link to each other by name. Each file says itself where a name leads, for those who
-/// read it as a file; here it leads to a module, and the first of the two counts.
+/// read it as a file. Here the name leads to a module, and the first of the two counts.
 macro_rules! chapter {
     ($name:ident, $file:literal, $summary:literal, [$($item:ident),+]) => {
         #[doc = $summary]

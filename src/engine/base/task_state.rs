@@ -35,7 +35,7 @@ impl TaskState {
     /// Notifies the task of news that the caller has pushed where the runner will look. The news
     /// waits for no loan to end.
     pub fn notify(&self) -> Then {
-        // ORDERING: pairs with the fence in `started`; see the module's text.
+        // ORDERING: pairs with the fence in `start`; see the module's text.
         mutant!(fence(Ordering::SeqCst), "task.notify-fence");
         self.tell(mutant!(
             Schedule::notify,

@@ -12,7 +12,8 @@ const ALONE_AFTER: u64 = 4_096;
 /// The leases of a keyed lane. At most `credits` are out, unless there were more before.
 pub(crate) struct Leases<T> {
     pub(crate) out: Outstanding<T>,
-    /// The alarm, once set: no deadline is earlier than its time.
+    /// The timer that looks for overdue leases. With many leases out, it may come later than the
+    /// first deadline.
     pub(crate) alarm: Alarm,
     /// The alarm has notified, for the lane's runner to judge.
     pub(crate) is_overdue: bool,
