@@ -109,8 +109,9 @@ pub use observe::metrics::{
 };
 pub use pure::decide::key_hash::key_hash;
 pub use pure::decide::lifecycle::Status;
-pub use pure::decide::retry::{Backoff, Class, Decision, FailedAttempt, FailureKind, RetryPolicy};
-pub use pure::decide::strategy::{Backlog, Batched, FlushCause, Immediate, Plan, Strategy};
+pub use pure::policy::chosen::{RetryFn, StrategyFn, retry_fn, strategy_fn};
+pub use pure::policy::retry::{Backoff, Class, Decision, FailedAttempt, FailureKind, RetryPolicy};
+pub use pure::policy::strategy::{Backlog, Batched, FlushCause, Immediate, Plan, Strategy};
 pub use subscription::builder::SubscriptionBuilder;
 #[cfg(feature = "async")]
 pub use subscription::futures::{LeaseStream, Recv};

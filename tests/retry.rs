@@ -9,7 +9,7 @@
 //! and in time, a classifier; or whatever the user implements.
 
 use std::fmt;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::harness::{
@@ -18,7 +18,7 @@ use crate::harness::{
 use millstream::{
     Backoff, Batched, Broker, BrokerBuilder, Class, DeadReason, Decision, Delivery, EventKind,
     FailedAttempt, FailureKind, LaneFull, ManualClock, Nack, OnFailure, OpenError, PublishError,
-    Pull, RetryPolicy, SubscribeError, Subscription, SubscriptionBuilder, Topic,
+    Pull, RetryPolicy, SubscribeError, Subscription, SubscriptionBuilder, Topic, retry_fn,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -470,6 +470,30 @@ fn a_lease_that_is_refused_with_a_delay_is_judged_by_it_too() {
     let letters = topic.dead_letters().list();
     assert_eq!(letters[0].reason(), DeadReason::Exhausted);
     assert_balanced(&broker);
+}
+
+#[test]
+fn a_policy_may_be_a_closure_a_box_or_shared_and_keeps_all_its_decisions() {
+    let twice = || {
+        retry_fn(|failed| match failed.attempt() {
+            1 | 2 => Decision::RetryAfter(7 * MS),
+            _ => Decision::Exhausted,
+        })
+    };
+    assert_eq!(delays(twice()), [7 * MS; 2]);
+    let chosen: Box<dyn RetryPolicy> = match delays(twice()).len() {
+        2 => Box::new(twice()),
+        _ => Box::new(Backoff::default()),
+    };
+    assert_eq!(delays(chosen), [7 * MS; 2]);
+    assert_eq!(delays_asked(Arc::new(twice()), Some(9 * MS)), [9 * MS; 2]);
+    let capped = Backoff::fixed(MS).cap(3 * MS).max_attempts(3);
+    let shared: Arc<dyn RetryPolicy> = Arc::new(capped);
+    assert_eq!(delays_asked(shared, Some(9 * MS)), [3 * MS; 2]);
+    let (broker, _clock) = manual();
+    let broken: Box<dyn RetryPolicy> = Box::new(Backoff::fixed(MS).max_attempts(0));
+    let refused = broker.topic::<()>("t").retry(broken).open();
+    assert!(refused.is_err(), "it is checked behind its box, too");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::harness::{
 };
 use millstream::{
     Backlog, Batched, Broker, EventKind, FlushCause, Immediate, InvalidSetting, ManualClock, Nack,
-    Observation, Overflow, Plan, Strategy, Subscription, Topic,
+    Observation, Overflow, Plan, Strategy, Subscription, Topic, strategy_fn,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -293,6 +293,35 @@ fn a_flush_reaches_the_batches_that_subscriptions_accumulate() {
 
 /// Never hands anything on by itself.
 struct Never;
+
+#[test]
+fn a_strategy_may_be_a_closure_or_chosen_at_run_time() {
+    let (broker, _clock) = manual();
+    let in_threes = strategy_fn("in threes", |backlog| match backlog.waiting() {
+        waiting @ 3.. => Plan::Deliver { at_most: waiting },
+        _ => Plan::Wait {
+            until_waiting: 3,
+            at_most: None,
+        },
+    });
+    let (topic, log, _subscription) = topic_with(&broker, in_threes);
+    assert_eq!(topic.metrics().strategy, "in threes");
+    publish(&topic, 0..2);
+    broker.run_until_idle();
+    assert_eq!(log.take(), []);
+    publish(&topic, 2..3);
+    broker.run_until_idle();
+    assert_eq!(log.take(), [0, 1, 2]);
+    let chosen: Box<dyn Strategy> = Box::new(Immediate);
+    topic.set_strategy(chosen).expect("valid");
+    publish(&topic, 3..4);
+    broker.run_until_idle();
+    assert_eq!(log.take(), [3]);
+    let too_small: Arc<dyn Strategy> = Arc::new(Batched::of(0));
+    let refused = topic.set_strategy(too_small);
+    assert!(refused.is_err(), "it is checked behind its pointer, too");
+    assert_balanced(&broker);
+}
 
 impl Strategy for Never {
     fn plan(&self, _: &Backlog) -> Plan {

@@ -14,7 +14,7 @@ use crate::engine::state::topic::TopicCore;
 use crate::message::Receipt;
 use crate::observe::event::{Event, EventKind};
 use crate::observe::metrics::{Metrics, TopicMetrics};
-use crate::pure::decide::strategy::Strategy;
+use crate::pure::policy::strategy::Strategy;
 use crate::pure::words::ending::{Ending, Refuse};
 use crate::subscription::pattern::PatternSubscriptionBuilder;
 use crate::sync::{Arc, Instant, StaticOnce};

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use crate::pure::decide::verdict::NackAction;
+use crate::pure::policy::verdict::NackAction;
 
 /// A handler's refusal of a delivery.
 ///

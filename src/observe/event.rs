@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::message::MessageId;
 use crate::pure::decide::lifecycle::Status;
-use crate::pure::decide::retry::FailureKind;
-use crate::pure::decide::strategy::FlushCause;
+use crate::pure::policy::retry::FailureKind;
+use crate::pure::policy::strategy::FlushCause;
 use crate::sync::Arc;
 use crate::types::config::Overflow;
 use crate::types::reason::DeadReason;

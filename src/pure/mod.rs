@@ -7,5 +7,6 @@
 
 pub(crate) mod decide;
 pub(crate) mod order;
+pub(crate) mod policy;
 pub(crate) mod wheel;
 pub(crate) mod words;

@@ -13,7 +13,7 @@ use crate::engine::state::lane::Lane;
 use crate::message::Delivery;
 use crate::message::nack::Nack;
 use crate::observe::metrics::SubscriptionMetrics;
-use crate::pure::decide::retry::RetryPolicy;
+use crate::pure::policy::retry::RetryPolicy;
 use crate::pure::words::room::Phase;
 use crate::subscription::{AnyLane, Unsubscribed, end_all};
 use crate::sync::Arc;

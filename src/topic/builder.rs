@@ -9,8 +9,8 @@ use crate::engine::base::contain::{SharedPolicy, SharedStrategy, share_policy, s
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::directory::{AnyTopic, Partitions, TopicSettings};
 use crate::engine::state::topic::TopicCore;
-use crate::pure::decide::retry::RetryPolicy;
-use crate::pure::decide::strategy::Strategy;
+use crate::pure::policy::retry::RetryPolicy;
+use crate::pure::policy::strategy::Strategy;
 use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::types::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};

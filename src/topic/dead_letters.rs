@@ -10,7 +10,7 @@ use crate::engine::state::lane::Lane;
 use crate::message::{Address, Delivery, MessageId};
 use crate::observe::event::{EventKind, Subject};
 use crate::pure::decide::lifecycle::{Status, Step};
-use crate::pure::decide::retry::FailureKind;
+use crate::pure::policy::retry::FailureKind;
 use crate::pure::words::room::Reserved;
 use crate::sync::{Arc, mutant};
 use crate::topic::Topic;

@@ -3,8 +3,8 @@
 
 use std::any::TypeId;
 
-use crate::pure::decide::retry::RetryPolicy;
-use crate::pure::decide::strategy::{Immediate, Strategy};
+use crate::pure::policy::retry::RetryPolicy;
+use crate::pure::policy::strategy::{Immediate, Strategy};
 use crate::sync::{Arc, catch_panic};
 
 /// Calls user code. A panic comes back as its text.

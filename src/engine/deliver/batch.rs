@@ -7,7 +7,7 @@ use crate::engine::parts::attempts::Attempts;
 use crate::engine::state::lane::{Lane, Turn};
 use crate::message::batch::{BatchSlice, Stamp};
 use crate::pure::decide::lifecycle::{Status, Step};
-use crate::pure::decide::strategy::{Backlog, Batched, Plan, Strategy};
+use crate::pure::policy::strategy::{Backlog, Batched, Plan, Strategy};
 use crate::pure::words::room::Phase;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;

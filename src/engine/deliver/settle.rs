@@ -1,5 +1,5 @@
 //! Carrying out verdicts on deliveries. Nothing is decided here: the verdict comes from
-//! [`crate::pure::decide::verdict`], the legal steps from
+//! [`crate::pure::policy::verdict`], the legal steps from
 //! [`crate::pure::decide::lifecycle`].
 
 use crate::engine::parts::handler::FailedCall;
@@ -10,7 +10,7 @@ use crate::message::MessageId;
 use crate::message::batch::{Batch, BatchSlice};
 use crate::observe::event::{DropCause, EventKind, Subject};
 use crate::pure::decide::lifecycle::{Status, Step};
-use crate::pure::decide::verdict::{NackAction, Verdict};
+use crate::pure::policy::verdict::{NackAction, Verdict};
 use crate::pure::words::room::Phase;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;

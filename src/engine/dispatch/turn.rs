@@ -14,7 +14,7 @@ use crate::message::MessageId;
 use crate::message::batch::{BATCH, BatchSlice};
 use crate::observe::event::{DropCause, EventKind, Hook};
 use crate::pure::decide::lifecycle::Status;
-use crate::pure::decide::strategy::{Backlog, FlushCause, Plan, Strategy};
+use crate::pure::policy::strategy::{Backlog, FlushCause, Plan, Strategy};
 use crate::pure::words::schedule::Then;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Reader, mutant};

@@ -10,8 +10,8 @@ use crate::engine::state::keyed::{KeyedLane, RUNNER};
 use crate::engine::state::lane::Turn;
 use crate::message::batch::Stamp;
 use crate::pure::decide::lifecycle::{Status, Step};
-use crate::pure::decide::strategy::Batched;
 use crate::pure::order::sequencer::{Class, PerKey};
+use crate::pure::policy::strategy::Batched;
 use crate::sync::Arc;
 use crate::types::duration::nanos;
 

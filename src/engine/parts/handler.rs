@@ -14,9 +14,9 @@ use crate::message::delivery_batch::DeliveryBatch;
 use crate::message::error_text::error_text;
 use crate::message::nack::Nack;
 use crate::message::{Address, Delivery};
-use crate::pure::decide::retry::FailureKind;
-use crate::pure::decide::strategy::Batched;
-use crate::pure::decide::verdict::NackAction;
+use crate::pure::policy::retry::FailureKind;
+use crate::pure::policy::strategy::Batched;
+use crate::pure::policy::verdict::NackAction;
 use crate::pure::words::room::{Phase, Room};
 use crate::sync::Arc;
 

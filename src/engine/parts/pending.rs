@@ -4,7 +4,7 @@ use crate::engine::parts::attempts::Attempts;
 use crate::message::MessageId;
 use crate::message::batch::{Batch, BatchSlice, Stamp};
 use crate::pure::decide::lifecycle::Status;
-use crate::pure::decide::retry::FailureKind;
+use crate::pure::policy::retry::FailureKind;
 use crate::pure::wheel::TimerKey;
 use crate::sync::Arc;
 

@@ -23,7 +23,7 @@ use crate::engine::wait::fire::{Fire, Tag};
 use crate::engine::wait::standby::Place;
 use crate::message::BatchReceipt;
 use crate::message::batch::DeferredDrops;
-use crate::pure::decide::strategy::Batched;
+use crate::pure::policy::strategy::Batched;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, in_order};
 use crate::types::duration::nanos;

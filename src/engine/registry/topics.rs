@@ -14,7 +14,7 @@ use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::TopicCore;
 use crate::observe::event::{EventKind, Subject};
 use crate::observe::metrics::TopicMetrics;
-use crate::pure::decide::retry::Backoff;
+use crate::pure::policy::retry::Backoff;
 use crate::pure::words::ending::Refuse;
 use crate::pure::words::handles::Handles;
 use crate::pure::words::room::Phase;

@@ -17,7 +17,7 @@ use crate::message::MessageId;
 use crate::message::batch::{Message, Meta, QueueEntry};
 use crate::observe::event::{About, EventKind, Record, Subject};
 use crate::pure::decide::lifecycle::Status;
-use crate::pure::decide::retry::RetryPolicy;
+use crate::pure::policy::retry::RetryPolicy;
 use crate::pure::wheel::TimerKey;
 use crate::pure::wheel::arena::Arena;
 use crate::pure::words::ending::Ending;

@@ -3,8 +3,6 @@
 //! It is frozen. So runs can be repeated, and partitions predicted, across builds, machines and
 //! versions.
 
-use crate::pure::decide::retry::mix;
-
 /// Returns the hash of a key, by which a partitioned topic chooses its partition.
 ///
 /// The partition is `key_hash(key) % partitions`; see
@@ -32,6 +30,16 @@ pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
+}
+
+/// The finalizer of splitmix64, by which every input bit moves every output bit.
+///
+/// Its source is Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
+pub(crate) fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -1,10 +1,8 @@
-//! Decisions: what a delivery may become, when a batch is due, whether a retry follows.
+//! Decisions that are the engine's own. They are about lifecycles, the rules of keyed lanes, the hash
+//! of keys, and the time to look for expired messages.
 
 pub(crate) mod expiry;
 pub(crate) mod key_hash;
 pub(crate) mod lifecycle;
-pub(crate) mod retry;
 pub(crate) mod rules;
-pub(crate) mod strategy;
 pub(crate) mod stride;
-pub(crate) mod verdict;

@@ -3,7 +3,7 @@
 //! The owner of a key is the consumer with the highest weight for it (rendezvous hashing; Thaler
 //! and Ravishankar, 1996). So a consumer that joins or leaves moves no keys but its own.
 
-use crate::pure::decide::retry::mix;
+use crate::pure::decide::key_hash::mix;
 use crate::pure::order::line::Lists;
 use crate::pure::order::sequencer::Key;
 

@@ -483,7 +483,7 @@ fn first<R: Copy + Ord, V>(list: &BTreeMap<R, V>) -> Option<(R, &V)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pure::decide::retry::mix;
+    use crate::pure::decide::key_hash::mix;
     use proptest::prelude::*;
     use std::collections::{BTreeSet, VecDeque};
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::pure::decide::retry::Decision;
+use crate::pure::policy::retry::Decision;
 use crate::types::duration::nanos;
 use crate::types::reason::DeadReason;
 

@@ -88,7 +88,9 @@ pub enum FlushCause {
     Drain,
 }
 
-/// A strategy that decides when waiting messages are dispatched. Implement it for your own rules.
+/// A strategy that decides when waiting messages are dispatched. Implement it for your own rules, or
+/// make one of a closure with [`strategy_fn`](crate::strategy_fn). A `Box` or an `Arc` of a strategy
+/// is a strategy, so it can be chosen at run time.
 ///
 /// A worker asks it once per batch and never per message, so it should return quickly. If it
 /// panics, the backlog is delivered as if it had returned [`Plan::Deliver`] of everything. A

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::pure::decide::key_hash::fnv1a;
+use crate::pure::decide::key_hash::{fnv1a, mix};
 use crate::types::error::InvalidSetting;
 
 /// One failed attempt, as a [`RetryPolicy`] sees it.
@@ -139,7 +139,9 @@ pub enum Decision {
     Discard,
 }
 
-/// A policy that decides what follows a failed attempt. Implement it for your own rules.
+/// A policy that decides what follows a failed attempt. Implement it for your own rules, or make one
+/// of a closure with [`retry_fn`](crate::retry_fn). A `Box` or an `Arc` of a policy is a policy, so it
+/// can be chosen at run time.
 ///
 /// It decides once per failure, outside every lock. A worker calls it, or a thread that receives or
 /// settles leases. If it panics, the delivery is dead-lettered with that as the reason, and nothing
@@ -445,16 +447,6 @@ pub(crate) fn salt(seed: u64, names: [&str; 2]) -> u64 {
 pub(crate) fn random(salt: u64, id: u64, generation: u16, attempt: u32) -> u64 {
     let try_of_all = u64::from(generation) << 32 | u64::from(attempt);
     mix(mix(salt ^ id) ^ try_of_all)
-}
-
-/// The finalizer of splitmix64, by which every input bit moves every output bit.
-///
-/// Its source is Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
-pub(crate) fn mix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// A nanosecond that is doubled this often is longer than any duration.
