@@ -15,6 +15,7 @@ mod expiry;
 mod failures_at_the_end;
 mod fair_shares;
 mod groups;
+mod handles;
 mod harness;
 mod hostile_handlers;
 mod isolation;

@@ -108,8 +108,41 @@ impl Nack {
     /// }
     /// ```
     pub fn from_error(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::with(NackAction::Policy, error)
+    }
+
+    /// Asks for another attempt after `delay`, as [`retry_after`](Self::retry_after) does, because
+    /// of an error. The letter that may follow keeps the error and its sources.
+    pub fn retry_after_with(
+        delay: Duration,
+        error: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self::with(NackAction::After(delay), error)
+    }
+
+    /// Sends the delivery to the dead letters now, as [`dead_letter`](Self::dead_letter) does,
+    /// because of an error. The letter keeps the error and its sources.
+    ///
+    /// ```
+    /// # use millstream::{Delivery, Nack};
+    /// fn handle(delivery: &Delivery<'_, String>) -> Result<(), Nack> {
+    ///     let order = delivery.payload().parse::<u64>();
+    ///     let _order = order.map_err(Nack::dead_letter_with)?; // it won't be a number next time
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn dead_letter_with(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::with(NackAction::DeadLetter, error)
+    }
+
+    /// Drops the delivery, as [`discard`](Self::discard) does, because of an error.
+    pub fn discard_with(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::with(NackAction::Discard, error)
+    }
+
+    fn with(action: NackAction, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(Box::new(Refusal {
-            action: NackAction::Policy,
+            action,
             cause: Cause::Error(error.into()),
         }))
     }
@@ -166,6 +199,23 @@ mod tests {
         assert_eq!(nack.action(), NackAction::Policy);
         assert!(nack.error().is_some_and(|error| error.is::<fmt::Error>()));
         assert_eq!(Nack::from_error("a text").to_string(), "a text");
+    }
+
+    #[test]
+    fn a_nack_with_an_error_says_what_is_to_follow_and_keeps_it() {
+        let delay = Duration::from_secs(3);
+        let nacks = [
+            (
+                Nack::retry_after_with(delay, fmt::Error),
+                NackAction::After(delay),
+            ),
+            (Nack::dead_letter_with(fmt::Error), NackAction::DeadLetter),
+            (Nack::discard_with(fmt::Error), NackAction::Discard),
+        ];
+        for (nack, action) in nacks {
+            assert_eq!(nack.action(), action);
+            assert!(nack.error().is_some_and(|error| error.is::<fmt::Error>()));
+        }
     }
 
     #[test]

@@ -173,6 +173,17 @@ impl<T> PublishError<T> {
             | Self::Invalid { payload, .. } => payload,
         }
     }
+
+    /// Returns whether the topic had no room, at once or within the time that the caller waited. A
+    /// later try may succeed.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full(_) | Self::TimedOut(_))
+    }
+
+    /// Returns whether the topic accepts nothing any more. No later try will succeed.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed(_))
+    }
 }
 
 impl<T> fmt::Debug for PublishError<T> {

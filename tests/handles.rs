@@ -1,0 +1,46 @@
+//! Every handle goes to other threads, and every one that threads can share is shared.
+
+use std::fmt::Debug;
+
+use millstream::{
+    BatchReceipt, Broker, BrokerBuilder, BufferedPublisher, ConsumerGroup, DeadLetter, DeadLetters,
+    DrainReport, Lease, LeaseBatch, ManualClock, Member, MessageBuilder, Metrics, Observation,
+    PatternSubscription, PublishError, PullSubscription, Receipt, Subscription, Topic,
+};
+
+fn goes<V: Send + Debug>() {}
+fn is_shared<V: Send + Sync + Debug>() {}
+
+#[test]
+fn every_handle_goes_to_other_threads() {
+    is_shared::<Broker>();
+    is_shared::<BrokerBuilder>();
+    is_shared::<ManualClock>();
+    is_shared::<Observation>();
+    is_shared::<Topic<String>>();
+    is_shared::<BufferedPublisher<String>>();
+    is_shared::<DeadLetters<String>>();
+    is_shared::<DeadLetter<String>>();
+    is_shared::<Subscription>();
+    is_shared::<ConsumerGroup<String>>();
+    is_shared::<Member>();
+    is_shared::<PatternSubscription>();
+    is_shared::<PullSubscription<String>>();
+    is_shared::<Lease<String>>();
+    is_shared::<LeaseBatch<String>>();
+    is_shared::<Receipt>();
+    is_shared::<BatchReceipt>();
+    is_shared::<Metrics>();
+    is_shared::<DrainReport>();
+    is_shared::<PublishError<String>>();
+    goes::<MessageBuilder<'static, String>>();
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn every_future_goes_to_other_threads() {
+    goes::<millstream::Publish<String>>();
+    goes::<millstream::Recv<String>>();
+    goes::<millstream::LeaseStream<String>>();
+    is_shared::<millstream::OwnedDelivery<String>>();
+}
