@@ -360,8 +360,11 @@ fn racing_publishers_that_drop_the_oldest_lose_nothing_uncounted() {
 /// A full topic that blocks, without anybody who would make room; and a way to
 /// learn that a publisher has met it.
 fn full(broker: &Broker, timeout: Duration) -> (Topic<u32>, mpsc::Receiver<()>, Observation) {
-    let topic = broker.topic("t").capacity(2);
-    let topic = topic.overflow(Overflow::Block { timeout });
+    full_by(broker, Overflow::Block { timeout })
+}
+
+fn full_by(broker: &Broker, overflow: Overflow) -> (Topic<u32>, mpsc::Receiver<()>, Observation) {
+    let topic = broker.topic("t").capacity(2).overflow(overflow);
     let topic = topic.no_subscribers(NoSubscribers::Retain).open();
     let topic = topic.expect("opens");
     let (met, meets) = mpsc::channel();
@@ -428,6 +431,75 @@ fn a_blocked_publisher_gives_up_when_its_time_is_up_and_not_before() {
     );
     assert_eq!(partial.accepted, 0);
     assert_eq!(partial.into_rest(), (3..200).collect::<Vec<_>>());
+    assert_balanced(&broker);
+}
+
+#[test]
+fn try_publish_never_waits_and_hands_the_payload_back() {
+    let broker = threaded(1);
+    let (topic, _meets, _observation) = full(&broker, HANG);
+    let began = Instant::now();
+    let refused = topic.try_publish(2).expect_err("it is full");
+    assert!(refused.is_full() && !refused.is_closed());
+    assert!(matches!(refused, PublishError::Full(2)), "{refused}");
+    let refused = topic.message(3).key("k").try_publish();
+    let refused = refused.expect_err("it is full");
+    assert!(matches!(refused, PublishError::Full(3)), "{refused}");
+    let late = topic.message(4).after(MS).try_publish();
+    let late = late.expect_err("a delayed message needs a place, too");
+    assert!(matches!(late, PublishError::Full(4)), "{late}");
+    assert!(began.elapsed() < HANG);
+    assert_eq!(topic.metrics().rejected, 3);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn try_publish_drops_where_publish_would() {
+    let (broker, _clock) = manual();
+    let oldest = of(&broker, 1, Overflow::DropOldest);
+    oldest.try_publish(0).expect("there is room");
+    assert_eq!(
+        oldest.try_publish(1).expect("an older one goes").evicted(),
+        1
+    );
+    let newest = broker.topic("newest").capacity(1);
+    let newest = newest.overflow(Overflow::DropNewest).open();
+    let newest: Topic<u32> = newest.expect("opens");
+    newest.try_publish(0).expect("there is room");
+    assert!(newest.try_publish(1).expect("it goes itself").is_dropped());
+    assert_balanced(&broker);
+}
+
+#[test]
+fn publish_timeout_waits_even_where_the_topic_would_reject() {
+    let broker = threaded(1);
+    let (topic, meets, _observation) = full_by(&broker, Overflow::Reject);
+    let (log, _reader) = std::thread::scope(|scope| {
+        let blocked = scope.spawn(|| topic.publish_timeout(2, HANG));
+        meets.recv_timeout(HANG).expect("it meets a full topic");
+        let reader = read(&topic, "s");
+        let receipt = blocked.join().expect("it returns").expect("there is room");
+        assert_eq!(receipt.id().get(), 3);
+        reader
+    });
+    assert_rests_balanced(&broker);
+    assert_eq!(log.take(), [0, 1, 2]);
+}
+
+#[test]
+fn publish_timeout_stands_in_for_the_timeout_of_the_topic() {
+    let broker = threaded(1);
+    let (topic, _meets, _observation) = full(&broker, HANG);
+    let began = Instant::now();
+    let refused = topic.publish_timeout(2, 20 * MS);
+    let refused = refused.expect_err("nobody makes room");
+    assert!(matches!(refused, PublishError::TimedOut(2)), "{refused}");
+    let refused = topic.message(3).key("k").publish_timeout(20 * MS);
+    let refused = refused.expect_err("nobody makes room");
+    assert!(matches!(refused, PublishError::TimedOut(3)), "{refused}");
+    let took = began.elapsed();
+    assert!(took >= 40 * MS && took < HANG, "{took:?}");
+    assert_eq!(topic.metrics().rejected, 2);
     assert_balanced(&broker);
 }
 

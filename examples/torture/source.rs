@@ -156,7 +156,11 @@ impl Source {
         if self.ledger.terms.expires && random.bool() {
             message = message.ttl(Duration::from_micros(random.u64(1..3_000)));
         }
-        let sent = message.publish();
+        let sent = match random.u32(..3) {
+            0 => message.publish(),
+            1 => message.try_publish(),
+            _ => message.publish_timeout(Duration::from_micros(random.u64(..2_000))),
+        };
         self.one(sent)
     }
 

@@ -11,6 +11,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::engine::base::contain::{share_policy, share_strategy};
+use crate::engine::publish::admit::Wait;
 use crate::engine::publish::buffer::Buffer;
 use crate::engine::runtime::directory::AnyTopic;
 use crate::engine::state::topic::TopicCore;
@@ -63,14 +64,64 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// Publishes a message.
     ///
     /// It blocks only under [`Overflow::Block`](crate::Overflow::Block), and then never inside a
-    /// handler of the same broker.
+    /// handler of the same broker. [`try_publish`](Self::try_publish) never blocks, and
+    /// [`publish_timeout`](Self::publish_timeout) waits as long as you say.
     ///
     /// # Errors
     ///
     /// Returns a [`PublishError`], which hands the payload back: `Full`, `TimedOut`, `Closed` or
     /// `NoSubscribers`.
     pub fn publish(&self, payload: T) -> Result<Receipt, PublishError<T>> {
-        self.core.publish(payload, None)
+        self.core.publish(payload, None, Wait::ByPolicy)
+    }
+
+    /// Publishes a message if there is room now. It never blocks.
+    ///
+    /// It is [`publish`](Self::publish), except that a topic with
+    /// [`Overflow::Block`](crate::Overflow::Block) refuses the message when it is full. A topic
+    /// that drops messages drops them here, too.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`PublishError`], which hands the payload back: `Full`, `Closed` or
+    /// `NoSubscribers`.
+    pub fn try_publish(&self, payload: T) -> Result<Receipt, PublishError<T>> {
+        self.core.publish(payload, None, Wait::Never)
+    }
+
+    /// Publishes a message, and waits up to `timeout` for room.
+    ///
+    /// It is [`publish`](Self::publish), except that this timeout stands in for the topic's own. It
+    /// waits even for a topic that would reject the message. A topic that drops messages when it is
+    /// full drops them here, too, and nobody waits. Inside a handler of the same broker it returns
+    /// `Full` at once. On a broker without workers it waits for another thread to run the broker.
+    ///
+    /// ```
+    /// use millstream::{Broker, PublishError};
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = Broker::new()?;
+    /// let orders = broker.topic::<u32>("orders").capacity(1_000).open()?;
+    /// match orders.publish_timeout(7, Duration::from_millis(20)) {
+    ///     Ok(receipt) => println!("accepted as {receipt}"),
+    ///     Err(PublishError::TimedOut(order)) => println!("no room for {order} in time"),
+    ///     Err(other) => return Err(other.into()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`PublishError`], which hands the payload back: `Full`, `TimedOut`, `Closed` or
+    /// `NoSubscribers`.
+    pub fn publish_timeout(
+        &self,
+        payload: T,
+        timeout: Duration,
+    ) -> Result<Receipt, PublishError<T>> {
+        self.core.publish(payload, None, Wait::For(timeout))
     }
 
     /// Publishes many messages in order, in chunks of up to 64, each of which is accepted at once.
@@ -126,7 +177,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// The errors are those of [`publish`](Self::publish).
     pub fn publish_after(&self, delay: Duration, payload: T) -> Result<Receipt, PublishError<T>> {
-        self.core.publish_after(delay, payload, None)
+        self.core
+            .publish_after(delay, payload, None, Wait::ByPolicy)
     }
 
     /// Begins a message with a key, headers, a time to live or a delay.
@@ -326,6 +378,31 @@ impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
     /// The errors are those of [`Topic::publish`], and [`PublishError::Invalid`] for a time to live
     /// of zero.
     pub fn publish(self) -> Result<Receipt, PublishError<T>> {
+        self.publish_by(Wait::ByPolicy)
+    }
+
+    /// Publishes the message if there is room now, as [`Topic::try_publish`] does.
+    ///
+    /// # Errors
+    ///
+    /// The errors are those of [`Topic::try_publish`], and [`PublishError::Invalid`] for a time to
+    /// live of zero.
+    pub fn try_publish(self) -> Result<Receipt, PublishError<T>> {
+        self.publish_by(Wait::Never)
+    }
+
+    /// Publishes the message, and waits up to `timeout` for room, as [`Topic::publish_timeout`]
+    /// does.
+    ///
+    /// # Errors
+    ///
+    /// The errors are those of [`Topic::publish_timeout`], and [`PublishError::Invalid`] for a time
+    /// to live of zero.
+    pub fn publish_timeout(self, timeout: Duration) -> Result<Receipt, PublishError<T>> {
+        self.publish_by(Wait::For(timeout))
+    }
+
+    fn publish_by(self, wait: Wait) -> Result<Receipt, PublishError<T>> {
         let (core, payload, mut meta) = (&self.topic.core, self.payload, self.meta);
         meta.ttl_ns = match self.ttl.map(check_ttl).transpose() {
             Ok(ttl_ns) => ttl_ns,
@@ -335,8 +412,8 @@ impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
             }
         };
         match self.delay {
-            None => core.publish(payload, Some(meta)),
-            Some(delay) => core.publish_after(delay, payload, Some(meta)),
+            None => core.publish(payload, Some(meta), wait),
+            Some(delay) => core.publish_after(delay, payload, Some(meta), wait),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Admission of messages: the gate, the overflow policy, the push into the queue.
 
+use std::time::Duration;
+
 use crate::engine::base::gate::Gate;
 use crate::engine::runtime::context;
 use crate::engine::state::partition_queue::Tail;
@@ -21,9 +23,20 @@ use crate::types::error::PublishError;
 /// yet, or to a dispatcher in its turn.
 const EVICTION_TRIES: u32 = 1_000;
 
-/// How long a publisher waits for room, and whether observers have been told that it waits.
+/// How long a publisher waits for room in a topic that drops nothing.
+#[derive(Clone, Copy, Default)]
+pub(crate) enum Wait {
+    /// As long as the topic's overflow policy says.
+    #[default]
+    ByPolicy,
+    Never,
+    For(Duration),
+}
+
+/// The patience of a publisher, and whether observers have been told that it waits.
 #[derive(Default)]
 pub(crate) struct Patience {
+    wait: Wait,
     /// The time at which a wait must end. The first wait sets it.
     until: Option<Instant>,
     /// Whether observers know that the publisher waits.
@@ -37,10 +50,23 @@ impl Patience {
     /// `told` says whether observers know already that the buffer waits.
     pub(crate) fn locked(told: bool) -> Self {
         Self {
-            until: None,
             told,
             is_locked: true,
+            ..Self::default()
         }
+    }
+
+    /// When the wait for room must end, if the publisher waits under this policy, which drops
+    /// nothing.
+    fn until(&mut self, overflow: Overflow) -> Option<Option<Instant>> {
+        let timeout = match (self.wait, overflow) {
+            (Wait::For(timeout), _) | (Wait::ByPolicy, Overflow::Block { timeout }) => timeout,
+            _ => return None,
+        };
+        if self.until.is_none() {
+            self.until = Instant::now().checked_add(timeout);
+        }
+        Some(self.until)
     }
 }
 
@@ -106,6 +132,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self: &Arc<Self>,
         payload: T,
         meta: Option<Meta>,
+        wait: Wait,
     ) -> Result<Receipt, PublishError<T>> {
         if let Some((accepted_ns, mut tail)) = self.short_way()
             && let Ok(granted) = self.gate.admit_alone(1, self.settings.capacity)
@@ -119,7 +146,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.notify_after(tail, id.get(), own_expires_ns);
             return Ok(admitted.receipt());
         }
-        self.publish_to(None, payload, meta)
+        self.publish_to(None, payload, meta, wait)
     }
 
     /// Returns the time and the queue's lock, if a message may get its ticket and be written in
@@ -157,9 +184,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         route: Option<u64>,
         payload: T,
         meta: Option<Meta>,
+        wait: Wait,
     ) -> Result<Receipt, PublishError<T>> {
         let mut drops = DeferredDrops::new();
-        let admitted = match self.admit_one(&mut drops, route, meta.as_ref()) {
+        let admitted = match self.admit_one(wait, &mut drops, route, meta.as_ref()) {
             Ok(admitted) => admitted,
             Err(refused) => return Err(refused.error(payload)),
         };
@@ -173,11 +201,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     #[inline(always)]
     pub(crate) fn admit_one(
         self: &Arc<Self>,
+        wait: Wait,
         drops: &mut DeferredDrops<T>,
         route: Option<u64>,
         meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
-        let admitted = self.admit(1, &mut Patience::default(), drops, route, meta);
+        let mut patience = Patience {
+            wait,
+            ..Patience::default()
+        };
+        let admitted = self.admit(1, &mut patience, drops, route, meta);
         admitted.inspect_err(|_| self.books.rejected.add(1))
     }
 
@@ -334,12 +367,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         let admitted = match (refusal, self.settings.overflow) {
             (Refusal::Closed, _) => Err(Refused::Closed),
-            (Refusal::Full, Overflow::Reject) => Err(Refused::Full),
-            (Refusal::Full, Overflow::Block { timeout }) => {
-                if patience.until.is_none() {
-                    patience.until = Instant::now().checked_add(timeout);
+            (Refusal::Full, overflow @ (Overflow::Reject | Overflow::Block { .. })) => {
+                match patience.until(overflow) {
+                    Some(until) => self.admit_after_wait(wanted, until),
+                    None => Err(Refused::Full),
                 }
-                self.admit_after_wait(wanted, patience.until)
             }
             (Refusal::Full, Overflow::DropOldest) => {
                 self.admit_by_eviction(wanted, drops, route, meta)

@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll, ready};
 
-use crate::engine::publish::admit::{Admitted, Refused, refused};
+use crate::engine::publish::admit::{Admitted, Refused, Wait, refused};
 use crate::engine::runtime::context;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::wakers::WaiterId;
@@ -67,7 +67,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Poll<Result<Receipt, PublishError<T>>> {
         let take = |payload: &mut Option<T>| payload.take().expect("polled after it was ready");
         if !matches!(self.settings.overflow, Overflow::Block { .. }) {
-            return Poll::Ready(self.publish(take(payload), None));
+            return Poll::Ready(self.publish(take(payload), None, Wait::ByPolicy));
         }
         let admitted = ready!(self.poll_admit(is_first, id, context));
         let payload = take(payload);

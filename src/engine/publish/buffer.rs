@@ -15,7 +15,7 @@
 //! its messages.
 
 use crate::engine::base::contain::discard;
-use crate::engine::publish::admit::{Patience, Refused};
+use crate::engine::publish::admit::{Patience, Refused, Wait};
 use crate::engine::runtime::linger::Linger;
 use crate::engine::runtime::pool::{Task, Worker};
 use crate::engine::state::topic::TopicCore;
@@ -96,7 +96,9 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         if held.payloads.is_empty() {
             if self.topic.is_starving() {
                 drop(held);
-                let receipt = self.topic.publish_to(self.route, payload, None)?;
+                let receipt = self
+                    .topic
+                    .publish_to(self.route, payload, None, Wait::ByPolicy)?;
                 self.held.lock().receipt.add(receipt);
                 return Ok(());
             }

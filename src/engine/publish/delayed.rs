@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::engine::base::contain::discard;
+use crate::engine::publish::admit::Wait;
 use crate::engine::state::topic::{Delayed, TopicCore};
 use crate::engine::wait::fire::Tag;
 use crate::message::Receipt;
@@ -22,16 +23,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         delay: Duration,
         payload: T,
         meta: Option<Meta>,
+        wait: Wait,
     ) -> Result<Receipt, PublishError<T>> {
         if delay.is_zero() {
-            return self.publish(payload, meta);
+            return self.publish(payload, meta, wait);
         }
         let mut drops = DeferredDrops::new();
         let route = self
             .split
             .as_ref()
             .and_then(|split| split.route(meta.as_ref(), 1, 1));
-        let admitted = match self.admit_one(&mut drops, route, None) {
+        let admitted = match self.admit_one(wait, &mut drops, route, None) {
             Ok(admitted) => admitted,
             Err(refused) => return Err(refused.error(payload)),
         };
