@@ -1,11 +1,13 @@
-//! Every handle goes to other threads, and every one that threads can share is shared.
+//! Every handle goes to other threads, and every one that threads can share is shared. Labels of
+//! reasons, which metrics go by, stay what they are.
 
 use std::fmt::Debug;
 
 use millstream::{
     BatchReceipt, Broker, BrokerBuilder, BufferedPublisher, ConsumerGroup, DeadLetter, DeadLetters,
-    DrainReport, Lease, LeaseBatch, ManualClock, Member, MessageBuilder, Metrics, Observation,
-    PatternSubscription, PublishError, PullSubscription, Receipt, Subscription, Topic,
+    DeadReason, DrainReport, DropCause, EventKind, FailureKind, FlushCause, Hook, Lease,
+    LeaseBatch, ManualClock, Member, MessageBuilder, Metrics, Observation, PatternSubscription,
+    PublishError, PullSubscription, Receipt, Subscription, Topic,
 };
 
 fn goes<V: Send + Debug>() {}
@@ -43,4 +45,42 @@ fn every_future_goes_to_other_threads() {
     goes::<millstream::Recv<String>>();
     goes::<millstream::LeaseStream<String>>();
     is_shared::<millstream::OwnedDelivery<String>>();
+}
+
+#[test]
+fn labels_stay_what_they_are() {
+    use DeadReason::{Exhausted, KeyParked, LaneFull, PolicyPanicked, Rejected, Unsubscribed};
+    let reasons = [
+        Exhausted,
+        Rejected,
+        PolicyPanicked,
+        Unsubscribed,
+        LaneFull,
+        KeyParked,
+    ];
+    assert_eq!(
+        reasons.map(DeadReason::as_str).join(" "),
+        "exhausted rejected policy_panicked unsubscribed lane_full key_parked"
+    );
+    let causes = [
+        DropCause::Overflow,
+        DropCause::LaneFull,
+        DropCause::Shutdown,
+    ];
+    assert_eq!(
+        causes.map(DropCause::as_str).join(" "),
+        "overflow lane_full shutdown"
+    );
+    let kinds = [
+        FailureKind::Error,
+        FailureKind::Timeout,
+        FailureKind::Abandoned,
+    ];
+    assert_eq!(
+        kinds.map(FailureKind::as_str).join(" "),
+        "error timeout abandoned"
+    );
+    assert_eq!(FlushCause::Requested.to_string(), "requested");
+    assert_eq!(format!("{:>13}", Hook::RetryPolicy), " retry_policy");
+    assert_eq!(EventKind::Delivered, EventKind::Delivered);
 }

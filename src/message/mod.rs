@@ -37,6 +37,18 @@ impl MessageId {
     }
 }
 
+impl From<MessageId> for u64 {
+    fn from(id: MessageId) -> Self {
+        id.get()
+    }
+}
+
+impl From<MessageId> for NonZeroU64 {
+    fn from(id: MessageId) -> Self {
+        id.0
+    }
+}
+
 impl fmt::Debug for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "MessageId({})", self.0)

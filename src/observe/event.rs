@@ -274,7 +274,7 @@ impl fmt::Debug for Event<'_> {
 }
 
 /// The kinds of events.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventKind {
     /// A topic was opened for the first time.
@@ -455,6 +455,25 @@ pub enum DropCause {
     Expired,
 }
 
+impl DropCause {
+    /// Returns a label in snake case, for metrics and logs. It doesn't change between versions.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Overflow => "overflow",
+            Self::LaneFull => "lane_full",
+            Self::Discarded => "discarded",
+            Self::Shutdown => "shutdown",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl fmt::Display for DropCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// The kinds of user code that the engine calls besides handlers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -465,6 +484,23 @@ pub enum Hook {
     RetryPolicy,
     /// An observer.
     Observer,
+}
+
+impl Hook {
+    /// Returns a label in snake case, for metrics and logs. It doesn't change between versions.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Strategy => "strategy",
+            Self::RetryPolicy => "retry_policy",
+            Self::Observer => "observer",
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 #[cfg(test)]

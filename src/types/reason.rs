@@ -24,6 +24,21 @@ pub enum DeadReason {
     Expired,
 }
 
+impl DeadReason {
+    /// Returns a label in snake case, for metrics and logs. It doesn't change between versions.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exhausted => "exhausted",
+            Self::Rejected => "rejected",
+            Self::PolicyPanicked => "policy_panicked",
+            Self::Unsubscribed => "unsubscribed",
+            Self::LaneFull => "lane_full",
+            Self::KeyParked => "key_parked",
+            Self::Expired => "expired",
+        }
+    }
+}
+
 impl fmt::Display for DeadReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

@@ -33,6 +33,24 @@ pub enum FailureKind {
     Abandoned,
 }
 
+impl FailureKind {
+    /// Returns a label in snake case, for metrics and logs. It doesn't change between versions.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Panic => "panic",
+            Self::Timeout => "timeout",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 impl<'a> FailedAttempt<'a> {
     /// Makes a failure to test a policy with. Its kind is [`FailureKind::Error`].
     pub fn new(attempt: u32, elapsed: Duration, text: &'a str) -> Self {

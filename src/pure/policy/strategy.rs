@@ -4,6 +4,7 @@
 //! reorder nothing. The next question goes to the new strategy, about the same messages at their
 //! true age.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::types::error::InvalidSetting;
@@ -86,6 +87,25 @@ pub enum FlushCause {
     Requested,
     /// The broker is draining.
     Drain,
+}
+
+impl FlushCause {
+    /// Returns a label in snake case, for metrics and logs. It doesn't change between versions.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Size => "size",
+            Self::Linger => "linger",
+            Self::Full => "full",
+            Self::Requested => "requested",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+impl fmt::Display for FlushCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// A strategy that decides when waiting messages are dispatched. Implement it for your own rules, or
