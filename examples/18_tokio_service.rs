@@ -46,8 +46,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for number in 0..REQUESTS {
         requests.publish_async(number).await?; // waits for room, and blocks no thread
     }
-    // A drain waits, so it gets a thread that may.
-    let report = tokio::task::spawn_blocking(move || broker.drain(30 * SECOND)).await??;
+    let report = broker.drain_async(30 * SECOND).await?;
     println!("{report}");
     let mut handled = 0;
     for handler in handlers {

@@ -95,6 +95,8 @@ mod topic;
 mod types;
 
 pub use broker::builder::BrokerBuilder;
+#[cfg(feature = "async")]
+pub use broker::futures::Drain;
 pub use broker::{Broker, Observation};
 pub use engine::base::clock::ManualClock;
 pub use message::delivery_batch::DeliveryBatch;

@@ -6,12 +6,12 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::{HANG, assert_balanced, assert_rests_balanced, manual, threaded};
 use futures_core::Stream;
 use millstream::{Broker, Nack, Overflow, PublishError, Pull, PullSubscription, RecvError, Topic};
-use millstream::{NoSubscribers, Unsubscribe};
+use millstream::{DrainError, NoSubscribers, Unsubscribe};
 
 const BLOCK: Overflow = Overflow::Block {
     timeout: Duration::from_millis(1),
@@ -310,4 +310,100 @@ async fn on_a_runtime_everything_arrives_once() {
     assert_eq!(acked, MESSAGES);
     assert_eq!(report.delivered, u64::from(MESSAGES));
     assert_balanced(&broker);
+}
+
+/// Polls until it is ready, and sleeps in between.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    let began = Instant::now();
+    while began.elapsed() < HANG {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(ready) => return ready,
+            Poll::Pending => std::thread::park_timeout(HANG),
+        }
+    }
+    panic!("nobody woke it");
+}
+
+#[test]
+fn a_drain_that_is_awaited_reports_as_one_that_blocks() {
+    let broker = threaded(1);
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let _subscription = topic.subscribe("s", |_| Ok(())).expect("subscribes");
+    topic.publish_batch(0..100).expect("there is room");
+    let report = block_on(broker.drain_async(HANG)).expect("complete");
+    assert_eq!((report.published, report.delivered), (100, 100));
+    let again = block_on(broker.drain_pipeline_async(HANG)).expect("the same");
+    assert_eq!(again, report);
+    assert!(matches!(topic.publish(1), Err(PublishError::Closed(1))));
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_drain_by_a_future_blocks_neither_its_poll_nor_its_drop() {
+    let broker = threaded(1);
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let held = topic.subscribe("s", move |_| {
+        let gate = gate.lock().expect("nobody panics here");
+        gate.recv_timeout(HANG).expect("the test goes on");
+        Ok(())
+    });
+    let _held = held.expect("subscribes");
+    topic.publish(1).expect("there is room");
+    let (woken, waker) = bell(true);
+    let mut drain = broker.drain_async(HANG);
+    assert!(poll(&mut drain, &waker).is_pending(), "a handler runs");
+    assert!(poll(&mut drain, &waker).is_pending(), "a handler runs");
+    go.send(()).expect("the handler waits");
+    // A waker that panics costs nobody the outcome.
+    let report = block_on(&mut drain).expect("complete");
+    assert_eq!(report.delivered, 1);
+    assert!(woken.0.load(Ordering::SeqCst) <= 1);
+
+    let broker = threaded(1);
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let _subscription = topic.subscribe("s", |_| Ok(())).expect("subscribes");
+    topic.publish(1).expect("there is room");
+    let mut dropped = broker.drain_async(HANG);
+    let _ = poll(&mut dropped, Waker::noop());
+    drop(dropped);
+    let report = broker.drain(HANG).expect("it went on, or goes on");
+    assert_eq!(report.delivered, 1);
+}
+
+#[test]
+fn a_drain_by_a_future_inside_a_handler_says_so_and_a_manual_broker_drains_in_the_poll() {
+    let broker = threaded(1);
+    let topic = broker.topic::<()>("t").open().expect("opens");
+    let (said, says) = std::sync::mpsc::channel();
+    let own = broker.clone();
+    let _subscription = topic.subscribe("s", move |_| {
+        let mut drain = own.drain_async(HANG);
+        let answer = poll(&mut drain, Waker::noop());
+        said.send(answer).expect("the test listens");
+        Ok(())
+    });
+    topic.publish(()).expect("there is room");
+    let Poll::Ready(Err(DrainError::InsideHandler(_))) = says.recv_timeout(HANG).expect("it says")
+    else {
+        panic!("a handler can't wait for its own end");
+    };
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let _subscription = topic.subscribe("s", |_| Ok(())).expect("subscribes");
+    topic.publish(1).expect("there is room");
+    let mut drain = broker.drain_async(HANG);
+    let Poll::Ready(Ok(report)) = poll(&mut drain, Waker::noop()) else {
+        panic!("nobody else would run it");
+    };
+    assert_eq!(report.delivered, 1);
 }

@@ -41,6 +41,7 @@ fn every_handle_goes_to_other_threads() {
 #[cfg(feature = "async")]
 #[test]
 fn every_future_goes_to_other_threads() {
+    goes::<millstream::Drain>();
     goes::<millstream::Publish<String>>();
     goes::<millstream::Recv<String>>();
     goes::<millstream::LeaseStream<String>>();

@@ -1,6 +1,8 @@
 //! The broker, which opens topics and owns the threads.
 
 pub(crate) mod builder;
+#[cfg(feature = "async")]
+pub(crate) mod futures;
 
 use std::fmt;
 use std::time::Duration;
@@ -346,8 +348,7 @@ impl Broker {
     /// means that a handler had not returned shortly after the deadline. Returns
     /// [`DrainError::InsideHandler`] inside a handler of this broker. Both carry the report.
     pub fn drain(&self, deadline: Duration) -> Result<DrainReport, DrainError> {
-        let engine = &self.owner.engine;
-        engine.drain(deadline, Refuse::All, &self.owner.outcome)
+        self.drain_by(deadline, Refuse::All)
     }
 
     /// Ends the broker as [`drain`](Self::drain) does, but stage by stage, for handlers that
@@ -386,8 +387,16 @@ impl Broker {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn drain_pipeline(&self, deadline: Duration) -> Result<DrainReport, DrainError> {
+        self.drain_by(deadline, Refuse::Outside)
+    }
+
+    pub(crate) fn drain_by(
+        &self,
+        deadline: Duration,
+        whom: Refuse,
+    ) -> Result<DrainReport, DrainError> {
         let engine = &self.owner.engine;
-        engine.drain(deadline, Refuse::Outside, &self.owner.outcome)
+        engine.drain(deadline, whom, &self.owner.outcome)
     }
 
     /// Returns whether the broker is draining or has stopped.
