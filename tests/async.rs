@@ -100,6 +100,104 @@ fn a_future_that_is_dropped_loses_neither_a_delivery_nor_a_wake_up() {
 }
 
 #[test]
+fn a_message_that_waits_for_room_keeps_its_key_its_headers_and_its_delay() {
+    let (broker, clock) = manual();
+    let topic = broker
+        .topic::<u32>("t")
+        .capacity(1)
+        .overflow(Overflow::Reject);
+    let topic = topic.open().expect("opens");
+    let refused = topic.message(7).ttl(Duration::ZERO).publish_async();
+    let Poll::Ready(Err(PublishError::Invalid { payload: 7, .. })) =
+        poll(&mut { refused }, Waker::noop())
+    else {
+        panic!("a time to live of nothing makes no sense");
+    };
+    let mut late = topic.message(8).key("k").after(Duration::from_secs(1));
+    late = late.header("h", "v");
+    let Poll::Ready(Ok(_)) = poll(&mut late.publish_async(), Waker::noop()) else {
+        panic!("there is room");
+    };
+    let Poll::Ready(Err(PublishError::Full(9))) =
+        poll(&mut topic.message(9).publish_async(), Waker::noop())
+    else {
+        panic!("the delayed one has the place");
+    };
+    let pull = topic.subscription("s").pull(Pull::default());
+    let worker = pull.expect("subscribes");
+    broker.run_until_idle();
+    assert!(matches!(worker.try_recv(), Err(RecvError::Empty)));
+    clock.advance(Duration::from_secs(1));
+    broker.run_until_idle();
+    assert_balanced(&broker);
+    drop(worker);
+    drop((topic, broker));
+
+    let broker = threaded(1);
+    let topic = broker.topic::<u32>("t").capacity(1).overflow(BLOCK);
+    let topic = topic.no_subscribers(NoSubscribers::Retain).open();
+    let topic = topic.expect("opens");
+    topic.publish(1).expect("there is room");
+    let mut waits = topic.message(2).key("k").header("h", "v").publish_async();
+    assert!(poll(&mut waits, Waker::noop()).is_pending());
+    let worker = topic.subscription("s").pull(Pull::default());
+    let worker = worker.expect("subscribes");
+    block_on(&mut waits).expect("there is room now");
+    let first = worker.recv_timeout(HANG).expect("it comes");
+    first.ack().expect("in time");
+    let second = worker.recv_timeout(HANG).expect("it comes");
+    let told = (*second.payload(), second.key(), second.header("h"));
+    assert_eq!(told, (2, Some("k"), Some("v")));
+    second.ack().expect("in time");
+    assert_rests_balanced(&broker);
+}
+
+#[test]
+fn a_batch_that_is_awaited_takes_what_is_there_and_waits_for_the_first() {
+    let (broker, _clock) = manual();
+    let (topic, worker) = pulled(&broker, 8);
+    let (rung, waker) = bell(false);
+    let mut next = worker.recv_batch_async(5);
+    assert!(poll(&mut next, &waker).is_pending());
+    topic.publish_batch(1..=7).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(rung.0.load(Ordering::SeqCst), 1);
+    let Poll::Ready(Ok(five)) = poll(&mut next, &waker) else {
+        panic!("they are there");
+    };
+    let payloads: Vec<_> = five.iter().map(|lease| *lease.payload()).collect();
+    assert_eq!(payloads, [1, 2, 3, 4, 5]);
+    let Poll::Ready(Ok(two)) = poll(&mut worker.recv_batch_async(5), &waker) else {
+        panic!("two are left");
+    };
+    assert_eq!(two.len(), 2);
+    two.ack_all().expect("in time");
+    five.ack_all().expect("in time");
+    let Poll::Ready(Ok(none)) = poll(&mut worker.recv_batch_async(0), &waker) else {
+        panic!("none was asked for");
+    };
+    assert_eq!(none.len(), 0);
+    // One that is dropped after its call passes it on.
+    let (woken, other_waker) = bell(false);
+    let mut dropped = worker.recv_batch_async(5);
+    let mut other = worker.recv_batch_async(5);
+    assert!(poll(&mut dropped, &waker).is_pending());
+    assert!(poll(&mut other, &other_waker).is_pending());
+    topic.publish(8).expect("there is room");
+    broker.run_until_idle();
+    drop(dropped);
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1, "it is passed on");
+    let Poll::Ready(Ok(last)) = poll(&mut other, &other_waker) else {
+        panic!("it is there");
+    };
+    last.ack_all().expect("in time");
+    worker.unsubscribe(Unsubscribe::Cancel);
+    let ended = poll(&mut worker.recv_batch_async(5), &waker);
+    assert!(matches!(ended, Poll::Ready(Err(RecvError::Ended))));
+    assert_balanced(&broker);
+}
+
+#[test]
 fn a_message_wakes_one_of_a_thousand_futures_and_each_has_its_turn() {
     const FUTURES: usize = 1_000;
     let (broker, _clock) = manual();

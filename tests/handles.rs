@@ -44,6 +44,7 @@ fn every_future_goes_to_other_threads() {
     goes::<millstream::Drain>();
     goes::<millstream::Publish<String>>();
     goes::<millstream::Recv<String>>();
+    goes::<millstream::RecvBatch<String>>();
     goes::<millstream::LeaseStream<String>>();
     is_shared::<millstream::OwnedDelivery<String>>();
 }

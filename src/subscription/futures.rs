@@ -10,35 +10,74 @@ use futures_core::stream::FusedStream;
 
 use crate::engine::wait::wakers::WaiterId;
 use crate::subscription::lease::Lease;
+use crate::subscription::lease_batch::LeaseBatch;
 use crate::subscription::pull::PullSubscription;
 use crate::types::error::RecvError;
 
-/// A future of the next lease, made by [`PullSubscription::recv_async`].
-#[must_use = "a future does nothing until it is polled"]
-pub struct Recv<T: Send + Sync + 'static> {
+/// A handle of a pull subscription, with a place among those that wait for a lease.
+struct Receiver<T: Send + Sync + 'static> {
     subscription: PullSubscription<T>,
     id: WaiterId,
 }
+
+impl<T: Send + Sync + 'static> Receiver<T> {
+    fn new(subscription: &PullSubscription<T>) -> Self {
+        Self {
+            subscription: subscription.clone(),
+            id: WaiterId::default(),
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        self.subscription.leave(&mut self.id);
+    }
+}
+
+/// A future of the next lease, made by [`PullSubscription::recv_async`].
+#[must_use = "a future does nothing until it is polled"]
+pub struct Recv<T: Send + Sync + 'static>(Receiver<T>);
 
 impl<T: Send + Sync + 'static> Future for Recv<T> {
     type Output = Result<Lease<T>, RecvError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        this.subscription.poll_recv(&mut this.id, context)
-    }
-}
-
-impl<T: Send + Sync + 'static> Drop for Recv<T> {
-    fn drop(&mut self) {
-        self.subscription.leave(&mut self.id);
+        let Receiver { subscription, id } = &mut self.0;
+        subscription.poll_recv(id, context)
     }
 }
 
 impl<T: Send + Sync + 'static> fmt::Debug for Recv<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recv")
-            .field("subscription", &self.subscription)
+            .field("subscription", &self.0.subscription)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A future of the next leases, made by [`PullSubscription::recv_batch_async`].
+#[must_use = "a future does nothing until it is polled"]
+pub struct RecvBatch<T: Send + Sync + 'static> {
+    receiver: Receiver<T>,
+    max: usize,
+}
+
+impl<T: Send + Sync + 'static> Future for RecvBatch<T> {
+    type Output = Result<LeaseBatch<T>, RecvError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let max = self.max;
+        let Receiver { subscription, id } = &mut self.receiver;
+        subscription.poll_recv_batch(max, id, context)
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for RecvBatch<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecvBatch")
+            .field("subscription", &self.receiver.subscription)
+            .field("max", &self.max)
             .finish_non_exhaustive()
     }
 }
@@ -63,7 +102,7 @@ impl<T: Send + Sync + 'static> Stream for LeaseStream<T> {
 impl<T: Send + Sync + 'static> fmt::Debug for LeaseStream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LeaseStream")
-            .field("subscription", &self.next.subscription)
+            .field("subscription", &self.next.0.subscription)
             .field("ended", &self.ended)
             .finish_non_exhaustive()
     }
@@ -89,9 +128,22 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// Returns [`RecvError::Ended`] once the subscription has ended.
     pub fn recv_async(&self) -> Recv<T> {
-        Recv {
-            subscription: self.clone(),
-            id: WaiterId::default(),
+        Recv(Receiver::new(self))
+    }
+
+    /// Leases up to `max` deliveries, and waits for the first one without blocking the thread.
+    ///
+    /// It is [`recv_batch`](Self::recv_batch) as a future, without a limit to the wait: your
+    /// runtime has timeouts. It returns at least one lease, unless `max` is zero. It waits, and may
+    /// be dropped, as [`recv_async`](Self::recv_async).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`RecvError::Ended`] once the subscription has ended.
+    pub fn recv_batch_async(&self, max: usize) -> RecvBatch<T> {
+        RecvBatch {
+            receiver: Receiver::new(self),
+            max,
         }
     }
 

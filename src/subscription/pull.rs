@@ -231,8 +231,25 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         id: &mut crate::engine::wait::wakers::WaiterId,
         context: &std::task::Context<'_>,
     ) -> std::task::Poll<Result<Lease<T>, RecvError>> {
-        let granted = self.keyed()?.poll_receive(id, context);
-        granted.map_ok(|granted| self.lease(granted))
+        let mut lease = None;
+        let each = |granted| lease = Some(self.lease(granted));
+        std::task::ready!(self.keyed()?.poll_receive(1, each, id, context))?;
+        std::task::Poll::Ready(lease.ok_or(RecvError::Empty))
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn poll_recv_batch(
+        &self,
+        max: usize,
+        id: &mut crate::engine::wait::wakers::WaiterId,
+        context: &std::task::Context<'_>,
+    ) -> std::task::Poll<Result<LeaseBatch<T>, RecvError>> {
+        let mut batch = LeaseBatch::new(&self.lane);
+        if max > 0 {
+            let each = |granted| batch.push(granted);
+            std::task::ready!(self.keyed()?.poll_receive(max, each, id, context))?;
+        }
+        std::task::Poll::Ready(Ok(batch))
     }
 
     #[cfg(feature = "async")]

@@ -1,20 +1,25 @@
 //! Publishing as a future, for any runtime (feature `async`).
 
+use crate::engine::publish::admit_async::Outgoing;
 use crate::engine::wait::wakers::WaiterId;
 use crate::message::Receipt;
-use crate::topic::Topic;
+use crate::message::batch::Meta;
+use crate::topic::{MessageBuilder, Topic};
 use crate::types::error::PublishError;
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// A publish that waits for room without blocking its thread, made by [`Topic::publish_async`].
 #[must_use = "a future does nothing until it is polled"]
 pub struct Publish<T: Send + Sync + 'static> {
     topic: Topic<T>,
-    payload: Option<T>,
+    /// A message with a setting that makes no sense is refused by the first poll.
+    invalid: Option<PublishError<T>>,
+    outgoing: Option<Outgoing<T>>,
     is_first: bool,
     id: WaiterId,
 }
@@ -34,9 +39,48 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// The errors are those of [`publish`](Self::publish), except `TimedOut`.
     pub fn publish_async(&self, payload: T) -> Publish<T> {
-        Publish {
-            topic: self.clone(),
-            payload: Some(payload),
+        Publish::new(self, Ok((payload, None, Duration::ZERO)))
+    }
+}
+
+impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
+    /// Publishes the message, and waits for room without blocking the thread, as
+    /// [`Topic::publish_async`] does.
+    ///
+    /// # Errors
+    ///
+    /// The errors are those of [`Topic::publish_async`], and [`PublishError::Invalid`] for a time to
+    /// live of zero.
+    pub fn publish_async(self) -> Publish<T> {
+        let (topic, delay) = (self.topic, self.delay.unwrap_or_default());
+        let checked = self.checked();
+        Publish::new(
+            topic,
+            checked.map(|(payload, meta)| (payload, Some(meta), delay)),
+        )
+    }
+}
+
+impl<T: Send + Sync + 'static> Publish<T> {
+    fn new(
+        topic: &Topic<T>,
+        message: Result<(T, Option<Meta>, Duration), PublishError<T>>,
+    ) -> Self {
+        let (outgoing, invalid) = match message {
+            Ok((payload, meta, delay)) => (
+                Some(Outgoing {
+                    payload,
+                    meta,
+                    delay,
+                }),
+                None,
+            ),
+            Err(invalid) => (None, Some(invalid)),
+        };
+        Self {
+            topic: topic.clone(),
+            invalid,
+            outgoing,
             is_first: true,
             id: WaiterId::default(),
         }
@@ -56,9 +100,12 @@ impl<T: Send + Sync + 'static> Future for Publish<T> {
     /// Panics if the future has been ready before.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        if let Some(invalid) = this.invalid.take() {
+            return Poll::Ready(Err(invalid));
+        }
         let is_first = std::mem::replace(&mut this.is_first, false);
         let core = &this.topic.core;
-        core.poll_publish(&mut this.payload, is_first, &mut this.id, context)
+        core.poll_publish(&mut this.outgoing, is_first, &mut this.id, context)
     }
 }
 
@@ -73,7 +120,10 @@ impl<T: Send + Sync + 'static> fmt::Debug for Publish<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publish")
             .field("topic", &self.topic.name())
-            .field("ready", &self.payload.is_none())
+            .field(
+                "ready",
+                &(self.outgoing.is_none() && self.invalid.is_none()),
+            )
             .finish_non_exhaustive()
     }
 }

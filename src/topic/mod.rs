@@ -402,16 +402,25 @@ impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
         self.publish_by(Wait::For(timeout))
     }
 
-    fn publish_by(self, wait: Wait) -> Result<Receipt, PublishError<T>> {
-        let (core, payload, mut meta) = (&self.topic.core, self.payload, self.meta);
-        meta.ttl_ns = match self.ttl.map(check_ttl).transpose() {
-            Ok(ttl_ns) => ttl_ns,
+    /// Returns the payload and what belongs to it, if the settings make sense.
+    fn checked(self) -> Result<(T, Meta), PublishError<T>> {
+        let (payload, mut meta) = (self.payload, self.meta);
+        match self.ttl.map(check_ttl).transpose() {
+            Ok(ttl_ns) => {
+                meta.ttl_ns = ttl_ns;
+                Ok((payload, meta))
+            }
             Err(invalid) => {
                 let invalid = Box::new(invalid);
-                return Err(PublishError::Invalid { payload, invalid });
+                Err(PublishError::Invalid { payload, invalid })
             }
-        };
-        match self.delay {
+        }
+    }
+
+    fn publish_by(self, wait: Wait) -> Result<Receipt, PublishError<T>> {
+        let (core, delay) = (&self.topic.core, self.delay);
+        let (payload, meta) = self.checked()?;
+        match delay {
             None => core.publish(payload, Some(meta), wait),
             Some(delay) => core.publish_after(delay, payload, Some(meta), wait),
         }

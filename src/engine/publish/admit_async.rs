@@ -1,18 +1,26 @@
 //! Publishing from a future, which waits for room without a thread.
 
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use crate::engine::publish::admit::{Admitted, Refused, Wait, refused};
 use crate::engine::runtime::context;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::wakers::WaiterId;
 use crate::message::Receipt;
-use crate::message::batch::{DeferredDrops, QueueEntry};
+use crate::message::batch::{DeferredDrops, Meta, QueueEntry};
 use crate::observe::event::EventKind;
 use crate::pure::words::tickets::Refusal;
 use crate::sync::Arc;
 use crate::types::config::Overflow;
 use crate::types::error::PublishError;
+
+/// A message that a future is to publish.
+pub(crate) struct Outgoing<T> {
+    pub(crate) payload: T,
+    pub(crate) meta: Option<Meta>,
+    pub(crate) delay: Duration,
+}
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Gets one ticket under `Overflow::Block`, or has this future woken when there may be
@@ -60,27 +68,40 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// until there is room; under other policies it is ready at once.
     pub(crate) fn poll_publish(
         self: &Arc<Self>,
-        payload: &mut Option<T>,
+        outgoing: &mut Option<Outgoing<T>>,
         is_first: bool,
         id: &mut WaiterId,
         context: &Context<'_>,
     ) -> Poll<Result<Receipt, PublishError<T>>> {
-        let take = |payload: &mut Option<T>| payload.take().expect("polled after it was ready");
+        let take = |outgoing: &mut Option<_>| outgoing.take().expect("polled after it was ready");
         if !matches!(self.settings.overflow, Overflow::Block { .. }) {
-            return Poll::Ready(self.publish(take(payload), None, Wait::ByPolicy));
+            let Outgoing {
+                payload,
+                meta,
+                delay,
+            } = take(outgoing);
+            return Poll::Ready(self.publish_after(delay, payload, meta, Wait::ByPolicy));
         }
         let admitted = ready!(self.poll_admit(is_first, id, context));
-        let payload = take(payload);
+        let Outgoing {
+            payload,
+            meta,
+            delay,
+        } = take(outgoing);
         Poll::Ready(match admitted {
             Err(refused) => {
                 self.books.rejected.add(1);
                 Err(refused.error(payload))
             }
-            Ok(admitted) => {
+            Ok(admitted) if delay.is_zero() => {
                 let message = self.message(admitted.first_id, payload);
-                let entry = QueueEntry::One(message, None);
+                let entry = QueueEntry::One(message, meta);
                 self.admitted(entry, &admitted, &mut DeferredDrops::new(), None);
                 Ok(admitted.receipt())
+            }
+            Ok(admitted) => {
+                let (route, drops) = (self.route_of(meta.as_ref()), &mut DeferredDrops::new());
+                Ok(self.delay(delay, payload, meta, &admitted, route, drops))
             }
         })
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::engine::base::contain::discard;
-use crate::engine::publish::admit::Wait;
+use crate::engine::publish::admit::{Admitted, Wait};
 use crate::engine::state::topic::{Delayed, TopicCore};
 use crate::engine::wait::fire::Tag;
 use crate::message::Receipt;
@@ -29,18 +29,34 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return self.publish(payload, meta, wait);
         }
         let mut drops = DeferredDrops::new();
-        let route = self
-            .split
-            .as_ref()
-            .and_then(|split| split.route(meta.as_ref(), 1, 1));
+        let route = self.route_of(meta.as_ref());
         let admitted = match self.admit_one(wait, &mut drops, route, None) {
             Ok(admitted) => admitted,
             Err(refused) => return Err(refused.error(payload)),
         };
+        Ok(self.delay(delay, payload, meta, &admitted, route, &mut drops))
+    }
+
+    /// Returns what names the partition of a message that is due later.
+    pub(crate) fn route_of(&self, meta: Option<&Meta>) -> Option<u64> {
+        let split = self.split.as_ref()?;
+        split.route(meta, 1, 1)
+    }
+
+    /// Puts an admitted message onto the timer wheel, or drops it if its admission says so.
+    pub(crate) fn delay(
+        self: &Arc<Self>,
+        delay: Duration,
+        payload: T,
+        meta: Option<Meta>,
+        admitted: &Admitted,
+        route: Option<u64>,
+        drops: &mut DeferredDrops<T>,
+    ) -> Receipt {
         let mut message = self.message(admitted.first_id, payload);
         if admitted.dropped {
-            self.admitted(QueueEntry::One(message, meta), &admitted, &mut drops, route);
-            return Ok(admitted.receipt());
+            self.admitted(QueueEntry::One(message, meta), admitted, drops, route);
+            return admitted.receipt();
         }
         let delay_ns = nanos(delay);
         if self.bus().observed() {
@@ -71,7 +87,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // The message may have taken the last ticket of a topic whose strategy waits. After a
         // stop the dispatcher must drop it.
         self.schedule();
-        Ok(admitted.receipt())
+        admitted.receipt()
     }
 
     /// Puts a delayed message that is due into the queue.

@@ -122,26 +122,26 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         received.unwrap_or(Err(RecvError::TimedOut))
     }
 
-    /// Leases the next delivery, or has this future woken when there may be one.
+    /// Leases up to `most` deliveries, at least one, and passes each run of them on. If there is
+    /// none, has this future woken when there may be one.
     #[cfg(feature = "async")]
     pub(crate) fn poll_receive(
         self,
+        most: usize,
+        mut each: impl FnMut(Granted<T>),
         id: &mut crate::engine::wait::wakers::WaiterId,
         context: &std::task::Context<'_>,
-    ) -> std::task::Poll<Result<Granted<T>, RecvError>> {
-        let mut lease = None;
-        let mut attempt = || match self.try_receive(1, &mut |granted| lease = Some(granted)) {
+    ) -> std::task::Poll<Result<(), RecvError>> {
+        let mut attempt = || match self.try_receive(most, &mut each) {
             Err(RecvError::Empty) => None,
             received => Some(received),
         };
         let room = || self.to_lease();
         if let Some(received) = attempt() {
             self.keyed.receivers.leave(id, room);
-            received?;
-        } else {
-            std::task::ready!(self.keyed.receivers.poll_for(id, context, attempt, room))?;
+            return std::task::Poll::Ready(received);
         }
-        std::task::Poll::Ready(lease.ok_or(RecvError::Empty))
+        self.keyed.receivers.poll_for(id, context, attempt, room)
     }
 
     /// Withdraws a future that receives no more.
