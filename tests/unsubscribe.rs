@@ -37,6 +37,52 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// A gate that a handler waits at.
+fn gate() -> (mpsc::Sender<()>, Mutex<mpsc::Receiver<()>>) {
+    let (open, gate) = mpsc::channel();
+    (open, Mutex::new(gate))
+}
+
+// Who runs the end.
+
+#[test]
+fn an_unsubscribe_waits_for_its_own_call_and_for_no_free_worker() {
+    let broker = threaded(1);
+    let topic = broker.topic::<u64>("t").open().unwrap();
+    let (open, running) = gate();
+    let (entered, enters) = mpsc::channel();
+    let own = move |_: &millstream::Delivery<'_, u64>| {
+        entered.send(()).unwrap();
+        running.lock().unwrap().recv_timeout(HANG).unwrap();
+        Ok(())
+    };
+    let ends = topic.subscribe("ends", own).unwrap();
+    topic.publish(1).unwrap();
+    enters.recv_timeout(HANG).unwrap();
+    // The only worker is in that call; the next thing it will find is a handler that is stuck.
+    let other = broker.topic::<u64>("other").open().unwrap();
+    let (free, stuck) = gate();
+    let _stuck = other.subscribe("stuck", move |_| {
+        stuck.lock().unwrap().recv_timeout(HANG).unwrap();
+        Ok(())
+    });
+    other.publish(1).unwrap();
+    thread::scope(|scope| {
+        let (ended, ends_now) = mpsc::channel();
+        scope.spawn(move || {
+            let last = last_counts(ends.unsubscribe(Unsubscribe::Cancel));
+            ended.send(last.counts.delivered).unwrap();
+        });
+        // Its name is free once it is closed.
+        wait_for("its close", || topic.subscribe("ends", |_| Ok(())).is_ok());
+        open.send(()).unwrap();
+        let delivered = ends_now.recv_timeout(HANG);
+        free.send(()).unwrap();
+        assert_eq!(delivered, Ok(1), "it waited for a worker");
+    });
+    assert_rests_balanced(&broker);
+}
+
 // What becomes of the queue.
 
 #[test]

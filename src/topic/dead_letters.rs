@@ -11,7 +11,7 @@ use crate::message::{Address, Delivery, MessageId};
 use crate::observe::event::{EventKind, Subject};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::policy::retry::FailureKind;
-use crate::pure::words::room::Reserved;
+use crate::pure::words::room::{Phase, Reserved};
 use crate::sync::{Arc, mutant};
 use crate::topic::Topic;
 use crate::types::reason::DeadReason;
@@ -209,7 +209,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         if !mutant!(taken.is_some(), "letters.take", true) {
             drop(letters);
             if lane.release(1) {
-                lane.schedule();
+                lane.come_to_end();
             }
             core.engine.quiescence.notify();
             return if is_behind {
@@ -234,9 +234,9 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         if let Some(left) = taken {
             notify(left.waiting);
         }
-        if core.engine.has_stopped() {
+        if lane.phase() > Phase::Draining {
             // The end may have passed by while the delivery was on its way.
-            lane.end(&core.engine);
+            lane.come_to_end();
         }
         Ok(true)
     }

@@ -23,7 +23,14 @@ pub(crate) const SHARE_NS: u64 = 500_000;
 
 impl<T: Send + Sync + 'static> Task for Lane<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
-        if self.task.start() && self.run_claimed() {
+        if !self.task.start() || !self.run_claimed() {
+            return;
+        }
+        if self.phase() > Phase::Draining {
+            // Its end was begun while it ran. On the ready queue it would wait for a free worker,
+            // and the handlers of other lanes may keep all of them.
+            self.end(worker.engine);
+        } else {
             worker.requeue(self);
         }
     }

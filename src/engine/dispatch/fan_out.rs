@@ -60,7 +60,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 match lane.reserve(1, true) {
                     Reserved::Granted(granted) => {
                         if lane.release(granted) {
-                            lane.schedule();
+                            lane.come_to_end();
                         }
                         1
                     }
@@ -252,7 +252,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 if let Reserved::Granted(granted) = reserved
                     && lane.release(*granted)
                 {
-                    lane.schedule();
+                    lane.come_to_end();
                 }
             }
             count = room();
@@ -313,6 +313,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if then == Then::Enqueue {
             worker.submit(Arc::clone(lane) as _);
         }
+        if lane.phase() > Phase::Draining {
+            // Its places were reserved before it was closed, and its unsubscribe may have looked
+            // before the slice came. On the ready queue its end would wait for a free worker.
+            lane.come_to_end();
+        }
         then
     }
 
@@ -329,7 +334,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
             let dropped: usize = oldest.iter().map(BatchSlice::len).sum();
             if lane.release(dropped as u32) {
-                lane.schedule();
+                lane.come_to_end();
             }
             match lane.reserve(wanted - granted, false) {
                 Reserved::Granted(more) => granted += more,

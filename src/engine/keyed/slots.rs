@@ -155,9 +155,15 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
                 },
                 "slot.notify-leave"
             );
-        } else if self.run_claimed(engine) {
-            engine.pool.submit(Arc::clone(self) as _);
+            return;
         }
+        while self.run_claimed(engine) && self.task.claim() {}
+    }
+
+    /// Whether the slot has nothing more to do than to end, or to end its call.
+    fn is_ending(&self) -> bool {
+        let is_cancelled = |lane: Arc<Lane<T>>| lane.phase() > Phase::Draining;
+        self.is_leaving() || self.lane().is_some_and(is_cancelled)
     }
 
     /// Drops the handler. The caller has claimed the slot and keeps it.
@@ -220,7 +226,13 @@ impl<T: Send + Sync + 'static> Work<T> for Turn<T> {
 
 impl<T: Send + Sync + 'static> Task for ConsumerSlot<T> {
     fn run(self: Arc<Self>, worker: &mut Worker<'_>) {
-        if self.task.start() && self.run_claimed(worker.engine) {
+        if !self.task.start() || !self.run_claimed(worker.engine) {
+            return;
+        }
+        if self.is_ending() {
+            // As in a lane, the end doesn't wait for a free worker.
+            self.look(worker.engine);
+        } else {
             worker.requeue(self);
         }
     }
