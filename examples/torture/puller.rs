@@ -2,8 +2,10 @@
 //! them.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, Waker};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -113,10 +115,15 @@ impl Puller {
     fn receive(&mut self, random: &mut Rng) {
         let wait = Duration::from_micros(random.u64(..2_000));
         let (from, most) = (&self.subscription, random.usize(1..=8));
-        let received = match random.u32(..4) {
+        let received = match random.u32(..5) {
             0 => from.try_recv().map(|lease| self.take(lease)),
             1 => from.recv_timeout(wait).map(|lease| self.take(lease)),
             2 if self.may_wait && self.held.is_empty() => from.recv().map(|lease| self.take(lease)),
+            3 => match poll_once(from.recv_batch_async(most)) {
+                Poll::Ready(batch) => batch.map(|batch| self.take_batch(batch, random)),
+                // Dropped while it waits: it has taken nothing.
+                Poll::Pending => Ok(()),
+            },
             _ => {
                 let batch = from.recv_batch(most, wait);
                 batch.map(|batch| self.take_batch(batch, random))
@@ -282,6 +289,10 @@ impl Puller {
             );
         }
     }
+}
+
+fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 fn deadline(random: &mut Rng) -> Duration {

@@ -1,6 +1,9 @@
 //! Ends: of subscriptions, of the broker, and of both at once.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 
 use millstream::{Backoff, NoSubscribers, Overflow, PublishError, Unsubscribe, Unsubscribed};
 use shuttle::sync::mpsc;
@@ -304,6 +307,34 @@ fn a_drain_meets_a_retry_that_is_just_due() {
         topic.publish((0, 0)).unwrap();
         let report = drain(&broker);
         assert_eq!((report.delivered, report.cut_off), (1, 0));
+    });
+}
+
+/// The thread that drains for a future, which somebody else drops after its first poll.
+#[test]
+fn a_drain_that_is_awaited_meets_publishers_and_one_that_is_given_up() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic::<Sent>("a").open().unwrap();
+        let log = log(&topic, "all");
+        let mut threads = publishers(move |publisher| {
+            for number in 0..2 {
+                let _ = topic.publish((publisher, number));
+            }
+        });
+        let other = broker.clone();
+        threads.push(thread::spawn(move || {
+            let mut given_up = pin!(other.drain_async(FOREVER));
+            let _ = given_up
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()));
+        }));
+        let report = shuttle::future::block_on(broker.drain_async(FOREVER)).unwrap();
+        join(threads);
+        assert_eq!(report.delivered, log.len() as u64);
+        assert_eq!(report.published, report.delivered);
+        assert_in_order(&log.take());
+        assert_balanced(&broker);
     });
 }
 
