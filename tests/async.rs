@@ -252,17 +252,22 @@ fn a_place_wakes_one_of_many_publishers_and_a_close_all() {
         .filter_map(|f| poll(f, &waker).is_pending().then_some(()));
     assert_eq!(still.count(), FUTURES);
     let _s = topic.subscribe("s", |_| Ok(())).expect("subscribes");
+    assert!(broker.wait_until_idle(HANG));
+    // The subscribe calls one, too, if it finds the place that the worker has just made.
+    let first = rung.0.load(Ordering::SeqCst);
+    assert!((1..=2).contains(&first), "{first} for the first place");
     for (at, future) in futures.iter_mut().enumerate().take(10) {
         assert!(broker.wait_until_idle(HANG));
-        assert_eq!(rung.0.load(Ordering::SeqCst), at + 1, "one for each place");
+        let woken = rung.0.load(Ordering::SeqCst);
+        assert_eq!(woken, first + at, "one for each place");
         let accepted = poll(future, &waker);
         assert!(matches!(accepted, Poll::Ready(Ok(_))), "it is its turn");
     }
     // It is passed on by one that was called and is dropped.
     assert!(broker.wait_until_idle(HANG));
-    assert_eq!(rung.0.load(Ordering::SeqCst), 11);
+    assert_eq!(rung.0.load(Ordering::SeqCst), first + 10);
     drop(futures.remove(10));
-    assert_eq!(rung.0.load(Ordering::SeqCst), 12);
+    assert_eq!(rung.0.load(Ordering::SeqCst), first + 11);
     let _ = broker.drain(Duration::ZERO);
     assert_eq!(rung.0.load(Ordering::SeqCst), FUTURES, "a close is for all");
     drop(futures);
