@@ -225,8 +225,10 @@ impl Ledger {
             self.refused.load(Relaxed),
         );
         let dropped = self.dropped.load(Relaxed);
-        // What expires while it is retained is dropped, too.
-        if ended || self.terms.expires || self.unsure.load(Relaxed) {
+        // What expires while it is retained is dropped, too. And a publish that has made room, and
+        // lost it to others again and again, is refused: no receipt tells what it dropped.
+        let unsure = self.unsure.load(Relaxed) || self.refused.load(Relaxed) > 0;
+        if ended || self.terms.expires || unsure {
             let enough = metrics.dropped >= dropped;
             check(
                 enough,
