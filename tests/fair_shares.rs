@@ -47,6 +47,7 @@ fn detach(subscribed: Result<Subscription, millstream::SubscribeError>) {
 }
 
 fn kinds() -> Vec<(&'static str, Subscribe)> {
+    #[cfg_attr(not(feature = "async"), expect(unused_mut))]
     let mut kinds: Vec<(&'static str, Subscribe)> = vec![
         ("plain", |builder, log| {
             detach(builder.subscribe(handler(log)))

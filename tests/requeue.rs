@@ -5,7 +5,7 @@
 //! their turns, and no run, drain or unsubscribe from its end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::{
@@ -280,6 +280,8 @@ fn a_lease_that_is_requeued_goes_behind_the_others() {
 #[cfg(feature = "async")]
 #[test]
 fn async_calls_requeue_as_any() {
+    use std::sync::atomic::AtomicU32;
+
     for broker in [manual().0, threaded(2)] {
         let topic = open(&broker);
         let calls = Arc::new(AtomicU32::new(0));

@@ -2,10 +2,8 @@
 //! them.
 
 use std::collections::HashSet;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, Waker};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -119,10 +117,11 @@ impl Puller {
             0 => from.try_recv().map(|lease| self.take(lease)),
             1 => from.recv_timeout(wait).map(|lease| self.take(lease)),
             2 if self.may_wait && self.held.is_empty() => from.recv().map(|lease| self.take(lease)),
-            3 => match poll_once(from.recv_batch_async(most)) {
-                Poll::Ready(batch) => batch.map(|batch| self.take_batch(batch, random)),
+            #[cfg(feature = "async")]
+            3 => match at_once(from.recv_batch_async(most)) {
+                Some(batch) => batch.map(|batch| self.take_batch(batch, random)),
                 // Dropped while it waits: it has taken nothing.
-                Poll::Pending => Ok(()),
+                None => Ok(()),
             },
             _ => {
                 let batch = from.recv_batch(most, wait);
@@ -291,8 +290,15 @@ impl Puller {
     }
 }
 
-fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
-    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+/// Polls a future once, and drops it if it would wait.
+#[cfg(feature = "async")]
+fn at_once<F: Future>(future: F) -> Option<F::Output> {
+    use std::task::{Context, Poll, Waker};
+
+    match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
 }
 
 fn deadline(random: &mut Rng) -> Duration {
