@@ -278,7 +278,7 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
         if engine.is_manual() {
             return self.end_by_hand(phase, until);
         }
-        if phase > Phase::Draining {
+        if phase.ends_at_once() {
             // The end does not wait for a free worker: all of them may be busy elsewhere.
             self.end(engine);
         }

@@ -11,7 +11,7 @@ use crate::message::{Address, Delivery, MessageId};
 use crate::observe::event::{EventKind, Subject};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::policy::retry::FailureKind;
-use crate::pure::words::room::{Phase, Reserved};
+use crate::pure::words::room::Reserved;
 use crate::sync::{Arc, mutant};
 use crate::topic::Topic;
 use crate::types::reason::DeadReason;
@@ -234,7 +234,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         if let Some(left) = taken {
             notify(left.waiting);
         }
-        if lane.phase() > Phase::Draining {
+        if lane.phase().ends_at_once() {
             // The end may have passed by while the delivery was on its way.
             lane.come_to_end();
         }

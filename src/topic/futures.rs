@@ -3,7 +3,6 @@
 use crate::engine::publish::admit_async::Outgoing;
 use crate::engine::wait::wakers::WaiterId;
 use crate::message::Receipt;
-use crate::message::batch::Meta;
 use crate::topic::{MessageBuilder, Topic};
 use crate::types::error::PublishError;
 
@@ -39,7 +38,14 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// The errors are those of [`publish`](Self::publish), except `TimedOut`.
     pub fn publish_async(&self, payload: T) -> Publish<T> {
-        Publish::new(self, Ok((payload, None, Duration::ZERO)))
+        Publish::new(
+            self,
+            Ok(Outgoing {
+                payload,
+                meta: None,
+                delay: Duration::ZERO,
+            }),
+        )
     }
 }
 
@@ -53,28 +59,19 @@ impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
     /// live of zero.
     pub fn publish_async(self) -> Publish<T> {
         let (topic, delay) = (self.topic, self.delay.unwrap_or_default());
-        let checked = self.checked();
-        Publish::new(
-            topic,
-            checked.map(|(payload, meta)| (payload, Some(meta), delay)),
-        )
+        let outgoing = self.checked().map(|(payload, meta)| Outgoing {
+            payload,
+            meta: Some(meta),
+            delay,
+        });
+        Publish::new(topic, outgoing)
     }
 }
 
 impl<T: Send + Sync + 'static> Publish<T> {
-    fn new(
-        topic: &Topic<T>,
-        message: Result<(T, Option<Meta>, Duration), PublishError<T>>,
-    ) -> Self {
-        let (outgoing, invalid) = match message {
-            Ok((payload, meta, delay)) => (
-                Some(Outgoing {
-                    payload,
-                    meta,
-                    delay,
-                }),
-                None,
-            ),
+    fn new(topic: &Topic<T>, outgoing: Result<Outgoing<T>, PublishError<T>>) -> Self {
+        let (outgoing, invalid) = match outgoing {
+            Ok(outgoing) => (Some(outgoing), None),
             Err(invalid) => (None, Some(invalid)),
         };
         Self {

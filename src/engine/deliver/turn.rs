@@ -26,7 +26,7 @@ impl<T: Send + Sync + 'static> Task for Lane<T> {
         if !self.task.start() || !self.run_claimed() {
             return;
         }
-        if self.phase() > Phase::Draining {
+        if self.phase().ends_at_once() {
             // Its end was begun while it ran. On the ready queue it would wait for a free worker,
             // and the handlers of other lanes may keep all of them.
             self.end(worker.engine);
@@ -102,7 +102,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let began_ns = self.engine().clock.now_ns();
         let mut now_ns = began_ns;
         let mut looks = 0;
-        while self.phase() <= Phase::Draining {
+        while !self.phase().ends_at_once() {
             let ran_ns = now_ns.saturating_sub(began_ns);
             if ran_ns >= SHARE_NS || looks == SHARE_LOOKS {
                 self.was_brisk(false);

@@ -313,7 +313,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if then == Then::Enqueue {
             worker.submit(Arc::clone(lane) as _);
         }
-        if lane.phase() > Phase::Draining {
+        if lane.phase().ends_at_once() {
             // Its places were reserved before it was closed, and its unsubscribe may have looked
             // before the slice came. On the ready queue its end would wait for a free worker.
             lane.come_to_end();

@@ -22,7 +22,6 @@ use crate::message::nack::Nack;
 use crate::message::owned::{Names, OwnedDelivery};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::order::sequencer::Taken;
-use crate::pure::words::room::Phase;
 use crate::sync::Arc;
 
 /// A call that has begun.
@@ -77,7 +76,7 @@ where
         let mut now_ns = turn_began_ns;
         let mut looks = 0;
         loop {
-            if lane.phase() > Phase::Draining {
+            if lane.phase().ends_at_once() {
                 self.cancel(keyed);
                 return false;
             }

@@ -162,7 +162,7 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
 
     /// Whether the slot has nothing more to do than to end, or to end its call.
     fn is_ending(&self) -> bool {
-        let is_cancelled = |lane: Arc<Lane<T>>| lane.phase() > Phase::Draining;
+        let is_cancelled = |lane: Arc<Lane<T>>| lane.phase().ends_at_once();
         self.is_leaving() || self.lane().is_some_and(is_cancelled)
     }
 
@@ -206,7 +206,7 @@ impl<T: Send + Sync + 'static> Work<T> for Turn<T> {
         let began_ns = keyed.lane.engine().clock.now_ns();
         let mut now_ns = began_ns;
         let mut looks = 0;
-        while !slot.is_leaving() && keyed.lane.phase() <= Phase::Draining {
+        while !slot.is_leaving() && !keyed.lane.phase().ends_at_once() {
             if now_ns.saturating_sub(began_ns) >= SHARE_NS || looks == SHARE_LOOKS {
                 return true;
             }

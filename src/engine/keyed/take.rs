@@ -5,7 +5,6 @@ use crate::engine::state::keyed::{KeyedLane, RUNNER, State};
 use crate::engine::state::lane::Lane;
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::order::sequencer::{Class, Key, PerKey, Taken};
-use crate::pure::words::room::Phase;
 use crate::sync::{Arc, mutant};
 
 /// Deliveries that were in flight and go back.
@@ -78,7 +77,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     fn leave_flight(self: &Arc<Self>, taken: u64, ended: u32) {
         self.books.end_in_flight(taken);
         self.end_places(ended);
-        if self.phase() > Phase::Draining {
+        if self.phase().ends_at_once() {
             // The lane's end may have passed by before these deliveries were put down.
             mutant!(self.come_to_end(), "keyed.put-down-end");
         }

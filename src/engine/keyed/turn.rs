@@ -14,7 +14,6 @@ use crate::engine::state::lane::Turn;
 use crate::engine::wait::fire::Tag;
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::order::sequencer::{Key, PerKey, Taken};
-use crate::pure::words::room::Phase;
 use crate::sync::{Arc, mutant};
 
 /// The effect of a failure on later deliveries of the same key.
@@ -57,7 +56,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let mut held: Vec<Key> = Vec::new();
         while let Some(Taken { key, item, .. }) = left.pop_front() {
             let is_held = key.is_some_and(|key| held.contains(&key));
-            if mutant!(is_held, "keyed.skip-held", false) || self.lane.phase() > Phase::Draining {
+            if mutant!(is_held, "keyed.skip-held", false) || self.lane.phase().ends_at_once() {
                 settlements.untried.push((key, item));
                 continue;
             }

@@ -17,7 +17,7 @@ use crate::message::{Address, Delivery};
 use crate::pure::policy::retry::FailureKind;
 use crate::pure::policy::strategy::Batched;
 use crate::pure::policy::verdict::NackAction;
-use crate::pure::words::room::{Phase, Room};
+use crate::pure::words::room::Room;
 use crate::sync::Arc;
 
 /// Why a delivery failed.
@@ -153,7 +153,7 @@ where
         let failed_call = |calls, cause| FailedCall::new(calls - 1, cause, refused.get());
         loop {
             let called = contain(|| {
-                while run.from + calls < run.to && run.room.load().phase <= Phase::Draining {
+                while run.from + calls < run.to && !run.room.load().phase.ends_at_once() {
                     delivery.index = run.from + calls;
                     calls += 1;
                     // A refusal that an earlier call met at shutdown is not this call's.

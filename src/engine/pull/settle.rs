@@ -63,7 +63,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Whether the lane will lease nothing any more.
     pub(crate) fn is_over(&self) -> bool {
         let room = self.room.load();
-        room.phase > Phase::Draining || (room.phase == Phase::Draining && room.occupied == 0)
+        room.phase.ends_at_once() || (room.phase == Phase::Draining && room.occupied == 0)
     }
 }
 

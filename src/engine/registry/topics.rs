@@ -182,7 +182,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Runs the lane's end if it may have come, without waiting for a free worker. All workers
     /// may be busy elsewhere.
     pub(crate) fn come_to_end(self: &Arc<Self>) {
-        if self.phase() <= Phase::Draining || !self.end(self.engine()) {
+        if !self.phase().ends_at_once() || !self.end(self.engine()) {
             self.schedule();
         }
     }

@@ -34,6 +34,11 @@ impl Phase {
         Self::DeadLettering,
         Self::Cancelling,
     ];
+
+    /// Whether the lane tries no further delivery: what it has ends where the phase says.
+    pub fn ends_at_once(self) -> bool {
+        self > Self::Draining
+    }
 }
 
 /// The room word of one lane.
