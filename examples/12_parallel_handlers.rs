@@ -72,7 +72,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let together = Search::new(&broker, "together")?;
     let (again, took) = together.run(&broker, |search| {
         let subscription = search.topic.subscription("pool");
-        subscription.subscribe_parallel(threads, Batched::of(256), search.handler())
+        subscription
+            .concurrency(threads)
+            .subscribe_parallel(Batched::of(256), search.handler())
     })?;
     println!("{threads} threads of its own: {again} primes in {took:.1?}");
     assert_eq!(found, again, "the same numbers have the same primes");

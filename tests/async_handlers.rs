@@ -63,13 +63,16 @@ fn calls_that_wait_occupy_no_worker() {
     let topic = open(&broker);
     let door = Door::default();
     let wait = door.clone();
-    let calls = topic.subscription("calls").subscribe_async(50, move |_| {
-        let door = wait.clone();
-        async move {
-            door.pass().await;
-            Ok(())
-        }
-    });
+    let calls = topic
+        .subscription("calls")
+        .concurrency(50)
+        .subscribe_async(move |_| {
+            let door = wait.clone();
+            async move {
+                door.pass().await;
+                Ok(())
+            }
+        });
     let calls = calls.expect("subscribes");
     let done: Log<u32> = Log::new();
     let log = done.clone();
@@ -115,16 +118,19 @@ fn calls_of_one_key_follow_each_other() {
     let door = Door::default();
     let (wait, done) = (door.clone(), Log::new());
     let log = done.clone();
-    let _calls = topic.subscription("calls").subscribe_async(8, move |d| {
-        let (door, log) = (wait.clone(), log.clone());
-        async move {
-            if *d.payload() == 0 {
-                door.pass().await;
+    let _calls = topic
+        .subscription("calls")
+        .concurrency(8)
+        .subscribe_async(move |d| {
+            let (door, log) = (wait.clone(), log.clone());
+            async move {
+                if *d.payload() == 0 {
+                    door.pass().await;
+                }
+                log.push(*d.payload());
+                Ok(())
             }
-            log.push(*d.payload());
-            Ok(())
-        }
-    });
+        });
     for number in 0..6 {
         let message = topic
             .message(number)
@@ -147,18 +153,20 @@ fn failures_and_panics_are_retried_and_buried_as_any() {
     let log = done.clone();
     let subscription = topic.subscription("calls").on_failure(OnFailure::BlockKey);
     let subscription = subscription.on_exhausted(OnExhausted::ParkKey);
-    let _calls = subscription.subscribe_async(2, move |d: OwnedDelivery<u32>| {
-        let log = log.clone();
-        assert!(*d.payload() != 1 || d.attempt() > 1, "before any await");
-        async move {
-            log.push((*d.payload(), d.attempt()));
-            match *d.payload() {
-                0 if d.attempt() == 1 => Err(Nack::retry("not yet")),
-                2 => panic!("every time"),
-                _ => Ok(()),
+    let _calls = subscription
+        .concurrency(2)
+        .subscribe_async(move |d: OwnedDelivery<u32>| {
+            let log = log.clone();
+            assert!(*d.payload() != 1 || d.attempt() > 1, "before any await");
+            async move {
+                log.push((*d.payload(), d.attempt()));
+                match *d.payload() {
+                    0 if d.attempt() == 1 => Err(Nack::retry("not yet")),
+                    2 => panic!("every time"),
+                    _ => Ok(()),
+                }
             }
-        }
-    });
+        });
     for (number, key) in [(0, "a"), (1, "b"), (2, "c"), (3, "c"), (4, "a")] {
         topic
             .message(number)
@@ -200,14 +208,17 @@ impl Drop for Alive {
 
 fn stuck(topic: &Topic<u32>, alive: &Arc<AtomicUsize>) -> millstream::Subscription {
     let (alive, captured) = (Arc::clone(alive), Alive::new(alive));
-    let calls = topic.subscription("calls").subscribe_async(4, move |_| {
-        let call = Alive::new(&alive);
-        let _captured = &captured;
-        async move {
-            let _call = call;
-            std::future::pending().await
-        }
-    });
+    let calls = topic
+        .subscription("calls")
+        .concurrency(4)
+        .subscribe_async(move |_| {
+            let call = Alive::new(&alive);
+            let _captured = &captured;
+            async move {
+                let _call = call;
+                std::future::pending().await
+            }
+        });
     calls.expect("subscribes")
 }
 
@@ -255,18 +266,21 @@ fn a_call_may_change_the_concurrency_while_somebody_else_does() {
     let topic = open(&broker);
     let cell: Arc<std::sync::OnceLock<millstream::Subscription>> = Arc::default();
     let own = Arc::clone(&cell);
-    let calls = topic.subscription("calls").subscribe_async(3, move |_| {
-        let (own, mut polls) = (Arc::clone(&own), 0);
-        poll_fn(move |_| {
-            polls += 1;
-            if polls == 1 {
-                return Poll::Pending;
-            }
-            let calls = own.get().expect("it is set before the second poll");
-            calls.set_concurrency(3).expect("in range");
-            Poll::Ready(Ok(()))
-        })
-    });
+    let calls = topic
+        .subscription("calls")
+        .concurrency(3)
+        .subscribe_async(move |_| {
+            let (own, mut polls) = (Arc::clone(&own), 0);
+            poll_fn(move |_| {
+                polls += 1;
+                if polls == 1 {
+                    return Poll::Pending;
+                }
+                let calls = own.get().expect("it is set before the second poll");
+                calls.set_concurrency(3).expect("in range");
+                Poll::Ready(Ok(()))
+            })
+        });
     assert!(cell.set(calls.expect("subscribes")).is_ok());
     for number in 0..3 {
         topic.publish(number).expect("there is room");
@@ -328,13 +342,13 @@ fn settings_that_make_no_sense_are_refused() {
     let (broker, _clock) = manual();
     let topic = open(&broker);
     let ok = |_| async { Ok(()) };
-    let none = topic.subscription("s").subscribe_async(0, ok);
+    let none = topic.subscription("s").concurrency(0).subscribe_async(ok);
     assert!(matches!(none, Err(SubscribeError::Invalid(_))));
     let whole = topic
         .subscription("s")
         .on_failure(OnFailure::BlockSubscription);
     assert!(matches!(
-        whole.subscribe_async(2, ok),
+        whole.concurrency(2).subscribe_async(ok),
         Err(SubscribeError::Invalid(_))
     ));
 }
@@ -372,7 +386,10 @@ fn a_future_that_panics_when_polled_and_again_when_dropped_costs_one_attempt() {
         polled: delivery.payload() & 1 > 0,
         dropped: delivery.payload() & 2 > 0,
     };
-    let odd = topic.subscription("odd").subscribe_async(2, calls);
+    let odd = topic
+        .subscription("odd")
+        .concurrency(2)
+        .subscribe_async(calls);
     let odd = odd.expect("subscribes");
     topic.publish_batch(0..4).expect("there is room");
     for _ in 0..3 {
@@ -396,7 +413,10 @@ fn a_handler_that_panics_before_it_makes_its_future_fails_like_any() {
     let (broker, clock) = manual();
     let topic = open(&broker);
     let calls = |_: OwnedDelivery<u32>| -> Odd { resume_unwind(Box::new("no future")) };
-    let none = topic.subscription("none").subscribe_async(1, calls);
+    let none = topic
+        .subscription("none")
+        .concurrency(1)
+        .subscribe_async(calls);
     let _none = none.expect("subscribes");
     topic.publish(1).expect("there is room");
     for _ in 0..3 {
@@ -425,7 +445,10 @@ fn a_call_that_is_cancelled_may_panic_when_it_is_dropped() {
     }
     let (broker, _clock) = manual();
     let topic = open(&broker);
-    let waits = topic.subscription("waits").subscribe_async(1, |_| Waits);
+    let waits = topic
+        .subscription("waits")
+        .concurrency(1)
+        .subscribe_async(|_| Waits);
     let waits = waits.expect("subscribes");
     topic.publish(1).expect("there is room");
     broker.run_until_idle();

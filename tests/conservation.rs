@@ -455,7 +455,7 @@ fn snapshots_under_load_balance_but_for_what_they_say_is_moving() {
     let _batches = of("batches", 200)
         .subscribe_batches(Batched::of(50).linger(MS), |_| Ok(()))
         .expect("subscribes");
-    let slots = of("slots", 50).subscribe_concurrent(3, flaky);
+    let slots = of("slots", 50).concurrency(3).subscribe_shared(flaky);
     let _seats = slots.expect("subscribes");
     let keyed = of("keyed", 50)
         .on_failure(OnFailure::BlockKey)

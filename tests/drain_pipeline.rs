@@ -101,7 +101,8 @@ fn every_kind_of_handler_may_publish_onward() {
     let to = out.clone();
     let concurrent = topic
         .subscription("concurrent")
-        .subscribe_concurrent(2, move |delivery| {
+        .concurrency(2)
+        .subscribe_shared(move |delivery| {
             to.publish_batch([*delivery.payload()])?;
             Ok(())
         });
@@ -138,13 +139,13 @@ fn every_kind_of_handler_may_publish_onward() {
     #[cfg(feature = "parallel")]
     {
         let to = out.clone();
-        let handler =
-            topic
-                .subscription("parallel")
-                .subscribe_parallel(2, Batched::of(8), move |delivery| {
-                    to.publish(*delivery.payload())?;
-                    Ok(())
-                });
+        let handler = topic
+            .subscription("parallel")
+            .concurrency(2)
+            .subscribe_parallel(Batched::of(8), move |delivery| {
+                to.publish(*delivery.payload())?;
+                Ok(())
+            });
         handler.unwrap().detach();
     }
     #[cfg(feature = "async")]
@@ -152,7 +153,8 @@ fn every_kind_of_handler_may_publish_onward() {
         let to = out.clone();
         let handler = topic
             .subscription("async")
-            .subscribe_async(2, move |delivery| {
+            .concurrency(2)
+            .subscribe_async(move |delivery| {
                 let to = to.clone();
                 async move {
                     to.publish_async(*delivery.payload()).await?;

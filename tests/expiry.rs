@@ -84,8 +84,9 @@ fn a_letter_that_is_redriven_after_its_time_to_live_is_handled_in_batches_and_in
     });
     is_handled_after_its_time(|builder, log| {
         let builder = builder.retry(Backoff::fixed(MS).max_attempts(5));
-        let subscribed =
-            builder.subscribe_concurrent(4, move |d| judge(&log, d.generation(), d.attempt()));
+        let subscribed = builder
+            .concurrency(4)
+            .subscribe_shared(move |d| judge(&log, d.generation(), d.attempt()));
         subscribed.expect("subscribes")
     });
 }

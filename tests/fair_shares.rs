@@ -65,10 +65,15 @@ fn kinds() -> Vec<(&'static str, Subscribe)> {
             detach(builder.subscribe(handler(log)));
         }),
         ("concurrent", |builder, log| {
-            detach(builder.subscribe_concurrent(2, handler(log)));
+            detach(builder.concurrency(2).subscribe_shared(handler(log)));
         }),
         ("concurrent, few set aside", |builder, log| {
-            detach(builder.hold(2).subscribe_concurrent(2, handler(log)));
+            detach(
+                builder
+                    .hold(2)
+                    .concurrency(2)
+                    .subscribe_shared(handler(log)),
+            );
         }),
         ("a group", |builder, log| {
             let group = builder.group().expect("subscribes");
@@ -79,7 +84,7 @@ fn kinds() -> Vec<(&'static str, Subscribe)> {
     #[cfg(feature = "async")]
     kinds.push(("async", |builder, log| {
         let log = log.clone();
-        detach(builder.subscribe_async(2, move |d| {
+        detach(builder.concurrency(2).subscribe_async(move |d| {
             log.push(*d.payload());
             let judged = judge(*d.payload());
             async move { judged }

@@ -176,7 +176,7 @@ fn members_come_and_go_without_loss_overlap_or_reordering() {
     let done: Log<(u32, u32)> = Log::new();
     let member = |name: String| {
         let (hands, done) = (hands.clone(), done.clone());
-        group.join_concurrent(&name, 2, move |d| {
+        group.member(&name).concurrency(2).join_shared(move |d| {
             let (publisher, number) = (*d.payload() >> 16, *d.payload() & 0xffff);
             let hand = &hands[(publisher * 16 + number % 16) as usize];
             assert!(!hand.swap(true, Ordering::SeqCst), "two hands have one key");
@@ -284,7 +284,8 @@ fn nothing_waits_behind_a_call_while_another_hand_is_free() {
     let log = done.clone();
     let subscription = topic
         .subscription("calls")
-        .subscribe_concurrent(2, move |d| {
+        .concurrency(2)
+        .subscribe_shared(move |d| {
             while *d.payload() == 500 && waits.load(Ordering::SeqCst) {
                 thread::sleep(MS);
             }
@@ -329,7 +330,8 @@ fn as_many_calls_run_at_once_as_were_asked_for_and_no_more() {
     };
     let subscription = topic.subscription("calls");
     let calls = subscription
-        .subscribe_concurrent(3, handler)
+        .concurrency(3)
+        .subscribe_shared(handler)
         .expect("subscribes");
     for number in 0..60 {
         publish(&topic, number);
@@ -357,7 +359,8 @@ fn concurrent_calls_keep_the_order_of_each_key() {
     let log = done.clone();
     let subscription = topic.subscription("calls").on_failure(OnFailure::BlockKey);
     let _calls = subscription
-        .subscribe_concurrent(4, move |d| {
+        .concurrency(4)
+        .subscribe_shared(move |d| {
             if d.attempt() == 1 && *d.payload() % 13 == 0 {
                 return Err(Nack::retry("once"));
             }
@@ -386,7 +389,8 @@ fn unsubscribing_waits_for_all_calls_and_drops_the_handler() {
         let captured = Arc::clone(&held);
         let subscription = topic.subscription("calls");
         let calls = subscription
-            .subscribe_concurrent(2, move |_| {
+            .concurrency(2)
+            .subscribe_shared(move |_| {
                 let _captured = &captured;
                 thread::sleep(MS / 10);
                 Ok(())
@@ -438,7 +442,8 @@ fn a_panic_costs_one_attempt_and_no_seat() {
     let topic = open(&broker);
     let subscription = topic.subscription("calls");
     let calls = subscription
-        .subscribe_concurrent(2, |d| {
+        .concurrency(2)
+        .subscribe_shared(|d| {
             assert!(d.attempt() > 1, "the first time");
             Ok(())
         })
@@ -473,11 +478,12 @@ fn what_makes_no_sense_is_refused() {
     let whole = topic
         .subscription("s")
         .on_failure(OnFailure::BlockSubscription);
-    assert!(whole.subscribe_concurrent(2, ok).is_err());
+    assert!(whole.concurrency(2).subscribe_shared(ok).is_err());
     for concurrency in [0, 1_025] {
         let refused = topic
             .subscription("s")
-            .subscribe_concurrent(concurrency, ok);
+            .concurrency(concurrency)
+            .subscribe_shared(ok);
         assert_eq!(
             invalid(refused.expect_err("refused")),
             format!("concurrency is {concurrency}, but it must be between 1 and 1024")
@@ -486,15 +492,14 @@ fn what_makes_no_sense_is_refused() {
     let plain = topic.subscribe("plain", ok).expect("subscribes");
     assert_eq!(
         text(plain.set_concurrency(2)),
-        "concurrency is 2, but it needs a subscription made by subscribe_concurrent"
+        "concurrency is 2, but it needs a subscription whose handler can be called several times at once"
     );
     let group = topic.subscription("billing").group().expect("subscribes");
     assert!(group.set_on_failure(OnFailure::BlockSubscription).is_err());
-    assert!(group.set_concurrency(2).is_err(), "that is for its members");
     let one = group.join("one", ok).expect("joins");
     assert_eq!(
         text(one.set_concurrency(2)),
-        "concurrency is 2, but it needs a member that joined with join_concurrent"
+        "concurrency is 2, but it needs a member whose handler can be called several times at once"
     );
     let taken = SubscribeError::MemberTaken {
         name: "one".to_owned(),
@@ -622,7 +627,7 @@ fn unsubscribing_needs_no_free_worker() {
     };
     let inside = (Arc::clone(&begun), Arc::clone(&go));
     let lane = topic.subscription("calls");
-    let calls = lane.subscribe_concurrent(1, move |_| {
+    let calls = lane.concurrency(1).subscribe_shared(move |_| {
         inside.0.store(true, Ordering::SeqCst);
         wait(&inside.1);
         Ok(())

@@ -84,12 +84,12 @@ impl Bench {
         let taker = match way {
             Way::Each => pushed(builder.subscribe(each)),
             Way::Keyed => pushed(builder.on_failure(OnFailure::BlockKey).subscribe(each)),
-            Way::Concurrent => pushed(builder.subscribe_concurrent(2, each)),
+            Way::Concurrent => pushed(builder.concurrency(2).subscribe_shared(each)),
             Way::Batches => pushed(builder.subscribe_batches(Batched::of(1), move |batch| {
                 each(&batch.get(0).expect("there is one"))
             })),
             #[cfg(feature = "async")]
-            Way::Async => pushed(builder.subscribe_async(2, move |d| {
+            Way::Async => pushed(builder.concurrency(2).subscribe_async(move |d| {
                 let answer = each(&d.borrow());
                 async move { answer }
             })),
@@ -343,7 +343,8 @@ fn a_member_says_how_long_it_has_been_busy() {
     let topic = broker.topic::<u32>("t").open().expect("opens");
     let calls = topic
         .subscription("s")
-        .subscribe_async(1, |_| std::future::pending());
+        .concurrency(1)
+        .subscribe_async(|_| std::future::pending());
     let calls = calls.expect("subscribes");
     clock.advance(10 * MS);
     topic.publish(0).expect("there is room");

@@ -219,6 +219,22 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "pure/policy",
             "pure/order",
             "pure/words",
+            "message",
+            "observe",
+            "engine/wait",
+            "engine/parts",
+            "engine/state",
+            "engine/deliver",
+        ],
+    ),
+    (
+        "engine/slots",
+        &[
+            "sync",
+            "pure/decide",
+            "pure/policy",
+            "pure/order",
+            "pure/words",
             "engine/base",
             "message",
             "observe",
@@ -227,6 +243,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "engine/parts",
             "engine/state",
             "engine/deliver",
+            "engine/keyed",
         ],
     ),
     (
@@ -256,9 +273,11 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "pure/words",
             "engine/base",
             "observe",
+            "engine/wait",
             "engine/runtime",
             "engine/parts",
             "engine/state",
+            "engine/pull",
         ],
     ),
     (
@@ -270,15 +289,65 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "pure/policy",
             "pure/words",
             "engine/base",
-            "message",
             "observe",
             "engine/wait",
             "engine/runtime",
+            "engine/state",
+            "engine/registry",
+        ],
+    ),
+    (
+        "subscription/pull",
+        &[
+            "sync",
+            "types",
+            "pure/decide",
+            "message",
+            "engine/wait",
             "engine/parts",
             "engine/state",
-            "engine/keyed",
             "engine/pull",
             "engine/registry",
+            "subscription",
+        ],
+    ),
+    (
+        "subscription/group",
+        &[
+            "sync",
+            "types",
+            "pure/policy",
+            "pure/words",
+            "engine/base",
+            "message",
+            "observe",
+            "engine/runtime",
+            "engine/state",
+            "engine/slots",
+            "engine/registry",
+            "subscription",
+        ],
+    ),
+    (
+        "subscription/builder",
+        &[
+            "sync",
+            "types",
+            "pure/decide",
+            "pure/policy",
+            "pure/words",
+            "engine/base",
+            "message",
+            "observe",
+            "engine/runtime",
+            "engine/parts",
+            "engine/state",
+            "engine/slots",
+            "engine/pull",
+            "engine/registry",
+            "subscription",
+            "subscription/pull",
+            "subscription/group",
         ],
     ),
     (
@@ -298,6 +367,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "engine/state",
             "engine/publish",
             "subscription",
+            "subscription/builder",
         ],
     ),
     (
@@ -314,7 +384,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "engine/runtime",
             "engine/state",
             "engine/registry",
-            "subscription",
+            "subscription/builder",
             "topic",
         ],
     ),
@@ -327,7 +397,9 @@ fn folder_of(path: &str) -> Option<&'static str> {
         let rest = path.strip_prefix(folder);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    FOLDERS.iter().map(|(folder, _)| *folder).find(leads_into)
+    let folders = FOLDERS.iter().map(|(folder, _)| *folder);
+    // A folder in another one counts by itself.
+    folders.filter(leads_into).max_by_key(|folder| folder.len())
 }
 
 /// The folder that a file is in; those of a backend are in `sync`.

@@ -464,15 +464,22 @@ fn by_hands(broker: &Broker) -> Vec<Doors> {
     let topic = broker.topic::<u8>("t").lane_capacity(8).open().unwrap();
     let ok = |_: &millstream::Delivery<'_, u8>| Ok(());
     let build = || topic.subscription("new");
-    let at_once = topic.subscription("at-once").subscribe_concurrent(2, ok);
+    let at_once = topic
+        .subscription("at-once")
+        .concurrency(2)
+        .subscribe_shared(ok);
     let at_once = at_once.unwrap();
     let group = topic.subscription("group").group().unwrap();
-    let member = group.join_concurrent("member", 2, ok).unwrap();
+    let member = group
+        .member("member")
+        .concurrency(2)
+        .join_shared(ok)
+        .unwrap();
     let one_by_one = || build().on_failure(OnFailure::BlockSubscription);
     let mode = OnFailure::BlockSubscription;
     let mut said = vec![
         (
-            one_by_one().subscribe_concurrent(2, ok).refusal(),
+            one_by_one().concurrency(2).subscribe_shared(ok).refusal(),
             at_once.set_on_failure(mode).refusal(),
         ),
         (
@@ -482,7 +489,11 @@ fn by_hands(broker: &Broker) -> Vec<Doors> {
     ];
     for hold in [0, 9, usize::MAX] {
         said.push((
-            build().hold(hold).subscribe_concurrent(2, ok).refusal(),
+            build()
+                .hold(hold)
+                .concurrency(2)
+                .subscribe_shared(ok)
+                .refusal(),
             at_once.set_hold(hold).refusal(),
         ));
         said.push((
@@ -492,11 +503,18 @@ fn by_hands(broker: &Broker) -> Vec<Doors> {
     }
     for concurrency in [0, 1_025, usize::MAX] {
         said.push((
-            build().subscribe_concurrent(concurrency, ok).refusal(),
+            build()
+                .concurrency(concurrency)
+                .subscribe_shared(ok)
+                .refusal(),
             at_once.set_concurrency(concurrency).refusal(),
         ));
         said.push((
-            group.join_concurrent("new", concurrency, ok).refusal(),
+            group
+                .member("new")
+                .concurrency(concurrency)
+                .join_shared(ok)
+                .refusal(),
             member.set_concurrency(concurrency).refusal(),
         ));
     }

@@ -907,7 +907,7 @@ proptest! {
         let handler = fails_in_generations(&log);
         let book = match hands {
             0 => subscription.subscribe(handler),
-            hands => subscription.subscribe_concurrent(hands, handler),
+            hands => subscription.concurrency(hands).subscribe_shared(handler),
         };
         let book = book.expect("subscribes");
         let (mut good, mut number) = (Vec::new(), 0);

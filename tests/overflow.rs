@@ -856,7 +856,8 @@ fn a_full_lane_of_several_hands_drops_the_oldest_of_those_that_wait_for_one() {
             Ok(())
         };
         builder
-            .subscribe_concurrent(1, handler)
+            .concurrency(1)
+            .subscribe_shared(handler)
             .expect("subscribes")
             .detach();
     };
@@ -929,19 +930,22 @@ fn a_full_lane_drops_the_oldest_of_those_that_wait_for_an_async_call() {
     let topic = broker.topic::<u32>("t").open().expect("opens");
     let log = Log::new();
     let builder = topic.subscription("lane").capacity(4);
-    let lane = builder.when_full(LaneFull::DropOldest).subscribe_async(1, {
-        let log = log.clone();
-        move |d| {
-            log.push(*d.payload());
-            let is_first = *d.payload() == 1;
-            async move {
-                if is_first {
-                    std::future::pending::<()>().await;
+    let lane = builder
+        .when_full(LaneFull::DropOldest)
+        .concurrency(1)
+        .subscribe_async({
+            let log = log.clone();
+            move |d| {
+                log.push(*d.payload());
+                let is_first = *d.payload() == 1;
+                async move {
+                    if is_first {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok(())
                 }
-                Ok(())
             }
-        }
-    });
+        });
     let lane = lane.expect("subscribes");
     topic.publish_batch(1..=4).expect("there is room");
     broker.run_until_idle();

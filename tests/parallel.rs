@@ -21,8 +21,7 @@ fn calls_of_one_batch_run_side_by_side() {
     let meeting = Barrier::new(4);
     let met = Log::new();
     let meets = met.clone();
-    let subscription = topic.subscription("s").subscribe_parallel(
-        4,
+    let subscription = topic.subscription("s").concurrency(4).subscribe_parallel(
         Batched::of(4).until_full(),
         move |delivery| {
             // Comes back only if four calls are under way at once.
@@ -43,12 +42,14 @@ fn one_batch_ends_before_the_next_begins() {
     let topic = broker.topic("t").open().unwrap();
     let log = Log::new();
     let handled = log.clone();
-    let subscription = topic
-        .subscription("s")
-        .subscribe_parallel(3, BATCHES, move |delivery| {
-            handled.push(*delivery.payload() / 8);
-            Ok(())
-        });
+    let subscription =
+        topic
+            .subscription("s")
+            .concurrency(3)
+            .subscribe_parallel(BATCHES, move |delivery| {
+                handled.push(*delivery.payload() / 8);
+                Ok(())
+            });
     let _subscription = subscription.unwrap();
     topic.publish_batch(0..64_u64).unwrap();
     broker.run_until_idle();
@@ -65,17 +66,19 @@ fn each_call_fails_for_itself_and_is_retried_alone() {
     let topic = broker.topic("t").retry(policy).open().unwrap();
     let calls = Arc::new(AtomicU64::new(0));
     let counts = Arc::clone(&calls);
-    let subscription = topic
-        .subscription("s")
-        .subscribe_parallel(2, BATCHES, move |delivery| {
-            counts.fetch_add(1, Ordering::Relaxed);
-            match (delivery.payload() % 4, delivery.attempt()) {
-                (1, 1) => Err(Nack::retry("not yet")),
-                (2, _) => panic!("never"),
-                (3, _) => Err(Nack::dead_letter("no")),
-                _ => Ok(()),
-            }
-        });
+    let subscription =
+        topic
+            .subscription("s")
+            .concurrency(2)
+            .subscribe_parallel(BATCHES, move |delivery| {
+                counts.fetch_add(1, Ordering::Relaxed);
+                match (delivery.payload() % 4, delivery.attempt()) {
+                    (1, 1) => Err(Nack::retry("not yet")),
+                    (2, _) => panic!("never"),
+                    (3, _) => Err(Nack::dead_letter("no")),
+                    _ => Ok(()),
+                }
+            });
     let _subscription = subscription.unwrap();
     topic.publish_batch(0..400_u64).unwrap();
     let metrics = assert_rests_balanced(&broker);
@@ -95,17 +98,17 @@ fn its_threads_are_inside_the_engine() {
     let topic: Topic<u64> = topic.overflow(overflow).open().unwrap();
     let (again, full) = (topic.clone(), Log::new());
     let fills = full.clone();
-    let subscription =
-        topic
-            .subscription("s")
-            .subscribe_parallel(1, Batched::of(1), move |delivery| {
-                if *delivery.payload() == 0 {
-                    while again.publish(1).is_ok() {}
-                    let refused = again.publish(1);
-                    fills.push(matches!(refused, Err(PublishError::Full(1))));
-                }
-                Ok(())
-            });
+    let subscription = topic.subscription("s").concurrency(1).subscribe_parallel(
+        Batched::of(1),
+        move |delivery| {
+            if *delivery.payload() == 0 {
+                while again.publish(1).is_ok() {}
+                let refused = again.publish(1);
+                fills.push(matches!(refused, Err(PublishError::Full(1))));
+            }
+            Ok(())
+        },
+    );
     let subscription = subscription.unwrap();
     topic.publish(0).unwrap();
     assert_rests_balanced(&broker);
@@ -125,11 +128,12 @@ fn thread_counts_that_make_no_sense_are_refused() {
     for threads in [0, 1_025] {
         let refused = topic
             .subscription("s")
-            .subscribe_parallel(threads, BATCHES, |_| Ok(()));
+            .concurrency(threads)
+            .subscribe_parallel(BATCHES, |_| Ok(()));
         let SubscribeError::Invalid(invalid) = refused.unwrap_err() else {
             panic!("another error");
         };
-        assert_eq!(invalid.setting(), "threads");
+        assert_eq!(invalid.setting(), "concurrency");
     }
     assert_balanced(&broker);
 }
@@ -147,11 +151,13 @@ fn what_a_handler_spreads_over_its_pool_is_inside_the_engine_too() {
     let answers = Log::new();
     let answered = answers.clone();
     let subscription = topic.subscription("s");
-    let subscription = subscription.subscribe_parallel(4, Batched::of(1), move |_| {
-        let publish = || answered.push(matches!(full.publish(1), Err(PublishError::Full(_))));
-        rayon::scope(|scope| (0..8).for_each(|_| scope.spawn(|_| publish())));
-        Ok(())
-    });
+    let subscription = subscription
+        .concurrency(4)
+        .subscribe_parallel(Batched::of(1), move |_| {
+            let publish = || answered.push(matches!(full.publish(1), Err(PublishError::Full(_))));
+            rayon::scope(|scope| (0..8).for_each(|_| scope.spawn(|_| publish())));
+            Ok(())
+        });
     let _subscription = subscription.unwrap();
     topic.publish(0_u64).unwrap();
     assert!(broker.wait_until_idle(HANG));
@@ -169,7 +175,8 @@ fn a_hostile_name_is_refused_before_a_thread_bears_it() {
     for name in ["", "a\0b", "a b"] {
         let refused = topic
             .subscription(name)
-            .subscribe_parallel(1, BATCHES, |_| Ok(()));
+            .concurrency(1)
+            .subscribe_parallel(BATCHES, |_| Ok(()));
         let refused = refused.unwrap_err();
         assert!(matches!(refused, SubscribeError::Name(_)), "{refused:?}");
     }

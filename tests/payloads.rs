@@ -130,10 +130,13 @@ fn a_payload_at_the_limit_is_handled_in_every_way() {
             batches.expect("subscribes")
         },
         |topic, log| {
-            let concurrent = topic.subscription("s").subscribe_concurrent(2, move |d| {
-                log.push(d.payload()[0]);
-                Ok(())
-            });
+            let concurrent = topic
+                .subscription("s")
+                .concurrency(2)
+                .subscribe_shared(move |d| {
+                    log.push(d.payload()[0]);
+                    Ok(())
+                });
             concurrent.expect("subscribes")
         },
         |topic, log| {
@@ -167,13 +170,16 @@ fn a_payload_at_the_limit_is_handled_by_async_functions() {
     let topic = builder(&broker).open().expect("opens");
     let log = Log::new();
     let seen = log.clone();
-    let calls = topic.subscription("s").subscribe_async(2, move |d| {
-        let seen = seen.clone();
-        async move {
-            seen.push(d.payload()[0]);
-            Ok(())
-        }
-    });
+    let calls = topic
+        .subscription("s")
+        .concurrency(2)
+        .subscribe_async(move |d| {
+            let seen = seen.clone();
+            async move {
+                seen.push(d.payload()[0]);
+                Ok(())
+            }
+        });
     let _calls = calls.expect("subscribes");
     publish_ten(&topic);
     assert_all(&broker, &log);

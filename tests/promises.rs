@@ -26,6 +26,7 @@ mod lifecycle_events;
 mod modes;
 mod names_and_settings;
 mod no_subscribers;
+mod options;
 mod order;
 mod order_under_failure;
 mod overflow;

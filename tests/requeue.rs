@@ -133,7 +133,9 @@ fn a_requeued_delivery_goes_behind_all_that_the_topic_had_accepted_then() {
         let builder = topic.subscription("s");
         let subscribed = match concurrency {
             None => builder.subscribe(requeuing(1, &log)),
-            Some(count) => builder.subscribe_concurrent(count, requeuing(1, &log)),
+            Some(count) => builder
+                .concurrency(count)
+                .subscribe_shared(requeuing(1, &log)),
         };
         let _subscription = subscribed.expect("subscribes");
         topic.publish_batch(1..=3).expect("there is room");
@@ -170,7 +172,7 @@ fn with_workers_a_requeued_delivery_comes_back_at_once_behind_those_that_wait() 
         let builder = topic.subscription("s");
         let subscribed = match concurrency {
             None => builder.subscribe(handler),
-            Some(count) => builder.subscribe_concurrent(count, handler),
+            Some(count) => builder.concurrency(count).subscribe_shared(handler),
         };
         let _subscription = subscribed.expect("subscribes");
         topic.publish_batch(1..=5).expect("there is room");
@@ -194,7 +196,9 @@ fn a_requeued_delivery_stays_the_first_of_its_key_where_order_survives_failures(
             let builder = topic.subscription("s").on_failure(on_failure);
             let subscribed = match concurrency {
                 None => builder.subscribe(requeuing(2, &log)),
-                Some(count) => builder.subscribe_concurrent(count, requeuing(2, &log)),
+                Some(count) => builder
+                    .concurrency(count)
+                    .subscribe_shared(requeuing(2, &log)),
             };
             let _subscription = subscribed.expect("subscribes");
             for n in 0..10 {
@@ -286,16 +290,19 @@ fn async_calls_requeue_as_any() {
         let topic = open(&broker);
         let calls = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&calls);
-        let _subscription = topic.subscription("s").subscribe_async(2, move |d| {
-            let call = counted.fetch_add(1, Ordering::Relaxed);
-            assert_eq!(d.attempt(), 1);
-            async move {
-                match call {
-                    0..5 => Err(Nack::requeue("not now")),
-                    _ => Ok(()),
+        let _subscription = topic
+            .subscription("s")
+            .concurrency(2)
+            .subscribe_async(move |d| {
+                let call = counted.fetch_add(1, Ordering::Relaxed);
+                assert_eq!(d.attempt(), 1);
+                async move {
+                    match call {
+                        0..5 => Err(Nack::requeue("not now")),
+                        _ => Ok(()),
+                    }
                 }
-            }
-        });
+            });
         topic.publish(1).expect("there is room");
         for _ in 0..10 {
             broker.run_until_idle();
@@ -318,7 +325,9 @@ fn what_was_requeued_is_not_dropped_to_make_room() {
         let builder = builder.when_full(LaneFull::DropOldest);
         let subscribed = match concurrency {
             None => builder.subscribe(requeuing(1, &log)),
-            Some(count) => builder.subscribe_concurrent(count, requeuing(1, &log)),
+            Some(count) => builder
+                .concurrency(count)
+                .subscribe_shared(requeuing(1, &log)),
         };
         let subscription = subscribed.expect("subscribes");
         topic.publish_batch(1..=2).expect("there is room");
@@ -341,7 +350,7 @@ fn a_handler_that_requeues_for_ever_leaves_others_their_turns() {
         let builder = topic.subscription("forever");
         let subscribed = match concurrency {
             None => builder.subscribe(forever),
-            Some(count) => builder.subscribe_concurrent(count, forever),
+            Some(count) => builder.concurrency(count).subscribe_shared(forever),
         };
         let forever = subscribed.expect("subscribes");
         let log = Log::new();
@@ -376,7 +385,10 @@ fn a_drain_and_a_draining_unsubscribe_end_though_a_handler_requeues_for_ever() {
     ] {
         let topic = open(&broker);
         let gone = topic.subscribe("gone", forever).expect("subscribes");
-        let _left = topic.subscription("left").subscribe_concurrent(1, forever);
+        let _left = topic
+            .subscription("left")
+            .concurrency(1)
+            .subscribe_shared(forever);
         topic.publish(1).expect("there is room");
         broker.run_until_idle();
         let until = Instant::now() + HANG;

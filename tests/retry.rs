@@ -964,7 +964,11 @@ fn a_retry_without_delay_waits_for_no_clock() {
                 third_time_lucky(batch.get(0).expect("none is empty").attempt())
             })
         },
-        |builder| builder.subscribe_concurrent(2, |d| third_time_lucky(d.attempt())),
+        |builder| {
+            builder
+                .concurrency(2)
+                .subscribe_shared(|d| third_time_lucky(d.attempt()))
+        },
         |builder| {
             let builder = builder.on_failure(OnFailure::BlockKey);
             builder.subscribe(|d| third_time_lucky(d.attempt()))
@@ -1041,7 +1045,7 @@ fn a_retry_without_delay_keeps_the_order_of_its_key() {
         let builder = topic.subscription("s").on_failure(on_failure);
         let subscribed = match concurrency {
             None => builder.subscribe(handler),
-            Some(count) => builder.subscribe_concurrent(count, handler),
+            Some(count) => builder.concurrency(count).subscribe_shared(handler),
         };
         let _subscription = subscribed.expect("subscribes");
         for n in 0..20 {
@@ -1096,7 +1100,7 @@ fn a_delivery_that_fails_over_and_over_without_delay_leaves_others_their_turns()
         let builder = topic.subscription("bad");
         let bad = match concurrency {
             None => builder.subscribe(bad),
-            Some(count) => builder.subscribe_concurrent(count, bad),
+            Some(count) => builder.concurrency(count).subscribe_shared(bad),
         };
         let _bad = bad.expect("subscribes");
         let good = topic.subscribe("good", {

@@ -361,7 +361,7 @@ fn block_key() -> u64 {
 fn concurrent() -> u64 {
     let bench = Bench::on_a_manual_clock();
     let subscription = bench.topic.subscription("concurrent");
-    let subscription = subscription.subscribe_concurrent(4, sink);
+    let subscription = subscription.concurrency(4).subscribe_shared(sink);
     keyed(&bench, &subscription.expect("the name is free"))
 }
 
@@ -435,10 +435,12 @@ fn handle(lease: Lease<Payload>) {
 fn async_handler() -> u64 {
     let bench = Bench::on_a_manual_clock();
     let subscription = bench.topic.subscription("async");
-    let subscription = subscription.subscribe_async(1, |delivery| async move {
-        black_box(delivery.payload());
-        Ok(())
-    });
+    let subscription = subscription
+        .concurrency(1)
+        .subscribe_async(|delivery| async move {
+            black_box(delivery.payload());
+            Ok(())
+        });
     let subscription = subscription.expect("the name is free");
     let count = rounds(|| bench.publish(), || bench.deliver());
     let delivered = subscription.metrics().counts.delivered;

@@ -115,9 +115,8 @@ fn begin(
     let subscribed = builder
         .capacity(capacity)
         .when_full(when_full)
-        .subscribe_async(random.usize(LOST as usize + 1..=MOST), move |delivery| {
-            handler.call(delivery)
-        });
+        .concurrency(random.usize(LOST as usize + 1..=MOST))
+        .subscribe_async(move |delivery| handler.call(delivery));
     // Refused after the end.
     Some((subscribed.ok()?, seat, calls))
 }

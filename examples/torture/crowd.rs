@@ -1,12 +1,14 @@
 //! Subscriptions whose order is to survive failures, or that several hands share.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use fastrand::Rng;
 use millstream::{
-    ConsumerGroup, Delivery, Member, Nack, OnExhausted, OnFailure, SubscribeError, Subscription,
-    Unsubscribe, Unsubscribed,
+    Batched, ConsumerGroup, Delivery, DeliveryBatch, Member, Nack, OnExhausted, OnFailure,
+    SubscribeError, Subscription, Unsubscribe, Unsubscribed,
 };
 
 use crate::faults::{Fault, Faults};
@@ -136,6 +138,8 @@ pub struct Crowd {
     held: Held,
     members: Mutex<Vec<(Member, End)>>,
     joined: AtomicU64,
+    /// Says which kind of handler the next member has.
+    kinds: AtomicU64,
 }
 
 impl Crowd {
@@ -154,7 +158,7 @@ impl Crowd {
         };
         let held = match style.who {
             Who::Alone => Held::One(builder.subscribe(handler)?),
-            Who::Several => Held::One(builder.subscribe_concurrent(3, handler)?),
+            Who::Several => Held::One(builder.concurrency(3).subscribe_shared(handler)?),
             Who::Members => Held::Group(builder.group()?),
         };
         ledger.join(&seat);
@@ -165,19 +169,13 @@ impl Crowd {
             held,
             members: Mutex::default(),
             joined: AtomicU64::new(0),
+            kinds: AtomicU64::new(random.u64(..)),
         };
         // One is there from the first message to the last.
         if let Some((member, _)) = crowd.join(2) {
             member.detach();
         }
         Ok(crowd)
-    }
-
-    fn subscription(&self) -> &Subscription {
-        match &self.held {
-            Held::One(subscription) => subscription,
-            Held::Group(group) => group,
-        }
     }
 
     fn join(&self, concurrency: usize) -> Option<(Member, End)> {
@@ -190,9 +188,22 @@ impl Crowd {
             end: end.clone(),
         };
         let name = format!("member-{}", self.joined.fetch_add(1, Relaxed));
-        let handler = move |delivery: &Delivery<'_, Shot>| joined.call(delivery);
+        let member = group.member(&name);
+        let each = move |delivery: &Delivery<'_, Shot>| joined.call(delivery);
         // After the end it is refused.
-        let member = group.join_concurrent(&name, concurrency, handler).ok()?;
+        let member = match self.kinds.fetch_add(1, Relaxed) % 3 {
+            #[cfg(feature = "async")]
+            1 => member.concurrency(concurrency).join_async(move |delivery| {
+                let outcome = each(&delivery.borrow());
+                async move { outcome }
+            }),
+            2 => {
+                let batches = Batched::of(1 + concurrency).linger(Duration::from_micros(300));
+                member.join_batches(batches, move |batch| call_each(batch, &each))
+            }
+            _ => member.concurrency(concurrency).join_shared(each),
+        };
+        let member = member.ok()?;
         Some((member, end))
     }
 
@@ -202,7 +213,9 @@ impl Crowd {
             Who::Alone => {}
             Who::Several => {
                 // After the end there is nobody to set it for.
-                let _ = self.subscription().set_concurrency(random.usize(1..=4));
+                if let Held::One(subscription) = &self.held {
+                    let _ = subscription.set_concurrency(random.usize(1..=4));
+                }
             }
             Who::Members => self.come_or_go(random),
         }
@@ -212,16 +225,27 @@ impl Crowd {
     }
 
     fn switch(&self, random: &mut Rng) {
-        let subscription = self.subscription();
+        let set_mode = |mode| match &self.held {
+            Held::One(subscription) => subscription.set_on_failure(mode),
+            Held::Group(group) => group.set_on_failure(mode),
+        };
+        let set_exhausted = |then| match &self.held {
+            Held::One(subscription) => subscription.set_on_exhausted(then),
+            Held::Group(group) => group.set_on_exhausted(then),
+        };
         // What makes no sense together is refused.
         let _ = match random.u32(..5) {
-            0 => subscription.set_on_failure(OnFailure::Reorder),
-            1 => subscription.set_on_failure(OnFailure::BlockSubscription),
-            2 => subscription.set_on_failure(OnFailure::BlockKey),
-            3 => subscription.set_on_exhausted(OnExhausted::FreeKey),
-            _ => subscription.set_on_exhausted(OnExhausted::ParkKey),
+            0 => set_mode(OnFailure::Reorder),
+            1 => set_mode(OnFailure::BlockSubscription),
+            2 => set_mode(OnFailure::BlockKey),
+            3 => set_exhausted(OnExhausted::FreeKey),
+            _ => set_exhausted(OnExhausted::ParkKey),
         };
-        let _ = subscription.set_hold(random.usize(1..=self.style.capacity));
+        let hold = random.usize(1..=self.style.capacity);
+        let _ = match &self.held {
+            Held::One(subscription) => subscription.set_hold(hold),
+            Held::Group(group) => group.set_hold(hold),
+        };
     }
 
     fn come_or_go(&self, random: &mut Rng) {
@@ -264,4 +288,22 @@ impl Crowd {
             _ => fail("unsubscribe", "it did not wait outside of a handler"),
         }
     }
+}
+
+/// Calls a handler for each delivery of a batch, and nacks those that fail. A panic is that
+/// of one delivery.
+fn call_each(
+    batch: &mut DeliveryBatch<'_, Shot>,
+    each: &impl Fn(&Delivery<'_, Shot>) -> Result<(), Nack>,
+) -> Result<(), Nack> {
+    for at in 0..batch.len() {
+        let Some(delivery) = batch.get(at) else {
+            continue;
+        };
+        let called = catch_unwind(AssertUnwindSafe(|| each(&delivery)));
+        if let Err(nack) = called.unwrap_or_else(|_| Err(Nack::retry("a panic"))) {
+            batch.nack(at, nack);
+        }
+    }
+    Ok(())
 }

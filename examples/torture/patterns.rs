@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use millstream::{
-    Broker, Delivery, LaneFull, Nack, Pattern, PatternSubscription, SubscribeError, Unsubscribe,
-    Unsubscribed,
+    Broker, Delivery, LaneFull, Nack, Pattern, PatternGroup, PatternSubscription,
+    PatternSubscriptionBuilder, SubscribeError, Unsubscribe, Unsubscribed,
 };
 
 use crate::faults::Fault;
@@ -52,14 +52,61 @@ pub fn follower(life: &Life, actor: &Actor, mut random: Rng) {
     // Some stay until the end of the broker.
     for followed in held {
         if random.bool() {
-            followed.subscription.detach();
+            followed.held.detach();
+        }
+    }
+}
+
+/// Who handles the deliveries, one call at a time in each topic.
+enum Held {
+    One(PatternSubscription),
+    /// A group of one member.
+    Group(PatternGroup<Shot>),
+}
+
+impl Held {
+    fn begin(
+        builder: PatternSubscriptionBuilder<'_, Shot>,
+        eyes: Eyes,
+        random: &mut Rng,
+    ) -> Result<Self, SubscribeError> {
+        let call = move |delivery: &Delivery<'_, Shot>| eyes.call(delivery);
+        match random.u32(..3) {
+            0 => builder.subscribe(call).map(Self::One),
+            1 => builder.concurrency(1).subscribe(call).map(Self::One),
+            _ => {
+                let group = builder.group()?;
+                group.join("only", call)?.detach();
+                Ok(Self::Group(group))
+            }
+        }
+    }
+
+    fn subscription(&self) -> &PatternSubscription {
+        match self {
+            Self::One(subscription) => subscription,
+            Self::Group(group) => group.subscription(),
+        }
+    }
+
+    fn unsubscribe(self, mode: Unsubscribe) -> Unsubscribed {
+        match self {
+            Self::One(subscription) => subscription.unsubscribe(mode),
+            Self::Group(group) => group.unsubscribe(mode),
+        }
+    }
+
+    fn detach(self) {
+        match self {
+            Self::One(subscription) => subscription.detach(),
+            Self::Group(group) => group.detach(),
         }
     }
 }
 
 /// A subscription to patterns.
 struct Followed {
-    subscription: PatternSubscription,
+    held: Held,
     notes: Arc<Notes>,
     lasting: Vec<Arc<Ledger>>,
 }
@@ -98,10 +145,9 @@ impl Followed {
         for pattern in patterns {
             builder = builder.matching(pattern);
         }
-        let subscription = builder.subscribe(move |delivery| eyes.call(delivery));
-        let subscription = is_open(subscription)?;
+        let held = is_open(Held::begin(builder, eyes, random))?;
         let followed = Self {
-            subscription,
+            held,
             notes,
             lasting: life.ledgers.clone(),
         };
@@ -114,7 +160,7 @@ impl Followed {
         // Calls may come before `add` returns. Taken back if it is refused: after the
         // end none come.
         let was_known = !self.notes.know(pattern);
-        let added = self.subscription.add(pattern);
+        let added = self.held.subscription().add(pattern);
         if is_open(added).is_some() {
             self.compare_topics();
         } else if !was_known {
@@ -125,7 +171,7 @@ impl Followed {
     fn remove(&self, random: &mut Rng) {
         let pattern = any(random);
         let is_known = self.notes.patterns().contains(&parsed(pattern));
-        let removed = self.subscription.remove(pattern, mode(random));
+        let removed = self.held.subscription().remove(pattern, mode(random));
         let is_as_known = removed.is_ok() == is_known;
         check(
             is_as_known,
@@ -140,7 +186,7 @@ impl Followed {
     /// on their way.
     fn compare_topics(&self) {
         let patterns = self.notes.patterns();
-        let topics = self.subscription.topics();
+        let topics = self.held.subscription().topics();
         for ledger in &self.lasting {
             let topic = ledger.topic();
             let is_there = topics.iter().any(|name| **name == *topic.name());
@@ -155,7 +201,7 @@ impl Followed {
     }
 
     fn end(self, random: &mut Rng) {
-        let Unsubscribed::Ended(last) = self.subscription.unsubscribe(mode(random)) else {
+        let Unsubscribed::Ended(last) = self.held.unsubscribe(mode(random)) else {
             return fail("unsubscribe", "it did not wait outside of a handler");
         };
         let name = &last.name;

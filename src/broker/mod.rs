@@ -18,7 +18,7 @@ use crate::observe::event::{Event, EventKind};
 use crate::observe::metrics::{Metrics, TopicMetrics};
 use crate::pure::policy::strategy::Strategy;
 use crate::pure::words::ending::{Ending, Refuse};
-use crate::subscription::pattern::PatternSubscriptionBuilder;
+use crate::subscription::builder::pattern::PatternSubscriptionBuilder;
 use crate::sync::{Arc, Instant, StaticOnce};
 use crate::topic::Topic;
 use crate::topic::builder::TopicBuilder;

@@ -21,6 +21,8 @@ pub(crate) mod deliver;
 
 pub(crate) mod keyed;
 
+pub(crate) mod slots;
+
 pub(crate) mod pull;
 
 pub(crate) mod registry;

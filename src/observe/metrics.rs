@@ -199,6 +199,16 @@ impl Metrics {
     }
 }
 
+impl MemberMetrics {
+    /// Adds the work of the same member in another topic.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.concurrency += other.concurrency;
+        self.busy += other.busy;
+        self.busy_for = self.busy_for.max(other.busy_for);
+        self.taken += other.taken;
+    }
+}
+
 impl TopicMetrics {
     /// Returns the subscription with this name.
     pub fn subscription(&self, name: &str) -> Option<&SubscriptionMetrics> {

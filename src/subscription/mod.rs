@@ -1,18 +1,16 @@
 //! Subscriptions, as users hold them.
 
 pub(crate) mod builder;
-#[cfg(feature = "async")]
-pub(crate) mod futures;
+pub(crate) mod control;
 pub(crate) mod group;
-pub(crate) mod lease;
-pub(crate) mod lease_batch;
+pub(crate) mod options;
 pub(crate) mod pattern;
 pub(crate) mod pull;
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::engine::base::contain::{SharedPolicy, share_policy};
+use crate::engine::base::contain::SharedPolicy;
 use crate::engine::registry::drain::MOMENT;
 use crate::engine::runtime::{Engine, context};
 use crate::engine::state::keyed::ChangeRules;
@@ -20,14 +18,12 @@ use crate::engine::state::lane::Lane;
 use crate::engine::wait::fire::Tag;
 use crate::observe::latency::Latencies;
 use crate::observe::metrics::SubscriptionMetrics;
-use crate::pure::decide::rules::Rules;
-use crate::pure::policy::retry::RetryPolicy;
 use crate::pure::words::room::Phase;
+use crate::subscription::control::{Control, concurrency_control, subscription_controls};
 use crate::sync::{Arc, Instant, mutant};
-use crate::types::config::{OnExhausted, OnFailure, Unsubscribe};
+use crate::types::config::Unsubscribe;
 use crate::types::duration::nanos;
 use crate::types::error::InvalidSetting;
-use crate::types::range::in_range_of_threads;
 
 /// A subscription with a handler of its own.
 ///
@@ -65,11 +61,6 @@ impl Subscription {
         }
     }
 
-    /// Returns the subscription's name.
-    pub fn name(&self) -> &str {
-        self.lane.name()
-    }
-
     /// Keeps the subscription for as long as the broker lives.
     pub fn detach(mut self) {
         self.detached = true;
@@ -95,98 +86,11 @@ impl Subscription {
         }
     }
 
-    /// Sets this subscription's own retry policy.
-    ///
-    /// It decides from the next failure on. Retries already granted stand.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`InvalidSetting`] if the policy refuses its own settings.
-    pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
-        let policy = share_policy(policy);
-        policy.check()?;
-        self.lane.set_retry(policy);
-        Ok(())
-    }
+    subscription_controls!();
+    concurrency_control!();
 
-    /// Sets the effect of a failed delivery on later deliveries.
-    ///
-    /// Waiting deliveries follow the new mode at once, within a turn of the handler. So switching
-    /// to [`OnFailure::Reorder`] releases all held deliveries. Deliveries that are already in
-    /// flight or waiting for a retry keep the effect they had.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`InvalidSetting`] if the mode clashes with how the subscription was made, with
-    /// [`OnExhausted::ParkKey`], or with the [credits](crate::Pull::credits) that were asked for.
-    /// The rules are those of
-    /// [`SubscriptionBuilder::on_failure`](crate::SubscriptionBuilder::on_failure).
-    pub fn set_on_failure(&self, mode: OnFailure) -> Result<(), InvalidSetting> {
-        self.lane.set_rules(&move |rules, fit| {
-            Rules {
-                on_failure: mode,
-                ..rules
-            }
-            .checked(fit)
-        })
-    }
-
-    /// Sets the fate of a key when a delivery of it goes to the dead letters.
-    ///
-    /// Switching to [`OnExhausted::FreeKey`] frees the parked keys. Their letters stay.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`InvalidSetting`] for parking without [`OnFailure::BlockKey`].
-    pub fn set_on_exhausted(&self, then: OnExhausted) -> Result<(), InvalidSetting> {
-        self.lane.set_rules(&move |rules, fit| {
-            Rules {
-                on_exhausted: then,
-                ..rules
-            }
-            .checked(fit)
-        })
-    }
-
-    /// Sets how many deliveries may be held back behind blocked keys.
-    ///
-    /// Deliveries that are held now stay so, even if there are more.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`InvalidSetting`] for zero, for more than the lane's capacity, or for a
-    /// subscription that never holds deliveries back.
-    pub fn set_hold(&self, deliveries: usize) -> Result<(), InvalidSetting> {
-        self.lane
-            .set_rules(&move |rules, fit| rules.with_hold(deliveries, fit))
-    }
-
-    /// Sets how many calls of the handler may run at once.
-    ///
-    /// Running calls finish. If more than `concurrency` are running, no new call starts until fewer
-    /// are.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`InvalidSetting`] for zero or more than 1,024. It also refuses a subscription that
-    /// was not made by [`subscribe_concurrent`](crate::SubscriptionBuilder::subscribe_concurrent).
-    pub fn set_concurrency(&self, concurrency: usize) -> Result<(), InvalidSetting> {
-        in_range_of_threads("concurrency", concurrency)?;
-        if self.lane.set_concurrency(concurrency) {
-            return Ok(());
-        }
-        let rule = "needs a subscription made by subscribe_concurrent";
-        Err(InvalidSetting::new("concurrency", concurrency, rule))
-    }
-
-    /// Returns a snapshot of the subscription's counts.
-    pub fn metrics(&self) -> SubscriptionMetrics {
-        self.lane.metrics()
-    }
-
-    /// Returns whether the subscription has ended, by an unsubscribe or with its broker.
-    pub fn has_ended(&self) -> bool {
-        self.lane.is_retired()
+    pub(crate) fn control(&self) -> &dyn Control {
+        &*self.lane
     }
 }
 
@@ -235,22 +139,15 @@ pub(crate) fn end_all(engine: &Engine, lanes: &[Arc<dyn AnyLane>], mode: Unsubsc
 }
 
 /// A lane of any payload type.
-pub(crate) trait AnyLane: Send + Sync {
-    fn name(&self) -> &str;
-    fn engine(&self) -> &Engine;
+pub(crate) trait AnyLane: Control {
     fn close(&self, phase: Phase);
     /// Cancels the deliveries that the lane still has after this time.
     fn cancel_after(&self, timeout: Duration);
     /// Closes the lane, and waits until it has ended or `until` has passed.
     fn end_as(&self, phase: Phase, until: Option<Instant>) -> bool;
-    fn is_retired(&self) -> bool;
-    fn set_retry(&self, policy: SharedPolicy);
-    fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting>;
-    fn set_concurrency(&self, concurrency: usize) -> bool;
-    fn metrics(&self) -> SubscriptionMetrics;
 }
 
-impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
+impl<T: Send + Sync + 'static> Control for Arc<Lane<T>> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -259,6 +156,29 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
         &self.topic.engine
     }
 
+    fn set_retry(&self, policy: SharedPolicy) {
+        self.retry.swap(Arc::new(Some(policy)));
+    }
+
+    fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting> {
+        Lane::set_rules(self, change)
+    }
+
+    fn set_concurrency(&self, concurrency: usize) -> bool {
+        self.keyed()
+            .is_some_and(|keyed| keyed.set_concurrency(concurrency))
+    }
+
+    fn metrics(&self) -> SubscriptionMetrics {
+        self.read_metrics(&mut Latencies::new())
+    }
+
+    fn has_ended(&self) -> bool {
+        self.is_retired()
+    }
+}
+
+impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
     fn close(&self, phase: Phase) {
         Lane::close(self, phase);
     }
@@ -283,27 +203,6 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
             self.end(engine);
         }
         engine.quiescence.wait(until, || Lane::is_retired(self))
-    }
-
-    fn is_retired(&self) -> bool {
-        Lane::is_retired(self)
-    }
-
-    fn set_retry(&self, policy: SharedPolicy) {
-        self.retry.swap(Arc::new(Some(policy)));
-    }
-
-    fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting> {
-        Lane::set_rules(self, change)
-    }
-
-    fn set_concurrency(&self, concurrency: usize) -> bool {
-        self.keyed()
-            .is_some_and(|keyed| keyed.set_concurrency(concurrency))
-    }
-
-    fn metrics(&self) -> SubscriptionMetrics {
-        self.read_metrics(&mut Latencies::new())
     }
 }
 

@@ -46,7 +46,7 @@ fn keys_wait_for_their_retries_and_return_from_the_dead_letters_in_order() {
         let lane = topic.subscription("parks").on_failure(OnFailure::BlockKey);
         let lane = lane.on_exhausted(OnExhausted::ParkKey);
         let done = parks.clone();
-        let subscription = lane.subscribe_concurrent(2, move |delivery| {
+        let subscription = lane.concurrency(2).subscribe_shared(move |delivery| {
             // The first of each key comes back once, or twice.
             let (publisher, number) = *delivery.payload();
             if number == 0 && u64::from(delivery.generation()) <= publisher % 2 {
@@ -114,7 +114,11 @@ fn members_come_and_go() {
             }
         };
         let [stays, first, second, third] = [(); 4].map(|()| Arc::default());
-        let member = group.join_concurrent("stays", 2, handler(&stays)).unwrap();
+        let member = group
+            .member("stays")
+            .concurrency(2)
+            .join_shared(handler(&stays))
+            .unwrap();
         let mut threads = publish_keyed(&topic);
         let leaves = [("first", first), ("second", second)].map(|(name, told)| {
             let handler = handler(&told);

@@ -196,14 +196,16 @@ fn subscribe_async<const WORDS: usize>(
 
     let checker = Arc::new(Mutex::new(checker));
     let subscription = topic.subscription(name);
-    let subscription = subscription.subscribe_async(1, move |delivery| {
-        let checker = Arc::clone(&checker);
-        async move {
-            let mut checker = checker.lock().unwrap_or_else(PoisonError::into_inner);
-            checker.take(delivery.payload());
-            Ok(())
-        }
-    });
+    let subscription = subscription
+        .concurrency(1)
+        .subscribe_async(move |delivery| {
+            let checker = Arc::clone(&checker);
+            async move {
+                let mut checker = checker.lock().unwrap_or_else(PoisonError::into_inner);
+                checker.take(delivery.payload());
+                Ok(())
+            }
+        });
     Ok(subscription?)
 }
 

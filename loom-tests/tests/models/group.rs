@@ -119,7 +119,7 @@ fn two_seats_and_two_keys() {
             let hands = Hands::default();
             let lane = topic.subscription("s");
             let handler = hands.handler(0, &End::default());
-            let subscription = lane.subscribe_concurrent(2, handler).unwrap();
+            let subscription = lane.concurrency(2).subscribe_shared(handler).unwrap();
             publish(&topic, 1);
             publish(&topic, 2);
             publish(&topic, 3);
@@ -147,7 +147,7 @@ fn a_failure_in_one_hand_holds_its_key_for_all() {
             let hands = Hands::default();
             let lane = topic.subscription("s").on_failure(OnFailure::BlockKey);
             let handler = hands.handler(1, &End::default());
-            let subscription = lane.subscribe_concurrent(2, handler).unwrap();
+            let subscription = lane.concurrency(2).subscribe_shared(handler).unwrap();
             for number in 1..=3 {
                 publish(&topic, number);
             }
@@ -215,7 +215,7 @@ fn an_unsubscribe_waits_for_all_seats() {
         let (hands, end) = (Hands::default(), End::default());
         let lane = topic.subscription("s");
         let handler = hands.handler(0, &end);
-        let subscription = lane.subscribe_concurrent(2, handler).unwrap();
+        let subscription = lane.concurrency(2).subscribe_shared(handler).unwrap();
         for number in 1..=3 {
             publish(&topic, number);
         }

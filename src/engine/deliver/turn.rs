@@ -353,7 +353,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             Handler::Each(_) => self.try_next(turn, now_ns),
             Handler::Batch(_, batched) => {
                 let batched = *batched;
-                self.try_batch(turn, batched, now_ns)
+                self.try_own_batch(turn, batched, now_ns)
             }
             Handler::External if self.keyed.is_shared => {
                 self.call_others();

@@ -1,4 +1,10 @@
-//! Batches of deliveries that may go now.
+//! Batches of deliveries that may go now, for the lane's own handler or for a member of a group.
+//!
+//! A slot that waits for its batch to fill is at rest. It is notified as any slot is, of each
+//! delivery that arrives while it has some. The feared interleaving: it looks, then another member
+//! files what arrives for it, and nobody notifies it. Whoever pushed that delivery has scheduled the
+//! lane, whose turn notifies every idle member that has something. A slot that is busy looks again,
+//! and marks itself idle under the lock of that look.
 
 use crate::engine::deliver::batch::BatchPlan;
 use crate::engine::deliver::turn::Progress;
@@ -6,14 +12,58 @@ use crate::engine::keyed::take::{Settlements, TakeRequest};
 use crate::engine::keyed::turn::After;
 use crate::engine::parts::attempts::Attempts;
 use crate::engine::parts::pending::PendingDelivery;
-use crate::engine::state::keyed::{KeyedLane, RUNNER};
+use crate::engine::state::keyed::{KeyedLane, RUNNER, State};
 use crate::engine::state::lane::Turn;
+use crate::engine::state::slots::{ConsumerSlot, Member};
+use crate::engine::wait::fire::Fire;
 use crate::message::batch::Stamp;
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::order::sequencer::{Class, PerKey};
 use crate::pure::policy::strategy::Batched;
 use crate::sync::Arc;
 use crate::types::duration::nanos;
+
+/// The consumer that has a batch handler.
+pub(crate) enum Batcher<'a, T> {
+    /// The lane's own runner.
+    Runner,
+    /// A slot of this member.
+    Slot(&'a Arc<ConsumerSlot<T>>, &'a Member<T>),
+}
+
+impl<T: Send + Sync + 'static> Batcher<'_, T> {
+    fn owner(&self) -> u64 {
+        match self {
+            Self::Runner => RUNNER,
+            Self::Slot(_, member) => member.id,
+        }
+    }
+
+    /// Notes under the lock how many deliveries it has taken.
+    fn note(&self, taken: usize, now_ns: u64) {
+        if let Self::Slot(slot, member) = self {
+            slot.mark_busy(taken > 0, now_ns);
+            member.taken.add(taken as u64);
+        }
+    }
+
+    /// Returns the task that looks again when it has lingered.
+    fn task(&self, keyed: KeyedLane<'_, T>) -> Arc<dyn Fire> {
+        match self {
+            Self::Runner => Arc::clone(keyed.lane) as _,
+            Self::Slot(slot, _) => Arc::clone(slot) as _,
+        }
+    }
+
+    fn request(&self, most: usize, per_key: PerKey, only: Class) -> TakeRequest {
+        TakeRequest {
+            owner: self.owner(),
+            most,
+            per_key,
+            only: Some(only),
+        }
+    }
+}
 
 /// The deliveries that wait for a batch handler.
 struct Waits {
@@ -32,21 +82,23 @@ struct Waits {
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
-    /// Returns what the lane's own handler could take as a batch of `size`.
-    fn look(self, size: usize) -> Waits {
+    /// Returns what the consumer could take as a batch of `size`.
+    fn look(self, batcher: &Batcher<'_, T>, size: usize) -> Waits {
+        let owner = batcher.owner();
         let mut state = self.keyed.state.lock();
-        self.feed(&mut state, RUNNER, size);
+        self.feed(&mut state, owner, size);
+        batcher.note(0, 0);
         let sequencer = &state.sequencer;
-        let first = sequencer.peek(RUNNER, Class::New);
+        let first = sequencer.peek(owner, Class::New);
         Waits {
-            next: sequencer.next_class(RUNNER),
+            next: sequencer.next_class(owner),
             first: first.map(PendingDelivery::stamp),
             instead: [Class::Requeued, Class::Again]
                 .into_iter()
-                .find(|class| sequencer.peek(RUNNER, *class).is_some()),
-            available: sequencer.available(RUNNER, Class::New, size),
+                .find(|class| sequencer.peek(owner, *class).is_some()),
+            available: sequencer.available(owner, Class::New, size),
             // A delivery that has come back may free its place.
-            known: match sequencer.peek(RUNNER, Class::Again) {
+            known: match sequencer.peek(owner, Class::Again) {
                 None => sequencer.len() + state.parked_arrivals.len() + state.waiting.len(),
                 Some(_) => 0,
             },
@@ -59,14 +111,30 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
+    /// Delivers one batch to the lane's own handler.
+    pub(crate) fn try_own_batch(
+        self,
+        turn: &mut Turn<T>,
+        batched: Batched,
+        now_ns: u64,
+    ) -> Progress {
+        self.try_batch(turn, &Batcher::Runner, batched, now_ns)
+    }
+
     /// Delivers one batch of deliveries that may go now. Where failures hold their keys, a
     /// batch has at most one delivery of each key. A delivery that came back goes alone and
     /// alternates with batches that are due. A batch that only lingers holds no delivery up.
-    pub(crate) fn try_batch(self, turn: &mut Turn<T>, batched: Batched, now_ns: u64) -> Progress {
-        let waits = self.look(batched.size());
+    pub(crate) fn try_batch(
+        self,
+        turn: &mut Turn<T>,
+        batcher: &Batcher<'_, T>,
+        batched: Batched,
+        now_ns: u64,
+    ) -> Progress {
+        let waits = self.look(batcher, batched.size());
         let first = match (waits.next, waits.first) {
             (Some(Class::New), Some(first)) => first,
-            (Some(class), _) => return self.try_alone(turn, class, now_ns),
+            (Some(class), _) => return self.try_alone(turn, batcher, class, now_ns),
             (None, _) => return Progress::Nothing,
         };
         let counts = (waits.available, waits.known);
@@ -79,17 +147,18 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             BatchPlan::Linger(_) if waits.is_full => batched.size(),
             BatchPlan::Linger(at_most) => {
                 if let Some(class) = waits.instead {
-                    return self.try_alone(turn, class, now_ns);
+                    return self.try_alone(turn, batcher, class, now_ns);
                 }
                 let delay_ns = at_most.map(nanos);
                 turn.linger
-                    .set(self.lane.engine(), delay_ns, Arc::clone(self.lane) as _);
+                    .set(self.lane.engine(), delay_ns, batcher.task(self));
                 return Progress::Nothing;
             }
         };
         turn.linger.cancel(self.lane.engine());
-        let request = TakeRequest::own(take, waits.per_key, Some(Class::New));
-        let taken = self.take_for(request, now_ns, |_, _| {});
+        let request = batcher.request(take, waits.per_key, Class::New);
+        let note = |_: &State<T>, taken| batcher.note(taken, now_ns);
+        let taken = self.take_for(request, now_ns, note);
         turn.carried_over = take.min(waits.available).saturating_sub(taken.len());
         if taken.is_empty() {
             return Progress::Done { now_ns };
@@ -143,9 +212,16 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 
     /// Delivers one delivery that came back or was requeued.
-    fn try_alone(self, turn: &mut Turn<T>, class: Class, now_ns: u64) -> Progress {
-        let request = TakeRequest::own(1, PerKey::One, Some(class));
-        let taken = self.take_for(request, now_ns, |_, _| {});
+    fn try_alone(
+        self,
+        turn: &mut Turn<T>,
+        batcher: &Batcher<'_, T>,
+        class: Class,
+        now_ns: u64,
+    ) -> Progress {
+        let request = batcher.request(1, PerKey::One, class);
+        let note = |_: &State<T>, taken| batcher.note(taken, now_ns);
+        let taken = self.take_for(request, now_ns, note);
         let now_ns = self.try_taken(turn, taken, now_ns);
         Progress::Done { now_ns }
     }

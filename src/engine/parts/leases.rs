@@ -9,6 +9,14 @@ use crate::pure::wheel::TimerKey;
 /// A thread that takes this many leases while no other does has the pull to itself.
 const ALONE_AFTER: u64 = 4_096;
 
+/// The settings of the leases of a lane, checked.
+#[derive(Clone, Copy)]
+pub(crate) struct Leasing {
+    /// The number that was asked for, if any.
+    pub(crate) credits: Option<u32>,
+    pub(crate) deadline_ns: u64,
+}
+
 /// The leases of a keyed lane. At most `credits` are out, unless there were more before.
 pub(crate) struct Leases<T> {
     pub(crate) out: Outstanding<T>,

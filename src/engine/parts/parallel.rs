@@ -7,11 +7,12 @@ use std::io;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::engine::base::contain::contain;
+use crate::engine::base::contain::{Contained, contain};
 use crate::engine::parts::handler::{BatchHandler, FailedCall, outcome};
 use crate::engine::runtime::context::{self, EngineId, Inside};
 use crate::message::Delivery;
 use crate::message::nack::Nack;
+use crate::sync::Arc;
 
 /// A handler and the threads it runs on.
 pub(crate) struct Parallel<F> {
@@ -43,17 +44,13 @@ impl<F> Parallel<F> {
     }
 }
 
-impl<T, F> BatchHandler<T> for Parallel<F>
-where
-    T: Send + Sync,
-    F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync,
-{
-    fn call(
-        &mut self,
-        deliveries: Vec<Delivery<'_, T>>,
-        _refused: &Cell<bool>,
-        failed_calls: &mut Vec<FailedCall>,
-    ) {
+impl<F> Parallel<F> {
+    /// Calls the handler for each delivery, on the pool.
+    fn call<T>(&self, deliveries: Vec<Delivery<'_, T>>, failed_calls: &mut Vec<FailedCall>)
+    where
+        T: Send + Sync,
+        F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync,
+    {
         let (handler, engine) = (&self.handler, self.engine);
         let call = |delivery| {
             // On this thread of the pool, whose refusals these are.
@@ -69,5 +66,21 @@ where
         failed_calls.extend(
             outcomes.filter_map(|(at, failed_call)| Some(FailedCall { at, ..failed_call? })),
         );
+    }
+}
+
+/// Lanes of several topics may share the handler and its pool.
+impl<T, F> BatchHandler<T> for Arc<Contained<Parallel<F>>>
+where
+    T: Send + Sync,
+    F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync,
+{
+    fn call(
+        &mut self,
+        deliveries: Vec<Delivery<'_, T>>,
+        _refused: &Cell<bool>,
+        failed_calls: &mut Vec<FailedCall>,
+    ) {
+        Parallel::call(self, deliveries, failed_calls);
     }
 }

@@ -17,15 +17,15 @@
 //! to the system's scheduler, and lets waiting receivers go first. A thread that has the
 //! pull to itself does neither. Model: `loom-tests/tests/models/pull.rs`.
 //!
-//! [`Waiters`]: crate::engine::wait::waiters::Waiters
 
 use crate::engine::keyed::take::Settlements;
-use crate::engine::parts::leases::Leases;
+use crate::engine::parts::leases::{Leases, Leasing};
 use crate::engine::parts::outstanding::{Granted, RUN, Span};
 use crate::engine::parts::pending::PendingDelivery;
-use crate::engine::runtime::context;
+use crate::engine::runtime::{Engine, context};
 use crate::engine::state::keyed::{KeyedLane, RUNNER, State};
 use crate::engine::state::lane::Lane;
+use crate::engine::wait::waiters::Waiters;
 use crate::message::MessageId;
 use crate::message::batch::BatchSlice;
 use crate::observe::event::EventKind;
@@ -65,6 +65,69 @@ impl<T, F: FnMut(Granted<T>)> Going<T, F> {
 /// process holds little.
 const CREDITS: u32 = 64;
 
+/// The line in which the receivers of a pull subscription wait.
+pub(crate) struct Line<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) receivers: &'a Waiters,
+}
+
+impl Line<'_> {
+    /// Repeats `attempt` until it finds something, or the subscription has ended, or `until` has
+    /// passed. Never waits inside the engine or on an engine without workers. `room` says how many
+    /// receivers would find something.
+    pub(crate) fn receive(
+        &self,
+        until: Option<Instant>,
+        mut attempt: impl FnMut() -> Result<(), RecvError>,
+        room: impl Fn() -> usize,
+    ) -> Result<(), RecvError> {
+        let mut attempt = || unless_empty(attempt());
+        let may_wait = !self.engine.is_manual() && !context::is_inside(self.engine);
+        let received = if context::is_turn_over() && may_wait {
+            yield_now();
+            self.receivers.wait_behind(until, attempt, room)
+        } else {
+            match attempt() {
+                None if !may_wait => Some(Err(RecvError::Empty)),
+                None => self.receivers.wait_for(until, attempt, room),
+                received => received,
+            }
+        };
+        received.unwrap_or(Err(RecvError::TimedOut))
+    }
+
+    /// Makes an attempt. If it finds nothing, has this future woken when there may be something.
+    #[cfg(feature = "async")]
+    pub(crate) fn poll_receive(
+        &self,
+        id: &mut crate::engine::wait::wakers::WaiterId,
+        context: &std::task::Context<'_>,
+        mut attempt: impl FnMut() -> Result<(), RecvError>,
+        room: impl Fn() -> usize,
+    ) -> std::task::Poll<Result<(), RecvError>> {
+        let mut attempt = || unless_empty(attempt());
+        if let Some(received) = attempt() {
+            self.receivers.leave(id, room);
+            return std::task::Poll::Ready(received);
+        }
+        self.receivers.poll_for(id, context, attempt, room)
+    }
+}
+
+fn unless_empty(received: Result<(), RecvError>) -> Option<Result<(), RecvError>> {
+    match received {
+        Err(RecvError::Empty) => None,
+        received => Some(received),
+    }
+}
+
+/// Prepares this thread for an attempt to receive.
+pub(crate) fn begin_receive(engine: &Engine) {
+    // A refusal of an earlier publish by this thread doesn't count against the next delivery.
+    context::take_refusal(engine);
+    engine.run_until_idle();
+}
+
 impl<T: Send + Sync + 'static> Lane<T> {
     /// Wakes all receivers, because the lane has ended.
     pub(crate) fn dismiss_receivers(&self) {
@@ -75,19 +138,28 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
-    /// Changes how many leases may be out; `None` restores the default.
-    pub(crate) fn set_credits(self, asked: Option<usize>) -> Result<(), InvalidSetting> {
+    /// Sets how leases are given, before the lane is on the list.
+    pub(crate) fn open_leases(self, leasing: Leasing) {
         let mut state = self.keyed.state.lock();
-        let mut fit = self.lane.fit(self.keyed.is_shared, None);
-        if let Some(asked) = asked {
-            fit = fit.with_credits(asked)?;
-            state.rules.checked(fit)?;
-        }
-        state.leases.asked = fit.credits;
-        state.leases.credits = fit.credits.unwrap_or(CREDITS.min(self.lane.capacity));
+        self.set_checked_credits(&mut state, leasing.credits);
+        state.leases.deadline_ns = leasing.deadline_ns;
+    }
+
+    /// Changes how many leases may be out.
+    pub(crate) fn set_credits(self, asked: usize) -> Result<(), InvalidSetting> {
+        let mut state = self.keyed.state.lock();
+        let fit = self.lane.fit(self.keyed.is_shared, None);
+        let fit = fit.with_credits(asked)?;
+        state.rules.checked(fit)?;
+        self.set_checked_credits(&mut state, fit.credits);
         drop(state);
         self.keyed.receivers.wake(|| self.to_lease());
         Ok(())
+    }
+
+    fn set_checked_credits(self, state: &mut State<T>, asked: Option<u32>) {
+        state.leases.asked = asked;
+        state.leases.credits = asked.unwrap_or(CREDITS).min(self.lane.capacity);
     }
 
     /// Changes the time that leases taken from now on are good for.
@@ -104,22 +176,12 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         until: Option<Instant>,
         mut each: impl FnMut(Granted<T>),
     ) -> Result<(), RecvError> {
-        let mut attempt = || match self.try_receive(most, &mut each) {
-            Err(RecvError::Empty) => None,
-            received => Some(received),
+        let line = Line {
+            engine: self.lane.engine(),
+            receivers: &self.keyed.receivers,
         };
-        let room = || self.to_lease();
-        let received = if context::is_turn_over() && !self.may_not_wait() {
-            yield_now();
-            self.keyed.receivers.wait_behind(until, attempt, room)
-        } else {
-            match attempt() {
-                None if self.may_not_wait() => Some(Err(RecvError::Empty)),
-                None => self.keyed.receivers.wait_for(until, attempt, room),
-                received => received,
-            }
-        };
-        received.unwrap_or(Err(RecvError::TimedOut))
+        let attempt = || self.try_receive(most, &mut each);
+        line.receive(until, attempt, || self.to_lease())
     }
 
     /// Leases up to `most` deliveries, at least one, and passes each run of them on. If there is
@@ -132,27 +194,18 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         id: &mut crate::engine::wait::wakers::WaiterId,
         context: &std::task::Context<'_>,
     ) -> std::task::Poll<Result<(), RecvError>> {
-        let mut attempt = || match self.try_receive(most, &mut each) {
-            Err(RecvError::Empty) => None,
-            received => Some(received),
+        let line = Line {
+            engine: self.lane.engine(),
+            receivers: &self.keyed.receivers,
         };
-        let room = || self.to_lease();
-        if let Some(received) = attempt() {
-            self.keyed.receivers.leave(id, room);
-            return std::task::Poll::Ready(received);
-        }
-        self.keyed.receivers.poll_for(id, context, attempt, room)
+        let attempt = || self.try_receive(most, &mut each);
+        line.poll_receive(id, context, attempt, || self.to_lease())
     }
 
     /// Withdraws a future that receives no more.
     #[cfg(feature = "async")]
     pub(crate) fn leave_receivers(self, id: &mut crate::engine::wait::wakers::WaiterId) {
         self.keyed.receivers.leave(id, || self.to_lease());
-    }
-
-    fn may_not_wait(self) -> bool {
-        let engine = self.lane.engine();
-        engine.is_manual() || context::is_inside(engine)
     }
 
     /// Leases at least one and at most `most` deliveries that may go now. Passes each run of
@@ -162,9 +215,16 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         most: usize,
         each: &mut impl FnMut(Granted<T>),
     ) -> Result<(), RecvError> {
-        // A refusal of an earlier publish by this thread doesn't count against this delivery.
-        context::take_refusal(self.lane.engine());
-        self.lane.engine().run_until_idle();
+        begin_receive(self.lane.engine());
+        self.try_lease(most, each)
+    }
+
+    /// Leases at least one and at most `most` deliveries that may go now, or returns an error.
+    pub(crate) fn try_lease(
+        self,
+        most: usize,
+        each: &mut impl FnMut(Granted<T>),
+    ) -> Result<(), RecvError> {
         loop {
             let (count, expired) = self.lease(most, each)?;
             if !expired.is_empty() {

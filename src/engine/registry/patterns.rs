@@ -17,77 +17,50 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::base::contain::{SharedPolicy, discard};
+use crate::engine::base::contain::discard;
 use crate::engine::base::counters::DeliveryCounts;
-use crate::engine::parts::handler::Handler;
+use crate::engine::pull::sources::Sources;
+use crate::engine::registry::equip::LanePlan;
+use crate::engine::registry::pattern_members::PatternMember;
+use crate::engine::registry::pattern_plan::{PatternPlan, Template};
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::context::Inside;
 use crate::engine::runtime::directory::{AnyPatternSub, AnyTopic};
-use crate::engine::state::keyed::{Consumers, Keyed};
-use crate::engine::state::lane::{Lane, LaneSettings, Policy};
+use crate::engine::state::lane::{Lane, Policy};
 use crate::engine::state::topic::TopicCore;
-use crate::observe::event::{EventKind, Subject};
+use crate::observe::event::EventKind;
 use crate::observe::latency::{Latencies, LatencySummary};
-use crate::observe::metrics::SubscriptionMetrics;
-use crate::pure::decide::rules::{Fit, Rules};
+use crate::observe::metrics::{MemberMetrics, SubscriptionMetrics};
+use crate::pure::decide::rules::Rules;
 use crate::pure::words::room::Phase;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, in_order, mutant};
-use crate::types::config::{LaneFull, OnExhausted, OnFailure};
-use crate::types::error::{InvalidSetting, SubscribeError};
+use crate::types::config::LaneFull;
+use crate::types::error::SubscribeError;
 use crate::types::pattern::Pattern;
-
-/// The effect of a failure on later deliveries, in each lane of the subscription.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Order {
-    pub(crate) on_failure: OnFailure,
-    pub(crate) on_exhausted: OnExhausted,
-}
-
-impl Order {
-    /// Returns the rules of a lane that may set aside `hold` deliveries.
-    pub(crate) fn rules(self, hold: u32) -> Rules {
-        Rules {
-            on_failure: self.on_failure,
-            on_exhausted: self.on_exhausted,
-            hold,
-        }
-    }
-
-    /// Checks that the order makes sense for such lanes.
-    pub(crate) fn check(self, when_full: LaneFull) -> Result<(), InvalidSetting> {
-        let fit = Fit {
-            when_full,
-            capacity: 1,
-            is_shared: false,
-            credits: None,
-        };
-        self.rules(1).checked(fit).map(drop)
-    }
-}
-
-/// Makes the handler of one lane from the handler that all lanes share.
-pub(crate) type MakeHandler<T> = Box<dyn Fn() -> Handler<T> + Send + Sync>;
 
 /// One subscription to patterns.
 pub(crate) struct PatternSub<T> {
     pub(crate) name: Arc<str>,
     pub(crate) engine: Arc<Engine>,
-    capacity: Option<u32>,
-    when_full: LaneFull,
-    resolved: Mutex<PatternLanes<T>>,
+    pub(super) capacity: Option<u32>,
+    pub(super) when_full: LaneFull,
+    /// The lanes to receive from, only if callers pull.
+    pub(crate) sources: Option<Arc<Sources<T>>>,
+    pub(super) resolved: Mutex<PatternLanes<T>>,
     /// Whether its own reference to the handler is gone.
     is_released: AtomicBool,
 }
 
-struct PatternLanes<T> {
+pub(super) struct PatternLanes<T> {
     patterns: Vec<Pattern>,
-    /// The function is `None` from the moment at which the subscription begins to end.
-    make: Option<MakeHandler<T>>,
-    retry: Policy,
-    order: Order,
+    /// The template is `None` from the moment at which the subscription begins to end.
+    pub(super) template: Option<Template<T>>,
+    pub(super) members: Vec<Arc<PatternMember<T>>>,
+    pub(super) retry: Policy,
+    pub(super) rules: Rules,
     /// The lanes, by the names of their topics.
-    lanes: BTreeMap<Arc<str>, Arc<Lane<T>>>,
+    pub(super) lanes: BTreeMap<Arc<str>, Arc<Lane<T>>>,
     /// Lanes that are ending, because no pattern matches any more or their topic was removed.
     /// Each such end removes the ended lanes before it, so the list stays short.
     leaving: Vec<Arc<Lane<T>>>,
@@ -100,26 +73,23 @@ impl<T> PatternLanes<T> {
         self.patterns.iter().any(|pattern| pattern.matches(topic))
     }
 
-    fn all(&self) -> impl Iterator<Item = &Arc<Lane<T>>> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Lane<T>>> {
         self.lanes.values().chain(&self.leaving)
     }
 }
 
 impl<T: Send + Sync + 'static> PatternSub<T> {
-    pub(crate) fn new(
-        name: Arc<str>,
-        engine: Arc<Engine>,
-        capacity: Option<u32>,
-        when_full: LaneFull,
-        retry: Policy,
-        order: Order,
-        make: MakeHandler<T>,
-    ) -> Self {
+    pub(crate) fn new(name: Arc<str>, engine: Arc<Engine>, plan: PatternPlan<T>) -> Self {
+        let sources = match &plan.template {
+            Template::Callers(_, sources) => Some(Arc::clone(sources)),
+            _ => None,
+        };
         let resolved = PatternLanes {
             patterns: Vec::new(),
-            make: Some(make),
-            retry,
-            order,
+            template: Some(plan.template),
+            members: Vec::new(),
+            retry: plan.retry,
+            rules: plan.rules,
             lanes: BTreeMap::new(),
             leaving: Vec::new(),
             ended: DeliveryCounts::default(),
@@ -127,8 +97,9 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         Self {
             name,
             engine,
-            capacity,
-            when_full,
+            capacity: plan.capacity,
+            when_full: plan.when_full,
+            sources,
             resolved: Mutex::new(resolved),
             is_released: AtomicBool::new(false),
         }
@@ -194,8 +165,8 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             .iter()
             .filter_map(|topic| self.add_lane(&mut resolved, topic));
         let added: Vec<_> = added.collect();
-        for topic in &matched {
-            topic.tell_of(Subject::of(&self.name), EventKind::SubscriptionAdded);
+        for lane in &added {
+            lane.announce();
         }
         for pattern in patterns {
             if !resolved.patterns.contains(&pattern) {
@@ -210,28 +181,33 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         resolved: &mut PatternLanes<T>,
         topic: &Arc<TopicCore<T>>,
     ) -> Option<Arc<Lane<T>>> {
-        let make = resolved.make.as_ref()?;
+        let equipment = resolved.template.as_ref()?.equip();
         let capacity = self.capacity.unwrap_or(topic.settings.lane_capacity);
-        let rules = resolved.order.rules(capacity);
-        let settings = LaneSettings {
+        let plan = LanePlan {
             capacity,
             when_full: self.when_full,
             retry: resolved.retry.clone(),
+            rules: resolved.rules.within(capacity),
             by_pattern: true,
-            keyed: rules
-                .blocks()
-                .then(|| Keyed::new(rules, Consumers::Runner, self.when_full)),
         };
         let name = Arc::clone(&self.name);
-        let lane = Arc::new(Lane::new(name, Arc::clone(topic), settings, make()));
-        if let Some(keyed) = lane.keyed() {
-            keyed.park_by_letters();
+        let lane = Lane::equipped(name, Arc::clone(topic), plan, equipment);
+        for member in &resolved.members {
+            member.join(&lane);
         }
         let joined = topic.join(&lane);
         assert!(joined, "a name is given out under one lock");
         let name = Arc::clone(&topic.name);
         resolved.lanes.insert(name, Arc::clone(&lane));
+        self.note_lanes(resolved);
         Some(lane)
+    }
+
+    /// Has receivers look at the present lanes, if callers pull.
+    fn note_lanes(&self, resolved: &PatternLanes<T>) {
+        if let Some(sources) = &self.sources {
+            sources.set_lanes(resolved.all().cloned().collect());
+        }
     }
 
     /// Ends the new lanes if the broker has stopped. Its end may have passed by before the
@@ -291,31 +267,6 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         self.resolved.lock().lanes.keys().cloned().collect()
     }
 
-    pub(crate) fn set_retry(&self, policy: SharedPolicy) {
-        // These are dropped after the lock is released.
-        let mut before = Vec::new();
-        let mut resolved = self.resolved.lock();
-        for lane in resolved.all() {
-            before.push(lane.retry.swap(Arc::new(Some(Arc::clone(&policy)))));
-        }
-        before.push(Arc::new(resolved.retry.replace(policy)));
-    }
-
-    /// Changes the order of all present and future lanes.
-    pub(crate) fn set_order(&self, change: &dyn Fn(&mut Order)) -> Result<(), InvalidSetting> {
-        let mut resolved = self.resolved.lock();
-        let mut order = resolved.order;
-        change(&mut order);
-        order.check(self.when_full)?;
-        resolved.order = order;
-        let lanes: Vec<_> = resolved.all().cloned().collect();
-        drop(resolved);
-        for lane in lanes {
-            lane.set_rules(&move |rules, fit| order.rules(rules.hold).checked(fit))?;
-        }
-        Ok(())
-    }
-
     /// Returns the sum over its lanes, the ended ones included.
     pub(crate) fn read_metrics(&self) -> SubscriptionMetrics {
         let mut latencies = Latencies::new();
@@ -332,6 +283,11 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             sum.held += metrics.held;
             sum.blocked_keys += metrics.blocked_keys;
             sum.parked_keys += metrics.parked_keys;
+            sum.leased += metrics.leased;
+            sum.stale += metrics.stale;
+            sum.timed_out += metrics.timed_out;
+            sum.abandoned += metrics.abandoned;
+            add_members(&mut sum.members, metrics.members);
             sum.counts.add(&metrics.counts);
         }
         sum.queue_wait = LatencySummary::of(&latencies.queue_wait);
@@ -371,6 +327,9 @@ impl<T: Send + Sync + 'static> AnyPatternSub for PatternSub<T> {
         for lane in &gone {
             resolved.ended.add(&lane.books.read());
         }
+        if !gone.is_empty() {
+            self.note_lanes(&resolved);
+        }
         drop(resolved);
         // The last reference to a policy may go with them.
         drop(gone);
@@ -378,13 +337,33 @@ impl<T: Send + Sync + 'static> AnyPatternSub for PatternSub<T> {
 
     fn release_user_code(&self) {
         let mut resolved = self.resolved.lock();
-        let (make, retry) = (resolved.make.take(), resolved.retry.take());
+        let template = resolved.template.take();
+        let members = std::mem::take(&mut resolved.members);
+        let retry = resolved.retry.take();
         drop(resolved);
-        if let Some(make) = make {
-            let _inside = Inside::enter(&self.engine);
-            discard((make, retry));
-            self.is_released.store(true, Ordering::Release);
-            self.engine.quiescence.notify();
+        let Some(template) = template else {
+            return;
+        };
+        let _inside = Inside::enter(&self.engine);
+        for member in members {
+            // It works on until its lanes have ended.
+            member.release_handler();
+        }
+        discard((template, retry));
+        if let Some(sources) = &self.sources {
+            sources.complete();
+        }
+        self.is_released.store(true, Ordering::Release);
+        self.engine.quiescence.notify();
+    }
+}
+
+/// Adds the members of one topic to those of others, by their names.
+fn add_members(sum: &mut Vec<MemberMetrics>, members: Vec<MemberMetrics>) {
+    for member in members {
+        match sum.iter_mut().find(|other| other.name == member.name) {
+            Some(other) => other.add(&member),
+            None => sum.push(member),
         }
     }
 }

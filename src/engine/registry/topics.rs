@@ -12,7 +12,7 @@ use crate::engine::runtime::pool::Worker;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::TopicCore;
-use crate::observe::event::{EventKind, Subject};
+use crate::observe::event::EventKind;
 use crate::observe::metrics::TopicMetrics;
 use crate::pure::policy::retry::Backoff;
 use crate::pure::words::ending::Refuse;
@@ -152,7 +152,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn announce_lanes(&self) {
         for lane in self.lanes.load().iter() {
-            self.tell_of(Subject::of(&lane.name), EventKind::SubscriptionAdded);
+            lane.announce();
         }
     }
 }

@@ -40,8 +40,8 @@ pub(crate) struct Keyed<T> {
     /// The lane numbers the slots of its one member.
     pub(crate) is_concurrent: bool,
     pub(crate) state: Mutex<State<T>>,
-    /// Callers that wait for something to lease.
-    pub(crate) receivers: Waiters,
+    /// Callers that wait for something to lease. The lanes of a subscription to patterns share them.
+    pub(crate) receivers: Arc<Waiters>,
 }
 
 /// A lane whose deliveries are filed, with the state that its consumers share.
@@ -149,7 +149,12 @@ pub(crate) type ChangeRules = dyn Fn(Rules, Fit) -> Result<Rules, InvalidSetting
 pub(crate) const RUNNER: u64 = 0;
 
 impl<T: Send + Sync + 'static> Keyed<T> {
-    pub(crate) fn new(rules: Rules, consumers: Consumers, when_full: LaneFull) -> Self {
+    pub(crate) fn new(
+        rules: Rules,
+        consumers: Consumers,
+        when_full: LaneFull,
+        receivers: Arc<Waiters>,
+    ) -> Self {
         let is_shared = consumers.share();
         let mut sequencer = match when_full {
             LaneFull::DropOldest => Sequencer::dropping(),
@@ -175,7 +180,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
                 last_member: RUNNER,
                 leases: Leases::none(),
             }),
-            receivers: Waiters::new(),
+            receivers,
         }
     }
 
@@ -328,9 +333,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if self.keyed.get().is_none() && change(plain, self.fit(false, None))? == plain {
             return Ok(());
         }
-        let keyed = self
-            .keyed
-            .get_or_init(|| Box::new(Keyed::new(plain, Consumers::Runner, self.when_full)));
+        let keyed = self.keyed.get_or_init(|| {
+            Box::new(Keyed::new(
+                plain,
+                Consumers::Runner,
+                self.when_full,
+                Arc::default(),
+            ))
+        });
         self.stop_lagging();
         keyed.set_rules(|rules, credits| change(rules, self.fit(keyed.is_shared, credits)))?;
         KeyedLane { lane: self, keyed }.park_by_letters();

@@ -21,8 +21,37 @@ pub(crate) trait Work<T>: Send {
 /// handler itself, so with the last slot the handler is gone.
 pub(crate) type Make<T> = Box<dyn Fn() -> Option<Box<dyn Work<T>>> + Send + Sync>;
 
-/// The work of some slots, and the means to make more of it.
+/// The work of some slots that share a handler, and the means to make more of it.
 pub(crate) type Shared<T> = (Vec<Box<dyn Work<T>>>, Make<T>);
+
+/// The work of a member's slots.
+pub(crate) struct Slots<T> {
+    pub(crate) works: Vec<Box<dyn Work<T>>>,
+    /// The means to make more of it, or `None` if the handler is for one call at a time.
+    pub(crate) more: Option<Make<T>>,
+}
+
+impl<T> Slots<T> {
+    /// Returns the one slot of a handler for one call at a time.
+    pub(crate) fn one(work: Box<dyn Work<T>>) -> Self {
+        Self {
+            works: vec![work],
+            more: None,
+        }
+    }
+}
+
+impl<T> From<Shared<T>> for Slots<T> {
+    fn from((works, make): Shared<T>) -> Self {
+        Self {
+            works,
+            more: Some(make),
+        }
+    }
+}
+
+/// Makes the slots of a member in one lane, which has so many at once.
+pub(crate) type MakeSlots<T> = Box<dyn Fn(usize) -> Slots<T> + Send + Sync>;
 
 /// A consumer of a lane, with one slot or several.
 pub(crate) struct Member<T> {

@@ -61,6 +61,12 @@ pub struct Waiters {
     standby: Standby,
 }
 
+impl Default for Waiters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Waiters {
     /// Makes it with nobody in the queue.
     pub fn new() -> Self {

@@ -98,6 +98,14 @@ impl Rules {
         Err(InvalidSetting::new("hold", asked, rule))
     }
 
+    /// Returns these rules for a lane of this capacity, which bounds what is set aside.
+    pub(crate) fn within(self, capacity: u32) -> Self {
+        Self {
+            hold: self.hold.min(capacity),
+            ..self
+        }
+    }
+
     /// Returns whether a failure holds others up.
     pub(crate) fn blocks(self) -> bool {
         self.on_failure != OnFailure::Reorder

@@ -116,7 +116,7 @@ impl Pair {
             }
             Step::SetOwnRetry(slot, policy) => {
                 if let Some(handle) = &self.handles[slot] {
-                    let set = handle.subscription().set_retry(policy.real());
+                    let set = handle.set_retry(policy.real());
                     set.expect("a sound policy");
                     self.lane(slot).own = Some(policy);
                 }

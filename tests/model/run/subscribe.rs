@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use millstream::{
-    ConsumerGroup, Delivery, DeliveryBatch, Nack, NoSubscribers, Pull, PullSubscription,
-    SubscribeError, Subscription, Unsubscribe, Unsubscribed,
+    ConsumerGroup, Delivery, DeliveryBatch, InvalidSetting, Nack, NoSubscribers, Pull,
+    PullSubscription, RetryPolicy, SubscribeError, Subscription, SubscriptionOptions, Unsubscribe,
+    Unsubscribed,
 };
 
 use super::Pair;
@@ -21,11 +22,11 @@ pub enum Handle {
 }
 
 impl Handle {
-    pub fn subscription(&self) -> &Subscription {
+    pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
         match self {
-            Self::Handler(subscription) => subscription,
-            Self::Group(group) => group,
-            Self::Pull(pull) => pull,
+            Self::Handler(subscription) => subscription.set_retry(policy),
+            Self::Group(group) => group.set_retry(policy),
+            Self::Pull(pull) => pull.set_retry(policy),
         }
     }
 
@@ -104,23 +105,24 @@ impl Pair {
 
     fn subscribe_with(&self, script: Script) -> Result<Handle, SubscribeError> {
         let shape = self.model.setup.shapes[script.slot];
-        let builder = self.topic.subscription(NAMES[script.slot]);
-        let mut builder = builder
+        let mut options = SubscriptionOptions::new()
             .capacity(shape.capacity)
             .when_full(shape.when_full)
             .on_failure(shape.on_failure)
             .on_exhausted(shape.on_exhausted);
         if let Some(policy) = shape.own {
-            builder = builder.retry(policy.real());
+            options = options.retry(policy.real());
         }
         if let Some(hold) = shape.hold {
-            builder = builder.hold(hold);
+            options = options.hold(hold);
         }
+        let builder = self.topic.subscription(NAMES[script.slot]);
+        let builder = builder.options(&options);
         let subscribed = match shape.hands {
             Hands::One => builder.subscribe(move |delivery| script.one(delivery)),
-            Hands::Several(count) => {
-                builder.subscribe_concurrent(count, move |delivery| script.one(delivery))
-            }
+            Hands::Several(count) => builder
+                .concurrency(count)
+                .subscribe_shared(move |delivery| script.one(delivery)),
             Hands::Batches { size, linger } => {
                 builder.subscribe_batches(batched(size, linger), move |batch| script.batch(batch))
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::engine::parts::outstanding::Granted;
 use crate::engine::state::lane::Lane;
 use crate::message::Delivery;
-use crate::subscription::lease::Lease;
+use crate::subscription::pull::lease::Lease;
 use crate::sync::Arc;
 use crate::types::error::Stale;
 
@@ -43,20 +43,21 @@ use crate::types::error::Stale;
 /// ```
 #[must_use = "leases that are dropped are failed attempts; ack them or nack them"]
 pub struct LeaseBatch<T: Send + Sync + 'static> {
-    lane: Arc<Lane<T>>,
+    /// The lane of the leases, or `None` if there were none from the start.
+    lane: Option<Arc<Lane<T>>>,
     /// Runs of leases, none of which is empty.
     runs: VecDeque<Granted<T>>,
 }
 
 impl<T: Send + Sync + 'static> LeaseBatch<T> {
-    pub(crate) fn new(lane: &Arc<Lane<T>>) -> Self {
-        Self {
-            lane: Arc::clone(lane),
-            runs: VecDeque::new(),
-        }
-    }
+    pub(crate) const EMPTY: Self = Self {
+        lane: None,
+        runs: VecDeque::new(),
+    };
 
-    pub(crate) fn push(&mut self, granted: Granted<T>) {
+    /// Adds leases, which are of the same lane as those before.
+    pub(crate) fn push(&mut self, lane: &Arc<Lane<T>>, granted: Granted<T>) {
+        self.lane.get_or_insert_with(|| Arc::clone(lane));
         self.runs.push_back(granted);
     }
 
@@ -74,17 +75,21 @@ impl<T: Send + Sync + 'static> LeaseBatch<T> {
     ///
     /// It is zero once the deadline has passed, or if there are no leases.
     pub fn remaining(&self) -> Duration {
-        let due_ns = self.runs.front().map_or(0, |run| run.due_ns);
-        let now_ns = self.lane.topic.engine.clock.timer_ns();
-        Duration::from_nanos(due_ns.saturating_sub(now_ns))
+        let (Some(lane), Some(run)) = (&self.lane, self.runs.front()) else {
+            return Duration::ZERO;
+        };
+        let now_ns = lane.engine().clock.timer_ns();
+        Duration::from_nanos(run.due_ns.saturating_sub(now_ns))
     }
 
     /// Returns the deliveries, in the order in which they were leased.
     pub fn iter(&self) -> impl Iterator<Item = Delivery<'_, T>> {
-        let now_ns = self.lane.topic.engine.clock.now_ns();
-        let each = |run| Granted::indices(run).map(move |index| (run, index));
-        let each = self.runs.iter().flat_map(each);
-        each.map(move |(run, index)| run.delivery(index, self.lane.address(), now_ns))
+        self.lane.iter().flat_map(|lane| {
+            let now_ns = lane.engine().clock.now_ns();
+            let each = |run| Granted::indices(run).map(move |index| (run, index));
+            let each = self.runs.iter().flat_map(each);
+            each.map(move |(run, index)| run.delivery(index, lane.address(), now_ns))
+        })
     }
 
     /// Settles all leases: their deliveries have been handled.
@@ -98,8 +103,13 @@ impl<T: Send + Sync + 'static> LeaseBatch<T> {
     /// deadline, so either all of them have ended, or none.
     pub fn ack_all(mut self) -> Result<(), Stale> {
         let mut runs = std::mem::take(&mut self.runs);
-        let keyed = self.lane.keyed().ok_or(Stale)?;
-        keyed.ack_leases(runs.make_contiguous())
+        match &self.lane {
+            Some(lane) => lane
+                .keyed()
+                .ok_or(Stale)?
+                .ack_leases(runs.make_contiguous()),
+            None => Ok(()),
+        }
     }
 
     /// Takes out the leases that `chosen` selects, in order.
@@ -110,7 +120,9 @@ impl<T: Send + Sync + 'static> LeaseBatch<T> {
         &mut self,
         mut chosen: impl FnMut(&Delivery<'_, T>) -> bool,
     ) -> Vec<Lease<T>> {
-        let lane = &self.lane;
+        let Some(lane) = &self.lane else {
+            return Vec::new();
+        };
         let now_ns = lane.topic.engine.clock.now_ns();
         let mut choose = |run: &Granted<T>| {
             run.choose(|index| chosen(&run.delivery(index, lane.address(), now_ns)))
@@ -126,11 +138,12 @@ impl<T: Send + Sync + 'static> LeaseBatch<T> {
     }
 
     fn pop(&mut self) -> Option<Lease<T>> {
+        let lane = self.lane.as_ref()?;
         let (first, others) = self.runs.pop_front()?.take_first();
         if let Some(others) = others {
             self.runs.push_front(others);
         }
-        Some(Lease::new(Arc::clone(&self.lane), first))
+        Some(Lease::new(Arc::clone(lane), first))
     }
 }
 
@@ -145,8 +158,8 @@ impl<T: Send + Sync + 'static> Drop for LeaseBatch<T> {
 impl<T: Send + Sync + 'static> fmt::Debug for LeaseBatch<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LeaseBatch")
-            .field("topic", &self.lane.topic.name)
-            .field("subscription", &self.lane.name)
+            .field("topic", &self.lane.as_ref().map(|lane| &lane.topic.name))
+            .field("subscription", &self.lane.as_ref().map(|lane| &lane.name))
             .field("len", &self.len())
             .finish_non_exhaustive()
     }

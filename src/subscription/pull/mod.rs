@@ -1,14 +1,24 @@
 //! Subscriptions whose deliveries the caller's own threads take.
 
+#[cfg(feature = "async")]
+pub(crate) mod futures;
+pub(crate) mod lease;
+pub(crate) mod lease_batch;
+mod source;
+
 use std::fmt;
-use std::ops::Deref;
 use std::time::Duration;
 
-use crate::engine::parts::outstanding::Granted;
-use crate::engine::state::keyed::KeyedLane;
+use crate::engine::parts::leases::Leasing;
+use crate::engine::pull::sources::Sources;
+use crate::engine::registry::patterns::PatternSub;
 use crate::engine::state::lane::Lane;
-use crate::subscription::lease::Lease;
-use crate::subscription::lease_batch::LeaseBatch;
+use crate::pure::decide::rules::Fit;
+use crate::subscription::control::{Control, subscription_controls};
+use crate::subscription::pattern::PatternSubscription;
+use crate::subscription::pull::lease::Lease;
+use crate::subscription::pull::lease_batch::LeaseBatch;
+use crate::subscription::pull::source::Source;
 use crate::subscription::{Subscription, Unsubscribed};
 use crate::sync::{Arc, Instant};
 use crate::types::config::Unsubscribe;
@@ -54,7 +64,23 @@ impl Pull {
     }
 }
 
-pub(crate) fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> {
+impl Pull {
+    /// Returns the settings of a lane's leases, and the facts that include them.
+    pub(crate) fn checked(self, fit: Fit) -> Result<(Leasing, Fit), InvalidSetting> {
+        let deadline_ns = check_deadline(self.ack_deadline)?;
+        let fit = match self.credits {
+            Some(credits) => fit.with_credits(credits)?,
+            None => fit,
+        };
+        let leasing = Leasing {
+            credits: fit.credits,
+            deadline_ns,
+        };
+        Ok((leasing, fit))
+    }
+}
+
+fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> {
     if deadline.is_zero() {
         let rule = "must be more than nothing, or every lease would be stale";
         return Err(InvalidSetting::new("ack_deadline", "zero", rule));
@@ -90,7 +116,7 @@ pub(crate) fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> 
 /// Clone the handle freely, and receive from any thread: each delivery goes to one of them. Threads
 /// that share it take turns of a few dozen leases, so they get about as many. Futures get leases as
 /// their runtime polls them. Dropping the last handle unsubscribes, as dropping a [`Subscription`]
-/// does. The settings and metrics of the subscription are here by dereference.
+/// does.
 ///
 /// # Credits and order
 ///
@@ -115,15 +141,50 @@ pub(crate) fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> 
 /// to receive returns [`RecvError::Ended`] once no delivery can come any more.
 #[must_use = "dropping the last handle of a subscription unsubscribes at once"]
 pub struct PullSubscription<T: Send + Sync + 'static> {
-    lane: Arc<Lane<T>>,
-    owner: Arc<Subscription>,
+    source: Source<T>,
+    owner: Arc<Owner>,
+}
+
+/// The handle whose drop unsubscribes.
+enum Owner {
+    Topic(Subscription),
+    Patterns(PatternSubscription),
 }
 
 impl<T: Send + Sync + 'static> PullSubscription<T> {
-    pub(crate) fn new(lane: Arc<Lane<T>>) -> Self {
+    pub(crate) fn of_topic(lane: Arc<Lane<T>>) -> Self {
         Self {
-            owner: Arc::new(Subscription::new(Arc::clone(&lane))),
-            lane,
+            owner: Arc::new(Owner::Topic(Subscription::new(Arc::clone(&lane)))),
+            source: Source::Topic(lane),
+        }
+    }
+
+    pub(crate) fn of_patterns(sub: Arc<PatternSub<T>>, sources: Arc<Sources<T>>) -> Self {
+        Self {
+            owner: Arc::new(Owner::Patterns(PatternSubscription::new(
+                Arc::clone(&sub) as _
+            ))),
+            source: Source::Patterns(sub, sources),
+        }
+    }
+
+    /// Returns the subscription to patterns whose deliveries these are.
+    ///
+    /// It has the patterns and topics, and can change them. `None` means that the subscription is
+    /// to one topic.
+    pub fn pattern_subscription(&self) -> Option<&PatternSubscription> {
+        match &*self.owner {
+            Owner::Topic(_) => None,
+            Owner::Patterns(subscription) => Some(subscription),
+        }
+    }
+
+    subscription_controls!();
+
+    fn control(&self) -> &dyn Control {
+        match &*self.owner {
+            Owner::Topic(subscription) => subscription.control(),
+            Owner::Patterns(subscription) => subscription.control(),
         }
     }
 
@@ -155,8 +216,8 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     /// has ended.
     pub fn try_recv(&self) -> Result<Lease<T>, RecvError> {
         let mut lease = None;
-        self.keyed()?
-            .try_receive(1, &mut |granted| lease = Some(self.lease(granted)))?;
+        let take = |lane: &_, granted| lease = Some(Lease::new(Arc::clone(lane), granted));
+        self.source.try_receive(1, take)?;
         lease.ok_or(RecvError::Empty)
     }
 
@@ -170,11 +231,11 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// The errors are those of [`recv_timeout`](Self::recv_timeout).
     pub fn recv_batch(&self, max: usize, wait: Duration) -> Result<LeaseBatch<T>, RecvError> {
-        let mut batch = LeaseBatch::new(&self.lane);
+        let mut batch = LeaseBatch::EMPTY;
         if max > 0 {
             let until = Instant::now().checked_add(wait);
-            self.keyed()?
-                .receive(max, until, |granted| batch.push(granted))?;
+            let take = |lane: &_, granted| batch.push(lane, granted);
+            self.source.receive(max, until, take)?;
         }
         Ok(batch)
     }
@@ -197,8 +258,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     /// Returns [`InvalidSetting`] for zero, or for more than the lane's capacity. Under
     /// [`OnFailure::BlockSubscription`](crate::OnFailure::BlockSubscription), one is the most.
     pub fn set_credits(&self, leases: usize) -> Result<(), InvalidSetting> {
-        let keyed = self.lane.keyed();
-        keyed.map_or(Ok(()), |keyed| keyed.set_credits(Some(leases)))
+        self.source.set_credits(leases)
     }
 
     /// Sets how long leases last that are taken from now on. Outstanding leases keep their
@@ -208,11 +268,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// Returns [`InvalidSetting`] for zero.
     pub fn set_ack_deadline(&self, deadline: Duration) -> Result<(), InvalidSetting> {
-        let deadline_ns = check_deadline(deadline)?;
-        if let Some(keyed) = self.lane.keyed() {
-            keyed.set_ack_deadline(deadline_ns);
-        }
-        Ok(())
+        self.source.set_ack_deadline(check_deadline(deadline)?)
     }
 
     /// Ends the subscription, and waits until it has ended; see [`Subscription::unsubscribe`].
@@ -222,7 +278,10 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     /// settled. That lasts until nothing is left or the time is up, and the rest is cancelled then.
     /// A caller that drains while it holds a lease itself waits for the whole time.
     pub fn unsubscribe(&self, mode: Unsubscribe) -> Unsubscribed {
-        self.owner.end_as(mode)
+        match &*self.owner {
+            Owner::Topic(subscription) => subscription.end_as(mode),
+            Owner::Patterns(subscription) => subscription.end_as(mode),
+        }
     }
 
     #[cfg(feature = "async")]
@@ -232,8 +291,8 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         context: &std::task::Context<'_>,
     ) -> std::task::Poll<Result<Lease<T>, RecvError>> {
         let mut lease = None;
-        let each = |granted| lease = Some(self.lease(granted));
-        std::task::ready!(self.keyed()?.poll_receive(1, each, id, context))?;
+        let take = |lane: &_, granted| lease = Some(Lease::new(Arc::clone(lane), granted));
+        std::task::ready!(self.source.poll_receive(1, take, id, context))?;
         std::task::Poll::Ready(lease.ok_or(RecvError::Empty))
     }
 
@@ -244,51 +303,33 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         id: &mut crate::engine::wait::wakers::WaiterId,
         context: &std::task::Context<'_>,
     ) -> std::task::Poll<Result<LeaseBatch<T>, RecvError>> {
-        let mut batch = LeaseBatch::new(&self.lane);
+        let mut batch = LeaseBatch::EMPTY;
         if max > 0 {
-            let each = |granted| batch.push(granted);
-            std::task::ready!(self.keyed()?.poll_receive(max, each, id, context))?;
+            let take = |lane: &_, granted| batch.push(lane, granted);
+            std::task::ready!(self.source.poll_receive(max, take, id, context))?;
         }
         std::task::Poll::Ready(Ok(batch))
     }
 
     #[cfg(feature = "async")]
     pub(crate) fn leave(&self, id: &mut crate::engine::wait::wakers::WaiterId) {
-        if let Ok(keyed) = self.keyed() {
-            keyed.leave_receivers(id);
-        }
+        self.source.leave(id);
     }
 
     fn receive_one(&self, until: Option<Instant>) -> Result<Lease<T>, RecvError> {
         let mut lease = None;
-        self.keyed()?
-            .receive(1, until, |granted| lease = Some(self.lease(granted)))?;
+        let take = |lane: &_, granted| lease = Some(Lease::new(Arc::clone(lane), granted));
+        self.source.receive(1, until, take)?;
         lease.ok_or(RecvError::Empty)
-    }
-
-    fn keyed(&self) -> Result<KeyedLane<'_, T>, RecvError> {
-        self.lane.keyed().ok_or(RecvError::Ended)
-    }
-
-    fn lease(&self, granted: Granted<T>) -> Lease<T> {
-        Lease::new(Arc::clone(&self.lane), granted)
     }
 }
 
 impl<T: Send + Sync + 'static> Clone for PullSubscription<T> {
     fn clone(&self) -> Self {
         Self {
-            lane: Arc::clone(&self.lane),
+            source: self.source.clone(),
             owner: Arc::clone(&self.owner),
         }
-    }
-}
-
-impl<T: Send + Sync + 'static> Deref for PullSubscription<T> {
-    type Target = Subscription;
-
-    fn deref(&self) -> &Subscription {
-        &self.owner
     }
 }
 

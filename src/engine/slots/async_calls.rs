@@ -10,11 +10,11 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use crate::engine::base::contain::{Contained, contain};
 use crate::engine::deliver::turn::{SHARE_LOOKS, SHARE_NS};
-use crate::engine::keyed::slots::share_by;
 use crate::engine::keyed::take::Settlements;
 use crate::engine::parts::handler::{FailedCall, FailureCause};
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::runtime::{Engine, context};
+use crate::engine::slots::slot::share_by;
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::slots::{ConsumerSlot, Shared, Work};
@@ -45,13 +45,13 @@ struct AsyncCalls<T, F, R> {
 }
 
 /// Returns the work of `count` slots that share an async handler.
-pub(crate) fn share<T, F, R>(handler: F, count: usize) -> Shared<T>
+pub(crate) fn share<T, F, R>(handler: &Arc<Contained<F>>, count: usize) -> Shared<T>
 where
     T: Send + Sync + 'static,
     F: Fn(OwnedDelivery<T>) -> R + Send + Sync + 'static,
     R: Future<Output = Result<(), Nack>> + Send + 'static,
 {
-    share_by(Arc::new(Contained::new(handler)), count, |handler| {
+    share_by(handler, count, |handler| {
         Box::new(AsyncCalls {
             handler,
             names: None,

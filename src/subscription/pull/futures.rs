@@ -9,9 +9,9 @@ use futures_core::Stream;
 use futures_core::stream::FusedStream;
 
 use crate::engine::wait::wakers::WaiterId;
-use crate::subscription::lease::Lease;
-use crate::subscription::lease_batch::LeaseBatch;
 use crate::subscription::pull::PullSubscription;
+use crate::subscription::pull::lease::Lease;
+use crate::subscription::pull::lease_batch::LeaseBatch;
 use crate::types::error::RecvError;
 
 /// A handle of a pull subscription, with a place among those that wait for a lease.

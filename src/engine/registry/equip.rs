@@ -1,0 +1,88 @@
+//! Making a lane with its consumers.
+
+use crate::engine::parts::handler::Handler;
+use crate::engine::parts::leases::Leasing;
+use crate::engine::state::keyed::{Consumers, Keyed};
+use crate::engine::state::lane::{Lane, LaneSettings, Policy};
+use crate::engine::state::slots::Shared;
+use crate::engine::state::topic::TopicCore;
+use crate::engine::wait::waiters::Waiters;
+use crate::pure::decide::rules::Rules;
+use crate::sync::Arc;
+use crate::types::config::LaneFull;
+
+/// The consumers that a lane is made with.
+pub(crate) enum Equipment<T> {
+    /// The lane's own runner, with its handler.
+    Runner(Handler<T>),
+    /// The slots of a handler that several calls share.
+    Slots(Shared<T>),
+    /// Members, who join later.
+    Members,
+    /// Callers that pull, and the line in which they wait.
+    Callers(Leasing, Arc<Waiters>),
+}
+
+impl<T> Equipment<T> {
+    pub(crate) fn consumers(&self) -> Consumers {
+        match self {
+            Self::Runner(_) => Consumers::Runner,
+            Self::Slots(_) => Consumers::Slots,
+            Self::Members => Consumers::Members,
+            Self::Callers(..) => Consumers::Callers,
+        }
+    }
+}
+
+/// The settings of a lane besides its consumers, checked.
+pub(crate) struct LanePlan {
+    pub(crate) capacity: u32,
+    pub(crate) when_full: LaneFull,
+    pub(crate) retry: Policy,
+    pub(crate) rules: Rules,
+    pub(crate) by_pattern: bool,
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Makes a lane with its consumers, before it is on the list of its topic.
+    pub(crate) fn equipped(
+        name: Arc<str>,
+        topic: Arc<TopicCore<T>>,
+        plan: LanePlan,
+        equipment: Equipment<T>,
+    ) -> Arc<Self> {
+        let consumers = equipment.consumers();
+        let receivers = match &equipment {
+            Equipment::Callers(_, receivers) => Arc::clone(receivers),
+            _ => Arc::default(),
+        };
+        let is_plain = consumers == Consumers::Runner && !plan.rules.blocks();
+        let keyed = || Keyed::new(plan.rules, consumers, plan.when_full, receivers);
+        let settings = LaneSettings {
+            capacity: plan.capacity,
+            when_full: plan.when_full,
+            retry: plan.retry,
+            by_pattern: plan.by_pattern,
+            keyed: (!is_plain).then(keyed),
+        };
+        let with_handler = |handler| Arc::new(Self::new(name, topic, settings, handler));
+        let (lane, slots, leasing) = match equipment {
+            Equipment::Runner(handler) => (with_handler(handler), None, None),
+            Equipment::Slots(slots) => (with_handler(Handler::External), Some(slots), None),
+            Equipment::Members => (with_handler(Handler::External), None, None),
+            Equipment::Callers(leasing, _) => {
+                (with_handler(Handler::External), None, Some(leasing))
+            }
+        };
+        if let Some(keyed) = lane.keyed() {
+            keyed.park_by_letters();
+            if let Some(slots) = slots {
+                keyed.take_slots(slots);
+            }
+            if let Some(leasing) = leasing {
+                keyed.open_leases(leasing);
+            }
+        }
+        lane
+    }
+}

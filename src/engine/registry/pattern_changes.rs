@@ -1,0 +1,128 @@
+//! Changes of a subscription to patterns while traffic runs, in all present and future lanes.
+
+use crate::engine::base::contain::SharedPolicy;
+use crate::engine::parts::leases::Leasing;
+use crate::engine::registry::pattern_members::PatternMember;
+use crate::engine::registry::pattern_plan::Template;
+use crate::engine::registry::patterns::PatternSub;
+use crate::engine::runtime::context::Inside;
+use crate::engine::state::keyed::ChangeRules;
+use crate::observe::event::EventKind;
+use crate::pure::decide::rules::Fit;
+use crate::sync::Arc;
+use crate::types::error::{InvalidSetting, SubscribeError};
+
+impl<T: Send + Sync + 'static> PatternSub<T> {
+    pub(crate) fn set_retry(&self, policy: SharedPolicy) {
+        // These are dropped after the lock is released.
+        let mut before = Vec::new();
+        let mut resolved = self.resolved.lock();
+        for lane in resolved.all() {
+            before.push(lane.retry.swap(Arc::new(Some(Arc::clone(&policy)))));
+        }
+        before.push(Arc::new(resolved.retry.replace(policy)));
+    }
+
+    /// Changes the rules of all present and future lanes.
+    pub(crate) fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting> {
+        let mut resolved = self.resolved.lock();
+        let Some(template) = &resolved.template else {
+            return Ok(());
+        };
+        let rules = change(resolved.rules, template.fit(self.capacity, self.when_full))?;
+        resolved.rules = rules;
+        let lanes: Vec<_> = resolved.all().cloned().collect();
+        drop(resolved);
+        for lane in lanes {
+            lane.set_rules(&move |_, fit| rules.within(fit.capacity).checked(fit))?;
+        }
+        Ok(())
+    }
+
+    /// Changes how many calls run at once in each topic, if the handler is for several.
+    pub(crate) fn set_concurrency(&self, concurrency: usize) -> bool {
+        let mut resolved = self.resolved.lock();
+        match &mut resolved.template {
+            Some(Template::Slots(_, present)) => *present = concurrency,
+            _ => return false,
+        }
+        let lanes: Vec<_> = resolved.all().cloned().collect();
+        drop(resolved);
+        for keyed in lanes.iter().filter_map(|lane| lane.keyed()) {
+            keyed.set_concurrency(concurrency);
+        }
+        true
+    }
+
+    /// Changes how leases are given in each topic, if callers pull. Leases that are out stay.
+    pub(crate) fn set_leasing(
+        &self,
+        change: impl FnOnce(&mut Leasing, Fit) -> Result<(), InvalidSetting>,
+    ) -> Result<(), InvalidSetting> {
+        let mut resolved = self.resolved.lock();
+        let rules = resolved.rules;
+        let Some(template) = &mut resolved.template else {
+            return Ok(());
+        };
+        let fit = template.fit(self.capacity, self.when_full);
+        let Template::Callers(leasing, sources) = template else {
+            return Ok(());
+        };
+        let mut changed = *leasing;
+        change(&mut changed, fit)?;
+        rules.checked(Fit {
+            credits: changed.credits,
+            ..fit
+        })?;
+        *leasing = changed;
+        let receivers = Arc::clone(&sources.receivers);
+        let lanes: Vec<_> = resolved.all().cloned().collect();
+        drop(resolved);
+        for keyed in lanes.iter().filter_map(|lane| lane.keyed()) {
+            keyed.open_leases(changed);
+        }
+        receivers.wake_all();
+        Ok(())
+    }
+
+    /// Adds a member to the group, in all present and future lanes.
+    pub(crate) fn add_member(
+        &self,
+        member: PatternMember<T>,
+    ) -> Result<Arc<PatternMember<T>>, SubscribeError> {
+        // The member is dropped after the lock is released.
+        let member = Arc::new(member);
+        let mut resolved = self.resolved.lock();
+        if resolved.template.is_none() {
+            return Err(SubscribeError::Closed);
+        }
+        if resolved
+            .members
+            .iter()
+            .any(|other| other.name == member.name)
+        {
+            let name = member.name.to_string();
+            return Err(SubscribeError::MemberTaken { name });
+        }
+        resolved.members.push(Arc::clone(&member));
+        let lanes: Vec<_> = resolved.lanes.values().cloned().collect();
+        drop(resolved);
+        for lane in lanes {
+            member.join(&lane);
+            let member = Arc::clone(&member.name);
+            lane.tell_of_member(EventKind::MemberJoined { member });
+        }
+        member.leave_ending();
+        Ok(member)
+    }
+
+    /// Has a member leave all lanes.
+    pub(crate) fn remove_member(&self, member: &Arc<PatternMember<T>>) {
+        let mut resolved = self.resolved.lock();
+        resolved.members.retain(|other| !Arc::ptr_eq(other, member));
+        drop(resolved);
+        let _inside = Inside::enter(&self.engine);
+        member.begin_to_leave();
+        self.engine.quiescence.notify();
+    }
+}

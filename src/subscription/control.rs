@@ -1,0 +1,161 @@
+//! The questions and changes that every kind of subscription takes.
+
+use crate::engine::base::contain::SharedPolicy;
+use crate::engine::runtime::Engine;
+use crate::engine::state::keyed::ChangeRules;
+use crate::observe::metrics::SubscriptionMetrics;
+use crate::types::error::InvalidSetting;
+
+/// A subscription of any kind and any payload type.
+pub(crate) trait Control: Send + Sync {
+    fn name(&self) -> &str;
+    fn engine(&self) -> &Engine;
+    fn set_retry(&self, policy: SharedPolicy);
+    fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting>;
+    /// Returns `false` if its handler is for one call at a time.
+    fn set_concurrency(&self, concurrency: usize) -> bool;
+    fn metrics(&self) -> SubscriptionMetrics;
+    fn has_ended(&self) -> bool;
+}
+
+/// Defines the methods that the handles of all kinds of subscriptions have in common, for types
+/// that can lend their [`Control`].
+macro_rules! subscription_controls {
+    () => {
+        /// Returns the subscription's name.
+        pub fn name(&self) -> &str {
+            self.control().name()
+        }
+
+        /// Sets this subscription's own retry policy.
+        ///
+        /// It decides from the next failure on. Retries already granted stand. A subscription to
+        /// patterns uses it in all topics, later ones included.
+        ///
+        /// # Errors
+        ///
+        /// Returns [`InvalidSetting`](crate::InvalidSetting) if the policy refuses its own
+        /// settings.
+        pub fn set_retry(
+            &self,
+            policy: impl crate::pure::policy::retry::RetryPolicy,
+        ) -> Result<(), crate::types::error::InvalidSetting> {
+            let policy = crate::engine::base::contain::share_policy(policy);
+            policy.check()?;
+            self.control().set_retry(policy);
+            Ok(())
+        }
+
+        /// Sets the effect of a failed delivery on later deliveries.
+        ///
+        /// Waiting deliveries follow the new mode at once, within a turn of the handler. So
+        /// switching to [`OnFailure::Reorder`](crate::OnFailure::Reorder) releases all held
+        /// deliveries. Deliveries that are already in flight or waiting for a retry keep the effect
+        /// they had.
+        ///
+        /// # Errors
+        ///
+        /// Returns [`InvalidSetting`](crate::InvalidSetting) if the mode clashes with how the
+        /// subscription was made, with [`OnExhausted::ParkKey`](crate::OnExhausted::ParkKey), or
+        /// with the [credits](crate::Pull::credits) that were asked for. The rules are those of
+        /// [`SubscriptionOptions::on_failure`](crate::SubscriptionOptions::on_failure).
+        pub fn set_on_failure(
+            &self,
+            mode: crate::types::config::OnFailure,
+        ) -> Result<(), crate::types::error::InvalidSetting> {
+            self.control().set_rules(&move |rules, fit| {
+                crate::pure::decide::rules::Rules {
+                    on_failure: mode,
+                    ..rules
+                }
+                .checked(fit)
+            })
+        }
+
+        /// Sets the fate of a key when a delivery of it goes to the dead letters.
+        ///
+        /// Switching to [`OnExhausted::FreeKey`](crate::OnExhausted::FreeKey) frees the parked
+        /// keys. Their letters stay.
+        ///
+        /// # Errors
+        ///
+        /// Returns [`InvalidSetting`](crate::InvalidSetting) for parking without
+        /// [`OnFailure::BlockKey`](crate::OnFailure::BlockKey).
+        pub fn set_on_exhausted(
+            &self,
+            then: crate::types::config::OnExhausted,
+        ) -> Result<(), crate::types::error::InvalidSetting> {
+            self.control().set_rules(&move |rules, fit| {
+                crate::pure::decide::rules::Rules {
+                    on_exhausted: then,
+                    ..rules
+                }
+                .checked(fit)
+            })
+        }
+
+        /// Sets how many deliveries may be held back behind blocked keys.
+        ///
+        /// Deliveries that are held now stay so, even if there are more.
+        ///
+        /// # Errors
+        ///
+        /// Returns [`InvalidSetting`](crate::InvalidSetting) for zero, for more than the lane's
+        /// capacity, or for a subscription that never holds deliveries back.
+        pub fn set_hold(
+            &self,
+            deliveries: usize,
+        ) -> Result<(), crate::types::error::InvalidSetting> {
+            self.control()
+                .set_rules(&move |rules, fit| rules.with_hold(deliveries, fit))
+        }
+
+        /// Returns a snapshot of the subscription's counts.
+        ///
+        /// For a subscription to patterns they are the sum over all topics. Topics that it has
+        /// left, or that were removed, are included. Latencies are of the topics that it has now.
+        pub fn metrics(&self) -> crate::observe::metrics::SubscriptionMetrics {
+            self.control().metrics()
+        }
+
+        /// Returns whether the subscription has ended, by an unsubscribe or with its broker.
+        pub fn has_ended(&self) -> bool {
+            self.control().has_ended()
+        }
+    };
+}
+
+/// Defines the setter of the concurrency, for handles of subscriptions with a handler.
+macro_rules! concurrency_control {
+    () => {
+        /// Sets how many calls of the handler may run at once.
+        ///
+        /// Running calls finish. If more than `concurrency` are running, no new call starts until
+        /// fewer are. For a subscription to patterns the number holds in each topic.
+        ///
+        /// # Errors
+        ///
+        /// Returns [`InvalidSetting`](crate::InvalidSetting) for zero or more than 1,024. It also
+        /// refuses a handler that is for one call at a time. Others are made by
+        /// [`subscribe_shared`](crate::SubscriptionBuilder::subscribe_shared) or
+        /// `subscribe_async`, or for patterns with
+        /// [`concurrency`](crate::PatternSubscriptionBuilder::concurrency).
+        pub fn set_concurrency(
+            &self,
+            concurrency: usize,
+        ) -> Result<(), crate::types::error::InvalidSetting> {
+            crate::types::range::in_range_of_threads("concurrency", concurrency)?;
+            if self.control().set_concurrency(concurrency) {
+                return Ok(());
+            }
+            let rule = "needs a subscription whose handler can be called several times at once";
+            Err(crate::types::error::InvalidSetting::new(
+                "concurrency",
+                concurrency,
+                rule,
+            ))
+        }
+    };
+}
+
+pub(crate) use {concurrency_control, subscription_controls};

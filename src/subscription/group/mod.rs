@@ -1,0 +1,154 @@
+//! Consumer groups: several members share the deliveries of one subscription.
+
+pub(crate) mod member;
+pub(crate) mod pattern;
+
+use std::fmt;
+
+use crate::engine::state::lane::Lane;
+use crate::engine::state::slots::Slots;
+use crate::message::Delivery;
+use crate::message::nack::Nack;
+use crate::observe::event::EventKind;
+use crate::pure::words::room::Phase;
+use crate::subscription::control::{Control, subscription_controls};
+use crate::subscription::group::member::{AnyMember, Joined, Member, MemberBuilder};
+use crate::subscription::{Subscription, Unsubscribed};
+use crate::sync::Arc;
+use crate::types::config::Unsubscribe;
+use crate::types::error::SubscribeError;
+
+/// A subscription that gives each delivery to one of its members.
+///
+/// Dropping it unsubscribes, and its members with it.
+///
+/// # Which member gets a delivery
+///
+/// Deliveries without a key go to any member that has a free slot, the oldest first. Deliveries
+/// with the same key go to the same member, chosen by rendezvous hashing. They are handled one
+/// after the other, in order, except where [`OnFailure`](crate::OnFailure) lets later ones pass.
+///
+/// A member that joins takes over about its share of the keys. When a member leaves, the others
+/// take over its keys. No other key moves. A key whose delivery is in flight moves when that has
+/// ended.
+///
+/// # A member that stalls
+///
+/// A stalled member keeps its keys. They wait, up to the subscription's
+/// [`hold`](crate::SubscriptionOptions::hold), while the other members go on. The stall shows in
+/// [`MemberMetrics::busy_for`]. Let the member leave, and its keys move on, except those in flight.
+///
+/// Without members, deliveries wait in the lane, up to its capacity.
+///
+/// ```
+/// # use millstream::{Broker, Delivery};
+/// # use std::time::Duration;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = Broker::new()?;
+/// let orders = broker.topic::<u64>("orders").open()?;
+/// let billing = orders.subscription("billing").group()?;
+/// let _one = billing.join("one", |order| Ok(println!("one has {}", order.payload())))?;
+/// let two = billing
+///     .member("two")
+///     .concurrency(4)
+///     .join_shared(|order| Ok(println!("two has {}", order.payload())))?;
+/// orders.message(42).key("customer-7").publish()?;
+/// two.leave(); // its keys go to the first
+/// broker.drain(Duration::from_secs(5))?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "dropping a group unsubscribes at once; call `detach` to keep it"]
+pub struct ConsumerGroup<T: Send + Sync + 'static> {
+    subscription: Subscription,
+    lane: Arc<Lane<T>>,
+    /// The concurrency of members that don't say otherwise.
+    concurrency: usize,
+}
+
+impl<T: Send + Sync + 'static> ConsumerGroup<T> {
+    pub(crate) fn new(lane: Arc<Lane<T>>, concurrency: usize) -> Self {
+        Self {
+            subscription: Subscription::new(Arc::clone(&lane)),
+            lane,
+            concurrency,
+        }
+    }
+
+    /// Adds a member, whose handler is called for one delivery at a time.
+    ///
+    /// [`member`](Self::member) begins members of other kinds.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`SubscribeError`] for an invalid name, one that another member has, or a group
+    /// that has ended.
+    pub fn join<F>(&self, name: &str, handler: F) -> Result<Member, SubscribeError>
+    where
+        F: FnMut(&Delivery<'_, T>) -> Result<(), Nack> + Send + 'static,
+    {
+        self.member(name).concurrency(1).join(handler)
+    }
+
+    /// Begins a member whose handler is shared by several calls, is async, or takes batches.
+    pub fn member<'g>(&'g self, name: &'g str) -> MemberBuilder<'g, T> {
+        MemberBuilder::new(self, name, self.concurrency)
+    }
+
+    pub(crate) fn lane_capacity(&self) -> usize {
+        self.lane.capacity as usize
+    }
+
+    /// Adds a member with these slots.
+    pub(crate) fn join_with(&self, name: &str, slots: Slots<T>) -> Result<Member, SubscribeError> {
+        let name = crate::types::name::parse(name)?;
+        let Some(keyed) = self.lane.keyed() else {
+            return Err(SubscribeError::Closed);
+        };
+        let taken = || SubscribeError::MemberTaken {
+            name: name.to_string(),
+        };
+        let member = keyed
+            .add_member(Arc::clone(&name), slots)
+            .ok_or_else(taken)?;
+        let joined = Joined {
+            lane: Arc::clone(&self.lane),
+            member,
+        };
+        self.lane
+            .tell_of_member(EventKind::MemberJoined { member: name });
+        if self.lane.phase() != Phase::Open {
+            // The group's end may have passed by before the member was there.
+            joined.begin_to_leave();
+            return Err(SubscribeError::Closed);
+        }
+        Ok(Member::new(Arc::new(joined)))
+    }
+
+    /// Ends the group, as [`Subscription::unsubscribe`] does.
+    ///
+    /// Deliveries are drained only while there are members to handle them.
+    pub fn unsubscribe(self, mode: Unsubscribe) -> Unsubscribed {
+        self.subscription.unsubscribe(mode)
+    }
+
+    /// Keeps the group, with its members, for as long as the broker lives.
+    pub fn detach(self) {
+        self.subscription.detach();
+    }
+
+    subscription_controls!();
+
+    fn control(&self) -> &dyn Control {
+        self.subscription.control()
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for ConsumerGroup<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsumerGroup")
+            .field("name", &self.name())
+            .field("ended", &self.has_ended())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,206 @@
+//! The settings that subscriptions to topics and to patterns share.
+
+use std::fmt;
+
+use crate::engine::base::contain::SharedPolicy;
+use crate::pure::decide::rules::{Fit, Rules};
+use crate::types::config::{LaneFull, OnExhausted, OnFailure};
+use crate::types::error::InvalidSetting;
+use crate::types::range::in_range_of_threads;
+
+/// Why a handler that is `FnMut` is called for one delivery at a time.
+pub(crate) const ONE_CALL_AT_A_TIME: &str =
+    "needs a handler that calls can share, as the shared and async ones are";
+/// Why a handler that takes batches is called for one batch at a time.
+pub(crate) const ONE_BATCH_AT_A_TIME: &str =
+    "can't be used with a handler that takes one batch at a time";
+/// Why a subscription without a handler has no calls.
+pub(crate) const NO_CALLS: &str = "needs a handler; credits bound how much callers pull";
+
+/// Defines the setters of all settings, for types that can lend their [`SubscriptionOptions`].
+macro_rules! subscription_setters {
+    () => {
+        /// Sets how many deliveries may be in the subscription's lane.
+        ///
+        /// Queued deliveries count, and so do those in flight or waiting for a retry. The range is
+        /// 1 to 16,777,216, and the default is the topic's `lane_capacity`. A subscription to
+        /// patterns has a lane of this capacity in each topic.
+        pub fn capacity(mut self, deliveries: usize) -> Self {
+            self.options_mut().capacity = Some(deliveries);
+            self
+        }
+
+        /// Sets the policy for a full lane. The default is
+        /// [`LaneFull::Wait`](crate::LaneFull::Wait).
+        pub fn when_full(mut self, policy: crate::types::config::LaneFull) -> Self {
+            self.options_mut().when_full = policy;
+            self
+        }
+
+        /// Sets the retry policy, which decides about failures. The default is the topic's policy.
+        pub fn retry(mut self, policy: impl crate::pure::policy::retry::RetryPolicy) -> Self {
+            let policy = crate::engine::base::contain::share_policy(policy);
+            self.options_mut().retry = Some(policy);
+            self
+        }
+
+        /// Sets the effect of a failed delivery on later deliveries. The default is
+        /// [`OnFailure::Reorder`](crate::OnFailure::Reorder).
+        ///
+        /// The other modes need a lane that drops nothing from its middle. So they refuse
+        /// [`LaneFull::DropOldest`](crate::LaneFull::DropOldest) and
+        /// [`LaneFull::DeadLetter`](crate::LaneFull::DeadLetter).
+        pub fn on_failure(mut self, mode: crate::types::config::OnFailure) -> Self {
+            self.options_mut().on_failure = mode;
+            self
+        }
+
+        /// Sets the fate of a key when a delivery of it goes to the dead letters.
+        ///
+        /// The default is [`OnExhausted::FreeKey`](crate::OnExhausted::FreeKey). Parking needs
+        /// [`OnFailure::BlockKey`](crate::OnFailure::BlockKey).
+        pub fn on_exhausted(mut self, then: crate::types::config::OnExhausted) -> Self {
+            self.options_mut().on_exhausted = then;
+            self
+        }
+
+        /// Sets how many deliveries may be held back behind blocked keys.
+        ///
+        /// At the limit the subscription stops taking new deliveries, so all keys wait. Nothing is
+        /// dropped. The range is 1 to the lane's capacity, which is the default.
+        pub fn hold(mut self, deliveries: usize) -> Self {
+            self.options_mut().hold = Some(deliveries);
+            self
+        }
+
+        /// Sets how many calls of the handler may run at once.
+        ///
+        /// The range is 1 to 1,024, and the default is 1. More than one needs a handler that calls
+        /// can share. Deliveries with the same key are then still handled one after the other, in
+        /// accept order, except where [`on_failure`](Self::on_failure) lets later ones pass.
+        /// Deliveries without a key have no order.
+        ///
+        /// Each call of a blocking handler needs a worker of the broker. An async call needs one
+        /// only while it is polled. For patterns the number holds in each topic. For a group it is
+        /// the default of each member.
+        pub fn concurrency(mut self, calls: usize) -> Self {
+            self.options_mut().concurrency = Some(calls);
+            self
+        }
+    };
+}
+
+pub(crate) use subscription_setters;
+
+/// The settings of a subscription, as a value that many subscriptions can share.
+///
+/// The builders of subscriptions have the same settings as methods of their own. They take this
+/// value with [`SubscriptionBuilder::options`](crate::SubscriptionBuilder::options) and
+/// [`PatternSubscriptionBuilder::options`](crate::PatternSubscriptionBuilder::options). Nothing is
+/// checked before a subscription is made.
+///
+/// ```
+/// use millstream::{Broker, OnFailure, SubscriptionOptions};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = Broker::new()?;
+/// let by_key = SubscriptionOptions::new()
+///     .capacity(4_096)
+///     .on_failure(OnFailure::BlockKey)
+///     .concurrency(8);
+///
+/// let orders = broker.topic::<u64>("orders").open()?;
+/// let billing = orders
+///     .subscription("billing")
+///     .options(&by_key)
+///     .subscribe_shared(|order| Ok(println!("bill {}", order.payload())))?;
+/// let audit = broker
+///     .subscription::<u64>("audit")
+///     .matching("*")
+///     .options(&by_key)
+///     .subscribe(|order| Ok(println!("{} in {}", order.payload(), order.topic())))?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Default)]
+#[must_use = "options do nothing until a subscription is made with them"]
+pub struct SubscriptionOptions {
+    pub(crate) capacity: Option<usize>,
+    pub(crate) when_full: LaneFull,
+    pub(crate) retry: Option<SharedPolicy>,
+    pub(crate) on_failure: OnFailure,
+    pub(crate) on_exhausted: OnExhausted,
+    pub(crate) hold: Option<usize>,
+    pub(crate) concurrency: Option<usize>,
+}
+
+impl SubscriptionOptions {
+    /// Returns the default settings.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    subscription_setters!();
+
+    fn options_mut(&mut self) -> &mut Self {
+        self
+    }
+
+    /// Returns the number of calls that may run at once.
+    pub(crate) fn checked_concurrency(&self) -> Result<usize, InvalidSetting> {
+        let concurrency = self.concurrency.unwrap_or(1);
+        in_range_of_threads("concurrency", concurrency)?;
+        Ok(concurrency)
+    }
+
+    /// Returns the number of threads that calls run on, which is a thread for each core unless set.
+    #[cfg(feature = "parallel")]
+    pub(crate) fn checked_threads(&self) -> Result<usize, InvalidSetting> {
+        match self.concurrency {
+            Some(_) => self.checked_concurrency(),
+            None => Ok(crate::sync::available_parallelism()),
+        }
+    }
+
+    /// Checks that no more than one call at a time was asked for, where the `rule` says why.
+    pub(crate) fn check_one_at_a_time(&self, rule: &'static str) -> Result<(), InvalidSetting> {
+        check_one_at_a_time(self.concurrency.unwrap_or(1), rule)
+    }
+
+    /// Returns the rules of such a lane, if they make sense for it.
+    pub(crate) fn rules(&self, fit: Fit) -> Result<Rules, InvalidSetting> {
+        let rules = Rules {
+            on_failure: self.on_failure,
+            on_exhausted: self.on_exhausted,
+            hold: fit.capacity,
+        };
+        let rules = rules.checked(fit)?;
+        self.hold
+            .map_or(Ok(rules), |hold| rules.with_hold(hold, fit))
+    }
+}
+
+impl fmt::Debug for SubscriptionOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubscriptionOptions")
+            .field("capacity", &self.capacity)
+            .field("when_full", &self.when_full)
+            .field("on_failure", &self.on_failure)
+            .field("on_exhausted", &self.on_exhausted)
+            .field("hold", &self.hold)
+            .field("concurrency", &self.concurrency)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Refuses a concurrency other than one, where the `rule` says why.
+pub(crate) fn check_one_at_a_time(
+    concurrency: usize,
+    rule: &'static str,
+) -> Result<(), InvalidSetting> {
+    in_range_of_threads("concurrency", concurrency)?;
+    match concurrency {
+        1 => Ok(()),
+        many => Err(InvalidSetting::new("concurrency", many, rule)),
+    }
+}
