@@ -301,7 +301,12 @@ fn call_each(
             continue;
         };
         let called = catch_unwind(AssertUnwindSafe(|| each(&delivery)));
-        if let Err(nack) = called.unwrap_or_else(|_| Err(Nack::retry("a panic"))) {
+        let outcome = called.unwrap_or_else(|bomb| {
+            // It may go off when it is dropped.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(bomb)));
+            Err(Nack::retry("a panic"))
+        });
+        if let Err(nack) = outcome {
             batch.nack(at, nack);
         }
     }
