@@ -84,12 +84,12 @@ impl<T: Send + Sync + 'static> LeaseBatch<T> {
 
     /// Returns the deliveries, in the order in which they were leased.
     pub fn iter(&self) -> impl Iterator<Item = Delivery<'_, T>> {
-        self.lane.iter().flat_map(|lane| {
-            let now_ns = lane.engine().clock.now_ns();
-            let each = |run| Granted::indices(run).map(move |index| (run, index));
-            let each = self.runs.iter().flat_map(each);
-            each.map(move |(run, index)| run.delivery(index, lane.address(), now_ns))
-        })
+        let lane = self.lane.as_deref();
+        let now_ns = lane.map_or(0, |lane| lane.engine().clock.now_ns());
+        let address = lane.map(Lane::address);
+        let each = |run| Granted::indices(run).map(move |index| (run, index));
+        let each = self.runs.iter().flat_map(each);
+        each.filter_map(move |(run, index)| Some(run.delivery(index, address?, now_ns)))
     }
 
     /// Settles all leases: their deliveries have been handled.
