@@ -101,6 +101,7 @@ pub use broker::{Broker, Observation};
 pub use engine::base::clock::ManualClock;
 pub use message::delivery_batch::DeliveryBatch;
 pub use message::nack::Nack;
+pub use message::outgoing::Message;
 #[cfg(feature = "async")]
 pub use message::owned::OwnedDelivery;
 pub use message::{BatchReceipt, Delivery, MessageId, Receipt};
@@ -123,12 +124,13 @@ pub use subscription::lease_batch::{IntoLeases, LeaseBatch};
 pub use subscription::pattern::{PatternSubscription, PatternSubscriptionBuilder};
 pub use subscription::pull::{Leases, Pull, PullSubscription};
 pub use subscription::{Subscription, Unsubscribed};
+pub use topic::Topic;
 pub use topic::builder::{MAX_PAYLOAD, TopicBuilder};
 pub use topic::dead_letters::{DeadLetter, DeadLetters, PastFailure, Redrive};
 #[cfg(feature = "async")]
 pub use topic::futures::Publish;
+pub use topic::message::MessageBuilder;
 pub use topic::publisher::BufferedPublisher;
-pub use topic::{MessageBuilder, Topic};
 pub use types::config::{
     DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired,
     OnFailure, Overflow, Unkeyed, Unsubscribe,

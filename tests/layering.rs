@@ -99,7 +99,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
         "engine/base",
         &["sync", "types", "pure/decide", "pure/policy", "pure/words"],
     ),
-    ("message", &["sync", "pure/policy", "engine/base"]),
+    ("message", &["sync", "types", "pure/policy", "engine/base"]),
     (
         "observe",
         &[

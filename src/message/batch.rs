@@ -2,6 +2,8 @@
 
 use crate::engine::base::contain::discard;
 use crate::message::MessageId;
+use crate::message::chunk::Chunk;
+use crate::message::meta::Meta;
 use crate::sync::Arc;
 
 /// The most messages in a batch.
@@ -9,27 +11,12 @@ use crate::sync::Arc;
 /// They share one allocation, and one lane operation per subscription. A retry or a dead letter
 /// keeps at most this many messages alive.
 pub(crate) const BATCH: usize = if cfg!(millstream_loom) { 3 } else { 64 };
-/// The parts that a publisher may add to a payload. Messages without them pay nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Meta {
-    pub(crate) key: Option<Box<str>>,
-    pub(crate) headers: Vec<(Box<str>, Box<str>)>,
-    pub(crate) ttl_ns: Option<u64>,
-}
 
 /// The id and the time that a message got when it was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) id: MessageId,
     pub(crate) accepted_ns: u64,
-}
-
-impl Meta {
-    /// Returns the time when a message with this stamp expires, if it has a time to live of its
-    /// own.
-    pub(crate) fn expires_ns(&self, stamp: Stamp) -> Option<u64> {
-        Some(stamp.accepted_ns.saturating_add(self.ttl_ns?))
-    }
 }
 
 impl Stamp {
@@ -42,8 +29,8 @@ impl Stamp {
     }
 }
 
-/// One message, by value.
-pub(crate) struct Message<T> {
+/// One accepted message, by value.
+pub(crate) struct Accepted<T> {
     pub(crate) stamp: Stamp,
     pub(crate) payload: T,
 }
@@ -51,7 +38,7 @@ pub(crate) struct Message<T> {
 /// The messages of a batch.
 pub(crate) enum Messages<T> {
     /// Messages that were accepted one by one.
-    Each(Vec<Message<T>>),
+    Each(Vec<Accepted<T>>),
     /// Messages that were accepted at once, in their publisher's own vector, and their first stamp.
     ///
     /// Their ids follow each other, and they share one time.
@@ -69,11 +56,11 @@ pub(crate) struct Batch<T> {
 }
 
 impl<T> Batch<T> {
-    /// Makes a batch of messages that were accepted at once, in the caller's own vector.
-    pub(crate) fn chunk(payloads: Vec<T>, first: Stamp) -> Self {
+    /// Makes a batch of messages that were accepted at once, in the vector of their chunk.
+    pub(crate) fn chunk(chunk: Chunk<T>, first: Stamp) -> Self {
         Self {
-            messages: Messages::Chunk(payloads, first),
-            meta: Vec::new(),
+            messages: Messages::Chunk(chunk.payloads, first),
+            meta: chunk.meta,
         }
     }
 
@@ -152,7 +139,7 @@ impl<T> Drop for Batch<T> {
 
 /// A batch in the making, to which messages are added one by one.
 pub(crate) struct OpenBatch<T> {
-    messages: Vec<Message<T>>,
+    messages: Vec<Accepted<T>>,
     meta: Vec<(u32, Meta)>,
     /// The number of messages to reserve room for with the first: about as many as came last time.
     ///
@@ -174,7 +161,7 @@ impl<T> OpenBatch<T> {
     }
 
     #[inline(always)]
-    pub(crate) fn push(&mut self, message: Message<T>, meta: Option<Meta>) {
+    pub(crate) fn push(&mut self, message: Accepted<T>, meta: Option<Meta>) {
         if self.messages.len() == self.messages.capacity() {
             self.grow();
         }
@@ -205,15 +192,15 @@ impl<T> OpenBatch<T> {
 ///
 /// The stamp of a chunk is that of its first message.
 pub(crate) enum QueueEntry<T> {
-    One(Message<T>, Option<Meta>),
-    Chunk(Vec<T>, Stamp),
+    One(Accepted<T>, Option<Meta>),
+    Chunk(Chunk<T>, Stamp),
 }
 
 impl<T> QueueEntry<T> {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::One(..) => 1,
-            Self::Chunk(payloads, _) => payloads.len(),
+            Self::Chunk(chunk, _) => chunk.len(),
         }
     }
 
@@ -229,13 +216,16 @@ impl<T> QueueEntry<T> {
     pub(crate) fn meta(&self) -> Option<&Meta> {
         match self {
             Self::One(_, meta) => meta.as_ref(),
-            Self::Chunk(..) => None,
+            Self::Chunk(chunk, _) => chunk.first_meta().filter(|_| chunk.len() == 1),
         }
     }
 
-    /// Returns the time when a single message with its own time to live expires.
+    /// Returns the first time when a message expires by a time to live of its own.
     pub(crate) fn own_expires_ns(&self) -> Option<u64> {
-        self.meta()?.expires_ns(self.first())
+        match self {
+            Self::One(message, meta) => meta.as_ref()?.expires_ns(message.stamp),
+            Self::Chunk(chunk, first) => chunk.own_expires_ns(*first),
+        }
     }
 
     pub(crate) fn ids(&self) -> impl ExactSizeIterator<Item = MessageId> + use<T> {
@@ -276,7 +266,7 @@ impl<T> Drop for DeferredDrops<T> {
         for entry in self.entries.drain(..) {
             match entry {
                 QueueEntry::One(message, _) => discard(message),
-                QueueEntry::Chunk(payloads, _) => payloads.into_iter().for_each(discard),
+                QueueEntry::Chunk(chunk, _) => chunk.payloads.into_iter().for_each(discard),
             }
         }
     }
@@ -380,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_queued_64_byte_message_takes_80_bytes() {
-        assert_eq!(size_of::<Message<[u8; 64]>>(), 80);
+        assert_eq!(size_of::<Accepted<[u8; 64]>>(), 80);
     }
 
     #[test]
@@ -390,7 +380,7 @@ mod tests {
             for sequence in 1..=count {
                 let payload = sequence;
                 let stamp = stamp(sequence, 0);
-                open.push(Message { stamp, payload }, None);
+                open.push(Accepted { stamp, payload }, None);
             }
             let Messages::Each(messages) = &open.take().messages else {
                 panic!("they came one by one");
@@ -404,7 +394,7 @@ mod tests {
 
     #[test]
     fn the_messages_of_a_chunk_are_numbered_from_its_first() {
-        let chunk = Batch::chunk(vec!['a', 'b', 'c'], stamp(7, 500));
+        let chunk = Batch::chunk(Chunk::plain(vec!['a', 'b', 'c']), stamp(7, 500));
         assert_eq!(
             [0, 2].map(|at| chunk.stamp(at)),
             [stamp(7, 500), stamp(9, 500)]
@@ -425,7 +415,7 @@ mod tests {
         }
         let drops = Arc::new(AtomicUsize::new(0));
         let bombs = [(); 3].map(|()| Bomb(drops.clone()));
-        drop(Batch::chunk(bombs.into(), stamp(1, 0)));
+        drop(Batch::chunk(Chunk::plain(bombs.into()), stamp(1, 0)));
         assert_eq!(drops.load(Ordering::Relaxed), 3);
     }
 }

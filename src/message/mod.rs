@@ -1,9 +1,12 @@
 //! Messages, on their way and in the hands of a handler.
 
 pub(crate) mod batch;
+pub(crate) mod chunk;
 pub(crate) mod delivery_batch;
 pub(crate) mod error_text;
+pub(crate) mod meta;
 pub(crate) mod nack;
+pub(crate) mod outgoing;
 #[cfg(feature = "async")]
 pub(crate) mod owned;
 

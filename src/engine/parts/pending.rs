@@ -212,6 +212,7 @@ impl<T> PendingDelivery<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::chunk::Chunk;
 
     #[test]
     fn a_history_keeps_the_latest_eight_failures() {
@@ -242,7 +243,7 @@ mod tests {
             id: MessageId::new(1),
             accepted_ns: 0,
         };
-        let batch = Arc::new(Batch::chunk(vec![()], first));
+        let batch = Arc::new(Batch::chunk(Chunk::plain(vec![()]), first));
         let mut again = PendingDelivery::first(&batch, 0, 0);
         again.attempts = u32::MAX - 2;
         for _ in 0..3 {

@@ -1,32 +1,27 @@
 //! Publishing from a future, which waits for room without a thread.
 
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use crate::engine::publish::admit::{Admitted, Refused, Wait, refused};
 use crate::engine::runtime::context;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::wakers::WaiterId;
 use crate::message::Receipt;
-use crate::message::batch::{DeferredDrops, Meta, QueueEntry};
+use crate::message::batch::{DeferredDrops, QueueEntry};
+use crate::message::outgoing::Message;
 use crate::observe::event::EventKind;
 use crate::pure::words::tickets::Refusal;
 use crate::sync::Arc;
 use crate::types::config::Overflow;
 use crate::types::error::PublishError;
 
-/// A message that a future is to publish.
-pub(crate) struct Outgoing<T> {
-    pub(crate) payload: T,
-    pub(crate) meta: Option<Meta>,
-    pub(crate) delay: Duration,
-}
-
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Gets one ticket under `Overflow::Block`, or has this future woken when there may be
-    /// room. `is_first` says that the future has not waited yet.
+    /// Gets tickets for at least one and at most `wanted` messages under `Overflow::Block`, or
+    /// has this future woken when there may be room. `is_first` says that the future has not
+    /// waited yet.
     pub(crate) fn poll_admit(
         self: &Arc<Self>,
+        wanted: u64,
         is_first: bool,
         id: &mut WaiterId,
         cx: &Context<'_>,
@@ -34,7 +29,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if is_first && self.lacks_subscribers() {
             return Poll::Ready(Err(Refused::NoSubscribers));
         }
-        let attempt = || match self.admit_caller(1, self.settings.capacity) {
+        let attempt = || match self.admit_caller(wanted, self.settings.capacity) {
             Err(Refusal::Full) => None,
             admitted => Some(admitted),
         };
@@ -68,41 +63,37 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// until there is room; under other policies it is ready at once.
     pub(crate) fn poll_publish(
         self: &Arc<Self>,
-        outgoing: &mut Option<Outgoing<T>>,
+        outgoing: &mut Option<Message<T>>,
         is_first: bool,
         id: &mut WaiterId,
         context: &Context<'_>,
     ) -> Poll<Result<Receipt, PublishError<T>>> {
         let take = |outgoing: &mut Option<_>| outgoing.take().expect("polled after it was ready");
-        if !matches!(self.settings.overflow, Overflow::Block { .. }) {
-            let Outgoing {
-                payload,
-                meta,
-                delay,
-            } = take(outgoing);
-            return Poll::Ready(self.publish_after(delay, payload, meta, Wait::ByPolicy));
+        let waits = matches!(self.settings.overflow, Overflow::Block { .. });
+        if !waits || outgoing.as_ref().is_some_and(Message::is_stillborn) {
+            return Poll::Ready(self.publish_message(take(outgoing), Wait::ByPolicy));
         }
-        let admitted = ready!(self.poll_admit(is_first, id, context));
-        let Outgoing {
-            payload,
-            meta,
-            delay,
-        } = take(outgoing);
+        let admitted = ready!(self.poll_admit(1, is_first, id, context));
+        let message = take(outgoing);
         Poll::Ready(match admitted {
             Err(refused) => {
-                self.books.rejected.add(1);
-                Err(refused.error(payload))
+                self.note_refused(refused, 1);
+                Err(refused.error(message.into_payload()))
             }
-            Ok(admitted) if delay.is_zero() => {
-                let message = self.message(admitted.first_id, payload);
-                let entry = QueueEntry::One(message, meta);
-                self.admitted(entry, &admitted, &mut DeferredDrops::new(), None);
-                Ok(admitted.receipt())
-            }
-            Ok(admitted) => {
-                let (route, drops) = (self.route_of(meta.as_ref()), &mut DeferredDrops::new());
-                Ok(self.delay(delay, payload, meta, &admitted, route, drops))
-            }
+            Ok(admitted) => Ok(self.take_in(message, &admitted)),
         })
+    }
+
+    /// Enqueues an admitted message, or puts it onto the timer wheel.
+    pub(crate) fn take_in(self: &Arc<Self>, message: Message<T>, admitted: &Admitted) -> Receipt {
+        let drops = &mut DeferredDrops::new();
+        if message.is_late() {
+            let route = self.route_of(message.meta());
+            return self.delay(message, admitted, route, drops);
+        }
+        let (payload, meta) = message.into_parts();
+        let message = self.message(admitted.first_id, payload);
+        self.admitted(QueueEntry::One(message, meta), admitted, drops, None);
+        admitted.receipt()
     }
 }

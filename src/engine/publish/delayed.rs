@@ -1,58 +1,38 @@
 //! Messages that were accepted and are due later. Each holds its ticket and waits on the
 //! timer wheel.
 
-use std::time::Duration;
-
 use crate::engine::base::contain::discard;
-use crate::engine::publish::admit::{Admitted, Wait};
+use crate::engine::publish::admit::Admitted;
 use crate::engine::state::topic::{Delayed, TopicCore};
 use crate::engine::wait::fire::Tag;
 use crate::message::Receipt;
-use crate::message::batch::{DeferredDrops, Meta, QueueEntry};
+use crate::message::batch::{DeferredDrops, QueueEntry};
+use crate::message::meta::Meta;
+use crate::message::outgoing::Message;
 use crate::observe::event::DropCause;
 use crate::pure::wheel::TimerKey;
 use crate::sync::Arc;
 use crate::types::duration::nanos;
-use crate::types::error::PublishError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Accepts one message now and puts it into the queue after `delay`. The message holds its
-    /// ticket meanwhile, so it can be neither rejected nor dropped when it is due.
-    pub(crate) fn publish_after(
-        self: &Arc<Self>,
-        delay: Duration,
-        payload: T,
-        meta: Option<Meta>,
-        wait: Wait,
-    ) -> Result<Receipt, PublishError<T>> {
-        if delay.is_zero() {
-            return self.publish(payload, meta, wait);
-        }
-        let mut drops = DeferredDrops::new();
-        let route = self.route_of(meta.as_ref());
-        let admitted = match self.admit_one(wait, &mut drops, route, None) {
-            Ok(admitted) => admitted,
-            Err(refused) => return Err(refused.error(payload)),
-        };
-        Ok(self.delay(delay, payload, meta, &admitted, route, &mut drops))
-    }
-
     /// Returns what names the partition of a message that is due later.
     pub(crate) fn route_of(&self, meta: Option<&Meta>) -> Option<u64> {
         let split = self.split.as_ref()?;
         split.route(meta, 1, 1)
     }
 
-    /// Puts an admitted message onto the timer wheel, or drops it if its admission says so.
+    /// Puts an admitted message onto the timer wheel, or drops it if its admission says so. The
+    /// message holds its ticket meanwhile, so it can be neither rejected nor dropped when it is
+    /// due.
     pub(crate) fn delay(
         self: &Arc<Self>,
-        delay: Duration,
-        payload: T,
-        meta: Option<Meta>,
+        message: Message<T>,
         admitted: &Admitted,
         route: Option<u64>,
         drops: &mut DeferredDrops<T>,
     ) -> Receipt {
+        let delay = message.delay();
+        let (payload, meta) = message.into_parts();
         let mut message = self.message(admitted.first_id, payload);
         if admitted.dropped {
             self.admitted(QueueEntry::One(message, meta), admitted, drops, route);

@@ -14,7 +14,8 @@ use crate::engine::state::partition_set::Split;
 use crate::engine::state::roll::Roll;
 use crate::engine::wait::waiters::Waiters;
 use crate::message::MessageId;
-use crate::message::batch::{Message, Meta, QueueEntry};
+use crate::message::batch::{Accepted, QueueEntry};
+use crate::message::meta::Meta;
 use crate::observe::event::{About, EventKind, Record, Subject};
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::policy::retry::RetryPolicy;
@@ -29,7 +30,7 @@ use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Slot, in_order};
 
 /// A message on the timer wheel, by `publish_after`.
 pub(crate) struct Delayed<T> {
-    pub(crate) message: Message<T>,
+    pub(crate) message: Accepted<T>,
     pub(crate) meta: Option<Meta>,
     pub(crate) timer: TimerKey,
     pub(crate) route: Option<u64>,

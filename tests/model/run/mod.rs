@@ -84,6 +84,7 @@ impl Pair {
         match step {
             Step::Publish(key, ttl) => self.publish(key, ttl),
             Step::PublishBatch(count) => self.publish_batch(count),
+            Step::PublishMessages(count, key, ttl) => self.publish_messages(count, key, ttl),
             Step::PublishAfter(delay) => self.publish_after(delay),
             Step::Run => {
                 self.broker.run_until_idle();
