@@ -125,6 +125,8 @@ pub use subscription::pattern::{PatternSubscription, PatternSubscriptionBuilder}
 pub use subscription::pull::{Leases, Pull, PullSubscription};
 pub use subscription::{Subscription, Unsubscribed};
 pub use topic::Topic;
+#[cfg(feature = "async")]
+pub use topic::batch_futures::PublishBatch;
 pub use topic::builder::{MAX_PAYLOAD, TopicBuilder};
 pub use topic::dead_letters::{DeadLetter, DeadLetters, PastFailure, Redrive};
 #[cfg(feature = "async")]

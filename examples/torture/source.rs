@@ -87,6 +87,8 @@ impl Source {
             0..=7 => self.publish_one(),
             8..=11 => self.publish_batch(random.u64(1..200)),
             12..=13 => self.publish_messages(random.u64(1..200), random),
+            #[cfg(feature = "async")]
+            17 => self.publish_awaited(random),
             14 => self.publish_marked(random),
             15 if delays => self.publish_late(random),
             16 => self.publish_buffered(random),
@@ -237,6 +239,25 @@ impl Source {
         self.many(sent)
     }
 
+    /// By a future, which is given up after a while.
+    #[cfg(feature = "async")]
+    fn publish_awaited(&mut self, random: &mut Rng) -> Sent {
+        let (first, last) = (self.last + 1, self.last + random.u64(1..200));
+        let shots: Vec<_> = (first..=last).map(|n| self.message(n, random)).collect();
+        self.last = last;
+        let mut publishing = self.topic.publish_messages_async(shots);
+        let until = Instant::now() + Duration::from_micros(random.u64(..3_000));
+        if let Some(sent) = wait_for(&mut publishing, until) {
+            return self.many(sent);
+        }
+        let (receipt, rest) = (publishing.receipt(), publishing.into_rest());
+        self.last = last - rest.len() as u64;
+        for message in rest {
+            message.into_payload().defuse();
+        }
+        self.many::<Message<Shot>>(Ok(receipt))
+    }
+
     /// Through a publisher that collects; slowly at times, so that a worker finds
     /// what has lingered.
     fn publish_buffered(&mut self, random: &mut Rng) -> Sent {
@@ -302,6 +323,30 @@ impl Source {
     fn refused(&mut self, closed: bool) -> Sent {
         self.was_closed |= closed;
         if closed { Sent::Closed } else { Sent::Refused }
+    }
+}
+
+/// Polls on this thread, until the future is ready or the time is up.
+#[cfg(feature = "async")]
+fn wait_for<F: Future + Unpin>(future: &mut F, until: Instant) -> Option<F::Output> {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let context = &mut std::task::Context::from_waker(&waker);
+    loop {
+        match std::pin::Pin::new(&mut *future).poll(context) {
+            std::task::Poll::Ready(output) => return Some(output),
+            std::task::Poll::Pending => {}
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        std::thread::park_timeout(left);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Topics, as users hold them.
 
+#[cfg(feature = "async")]
+pub(crate) mod batch_futures;
 pub(crate) mod builder;
 pub(crate) mod dead_letters;
 #[cfg(feature = "async")]

@@ -1,9 +1,15 @@
 //! Messages on their way: fan-out, full topics, strategies, overflow, buffers.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
-use millstream::{Batched, Immediate, LaneFull, NoSubscribers, Overflow, PublishError, Pull};
+use millstream::{
+    Batched, Immediate, LaneFull, Message, NoSubscribers, Overflow, PublishError, Pull,
+};
 
+use shuttle::future::block_on;
 use shuttle::sync::{Condvar, Mutex};
 
 use super::explore::explore;
@@ -346,5 +352,54 @@ fn what_expires_makes_room_by_itself() {
         assert_eq!((report.dispatched, report.messages_dropped), (4, 4));
         assert_eq!((report.made, report.delivered), (8, log.len() as u64));
         assert_eq!(report.delivered + report.expired, report.made);
+    });
+}
+
+/// A future that was called for room and gives up must pass the call on, or the others wait for
+/// ever.
+#[test]
+fn batches_that_are_awaited_share_the_room_with_publishers_that_wait_and_some_give_up() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic("a").capacity(2).overflow(BLOCK);
+        let topic = topic.open().unwrap();
+        let log = log(&topic, "x");
+        let left = Log::new();
+        let threads = publishers({
+            let left = left.clone();
+            move |publisher| {
+                let batch = (0..4).map(|number| Message::new((publisher, number)).key("k"));
+                match publisher {
+                    0 => {
+                        let all = topic.publish_messages_async(batch);
+                        assert_eq!(block_on(all).unwrap().accepted(), 4);
+                    }
+                    1 => {
+                        let mut some = topic.publish_messages_async(batch);
+                        let mut polled = 0;
+                        let given_up = block_on(poll_fn(|context| {
+                            polled += 1;
+                            match Pin::new(&mut some).poll(context) {
+                                Poll::Pending if polled == 2 => Poll::Ready(true),
+                                polled => polled.map(|all| all.is_err()),
+                            }
+                        }));
+                        let rest = some.into_rest();
+                        assert!(given_up || rest.is_empty());
+                        left.push(rest.len());
+                    }
+                    _ => {
+                        for number in 0..4 {
+                            topic.publish((publisher, number)).unwrap();
+                        }
+                    }
+                }
+            }
+        });
+        join(threads);
+        drain(&broker);
+        let came = log.take();
+        assert_in_order(&came);
+        assert_eq!(came.len() + left.take()[0], 16);
     });
 }

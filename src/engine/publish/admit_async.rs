@@ -2,13 +2,15 @@
 
 use std::task::{Context, Poll, ready};
 
-use crate::engine::publish::admit::{Admitted, Refused, Wait, refused};
+use crate::engine::publish::admit::{Admitted, Patience, Refused, Wait, refused};
+use crate::engine::publish::chunks::{note_in, split};
+use crate::engine::publish::messages::Outbox;
 use crate::engine::runtime::context;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::wakers::WaiterId;
-use crate::message::Receipt;
-use crate::message::batch::{DeferredDrops, QueueEntry};
+use crate::message::batch::{BATCH, DeferredDrops, QueueEntry};
 use crate::message::outgoing::Message;
+use crate::message::{BatchReceipt, Receipt};
 use crate::observe::event::EventKind;
 use crate::pure::words::tickets::Refusal;
 use crate::sync::Arc;
@@ -84,8 +86,40 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         })
     }
 
+    /// Accepts at least one of the messages that go next. Under `Overflow::Block` it is pending
+    /// until there is room; under other policies it is ready at once.
+    pub(crate) fn poll_publish_next(
+        self: &Arc<Self>,
+        outbox: &mut Outbox<T, impl Iterator<Item = Message<T>>>,
+        receipt: &mut BatchReceipt,
+        is_first: bool,
+        id: &mut WaiterId,
+        context: &Context<'_>,
+    ) -> Poll<Result<(), Refused>> {
+        let mut drops = DeferredDrops::new();
+        let waits = matches!(self.settings.overflow, Overflow::Block { .. });
+        if !waits || outbox.alone.as_ref().is_some_and(Message::is_stillborn) {
+            let patience = &mut Patience::default();
+            return Poll::Ready(self.publish_next(outbox, receipt, patience, &mut drops));
+        }
+        let wanted = outbox.chunk.len().min(BATCH) as u64;
+        let (wanted, route) = self.way_of(&outbox.chunk, wanted, None);
+        let admitted = match ready!(self.poll_admit(wanted.max(1), is_first, id, context)) {
+            Ok(admitted) => admitted,
+            Err(refused) => return Poll::Ready(Err(refused)),
+        };
+        if wanted > 0 {
+            let taken = outbox.chunk.take_front(admitted.count as usize, split);
+            self.take_in_chunk(taken, &admitted, &mut drops, route);
+            note_in(receipt, &admitted);
+        } else if let Some(message) = outbox.alone.take() {
+            receipt.add(self.take_in(message, &admitted));
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Enqueues an admitted message, or puts it onto the timer wheel.
-    pub(crate) fn take_in(self: &Arc<Self>, message: Message<T>, admitted: &Admitted) -> Receipt {
+    fn take_in(self: &Arc<Self>, message: Message<T>, admitted: &Admitted) -> Receipt {
         let drops = &mut DeferredDrops::new();
         if message.is_late() {
             let route = self.route_of(message.meta());

@@ -86,17 +86,27 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let (wanted, route) = self.way_of(chunk, wanted, route);
         let admitted = self.admit(wanted, patience, drops, route, None)?;
         let taken = chunk.take_front(admitted.count as usize, take);
+        self.take_in_chunk(taken, &admitted, drops, route);
+        note_in(receipt, &admitted);
+        Ok(())
+    }
+
+    /// Enqueues an admitted chunk, or drops it if its admission says so.
+    #[inline(always)]
+    pub(crate) fn take_in_chunk(
+        self: &Arc<Self>,
+        chunk: Chunk<T>,
+        admitted: &Admitted,
+        drops: &mut DeferredDrops<T>,
+        route: Option<u64>,
+    ) {
         let stamp = Stamp {
             id: MessageId::new(admitted.first_id),
             accepted_ns: self.engine.clock.now_ns(),
         };
-        self.admitted(QueueEntry::Chunk(taken, stamp), &admitted, drops, route);
-        note_in(receipt, &admitted);
-        Ok(())
+        self.admitted(QueueEntry::Chunk(chunk, stamp), admitted, drops, route);
     }
-}
 
-impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Returns how many payloads of a chunk may go together, no more than `wanted`, and their
     /// route. The key of a payload goes before the `route` of its publisher.
     pub(crate) fn way_of(

@@ -18,9 +18,9 @@ use crate::types::error::{PartialBatch, PublishError};
 /// The messages of a batch that have not been accepted yet.
 pub(crate) struct Outbox<T, I: Iterator<Item = Message<T>>> {
     /// The messages that go next.
-    chunk: Chunk<T>,
+    pub(crate) chunk: Chunk<T>,
     /// The message that goes after them, alone.
-    alone: Option<Message<T>>,
+    pub(crate) alone: Option<Message<T>>,
     others: Fuse<I>,
 }
 
@@ -78,7 +78,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Accepts at least one of the messages that go next.
-    fn publish_next(
+    pub(crate) fn publish_next(
         self: &Arc<Self>,
         outbox: &mut Outbox<T, impl Iterator<Item = Message<T>>>,
         receipt: &mut BatchReceipt,

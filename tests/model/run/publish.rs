@@ -77,8 +77,8 @@ impl Pair {
     }
 
     pub fn publish_messages(&mut self, count: usize, key: u8, ttl: Option<u64>) {
-        let key_at = |at: usize| (at % 2 == 0).then_some((key + at as u8) % LINES);
-        let ttl_at = |at: usize| ttl.filter(|_| at % 3 == 0);
+        let key_at = |at: usize| at.is_multiple_of(2).then_some((key + at as u8) % LINES);
+        let ttl_at = |at: usize| ttl.filter(|_| at.is_multiple_of(3));
         let message = |at: usize| {
             let mut message = Message::new(at as u64).header("h", "v");
             if let Some(key) = key_at(at) {
