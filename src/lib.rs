@@ -100,6 +100,7 @@ pub use broker::futures::Drain;
 pub use broker::{Broker, Observation};
 pub use engine::base::clock::ManualClock;
 pub use message::delivery_batch::DeliveryBatch;
+pub use message::meta::HeaderValue;
 pub use message::nack::Nack;
 pub use message::outgoing::Message;
 #[cfg(feature = "async")]

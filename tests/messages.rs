@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::harness::{Log, advance, assert_balanced, manual};
 use millstream::{
-    Batched, Broker, Message, NoSubscribers, Overflow, PublishError, Subscription, Topic,
+    Batched, Broker, HeaderValue, Message, Nack, NoSubscribers, Overflow, PublishError, Pull,
+    Subscription, Topic,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -266,4 +267,56 @@ fn a_message_shows_its_payload_and_prints_none() {
     assert_eq!(*message.payload(), 7);
     assert!(!format!("{message:?}").contains('7'));
     assert_eq!(message.into_payload(), 7);
+}
+
+#[test]
+fn a_header_of_bytes_reaches_handlers_leases_and_letters_as_it_was_published() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u64>("t").open().unwrap();
+    let log = Log::new();
+    let seen = log.clone();
+    let _handler = topic.subscribe("handler", move |delivery| {
+        let value = |value: HeaderValue<'_>| (value.as_str().is_some(), value.as_bytes().to_vec());
+        let all = delivery.headers();
+        let all: Vec<_> = all.map(|(name, of)| (name.to_owned(), value(of))).collect();
+        seen.push(all);
+        assert_eq!(delivery.header("digest"), None, "it is no text");
+        assert_eq!(delivery.header_bytes("digest"), Some(&b"\xca\xfe"[..]));
+        assert_eq!(delivery.header("text"), Some("é"));
+        assert_eq!(delivery.header_bytes("text"), Some("é".as_bytes()));
+        assert_eq!(delivery.header_bytes("none"), None);
+        Err(Nack::dead_letter("to be read again"))
+    });
+    let worker = topic.subscription("worker").pull(Pull::default()).unwrap();
+    let message = || {
+        let message = Message::new(7).header_bytes("digest", b"\xca\xfe");
+        let message = message.header("text", "é").header("digest", "again");
+        message.header_bytes("utf-8", "é").header_bytes("empty", [])
+    };
+    topic.publish_messages([message()]).unwrap();
+    broker.run_until_idle();
+    let expected = [
+        ("digest", HeaderValue::from(&b"\xca\xfe"[..])),
+        ("text", HeaderValue::from("é")),
+        ("digest", HeaderValue::from("again")),
+        ("utf-8", HeaderValue::Bytes("é".as_bytes())),
+        ("empty", HeaderValue::Bytes(b"")),
+    ];
+    let lease = worker.try_recv().unwrap();
+    assert_eq!(lease.headers().collect::<Vec<_>>(), expected);
+    assert_eq!(lease.header_bytes("utf-8"), Some("é".as_bytes()));
+    assert_eq!(lease.header("utf-8"), None);
+    lease.ack().unwrap();
+    let letters = topic.dead_letters().list();
+    assert_eq!(letters[0].headers().collect::<Vec<_>>(), expected);
+    assert_eq!(letters[0].header_bytes("digest"), Some(&b"\xca\xfe"[..]));
+    let owned = |(name, value): (&str, HeaderValue<'_>)| {
+        let is_text = matches!(value, HeaderValue::Text(_));
+        (name.to_owned(), (is_text, value.as_bytes().to_vec()))
+    };
+    assert_eq!(log.take(), [expected.map(owned).to_vec()]);
+    assert_eq!(expected[0].1.to_string(), "\\xca\\xfe");
+    assert_eq!(format!("[{:>3}]", expected[1].1), "[  é]");
+    assert_ne!(message(), message().header("more", ""));
+    assert_balanced(&broker);
 }

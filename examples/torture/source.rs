@@ -182,6 +182,7 @@ impl Source {
         }
         if random.u32(..4) == 0 {
             message = message.header("a header", "with a value");
+            message = message.header_bytes("another", sequence.to_be_bytes());
         }
         if self.ledger.terms.expires && random.u32(..4) == 0 {
             message = message.ttl(Duration::from_micros(random.u64(1..3_000)));

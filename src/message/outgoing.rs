@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::message::meta::Meta;
+use crate::message::meta::{Meta, Value};
 use crate::types::duration::nanos;
 
 /// A message that has yet to be published: a payload, and what its publisher adds to it.
@@ -60,10 +60,21 @@ impl<T> Message<T> {
         self
     }
 
-    /// Adds a header.
+    /// Adds a header of text.
+    ///
+    /// Headers keep their order. A name may be used again; readers by name find its first header.
     #[must_use]
     pub fn header(mut self, name: impl Into<Box<str>>, value: impl Into<Box<str>>) -> Self {
-        self.meta.headers.push((name.into(), value.into()));
+        let value = Value::Text(value.into());
+        self.meta.headers.push((name.into(), value));
+        self
+    }
+
+    /// Adds a header of bytes, such as a digest or a trace id.
+    #[must_use]
+    pub fn header_bytes(mut self, name: impl Into<Box<str>>, value: impl Into<Vec<u8>>) -> Self {
+        let value = Value::Bytes(value.into().into_boxed_slice());
+        self.meta.headers.push((name.into(), value));
         self
     }
 

@@ -26,9 +26,14 @@ impl<'t, T: Send + Sync + 'static> MessageBuilder<'t, T> {
         self.with(|message| message.key(key))
     }
 
-    /// Adds a header, as [`Message::header`] does.
+    /// Adds a header of text, as [`Message::header`] does.
     pub fn header(self, name: impl Into<Box<str>>, value: impl Into<Box<str>>) -> Self {
         self.with(|message| message.header(name, value))
+    }
+
+    /// Adds a header of bytes, as [`Message::header_bytes`] does.
+    pub fn header_bytes(self, name: impl Into<Box<str>>, value: impl Into<Vec<u8>>) -> Self {
+        self.with(|message| message.header_bytes(name, value))
     }
 
     /// Sets how long after its acceptance the message is still worth handling, as [`Message::ttl`]
