@@ -8,6 +8,7 @@ mod async_handlers;
 mod at_least_once;
 mod attempts;
 mod buffered;
+mod cancel_delayed;
 mod conservation;
 mod drain;
 mod drain_pipeline;

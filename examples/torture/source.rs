@@ -196,9 +196,18 @@ impl Source {
         let mut shot = self.shot(0);
         shot.due = Some(Instant::now() + delay);
         let sent = self.topic.publish_after(delay, shot);
-        let last = self.last;
+        let (last, receipt) = (self.last, sent.as_ref().ok().copied());
         let sent = self.one(sent);
         self.last = last;
+        if let Some(receipt) = receipt
+            && random.u32(..4) == 0
+        {
+            sleep(Duration::from_micros(random.u64(..MAX_DELAY_MS * 100)));
+            if let Ok(message) = self.topic.cancel_delayed(receipt.id()) {
+                self.ledger.dropped.fetch_add(1, Relaxed);
+                message.into_payload().defuse();
+            }
+        }
         sent
     }
 

@@ -20,7 +20,7 @@ use crate::engine::runtime::directory::AnyTopic;
 use crate::engine::state::topic::TopicCore;
 use crate::message::nack::Nack;
 use crate::message::outgoing::Message;
-use crate::message::{BatchReceipt, Delivery, Receipt};
+use crate::message::{BatchReceipt, Delivery, MessageId, Receipt};
 use crate::observe::metrics::TopicMetrics;
 use crate::pure::policy::retry::RetryPolicy;
 use crate::pure::policy::strategy::{Batched, Strategy};
@@ -32,7 +32,7 @@ use crate::topic::dead_letters::DeadLetters;
 use crate::topic::message::MessageBuilder;
 use crate::topic::publisher::BufferedPublisher;
 use crate::types::error::{
-    InvalidSetting, PartialBatch, PartitionsError, PublishError, SubscribeError,
+    InvalidSetting, NotDelayed, PartialBatch, PartitionsError, PublishError, SubscribeError,
 };
 
 /// A handle to a typed topic. Clone it freely, and publish from any thread.
@@ -203,7 +203,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// µs.
     ///
     /// The message is accepted now: it has its id and holds its place meanwhile. So it can be
-    /// neither rejected nor dropped later. It goes to subscriptions that are open now and still
+    /// neither rejected nor dropped later, unless you [cancel](Self::cancel_delayed) it. It goes to subscriptions that are open now and still
     /// open when it is due. A subscription that comes in between doesn't get it. A drain delivers
     /// it if it is due before the deadline. Its age, its latency and its time to live count from
     /// when it is due. With a delay of zero this is [`publish`](Self::publish).
@@ -214,6 +214,37 @@ impl<T: Send + Sync + 'static> Topic<T> {
     pub fn publish_after(&self, delay: Duration, payload: T) -> Result<Receipt, PublishError<T>> {
         let message = Message::new(payload).after(delay);
         self.core.publish_message(message, Wait::ByPolicy)
+    }
+
+    /// Takes a delayed message back before it is due, and returns it without its delay.
+    ///
+    /// Its place is free at once, and publishers that wait for room are called. The message counts
+    /// as dropped, and observers are told so ([`DropCause::Cancelled`](crate::DropCause)). A message
+    /// is either cancelled or delivered, never both, however close the call comes to its time. The
+    /// call doesn't wait.
+    ///
+    /// ```
+    /// use millstream::Broker;
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = Broker::new()?;
+    /// let reminders = broker.topic::<&str>("reminders").open()?;
+    /// let receipt = reminders.publish_after(Duration::from_secs(60), "call Ann")?;
+    /// match reminders.cancel_delayed(receipt.id()) {
+    ///     Ok(message) => println!("taken back: {}", message.payload()),
+    ///     Err(too_late) => println!("{too_late}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns [`NotDelayed`] for a message of this topic that is due, was cancelled, or never had
+    /// a delay.
+    pub fn cancel_delayed(&self, id: MessageId) -> Result<Message<T>, NotDelayed> {
+        self.core.cancel_delayed(id)
     }
 
     /// Begins a message with a key, headers, a time to live or a delay.

@@ -230,6 +230,8 @@ pub enum Step {
     /// So many, every other of which has a key, and every third a time to live.
     PublishMessages(usize, u8, Option<u64>),
     PublishAfter(u64),
+    /// Takes back one of the delayed messages, or tries to take back another.
+    CancelDelayed(usize),
     Run,
     Advance(u64),
     Flush,

@@ -403,3 +403,39 @@ fn batches_that_are_awaited_share_the_room_with_publishers_that_wait_and_some_gi
         assert_eq!(came.len() + left.take()[0], 16);
     });
 }
+
+/// A message that is taken back while its timer fires would come as well, or let another come
+/// early. Who waits for its place would wait for ever.
+#[test]
+fn delayed_messages_are_taken_back_while_they_become_due() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic("a").capacity(2).overflow(BLOCK);
+        let topic = topic.open().unwrap();
+        let log = log(&topic, "x");
+        let back = Log::new();
+        let threads = publishers({
+            let back = back.clone();
+            move |publisher| {
+                for number in 0..2 {
+                    let delay = SOON * (1 + number as u32);
+                    let receipt = topic.publish_after(delay, (publisher, number)).unwrap();
+                    if publisher % 2 == 0 {
+                        thread::yield_now();
+                    }
+                    if let Ok(message) = topic.cancel_delayed(receipt.id()) {
+                        back.push(message.into_payload());
+                    }
+                }
+            }
+        });
+        join(threads);
+        let report = drain(&broker);
+        let mut all = log.take();
+        assert_eq!(report.messages_dropped as usize, back.len());
+        all.extend(back.take());
+        all.sort_unstable();
+        let sent = (0..PUBLISHERS).flat_map(|publisher| [(publisher, 0), (publisher, 1)]);
+        assert_eq!(all, sent.collect::<Vec<_>>());
+    });
+}

@@ -5,14 +5,15 @@ use crate::engine::base::contain::discard;
 use crate::engine::publish::admit::Admitted;
 use crate::engine::state::topic::{Delayed, TopicCore};
 use crate::engine::wait::fire::Tag;
-use crate::message::Receipt;
 use crate::message::batch::{DeferredDrops, QueueEntry};
 use crate::message::meta::Meta;
 use crate::message::outgoing::Message;
+use crate::message::{MessageId, Receipt};
 use crate::observe::event::DropCause;
 use crate::pure::wheel::TimerKey;
 use crate::sync::Arc;
 use crate::types::duration::nanos;
+use crate::types::error::NotDelayed;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Returns what names the partition of a message that is due later.
@@ -56,13 +57,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // The lock is held while the timer is set, so that the deadline can't come before the
         // entry knows its timer key.
         let mut delayed = self.delayed.lock();
-        let tag = delayed.insert(entry);
-        let key = self
-            .engine
-            .set_timer(delay_ns, Tag::Parked(tag), Arc::clone(self) as _);
-        if let Some(entry) = delayed.get_mut(tag) {
-            entry.timer = key;
-        }
+        delayed.add(entry, |tag| {
+            let target = Arc::clone(self) as _;
+            self.engine.set_timer(delay_ns, Tag::Parked(tag), target)
+        });
         drop(delayed);
         // The message may have taken the last ticket of a topic whose strategy waits. After a
         // stop the dispatcher must drop it.
@@ -86,9 +84,23 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.schedule();
     }
 
+    /// Takes a delayed message back, and counts it as dropped.
+    ///
+    /// The feared interleaving: its timer has fired, and the message is taken back before the
+    /// timer's tag has been looked up. The next delayed message would get the tag, and enter the
+    /// queue early. It can't happen, because a message is taken back only if its timer is.
+    pub(crate) fn cancel_delayed(&self, id: MessageId) -> Result<Message<T>, NotDelayed> {
+        let cancel = |timer| self.engine.timer.cancel_parked(timer);
+        let cancelled = self.delayed.lock().take_back(id, cancel);
+        let Delayed { message, meta, .. } = *cancelled.ok_or(NotDelayed)?;
+        self.books.delayed.sub(1);
+        self.drop_messages(std::iter::once(id), DropCause::Cancelled);
+        Ok(Message::from_parts((message.payload, meta)))
+    }
+
     /// Drops and counts the delayed messages, after the broker has stopped.
     pub(crate) fn drop_delayed(&self) {
-        let delayed: Vec<_> = self.delayed.lock().drain().collect();
+        let delayed = self.delayed.lock().take_all();
         for entry in delayed {
             self.engine.timer.cancel_parked(entry.timer);
             self.books.delayed.sub(1);

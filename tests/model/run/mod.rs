@@ -10,7 +10,7 @@ mod subscribe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream::{Broker, Immediate, ManualClock, Topic};
+use millstream::{Broker, Immediate, ManualClock, MessageId, Topic};
 
 use crate::exclusions::step_within;
 use crate::harness::manual;
@@ -31,6 +31,8 @@ pub struct Pair {
     pub joined: usize,
     /// Leases that were not settled yet.
     pub held: Vec<Held>,
+    /// The ids of messages that were published with a delay.
+    pub receipts: Vec<MessageId>,
     pub model: Model,
     /// Held by every handler.
     pub captured: Arc<()>,
@@ -66,6 +68,7 @@ impl Pair {
             joined: 0,
             held: Vec::new(),
             model: Model::new(setup),
+            receipts: Vec::new(),
             captured: Arc::new(()),
             taken: 0,
         };
@@ -86,6 +89,7 @@ impl Pair {
             Step::PublishBatch(count) => self.publish_batch(count),
             Step::PublishMessages(count, key, ttl) => self.publish_messages(count, key, ttl),
             Step::PublishAfter(delay) => self.publish_after(delay),
+            Step::CancelDelayed(at) => self.cancel_delayed(at),
             Step::Run => {
                 self.broker.run_until_idle();
                 self.model.run();

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use millstream::{BatchReceipt, Message, PartialBatch, PublishError};
+use millstream::{BatchReceipt, Message, NotDelayed, PartialBatch, PublishError};
 
 use super::Pair;
 use crate::program::{LINES, name_of, ticks};
@@ -57,6 +57,7 @@ impl Pair {
                 let message = self.model.accept(delay, None, None);
                 assert_eq!(receipt.id().get(), message.id);
                 assert_eq!(receipt.evicted() as usize, evicted);
+                self.receipts.push(receipt.id());
                 if delay == 0 {
                     self.model.queue.push_back(message);
                 } else {
@@ -66,6 +67,29 @@ impl Pair {
                 }
             }
             (Err(refused), Err(error)) => assert_refusal(&refused, &error),
+            (_, real) => panic!("the model disagrees with {real:?}"),
+        }
+    }
+
+    /// One of the ids given out, the delayed ones first. The program keeps their receipts.
+    pub fn cancel_delayed(&mut self, at: usize) {
+        let delayed = self.model.delayed.iter().map(|(_, message)| message.id);
+        let others = (1..=self.model.issued).rev();
+        let Some(id) = delayed.chain(others).nth(at) else {
+            return;
+        };
+        let Some(receipt) = self.receipts.iter().find(|receipt| receipt.get() == id) else {
+            return;
+        };
+        let real = self.topic.cancel_delayed(*receipt);
+        let place = self.model.delayed.iter().position(|(_, of)| of.id == id);
+        match (place, real) {
+            (Some(place), Ok(message)) => {
+                assert_eq!(message, Message::new(7));
+                self.model.delayed.remove(place);
+                self.model.dropped += 1;
+            }
+            (None, Err(NotDelayed)) => {}
             (_, real) => panic!("the model disagrees with {real:?}"),
         }
     }
