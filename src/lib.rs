@@ -99,6 +99,7 @@ pub use broker::builder::BrokerBuilder;
 pub use broker::futures::Drain;
 pub use broker::{Broker, Observation};
 pub use engine::base::clock::ManualClock;
+pub use engine::track::tracker::Outcome;
 pub use message::delivery_batch::DeliveryBatch;
 pub use message::meta::HeaderValue;
 pub use message::nack::Nack;
@@ -134,6 +135,7 @@ pub use topic::dead_letters::{DeadLetter, DeadLetters, PastFailure, Redrive};
 pub use topic::futures::Publish;
 pub use topic::message::MessageBuilder;
 pub use topic::publisher::BufferedPublisher;
+pub use topic::tracked::Tracked;
 pub use types::config::{
     DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired,
     OnFailure, Overflow, Unkeyed, Unsubscribe,
@@ -141,6 +143,7 @@ pub use types::config::{
 pub use types::error::{
     BuildError, DrainError, InvalidSetting, NotDelayed, ObserveError, OpenError, PartialBatch,
     PartitionsError, PublishError, RecvError, RemoveError, Stale, SubscribeError, UnknownPattern,
+    Unsettled,
 };
 pub use types::name::{InvalidName, InvalidPattern, MAX_NAME_LEN};
 pub use types::pattern::Pattern;

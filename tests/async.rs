@@ -643,3 +643,37 @@ fn a_batch_that_is_refused_hands_back_whole_messages_under_every_policy() {
         assert_balanced(&broker);
     }
 }
+
+#[test]
+fn the_end_of_a_tracked_message_wakes_its_future_once() {
+    let (broker, _clock) = manual();
+    let (topic, worker) = pulled(&broker, 8);
+    let (rung, waker) = bell(false);
+    let mut tracked = topic.message(1).publish_tracked().expect("there is room");
+    let dropped = topic.message(2).publish_tracked().expect("there is room");
+    assert!(poll(&mut tracked, Waker::noop()).is_pending());
+    assert!(poll(&mut tracked, &waker).is_pending());
+    let mut dropped = dropped;
+    assert!(poll(&mut dropped, &waker).is_pending());
+    drop(dropped);
+    broker.run_until_idle();
+    let leases = worker
+        .recv_batch(8, Duration::ZERO)
+        .expect("they are there");
+    assert_eq!(rung.0.load(Ordering::SeqCst), 0);
+    leases.ack_all().expect("in time");
+    assert_eq!(rung.0.load(Ordering::SeqCst), 1);
+    let Poll::Ready(outcome) = poll(&mut tracked, &waker) else {
+        panic!("it has ended");
+    };
+    assert!(outcome.is_delivered());
+    // A waker that panics hurts nobody.
+    let (_bad, bad_waker) = bell(true);
+    let mut tracked = topic.message(3).publish_tracked().expect("there is room");
+    assert!(poll(&mut tracked, &bad_waker).is_pending());
+    broker.run_until_idle();
+    let lease = worker.try_recv().expect("it is there");
+    lease.ack().expect("in time");
+    assert!(poll(&mut tracked, &waker).is_ready());
+    assert_balanced(&broker);
+}

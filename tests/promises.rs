@@ -44,4 +44,5 @@ mod several_brokers;
 mod starts;
 mod strategy_swap;
 mod timers;
+mod tracked;
 mod unsubscribe;

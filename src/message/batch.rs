@@ -1,9 +1,11 @@
 //! Messages on their way: one by one through the queue, and in batches from there on.
 
 use crate::engine::base::contain::discard;
+use crate::engine::track::tracker::Tracker;
 use crate::message::MessageId;
 use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
+use crate::pure::decide::lifecycle::Status;
 use crate::sync::Arc;
 
 /// The most messages in a batch.
@@ -118,6 +120,23 @@ impl<T> Batch<T> {
         found.ok().map(|at| &self.meta[at].1)
     }
 
+    /// Calls `note` with the trackers of the messages from `from` up to `to`.
+    #[cold]
+    fn track(&self, from: u32, to: u32, note: impl Fn(&Tracker)) {
+        let within = self.meta.iter().filter(|(at, _)| (from..to).contains(at));
+        let trackers = within.filter_map(|(_, meta)| meta.tracker());
+        trackers.for_each(|tracker| note(tracker));
+    }
+
+    /// Notes how deliveries of the messages at these places have ended.
+    #[cold]
+    pub(crate) fn track_ends(&self, places: impl Iterator<Item = usize>, end: Status) {
+        for place in places {
+            let tracker = self.meta(place).and_then(Meta::tracker);
+            tracker.into_iter().for_each(|tracker| tracker.end(end));
+        }
+    }
+
     /// Returns the time when the message expires, given the time to live of its topic.
     pub(crate) fn expires_ns(&self, index: usize, topic_ttl_ns: Option<u64>) -> Option<u64> {
         let own = self.meta(index).and_then(|meta| meta.ttl_ns);
@@ -228,6 +247,16 @@ impl<T> QueueEntry<T> {
         }
     }
 
+    /// Calls `note` with the trackers of the messages, if they have any.
+    fn track(&self, note: impl Fn(&Tracker)) {
+        let meta: &[_] = match self {
+            Self::One(_, meta) => meta.as_slice(),
+            Self::Chunk(..) => &[],
+        };
+        let trackers = meta.iter().filter_map(Meta::tracker);
+        trackers.for_each(|tracker| note(tracker));
+    }
+
     pub(crate) fn ids(&self) -> impl ExactSizeIterator<Item = MessageId> + use<T> {
         let first = self.first().id;
         (0..self.len() as u32).map(move |index| first.after(u64::from(index)))
@@ -236,7 +265,8 @@ impl<T> QueueEntry<T> {
 
 /// Messages that publishers have dropped.
 ///
-/// Their destructors are the user's. They run when this value is dropped, where no lock is held.
+/// Their destructors are the user's, and so are the wakers of those who wait for their end. They
+/// run when this value is dropped, where no lock is held.
 pub(crate) struct DeferredDrops<T> {
     entries: Vec<QueueEntry<T>>,
     parts: Vec<BatchSlice<T>>,
@@ -263,7 +293,11 @@ impl<T> DeferredDrops<T> {
 
 impl<T> Drop for DeferredDrops<T> {
     fn drop(&mut self) {
+        for part in &self.parts {
+            part.track(|tracker| tracker.end(Status::Dropped));
+        }
         for entry in self.entries.drain(..) {
+            entry.track(|tracker| tracker.end(Status::Dropped));
             match entry {
                 QueueEntry::One(message, _) => discard(message),
                 QueueEntry::Chunk(chunk, _) => chunk.payloads.into_iter().for_each(discard),
@@ -312,6 +346,14 @@ impl<T> BatchSlice<T> {
         let each = self.from as usize..self.to as usize;
         let each = each.filter_map(|index| self.batch.expires_ns(index, topic_ttl_ns));
         each.min().unwrap_or(u64::MAX)
+    }
+
+    /// Calls `note` with the trackers of the messages, if they have any.
+    #[inline(always)]
+    pub(crate) fn track(&self, note: impl Fn(&Tracker)) {
+        if self.batch.has_meta() {
+            self.batch.track(self.from, self.to, note);
+        }
     }
 
     /// Returns the rest behind the first `count` messages, if there is any.

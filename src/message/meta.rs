@@ -2,7 +2,9 @@
 
 use std::fmt;
 
+use crate::engine::track::tracker::{Track, Tracker};
 use crate::message::batch::Stamp;
+use crate::sync::Arc;
 
 /// The parts that a publisher may add to a payload. Messages without them pay nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,12 +12,18 @@ pub(crate) struct Meta {
     pub(crate) key: Option<Box<str>>,
     pub(crate) headers: Vec<(Box<str>, Value)>,
     pub(crate) ttl_ns: Option<u64>,
+    pub(crate) track: Option<Track>,
 }
 
 impl Meta {
     /// Returns the parts, if there are any.
     pub(crate) fn unless_empty(self) -> Option<Self> {
         (self != Self::default()).then_some(self)
+    }
+
+    /// Returns the tracker of the message, if its publisher asked for one.
+    pub(crate) fn tracker(&self) -> Option<&Arc<Tracker>> {
+        self.track.as_ref().map(|track| &track.0)
     }
 
     /// Returns the time when a message with this stamp expires, if it has a time to live of its

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::engine::track::tracker::{Track, Tracker};
 use crate::message::meta::{Meta, Value};
+use crate::sync::Arc;
 use crate::types::duration::nanos;
 
 /// A message that has yet to be published: a payload, and what its publisher adds to it.
@@ -104,6 +106,13 @@ impl<T> Message<T> {
     /// Returns the payload, and drops the rest.
     pub fn into_payload(self) -> T {
         self.payload
+    }
+
+    /// Has the ends of its deliveries counted.
+    pub(crate) fn track(&mut self) -> Arc<Tracker> {
+        let tracker = Tracker::new();
+        self.meta.track = Some(Track(Arc::clone(&tracker)));
+        tracker
     }
 
     pub(crate) fn delay(&self) -> Duration {

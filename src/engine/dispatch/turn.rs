@@ -346,6 +346,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         loop {
             while let Some(part) = dispatcher.take_oldest(u32::MAX) {
                 self.drop_messages(part.ids(), DropCause::Shutdown);
+                part.track(|tracker| tracker.end(Status::Dropped));
                 at.leave(self, part.len());
             }
             if !dispatcher.fill(at) {

@@ -1,6 +1,7 @@
 //! Pending deliveries, held one by one: they were tried before, redriven, or filed by their keys.
 
 use crate::engine::parts::attempts::Attempts;
+use crate::engine::track::tracker::Tracker;
 use crate::message::MessageId;
 use crate::message::batch::{Batch, BatchSlice, Stamp};
 use crate::pure::decide::lifecycle::Status;
@@ -120,6 +121,24 @@ impl<T> PendingDelivery<T> {
         self.timer = TimerKey::NONE;
         self.past = Past::Requeued;
         self.since = behind;
+    }
+
+    /// Returns the tracker that counts the end of this delivery, if there is one. A redriven
+    /// delivery was counted when it became a letter.
+    #[inline]
+    pub(crate) fn tracker(&self) -> Option<&Arc<Tracker>> {
+        if self.generation > 0 || !self.batch.has_meta() {
+            return None;
+        }
+        self.batch.meta(usize::from(self.index))?.tracker()
+    }
+
+    /// Notes how it has ended.
+    #[inline]
+    pub(crate) fn track(&self, end: Status) {
+        if let Some(tracker) = self.tracker() {
+            tracker.end(end);
+        }
     }
 
     /// Returns the last message that goes before it, if it was requeued.

@@ -10,6 +10,7 @@ use crate::message::meta::Meta;
 use crate::message::outgoing::Message;
 use crate::message::{MessageId, Receipt};
 use crate::observe::event::DropCause;
+use crate::pure::decide::lifecycle::Status;
 use crate::pure::wheel::TimerKey;
 use crate::sync::Arc;
 use crate::types::duration::nanos;
@@ -92,9 +93,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(crate) fn cancel_delayed(&self, id: MessageId) -> Result<Message<T>, NotDelayed> {
         let cancel = |timer| self.engine.timer.cancel_parked(timer);
         let cancelled = self.delayed.lock().take_back(id, cancel);
-        let Delayed { message, meta, .. } = *cancelled.ok_or(NotDelayed)?;
+        let Delayed {
+            message, mut meta, ..
+        } = *cancelled.ok_or(NotDelayed)?;
         self.books.delayed.sub(1);
         self.drop_messages(std::iter::once(id), DropCause::Cancelled);
+        end_tracked(meta.as_ref());
+        if let Some(meta) = &mut meta {
+            meta.track = None;
+        }
         Ok(Message::from_parts((message.payload, meta)))
     }
 
@@ -105,7 +112,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.engine.timer.cancel_parked(entry.timer);
             self.books.delayed.sub(1);
             self.drop_messages(std::iter::once(entry.message.stamp.id), DropCause::Shutdown);
+            end_tracked(entry.meta.as_ref());
             discard(entry);
         }
+    }
+}
+
+/// Tells whoever waits for the end of a message that it was dropped.
+fn end_tracked(meta: Option<&Meta>) {
+    if let Some(tracker) = meta.and_then(Meta::tracker) {
+        tracker.end(Status::Dropped);
     }
 }
