@@ -358,7 +358,7 @@ fn an_unsubscribe_ends_each_delivery_as_its_mode_says() {
         (Unsubscribe::Drain { timeout: HOUR }, [0, 0, 0, 0, 1, 0]),
     ] {
         for on_failure in [OnFailure::Reorder, OnFailure::BlockKey] {
-            let (broker, clock) = manual();
+            let (broker, _clock) = manual();
             let topic = open(&broker);
             let new = topic.subscription("s").on_failure(on_failure);
             let s = new.subscribe(|_| Err(Nack::retry("never"))).unwrap();

@@ -156,9 +156,14 @@ impl Source {
         if self.ledger.terms.expires && random.bool() {
             message = message.ttl(Duration::from_micros(random.u64(1..3_000)));
         }
-        let sent = match random.u32(..3) {
+        let sent = match random.u32(..4) {
             0 => message.publish(),
             1 => message.try_publish(),
+            2 => message.publish_tracked().map(|tracked| {
+                let receipt = tracked.receipt();
+                self.ledger.track(tracked);
+                receipt
+            }),
             _ => message.publish_timeout(Duration::from_micros(random.u64(..2_000))),
         };
         self.one(sent)

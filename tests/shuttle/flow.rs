@@ -439,3 +439,40 @@ fn delayed_messages_are_taken_back_while_they_become_due() {
         assert_eq!(all, sent.collect::<Vec<_>>());
     });
 }
+
+/// Whoever waits for the end of a message would wait for ever if an end were counted twice, never,
+/// or before the last of them.
+#[test]
+fn publishers_wait_until_the_last_delivery_of_their_message_has_ended() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic("a").open().unwrap();
+        let first = log(&topic, "x");
+        let dead = topic.subscribe("dead", |_: &Delivery<'_, Sent>| {
+            Err(Nack::dead_letter("no"))
+        });
+        dead.unwrap().detach();
+        let lossy = topic.subscription("lossy").capacity(1);
+        let lossy = lossy.when_full(LaneFull::DropOldest).subscribe(|_| Ok(()));
+        lossy.unwrap().detach();
+        let leaves = topic.subscribe("leaves", |_| Ok(())).unwrap();
+        let mut threads = publishers({
+            let topic = topic.clone();
+            move |publisher| {
+                let sent = (publisher, 0);
+                let tracked = topic.message(sent).publish_tracked().unwrap();
+                let outcome = match publisher % 2 {
+                    0 => tracked.wait().unwrap(),
+                    _ => block_on(tracked),
+                };
+                assert!(outcome.ends() == 3 || outcome.ends() == 4, "{outcome}");
+                assert_eq!(outcome.dead_lettered, 1);
+                assert!(outcome.delivered > 0, "{outcome}");
+            }
+        });
+        threads.push(thread::spawn(move || drop(leaves)));
+        join(threads);
+        drain(&broker);
+        assert_eq!(first.len() as u64, PUBLISHERS);
+    });
+}

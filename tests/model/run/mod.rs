@@ -10,7 +10,7 @@ mod subscribe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream::{Broker, Immediate, ManualClock, MessageId, Topic};
+use millstream::{Broker, Immediate, ManualClock, MessageId, Topic, Tracked};
 
 use crate::exclusions::step_within;
 use crate::harness::manual;
@@ -33,6 +33,8 @@ pub struct Pair {
     pub held: Vec<Held>,
     /// The ids of messages that were published with a delay.
     pub receipts: Vec<MessageId>,
+    /// Messages whose end their publisher wants to know.
+    pub tracked: Vec<Tracked>,
     pub model: Model,
     /// Held by every handler.
     pub captured: Arc<()>,
@@ -69,6 +71,7 @@ impl Pair {
             held: Vec::new(),
             model: Model::new(setup),
             receipts: Vec::new(),
+            tracked: Vec::new(),
             captured: Arc::new(()),
             taken: 0,
         };
@@ -174,6 +177,17 @@ impl Pair {
     }
 
     /// A drain accounts for every message, and nothing of the handlers' is left.
+    /// Each message has ended once for each subscription that it was offered to.
+    fn check_tracked(&self) {
+        for tracked in &self.tracked {
+            let outcome = tracked.outcome().expect("all has ended");
+            let id = tracked.receipt().id().get();
+            let offered = |lane: &&Lane| lane.offered.contains(&id);
+            let offered = self.model.lanes.iter().filter(offered).count() as u32;
+            assert!(outcome.ends() >= offered.max(1), "{tracked:?}");
+        }
+    }
+
     pub fn finish(self) {
         let published = self.model.issued;
         let report = match self.broker.drain(Duration::ZERO) {
@@ -193,6 +207,7 @@ impl Pair {
         let ended = report.delivered + report.dead_lettered + report.dropped;
         assert_eq!(report.made, ended + report.expired + report.cancelled);
         self.broker.metrics().balance().expect("the books balance");
+        self.check_tracked();
         let captured = Arc::downgrade(&self.captured);
         drop(self);
         assert_eq!(captured.strong_count(), 0, "a handler was leaked");

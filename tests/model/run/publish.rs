@@ -22,9 +22,14 @@ impl Pair {
                 if let Some(ttl) = ttl {
                     message = message.ttl(ticks(ttl));
                 }
-                match self.model.issued % 2 {
+                match self.model.issued % 3 {
                     0 => message.publish(),
-                    _ => message.try_publish(),
+                    1 => message.try_publish(),
+                    _ => message.publish_tracked().map(|tracked| {
+                        let receipt = tracked.receipt();
+                        self.tracked.push(tracked);
+                        receipt
+                    }),
                 }
             }
         };
