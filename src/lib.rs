@@ -99,8 +99,11 @@ pub use broker::builder::BrokerBuilder;
 pub use broker::futures::Drain;
 pub use broker::{Broker, Observation};
 pub use engine::base::clock::ManualClock;
+pub use engine::track::tracker::Outcome;
 pub use message::delivery_batch::DeliveryBatch;
+pub use message::meta::HeaderValue;
 pub use message::nack::Nack;
+pub use message::outgoing::Message;
 #[cfg(feature = "async")]
 pub use message::owned::OwnedDelivery;
 pub use message::{BatchReceipt, Delivery, MessageId, Receipt};
@@ -127,19 +130,24 @@ pub use subscription::pull::lease::Lease;
 pub use subscription::pull::lease_batch::{IntoLeases, LeaseBatch};
 pub use subscription::pull::{Leases, Pull, PullSubscription};
 pub use subscription::{Subscription, Unsubscribed};
+pub use topic::Topic;
+#[cfg(feature = "async")]
+pub use topic::batch_futures::PublishBatch;
 pub use topic::builder::{MAX_PAYLOAD, TopicBuilder};
 pub use topic::dead_letters::{DeadLetter, DeadLetters, PastFailure, Redrive};
 #[cfg(feature = "async")]
 pub use topic::futures::Publish;
+pub use topic::message::MessageBuilder;
 pub use topic::publisher::BufferedPublisher;
-pub use topic::{MessageBuilder, Topic};
+pub use topic::tracked::Tracked;
 pub use types::config::{
     DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired,
     OnFailure, Overflow, Unkeyed, Unsubscribe,
 };
 pub use types::error::{
-    BuildError, DrainError, InvalidSetting, ObserveError, OpenError, PartialBatch, PartitionsError,
-    PublishError, RecvError, RemoveError, Stale, SubscribeError, UnknownPattern,
+    BuildError, DrainError, InvalidSetting, NotDelayed, ObserveError, OpenError, PartialBatch,
+    PartitionsError, PublishError, RecvError, RemoveError, Stale, SubscribeError, UnknownPattern,
+    Unsettled,
 };
 pub use types::name::{InvalidName, InvalidPattern, MAX_NAME_LEN};
 pub use types::pattern::Pattern;

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use crate::harness::{HANG, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual, threaded};
 use futures_core::Stream;
 use millstream::{Broker, Nack, Overflow, PublishError, Pull, PullSubscription, RecvError, Topic};
-use millstream::{DrainError, NoSubscribers, Unsubscribe};
+use millstream::{DrainError, Message, NoSubscribers, Unsubscribe};
 
 const BLOCK: Overflow = Overflow::Block {
     timeout: Duration::from_millis(1),
@@ -509,4 +509,171 @@ fn a_drain_by_a_future_inside_a_handler_says_so_and_a_manual_broker_drains_in_th
         panic!("nobody else would run it");
     };
     assert_eq!(report.delivered, 1);
+}
+
+/// A topic of three places that nobody takes from yet.
+fn three_places(broker: &Broker) -> Topic<u32> {
+    let topic = broker.topic("three").capacity(3).overflow(BLOCK);
+    let topic = topic.no_subscribers(NoSubscribers::Retain).open();
+    topic.expect("opens")
+}
+
+#[test]
+fn a_batch_waits_for_room_chunk_by_chunk_and_keeps_its_order() {
+    let broker = threaded(1);
+    let topic = three_places(&broker);
+    let message = |number: u32| match number % 4 {
+        0 => Message::new(number).key("k"),
+        1 => Message::new(number).header("h", number.to_string()),
+        2 => Message::new(number).after(Duration::from_micros(1)),
+        _ => Message::new(number),
+    };
+    let mut first = topic.publish_batch_async(0..200);
+    assert!(poll(&mut first, Waker::noop()).is_pending());
+    assert_eq!(first.receipt().accepted(), 3);
+    let mut second = topic.publish_messages_async((200..400).map(message));
+    assert!(poll(&mut second, Waker::noop()).is_pending());
+    assert_eq!(second.receipt().accepted(), 0);
+    let came = Log::new();
+    let log = came.clone();
+    let subscribed = topic.subscribe("s", move |delivery| {
+        let text = |text: &str| text.to_owned();
+        let (key, header) = (delivery.key().map(text), delivery.header("h").map(text));
+        log.push((*delivery.payload(), key, header));
+        Ok(())
+    });
+    subscribed.expect("subscribes").detach();
+    assert_eq!(block_on(&mut first).expect("there is room").accepted(), 200);
+    assert_eq!(
+        block_on(&mut second).expect("there is room").accepted(),
+        200
+    );
+    assert!(second.into_rest().is_empty());
+    assert_rests_balanced(&broker);
+    let came = came.take();
+    let of = |at_once: bool, numbers: std::ops::Range<u32>| {
+        let numbers = numbers.filter(move |number| at_once || number % 4 != 2);
+        numbers.collect::<Vec<_>>()
+    };
+    let firsts = came.iter().map(|(number, ..)| *number).filter(|n| *n < 200);
+    assert_eq!(firsts.collect::<Vec<_>>(), of(true, 0..200));
+    let seconds = came.iter().map(|(number, ..)| *number);
+    let in_line = seconds.clone().filter(|n| *n >= 200 && n % 4 != 2);
+    assert_eq!(in_line.collect::<Vec<_>>(), of(false, 200..400));
+    assert_eq!(seconds.filter(|n| *n >= 200 && n % 4 == 2).count(), 50);
+    for (number, key, header) in came.iter().filter(|(number, ..)| *number >= 200) {
+        assert_eq!(key.is_some(), number % 4 == 0);
+        assert_eq!(*header, (number % 4 == 1).then(|| number.to_string()));
+    }
+}
+
+#[test]
+fn a_batch_that_is_given_up_says_what_was_accepted_and_hands_back_the_rest() {
+    let broker = threaded(1);
+    let topic = broker.topic("t").capacity(2).overflow(BLOCK).open();
+    let topic: Topic<u32> = topic.expect("opens");
+    let pull = topic.subscription("s").capacity(1);
+    let worker = pull.pull(Pull::default().credits(1)).expect("subscribes");
+    topic.publish(0).expect("there is room");
+    let lease = worker.recv_timeout(HANG).expect("it comes");
+    let (rung, waker) = bell(false);
+    let mut given_up = topic.publish_batch_async(1..5);
+    let mut other = topic.publish_async(9);
+    assert!(poll(&mut given_up, &waker).is_pending());
+    assert!(poll(&mut other, &waker).is_pending());
+    assert_eq!(given_up.receipt().accepted(), 2);
+    assert_eq!(given_up.receipt().last().map(|id| id.get()), Some(3));
+    lease.ack().expect("in time");
+    let began = Instant::now();
+    while rung.0.load(Ordering::SeqCst) == 0 && began.elapsed() < HANG {
+        std::thread::yield_now();
+    }
+    assert_eq!(rung.0.load(Ordering::SeqCst), 1, "one for one place");
+    assert_eq!(given_up.into_rest(), [3, 4]);
+    assert_eq!(rung.0.load(Ordering::SeqCst), 2, "the place is passed on");
+    assert!(matches!(poll(&mut other, &waker), Poll::Ready(Ok(_))));
+    for number in [1, 2, 9] {
+        let lease = worker.recv_timeout(HANG).expect("it comes");
+        assert_eq!(*lease.payload(), number);
+        lease.ack().expect("in time");
+    }
+    assert_eq!(topic.metrics().rejected, 0);
+    assert_rests_balanced(&broker);
+}
+
+#[test]
+fn a_batch_that_is_refused_hands_back_whole_messages_under_every_policy() {
+    let broker = threaded(1);
+    let topic = three_places(&broker);
+    let message = |number: u32| Message::new(number).key(number.to_string());
+    let mut closed = topic.publish_messages_async((0..5).map(message));
+    assert!(poll(&mut closed, Waker::noop()).is_pending());
+    broker.drain(Duration::ZERO).expect_err("nobody takes them");
+    let Poll::Ready(Err(partial)) = poll(&mut closed, Waker::noop()) else {
+        panic!("the topic is closed");
+    };
+    assert!(matches!(partial.error, PublishError::Closed(_)));
+    assert_eq!(partial.accepted, 3);
+    assert_eq!(partial.into_rest(), [3, 4].map(message));
+    assert_balanced(&broker);
+
+    for overflow in [Overflow::Reject, Overflow::DropNewest, BLOCK] {
+        let broker = threaded(1);
+        let topic = broker.topic("t").capacity(3).overflow(overflow);
+        let topic = topic.no_subscribers(NoSubscribers::Retain).open();
+        let topic: Topic<u32> = topic.expect("opens");
+        let zero = message(2).ttl(Duration::ZERO);
+        let batch = [message(0), message(1), zero, message(3)];
+        let mut publishing = topic.publish_messages_async(batch.clone());
+        let Poll::Ready(Err(partial)) = poll(&mut publishing, Waker::noop()) else {
+            panic!("the third makes no sense");
+        };
+        assert!(matches!(partial.error, PublishError::Invalid { .. }));
+        assert_eq!(partial.into_rest(), batch[2..]);
+        let mut publishing = topic.publish_batch_async(0..4);
+        match (overflow, poll(&mut publishing, Waker::noop())) {
+            (Overflow::Reject, Poll::Ready(Err(partial))) => {
+                assert_eq!((partial.accepted, partial.into_rest()), (1, vec![1, 2, 3]));
+            }
+            (Overflow::DropNewest, Poll::Ready(Ok(receipt))) => {
+                assert_eq!((receipt.accepted(), receipt.dropped()), (4, 3));
+            }
+            (_, polled) => assert!(polled.is_pending()),
+        }
+        assert_balanced(&broker);
+    }
+}
+
+#[test]
+fn the_end_of_a_tracked_message_wakes_its_future_once() {
+    let (broker, _clock) = manual();
+    let (topic, worker) = pulled(&broker, 8);
+    let (rung, waker) = bell(false);
+    let mut tracked = topic.message(1).publish_tracked().expect("there is room");
+    let dropped = topic.message(2).publish_tracked().expect("there is room");
+    assert!(poll(&mut tracked, Waker::noop()).is_pending());
+    assert!(poll(&mut tracked, &waker).is_pending());
+    let mut dropped = dropped;
+    assert!(poll(&mut dropped, &waker).is_pending());
+    drop(dropped);
+    broker.run_until_idle();
+    let leases = worker
+        .recv_batch(8, Duration::ZERO)
+        .expect("they are there");
+    assert_eq!(rung.0.load(Ordering::SeqCst), 0);
+    leases.ack_all().expect("in time");
+    assert_eq!(rung.0.load(Ordering::SeqCst), 1);
+    let Poll::Ready(outcome) = poll(&mut tracked, &waker) else {
+        panic!("it has ended");
+    };
+    assert!(outcome.is_delivered());
+    // A waker that panics hurts nobody.
+    let (_bad, bad_waker) = bell(true);
+    let mut tracked = topic.message(3).publish_tracked().expect("there is room");
+    assert!(poll(&mut tracked, &bad_waker).is_pending());
+    broker.run_until_idle();
+    let lease = worker.try_recv().expect("it is there");
+    lease.ack().expect("in time");
+    assert!(poll(&mut tracked, &waker).is_ready());
+    assert_balanced(&broker);
 }

@@ -479,7 +479,10 @@ fn a_letter_shows_all_of_its_message() {
     assert_eq!(letter.header("tenant"), Some("acme"));
     assert_eq!(letter.header("none"), None);
     let headers: Vec<_> = letter.headers().collect();
-    assert_eq!(headers, [("trace", "t-1"), ("tenant", "acme")]);
+    assert_eq!(
+        headers,
+        [("trace", "t-1".into()), ("tenant", "acme".into())]
+    );
     assert_eq!(letter.age(), 2 * MS);
     assert_balanced(&broker);
 }

@@ -404,7 +404,7 @@ fn delayed_and_buffered_messages_are_in_the_report_as_far_as_they_were_accepted(
     assert_eq!((report.published, report.delivered), (2, 1));
     assert_eq!((report.messages_dropped, report.cut_off), (1, 1));
     // What was only held is handed back.
-    assert_eq!(buffer.flush().unwrap_err().into_rest(), [2]);
+    assert_eq!(buffer.flush().unwrap_err().into_rest(), [2.into()]);
     assert_balanced(&broker);
 }
 

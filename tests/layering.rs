@@ -99,7 +99,18 @@ const FOLDERS: &[(&str, &[&str])] = &[
         "engine/base",
         &["sync", "types", "pure/decide", "pure/policy", "pure/words"],
     ),
-    ("message", &["sync", "pure/policy", "engine/base"]),
+    ("engine/track", &["sync", "pure/decide", "engine/base"]),
+    (
+        "message",
+        &[
+            "sync",
+            "types",
+            "pure/decide",
+            "pure/policy",
+            "engine/base",
+            "engine/track",
+        ],
+    ),
     (
         "observe",
         &[
@@ -135,6 +146,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "pure/order",
             "pure/words",
             "engine/base",
+            "engine/track",
             "message",
             "observe",
             "engine/runtime",
@@ -184,6 +196,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "pure/policy",
             "pure/words",
             "engine/base",
+            "engine/track",
             "message",
             "observe",
             "engine/wait",
@@ -359,6 +372,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "pure/policy",
             "pure/words",
             "engine/base",
+            "engine/track",
             "message",
             "observe",
             "engine/wait",

@@ -167,7 +167,7 @@ fn a_lease_knows_key_and_headers() {
     assert_eq!((lease.key(), lease.header("b")), (Some("k"), Some("2")));
     assert_eq!(
         lease.headers().collect::<Vec<_>>(),
-        [("a", "1"), ("b", "2")]
+        [("a", "1".into()), ("b", "2".into())]
     );
     assert_eq!((lease.age(), lease.remaining()), (3 * MS, SECOND));
     assert_eq!(lease.delivery().key(), Some("k"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use millstream::{
     Backoff, Batched, Broker, DeadLetterOverflow, LaneFull, NoSubscribers, OnExpired, OpenError,
-    Overflow, SubscribeError, Subscription, Topic, TopicMetrics,
+    Overflow, SubscribeError, Subscription, Topic, TopicMetrics, Tracked,
 };
 
 use crate::partitions::{self, Split};
@@ -45,6 +45,9 @@ pub struct Offer {
     pub lasting: bool,
 }
 
+/// Tracked messages that are remembered.
+const MOST_TRACKED: usize = 4_096;
+
 /// A topic and our own books of it.
 pub struct Ledger {
     pub number: u32,
@@ -65,6 +68,8 @@ pub struct Ledger {
     slots: Mutex<Vec<Arc<Seat>>>,
     /// Subscriptions made by handlers.
     pub guests: Mutex<Vec<(Subscription, Arc<Seat>)>>,
+    /// Messages whose end their publishers want to know.
+    tracked: Mutex<Vec<Tracked>>,
 }
 
 impl Ledger {
@@ -109,6 +114,7 @@ impl Ledger {
             ends: Mutex::new(Vec::new()),
             slots: Mutex::new(Vec::new()),
             guests: Mutex::new(Vec::new()),
+            tracked: Mutex::new(Vec::new()),
         }))
     }
 
@@ -122,6 +128,26 @@ impl Ledger {
     pub fn close(&self) {
         let topic = self.topic.lock().expect("nothing panics in here").take();
         drop(topic);
+    }
+
+    /// Remembers a message, whose end is looked at when all is over.
+    pub fn track(&self, message: Tracked) {
+        let mut tracked = self.tracked.lock().expect("nothing panics in here");
+        if tracked.len() < MOST_TRACKED {
+            tracked.push(message);
+        }
+    }
+
+    /// Every message has ended. Its end may be told a moment after the books have it.
+    fn compare_tracked(&self) {
+        for message in &*self.tracked.lock().expect("nothing panics in here") {
+            let outcome = message.wait_timeout(Duration::from_secs(5));
+            check(
+                outcome.is_ok_and(|outcome| outcome.ends() > 0),
+                "tracked",
+                format_args!("{message:?} has not ended"),
+            );
+        }
     }
 
     pub fn new_stream(&self) -> u32 {
@@ -207,6 +233,9 @@ impl Ledger {
 
     /// At rest, or after the end: the engine's books against ours.
     pub fn compare(&self, metrics: &TopicMetrics, ended: bool) {
+        if ended {
+            self.compare_tracked();
+        }
         let name = &metrics.name;
         if let Err(imbalance) = metrics.balance() {
             fail("conservation", imbalance);

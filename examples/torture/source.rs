@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use millstream::{
-    BatchReceipt, Batched, Broker, PartialBatch, PublishError, Receipt, Topic, Unkeyed,
+    BatchReceipt, Batched, Broker, Message, PartialBatch, PublishError, Receipt, Topic, Unkeyed,
 };
 
 use crate::ledger::Ledger;
@@ -85,7 +85,10 @@ impl Source {
     pub fn publish(&mut self, random: &mut Rng, delays: bool) -> Sent {
         match random.u32(..20) {
             0..=7 => self.publish_one(),
-            8..=13 => self.publish_batch(random.u64(1..200)),
+            8..=11 => self.publish_batch(random.u64(1..200)),
+            12..=13 => self.publish_messages(random.u64(1..200), random),
+            #[cfg(feature = "async")]
+            17 => self.publish_awaited(random),
             14 => self.publish_marked(random),
             15 if delays => self.publish_late(random),
             16 => self.publish_buffered(random),
@@ -144,11 +147,8 @@ impl Source {
 
     fn publish_marked(&mut self, random: &mut Rng) -> Sent {
         let mut message = self.topic.message(self.shot(self.last + 1));
-        match &self.key {
-            Some(key) => message = message.key(key.as_str()),
-            // It would part from the others of its stream.
-            None if self.ledger.terms.split.is_some() => {}
-            None => message = message.key("a key"),
+        if let Some(key) = self.key_of_one() {
+            message = message.key(key);
         }
         if random.bool() {
             message = message.header("a header", "with a value");
@@ -156,12 +156,43 @@ impl Source {
         if self.ledger.terms.expires && random.bool() {
             message = message.ttl(Duration::from_micros(random.u64(1..3_000)));
         }
-        let sent = match random.u32(..3) {
+        let sent = match random.u32(..4) {
             0 => message.publish(),
             1 => message.try_publish(),
+            2 => message.publish_tracked().map(|tracked| {
+                let receipt = tracked.receipt();
+                self.ledger.track(tracked);
+                receipt
+            }),
             _ => message.publish_timeout(Duration::from_micros(random.u64(..2_000))),
         };
         self.one(sent)
+    }
+
+    /// A key that leaves a message in the order of its stream.
+    fn key_of_one(&self) -> Option<&str> {
+        // Another key would part it from the others of its stream.
+        let is_split = self.ledger.terms.split.is_some();
+        self.key.as_deref().or((!is_split).then_some("a key"))
+    }
+
+    /// One of several messages that are published together, marked in one way or another.
+    fn message(&self, sequence: u64, random: &mut Rng) -> Message<Shot> {
+        let mut message = Message::new(self.shot(sequence));
+        let must_have = self.key.is_some();
+        if let Some(key) = self.key_of_one()
+            && (must_have || random.bool())
+        {
+            message = message.key(key);
+        }
+        if random.u32(..4) == 0 {
+            message = message.header("a header", "with a value");
+            message = message.header_bytes("another", sequence.to_be_bytes());
+        }
+        if self.ledger.terms.expires && random.u32(..4) == 0 {
+            message = message.ttl(Duration::from_micros(random.u64(1..3_000)));
+        }
+        message
     }
 
     /// A message that is due later has no place in the order of its stream.
@@ -170,9 +201,18 @@ impl Source {
         let mut shot = self.shot(0);
         shot.due = Some(Instant::now() + delay);
         let sent = self.topic.publish_after(delay, shot);
-        let last = self.last;
+        let (last, receipt) = (self.last, sent.as_ref().ok().copied());
         let sent = self.one(sent);
         self.last = last;
+        if let Some(receipt) = receipt
+            && random.u32(..4) == 0
+        {
+            sleep(Duration::from_micros(random.u64(..MAX_DELAY_MS * 100)));
+            if let Ok(message) = self.topic.cancel_delayed(receipt.id()) {
+                self.ledger.dropped.fetch_add(1, Relaxed);
+                message.into_payload().defuse();
+            }
+        }
         sent
     }
 
@@ -206,23 +246,55 @@ impl Source {
         self.many(sent)
     }
 
+    fn publish_messages(&mut self, count: u64, random: &mut Rng) -> Sent {
+        let (first, last) = (self.last + 1, self.last + count);
+        let shots: Vec<_> = (first..=last).map(|n| self.message(n, random)).collect();
+        self.last = last;
+        let sent = self.topic.publish_messages(shots);
+        self.many(sent)
+    }
+
+    /// By a future, which is given up after a while.
+    #[cfg(feature = "async")]
+    fn publish_awaited(&mut self, random: &mut Rng) -> Sent {
+        let (first, last) = (self.last + 1, self.last + random.u64(1..200));
+        let shots: Vec<_> = (first..=last).map(|n| self.message(n, random)).collect();
+        self.last = last;
+        let mut publishing = self.topic.publish_messages_async(shots);
+        let until = Instant::now() + Duration::from_micros(random.u64(..3_000));
+        if let Some(sent) = wait_for(&mut publishing, until) {
+            return self.many(sent);
+        }
+        let (receipt, rest) = (publishing.receipt(), publishing.into_rest());
+        self.last = last - rest.len() as u64;
+        for message in rest {
+            message.into_payload().defuse();
+        }
+        self.many::<Message<Shot>>(Ok(receipt))
+    }
+
     /// Through a publisher that collects; slowly at times, so that a worker finds
     /// what has lingered.
     fn publish_buffered(&mut self, random: &mut Rng) -> Sent {
-        if self.key.is_some() {
-            return self.publish_each(random.u64(1..100));
-        }
         let most = self.ledger.terms.capacity.min(64);
         let batches = Batched::of(random.usize(1..=most)).linger(Duration::from_micros(200));
         let Ok(mut publisher) = self.topic.buffered(batches) else {
             return Sent::Refused;
         };
         for _ in 0..random.u32(1..100) {
-            match publisher.publish(self.shot(self.last + 1)) {
+            let sequence = self.last + 1;
+            let published = if self.key.is_some() || random.u32(..4) == 0 {
+                let published = publisher.publish_message(self.message(sequence, random));
+                published.map_err(|error| error.into_payload().into_payload())
+            } else {
+                let published = publisher.publish(self.shot(sequence));
+                published.map_err(PublishError::into_payload)
+            };
+            match published {
                 Ok(()) => self.last += 1,
-                Err(error) => {
+                Err(refused) => {
                     self.ledger.refused.fetch_add(1, Relaxed);
-                    error.into_payload().defuse();
+                    refused.defuse();
                 }
             }
             if random.u32(..40) == 0 {
@@ -234,7 +306,10 @@ impl Source {
     }
 
     /// What was refused of several is a tail of them.
-    fn many(&mut self, sent: Result<BatchReceipt, PartialBatch<Shot>>) -> Sent {
+    fn many<M: Into<Message<Shot>>>(
+        &mut self,
+        sent: Result<BatchReceipt, PartialBatch<M>>,
+    ) -> Sent {
         let ledger = &self.ledger;
         match sent {
             Ok(receipt) => {
@@ -250,7 +325,8 @@ impl Source {
                 // How many were dropped for those that were accepted, it doesn't say.
                 ledger.unsure.store(true, Relaxed);
                 let closed = matches!(partial.error, PublishError::Closed(_));
-                let rest = partial.into_rest();
+                let rest = partial.into_rest().into_iter();
+                let rest: Vec<_> = rest.map(|one| one.into().into_payload()).collect();
                 ledger.refused.fetch_add(rest.len() as u64, Relaxed);
                 self.last = rest.first().map_or(self.last, |shot| shot.sequence - 1);
                 rest.into_iter().for_each(Shot::defuse);
@@ -262,6 +338,30 @@ impl Source {
     fn refused(&mut self, closed: bool) -> Sent {
         self.was_closed |= closed;
         if closed { Sent::Closed } else { Sent::Refused }
+    }
+}
+
+/// Polls on this thread, until the future is ready or the time is up.
+#[cfg(feature = "async")]
+fn wait_for<F: Future + Unpin>(future: &mut F, until: Instant) -> Option<F::Output> {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let context = &mut std::task::Context::from_waker(&waker);
+    loop {
+        match std::pin::Pin::new(&mut *future).poll(context) {
+            std::task::Poll::Ready(output) => return Some(output),
+            std::task::Poll::Pending => {}
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        std::thread::park_timeout(left);
     }
 }
 

@@ -5,6 +5,8 @@
 
 pub(crate) mod base;
 
+pub(crate) mod track;
+
 pub(crate) mod wait;
 
 pub(crate) mod runtime;

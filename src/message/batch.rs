@@ -1,7 +1,11 @@
 //! Messages on their way: one by one through the queue, and in batches from there on.
 
 use crate::engine::base::contain::discard;
+use crate::engine::track::tracker::Tracker;
 use crate::message::MessageId;
+use crate::message::chunk::Chunk;
+use crate::message::meta::Meta;
+use crate::pure::decide::lifecycle::Status;
 use crate::sync::Arc;
 
 /// The most messages in a batch.
@@ -9,27 +13,12 @@ use crate::sync::Arc;
 /// They share one allocation, and one lane operation per subscription. A retry or a dead letter
 /// keeps at most this many messages alive.
 pub(crate) const BATCH: usize = if cfg!(millstream_loom) { 3 } else { 64 };
-/// The parts that a publisher may add to a payload. Messages without them pay nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Meta {
-    pub(crate) key: Option<Box<str>>,
-    pub(crate) headers: Vec<(Box<str>, Box<str>)>,
-    pub(crate) ttl_ns: Option<u64>,
-}
 
 /// The id and the time that a message got when it was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) id: MessageId,
     pub(crate) accepted_ns: u64,
-}
-
-impl Meta {
-    /// Returns the time when a message with this stamp expires, if it has a time to live of its
-    /// own.
-    pub(crate) fn expires_ns(&self, stamp: Stamp) -> Option<u64> {
-        Some(stamp.accepted_ns.saturating_add(self.ttl_ns?))
-    }
 }
 
 impl Stamp {
@@ -42,8 +31,8 @@ impl Stamp {
     }
 }
 
-/// One message, by value.
-pub(crate) struct Message<T> {
+/// One accepted message, by value.
+pub(crate) struct Accepted<T> {
     pub(crate) stamp: Stamp,
     pub(crate) payload: T,
 }
@@ -51,7 +40,7 @@ pub(crate) struct Message<T> {
 /// The messages of a batch.
 pub(crate) enum Messages<T> {
     /// Messages that were accepted one by one.
-    Each(Vec<Message<T>>),
+    Each(Vec<Accepted<T>>),
     /// Messages that were accepted at once, in their publisher's own vector, and their first stamp.
     ///
     /// Their ids follow each other, and they share one time.
@@ -69,11 +58,11 @@ pub(crate) struct Batch<T> {
 }
 
 impl<T> Batch<T> {
-    /// Makes a batch of messages that were accepted at once, in the caller's own vector.
-    pub(crate) fn chunk(payloads: Vec<T>, first: Stamp) -> Self {
+    /// Makes a batch of messages that were accepted at once, in the vector of their chunk.
+    pub(crate) fn chunk(chunk: Chunk<T>, first: Stamp) -> Self {
         Self {
-            messages: Messages::Chunk(payloads, first),
-            meta: Vec::new(),
+            messages: Messages::Chunk(chunk.payloads, first),
+            meta: chunk.meta,
         }
     }
 
@@ -131,6 +120,23 @@ impl<T> Batch<T> {
         found.ok().map(|at| &self.meta[at].1)
     }
 
+    /// Calls `note` with the trackers of the messages from `from` up to `to`.
+    #[cold]
+    fn track(&self, from: u32, to: u32, note: impl Fn(&Tracker)) {
+        let within = self.meta.iter().filter(|(at, _)| (from..to).contains(at));
+        let trackers = within.filter_map(|(_, meta)| meta.tracker());
+        trackers.for_each(|tracker| note(tracker));
+    }
+
+    /// Notes how deliveries of the messages at these places have ended.
+    #[cold]
+    pub(crate) fn track_ends(&self, places: impl Iterator<Item = usize>, end: Status) {
+        for place in places {
+            let tracker = self.meta(place).and_then(Meta::tracker);
+            tracker.into_iter().for_each(|tracker| tracker.end(end));
+        }
+    }
+
     /// Returns the time when the message expires, given the time to live of its topic.
     pub(crate) fn expires_ns(&self, index: usize, topic_ttl_ns: Option<u64>) -> Option<u64> {
         let own = self.meta(index).and_then(|meta| meta.ttl_ns);
@@ -152,7 +158,7 @@ impl<T> Drop for Batch<T> {
 
 /// A batch in the making, to which messages are added one by one.
 pub(crate) struct OpenBatch<T> {
-    messages: Vec<Message<T>>,
+    messages: Vec<Accepted<T>>,
     meta: Vec<(u32, Meta)>,
     /// The number of messages to reserve room for with the first: about as many as came last time.
     ///
@@ -174,7 +180,7 @@ impl<T> OpenBatch<T> {
     }
 
     #[inline(always)]
-    pub(crate) fn push(&mut self, message: Message<T>, meta: Option<Meta>) {
+    pub(crate) fn push(&mut self, message: Accepted<T>, meta: Option<Meta>) {
         if self.messages.len() == self.messages.capacity() {
             self.grow();
         }
@@ -205,15 +211,15 @@ impl<T> OpenBatch<T> {
 ///
 /// The stamp of a chunk is that of its first message.
 pub(crate) enum QueueEntry<T> {
-    One(Message<T>, Option<Meta>),
-    Chunk(Vec<T>, Stamp),
+    One(Accepted<T>, Option<Meta>),
+    Chunk(Chunk<T>, Stamp),
 }
 
 impl<T> QueueEntry<T> {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::One(..) => 1,
-            Self::Chunk(payloads, _) => payloads.len(),
+            Self::Chunk(chunk, _) => chunk.len(),
         }
     }
 
@@ -229,13 +235,26 @@ impl<T> QueueEntry<T> {
     pub(crate) fn meta(&self) -> Option<&Meta> {
         match self {
             Self::One(_, meta) => meta.as_ref(),
-            Self::Chunk(..) => None,
+            Self::Chunk(chunk, _) => chunk.first_meta().filter(|_| chunk.len() == 1),
         }
     }
 
-    /// Returns the time when a single message with its own time to live expires.
+    /// Returns the first time when a message expires by a time to live of its own.
     pub(crate) fn own_expires_ns(&self) -> Option<u64> {
-        self.meta()?.expires_ns(self.first())
+        match self {
+            Self::One(message, meta) => meta.as_ref()?.expires_ns(message.stamp),
+            Self::Chunk(chunk, first) => chunk.own_expires_ns(*first),
+        }
+    }
+
+    /// Calls `note` with the trackers of the messages, if they have any.
+    fn track(&self, note: impl Fn(&Tracker)) {
+        let meta: &[_] = match self {
+            Self::One(_, meta) => meta.as_slice(),
+            Self::Chunk(..) => &[],
+        };
+        let trackers = meta.iter().filter_map(Meta::tracker);
+        trackers.for_each(|tracker| note(tracker));
     }
 
     pub(crate) fn ids(&self) -> impl ExactSizeIterator<Item = MessageId> + use<T> {
@@ -246,7 +265,8 @@ impl<T> QueueEntry<T> {
 
 /// Messages that publishers have dropped.
 ///
-/// Their destructors are the user's. They run when this value is dropped, where no lock is held.
+/// Their destructors are the user's, and so are the wakers of those who wait for their end. They
+/// run when this value is dropped, where no lock is held.
 pub(crate) struct DeferredDrops<T> {
     entries: Vec<QueueEntry<T>>,
     parts: Vec<BatchSlice<T>>,
@@ -273,10 +293,14 @@ impl<T> DeferredDrops<T> {
 
 impl<T> Drop for DeferredDrops<T> {
     fn drop(&mut self) {
+        for part in &self.parts {
+            part.track(|tracker| tracker.end(Status::Dropped));
+        }
         for entry in self.entries.drain(..) {
+            entry.track(|tracker| tracker.end(Status::Dropped));
             match entry {
                 QueueEntry::One(message, _) => discard(message),
-                QueueEntry::Chunk(payloads, _) => payloads.into_iter().for_each(discard),
+                QueueEntry::Chunk(chunk, _) => chunk.payloads.into_iter().for_each(discard),
             }
         }
     }
@@ -322,6 +346,14 @@ impl<T> BatchSlice<T> {
         let each = self.from as usize..self.to as usize;
         let each = each.filter_map(|index| self.batch.expires_ns(index, topic_ttl_ns));
         each.min().unwrap_or(u64::MAX)
+    }
+
+    /// Calls `note` with the trackers of the messages, if they have any.
+    #[inline(always)]
+    pub(crate) fn track(&self, note: impl Fn(&Tracker)) {
+        if self.batch.has_meta() {
+            self.batch.track(self.from, self.to, note);
+        }
     }
 
     /// Returns the rest behind the first `count` messages, if there is any.
@@ -380,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_queued_64_byte_message_takes_80_bytes() {
-        assert_eq!(size_of::<Message<[u8; 64]>>(), 80);
+        assert_eq!(size_of::<Accepted<[u8; 64]>>(), 80);
     }
 
     #[test]
@@ -390,7 +422,7 @@ mod tests {
             for sequence in 1..=count {
                 let payload = sequence;
                 let stamp = stamp(sequence, 0);
-                open.push(Message { stamp, payload }, None);
+                open.push(Accepted { stamp, payload }, None);
             }
             let Messages::Each(messages) = &open.take().messages else {
                 panic!("they came one by one");
@@ -404,7 +436,7 @@ mod tests {
 
     #[test]
     fn the_messages_of_a_chunk_are_numbered_from_its_first() {
-        let chunk = Batch::chunk(vec!['a', 'b', 'c'], stamp(7, 500));
+        let chunk = Batch::chunk(Chunk::plain(vec!['a', 'b', 'c']), stamp(7, 500));
         assert_eq!(
             [0, 2].map(|at| chunk.stamp(at)),
             [stamp(7, 500), stamp(9, 500)]
@@ -425,7 +457,7 @@ mod tests {
         }
         let drops = Arc::new(AtomicUsize::new(0));
         let bombs = [(); 3].map(|()| Bomb(drops.clone()));
-        drop(Batch::chunk(bombs.into(), stamp(1, 0)));
+        drop(Batch::chunk(Chunk::plain(bombs.into()), stamp(1, 0)));
         assert_eq!(drops.load(Ordering::Relaxed), 3);
     }
 }

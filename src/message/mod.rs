@@ -1,9 +1,12 @@
 //! Messages, on their way and in the hands of a handler.
 
 pub(crate) mod batch;
+pub(crate) mod chunk;
 pub(crate) mod delivery_batch;
 pub(crate) mod error_text;
+pub(crate) mod meta;
 pub(crate) mod nack;
+pub(crate) mod outgoing;
 #[cfg(feature = "async")]
 pub(crate) mod owned;
 
@@ -12,6 +15,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::message::batch::Batch;
+use crate::message::meta::HeaderValue;
 
 /// The number of a message within its topic.
 ///
@@ -201,19 +205,29 @@ impl<'a, T> Delivery<'a, T> {
         self.batch.meta(self.index)?.key.as_deref()
     }
 
-    /// Returns the value of the first header with this name, if any.
+    /// Returns the text of the first header with this name, or `None` if there is none or it has
+    /// bytes.
     pub fn header(&self, name: &str) -> Option<&'a str> {
-        self.headers()
-            .find_map(|(header, value)| (header == name).then_some(value))
+        self.first_header(name)?.as_str()
+    }
+
+    /// Returns the value of the first header with this name as bytes, whether it is text or bytes.
+    pub fn header_bytes(&self, name: &str) -> Option<&'a [u8]> {
+        Some(self.first_header(name)?.as_bytes())
+    }
+
+    fn first_header(&self, name: &str) -> Option<HeaderValue<'a>> {
+        let mut headers = self.headers();
+        headers.find_map(|(header, value)| (header == name).then_some(value))
     }
 
     /// Returns all headers, in the publisher's order.
-    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a, T> {
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, HeaderValue<'a>)> + use<'a, T> {
         let headers = self.batch.meta(self.index).map(|meta| &meta.headers[..]);
         headers
             .unwrap_or_default()
             .iter()
-            .map(|(name, value)| (&**name, &**value))
+            .map(|(name, value)| (&**name, HeaderValue::of(value)))
     }
 
     /// Returns the time since the message was accepted, a few microseconds old at most.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::message::batch::Batch;
+use crate::message::meta::HeaderValue;
 use crate::message::{Address, Delivery, MessageId};
 use crate::sync::Arc;
 
@@ -81,13 +82,19 @@ impl<T> OwnedDelivery<T> {
         self.borrow().key()
     }
 
-    /// Returns the value of the first header with this name, if any.
+    /// Returns the text of the first header with this name, or `None` if there is none or it has
+    /// bytes.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.borrow().header(name)
     }
 
+    /// Returns the value of the first header with this name as bytes, whether it is text or bytes.
+    pub fn header_bytes(&self, name: &str) -> Option<&[u8]> {
+        self.borrow().header_bytes(name)
+    }
+
     /// Returns all headers, in the publisher's order.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn headers(&self) -> impl Iterator<Item = (&str, HeaderValue<'_>)> {
         self.borrow().headers()
     }
 

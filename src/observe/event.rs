@@ -453,6 +453,10 @@ pub enum DropCause {
     Shutdown,
     /// The message's time to live ran out while it was retained for a first subscription.
     Expired,
+    /// The message was delayed, and taken back before it was due.
+    ///
+    /// [`Topic::cancel_delayed`](crate::Topic::cancel_delayed) does that.
+    Cancelled,
 }
 
 impl DropCause {
@@ -464,6 +468,7 @@ impl DropCause {
             Self::Discarded => "discarded",
             Self::Shutdown => "shutdown",
             Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
         }
     }
 }

@@ -44,8 +44,8 @@ pub struct TopicMetrics {
     pub queued: u64,
     /// The part of `queued` that waits for its time.
     pub delayed: u64,
-    /// Messages dropped by overflow or by a shutdown, or expired while they were retained for a
-    /// first subscription.
+    /// Messages dropped by overflow or by a shutdown, cancelled while they were delayed, or expired
+    /// while they were retained for a first subscription.
     pub dropped: u64,
     /// Messages that found no subscription.
     pub unrouted: u64,

@@ -14,7 +14,7 @@ use crate::pure::policy::strategy::Strategy;
 use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::types::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};
-use crate::types::duration::nanos;
+use crate::types::duration::check_ttl;
 use crate::types::error::{InvalidSetting, OpenError};
 use crate::types::range::in_range;
 
@@ -366,15 +366,6 @@ impl<T> fmt::Debug for TopicBuilder<'_, T> {
             .field("payload", &type_name::<T>())
             .finish_non_exhaustive()
     }
-}
-
-/// Returns a time to live in nanoseconds, of a topic or of a message. It refuses zero.
-pub(crate) fn check_ttl(ttl: Duration) -> Result<u64, InvalidSetting> {
-    if ttl.is_zero() {
-        let rule = "must be longer, or every message would expire at once";
-        return Err(InvalidSetting::new("ttl", "zero", rule));
-    }
-    Ok(nanos(ttl))
 }
 
 /// Returns the number of partitions, if a topic of this capacity can have it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::state::dead_letter_store::{Letter, notify};
 use crate::engine::state::lane::Lane;
+use crate::message::meta::HeaderValue;
 use crate::message::{Address, Delivery, MessageId};
 use crate::observe::event::{EventKind, Subject};
 use crate::pure::decide::lifecycle::{Status, Step};
@@ -301,13 +302,19 @@ impl<T> DeadLetter<T> {
         self.letter.key()
     }
 
-    /// Returns the value of the first header with this name, if any.
+    /// Returns the text of the first header with this name, or `None` if there is none or it has
+    /// bytes.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.delivery().header(name)
     }
 
+    /// Returns the value of the first header with this name as bytes, whether it is text or bytes.
+    pub fn header_bytes(&self, name: &str) -> Option<&[u8]> {
+        self.delivery().header_bytes(name)
+    }
+
     /// Returns all headers, in the publisher's order.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn headers(&self) -> impl Iterator<Item = (&str, HeaderValue<'_>)> {
         self.delivery().headers()
     }
 

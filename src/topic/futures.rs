@@ -1,24 +1,22 @@
 //! Publishing as a future, for any runtime (feature `async`).
 
-use crate::engine::publish::admit_async::Outgoing;
 use crate::engine::wait::wakers::WaiterId;
 use crate::message::Receipt;
-use crate::topic::{MessageBuilder, Topic};
+use crate::message::outgoing::Message;
+use crate::topic::Topic;
+use crate::topic::message::MessageBuilder;
 use crate::types::error::PublishError;
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 /// A publish that waits for room without blocking its thread, made by [`Topic::publish_async`].
 #[must_use = "a future does nothing until it is polled"]
 pub struct Publish<T: Send + Sync + 'static> {
     topic: Topic<T>,
-    /// A message with a setting that makes no sense is refused by the first poll.
-    invalid: Option<PublishError<T>>,
-    outgoing: Option<Outgoing<T>>,
+    outgoing: Option<Message<T>>,
     is_first: bool,
     id: WaiterId,
 }
@@ -38,14 +36,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// The errors are those of [`publish`](Self::publish), except `TimedOut`.
     pub fn publish_async(&self, payload: T) -> Publish<T> {
-        Publish::new(
-            self,
-            Ok(Outgoing {
-                payload,
-                meta: None,
-                delay: Duration::ZERO,
-            }),
-        )
+        Publish::new(self, Message::new(payload))
     }
 }
 
@@ -58,26 +49,15 @@ impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
     /// The errors are those of [`Topic::publish_async`], and [`PublishError::Invalid`] for a time to
     /// live of zero.
     pub fn publish_async(self) -> Publish<T> {
-        let (topic, delay) = (self.topic, self.delay.unwrap_or_default());
-        let outgoing = self.checked().map(|(payload, meta)| Outgoing {
-            payload,
-            meta: Some(meta),
-            delay,
-        });
-        Publish::new(topic, outgoing)
+        Publish::new(self.topic, self.message)
     }
 }
 
 impl<T: Send + Sync + 'static> Publish<T> {
-    fn new(topic: &Topic<T>, outgoing: Result<Outgoing<T>, PublishError<T>>) -> Self {
-        let (outgoing, invalid) = match outgoing {
-            Ok(outgoing) => (Some(outgoing), None),
-            Err(invalid) => (None, Some(invalid)),
-        };
+    fn new(topic: &Topic<T>, outgoing: Message<T>) -> Self {
         Self {
             topic: topic.clone(),
-            invalid,
-            outgoing,
+            outgoing: Some(outgoing),
             is_first: true,
             id: WaiterId::default(),
         }
@@ -97,9 +77,6 @@ impl<T: Send + Sync + 'static> Future for Publish<T> {
     /// Panics if the future has been ready before.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let Some(invalid) = this.invalid.take() {
-            return Poll::Ready(Err(invalid));
-        }
         let is_first = std::mem::replace(&mut this.is_first, false);
         let core = &this.topic.core;
         core.poll_publish(&mut this.outgoing, is_first, &mut this.id, context)
@@ -117,10 +94,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for Publish<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publish")
             .field("topic", &self.topic.name())
-            .field(
-                "ready",
-                &(self.outgoing.is_none() && self.invalid.is_none()),
-            )
+            .field("ready", &self.outgoing.is_none())
             .finish_non_exhaustive()
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::engine::publish::buffer::Buffer;
 use crate::message::BatchReceipt;
+use crate::message::outgoing::Message;
 use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::types::error::{PartialBatch, PublishError};
@@ -68,7 +69,44 @@ impl<T: Send + Sync + 'static> BufferedPublisher<T> {
     /// is full and the topic takes none of it. Or the buffer is empty, the topic has nothing else
     /// to do, and it refuses the message. Messages in the buffer stay there.
     pub fn publish(&mut self, payload: T) -> Result<(), PublishError<T>> {
-        self.buffer.publish(payload)
+        let published = self.buffer.publish(payload, None);
+        published.map_err(|(refused, payload, _)| refused.error(payload))
+    }
+
+    /// Puts a message with a key, headers or a time to live into the buffer, as
+    /// [`publish`](Self::publish) does with a payload.
+    ///
+    /// Its time to live counts from when it leaves the buffer. A
+    /// [delayed](crate::Message::after) message does not wait in the buffer. It is accepted now,
+    /// and so before the messages that are in the buffer.
+    ///
+    /// ```
+    /// use millstream::{Batched, Broker, Message};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = Broker::new()?;
+    /// let ticks = broker.topic::<u64>("ticks").open()?;
+    /// let mut publisher = ticks.buffered(Batched::of(64))?;
+    /// publisher.publish_message(Message::new(7).key("EURUSD"))?;
+    /// assert_eq!(publisher.flush()?.accepted(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`PublishError`], which hands the whole message back, where `publish` does. A time
+    /// to live of zero is refused at once ([`PublishError::Invalid`]).
+    pub fn publish_message(&mut self, message: Message<T>) -> Result<(), PublishError<Message<T>>> {
+        let published = if message.is_late() || message.is_stillborn() {
+            self.buffer.publish_late(message)
+        } else {
+            let (payload, meta) = message.into_parts();
+            let published = self.buffer.publish(payload, meta);
+            published
+                .map_err(|(refused, payload, meta)| (refused, Message::from_parts((payload, meta))))
+        };
+        published.map_err(|(refused, message)| refused.error(message))
     }
 
     /// Publishes the messages in the buffer, and returns the receipt of all messages since the last
@@ -76,8 +114,9 @@ impl<T: Send + Sync + 'static> BufferedPublisher<T> {
     ///
     /// # Errors
     ///
-    /// Returns a [`PartialBatch`], which hands back the refused messages. The buffer is empty then.
-    pub fn flush(&mut self) -> Result<BatchReceipt, PartialBatch<T>> {
+    /// Returns a [`PartialBatch`], which hands back the refused messages, whole. The buffer is empty
+    /// then.
+    pub fn flush(&mut self) -> Result<BatchReceipt, PartialBatch<Message<T>>> {
         self.buffer.flush()
     }
 

@@ -3,9 +3,25 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::types::error::InvalidSetting;
+
 /// Returns a duration in nanoseconds, at most `u64::MAX` (584 years).
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Returns a time to live in nanoseconds, of a topic or of a message. It refuses zero.
+pub(crate) fn check_ttl(ttl: Duration) -> Result<u64, InvalidSetting> {
+    match ttl.is_zero() {
+        true => Err(zero_ttl()),
+        false => Ok(nanos(ttl)),
+    }
+}
+
+/// Returns the error of a time to live of zero.
+pub(crate) fn zero_ttl() -> InvalidSetting {
+    let rule = "must be longer, or every message would expire at once";
+    InvalidSetting::new("ttl", "zero", rule)
 }
 
 /// A duration in at most six characters: `1.2ms`, `345µs`.

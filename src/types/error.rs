@@ -219,6 +219,20 @@ impl<T> fmt::Display for PublishError<T> {
 
 impl<T> std::error::Error for PublishError<T> {}
 
+/// The error of a wait for the end of a message whose deliveries have not all ended.
+///
+/// The time was up, or the call may not wait where it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not all deliveries of the message have ended")]
+pub struct Unsettled;
+
+/// The error of cancelling a message that is not delayed, or no longer.
+///
+/// It is due already, was cancelled before, or never had a delay. The call has changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the message is not delayed: it is due, was cancelled, or never had a delay")]
+pub struct NotDelayed;
+
 /// The reason why a batch was not accepted as a whole.
 ///
 /// The messages before the first refused one *are* accepted. The error hands the rest back, in

@@ -15,8 +15,10 @@ pub struct DrainReport {
     pub dispatched: u64,
     /// Messages that found no subscription.
     pub unrouted: u64,
-    /// Messages that never reached a lane: dropped by overflow, expired without a subscription, or
-    /// not dispatched when the time was up.
+    /// Messages that never reached a lane.
+    ///
+    /// They were dropped by overflow, cancelled while they were delayed, expired without a
+    /// subscription, or not dispatched when the time was up.
     pub messages_dropped: u64,
     /// Deliveries made of the dispatched messages.
     pub made: u64,

@@ -149,9 +149,12 @@ pub fn steps() -> impl Strategy<Value = Step> {
     let key = prop::option::weighted(0.8, 0..LINES);
     let ttl = prop::option::weighted(0.25, 1..8_u64);
     prop_oneof![
-        16 => (key, ttl).prop_map(|(key, ttl)| Step::Publish(key, ttl)),
+        16 => (key, ttl.clone()).prop_map(|(key, ttl)| Step::Publish(key, ttl)),
         3 => (0..7_usize).prop_map(Step::PublishBatch),
+        3 => (0..7_usize, 0..LINES, ttl.clone())
+            .prop_map(|(count, key, ttl)| Step::PublishMessages(count, key, ttl)),
         3 => (0..12_u64).prop_map(Step::PublishAfter),
+        2 => (0..8_usize).prop_map(Step::CancelDelayed),
         10 => Just(Step::Run),
         8 => (0..9_u64).prop_map(Step::Advance),
         1 => (1_000..100_000_u64).prop_map(Step::Advance),

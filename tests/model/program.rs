@@ -227,7 +227,11 @@ pub enum Step {
     /// With a key and a time to live of its own.
     Publish(Option<u8>, Option<u64>),
     PublishBatch(usize),
+    /// So many, every other of which has a key, and every third a time to live.
+    PublishMessages(usize, u8, Option<u64>),
     PublishAfter(u64),
+    /// Takes back one of the delayed messages, or tries to take back another.
+    CancelDelayed(usize),
     Run,
     Advance(u64),
     Flush,

@@ -1,9 +1,15 @@
 //! Messages on their way: fan-out, full topics, strategies, overflow, buffers.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
-use millstream::{Batched, Immediate, LaneFull, NoSubscribers, Overflow, PublishError, Pull};
+use millstream::{
+    Batched, Immediate, LaneFull, Message, NoSubscribers, Overflow, PublishError, Pull,
+};
 
+use shuttle::future::block_on;
 use shuttle::sync::{Condvar, Mutex};
 
 use super::explore::explore;
@@ -346,5 +352,127 @@ fn what_expires_makes_room_by_itself() {
         assert_eq!((report.dispatched, report.messages_dropped), (4, 4));
         assert_eq!((report.made, report.delivered), (8, log.len() as u64));
         assert_eq!(report.delivered + report.expired, report.made);
+    });
+}
+
+/// A future that was called for room and gives up must pass the call on, or the others wait for
+/// ever.
+#[test]
+fn batches_that_are_awaited_share_the_room_with_publishers_that_wait_and_some_give_up() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic("a").capacity(2).overflow(BLOCK);
+        let topic = topic.open().unwrap();
+        let log = log(&topic, "x");
+        let left = Log::new();
+        let threads = publishers({
+            let left = left.clone();
+            move |publisher| {
+                let batch = (0..4).map(|number| Message::new((publisher, number)).key("k"));
+                match publisher {
+                    0 => {
+                        let all = topic.publish_messages_async(batch);
+                        assert_eq!(block_on(all).unwrap().accepted(), 4);
+                    }
+                    1 => {
+                        let mut some = topic.publish_messages_async(batch);
+                        let mut polled = 0;
+                        let given_up = block_on(poll_fn(|context| {
+                            polled += 1;
+                            match Pin::new(&mut some).poll(context) {
+                                Poll::Pending if polled == 2 => Poll::Ready(true),
+                                polled => polled.map(|all| all.is_err()),
+                            }
+                        }));
+                        let rest = some.into_rest();
+                        assert!(given_up || rest.is_empty());
+                        left.push(rest.len());
+                    }
+                    _ => {
+                        for number in 0..4 {
+                            topic.publish((publisher, number)).unwrap();
+                        }
+                    }
+                }
+            }
+        });
+        join(threads);
+        drain(&broker);
+        let came = log.take();
+        assert_in_order(&came);
+        assert_eq!(came.len() + left.take()[0], 16);
+    });
+}
+
+/// A message that is taken back while its timer fires would come as well, or let another come
+/// early. Who waits for its place would wait for ever.
+#[test]
+fn delayed_messages_are_taken_back_while_they_become_due() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic("a").capacity(2).overflow(BLOCK);
+        let topic = topic.open().unwrap();
+        let log = log(&topic, "x");
+        let back = Log::new();
+        let threads = publishers({
+            let back = back.clone();
+            move |publisher| {
+                for number in 0..2 {
+                    let delay = SOON * (1 + number as u32);
+                    let receipt = topic.publish_after(delay, (publisher, number)).unwrap();
+                    if publisher % 2 == 0 {
+                        thread::yield_now();
+                    }
+                    if let Ok(message) = topic.cancel_delayed(receipt.id()) {
+                        back.push(message.into_payload());
+                    }
+                }
+            }
+        });
+        join(threads);
+        let report = drain(&broker);
+        let mut all = log.take();
+        assert_eq!(report.messages_dropped as usize, back.len());
+        all.extend(back.take());
+        all.sort_unstable();
+        let sent = (0..PUBLISHERS).flat_map(|publisher| [(publisher, 0), (publisher, 1)]);
+        assert_eq!(all, sent.collect::<Vec<_>>());
+    });
+}
+
+/// Whoever waits for the end of a message would wait for ever if an end were counted twice, never,
+/// or before the last of them.
+#[test]
+fn publishers_wait_until_the_last_delivery_of_their_message_has_ended() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic("a").open().unwrap();
+        let first = log(&topic, "x");
+        let dead = topic.subscribe("dead", |_: &Delivery<'_, Sent>| {
+            Err(Nack::dead_letter("no"))
+        });
+        dead.unwrap().detach();
+        let lossy = topic.subscription("lossy").capacity(1);
+        let lossy = lossy.when_full(LaneFull::DropOldest).subscribe(|_| Ok(()));
+        lossy.unwrap().detach();
+        let leaves = topic.subscribe("leaves", |_| Ok(())).unwrap();
+        let mut threads = publishers({
+            let topic = topic.clone();
+            move |publisher| {
+                let sent = (publisher, 0);
+                let tracked = topic.message(sent).publish_tracked().unwrap();
+                let outcome = match publisher % 2 {
+                    0 => tracked.wait().unwrap(),
+                    _ => block_on(tracked),
+                };
+                assert!(outcome.ends() == 3 || outcome.ends() == 4, "{outcome}");
+                assert_eq!(outcome.dead_lettered, 1);
+                assert!(outcome.delivered > 0, "{outcome}");
+            }
+        });
+        threads.push(thread::spawn(move || drop(leaves)));
+        join(threads);
+        drain(&broker);
+        assert_eq!(first.len() as u64, PUBLISHERS);
     });
 }

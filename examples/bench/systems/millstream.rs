@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use millstream::{
-    Backoff, Batched, Broker, BufferedPublisher, Histograms, Idle, Immediate, Lease, Nack,
+    Backoff, Batched, Broker, BufferedPublisher, Histograms, Idle, Immediate, Lease, Message, Nack,
     Observation, Overflow, PublishError, Pull, PullSubscription, Subscription, Topic,
 };
 
@@ -300,7 +300,8 @@ impl<const WORDS: usize> Publisher<WORDS> for Handles<WORDS> {
         };
         for publisher in publishers {
             if let Err(partial) = publisher.flush() {
-                publish_all(publisher.topic(), partial.into_rest())?;
+                let rest = partial.into_rest().into_iter();
+                publish_all(publisher.topic(), rest.map(Message::into_payload))?;
             }
         }
         Ok(())

@@ -274,7 +274,8 @@ pub struct TopicBooks {
     pub motions: Motions,
     /// Publishes refused for want of room, time or subscribers.
     pub rejected: Counter,
-    /// Messages dropped by overflow or by shutdown, or expired for want of subscribers.
+    /// Messages dropped by overflow or by shutdown, cancelled while they were delayed, or expired
+    /// for want of subscribers.
     pub dropped: Counter,
     /// Messages to which nobody subscribed.
     pub unrouted: Counter,

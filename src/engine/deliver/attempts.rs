@@ -78,14 +78,18 @@ impl<T: Send + Sync + 'static> Lane<T> {
         number: u32,
         ended_ns: u64,
     ) {
-        let mut failed = failed_calls
-            .iter()
-            .map(|failed_call| failed_call.at)
-            .peekable();
-        let acked = ids.enumerate();
-        let acked = acked.filter_map(|(at, id)| failed.next_if_eq(&at).is_none().then_some(id));
+        let mut acked = successes(usize::MAX, failed_calls).peekable();
+        let ids = ids.enumerate();
+        let acked = ids.filter_map(|(at, id)| acked.next_if_eq(&at).map(|_| id));
         let (status, kind) = (Status::Delivered, EventKind::Delivered);
         self.topic
             .tell_attempts(&self.name, acked, number, status, ended_ns, kind);
     }
+}
+
+/// Returns the numbers of the calls that have succeeded.
+pub(crate) fn successes(calls: usize, failed_calls: &[FailedCall]) -> impl Iterator<Item = usize> {
+    let failed = failed_calls.iter().map(|failed_call| failed_call.at);
+    let mut failed = failed.peekable();
+    (0..calls).filter(move |at| failed.next_if_eq(at).is_none())
 }

@@ -1,7 +1,9 @@
 //! A lane's turn for a handler that takes batches: accumulate, linger, deliver.
 
+use std::iter;
 use std::time::Duration;
 
+use crate::engine::deliver::attempts::successes;
 use crate::engine::deliver::turn::{Progress, advance};
 use crate::engine::parts::attempts::Attempts;
 use crate::engine::state::lane::{Lane, Turn};
@@ -80,6 +82,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let took = attempts.until(after_ns, places.len());
         let acked = self.end_attempts(ids, accepted_ns, &turn.failed_calls, attempts, took);
         let place = |at: usize| (&places[at].0.batch, places[at].1);
+        if parts.iter().any(|part| part.batch.has_meta()) {
+            for at in successes(places.len(), &turn.failed_calls) {
+                let (batch, index) = place(at);
+                batch.track_ends(iter::once(index), Status::Delivered);
+            }
+        }
         let freed = self.settle_first(turn, place, now_ns, after_ns);
         self.books.end_in_flight(count);
         self.give_back(acked as u32 + freed);

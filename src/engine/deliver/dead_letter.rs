@@ -12,8 +12,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Sends a delivery whose status is `from` to the dead letters. Returns `false` if the
     /// store did not keep it.
     pub(crate) fn bury(&self, dead: PendingDelivery<T>, from: Status, reason: DeadReason) -> bool {
-        self.books.record(from, Step::Bury, 1);
-        self.write_letter(dead, reason)
+        let status = self.books.record(from, Step::Bury, 1);
+        let tracker = dead.tracker().cloned();
+        let is_kept = self.write_letter(dead, reason);
+        if let Some(tracker) = tracker {
+            tracker.end(status);
+        }
+        is_kept
     }
 
     fn write_letter(&self, dead: PendingDelivery<T>, reason: DeadReason) -> bool {
@@ -44,9 +49,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Sends queued first attempts to the dead letters.
     pub(crate) fn bury_part(&self, part: &BatchSlice<T>, reason: DeadReason) {
-        self.books
-            .record(Status::Queued, Step::Bury, part.len() as u64);
+        let count = part.len() as u64;
+        let status = self.books.record(Status::Queued, Step::Bury, count);
         self.write_letters(part, reason);
+        part.track(|tracker| tracker.end(status));
     }
 
     /// Makes letters of first attempts whose end is on the books.

@@ -112,6 +112,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             count.fetch_add(1, Ordering::AcqRel);
             let status = self.books.record(Status::Delivering, Step::Cancel, 1);
             self.tell(id, attempt, status, EventKind::Cancelled);
+            failed.track(status);
             return Settled::Ended;
         }
         let text = shared(last_error, failed_call.cause.text());
@@ -138,6 +139,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 let status = self.books.record(Status::Failed, Step::Drop, 1);
                 let cause = DropCause::Discarded;
                 self.tell(id, attempt, status, EventKind::Dropped { cause });
+                failed.track(status);
             }
             Verdict::Expire => self.expire_at(failed, Status::Failed),
         }
@@ -191,6 +193,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         for id in part.ids() {
             self.tell(id, 0, status, EventKind::Cancelled);
         }
+        part.track(|tracker| tracker.end(status));
     }
 
     /// Ends one delivery that was tried or redriven before, as the lane's phase says.
@@ -202,6 +205,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let (id, attempt) = (pending.id(), pending.attempts);
         let status = self.books.record(from, Step::Cancel, 1);
         self.tell(id, attempt, status, EventKind::Cancelled);
+        pending.track(status);
     }
 
     /// Tells observers of an event of one of the lane's deliveries.

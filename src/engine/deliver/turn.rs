@@ -4,6 +4,7 @@
 use std::iter;
 
 use crate::engine::base::contain::discard;
+use crate::engine::deliver::attempts::successes;
 use crate::engine::parts::attempts::Attempts;
 use crate::engine::parts::handler::{BatchRun, FailedCall, Handler};
 use crate::engine::parts::pending::PendingDelivery;
@@ -224,7 +225,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let (from, to) = (run.from, run.from + calls);
         let (ids, attempts) = (run.batch.ids(from, to), Attempts::first(run.now_ns));
         let took = attempts.until(after_ns, calls);
-        match &run.batch.messages {
+        let acked = match &run.batch.messages {
             Messages::Chunk(_, first) => {
                 let accepted_ns = iter::repeat_n(first.accepted_ns, calls);
                 self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
@@ -234,7 +235,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 let accepted_ns = messages.map(|message| message.stamp.accepted_ns);
                 self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
             }
+        };
+        if run.batch.has_meta() {
+            let acked = successes(calls, failed_calls).map(|at| from + at);
+            run.batch.track_ends(acked, Status::Delivered);
         }
+        acked
     }
 
     /// Takes the next deliveries of the lane. Where waiting deliveries may be dropped or
@@ -294,7 +300,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let took = attempts.until(ended_ns, 1);
         self.end_attempts(ids, accepted_ns, failed_call.as_slice(), attempts, took);
         match failed_call {
-            None => Tried::Acked,
+            None => {
+                again.track(Status::Delivered);
+                Tried::Acked
+            }
             Some(failed_call) => Tried::Failed(again, failed_call),
         }
     }

@@ -6,6 +6,7 @@ use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::{Lanes, TopicCore};
+use crate::engine::track::tracker::Tracker;
 use crate::engine::wait::fire::Fire;
 use crate::message::batch::BatchSlice;
 use crate::observe::event::{DropCause, EventKind};
@@ -260,24 +261,30 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             .peekable();
         if wanting.peek().is_none() {
             return match retains {
-                true => self.drop_messages(part.ids(), DropCause::Expired),
-                false => self.unroute(part.ids()),
+                true => {
+                    self.drop_messages(part.ids(), DropCause::Expired);
+                    part.track(|tracker| tracker.end(Status::Dropped));
+                }
+                false => self.unroute(part),
             };
         }
         self.books.dispatched.add(1);
         for lane in wanting {
             match self.settings.on_expired {
                 OnExpired::DeadLetter => {
-                    self.end_without_place(lane, part, Step::Bury);
+                    let status = self.end_without_place(lane, part, Step::Bury);
                     lane.write_letters(part, DeadReason::Expired);
+                    part.track(|tracker| tracker.count(status));
                 }
                 OnExpired::Drop => {
                     let status = self.end_without_place(lane, part, Step::Expire);
                     self.tell_expired(lane, part, status);
+                    part.track(|tracker| tracker.count(status));
                 }
             }
         }
         self.release(1);
+        part.track(Tracker::hand_on);
         self.engine.quiescence.notify();
     }
 

@@ -15,7 +15,7 @@ use crate::engine::runtime::pool::Worker;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::{Lanes, TopicCore};
-use crate::message::MessageId;
+use crate::engine::track::tracker::Tracker;
 use crate::message::batch::BatchSlice;
 use crate::observe::event::{DropCause, EventKind, Subject};
 use crate::pure::decide::lifecycle::{Status, Step};
@@ -89,7 +89,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         worker: &mut Worker<'_>,
     ) -> Option<usize> {
         let current = dispatcher.current_batch.take()?;
-        let (batch, next) = (&current.batch, current.from as usize);
+        let batch = &current.batch;
         let (alike, id) = match self.starts.load() {
             Starts::NONE => (current.len(), ALL_WANT),
             starts => self.alike(&current, lanes, starts),
@@ -98,12 +98,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let count = match self.find_places(dispatcher, lanes, alike as u32, id) {
             Places::For(count) => count,
             Places::Nobody => {
-                let ids = batch.ids(next, next + alike);
+                let nobodys = BatchSlice {
+                    batch: Arc::clone(batch),
+                    from: current.from,
+                    to: current.from + alike as u32,
+                };
                 if self.engine.has_stopped() {
                     // There were subscriptions, but the end of the broker has closed them.
-                    self.drop_messages(ids, DropCause::Shutdown);
+                    self.drop_messages(nobodys.ids(), DropCause::Shutdown);
+                    nobodys.track(|tracker| tracker.end(Status::Dropped));
                 } else {
-                    self.unroute(ids);
+                    self.unroute(&nobodys);
                 }
                 at.leave(self, alike);
                 dispatcher.keep(current.after(alike as u32));
@@ -140,6 +145,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             at.leave(self, count as usize),
             "partitions.push-then-leave"
         );
+        if batch.has_meta() {
+            part().track(Tracker::hand_on);
+        }
         dispatcher.finds_busy = finds_busy;
         dispatcher.keep(current.after(count));
         Some(count as usize)
@@ -302,6 +310,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Then {
         let (kept, _) = split(lane, part, granted);
         let first_ns = kept.expires_ns(self.settings.ttl_ns);
+        // Before the lane can end a delivery.
+        kept.track(Tracker::open);
         in_order!(
             lane.books
                 .record(Status::Created, Step::Accept, u64::from(granted)),
@@ -350,6 +360,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let count = part.len() as u64;
         let status = lane.books.record(Status::Queued, Step::Drop, count);
         self.tell_dropped(lane, part, status);
+        part.track(|tracker| tracker.end(status));
     }
 
     fn tell_dropped(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>, status: Status) {
@@ -367,12 +378,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn lose(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>) {
         match lane.when_full {
             LaneFull::DeadLetter => {
-                self.end_without_place(lane, part, Step::Bury);
+                let status = self.end_without_place(lane, part, Step::Bury);
                 lane.write_letters(part, DeadReason::LaneFull);
+                part.track(|tracker| tracker.count(status));
             }
             LaneFull::Wait | LaneFull::DropNewest | LaneFull::DropOldest => {
                 let status = self.end_without_place(lane, part, Step::Drop);
                 self.tell_dropped(lane, part, status);
+                part.track(|tracker| tracker.count(status));
             }
         }
     }
@@ -402,15 +415,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Counts messages that no subscription gets, and releases their tickets.
-    pub(crate) fn unroute(&self, unrouted: impl ExactSizeIterator<Item = MessageId>) {
+    pub(crate) fn unroute(&self, unrouted: &BatchSlice<T>) {
         let count = unrouted.len() as u64;
         self.books.unrouted.add(count);
         if self.bus().observed() {
-            for id in unrouted {
+            for id in unrouted.ids() {
                 self.tell_of(Subject::default().message(id), EventKind::Unrouted);
             }
         }
         self.gate.release(count);
+        unrouted.track(Tracker::unroute);
     }
 }
 

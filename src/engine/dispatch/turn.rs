@@ -79,7 +79,7 @@ impl<T: Send + Sync + 'static> Fire for TopicCore<T> {
         let Tag::Parked(index) = tag else {
             return self.schedule();
         };
-        let due = self.delayed.lock().remove(index);
+        let due = self.delayed.lock().take(index);
         if let Some(due) = due {
             self.publish_due(*due);
         }
@@ -346,6 +346,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         loop {
             while let Some(part) = dispatcher.take_oldest(u32::MAX) {
                 self.drop_messages(part.ids(), DropCause::Shutdown);
+                part.track(|tracker| tracker.end(Status::Dropped));
                 at.leave(self, part.len());
             }
             if !dispatcher.fill(at) {

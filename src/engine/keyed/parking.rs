@@ -183,12 +183,15 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             .is_some_and(|name| letters.park(&self.lane.name, name));
         let _motion = self.lane.books.motions.begin(u64::from(STEP));
         let mut followed = 0;
+        // Told when the locks are gone, because a waker is the user's.
+        let mut trackers = Vec::new();
         if is_parked {
             while followed < STEP
                 && letters.has_room()
                 && let Some(arrival) = state.parked_arrivals.pop(key)
             {
                 self.lane.books.record(Status::Queued, Step::Bury, 1);
+                trackers.extend(arrival.tracker().cloned());
                 let letter = self.lane.letter(arrival, DeadReason::KeyParked, true);
                 let buried = self.lane.topic.bury_in(&mut letters, letter);
                 debug_assert!(matches!(buried, Ok(None)), "there was room");
@@ -214,6 +217,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             }
         }
         drop(state);
+        for tracker in trackers {
+            tracker.end(Status::DeadLetter);
+        }
         self.lane.end_places(followed);
         true
     }

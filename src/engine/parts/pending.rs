@@ -1,6 +1,7 @@
 //! Pending deliveries, held one by one: they were tried before, redriven, or filed by their keys.
 
 use crate::engine::parts::attempts::Attempts;
+use crate::engine::track::tracker::Tracker;
 use crate::message::MessageId;
 use crate::message::batch::{Batch, BatchSlice, Stamp};
 use crate::pure::decide::lifecycle::Status;
@@ -122,6 +123,24 @@ impl<T> PendingDelivery<T> {
         self.since = behind;
     }
 
+    /// Returns the tracker that counts the end of this delivery, if there is one. A redriven
+    /// delivery was counted when it became a letter.
+    #[inline]
+    pub(crate) fn tracker(&self) -> Option<&Arc<Tracker>> {
+        if self.generation > 0 || !self.batch.has_meta() {
+            return None;
+        }
+        self.batch.meta(usize::from(self.index))?.tracker()
+    }
+
+    /// Notes how it has ended.
+    #[inline]
+    pub(crate) fn track(&self, end: Status) {
+        if let Some(tracker) = self.tracker() {
+            tracker.end(end);
+        }
+    }
+
     /// Returns the last message that goes before it, if it was requeued.
     pub(crate) fn behind(&self) -> Option<u64> {
         (self.past == Past::Requeued).then_some(self.since)
@@ -212,6 +231,7 @@ impl<T> PendingDelivery<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::chunk::Chunk;
 
     #[test]
     fn a_history_keeps_the_latest_eight_failures() {
@@ -242,7 +262,7 @@ mod tests {
             id: MessageId::new(1),
             accepted_ns: 0,
         };
-        let batch = Arc::new(Batch::chunk(vec![()], first));
+        let batch = Arc::new(Batch::chunk(Chunk::plain(vec![()]), first));
         let mut again = PendingDelivery::first(&batch, 0, 0);
         again.attempts = u32::MAX - 2;
         for _ in 0..3 {

@@ -7,7 +7,8 @@ use crate::engine::runtime::context;
 use crate::engine::state::partition_queue::Tail;
 use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::TopicCore;
-use crate::message::batch::{DeferredDrops, Message, Meta, QueueEntry, Stamp};
+use crate::message::batch::{Accepted, DeferredDrops, QueueEntry, Stamp};
+use crate::message::meta::Meta;
 use crate::message::{MessageId, Receipt};
 use crate::observe::event::{DropCause, EventKind};
 use crate::observe::note::Note;
@@ -16,6 +17,7 @@ use crate::pure::words::schedule::Then;
 use crate::pure::words::tickets::Refusal;
 use crate::sync::{Arc, Instant, MutexGuard, mutant, pause};
 use crate::types::config::{NoSubscribers, Overflow};
+use crate::types::duration::zero_ttl;
 use crate::types::error::PublishError;
 
 /// How often a publisher looks for a message to drop before it gives up. A look finds
@@ -46,6 +48,14 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
+    /// The patience of a publisher that waits this long.
+    pub(crate) fn of(wait: Wait) -> Self {
+        Self {
+            wait,
+            ..Self::default()
+        }
+    }
+
     /// The patience of a worker that publishes the content of a buffer under the buffer's lock.
     /// `told` says whether observers know already that the buffer waits.
     pub(crate) fn locked(told: bool) -> Self {
@@ -112,6 +122,8 @@ pub(crate) enum Refused {
     TimedOut,
     Closed,
     NoSubscribers,
+    /// The message asks for a time to live of zero.
+    ZeroTtl,
 }
 
 impl Refused {
@@ -121,6 +133,10 @@ impl Refused {
             Self::TimedOut => PublishError::TimedOut(payload),
             Self::Closed => PublishError::Closed(payload),
             Self::NoSubscribers => PublishError::NoSubscribers(payload),
+            Self::ZeroTtl => PublishError::Invalid {
+                payload,
+                invalid: Box::new(zero_ttl()),
+            },
         }
     }
 }
@@ -141,12 +157,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let id = MessageId::new(admitted.first_id);
             let stamp = Stamp { id, accepted_ns };
             let own_expires_ns = meta.as_ref().and_then(|meta| meta.expires_ns(stamp));
-            let message = Message { stamp, payload };
+            let message = Accepted { stamp, payload };
             self.plain.write(&mut tail, message, meta);
             self.notify_after(tail, id.get(), own_expires_ns);
             return Ok(admitted.receipt());
         }
-        self.publish_to(None, payload, meta, wait)
+        let published = self.publish_to(None, payload, meta, wait);
+        published.map_err(|(refused, payload, _)| refused.error(payload))
     }
 
     /// Returns the time and the queue's lock, if a message may get its ticket and be written in
@@ -177,7 +194,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Publishes as [`publish`](Self::publish) does, to the partition that `route` names, if it
-    /// names one.
+    /// names one. A refusal hands back the message.
     #[inline(always)]
     pub(crate) fn publish_to(
         self: &Arc<Self>,
@@ -185,11 +202,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         payload: T,
         meta: Option<Meta>,
         wait: Wait,
-    ) -> Result<Receipt, PublishError<T>> {
+    ) -> Result<Receipt, (Refused, T, Option<Meta>)> {
         let mut drops = DeferredDrops::new();
         let admitted = match self.admit_one(wait, &mut drops, route, meta.as_ref()) {
             Ok(admitted) => admitted,
-            Err(refused) => return Err(refused.error(payload)),
+            Err(refused) => return Err((refused, payload, meta)),
         };
         let message = self.message(admitted.first_id, payload);
         let entry = QueueEntry::One(message, meta);
@@ -206,17 +223,20 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         route: Option<u64>,
         meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
-        let mut patience = Patience {
-            wait,
-            ..Patience::default()
-        };
-        let admitted = self.admit(1, &mut patience, drops, route, meta);
+        let admitted = self.admit(1, &mut Patience::of(wait), drops, route, meta);
         admitted.inspect_err(|_| self.books.rejected.add(1))
     }
 
+    /// Counts `count` messages as rejected, unless they made no sense.
+    pub(crate) fn note_refused(&self, refused: Refused, count: u64) {
+        if !matches!(refused, Refused::ZeroTtl) {
+            self.books.rejected.add(count);
+        }
+    }
+
     #[inline(always)]
-    pub(crate) fn message(&self, id: u64, payload: T) -> Message<T> {
-        Message {
+    pub(crate) fn message(&self, id: u64, payload: T) -> Accepted<T> {
+        Accepted {
             stamp: Stamp {
                 id: MessageId::new(id),
                 accepted_ns: self.engine.clock.now_ns(),

@@ -1,32 +1,29 @@
 //! Publishing from a future, which waits for room without a thread.
 
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use crate::engine::publish::admit::{Admitted, Refused, Wait, refused};
+use crate::engine::publish::admit::{Admitted, Patience, Refused, Wait, refused};
+use crate::engine::publish::chunks::{note_in, split};
+use crate::engine::publish::messages::Outbox;
 use crate::engine::runtime::context;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::wakers::WaiterId;
-use crate::message::Receipt;
-use crate::message::batch::{DeferredDrops, Meta, QueueEntry};
+use crate::message::batch::{BATCH, DeferredDrops, QueueEntry};
+use crate::message::outgoing::Message;
+use crate::message::{BatchReceipt, Receipt};
 use crate::observe::event::EventKind;
 use crate::pure::words::tickets::Refusal;
 use crate::sync::Arc;
 use crate::types::config::Overflow;
 use crate::types::error::PublishError;
 
-/// A message that a future is to publish.
-pub(crate) struct Outgoing<T> {
-    pub(crate) payload: T,
-    pub(crate) meta: Option<Meta>,
-    pub(crate) delay: Duration,
-}
-
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Gets one ticket under `Overflow::Block`, or has this future woken when there may be
-    /// room. `is_first` says that the future has not waited yet.
+    /// Gets tickets for at least one and at most `wanted` messages under `Overflow::Block`, or
+    /// has this future woken when there may be room. `is_first` says that the future has not
+    /// waited yet.
     pub(crate) fn poll_admit(
         self: &Arc<Self>,
+        wanted: u64,
         is_first: bool,
         id: &mut WaiterId,
         cx: &Context<'_>,
@@ -34,7 +31,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if is_first && self.lacks_subscribers() {
             return Poll::Ready(Err(Refused::NoSubscribers));
         }
-        let attempt = || match self.admit_caller(1, self.settings.capacity) {
+        let attempt = || match self.admit_caller(wanted, self.settings.capacity) {
             Err(Refusal::Full) => None,
             admitted => Some(admitted),
         };
@@ -68,41 +65,69 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// until there is room; under other policies it is ready at once.
     pub(crate) fn poll_publish(
         self: &Arc<Self>,
-        outgoing: &mut Option<Outgoing<T>>,
+        outgoing: &mut Option<Message<T>>,
         is_first: bool,
         id: &mut WaiterId,
         context: &Context<'_>,
     ) -> Poll<Result<Receipt, PublishError<T>>> {
         let take = |outgoing: &mut Option<_>| outgoing.take().expect("polled after it was ready");
-        if !matches!(self.settings.overflow, Overflow::Block { .. }) {
-            let Outgoing {
-                payload,
-                meta,
-                delay,
-            } = take(outgoing);
-            return Poll::Ready(self.publish_after(delay, payload, meta, Wait::ByPolicy));
+        let waits = matches!(self.settings.overflow, Overflow::Block { .. });
+        if !waits || outgoing.as_ref().is_some_and(Message::is_stillborn) {
+            return Poll::Ready(self.publish_message(take(outgoing), Wait::ByPolicy));
         }
-        let admitted = ready!(self.poll_admit(is_first, id, context));
-        let Outgoing {
-            payload,
-            meta,
-            delay,
-        } = take(outgoing);
+        let admitted = ready!(self.poll_admit(1, is_first, id, context));
+        let message = take(outgoing);
         Poll::Ready(match admitted {
             Err(refused) => {
-                self.books.rejected.add(1);
-                Err(refused.error(payload))
+                self.note_refused(refused, 1);
+                Err(refused.error(message.into_payload()))
             }
-            Ok(admitted) if delay.is_zero() => {
-                let message = self.message(admitted.first_id, payload);
-                let entry = QueueEntry::One(message, meta);
-                self.admitted(entry, &admitted, &mut DeferredDrops::new(), None);
-                Ok(admitted.receipt())
-            }
-            Ok(admitted) => {
-                let (route, drops) = (self.route_of(meta.as_ref()), &mut DeferredDrops::new());
-                Ok(self.delay(delay, payload, meta, &admitted, route, drops))
-            }
+            Ok(admitted) => Ok(self.take_in(message, &admitted)),
         })
+    }
+
+    /// Accepts at least one of the messages that go next. Under `Overflow::Block` it is pending
+    /// until there is room; under other policies it is ready at once.
+    pub(crate) fn poll_publish_next(
+        self: &Arc<Self>,
+        outbox: &mut Outbox<T, impl Iterator<Item = Message<T>>>,
+        receipt: &mut BatchReceipt,
+        is_first: bool,
+        id: &mut WaiterId,
+        context: &Context<'_>,
+    ) -> Poll<Result<(), Refused>> {
+        let mut drops = DeferredDrops::new();
+        let waits = matches!(self.settings.overflow, Overflow::Block { .. });
+        if !waits || outbox.alone.as_ref().is_some_and(Message::is_stillborn) {
+            let patience = &mut Patience::default();
+            return Poll::Ready(self.publish_next(outbox, receipt, patience, &mut drops));
+        }
+        let wanted = outbox.chunk.len().min(BATCH) as u64;
+        let (wanted, route) = self.way_of(&outbox.chunk, wanted, None);
+        let admitted = match ready!(self.poll_admit(wanted.max(1), is_first, id, context)) {
+            Ok(admitted) => admitted,
+            Err(refused) => return Poll::Ready(Err(refused)),
+        };
+        if wanted > 0 {
+            let taken = outbox.chunk.take_front(admitted.count as usize, split);
+            self.take_in_chunk(taken, &admitted, &mut drops, route);
+            note_in(receipt, &admitted);
+        } else if let Some(message) = outbox.alone.take() {
+            receipt.add(self.take_in(message, &admitted));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Enqueues an admitted message, or puts it onto the timer wheel.
+    fn take_in(self: &Arc<Self>, message: Message<T>, admitted: &Admitted) -> Receipt {
+        let drops = &mut DeferredDrops::new();
+        if message.is_late() {
+            let route = self.route_of(message.meta());
+            return self.delay(message, admitted, route, drops);
+        }
+        let (payload, meta) = message.into_parts();
+        let message = self.message(admitted.first_id, payload);
+        self.admitted(QueueEntry::One(message, meta), admitted, drops, None);
+        admitted.receipt()
     }
 }

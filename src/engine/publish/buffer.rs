@@ -23,11 +23,14 @@ use crate::engine::wait::fire::{Fire, Tag};
 use crate::engine::wait::standby::Place;
 use crate::message::BatchReceipt;
 use crate::message::batch::DeferredDrops;
+use crate::message::chunk::Chunk;
+use crate::message::meta::Meta;
+use crate::message::outgoing::Message;
 use crate::pure::policy::strategy::Batched;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, in_order};
 use crate::types::duration::nanos;
-use crate::types::error::{PartialBatch, PublishError};
+use crate::types::error::PartialBatch;
 
 /// The buffer of one publisher.
 pub(crate) struct Buffer<T: Send + Sync + 'static> {
@@ -44,7 +47,7 @@ pub(crate) struct Buffer<T: Send + Sync + 'static> {
 
 struct Held<T> {
     /// The messages, oldest first. There are at most `size` of them.
-    payloads: Vec<T>,
+    chunk: Chunk<T>,
     /// When the oldest of them arrived.
     since_ns: u64,
     linger: Linger,
@@ -63,7 +66,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
             size: batches.size(),
             linger_ns: batches.lingers().map(nanos),
             held: Mutex::new(Held {
-                payloads: Vec::new(),
+                chunk: Chunk::EMPTY,
                 since_ns: 0,
                 linger: Linger::default(),
                 place: Place::default(),
@@ -75,38 +78,44 @@ impl<T: Send + Sync + 'static> Buffer<T> {
 
     /// How many messages the buffer holds.
     pub(crate) fn len(&self) -> usize {
-        self.held.lock().payloads.len()
+        self.held.lock().chunk.len()
     }
 
-    /// Holds the message. Publishes it at once if the buffer is empty and the topic starves,
-    /// because its workers would only wait for it.
-    pub(crate) fn publish(self: &Arc<Self>, payload: T) -> Result<(), PublishError<T>> {
+    /// Holds the message, or hands it back. Publishes it at once if the buffer is empty and the
+    /// topic starves, because its workers would only wait for it.
+    #[inline]
+    pub(crate) fn publish(
+        self: &Arc<Self>,
+        payload: T,
+        meta: Option<Meta>,
+    ) -> Result<(), (Refused, T, Option<Meta>)> {
         let mut held = self.held.lock();
-        if held.payloads.len() >= self.size {
+        if held.chunk.len() >= self.size {
             drop(held);
             let refused = self.publish_all().err();
             held = self.held.lock();
             if let Some(refused) = refused
-                && held.payloads.len() >= self.size
+                && held.chunk.len() >= self.size
             {
                 self.topic.books.rejected.add(1);
-                return Err(refused.error(payload));
+                return Err((refused, payload, meta));
             }
         }
-        if held.payloads.is_empty() {
+        if held.chunk.is_empty() {
             if self.topic.is_starving() {
                 drop(held);
-                let receipt = self
-                    .topic
-                    .publish_to(self.route, payload, None, Wait::ByPolicy)?;
+                let is_keyed = meta.as_ref().is_some_and(|meta| meta.key.is_some());
+                let route = self.route.filter(|_| !is_keyed);
+                let published = self.topic.publish_to(route, payload, meta, Wait::ByPolicy);
+                let receipt = published?;
                 self.held.lock().receipt.add(receipt);
                 return Ok(());
             }
-            held.payloads.reserve_exact(self.size);
+            held.chunk.payloads.reserve_exact(self.size);
             self.await_linger(&mut held);
         }
-        held.payloads.push(payload);
-        if held.payloads.len() >= self.size {
+        held.chunk.push(payload, meta);
+        if held.chunk.len() >= self.size {
             drop(held);
             // If the messages are refused, the next publish finds the buffer full and returns
             // the error.
@@ -115,37 +124,48 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         Ok(())
     }
 
+    /// Accepts a message that is due later, past the buffer, or hands it back.
+    pub(crate) fn publish_late(&self, message: Message<T>) -> Result<(), (Refused, Message<T>)> {
+        let (patience, drops) = (&mut Patience::default(), &mut DeferredDrops::new());
+        let accepted = self.topic.accept_late(message, patience, drops);
+        let receipt = accepted.inspect_err(|(refused, _)| self.topic.note_refused(*refused, 1))?;
+        self.held.lock().receipt.add(receipt);
+        Ok(())
+    }
+
     /// Publishes everything in the buffer. Refused messages are handed back and forgotten.
-    pub(crate) fn flush(self: &Arc<Self>) -> Result<BatchReceipt, PartialBatch<T>> {
+    pub(crate) fn flush(self: &Arc<Self>) -> Result<BatchReceipt, PartialBatch<Message<T>>> {
         let flushed = self.publish_all();
         let mut held = self.held.lock();
         let receipt = std::mem::take(&mut held.receipt);
         let Err(refused) = flushed else {
             return Ok(receipt);
         };
-        let rest = std::mem::take(&mut held.payloads);
+        let rest = std::mem::replace(&mut held.chunk, Chunk::EMPTY);
         self.topic.waiters.step_out(&mut held.place);
         if rest.is_empty() {
             // A worker has published the rest in the meantime.
             return Ok(receipt);
         }
-        Err(self.topic.refuse_batch(refused, rest, receipt))
+        Err(self
+            .topic
+            .refuse_batch(refused, rest.into_messages().collect(), receipt))
     }
 
     /// Publishes everything in the buffer, on the publisher's thread. Refused messages stay.
     fn publish_all(self: &Arc<Self>) -> Result<(), Refused> {
         let mut held = self.held.lock();
-        let mut payloads = std::mem::take(&mut held.payloads);
+        let mut chunk = std::mem::replace(&mut held.chunk, Chunk::EMPTY);
         let mut receipt = held.receipt;
         drop(held);
         let published = self.publish_held(
-            &mut payloads,
+            &mut chunk,
             &mut receipt,
             &mut Patience::default(),
             &mut DeferredDrops::new(),
         );
         let mut held = self.held.lock();
-        held.payloads = payloads;
+        held.chunk = chunk;
         held.receipt = receipt;
         self.await_room(&mut held, published);
         published
@@ -153,15 +173,15 @@ impl<T: Send + Sync + 'static> Buffer<T> {
 
     fn publish_held(
         &self,
-        payloads: &mut Vec<T>,
+        chunk: &mut Chunk<T>,
         receipt: &mut BatchReceipt,
         patience: &mut Patience,
         drops: &mut DeferredDrops<T>,
     ) -> Result<(), Refused> {
         // All chunks together have one timeout.
-        while !payloads.is_empty() {
+        while !chunk.is_empty() {
             self.topic
-                .publish_chunk(self.route, payloads, copy_out, receipt, patience, drops)?;
+                .publish_chunk(self.route, chunk, copy_out, receipt, patience, drops)?;
         }
         Ok(())
     }
@@ -196,10 +216,10 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         let mut held = self.held.lock();
         held.linger.cancel(&self.topic.engine);
         self.topic.waiters.step_out(&mut held.place);
-        let left = std::mem::take(&mut held.payloads);
+        let left = std::mem::replace(&mut held.chunk, Chunk::EMPTY);
         drop(held);
         self.topic.books.rejected.add(left.len() as u64);
-        left.into_iter().for_each(discard);
+        left.payloads.into_iter().for_each(discard);
     }
 }
 
@@ -245,7 +265,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         let held = &mut *self.held.lock();
         let waited_for_room = held.place.is_taken();
         let waited_ns = worker.engine.clock.now_ns().saturating_sub(held.since_ns);
-        if held.payloads.is_empty() {
+        if held.chunk.is_empty() {
             self.topic.waiters.step_out(&mut held.place);
         } else if !waited_for_room && waited_ns < linger_ns {
             // The timer was set for messages that have left.
@@ -254,8 +274,8 @@ impl<T: Send + Sync + 'static> Buffer<T> {
             held.linger.set(worker.engine, again_ns, target);
         } else {
             let mut patience = Patience::locked(waited_for_room);
-            let (payloads, receipt) = (&mut held.payloads, &mut held.receipt);
-            let published = self.publish_held(payloads, receipt, &mut patience, &mut drops);
+            let (chunk, receipt) = (&mut held.chunk, &mut held.receipt);
+            let published = self.publish_held(chunk, receipt, &mut patience, &mut drops);
             self.await_room(held, published);
         }
     }

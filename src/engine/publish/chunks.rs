@@ -7,6 +7,7 @@ use std::iter::Fuse;
 use crate::engine::publish::admit::{Admitted, Patience, Refused};
 use crate::engine::state::topic::TopicCore;
 use crate::message::batch::{BATCH, DeferredDrops, QueueEntry, Stamp};
+use crate::message::chunk::Chunk;
 use crate::message::{BatchReceipt, MessageId};
 use crate::sync::Arc;
 use crate::types::error::PartialBatch;
@@ -22,32 +23,34 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let mut drops = DeferredDrops::new();
         // All chunks together have one timeout.
         let mut patience = Patience::default();
-        let (mut chunk, mut others) = first_chunk(payloads);
+        let (first, mut others) = first_chunk(payloads);
+        let mut chunk = Chunk::plain(first);
         while !chunk.is_empty() {
             let (receipt, patience, drops) = (&mut receipt, &mut patience, &mut drops);
             if let Err(refused) =
                 self.publish_chunk(None, &mut chunk, split, receipt, patience, drops)
             {
-                chunk.extend(others.into_iter().flatten());
-                return Err(self.refuse_batch(refused, chunk, *receipt));
+                let mut rest = chunk.payloads;
+                rest.extend(others.into_iter().flatten());
+                return Err(self.refuse_batch(refused, rest, *receipt));
             }
             if chunk.is_empty()
                 && let Some(others) = &mut others
             {
-                chunk = others.take(BATCH).collect();
+                chunk = Chunk::plain(others.take(BATCH).collect());
             }
         }
         Ok(receipt)
     }
 
     /// Counts the `rest` of a batch as rejected and returns the error for it.
-    pub(crate) fn refuse_batch(
+    pub(crate) fn refuse_batch<M>(
         &self,
         refused: Refused,
-        rest: Vec<T>,
+        rest: Vec<M>,
         receipt: BatchReceipt,
-    ) -> PartialBatch<T> {
-        self.books.rejected.add(rest.len() as u64);
+    ) -> PartialBatch<M> {
+        self.note_refused(refused, rest.len() as u64);
         PartialBatch {
             accepted: receipt.accepted,
             error: refused.error(rest),
@@ -55,42 +58,74 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Accepts as many of these payloads as there is room for: at least one and at most a
-    /// batch. The others stay. `take` takes the given number of payloads out of the vector.
+    /// batch. The others stay. `take` takes the given number of payloads out of the vector. In
+    /// a topic that is split, a payload with a key goes alone.
     pub(crate) fn publish_chunk(
         self: &Arc<Self>,
         route: Option<u64>,
-        payloads: &mut Vec<T>,
+        chunk: &mut Chunk<T>,
         take: impl FnOnce(&mut Vec<T>, usize) -> Vec<T>,
         receipt: &mut BatchReceipt,
         patience: &mut Patience,
         drops: &mut DeferredDrops<T>,
     ) -> Result<(), Refused> {
-        let wanted = payloads.len().min(BATCH) as u64;
+        let wanted = chunk.len().min(BATCH) as u64;
         if let Some((accepted_ns, mut tail)) = self.short_way()
             && let Ok(granted) = self.gate.admit_alone(wanted, self.settings.capacity)
         {
             let admitted = Admitted::plainly(granted);
-            let chunk = take(payloads, admitted.count as usize);
+            let taken = chunk.take_front(admitted.count as usize, take);
             let id = MessageId::new(admitted.first_id);
             let stamp = Stamp { id, accepted_ns };
-            self.plain.write_chunk(&mut tail, chunk, stamp);
-            self.notify_after(tail, admitted.last_id(), None);
+            let own_expires_ns = taken.own_expires_ns(stamp);
+            self.plain.write_chunk(&mut tail, taken, stamp);
+            self.notify_after(tail, admitted.last_id(), own_expires_ns);
             note_in(receipt, &admitted);
             return Ok(());
         }
+        let (wanted, route) = self.way_of(chunk, wanted, route);
         let admitted = self.admit(wanted, patience, drops, route, None)?;
-        let chunk = take(payloads, admitted.count as usize);
+        let taken = chunk.take_front(admitted.count as usize, take);
+        self.take_in_chunk(taken, &admitted, drops, route);
+        note_in(receipt, &admitted);
+        Ok(())
+    }
+
+    /// Enqueues an admitted chunk, or drops it if its admission says so.
+    #[inline(always)]
+    pub(crate) fn take_in_chunk(
+        self: &Arc<Self>,
+        chunk: Chunk<T>,
+        admitted: &Admitted,
+        drops: &mut DeferredDrops<T>,
+        route: Option<u64>,
+    ) {
         let stamp = Stamp {
             id: MessageId::new(admitted.first_id),
             accepted_ns: self.engine.clock.now_ns(),
         };
-        self.admitted(QueueEntry::Chunk(chunk, stamp), &admitted, drops, route);
-        note_in(receipt, &admitted);
-        Ok(())
+        self.admitted(QueueEntry::Chunk(chunk, stamp), admitted, drops, route);
+    }
+
+    /// Returns how many payloads of a chunk may go together, no more than `wanted`, and their
+    /// route. The key of a payload goes before the `route` of its publisher.
+    pub(crate) fn way_of(
+        &self,
+        chunk: &Chunk<T>,
+        wanted: u64,
+        route: Option<u64>,
+    ) -> (u64, Option<u64>) {
+        let Some(split) = self.split.as_ref().filter(|_| !chunk.meta.is_empty()) else {
+            return (wanted, route);
+        };
+        match chunk.unkeyed() as u64 {
+            0 => (1, split.route(chunk.first_meta(), 1, 0)),
+            unkeyed => (wanted.min(unkeyed), route),
+        }
     }
 }
 
-fn note_in(receipt: &mut BatchReceipt, admitted: &Admitted) {
+pub(crate) fn note_in(receipt: &mut BatchReceipt, admitted: &Admitted) {
     let count = admitted.count as usize;
     receipt.accepted += count;
     receipt.evicted += admitted.evicted as usize;
@@ -101,7 +136,7 @@ fn note_in(receipt: &mut BatchReceipt, admitted: &Admitted) {
 }
 
 /// Takes the first payloads in the vector they are in; the others move.
-fn split<T>(payloads: &mut Vec<T>, count: usize) -> Vec<T> {
+pub(crate) fn split<T>(payloads: &mut Vec<T>, count: usize) -> Vec<T> {
     let others = payloads.split_off(count);
     std::mem::replace(payloads, others)
 }

@@ -1,58 +1,40 @@
 //! Messages that were accepted and are due later. Each holds its ticket and waits on the
 //! timer wheel.
 
-use std::time::Duration;
-
 use crate::engine::base::contain::discard;
-use crate::engine::publish::admit::{Admitted, Wait};
+use crate::engine::publish::admit::Admitted;
 use crate::engine::state::topic::{Delayed, TopicCore};
 use crate::engine::wait::fire::Tag;
-use crate::message::Receipt;
-use crate::message::batch::{DeferredDrops, Meta, QueueEntry};
+use crate::message::batch::{DeferredDrops, QueueEntry};
+use crate::message::meta::Meta;
+use crate::message::outgoing::Message;
+use crate::message::{MessageId, Receipt};
 use crate::observe::event::DropCause;
+use crate::pure::decide::lifecycle::Status;
 use crate::pure::wheel::TimerKey;
 use crate::sync::Arc;
 use crate::types::duration::nanos;
-use crate::types::error::PublishError;
+use crate::types::error::NotDelayed;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Accepts one message now and puts it into the queue after `delay`. The message holds its
-    /// ticket meanwhile, so it can be neither rejected nor dropped when it is due.
-    pub(crate) fn publish_after(
-        self: &Arc<Self>,
-        delay: Duration,
-        payload: T,
-        meta: Option<Meta>,
-        wait: Wait,
-    ) -> Result<Receipt, PublishError<T>> {
-        if delay.is_zero() {
-            return self.publish(payload, meta, wait);
-        }
-        let mut drops = DeferredDrops::new();
-        let route = self.route_of(meta.as_ref());
-        let admitted = match self.admit_one(wait, &mut drops, route, None) {
-            Ok(admitted) => admitted,
-            Err(refused) => return Err(refused.error(payload)),
-        };
-        Ok(self.delay(delay, payload, meta, &admitted, route, &mut drops))
-    }
-
     /// Returns what names the partition of a message that is due later.
     pub(crate) fn route_of(&self, meta: Option<&Meta>) -> Option<u64> {
         let split = self.split.as_ref()?;
         split.route(meta, 1, 1)
     }
 
-    /// Puts an admitted message onto the timer wheel, or drops it if its admission says so.
+    /// Puts an admitted message onto the timer wheel, or drops it if its admission says so. The
+    /// message holds its ticket meanwhile, so it can be neither rejected nor dropped when it is
+    /// due.
     pub(crate) fn delay(
         self: &Arc<Self>,
-        delay: Duration,
-        payload: T,
-        meta: Option<Meta>,
+        message: Message<T>,
         admitted: &Admitted,
         route: Option<u64>,
         drops: &mut DeferredDrops<T>,
     ) -> Receipt {
+        let delay = message.delay();
+        let (payload, meta) = message.into_parts();
         let mut message = self.message(admitted.first_id, payload);
         if admitted.dropped {
             self.admitted(QueueEntry::One(message, meta), admitted, drops, route);
@@ -76,13 +58,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // The lock is held while the timer is set, so that the deadline can't come before the
         // entry knows its timer key.
         let mut delayed = self.delayed.lock();
-        let tag = delayed.insert(entry);
-        let key = self
-            .engine
-            .set_timer(delay_ns, Tag::Parked(tag), Arc::clone(self) as _);
-        if let Some(entry) = delayed.get_mut(tag) {
-            entry.timer = key;
-        }
+        delayed.add(entry, |tag| {
+            let target = Arc::clone(self) as _;
+            self.engine.set_timer(delay_ns, Tag::Parked(tag), target)
+        });
         drop(delayed);
         // The message may have taken the last ticket of a topic whose strategy waits. After a
         // stop the dispatcher must drop it.
@@ -106,14 +85,42 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.schedule();
     }
 
+    /// Takes a delayed message back, and counts it as dropped.
+    ///
+    /// The feared interleaving: its timer has fired, and the message is taken back before the
+    /// timer's tag has been looked up. The next delayed message would get the tag, and enter the
+    /// queue early. It can't happen, because a message is taken back only if its timer is.
+    pub(crate) fn cancel_delayed(&self, id: MessageId) -> Result<Message<T>, NotDelayed> {
+        let cancel = |timer| self.engine.timer.cancel_parked(timer);
+        let cancelled = self.delayed.lock().take_back(id, cancel);
+        let Delayed {
+            message, mut meta, ..
+        } = *cancelled.ok_or(NotDelayed)?;
+        self.books.delayed.sub(1);
+        self.drop_messages(std::iter::once(id), DropCause::Cancelled);
+        end_tracked(meta.as_ref());
+        if let Some(meta) = &mut meta {
+            meta.track = None;
+        }
+        Ok(Message::from_parts((message.payload, meta)))
+    }
+
     /// Drops and counts the delayed messages, after the broker has stopped.
     pub(crate) fn drop_delayed(&self) {
-        let delayed: Vec<_> = self.delayed.lock().drain().collect();
+        let delayed = self.delayed.lock().take_all();
         for entry in delayed {
             self.engine.timer.cancel_parked(entry.timer);
             self.books.delayed.sub(1);
             self.drop_messages(std::iter::once(entry.message.stamp.id), DropCause::Shutdown);
+            end_tracked(entry.meta.as_ref());
             discard(entry);
         }
+    }
+}
+
+/// Tells whoever waits for the end of a message that it was dropped.
+fn end_tracked(meta: Option<&Meta>) {
+    if let Some(tracker) = meta.and_then(Meta::tracker) {
+        tracker.end(Status::Dropped);
     }
 }

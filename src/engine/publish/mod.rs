@@ -6,3 +6,4 @@ pub(crate) mod admit_async;
 pub(crate) mod buffer;
 pub(crate) mod chunks;
 pub(crate) mod delayed;
+pub(crate) mod messages;

@@ -207,7 +207,12 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     fn conclude_acks(self, runs: &[Granted<T>], count: usize) {
         let motion = self.lane.books.motions.begin(count as u64);
         let ended_ns = self.lane.engine().clock.now_ns();
-        runs.iter().for_each(|run| self.ack_run(run, ended_ns));
+        for run in runs {
+            self.ack_run(run, ended_ns);
+            if run.generation == 0 && run.batch.has_meta() {
+                run.batch.track_ends(run.indices(), Status::Delivered);
+            }
+        }
         let keys = runs.iter().filter_map(|run| run.key);
         self.put_down_all_ended(keys, count as u32);
         drop(motion);

@@ -24,9 +24,9 @@ use crate::engine::base::task_state::TaskState;
 use crate::engine::parts::dispatcher::DispatcherState;
 use crate::engine::runtime::directory::TopicSettings;
 use crate::engine::runtime::expiry::Expiry;
-use crate::message::batch::{
-    BATCH, Batch, BatchSlice, Message, Meta, OpenBatch, QueueEntry, Stamp,
-};
+use crate::message::batch::{Accepted, BATCH, Batch, BatchSlice, OpenBatch, QueueEntry, Stamp};
+use crate::message::chunk::Chunk;
+use crate::message::meta::Meta;
 use crate::pure::words::schedule::Then;
 use crate::sync::{Arc, CachePadded, Channel, Mutex, MutexGuard, OnceLock, mutant};
 use crate::types::config::Overflow;
@@ -100,7 +100,7 @@ impl<T> PartitionQueue<T> {
 
     /// Writes a message into the open batch, under the lock.
     #[inline(always)]
-    pub(crate) fn write(&self, tail: &mut Tail<T>, message: Message<T>, meta: Option<Meta>) {
+    pub(crate) fn write(&self, tail: &mut Tail<T>, message: Accepted<T>, meta: Option<Meta>) {
         tail.open.push(message, meta);
         if tail.open.len() == BATCH {
             self.send_open(tail);
@@ -109,15 +109,21 @@ impl<T> PartitionQueue<T> {
 
     /// Writes messages that were accepted at once into the open batch, or sends them in their own
     /// vector, under the lock.
-    pub(crate) fn write_chunk(&self, tail: &mut Tail<T>, payloads: Vec<T>, first: Stamp) {
-        if payloads.len() > OWN {
+    pub(crate) fn write_chunk(&self, tail: &mut Tail<T>, chunk: Chunk<T>, first: Stamp) {
+        if chunk.len() > OWN {
             if tail.open.len() > 0 {
                 self.send_open(tail);
             }
-            return self.send(tail, Batch::chunk(payloads, first));
+            return self.send(tail, Batch::chunk(chunk, first));
         }
-        for (payload, stamp) in payloads.into_iter().zip(first.each()) {
-            self.write(tail, Message { stamp, payload }, None);
+        if chunk.meta.is_empty() {
+            for (payload, stamp) in chunk.payloads.into_iter().zip(first.each()) {
+                self.write(tail, Accepted { stamp, payload }, None);
+            }
+            return;
+        }
+        for ((payload, meta), stamp) in chunk.into_each().zip(first.each()) {
+            self.write(tail, Accepted { stamp, payload }, meta);
         }
     }
 
@@ -143,7 +149,7 @@ impl<T> PartitionQueue<T> {
         let mut tail = self.tail.lock();
         match entry {
             QueueEntry::One(message, meta) => self.write(&mut tail, message, meta),
-            QueueEntry::Chunk(payloads, first) => self.write_chunk(&mut tail, payloads, first),
+            QueueEntry::Chunk(chunk, first) => self.write_chunk(&mut tail, chunk, first),
         }
         let notifies = tail.notifies(last);
         drop(tail);

@@ -1,5 +1,7 @@
 //! A topic: the state that its publishers, its dispatcher and its lanes share.
 
+use std::collections::HashMap;
+
 use crate::engine::base::cell::Cell;
 use crate::engine::base::contain::{Contained, SharedPolicy, SharedStrategy, StrategyInUse};
 use crate::engine::base::counters::{DeliveryCounts, TopicBooks};
@@ -14,7 +16,8 @@ use crate::engine::state::partition_set::Split;
 use crate::engine::state::roll::Roll;
 use crate::engine::wait::waiters::Waiters;
 use crate::message::MessageId;
-use crate::message::batch::{Message, Meta, QueueEntry};
+use crate::message::batch::{Accepted, QueueEntry};
+use crate::message::meta::Meta;
 use crate::observe::event::{About, EventKind, Record, Subject};
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::policy::retry::RetryPolicy;
@@ -29,10 +32,65 @@ use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Slot, in_order};
 
 /// A message on the timer wheel, by `publish_after`.
 pub(crate) struct Delayed<T> {
-    pub(crate) message: Message<T>,
+    pub(crate) message: Accepted<T>,
     pub(crate) meta: Option<Meta>,
     pub(crate) timer: TimerKey,
     pub(crate) route: Option<u64>,
+}
+
+/// The messages on the timer wheel, by the tag of their timer.
+pub(crate) struct DelayedMessages<T> {
+    /// Each in a box: a page of large payloads would overflow a stack.
+    messages: Arena<Box<Delayed<T>>>,
+    tags: HashMap<MessageId, u32>,
+}
+
+impl<T> DelayedMessages<T> {
+    fn new() -> Self {
+        Self {
+            messages: Arena::new(),
+            tags: HashMap::new(),
+        }
+    }
+
+    /// Adds a message, whose timer `set_timer` sets for this tag.
+    pub(crate) fn add(
+        &mut self,
+        message: Box<Delayed<T>>,
+        set_timer: impl FnOnce(u32) -> TimerKey,
+    ) {
+        let id = message.message.stamp.id;
+        let tag = self.messages.insert(message);
+        self.tags.insert(id, tag);
+        let timer = set_timer(tag);
+        if let Some(message) = self.messages.get_mut(tag) {
+            message.timer = timer;
+        }
+    }
+
+    /// Takes out the message with this tag.
+    pub(crate) fn take(&mut self, tag: u32) -> Option<Box<Delayed<T>>> {
+        let message = self.messages.remove(tag)?;
+        self.tags.remove(&message.message.stamp.id);
+        Some(message)
+    }
+
+    /// Takes out a message, if `cancel` takes its timer back.
+    pub(crate) fn take_back(
+        &mut self,
+        id: MessageId,
+        cancel: impl FnOnce(TimerKey) -> bool,
+    ) -> Option<Box<Delayed<T>>> {
+        let tag = *self.tags.get(&id)?;
+        let timer = self.messages.get(tag)?.timer;
+        cancel(timer).then(|| self.take(tag)).flatten()
+    }
+
+    /// Takes everything out.
+    pub(crate) fn take_all(&mut self) -> Vec<Box<Delayed<T>>> {
+        self.tags = HashMap::new();
+        self.messages.drain().collect()
+    }
 }
 
 /// The list of a topic's lanes.
@@ -62,8 +120,7 @@ pub(crate) struct TopicCore<T> {
     pub(crate) strategy: Slot<StrategyInUse>,
     pub(crate) retry: Slot<Contained<Box<dyn RetryPolicy>>>,
     pub(crate) waiters: Waiters,
-    /// Each in a box: a page of large payloads would overflow a stack.
-    pub(crate) delayed: Mutex<Arena<Box<Delayed<T>>>>,
+    pub(crate) delayed: Mutex<DelayedMessages<T>>,
     /// Made when it is first needed.
     letters: OnceLock<Box<Mutex<DeadLetterStore<T>>>>,
     /// Written for every batch: kept off the lines that publishers read.
@@ -94,7 +151,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             strategy: Slot::new(strategy),
             retry: Slot::new(retry),
             waiters: Waiters::new(),
-            delayed: Mutex::new(Arena::new()),
+            delayed: Mutex::new(DelayedMessages::new()),
             letters: OnceLock::new(),
             books: CachePadded::new(TopicBooks::default()),
             handles: Cell::new(Handles::NONE),

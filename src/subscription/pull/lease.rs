@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::engine::parts::outstanding::Granted;
 use crate::engine::pull::settle::Failing;
 use crate::engine::state::lane::Lane;
+use crate::message::meta::HeaderValue;
 use crate::message::nack::Nack;
 use crate::message::{Delivery, MessageId};
 use crate::sync::Arc;
@@ -130,16 +131,20 @@ impl<T: Send + Sync + 'static> Lease<T> {
         self.delivery().key()
     }
 
-    /// Returns the value of the first header with this name, if any.
+    /// Returns the text of the first header with this name, or `None` if there is none or it has
+    /// bytes.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.delivery().header(name)
     }
 
+    /// Returns the value of the first header with this name as bytes, whether it is text or bytes.
+    pub fn header_bytes(&self, name: &str) -> Option<&[u8]> {
+        self.delivery().header_bytes(name)
+    }
+
     /// Returns all headers, in the publisher's order.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        let meta = self.granted.batch.meta(self.granted.index());
-        let headers = meta.map(|meta| &meta.headers[..]).unwrap_or_default();
-        headers.iter().map(|(name, value)| (&**name, &**value))
+    pub fn headers(&self) -> impl Iterator<Item = (&str, HeaderValue<'_>)> {
+        self.delivery().headers()
     }
 
     /// Returns the time since the message was accepted.

@@ -73,7 +73,7 @@ pub fn nothing_expires_where_batches_linger(setup: &mut Setup) {
 }
 
 pub fn no_message_expires_where_batches_linger(model: &Model, step: &mut Step) -> bool {
-    if let Step::Publish(_, ttl) = step
+    if let Step::Publish(_, ttl) | Step::PublishMessages(_, _, ttl) = step
         && lingers(&model.setup)
     {
         *ttl = None;

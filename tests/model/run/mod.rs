@@ -10,7 +10,7 @@ mod subscribe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream::{Broker, Immediate, ManualClock, Topic};
+use millstream::{Broker, Immediate, ManualClock, MessageId, Topic, Tracked};
 
 use crate::exclusions::step_within;
 use crate::harness::manual;
@@ -31,6 +31,10 @@ pub struct Pair {
     pub joined: usize,
     /// Leases that were not settled yet.
     pub held: Vec<Held>,
+    /// The ids of messages that were published with a delay.
+    pub receipts: Vec<MessageId>,
+    /// Messages whose end their publisher wants to know.
+    pub tracked: Vec<Tracked>,
     pub model: Model,
     /// Held by every handler.
     pub captured: Arc<()>,
@@ -66,6 +70,8 @@ impl Pair {
             joined: 0,
             held: Vec::new(),
             model: Model::new(setup),
+            receipts: Vec::new(),
+            tracked: Vec::new(),
             captured: Arc::new(()),
             taken: 0,
         };
@@ -84,7 +90,9 @@ impl Pair {
         match step {
             Step::Publish(key, ttl) => self.publish(key, ttl),
             Step::PublishBatch(count) => self.publish_batch(count),
+            Step::PublishMessages(count, key, ttl) => self.publish_messages(count, key, ttl),
             Step::PublishAfter(delay) => self.publish_after(delay),
+            Step::CancelDelayed(at) => self.cancel_delayed(at),
             Step::Run => {
                 self.broker.run_until_idle();
                 self.model.run();
@@ -169,6 +177,17 @@ impl Pair {
     }
 
     /// A drain accounts for every message, and nothing of the handlers' is left.
+    /// Each message has ended once for each subscription that it was offered to.
+    fn check_tracked(&self) {
+        for tracked in &self.tracked {
+            let outcome = tracked.outcome().expect("all has ended");
+            let id = tracked.receipt().id().get();
+            let offered = |lane: &&Lane| lane.offered.contains(&id);
+            let offered = self.model.lanes.iter().filter(offered).count() as u32;
+            assert!(outcome.ends() >= offered.max(1), "{tracked:?}");
+        }
+    }
+
     pub fn finish(self) {
         let published = self.model.issued;
         let report = match self.broker.drain(Duration::ZERO) {
@@ -188,6 +207,7 @@ impl Pair {
         let ended = report.delivered + report.dead_lettered + report.dropped;
         assert_eq!(report.made, ended + report.expired + report.cancelled);
         self.broker.metrics().balance().expect("the books balance");
+        self.check_tracked();
         let captured = Arc::downgrade(&self.captured);
         drop(self);
         assert_eq!(captured.strong_count(), 0, "a handler was leaked");

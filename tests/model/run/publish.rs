@@ -1,9 +1,11 @@
 //! Publishes.
 
-use millstream::PublishError;
+use std::fmt::Debug;
+
+use millstream::{BatchReceipt, Message, NotDelayed, PartialBatch, PublishError};
 
 use super::Pair;
-use crate::program::{name_of, ticks};
+use crate::program::{LINES, name_of, ticks};
 use crate::reference::{Admitted, Refused};
 
 impl Pair {
@@ -20,9 +22,14 @@ impl Pair {
                 if let Some(ttl) = ttl {
                     message = message.ttl(ticks(ttl));
                 }
-                match self.model.issued % 2 {
+                match self.model.issued % 3 {
                     0 => message.publish(),
-                    _ => message.try_publish(),
+                    1 => message.try_publish(),
+                    _ => message.publish_tracked().map(|tracked| {
+                        let receipt = tracked.receipt();
+                        self.tracked.push(tracked);
+                        receipt
+                    }),
                 }
             }
         };
@@ -55,6 +62,7 @@ impl Pair {
                 let message = self.model.accept(delay, None, None);
                 assert_eq!(receipt.id().get(), message.id);
                 assert_eq!(receipt.evicted() as usize, evicted);
+                self.receipts.push(receipt.id());
                 if delay == 0 {
                     self.model.queue.push_back(message);
                 } else {
@@ -68,30 +76,94 @@ impl Pair {
         }
     }
 
+    /// One of the ids given out, the delayed ones first. The program keeps their receipts.
+    pub fn cancel_delayed(&mut self, at: usize) {
+        let delayed = self.model.delayed.iter().map(|(_, message)| message.id);
+        let others = (1..=self.model.issued).rev();
+        let Some(id) = delayed.chain(others).nth(at) else {
+            return;
+        };
+        let Some(receipt) = self.receipts.iter().find(|receipt| receipt.get() == id) else {
+            return;
+        };
+        let real = self.topic.cancel_delayed(*receipt);
+        let place = self.model.delayed.iter().position(|(_, of)| of.id == id);
+        match (place, real) {
+            (Some(place), Ok(message)) => {
+                assert_eq!(message, Message::new(7));
+                self.model.delayed.remove(place);
+                self.model.dropped += 1;
+            }
+            (None, Err(NotDelayed)) => {}
+            (_, real) => panic!("the model disagrees with {real:?}"),
+        }
+    }
+
     pub fn publish_batch(&mut self, count: usize) {
         let real = self.topic.publish_batch((0..count).map(|at| at as u64));
+        let plain = vec![(None, None); count];
+        self.compare_batch(&plain, real, |at| at as u64);
+    }
+
+    pub fn publish_messages(&mut self, count: usize, key: u8, ttl: Option<u64>) {
+        let key_at = |at: usize| at.is_multiple_of(2).then_some((key + at as u8) % LINES);
+        let ttl_at = |at: usize| ttl.filter(|_| at.is_multiple_of(3));
+        let message = |at: usize| {
+            let mut message = Message::new(at as u64).header("h", "v");
+            if let Some(key) = key_at(at) {
+                message = message.key(name_of(key));
+            }
+            match ttl_at(at) {
+                Some(ttl) => message.ttl(ticks(ttl)),
+                None => message,
+            }
+        };
+        let real = self.topic.publish_messages((0..count).map(message));
+        let parts: Vec<_> = (0..count).map(|at| (key_at(at), ttl_at(at))).collect();
+        self.compare_batch(&parts, real, message);
+    }
+
+    /// How many go together, from the next on: where the topic is split, a key goes alone.
+    fn alike(&self, parts: &[(Option<u8>, Option<u64>)]) -> usize {
+        let unkeyed = parts.iter().take_while(|(key, _)| key.is_none()).count();
+        match self.model.setup.partitions {
+            Some(_) => unkeyed.max(1),
+            None => parts.len(),
+        }
+    }
+
+    fn compare_batch<M: PartialEq + Debug>(
+        &mut self,
+        parts: &[(Option<u8>, Option<u64>)],
+        real: Result<BatchReceipt, PartialBatch<M>>,
+        message: impl Fn(usize) -> M,
+    ) {
+        let count = parts.len();
         let (mut accepted, mut dropped, mut evicted) = (0, 0, 0);
         let mut refusal = None;
         while accepted < count {
-            match self.model.admit(count - accepted) {
+            let wanted = self.alike(&parts[accepted..]);
+            match self.model.admit(wanted) {
                 Err(refused) => {
+                    // The first of them was refused, and the others come back with it.
+                    self.model.rejected += (count - accepted - wanted) as u64;
                     refusal = Some(refused);
                     break;
                 }
                 Ok(Admitted::Dropped { count }) => {
+                    for (key, ttl) in &parts[accepted..accepted + count] {
+                        self.model.accept(0, *key, *ttl);
+                    }
                     accepted += count;
                     dropped += count;
-                    for _ in 0..count {
-                        self.model.accept(0, None, None);
-                    }
                 }
                 Ok(Admitted::Queued { count, evicted: n }) => {
-                    accepted += count;
-                    evicted += n;
-                    for _ in 0..count {
-                        let message = self.model.accept(0, None, None);
+                    for (key, ttl) in &parts[accepted..accepted + count] {
+                        let message = self.model.accept(0, *key, *ttl);
                         self.model.queue.push_back(message);
                     }
+                    accepted += count;
+                    evicted += n;
                 }
             }
         }
@@ -105,7 +177,7 @@ impl Pair {
             (Some(refused), Err(partial)) => {
                 assert_eq!(partial.accepted, accepted);
                 assert_refusal(&refused, &partial.error);
-                let rest: Vec<u64> = (accepted..count).map(|at| at as u64).collect();
+                let rest: Vec<_> = (accepted..count).map(message).collect();
                 assert_eq!(partial.into_rest(), rest, "the rest comes back in order");
             }
             (_, real) => panic!("the model disagrees with {real:?}"),

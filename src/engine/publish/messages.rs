@@ -1,0 +1,140 @@
+//! Messages with keys, headers and delays, published many at once.
+//!
+//! Messages that are due now go in chunks, as plain payloads do. A delayed message goes alone,
+//! between the chunks, so that ids keep the order of the batch.
+
+use std::iter::Fuse;
+
+use crate::engine::publish::admit::{Patience, Refused, Wait};
+use crate::engine::publish::chunks::split;
+use crate::engine::state::topic::TopicCore;
+use crate::message::batch::{BATCH, DeferredDrops};
+use crate::message::chunk::Chunk;
+use crate::message::outgoing::Message;
+use crate::message::{BatchReceipt, Receipt};
+use crate::sync::Arc;
+use crate::types::error::{PartialBatch, PublishError};
+
+/// The messages of a batch that have not been accepted yet.
+pub(crate) struct Outbox<T, I: Iterator<Item = Message<T>>> {
+    /// The messages that go next.
+    pub(crate) chunk: Chunk<T>,
+    /// The message that goes after them, alone.
+    pub(crate) alone: Option<Message<T>>,
+    others: Fuse<I>,
+}
+
+impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
+    pub(crate) fn new(messages: I) -> Self {
+        Self {
+            chunk: Chunk::EMPTY,
+            alone: None,
+            others: messages.fuse(),
+        }
+    }
+
+    /// Collects the next messages once the last ones have gone. Returns `false` if all have gone.
+    pub(crate) fn fill(&mut self) -> bool {
+        if self.chunk.is_empty() && self.alone.is_none() {
+            while self.chunk.len() < BATCH
+                && let Some(message) = self.others.next()
+            {
+                if message.is_late() || message.is_stillborn() {
+                    self.alone = Some(message);
+                    break;
+                }
+                let (payload, meta) = message.into_parts();
+                self.chunk.push(payload, meta);
+            }
+        }
+        !self.chunk.is_empty() || self.alone.is_some()
+    }
+
+    /// Returns all that were not accepted, in order.
+    pub(crate) fn into_rest(self) -> Vec<Message<T>> {
+        let chunk = self.chunk.into_messages();
+        chunk.chain(self.alone).chain(self.others).collect()
+    }
+}
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Accepts messages in order. After a refusal it hands back the refused message and all that
+    /// come after it.
+    pub(crate) fn publish_messages(
+        self: &Arc<Self>,
+        messages: impl Iterator<Item = Message<T>>,
+    ) -> Result<BatchReceipt, PartialBatch<Message<T>>> {
+        let mut outbox = Outbox::new(messages);
+        let (mut receipt, mut drops) = (BatchReceipt::default(), DeferredDrops::new());
+        // All chunks together have one timeout.
+        let mut patience = Patience::default();
+        while outbox.fill() {
+            let next = self.publish_next(&mut outbox, &mut receipt, &mut patience, &mut drops);
+            if let Err(refused) = next {
+                return Err(self.refuse_batch(refused, outbox.into_rest(), receipt));
+            }
+        }
+        Ok(receipt)
+    }
+
+    /// Accepts at least one of the messages that go next.
+    pub(crate) fn publish_next(
+        self: &Arc<Self>,
+        outbox: &mut Outbox<T, impl Iterator<Item = Message<T>>>,
+        receipt: &mut BatchReceipt,
+        patience: &mut Patience,
+        drops: &mut DeferredDrops<T>,
+    ) -> Result<(), Refused> {
+        if !outbox.chunk.is_empty() {
+            return self.publish_chunk(None, &mut outbox.chunk, split, receipt, patience, drops);
+        }
+        let Some(message) = outbox.alone.take() else {
+            return Ok(());
+        };
+        match self.accept_late(message, patience, drops) {
+            Ok(accepted) => {
+                receipt.add(accepted);
+                Ok(())
+            }
+            Err((refused, message)) => {
+                outbox.alone = Some(message);
+                Err(refused)
+            }
+        }
+    }
+
+    /// Accepts one message that is due later, or hands it back and counts nothing.
+    pub(crate) fn accept_late(
+        self: &Arc<Self>,
+        message: Message<T>,
+        patience: &mut Patience,
+        drops: &mut DeferredDrops<T>,
+    ) -> Result<Receipt, (Refused, Message<T>)> {
+        if message.is_stillborn() {
+            return Err((Refused::ZeroTtl, message));
+        }
+        let route = self.route_of(message.meta());
+        match self.admit(1, patience, drops, route, None) {
+            Ok(admitted) => Ok(self.delay(message, &admitted, route, drops)),
+            Err(refused) => Err((refused, message)),
+        }
+    }
+
+    /// Accepts one message, now or later, or hands the payload back.
+    pub(crate) fn publish_message(
+        self: &Arc<Self>,
+        message: Message<T>,
+        wait: Wait,
+    ) -> Result<Receipt, PublishError<T>> {
+        if !message.is_late() && !message.is_stillborn() {
+            let (payload, meta) = message.into_parts();
+            return self.publish(payload, meta, wait);
+        }
+        let (patience, drops) = (&mut Patience::of(wait), &mut DeferredDrops::new());
+        let accepted = self.accept_late(message, patience, drops);
+        accepted.map_err(|(refused, message)| {
+            self.note_refused(refused, 1);
+            refused.error(message.into_payload())
+        })
+    }
+}

@@ -1,0 +1,145 @@
+//! Payloads that their publisher hands in together.
+
+use crate::message::batch::Stamp;
+use crate::message::meta::Meta;
+use crate::message::outgoing::Message;
+
+/// Payloads in order, and the parts added to some of them.
+///
+/// The parts are sorted by the index of their payload. There are none in most chunks.
+pub(crate) struct Chunk<T> {
+    pub(crate) payloads: Vec<T>,
+    pub(crate) meta: Vec<(u32, Meta)>,
+}
+
+impl<T> Chunk<T> {
+    pub(crate) const EMPTY: Self = Self::plain(Vec::new());
+
+    /// Makes a chunk of payloads to which nothing is added.
+    pub(crate) const fn plain(payloads: Vec<T>) -> Self {
+        Self {
+            payloads,
+            meta: Vec::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.payloads.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.payloads.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, payload: T, meta: Option<Meta>) {
+        if let Some(meta) = meta {
+            self.meta.push((self.payloads.len() as u32, meta));
+        }
+        self.payloads.push(payload);
+    }
+
+    /// Returns the parts added to the first payload, if there are any.
+    pub(crate) fn first_meta(&self) -> Option<&Meta> {
+        let (index, meta) = self.meta.first()?;
+        (*index == 0).then_some(meta)
+    }
+
+    /// Returns how many payloads come before the first that has a key.
+    pub(crate) fn unkeyed(&self) -> usize {
+        let keyed = self.meta.iter().find(|(_, meta)| meta.key.is_some());
+        keyed.map_or(self.len(), |(index, _)| *index as usize)
+    }
+
+    /// Returns the first time when one of these expires by a time to live of its own, if they are
+    /// accepted with these stamps.
+    #[inline(always)]
+    pub(crate) fn own_expires_ns(&self, first: Stamp) -> Option<u64> {
+        let expiries = self.meta.iter().map(|(_, meta)| meta.expires_ns(first));
+        expiries.flatten().min()
+    }
+
+    /// Takes out the first `count`, whose payloads `take` takes out of the vector.
+    #[inline(always)]
+    pub(crate) fn take_front(
+        &mut self,
+        count: usize,
+        take: impl FnOnce(&mut Vec<T>, usize) -> Vec<T>,
+    ) -> Self {
+        let payloads = take(&mut self.payloads, count);
+        let meta = match self.meta.is_empty() {
+            true => Vec::new(),
+            false => self.take_meta(count as u32),
+        };
+        Self { payloads, meta }
+    }
+
+    #[cold]
+    fn take_meta(&mut self, count: u32) -> Vec<(u32, Meta)> {
+        let split = self.meta.partition_point(|(index, _)| *index < count);
+        let left = self.meta.split_off(split);
+        let taken = std::mem::replace(&mut self.meta, left);
+        self.meta.iter_mut().for_each(|(index, _)| *index -= count);
+        taken
+    }
+
+    /// Returns each payload with the parts added to it, in order.
+    pub(crate) fn into_each(self) -> impl Iterator<Item = (T, Option<Meta>)> {
+        let mut meta = self.meta.into_iter().peekable();
+        let payloads = self.payloads.into_iter().zip(0..);
+        payloads.map(move |(payload, at)| {
+            let own = meta.next_if(|(index, _)| *index == at);
+            (payload, own.map(|(_, meta)| meta))
+        })
+    }
+
+    /// Returns each as the message that it was made of.
+    pub(crate) fn into_messages(self) -> impl Iterator<Item = Message<T>> {
+        self.into_each().map(Message::from_parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keyed(key: u32) -> Meta {
+        let key = Some(key.to_string().into());
+        Meta {
+            key,
+            ..Meta::default()
+        }
+    }
+
+    #[test]
+    fn parts_stay_with_their_payload_wherever_a_chunk_is_cut() {
+        for cut in 0..=5 {
+            let mut chunk = Chunk::EMPTY;
+            for payload in 0..5 {
+                let meta = (payload % 2 == 1).then(|| keyed(payload));
+                chunk.push(payload, meta);
+            }
+            let front = chunk.take_front(cut, |payloads, count| payloads.drain(..count).collect());
+            assert_eq!((front.len(), chunk.len()), (cut, 5 - cut));
+            for (payload, meta) in front.into_each().chain(chunk.into_each()) {
+                assert_eq!(meta, (payload % 2 == 1).then(|| keyed(payload)));
+            }
+        }
+    }
+
+    #[test]
+    fn the_payloads_before_the_first_key_are_counted() {
+        let mut chunk = Chunk::EMPTY;
+        let text = Meta {
+            ttl_ns: Some(1),
+            ..Meta::default()
+        };
+        for (payload, meta) in [None, Some(text), None, Some(keyed(1))]
+            .into_iter()
+            .enumerate()
+        {
+            assert_eq!(chunk.unkeyed(), payload);
+            chunk.push(payload, meta);
+        }
+        assert_eq!(chunk.unkeyed(), 3);
+    }
+}

@@ -1,0 +1,120 @@
+//! The parts that a publisher may add to a payload.
+
+use std::fmt;
+
+use crate::engine::track::tracker::{Track, Tracker};
+use crate::message::batch::Stamp;
+use crate::sync::Arc;
+
+/// The parts that a publisher may add to a payload. Messages without them pay nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Meta {
+    pub(crate) key: Option<Box<str>>,
+    pub(crate) headers: Vec<(Box<str>, Value)>,
+    pub(crate) ttl_ns: Option<u64>,
+    pub(crate) track: Option<Track>,
+}
+
+impl Meta {
+    /// Returns the parts, if there are any.
+    pub(crate) fn unless_empty(self) -> Option<Self> {
+        (self != Self::default()).then_some(self)
+    }
+
+    /// Returns the tracker of the message, if its publisher asked for one.
+    pub(crate) fn tracker(&self) -> Option<&Arc<Tracker>> {
+        self.track.as_ref().map(|track| &track.0)
+    }
+
+    /// Returns the time when a message with this stamp expires, if it has a time to live of its
+    /// own.
+    pub(crate) fn expires_ns(&self, stamp: Stamp) -> Option<u64> {
+        Some(stamp.accepted_ns.saturating_add(self.ttl_ns?))
+    }
+}
+
+/// The value of a header, in the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Value {
+    Text(Box<str>),
+    Bytes(Box<[u8]>),
+}
+
+/// The value of a header, as a handler reads it: text or bytes.
+///
+/// It prints text as it is, and bytes as ASCII with escapes.
+///
+/// ```
+/// use millstream::{Broker, HeaderValue};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = Broker::builder().workers(0).build()?;
+/// let uploads = broker.topic::<&str>("uploads").open()?;
+/// let _index = uploads.subscribe("index", |upload| {
+///     for (name, value) in upload.headers() {
+///         match value {
+///             HeaderValue::Text(text) => println!("{name}: {text}"),
+///             HeaderValue::Bytes(bytes) => println!("{name}: {} bytes", bytes.len()),
+///         }
+///     }
+///     Ok(())
+/// })?;
+/// let upload = uploads.message("a file").header("from", "ann");
+/// upload.header_bytes("digest", b"\xca\xfe").publish()?;
+/// broker.run_until_idle();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HeaderValue<'a> {
+    /// The value was added by [`Message::header`](crate::Message::header).
+    Text(&'a str),
+    /// The value was added by [`Message::header_bytes`](crate::Message::header_bytes).
+    Bytes(&'a [u8]),
+}
+
+impl<'a> HeaderValue<'a> {
+    pub(crate) fn of(value: &'a Value) -> Self {
+        match value {
+            Value::Text(text) => Self::Text(text),
+            Value::Bytes(bytes) => Self::Bytes(bytes),
+        }
+    }
+
+    /// Returns the text, or `None` for bytes, even if they are UTF-8.
+    pub fn as_str(self) -> Option<&'a str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Bytes(_) => None,
+        }
+    }
+
+    /// Returns the bytes, or those of the text.
+    pub fn as_bytes(self) -> &'a [u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl<'a> From<&'a str> for HeaderValue<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<'a> From<&'a [u8]> for HeaderValue<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl fmt::Display for HeaderValue<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.pad(text),
+            Self::Bytes(bytes) => f.pad(&bytes.escape_ascii().to_string()),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Messages that have yet to be published, as their publishers hold them.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::engine::track::tracker::{Track, Tracker};
+use crate::message::meta::{Meta, Value};
+use crate::sync::Arc;
+use crate::types::duration::nanos;
+
+/// A message that has yet to be published: a payload, and what its publisher adds to it.
+///
+/// [`Topic::publish_messages`](crate::Topic::publish_messages) and
+/// [`BufferedPublisher::publish_message`](crate::BufferedPublisher::publish_message) take these. A
+/// refusal hands them back whole, with key and headers. [`Topic::message`](crate::Topic::message)
+/// makes and publishes one in a single expression.
+///
+/// ```
+/// use millstream::{Broker, Message};
+/// use std::time::Duration;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = Broker::new()?;
+/// let moves = broker.topic::<i64>("moves").open()?;
+/// let batch = [
+///     Message::new(-100).key("account-1").header("by", "card"),
+///     Message::new(100).key("account-2").ttl(Duration::from_secs(5)),
+///     Message::from(7), // a payload alone
+/// ];
+/// if let Err(partial) = moves.publish_messages(batch) {
+///     let rest: Vec<Message<i64>> = partial.into_rest();
+///     println!("{} messages are to be tried again", rest.len());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message<T> {
+    payload: T,
+    meta: Meta,
+    delay: Duration,
+}
+
+impl<T> Message<T> {
+    /// Makes a message of this payload, without a key or anything else.
+    pub fn new(payload: T) -> Self {
+        Self {
+            payload,
+            meta: Meta::default(),
+            delay: Duration::ZERO,
+        }
+    }
+
+    /// Sets the key of the message, such as an account or a device. Handlers can read it.
+    ///
+    /// Messages with the same key have an order of their own in
+    /// [partitions](crate::TopicBuilder::partitions), consumer groups, concurrent handlers and
+    /// [`OnFailure::BlockKey`](crate::OnFailure::BlockKey).
+    #[must_use]
+    pub fn key(mut self, key: impl Into<Box<str>>) -> Self {
+        self.meta.key = Some(key.into());
+        self
+    }
+
+    /// Adds a header of text.
+    ///
+    /// Headers keep their order. A name may be used again; readers by name find its first header.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<Box<str>>, value: impl Into<Box<str>>) -> Self {
+        let value = Value::Text(value.into());
+        self.meta.headers.push((name.into(), value));
+        self
+    }
+
+    /// Adds a header of bytes, such as a digest or a trace id.
+    #[must_use]
+    pub fn header_bytes(mut self, name: impl Into<Box<str>>, value: impl Into<Vec<u8>>) -> Self {
+        let value = Value::Bytes(value.into().into_boxed_slice());
+        self.meta.headers.push((name.into(), value));
+        self
+    }
+
+    /// Sets how long after its acceptance the message is still worth handling.
+    ///
+    /// It replaces the topic's [time to live](crate::TopicBuilder::ttl). Zero is refused when the
+    /// message is published.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.meta.ttl_ns = Some(nanos(ttl));
+        self
+    }
+
+    /// Delays the message, as [`Topic::publish_after`](crate::Topic::publish_after) does. The time
+    /// to live counts from when it is due.
+    #[must_use]
+    pub fn after(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    /// Returns the payload.
+    pub fn payload(&self) -> &T {
+        &self.payload
+    }
+
+    /// Returns the payload, and drops the rest.
+    pub fn into_payload(self) -> T {
+        self.payload
+    }
+
+    /// Has the ends of its deliveries counted.
+    pub(crate) fn track(&mut self) -> Arc<Tracker> {
+        let tracker = Tracker::new();
+        self.meta.track = Some(Track(Arc::clone(&tracker)));
+        tracker
+    }
+
+    pub(crate) fn delay(&self) -> Duration {
+        self.delay
+    }
+
+    pub(crate) fn meta(&self) -> Option<&Meta> {
+        Some(&self.meta)
+    }
+
+    /// Returns whether it is due later.
+    pub(crate) fn is_late(&self) -> bool {
+        !self.delay.is_zero()
+    }
+
+    /// Returns whether its time to live is zero, which makes no sense.
+    pub(crate) fn is_stillborn(&self) -> bool {
+        self.meta.ttl_ns == Some(0)
+    }
+
+    /// Returns the payload, and the parts added to it if there are any.
+    pub(crate) fn into_parts(self) -> (T, Option<Meta>) {
+        (self.payload, self.meta.unless_empty())
+    }
+
+    /// Makes a message of its parts, without a delay.
+    pub(crate) fn from_parts((payload, meta): (T, Option<Meta>)) -> Self {
+        Self {
+            payload,
+            meta: meta.unwrap_or_default(),
+            delay: Duration::ZERO,
+        }
+    }
+}
+
+impl<T> From<T> for Message<T> {
+    fn from(payload: T) -> Self {
+        Self::new(payload)
+    }
+}
+
+/// The payload is not printed.
+impl<T> fmt::Debug for Message<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("meta", &self.meta)
+            .field("delay", &self.delay)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,97 @@
+//! A message of one topic in the making.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::engine::publish::admit::Wait;
+use crate::message::Receipt;
+use crate::message::outgoing::Message;
+use crate::topic::Topic;
+use crate::types::error::PublishError;
+
+/// A message in the making, with more than a payload.
+#[must_use = "a message goes nowhere until it is published"]
+pub struct MessageBuilder<'t, T: Send + Sync + 'static> {
+    pub(crate) topic: &'t Topic<T>,
+    pub(crate) message: Message<T>,
+}
+
+impl<'t, T: Send + Sync + 'static> MessageBuilder<'t, T> {
+    pub(crate) fn new(topic: &'t Topic<T>, message: Message<T>) -> Self {
+        Self { topic, message }
+    }
+
+    /// Sets the key, as [`Message::key`] does.
+    pub fn key(self, key: impl Into<Box<str>>) -> Self {
+        self.with(|message| message.key(key))
+    }
+
+    /// Adds a header of text, as [`Message::header`] does.
+    pub fn header(self, name: impl Into<Box<str>>, value: impl Into<Box<str>>) -> Self {
+        self.with(|message| message.header(name, value))
+    }
+
+    /// Adds a header of bytes, as [`Message::header_bytes`] does.
+    pub fn header_bytes(self, name: impl Into<Box<str>>, value: impl Into<Vec<u8>>) -> Self {
+        self.with(|message| message.header_bytes(name, value))
+    }
+
+    /// Sets how long after its acceptance the message is still worth handling, as [`Message::ttl`]
+    /// does.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        self.with(|message| message.ttl(ttl))
+    }
+
+    /// Delays the message, as [`Message::after`] does.
+    pub fn after(self, delay: Duration) -> Self {
+        self.with(|message| message.after(delay))
+    }
+
+    fn with(self, add: impl FnOnce(Message<T>) -> Message<T>) -> Self {
+        Self::new(self.topic, add(self.message))
+    }
+
+    /// Publishes the message.
+    ///
+    /// # Errors
+    ///
+    /// The errors are those of [`Topic::publish`], and [`PublishError::Invalid`] for a time to live
+    /// of zero.
+    pub fn publish(self) -> Result<Receipt, PublishError<T>> {
+        self.publish_by(Wait::ByPolicy)
+    }
+
+    /// Publishes the message if there is room now, as [`Topic::try_publish`] does.
+    ///
+    /// # Errors
+    ///
+    /// The errors are those of [`Topic::try_publish`], and [`PublishError::Invalid`] for a time to
+    /// live of zero.
+    pub fn try_publish(self) -> Result<Receipt, PublishError<T>> {
+        self.publish_by(Wait::Never)
+    }
+
+    /// Publishes the message, and waits up to `timeout` for room, as [`Topic::publish_timeout`]
+    /// does.
+    ///
+    /// # Errors
+    ///
+    /// The errors are those of [`Topic::publish_timeout`], and [`PublishError::Invalid`] for a time
+    /// to live of zero.
+    pub fn publish_timeout(self, timeout: Duration) -> Result<Receipt, PublishError<T>> {
+        self.publish_by(Wait::For(timeout))
+    }
+
+    fn publish_by(self, wait: Wait) -> Result<Receipt, PublishError<T>> {
+        self.topic.core.publish_message(self.message, wait)
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for MessageBuilder<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessageBuilder")
+            .field("topic", &self.topic.name())
+            .field("message", &self.message)
+            .finish()
+    }
+}
