@@ -51,13 +51,14 @@ fn messages(topic: &Topic<u32>) -> String {
     ])
 }
 
-fn ends(counts: &DeliveryCounts) -> [(&'static str, u64); 12] {
+fn ends(counts: &DeliveryCounts) -> [(&'static str, u64); 13] {
     [
         ("made", counts.made),
         ("redriven", counts.redriven),
         ("attempts", counts.attempts),
         ("failed", counts.failed),
         ("requeued", counts.requeued),
+        ("snoozed", counts.snoozed),
         ("retried", counts.retried),
         ("delivered", counts.delivered),
         ("dead-lettered", counts.dead_lettered),
@@ -548,7 +549,7 @@ fn assert_plausible(topic: &TopicMetrics) {
         assert!(counts.made <= topic.dispatched, "{topic:#?}");
         assert!(counts.ended() <= counts.made, "{topic:#?}");
         assert!(
-            counts.delivered + counts.failed + counts.requeued <= counts.attempts,
+            counts.delivered + counts.failed + counts.requeued + counts.snoozed <= counts.attempts,
             "{topic:#?}"
         );
         assert!(
@@ -657,6 +658,7 @@ impl World {
                 1 if d.attempt() == 1 => Err(Nack::retry_after(3 * MS, "once")),
                 2 => Err(Nack::dead_letter("poison")),
                 3 => Err(Nack::discard("whatever")),
+                4 => Err(Nack::snooze(7 * MS, "until its time to live ends")),
                 _ => Ok(()),
             })
         };
@@ -741,6 +743,7 @@ proptest! {
         prop_assert_eq!(of_lane("delivered"), counts.delivered);
         prop_assert_eq!(of_lane("failed"), counts.failed);
         prop_assert_eq!(of_lane("retry_scheduled"), counts.retried);
+        prop_assert_eq!(of_lane("snoozed"), counts.snoozed);
         prop_assert_eq!(of_lane("dead_letter"), counts.dead_lettered);
         prop_assert_eq!(of_lane("redriven"), counts.redriven);
         prop_assert_eq!(of_lane("dropped"), counts.dropped);

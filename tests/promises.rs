@@ -39,6 +39,7 @@ mod pull_batches;
 mod requeue;
 mod retry;
 mod several_brokers;
+mod snooze;
 mod starts;
 mod strategy_swap;
 mod timers;

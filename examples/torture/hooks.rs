@@ -199,6 +199,7 @@ impl Ears {
             ("delivered", counts.delivered),
             ("failed", counts.failed),
             ("requeued", counts.requeued),
+            ("snoozed", counts.snoozed),
             ("retry_scheduled", counts.retried),
             ("dead_letter", counts.dead_lettered),
             ("expired", counts.expired),

@@ -250,6 +250,7 @@ impl fmt::Display for Event<'_> {
             EventKind::MessageEnqueued { depth } => write!(f, " depth {depth}"),
             EventKind::Failed { error, .. } => write!(f, ": {error}"),
             EventKind::Requeued { reason } => write!(f, ": {reason}"),
+            EventKind::Snoozed { delay, reason } => write!(f, " for {delay:?}: {reason}"),
             EventKind::RetryScheduled { delay } => write!(f, " in {delay:?}"),
             EventKind::DeadLetter { reason } => write!(f, ": {reason}"),
             EventKind::StrategySwapped { from, to } => write!(f, " {from} -> {to}"),
@@ -317,6 +318,13 @@ pub enum EventKind {
     },
     /// A handler requeued its delivery, or a lease was nacked to be requeued.
     Requeued {
+        /// The text of the nack.
+        reason: Arc<str>,
+    },
+    /// A handler put its delivery off, or a lease was nacked to be put off.
+    Snoozed {
+        /// The time for which it was put off.
+        delay: Duration,
         /// The text of the nack.
         reason: Arc<str>,
     },
@@ -417,6 +425,7 @@ impl EventKind {
             Self::Delivered => "delivered",
             Self::Failed { .. } => "failed",
             Self::Requeued { .. } => "requeued",
+            Self::Snoozed { .. } => "snoozed",
             Self::RetryScheduled { .. } => "retry_scheduled",
             Self::DeadLetter { .. } => "dead_letter",
             Self::StrategySwapped { .. } => "strategy_swapped",

@@ -161,8 +161,8 @@ impl<T: Send + Sync + 'static> Lease<T> {
 
     /// Returns the number of the attempt: 1 for the first lease of this delivery.
     ///
-    /// Leases that ended by [`Nack::requeue`](crate::Nack::requeue) are not counted. A redrive
-    /// begins again at 1.
+    /// Leases that ended by [`Nack::requeue`](crate::Nack::requeue) or
+    /// [`Nack::snooze`](crate::Nack::snooze) are not counted. A redrive begins again at 1.
     pub fn attempt(&self) -> u32 {
         self.granted.attempt
     }

@@ -330,7 +330,7 @@ impl<T> DeadLetter<T> {
 
     /// Returns the number of attempts in this generation: entries into the handler, or leases.
     ///
-    /// Attempts that ended by a requeue don't count.
+    /// Attempts that ended by a requeue or a snooze don't count.
     pub fn attempts(&self) -> u32 {
         self.letter.attempts
     }

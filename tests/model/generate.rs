@@ -130,6 +130,7 @@ fn settles() -> impl Strategy<Value = Settle> {
         2 => prop_oneof![
             2 => Just(Answer::Retry),
             1 => (0..9_u64).prop_map(Answer::RetryAfter),
+            1 => (1..9_u64).prop_map(Answer::Snooze),
             1 => Just(Answer::DeadLetter),
             1 => Just(Answer::Discard),
         ].prop_map(Settle::Nack),

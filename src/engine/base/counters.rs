@@ -110,6 +110,7 @@ pub struct LaneBooks {
     delivered: Counter,
     failed: Counter,
     requeued: Counter,
+    snoozed: Counter,
     retried: Counter,
     dead_lettered: Counter,
     dropped: Counter,
@@ -127,9 +128,9 @@ pub struct DeliveryCounts {
     pub made: u64,
     /// Deliveries that a handler has, or that are on lease.
     pub in_flight: u64,
-    /// Deliveries that wait for their retry on the timer wheel.
+    /// Deliveries that wait on the timer wheel for their retry, or for the end of their snooze.
     pub awaiting_retry: u64,
-    /// Entries into the handler, and leases; requeued ones included.
+    /// Entries into the handler, and leases; requeued and snoozed ones included.
     pub attempts: u64,
     /// Deliveries that ended by `Ok`, or by the ack of a lease.
     pub delivered: u64,
@@ -137,6 +138,8 @@ pub struct DeliveryCounts {
     pub failed: u64,
     /// Entries and leases that ended by [`Nack::requeue`](crate::Nack::requeue).
     pub requeued: u64,
+    /// Entries and leases that ended by [`Nack::snooze`](crate::Nack::snooze).
+    pub snoozed: u64,
     /// Retries granted.
     pub retried: u64,
     /// Deliveries that ended in the dead-letter store.
@@ -176,7 +179,10 @@ impl LaneBooks {
             Status::Delivered => self.delivered.add(count),
             Status::Failed => self.failed.add(count),
             Status::RetryScheduled => {
-                self.retried.add(count);
+                match from {
+                    Status::Delivering => self.snoozed.add(count),
+                    _ => self.retried.add(count),
+                }
                 self.awaiting_retry.add(count);
             }
             Status::DeadLetter => self.dead_lettered.add(count),
@@ -216,6 +222,7 @@ impl LaneBooks {
         let retried = self.retried.get();
         let failed = self.failed.get();
         let requeued = self.requeued.get();
+        let snoozed = self.snoozed.get();
         let attempts = self.attempts.get();
         let redriven = self.redriven.get();
         DeliveryCounts {
@@ -226,6 +233,7 @@ impl LaneBooks {
             delivered,
             failed,
             requeued,
+            snoozed,
             retried,
             dead_lettered,
             dropped,
@@ -257,6 +265,7 @@ impl DeliveryCounts {
         self.delivered += other.delivered;
         self.failed += other.failed;
         self.requeued += other.requeued;
+        self.snoozed += other.snoozed;
         self.retried += other.retried;
         self.dead_lettered += other.dead_lettered;
         self.dropped += other.dropped;

@@ -10,17 +10,18 @@ use crate::message::MessageId;
 use crate::message::batch::{Batch, BatchSlice};
 use crate::observe::event::{DropCause, EventKind, Subject};
 use crate::pure::decide::lifecycle::{Status, Step};
-use crate::pure::policy::verdict::{NackAction, Verdict};
+use crate::pure::policy::verdict::{NackAction, Verdict, put_off};
 use crate::pure::words::room::Phase;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::reason::DeadReason;
+use std::time::Duration;
 
 /// The result of settling a failed delivery.
 pub(crate) enum Settled<T> {
-    /// The delivery gets another attempt.
-    Retry {
-        failed: PendingDelivery<T>,
+    /// The delivery gets another attempt at this time: it has failed, or was put off.
+    Waits {
+        item: PendingDelivery<T>,
         due_ns: u64,
     },
     /// The delivery goes back to the end of the line.
@@ -65,18 +66,19 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
     ) -> u32 {
         match self.judge(&mut turn.last_error, failed, failed_call, now_ns) {
-            Settled::Retry { failed, due_ns } => {
+            Settled::Waits { item, due_ns } => {
                 let delay_ns = due_ns.saturating_sub(now_ns);
-                let (id, attempt) = (failed.id(), failed.attempts);
-                self.books.record(Status::Failed, Step::Retry, 1);
+                let retry = item.has_failed().then(|| (item.id(), item.attempts));
                 if delay_ns == 0 {
                     // No timer is needed. The runner that settles it looks for it next.
-                    let tag = turn.waiting.insert(failed);
+                    let tag = turn.waiting.insert(item);
                     self.push_return(Return::Due(tag));
                 } else {
-                    self.schedule_retry(&mut turn.waiting, failed, delay_ns);
+                    self.schedule_retry(&mut turn.waiting, item, delay_ns);
                 }
-                self.tell_retry(id, attempt, delay_ns);
+                if let Some((id, attempt)) = retry {
+                    self.tell_retry(id, attempt, delay_ns);
+                }
                 0
             }
             Settled::Requeued(item) if self.engine().is_manual() => {
@@ -115,11 +117,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Settled::Ended;
         }
         let text = shared(last_error, failed_call.cause.text());
-        if failed_call.cause.action() == NackAction::Requeue {
-            failed.requeue(self.topic.gate.issued());
-            let status = self.books.record(Status::Delivering, Step::Requeue, 1);
-            self.tell(id, attempt, status, EventKind::Requeued { reason: text });
-            return Settled::Requeued(failed);
+        match failed_call.cause.action() {
+            NackAction::Requeue => {
+                failed.requeue(self.topic.gate.issued());
+                let status = self.books.record(Status::Delivering, Step::Requeue, 1);
+                self.tell(id, attempt, status, EventKind::Requeued { reason: text });
+                return Settled::Requeued(failed);
+            }
+            NackAction::Snooze(delay) => return self.snooze(failed, delay, text, now_ns),
+            _ => {}
         }
         let kind = failed_call.cause.kind();
         let status = self.books.record(Status::Delivering, Step::Fail, 1);
@@ -128,7 +134,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
         failed.fail(Arc::clone(&text), kind, now_ns);
         match self.verdict(&failed, failed_call, &text, now_ns) {
-            Verdict::Retry { due_ns } => return Settled::Retry { failed, due_ns },
+            Verdict::Retry { due_ns } => {
+                self.books.record(Status::Failed, Step::Retry, 1);
+                let item = failed;
+                return Settled::Waits { item, due_ns };
+            }
             Verdict::DeadLetter(reason) => {
                 if self.bury(failed, Status::Failed, reason) {
                     return Settled::Buried;
@@ -142,6 +152,26 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Verdict::Expire => self.expire_at(failed, Status::Failed),
         }
         Settled::Ended
+    }
+
+    /// Puts a delivery off that has not failed, unless its time to live ends before.
+    fn snooze(
+        &self,
+        mut item: PendingDelivery<T>,
+        delay: Duration,
+        reason: Arc<str>,
+        now_ns: u64,
+    ) -> Settled<T> {
+        let expires_ns = item.expires_ns(self.topic.settings.ttl_ns);
+        let Verdict::Retry { due_ns } = put_off(delay, now_ns, expires_ns) else {
+            self.expire_at(item, Status::Delivering);
+            return Settled::Ended;
+        };
+        item.snooze();
+        let status = self.books.record(Status::Delivering, Step::Snooze, 1);
+        let kind = EventKind::Snoozed { delay, reason };
+        self.tell(item.id(), item.attempts + 1, status, kind);
+        Settled::Waits { item, due_ns }
     }
 
     /// Ends everything the lane still has, as its phase says.

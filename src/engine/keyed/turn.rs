@@ -169,11 +169,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let name = key.and_then(|_| item.key().map(Box::from));
         let settled = self.lane.judge(last_error, item, failed_call, now_ns);
         let settled = match settled {
-            Settled::Retry { failed, due_ns } => {
-                let delay_ns = due_ns.saturating_sub(now_ns);
-                self.lane.books.record(Status::Failed, Step::Retry, 1);
+            Settled::Waits { item, due_ns } => {
                 settlements.lay_down(key);
-                return self.come_back(key, failed, delay_ns);
+                return self.come_back(key, item, due_ns.saturating_sub(now_ns));
             }
             Settled::Requeued(item) => {
                 settlements.lay_down(key);
@@ -205,9 +203,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         );
         let mut state = self.keyed.state.lock();
         let is_requeued = item.behind().is_some();
-        let (id, attempt) = (item.id(), item.attempts);
+        let (id, attempt, has_failed) = (item.id(), item.attempts, item.has_failed());
         let tell = || {
-            if !is_requeued {
+            if has_failed {
                 self.lane.tell_retry(id, attempt, delay_ns);
             }
         };

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! CREATED ─▶ QUEUED ─▶ DELIVERING ─▶ DELIVERED
-//!              ▲  ◀─ requeue ┴──────▶ FAILED ─▶ RETRY_SCHEDULED ─▶ QUEUED
-//!              │                        └────▶ DEAD_LETTER
+//!              ▲  ◀─ requeue ┼──────▶ FAILED ─▶ RETRY_SCHEDULED ─▶ QUEUED
+//!              │             └─ snooze ──│──────▶ RETRY_SCHEDULED
+//!              │                         └─▶ DEAD_LETTER
 //!              └──── redrive, as a new generation ────┘
 //! ```
 //!
@@ -29,7 +30,7 @@ pub enum Status {
     /// The handler returned an error or panicked, or the lease was nacked, dropped or outlived its
     /// deadline. The next status is being decided.
     Failed,
-    /// The delivery waits on the timer wheel for its next attempt.
+    /// The delivery waits on the timer wheel for its next attempt, after a failure or a snooze.
     RetryScheduled,
     /// The delivery is in the dead-letter store. Only a redrive takes it out as a delivery again.
     DeadLetter,
@@ -47,7 +48,7 @@ pub enum Step {
     /// The delivery enters a lane.
     Accept,
     /// The handler is entered, or the delivery is leased. This counts as an attempt, unless a
-    /// requeue follows.
+    /// requeue or a snooze follows.
     Start,
     /// The handler returned `Ok`, or the lease was acked.
     Ack,
@@ -56,8 +57,10 @@ pub enum Step {
     Fail,
     /// A policy grants another attempt.
     Retry,
-    /// The retry is due, or the handler has requeued the delivery without failing.
+    /// The retry or the snooze is due, or the handler has requeued the delivery without failing.
     Requeue,
+    /// The handler puts the delivery off without failing.
+    Snooze,
     /// The delivery goes to the dead-letter store.
     Bury,
     /// The delivery is dropped.
@@ -111,9 +114,10 @@ impl Status {
             (Delivering, Step::Fail) => Failed,
             (Failed, Step::Retry) => RetryScheduled,
             (Delivering | RetryScheduled, Step::Requeue) => Queued,
+            (Delivering, Step::Snooze) => RetryScheduled,
             (Queued | Delivering | Failed | RetryScheduled, Step::Bury) => DeadLetter,
             (Created | Queued | Failed, Step::Drop) => Dropped,
-            (Queued | Failed, Step::Expire) => Expired,
+            (Queued | Delivering | Failed, Step::Expire) => Expired,
             (Queued | Delivering | RetryScheduled, Step::Cancel) => Cancelled,
             (DeadLetter, Step::Redrive) => Queued,
             (from, step) => return Err(IllegalStep { from, step }),
@@ -156,13 +160,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STEPS: [Step; 11] = [
+    const STEPS: [Step; 12] = [
         Step::Accept,
         Step::Start,
         Step::Ack,
         Step::Fail,
         Step::Retry,
         Step::Requeue,
+        Step::Snooze,
         Step::Bury,
         Step::Drop,
         Step::Expire,
@@ -193,7 +198,9 @@ mod tests {
                 "DELIVERING -Ack-> DELIVERED",
                 "DELIVERING -Fail-> FAILED",
                 "DELIVERING -Requeue-> QUEUED",
+                "DELIVERING -Snooze-> RETRY_SCHEDULED",
                 "DELIVERING -Bury-> DEAD_LETTER",
+                "DELIVERING -Expire-> EXPIRED",
                 "DELIVERING -Cancel-> CANCELLED",
                 "FAILED -Retry-> RETRY_SCHEDULED",
                 "FAILED -Bury-> DEAD_LETTER",

@@ -184,6 +184,16 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         ],
     },
     Exclusion {
+        what: "snoozes that handlers ask for",
+        why: "what a handler says depends on the message and the attempt, so it would say so for \
+              ever; callers that pull ask for them",
+        by: Never,
+        held_by: &[
+            "snooze::a_snoozed_delivery_comes_after_its_time_as_the_same_attempt_and_no_policy_is_asked",
+            "snooze::those_behind_a_snoozed_delivery_wait_only_where_order_survives_failures",
+        ],
+    },
+    Exclusion {
         what: "changes of OnFailure, OnExhausted, hold, credits, deadlines and concurrency",
         why: "what waits by then holds up what it did before",
         by: Never,

@@ -183,6 +183,7 @@ pub fn add(sum: &mut DeliveryCounts, counts: &DeliveryCounts) {
     sum.attempts += counts.attempts;
     sum.delivered += counts.delivered;
     sum.failed += counts.failed;
+    sum.snoozed += counts.snoozed;
     sum.retried += counts.retried;
     sum.dead_lettered += counts.dead_lettered;
     sum.dropped += counts.dropped;
