@@ -38,6 +38,7 @@ mod pull;
 mod pull_batches;
 mod requeue;
 mod retry;
+mod retry_now;
 mod several_brokers;
 mod snooze;
 mod starts;

@@ -130,6 +130,12 @@ pub fn churner(life: &Life, actor: &Actor, mut random: Rng) {
         number += 1;
         let offer = churned_offer(number, life, &mut random);
         held.extend(ledger.subscribe(offer, &mut random).ok());
+        if let Some((subscription, seat)) = held.last()
+            && random.u32(..4) == 0
+        {
+            seat.hastened.store(true, Relaxed);
+            subscription.retry_all_now();
+        }
         if held.len() >= CHURNED {
             let (subscription, seat) = held.swap_remove(random.usize(..held.len()));
             let mode = match random.u32(..4) {

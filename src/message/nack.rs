@@ -92,9 +92,9 @@ impl Nack {
     /// [snoozed](crate::DeliveryCounts::snoozed).
     ///
     /// Meanwhile the delivery occupies no worker. It waits on the timer wheel and keeps its place in
-    /// the lane, as a retry does. Under [`OnFailure::BlockKey`] and
-    /// [`OnFailure::BlockSubscription`] the deliveries behind it wait, so that order holds.
-    /// Otherwise they pass it.
+    /// the lane, as a retry does. [`Subscription::retry_now`](crate::Subscription::retry_now) calls
+    /// it back early. Under [`OnFailure::BlockKey`] and [`OnFailure::BlockSubscription`] the
+    /// deliveries behind it wait, so that order holds. Otherwise they pass it.
     ///
     /// Nothing but a time to live, or the end of the subscription or the broker, limits the number
     /// of snoozes. A snooze that would outlast the time to live ends the delivery at once, as

@@ -333,6 +333,9 @@ pub enum EventKind {
         /// The time from now until the attempt.
         delay: Duration,
     },
+    /// A delivery that waited for its retry or the end of its snooze was called back early, by
+    /// [`Subscription::retry_now`](crate::Subscription::retry_now) or one like it.
+    RetriedNow,
     /// A delivery went to the dead letters.
     DeadLetter {
         /// The reason.
@@ -427,6 +430,7 @@ impl EventKind {
             Self::Requeued { .. } => "requeued",
             Self::Snoozed { .. } => "snoozed",
             Self::RetryScheduled { .. } => "retry_scheduled",
+            Self::RetriedNow => "retried_now",
             Self::DeadLetter { .. } => "dead_letter",
             Self::StrategySwapped { .. } => "strategy_swapped",
             Self::PartitionsChanged { .. } => "partitions_changed",

@@ -18,6 +18,7 @@ use crate::engine::runtime::{Engine, context};
 use crate::engine::state::keyed::ChangeRules;
 use crate::engine::state::lane::Lane;
 use crate::engine::wait::fire::Tag;
+use crate::message::MessageId;
 use crate::observe::latency::Latencies;
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::decide::rules::Rules;
@@ -179,6 +180,50 @@ impl Subscription {
         Err(InvalidSetting::new("concurrency", concurrency, rule))
     }
 
+    /// Has a delivery that waits for its retry, or for the end of its
+    /// [snooze](crate::Nack::snooze), come again now.
+    ///
+    /// `id` is the message's. Returns whether such a delivery was waiting. If its time comes at the
+    /// same moment, it comes once, and the result is `false`. Its attempts and its order are what
+    /// they would have been.
+    ///
+    /// The call looks through all waiting deliveries of the subscription. It doesn't wait.
+    ///
+    /// ```
+    /// use millstream::{Backoff, Broker, ManualClock, Nack};
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let clock = ManualClock::new();
+    /// let broker = Broker::builder().workers(0).manual_clock(&clock).build()?;
+    /// let retry = Backoff::fixed(Duration::from_secs(3_600)).max_attempts(2);
+    /// let orders = broker.topic::<u64>("orders").retry(retry).open()?;
+    /// let billing = orders.subscribe("billing", |order| match order.attempt() {
+    ///     1 => Err(Nack::retry("the bank is down")),
+    ///     _ => Ok(()),
+    /// })?;
+    /// let receipt = orders.publish(7)?;
+    /// broker.run_until_idle();
+    ///
+    /// assert!(billing.retry_now(receipt.id())); // the bank is up again
+    /// broker.run_until_idle();
+    /// assert_eq!(billing.metrics().counts.delivered, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn retry_now(&self, id: MessageId) -> bool {
+        self.lane.retry_now(Some(id)) > 0
+    }
+
+    /// Has all deliveries that wait for their retry, or for the end of their
+    /// [snooze](crate::Nack::snooze), come again now.
+    ///
+    /// They go in the order of their messages. Returns their number. It does for all what
+    /// [`retry_now`](Self::retry_now) does for one.
+    pub fn retry_all_now(&self) -> usize {
+        self.lane.retry_now(None)
+    }
+
     /// Returns a snapshot of the subscription's counts.
     pub fn metrics(&self) -> SubscriptionMetrics {
         self.lane.metrics()
@@ -247,6 +292,8 @@ pub(crate) trait AnyLane: Send + Sync {
     fn set_retry(&self, policy: SharedPolicy);
     fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting>;
     fn set_concurrency(&self, concurrency: usize) -> bool;
+    /// Has deliveries that wait for their next attempt come now: this one, or all.
+    fn retry_now(&self, only: Option<MessageId>) -> usize;
     fn metrics(&self) -> SubscriptionMetrics;
 }
 
@@ -300,6 +347,10 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
     fn set_concurrency(&self, concurrency: usize) -> bool {
         self.keyed()
             .is_some_and(|keyed| keyed.set_concurrency(concurrency))
+    }
+
+    fn retry_now(&self, only: Option<MessageId>) -> usize {
+        Lane::retry_now(self, only)
     }
 
     fn metrics(&self) -> SubscriptionMetrics {

@@ -168,6 +168,7 @@ pub fn steps() -> impl Strategy<Value = Step> {
             .prop_map(|(slot, most)| Step::Receive(slot, most)),
         5 => (0..6_usize, settles()).prop_map(|(place, settle)| Step::Settle(place, settle)),
         3 => (slot.clone(), 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Join(slot, name)),
+        2 => slot.clone().prop_map(Step::RetryAllNow),
         2 => (slot, 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Leave(slot, name)),
         2 => some_slot.clone().prop_map(Step::Redrive),
         1 => some_slot.prop_map(Step::Purge),

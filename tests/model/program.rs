@@ -246,6 +246,8 @@ pub enum Step {
     Receive(usize, Option<usize>),
     /// Settles one of those that are held, or a batch.
     Settle(usize, Settle),
+    /// Calls back all that waits for its retry.
+    RetryAllNow(usize),
     Redrive(Option<usize>),
     Purge(Option<usize>),
 }

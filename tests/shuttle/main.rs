@@ -48,6 +48,7 @@ mod flow;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod keys;
+mod settle;
 mod side;
 
 use std::time::Duration;

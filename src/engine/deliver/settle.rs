@@ -19,10 +19,10 @@ use std::time::Duration;
 
 /// The result of settling a failed delivery.
 pub(crate) enum Settled<T> {
-    /// The delivery gets another attempt at this time: it has failed, or was put off.
+    /// The delivery gets another attempt: it has failed, or was put off.
     Waits {
         item: PendingDelivery<T>,
-        due_ns: u64,
+        wait: Wait,
     },
     /// The delivery goes back to the end of the line.
     Requeued(PendingDelivery<T>),
@@ -30,6 +30,13 @@ pub(crate) enum Settled<T> {
     Buried,
     /// The delivery has ended otherwise.
     Ended,
+}
+
+/// A wait for the next attempt.
+pub(crate) struct Wait {
+    pub(crate) delay_ns: u64,
+    /// The reason of a snooze; none for a retry.
+    pub(crate) snoozed: Option<Arc<str>>,
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
@@ -66,23 +73,20 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
     ) -> u32 {
         match self.judge(&mut turn.last_error, failed, failed_call, now_ns) {
-            Settled::Waits { item, due_ns } => {
-                let delay_ns = due_ns.saturating_sub(now_ns);
-                let retry = item.has_failed().then(|| (item.id(), item.attempts));
-                if delay_ns == 0 {
+            Settled::Waits { item, wait } => {
+                if wait.delay_ns == 0 {
                     // No timer is needed. The runner that settles it looks for it next.
-                    let tag = turn.waiting.insert(item);
+                    let (id, attempts) = (item.id(), item.attempts);
+                    let tag = self.waiting.lock().insert(item);
                     self.push_return(Return::Due(tag));
+                    self.tell_wait(id, attempts, wait);
                 } else {
-                    self.schedule_retry(&mut turn.waiting, item, delay_ns);
-                }
-                if let Some((id, attempt)) = retry {
-                    self.tell_retry(id, attempt, delay_ns);
+                    self.wait(item, wait);
                 }
                 0
             }
             Settled::Requeued(item) if self.engine().is_manual() => {
-                let tag = turn.waiting.insert(item);
+                let tag = self.waiting.lock().insert(item);
                 self.engine()
                     .fire_in_next_run(Arc::clone(self) as _, Tag::Parked(tag));
                 0
@@ -136,8 +140,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         match self.verdict(&failed, failed_call, &text, now_ns) {
             Verdict::Retry { due_ns } => {
                 self.books.record(Status::Failed, Step::Retry, 1);
-                let item = failed;
-                return Settled::Waits { item, due_ns };
+                let delay_ns = due_ns.saturating_sub(now_ns);
+                let snoozed = None;
+                let wait = Wait { delay_ns, snoozed };
+                return Settled::Waits { item: failed, wait };
             }
             Verdict::DeadLetter(reason) => {
                 if self.bury(failed, Status::Failed, reason) {
@@ -168,10 +174,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Settled::Ended;
         };
         item.snooze();
-        let status = self.books.record(Status::Delivering, Step::Snooze, 1);
-        let kind = EventKind::Snoozed { delay, reason };
-        self.tell(item.id(), item.attempts + 1, status, kind);
-        Settled::Waits { item, due_ns }
+        self.books.record(Status::Delivering, Step::Snooze, 1);
+        let wait = Wait {
+            delay_ns: due_ns.saturating_sub(now_ns),
+            snoozed: Some(reason),
+        };
+        Settled::Waits { item, wait }
     }
 
     /// Ends everything the lane still has, as its phase says.
@@ -194,7 +202,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 self.cancel_part(&part);
             }
         }
-        let waiting: Vec<_> = turn.waiting.drain().collect();
+        let waiting: Vec<_> = self.waiting.lock().drain().collect();
         for pending in waiting {
             // If the timer fires all the same, its tag finds nothing.
             self.engine().timer.cancel_parked(pending.timer);

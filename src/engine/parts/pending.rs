@@ -130,11 +130,6 @@ impl<T> PendingDelivery<T> {
         self.past = Past::Snoozed;
     }
 
-    /// Returns whether the last thing that happened to it is a failed attempt.
-    pub(crate) fn has_failed(&self) -> bool {
-        matches!(self.past, Past::Failed(_))
-    }
-
     /// Returns the last message that goes before it, if it was requeued.
     pub(crate) fn behind(&self) -> Option<u64> {
         (self.past == Past::Requeued).then_some(self.since)

@@ -91,13 +91,14 @@ impl Timer {
         drop(cancelled);
     }
 
-    /// Takes back the deadline of a retry or of a delayed message.
-    pub(crate) fn cancel_parked(&self, key: TimerKey) {
+    /// Takes back the deadline of a retry or of a delayed message. Returns `false` if it has come,
+    /// or was taken back before.
+    pub(crate) fn cancel_parked(&self, key: TimerKey) -> bool {
         let mut state = self.state.lock();
         let cancelled = state.wheel.cancel(key);
         state.parked -= u64::from(cancelled.is_some());
         drop(state);
-        drop(cancelled);
+        cancelled.is_some()
     }
 
     /// Returns the number of retries and delayed messages whose time has not come, and the next

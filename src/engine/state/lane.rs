@@ -31,9 +31,6 @@ pub(crate) struct Turn<T> {
     pub(crate) handler: Handler<T>,
     /// Slices taken out of the inbox and not yet handled.
     pub(crate) prefetched: VecDeque<BatchSlice<T>>,
-    /// Retries on the timer wheel, by their tag. On an engine without workers, deliveries that were
-    /// requeued in this run are here, too.
-    pub(crate) waiting: Arena<PendingDelivery<T>>,
     /// Deliveries that were requeued and may go on, in order.
     pub(crate) requeued: VecDeque<PendingDelivery<T>>,
     pub(crate) linger: Linger,
@@ -52,7 +49,6 @@ impl<T> Turn<T> {
         Self {
             handler,
             prefetched: VecDeque::new(),
-            waiting: Arena::new(),
             requeued: VecDeque::new(),
             linger: Linger::default(),
             is_new_next: false,
@@ -134,6 +130,9 @@ pub(crate) struct Lane<T> {
     /// Bounded like the inbox.
     returns: OnceLock<Box<Unbounded<Return<T>>>>,
     pub(crate) turn: Mutex<Option<Box<Turn<T>>>>,
+    /// Retries and snoozes on the timer wheel, by their tag. On an engine without workers,
+    /// deliveries that were requeued in this run are here, too.
+    pub(crate) waiting: Mutex<Arena<PendingDelivery<T>>>,
     /// The keyed state, where order has to survive failures, or several consumers share the lane.
     pub(crate) keyed: OnceLock<Box<Keyed<T>>>,
     /// The deadline of a drain that was begun inside a handler.
@@ -174,6 +173,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             expiry: Expiry::new(),
             returns: OnceLock::new(),
             turn: Mutex::new(Some(Box::new(Turn::new(handler)))),
+            waiting: Mutex::new(Arena::new()),
             keyed,
             end: Mutex::new(TimerKey::NONE),
             retired: AtomicBool::new(false),

@@ -141,6 +141,15 @@ impl Lane {
             || self.out.iter().any(|leased| leased.due <= now)
     }
 
+    /// All that waits on the timer wheel is due, in the order of its messages: so many.
+    pub fn retry_all_now(&mut self, real: usize) {
+        let waiting = self.waiting.iter_mut().filter(|(due, _)| *due > 0);
+        let called = waiting.map(|(due, _)| *due = 0).count();
+        self.waiting
+            .sort_by_key(|(due, tried)| (*due, tried.message.id));
+        assert!(!self.shape.is_exact() || called == real, "called back");
+    }
+
     pub fn wants(&self, message: &Message) -> bool {
         self.phase == Phase::Open && self.after < message.id
     }

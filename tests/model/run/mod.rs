@@ -137,6 +137,13 @@ impl Pair {
                 pull.into_iter().for_each(|slot| self.receive(slot, most));
             }
             Step::Settle(place, settle) => self.settle(place, settle),
+            Step::RetryAllNow(slot) => {
+                if let Some(handle) = &self.handles[slot] {
+                    let real = handle.subscription().retry_all_now();
+                    let at = self.place_of(slot);
+                    self.model.lanes[at].retry_all_now(real);
+                }
+            }
             Step::Redrive(slot) => self.redrive(slot),
             Step::Purge(slot) => self.purge(slot),
         }
