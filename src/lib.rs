@@ -124,10 +124,11 @@ pub use subscription::pattern::{PatternSubscription, PatternSubscriptionBuilder}
 pub use subscription::pull::{Leases, Pull, PullSubscription};
 pub use subscription::{Subscription, Unsubscribed};
 pub use topic::builder::{MAX_PAYLOAD, TopicBuilder};
-pub use topic::dead_letters::{DeadLetter, DeadLetters, PastFailure, Redrive};
+pub use topic::dead_letters::{DeadLetter, DeadLetters, PastFailure};
 #[cfg(feature = "async")]
 pub use topic::futures::Publish;
 pub use topic::publisher::BufferedPublisher;
+pub use topic::redrive::{Redrive, RedriveOptions};
 pub use topic::{MessageBuilder, Topic};
 pub use types::config::{
     DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired,

@@ -36,6 +36,7 @@ mod patterns;
 mod payloads;
 mod pull;
 mod pull_batches;
+mod redrive_options;
 mod requeue;
 mod retry;
 mod retry_now;

@@ -252,6 +252,7 @@ impl fmt::Display for Event<'_> {
             EventKind::Requeued { reason } => write!(f, ": {reason}"),
             EventKind::Snoozed { delay, reason } => write!(f, " for {delay:?}: {reason}"),
             EventKind::RetryScheduled { delay } => write!(f, " in {delay:?}"),
+            EventKind::LetterMoved { to } => write!(f, " to {to}"),
             EventKind::DeadLetter { reason } => write!(f, ": {reason}"),
             EventKind::StrategySwapped { from, to } => write!(f, " {from} -> {to}"),
             EventKind::PartitionsChanged { from, to } => write!(f, " {from} -> {to}"),
@@ -384,6 +385,11 @@ pub enum EventKind {
     Unrouted,
     /// A letter was redriven: it has left the dead letters, and is on its way to its subscription.
     Redriven,
+    /// A letter was published to another topic, and has left the dead letters.
+    LetterMoved {
+        /// The topic that has it as a new message.
+        to: Arc<str>,
+    },
     /// A full dead-letter store evicted a letter, or did not keep a new one.
     LetterEvicted,
     /// A delivery went to the dead letters, and later deliveries of its key follow it there from
@@ -441,6 +447,7 @@ impl EventKind {
             Self::Cancelled => "cancelled",
             Self::Unrouted => "unrouted",
             Self::Redriven => "redriven",
+            Self::LetterMoved { .. } => "letter_moved",
             Self::LetterEvicted => "letter_evicted",
             Self::KeyParked { .. } => "key_parked",
             Self::KeyFreed { .. } => "key_freed",

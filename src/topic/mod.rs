@@ -5,6 +5,7 @@ pub(crate) mod dead_letters;
 #[cfg(feature = "async")]
 pub(crate) mod futures;
 pub(crate) mod publisher;
+pub(crate) mod redrive;
 
 use std::any::type_name;
 use std::fmt;

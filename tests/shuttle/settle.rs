@@ -1,6 +1,6 @@
 //! How deliveries are settled: put off, called back.
 
-use millstream::Backoff;
+use millstream::{Backoff, LaneFull, RedriveOptions};
 
 use super::explore::explore;
 use super::*;
@@ -49,5 +49,47 @@ fn retries_and_snoozes_are_called_back_while_their_time_comes() {
         let counts = broker.metrics().deliveries();
         assert_eq!((counts.snoozed, counts.failed), (2, 2));
         assert_eq!(counts.attempts, PUBLISHERS + 4, "each comes back once");
+    });
+}
+
+#[test]
+fn redrives_wait_for_room_in_a_lane_and_in_another_topic() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic::<Sent>("a").open().unwrap();
+        let other = broker.topic::<Sent>("b").capacity(1).open().unwrap();
+        let [done, moved] = [(); 2].map(|()| Log::new());
+        other.subscribe("y", into(&moved)).unwrap().detach();
+        let of_handler = done.clone();
+        let lane = topic.subscription("x").capacity(1);
+        let lane = lane.when_full(LaneFull::DeadLetter);
+        let subscribed = lane.subscribe(move |delivery| {
+            if delivery.generation() == 0 {
+                return Err(Nack::dead_letter("not in this life"));
+            }
+            thread::yield_now();
+            of_handler.push(*delivery.payload());
+            Ok(())
+        });
+        subscribed.unwrap().detach();
+        for number in 0..PUBLISHERS {
+            topic.publish((number, 0)).unwrap();
+        }
+        assert!(broker.wait_until_idle(FOREVER));
+        let letters = topic.dead_letters();
+        let back = RedriveOptions::new().wait(FOREVER);
+        let away = back.clone().to(&other);
+        let redrives = [back.clone(), away.clone(), back, away].map(|options| {
+            let letters = letters.clone();
+            thread::spawn(move || {
+                letters.redrive_with(options, |_| true).unwrap();
+            })
+        });
+        join(redrives.into());
+        assert!(letters.is_empty(), "all had time enough");
+        drain(&broker);
+        let mut all = [done.take(), moved.take()].concat();
+        all.sort_unstable();
+        assert!(all.into_iter().eq((0..PUBLISHERS).map(|of| (of, 0))));
     });
 }

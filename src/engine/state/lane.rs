@@ -218,7 +218,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn release(&self, places: u32) -> bool {
         let released = self.room.update(|room| room.release(places));
         if released.wake_topic {
-            mutant!(self.topic.schedule(), "lane.notify-room");
+            mutant!(self.topic.notify_room(), "lane.notify-room");
         }
         released.ended
     }
@@ -381,7 +381,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn close(self: &Arc<Self>, phase: Phase) {
         let released = self.room.update(|room| room.close(phase));
         if released.wake_topic {
-            self.topic.schedule();
+            self.topic.notify_room();
         }
         self.stop_lagging();
         self.schedule();

@@ -35,6 +35,12 @@ pub(crate) struct Delayed<T> {
     pub(crate) route: Option<u64>,
 }
 
+/// The dead letters of a topic, and the redrives that wait for room in a lane.
+pub(crate) struct Letters<T> {
+    pub(crate) store: Mutex<DeadLetterStore<T>>,
+    pub(crate) redrives: Waiters,
+}
+
 /// The list of a topic's lanes.
 pub(crate) type Lanes<T> = Vec<Arc<Lane<T>>>;
 
@@ -64,8 +70,8 @@ pub(crate) struct TopicCore<T> {
     pub(crate) waiters: Waiters,
     /// Each in a box: a page of large payloads would overflow a stack.
     pub(crate) delayed: Mutex<Arena<Box<Delayed<T>>>>,
-    /// Made when it is first needed.
-    letters: OnceLock<Box<Mutex<DeadLetterStore<T>>>>,
+    /// Made when they are first needed.
+    letters: OnceLock<Box<Letters<T>>>,
     /// Written for every batch: kept off the lines that publishers read.
     pub(crate) books: CachePadded<TopicBooks>,
     pub(crate) handles: Cell<Handles>,
@@ -253,17 +259,37 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Returns the store of dead letters.
     pub(crate) fn letters(&self) -> &Mutex<DeadLetterStore<T>> {
+        &self.dead_letters().store
+    }
+
+    fn dead_letters(&self) -> &Letters<T> {
         let settings = &self.settings;
         self.letters.get_or_init(|| {
-            let letters = DeadLetterStore::new(settings.letters, settings.letter_overflow);
-            Box::new(Mutex::new(letters))
+            let store = DeadLetterStore::new(settings.letters, settings.letter_overflow);
+            Box::new(Letters {
+                store: Mutex::new(store),
+                redrives: Waiters::new(),
+            })
         })
+    }
+
+    /// Returns the line of redrives that wait for room in a lane.
+    pub(crate) fn redrives(&self) -> &Waiters {
+        &self.dead_letters().redrives
+    }
+
+    /// Lets those look that wait for room in a lane: the dispatcher, and redrives.
+    pub(crate) fn notify_room(self: &Arc<Self>) {
+        self.schedule();
+        if let Some(letters) = self.letters.get() {
+            letters.redrives.wake_all();
+        }
     }
 
     /// Returns how many letters are in the store, and how many were evicted from it.
     pub(crate) fn letter_counts(&self) -> (usize, u64) {
         self.letters.get().map_or((0, 0), |letters| {
-            let letters = letters.lock();
+            let letters = letters.store.lock();
             (letters.len(), letters.evicted())
         })
     }
@@ -274,20 +300,27 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let buried = self.bury_in(&mut letters, letter);
         drop(letters);
         let is_kept = buried.is_ok();
-        let (evicted, waiting) = match buried {
-            Ok(None) => return true,
-            Ok(Some(left)) => (left.letter, left.waiting),
-            Err(letter) => (Arc::new(letter), Vec::new()),
+        self.tell_evicted(buried.unwrap_or_else(|letter| {
+            let letter = Arc::new(letter);
+            let waiting = Vec::new();
+            Some(Left { letter, waiting })
+        }));
+        is_kept
+    }
+
+    /// Tells observers of a letter that had to leave the store, and the lanes that waited for that.
+    pub(crate) fn tell_evicted(&self, evicted: Option<Left<T>>) {
+        let Some(Left { letter, waiting }) = evicted else {
+            return;
         };
         self.tell_of(
-            Subject::of(&evicted.subscription)
-                .message(evicted.id())
-                .attempt(evicted.attempts)
+            Subject::of(&letter.subscription)
+                .message(letter.id())
+                .attempt(letter.attempts)
                 .status(Status::DeadLetter),
             EventKind::LetterEvicted,
         );
         notify(waiting);
-        is_kept
     }
 
     /// Puts a letter into the locked store, and tells observers under the lock. So nobody redrives

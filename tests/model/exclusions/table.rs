@@ -194,6 +194,16 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         ],
     },
     Exclusion {
+        what: "redrives that wait for room, keep to a rate, or go to another topic",
+        why: "they need other threads, the time on the wall, or a second topic",
+        by: Never,
+        held_by: &[
+            "redrive_options::a_redrive_waits_for_room_and_no_longer_than_it_may",
+            "redrive_options::a_letter_stays_in_its_place_if_the_other_topic_refuses_it",
+            "redrive_options::two_that_move_the_same_letters_move_each_once",
+        ],
+    },
+    Exclusion {
         what: "changes of OnFailure, OnExhausted, hold, credits, deadlines and concurrency",
         why: "what waits by then holds up what it did before",
         by: Never,
