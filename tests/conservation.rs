@@ -51,7 +51,7 @@ fn messages(topic: &Topic<u32>) -> String {
     ])
 }
 
-fn ends(counts: &DeliveryCounts) -> [(&'static str, u64); 13] {
+fn ends(counts: &DeliveryCounts) -> [(&'static str, u64); 14] {
     [
         ("made", counts.made),
         ("redriven", counts.redriven),
@@ -62,6 +62,7 @@ fn ends(counts: &DeliveryCounts) -> [(&'static str, u64); 13] {
         ("retried", counts.retried),
         ("delivered", counts.delivered),
         ("dead-lettered", counts.dead_lettered),
+        ("filtered", counts.filtered),
         ("dropped", counts.dropped),
         ("expired", counts.expired),
         ("cancelled", counts.cancelled),
@@ -643,6 +644,10 @@ impl World {
         let name = ["a", "b", "c"][at];
         let builder = self.topic.subscription(name).capacity(10);
         let builder = builder.when_full(policies[policy]);
+        let builder = match at {
+            1 => builder.filter(|d| d.payload() % 5 != 0),
+            _ => builder,
+        };
         let subscription = if at == 2 {
             builder.subscribe_batches(Batched::of(5).linger(5 * MS), |batch| {
                 for (at, delivery) in batch.iter().enumerate() {
@@ -746,6 +751,7 @@ proptest! {
         prop_assert_eq!(of_lane("snoozed"), counts.snoozed);
         prop_assert_eq!(of_lane("dead_letter"), counts.dead_lettered);
         prop_assert_eq!(of_lane("redriven"), counts.redriven);
+        prop_assert_eq!(of_lane("filtered"), counts.filtered);
         prop_assert_eq!(of_lane("dropped"), counts.dropped);
         prop_assert_eq!(of_lane("expired"), counts.expired);
         prop_assert_eq!(of_lane("cancelled"), counts.cancelled);

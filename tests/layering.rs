@@ -197,7 +197,6 @@ const FOLDERS: &[(&str, &[&str])] = &[
         &[
             "sync",
             "types",
-            "pure/wheel",
             "pure/decide",
             "pure/policy",
             "pure/words",

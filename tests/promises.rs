@@ -14,6 +14,7 @@ mod drain_pipeline;
 mod expiry;
 mod failures_at_the_end;
 mod fair_shares;
+mod filter;
 mod groups;
 mod handles;
 mod harness;

@@ -202,6 +202,7 @@ impl Ears {
             ("snoozed", counts.snoozed),
             ("retry_scheduled", counts.retried),
             ("dead_letter", counts.dead_lettered),
+            ("filtered", counts.filtered),
             ("expired", counts.expired),
             ("cancelled", counts.cancelled),
             ("redriven", counts.redriven),

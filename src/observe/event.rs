@@ -370,6 +370,8 @@ pub enum EventKind {
         /// The cause of the release.
         cause: FlushCause,
     },
+    /// A subscription's filter refused a message.
+    Filtered,
     /// A message or a delivery was dropped.
     Dropped {
         /// The cause.
@@ -442,6 +444,7 @@ impl EventKind {
             Self::PartitionsChanged { .. } => "partitions_changed",
             Self::Backpressure { .. } => "backpressure",
             Self::BatchFlush { .. } => "batch_flush",
+            Self::Filtered => "filtered",
             Self::Dropped { .. } => "dropped",
             Self::Expired => "expired",
             Self::Cancelled => "cancelled",
@@ -502,6 +505,8 @@ pub enum Hook {
     Strategy,
     /// A [`RetryPolicy`](crate::RetryPolicy) or its classifier.
     RetryPolicy,
+    /// A [filter](crate::SubscriptionBuilder::filter) of a subscription.
+    Filter,
     /// An observer.
     Observer,
 }
@@ -512,6 +517,7 @@ impl Hook {
         match self {
             Self::Strategy => "strategy",
             Self::RetryPolicy => "retry_policy",
+            Self::Filter => "filter",
             Self::Observer => "observer",
         }
     }

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use crate::engine::base::contain::{SharedPolicy, share_policy};
+use crate::engine::base::contain::{Contained, SharedPolicy, share_policy};
 #[cfg(feature = "async")]
 use crate::engine::keyed::async_calls;
 use crate::engine::keyed::slots;
-use crate::engine::parts::handler::Handler;
+use crate::engine::parts::handler::{Handler, SharedFilter};
 use crate::engine::state::keyed::{Consumers, Keyed};
 use crate::engine::state::lane::{Lane, LaneSettings};
 use crate::engine::state::slots::Shared;
@@ -42,6 +42,7 @@ pub struct SubscriptionBuilder<'t, T: Send + Sync + 'static> {
     on_failure: OnFailure,
     on_exhausted: OnExhausted,
     hold: Option<usize>,
+    filter: Option<SharedFilter<T>>,
     /// The number of credits, only for a pull subscription.
     credits: Option<usize>,
 }
@@ -57,6 +58,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             on_failure: OnFailure::default(),
             on_exhausted: OnExhausted::default(),
             hold: None,
+            filter: None,
             credits: None,
         }
     }
@@ -106,6 +108,42 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     /// dropped. The range is 1 to the lane's capacity, which is the default.
     pub fn hold(mut self, deliveries: usize) -> Self {
         self.hold = Some(deliveries);
+        self
+    }
+
+    /// Sets which messages the subscription wants. By default it wants all.
+    ///
+    /// The filter is asked before a message takes a place in the lane. So what it refuses holds
+    /// nobody up, however full the lane is. A refused message is counted as
+    /// [filtered](crate::DeliveryCounts::filtered), for this subscription alone. A letter that is
+    /// redriven is not asked about again.
+    ///
+    /// The filter runs on the worker that dispatches the topic, so it must be quick, and must not
+    /// wait. It is asked about each message once, even if the message has to wait for room. If it
+    /// panics, the message is delivered, and observers hear of
+    /// [`Hook::Filter`](crate::Hook::Filter).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = millstream::Broker::builder().workers(0).build()?;
+    /// let orders = broker.topic::<u64>("orders").open()?;
+    /// let eu = orders
+    ///     .subscription("eu")
+    ///     .filter(|order| order.header("region") == Some("eu"))
+    ///     .subscribe(|_| Ok(()))?;
+    /// orders.message(7).header("region", "eu").publish()?;
+    /// orders.message(8).header("region", "us").publish()?;
+    /// broker.run_until_idle();
+    /// let counts = eu.metrics().counts;
+    /// assert_eq!((counts.delivered, counts.filtered), (1, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn filter<F>(mut self, wanted: F) -> Self
+    where
+        F: Fn(&Delivery<'_, T>) -> bool + Send + Sync + 'static,
+    {
+        self.filter = Some(Arc::new(Contained::new(Box::new(wanted))));
         self
     }
 
@@ -338,6 +376,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             capacity: capacity as u32,
             when_full: self.when_full,
             retry: self.retry,
+            filter: self.filter,
             by_pattern: false,
             keyed: (!is_plain).then(|| Keyed::new(rules, consumers, self.when_full)),
         };

@@ -185,7 +185,7 @@ struct Line {
     stays: Option<Stays>,
 }
 
-/// What is left of the patience of a redrive, and when its next letter may go.
+/// The rest of the patience of a redrive, and the time at which its next letter may go.
 struct Pace {
     wait: Duration,
     interval: Duration,
@@ -241,13 +241,15 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         self.redrive(|_| true)
     }
 
-    /// Sends the letters that `filter` chooses, as [`redrive`](Self::redrive) does, but as the
-    /// options say: it may wait for room, keep to a rate, and send them to another topic.
+    /// Sends the letters that `filter` chooses, as the options say.
+    ///
+    /// It does what [`redrive`](Self::redrive) does. Besides, it may wait for room, keep to a rate,
+    /// and send the letters to another topic.
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSetting`] for a rate of zero. It also refuses a rate that the call can't
-    /// keep, because it is made inside a handler of the broker, or the broker has a manual clock.
+    /// Returns [`InvalidSetting`] for a rate of zero. It also refuses a rate where the call can't
+    /// keep it: inside a handler of the broker, and with a manual clock.
     ///
     /// # Panics
     ///

@@ -64,8 +64,9 @@ fn shapes() -> impl Strategy<Value = Shape> {
     let capacity = prop_oneof![1 => 1..5_usize, 1 => 5..12_usize];
     let hold = prop::option::weighted(0.5, 1..4_usize);
     let own = prop::option::weighted(0.3, policies());
-    (capacity, when_full, hands(), modes(), hold, own).prop_map(
-        |(capacity, when_full, hands, (on_failure, on_exhausted), hold, own)| Shape {
+    let refuses = prop::option::weighted(0.3, 1..4_u64);
+    (capacity, when_full, hands(), modes(), hold, own, refuses).prop_map(
+        |(capacity, when_full, hands, (on_failure, on_exhausted), hold, own, refuses)| Shape {
             capacity,
             when_full,
             hands,
@@ -73,6 +74,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             on_exhausted,
             hold,
             own,
+            refuses,
         },
     )
 }

@@ -1,6 +1,6 @@
 //! How deliveries are settled: put off, called back.
 
-use millstream::{Backoff, LaneFull, RedriveOptions};
+use millstream::{Backoff, LaneFull, RedriveOptions, Unsubscribe};
 
 use super::explore::explore;
 use super::*;
@@ -91,5 +91,43 @@ fn redrives_wait_for_room_in_a_lane_and_in_another_topic() {
         let mut all = [done.take(), moved.take()].concat();
         all.sort_unstable();
         assert!(all.into_iter().eq((0..PUBLISHERS).map(|of| (of, 0))));
+    });
+}
+
+#[test]
+fn filters_refuse_while_subscriptions_come_and_go() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic::<Sent>("a").open().unwrap();
+        let done = Log::new();
+        let stays = topic.subscription("x").capacity(1);
+        let stays = stays.filter(|delivery| delivery.payload().0 % 2 == 0);
+        stays.subscribe(into(&done)).unwrap().detach();
+        let mut threads = publishers({
+            let topic = topic.clone();
+            move |publisher| {
+                topic
+                    .publish_batch([(publisher, 0), (publisher, 1)])
+                    .unwrap();
+            }
+        });
+        threads.push(thread::spawn({
+            let topic = topic.clone();
+            move || {
+                let passes = topic
+                    .subscription("y")
+                    .filter(|delivery| delivery.payload().1 == 0);
+                let passes = passes.subscribe(|_| Ok(())).unwrap();
+                thread::yield_now();
+                passes.unsubscribe(Unsubscribe::Cancel);
+            }
+        }));
+        join(threads);
+        let report = drain(&broker);
+        assert_eq!((report.dispatched, report.unrouted), (2 * PUBLISHERS, 0));
+        let done = done.take();
+        assert_in_order(&done);
+        assert_eq!(done.len() as u64, PUBLISHERS);
+        assert!(done.iter().all(|(publisher, _)| publisher % 2 == 0));
     });
 }

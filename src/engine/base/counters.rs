@@ -113,6 +113,7 @@ pub struct LaneBooks {
     snoozed: Counter,
     retried: Counter,
     dead_lettered: Counter,
+    filtered: Counter,
     dropped: Counter,
     expired: Counter,
     cancelled: Counter,
@@ -124,7 +125,7 @@ pub struct LaneBooks {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeliveryCounts {
-    /// Deliveries that entered the lane.
+    /// Deliveries that entered the lane, and those that its filter refused.
     pub made: u64,
     /// Deliveries that a handler has, or that are on lease.
     pub in_flight: u64,
@@ -144,6 +145,8 @@ pub struct DeliveryCounts {
     pub retried: u64,
     /// Deliveries that ended in the dead-letter store.
     pub dead_lettered: u64,
+    /// Messages that the subscription's filter refused: deliveries that never entered the lane.
+    pub filtered: u64,
     /// Deliveries that ended by overflow or were discarded.
     pub dropped: u64,
     /// Deliveries that ended by their time to live, under
@@ -186,6 +189,7 @@ impl LaneBooks {
                 self.awaiting_retry.add(count);
             }
             Status::DeadLetter => self.dead_lettered.add(count),
+            Status::Filtered => self.filtered.add(count),
             Status::Dropped => self.dropped.add(count),
             Status::Expired => self.expired.add(count),
             Status::Cancelled => self.cancelled.add(count),
@@ -214,6 +218,7 @@ impl LaneBooks {
         let cancelled = self.cancelled.get();
         let expired = self.expired.get();
         let dropped = self.dropped.get();
+        let filtered = self.filtered.get();
         let dead_lettered = self.dead_lettered.get();
         let delivered = self.delivered.get();
         // In this order, so that no delivery is found in both; see the module's text.
@@ -236,6 +241,7 @@ impl LaneBooks {
             snoozed,
             retried,
             dead_lettered,
+            filtered,
             dropped,
             expired,
             cancelled,
@@ -248,7 +254,8 @@ impl LaneBooks {
 impl DeliveryCounts {
     /// Returns the number of deliveries that reached a final state.
     pub fn ended(&self) -> u64 {
-        self.delivered + self.dead_lettered + self.dropped + self.expired + self.cancelled
+        let handled = self.delivered + self.dead_lettered;
+        handled + self.filtered + self.dropped + self.expired + self.cancelled
     }
 
     /// Returns the number of deliveries that have not ended yet.
@@ -268,6 +275,7 @@ impl DeliveryCounts {
         self.snoozed += other.snoozed;
         self.retried += other.retried;
         self.dead_lettered += other.dead_lettered;
+        self.filtered += other.filtered;
         self.dropped += other.dropped;
         self.expired += other.expired;
         self.cancelled += other.cancelled;

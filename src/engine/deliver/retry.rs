@@ -86,8 +86,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// this one, or all. Returns their number.
     ///
     /// The feared interleaving: the time of one comes meanwhile, and it comes back twice, or in
-    /// place of the next tenant of its tag. It can't, because the wheel gives each deadline either
-    /// to the timer or to the one that takes it back, and only that one sends the tag.
+    /// place of the next tenant of its tag. It can't. The wheel gives each deadline either to the
+    /// timer or to the one that takes it back. Only that one sends the tag.
     pub(crate) fn retry_now(self: &Arc<Self>, only: Option<MessageId>) -> usize {
         let waiting = self.waiting.lock();
         let is_meant = |item: &PendingDelivery<T>| only.is_none_or(|id| id == item.id());

@@ -217,6 +217,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             capacity,
             when_full: self.when_full,
             retry: resolved.retry.clone(),
+            filter: None,
             by_pattern: true,
             keyed: rules
                 .blocks()

@@ -4,7 +4,7 @@ use crate::engine::base::cell::Cell;
 use crate::engine::base::contain::SharedPolicy;
 use crate::engine::base::counters::LaneBooks;
 use crate::engine::base::task_state::TaskState;
-use crate::engine::parts::handler::{FailedCall, Handler};
+use crate::engine::parts::handler::{FailedCall, Handler, SharedFilter};
 use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::expiry::Expiry;
@@ -78,6 +78,7 @@ pub(crate) struct LaneSettings<T> {
     pub(crate) when_full: LaneFull,
     pub(crate) retry: Policy,
     pub(crate) keyed: Option<Keyed<T>>,
+    pub(crate) filter: Option<SharedFilter<T>>,
     pub(crate) by_pattern: bool,
 }
 
@@ -113,6 +114,8 @@ pub(crate) struct Lane<T> {
     /// The lane gets messages with ids greater than this. It is set before the lane is on the list.
     after: AtomicU64,
     pub(crate) retry: Slot<Policy>,
+    /// The messages that it wants, if not all. It goes with the lane's end.
+    pub(crate) filter: Mutex<Option<SharedFilter<T>>>,
     pub(crate) room: Cell<Room>,
     pub(crate) task: TaskState,
     pub(crate) lag: Lag,
@@ -162,6 +165,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             by_pattern: settings.by_pattern,
             after: AtomicU64::new(0),
             retry: Slot::new(Arc::new(settings.retry)),
+            filter: Mutex::new(settings.filter),
             room: Cell::new(Room::EMPTY),
             task: TaskState::new(),
             lag,

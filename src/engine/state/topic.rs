@@ -24,7 +24,7 @@ use crate::pure::words::ending::Ending;
 use crate::pure::words::handles::Handles;
 use crate::pure::words::schedule::Then;
 use crate::pure::words::start::Starts;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Slot, in_order};
 
 /// A message on the timer wheel, by `publish_after`.
@@ -36,7 +36,7 @@ pub(crate) struct Delayed<T> {
 }
 
 /// The dead letters of a topic, and the redrives that wait for room in a lane.
-pub(crate) struct Letters<T> {
+pub(crate) struct DeadLetterState<T> {
     pub(crate) store: Mutex<DeadLetterStore<T>>,
     pub(crate) redrives: Waiters,
 }
@@ -63,6 +63,8 @@ pub(crate) struct TopicCore<T> {
     roll: Roll<T>,
     /// Whether there may be messages that some lane doesn't want.
     pub(crate) starts: Cell<Starts>,
+    /// Whether some lane has, or had, a filter.
+    filters: AtomicBool,
     /// Serializes changes of the list; holds the counts of lanes that ended.
     pub(crate) ended: Mutex<Option<Box<DeliveryCounts>>>,
     pub(crate) strategy: Slot<StrategyInUse>,
@@ -71,7 +73,7 @@ pub(crate) struct TopicCore<T> {
     /// Each in a box: a page of large payloads would overflow a stack.
     pub(crate) delayed: Mutex<Arena<Box<Delayed<T>>>>,
     /// Made when they are first needed.
-    letters: OnceLock<Box<Letters<T>>>,
+    letters: OnceLock<Box<DeadLetterState<T>>>,
     /// Written for every batch: kept off the lines that publishers read.
     pub(crate) books: CachePadded<TopicBooks>,
     pub(crate) handles: Cell<Handles>,
@@ -96,6 +98,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             lanes: Slot::new(Arc::new(Vec::new())),
             roll: Roll::new(),
             starts: Cell::new(Starts::NONE),
+            filters: AtomicBool::new(false),
             ended: Mutex::new(None),
             strategy: Slot::new(strategy),
             retry: Slot::new(retry),
@@ -262,11 +265,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         &self.dead_letters().store
     }
 
-    fn dead_letters(&self) -> &Letters<T> {
+    fn dead_letters(&self) -> &DeadLetterState<T> {
         let settings = &self.settings;
         self.letters.get_or_init(|| {
             let store = DeadLetterStore::new(settings.letters, settings.letter_overflow);
-            Box::new(Letters {
+            Box::new(DeadLetterState {
                 store: Mutex::new(store),
                 redrives: Waiters::new(),
             })
@@ -362,6 +365,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if self.roll.has_open(&self.lanes, &lane.name) {
             return false;
         }
+        if lane.filter.lock().is_some() {
+            // ORDERING: relaxed, because the list of lanes publishes it.
+            self.filters.store(true, Ordering::Relaxed);
+        }
         let is_first = self.lanes.peek(|lanes| self.retains(lanes));
         in_order!(
             if !is_first {
@@ -375,6 +382,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // A buffer may wait for a lane to publish to.
         self.call_publishers();
         true
+    }
+
+    /// Returns whether a dispatcher has to ask the lanes on the list for filters.
+    #[inline(always)]
+    pub(crate) fn has_filters(&self) -> bool {
+        self.filters.load(Ordering::Relaxed)
     }
 
     /// Takes a lane off the list that should never have been on it.
@@ -392,6 +405,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Takes a lane that has ended off the list and keeps its counts. Between the broker's stop and
     /// its drop, lanes stay on the list for readers of the metrics.
     pub(crate) fn retire(&self, lane: &Arc<Lane<T>>) {
+        // Its filter goes as its handler went.
+        let filter = lane.filter.lock().take();
+        drop(filter);
         let mut ended = self.ended.lock();
         if self.engine.ending.load() != Ending::Stopped {
             self.roll.remove(&self.lanes, lane);

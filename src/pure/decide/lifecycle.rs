@@ -8,10 +8,11 @@
 //!              └──── redrive, as a new generation ────┘
 //! ```
 //!
-//! Three more statuses are final: DROPPED (overflow, or discarded by a policy), EXPIRED (time to
-//! live) and CANCELLED (unsubscribe, shutdown). A delivery that is leased when its subscription
-//! ends goes from DELIVERING to CANCELLED or DEAD_LETTER. Every step not in [`Status::step`] is
-//! refused. The books of a lane call nothing else.
+//! Four more statuses are final. They are FILTERED (refused by the subscription's filter), DROPPED
+//! (overflow, or discarded by a policy), EXPIRED (time to live) and CANCELLED (unsubscribe,
+//! shutdown). A delivery that is leased when its subscription ends goes from DELIVERING to
+//! CANCELLED or DEAD_LETTER. Every step not in [`Status::step`] is refused. The books of a lane
+//! call nothing else.
 
 use std::fmt;
 
@@ -34,6 +35,8 @@ pub enum Status {
     RetryScheduled,
     /// The delivery is in the dead-letter store. Only a redrive takes it out as a delivery again.
     DeadLetter,
+    /// The subscription's filter refused the message, so the delivery never entered its lane. Final.
+    Filtered,
     /// The delivery overflowed, or was discarded by a policy or a nack. Final.
     Dropped,
     /// The time to live ran out before the delivery was handled. Final.
@@ -47,6 +50,8 @@ pub enum Status {
 pub enum Step {
     /// The delivery enters a lane.
     Accept,
+    /// The subscription's filter refuses the message.
+    Filter,
     /// The handler is entered, or the delivery is leased. This counts as an attempt, unless a
     /// requeue or a snooze follows.
     Start,
@@ -84,7 +89,7 @@ pub struct IllegalStep {
 
 impl Status {
     /// Every status, in the order of a life.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Created,
         Self::Queued,
         Self::Delivering,
@@ -92,6 +97,7 @@ impl Status {
         Self::Failed,
         Self::RetryScheduled,
         Self::DeadLetter,
+        Self::Filtered,
         Self::Dropped,
         Self::Expired,
         Self::Cancelled,
@@ -105,10 +111,11 @@ impl Status {
     pub(crate) fn step(self, step: Step) -> Result<Self, IllegalStep> {
         use Status::{
             Cancelled, Created, DeadLetter, Delivered, Delivering, Dropped, Expired, Failed,
-            Queued, RetryScheduled,
+            Filtered, Queued, RetryScheduled,
         };
         Ok(match (self, step) {
             (Created, Step::Accept) => Queued,
+            (Created, Step::Filter) => Filtered,
             (Queued, Step::Start) => Delivering,
             (Delivering, Step::Ack) => Delivered,
             (Delivering, Step::Fail) => Failed,
@@ -128,7 +135,12 @@ impl Status {
     pub fn is_final(self) -> bool {
         matches!(
             self,
-            Self::Delivered | Self::DeadLetter | Self::Dropped | Self::Expired | Self::Cancelled
+            Self::Delivered
+                | Self::DeadLetter
+                | Self::Filtered
+                | Self::Dropped
+                | Self::Expired
+                | Self::Cancelled
         )
     }
 
@@ -142,6 +154,7 @@ impl Status {
             Self::Failed => "FAILED",
             Self::RetryScheduled => "RETRY_SCHEDULED",
             Self::DeadLetter => "DEAD_LETTER",
+            Self::Filtered => "FILTERED",
             Self::Dropped => "DROPPED",
             Self::Expired => "EXPIRED",
             Self::Cancelled => "CANCELLED",
@@ -160,8 +173,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STEPS: [Step; 12] = [
+    const STEPS: [Step; 13] = [
         Step::Accept,
+        Step::Filter,
         Step::Start,
         Step::Ack,
         Step::Fail,
@@ -189,6 +203,7 @@ mod tests {
             legal,
             [
                 "CREATED -Accept-> QUEUED",
+                "CREATED -Filter-> FILTERED",
                 "CREATED -Drop-> DROPPED",
                 "QUEUED -Start-> DELIVERING",
                 "QUEUED -Bury-> DEAD_LETTER",

@@ -186,6 +186,7 @@ pub fn add(sum: &mut DeliveryCounts, counts: &DeliveryCounts) {
     sum.snoozed += counts.snoozed;
     sum.retried += counts.retried;
     sum.dead_lettered += counts.dead_lettered;
+    sum.filtered += counts.filtered;
     sum.dropped += counts.dropped;
     sum.expired += counts.expired;
     sum.cancelled += counts.cancelled;

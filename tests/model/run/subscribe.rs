@@ -116,6 +116,9 @@ impl Pair {
         if let Some(hold) = shape.hold {
             builder = builder.hold(hold);
         }
+        if shape.refuses.is_some() {
+            builder = builder.filter(move |delivery| !shape.refuses(delivery.id().get()));
+        }
         let subscribed = match shape.hands {
             Hands::One => builder.subscribe(move |delivery| script.one(delivery)),
             Hands::Several(count) => {
