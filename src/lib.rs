@@ -49,7 +49,7 @@
 //! | nobody subscribes | the topic's [`NoSubscribers`] policy decides |
 //! | a handler fails or panics, or a [`Lease`] is nacked, dropped or late | the [`RetryPolicy`] decides; by default there are three attempts, 250 ms times the attempt apart, then the [`DeadLetters`] |
 //! | later deliveries wait behind a failed one | the subscription's [`OnFailure`] decides; by default they go on |
-//! | a handler can't do it now | it returns [`Nack::retry_after`], or [`Nack::requeue`]: uncounted, at the end of the line |
+//! | a handler can't do it now | it returns [`Nack::snooze`] or [`Nack::requeue`], which count no attempt: after a while, or at the end of the line |
 //! | a message grows old | its time to live ([`TopicBuilder::ttl`], [`MessageBuilder::ttl`]) ends it by itself, or sends it to the dead letters ([`OnExpired`]) |
 //! | a subscription ends | its [`Unsubscribe`] mode decides |
 //! | the broker ends | [`Broker::drain`] finishes the work, and [`Broker::drain_pipeline`] does if handlers publish onward; dropping the broker cancels it |
@@ -134,11 +134,12 @@ pub use topic::Topic;
 #[cfg(feature = "async")]
 pub use topic::batch_futures::PublishBatch;
 pub use topic::builder::{MAX_PAYLOAD, TopicBuilder};
-pub use topic::dead_letters::{DeadLetter, DeadLetters, PastFailure, Redrive};
+pub use topic::dead_letters::{DeadLetter, DeadLetters, PastFailure};
 #[cfg(feature = "async")]
 pub use topic::futures::Publish;
 pub use topic::message::MessageBuilder;
 pub use topic::publisher::BufferedPublisher;
+pub use topic::redrive::{Redrive, RedriveOptions};
 pub use topic::tracked::Tracked;
 pub use types::config::{
     DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired,

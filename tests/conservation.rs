@@ -51,16 +51,18 @@ fn messages(topic: &Topic<u32>) -> String {
     ])
 }
 
-fn ends(counts: &DeliveryCounts) -> [(&'static str, u64); 12] {
+fn ends(counts: &DeliveryCounts) -> [(&'static str, u64); 14] {
     [
         ("made", counts.made),
         ("redriven", counts.redriven),
         ("attempts", counts.attempts),
         ("failed", counts.failed),
         ("requeued", counts.requeued),
+        ("snoozed", counts.snoozed),
         ("retried", counts.retried),
         ("delivered", counts.delivered),
         ("dead-lettered", counts.dead_lettered),
+        ("filtered", counts.filtered),
         ("dropped", counts.dropped),
         ("expired", counts.expired),
         ("cancelled", counts.cancelled),
@@ -548,7 +550,7 @@ fn assert_plausible(topic: &TopicMetrics) {
         assert!(counts.made <= topic.dispatched, "{topic:#?}");
         assert!(counts.ended() <= counts.made, "{topic:#?}");
         assert!(
-            counts.delivered + counts.failed + counts.requeued <= counts.attempts,
+            counts.delivered + counts.failed + counts.requeued + counts.snoozed <= counts.attempts,
             "{topic:#?}"
         );
         assert!(
@@ -642,6 +644,10 @@ impl World {
         let name = ["a", "b", "c"][at];
         let builder = self.topic.subscription(name).capacity(10);
         let builder = builder.when_full(policies[policy]);
+        let builder = match at {
+            1 => builder.filter(|d| d.payload() % 5 != 0),
+            _ => builder,
+        };
         let subscription = if at == 2 {
             builder.subscribe_batches(Batched::of(5).linger(5 * MS), |batch| {
                 for (at, delivery) in batch.iter().enumerate() {
@@ -657,6 +663,7 @@ impl World {
                 1 if d.attempt() == 1 => Err(Nack::retry_after(3 * MS, "once")),
                 2 => Err(Nack::dead_letter("poison")),
                 3 => Err(Nack::discard("whatever")),
+                4 => Err(Nack::snooze(7 * MS, "until its time to live ends")),
                 _ => Ok(()),
             })
         };
@@ -741,8 +748,10 @@ proptest! {
         prop_assert_eq!(of_lane("delivered"), counts.delivered);
         prop_assert_eq!(of_lane("failed"), counts.failed);
         prop_assert_eq!(of_lane("retry_scheduled"), counts.retried);
+        prop_assert_eq!(of_lane("snoozed"), counts.snoozed);
         prop_assert_eq!(of_lane("dead_letter"), counts.dead_lettered);
         prop_assert_eq!(of_lane("redriven"), counts.redriven);
+        prop_assert_eq!(of_lane("filtered"), counts.filtered);
         prop_assert_eq!(of_lane("dropped"), counts.dropped);
         prop_assert_eq!(of_lane("expired"), counts.expired);
         prop_assert_eq!(of_lane("cancelled"), counts.cancelled);

@@ -7,7 +7,7 @@ use millstream::{
     BatchReceipt, Broker, BrokerBuilder, BufferedPublisher, ConsumerGroup, DeadLetter, DeadLetters,
     DeadReason, DrainReport, DropCause, EventKind, FailureKind, FlushCause, Hook, Lease,
     LeaseBatch, ManualClock, Member, MessageBuilder, Metrics, Observation, PatternSubscription,
-    PublishError, PullSubscription, Receipt, Subscription, Topic,
+    PublishError, PullSubscription, Receipt, RedriveOptions, Subscription, Topic,
 };
 
 fn goes<V: Send + Debug>() {}
@@ -30,6 +30,7 @@ fn every_handle_goes_to_other_threads() {
     is_shared::<PullSubscription<String>>();
     is_shared::<Lease<String>>();
     is_shared::<LeaseBatch<String>>();
+    is_shared::<RedriveOptions<String>>();
     is_shared::<Receipt>();
     is_shared::<BatchReceipt>();
     is_shared::<Metrics>();

@@ -210,7 +210,6 @@ const FOLDERS: &[(&str, &[&str])] = &[
         &[
             "sync",
             "types",
-            "pure/wheel",
             "pure/decide",
             "pure/policy",
             "pure/words",
@@ -285,6 +284,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "pure/policy",
             "pure/words",
             "engine/base",
+            "message",
             "observe",
             "engine/wait",
             "engine/runtime",
@@ -302,6 +302,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "pure/policy",
             "pure/words",
             "engine/base",
+            "message",
             "observe",
             "engine/wait",
             "engine/runtime",

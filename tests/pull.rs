@@ -175,6 +175,88 @@ fn a_lease_knows_key_and_headers() {
     lease.ack().expect("in time");
 }
 
+/// What a service keeps of a job that it works on.
+struct Job {
+    lease: Lease<u32>,
+}
+
+impl Job {
+    fn finish(&self, is_done: bool) -> Result<(), Stale> {
+        match is_done {
+            true => self.lease.ack(),
+            false => self.lease.nack(Nack::retry("not yet")),
+        }
+    }
+}
+
+#[test]
+fn a_lease_in_a_struct_is_settled_by_reference_and_once() {
+    for is_done in [true, false] {
+        let (broker, clock, _topic, worker) = pulled(1);
+        let lease = worker.recv().expect("it is there");
+        let job = Job { lease };
+        assert!(!job.lease.is_stale());
+        assert_eq!(job.finish(is_done), Ok(()));
+        assert!(job.lease.is_stale());
+        assert_eq!(job.finish(true), Err(Stale));
+        assert_eq!(job.finish(false), Err(Stale));
+        assert_eq!(*job.lease.payload(), 1, "it can still be read");
+        drop(job);
+        let metrics = worker.metrics();
+        assert_eq!((metrics.stale, metrics.abandoned), (2, 0));
+        let ended = (metrics.counts.delivered, metrics.counts.failed);
+        assert_eq!(ended, if is_done { (1, 0) } else { (0, 1) });
+        // What was nacked comes again; what was acked does not.
+        advance(&broker, &clock, 10 * MS);
+        let again = worker.try_recv();
+        assert_eq!(again.is_ok(), !is_done);
+        again
+            .into_iter()
+            .for_each(|lease| assert_eq!(lease.ack(), Ok(())));
+        assert_rests_balanced(&broker);
+    }
+}
+
+#[test]
+fn a_lease_says_that_it_is_stale_once_its_deadline_or_its_subscription_has_ended() {
+    let (broker, clock, _topic, worker) = pulled(2);
+    let late = worker.recv().expect("it is there");
+    clock.advance(SECOND);
+    assert!(late.is_stale(), "even if nobody has noticed yet");
+    assert_eq!(late.ack(), Err(Stale));
+    let cut_off = worker.recv().expect("it is there");
+    assert!(!cut_off.is_stale());
+    let _ = worker.unsubscribe(Unsubscribe::Cancel);
+    assert!(cut_off.is_stale());
+    assert_eq!(cut_off.nack(Nack::discard("late")), Err(Stale));
+    drop((late, cut_off));
+    assert_balanced(&broker);
+}
+
+#[test]
+fn of_two_threads_that_settle_one_lease_one_is_stale() {
+    let broker = threaded(2);
+    let topic = open(&broker);
+    let worker = pull(&topic);
+    for round in 0..200 {
+        topic.publish(round).expect("there is room");
+        let lease = worker.recv_timeout(HANG).expect("it comes");
+        let both = thread::scope(|scope| {
+            let other = scope.spawn(|| lease.ack());
+            [
+                lease.nack(Nack::discard("no")),
+                other.join().expect("no panic"),
+            ]
+        });
+        let settled = both.iter().filter(|settled| settled.is_ok());
+        assert_eq!(settled.count(), 1);
+    }
+    let metrics = worker.metrics();
+    assert_eq!(metrics.stale, 200);
+    assert_eq!(metrics.counts.ended(), 200);
+    assert_rests_balanced(&broker);
+}
+
 #[test]
 fn a_nack_says_what_a_handlers_would() {
     let (broker, clock, topic, worker) = pulled(5);
@@ -364,7 +446,7 @@ fn credits_and_deadline_can_be_changed_while_leases_are_out() {
     worker.set_ack_deadline(10 * SECOND).expect("in range");
     assert_eq!(old.len(), 3);
     old.pop()
-        .map(Lease::ack)
+        .map(|lease| lease.ack())
         .expect("there are three")
         .expect("it stays out");
     assert_eq!(

@@ -496,3 +496,22 @@ fn under_load_every_tracked_message_ends_exactly_as_often_as_it_has_subscription
     assert_rests_balanced(&broker);
     drop(lossy);
 }
+
+#[test]
+fn what_a_filter_refuses_is_told_apart_and_no_end() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let odd = topic.subscription("odd").filter(|d| d.payload() % 2 == 1);
+    let _odd = odd.subscribe(|_| Ok(())).expect("subscribes");
+    let _all = topic.subscribe("all", |_| Ok(())).expect("subscribes");
+    let tracked = [1, 2].map(|number| {
+        let message = topic.message(number);
+        message.publish_tracked().expect("there is room")
+    });
+    broker.run_until_idle();
+    let [odd, even] = tracked.map(|tracked| tracked.outcome().expect("all has ended"));
+    assert_eq!((odd.delivered, odd.filtered), (2, 0));
+    assert_eq!((even.delivered, even.filtered), (1, 1));
+    assert!(even.is_delivered());
+    assert_balanced(&broker);
+}

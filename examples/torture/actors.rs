@@ -6,7 +6,7 @@ use std::thread::{sleep, yield_now};
 use std::time::Duration;
 
 use fastrand::Rng;
-use millstream::{Batched, LaneFull, RemoveError, Unsubscribe, Unsubscribed};
+use millstream::{Batched, LaneFull, RedriveOptions, RemoveError, Unsubscribe, Unsubscribed};
 
 use crate::crowd::{Crowd, PARKS, SWITCHED, Style};
 use crate::faults::Fault;
@@ -130,6 +130,12 @@ pub fn churner(life: &Life, actor: &Actor, mut random: Rng) {
         number += 1;
         let offer = churned_offer(number, life, &mut random);
         held.extend(ledger.subscribe(offer, &mut random).ok());
+        if let Some((subscription, seat)) = held.last()
+            && random.u32(..4) == 0
+        {
+            seat.hastened.store(true, Relaxed);
+            subscription.retry_all_now();
+        }
         if held.len() >= CHURNED {
             let (subscription, seat) = held.swap_remove(random.usize(..held.len()));
             let mode = match random.u32(..4) {
@@ -279,13 +285,16 @@ pub fn redriver(life: &Life, actor: &Actor, mut random: Rng) {
             ledger.purged.fetch_add(purged as u64, Relaxed);
         } else {
             let is_keyed = life.keyed().is_some_and(|keyed| Arc::ptr_eq(keyed, ledger));
-            let chosen = letters.redrive(|letter| match letter.subscription() {
+            let wait = Duration::from_micros(random.u64(..500));
+            let options = RedriveOptions::new().wait(wait);
+            let chosen = letters.redrive_with(options, |letter| match letter.subscription() {
                 // Whoever chooses among those of a parked key chooses their order.
                 name if is_keyed && name.starts_with(PARKS) => true,
                 name if is_keyed => name.starts_with(SWITCHED) && random.bool(),
                 _ => letter.generation() < 3 && random.bool(),
             });
-            ledger.redriven.fetch_add(chosen.redriven as u64, Relaxed);
+            let redriven = chosen.map_or(0, |chosen| chosen.redriven);
+            ledger.redriven.fetch_add(redriven as u64, Relaxed);
         }
         sleep(Duration::from_micros(random.u64(..5_000)));
     }

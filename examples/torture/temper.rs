@@ -31,6 +31,8 @@ pub enum Outcome {
     Discard,
     /// Not now; said by those handlers only whose calls one witness sees.
     Requeue,
+    /// Later; said by the same.
+    Snooze(Duration),
     Text,
     Owned,
     /// A panic whose payload panics when it is dropped.
@@ -98,7 +100,8 @@ impl Outcome {
     /// How long until the retry, if the policy's is `delay`; `None`: there is none.
     pub fn delay(self, delay: Duration) -> Option<Duration> {
         match self {
-            Self::Ack | Self::DeadLetter | Self::Discard | Self::Requeue => None,
+            Self::Ack | Self::DeadLetter | Self::Discard => None,
+            Self::Requeue | Self::Snooze(_) => None,
             Self::RetryAfter(own) => Some(own),
             _ => Some(delay),
         }
@@ -113,6 +116,7 @@ impl Outcome {
             Self::DeadLetter => Err(Nack::dead_letter("never")),
             Self::Discard => Err(Nack::discard("who cares")),
             Self::Requeue => Err(Nack::requeue("after the others")),
+            Self::Snooze(delay) => Err(Nack::snooze(delay, "a little later")),
             Self::Text => panic!("torture: a text"),
             Self::Owned => panic_any(format!("{OURS}a string")),
             Self::Grenade => panic_any(Grenade),
@@ -177,6 +181,9 @@ impl Temper {
         match self {
             Self::Calm => Outcome::Ack,
             Self::Failing { .. } if random.u32(..20) == 0 => Outcome::Requeue,
+            Self::Failing { .. } if random.u32(..20) == 0 => {
+                Outcome::Snooze(Duration::from_micros(random.u64(1..5_000)))
+            }
             Self::Failing { of_1000, panics } => Outcome::any(*of_1000, *panics, random),
             Self::Slow => {
                 sleep(match random.u32(..200) {

@@ -1,6 +1,6 @@
 //! Who sees every call of one handler, and checks it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -39,6 +39,8 @@ pub struct Seat {
     pub failures: AtomicU64,
     /// Failures that may have been laid at the broker's end instead.
     pub excused: AtomicU64,
+    /// Retries may have been called back before their time.
+    pub hastened: AtomicBool,
     /// No call may come any more.
     pub ended: AtomicBool,
     /// The handler has been dropped.
@@ -58,6 +60,7 @@ impl Seat {
             acks: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             excused: AtomicU64::new(0),
+            hastened: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             busy: AtomicBool::new(false),
@@ -107,7 +110,7 @@ impl Seat {
     pub fn count(&self, outcome: &Outcome) {
         match outcome {
             Outcome::Ack => self.acks.fetch_add(1, Relaxed),
-            Outcome::Requeue => return,
+            Outcome::Requeue | Outcome::Snooze(_) => return,
             _ => self.failures.fetch_add(1, Relaxed),
         };
     }
@@ -197,8 +200,8 @@ pub struct Witness {
     retried: bool,
     /// By message and generation.
     pending: HashMap<(u64, u16), Pending>,
-    /// Those of them that were put back at their first attempt.
-    requeued: HashSet<(u64, u16)>,
+    /// Those that were put back or put off at their first attempt, and until when.
+    put_off: HashMap<(u64, u16), Instant>,
 }
 
 impl Witness {
@@ -208,7 +211,7 @@ impl Witness {
             seen: Vec::new(),
             retried: seat.promise.retried,
             pending: HashMap::new(),
-            requeued: HashSet::new(),
+            put_off: HashMap::new(),
         }
     }
 
@@ -229,8 +232,9 @@ impl Witness {
         let key = (delivery.id().get(), delivery.generation());
         if delivery.attempt() > 1 {
             self.enter_again(delivery);
-        } else if self.requeued.remove(&key) {
+        } else if let Some(not_before) = self.put_off.remove(&key) {
             // It was looked at before.
+            self.check_time(delivery, not_before);
         } else if delivery.generation() == 0 && delivery.payload().due.is_none() {
             self.enter_first(delivery);
         }
@@ -280,9 +284,7 @@ impl Witness {
                     delivery.attempt(),
                     pending.attempt + 1,
                 );
-                if Instant::now() < pending.not_before {
-                    fail("timers", format_args!("{delivery:?} came again too early"));
-                }
+                self.check_time(delivery, pending.not_before);
             }
         }
     }
@@ -291,8 +293,10 @@ impl Witness {
     pub fn leave(&mut self, delivery: &Delivery<'_, Shot>, outcome: &Outcome) {
         let promise = self.seat.promise;
         self.seat.count(outcome);
-        if matches!(outcome, Outcome::Requeue) {
-            return self.put_back(delivery);
+        match outcome {
+            Outcome::Requeue => return self.put_off(delivery, Duration::ZERO),
+            Outcome::Snooze(delay) => return self.put_off(delivery, *delay),
+            _ => {}
         }
         let Some(delay) = outcome.delay(promise.delay) else {
             return;
@@ -318,15 +322,24 @@ impl Witness {
         }
     }
 
+    fn check_time(&self, delivery: &Delivery<'_, Shot>, not_before: Instant) {
+        let hastened = self.seat.hastened.load(Relaxed);
+        check(
+            hastened || Instant::now() >= not_before,
+            "timers",
+            format_args!("{delivery:?} came again too early"),
+        );
+    }
+
     /// It comes again as the same attempt.
-    fn put_back(&mut self, delivery: &Delivery<'_, Shot>) {
+    fn put_off(&mut self, delivery: &Delivery<'_, Shot>, delay: Duration) {
         let key = (delivery.id().get(), delivery.generation());
+        let not_before = Instant::now() + delay;
         match delivery.attempt().checked_sub(1) {
             None | Some(0) => {
-                self.requeued.insert(key);
+                self.put_off.insert(key, not_before);
             }
             Some(attempt) if self.retried => {
-                let not_before = Instant::now();
                 let pending = Pending {
                     attempt,
                     not_before,

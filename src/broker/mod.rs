@@ -333,10 +333,10 @@ impl Broker {
     ///
     /// Failures that the end itself causes are not failures. A publish of a handler to this broker
     /// may be refused as `Closed`. If the same call then returns an error, its delivery is
-    /// cancelled, not retried or dead-lettered. A retry and a requeue count as such errors;
-    /// [`Nack::dead_letter`](crate::Nack::dead_letter) and [`Nack::discard`](crate::Nack::discard)
-    /// still hold. If a thread that holds leases has a publish refused, that counts for the lease
-    /// that it settles next.
+    /// cancelled, not retried or dead-lettered. A retry, a requeue and a snooze count as such
+    /// errors; [`Nack::dead_letter`](crate::Nack::dead_letter) and
+    /// [`Nack::discard`](crate::Nack::discard) still hold. If a thread that holds leases has a
+    /// publish refused, that counts for the lease that it settles next.
     ///
     /// A second call waits for the first and returns the same report. With `workers(0)` the drain
     /// runs on the calling thread. With a manual clock it does the work that is due by that clock.

@@ -73,6 +73,15 @@ pub enum HeaderValue<'a> {
     Bytes(&'a [u8]),
 }
 
+impl From<HeaderValue<'_>> for Value {
+    fn from(value: HeaderValue<'_>) -> Self {
+        match value {
+            HeaderValue::Text(text) => Self::Text(text.into()),
+            HeaderValue::Bytes(bytes) => Self::Bytes(bytes.into()),
+        }
+    }
+}
+
 impl<'a> HeaderValue<'a> {
     pub(crate) fn of(value: &'a Value) -> Self {
         match value {

@@ -177,8 +177,8 @@ impl<'a, T> Delivery<'a, T> {
 
     /// Returns the number of the attempt: 1 for the first entry of this delivery into the handler.
     ///
-    /// Attempts that ended by [`Nack::requeue`](crate::Nack::requeue) are not counted. A redrive
-    /// begins again at 1.
+    /// Attempts that ended by [`Nack::requeue`](crate::Nack::requeue) or
+    /// [`Nack::snooze`](crate::Nack::snooze) are not counted. A redrive begins again at 1.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }

@@ -73,15 +73,74 @@ impl Nack {
     /// [requeued](crate::DeliveryCounts::requeued).
     ///
     /// A handler that requeues while there is no other work is called again at once, and keeps a
-    /// worker busy. To wait, use [`retry_after`](Self::retry_after). Only a time to live, or the
-    /// end of the subscription or the broker, limits the number of requeues. On a broker without
-    /// workers, the next [`run_until_idle`](crate::Broker::run_until_idle) hands out a requeued
-    /// delivery, so that this one returns.
+    /// worker busy. To wait, use [`snooze`](Self::snooze). Only a time to live, or the end of the
+    /// subscription or the broker, limits the number of requeues. On a broker without workers, the
+    /// next [`run_until_idle`](crate::Broker::run_until_idle) hands out a requeued delivery, so
+    /// that this one returns.
     ///
     /// [`OnFailure::BlockKey`]: crate::OnFailure::BlockKey
     /// [`OnFailure::BlockSubscription`]: crate::OnFailure::BlockSubscription
     pub fn requeue(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(NackAction::Requeue, reason)
+    }
+
+    /// Puts the delivery off for at least `delay`, without counting an attempt.
+    ///
+    /// It is for a handler that can't do it yet, and has not failed: it is rate-limited, or what it
+    /// needs is still to come. The retry policy isn't asked, and the next attempt has the same
+    /// number. It is counted as an entry into the handler and as
+    /// [snoozed](crate::DeliveryCounts::snoozed).
+    ///
+    /// Meanwhile the delivery occupies no worker. It waits on the timer wheel and keeps its place in
+    /// the lane, as a retry does. [`Subscription::retry_now`](crate::Subscription::retry_now) calls
+    /// it back early. Under [`OnFailure::BlockKey`] and [`OnFailure::BlockSubscription`] the
+    /// deliveries behind it wait, so that order holds. Otherwise they pass it.
+    ///
+    /// Nothing but a time to live, or the end of the subscription or the broker, limits the number
+    /// of snoozes. A snooze that would outlast the time to live ends the delivery at once, as
+    /// expired. [`Backoff::max_elapsed`](crate::Backoff::max_elapsed) is judged when an attempt
+    /// fails. It counts from the first attempt that was not put off, and snoozes after that count.
+    ///
+    /// A `delay` of zero is a [`requeue`](Self::requeue).
+    ///
+    /// ```
+    /// use millstream::{Broker, ManualClock, Nack};
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let clock = ManualClock::new();
+    /// let broker = Broker::builder().workers(0).manual_clock(&clock).build()?;
+    /// let orders = broker.topic::<u64>("orders").open()?;
+    /// let mut budget = 1; // calls to the bank, in this second
+    /// let billing = orders.subscribe("billing", move |_| match budget {
+    ///     0 => {
+    ///         budget = 1;
+    ///         Err(Nack::snooze(Duration::from_secs(1), "the bank's limit is used up"))
+    ///     }
+    ///     _ => {
+    ///         budget -= 1;
+    ///         Ok(())
+    ///     }
+    /// })?;
+    /// orders.publish_batch([7, 8])?;
+    /// broker.run_until_idle();
+    /// assert_eq!(billing.metrics().counts.awaiting_retry, 1);
+    /// clock.advance(Duration::from_secs(1));
+    /// broker.run_until_idle();
+    /// let counts = billing.metrics().counts;
+    /// assert_eq!((counts.delivered, counts.snoozed, counts.failed), (2, 1, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`OnFailure::BlockKey`]: crate::OnFailure::BlockKey
+    /// [`OnFailure::BlockSubscription`]: crate::OnFailure::BlockSubscription
+    pub fn snooze(delay: Duration, reason: impl Into<Cow<'static, str>>) -> Self {
+        let action = match delay {
+            Duration::ZERO => NackAction::Requeue,
+            delay => NackAction::Snooze(delay),
+        };
+        Self::new(action, reason)
     }
 
     /// Sends the delivery to the dead letters now, because trying again can't help.

@@ -54,8 +54,8 @@ impl<T> OwnedDelivery<T> {
 
     /// Returns the number of the attempt: 1 for the first of this delivery.
     ///
-    /// Attempts that ended by [`Nack::requeue`](crate::Nack::requeue) are not counted. A redrive
-    /// begins again at 1.
+    /// Attempts that ended by [`Nack::requeue`](crate::Nack::requeue) or
+    /// [`Nack::snooze`](crate::Nack::snooze) are not counted. A redrive begins again at 1.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }

@@ -250,7 +250,9 @@ impl fmt::Display for Event<'_> {
             EventKind::MessageEnqueued { depth } => write!(f, " depth {depth}"),
             EventKind::Failed { error, .. } => write!(f, ": {error}"),
             EventKind::Requeued { reason } => write!(f, ": {reason}"),
+            EventKind::Snoozed { delay, reason } => write!(f, " for {delay:?}: {reason}"),
             EventKind::RetryScheduled { delay } => write!(f, " in {delay:?}"),
+            EventKind::LetterMoved { to } => write!(f, " to {to}"),
             EventKind::DeadLetter { reason } => write!(f, ": {reason}"),
             EventKind::StrategySwapped { from, to } => write!(f, " {from} -> {to}"),
             EventKind::PartitionsChanged { from, to } => write!(f, " {from} -> {to}"),
@@ -320,11 +322,21 @@ pub enum EventKind {
         /// The text of the nack.
         reason: Arc<str>,
     },
+    /// A handler put its delivery off, or a lease was nacked to be put off.
+    Snoozed {
+        /// The time for which it was put off.
+        delay: Duration,
+        /// The text of the nack.
+        reason: Arc<str>,
+    },
     /// Another attempt was granted.
     RetryScheduled {
         /// The time from now until the attempt.
         delay: Duration,
     },
+    /// A delivery that waited for its retry or the end of its snooze was called back early, by
+    /// [`Subscription::retry_now`](crate::Subscription::retry_now) or one like it.
+    RetriedNow,
     /// A delivery went to the dead letters.
     DeadLetter {
         /// The reason.
@@ -358,6 +370,8 @@ pub enum EventKind {
         /// The cause of the release.
         cause: FlushCause,
     },
+    /// A subscription's filter refused a message.
+    Filtered,
     /// A message or a delivery was dropped.
     Dropped {
         /// The cause.
@@ -373,6 +387,11 @@ pub enum EventKind {
     Unrouted,
     /// A letter was redriven: it has left the dead letters, and is on its way to its subscription.
     Redriven,
+    /// A letter was published to another topic, and has left the dead letters.
+    LetterMoved {
+        /// The topic that has it as a new message.
+        to: Arc<str>,
+    },
     /// A full dead-letter store evicted a letter, or did not keep a new one.
     LetterEvicted,
     /// A delivery went to the dead letters, and later deliveries of its key follow it there from
@@ -417,17 +436,21 @@ impl EventKind {
             Self::Delivered => "delivered",
             Self::Failed { .. } => "failed",
             Self::Requeued { .. } => "requeued",
+            Self::Snoozed { .. } => "snoozed",
             Self::RetryScheduled { .. } => "retry_scheduled",
+            Self::RetriedNow => "retried_now",
             Self::DeadLetter { .. } => "dead_letter",
             Self::StrategySwapped { .. } => "strategy_swapped",
             Self::PartitionsChanged { .. } => "partitions_changed",
             Self::Backpressure { .. } => "backpressure",
             Self::BatchFlush { .. } => "batch_flush",
+            Self::Filtered => "filtered",
             Self::Dropped { .. } => "dropped",
             Self::Expired => "expired",
             Self::Cancelled => "cancelled",
             Self::Unrouted => "unrouted",
             Self::Redriven => "redriven",
+            Self::LetterMoved { .. } => "letter_moved",
             Self::LetterEvicted => "letter_evicted",
             Self::KeyParked { .. } => "key_parked",
             Self::KeyFreed { .. } => "key_freed",
@@ -487,6 +510,8 @@ pub enum Hook {
     Strategy,
     /// A [`RetryPolicy`](crate::RetryPolicy) or its classifier.
     RetryPolicy,
+    /// A [filter](crate::SubscriptionBuilder::filter) of a subscription.
+    Filter,
     /// An observer.
     Observer,
 }
@@ -497,6 +522,7 @@ impl Hook {
         match self {
             Self::Strategy => "strategy",
             Self::RetryPolicy => "retry_policy",
+            Self::Filter => "filter",
             Self::Observer => "observer",
         }
     }

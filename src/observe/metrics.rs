@@ -169,8 +169,8 @@ impl Metrics {
     /// Checks the laws of conservation for every topic and subscription.
     ///
     /// - Messages: published = queued + dropped + unrouted + dispatched.
-    /// - Deliveries: made = delivered + dead-lettered + dropped + expired + cancelled + queued + in
-    ///   flight + awaiting retry.
+    /// - Deliveries: made = delivered + dead-lettered + filtered + dropped + expired + cancelled +
+    ///   queued + in flight + awaiting retry.
     ///
     /// The two sides are counted independently of each other. At rest they are equal. Under load, a
     /// snapshot catches some messages and deliveries between two counters, and counts them. Then

@@ -3,6 +3,7 @@
 use crate::engine::base::contain::SharedPolicy;
 use crate::engine::runtime::Engine;
 use crate::engine::state::keyed::ChangeRules;
+use crate::message::MessageId;
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::types::error::InvalidSetting;
 
@@ -14,6 +15,8 @@ pub(crate) trait Control: Send + Sync {
     fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting>;
     /// Returns `false` if its handler is for one call at a time.
     fn set_concurrency(&self, concurrency: usize) -> bool;
+    /// Has deliveries that wait for their next attempt come now: those of this message, or all.
+    fn retry_now(&self, only: Option<MessageId>) -> usize;
     fn metrics(&self) -> SubscriptionMetrics;
     fn has_ended(&self) -> bool;
 }
@@ -108,6 +111,51 @@ macro_rules! subscription_controls {
         ) -> Result<(), crate::types::error::InvalidSetting> {
             self.control()
                 .set_rules(&move |rules, fit| rules.with_hold(deliveries, fit))
+        }
+
+        /// Has a delivery that waits for its retry, or for the end of its
+        /// [snooze](crate::Nack::snooze), come again now.
+        ///
+        /// `id` is the message's. Returns whether such a delivery was waiting. If its time comes at the
+        /// same moment, it comes once, and the result is `false`. Its attempts and its order are what
+        /// they would have been. The ids of topics are independent, so a subscription to patterns has
+        /// the deliveries of this id come in all its topics.
+        ///
+        /// The call looks through all waiting deliveries of the subscription. It doesn't wait.
+        ///
+        /// ```
+        /// use millstream::{Backoff, Broker, ManualClock, Nack};
+        /// use std::time::Duration;
+        ///
+        /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+        /// let clock = ManualClock::new();
+        /// let broker = Broker::builder().workers(0).manual_clock(&clock).build()?;
+        /// let retry = Backoff::fixed(Duration::from_secs(3_600)).max_attempts(2);
+        /// let orders = broker.topic::<u64>("orders").retry(retry).open()?;
+        /// let billing = orders.subscribe("billing", |order| match order.attempt() {
+        ///     1 => Err(Nack::retry("the bank is down")),
+        ///     _ => Ok(()),
+        /// })?;
+        /// let receipt = orders.publish(7)?;
+        /// broker.run_until_idle();
+        ///
+        /// assert!(billing.retry_now(receipt.id())); // the bank is up again
+        /// broker.run_until_idle();
+        /// assert_eq!(billing.metrics().counts.delivered, 1);
+        /// # Ok(())
+        /// # }
+        /// ```
+        pub fn retry_now(&self, id: crate::message::MessageId) -> bool {
+            self.control().retry_now(Some(id)) > 0
+        }
+
+        /// Has all deliveries that wait for their retry, or for the end of their
+        /// [snooze](crate::Nack::snooze), come again now.
+        ///
+        /// They go in the order of their messages. Returns their number. It does for all what
+        /// [`retry_now`](Self::retry_now) does for one.
+        pub fn retry_all_now(&self) -> usize {
+            self.control().retry_now(None)
         }
 
         /// Returns a snapshot of the subscription's counts.

@@ -16,6 +16,7 @@ use crate::engine::runtime::{Engine, context};
 use crate::engine::state::keyed::ChangeRules;
 use crate::engine::state::lane::Lane;
 use crate::engine::wait::fire::Tag;
+use crate::message::MessageId;
 use crate::observe::latency::Latencies;
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::words::room::Phase;
@@ -167,6 +168,10 @@ impl<T: Send + Sync + 'static> Control for Arc<Lane<T>> {
     fn set_concurrency(&self, concurrency: usize) -> bool {
         self.keyed()
             .is_some_and(|keyed| keyed.set_concurrency(concurrency))
+    }
+
+    fn retry_now(&self, only: Option<MessageId>) -> usize {
+        Lane::retry_now(self, only)
     }
 
     fn metrics(&self) -> SubscriptionMetrics {

@@ -8,6 +8,7 @@ use crate::engine::runtime::Engine;
 use crate::engine::runtime::directory::AnyPatternSub;
 use crate::engine::state::keyed::ChangeRules;
 use crate::engine::state::lane::Lane;
+use crate::message::MessageId;
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::words::room::Phase;
 use crate::subscription::control::{Control, concurrency_control, subscription_controls};
@@ -180,6 +181,10 @@ impl<T: Send + Sync + 'static> Control for PatternSub<T> {
 
     fn set_concurrency(&self, concurrency: usize) -> bool {
         PatternSub::set_concurrency(self, concurrency)
+    }
+
+    fn retry_now(&self, only: Option<MessageId>) -> usize {
+        PatternSub::retry_now(self, only)
     }
 
     fn metrics(&self) -> SubscriptionMetrics {

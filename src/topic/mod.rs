@@ -8,6 +8,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod futures;
 pub(crate) mod message;
 pub(crate) mod publisher;
+pub(crate) mod redrive;
 pub(crate) mod tracked;
 
 use std::any::type_name;

@@ -26,6 +26,8 @@ pub struct DrainReport {
     pub delivered: u64,
     /// Deliveries that went to the dead letters.
     pub dead_lettered: u64,
+    /// Messages that the filter of a subscription refused.
+    pub filtered: u64,
     /// Deliveries dropped by overflow or discarded.
     pub dropped: u64,
     /// Deliveries that outlived their time to live, under
@@ -63,10 +65,11 @@ impl fmt::Display for DrainReport {
         )?;
         writeln!(
             f,
-            "{} deliveries: {} delivered, {} dead-lettered, {} dropped, {} expired, {} cancelled",
+            "{} deliveries: {} delivered, {} dead-lettered, {} filtered, {} dropped, {} expired, {} cancelled",
             self.made,
             self.delivered,
             self.dead_lettered,
+            self.filtered,
             self.dropped,
             self.expired,
             self.cancelled,

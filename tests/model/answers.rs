@@ -9,6 +9,8 @@ pub enum Answer {
     Ack,
     Retry,
     RetryAfter(u64),
+    /// Only callers say it.
+    Snooze(u64),
     DeadLetter,
     Discard,
     Panic,
@@ -44,6 +46,7 @@ pub fn nack(said: Answer) -> Result<(), Nack> {
         Answer::Ack => Ok(()),
         Answer::Retry => Err(Nack::retry("again")),
         Answer::RetryAfter(after) => Err(Nack::retry_after(ticks(after), "again, later")),
+        Answer::Snooze(after) => Err(Nack::snooze(ticks(after), "not yet")),
         Answer::DeadLetter => Err(Nack::dead_letter("never")),
         Answer::Discard => Err(Nack::discard("never mind")),
         Answer::Panic => std::panic::resume_unwind(Box::new("no")),

@@ -16,6 +16,7 @@ const PLAIN: Shape = Shape {
     on_exhausted: OnExhausted::FreeKey,
     hold: None,
     own: None,
+    refuses: None,
 };
 
 const PUBLISH: Step = Step::Publish(None, None);

@@ -64,8 +64,9 @@ fn shapes() -> impl Strategy<Value = Shape> {
     let capacity = prop_oneof![1 => 1..5_usize, 1 => 5..12_usize];
     let hold = prop::option::weighted(0.5, 1..4_usize);
     let own = prop::option::weighted(0.3, policies());
-    (capacity, when_full, hands(), modes(), hold, own).prop_map(
-        |(capacity, when_full, hands, (on_failure, on_exhausted), hold, own)| Shape {
+    let refuses = prop::option::weighted(0.3, 1..4_u64);
+    (capacity, when_full, hands(), modes(), hold, own, refuses).prop_map(
+        |(capacity, when_full, hands, (on_failure, on_exhausted), hold, own, refuses)| Shape {
             capacity,
             when_full,
             hands,
@@ -73,6 +74,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             on_exhausted,
             hold,
             own,
+            refuses,
         },
     )
 }
@@ -130,6 +132,7 @@ fn settles() -> impl Strategy<Value = Settle> {
         2 => prop_oneof![
             2 => Just(Answer::Retry),
             1 => (0..9_u64).prop_map(Answer::RetryAfter),
+            1 => (1..9_u64).prop_map(Answer::Snooze),
             1 => Just(Answer::DeadLetter),
             1 => Just(Answer::Discard),
         ].prop_map(Settle::Nack),
@@ -170,6 +173,7 @@ pub fn steps() -> impl Strategy<Value = Step> {
             .prop_map(|(slot, most)| Step::Receive(slot, most)),
         5 => (0..6_usize, settles()).prop_map(|(place, settle)| Step::Settle(place, settle)),
         3 => (slot.clone(), 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Join(slot, name)),
+        2 => slot.clone().prop_map(Step::RetryAllNow),
         2 => (slot, 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Leave(slot, name)),
         2 => some_slot.clone().prop_map(Step::Redrive),
         1 => some_slot.prop_map(Step::Purge),

@@ -118,6 +118,8 @@ pub struct Shape {
     /// Deliveries that may be set aside, if that is not the capacity.
     pub hold: Option<usize>,
     pub own: Option<Policy>,
+    /// It refuses each message whose id this divides.
+    pub refuses: Option<u64>,
 }
 
 /// Who takes a subscription's deliveries.
@@ -145,6 +147,11 @@ pub enum Settle {
 }
 
 impl Shape {
+    /// Whether its filter refuses this message.
+    pub fn refuses(&self, id: u64) -> bool {
+        self.refuses.is_some_and(|refuses| id % refuses == 0)
+    }
+
     pub fn is_exact(&self) -> bool {
         self.when_full == LaneFull::Wait && self.linger().is_none()
     }
@@ -250,6 +257,8 @@ pub enum Step {
     Receive(usize, Option<usize>),
     /// Settles one of those that are held, or a batch.
     Settle(usize, Settle),
+    /// Calls back all that waits for its retry.
+    RetryAllNow(usize),
     Redrive(Option<usize>),
     Purge(Option<usize>),
 }

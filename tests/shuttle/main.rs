@@ -49,6 +49,7 @@ mod flow;
 mod harness;
 mod keys;
 mod kinds;
+mod settle;
 mod side;
 
 use std::time::Duration;

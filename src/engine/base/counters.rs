@@ -110,8 +110,10 @@ pub struct LaneBooks {
     delivered: Counter,
     failed: Counter,
     requeued: Counter,
+    snoozed: Counter,
     retried: Counter,
     dead_lettered: Counter,
+    filtered: Counter,
     dropped: Counter,
     expired: Counter,
     cancelled: Counter,
@@ -123,13 +125,13 @@ pub struct LaneBooks {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeliveryCounts {
-    /// Deliveries that entered the lane.
+    /// Deliveries that entered the lane, and those that its filter refused.
     pub made: u64,
     /// Deliveries that a handler has, or that are on lease.
     pub in_flight: u64,
-    /// Deliveries that wait for their retry on the timer wheel.
+    /// Deliveries that wait on the timer wheel for their retry, or for the end of their snooze.
     pub awaiting_retry: u64,
-    /// Entries into the handler, and leases; requeued ones included.
+    /// Entries into the handler, and leases; requeued and snoozed ones included.
     pub attempts: u64,
     /// Deliveries that ended by `Ok`, or by the ack of a lease.
     pub delivered: u64,
@@ -137,10 +139,14 @@ pub struct DeliveryCounts {
     pub failed: u64,
     /// Entries and leases that ended by [`Nack::requeue`](crate::Nack::requeue).
     pub requeued: u64,
+    /// Entries and leases that ended by [`Nack::snooze`](crate::Nack::snooze).
+    pub snoozed: u64,
     /// Retries granted.
     pub retried: u64,
     /// Deliveries that ended in the dead-letter store.
     pub dead_lettered: u64,
+    /// Messages that the subscription's filter refused: deliveries that never entered the lane.
+    pub filtered: u64,
     /// Deliveries that ended by overflow or were discarded.
     pub dropped: u64,
     /// Deliveries that ended by their time to live, under
@@ -176,10 +182,14 @@ impl LaneBooks {
             Status::Delivered => self.delivered.add(count),
             Status::Failed => self.failed.add(count),
             Status::RetryScheduled => {
-                self.retried.add(count);
+                match from {
+                    Status::Delivering => self.snoozed.add(count),
+                    _ => self.retried.add(count),
+                }
                 self.awaiting_retry.add(count);
             }
             Status::DeadLetter => self.dead_lettered.add(count),
+            Status::Filtered => self.filtered.add(count),
             Status::Dropped => self.dropped.add(count),
             Status::Expired => self.expired.add(count),
             Status::Cancelled => self.cancelled.add(count),
@@ -208,6 +218,7 @@ impl LaneBooks {
         let cancelled = self.cancelled.get();
         let expired = self.expired.get();
         let dropped = self.dropped.get();
+        let filtered = self.filtered.get();
         let dead_lettered = self.dead_lettered.get();
         let delivered = self.delivered.get();
         // In this order, so that no delivery is found in both; see the module's text.
@@ -216,6 +227,7 @@ impl LaneBooks {
         let retried = self.retried.get();
         let failed = self.failed.get();
         let requeued = self.requeued.get();
+        let snoozed = self.snoozed.get();
         let attempts = self.attempts.get();
         let redriven = self.redriven.get();
         DeliveryCounts {
@@ -226,8 +238,10 @@ impl LaneBooks {
             delivered,
             failed,
             requeued,
+            snoozed,
             retried,
             dead_lettered,
+            filtered,
             dropped,
             expired,
             cancelled,
@@ -240,7 +254,8 @@ impl LaneBooks {
 impl DeliveryCounts {
     /// Returns the number of deliveries that reached a final state.
     pub fn ended(&self) -> u64 {
-        self.delivered + self.dead_lettered + self.dropped + self.expired + self.cancelled
+        let handled = self.delivered + self.dead_lettered;
+        handled + self.filtered + self.dropped + self.expired + self.cancelled
     }
 
     /// Returns the number of deliveries that have not ended yet.
@@ -257,8 +272,10 @@ impl DeliveryCounts {
         self.delivered += other.delivered;
         self.failed += other.failed;
         self.requeued += other.requeued;
+        self.snoozed += other.snoozed;
         self.retried += other.retried;
         self.dead_lettered += other.dead_lettered;
+        self.filtered += other.filtered;
         self.dropped += other.dropped;
         self.expired += other.expired;
         self.cancelled += other.cancelled;

@@ -44,7 +44,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let Some(first) = turn.prefetched.front().map(BatchSlice::first) else {
             return Progress::Done { now_ns };
         };
-        let known = waiting + turn.waiting.len() + turn.requeued.len();
+        let known = waiting + self.waiting.lock().len() + turn.requeued.len();
         let take = match self.plan_batch(first, batched, (waiting, known), now_ns) {
             BatchPlan::Take(take) => take,
             BatchPlan::Linger(at_most) => {

@@ -2,6 +2,7 @@
 //! deliveries.
 
 use crate::engine::base::contain::contain;
+use crate::engine::deliver::settle::Wait;
 use crate::engine::deliver::turn::{Progress, Tried};
 use crate::engine::parts::handler::FailedCall;
 use crate::engine::parts::pending::{PendingDelivery, Return};
@@ -12,7 +13,6 @@ use crate::observe::event::{EventKind, Hook};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::policy::retry::{FailedAttempt, random};
 use crate::pure::policy::verdict::{Verdict, judge};
-use crate::pure::wheel::arena::Arena;
 use crate::sync::Arc;
 use std::time::Duration;
 
@@ -55,30 +55,58 @@ impl<T: Send + Sync + 'static> Lane<T> {
         judge(failed_call.cause.action(), decide, now_ns, expires_ns)
     }
 
-    /// Tells observers of a retry that is on its way. No later event of the delivery can
-    /// overtake this one: the retry comes back to this runner, or needs the lock that the
-    /// caller holds.
-    pub(crate) fn tell_retry(&self, id: MessageId, attempt: u32, delay_ns: u64) {
-        let delay = Duration::from_nanos(delay_ns);
-        let kind = EventKind::RetryScheduled { delay };
+    /// Tells observers of a delivery that is to come again. No later event of it can overtake this
+    /// one: it comes back to this runner, or needs a lock that the caller holds.
+    pub(crate) fn tell_wait(&self, id: MessageId, attempts: u32, wait: Wait) {
+        let delay = Duration::from_nanos(wait.delay_ns);
+        let (attempt, kind) = match wait.snoozed {
+            Some(reason) => (attempts + 1, EventKind::Snoozed { delay, reason }),
+            None => (attempts, EventKind::RetryScheduled { delay }),
+        };
         self.tell(id, attempt, Status::RetryScheduled, kind);
     }
 
-    /// Puts a failed delivery on the timer wheel and returns its tag.
-    pub(crate) fn schedule_retry(
-        self: &Arc<Self>,
-        waiting: &mut Arena<PendingDelivery<T>>,
-        failed: PendingDelivery<T>,
-        delay_ns: u64,
-    ) -> u32 {
-        let tag = waiting.insert(failed);
+    /// Puts a delivery on the timer wheel and returns its tag.
+    pub(crate) fn wait(self: &Arc<Self>, item: PendingDelivery<T>, wait: Wait) -> u32 {
+        let (id, attempts) = (item.id(), item.attempts);
+        let mut waiting = self.waiting.lock();
+        let tag = waiting.insert(item);
+        let target = Arc::clone(self) as _;
         let key = self
             .engine()
-            .set_timer(delay_ns, Tag::Parked(tag), Arc::clone(self) as _);
-        if let Some(waiting) = waiting.get_mut(tag) {
-            waiting.timer = key;
+            .set_timer(wait.delay_ns, Tag::Parked(tag), target);
+        if let Some(item) = waiting.get_mut(tag) {
+            item.timer = key;
         }
+        self.tell_wait(id, attempts, wait);
         tag
+    }
+
+    /// Has deliveries that wait on the timer wheel come back now, in the order of their messages:
+    /// this one, or all. Returns their number.
+    ///
+    /// The feared interleaving: the time of one comes meanwhile, and it comes back twice, or in
+    /// place of the next tenant of its tag. It can't. The wheel gives each deadline either to the
+    /// timer or to the one that takes it back. Only that one sends the tag.
+    pub(crate) fn retry_now(self: &Arc<Self>, only: Option<MessageId>) -> usize {
+        let waiting = self.waiting.lock();
+        let is_meant = |item: &PendingDelivery<T>| only.is_none_or(|id| id == item.id());
+        let mut chosen: Vec<_> = waiting
+            .entries()
+            .filter(|(_, item)| is_meant(item) && self.engine().timer.cancel_parked(item.timer))
+            .map(|(tag, item)| (item.id(), tag, item.attempts))
+            .collect();
+        chosen.sort_unstable();
+        for &(id, tag, attempts) in &chosen {
+            let status = Status::RetryScheduled;
+            self.tell(id, attempts, status, EventKind::RetriedNow);
+            self.push_return(Return::Due(tag));
+        }
+        drop(waiting);
+        if !chosen.is_empty() {
+            self.schedule_for_return();
+        }
+        chosen.len()
     }
 
     /// Delivers one that came back or, after one of those, one that is new. If there is none of
@@ -128,7 +156,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     ) -> Progress {
         let again = match returned {
             Return::Redriven(pending) => *pending,
-            Return::Due(tag) => match turn.waiting.remove(tag) {
+            Return::Due(tag) => match self.take_waiting(tag) {
                 Some(requeued) if requeued.behind().is_some() => {
                     turn.requeued.push_back(requeued);
                     return Progress::Done { now_ns };
@@ -144,6 +172,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         turn.is_new_next = true;
         self.deliver_again(turn, again, now_ns)
+    }
+
+    /// Takes one out that waits by this tag. The lock is not held while it is delivered.
+    fn take_waiting(&self, tag: u32) -> Option<PendingDelivery<T>> {
+        self.waiting.lock().remove(tag)
     }
 
     /// Delivers one that was in flight before, or was redriven.

@@ -10,18 +10,19 @@ use crate::message::MessageId;
 use crate::message::batch::{Batch, BatchSlice};
 use crate::observe::event::{DropCause, EventKind, Subject};
 use crate::pure::decide::lifecycle::{Status, Step};
-use crate::pure::policy::verdict::{NackAction, Verdict};
+use crate::pure::policy::verdict::{NackAction, Verdict, put_off};
 use crate::pure::words::room::Phase;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::reason::DeadReason;
+use std::time::Duration;
 
 /// The result of settling a failed delivery.
 pub(crate) enum Settled<T> {
-    /// The delivery gets another attempt.
-    Retry {
-        failed: PendingDelivery<T>,
-        due_ns: u64,
+    /// The delivery gets another attempt: it has failed, or was put off.
+    Waits {
+        item: PendingDelivery<T>,
+        wait: Wait,
     },
     /// The delivery goes back to the end of the line.
     Requeued(PendingDelivery<T>),
@@ -29,6 +30,13 @@ pub(crate) enum Settled<T> {
     Buried,
     /// The delivery has ended otherwise.
     Ended,
+}
+
+/// A wait for the next attempt.
+pub(crate) struct Wait {
+    pub(crate) delay_ns: u64,
+    /// The reason of a snooze; none for a retry.
+    pub(crate) snoozed: Option<Arc<str>>,
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
@@ -65,22 +73,20 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
     ) -> u32 {
         match self.judge(&mut turn.last_error, failed, failed_call, now_ns) {
-            Settled::Retry { failed, due_ns } => {
-                let delay_ns = due_ns.saturating_sub(now_ns);
-                let (id, attempt) = (failed.id(), failed.attempts);
-                self.books.record(Status::Failed, Step::Retry, 1);
-                if delay_ns == 0 {
+            Settled::Waits { item, wait } => {
+                if wait.delay_ns == 0 {
                     // No timer is needed. The runner that settles it looks for it next.
-                    let tag = turn.waiting.insert(failed);
+                    let (id, attempts) = (item.id(), item.attempts);
+                    let tag = self.waiting.lock().insert(item);
                     self.push_return(Return::Due(tag));
+                    self.tell_wait(id, attempts, wait);
                 } else {
-                    self.schedule_retry(&mut turn.waiting, failed, delay_ns);
+                    self.wait(item, wait);
                 }
-                self.tell_retry(id, attempt, delay_ns);
                 0
             }
             Settled::Requeued(item) if self.engine().is_manual() => {
-                let tag = turn.waiting.insert(item);
+                let tag = self.waiting.lock().insert(item);
                 self.engine()
                     .fire_in_next_run(Arc::clone(self) as _, Tag::Parked(tag));
                 0
@@ -116,11 +122,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Settled::Ended;
         }
         let text = shared(last_error, failed_call.cause.text());
-        if failed_call.cause.action() == NackAction::Requeue {
-            failed.requeue(self.topic.gate.issued());
-            let status = self.books.record(Status::Delivering, Step::Requeue, 1);
-            self.tell(id, attempt, status, EventKind::Requeued { reason: text });
-            return Settled::Requeued(failed);
+        match failed_call.cause.action() {
+            NackAction::Requeue => {
+                failed.requeue(self.topic.gate.issued());
+                let status = self.books.record(Status::Delivering, Step::Requeue, 1);
+                self.tell(id, attempt, status, EventKind::Requeued { reason: text });
+                return Settled::Requeued(failed);
+            }
+            NackAction::Snooze(delay) => return self.snooze(failed, delay, text, now_ns),
+            _ => {}
         }
         let kind = failed_call.cause.kind();
         let status = self.books.record(Status::Delivering, Step::Fail, 1);
@@ -129,7 +139,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
         failed.fail(Arc::clone(&text), kind, now_ns);
         match self.verdict(&failed, failed_call, &text, now_ns) {
-            Verdict::Retry { due_ns } => return Settled::Retry { failed, due_ns },
+            Verdict::Retry { due_ns } => {
+                self.books.record(Status::Failed, Step::Retry, 1);
+                let delay_ns = due_ns.saturating_sub(now_ns);
+                let snoozed = None;
+                let wait = Wait { delay_ns, snoozed };
+                return Settled::Waits { item: failed, wait };
+            }
             Verdict::DeadLetter(reason) => {
                 if self.bury(failed, Status::Failed, reason) {
                     return Settled::Buried;
@@ -144,6 +160,28 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Verdict::Expire => self.expire_at(failed, Status::Failed),
         }
         Settled::Ended
+    }
+
+    /// Puts a delivery off that has not failed, unless its time to live ends before.
+    fn snooze(
+        &self,
+        mut item: PendingDelivery<T>,
+        delay: Duration,
+        reason: Arc<str>,
+        now_ns: u64,
+    ) -> Settled<T> {
+        let expires_ns = item.expires_ns(self.topic.settings.ttl_ns);
+        let Verdict::Retry { due_ns } = put_off(delay, now_ns, expires_ns) else {
+            self.expire_at(item, Status::Delivering);
+            return Settled::Ended;
+        };
+        item.snooze();
+        self.books.record(Status::Delivering, Step::Snooze, 1);
+        let wait = Wait {
+            delay_ns: due_ns.saturating_sub(now_ns),
+            snoozed: Some(reason),
+        };
+        Settled::Waits { item, wait }
     }
 
     /// Ends everything the lane still has, as its phase says.
@@ -166,7 +204,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 self.cancel_part(&part);
             }
         }
-        let waiting: Vec<_> = turn.waiting.drain().collect();
+        let waiting: Vec<_> = self.waiting.lock().drain().collect();
         for pending in waiting {
             // If the timer fires all the same, its tag finds nothing.
             self.engine().timer.cancel_parked(pending.timer);

@@ -7,9 +7,11 @@
 //! set of lanes that want its messages changes. A lane that doesn't want a piece is skipped
 //! as if it had closed. A message that no lane wants is unrouted. Under
 //! `NoSubscribers::Retain` no message may be lost for want of a subscription, so it goes to
-//! the lanes that are there.
+//! the lanes that are there. A lane whose [filter](crate::engine::dispatch::filter) refuses a
+//! piece is skipped, too.
 
 use crate::engine::base::counters::LaneBooks;
+use crate::engine::dispatch::room::ALL_WANT;
 use crate::engine::parts::dispatcher::DispatcherState;
 use crate::engine::runtime::pool::Worker;
 use crate::engine::state::lane::Lane;
@@ -26,9 +28,6 @@ use crate::sync::{Arc, in_order};
 use crate::types::config::{LaneFull, NoSubscribers};
 use crate::types::reason::DeadReason;
 
-/// Stands for the id of messages that every lane wants.
-const ALL_WANT: u64 = u64::MAX;
-
 /// Where a batch can go.
 enum Places {
     /// The number of its messages, at least one, that can go to the lanes that granted places.
@@ -40,45 +39,6 @@ enum Places {
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// How many messages every lane that the topic waits for has room for. With zero, a lane is
-    /// full or the first one has yet to come, and will notify. The dispatcher looks before it
-    /// takes messages, so that messages that can't go on stay where the overflow policy finds
-    /// them.
-    pub(crate) fn room_in_lanes(&self, lanes: &Lanes<T>) -> usize {
-        if self.retains(lanes) {
-            return 0;
-        }
-        self.room_for(ALL_WANT, lanes)
-    }
-
-    /// As [`room_in_lanes`](Self::room_in_lanes), but only of the lanes that want this message.
-    fn room_for(&self, id: u64, lanes: &Lanes<T>) -> usize {
-        let free = |lane: &Arc<Lane<T>>| match lane.free() {
-            0 if lane.end_expired() => lane.free(),
-            0 => {
-                let _motion = self.books.motions.begin(1);
-                match lane.reserve(1, true) {
-                    Reserved::Granted(granted) => {
-                        if lane.release(granted) {
-                            lane.come_to_end();
-                        }
-                        1
-                    }
-                    Reserved::Full => {
-                        // The lane's runner may be in a handler for long.
-                        lane.call_at_expiry();
-                        0
-                    }
-                    Reserved::Closed => u32::MAX,
-                }
-            }
-            free => free,
-        };
-        let waited_for = |lane: &&Arc<Lane<T>>| topic_waits_for(lane) && lane.wants(id);
-        let waited_for = lanes.iter().filter(waited_for);
-        waited_for.map(free).min().unwrap_or(u32::MAX) as usize
-    }
-
     /// Hands the current batch to every lane and returns how many messages went. With `None`
     /// the batch has to wait, and somebody will notify.
     pub(crate) fn hand_on(
@@ -89,37 +49,61 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         worker: &mut Worker<'_>,
     ) -> Option<usize> {
         let current = dispatcher.current_batch.take()?;
-        let batch = &current.batch;
         let (alike, id) = match self.starts.load() {
             Starts::NONE => (current.len(), ALL_WANT),
             starts => self.alike(&current, lanes, starts),
         };
+        if self.has_filters() {
+            return self.hand_on_sifted(at, dispatcher, lanes, worker, current, (alike, id));
+        }
+        self.hand_piece_on(at, dispatcher, lanes, worker, current, (alike, id), &[])
+    }
+
+    /// Hands the first messages of the current batch to these lanes, which all want them, as
+    /// [`hand_on`](Self::hand_on) does. The lanes that refuse them are not among these.
+    #[inline(always)]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one step in two, so that the plain one is direct"
+    )]
+    pub(crate) fn hand_piece_on(
+        self: &Arc<Self>,
+        at: &QueueRef<'_, T>,
+        dispatcher: &mut DispatcherState<T>,
+        lanes: &Lanes<T>,
+        worker: &mut Worker<'_>,
+        current: BatchSlice<T>,
+        (alike, id): (usize, u64),
+        refusing: &[Arc<Lane<T>>],
+    ) -> Option<usize> {
+        let batch = &current.batch;
         let _motion = self.books.motions.begin(alike as u64);
-        let count = match self.find_places(dispatcher, lanes, alike as u32, id) {
-            Places::For(count) => count,
-            Places::Nobody => {
-                let nobodys = BatchSlice {
-                    batch: Arc::clone(batch),
-                    from: current.from,
-                    to: current.from + alike as u32,
-                };
-                if self.engine.has_stopped() {
-                    // There were subscriptions, but the end of the broker has closed them.
-                    self.drop_messages(nobodys.ids(), DropCause::Shutdown);
-                    nobodys.track(|tracker| tracker.end(Status::Dropped));
-                } else {
-                    self.unroute(&nobodys);
+        let count =
+            match self.find_places(dispatcher, lanes, alike as u32, id, !refusing.is_empty()) {
+                Places::For(count) => count,
+                Places::Nobody => {
+                    let nobodys = BatchSlice {
+                        batch: Arc::clone(batch),
+                        from: current.from,
+                        to: current.from + alike as u32,
+                    };
+                    if self.engine.has_stopped() {
+                        // There were subscriptions, but the end of the broker has closed them.
+                        self.drop_messages(nobodys.ids(), DropCause::Shutdown);
+                        nobodys.track(|tracker| tracker.end(Status::Dropped));
+                    } else {
+                        self.unroute(&nobodys);
+                    }
+                    at.leave(self, alike);
+                    dispatcher.keep(current.after(alike as u32));
+                    return Some(alike);
                 }
-                at.leave(self, alike);
-                dispatcher.keep(current.after(alike as u32));
-                return Some(alike);
-            }
-            Places::Later => {
-                dispatcher.current_batch = Some(current);
-                at.stay_quiet();
-                return None;
-            }
-        };
+                Places::Later => {
+                    dispatcher.current_batch = Some(current);
+                    self.rest_without_room(at);
+                    return None;
+                }
+            };
         // The messages are counted before they can be handled, so a snapshot never shows more
         // ends than beginnings.
         self.books.dispatched.add(u64::from(count));
@@ -132,6 +116,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // So nothing is counted any more once a topic seems to be at rest.
         for (lane, reserved) in lanes.iter().zip(&mut dispatcher.grants) {
             self.overflow(lane, part, count, reserved);
+        }
+        for lane in refusing {
+            self.refuse(lane, &part());
         }
         // The lanes have reserved places, so the queue's tickets can be released.
         self.gate.release(u64::from(count));
@@ -173,18 +160,23 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         (ids().take_while(|id| range.contains(id)).count(), first)
     }
 
-    /// Reserves places, in the lanes that want message `id`, for up to `wanted` messages.
+    /// Reserves places, in the lanes that want message `id`, for up to `wanted` messages. If a
+    /// filter has refused them, they may go to no lane at all.
     fn find_places(
         self: &Arc<Self>,
         dispatcher: &mut DispatcherState<T>,
         lanes: &Lanes<T>,
         wanted: u32,
         id: u64,
+        is_refused: bool,
     ) -> Places {
         loop {
             let is_open = |lane: &&Arc<Lane<T>>| lane.phase() == Phase::Open;
             let id = if lanes.iter().filter(is_open).any(|lane| lane.wants(id)) {
                 id
+            } else if is_refused {
+                dispatcher.grants.clear();
+                return Places::For(wanted);
             } else if self.settings.no_subscribers == NoSubscribers::Retain
                 && lanes.iter().any(|lane| is_open(&lane))
             {
@@ -399,8 +391,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Status {
         let record = |books: &LaneBooks| {
             let count = part.len() as u64;
-            let queued = books.record(Status::Created, Step::Accept, count);
-            books.record(queued, step, count)
+            let from = match step {
+                Step::Filter => Status::Created,
+                _ => books.record(Status::Created, Step::Accept, count),
+            };
+            books.record(from, step, count)
         };
         // The lock is held while the books are written, because a lane retires under it.
         let mut ended = self.ended.lock();
@@ -438,8 +433,4 @@ fn split<T>(lane: &Lane<T>, part: BatchSlice<T>, granted: u32) -> (BatchSlice<T>
         }
         LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => part.split_front(granted),
     }
-}
-
-fn topic_waits_for<T: Send + Sync + 'static>(lane: &Lane<T>) -> bool {
-    lane.when_full == LaneFull::Wait && lane.phase() == Phase::Open
 }

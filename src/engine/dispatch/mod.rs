@@ -2,5 +2,7 @@
 
 pub(crate) mod expiry;
 pub(crate) mod fan_out;
+pub(crate) mod filter;
 pub(crate) mod lag;
+pub(crate) mod room;
 pub(crate) mod turn;

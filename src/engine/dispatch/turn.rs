@@ -208,9 +208,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
         }
         dispatcher.linger.cancel(&self.engine);
-        let room = self.room_in_lanes(lanes.load());
+        let room = self.room_in_lanes(dispatcher, lanes.load());
         if room == 0 {
-            at.stay_quiet();
+            self.rest_without_room(at);
             return Err(Pause::Rest);
         }
         let most = dispatcher.allowance.min(BATCH).min(room);

@@ -99,7 +99,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             available: sequencer.available(owner, Class::New, size),
             // A delivery that has come back may free its place.
             known: match sequencer.peek(owner, Class::Again) {
-                None => sequencer.len() + state.parked_arrivals.len() + state.waiting.len(),
+                None => {
+                    let waiting = self.lane.waiting.lock().len();
+                    sequencer.len() + state.parked_arrivals.len() + waiting
+                }
                 Some(_) => 0,
             },
             is_full: state.set_aside() >= state.rules.hold as usize,

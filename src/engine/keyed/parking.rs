@@ -67,8 +67,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Reserves a place for a redriven letter. Parked arrivals may wait for the room that the
     /// letter leaves in the store, so they don't take its place in the lane.
-    pub(crate) fn reserve_for_letter(self: &Arc<Self>) -> Reserved {
-        let reserved = match self.reserve(1, false) {
+    ///
+    /// With `wait`, the topic's redrives are called at the next release if there is no room.
+    pub(crate) fn reserve_for_letter(self: &Arc<Self>, wait: bool) -> Reserved {
+        let reserved = match self.reserve(1, wait) {
             Reserved::Full => self.reserve_expired(1),
             reserved => reserved,
         };
@@ -76,8 +78,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             (Reserved::Full, Some(keyed)) => {
                 let arrivals = keyed.state.lock().parked_arrivals.len() as u32;
                 let room = self.capacity.saturating_add(arrivals);
-                self.room
-                    .update(|occupied| occupied.reserve(1, room, false))
+                self.room.update(|occupied| occupied.reserve(1, room, wait))
             }
             (reserved, _) => reserved,
         }

@@ -32,7 +32,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             Return::Redriven(again) => self.keyed.rejoin(state, *again),
             Return::Overdue => state.leases.note_overdue(),
             Return::Due(tag) => {
-                let Some(again) = state.waiting.remove(tag) else {
+                let Some(again) = self.lane.waiting.lock().remove(tag) else {
                     return;
                 };
                 if again.behind().is_none() {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::engine::deliver::settle::Settled;
+use crate::engine::deliver::settle::{Settled, Wait};
 use crate::engine::deliver::turn::{Progress, Tried};
 use crate::engine::keyed::parking::ParkedBy;
 use crate::engine::keyed::take::{Settlements, TakeRequest};
@@ -169,15 +169,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let name = key.and_then(|_| item.key().map(Box::from));
         let settled = self.lane.judge(last_error, item, failed_call, now_ns);
         let settled = match settled {
-            Settled::Retry { failed, due_ns } => {
-                let delay_ns = due_ns.saturating_sub(now_ns);
-                self.lane.books.record(Status::Failed, Step::Retry, 1);
+            Settled::Waits { item, wait } => {
                 settlements.lay_down(key);
-                return self.come_back(key, failed, delay_ns);
+                return self.come_back(key, item, Some(wait));
             }
             Settled::Requeued(item) => {
                 settlements.lay_down(key);
-                return self.come_back(key, item, 0);
+                return self.come_back(key, item, None);
             }
             ended => ended,
         };
@@ -194,9 +192,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
-    /// Has a delivery come back after `delay_ns`, and holds its key if that is the rule. On an
-    /// engine without workers, a requeued delivery comes back in the next run.
-    fn come_back(self, key: Option<Key>, item: PendingDelivery<T>, delay_ns: u64) -> After {
+    /// Has a delivery come back after its wait, or at once if it was requeued. Holds its key if
+    /// that is the rule. On an engine without workers, a requeued delivery comes back in the next
+    /// run.
+    fn come_back(self, key: Option<Key>, item: PendingDelivery<T>, wait: Option<Wait>) -> After {
         let engine = self.lane.engine();
         mutant!(
             (),
@@ -204,40 +203,34 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             self.keyed.state.lock().sequencer.put_down(key)
         );
         let mut state = self.keyed.state.lock();
-        let is_requeued = item.behind().is_some();
-        let (id, attempt) = (item.id(), item.attempts);
-        let tell = || {
-            if !is_requeued {
-                self.lane.tell_retry(id, attempt, delay_ns);
-            }
-        };
         let holds = |key: &Key| state.rules.blocks() && key.epoch == state.epoch;
         let held = key.filter(holds);
-        let tag = if is_requeued && engine.is_manual() {
-            let tag = state.waiting.insert(item);
-            engine.fire_in_next_run(Arc::clone(self.lane) as _, Tag::Parked(tag));
-            tag
-        } else if delay_ns == 0 {
-            // The delivery is filed before its key is put down. So it is the key's next
-            // delivery even without a hold.
-            tell();
-            if !is_requeued {
-                self.lane
-                    .books
-                    .record(Status::RetryScheduled, Step::Requeue, 1);
+        let tag = match wait {
+            Some(wait) if wait.delay_ns > 0 => self.lane.wait(item, wait),
+            None if engine.is_manual() => {
+                let tag = self.lane.waiting.lock().insert(item);
+                engine.fire_in_next_run(Arc::clone(self.lane) as _, Tag::Parked(tag));
+                tag
             }
-            let expires_first = self.lane.note_return(&item);
-            self.keyed.file(&mut state, item);
-            drop(state);
-            if expires_first {
-                // Perhaps no consumer takes it or looks at the lane before it expires.
-                self.lane.call_at_expiry();
+            at_once => {
+                // The delivery is filed before its key is put down. So it is the key's next
+                // delivery even without a hold.
+                if let Some(wait) = at_once {
+                    self.lane.tell_wait(item.id(), item.attempts, wait);
+                    self.lane
+                        .books
+                        .record(Status::RetryScheduled, Step::Requeue, 1);
+                }
+                let expires_first = self.lane.note_return(&item);
+                self.keyed.file(&mut state, item);
+                drop(state);
+                if expires_first {
+                    // Perhaps no consumer takes it or looks at the lane before it expires.
+                    self.lane.call_at_expiry();
+                }
+                return held.map_or(After::GoOn, |_| After::Hold);
             }
-            return held.map_or(After::GoOn, |_| After::Hold);
-        } else {
-            self.lane.schedule_retry(&mut state.waiting, item, delay_ns)
         };
-        tell();
         let Some(key) = held else {
             return After::GoOn;
         };

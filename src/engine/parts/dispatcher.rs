@@ -1,10 +1,11 @@
 //! The state that a dispatcher keeps between its turns.
 
 use crate::engine::base::contain::StrategyInUse;
+use crate::engine::parts::handler::{SharedFilter, WeakFilter};
 use crate::engine::runtime::linger::Linger;
-use crate::message::batch::BatchSlice;
+use crate::message::batch::{Batch, BatchSlice};
 use crate::pure::words::room::Reserved;
-use crate::sync::Weak;
+use crate::sync::{Arc, Weak};
 
 use std::collections::VecDeque;
 
@@ -29,6 +30,70 @@ pub(crate) struct DispatcherState<T> {
     pub(crate) finds_busy: bool,
     pub(crate) linger: Linger,
     pub(crate) grants: Vec<Reserved>,
+    pub(crate) sieve: Sieve<T>,
+}
+
+/// The results of the filters for the batch at hand. Each filter is asked once about a message, however often
+/// the message has to wait.
+pub(crate) struct Sieve<T> {
+    batch: Weak<Batch<T>>,
+    answers: Vec<Answers<T>>,
+}
+
+/// The results of one filter.
+struct Answers<T> {
+    by: WeakFilter<T>,
+    /// The place in the batch of the first answer.
+    from: u32,
+    refused: Vec<bool>,
+}
+
+impl<T> Sieve<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            batch: Weak::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    /// Returns whether `filter` refuses each message of the part, in order. Asks what it has not
+    /// been asked yet.
+    pub(crate) fn sift(
+        &mut self,
+        filter: &SharedFilter<T>,
+        part: &BatchSlice<T>,
+        ask: impl FnMut(usize) -> bool,
+    ) -> &[bool] {
+        if self.batch.as_ptr() != Arc::as_ptr(&part.batch) {
+            self.batch = Arc::downgrade(&part.batch);
+            self.answers.clear();
+        }
+        let known = self.answers.iter().position(|known| {
+            known.is_by(filter) && known.from <= part.from && known.to() >= part.to
+        });
+        let at = known.unwrap_or_else(|| {
+            self.answers.retain(|known| !known.is_by(filter));
+            let each = part.from as usize..part.to as usize;
+            self.answers.push(Answers {
+                by: Arc::downgrade(filter),
+                from: part.from,
+                refused: each.map(ask).collect(),
+            });
+            self.answers.len() - 1
+        });
+        let known = &self.answers[at];
+        &known.refused[(part.from - known.from) as usize..(part.to - known.from) as usize]
+    }
+}
+
+impl<T> Answers<T> {
+    fn is_by(&self, filter: &SharedFilter<T>) -> bool {
+        self.by.as_ptr() == Arc::as_ptr(filter)
+    }
+
+    fn to(&self) -> u32 {
+        self.from + self.refused.len() as u32
+    }
 }
 
 /// The messages that a dispatcher has taken out of its queue, oldest first.
@@ -63,6 +128,7 @@ impl<T> DispatcherState<T> {
             finds_busy: false,
             linger: Linger::default(),
             grants: Vec::new(),
+            sieve: Sieve::new(),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::pure::policy::retry::FailureKind;
 use crate::pure::policy::strategy::Batched;
 use crate::pure::policy::verdict::NackAction;
 use crate::pure::words::room::Room;
-use crate::sync::Arc;
+use crate::sync::{Arc, Weak};
 
 /// Why a delivery failed.
 pub(crate) enum FailureCause {
@@ -223,6 +223,12 @@ where
         }
     }
 }
+
+/// A filter of the user's: whether a subscription wants a message.
+pub(crate) type SharedFilter<T> = Arc<Contained<Box<Filter<T>>>>;
+/// One that may be gone: its subscription's end takes it along.
+pub(crate) type WeakFilter<T> = Weak<Contained<Box<Filter<T>>>>;
+type Filter<T> = dyn Fn(&Delivery<'_, T>) -> bool + Send + Sync;
 
 /// The handler of a lane.
 pub(crate) enum Handler<T> {

@@ -20,7 +20,7 @@ pub(crate) struct PendingDelivery<T> {
     /// When it last failed; or, since it was requeued, the last message before it.
     pub(crate) since: u64,
     pub(crate) earlier: Option<Box<Failure>>,
-    /// Entries into the handler so far, but those that ended by a requeue.
+    /// Entries into the handler so far, but those that ended by a requeue or a snooze.
     pub(crate) attempts: u32,
     pub(crate) generation: u16,
     pub(crate) index: u8,
@@ -32,12 +32,13 @@ pub(crate) struct PendingDelivery<T> {
 pub(crate) enum Past {
     Nothing,
     Requeued,
+    Snoozed,
     Failed(FailureKind),
 }
 
 /// Something that comes back to a lane.
 pub(crate) enum Return<T> {
-    /// The retry with this tag is due, or a requeued delivery may go on.
+    /// The retry or the snooze with this tag is due, or a requeued delivery may go on.
     Due(u32),
     /// A letter was redriven.
     Redriven(Box<PendingDelivery<T>>),
@@ -141,6 +142,13 @@ impl<T> PendingDelivery<T> {
         }
     }
 
+    /// Notes that it is put off. It has not failed.
+    pub(crate) fn snooze(&mut self) {
+        self.remember_latest();
+        self.timer = TimerKey::NONE;
+        self.past = Past::Snoozed;
+    }
+
     /// Returns the last message that goes before it, if it was requeued.
     pub(crate) fn behind(&self) -> Option<u64> {
         (self.past == Past::Requeued).then_some(self.since)
@@ -150,7 +158,7 @@ impl<T> PendingDelivery<T> {
     pub(crate) fn parked_as(&self) -> Status {
         match self.past {
             Past::Requeued => Status::Queued,
-            Past::Nothing | Past::Failed(_) => Status::RetryScheduled,
+            Past::Nothing | Past::Snoozed | Past::Failed(_) => Status::RetryScheduled,
         }
     }
 
@@ -214,7 +222,7 @@ impl<T> PendingDelivery<T> {
 
     /// Returns whether no consumer has had it yet, or none since it was redriven.
     pub(crate) fn is_untried(&self) -> bool {
-        self.attempts == 0 && self.behind().is_none()
+        self.attempts == 0 && self.past == Past::Nothing
     }
 
     /// Returns when it is no longer worth handling. A redrive is the user's word that it still is,

@@ -92,6 +92,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
     }
 
+    /// Returns whether the lease has not ended.
+    pub(crate) fn holds_lease(self, lease: &Granted<T>) -> bool {
+        let timer_ns = self.lane.engine().clock.timer_ns();
+        let out = &mut self.keyed.state.lock().leases.out;
+        out.holds(lease, timer_ns)
+    }
+
     /// Moves the deadline of a lease to `by_ns` from now, unless it is later already.
     pub(crate) fn extend_lease(self, lease: &mut Granted<T>, by_ns: u64) -> Result<(), Stale> {
         let mut state = self.keyed.state.lock();

@@ -19,6 +19,7 @@ fn report_of(metrics: &Metrics, took: Duration) -> DrainReport {
         made: counts.made,
         delivered: counts.delivered,
         dead_lettered: counts.dead_lettered,
+        filtered: counts.filtered,
         dropped: counts.dropped,
         expired: counts.expired,
         cancelled: counts.cancelled,

@@ -1,6 +1,6 @@
 //! Making a lane with its consumers.
 
-use crate::engine::parts::handler::Handler;
+use crate::engine::parts::handler::{Handler, SharedFilter};
 use crate::engine::parts::leases::Leasing;
 use crate::engine::state::keyed::{Consumers, Keyed};
 use crate::engine::state::lane::{Lane, LaneSettings, Policy};
@@ -35,10 +35,11 @@ impl<T> Equipment<T> {
 }
 
 /// The settings of a lane besides its consumers, checked.
-pub(crate) struct LanePlan {
+pub(crate) struct LanePlan<T> {
     pub(crate) capacity: u32,
     pub(crate) when_full: LaneFull,
     pub(crate) retry: Policy,
+    pub(crate) filter: Option<SharedFilter<T>>,
     pub(crate) rules: Rules,
     pub(crate) by_pattern: bool,
 }
@@ -48,7 +49,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn equipped(
         name: Arc<str>,
         topic: Arc<TopicCore<T>>,
-        plan: LanePlan,
+        plan: LanePlan<T>,
         equipment: Equipment<T>,
     ) -> Arc<Self> {
         let consumers = equipment.consumers();
@@ -62,6 +63,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             capacity: plan.capacity,
             when_full: plan.when_full,
             retry: plan.retry,
+            filter: plan.filter,
             by_pattern: plan.by_pattern,
             keyed: (!is_plain).then(keyed),
         };

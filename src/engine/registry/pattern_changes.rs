@@ -7,6 +7,7 @@ use crate::engine::registry::pattern_plan::Template;
 use crate::engine::registry::patterns::PatternSub;
 use crate::engine::runtime::context::Inside;
 use crate::engine::state::keyed::ChangeRules;
+use crate::message::MessageId;
 use crate::observe::event::EventKind;
 use crate::pure::decide::rules::Fit;
 use crate::sync::Arc;
@@ -37,6 +38,12 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             lane.set_rules(&move |_, fit| rules.within(fit.capacity).checked(fit))?;
         }
         Ok(())
+    }
+
+    /// Has deliveries that wait for their next attempt come now, in all topics. Returns their number.
+    pub(crate) fn retry_now(&self, only: Option<MessageId>) -> usize {
+        let lanes: Vec<_> = self.resolved.lock().all().cloned().collect();
+        lanes.iter().map(|lane| lane.retry_now(only)).sum()
     }
 
     /// Changes how many calls run at once in each topic, if the handler is for several.

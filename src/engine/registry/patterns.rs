@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::base::contain::discard;
 use crate::engine::base::counters::DeliveryCounts;
+use crate::engine::parts::handler::SharedFilter;
 use crate::engine::pull::sources::Sources;
 use crate::engine::registry::equip::LanePlan;
 use crate::engine::registry::pattern_members::PatternMember;
@@ -58,6 +59,7 @@ pub(super) struct PatternLanes<T> {
     pub(super) template: Option<Template<T>>,
     pub(super) members: Vec<Arc<PatternMember<T>>>,
     pub(super) retry: Policy,
+    filter: Option<SharedFilter<T>>,
     pub(super) rules: Rules,
     /// The lanes, by the names of their topics.
     pub(super) lanes: BTreeMap<Arc<str>, Arc<Lane<T>>>,
@@ -89,6 +91,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             template: Some(plan.template),
             members: Vec::new(),
             retry: plan.retry,
+            filter: plan.filter,
             rules: plan.rules,
             lanes: BTreeMap::new(),
             leaving: Vec::new(),
@@ -187,6 +190,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             capacity,
             when_full: self.when_full,
             retry: resolved.retry.clone(),
+            filter: resolved.filter.clone(),
             rules: resolved.rules.within(capacity),
             by_pattern: true,
         };
@@ -339,7 +343,7 @@ impl<T: Send + Sync + 'static> AnyPatternSub for PatternSub<T> {
         let mut resolved = self.resolved.lock();
         let template = resolved.template.take();
         let members = std::mem::take(&mut resolved.members);
-        let retry = resolved.retry.take();
+        let (retry, filter) = (resolved.retry.take(), resolved.filter.take());
         drop(resolved);
         let Some(template) = template else {
             return;
@@ -349,7 +353,7 @@ impl<T: Send + Sync + 'static> AnyPatternSub for PatternSub<T> {
             // It works on until its lanes have ended.
             member.release_handler();
         }
-        discard((template, retry));
+        discard((template, retry, filter));
         if let Some(sources) = &self.sources {
             sources.complete();
         }

@@ -92,7 +92,7 @@ impl Timer {
     }
 
     /// Takes back the deadline of a retry or of a delayed message. Returns `false` if it has come,
-    /// and then its target is fired once.
+    /// and then its target is fired once, or if it was taken back before.
     pub(crate) fn cancel_parked(&self, key: TimerKey) -> bool {
         let mut state = self.state.lock();
         let cancelled = state.wheel.cancel(key);

@@ -1,9 +1,17 @@
 //! The dead-letter store of one topic.
+//!
+//! A letter that is to go elsewhere is *claimed* first: it is out of everybody's reach, keeps its
+//! room, and keeps its key parked. Then it is gone, or it is back in its old place. So nobody
+//! takes a letter twice, and none is lost if its new place refuses it. The feared interleaving: the
+//! store fills up while a letter is claimed. A full store evicts letters that are not claimed. With
+//! all of them claimed it keeps the new letter, too, and evicts the oldest once one is back. So
+//! there are never more letters than the capacity and the claims.
 
 use std::collections::BTreeMap;
 
 use crate::engine::parts::pending::Failure;
 use crate::engine::state::lane::Lane;
+use crate::engine::state::topic::TopicCore;
 use crate::message::MessageId;
 use crate::message::batch::Batch;
 use crate::sync::{Arc, Weak};
@@ -47,6 +55,8 @@ pub(crate) struct DeadLetterStore<T> {
     overflow: DeadLetterOverflow,
     arrivals: u64,
     evicted: u64,
+    /// How many letters are claimed.
+    claimed: usize,
     /// The letters that park keys, by subscription and key.
     parking: BTreeMap<Arc<str>, BTreeMap<Box<str>, Parking>>,
     /// Lanes whose parked arrivals wait for room, or for their key to be freed.
@@ -69,6 +79,7 @@ impl<T> DeadLetterStore<T> {
             overflow,
             arrivals: 0,
             evicted: 0,
+            claimed: 0,
             parking: BTreeMap::new(),
             waiting: Vec::new(),
         }
@@ -76,7 +87,7 @@ impl<T> DeadLetterStore<T> {
 
     /// Returns whether a letter can be kept without evicting another.
     pub(crate) fn has_room(&self) -> bool {
-        self.store.len() < self.capacity
+        self.len() < self.capacity
     }
 
     /// Has the lane notified when there is room, or when a key is no longer parked.
@@ -91,8 +102,8 @@ impl<T> DeadLetterStore<T> {
     /// back, to be dropped like an evicted one.
     pub(crate) fn bury(&mut self, mut letter: Letter<T>) -> Result<Option<Left<T>>, Letter<T>> {
         let is_full = !self.has_room();
-        self.evicted += u64::from(is_full);
         if is_full && self.overflow == DeadLetterOverflow::EvictNewest {
+            self.evicted += 1;
             return Err(letter);
         }
         letter.arrival = self.arrivals;
@@ -104,18 +115,43 @@ impl<T> DeadLetterStore<T> {
             let ids = keys.or_default().entry(Box::from(key)).or_default();
             ids.insert(letter.arrival, letter.id());
         }
+        let evicted = is_full.then(|| self.evict_oldest()).flatten();
         self.store.insert(letter.arrival, Arc::new(letter));
-        if !is_full {
-            return Ok(None);
-        }
-        let evicted = self.store.pop_first();
-        Ok(evicted.map(|(_, letter)| Left {
+        Ok(evicted)
+    }
+
+    fn evict_oldest(&mut self) -> Option<Left<T>> {
+        let (_, letter) = self.store.pop_first()?;
+        self.evicted += 1;
+        Some(Left {
             waiting: match self.forget(&letter) {
                 true => std::mem::take(&mut self.waiting),
                 false => Vec::new(),
             },
             letter,
-        }))
+        })
+    }
+
+    /// Claims one particular letter, if it is still there.
+    fn claim(&mut self, letter: &Letter<T>) -> Option<Arc<Letter<T>>> {
+        let letter = self.store.remove(&letter.arrival)?;
+        self.claimed += 1;
+        Some(letter)
+    }
+
+    /// Takes a claimed letter out for good. Returns the lanes that waited for that.
+    fn end_claim(&mut self, letter: &Letter<T>) -> Vec<Weak<Lane<T>>> {
+        self.claimed -= 1;
+        self.forget(letter);
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Puts a claimed letter back in its place. Returns the letter that is too many now.
+    fn put_back(&mut self, letter: Arc<Letter<T>>) -> Option<Left<T>> {
+        self.claimed -= 1;
+        self.store.insert(letter.arrival, letter);
+        let is_too_much = self.len() > self.capacity;
+        is_too_much.then(|| self.evict_oldest()).flatten()
     }
 
     /// Returns whether letters in the store park this key.
@@ -187,7 +223,7 @@ impl<T> DeadLetterStore<T> {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.store.len()
+        self.store.len() + self.claimed
     }
 
     pub(crate) fn evicted(&self) -> u64 {
@@ -199,5 +235,41 @@ impl<T> DeadLetterStore<T> {
 pub(crate) fn notify<T: Send + Sync + 'static>(waiting: Vec<Weak<Lane<T>>>) {
     for lane in waiting.iter().filter_map(Weak::upgrade) {
         lane.judge_parked_again();
+    }
+}
+
+/// A letter that is on its way elsewhere. If it does not go, it is put back.
+pub(crate) struct Claim<'t, T: Send + Sync + 'static> {
+    topic: &'t TopicCore<T>,
+    letter: Option<Arc<Letter<T>>>,
+}
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Claims a letter, unless somebody has taken it.
+    pub(crate) fn claim(&self, letter: &Letter<T>) -> Option<Claim<'_, T>> {
+        let letter = self.letters().lock().claim(letter)?;
+        Some(Claim {
+            topic: self,
+            letter: Some(letter),
+        })
+    }
+}
+
+impl<T: Send + Sync + 'static> Claim<'_, T> {
+    /// Takes the letter out of the store for good: it has a new place.
+    pub(crate) fn end(mut self) {
+        if let Some(letter) = self.letter.take() {
+            let waiting = self.topic.letters().lock().end_claim(&letter);
+            notify(waiting);
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Claim<'_, T> {
+    fn drop(&mut self) {
+        if let Some(letter) = self.letter.take() {
+            let evicted = self.topic.letters().lock().put_back(letter);
+            self.topic.tell_evicted(evicted);
+        }
     }
 }

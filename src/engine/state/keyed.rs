@@ -28,7 +28,6 @@ use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::decide::rules::{Fit, Keying, Rules};
 use crate::pure::order::sequencer::{Class, Key, Sequencer};
-use crate::pure::wheel::arena::Arena;
 use crate::sync::{Arc, Mutex};
 use crate::types::config::{LaneFull, OnFailure};
 use crate::types::error::InvalidSetting;
@@ -71,8 +70,7 @@ pub(crate) struct State<T> {
     pub(crate) rules: Rules,
     pub(crate) epoch: u32,
     pub(crate) sequencer: Sequencer<PendingDelivery<T>>,
-    /// Retries on the timer wheel, by their tag, and which of them hold a key.
-    pub(crate) waiting: Arena<PendingDelivery<T>>,
+    /// The keys that retries and snoozes on the timer wheel hold, by their tag.
     pub(crate) holding: BTreeMap<u32, Key>,
     /// Parked keys, and their names.
     pub(crate) parked: BTreeMap<Key, Box<str>>,
@@ -171,7 +169,6 @@ impl<T: Send + Sync + 'static> Keyed<T> {
                 rules,
                 epoch: 0,
                 sequencer,
-                waiting: Arena::new(),
                 holding: BTreeMap::new(),
                 parked: BTreeMap::new(),
                 forget_at: FORGET_AT,
@@ -353,7 +350,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Takes over the deliveries that a plain lane had begun with.
     pub(crate) fn adopt(self, turn: &mut Turn<T>) {
-        if turn.prefetched.is_empty() && turn.waiting.is_empty() && turn.requeued.is_empty() {
+        if turn.prefetched.is_empty() && turn.requeued.is_empty() {
             return;
         }
         let mut state = self.keyed.state.lock();
@@ -367,7 +364,6 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         for requeued in turn.requeued.drain(..) {
             self.keyed.file(&mut state, requeued);
         }
-        state.waiting = std::mem::replace(&mut turn.waiting, Arena::new());
     }
 
     /// Ends everything that waits here, as the lane's phase says.
@@ -376,24 +372,17 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let mut state = self.keyed.state.lock();
         let mut queued = state.sequencer.drain();
         queued.extend(state.parked_arrivals.drain());
-        let waiting: Vec<_> = state.waiting.drain().collect();
         let leased = state.leases.out.drain();
         for key in std::mem::take(&mut state.holding).into_values() {
             state.sequencer.release(key);
         }
         drop(state);
-        let ended = (queued.len() + waiting.len() + leased.len()) as u32;
+        let ended = (queued.len() + leased.len()) as u32;
         for leased in leased {
             self.lane.end_lease(leased);
         }
         for delivery in queued {
             self.lane.end_pending(delivery, Status::Queued);
-        }
-        for delivery in waiting {
-            // If it fires all the same, its tag will find nothing.
-            self.lane.engine().timer.cancel_parked(delivery.timer);
-            let from = delivery.parked_as();
-            self.lane.end_pending(delivery, from);
         }
         self.lane.give_back(ended);
     }

@@ -4,7 +4,7 @@ use crate::engine::base::cell::Cell;
 use crate::engine::base::contain::SharedPolicy;
 use crate::engine::base::counters::LaneBooks;
 use crate::engine::base::task_state::TaskState;
-use crate::engine::parts::handler::{FailedCall, Handler};
+use crate::engine::parts::handler::{FailedCall, Handler, SharedFilter};
 use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::expiry::Expiry;
@@ -31,9 +31,6 @@ pub(crate) struct Turn<T> {
     pub(crate) handler: Handler<T>,
     /// Slices taken out of the inbox and not yet handled.
     pub(crate) prefetched: VecDeque<BatchSlice<T>>,
-    /// Retries on the timer wheel, by their tag. On an engine without workers, deliveries that were
-    /// requeued in this run are here, too.
-    pub(crate) waiting: Arena<PendingDelivery<T>>,
     /// Deliveries that were requeued and may go on, in order.
     pub(crate) requeued: VecDeque<PendingDelivery<T>>,
     pub(crate) linger: Linger,
@@ -52,7 +49,6 @@ impl<T> Turn<T> {
         Self {
             handler,
             prefetched: VecDeque::new(),
-            waiting: Arena::new(),
             requeued: VecDeque::new(),
             linger: Linger::default(),
             is_new_next: false,
@@ -82,6 +78,7 @@ pub(crate) struct LaneSettings<T> {
     pub(crate) when_full: LaneFull,
     pub(crate) retry: Policy,
     pub(crate) keyed: Option<Keyed<T>>,
+    pub(crate) filter: Option<SharedFilter<T>>,
     pub(crate) by_pattern: bool,
 }
 
@@ -117,6 +114,8 @@ pub(crate) struct Lane<T> {
     /// The lane gets messages with ids greater than this. It is set before the lane is on the list.
     after: AtomicU64,
     pub(crate) retry: Slot<Policy>,
+    /// The messages that it wants, if not all. It goes with the lane's end.
+    pub(crate) filter: Mutex<Option<SharedFilter<T>>>,
     pub(crate) room: Cell<Room>,
     pub(crate) task: TaskState,
     pub(crate) lag: Lag,
@@ -134,6 +133,9 @@ pub(crate) struct Lane<T> {
     /// Bounded like the inbox.
     returns: OnceLock<Box<Unbounded<Return<T>>>>,
     pub(crate) turn: Mutex<Option<Box<Turn<T>>>>,
+    /// Retries and snoozes on the timer wheel, by their tag. On an engine without workers,
+    /// deliveries that were requeued in this run are here, too.
+    pub(crate) waiting: Mutex<Arena<PendingDelivery<T>>>,
     /// The keyed state, where order has to survive failures, or several consumers share the lane.
     pub(crate) keyed: OnceLock<Box<Keyed<T>>>,
     /// The deadline of a drain that was begun inside a handler.
@@ -163,6 +165,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             by_pattern: settings.by_pattern,
             after: AtomicU64::new(0),
             retry: Slot::new(Arc::new(settings.retry)),
+            filter: Mutex::new(settings.filter),
             room: Cell::new(Room::EMPTY),
             task: TaskState::new(),
             lag,
@@ -174,6 +177,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             expiry: Expiry::new(),
             returns: OnceLock::new(),
             turn: Mutex::new(Some(Box::new(Turn::new(handler)))),
+            waiting: Mutex::new(Arena::new()),
             keyed,
             end: Mutex::new(TimerKey::NONE),
             retired: AtomicBool::new(false),
@@ -218,7 +222,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn release(&self, places: u32) -> bool {
         let released = self.room.update(|room| room.release(places));
         if released.wake_topic {
-            mutant!(self.topic.schedule(), "lane.notify-room");
+            mutant!(self.topic.notify_room(), "lane.notify-room");
         }
         released.ended
     }
@@ -381,7 +385,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn close(self: &Arc<Self>, phase: Phase) {
         let released = self.room.update(|room| room.close(phase));
         if released.wake_topic {
-            self.topic.schedule();
+            self.topic.notify_room();
         }
         self.stop_lagging();
         self.schedule();

@@ -27,7 +27,7 @@ use crate::pure::words::ending::Ending;
 use crate::pure::words::handles::Handles;
 use crate::pure::words::schedule::Then;
 use crate::pure::words::start::Starts;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Slot, in_order};
 
 /// A message on the timer wheel, by `publish_after`.
@@ -93,6 +93,12 @@ impl<T> DelayedMessages<T> {
     }
 }
 
+/// The dead letters of a topic, and the redrives that wait for room in a lane.
+pub(crate) struct DeadLetterState<T> {
+    pub(crate) store: Mutex<DeadLetterStore<T>>,
+    pub(crate) redrives: Waiters,
+}
+
 /// The list of a topic's lanes.
 pub(crate) type Lanes<T> = Vec<Arc<Lane<T>>>;
 
@@ -115,14 +121,16 @@ pub(crate) struct TopicCore<T> {
     roll: Roll<T>,
     /// Whether there may be messages that some lane doesn't want.
     pub(crate) starts: Cell<Starts>,
+    /// Whether some lane has, or had, a filter.
+    filters: AtomicBool,
     /// Serializes changes of the list; holds the counts of lanes that ended.
     pub(crate) ended: Mutex<Option<Box<DeliveryCounts>>>,
     pub(crate) strategy: Slot<StrategyInUse>,
     pub(crate) retry: Slot<Contained<Box<dyn RetryPolicy>>>,
     pub(crate) waiters: Waiters,
     pub(crate) delayed: Mutex<DelayedMessages<T>>,
-    /// Made when it is first needed.
-    letters: OnceLock<Box<Mutex<DeadLetterStore<T>>>>,
+    /// Made when they are first needed.
+    letters: OnceLock<Box<DeadLetterState<T>>>,
     /// Written for every batch: kept off the lines that publishers read.
     pub(crate) books: CachePadded<TopicBooks>,
     pub(crate) handles: Cell<Handles>,
@@ -147,6 +155,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             lanes: Slot::new(Arc::new(Vec::new())),
             roll: Roll::new(),
             starts: Cell::new(Starts::NONE),
+            filters: AtomicBool::new(false),
             ended: Mutex::new(None),
             strategy: Slot::new(strategy),
             retry: Slot::new(retry),
@@ -310,17 +319,37 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Returns the store of dead letters.
     pub(crate) fn letters(&self) -> &Mutex<DeadLetterStore<T>> {
+        &self.dead_letters().store
+    }
+
+    fn dead_letters(&self) -> &DeadLetterState<T> {
         let settings = &self.settings;
         self.letters.get_or_init(|| {
-            let letters = DeadLetterStore::new(settings.letters, settings.letter_overflow);
-            Box::new(Mutex::new(letters))
+            let store = DeadLetterStore::new(settings.letters, settings.letter_overflow);
+            Box::new(DeadLetterState {
+                store: Mutex::new(store),
+                redrives: Waiters::new(),
+            })
         })
+    }
+
+    /// Returns the line of redrives that wait for room in a lane.
+    pub(crate) fn redrives(&self) -> &Waiters {
+        &self.dead_letters().redrives
+    }
+
+    /// Lets those look that wait for room in a lane: the dispatcher, and redrives.
+    pub(crate) fn notify_room(self: &Arc<Self>) {
+        self.schedule();
+        if let Some(letters) = self.letters.get() {
+            letters.redrives.wake_all();
+        }
     }
 
     /// Returns how many letters are in the store, and how many were evicted from it.
     pub(crate) fn letter_counts(&self) -> (usize, u64) {
         self.letters.get().map_or((0, 0), |letters| {
-            let letters = letters.lock();
+            let letters = letters.store.lock();
             (letters.len(), letters.evicted())
         })
     }
@@ -331,20 +360,27 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let buried = self.bury_in(&mut letters, letter);
         drop(letters);
         let is_kept = buried.is_ok();
-        let (evicted, waiting) = match buried {
-            Ok(None) => return true,
-            Ok(Some(left)) => (left.letter, left.waiting),
-            Err(letter) => (Arc::new(letter), Vec::new()),
+        self.tell_evicted(buried.unwrap_or_else(|letter| {
+            let letter = Arc::new(letter);
+            let waiting = Vec::new();
+            Some(Left { letter, waiting })
+        }));
+        is_kept
+    }
+
+    /// Tells observers of a letter that had to leave the store, and the lanes that waited for that.
+    pub(crate) fn tell_evicted(&self, evicted: Option<Left<T>>) {
+        let Some(Left { letter, waiting }) = evicted else {
+            return;
         };
         self.tell_of(
-            Subject::of(&evicted.subscription)
-                .message(evicted.id())
-                .attempt(evicted.attempts)
+            Subject::of(&letter.subscription)
+                .message(letter.id())
+                .attempt(letter.attempts)
                 .status(Status::DeadLetter),
             EventKind::LetterEvicted,
         );
         notify(waiting);
-        is_kept
     }
 
     /// Puts a letter into the locked store, and tells observers under the lock. So nobody redrives
@@ -386,6 +422,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if self.roll.has_open(&self.lanes, &lane.name) {
             return false;
         }
+        if lane.filter.lock().is_some() {
+            // ORDERING: relaxed, because the list of lanes publishes it.
+            self.filters.store(true, Ordering::Relaxed);
+        }
         let is_first = self.lanes.peek(|lanes| self.retains(lanes));
         in_order!(
             if !is_first {
@@ -399,6 +439,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // A buffer may wait for a lane to publish to.
         self.call_publishers();
         true
+    }
+
+    /// Returns whether a dispatcher has to ask the lanes on the list for filters.
+    #[inline(always)]
+    pub(crate) fn has_filters(&self) -> bool {
+        self.filters.load(Ordering::Relaxed)
     }
 
     /// Takes a lane off the list that should never have been on it.
@@ -416,6 +462,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Takes a lane that has ended off the list and keeps its counts. Between the broker's stop and
     /// its drop, lanes stay on the list for readers of the metrics.
     pub(crate) fn retire(&self, lane: &Arc<Lane<T>>) {
+        // Its filter goes as its handler went.
+        let filter = lane.filter.lock().take();
+        drop(filter);
         let mut ended = self.ended.lock();
         if self.engine.ending.load() != Ending::Stopped {
             self.roll.remove(&self.lanes, lane);

@@ -50,6 +50,8 @@ pub struct Outcome {
     pub cancelled: u32,
     /// One if the message found no subscription.
     pub unrouted: u32,
+    /// Subscriptions whose filter refused the message, so that it made no delivery for them.
+    pub filtered: u32,
 }
 
 impl Outcome {
@@ -58,7 +60,7 @@ impl Outcome {
         self.delivered > 0 && self.delivered == self.ends()
     }
 
-    /// Returns the number of ends.
+    /// Returns the number of ends. A refusal by a filter is no end.
     pub fn ends(&self) -> u32 {
         self.delivered
             + self.dead_lettered
@@ -75,6 +77,7 @@ impl Outcome {
             Status::Dropped => self.dropped += 1,
             Status::Expired => self.expired += 1,
             Status::Cancelled => self.cancelled += 1,
+            Status::Filtered => self.filtered += 1,
             _ => debug_assert!(false, "{end} is no end"),
         }
     }
@@ -84,13 +87,14 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} delivered, {} dead-lettered, {} dropped, {} expired, {} cancelled, {} unrouted",
+            "{} delivered, {} dead-lettered, {} dropped, {} expired, {} cancelled, {} unrouted, {} filtered",
             self.delivered,
             self.dead_lettered,
             self.dropped,
             self.expired,
             self.cancelled,
-            self.unrouted
+            self.unrouted,
+            self.filtered
         )
     }
 }

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! CREATED ─▶ QUEUED ─▶ DELIVERING ─▶ DELIVERED
-//!              ▲  ◀─ requeue ┴──────▶ FAILED ─▶ RETRY_SCHEDULED ─▶ QUEUED
-//!              │                        └────▶ DEAD_LETTER
+//!              ▲  ◀─ requeue ┼──────▶ FAILED ─▶ RETRY_SCHEDULED ─▶ QUEUED
+//!              │             └─ snooze ──│──────▶ RETRY_SCHEDULED
+//!              │                         └─▶ DEAD_LETTER
 //!              └──── redrive, as a new generation ────┘
 //! ```
 //!
-//! Three more statuses are final: DROPPED (overflow, or discarded by a policy), EXPIRED (time to
-//! live) and CANCELLED (unsubscribe, shutdown). A delivery that is leased when its subscription
-//! ends goes from DELIVERING to CANCELLED or DEAD_LETTER. Every step not in [`Status::step`] is
-//! refused. The books of a lane call nothing else.
+//! Four more statuses are final. They are FILTERED (refused by the subscription's filter), DROPPED
+//! (overflow, or discarded by a policy), EXPIRED (time to live) and CANCELLED (unsubscribe,
+//! shutdown). A delivery that is leased when its subscription ends goes from DELIVERING to
+//! CANCELLED or DEAD_LETTER. Every step not in [`Status::step`] is refused. The books of a lane
+//! call nothing else.
 
 use std::fmt;
 
@@ -29,10 +31,12 @@ pub enum Status {
     /// The handler returned an error or panicked, or the lease was nacked, dropped or outlived its
     /// deadline. The next status is being decided.
     Failed,
-    /// The delivery waits on the timer wheel for its next attempt.
+    /// The delivery waits on the timer wheel for its next attempt, after a failure or a snooze.
     RetryScheduled,
     /// The delivery is in the dead-letter store. Only a redrive takes it out as a delivery again.
     DeadLetter,
+    /// The subscription's filter refused the message, so the delivery never entered its lane. Final.
+    Filtered,
     /// The delivery overflowed, or was discarded by a policy or a nack. Final.
     Dropped,
     /// The time to live ran out before the delivery was handled. Final.
@@ -46,8 +50,10 @@ pub enum Status {
 pub enum Step {
     /// The delivery enters a lane.
     Accept,
+    /// The subscription's filter refuses the message.
+    Filter,
     /// The handler is entered, or the delivery is leased. This counts as an attempt, unless a
-    /// requeue follows.
+    /// requeue or a snooze follows.
     Start,
     /// The handler returned `Ok`, or the lease was acked.
     Ack,
@@ -56,8 +62,10 @@ pub enum Step {
     Fail,
     /// A policy grants another attempt.
     Retry,
-    /// The retry is due, or the handler has requeued the delivery without failing.
+    /// The retry or the snooze is due, or the handler has requeued the delivery without failing.
     Requeue,
+    /// The handler puts the delivery off without failing.
+    Snooze,
     /// The delivery goes to the dead-letter store.
     Bury,
     /// The delivery is dropped.
@@ -81,7 +89,7 @@ pub struct IllegalStep {
 
 impl Status {
     /// Every status, in the order of a life.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Created,
         Self::Queued,
         Self::Delivering,
@@ -89,6 +97,7 @@ impl Status {
         Self::Failed,
         Self::RetryScheduled,
         Self::DeadLetter,
+        Self::Filtered,
         Self::Dropped,
         Self::Expired,
         Self::Cancelled,
@@ -102,18 +111,20 @@ impl Status {
     pub(crate) fn step(self, step: Step) -> Result<Self, IllegalStep> {
         use Status::{
             Cancelled, Created, DeadLetter, Delivered, Delivering, Dropped, Expired, Failed,
-            Queued, RetryScheduled,
+            Filtered, Queued, RetryScheduled,
         };
         Ok(match (self, step) {
             (Created, Step::Accept) => Queued,
+            (Created, Step::Filter) => Filtered,
             (Queued, Step::Start) => Delivering,
             (Delivering, Step::Ack) => Delivered,
             (Delivering, Step::Fail) => Failed,
             (Failed, Step::Retry) => RetryScheduled,
             (Delivering | RetryScheduled, Step::Requeue) => Queued,
+            (Delivering, Step::Snooze) => RetryScheduled,
             (Queued | Delivering | Failed | RetryScheduled, Step::Bury) => DeadLetter,
             (Created | Queued | Failed, Step::Drop) => Dropped,
-            (Queued | Failed, Step::Expire) => Expired,
+            (Queued | Delivering | Failed, Step::Expire) => Expired,
             (Queued | Delivering | RetryScheduled, Step::Cancel) => Cancelled,
             (DeadLetter, Step::Redrive) => Queued,
             (from, step) => return Err(IllegalStep { from, step }),
@@ -124,7 +135,12 @@ impl Status {
     pub fn is_final(self) -> bool {
         matches!(
             self,
-            Self::Delivered | Self::DeadLetter | Self::Dropped | Self::Expired | Self::Cancelled
+            Self::Delivered
+                | Self::DeadLetter
+                | Self::Filtered
+                | Self::Dropped
+                | Self::Expired
+                | Self::Cancelled
         )
     }
 
@@ -138,6 +154,7 @@ impl Status {
             Self::Failed => "FAILED",
             Self::RetryScheduled => "RETRY_SCHEDULED",
             Self::DeadLetter => "DEAD_LETTER",
+            Self::Filtered => "FILTERED",
             Self::Dropped => "DROPPED",
             Self::Expired => "EXPIRED",
             Self::Cancelled => "CANCELLED",
@@ -156,13 +173,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STEPS: [Step; 11] = [
+    const STEPS: [Step; 13] = [
         Step::Accept,
+        Step::Filter,
         Step::Start,
         Step::Ack,
         Step::Fail,
         Step::Retry,
         Step::Requeue,
+        Step::Snooze,
         Step::Bury,
         Step::Drop,
         Step::Expire,
@@ -184,6 +203,7 @@ mod tests {
             legal,
             [
                 "CREATED -Accept-> QUEUED",
+                "CREATED -Filter-> FILTERED",
                 "CREATED -Drop-> DROPPED",
                 "QUEUED -Start-> DELIVERING",
                 "QUEUED -Bury-> DEAD_LETTER",
@@ -193,7 +213,9 @@ mod tests {
                 "DELIVERING -Ack-> DELIVERED",
                 "DELIVERING -Fail-> FAILED",
                 "DELIVERING -Requeue-> QUEUED",
+                "DELIVERING -Snooze-> RETRY_SCHEDULED",
                 "DELIVERING -Bury-> DEAD_LETTER",
+                "DELIVERING -Expire-> EXPIRED",
                 "DELIVERING -Cancel-> CANCELLED",
                 "FAILED -Retry-> RETRY_SCHEDULED",
                 "FAILED -Bury-> DEAD_LETTER",

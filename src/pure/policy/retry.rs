@@ -91,7 +91,8 @@ impl<'a> FailedAttempt<'a> {
     /// Returns the number of the attempt that failed: 1 is the first.
     ///
     /// It counts entries into the handler, or leases. Attempts that ended by
-    /// [`Nack::requeue`](crate::Nack::requeue) are not counted.
+    /// [`Nack::requeue`](crate::Nack::requeue) or [`Nack::snooze`](crate::Nack::snooze) are not
+    /// counted.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -320,8 +321,8 @@ impl Backoff {
 
     /// Sets the most entries into the handler, the first included. The default is 3.
     ///
-    /// Attempts that ended by [`Nack::requeue`](crate::Nack::requeue) are not counted. `u32::MAX`
-    /// is no limit.
+    /// Attempts that ended by [`Nack::requeue`](crate::Nack::requeue) or
+    /// [`Nack::snooze`](crate::Nack::snooze) are not counted. `u32::MAX` is no limit.
     #[must_use]
     pub fn max_attempts(self, n: u32) -> Self {
         Self {

@@ -20,6 +20,8 @@ pub(crate) enum NackAction {
     Discard,
     /// A new place at the end of the line. That is no failure, so it is not judged.
     Requeue,
+    /// Another look after this time. That is no failure, either.
+    Snooze(Duration),
 }
 
 impl NackAction {
@@ -30,7 +32,7 @@ impl NackAction {
     }
 }
 
-/// The fate of a failed delivery.
+/// The fate of a delivery that has failed or is put off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Another attempt at this time.
@@ -54,7 +56,7 @@ pub(crate) fn judge(
     let requested = match action {
         NackAction::DeadLetter => return Verdict::DeadLetter(DeadReason::Rejected),
         NackAction::Discard => return Verdict::Discard,
-        NackAction::Policy | NackAction::Requeue => None,
+        NackAction::Policy | NackAction::Requeue | NackAction::Snooze(_) => None,
         NackAction::After(delay) => Some(delay),
     };
     let delay = match decide(requested) {
@@ -64,6 +66,11 @@ pub(crate) fn judge(
         Some(Decision::Discard) => return Verdict::Discard,
         None => return Verdict::DeadLetter(DeadReason::PolicyPanicked),
     };
+    put_off(delay, now_ns, expires_ns)
+}
+
+/// Judges a delivery that is to come again after `delay`.
+pub(crate) fn put_off(delay: Duration, now_ns: u64, expires_ns: Option<u64>) -> Verdict {
     let due_ns = now_ns.saturating_add(nanos(delay));
     match expires_ns {
         Some(expires_ns) if due_ns >= expires_ns => Verdict::Expire,

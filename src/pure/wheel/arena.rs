@@ -113,6 +113,7 @@ impl<T> Arena<T> {
     }
 
     /// Returns whether no value is stored.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -123,13 +124,19 @@ impl<T> Arena<T> {
         self.pages.len() * PAGE_SLOTS
     }
 
-    /// Returns the values, in order of index.
-    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
+    /// Returns the values with their indices, in order of index.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (u32, &T)> {
         let slots = self.pages.iter().flat_map(|page| page.iter());
-        slots.filter_map(|slot| match slot {
-            Slot::Occupied(value) => Some(value),
+        let indexed = (0..).zip(slots);
+        indexed.filter_map(|(index, slot)| match slot {
+            Slot::Occupied(value) => Some((index, value)),
             Slot::Vacant { .. } => None,
         })
+    }
+
+    /// Returns the values, in order of index.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
+        self.entries().map(|(_, value)| value)
     }
 
     /// Takes out the values that are chosen, in order of index.

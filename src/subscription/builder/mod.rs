@@ -5,7 +5,7 @@ pub(crate) mod pattern;
 use std::fmt;
 
 use crate::engine::base::contain::Contained;
-use crate::engine::parts::handler::Handler;
+use crate::engine::parts::handler::{Handler, SharedFilter};
 #[cfg(feature = "parallel")]
 use crate::engine::parts::parallel::Parallel;
 use crate::engine::registry::equip::{Equipment, LanePlan};
@@ -42,6 +42,7 @@ pub struct SubscriptionBuilder<'t, T: Send + Sync + 'static> {
     topic: &'t Arc<TopicCore<T>>,
     name: String,
     options: SubscriptionOptions,
+    filter: Option<SharedFilter<T>>,
 }
 
 impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
@@ -50,6 +51,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             topic,
             name: name.to_owned(),
             options: SubscriptionOptions::new(),
+            filter: None,
         }
     }
 
@@ -63,6 +65,42 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
 
     fn options_mut(&mut self) -> &mut SubscriptionOptions {
         &mut self.options
+    }
+
+    /// Sets which messages the subscription wants. By default it wants all.
+    ///
+    /// The filter is asked before a message takes a place in the lane. So what it refuses holds
+    /// nobody up, however full the lane is. A refused message is counted as
+    /// [filtered](crate::DeliveryCounts::filtered), for this subscription alone. A letter that is
+    /// redriven is not asked about again.
+    ///
+    /// The filter runs on the worker that dispatches the topic, so it must be quick, and must not
+    /// wait. It is asked about each message once, even if the message has to wait for room. If it
+    /// panics, the message is delivered, and observers hear of
+    /// [`Hook::Filter`](crate::Hook::Filter).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = millstream::Broker::builder().workers(0).build()?;
+    /// let orders = broker.topic::<u64>("orders").open()?;
+    /// let eu = orders
+    ///     .subscription("eu")
+    ///     .filter(|order| order.header("region") == Some("eu"))
+    ///     .subscribe(|_| Ok(()))?;
+    /// orders.message(7).header("region", "eu").publish()?;
+    /// orders.message(8).header("region", "us").publish()?;
+    /// broker.run_until_idle();
+    /// let counts = eu.metrics().counts;
+    /// assert_eq!((counts.delivered, counts.filtered), (1, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn filter<F>(mut self, wanted: F) -> Self
+    where
+        F: Fn(&Delivery<'_, T>) -> bool + Send + Sync + 'static,
+    {
+        self.filter = Some(Arc::new(Contained::new(Box::new(wanted))));
+        self
     }
 
     /// Subscribes with a handler that is called for each delivery, one call at a time.
@@ -274,6 +312,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             when_full: fit.when_full,
             rules: self.options.rules(fit)?,
             retry: self.options.retry,
+            filter: self.filter,
             by_pattern: false,
         };
         let engine = &self.topic.engine;

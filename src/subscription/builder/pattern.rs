@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use crate::engine::base::contain::Contained;
-use crate::engine::parts::handler::Handler;
+use crate::engine::parts::handler::{Handler, SharedFilter};
 #[cfg(feature = "parallel")]
 use crate::engine::parts::parallel::Parallel;
 use crate::engine::pull::sources::Sources;
@@ -49,6 +49,7 @@ pub struct PatternSubscriptionBuilder<'b, T> {
     name: String,
     patterns: Vec<String>,
     options: SubscriptionOptions,
+    filter: Option<SharedFilter<T>>,
     carries: PhantomData<fn(T) -> T>,
 }
 
@@ -59,6 +60,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
             name: name.to_owned(),
             patterns: Vec::new(),
             options: SubscriptionOptions::new(),
+            filter: None,
             carries: PhantomData,
         }
     }
@@ -81,6 +83,17 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
 
     fn options_mut(&mut self) -> &mut SubscriptionOptions {
         &mut self.options
+    }
+
+    /// Sets which messages the subscription wants, in all topics. By default it wants all.
+    ///
+    /// [`SubscriptionBuilder::filter`](crate::SubscriptionBuilder::filter) says when it is asked.
+    pub fn filter<F>(mut self, wanted: F) -> Self
+    where
+        F: Fn(&Delivery<'_, T>) -> bool + Send + Sync + 'static,
+    {
+        self.filter = Some(Arc::new(Contained::new(Box::new(wanted))));
+        self
     }
 
     /// Subscribes with a handler that is called for each delivery.
@@ -270,6 +283,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
                 .options
                 .rules(template.fit(capacity, self.options.when_full))?,
             retry: self.options.retry,
+            filter: self.filter,
             template,
         };
         let engine = Arc::clone(self.engine);

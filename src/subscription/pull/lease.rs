@@ -10,26 +10,67 @@ use crate::message::meta::HeaderValue;
 use crate::message::nack::Nack;
 use crate::message::{Delivery, MessageId};
 use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::types::duration::nanos;
 use crate::types::error::Stale;
 
 /// A delivery that was pulled, until it is settled or its deadline passes.
 ///
 /// [`ack`](Self::ack) says that the delivery has been handled. [`nack`](Self::nack) says that it
-/// has not, and its [`Nack`] means the same as a handler's. A lease that is dropped is a failed
-/// attempt ([`FailureKind::Abandoned`](crate::FailureKind::Abandoned)), so a thread that panics
-/// loses nothing.
+/// has not, and its [`Nack`] means the same as a handler's. Both take the lease by reference. So a
+/// lease can be settled where it lies in a struct, and its payload can be read afterwards.
+///
+/// A lease that is dropped unsettled is a failed attempt
+/// ([`FailureKind::Abandoned`](crate::FailureKind::Abandoned)), so a thread that panics loses
+/// nothing.
 ///
 /// A lease whose deadline passes is a failed attempt, too
 /// ([`FailureKind::Timeout`](crate::FailureKind::Timeout)). The retry policy decides what follows.
-/// Any later call returns [`Stale`] and changes nothing. The payload can still be read.
+///
+/// A lease is settled once. Any later call returns [`Stale`] and changes nothing;
+/// [`is_stale`](Self::is_stale) asks beforehand.
+///
+/// ```
+/// use millstream::{Broker, Lease, Nack, Pull, Stale};
+/// use std::time::Duration;
+///
+/// struct Job {
+///     lease: Lease<u32>,
+///     done: bool,
+/// }
+///
+/// impl Job {
+///     fn finish(&self) -> Result<(), Stale> {
+///         if self.done {
+///             return self.lease.ack();
+///         }
+///         self.lease.nack(Nack::retry("not done"))
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = Broker::new()?;
+/// let jobs = broker.topic::<u32>("jobs").open()?;
+/// let worker = jobs.subscription("worker").pull(Pull::default())?;
+/// jobs.publish(7)?;
+///
+/// let lease = worker.recv_timeout(Duration::from_secs(5))?;
+/// let job = Job { lease, done: true };
+/// job.finish()?;
+/// assert!(job.lease.is_stale());
+/// assert!(job.finish().is_err());
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// The leases of a [`LeaseBatch`](crate::LeaseBatch) can be acked together.
-#[must_use = "a lease that is dropped is a failed attempt; ack it or nack it"]
+#[must_use = "a lease that is dropped unsettled is a failed attempt; ack it or nack it"]
 pub struct Lease<T: Send + Sync + 'static> {
     lane: Arc<Lane<T>>,
     granted: Granted<T>,
-    settled: bool,
+    /// The holder has settled the lease. The record of the lane knows it, too, and decides; this
+    /// spares the drop a look.
+    settled: AtomicBool,
 }
 
 impl<T: Send + Sync + 'static> Lease<T> {
@@ -38,17 +79,19 @@ impl<T: Send + Sync + 'static> Lease<T> {
         Self {
             lane,
             granted,
-            settled: false,
+            settled: AtomicBool::new(false),
         }
     }
 
     /// Settles the lease: the delivery has been handled.
     ///
+    /// The payload stays in memory until the lease is dropped.
+    ///
     /// # Errors
     ///
     /// Returns [`Stale`] if the lease had already ended. Nothing has changed then.
-    pub fn ack(mut self) -> Result<(), Stale> {
-        self.settled = true;
+    pub fn ack(&self) -> Result<(), Stale> {
+        self.note_settled();
         let keyed = self.lane.keyed().ok_or(Stale)?;
         keyed.ack_leases(std::slice::from_ref(&self.granted))
     }
@@ -60,10 +103,26 @@ impl<T: Send + Sync + 'static> Lease<T> {
     /// # Errors
     ///
     /// Returns [`Stale`] if the lease had already ended. Nothing has changed then.
-    pub fn nack(mut self, nack: Nack) -> Result<(), Stale> {
-        self.settled = true;
+    pub fn nack(&self, nack: Nack) -> Result<(), Stale> {
+        self.note_settled();
         let keyed = self.lane.keyed().ok_or(Stale)?;
         keyed.fail_lease(&self.granted, Failing::Nack(nack))
+    }
+
+    fn note_settled(&self) {
+        // ORDERING: relaxed, because only the drop reads it, which has the lease for itself.
+        self.settled.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the lease has ended: it was settled, its deadline has passed, or its
+    /// subscription has ended.
+    ///
+    /// With `true`, an [`ack`](Self::ack) would be [`Stale`]. With `false` it may be too late all
+    /// the same by then, so what the ack returns is the last word.
+    pub fn is_stale(&self) -> bool {
+        self.lane
+            .keyed()
+            .is_none_or(|keyed| !keyed.holds_lease(&self.granted))
     }
 
     /// Makes the lease good for at least `by` from now.
@@ -103,8 +162,8 @@ impl<T: Send + Sync + 'static> Lease<T> {
 
     /// Returns the number of the attempt: 1 for the first lease of this delivery.
     ///
-    /// Leases that ended by [`Nack::requeue`](crate::Nack::requeue) are not counted. A redrive
-    /// begins again at 1.
+    /// Leases that ended by [`Nack::requeue`](crate::Nack::requeue) or
+    /// [`Nack::snooze`](crate::Nack::snooze) are not counted. A redrive begins again at 1.
     pub fn attempt(&self) -> u32 {
         self.granted.attempt
     }
@@ -156,7 +215,7 @@ impl<T: Send + Sync + 'static> Lease<T> {
 impl<T: Send + Sync + 'static> Drop for Lease<T> {
     fn drop(&mut self) {
         if let Some(keyed) = self.lane.keyed()
-            && !self.settled
+            && !self.settled.load(Ordering::Relaxed)
         {
             // A stale lease has been settled by its deadline, or by the end.
             let _ = keyed.fail_lease(&self.granted, Failing::Abandon);

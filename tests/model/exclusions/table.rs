@@ -184,6 +184,26 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         ],
     },
     Exclusion {
+        what: "snoozes that handlers ask for",
+        why: "what a handler says depends on the message and the attempt, so it would say so for \
+              ever; callers that pull ask for them",
+        by: Never,
+        held_by: &[
+            "snooze::a_snoozed_delivery_comes_after_its_time_as_the_same_attempt_and_no_policy_is_asked",
+            "snooze::those_behind_a_snoozed_delivery_wait_only_where_order_survives_failures",
+        ],
+    },
+    Exclusion {
+        what: "redrives that wait for room, keep to a rate, or go to another topic",
+        why: "they need other threads, the time on the wall, or a second topic",
+        by: Never,
+        held_by: &[
+            "redrive_options::a_redrive_waits_for_room_and_no_longer_than_it_may",
+            "redrive_options::a_letter_stays_in_its_place_if_the_other_topic_refuses_it",
+            "redrive_options::two_that_move_the_same_letters_move_each_once",
+        ],
+    },
+    Exclusion {
         what: "changes of OnFailure, OnExhausted, hold, credits, deadlines and concurrency",
         why: "what waits by then holds up what it did before",
         by: Never,

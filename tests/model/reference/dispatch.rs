@@ -31,7 +31,6 @@ impl Model {
         loop {
             let nobody = self.open().next().is_none();
             let retains = self.setup.no_subscribers == NoSubscribers::Retain;
-            let blocks = |lane: &Lane| lane.shape.is_exact() && lane.is_full();
             let Some(first) = self.queue.front().copied() else {
                 self.allowance = 0;
                 return;
@@ -42,12 +41,16 @@ impl Model {
                     None => return,
                 }
             }
+            let is_wanted = self.lanes.iter().any(|lane| lane.wants(&first));
+            // What a filter refuses needs no room.
+            let blocks = |lane: &Lane| {
+                lane.shape.is_exact() && lane.is_full() && !lane.shape.refuses(first.id)
+            };
             if nobody && retains || self.open().any(blocks) {
                 return;
             }
             self.allowance -= 1;
             self.queue.pop_front();
-            let is_wanted = self.lanes.iter().any(|lane| lane.wants(&first));
             if !is_wanted && !retains {
                 self.unrouted += 1;
                 continue;
@@ -58,6 +61,10 @@ impl Model {
             self.dispatched += 1;
             for lane in self.lanes.iter_mut().filter(|lane| gets(lane)) {
                 lane.counts.made += 1;
+                if lane.shape.refuses(first.id) {
+                    lane.counts.filtered += 1;
+                    continue;
+                }
                 lane.offered.push(first.id);
                 if lane.shape.is_exact() {
                     lane.queue.push_back(first);

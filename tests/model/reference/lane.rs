@@ -141,6 +141,15 @@ impl Lane {
             || self.out.iter().any(|leased| leased.due <= now)
     }
 
+    /// All that waits on the timer wheel is due, in the order of its messages: so many.
+    pub fn retry_all_now(&mut self, real: usize) {
+        let waiting = self.waiting.iter_mut().filter(|(due, _)| *due > 0);
+        let called = waiting.map(|(due, _)| *due = 0).count();
+        self.waiting
+            .sort_by_key(|(due, tried)| (*due, tried.message.id));
+        assert!(!self.shape.is_exact() || called == real, "called back");
+    }
+
     pub fn wants(&self, message: &Message) -> bool {
         self.phase == Phase::Open && self.after < message.id
     }
@@ -226,6 +235,9 @@ impl Model {
 
     /// What becomes of a delivery after an attempt.
     pub fn conclude(&mut self, at: usize, tried: Tried, said: Answer) {
+        if let Answer::Snooze(delay) = said {
+            return self.snooze(at, tried, delay);
+        }
         let (now, topics) = (self.now, self.policy);
         let (lane, expires) = (&mut self.lanes[at], tried.expires());
         if said == Answer::Ack {
@@ -257,6 +269,19 @@ impl Model {
                 }
             }
         }
+    }
+
+    /// A delivery is put off: that was no attempt.
+    fn snooze(&mut self, at: usize, mut tried: Tried, delay: u64) {
+        tried.attempts -= 1;
+        let due = self.now + delay;
+        if due >= tried.expires() {
+            return self.expire(at, tried);
+        }
+        let lane = &mut self.lanes[at];
+        lane.counts.snoozed += 1;
+        lane.counts.awaiting_retry += 1;
+        lane.waiting.push((due, tried));
     }
 
     pub fn bury(&mut self, at: usize, tried: Tried, reason: DeadReason) {

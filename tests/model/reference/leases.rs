@@ -95,6 +95,10 @@ impl Model {
         (self.now < self.lanes[at].out[place].due).then_some((at, place))
     }
 
+    pub fn is_stale(&self, number: u64) -> bool {
+        self.find_lease(number).is_none()
+    }
+
     /// Settles a lease. `false`: it was stale.
     pub fn settle(&mut self, number: u64, said: Answer) -> bool {
         let Some((at, place)) = self.find_lease(number) else {

@@ -183,8 +183,10 @@ pub fn add(sum: &mut DeliveryCounts, counts: &DeliveryCounts) {
     sum.attempts += counts.attempts;
     sum.delivered += counts.delivered;
     sum.failed += counts.failed;
+    sum.snoozed += counts.snoozed;
     sum.retried += counts.retried;
     sum.dead_lettered += counts.dead_lettered;
+    sum.filtered += counts.filtered;
     sum.dropped += counts.dropped;
     sum.expired += counts.expired;
     sum.cancelled += counts.cancelled;

@@ -83,6 +83,11 @@ impl Pair {
     }
 
     fn settle_one(&mut self, slot: usize, mut lease: Lease<u64>, number: u64, settle: Settle) {
+        assert_eq!(
+            lease.is_stale(),
+            self.model.is_stale(number),
+            "stale or not"
+        );
         let (real, settled) = match settle {
             Settle::Ack => (lease.ack(), self.model.settle(number, Answer::Ack)),
             Settle::Nack(said) => {
@@ -91,8 +96,9 @@ impl Pair {
             }
             Settle::Extend(by) => {
                 let real = lease.extend(ticks(by));
+                assert_eq!(real.is_ok(), self.model.extend(number, by), "stale or not");
                 self.held.push(Held::One(slot, lease, number));
-                (real, self.model.extend(number, by))
+                return;
             }
             Settle::Drop => {
                 drop(lease);
@@ -101,5 +107,8 @@ impl Pair {
             }
         };
         assert_eq!(real.is_ok(), settled, "stale or not");
+        // It is settled once.
+        assert!(lease.is_stale());
+        assert_eq!(lease.ack().is_ok(), self.model.settle(number, Answer::Ack));
     }
 }

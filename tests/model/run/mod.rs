@@ -145,6 +145,13 @@ impl Pair {
                 pull.into_iter().for_each(|slot| self.receive(slot, most));
             }
             Step::Settle(place, settle) => self.settle(place, settle),
+            Step::RetryAllNow(slot) => {
+                if let Some(handle) = &self.handles[slot] {
+                    let real = handle.retry_all_now();
+                    let at = self.place_of(slot);
+                    self.model.lanes[at].retry_all_now(real);
+                }
+            }
             Step::Redrive(slot) => self.redrive(slot),
             Step::Purge(slot) => self.purge(slot),
         }
@@ -184,7 +191,8 @@ impl Pair {
             let id = tracked.receipt().id().get();
             let offered = |lane: &&Lane| lane.offered.contains(&id);
             let offered = self.model.lanes.iter().filter(offered).count() as u32;
-            assert!(outcome.ends() >= offered.max(1), "{tracked:?}");
+            let ends = outcome.ends() + outcome.filtered;
+            assert!(ends >= offered.max(1), "{tracked:?}");
         }
     }
 
@@ -204,7 +212,7 @@ impl Pair {
         assert_eq!(report.remaining, 0);
         let ended = report.dispatched + report.unrouted + report.messages_dropped;
         assert_eq!(published, ended);
-        let ended = report.delivered + report.dead_lettered + report.dropped;
+        let ended = report.delivered + report.dead_lettered + report.filtered + report.dropped;
         assert_eq!(report.made, ended + report.expired + report.cancelled);
         self.broker.metrics().balance().expect("the books balance");
         self.check_tracked();

@@ -30,6 +30,14 @@ impl Handle {
         }
     }
 
+    pub fn retry_all_now(&self) -> usize {
+        match self {
+            Self::Handler(subscription) => subscription.retry_all_now(),
+            Self::Group(group) => group.retry_all_now(),
+            Self::Pull(pull) => pull.retry_all_now(),
+        }
+    }
+
     fn unsubscribe(self, mode: Unsubscribe) -> Unsubscribed {
         match self {
             Self::Handler(subscription) => subscription.unsubscribe(mode),
@@ -117,7 +125,10 @@ impl Pair {
             options = options.hold(hold);
         }
         let builder = self.topic.subscription(NAMES[script.slot]);
-        let builder = builder.options(&options);
+        let mut builder = builder.options(&options);
+        if shape.refuses.is_some() {
+            builder = builder.filter(move |delivery| !shape.refuses(delivery.id().get()));
+        }
         let subscribed = match shape.hands {
             Hands::One => builder.subscribe(move |delivery| script.one(delivery)),
             Hands::Several(count) => builder

@@ -1,0 +1,185 @@
+//! Filters: a subscription's own word on which messages it wants.
+//!
+//! The dispatcher asks before a message takes a place in a lane. It asks each filter once about
+//! each message of the batch at hand, and remembers the result while the batch waits for room.
+//! A refused message needs no room, so it passes a full lane.
+//! Then it cuts the batch where the set of lanes that refuse changes. The other lanes get the
+//! piece as if those that refuse it weren't there. A piece that all lanes refuse is dispatched all
+//! the same.
+//!
+//! A filter is the user's code, on a worker, with no lock held. If it panics, the message is
+//! delivered: whoever can't say that it is unwanted must not lose it.
+
+use crate::engine::base::contain::contain;
+use crate::engine::dispatch::room::topic_waits_for;
+use crate::engine::parts::dispatcher::{DispatcherState, Sieve};
+use crate::engine::parts::handler::SharedFilter;
+use crate::engine::runtime::pool::Worker;
+use crate::engine::state::lane::Lane;
+use crate::engine::state::partition_set::QueueRef;
+use crate::engine::state::topic::{Lanes, TopicCore};
+use crate::message::MessageId;
+use crate::message::batch::BatchSlice;
+use crate::observe::event::{EventKind, Hook, Subject};
+use crate::pure::decide::lifecycle::Step;
+use crate::pure::words::room::Phase;
+use crate::sync::Arc;
+use crate::types::config::NoSubscribers;
+
+/// The first messages of a batch, which the same lanes refuse.
+pub(crate) struct Piece<T> {
+    pub(crate) len: usize,
+    pub(crate) refusing: Lanes<T>,
+}
+
+impl<T> Piece<T> {
+    /// Returns the lanes that don't refuse it.
+    pub(crate) fn others(&self, lanes: &Lanes<T>) -> Lanes<T> {
+        let refuses =
+            |lane: &Arc<Lane<T>>| self.refusing.iter().any(|other| Arc::ptr_eq(other, lane));
+        lanes
+            .iter()
+            .filter(|lane| !refuses(lane))
+            .cloned()
+            .collect()
+    }
+}
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Hands on as [`hand_on`](Self::hand_on) does, where filters are to be asked.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn hand_on_sifted(
+        self: &Arc<Self>,
+        at: &QueueRef<'_, T>,
+        dispatcher: &mut DispatcherState<T>,
+        lanes: &Lanes<T>,
+        worker: &mut Worker<'_>,
+        current: BatchSlice<T>,
+        (alike, id): (usize, u64),
+    ) -> Option<usize> {
+        let piece = self.sift(&mut dispatcher.sieve, &current, (alike, id), lanes);
+        let (others, refusing) = (piece.others(lanes), &piece.refusing);
+        let alike = (piece.len, id);
+        self.hand_piece_on(at, dispatcher, &others, worker, current, alike, refusing)
+    }
+
+    /// Has publishers notify nobody while the next message has no room. Where filters are, each
+    /// notifies: one that drops the oldest messages may leave one first that needs no room.
+    pub(crate) fn rest_without_room(&self, at: &QueueRef<'_, T>) {
+        match self.has_filters() {
+            true => at.be_notified_from(0, || true),
+            false => at.stay_quiet(),
+        }
+    }
+
+    /// How many of the messages that the dispatcher would take next have room in every lane that
+    /// the topic waits for. A refused message needs none.
+    #[cold]
+    pub(crate) fn room_behind_filters(
+        &self,
+        dispatcher: &mut DispatcherState<T>,
+        lanes: &Lanes<T>,
+    ) -> usize {
+        let Some(part) = dispatcher.shelf.front() else {
+            return 0;
+        };
+        let mut least = usize::MAX;
+        for lane in lanes.iter().filter(|lane| topic_waits_for(lane)) {
+            let room = self.room_of(lane) as usize;
+            let filter = lane.filter.lock().clone();
+            let fits = match filter {
+                None => room,
+                Some(filter) => {
+                    let refused = self.answers(&mut dispatcher.sieve, lane, &filter, part);
+                    let takes_place =
+                        |(id, is_refused): (MessageId, bool)| !is_refused && lane.wants(id.get());
+                    let places = part.ids().zip(refused.iter().copied()).map(takes_place);
+                    let taken = places.enumerate().filter(|(_, takes)| *takes);
+                    taken.map(|(at, _)| at).nth(room).unwrap_or(usize::MAX)
+                }
+            };
+            least = least.min(fits);
+        }
+        least
+    }
+
+    /// Finds the first messages of a part that the same lanes refuse, at most `len` of them. For
+    /// all of these, message `id` says which lanes had come when they were accepted.
+    pub(crate) fn sift(
+        &self,
+        sieve: &mut Sieve<T>,
+        part: &BatchSlice<T>,
+        (len, id): (usize, u64),
+        lanes: &Lanes<T>,
+    ) -> Piece<T> {
+        let is_open = |lane: &&Arc<Lane<T>>| lane.phase() == Phase::Open;
+        // What is retained and wanted by nobody goes to those that are there.
+        let all_get_it = self.settings.no_subscribers == NoSubscribers::Retain
+            && !lanes.iter().filter(is_open).any(|lane| lane.wants(id));
+        let mut piece = Piece {
+            len,
+            refusing: Vec::new(),
+        };
+        let mut answers = Vec::new();
+        for lane in lanes.iter().filter(is_open) {
+            let filter = lane.filter.lock().clone();
+            let Some(filter) = filter.filter(|_| all_get_it || lane.wants(id)) else {
+                continue;
+            };
+            let refused = self.answers(sieve, lane, &filter, part);
+            let is_refused = refused[0];
+            let alike = refused.iter().take_while(|other| **other == is_refused);
+            piece.len = piece.len.min(alike.count());
+            if is_refused {
+                answers.push(Arc::clone(lane));
+            }
+        }
+        piece.refusing = answers;
+        piece
+    }
+
+    /// Returns whether a lane's filter refuses each message of the part.
+    fn answers<'s>(
+        &self,
+        sieve: &'s mut Sieve<T>,
+        lane: &Lane<T>,
+        filter: &SharedFilter<T>,
+        part: &BatchSlice<T>,
+    ) -> &'s [bool] {
+        let now_ns = self.engine.clock.now_ns();
+        let ask = |index| self.ask(lane, filter, part, index, now_ns);
+        sieve.sift(filter, part, ask)
+    }
+
+    /// Asks a filter about one message. Returns whether it is refused.
+    fn ask(
+        &self,
+        lane: &Lane<T>,
+        filter: &SharedFilter<T>,
+        part: &BatchSlice<T>,
+        index: usize,
+        now_ns: u64,
+    ) -> bool {
+        let delivery = lane.first_delivery(&part.batch, index, now_ns);
+        let is_wanted = contain(|| filter(&delivery)).unwrap_or_else(|_| {
+            let hook = Hook::Filter;
+            let subject = Subject::of(&lane.name).message(delivery.id());
+            self.tell_of(subject, EventKind::HookPanicked { hook });
+            true
+        });
+        !is_wanted
+    }
+
+    /// Counts messages that a lane's filter has refused.
+    pub(crate) fn refuse(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>) {
+        let status = self.end_without_place(lane, part, Step::Filter);
+        part.track(|tracker| tracker.count(status));
+        if self.bus().observed() {
+            for id in part.ids() {
+                let subject = Subject::of(&lane.name).message(id).status(status);
+                self.tell_of(subject, EventKind::Filtered);
+            }
+        }
+    }
+}
