@@ -135,11 +135,12 @@ pub use types::config::{
 };
 pub use types::error::{
     BuildError, DrainError, InvalidSetting, ObserveError, OpenError, PartialBatch, PartitionsError,
-    PublishError, RecvError, RemoveError, Stale, SubscribeError, UnknownPattern,
+    PublishError, RemoveError, Stale, SubscribeError, UnknownPattern,
 };
 pub use types::name::{InvalidName, InvalidPattern, MAX_NAME_LEN};
 pub use types::pattern::Pattern;
 pub use types::reason::DeadReason;
+pub use types::recv_error::{EndedError, RecvError, RecvTimeoutError, TryRecvError};
 pub use types::report::DrainReport;
 
 #[cfg(doctest)]

@@ -36,6 +36,7 @@ mod patterns;
 mod payloads;
 mod pull;
 mod pull_batches;
+mod receive_errors;
 mod requeue;
 mod retry;
 mod several_brokers;

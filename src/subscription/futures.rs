@@ -12,7 +12,7 @@ use crate::engine::wait::wakers::WaiterId;
 use crate::subscription::lease::Lease;
 use crate::subscription::lease_batch::LeaseBatch;
 use crate::subscription::pull::PullSubscription;
-use crate::types::error::RecvError;
+use crate::types::recv_error::EndedError;
 
 /// A handle of a pull subscription, with a place among those that wait for a lease.
 struct Receiver<T: Send + Sync + 'static> {
@@ -40,7 +40,7 @@ impl<T: Send + Sync + 'static> Drop for Receiver<T> {
 pub struct Recv<T: Send + Sync + 'static>(Receiver<T>);
 
 impl<T: Send + Sync + 'static> Future for Recv<T> {
-    type Output = Result<Lease<T>, RecvError>;
+    type Output = Result<Lease<T>, EndedError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Receiver { subscription, id } = &mut self.0;
@@ -64,7 +64,7 @@ pub struct RecvBatch<T: Send + Sync + 'static> {
 }
 
 impl<T: Send + Sync + 'static> Future for RecvBatch<T> {
-    type Output = Result<LeaseBatch<T>, RecvError>;
+    type Output = Result<LeaseBatch<T>, EndedError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let max = self.max;
@@ -126,7 +126,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`RecvError::Ended`] once the subscription has ended.
+    /// Returns [`EndedError`] once the subscription has ended.
     pub fn recv_async(&self) -> Recv<T> {
         Recv(Receiver::new(self))
     }
@@ -139,7 +139,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`RecvError::Ended`] once the subscription has ended.
+    /// Returns [`EndedError`] once the subscription has ended.
     pub fn recv_batch_async(&self, max: usize) -> RecvBatch<T> {
         RecvBatch {
             receiver: Receiver::new(self),

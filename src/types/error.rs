@@ -317,24 +317,6 @@ pub struct UnknownPattern {
     pub(crate) pattern: String,
 }
 
-/// The reason why a receive returned no lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecvError {
-    /// No delivery may be leased now, and the call does not wait.
-    ///
-    /// A `try_recv` never waits. No call that blocks its thread waits inside a handler of the
-    /// broker, or on a broker without worker threads.
-    #[error("there is nothing to lease now")]
-    Empty,
-    /// No delivery could be leased before the timeout.
-    #[error("there was nothing to lease in time")]
-    TimedOut,
-    /// The subscription has ended, and no delivery will come any more.
-    #[error("the subscription has ended")]
-    Ended,
-}
-
 /// The error of settling or extending a lease that the caller has lost.
 ///
 /// The lease's deadline has passed, or its subscription has ended. The call has changed nothing.

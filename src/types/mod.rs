@@ -7,4 +7,5 @@ pub(crate) mod name;
 pub(crate) mod pattern;
 pub(crate) mod range;
 pub(crate) mod reason;
+pub(crate) mod recv_error;
 pub(crate) mod report;

@@ -33,7 +33,8 @@ use crate::pure::decide::lifecycle::Status;
 use crate::pure::decide::rules::Keying;
 use crate::pure::order::sequencer::{Key, PerKey, Taken};
 use crate::sync::{Instant, mutant, yield_now};
-use crate::types::error::{InvalidSetting, RecvError};
+use crate::types::error::InvalidSetting;
+use crate::types::recv_error::{EndedError, RecvError};
 
 /// Deliveries that were taken and have expired.
 type Expired<T> = Vec<Taken<PendingDelivery<T>>>;
@@ -97,29 +98,26 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// Leases at most `most` deliveries that may go, and waits for the first one until `until`.
     /// Never waits inside the engine or on an engine without workers. Passes each run of them
-    /// to `each`; see [`try_receive`](Self::try_receive).
+    /// to `each`; see [`try_receive`](Self::try_receive). Returns `None` if the time is up.
     pub(crate) fn receive(
         self,
         most: usize,
         until: Option<Instant>,
         mut each: impl FnMut(Granted<T>),
-    ) -> Result<(), RecvError> {
-        let mut attempt = || match self.try_receive(most, &mut each) {
-            Err(RecvError::Empty) => None,
-            received => Some(received),
-        };
+    ) -> Option<Result<(), RecvError>> {
+        let mut attempt = || self.try_receive(most, &mut each);
         let room = || self.to_lease();
         let received = if context::is_turn_over() && !self.may_not_wait() {
             yield_now();
             self.keyed.receivers.wait_behind(until, attempt, room)
         } else {
             match attempt() {
-                None if self.may_not_wait() => Some(Err(RecvError::Empty)),
+                None if self.may_not_wait() => return Some(Err(RecvError::WouldBlock)),
                 None => self.keyed.receivers.wait_for(until, attempt, room),
                 received => received,
             }
         };
-        received.unwrap_or(Err(RecvError::TimedOut))
+        received.map(|received| received.map_err(RecvError::from))
     }
 
     /// Leases up to `most` deliveries, at least one, and passes each run of them on. If there is
@@ -131,11 +129,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         mut each: impl FnMut(Granted<T>),
         id: &mut crate::engine::wait::wakers::WaiterId,
         context: &std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), RecvError>> {
-        let mut attempt = || match self.try_receive(most, &mut each) {
-            Err(RecvError::Empty) => None,
-            received => Some(received),
-        };
+    ) -> std::task::Poll<Result<(), EndedError>> {
+        let mut attempt = || self.try_receive(most, &mut each);
         let room = || self.to_lease();
         if let Some(received) = attempt() {
             self.keyed.receivers.leave(id, room);
@@ -156,24 +151,27 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 
     /// Leases at least one and at most `most` deliveries that may go now. Passes each run of
-    /// them to `each`, under the lock.
+    /// them to `each`, under the lock. Returns `None` if there are none.
     pub(crate) fn try_receive(
         self,
         most: usize,
         each: &mut impl FnMut(Granted<T>),
-    ) -> Result<(), RecvError> {
+    ) -> Option<Result<(), EndedError>> {
         // A refusal of an earlier publish by this thread doesn't count against this delivery.
         context::take_refusal(self.lane.engine());
         self.lane.engine().run_until_idle();
         loop {
-            let (count, expired) = self.lease(most, each)?;
+            let (count, expired) = match self.lease(most, each) {
+                Ok(leased) => leased,
+                Err(ended) => return Some(Err(ended)),
+            };
             if !expired.is_empty() {
                 self.expire_taken(expired);
             } else if count == 0 {
-                return Err(RecvError::Empty);
+                return None;
             }
             if count > 0 {
-                return Ok(());
+                return Some(Ok(()));
             }
         }
     }
@@ -255,12 +253,12 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self,
         most: usize,
         each: &mut impl FnMut(Granted<T>),
-    ) -> Result<(usize, Expired<T>), RecvError> {
+    ) -> Result<(usize, Expired<T>), EndedError> {
         let clock = &self.lane.engine().clock;
         let (now_ns, timer_ns) = (clock.now_ns(), clock.timer_ns());
         let mut state = self.keyed.state.lock();
         if self.lane.is_over() {
-            return Err(RecvError::Ended);
+            return Err(EndedError);
         }
         let due_ns = timer_ns.saturating_add(state.leases.deadline_ns);
         let most = most.min(state.leases.free());
