@@ -109,6 +109,7 @@ pub use observe::latency::LatencySummary;
 pub use observe::metrics::{
     DeliveryCounts, Imbalance, MemberMetrics, Metrics, SubscriptionMetrics, TopicMetrics,
 };
+pub use observe::owned::OwnedEvent;
 pub use pure::decide::key_hash::key_hash;
 pub use pure::decide::lifecycle::Status;
 pub use pure::policy::chosen::{RetryFn, StrategyFn, retry_fn, strategy_fn};
@@ -133,6 +134,7 @@ pub use types::config::{
     DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired,
     OnFailure, Overflow, Unkeyed, Unsubscribe,
 };
+pub use types::error::recv::{EndedError, RecvError, RecvTimeoutError, TryRecvError};
 pub use types::error::{
     BuildError, DrainError, InvalidSetting, ObserveError, OpenError, PartialBatch, PartitionsError,
     PublishError, RemoveError, Stale, SubscribeError, UnknownPattern,
@@ -140,7 +142,6 @@ pub use types::error::{
 pub use types::name::{InvalidName, InvalidPattern, MAX_NAME_LEN};
 pub use types::pattern::Pattern;
 pub use types::reason::DeadReason;
-pub use types::recv_error::{EndedError, RecvError, RecvTimeoutError, TryRecvError};
 pub use types::report::DrainReport;
 
 #[cfg(doctest)]

@@ -6,8 +6,8 @@ use std::fmt::Debug;
 use millstream::{
     BatchReceipt, Broker, BrokerBuilder, BufferedPublisher, ConsumerGroup, DeadLetter, DeadLetters,
     DeadReason, DrainReport, DropCause, EventKind, FailureKind, FlushCause, Hook, Lease,
-    LeaseBatch, ManualClock, Member, MessageBuilder, Metrics, Observation, PatternSubscription,
-    PublishError, PullSubscription, Receipt, Subscription, Topic,
+    LeaseBatch, ManualClock, Member, MessageBuilder, Metrics, Observation, OnFailure, Overflow,
+    PatternSubscription, PublishError, PullSubscription, Receipt, Status, Subscription, Topic,
 };
 
 fn goes<V: Send + Debug>() {}
@@ -85,4 +85,12 @@ fn labels_stay_what_they_are() {
     assert_eq!(FlushCause::Requested.to_string(), "requested");
     assert_eq!(format!("{:>13}", Hook::RetryPolicy), " retry_policy");
     assert_eq!(EventKind::Delivered, EventKind::Delivered);
+    assert_eq!(
+        EventKind::SubscriptionAdded.to_string(),
+        "subscription_added"
+    );
+    assert_eq!(Status::RetryScheduled.as_str(), "RETRY_SCHEDULED");
+    assert_eq!(OnFailure::BlockKey.as_str(), "block_key");
+    let timeout = std::time::Duration::ZERO;
+    assert_eq!(Overflow::Block { timeout }.to_string(), "block");
 }

@@ -29,6 +29,7 @@ mod no_subscribers;
 mod order;
 mod order_under_failure;
 mod overflow;
+mod owned_events;
 #[cfg(feature = "parallel")]
 mod parallel;
 mod partitions;

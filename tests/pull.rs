@@ -254,7 +254,7 @@ fn a_deadline_that_passes_is_a_failed_attempt_and_a_late_ack_changes_nothing() {
     let metrics = worker.metrics();
     assert_eq!((metrics.stale, metrics.counts.delivered), (1, 1));
     broker.run_until_idle();
-    assert_eq!(stale.take(), [(Some(1), 1)]);
+    assert_eq!(stale.take(), [(Some(1), Some(1))]);
     assert_balanced(&broker);
 }
 

@@ -88,7 +88,7 @@ fn observers_hear_of_each_that_is_acked_with_others() {
     let heard = log.clone();
     let observing = broker.observe(move |event| match event.kind() {
         EventKind::Delivering | EventKind::Delivered => {
-            heard.push((event.kind().name(), event.id().map(|id| id.get())));
+            heard.push((event.kind().as_str(), event.id().map(|id| id.get())));
         }
         _ => {}
     });

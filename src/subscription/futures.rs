@@ -12,7 +12,7 @@ use crate::engine::wait::wakers::WaiterId;
 use crate::subscription::lease::Lease;
 use crate::subscription::lease_batch::LeaseBatch;
 use crate::subscription::pull::PullSubscription;
-use crate::types::recv_error::EndedError;
+use crate::types::error::recv::EndedError;
 
 /// A handle of a pull subscription, with a place among those that wait for a lease.
 struct Receiver<T: Send + Sync + 'static> {

@@ -15,7 +15,7 @@ use crate::sync::{Arc, Instant};
 use crate::types::config::Unsubscribe;
 use crate::types::duration::nanos;
 use crate::types::error::InvalidSetting;
-use crate::types::recv_error::{EndedError, RecvError, RecvTimeoutError, TryRecvError};
+use crate::types::error::recv::{EndedError, RecvError, RecvTimeoutError, TryRecvError};
 
 /// The settings of a [`PullSubscription`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

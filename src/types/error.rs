@@ -2,6 +2,8 @@
 //!
 //! An error that refuses a payload hands it back, and no error prints a payload.
 
+pub(crate) mod recv;
+
 use std::fmt;
 use std::io;
 

@@ -34,7 +34,7 @@ use crate::pure::decide::rules::Keying;
 use crate::pure::order::sequencer::{Key, PerKey, Taken};
 use crate::sync::{Instant, mutant, yield_now};
 use crate::types::error::InvalidSetting;
-use crate::types::recv_error::{EndedError, RecvError};
+use crate::types::error::recv::{EndedError, RecvError};
 
 /// Deliveries that were taken and have expired.
 type Expired<T> = Vec<Taken<PendingDelivery<T>>>;
