@@ -99,7 +99,7 @@ pub use broker::builder::BrokerBuilder;
 pub use broker::futures::Drain;
 pub use broker::{Broker, Observation};
 pub use engine::base::clock::ManualClock;
-pub use message::delivery_batch::DeliveryBatch;
+pub use message::delivery_batch::{Deliveries, DeliveryBatch};
 pub use message::nack::Nack;
 #[cfg(feature = "async")]
 pub use message::owned::OwnedDelivery;

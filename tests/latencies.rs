@@ -191,7 +191,7 @@ fn a_letter_and_its_failures_say_when_and_a_redrive_is_a_first_attempt_again() {
         assert_eq!(letters[0].at(), 39 * MS);
         assert_eq!(letters[0].reason(), DeadReason::Exhausted);
         bench.clock.advance(MS);
-        bench.topic.dead_letters().redrive(|_| true);
+        let _ = bench.topic.dead_letters().redrive(|_| true);
         bench.pass(60 * MS);
         let metrics = bench.metrics();
         // Accepted at 1, tried again at 100.

@@ -147,13 +147,13 @@ fn an_exhausted_delivery_ends_in_the_dead_letters_and_a_redrive_begins_a_new_gen
     assert_eq!(events[0], "message_enqueued t #1 QUEUED depth 1");
     assert_eq!(events[1..], a_life_in_vain);
 
-    topic.dead_letters().redrive(|_| true);
+    let _ = topic.dead_letters().redrive(|_| true);
     broker.run_until_idle();
     let events = log.take();
     assert_eq!(events[0], "redriven t/s #1 QUEUED");
     assert_eq!(events[1..], a_life_in_vain);
 
-    topic
+    let _ = topic
         .dead_letters()
         .redrive(|letter| letter.generation() == 1);
     broker.run_until_idle();

@@ -577,7 +577,9 @@ fn topics_it_follows_come_and_go() {
     }
     broker.run_until_idle();
     let told = events.take();
-    let of_lanes = told.iter().filter(|event| event.starts_with("subscription_"));
+    let of_lanes = told
+        .iter()
+        .filter(|event| event.starts_with("subscription_"));
     let rounds = ["added", "removed"].map(|what| format!("subscription_{what} sessions.42/s"));
     assert!(of_lanes.eq(rounds.iter().cycle().take(6)), "{told:#?}");
 

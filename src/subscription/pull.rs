@@ -117,7 +117,7 @@ pub(crate) fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> 
 /// to receive says that the subscription has [ended](RecvError::Ended) once no delivery can come
 /// any more.
 #[must_use = "dropping the last handle of a subscription unsubscribes at once"]
-pub struct PullSubscription<T: Send + Sync + 'static> {
+pub struct PullSubscription<T> {
     lane: Arc<Lane<T>>,
     owner: Arc<Subscription>,
 }
@@ -295,7 +295,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> Clone for PullSubscription<T> {
+impl<T> Clone for PullSubscription<T> {
     fn clone(&self) -> Self {
         Self {
             lane: Arc::clone(&self.lane),
@@ -323,7 +323,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for PullSubscription<T> {
 }
 
 /// An iterator over leases, made by [`PullSubscription::iter`].
-pub struct Leases<'s, T: Send + Sync + 'static> {
+pub struct Leases<'s, T> {
     subscription: &'s PullSubscription<T>,
     ended: bool,
 }

@@ -20,13 +20,15 @@ use crate::types::reason::DeadReason;
 ///
 /// The store is bounded. The topic's [`DeadLetterOverflow`](crate::DeadLetterOverflow) decides what
 /// a full one does.
-pub struct DeadLetters<T: Send + Sync + 'static> {
+pub struct DeadLetters<T> {
     topic: Topic<T>,
 }
 
-impl<T: Send + Sync + 'static> Clone for DeadLetters<T> {
+impl<T> Clone for DeadLetters<T> {
     fn clone(&self) -> Self {
-        Self::new(self.topic.clone())
+        Self {
+            topic: self.topic.clone(),
+        }
     }
 }
 
@@ -42,6 +44,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for DeadLetters<T> {
 /// The result of a redrive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[must_use = "a letter that could not be redriven stays in the store, and only this says so"]
 pub struct Redrive {
     /// Letters that are on their way to the subscription that had failed.
     pub redriven: usize,

@@ -44,11 +44,11 @@ use crate::types::error::{
 /// A publish reads the clock and takes one short lock. Under the lock, the message is admitted and
 /// written into the queue's open batch. A publish looks up no map. It allocates for every 64th
 /// message, and for keys and headers.
-pub struct Topic<T: Send + Sync + 'static> {
+pub struct Topic<T> {
     pub(crate) core: Arc<TopicCore<T>>,
 }
 
-impl<T: Send + Sync + 'static> Topic<T> {
+impl<T> Topic<T> {
     /// Makes one more handle, unless the topic has been removed.
     pub(crate) fn join(core: Arc<TopicCore<T>>) -> Option<Self> {
         let joined = core.handles.update(|handles| handles.join());
@@ -60,7 +60,9 @@ impl<T: Send + Sync + 'static> Topic<T> {
     pub fn name(&self) -> &str {
         &self.core.name
     }
+}
 
+impl<T: Send + Sync + 'static> Topic<T> {
     /// Publishes a message.
     ///
     /// It blocks only under [`Overflow::Block`](crate::Overflow::Block), and then never inside a
@@ -307,19 +309,19 @@ impl<T: Send + Sync + 'static> Topic<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> Clone for Topic<T> {
+impl<T> Clone for Topic<T> {
     fn clone(&self) -> Self {
         Self::join(Arc::clone(&self.core)).expect("a topic with a handle can't be removed")
     }
 }
 
-impl<T: Send + Sync + 'static> Drop for Topic<T> {
+impl<T> Drop for Topic<T> {
     fn drop(&mut self) {
         self.core.handles.update(|handles| handles.leave());
     }
 }
 
-impl<T: Send + Sync + 'static> fmt::Debug for Topic<T> {
+impl<T> fmt::Debug for Topic<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Topic")
             .field("name", &self.core.name)
@@ -330,7 +332,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for Topic<T> {
 
 /// A message in the making, with more than a payload.
 #[must_use = "a message goes nowhere until it is published"]
-pub struct MessageBuilder<'t, T: Send + Sync + 'static> {
+pub struct MessageBuilder<'t, T> {
     topic: &'t Topic<T>,
     payload: T,
     meta: Meta,
@@ -427,7 +429,7 @@ impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
     }
 }
 
-impl<T: Send + Sync + 'static> fmt::Debug for MessageBuilder<'_, T> {
+impl<T> fmt::Debug for MessageBuilder<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MessageBuilder")
             .field("topic", &self.topic.name())

@@ -332,7 +332,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             sum.held += metrics.held;
             sum.blocked_keys += metrics.blocked_keys;
             sum.parked_keys += metrics.parked_keys;
-            sum.counts.add(&metrics.counts);
+            sum.counts += metrics.counts;
         }
         sum.queue_wait = LatencySummary::of(&latencies.queue_wait);
         sum.handler = LatencySummary::of(&latencies.handler);
@@ -369,7 +369,7 @@ impl<T: Send + Sync + 'static> AnyPatternSub for PatternSub<T> {
         let (gone, leaving): (Vec<_>, _) = leaving.into_iter().partition(|lane| lane.is_retired());
         resolved.leaving = leaving;
         for lane in &gone {
-            resolved.ended.add(&lane.books.read());
+            resolved.ended += lane.books.read();
         }
         drop(resolved);
         // The last reference to a policy may go with them.
