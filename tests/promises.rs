@@ -5,6 +5,8 @@
 mod r#async;
 #[cfg(feature = "async")]
 mod async_handlers;
+#[cfg(feature = "async")]
+mod async_runtimes;
 mod at_least_once;
 mod attempts;
 mod buffered;

@@ -236,8 +236,8 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     /// handled one after the other.
     ///
     /// No runtime is needed: the broker's workers poll the calls. A call that waits occupies no
-    /// worker. A call that needs its runtime's reactor or timers runs there and is awaited here:
-    /// `handle.spawn(work).await`. When the subscription is cancelled or the broker stops, a call
+    /// worker. Timers and sockets of tokio work if the broker has a hook that enters tokio:
+    /// [`BrokerBuilder::around_polls`](crate::BrokerBuilder::around_polls). When the subscription is cancelled or the broker stops, a call
     /// in flight is dropped at its `await`. Its delivery then ends as queued ones do.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Receiving as futures and streams, for any runtime (feature `async`).
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -83,10 +83,48 @@ impl<T: Send + Sync + 'static> fmt::Debug for RecvBatch<T> {
 }
 
 /// A stream of leases, until the subscription has ended, made by [`PullSubscription::stream`].
+///
+/// [`next`](Self::next) needs no other crate. As a [`Stream`], it takes part in combinators.
 #[must_use = "a stream does nothing until it is polled"]
 pub struct LeaseStream<T: Send + Sync + 'static> {
     next: Recv<T>,
     ended: bool,
+}
+
+impl<T: Send + Sync + 'static> LeaseStream<T> {
+    /// Leases the next delivery. It waits for one without blocking the thread, and returns `None`
+    /// once the subscription has ended.
+    ///
+    /// The future may be dropped before it is ready, as in `select!`: it has taken nothing. The
+    /// stream keeps its place among those that wait, so go on with it or drop it.
+    ///
+    /// ```
+    /// use millstream::{Broker, Pull};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = Broker::new()?;
+    /// let orders = broker.topic::<u64>("orders").open()?;
+    /// let payments = broker.topic::<u64>("payments").open()?;
+    /// let mut placed = orders.subscription("clerk").pull(Pull::default())?.stream();
+    /// let mut paid = payments.subscription("clerk").pull(Pull::default())?.stream();
+    /// orders.publish(7)?;
+    /// payments.publish(7)?;
+    ///
+    /// for _ in 0..2 {
+    ///     tokio::select! {
+    ///         Some(order) = placed.next() => order.ack()?,
+    ///         Some(payment) = paid.next() => payment.ack()?,
+    ///         else => break, // both subscriptions have ended
+    ///     }
+    /// }
+    /// # assert_eq!(broker.metrics().deliveries().delivered, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn next(&mut self) -> Option<Lease<T>> {
+        poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
 }
 
 impl<T: Send + Sync + 'static> Stream for LeaseStream<T> {

@@ -14,6 +14,7 @@ use crate::engine::keyed::slots::share_by;
 use crate::engine::keyed::take::Settlements;
 use crate::engine::parts::handler::{FailedCall, FailureCause};
 use crate::engine::parts::pending::PendingDelivery;
+use crate::engine::runtime::poll_hook::within;
 use crate::engine::runtime::{Engine, context};
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Lane;
@@ -139,7 +140,9 @@ where
         lane.tell_attempts(iter::once(item.id()), attempts);
         lane.books.record(Status::Queued, Step::Start, 1);
         let (future, was_refused) = context::calling(lane.topic.engine.id(), |refused| {
-            (contain(|| (**self.handler)(delivery)), refused.get())
+            let call = || (**self.handler)(delivery);
+            let hook = lane.engine().poll_hook.as_ref();
+            (contain(|| within(hook, call)), refused.get())
         });
         let panic = match future {
             Ok(future) => {
@@ -165,7 +168,8 @@ where
     ) -> Option<(Begun<T>, Option<FailedCall>)> {
         let polled = match (begun.panic.take(), self.future.as_mut().as_pin_mut()) {
             (None, Some(future)) => context::calling(engine.id(), |refused| {
-                let polled = contain(|| future.poll(&mut Context::from_waker(waker)));
+                let poll = || future.poll(&mut Context::from_waker(waker));
+                let polled = contain(|| within(engine.poll_hook.as_ref(), poll));
                 begun.was_refused |= refused.get();
                 polled
             }),
@@ -190,7 +194,7 @@ where
         failed_call: Option<FailedCall>,
         now_ns: u64,
     ) {
-        self.drop_future();
+        self.drop_future(keyed.lane.engine());
         let Begun {
             taken, began_ns, ..
         } = begun;
@@ -200,7 +204,12 @@ where
 
     /// Drops the future in its place, and contains a panic as
     /// [`discard`](crate::engine::base::contain::discard) does.
-    fn drop_future(&mut self) {
+    ///
+    /// A hook may refuse to call what it is to call. The future is dropped all the same.
+    fn drop_future(&mut self, engine: &Engine) {
+        if let Some(hook) = &engine.poll_hook {
+            let _ = contain(|| within(Some(hook), || self.future.set(None)));
+        }
         let _ = contain(|| self.future.set(None));
     }
 
@@ -210,7 +219,7 @@ where
         let Some(Begun { taken, .. }) = self.begun.take() else {
             return;
         };
-        self.drop_future();
+        self.drop_future(keyed.lane.engine());
         let Taken { key, mut item } = taken;
         let _motion = keyed.lane.books.motions.begin(1);
         item.remember_latest();
