@@ -70,6 +70,7 @@
 //!
 //! - [`docs::guarantees`] has each promise, with the tests that hold it.
 //! - [`docs::limits`] has each limit, with what to do about it.
+//! - [`docs::cookbook`] has twenty-two recipes, of at most 25 lines each.
 //! - [`docs::delivery`] has concurrency, groups, pull, patterns and partitions.
 //! - [`docs::failures`], [`docs::overload`] and [`docs::shutdown`] are how-to guides.
 //! - [`docs::speed`] and [`docs::memory`] have the figures.
