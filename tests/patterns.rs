@@ -652,7 +652,7 @@ fn what_makes_no_sense_is_refused_by_name() {
     assert_eq!(refused("s", &["a", "a.ord*"]), part.clone().into());
     let none = refused("s", &[]);
     let said =
-        "list of patterns is empty, but it must have at least one, or it would match nothing";
+        "matching is empty, but it must have at least one, or it would match nothing";
     assert_eq!(none.to_string(), said);
     for capacity in [0, 1 << 30] {
         let builder = begin("s", &["*"]).capacity(capacity);

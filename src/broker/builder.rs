@@ -265,11 +265,11 @@ impl BrokerBuilder {
         }
         if self.thread_name.contains('\0') {
             let rule = "must not contain a NUL";
-            return Err(InvalidSetting::new("thread name", "malformed", rule));
+            return Err(InvalidSetting::new("thread_name", "malformed", rule));
         }
         if !(1..=MAX_EVENT_BUFFER).contains(&self.event_buffer) {
             let rule = "must be between 1 and 16777216";
-            return Err(InvalidSetting::new("event buffer", self.event_buffer, rule));
+            return Err(InvalidSetting::new("event_buffer", self.event_buffer, rule));
         }
         Ok(())
     }

@@ -285,7 +285,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         batches.check()?;
         if batches.size() > self.checked_capacity()? {
             let rule = "must not exceed the lane's capacity, or it would never fill";
-            return Err(InvalidSetting::new("batch size", batches.size(), rule));
+            return Err(InvalidSetting::new("batch_size", batches.size(), rule));
         }
         Ok(())
     }

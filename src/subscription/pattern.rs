@@ -370,7 +370,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         let name = crate::types::name::parse(&self.name)?;
         if self.patterns.is_empty() {
             let rule = "must have at least one, or it would match nothing";
-            return Err(InvalidSetting::new("list of patterns", "empty", rule).into());
+            return Err(InvalidSetting::new("matching", "empty", rule).into());
         }
         let patterns = self.patterns.iter().map(|pattern| pattern.parse());
         let patterns = patterns.collect::<Result<_, InvalidPattern>>()?;

@@ -160,7 +160,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
         batches.check()?;
         if batches.size() as u64 > self.core.settings.capacity {
             let rule = "must not exceed the topic's capacity";
-            return Err(InvalidSetting::new("batch size", batches.size(), rule));
+            return Err(InvalidSetting::new("batch_size", batches.size(), rule));
         }
         let buffer = Buffer::new(Arc::clone(&self.core), batches);
         Ok(BufferedPublisher::new(self.clone(), buffer))

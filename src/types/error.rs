@@ -31,9 +31,21 @@ impl InvalidSetting {
         }
     }
 
-    /// Returns the name of the setting.
+    /// Returns the name of the setting, which is that of the method that sets it.
+    ///
+    /// The size of a [`Batched`](crate::Batched) is `batch_size`, and a topic's type is `payload`.
     pub fn setting(&self) -> &'static str {
         self.setting
+    }
+
+    /// Returns the value that was refused, as text.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// Returns the rule that the value breaks, as the end of a sentence: "must be at least 1".
+    pub fn rule(&self) -> &'static str {
+        self.rule
     }
 }
 
@@ -74,7 +86,7 @@ pub enum OpenError {
     Clash {
         /// The topic's name.
         topic: String,
-        /// The setting that differs.
+        /// The setting that differs, by the name of its method.
         setting: &'static str,
     },
     /// The broker is draining or has stopped.
@@ -225,6 +237,7 @@ impl<T> std::error::Error for PublishError<T> {}
 ///
 /// The messages before the first refused one *are* accepted. The error hands the rest back, in
 /// order.
+#[non_exhaustive]
 pub struct PartialBatch<T> {
     /// The number of messages, from the front, that were accepted.
     pub accepted: usize,

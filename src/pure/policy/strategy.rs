@@ -256,7 +256,7 @@ impl Strategy for Batched {
 
     fn check(&self) -> Result<(), InvalidSetting> {
         if self.size == 0 {
-            return Err(InvalidSetting::new("batch size", 0, "must be at least 1"));
+            return Err(InvalidSetting::new("batch_size", 0, "must be at least 1"));
         }
         Ok(())
     }
