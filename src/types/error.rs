@@ -140,6 +140,7 @@ pub enum ObserveError {
 }
 
 /// The reason why a message was not accepted. Every variant hands the payload back.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PublishError<T> {
     /// The topic's queue is full, and its overflow policy refuses new messages then.
@@ -237,6 +238,7 @@ impl<T> std::error::Error for PublishError<T> {}
 ///
 /// The messages before the first refused one *are* accepted. The error hands the rest back, in
 /// order.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartialBatch<T> {
     /// The number of messages, from the front, that were accepted.
