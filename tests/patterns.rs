@@ -651,8 +651,7 @@ fn what_makes_no_sense_is_refused_by_name() {
     let part = InvalidPattern::PartOfLevel { at: 5 };
     assert_eq!(refused("s", &["a", "a.ord*"]), part.clone().into());
     let none = refused("s", &[]);
-    let said =
-        "matching is empty, but it must have at least one, or it would match nothing";
+    let said = "matching is empty, but it must have at least one, or it would match nothing";
     assert_eq!(none.to_string(), said);
     for capacity in [0, 1 << 30] {
         let builder = begin("s", &["*"]).capacity(capacity);

@@ -253,7 +253,10 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         F: Fn(crate::OwnedDelivery<T>) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Nack>> + Send + 'static,
     {
-        self.with_slots(concurrency, || async_calls::share(handler, concurrency))
+        let hook = self.topic.engine.poll_hook.clone();
+        self.with_slots(concurrency, || {
+            async_calls::share(hook, handler, concurrency)
+        })
     }
 
     /// Subscribes as a consumer group, which members join with their handlers.

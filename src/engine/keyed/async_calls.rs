@@ -14,7 +14,7 @@ use crate::engine::keyed::slots::share_by;
 use crate::engine::keyed::take::Settlements;
 use crate::engine::parts::handler::{FailedCall, FailureCause};
 use crate::engine::parts::pending::PendingDelivery;
-use crate::engine::runtime::poll_hook::within;
+use crate::engine::runtime::poll_hook::{Nothing, PollHook, Within};
 use crate::engine::runtime::{Engine, context};
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Lane;
@@ -36,8 +36,9 @@ struct Begun<T> {
 }
 
 /// The work of a slot that polls async calls.
-struct AsyncCalls<T, F, R> {
+struct AsyncCalls<T, F, R, W> {
     handler: Arc<Contained<F>>,
+    within: W,
     names: Option<Arc<Names>>,
     begun: Option<Begun<T>>,
     /// The user's future. Nothing wraps it that could drop it while a panic of its own unwinds.
@@ -46,15 +47,29 @@ struct AsyncCalls<T, F, R> {
 }
 
 /// Returns the work of `count` slots that share an async handler.
-pub(crate) fn share<T, F, R>(handler: F, count: usize) -> Shared<T>
+pub(crate) fn share<T, F, R>(hook: Option<PollHook>, handler: F, count: usize) -> Shared<T>
 where
     T: Send + Sync + 'static,
     F: Fn(OwnedDelivery<T>) -> R + Send + Sync + 'static,
     R: Future<Output = Result<(), Nack>> + Send + 'static,
 {
-    share_by(Arc::new(Contained::new(handler)), count, |handler| {
+    match hook {
+        None => share_within(Nothing, handler, count),
+        Some(hook) => share_within(hook, handler, count),
+    }
+}
+
+fn share_within<T, F, R, W>(within: W, handler: F, count: usize) -> Shared<T>
+where
+    T: Send + Sync + 'static,
+    F: Fn(OwnedDelivery<T>) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<(), Nack>> + Send + 'static,
+    W: Within,
+{
+    share_by(Arc::new(Contained::new(handler)), count, move |handler| {
         Box::new(AsyncCalls {
             handler,
+            within: within.clone(),
             names: None,
             begun: None,
             future: Box::pin(None),
@@ -63,11 +78,12 @@ where
     })
 }
 
-impl<T, F, R> Work<T> for AsyncCalls<T, F, R>
+impl<T, F, R, W> Work<T> for AsyncCalls<T, F, R, W>
 where
     T: Send + Sync + 'static,
     F: Fn(OwnedDelivery<T>) -> R + Send + Sync + 'static,
     R: Future<Output = Result<(), Nack>> + Send + 'static,
+    W: Within,
 {
     fn work(&mut self, slot: &Arc<ConsumerSlot<T>>, keyed: KeyedLane<'_, T>) -> bool {
         let lane = keyed.lane;
@@ -108,11 +124,12 @@ where
     }
 }
 
-impl<T, F, R> AsyncCalls<T, F, R>
+impl<T, F, R, W> AsyncCalls<T, F, R, W>
 where
     T: Send + Sync + 'static,
     F: Fn(OwnedDelivery<T>) -> R,
     R: Future<Output = Result<(), Nack>>,
+    W: Within,
 {
     /// Calls the handler, which returns a future that has yet to be polled.
     fn begin(
@@ -141,8 +158,7 @@ where
         lane.books.record(Status::Queued, Step::Start, 1);
         let (future, was_refused) = context::calling(lane.topic.engine.id(), |refused| {
             let call = || (**self.handler)(delivery);
-            let hook = lane.engine().poll_hook.as_ref();
-            (contain(|| within(hook, call)), refused.get())
+            (contain(|| self.within.call(call)), refused.get())
         });
         let panic = match future {
             Ok(future) => {
@@ -169,7 +185,7 @@ where
         let polled = match (begun.panic.take(), self.future.as_mut().as_pin_mut()) {
             (None, Some(future)) => context::calling(engine.id(), |refused| {
                 let poll = || future.poll(&mut Context::from_waker(waker));
-                let polled = contain(|| within(engine.poll_hook.as_ref(), poll));
+                let polled = contain(|| self.within.call(poll));
                 begun.was_refused |= refused.get();
                 polled
             }),
@@ -194,7 +210,7 @@ where
         failed_call: Option<FailedCall>,
         now_ns: u64,
     ) {
-        self.drop_future(keyed.lane.engine());
+        self.drop_future();
         let Begun {
             taken, began_ns, ..
         } = begun;
@@ -206,11 +222,11 @@ where
     /// [`discard`](crate::engine::base::contain::discard) does.
     ///
     /// A hook may refuse to call what it is to call. The future is dropped all the same.
-    fn drop_future(&mut self, engine: &Engine) {
-        if let Some(hook) = &engine.poll_hook {
-            let _ = contain(|| within(Some(hook), || self.future.set(None)));
+    fn drop_future(&mut self) {
+        let _ = contain(|| self.within.call(|| self.future.set(None)));
+        if W::MAY_REFUSE {
+            let _ = contain(|| self.future.set(None));
         }
-        let _ = contain(|| self.future.set(None));
     }
 
     /// Ends the call where it stands, and its delivery with it, because the lane is being
@@ -219,7 +235,7 @@ where
         let Some(Begun { taken, .. }) = self.begun.take() else {
             return;
         };
-        self.drop_future(keyed.lane.engine());
+        self.drop_future();
         let Taken { key, mut item } = taken;
         let _motion = keyed.lane.books.motions.begin(1);
         item.remember_latest();

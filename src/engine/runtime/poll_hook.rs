@@ -9,6 +9,27 @@ use std::fmt;
 use crate::engine::base::contain::Contained;
 use crate::sync::Arc;
 
+/// A way to call the code of an async handler. Each has code of its own, so that a broker without
+/// a hook doesn't even ask whether it has one.
+pub(crate) trait Within: Clone + Send + Sync + 'static {
+    /// Whether [`call`](Self::call) may panic before it has called the code.
+    const MAY_REFUSE: bool;
+
+    fn call<R>(&self, code: impl FnOnce() -> R) -> R;
+}
+
+/// No hook.
+#[derive(Clone)]
+pub(crate) struct Nothing;
+
+impl Within for Nothing {
+    const MAY_REFUSE: bool = false;
+
+    fn call<R>(&self, code: impl FnOnce() -> R) -> R {
+        code()
+    }
+}
+
 type Around = dyn Fn(&mut dyn FnMut()) + Send + Sync;
 
 /// A hook, shared by a builder and the brokers that it has built.
@@ -19,12 +40,12 @@ impl PollHook {
     pub(crate) fn new(around: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> Self {
         Self(Arc::new(Contained::new(Box::new(around))))
     }
+}
 
-    /// Calls user code within the hook. It is called once, however often the hook says so.
-    ///
-    /// # Panics
-    ///
-    /// Panics with the hook or the code, or if the hook doesn't call its argument.
+impl Within for PollHook {
+    const MAY_REFUSE: bool = true;
+
+    /// Calls the code once, however often the hook says so.
     fn call<R>(&self, code: impl FnOnce() -> R) -> R {
         let mut code = Some(code);
         let mut result = None;
@@ -35,15 +56,6 @@ impl PollHook {
         };
         (self.0)(&mut once);
         result.expect("around_polls did not call its argument")
-    }
-}
-
-/// Calls user code, within the hook if there is one.
-#[inline]
-pub(crate) fn within<R>(hook: Option<&PollHook>, code: impl FnOnce() -> R) -> R {
-    match hook {
-        None => code(),
-        Some(hook) => hook.call(code),
     }
 }
 
