@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
 
     // Idle means that the observers have been told, too: for a tidy screen.
-    broker.wait_until_idle(Duration::from_secs(10));
+    assert!(broker.wait_until_idle(Duration::from_secs(10)));
     println!("three orders come in");
     let mut receipts = Vec::new();
     for order in ["tea", "scones", "jam"] {

@@ -13,7 +13,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// Tells the story in order: first lets the observers say what has happened.
 fn tell(broker: &Broker, text: &str) {
-    broker.wait_until_idle(Duration::from_millis(20));
+    let _ = broker.wait_until_idle(Duration::from_millis(20));
     println!("{text}");
 }
 

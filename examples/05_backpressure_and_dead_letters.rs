@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// Tells the story in order: first lets the observers say what has happened.
 fn tell(broker: &Broker, text: &str) {
-    broker.wait_until_idle(Duration::from_millis(20));
+    let _ = broker.wait_until_idle(Duration::from_millis(20));
     println!("{text}");
 }
 
@@ -90,7 +90,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     is_locked.store(false, Ordering::SeqCst);
     for _ in &letters {
         // The lane has room for one; letters that don't fit stay and go later.
-        orders.dead_letters().redrive(|_| true);
+        let redrive = orders.dead_letters().redrive(|_| true);
+        println!("  {} went, {} stay", redrive.redriven, redrive.no_room);
         assert!(broker.wait_until_idle(SOON));
     }
     assert!(orders.dead_letters().is_empty());

@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use millstream::{Backoff, Broker, ManualClock, Nack, Pull, RecvError, Stale};
+use millstream::{Backoff, Broker, ManualClock, Nack, Pull, Stale, TryRecvError};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     jobs.publish_batch(["quick", "broken", "slow", "forgotten", "stuck"])?;
     let mut batch = worker.recv_batch(9, Duration::ZERO)?;
     assert_eq!(batch.len(), 4, "as many as there are credits");
-    assert_eq!(worker.try_recv().err(), Some(RecvError::Empty));
+    assert_eq!(worker.try_recv().err(), Some(TryRecvError::Empty));
 
     let mut others = batch.extract_if(|job| *job.payload() != "quick");
     batch.ack_all()?; // what is left of it, at once

@@ -350,7 +350,7 @@ fn dead_letters(table: &mut Table) -> Outcome {
 fn idle_broker(table: &mut Table) -> Outcome {
     let before = Live::now();
     let broker = Broker::builder().workers(2).build()?;
-    broker.wait_until_idle(HOUR);
+    assert!(broker.wait_until_idle(HOUR));
     let grown = before.grown();
     table.row("an idle broker with 2 workers", None, grown, 1);
     broker.drain(HOUR)?;

@@ -70,6 +70,7 @@
 //!
 //! - [`docs::guarantees`] has each promise, with the tests that hold it.
 //! - [`docs::limits`] has each limit, with what to do about it.
+//! - [`docs::cookbook`] has twenty-two recipes, of at most 25 lines each.
 //! - [`docs::delivery`] has concurrency, groups, pull, patterns and partitions.
 //! - [`docs::failures`], [`docs::overload`] and [`docs::shutdown`] are how-to guides.
 //! - [`docs::speed`] and [`docs::memory`] have the figures.
@@ -100,7 +101,7 @@ pub use broker::futures::Drain;
 pub use broker::{Broker, Observation};
 pub use engine::base::clock::ManualClock;
 pub use engine::track::tracker::Outcome;
-pub use message::delivery_batch::DeliveryBatch;
+pub use message::delivery_batch::{Deliveries, DeliveryBatch};
 pub use message::meta::HeaderValue;
 pub use message::nack::Nack;
 pub use message::outgoing::Message;
@@ -112,6 +113,7 @@ pub use observe::latency::LatencySummary;
 pub use observe::metrics::{
     DeliveryCounts, Imbalance, MemberMetrics, Metrics, SubscriptionMetrics, TopicMetrics,
 };
+pub use observe::owned::OwnedEvent;
 pub use pure::decide::key_hash::key_hash;
 pub use pure::decide::lifecycle::Status;
 pub use pure::policy::chosen::{RetryFn, StrategyFn, retry_fn, strategy_fn};
@@ -145,10 +147,10 @@ pub use types::config::{
     DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired,
     OnFailure, Overflow, Unkeyed, Unsubscribe,
 };
+pub use types::error::recv::{EndedError, RecvError, RecvTimeoutError, TryRecvError};
 pub use types::error::{
     BuildError, DrainError, InvalidSetting, NotDelayed, ObserveError, OpenError, PartialBatch,
-    PartitionsError, PublishError, RecvError, RemoveError, Stale, SubscribeError, UnknownPattern,
-    Unsettled,
+    PartitionsError, PublishError, RemoveError, Stale, SubscribeError, UnknownPattern, Unsettled,
 };
 pub use types::name::{InvalidName, InvalidPattern, MAX_NAME_LEN};
 pub use types::pattern::Pattern;

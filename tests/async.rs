@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual, threaded};
 use futures_core::Stream;
-use millstream::{Broker, Nack, Overflow, PublishError, Pull, PullSubscription, RecvError, Topic};
+use millstream::{
+    Broker, EndedError, Nack, Overflow, PublishError, Pull, PullSubscription, Topic, TryRecvError,
+};
 use millstream::{DrainError, Message, NoSubscribers, Unsubscribe};
 
 const BLOCK: Overflow = Overflow::Block {
@@ -126,7 +128,7 @@ fn a_message_that_waits_for_room_keeps_its_key_its_headers_and_its_delay() {
     let pull = topic.subscription("s").pull(Pull::default());
     let worker = pull.expect("subscribes");
     broker.run_until_idle();
-    assert!(matches!(worker.try_recv(), Err(RecvError::Empty)));
+    assert!(matches!(worker.try_recv(), Err(TryRecvError::Empty)));
     clock.advance(Duration::from_secs(1));
     broker.run_until_idle();
     assert_balanced(&broker);
@@ -193,7 +195,7 @@ fn a_batch_that_is_awaited_takes_what_is_there_and_waits_for_the_first() {
     last.ack_all().expect("in time");
     worker.unsubscribe(Unsubscribe::Cancel);
     let ended = poll(&mut worker.recv_batch_async(5), &waker);
-    assert!(matches!(ended, Poll::Ready(Err(RecvError::Ended))));
+    assert!(matches!(ended, Poll::Ready(Err(EndedError))));
     assert_balanced(&broker);
 }
 
@@ -302,7 +304,7 @@ fn a_future_ends_with_its_subscription_and_a_stream_after_it() {
     drop(worker.unsubscribe(Unsubscribe::Cancel));
     assert_eq!(rung.0.load(Ordering::SeqCst), 2);
     let answer = poll(&mut next, &waker).map(|answer| answer.err());
-    assert_eq!(answer, Poll::Ready(Some(RecvError::Ended)));
+    assert_eq!(answer, Poll::Ready(Some(EndedError)));
     let ended = Pin::new(&mut stream).poll_next(&mut context);
     assert!(matches!(ended, Poll::Ready(None)));
     assert_balanced(&broker);

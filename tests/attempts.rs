@@ -204,7 +204,7 @@ fn a_redrive_begins_again_at_one() {
     topic.publish(1).expect("there is room");
     for _ in 0..3 {
         broker.run_until_idle();
-        topic
+        let _ = topic
             .dead_letters()
             .redrive(|letter| letter.attempts() == 2);
     }

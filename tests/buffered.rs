@@ -251,7 +251,7 @@ fn sizes_that_make_no_sense_are_refused() {
     let (broker, _clock, topic, _log, _subscription) = rejecting();
     for size in [0, 11] {
         let refused = topic.buffered(Batched::of(size)).unwrap_err();
-        assert_eq!(refused.setting(), "batch size");
+        assert_eq!(refused.setting(), "batch_size");
     }
     assert_balanced(&broker);
 }

@@ -506,7 +506,7 @@ fn snapshots_under_load_balance_but_for_what_they_say_is_moving() {
                     return;
                 }
                 let come = of("come", 30).subscribe(flaky).expect("subscribes");
-                topic
+                let _ = topic
                     .dead_letters()
                     .redrive(|letter| letter.attempts() % 2 == 0);
                 topic.dead_letters().purge(|_| true);

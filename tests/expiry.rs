@@ -134,7 +134,7 @@ fn the_retries_of_a_redriven_letter_are_measured_from_its_first_attempt_since() 
     topic.publish(1).expect("has room");
     broker.run_until_idle();
     advance(&broker, &clock, HOUR);
-    topic.dead_letters().redrive(|_| true);
+    let _ = topic.dead_letters().redrive(|_| true);
     broker.run_until_idle();
     advance(&broker, &clock, MS);
     assert_eq!(log.take(), [(0, 1), (1, 1), (1, 2)]);

@@ -545,7 +545,7 @@ fn events_tell_who_comes_and_goes() {
     assert_eq!(
         told.take(),
         [
-            "subscriber_added orders/billing",
+            "subscription_added orders/billing",
             "member_joined orders/billing one",
             "member_left orders/billing one",
         ]

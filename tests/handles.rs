@@ -1,14 +1,11 @@
 //! Every handle goes to other threads, and every one that threads can share is shared. Labels of
 //! reasons, which metrics go by, stay what they are.
 
+use std::error::Error;
 use std::fmt::Debug;
 
-use millstream::{
-    BatchReceipt, Broker, BrokerBuilder, BufferedPublisher, ConsumerGroup, DeadLetter, DeadLetters,
-    DeadReason, DrainReport, DropCause, EventKind, FailureKind, FlushCause, Hook, Lease,
-    LeaseBatch, ManualClock, Member, MessageBuilder, Metrics, Observation, PatternSubscription,
-    PublishError, PullSubscription, Receipt, RedriveOptions, Subscription, Topic,
-};
+use crate::harness::manual;
+use millstream::*;
 
 fn goes<V: Send + Debug>() {}
 fn is_shared<V: Send + Sync + Debug>() {}
@@ -20,23 +17,95 @@ fn every_handle_goes_to_other_threads() {
     is_shared::<ManualClock>();
     is_shared::<Observation>();
     is_shared::<Topic<String>>();
+    goes::<TopicBuilder<'static, String>>();
+    goes::<MessageBuilder<'static, String>>();
     is_shared::<BufferedPublisher<String>>();
     is_shared::<DeadLetters<String>>();
     is_shared::<DeadLetter<String>>();
+    is_shared::<PastFailure<'static>>();
+    is_shared::<Redrive>();
     is_shared::<Subscription>();
+    goes::<SubscriptionBuilder<'static, String>>();
     is_shared::<ConsumerGroup<String>>();
     is_shared::<Member>();
     is_shared::<PatternSubscription>();
+    goes::<PatternSubscriptionBuilder<'static, String>>();
+    is_shared::<Pattern>();
     is_shared::<PullSubscription<String>>();
+    is_shared::<Leases<'static, String>>();
     is_shared::<Lease<String>>();
     is_shared::<LeaseBatch<String>>();
     is_shared::<RedriveOptions<String>>();
+    is_shared::<IntoLeases<String>>();
+}
+
+#[test]
+fn every_value_goes_to_other_threads() {
+    is_shared::<Delivery<'static, String>>();
+    is_shared::<DeliveryBatch<'static, String>>();
+    is_shared::<Deliveries<'static, String>>();
+    is_shared::<MessageId>();
     is_shared::<Receipt>();
     is_shared::<BatchReceipt>();
+    is_shared::<Nack>();
+    is_shared::<Event<'static>>();
+    is_shared::<OwnedEvent>();
     is_shared::<Metrics>();
+    is_shared::<LatencySummary>();
     is_shared::<DrainReport>();
-    is_shared::<PublishError<String>>();
-    goes::<MessageBuilder<'static, String>>();
+    is_shared::<Backoff>();
+    is_shared::<Batched>();
+    is_shared::<Pull>();
+}
+
+#[test]
+fn every_error_is_one_that_a_box_takes() {
+    fn is_error<E: Error + Send + Sync + 'static>() {}
+    is_error::<BuildError>();
+    is_error::<OpenError>();
+    is_error::<SubscribeError>();
+    is_error::<PublishError<String>>();
+    is_error::<PartialBatch<String>>();
+    is_error::<PartitionsError>();
+    is_error::<RemoveError>();
+    is_error::<ObserveError>();
+    is_error::<DrainError>();
+    is_error::<EndedError>();
+    is_error::<RecvError>();
+    is_error::<RecvTimeoutError>();
+    is_error::<TryRecvError>();
+    is_error::<Stale>();
+    is_error::<InvalidSetting>();
+    is_error::<InvalidName>();
+    is_error::<InvalidPattern>();
+    is_error::<UnknownPattern>();
+    is_error::<Imbalance>();
+}
+
+/// A type that holds handles needs no bounds that only its methods need.
+#[test]
+fn handles_can_be_held_without_bounds() {
+    #[derive(Clone)]
+    struct Service<T> {
+        topic: Topic<T>,
+        letters: DeadLetters<T>,
+        pull: PullSubscription<T>,
+    }
+    impl<T: Send + Sync + 'static> Service<T> {
+        fn ends(&self) -> bool {
+            self.letters.is_empty() && self.pull.has_ended()
+        }
+    }
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let pull = topic.subscription("s").pull(Pull::default());
+    let service = Service {
+        letters: topic.dead_letters(),
+        pull: pull.expect("subscribes"),
+        topic,
+    };
+    assert_eq!(service.clone().topic.name(), "t");
+    assert!(!service.ends());
 }
 
 #[cfg(feature = "async")]
@@ -86,4 +155,12 @@ fn labels_stay_what_they_are() {
     assert_eq!(FlushCause::Requested.to_string(), "requested");
     assert_eq!(format!("{:>13}", Hook::RetryPolicy), " retry_policy");
     assert_eq!(EventKind::Delivered, EventKind::Delivered);
+    assert_eq!(
+        EventKind::SubscriptionAdded.to_string(),
+        "subscription_added"
+    );
+    assert_eq!(Status::RetryScheduled.as_str(), "RETRY_SCHEDULED");
+    assert_eq!(OnFailure::BlockKey.as_str(), "block_key");
+    let timeout = std::time::Duration::ZERO;
+    assert_eq!(Overflow::Block { timeout }.to_string(), "block");
 }

@@ -127,13 +127,13 @@ fn a_broker_that_makes_no_sense_is_not_built() {
         (builder().workers(1).manual_clock(&clock), "workers"),
         (builder().manual_clock(&clock), "workers"),
         (builder().workers(0).stack_size(1 << 20), "workers"),
-        (builder().workers(1).thread_name("a\0b"), "thread name"),
-        (builder().workers(0).thread_name("\0"), "thread name"),
+        (builder().workers(1).thread_name("a\0b"), "thread_name"),
+        (builder().workers(0).thread_name("\0"), "thread_name"),
         (builder().workers(0).idle(Idle::Spin), "workers"),
-        (builder().workers(0).event_buffer(0), "event buffer"),
+        (builder().workers(0).event_buffer(0), "event_buffer"),
         (
             builder().workers(0).event_buffer(usize::MAX),
-            "event buffer",
+            "event_buffer",
         ),
     ];
     for (builder, culprit) in refused {
@@ -183,7 +183,7 @@ fn a_topic_that_makes_no_sense_is_not_opened() {
             |topic| topic.overflow(Overflow::Block { timeout: MS }),
             "overflow",
         ),
-        (|topic| topic.strategy(Batched::of(0)), "batch size"),
+        (|topic| topic.strategy(Batched::of(0)), "batch_size"),
         (
             |topic| topic.retry(Backoff::fixed(MS).max_attempts(0)),
             "max_attempts",
@@ -253,13 +253,10 @@ fn joining_a_topic_with_settings_that_differ_is_a_clash_and_with_equal_ones_is_n
         (|topic| topic.overflow(Overflow::Reject), "overflow"),
         (
             |topic| topic.no_subscribers(NoSubscribers::Discard),
-            "policy without subscribers",
+            "no_subscribers",
         ),
         (|topic| topic.ttl(MS * 2), "ttl"),
-        (
-            |topic| topic.on_expired(OnExpired::Drop),
-            "policy for what expires",
-        ),
+        (|topic| topic.on_expired(OnExpired::Drop), "on_expired"),
         (|topic| topic.lane_capacity(1_024), "lane_capacity"),
         (
             |topic| topic.dead_letter_capacity(1_024),
@@ -270,7 +267,7 @@ fn joining_a_topic_with_settings_that_differ_is_a_clash_and_with_equal_ones_is_n
             "dead_letter_overflow",
         ),
         (|topic| topic.strategy(Immediate), "strategy"),
-        (|topic| topic.retry(Backoff::default()), "retry policy"),
+        (|topic| topic.retry(Backoff::default()), "retry"),
     ];
     for (set, culprit) in otherwise {
         let error = set(broker.topic::<u8>("t")).open().unwrap_err();
@@ -280,6 +277,23 @@ fn joining_a_topic_with_settings_that_differ_is_a_clash_and_with_equal_ones_is_n
     assert_balanced(&broker);
 }
 
+/// Who reports a setting in a form of its own has all parts of the sentence.
+#[test]
+fn a_refused_setting_says_its_name_its_value_and_the_rule() {
+    let (broker, _clock) = manual();
+    let OpenError::Invalid(invalid) = broker.topic::<u8>("t").capacity(0).open().unwrap_err()
+    else {
+        panic!("it is the capacity that is refused");
+    };
+    let (setting, value, rule) = (invalid.setting(), invalid.value(), invalid.rule());
+    assert_eq!((setting, value), ("capacity", "0"));
+    assert_eq!(rule, "must be at least 1");
+    assert_eq!(
+        invalid.to_string(),
+        format!("{setting} is {value}, but it {rule}")
+    );
+}
+
 #[test]
 fn what_swaps_in_later_is_checked_like_what_was_there_first() {
     let (broker, _clock) = manual();
@@ -287,8 +301,8 @@ fn what_swaps_in_later_is_checked_like_what_was_there_first() {
     let sub = topic.subscribe("s", |_| Ok(())).unwrap();
     let setting = |checked: Result<(), InvalidSetting>| checked.unwrap_err().setting();
     let endless = || Backoff::fixed(MS).max_attempts(0);
-    assert_eq!(setting(topic.set_strategy(Batched::of(0))), "batch size");
-    assert_eq!(setting(broker.set_strategy(Batched::of(0))), "batch size");
+    assert_eq!(setting(topic.set_strategy(Batched::of(0))), "batch_size");
+    assert_eq!(setting(broker.set_strategy(Batched::of(0))), "batch_size");
     assert_eq!(setting(topic.set_retry(endless())), "max_attempts");
     assert_eq!(setting(sub.set_retry(endless())), "max_attempts");
     assert_eq!(broker.metrics().topic("t").unwrap().strategy, "immediate");
@@ -609,17 +623,17 @@ fn a_subscription_that_makes_no_sense_is_not_made() {
         ),
         (
             make().subscribe_batches(Batched::of(0), |_| Ok(())),
-            "batch size",
+            "batch_size",
         ),
         (
             make().subscribe_batches(Batched::of(5), |_| Ok(())),
-            "batch size",
+            "batch_size",
         ),
         (
             make()
                 .capacity(8)
                 .subscribe_batches(Batched::of(9), |_| Ok(())),
-            "batch size",
+            "batch_size",
         ),
         (
             make()

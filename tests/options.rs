@@ -13,8 +13,8 @@ use crate::harness::{
 };
 use millstream::{
     Backoff, Batched, Broker, Delivery, DeliveryBatch, LaneFull, Nack, OnExhausted, OnFailure,
-    PublishError, Pull, PullSubscription, RecvError, SubscribeError, SubscriptionOptions, Topic,
-    Unsubscribe, Unsubscribed,
+    PublishError, Pull, PullSubscription, RecvError, RecvTimeoutError, SubscribeError,
+    SubscriptionOptions, Topic, TryRecvError, Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -166,7 +166,7 @@ fn settings_that_make_no_sense_together_are_refused() {
     let none = broker.subscription::<u32>("p").group();
     assert_eq!(
         invalid(none),
-        "list of patterns is empty, but it must have at least one, or it would match nothing"
+        "matching is empty, but it must have at least one, or it would match nothing"
     );
     let zero = Pull::default().credits(0);
     assert!(of().concurrency(1).pull(zero).is_err());
@@ -413,7 +413,7 @@ fn a_pull_by_pattern_takes_from_all_topics_in_turn_and_from_later_ones() {
     let (broker, _clock) = manual();
     let first = open(&broker, "a");
     let worker = pulled(&broker, 8);
-    assert_eq!(worker.try_recv().err(), Some(RecvError::Empty));
+    assert_eq!(worker.try_recv().err(), Some(TryRecvError::Empty));
     first.publish_batch([1, 2, 3]).expect("there is room");
     open(&broker, "b")
         .publish_batch([4, 5])
@@ -457,7 +457,7 @@ fn a_batch_of_leases_is_of_one_topic_and_acked_at_once() {
     );
     assert_eq!(
         worker.recv_batch(1, Duration::ZERO).err(),
-        Some(RecvError::Empty)
+        Some(RecvTimeoutError::WouldBlock)
     );
     assert_balanced(&broker);
 }
@@ -579,7 +579,7 @@ fn a_removed_pattern_takes_its_topics_from_a_pull() {
         .remove("*", Unsubscribe::Cancel)
         .expect("it has it");
     assert!(lease.ack().is_err(), "it ended with the pattern");
-    assert_eq!(worker.try_recv().err(), Some(RecvError::Empty));
+    assert_eq!(worker.try_recv().err(), Some(TryRecvError::Empty));
     open(&broker, "b").publish(3).expect("there is room");
     assert_eq!(*worker.try_recv().expect("it matches").payload(), 3);
     broker.run_until_idle();

@@ -245,7 +245,7 @@ fn a_redrive_without_room_for_one_leaves_those_behind_it() {
     assert_eq!((redrive.redriven, redrive.no_room), (2, 1));
     broker.run_until_idle();
     assert_eq!(log.take(), [("a", 0), ("a", 1)]);
-    letters.redrive(|_| true);
+    let _ = letters.redrive(|_| true);
     broker.run_until_idle();
     assert_eq!(log.take(), [("a", 2)]);
     assert_balanced(&broker);
@@ -649,7 +649,7 @@ fn letters_park_their_key_for_whoever_parks_later() {
     publish(&topic, &[("a", 3, 0)]);
     broker.run_until_idle();
     assert_eq!((topic.dead_letters().len(), log.len()), (3, 0));
-    topic.dead_letters().redrive(|_| true);
+    let _ = topic.dead_letters().redrive(|_| true);
     broker.run_until_idle();
     assert_eq!(log.take(), [("a", 1), ("a", 2), ("a", 3)]);
     assert_balanced(&broker);
@@ -923,7 +923,7 @@ proptest! {
                     broker.run_until_idle();
                 }
                 Step::Redrive => {
-                    topic.dead_letters().redrive(|_| true);
+                    let _ = topic.dead_letters().redrive(|_| true);
                 }
             }
         }

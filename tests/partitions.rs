@@ -108,12 +108,12 @@ fn joining_with_other_partitions_clashes() {
     let (broker, _clock) = manual();
     let _plain = broker.topic::<u32>("plain").open().expect("opens");
     let opened = broker.topic("plain").partitions(2).open();
-    assert_eq!(refused(opened), "number of partitions");
+    assert_eq!(refused(opened), "partitions");
     let topic = split::<u32>(&broker, 2);
     let opened = broker.topic("t").partitions(3).open();
-    assert_eq!(refused(opened), "number of partitions");
+    assert_eq!(refused(opened), "partitions");
     let sticky = broker.topic("t").partitions(2).unkeyed(Unkeyed::Sticky);
-    assert_eq!(refused(sticky.open()), "policy for messages without a key");
+    assert_eq!(refused(sticky.open()), "unkeyed");
     for join in [broker.topic::<u32>("t"), broker.topic("t").partitions(2)] {
         assert_eq!(
             join.open().expect("agrees").partitions(),

@@ -577,8 +577,10 @@ fn topics_it_follows_come_and_go() {
     }
     broker.run_until_idle();
     let told = events.take();
-    let of_lanes = told.iter().filter(|event| event.starts_with("subscriber_"));
-    let rounds = ["added", "removed"].map(|what| format!("subscriber_{what} sessions.42/s"));
+    let of_lanes = told
+        .iter()
+        .filter(|event| event.starts_with("subscription_"));
+    let rounds = ["added", "removed"].map(|what| format!("subscription_{what} sessions.42/s"));
     assert!(of_lanes.eq(rounds.iter().cycle().take(6)), "{told:#?}");
 
     let topic = broker.topic::<u64>("sessions.7").open().unwrap();
@@ -649,8 +651,7 @@ fn what_makes_no_sense_is_refused_by_name() {
     let part = InvalidPattern::PartOfLevel { at: 5 };
     assert_eq!(refused("s", &["a", "a.ord*"]), part.clone().into());
     let none = refused("s", &[]);
-    let said =
-        "list of patterns is empty, but it must have at least one, or it would match nothing";
+    let said = "matching is empty, but it must have at least one, or it would match nothing";
     assert_eq!(none.to_string(), said);
     for capacity in [0, 1 << 30] {
         let builder = begin("s", &["*"]).capacity(capacity);

@@ -5,6 +5,8 @@
 mod r#async;
 #[cfg(feature = "async")]
 mod async_handlers;
+#[cfg(feature = "async")]
+mod async_runtimes;
 mod at_least_once;
 mod attempts;
 mod buffered;
@@ -33,6 +35,7 @@ mod options;
 mod order;
 mod order_under_failure;
 mod overflow;
+mod owned_events;
 #[cfg(feature = "parallel")]
 mod parallel;
 mod partitions;
@@ -40,6 +43,7 @@ mod patterns;
 mod payloads;
 mod pull;
 mod pull_batches;
+mod receive_errors;
 mod redrive_options;
 mod requeue;
 mod retry;

@@ -28,6 +28,8 @@ const LONGEST: &[(&str, usize)] = &[("README.md", 150)];
 
 const WORDS_IN_A_SENTENCE: usize = 25;
 
+const LINES_OF_A_RECIPE: usize = 25;
+
 /// These begin a sentence whose subject has no name.
 const HEADLESS: &[&str] = &["What ", "Who ", "Those ", "So many "];
 
@@ -398,6 +400,28 @@ fn short_pages_stay_short() {
     }
 }
 
+/// The lines of code of each block, without the blank ones and those that readers don't see.
+fn lines_of_code(text: &str) -> Vec<usize> {
+    let blocks = text.split("```").skip(1).step_by(2);
+    let counts = blocks.map(|block| {
+        let lines = block.lines().skip(1).filter(|line| !line.trim().is_empty());
+        let seen = lines.filter(|line| *line != "#" && !line.starts_with("# "));
+        seen.count()
+    });
+    counts.collect()
+}
+
+#[test]
+fn recipes_are_short() {
+    let cookbook = read(&root().join("src/docs/cookbook.md"));
+    let recipes = lines_of_code(&cookbook);
+    let headings = anchors(&cookbook).len() - 1;
+    assert_eq!(recipes.len(), headings, "each has its block of code");
+    for (recipe, lines) in anchors(&cookbook).iter().skip(1).zip(recipes) {
+        assert!(lines <= LINES_OF_A_RECIPE, "{recipe} has {lines} lines");
+    }
+}
+
 /// Each rule sees a page that breaks it, and passes over what only looks so.
 #[test]
 fn each_rule_can_fail() {
@@ -431,6 +455,9 @@ fn each_rule_can_fail() {
         headless_sentences(&doc_comments(&source.join("\n"))).len(),
         2
     );
+
+    let block = "```rust\n# hidden\nshown\n\n#\n#[attribute]\n```\ntext\n```\none\n```";
+    assert_eq!(lines_of_code(block), [2, 1]);
 
     let readme = root().join("README.md");
     let links = "[a](nowhere.md) [b](README.md#nowhere)\n[c]: #nowhere";

@@ -12,7 +12,7 @@ use crate::harness::{
 };
 use millstream::{
     Backoff, Broker, EventKind, Lease, LeaseBatch, ManualClock, Nack, OnFailure, Pull,
-    PullSubscription, RecvError, Stale, Topic, Unsubscribe,
+    PullSubscription, Stale, Topic, TryRecvError, Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -75,7 +75,7 @@ fn what_is_acked_together_is_delivered_once() {
     let held = metrics.handler.p50;
     assert!(held.abs_diff(5 * MS) < MS, "each was out for {held:?}");
     assert_eq!(broker.next_deadline(), None, "the alarm is silent");
-    assert_eq!(worker.try_recv().err(), Some(RecvError::Empty));
+    assert_eq!(worker.try_recv().err(), Some(TryRecvError::Empty));
     assert_balanced(&broker);
 }
 
@@ -88,7 +88,7 @@ fn observers_hear_of_each_that_is_acked_with_others() {
     let heard = log.clone();
     let observing = broker.observe(move |event| match event.kind() {
         EventKind::Delivering | EventKind::Delivered => {
-            heard.push((event.kind().name(), event.id().map(|id| id.get())));
+            heard.push((event.kind().as_str(), event.id().map(|id| id.get())));
         }
         _ => {}
     });
@@ -260,7 +260,7 @@ fn keys_are_free_when_their_batch_is_acked() {
     topic.publish(6).expect("there is room");
     let batch = take(&worker);
     assert_eq!(payloads(&batch), [1, 2, 4, 6]);
-    assert_eq!(worker.try_recv().err(), Some(RecvError::Empty));
+    assert_eq!(worker.try_recv().err(), Some(TryRecvError::Empty));
     assert_eq!(batch.ack_all(), Ok(()));
     let followers = take(&worker);
     assert_eq!(payloads(&followers), [3, 5]);
@@ -277,7 +277,7 @@ fn credits_bound_what_is_out_of_runs_too() {
     topic.publish_batch(1..=200).expect("there is room");
     let mut batch = take(&worker);
     assert_eq!(batch.len(), 100, "as many as there are credits");
-    assert_eq!(worker.try_recv().err(), Some(RecvError::Empty));
+    assert_eq!(worker.try_recv().err(), Some(TryRecvError::Empty));
     let few = batch.extract_if(|delivery| *delivery.payload() <= 3);
     few.into_iter()
         .for_each(|lease| lease.ack().expect("in time"));

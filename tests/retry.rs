@@ -312,7 +312,7 @@ fn max_elapsed_counts_from_the_first_attempt_and_not_from_the_publish() {
     advance(&broker, &clock, 1_000 * MS);
     advance(&broker, &clock, 10 * MS);
     assert_eq!(attempts.take(), [1, 2]);
-    topic.dead_letters().redrive(|_| true);
+    let _ = topic.dead_letters().redrive(|_| true);
     advance(&broker, &clock, 1_000 * MS);
     advance(&broker, &clock, 10 * MS);
     assert_eq!(attempts.take(), [1, 2], "a new generation has its own time");

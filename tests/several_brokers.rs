@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
-    Broker, DrainError, Nack, Overflow, PublishError, Pull, RecvError, Unsubscribe, Unsubscribed,
+    Broker, DrainError, Nack, Overflow, PublishError, Pull, RecvTimeoutError, Unsubscribe,
+    Unsubscribed,
 };
 
 /// Calls `body` in a handler of a broker of its own, with that broker; answers what it
@@ -90,7 +91,7 @@ fn another_broker_is_waited_for_and_drained_inside_a_handler() {
         pull.recv_timeout(HANG).unwrap().ack().unwrap();
         assert_eq!(
             pull.recv_timeout(Duration::from_millis(1)).unwrap_err(),
-            RecvError::TimedOut
+            RecvTimeoutError::TimedOut
         );
         assert!(inner.wait_until_idle(HANG));
         member.leave();

@@ -506,7 +506,7 @@ fn a_strategy_that_refuses_its_own_settings_leaves_the_old_one_in_place() {
     let (broker, _clock) = manual();
     let (topic, log, _reader) = topic_with(&broker, Batched::of(2).until_full());
     let refused: InvalidSetting = topic.set_strategy(Batched::of(0)).expect_err("empty");
-    assert_eq!(refused.setting(), "batch size");
+    assert_eq!(refused.setting(), "batch_size");
     broker.set_strategy(Batched::of(0)).expect_err("empty");
     publish(&topic, 0..3);
     broker.run_until_idle();

@@ -55,7 +55,7 @@ fn polled() -> Outcome<Vec<Duration>> {
 fn on_threads() -> Outcome<Vec<Duration>> {
     let broker = Broker::new()?;
     delayed(&broker, || {
-        broker.wait_until_idle(HANG);
+        assert!(broker.wait_until_idle(HANG));
     })
 }
 

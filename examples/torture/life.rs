@@ -123,13 +123,18 @@ impl Life {
         } else {
             Histograms::On
         };
-        let broker = Broker::builder()
+        let builder = Broker::builder()
             .workers(workers)
             .idle(idle)
             .histograms(histograms)
-            .event_buffer(if random.bool() { EVENTS } else { 64 })
-            .build()
-            .expect("the system has threads to spare");
+            .event_buffer(if random.bool() { EVENTS } else { 64 });
+        // The second call must have no effect.
+        #[cfg(feature = "async")]
+        let builder = match random.bool() {
+            true => builder.around_polls(|poll| (0..2).for_each(|_| poll())),
+            false => builder,
+        };
+        let broker = builder.build().expect("the system has threads to spare");
         let mut life = Self {
             number,
             faults,

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use millstream::{
-    Delivery, LaneFull, Lease, LeaseBatch, OnFailure, Pull, PullSubscription, RecvError, Stale,
-    Unsubscribe, Unsubscribed,
+    Delivery, LaneFull, Lease, LeaseBatch, OnFailure, Pull, PullSubscription, RecvTimeoutError,
+    Stale, TryRecvError, Unsubscribe, Unsubscribed,
 };
 
 use crate::end::End;
@@ -113,23 +113,41 @@ impl Puller {
     fn receive(&mut self, random: &mut Rng) {
         let wait = Duration::from_micros(random.u64(..2_000));
         let (from, most) = (&self.subscription, random.usize(1..=8));
-        let received = match random.u32(..5) {
-            0 => from.try_recv().map(|lease| self.take(lease)),
-            1 => from.recv_timeout(wait).map(|lease| self.take(lease)),
-            2 if self.may_wait && self.held.is_empty() => from.recv().map(|lease| self.take(lease)),
+        match random.u32(..5) {
+            0 => match from.try_recv() {
+                Ok(lease) => self.take(lease),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Ended) => sleep(TICK),
+            },
+            1 => match from.recv_timeout(wait) {
+                Ok(lease) => self.take(lease),
+                Err(error) => self.pause(error),
+            },
+            2 if self.may_wait && self.held.is_empty() => match from.recv() {
+                Ok(lease) => self.take(lease),
+                Err(error) => self.pause(error.into()),
+            },
             #[cfg(feature = "async")]
             3 => match at_once(from.recv_batch_async(most)) {
-                Some(batch) => batch.map(|batch| self.take_batch(batch, random)),
+                Some(Ok(batch)) => self.take_batch(batch, random),
+                Some(Err(millstream::EndedError)) => sleep(TICK),
                 // Dropped while it waits: it has taken nothing.
-                None => Ok(()),
+                None => {}
             },
-            _ => {
-                let batch = from.recv_batch(most, wait);
-                batch.map(|batch| self.take_batch(batch, random))
-            }
-        };
-        if received == Err(RecvError::Ended) {
-            sleep(TICK);
+            _ => match from.recv_batch(most, wait) {
+                Ok(batch) => self.take_batch(batch, random),
+                Err(error) => self.pause(error),
+            },
+        }
+    }
+
+    /// Waits before the next call to a subscription that has ended. No other call may say that
+    /// it can't wait, because pullers are no handlers.
+    fn pause(&self, error: RecvTimeoutError) {
+        match error {
+            RecvTimeoutError::TimedOut => {}
+            RecvTimeoutError::Ended => sleep(TICK),
+            RecvTimeoutError::WouldBlock => check(false, "pull", format_args!("{error}")),
         }
     }
 

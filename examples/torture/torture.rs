@@ -113,7 +113,7 @@ fn warm_up() {
                 barrier.wait();
                 let _ = topic.publish(0);
                 drop(broker.metrics());
-                broker.wait_until_idle(Duration::from_secs(1));
+                let _ = broker.wait_until_idle(Duration::from_secs(1));
                 bell.wait_for(&mut lock.lock(), Duration::from_millis(1));
                 barrier.wait();
             });

@@ -103,14 +103,14 @@ impl Books {
         self.accepted += topic.published;
         self.dropped += topic.dropped;
         self.queued += topic.queued;
-        self.deliveries.add(&topic.deliveries());
+        self.deliveries += topic.deliveries();
     }
 
     fn add(&mut self, other: &Self) {
         self.accepted += other.accepted;
         self.dropped += other.dropped;
         self.queued += other.queued;
-        self.deliveries.add(&other.deliveries);
+        self.deliveries += other.deliveries;
     }
 }
 

@@ -7,6 +7,8 @@ use crate::engine::base::contain::{share_policy, share_strategy};
 use crate::engine::registry::drain::Outcome;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::bus::Bus;
+#[cfg(feature = "async")]
+use crate::engine::runtime::poll_hook::PollHook;
 use crate::engine::runtime::pool::Pool;
 use crate::engine::runtime::timer::Timer;
 use crate::engine::wait::quiescence::Quiescence;
@@ -34,6 +36,8 @@ pub struct BrokerBuilder {
     idle: Idle,
     histograms: Histograms,
     seed: Option<u64>,
+    #[cfg(feature = "async")]
+    poll_hook: Option<PollHook>,
 }
 
 /// The default number of records that may wait for their observers.
@@ -56,6 +60,8 @@ impl Default for BrokerBuilder {
             idle: Idle::default(),
             histograms: Histograms::default(),
             seed: None,
+            #[cfg(feature = "async")]
+            poll_hook: None,
         }
     }
 }
@@ -135,6 +141,56 @@ impl BrokerBuilder {
         }
     }
 
+    /// Sets a function around the polls of async handlers, which enters a runtime for them.
+    ///
+    /// The broker's workers poll the futures of
+    /// [`subscribe_async`](crate::SubscriptionBuilder::subscribe_async). A timer or socket of tokio
+    /// panics there, because its runtime is not entered. With this hook it works:
+    ///
+    /// ```
+    /// use millstream::Broker;
+    /// use std::time::Duration;
+    ///
+    /// # async fn send(_: u32) -> Result<(), std::io::Error> { Ok(()) }
+    /// #[tokio::main(flavor = "multi_thread", worker_threads = 1)]
+    /// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let runtime = tokio::runtime::Handle::current();
+    ///     let broker = Broker::builder()
+    ///         .around_polls(move |poll| {
+    ///             let _entered = runtime.enter();
+    ///             poll();
+    ///         })
+    ///         .build()?;
+    ///     let mails = broker.topic::<u32>("mails").open()?;
+    ///     let sender = mails.subscription("sender").concurrency(8).subscribe_async(async |mail| {
+    ///         tokio::time::timeout(Duration::from_secs(5), send(*mail.payload())).await??;
+    ///         Ok(())
+    ///     })?;
+    ///     sender.detach();
+    ///     mails.publish_async(7).await?;
+    ///     println!("{}", broker.drain_async(Duration::from_secs(5)).await?);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// The hook is called around each call of an async handler, each poll of its future, and the
+    /// drop of the future. It must call its argument once, on the same thread. If it panics or
+    /// doesn't call it, the attempt has failed, as if the handler had panicked. Other kinds of
+    /// handlers are called without it.
+    ///
+    /// The runtime's own threads must run, because they turn its timers and sockets. A runtime of
+    /// the flavor `current_thread` does so only inside its `block_on`.
+    ///
+    /// By default there is no hook, and nothing is paid for it. Futures of async-std, of smol and of
+    /// channels need none.
+    #[cfg(feature = "async")]
+    pub fn around_polls(self, hook: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> Self {
+        Self {
+            poll_hook: Some(PollHook::new(hook)),
+            ..self
+        }
+    }
+
     /// Checks the settings and starts the threads.
     ///
     /// # Errors
@@ -173,6 +229,8 @@ impl BrokerBuilder {
             idle: self.idle,
             histograms: self.histograms,
             thread_name: self.thread_name,
+            #[cfg(feature = "async")]
+            poll_hook: self.poll_hook,
         });
         // From here on, giving up drops the owner, which stops the threads that have started.
         let owner = Owner {
@@ -207,11 +265,11 @@ impl BrokerBuilder {
         }
         if self.thread_name.contains('\0') {
             let rule = "must not contain a NUL";
-            return Err(InvalidSetting::new("thread name", "malformed", rule));
+            return Err(InvalidSetting::new("thread_name", "malformed", rule));
         }
         if !(1..=MAX_EVENT_BUFFER).contains(&self.event_buffer) {
             let rule = "must be between 1 and 16777216";
-            return Err(InvalidSetting::new("event buffer", self.event_buffer, rule));
+            return Err(InvalidSetting::new("event_buffer", self.event_buffer, rule));
         }
         Ok(())
     }

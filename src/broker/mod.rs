@@ -309,6 +309,7 @@ impl Broker {
     ///
     /// With `workers(0)` it runs the work that is due now, and does not wait. Inside a handler of
     /// this broker it returns `false` at once.
+    #[must_use = "the time may be up before the broker is idle"]
     pub fn wait_until_idle(&self, timeout: Duration) -> bool {
         self.owner.engine.wait_until_idle(timeout)
     }

@@ -44,6 +44,19 @@ chapter!(
     [LaneFull, OnFailure, OnExhausted, Nack, MAX_PAYLOAD]
 );
 chapter!(
+    cookbook,
+    "cookbook.md",
+    "Twenty-two recipes of at most 25 lines.",
+    [
+        Broker,
+        Topic,
+        Subscription,
+        PullSubscription,
+        Metrics,
+        Event
+    ]
+);
+chapter!(
     delivery,
     "delivery.md",
     "How to choose the shape of delivery.",

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::iter::FusedIterator;
+use std::ops::Range;
 
 use crate::message::Delivery;
 use crate::message::nack::Nack;
@@ -57,9 +59,11 @@ impl<'a, T> DeliveryBatch<'a, T> {
     /// Returns the deliveries in order.
     ///
     /// The iterator doesn't borrow the batch, so elements can be nacked on the way.
-    pub fn iter(&self) -> impl Iterator<Item = Delivery<'a, T>> + use<'a, T> {
-        let deliveries = Arc::clone(&self.deliveries);
-        (0..deliveries.len()).map(move |at| deliveries[at])
+    pub fn iter(&self) -> Deliveries<'a, T> {
+        Deliveries {
+            deliveries: Arc::clone(&self.deliveries),
+            places: 0..self.len(),
+        }
     }
 
     /// Nacks the delivery at this place, and returns whether there is such a place.
@@ -75,6 +79,45 @@ impl<'a, T> DeliveryBatch<'a, T> {
 
     pub(crate) fn into_nacks(self) -> impl Iterator<Item = (usize, Nack)> {
         self.nacks.into_iter()
+    }
+}
+
+/// An iterator over the deliveries of a [`DeliveryBatch`], in order, which doesn't borrow the batch.
+pub struct Deliveries<'a, T> {
+    deliveries: Arc<Vec<Delivery<'a, T>>>,
+    places: Range<usize>,
+}
+
+impl<'a, T> Iterator for Deliveries<'a, T> {
+    type Item = Delivery<'a, T>;
+
+    fn next(&mut self) -> Option<Delivery<'a, T>> {
+        self.places.next().map(|at| self.deliveries[at])
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.places.size_hint()
+    }
+}
+
+impl<T> ExactSizeIterator for Deliveries<'_, T> {}
+
+impl<T> FusedIterator for Deliveries<'_, T> {}
+
+impl<'a, T> IntoIterator for &DeliveryBatch<'a, T> {
+    type Item = Delivery<'a, T>;
+    type IntoIter = Deliveries<'a, T>;
+
+    fn into_iter(self) -> Deliveries<'a, T> {
+        self.iter()
+    }
+}
+
+impl<T> fmt::Debug for Deliveries<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deliveries")
+            .field("left", &self.places.len())
+            .finish_non_exhaustive()
     }
 }
 

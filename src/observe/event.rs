@@ -9,6 +9,7 @@ use crate::pure::policy::retry::FailureKind;
 use crate::pure::policy::strategy::FlushCause;
 use crate::sync::Arc;
 use crate::types::config::Overflow;
+use crate::types::labels;
 use crate::types::reason::DeadReason;
 
 /// One event, with the topic, subscription, message and attempt that it belongs to.
@@ -17,13 +18,34 @@ use crate::types::reason::DeadReason;
 /// [`sequence`](Self::sequence) orders them. Events pass through a bounded buffer to the observers'
 /// own thread. When an observer can't keep up, events are missed, never deliveries. The sequence
 /// then has gaps, and the metrics say how many.
-#[derive(Clone, Copy)]
+///
+/// An event lives as long as the call of the observer. [`into_owned`](Self::into_owned) makes one
+/// to keep:
+///
+/// ```
+/// use millstream::Broker;
+/// use std::sync::mpsc;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = Broker::new()?;
+/// let (tell, told) = mpsc::channel();
+/// broker
+///     .observe(move |event| drop(tell.send(event.into_owned())))?
+///     .detach();
+/// let _orders = broker.topic::<u64>("orders").open()?;
+/// assert_eq!(told.recv()?.to_string(), "topic_opened orders");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Event<'a> {
     pub(crate) sequence: u64,
     pub(crate) at_ns: u64,
-    pub(crate) topic: &'a str,
-    pub(crate) subscription: Option<&'a str>,
+    /// Empty for events of the broker itself.
+    pub(crate) topic: &'a Arc<str>,
+    pub(crate) subscription: Option<&'a Arc<str>>,
     pub(crate) id: Option<MessageId>,
+    /// Zero for events of no attempt.
     pub(crate) attempt: u32,
     pub(crate) status: Option<Status>,
     pub(crate) kind: &'a EventKind,
@@ -166,7 +188,7 @@ impl Record {
             sequence: self.sequence,
             at_ns: self.at_ns,
             topic: &self.topic,
-            subscription: self.subscription.as_deref(),
+            subscription: self.subscription.as_ref(),
             id: None,
             attempt: self.attempt,
             status: self.status,
@@ -196,19 +218,19 @@ impl<'a> Event<'a> {
         self.kind
     }
 
-    /// Returns the name of the kind in snake case, as in `message_enqueued`.
+    /// Returns the label of the kind, as in `message_enqueued`.
     pub fn name(&self) -> &'static str {
-        self.kind.name()
+        self.kind.as_str()
     }
 
-    /// Returns the name of the topic, which is empty for events of the broker itself.
-    pub fn topic(&self) -> &'a str {
-        self.topic
+    /// Returns the name of the topic, or `None` for events of the broker itself.
+    pub fn topic(&self) -> Option<&'a str> {
+        (!self.topic.is_empty()).then_some(self.topic)
     }
 
     /// Returns the name of the subscription, for events of a subscription.
     pub fn subscription(&self) -> Option<&'a str> {
-        self.subscription
+        self.subscription.map(|name| &**name)
     }
 
     /// Returns the id of the message, for events of a message.
@@ -216,9 +238,9 @@ impl<'a> Event<'a> {
         self.id
     }
 
-    /// Returns the number of the attempt, for events of an attempt, and otherwise zero.
-    pub fn attempt(&self) -> u32 {
-        self.attempt
+    /// Returns the number of the attempt, for events of an attempt.
+    pub fn attempt(&self) -> Option<u32> {
+        (self.attempt > 0).then_some(self.attempt)
     }
 
     /// Returns the status of the message or delivery after the event.
@@ -231,8 +253,8 @@ impl<'a> Event<'a> {
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
-        if !self.topic().is_empty() {
-            write!(f, " {}", self.topic())?;
+        if let Some(topic) = self.topic() {
+            write!(f, " {topic}")?;
         }
         if let Some(subscription) = self.subscription() {
             write!(f, "/{subscription}")?;
@@ -240,8 +262,8 @@ impl fmt::Display for Event<'_> {
         if let Some(id) = self.id() {
             write!(f, " #{id}")?;
         }
-        if self.attempt() > 0 {
-            write!(f, " attempt {}", self.attempt())?;
+        if let Some(attempt) = self.attempt() {
+            write!(f, " attempt {attempt}")?;
         }
         if let Some(status) = self.status() {
             write!(f, " {status}")?;
@@ -257,9 +279,9 @@ impl fmt::Display for Event<'_> {
             EventKind::StrategySwapped { from, to } => write!(f, " {from} -> {to}"),
             EventKind::PartitionsChanged { from, to } => write!(f, " {from} -> {to}"),
             EventKind::Backpressure { depth, .. } => write!(f, " depth {depth}"),
-            EventKind::BatchFlush { size, cause } => write!(f, " of {size} ({cause:?})"),
-            EventKind::Dropped { cause } => write!(f, " ({cause:?})"),
-            EventKind::HookPanicked { hook } => write!(f, " ({hook:?})"),
+            EventKind::BatchFlush { size, cause } => write!(f, " of {size} ({cause})"),
+            EventKind::Dropped { cause } => write!(f, " ({cause})"),
+            EventKind::HookPanicked { hook } => write!(f, " ({hook})"),
             EventKind::MemberJoined { member } | EventKind::MemberLeft { member } => {
                 write!(f, " {member}")
             }
@@ -422,13 +444,13 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// Returns the name in snake case.
-    pub fn name(&self) -> &'static str {
+    /// Returns a label in snake case, for metrics and logs. It doesn't change between versions.
+    pub fn as_str(&self) -> &'static str {
         match self {
             Self::TopicOpened => "topic_opened",
             Self::TopicRemoved => "topic_removed",
-            Self::SubscriptionAdded => "subscriber_added",
-            Self::SubscriptionRemoved => "subscriber_removed",
+            Self::SubscriptionAdded => "subscription_added",
+            Self::SubscriptionRemoved => "subscription_removed",
             Self::MemberJoined { .. } => "member_joined",
             Self::MemberLeft { .. } => "member_left",
             Self::MessageEnqueued { .. } => "message_enqueued",
@@ -462,6 +484,13 @@ impl EventKind {
     }
 }
 
+/// Prints the label alone; an [`Event`] prints the rest.
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// The reason why a message or a delivery was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -482,25 +511,14 @@ pub enum DropCause {
     Cancelled,
 }
 
-impl DropCause {
-    /// Returns a label in snake case, for metrics and logs. It doesn't change between versions.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Overflow => "overflow",
-            Self::LaneFull => "lane_full",
-            Self::Discarded => "discarded",
-            Self::Shutdown => "shutdown",
-            Self::Expired => "expired",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-impl fmt::Display for DropCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+labels!(DropCause {
+    Self::Overflow => "overflow",
+    Self::LaneFull => "lane_full",
+    Self::Discarded => "discarded",
+    Self::Shutdown => "shutdown",
+    Self::Expired => "expired",
+    Self::Cancelled => "cancelled",
+});
 
 /// The kinds of user code that the engine calls besides handlers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -516,23 +534,12 @@ pub enum Hook {
     Observer,
 }
 
-impl Hook {
-    /// Returns a label in snake case, for metrics and logs. It doesn't change between versions.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Strategy => "strategy",
-            Self::RetryPolicy => "retry_policy",
-            Self::Filter => "filter",
-            Self::Observer => "observer",
-        }
-    }
-}
-
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+labels!(Hook {
+    Self::Strategy => "strategy",
+    Self::RetryPolicy => "retry_policy",
+    Self::Filter => "filter",
+    Self::Observer => "observer",
+});
 
 #[cfg(test)]
 mod tests {

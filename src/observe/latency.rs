@@ -103,11 +103,45 @@ fn record_all_since(
     }
 }
 
+/// The bounds of the buckets, in nanoseconds.
+const BOUNDS_NS: [u64; 22] = {
+    const US: u64 = 1_000;
+    const MS: u64 = 1_000 * US;
+    const S: u64 = 1_000 * MS;
+    [
+        US,
+        5 * US / 2,
+        5 * US,
+        10 * US,
+        25 * US,
+        50 * US,
+        100 * US,
+        250 * US,
+        500 * US,
+        MS,
+        5 * MS / 2,
+        5 * MS,
+        10 * MS,
+        25 * MS,
+        50 * MS,
+        100 * MS,
+        250 * MS,
+        500 * MS,
+        S,
+        5 * S / 2,
+        5 * S,
+        10 * S,
+    ]
+};
+
 /// The summary of a histogram. Values above an hour are recorded as an hour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LatencySummary {
     /// The number of values recorded.
     pub count: u64,
+    /// The sum of all values, at most 1 % off.
+    pub sum: Duration,
     /// The mean of all values.
     pub mean: Duration,
     /// The median: half of the values are not above this.
@@ -120,6 +154,8 @@ pub struct LatencySummary {
     pub p999: Duration,
     /// The largest value.
     pub max: Duration,
+    /// The number of values that are not above each bound.
+    within: [u64; BOUNDS_NS.len()],
 }
 
 impl LatencySummary {
@@ -128,16 +164,53 @@ impl LatencySummary {
             return Self::default();
         }
         let at = |quantile| Duration::from_nanos(histogram.value_at_quantile(quantile));
+        let (sum, within) = sums(histogram);
+        let count = histogram.len();
         Self {
-            count: histogram.len(),
-            mean: Duration::from_nanos(histogram.mean() as u64),
+            count,
+            sum: nanoseconds(sum),
+            mean: nanoseconds(sum / u128::from(count)),
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),
             p999: at(0.999),
             max: Duration::from_nanos(histogram.max()),
+            within,
         }
     }
+
+    /// Returns bounds in ascending order, each with the number of values that are not above it.
+    ///
+    /// These are the buckets of a Prometheus histogram, but for the last one, which has all values
+    /// ([`count`](Self::count)). The bounds are 1, 2.5 and 5 times powers of ten, from a microsecond
+    /// to ten seconds. A value within 1 % of a bound may count on either side of it.
+    pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> + use<> {
+        let bounds = BOUNDS_NS.map(Duration::from_nanos);
+        bounds.into_iter().zip(self.within)
+    }
+}
+
+/// Returns the sum of all values, and how many are not above each bound.
+fn sums(histogram: &Histogram<u64>) -> (u128, [u64; BOUNDS_NS.len()]) {
+    let (mut sum, mut within) = (0, [0; BOUNDS_NS.len()]);
+    for values in histogram.iter_recorded() {
+        let value_ns = histogram.median_equivalent(values.value_iterated_to());
+        let count = values.count_at_value();
+        sum += u128::from(value_ns) * u128::from(count);
+        if let Some(at) = BOUNDS_NS.iter().position(|bound_ns| value_ns <= *bound_ns) {
+            within[at] += count;
+        }
+    }
+    for at in 1..within.len() {
+        within[at] += within[at - 1];
+    }
+    (sum, within)
+}
+
+fn nanoseconds(ns: u128) -> Duration {
+    const SECOND: u128 = 1_000_000_000;
+    let seconds = u64::try_from(ns / SECOND).unwrap_or(u64::MAX);
+    Duration::new(seconds, (ns % SECOND) as u32)
 }
 
 /// Prints the percentiles in one line.
@@ -171,6 +244,35 @@ mod tests {
         let p90 = summary.p90.as_secs_f64();
         assert!((0.891..=0.911).contains(&p90), "{p90}");
         assert!(summary.max >= Duration::from_secs(3_600));
+    }
+
+    #[test]
+    fn buckets_count_the_values_up_to_their_bounds_and_the_sum_is_of_all() {
+        let mut latencies = Latencies::new();
+        for ms in 1..=1_000 {
+            record(&mut latencies.handler, ms * 1_000_000 - 500_000, 1);
+        }
+        record(&mut latencies.handler, 3_000_000_000_000, 3);
+        let summary = LatencySummary::of(&latencies.handler);
+        let within = |ms| {
+            let bound = Duration::from_millis(ms);
+            let mut buckets = summary.buckets();
+            buckets.find_map(|(up_to, count)| (up_to == bound).then_some(count))
+        };
+        for (ms, count) in [(1, 1), (5, 5), (10, 10), (50, 50), (100, 100)] {
+            assert_eq!(within(ms), Some(count), "{ms} ms");
+        }
+        assert_eq!(summary.buckets().next().map(|(_, count)| count), Some(0));
+        assert_eq!(
+            summary.buckets().last().map(|(_, count)| count),
+            Some(1_000)
+        );
+        assert_eq!(summary.count, 1_003);
+        let sum = summary.sum.as_secs_f64();
+        assert!((9_405.0..=9_595.0).contains(&sum), "{sum}");
+        assert_eq!(summary.mean, summary.sum / 1_003);
+        let counts: Vec<_> = summary.buckets().map(|(_, count)| count).collect();
+        assert!(counts.is_sorted());
     }
 
     #[test]

@@ -188,7 +188,7 @@ impl Metrics {
     pub fn deliveries(&self) -> DeliveryCounts {
         let mut sum = DeliveryCounts::default();
         for topic in self.all() {
-            sum.add(&topic.deliveries());
+            sum += topic.deliveries();
         }
         sum
     }
@@ -220,7 +220,7 @@ impl TopicMetrics {
     pub fn deliveries(&self) -> DeliveryCounts {
         let mut sum = self.ended;
         for subscription in &self.subscriptions {
-            sum.add(&subscription.counts);
+            sum += subscription.counts;
         }
         sum
     }
@@ -259,7 +259,7 @@ impl TopicMetrics {
         self.unrouted += other.unrouted;
         self.dispatched += other.dispatched;
         self.letters_evicted += other.letters_evicted;
-        self.ended.add(&other.deliveries());
+        self.ended += other.deliveries();
     }
 }
 

@@ -4,3 +4,4 @@ pub(crate) mod event;
 pub(crate) mod latency;
 pub(crate) mod metrics;
 pub(crate) mod note;
+pub(crate) mod owned;

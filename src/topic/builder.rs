@@ -316,12 +316,12 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 self.overflow.is_some() && open.overflow != asked.overflow,
             ),
             (
-                "policy without subscribers",
+                "no_subscribers",
                 self.no_subscribers.is_some() && open.no_subscribers != asked.no_subscribers,
             ),
             ("ttl", self.ttl.is_some() && open.ttl_ns != asked.ttl_ns),
             (
-                "policy for what expires",
+                "on_expired",
                 self.on_expired.is_some() && open.on_expired != asked.on_expired,
             ),
             (
@@ -337,17 +337,17 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 self.letter_overflow.is_some() && open.letter_overflow != asked.letter_overflow,
             ),
             (
-                "number of partitions",
+                "partitions",
                 self.partitions.is_some()
                     && open.partitions.map(|open| open.count)
                         != asked.partitions.map(|asked| asked.count),
             ),
             (
-                "policy for messages without a key",
+                "unkeyed",
                 self.unkeyed.is_some() && open.partitions != asked.partitions,
             ),
             ("strategy", self.strategy.is_some()),
-            ("retry policy", self.retry.is_some()),
+            ("retry", self.retry.is_some()),
         ];
         match clashes.into_iter().find(|(_, clashes)| *clashes) {
             None => Ok(()),

@@ -15,13 +15,15 @@ use crate::types::reason::DeadReason;
 ///
 /// The store is bounded. The topic's [`DeadLetterOverflow`](crate::DeadLetterOverflow) decides what
 /// a full one does.
-pub struct DeadLetters<T: Send + Sync + 'static> {
+pub struct DeadLetters<T> {
     pub(crate) topic: Topic<T>,
 }
 
-impl<T: Send + Sync + 'static> Clone for DeadLetters<T> {
+impl<T> Clone for DeadLetters<T> {
     fn clone(&self) -> Self {
-        Self::new(self.topic.clone())
+        Self {
+            topic: self.topic.clone(),
+        }
     }
 }
 

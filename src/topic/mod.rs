@@ -50,11 +50,11 @@ use crate::types::error::{
 /// A publish reads the clock and takes one short lock. Under the lock, the message is admitted and
 /// written into the queue's open batch. A publish looks up no map. It allocates for every 64th
 /// message, and for keys and headers.
-pub struct Topic<T: Send + Sync + 'static> {
+pub struct Topic<T> {
     pub(crate) core: Arc<TopicCore<T>>,
 }
 
-impl<T: Send + Sync + 'static> Topic<T> {
+impl<T> Topic<T> {
     /// Makes one more handle, unless the topic has been removed.
     pub(crate) fn join(core: Arc<TopicCore<T>>) -> Option<Self> {
         let joined = core.handles.update(|handles| handles.join());
@@ -66,7 +66,9 @@ impl<T: Send + Sync + 'static> Topic<T> {
     pub fn name(&self) -> &str {
         &self.core.name
     }
+}
 
+impl<T: Send + Sync + 'static> Topic<T> {
     /// Publishes a message.
     ///
     /// It blocks only under [`Overflow::Block`](crate::Overflow::Block), and then never inside a
@@ -195,7 +197,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
         batches.check()?;
         if batches.size() as u64 > self.core.settings.capacity {
             let rule = "must not exceed the topic's capacity";
-            return Err(InvalidSetting::new("batch size", batches.size(), rule));
+            return Err(InvalidSetting::new("batch_size", batches.size(), rule));
         }
         let buffer = Buffer::new(Arc::clone(&self.core), batches);
         Ok(BufferedPublisher::new(self.clone(), buffer))
@@ -369,19 +371,19 @@ impl<T: Send + Sync + 'static> Topic<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> Clone for Topic<T> {
+impl<T> Clone for Topic<T> {
     fn clone(&self) -> Self {
         Self::join(Arc::clone(&self.core)).expect("a topic with a handle can't be removed")
     }
 }
 
-impl<T: Send + Sync + 'static> Drop for Topic<T> {
+impl<T> Drop for Topic<T> {
     fn drop(&mut self) {
         self.core.handles.update(|handles| handles.leave());
     }
 }
 
-impl<T: Send + Sync + 'static> fmt::Debug for Topic<T> {
+impl<T> fmt::Debug for Topic<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Topic")
             .field("name", &self.core.name)

@@ -146,6 +146,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for RedriveOptions<T> {
 /// The result of a redrive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[must_use = "a letter that could not be redriven stays in the store, and only this says so"]
 pub struct Redrive {
     /// Letters that are on their way to the subscription that had failed, or to another topic.
     pub redriven: usize,

@@ -35,6 +35,13 @@ pub enum Overflow {
     DropNewest,
 }
 
+labels!(Overflow {
+    Self::Reject => "reject",
+    Self::Block { .. } => "block",
+    Self::DropOldest => "drop_oldest",
+    Self::DropNewest => "drop_newest",
+});
+
 /// The placement of messages without a key in a topic that is split into partitions.
 ///
 /// The messages of a batch or of a buffering publisher have no key. They go as the chunks that they
@@ -58,6 +65,11 @@ pub enum Unkeyed {
     Sticky,
 }
 
+labels!(Unkeyed {
+    Self::RoundRobin => "round_robin",
+    Self::Sticky => "sticky",
+});
+
 /// The policy for messages of a topic without subscriptions.
 ///
 /// A message whose subscriptions have all gone counts as one without, even if newer subscriptions
@@ -80,6 +92,12 @@ pub enum NoSubscribers {
     Reject,
 }
 
+labels!(NoSubscribers {
+    Self::Discard => "discard",
+    Self::Retain => "retain",
+    Self::Reject => "reject",
+});
+
 /// The policy for a delivery that was not handled within its time to live.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -99,6 +117,11 @@ pub enum OnExpired {
     /// of. It is dropped.
     DeadLetter,
 }
+
+labels!(OnExpired {
+    Self::Drop => "drop",
+    Self::DeadLetter => "dead_letter",
+});
 
 /// The policy for a full lane, which is the queue of one subscription.
 ///
@@ -124,6 +147,13 @@ pub enum LaneFull {
     DeadLetter,
 }
 
+labels!(LaneFull {
+    Self::Wait => "wait",
+    Self::DropOldest => "drop_oldest",
+    Self::DropNewest => "drop_newest",
+    Self::DeadLetter => "dead_letter",
+});
+
 /// The effect of a failed delivery on later deliveries of its subscription.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -145,6 +175,12 @@ pub enum OnFailure {
     /// All later deliveries wait. So the order of the whole subscription survives failures.
     BlockSubscription,
 }
+
+labels!(OnFailure {
+    Self::Reorder => "reorder",
+    Self::BlockKey => "block_key",
+    Self::BlockSubscription => "block_subscription",
+});
 
 /// The fate of a key under [`OnFailure::BlockKey`] when a delivery of it goes to the dead letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -175,6 +211,11 @@ pub enum OnExhausted {
     ParkKey,
 }
 
+labels!(OnExhausted {
+    Self::FreeKey => "free_key",
+    Self::ParkKey => "park_key",
+});
+
 /// The fate of the deliveries that a subscription still has when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -194,6 +235,12 @@ pub enum Unsubscribe {
     },
 }
 
+labels!(Unsubscribe {
+    Self::Cancel => "cancel",
+    Self::DeadLetter => "dead_letter",
+    Self::Drain { .. } => "drain",
+});
+
 /// The behavior of workers that have no work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -212,6 +259,11 @@ pub enum Idle {
     Spin,
 }
 
+labels!(Idle {
+    Self::Park => "park",
+    Self::Spin => "spin",
+});
+
 /// Whether the latencies of deliveries are recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -226,6 +278,11 @@ pub enum Histograms {
     Off,
 }
 
+labels!(Histograms {
+    Self::On => "on",
+    Self::Off => "off",
+});
+
 /// The policy of a full dead-letter store. Either way the loss is counted (`letters_evicted`) and
 /// reported as an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -237,3 +294,8 @@ pub enum DeadLetterOverflow {
     /// The new letter is not kept.
     EvictNewest,
 }
+
+labels!(DeadLetterOverflow {
+    Self::EvictOldest => "evict_oldest",
+    Self::EvictNewest => "evict_newest",
+});

@@ -2,6 +2,8 @@
 //!
 //! An error that refuses a payload hands it back, and no error prints a payload.
 
+pub(crate) mod recv;
+
 use std::fmt;
 use std::io;
 
@@ -29,9 +31,21 @@ impl InvalidSetting {
         }
     }
 
-    /// Returns the name of the setting.
+    /// Returns the name of the setting, which is that of the method that sets it.
+    ///
+    /// The size of a [`Batched`](crate::Batched) is `batch_size`, and a topic's type is `payload`.
     pub fn setting(&self) -> &'static str {
         self.setting
+    }
+
+    /// Returns the value that was refused, as text.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// Returns the rule that the value breaks, as the end of a sentence: "must be at least 1".
+    pub fn rule(&self) -> &'static str {
+        self.rule
     }
 }
 
@@ -72,7 +86,7 @@ pub enum OpenError {
     Clash {
         /// The topic's name.
         topic: String,
-        /// The setting that differs.
+        /// The setting that differs, by the name of its method.
         setting: &'static str,
     },
     /// The broker is draining or has stopped.
@@ -126,6 +140,7 @@ pub enum ObserveError {
 }
 
 /// The reason why a message was not accepted. Every variant hands the payload back.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PublishError<T> {
     /// The topic's queue is full, and its overflow policy refuses new messages then.
@@ -237,6 +252,8 @@ pub struct NotDelayed;
 ///
 /// The messages before the first refused one *are* accepted. The error hands the rest back, in
 /// order.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PartialBatch<T> {
     /// The number of messages, from the front, that were accepted.
     pub accepted: usize,
@@ -329,24 +346,6 @@ pub enum SubscribeError {
 #[error("the subscription has no pattern {pattern:?}")]
 pub struct UnknownPattern {
     pub(crate) pattern: String,
-}
-
-/// The reason why a receive returned no lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecvError {
-    /// No delivery may be leased now, and the call does not wait.
-    ///
-    /// A `try_recv` never waits. No call that blocks its thread waits inside a handler of the
-    /// broker, or on a broker without worker threads.
-    #[error("there is nothing to lease now")]
-    Empty,
-    /// No delivery could be leased before the timeout.
-    #[error("there was nothing to lease in time")]
-    TimedOut,
-    /// The subscription has ended, and no delivery will come any more.
-    #[error("the subscription has ended")]
-    Ended,
 }
 
 /// The error of settling or extending a lease that the caller has lost.

@@ -27,6 +27,8 @@
 //! Where nothing moves the difference is zero, and a snapshot balances exactly. Code with a new
 //! pair of moves puts a motion around it; `tests/conservation.rs` sees it if not.
 
+use std::ops::AddAssign;
+
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::mutant;
@@ -262,9 +264,11 @@ impl DeliveryCounts {
     pub fn open(&self) -> u64 {
         self.made.saturating_sub(self.ended())
     }
+}
 
-    /// Adds another lane's counts.
-    pub fn add(&mut self, other: &Self) {
+/// Adds the counts of another lane.
+impl AddAssign for DeliveryCounts {
+    fn add_assign(&mut self, other: Self) {
         self.made += other.made;
         self.in_flight += other.in_flight;
         self.awaiting_retry += other.awaiting_retry;

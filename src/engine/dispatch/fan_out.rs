@@ -405,7 +405,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         let late = LaneBooks::default();
         let status = record(&late);
-        ended.get_or_insert_default().add(&late.read());
+        **ended.get_or_insert_default() += late.read();
         status
     }
 

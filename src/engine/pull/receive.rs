@@ -33,7 +33,8 @@ use crate::pure::decide::lifecycle::Status;
 use crate::pure::decide::rules::Keying;
 use crate::pure::order::sequencer::{Key, PerKey, Taken};
 use crate::sync::{Instant, mutant, yield_now};
-use crate::types::error::{InvalidSetting, RecvError};
+use crate::types::error::InvalidSetting;
+use crate::types::error::recv::{EndedError, RecvError};
 
 /// Deliveries that were taken and have expired.
 type Expired<T> = Vec<Taken<PendingDelivery<T>>>;
@@ -65,6 +66,9 @@ impl<T, F: FnMut(Granted<T>)> Going<T, F> {
 /// process holds little.
 const CREDITS: u32 = 64;
 
+/// An attempt to lease deliveries, which is `None` if there were none.
+pub(crate) type Attempt = Option<Result<(), EndedError>>;
+
 /// The line in which the receivers of a pull subscription wait.
 pub(crate) struct Line<'a> {
     pub(crate) engine: &'a Engine,
@@ -73,27 +77,26 @@ pub(crate) struct Line<'a> {
 
 impl Line<'_> {
     /// Repeats `attempt` until it finds something, or the subscription has ended, or `until` has
-    /// passed. Never waits inside the engine or on an engine without workers. `room` says how many
-    /// receivers would find something.
+    /// passed, which is `None`. Never waits inside the engine or on an engine without workers.
+    /// `room` says how many receivers would find something.
     pub(crate) fn receive(
         &self,
         until: Option<Instant>,
-        mut attempt: impl FnMut() -> Result<(), RecvError>,
+        mut attempt: impl FnMut() -> Attempt,
         room: impl Fn() -> usize,
-    ) -> Result<(), RecvError> {
-        let mut attempt = || unless_empty(attempt());
+    ) -> Option<Result<(), RecvError>> {
         let may_wait = !self.engine.is_manual() && !context::is_inside(self.engine);
         let received = if context::is_turn_over() && may_wait {
             yield_now();
             self.receivers.wait_behind(until, attempt, room)
         } else {
             match attempt() {
-                None if !may_wait => Some(Err(RecvError::Empty)),
+                None if !may_wait => return Some(Err(RecvError::WouldBlock)),
                 None => self.receivers.wait_for(until, attempt, room),
                 received => received,
             }
         };
-        received.unwrap_or(Err(RecvError::TimedOut))
+        received.map(|received| received.map_err(RecvError::from))
     }
 
     /// Makes an attempt. If it finds nothing, has this future woken when there may be something.
@@ -102,22 +105,14 @@ impl Line<'_> {
         &self,
         id: &mut crate::engine::wait::wakers::WaiterId,
         context: &std::task::Context<'_>,
-        mut attempt: impl FnMut() -> Result<(), RecvError>,
+        mut attempt: impl FnMut() -> Attempt,
         room: impl Fn() -> usize,
-    ) -> std::task::Poll<Result<(), RecvError>> {
-        let mut attempt = || unless_empty(attempt());
+    ) -> std::task::Poll<Result<(), EndedError>> {
         if let Some(received) = attempt() {
             self.receivers.leave(id, room);
             return std::task::Poll::Ready(received);
         }
         self.receivers.poll_for(id, context, attempt, room)
-    }
-}
-
-fn unless_empty(received: Result<(), RecvError>) -> Option<Result<(), RecvError>> {
-    match received {
-        Err(RecvError::Empty) => None,
-        received => Some(received),
     }
 }
 
@@ -169,13 +164,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// Leases at most `most` deliveries that may go, and waits for the first one until `until`.
     /// Never waits inside the engine or on an engine without workers. Passes each run of them
-    /// to `each`; see [`try_receive`](Self::try_receive).
+    /// to `each`; see [`try_receive`](Self::try_receive). Returns `None` if the time is up.
     pub(crate) fn receive(
         self,
         most: usize,
         until: Option<Instant>,
         mut each: impl FnMut(Granted<T>),
-    ) -> Result<(), RecvError> {
+    ) -> Option<Result<(), RecvError>> {
         let line = Line {
             engine: self.lane.engine(),
             receivers: &self.keyed.receivers,
@@ -193,7 +188,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         mut each: impl FnMut(Granted<T>),
         id: &mut crate::engine::wait::wakers::WaiterId,
         context: &std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), RecvError>> {
+    ) -> std::task::Poll<Result<(), EndedError>> {
         let line = Line {
             engine: self.lane.engine(),
             receivers: &self.keyed.receivers,
@@ -209,31 +204,26 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 
     /// Leases at least one and at most `most` deliveries that may go now. Passes each run of
-    /// them to `each`, under the lock.
-    pub(crate) fn try_receive(
-        self,
-        most: usize,
-        each: &mut impl FnMut(Granted<T>),
-    ) -> Result<(), RecvError> {
+    /// them to `each`, under the lock. Returns `None` if there are none.
+    pub(crate) fn try_receive(self, most: usize, each: &mut impl FnMut(Granted<T>)) -> Attempt {
         begin_receive(self.lane.engine());
         self.try_lease(most, each)
     }
 
-    /// Leases at least one and at most `most` deliveries that may go now, or returns an error.
-    pub(crate) fn try_lease(
-        self,
-        most: usize,
-        each: &mut impl FnMut(Granted<T>),
-    ) -> Result<(), RecvError> {
+    /// Leases as [`try_receive`](Self::try_receive) does, by a thread that is prepared for it.
+    pub(crate) fn try_lease(self, most: usize, each: &mut impl FnMut(Granted<T>)) -> Attempt {
         loop {
-            let (count, expired) = self.lease(most, each)?;
+            let (count, expired) = match self.lease(most, each) {
+                Ok(leased) => leased,
+                Err(ended) => return Some(Err(ended)),
+            };
             if !expired.is_empty() {
                 self.expire_taken(expired);
             } else if count == 0 {
-                return Err(RecvError::Empty);
+                return None;
             }
             if count > 0 {
-                return Ok(());
+                return Some(Ok(()));
             }
         }
     }
@@ -315,12 +305,12 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self,
         most: usize,
         each: &mut impl FnMut(Granted<T>),
-    ) -> Result<(usize, Expired<T>), RecvError> {
+    ) -> Result<(usize, Expired<T>), EndedError> {
         let clock = &self.lane.engine().clock;
         let (now_ns, timer_ns) = (clock.now_ns(), clock.timer_ns());
         let mut state = self.keyed.state.lock();
         if self.lane.is_over() {
-            return Err(RecvError::Ended);
+            return Err(EndedError);
         }
         let due_ns = timer_ns.saturating_add(state.leases.deadline_ns);
         let most = most.min(state.leases.free());

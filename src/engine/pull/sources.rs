@@ -8,7 +8,7 @@
 //! a receiver that finds all lanes over and the list complete has missed none.
 
 use crate::engine::parts::outstanding::Granted;
-use crate::engine::pull::receive::{Line, begin_receive};
+use crate::engine::pull::receive::{Attempt, Line, begin_receive};
 use crate::engine::runtime::Engine;
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Lane;
@@ -16,7 +16,7 @@ use crate::engine::wait::waiters::Waiters;
 use crate::pure::words::room::Phase;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Arc, Instant, Slot};
-use crate::types::error::RecvError;
+use crate::types::error::recv::{EndedError, RecvError};
 
 /// The lanes of a pull subscription to patterns.
 pub(crate) struct Sources<T> {
@@ -53,13 +53,13 @@ impl<T: Send + Sync + 'static> Sources<T> {
     }
 
     /// Leases at most `most` deliveries of one lane, and waits for the first one until `until`.
-    /// Passes each run of them to `each`.
+    /// Passes each run of them to `each`. Returns `None` if the time is up.
     pub(crate) fn receive(
         &self,
         most: usize,
         until: Option<Instant>,
         mut each: impl FnMut(&Arc<Lane<T>>, Granted<T>),
-    ) -> Result<(), RecvError> {
+    ) -> Option<Result<(), RecvError>> {
         let attempt = || self.try_receive(most, &mut each);
         self.line().receive(until, attempt, || self.to_lease())
     }
@@ -72,7 +72,7 @@ impl<T: Send + Sync + 'static> Sources<T> {
         mut each: impl FnMut(&Arc<Lane<T>>, Granted<T>),
         id: &mut crate::engine::wait::wakers::WaiterId,
         context: &std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), RecvError>> {
+    ) -> std::task::Poll<Result<(), EndedError>> {
         let attempt = || self.try_receive(most, &mut each);
         self.line()
             .poll_receive(id, context, attempt, || self.to_lease())
@@ -89,7 +89,7 @@ impl<T: Send + Sync + 'static> Sources<T> {
         &self,
         most: usize,
         each: &mut impl FnMut(&Arc<Lane<T>>, Granted<T>),
-    ) -> Result<(), RecvError> {
+    ) -> Attempt {
         begin_receive(&self.engine);
         let mut may_come = !self.is_complete.load(Ordering::Acquire);
         let lanes = self.lanes.load();
@@ -97,27 +97,23 @@ impl<T: Send + Sync + 'static> Sources<T> {
         for step in 0..lanes.len() {
             let at = first.wrapping_add(step) % lanes.len();
             let lane = &lanes[at];
-            let received = match lane.keyed() {
-                Some(keyed) if has_any(keyed) => {
-                    keyed.try_lease(most, &mut |granted| each(lane, granted))
-                }
-                Some(_) => Err(RecvError::Empty),
-                None => Err(RecvError::Ended),
+            let Some(keyed) = lane.keyed() else {
+                continue;
             };
-            match received {
-                Err(RecvError::Ended) => {}
-                Err(_) => may_come = true,
-                Ok(()) => {
+            if !has_any(keyed) {
+                may_come = true;
+                continue;
+            }
+            match keyed.try_lease(most, &mut |granted| each(lane, granted)) {
+                Some(Err(EndedError)) => {}
+                None => may_come = true,
+                leased => {
                     self.next.store(at + 1, Ordering::Relaxed);
-                    return Ok(());
+                    return leased;
                 }
             }
         }
-        Err(if may_come {
-            RecvError::Empty
-        } else {
-            RecvError::Ended
-        })
+        (!may_come).then_some(Err(EndedError))
     }
 
     /// How many receivers may lease a delivery now. All may go on if the subscription is over.

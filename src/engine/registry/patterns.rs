@@ -292,7 +292,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             sum.timed_out += metrics.timed_out;
             sum.abandoned += metrics.abandoned;
             add_members(&mut sum.members, metrics.members);
-            sum.counts.add(&metrics.counts);
+            sum.counts += metrics.counts;
         }
         sum.queue_wait = LatencySummary::of(&latencies.queue_wait);
         sum.handler = LatencySummary::of(&latencies.handler);
@@ -329,7 +329,7 @@ impl<T: Send + Sync + 'static> AnyPatternSub for PatternSub<T> {
         let (gone, leaving): (Vec<_>, _) = leaving.into_iter().partition(|lane| lane.is_retired());
         resolved.leaving = leaving;
         for lane in &gone {
-            resolved.ended.add(&lane.books.read());
+            resolved.ended += lane.books.read();
         }
         if !gone.is_empty() {
             self.note_lanes(&resolved);

@@ -5,6 +5,8 @@ pub(crate) mod context;
 pub(crate) mod directory;
 pub(crate) mod expiry;
 pub(crate) mod linger;
+#[cfg(feature = "async")]
+pub(crate) mod poll_hook;
 pub(crate) mod pool;
 pub(crate) mod timer;
 
@@ -50,6 +52,8 @@ pub(crate) struct Engine {
     pub(crate) idle: Idle,
     pub(crate) histograms: Histograms,
     pub(crate) thread_name: String,
+    #[cfg(feature = "async")]
+    pub(crate) poll_hook: Option<poll_hook::PollHook>,
 }
 
 impl Engine {

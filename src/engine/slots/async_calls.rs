@@ -13,6 +13,7 @@ use crate::engine::deliver::turn::{SHARE_LOOKS, SHARE_NS};
 use crate::engine::keyed::take::Settlements;
 use crate::engine::parts::handler::{FailedCall, FailureCause};
 use crate::engine::parts::pending::PendingDelivery;
+use crate::engine::runtime::poll_hook::{Nothing, PollHook, Within};
 use crate::engine::runtime::{Engine, context};
 use crate::engine::slots::slot::share_by;
 use crate::engine::state::keyed::KeyedLane;
@@ -35,8 +36,9 @@ struct Begun<T> {
 }
 
 /// The work of a slot that polls async calls.
-struct AsyncCalls<T, F, R> {
+struct AsyncCalls<T, F, R, W> {
     handler: Arc<Contained<F>>,
+    within: W,
     names: Option<Arc<Names>>,
     begun: Option<Begun<T>>,
     /// The user's future. Nothing wraps it that could drop it while a panic of its own unwinds.
@@ -45,15 +47,33 @@ struct AsyncCalls<T, F, R> {
 }
 
 /// Returns the work of `count` slots that share an async handler.
-pub(crate) fn share<T, F, R>(handler: &Arc<Contained<F>>, count: usize) -> Shared<T>
+pub(crate) fn share<T, F, R>(
+    hook: Option<PollHook>,
+    handler: &Arc<Contained<F>>,
+    count: usize,
+) -> Shared<T>
 where
     T: Send + Sync + 'static,
     F: Fn(OwnedDelivery<T>) -> R + Send + Sync + 'static,
     R: Future<Output = Result<(), Nack>> + Send + 'static,
 {
-    share_by(handler, count, |handler| {
+    match hook {
+        None => share_within(Nothing, handler, count),
+        Some(hook) => share_within(hook, handler, count),
+    }
+}
+
+fn share_within<T, F, R, W>(within: W, handler: &Arc<Contained<F>>, count: usize) -> Shared<T>
+where
+    T: Send + Sync + 'static,
+    F: Fn(OwnedDelivery<T>) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<(), Nack>> + Send + 'static,
+    W: Within,
+{
+    share_by(handler, count, move |handler| {
         Box::new(AsyncCalls {
             handler,
+            within: within.clone(),
             names: None,
             begun: None,
             future: Box::pin(None),
@@ -62,11 +82,12 @@ where
     })
 }
 
-impl<T, F, R> Work<T> for AsyncCalls<T, F, R>
+impl<T, F, R, W> Work<T> for AsyncCalls<T, F, R, W>
 where
     T: Send + Sync + 'static,
     F: Fn(OwnedDelivery<T>) -> R + Send + Sync + 'static,
     R: Future<Output = Result<(), Nack>> + Send + 'static,
+    W: Within,
 {
     fn work(&mut self, slot: &Arc<ConsumerSlot<T>>, keyed: KeyedLane<'_, T>) -> bool {
         let lane = keyed.lane;
@@ -107,11 +128,12 @@ where
     }
 }
 
-impl<T, F, R> AsyncCalls<T, F, R>
+impl<T, F, R, W> AsyncCalls<T, F, R, W>
 where
     T: Send + Sync + 'static,
     F: Fn(OwnedDelivery<T>) -> R,
     R: Future<Output = Result<(), Nack>>,
+    W: Within,
 {
     /// Calls the handler, which returns a future that has yet to be polled.
     fn begin(
@@ -139,7 +161,8 @@ where
         lane.tell_attempts(iter::once(item.id()), attempts);
         lane.books.record(Status::Queued, Step::Start, 1);
         let (future, was_refused) = context::calling(lane.topic.engine.id(), |refused| {
-            (contain(|| (**self.handler)(delivery)), refused.get())
+            let call = || (**self.handler)(delivery);
+            (contain(|| self.within.call(call)), refused.get())
         });
         let panic = match future {
             Ok(future) => {
@@ -165,7 +188,8 @@ where
     ) -> Option<(Begun<T>, Option<FailedCall>)> {
         let polled = match (begun.panic.take(), self.future.as_mut().as_pin_mut()) {
             (None, Some(future)) => context::calling(engine.id(), |refused| {
-                let polled = contain(|| future.poll(&mut Context::from_waker(waker)));
+                let poll = || future.poll(&mut Context::from_waker(waker));
+                let polled = contain(|| self.within.call(poll));
                 begun.was_refused |= refused.get();
                 polled
             }),
@@ -200,8 +224,13 @@ where
 
     /// Drops the future in its place, and contains a panic as
     /// [`discard`](crate::engine::base::contain::discard) does.
+    ///
+    /// A hook may refuse to call what it is to call. The future is dropped all the same.
     fn drop_future(&mut self) {
-        let _ = contain(|| self.future.set(None));
+        let _ = contain(|| self.within.call(|| self.future.set(None)));
+        if W::MAY_REFUSE {
+            let _ = contain(|| self.future.set(None));
+        }
     }
 
     /// Ends the call where it stands, and its delivery with it, because the lane is being

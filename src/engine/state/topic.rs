@@ -468,7 +468,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let mut ended = self.ended.lock();
         if self.engine.ending.load() != Ending::Stopped {
             self.roll.remove(&self.lanes, lane);
-            ended.get_or_insert_default().add(&lane.books.read());
+            **ended.get_or_insert_default() += lane.books.read();
         }
         lane.set_retired();
         drop(ended);
@@ -488,7 +488,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             .into_iter()
             .partition(|lane| lane.is_retired());
         for lane in &gone {
-            ended.get_or_insert_default().add(&lane.books.read());
+            **ended.get_or_insert_default() += lane.books.read();
         }
         let before = (
             self.lanes.swap(Arc::new(busy)),

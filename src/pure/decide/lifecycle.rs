@@ -144,8 +144,8 @@ impl Status {
         )
     }
 
-    /// Returns the name as the events print it, in capitals.
-    pub fn name(self) -> &'static str {
+    /// Returns the label that events print, in capitals. It doesn't change between versions.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "CREATED",
             Self::Queued => "QUEUED",
@@ -164,7 +164,7 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.pad(self.as_str())
     }
 }
 

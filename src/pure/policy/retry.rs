@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::pure::decide::key_hash::{fnv1a, mix};
 use crate::types::error::InvalidSetting;
+use crate::types::labels;
 
 /// One failed attempt, as a [`RetryPolicy`] sees it.
 pub struct FailedAttempt<'a> {
@@ -33,23 +34,12 @@ pub enum FailureKind {
     Abandoned,
 }
 
-impl FailureKind {
-    /// Returns a label in snake case, for metrics and logs. It doesn't change between versions.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Panic => "panic",
-            Self::Timeout => "timeout",
-            Self::Abandoned => "abandoned",
-        }
-    }
-}
-
-impl fmt::Display for FailureKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+labels!(FailureKind {
+    Self::Error => "error",
+    Self::Panic => "panic",
+    Self::Timeout => "timeout",
+    Self::Abandoned => "abandoned",
+});
 
 impl<'a> FailedAttempt<'a> {
     /// Makes a failure to test a policy with. Its kind is [`FailureKind::Error`].

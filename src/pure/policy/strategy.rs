@@ -4,10 +4,10 @@
 //! reorder nothing. The next question goes to the new strategy, about the same messages at their
 //! true age.
 
-use std::fmt;
 use std::time::Duration;
 
 use crate::types::error::InvalidSetting;
+use crate::types::labels;
 
 /// The facts that a strategy may know about the waiting messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,24 +89,13 @@ pub enum FlushCause {
     Drain,
 }
 
-impl FlushCause {
-    /// Returns a label in snake case, for metrics and logs. It doesn't change between versions.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Size => "size",
-            Self::Linger => "linger",
-            Self::Full => "full",
-            Self::Requested => "requested",
-            Self::Drain => "drain",
-        }
-    }
-}
-
-impl fmt::Display for FlushCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+labels!(FlushCause {
+    Self::Size => "size",
+    Self::Linger => "linger",
+    Self::Full => "full",
+    Self::Requested => "requested",
+    Self::Drain => "drain",
+});
 
 /// A strategy that decides when waiting messages are dispatched. Implement it for your own rules, or
 /// make one of a closure with [`strategy_fn`](crate::strategy_fn). A `Box` or an `Arc` of a strategy
@@ -267,7 +256,7 @@ impl Strategy for Batched {
 
     fn check(&self) -> Result<(), InvalidSetting> {
         if self.size == 0 {
-            return Err(InvalidSetting::new("batch size", 0, "must be at least 1"));
+            return Err(InvalidSetting::new("batch_size", 0, "must be at least 1"));
         }
         Ok(())
     }

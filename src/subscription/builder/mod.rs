@@ -153,8 +153,8 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     /// number.
     ///
     /// No runtime is needed: the broker's workers poll the calls. A call that waits occupies no
-    /// worker. A call that needs its runtime's reactor or timers runs there and is awaited here:
-    /// `handle.spawn(work).await`. When the subscription is cancelled or the broker stops, a call
+    /// worker. Timers and sockets of tokio work if the broker has a hook that enters tokio:
+    /// [`BrokerBuilder::around_polls`](crate::BrokerBuilder::around_polls). When the subscription is cancelled or the broker stops, a call
     /// in flight is dropped at its `await`. Its delivery then ends as queued ones do.
     ///
     /// # Errors
@@ -168,7 +168,14 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     {
         let concurrency = self.options.checked_concurrency()?;
         let handler = Arc::new(Contained::new(handler));
-        let slots = || Ok(Equipment::Slots(async_calls::share(&handler, concurrency)));
+        let hook = self.topic.engine.poll_hook.clone();
+        let slots = || {
+            Ok(Equipment::Slots(async_calls::share(
+                hook,
+                &handler,
+                concurrency,
+            )))
+        };
         Ok(Subscription::new(self.finish(Consumers::Slots, slots)?))
     }
 
@@ -275,7 +282,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         batches.check()?;
         if batches.size() > self.checked_capacity()? {
             let rule = "must not exceed the lane's capacity, or it would never fill";
-            return Err(InvalidSetting::new("batch size", batches.size(), rule));
+            return Err(InvalidSetting::new("batch_size", batches.size(), rule));
         }
         Ok(())
     }

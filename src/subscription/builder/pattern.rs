@@ -142,7 +142,8 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
     {
         let concurrency = self.options.checked_concurrency()?;
         let handler = Arc::new(Contained::new(handler));
-        let slots = move |concurrency| async_calls::share(&handler, concurrency);
+        let hook = self.engine.poll_hook.clone();
+        let slots = move |concurrency| async_calls::share(hook.clone(), &handler, concurrency);
         self.with_handler(Template::Slots(Box::new(slots), concurrency))
     }
 
@@ -253,7 +254,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         let capacity = self.checked_capacity()?;
         if capacity.is_some_and(|capacity| batches.size() > capacity as usize) {
             let rule = "must not exceed the lane's capacity, or it would never fill";
-            return Err(InvalidSetting::new("batch size", batches.size(), rule));
+            return Err(InvalidSetting::new("batch_size", batches.size(), rule));
         }
         Ok(())
     }
@@ -268,7 +269,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         let name = crate::types::name::parse(&self.name)?;
         if self.patterns.is_empty() {
             let rule = "must have at least one, or it would match nothing";
-            return Err(InvalidSetting::new("list of patterns", "empty", rule).into());
+            return Err(InvalidSetting::new("matching", "empty", rule).into());
         }
         let patterns = self.patterns.iter().map(|pattern| pattern.parse());
         let patterns = patterns.collect::<Result<_, InvalidPattern>>()?;

@@ -94,7 +94,8 @@ impl<'g, T: Send + Sync + 'static> MemberBuilder<'g, T> {
     {
         in_range_of_threads("concurrency", self.concurrency)?;
         let handler = Arc::new(Contained::new(handler));
-        let slots = async_calls::share(&handler, self.concurrency);
+        let hook = self.group.poll_hook();
+        let slots = async_calls::share(hook, &handler, self.concurrency);
         self.group.join_with(self.name, slots.into())
     }
 
@@ -115,7 +116,7 @@ impl<'g, T: Send + Sync + 'static> MemberBuilder<'g, T> {
         batches.check()?;
         if batches.size() > self.group.lane_capacity() {
             let rule = "must not exceed the lane's capacity, or it would never fill";
-            return Err(InvalidSetting::new("batch size", batches.size(), rule).into());
+            return Err(InvalidSetting::new("batch_size", batches.size(), rule).into());
         }
         let work = slot::own_batches(batches, handler);
         self.group.join_with(self.name, Slots::one(work))

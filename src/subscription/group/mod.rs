@@ -5,6 +5,8 @@ pub(crate) mod pattern;
 
 use std::fmt;
 
+#[cfg(feature = "async")]
+use crate::engine::runtime::poll_hook::PollHook;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::slots::Slots;
 use crate::message::Delivery;
@@ -59,7 +61,7 @@ use crate::types::error::SubscribeError;
 /// # }
 /// ```
 #[must_use = "dropping a group unsubscribes at once; call `detach` to keep it"]
-pub struct ConsumerGroup<T: Send + Sync + 'static> {
+pub struct ConsumerGroup<T> {
     subscription: Subscription,
     lane: Arc<Lane<T>>,
     /// The concurrency of members that don't say otherwise.
@@ -93,6 +95,11 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
     /// Begins a member whose handler is shared by several calls, is async, or takes batches.
     pub fn member<'g>(&'g self, name: &'g str) -> MemberBuilder<'g, T> {
         MemberBuilder::new(self, name, self.concurrency)
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn poll_hook(&self) -> Option<PollHook> {
+        self.lane.engine().poll_hook.clone()
     }
 
     pub(crate) fn lane_capacity(&self) -> usize {

@@ -44,7 +44,7 @@ use crate::types::range::in_range_of_threads;
 /// # }
 /// ```
 #[must_use = "dropping a group unsubscribes at once; call `detach` to keep it"]
-pub struct PatternGroup<T: Send + Sync + 'static> {
+pub struct PatternGroup<T> {
     subscription: PatternSubscription,
     pattern_sub: Arc<PatternSub<T>>,
     /// The concurrency of members that don't say otherwise.
@@ -161,7 +161,9 @@ impl<T: Send + Sync + 'static> PatternMemberBuilder<'_, T> {
         R: Future<Output = Result<(), Nack>> + Send + 'static,
     {
         let handler = Arc::new(Contained::new(handler));
-        let slots = move |concurrency| async_calls::share(&handler, concurrency).into();
+        let hook = self.group.pattern_sub.engine.poll_hook.clone();
+        let slots =
+            move |concurrency| async_calls::share(hook.clone(), &handler, concurrency).into();
         self.join_calls(Box::new(slots))
     }
 

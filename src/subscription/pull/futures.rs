@@ -1,7 +1,7 @@
 //! Receiving as futures and streams, for any runtime (feature `async`).
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -12,7 +12,7 @@ use crate::engine::wait::wakers::WaiterId;
 use crate::subscription::pull::PullSubscription;
 use crate::subscription::pull::lease::Lease;
 use crate::subscription::pull::lease_batch::LeaseBatch;
-use crate::types::error::RecvError;
+use crate::types::error::recv::EndedError;
 
 /// A handle of a pull subscription, with a place among those that wait for a lease.
 struct Receiver<T: Send + Sync + 'static> {
@@ -40,7 +40,7 @@ impl<T: Send + Sync + 'static> Drop for Receiver<T> {
 pub struct Recv<T: Send + Sync + 'static>(Receiver<T>);
 
 impl<T: Send + Sync + 'static> Future for Recv<T> {
-    type Output = Result<Lease<T>, RecvError>;
+    type Output = Result<Lease<T>, EndedError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Receiver { subscription, id } = &mut self.0;
@@ -64,7 +64,7 @@ pub struct RecvBatch<T: Send + Sync + 'static> {
 }
 
 impl<T: Send + Sync + 'static> Future for RecvBatch<T> {
-    type Output = Result<LeaseBatch<T>, RecvError>;
+    type Output = Result<LeaseBatch<T>, EndedError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let max = self.max;
@@ -83,10 +83,48 @@ impl<T: Send + Sync + 'static> fmt::Debug for RecvBatch<T> {
 }
 
 /// A stream of leases, until the subscription has ended, made by [`PullSubscription::stream`].
+///
+/// [`next`](Self::next) needs no other crate. As a [`Stream`], it takes part in combinators.
 #[must_use = "a stream does nothing until it is polled"]
 pub struct LeaseStream<T: Send + Sync + 'static> {
     next: Recv<T>,
     ended: bool,
+}
+
+impl<T: Send + Sync + 'static> LeaseStream<T> {
+    /// Leases the next delivery. It waits for one without blocking the thread, and returns `None`
+    /// once the subscription has ended.
+    ///
+    /// The future may be dropped before it is ready, as in `select!`: it has taken nothing. The
+    /// stream keeps its place among those that wait, so go on with it or drop it.
+    ///
+    /// ```
+    /// use millstream::{Broker, Pull};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = Broker::new()?;
+    /// let orders = broker.topic::<u64>("orders").open()?;
+    /// let payments = broker.topic::<u64>("payments").open()?;
+    /// let mut placed = orders.subscription("clerk").pull(Pull::default())?.stream();
+    /// let mut paid = payments.subscription("clerk").pull(Pull::default())?.stream();
+    /// orders.publish(7)?;
+    /// payments.publish(7)?;
+    ///
+    /// for _ in 0..2 {
+    ///     tokio::select! {
+    ///         Some(order) = placed.next() => order.ack()?,
+    ///         Some(payment) = paid.next() => payment.ack()?,
+    ///         else => break, // both subscriptions have ended
+    ///     }
+    /// }
+    /// # assert_eq!(broker.metrics().deliveries().delivered, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn next(&mut self) -> Option<Lease<T>> {
+        poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
 }
 
 impl<T: Send + Sync + 'static> Stream for LeaseStream<T> {
@@ -126,7 +164,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`RecvError::Ended`] once the subscription has ended.
+    /// Returns [`EndedError`] once the subscription has ended.
     pub fn recv_async(&self) -> Recv<T> {
         Recv(Receiver::new(self))
     }
@@ -139,7 +177,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`RecvError::Ended`] once the subscription has ended.
+    /// Returns [`EndedError`] once the subscription has ended.
     pub fn recv_batch_async(&self, max: usize) -> RecvBatch<T> {
         RecvBatch {
             receiver: Receiver::new(self),

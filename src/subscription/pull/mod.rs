@@ -7,6 +7,7 @@ pub(crate) mod lease_batch;
 mod source;
 
 use std::fmt;
+use std::iter::FusedIterator;
 use std::time::Duration;
 
 use crate::engine::parts::leases::Leasing;
@@ -23,7 +24,8 @@ use crate::subscription::{Subscription, Unsubscribed};
 use crate::sync::{Arc, Instant};
 use crate::types::config::Unsubscribe;
 use crate::types::duration::nanos;
-use crate::types::error::{InvalidSetting, RecvError};
+use crate::types::error::InvalidSetting;
+use crate::types::error::recv::{EndedError, RecvError, RecvTimeoutError, TryRecvError};
 
 /// The settings of a [`PullSubscription`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,9 +140,10 @@ fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> {
 ///
 /// The mode of [`unsubscribe`](Self::unsubscribe) decides about outstanding leases. A drain of the
 /// broker waits for receivers and leases until its deadline, and then cancels the rest. Every way
-/// to receive returns [`RecvError::Ended`] once no delivery can come any more.
+/// to receive says that the subscription has [ended](RecvError::Ended) once no delivery can come
+/// any more.
 #[must_use = "dropping the last handle of a subscription unsubscribes at once"]
-pub struct PullSubscription<T: Send + Sync + 'static> {
+pub struct PullSubscription<T> {
     source: Source<T>,
     owner: Arc<Owner>,
 }
@@ -193,32 +196,34 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     /// # Errors
     ///
     /// Returns [`RecvError::Ended`] once the subscription has ended. Where it may not wait, it
-    /// returns [`RecvError::Empty`].
+    /// returns [`RecvError::WouldBlock`].
     pub fn recv(&self) -> Result<Lease<T>, RecvError> {
-        self.receive_one(None)
+        let received = self.receive_one(None);
+        received.expect("a wait without an end has an outcome")
     }
 
     /// Leases the next delivery, and waits for one until `timeout` has passed.
     ///
     /// # Errors
     ///
-    /// Returns [`RecvError::TimedOut`], or [`RecvError::Ended`] once the subscription has ended.
-    /// Where it may not wait, it returns [`RecvError::Empty`].
-    pub fn recv_timeout(&self, timeout: Duration) -> Result<Lease<T>, RecvError> {
-        self.receive_one(Instant::now().checked_add(timeout))
+    /// Returns [`RecvTimeoutError::TimedOut`], or [`RecvTimeoutError::Ended`] once the subscription
+    /// has ended. Where it may not wait, it returns [`RecvTimeoutError::WouldBlock`].
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Lease<T>, RecvTimeoutError> {
+        let received = self.receive_one(Instant::now().checked_add(timeout));
+        Ok(received.ok_or(RecvTimeoutError::TimedOut)??)
     }
 
     /// Leases the next delivery if there is one now. It never waits.
     ///
     /// # Errors
     ///
-    /// Returns [`RecvError::Empty`] if there is none, or [`RecvError::Ended`] once the subscription
-    /// has ended.
-    pub fn try_recv(&self) -> Result<Lease<T>, RecvError> {
+    /// Returns [`TryRecvError::Empty`] if there is none, or [`TryRecvError::Ended`] once the
+    /// subscription has ended.
+    pub fn try_recv(&self) -> Result<Lease<T>, TryRecvError> {
         let mut lease = None;
         let take = |lane: &_, granted| lease = Some(Lease::new(Arc::clone(lane), granted));
-        self.source.try_receive(1, take)?;
-        lease.ok_or(RecvError::Empty)
+        self.source.try_receive(1, take).transpose()?;
+        lease.ok_or(TryRecvError::Empty)
     }
 
     /// Leases up to `max` deliveries, as far as there are credits.
@@ -230,12 +235,17 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     /// # Errors
     ///
     /// The errors are those of [`recv_timeout`](Self::recv_timeout).
-    pub fn recv_batch(&self, max: usize, wait: Duration) -> Result<LeaseBatch<T>, RecvError> {
+    pub fn recv_batch(
+        &self,
+        max: usize,
+        wait: Duration,
+    ) -> Result<LeaseBatch<T>, RecvTimeoutError> {
         let mut batch = LeaseBatch::EMPTY;
         if max > 0 {
             let until = Instant::now().checked_add(wait);
             let take = |lane: &_, granted| batch.push(lane, granted);
-            self.source.receive(max, until, take)?;
+            let received = self.source.receive(max, until, take);
+            received.ok_or(RecvTimeoutError::TimedOut)??;
         }
         Ok(batch)
     }
@@ -245,7 +255,10 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     /// The iterator ends when the subscription has ended. Where `recv` may not wait, it ends when
     /// there is no delivery.
     pub fn iter(&self) -> Leases<'_, T> {
-        Leases(self)
+        Leases {
+            subscription: self,
+            ended: false,
+        }
     }
 
     /// Sets how many leases may be outstanding at once.
@@ -289,11 +302,11 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         &self,
         id: &mut crate::engine::wait::wakers::WaiterId,
         context: &std::task::Context<'_>,
-    ) -> std::task::Poll<Result<Lease<T>, RecvError>> {
+    ) -> std::task::Poll<Result<Lease<T>, EndedError>> {
         let mut lease = None;
         let take = |lane: &_, granted| lease = Some(Lease::new(Arc::clone(lane), granted));
         std::task::ready!(self.source.poll_receive(1, take, id, context))?;
-        std::task::Poll::Ready(lease.ok_or(RecvError::Empty))
+        std::task::Poll::Ready(Ok(lease.expect("it is ready with a lease")))
     }
 
     #[cfg(feature = "async")]
@@ -302,7 +315,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         max: usize,
         id: &mut crate::engine::wait::wakers::WaiterId,
         context: &std::task::Context<'_>,
-    ) -> std::task::Poll<Result<LeaseBatch<T>, RecvError>> {
+    ) -> std::task::Poll<Result<LeaseBatch<T>, EndedError>> {
         let mut batch = LeaseBatch::EMPTY;
         if max > 0 {
             let take = |lane: &_, granted| batch.push(lane, granted);
@@ -316,15 +329,18 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         self.source.leave(id);
     }
 
-    fn receive_one(&self, until: Option<Instant>) -> Result<Lease<T>, RecvError> {
+    /// Leases the next delivery. Returns `None` if the time is up.
+    fn receive_one(&self, until: Option<Instant>) -> Option<Result<Lease<T>, RecvError>> {
         let mut lease = None;
         let take = |lane: &_, granted| lease = Some(Lease::new(Arc::clone(lane), granted));
-        self.source.receive(1, until, take)?;
-        lease.ok_or(RecvError::Empty)
+        match self.source.receive(1, until, take)? {
+            Ok(()) => lease.map(Ok),
+            Err(error) => Some(Err(error)),
+        }
     }
 }
 
-impl<T: Send + Sync + 'static> Clone for PullSubscription<T> {
+impl<T> Clone for PullSubscription<T> {
     fn clone(&self) -> Self {
         Self {
             source: self.source.clone(),
@@ -344,11 +360,17 @@ impl<T: Send + Sync + 'static> fmt::Debug for PullSubscription<T> {
 }
 
 /// An iterator over leases, made by [`PullSubscription::iter`].
-pub struct Leases<'s, T: Send + Sync + 'static>(&'s PullSubscription<T>);
+pub struct Leases<'s, T> {
+    subscription: &'s PullSubscription<T>,
+    ended: bool,
+}
 
 impl<T: Send + Sync + 'static> fmt::Debug for Leases<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Leases").field(self.0).finish()
+        f.debug_struct("Leases")
+            .field("subscription", self.subscription)
+            .field("ended", &self.ended)
+            .finish()
     }
 }
 
@@ -356,9 +378,16 @@ impl<T: Send + Sync + 'static> Iterator for Leases<'_, T> {
     type Item = Lease<T>;
 
     fn next(&mut self) -> Option<Lease<T>> {
-        self.0.recv().ok()
+        let lease = match self.ended {
+            true => None,
+            false => self.subscription.recv().ok(),
+        };
+        self.ended = lease.is_none();
+        lease
     }
 }
+
+impl<T: Send + Sync + 'static> FusedIterator for Leases<'_, T> {}
 
 impl<'s, T: Send + Sync + 'static> IntoIterator for &'s PullSubscription<T> {
     type Item = Lease<T>;

@@ -1,30 +1,35 @@
 //! The lanes that a pull subscription takes from: one, or one for each topic of its patterns.
 
 use crate::engine::parts::outstanding::Granted;
+use crate::engine::pull::receive::Attempt;
 use crate::engine::pull::sources::Sources;
 use crate::engine::registry::patterns::PatternSub;
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Lane;
 use crate::sync::{Arc, Instant};
-use crate::types::error::{InvalidSetting, RecvError};
+use crate::types::error::InvalidSetting;
+use crate::types::error::recv::{EndedError, RecvError};
 
 /// The lanes of a pull subscription.
-pub(crate) enum Source<T: Send + Sync + 'static> {
+pub(crate) enum Source<T> {
     Topic(Arc<Lane<T>>),
     Patterns(Arc<PatternSub<T>>, Arc<Sources<T>>),
 }
 
 impl<T: Send + Sync + 'static> Source<T> {
     /// Leases at most `most` deliveries of one lane, and waits for the first one until `until`.
-    /// Passes each run of them to `each`.
+    /// Passes each run of them to `each`. Returns `None` if the time is up.
     pub(crate) fn receive(
         &self,
         most: usize,
         until: Option<Instant>,
         mut each: impl FnMut(&Arc<Lane<T>>, Granted<T>),
-    ) -> Result<(), RecvError> {
+    ) -> Option<Result<(), RecvError>> {
         match self {
-            Self::Topic(lane) => keyed(lane)?.receive(most, until, |granted| each(lane, granted)),
+            Self::Topic(lane) => match keyed(lane) {
+                Ok(keyed) => keyed.receive(most, until, |granted| each(lane, granted)),
+                Err(ended) => Some(Err(ended.into())),
+            },
             Self::Patterns(_, sources) => sources.receive(most, until, each),
         }
     }
@@ -34,9 +39,12 @@ impl<T: Send + Sync + 'static> Source<T> {
         &self,
         most: usize,
         mut each: impl FnMut(&Arc<Lane<T>>, Granted<T>),
-    ) -> Result<(), RecvError> {
+    ) -> Attempt {
         match self {
-            Self::Topic(lane) => keyed(lane)?.try_receive(most, &mut |granted| each(lane, granted)),
+            Self::Topic(lane) => match keyed(lane) {
+                Ok(keyed) => keyed.try_receive(most, &mut |granted| each(lane, granted)),
+                Err(ended) => Some(Err(ended)),
+            },
             Self::Patterns(_, sources) => sources.try_receive(most, &mut each),
         }
     }
@@ -49,7 +57,7 @@ impl<T: Send + Sync + 'static> Source<T> {
         mut each: impl FnMut(&Arc<Lane<T>>, Granted<T>),
         id: &mut crate::engine::wait::wakers::WaiterId,
         context: &std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), RecvError>> {
+    ) -> std::task::Poll<Result<(), EndedError>> {
         match self {
             Self::Topic(lane) => {
                 let each = |granted| each(lane, granted);
@@ -98,7 +106,7 @@ impl<T: Send + Sync + 'static> Source<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> Clone for Source<T> {
+impl<T> Clone for Source<T> {
     fn clone(&self) -> Self {
         match self {
             Self::Topic(lane) => Self::Topic(Arc::clone(lane)),
@@ -109,6 +117,6 @@ impl<T: Send + Sync + 'static> Clone for Source<T> {
     }
 }
 
-fn keyed<T>(lane: &Arc<Lane<T>>) -> Result<KeyedLane<'_, T>, RecvError> {
-    lane.keyed().ok_or(RecvError::Ended)
+fn keyed<T>(lane: &Arc<Lane<T>>) -> Result<KeyedLane<'_, T>, EndedError> {
+    lane.keyed().ok_or(EndedError)
 }

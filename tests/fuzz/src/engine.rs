@@ -391,7 +391,7 @@ fn reach_for_everything(topic: &Topic<Payload>, bits: u16) {
         0 => said(topic.set_strategy(millstream::Immediate)),
         1 => clock.advance(Duration::from_millis(u64::from(bits))),
         2 => {
-            topic.dead_letters().redrive(|_| true);
+            let _ = topic.dead_letters().redrive(|_| true);
         }
         3 => {
             let sub = topic.subscribe("inner", |_| Ok(()));
