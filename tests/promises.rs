@@ -23,6 +23,7 @@ mod kept_alive;
 mod lag;
 mod latencies;
 mod lifecycle_events;
+mod live_changes;
 mod modes;
 mod names_and_settings;
 mod no_subscribers;

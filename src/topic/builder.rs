@@ -207,9 +207,25 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
 
     /// Opens the topic, or joins it if it is open.
     ///
-    /// A call that joins may give settings, as long as they agree with those that the topic was
-    /// opened with. A strategy or a retry policy can't be compared, so a call that joins must not
-    /// give one. [`Topic::set_strategy`] and [`Topic::set_retry`] replace them.
+    /// A call that joins may give settings, as long as they agree with those that the topic has
+    /// now. Setters such as [`Topic::set_strategy`] may have changed them since it was opened.
+    /// Settings that are not given agree.
+    ///
+    /// Strategies and retry policies agree if they are of one type and
+    /// [say that they decide alike](RetryPolicy::same_as).
+    /// [`Immediate`](crate::Immediate), [`Batched`](crate::Batched) and [`Backoff`](crate::Backoff)
+    /// compare their settings, and an [`Arc`] agrees with its clones. Two closures, or two boxes,
+    /// never agree.
+    ///
+    /// ```
+    /// # use millstream::{Backoff, Broker};
+    /// # use std::time::Duration;
+    /// # let broker = Broker::builder().workers(0).build()?;
+    /// let retry = Backoff::fixed(Duration::from_secs(1)).max_attempts(5);
+    /// let _opened = broker.topic::<u64>("orders").retry(retry.clone()).open()?;
+    /// let _joined = broker.topic::<u64>("orders").retry(retry).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -250,7 +266,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 }
                 continue;
             };
-            self.check_clash(found.settings(), &settings)?;
+            self.check_clash(&*found, &settings)?;
             let existing = found.payload_type();
             let core = found.into_any().downcast::<TopicCore<T>>();
             let core = core.map_err(|_| OpenError::WrongType {
@@ -304,8 +320,11 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
         })
     }
 
-    /// Checks that the settings asked for are those that the topic was opened with.
-    fn check_clash(&self, open: &TopicSettings, asked: &TopicSettings) -> Result<(), OpenError> {
+    /// Checks that the settings asked for are those that the topic has.
+    fn check_clash(&self, found: &dyn AnyTopic, asked: &TopicSettings) -> Result<(), OpenError> {
+        let open = found.settings();
+        let strategy_clashes = |asked: &SharedStrategy| !asked.agrees(&found.strategy());
+        let retry_clashes = |asked: &SharedPolicy| !asked.agrees(&found.retry());
         let clashes = [
             (
                 "capacity",
@@ -346,8 +365,14 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 "policy for messages without a key",
                 self.unkeyed.is_some() && open.partitions != asked.partitions,
             ),
-            ("strategy", self.strategy.is_some()),
-            ("retry policy", self.retry.is_some()),
+            (
+                "strategy",
+                self.strategy.as_ref().is_some_and(strategy_clashes),
+            ),
+            (
+                "retry policy",
+                self.retry.as_ref().is_some_and(retry_clashes),
+            ),
         ];
         match clashes.into_iter().find(|(_, clashes)| *clashes) {
             None => Ok(()),

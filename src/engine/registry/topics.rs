@@ -3,7 +3,7 @@
 use std::any::{Any, type_name};
 
 use crate::engine::base::cell::Cell;
-use crate::engine::base::contain::{SharedStrategy, share_policy, stand_in};
+use crate::engine::base::contain::{SharedPolicy, SharedStrategy, share_policy, stand_in};
 use crate::engine::base::gate::Gate;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::context::Inside;
@@ -132,6 +132,14 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn metrics(&self) -> TopicMetrics {
         self.read_metrics()
+    }
+
+    fn strategy(&self) -> SharedStrategy {
+        self.strategy.load()
+    }
+
+    fn retry(&self) -> SharedPolicy {
+        self.retry.load()
     }
 
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy) {

@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use crate::engine::base::cell::Cell;
-use crate::engine::base::contain::SharedStrategy;
+use crate::engine::base::contain::{SharedPolicy, SharedStrategy};
 use crate::engine::runtime::Engine;
 use crate::observe::event::EventKind;
 use crate::observe::metrics::TopicMetrics;
@@ -67,6 +67,8 @@ pub(crate) trait AnyTopic: Send + Sync {
     /// Lets go of its strategy and retry policy, which are no longer called.
     fn release_settings(&self);
     fn metrics(&self) -> TopicMetrics;
+    fn strategy(&self) -> SharedStrategy;
+    fn retry(&self) -> SharedPolicy;
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy);
     /// Tells observers of something that happened to it.
     fn announce(&self, kind: EventKind);

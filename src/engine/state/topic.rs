@@ -1,7 +1,7 @@
 //! A topic: the state that its publishers, its dispatcher and its lanes share.
 
 use crate::engine::base::cell::Cell;
-use crate::engine::base::contain::{Contained, SharedPolicy, SharedStrategy, StrategyInUse};
+use crate::engine::base::contain::{PolicyInUse, SharedPolicy, SharedStrategy, StrategyInUse};
 use crate::engine::base::counters::{DeliveryCounts, TopicBooks};
 use crate::engine::base::gate::Gate;
 use crate::engine::runtime::Engine;
@@ -17,7 +17,6 @@ use crate::message::MessageId;
 use crate::message::batch::{Message, Meta, QueueEntry};
 use crate::observe::event::{About, EventKind, Record, Subject};
 use crate::pure::decide::lifecycle::Status;
-use crate::pure::policy::retry::RetryPolicy;
 use crate::pure::wheel::TimerKey;
 use crate::pure::wheel::arena::Arena;
 use crate::pure::words::ending::Ending;
@@ -60,7 +59,7 @@ pub(crate) struct TopicCore<T> {
     /// Serializes changes of the list; holds the counts of lanes that ended.
     pub(crate) ended: Mutex<Option<Box<DeliveryCounts>>>,
     pub(crate) strategy: Slot<StrategyInUse>,
-    pub(crate) retry: Slot<Contained<Box<dyn RetryPolicy>>>,
+    pub(crate) retry: Slot<PolicyInUse>,
     pub(crate) waiters: Waiters,
     /// Each in a box: a page of large payloads would overflow a stack.
     pub(crate) delayed: Mutex<Arena<Box<Delayed<T>>>>,
