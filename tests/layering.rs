@@ -129,6 +129,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
         "engine/parts",
         &[
             "sync",
+            "types",
             "pure/wheel",
             "pure/decide",
             "pure/policy",

@@ -90,6 +90,7 @@ pub fn swapper(life: &Life, actor: &Actor, mut random: Rng) {
                     hooks::swap_all(&broker, &mut random, hostile);
                 }
             }
+            3 => hooks::swap_capacity(ledger, &mut random),
             _ => hooks::swap_strategy(ledger, &mut random, hostile),
         }
         sleep(Duration::from_micros(random.u64(..200)));

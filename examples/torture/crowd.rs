@@ -222,6 +222,7 @@ impl Crowd {
             _ => subscription.set_on_exhausted(OnExhausted::ParkKey),
         };
         let _ = subscription.set_hold(random.usize(1..=self.style.capacity));
+        let _ = subscription.set_capacity(random.usize(1..=self.style.capacity));
     }
 
     fn come_or_go(&self, random: &mut Rng) {

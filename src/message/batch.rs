@@ -4,6 +4,8 @@ use crate::engine::base::contain::discard;
 use crate::message::MessageId;
 use crate::sync::Arc;
 
+use std::num::NonZeroU64;
+
 /// The most messages in a batch.
 ///
 /// They share one allocation, and one lane operation per subscription. A retry or a dead letter
@@ -66,14 +68,18 @@ pub(crate) struct Batch<T> {
     pub(crate) messages: Messages<T>,
     /// The parts added to messages, sorted by index. It is empty for most batches.
     meta: Vec<(u32, Meta)>,
+    /// The time to live, in nanoseconds, that the topic had when the batch was begun. It holds for
+    /// messages without one of their own.
+    ttl: Option<NonZeroU64>,
 }
 
 impl<T> Batch<T> {
     /// Makes a batch of messages that were accepted at once, in the caller's own vector.
-    pub(crate) fn chunk(payloads: Vec<T>, first: Stamp) -> Self {
+    pub(crate) fn chunk(payloads: Vec<T>, first: Stamp, ttl: Option<NonZeroU64>) -> Self {
         Self {
             messages: Messages::Chunk(payloads, first),
             meta: Vec::new(),
+            ttl,
         }
     }
 
@@ -112,9 +118,9 @@ impl<T> Batch<T> {
         }
     }
 
-    /// Returns whether a message of the batch may have a time to live of its own.
-    pub(crate) fn has_meta(&self) -> bool {
-        !self.meta.is_empty()
+    /// Returns whether a message of the batch may have a time to live.
+    pub(crate) fn may_expire(&self) -> bool {
+        self.ttl.is_some() || !self.meta.is_empty()
     }
 
     pub(crate) fn ids(&self, from: usize, to: usize) -> impl ExactSizeIterator<Item = MessageId> {
@@ -131,10 +137,15 @@ impl<T> Batch<T> {
         found.ok().map(|at| &self.meta[at].1)
     }
 
-    /// Returns the time when the message expires, given the time to live of its topic.
-    pub(crate) fn expires_ns(&self, index: usize, topic_ttl_ns: Option<u64>) -> Option<u64> {
+    /// Returns the time to live of the message, if it has one.
+    pub(crate) fn ttl_ns(&self, index: usize) -> Option<u64> {
         let own = self.meta(index).and_then(|meta| meta.ttl_ns);
-        let ttl_ns = own.or(topic_ttl_ns)?;
+        own.or(self.ttl.map(NonZeroU64::get))
+    }
+
+    /// Returns the time when the message expires, if it does.
+    pub(crate) fn expires_ns(&self, index: usize) -> Option<u64> {
+        let ttl_ns = self.ttl_ns(index)?;
         Some(self.stamp(index).accepted_ns.saturating_add(ttl_ns))
     }
 }
@@ -158,15 +169,27 @@ pub(crate) struct OpenBatch<T> {
     ///
     /// So a topic with a message now and then keeps little memory.
     expected: usize,
+    /// The time to live of the batches to be made, in nanoseconds.
+    ttl: Option<NonZeroU64>,
 }
 
 impl<T> OpenBatch<T> {
-    pub(crate) const fn new() -> Self {
+    pub(crate) const fn new(ttl: Option<NonZeroU64>) -> Self {
         Self {
             messages: Vec::new(),
             meta: Vec::new(),
             expected: 1,
+            ttl,
         }
+    }
+
+    pub(crate) fn ttl(&self) -> Option<NonZeroU64> {
+        self.ttl
+    }
+
+    /// Sets the time to live of the batches to be made. It must be empty.
+    pub(crate) fn set_ttl(&mut self, ttl: Option<NonZeroU64>) {
+        self.ttl = ttl;
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -197,6 +220,7 @@ impl<T> OpenBatch<T> {
         Batch {
             messages: Messages::Each(messages),
             meta: std::mem::take(&mut self.meta),
+            ttl: self.ttl,
         }
     }
 }
@@ -312,15 +336,13 @@ impl<T> BatchSlice<T> {
     }
 
     /// Returns the time when the first message of the slice expires, or `u64::MAX` if none does.
-    ///
-    /// `topic_ttl_ns` is the time to live of the topic.
     #[inline]
-    pub(crate) fn expires_ns(&self, topic_ttl_ns: Option<u64>) -> u64 {
-        if topic_ttl_ns.is_none() && !self.batch.has_meta() {
+    pub(crate) fn expires_ns(&self) -> u64 {
+        if !self.batch.may_expire() {
             return u64::MAX;
         }
         let each = self.from as usize..self.to as usize;
-        let each = each.filter_map(|index| self.batch.expires_ns(index, topic_ttl_ns));
+        let each = each.filter_map(|index| self.batch.expires_ns(index));
         each.min().unwrap_or(u64::MAX)
     }
 
@@ -385,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_batch_in_the_making_makes_room_for_about_as_many_as_came_last_time() {
-        let mut open = OpenBatch::new();
+        let mut open = OpenBatch::new(None);
         let mut fill = |count: u64| {
             for sequence in 1..=count {
                 let payload = sequence;
@@ -404,12 +426,12 @@ mod tests {
 
     #[test]
     fn the_messages_of_a_chunk_are_numbered_from_its_first() {
-        let chunk = Batch::chunk(vec!['a', 'b', 'c'], stamp(7, 500));
+        let chunk = Batch::chunk(vec!['a', 'b', 'c'], stamp(7, 500), NonZeroU64::new(10));
         assert_eq!(
             [0, 2].map(|at| chunk.stamp(at)),
             [stamp(7, 500), stamp(9, 500)]
         );
-        assert_eq!(chunk.expires_ns(2, Some(10)), Some(510));
+        assert_eq!(chunk.expires_ns(2), Some(510));
     }
 
     #[test]
@@ -425,7 +447,7 @@ mod tests {
         }
         let drops = Arc::new(AtomicUsize::new(0));
         let bombs = [(); 3].map(|()| Bomb(drops.clone()));
-        drop(Batch::chunk(bombs.into(), stamp(1, 0)));
+        drop(Batch::chunk(bombs.into(), stamp(1, 0), None));
         assert_eq!(drops.load(Ordering::Relaxed), 3);
     }
 }

@@ -15,7 +15,7 @@ use crate::message::Delivery;
 use crate::message::delivery_batch::DeliveryBatch;
 use crate::message::nack::Nack;
 use crate::observe::event::{EventKind, Subject};
-use crate::pure::decide::rules::{Fit, Rules};
+use crate::pure::decide::rules::{Fit, Rules, check_batch_size};
 use crate::pure::policy::retry::RetryPolicy;
 use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::pure::words::room::Phase;
@@ -283,15 +283,12 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
 
     fn check_batches(&self, batches: Batched) -> Result<(), InvalidSetting> {
         batches.check()?;
-        if batches.size() > self.checked_capacity()? {
-            let rule = "must not exceed the lane's capacity, or it would never fill";
-            return Err(InvalidSetting::new("batch size", batches.size(), rule));
-        }
-        Ok(())
+        let capacity = self.checked_capacity()? as u32;
+        check_batch_size(Some(batches.size()), capacity)
     }
 
     fn checked_capacity(&self) -> Result<usize, InvalidSetting> {
-        let default = self.topic.settings.lane_capacity as usize;
+        let default = self.topic.live.lane_capacity.get() as usize;
         in_range("capacity", self.capacity, default)
     }
 

@@ -24,10 +24,10 @@ use crate::pure::decide::rules::Rules;
 use crate::pure::policy::retry::RetryPolicy;
 use crate::pure::words::room::Phase;
 use crate::sync::{Arc, Instant, mutant};
-use crate::types::config::{OnExhausted, OnFailure, Unsubscribe};
+use crate::types::config::{LaneFull, OnExhausted, OnFailure, Unsubscribe};
 use crate::types::duration::nanos;
 use crate::types::error::InvalidSetting;
-use crate::types::range::in_range_of_threads;
+use crate::types::range::{in_range, in_range_of_threads};
 
 /// A subscription with a handler of its own.
 ///
@@ -161,6 +161,35 @@ impl Subscription {
             .set_rules(&move |rules, fit| rules.with_hold(deliveries, fit))
     }
 
+    /// Sets how many deliveries may be in the subscription's lane.
+    ///
+    /// Nothing is dropped if more are there: new ones find no room until enough have ended. More
+    /// room is there at once for a topic that waits. The [hold](Self::set_hold) follows, if it was
+    /// the whole capacity.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidSetting`] for zero or more than 16,777,216. It also refuses a capacity below
+    /// the hold, the batch size, or the [credits](crate::Pull::credits) that were asked for.
+    pub fn set_capacity(&self, deliveries: usize) -> Result<(), InvalidSetting> {
+        let capacity = in_range("capacity", Some(deliveries), deliveries)?;
+        self.lane.set_capacity(capacity as u32)
+    }
+
+    /// Sets the policy for the subscription's lane when it is full.
+    ///
+    /// It holds for the next message that finds the lane full. A topic that waits goes on at once.
+    /// A lane that is to [drop its oldest](LaneFull::DropOldest) may have to ask its handler's
+    /// worker first. The topic waits for that, for as long as a running call lasts.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidSetting`] if the policy clashes with [`OnFailure`], as
+    /// [`SubscriptionBuilder::on_failure`](crate::SubscriptionBuilder::on_failure) says.
+    pub fn set_when_full(&self, policy: LaneFull) -> Result<(), InvalidSetting> {
+        self.lane.set_when_full(policy)
+    }
+
     /// Sets how many calls of the handler may run at once.
     ///
     /// Running calls finish. If more than `concurrency` are running, no new call starts until fewer
@@ -247,6 +276,8 @@ pub(crate) trait AnyLane: Send + Sync {
     fn set_retry(&self, policy: SharedPolicy);
     fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting>;
     fn set_concurrency(&self, concurrency: usize) -> bool;
+    fn set_capacity(&self, capacity: u32) -> Result<(), InvalidSetting>;
+    fn set_when_full(&self, policy: LaneFull) -> Result<(), InvalidSetting>;
     fn metrics(&self) -> SubscriptionMetrics;
 }
 
@@ -300,6 +331,14 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
     fn set_concurrency(&self, concurrency: usize) -> bool {
         self.keyed()
             .is_some_and(|keyed| keyed.set_concurrency(concurrency))
+    }
+
+    fn set_capacity(&self, capacity: u32) -> Result<(), InvalidSetting> {
+        Lane::set_capacity(self, capacity)
+    }
+
+    fn set_when_full(&self, policy: LaneFull) -> Result<(), InvalidSetting> {
+        Lane::set_when_full(self, policy)
     }
 
     fn metrics(&self) -> SubscriptionMetrics {

@@ -133,6 +133,29 @@ impl PatternSubscription {
             .set_order(&|order| order.on_exhausted = then)
     }
 
+    /// Sets how many deliveries may be in each lane, for all topics, later ones included.
+    ///
+    /// [`Subscription::set_capacity`](crate::Subscription::set_capacity) says more.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidSetting`] as that does.
+    pub fn set_capacity(&self, deliveries: usize) -> Result<(), InvalidSetting> {
+        let capacity = in_range("capacity", Some(deliveries), deliveries)?;
+        self.pattern_sub.set_capacity(capacity as u32)
+    }
+
+    /// Sets the policy for full lanes, for all topics, later ones included.
+    ///
+    /// [`Subscription::set_when_full`](crate::Subscription::set_when_full) says more.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidSetting`] as that does.
+    pub fn set_when_full(&self, policy: LaneFull) -> Result<(), InvalidSetting> {
+        self.pattern_sub.set_when_full(policy)
+    }
+
     /// Returns the sum of the subscription's counts over all topics.
     ///
     /// Topics that it has left, or that were removed, are included. Latencies are of the topics
@@ -201,6 +224,8 @@ trait AnyPatternHandle: Send + Sync {
     fn reap_ended(&self);
     fn set_retry(&self, policy: SharedPolicy);
     fn set_order(&self, change: &dyn Fn(&mut Order)) -> Result<(), InvalidSetting>;
+    fn set_capacity(&self, capacity: u32) -> Result<(), InvalidSetting>;
+    fn set_when_full(&self, policy: LaneFull) -> Result<(), InvalidSetting>;
     fn metrics(&self) -> SubscriptionMetrics;
     fn has_ended(&self) -> bool;
     /// Returns the lanes that are to end now.
@@ -244,6 +269,14 @@ impl<T: Send + Sync + 'static> AnyPatternHandle for PatternSub<T> {
 
     fn set_order(&self, change: &dyn Fn(&mut Order)) -> Result<(), InvalidSetting> {
         PatternSub::set_order(self, change)
+    }
+
+    fn set_capacity(&self, capacity: u32) -> Result<(), InvalidSetting> {
+        PatternSub::set_capacity(self, capacity)
+    }
+
+    fn set_when_full(&self, policy: LaneFull) -> Result<(), InvalidSetting> {
+        PatternSub::set_when_full(self, policy)
     }
 
     fn metrics(&self) -> SubscriptionMetrics {

@@ -150,6 +150,10 @@ impl<T> Channel<T> {
     pub(crate) fn is_empty(&self) -> bool {
         self.receiver.is_empty()
     }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.sender.is_full()
+    }
 }
 
 /// An unbounded channel without the parts for waiting. Its users bound it, too, and say so. It

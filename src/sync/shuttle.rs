@@ -264,6 +264,10 @@ impl<T> Queue<T> {
         self.len() == 0
     }
 
+    fn is_full(&self) -> bool {
+        self.len() >= self.capacity
+    }
+
     fn len(&self) -> usize {
         self.values.step(|values| values.len())
     }
@@ -310,6 +314,10 @@ impl<T> Channel<T> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.is_full()
     }
 }
 

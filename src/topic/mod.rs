@@ -4,6 +4,7 @@ pub(crate) mod builder;
 pub(crate) mod dead_letters;
 #[cfg(feature = "async")]
 pub(crate) mod futures;
+pub(crate) mod live;
 pub(crate) mod publisher;
 
 use std::any::type_name;
@@ -156,7 +157,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// Returns [`InvalidSetting`] for a size of zero, or one above the topic's capacity.
     pub fn buffered(&self, batches: Batched) -> Result<BufferedPublisher<T>, InvalidSetting> {
         batches.check()?;
-        if batches.size() as u64 > self.core.settings.capacity {
+        if batches.size() as u64 > self.core.live.capacity.get() {
             let rule = "must not exceed the topic's capacity";
             return Err(InvalidSetting::new("batch size", batches.size(), rule));
         }
@@ -285,7 +286,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
             let rule = "can't be set for a topic that was opened without";
             return Err(InvalidSetting::new("partitions", partitions, rule).into());
         };
-        check_partitions(partitions, self.core.settings.capacity)?;
+        let _changing = self.core.live.changing.lock();
+        check_partitions(partitions, self.core.live.capacity.get())?;
         split.change(&self.core, partitions)
     }
 

@@ -34,7 +34,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if is_first && self.lacks_subscribers() {
             return Poll::Ready(Err(Refused::NoSubscribers));
         }
-        let attempt = || match self.admit_caller(1, self.settings.capacity) {
+        let attempt = || match self.admit_caller(1, self.live.capacity.get()) {
             Err(Refusal::Full) => None,
             admitted => Some(admitted),
         };
@@ -48,7 +48,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 if is_first {
                     self.tell(EventKind::Backpressure {
                         depth: self.waiting(),
-                        overflow: self.settings.overflow,
+                        overflow: self.live.overflow.get(),
                     });
                 }
                 // The queued messages must be on their way before this future waits for their
@@ -74,7 +74,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         context: &Context<'_>,
     ) -> Poll<Result<Receipt, PublishError<T>>> {
         let take = |outgoing: &mut Option<_>| outgoing.take().expect("polled after it was ready");
-        if !matches!(self.settings.overflow, Overflow::Block { .. }) {
+        // A future that waits goes on waiting if the policy changes.
+        if is_first && !matches!(self.live.overflow.get(), Overflow::Block { .. }) {
             let Outgoing {
                 payload,
                 meta,

@@ -67,7 +67,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Result<(), Refused> {
         let wanted = payloads.len().min(BATCH) as u64;
         if let Some((accepted_ns, mut tail)) = self.short_way()
-            && let Ok(granted) = self.gate.admit_alone(wanted, self.settings.capacity)
+            && let Ok(granted) = self.gate.admit_alone(wanted, self.live.capacity.get())
         {
             let admitted = Admitted::plainly(granted);
             let chunk = take(payloads, admitted.count as usize);

@@ -77,6 +77,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Changes how many leases may be out; `None` restores the default.
     pub(crate) fn set_credits(self, asked: Option<usize>) -> Result<(), InvalidSetting> {
+        let _changing = self.lane.changing.lock();
         let mut state = self.keyed.state.lock();
         let mut fit = self.lane.fit(self.keyed.is_shared, None);
         if let Some(asked) = asked {
@@ -84,10 +85,21 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             state.rules.checked(fit)?;
         }
         state.leases.asked = fit.credits;
-        state.leases.credits = fit.credits.unwrap_or(CREDITS.min(self.lane.capacity));
+        state.leases.credits = fit.credits.unwrap_or(CREDITS.min(fit.capacity));
         drop(state);
         self.keyed.receivers.wake(|| self.to_lease());
         Ok(())
+    }
+
+    /// Fits the default number of leases to the lane's capacity, which has changed.
+    pub(crate) fn fit_credits(self) {
+        let mut state = self.keyed.state.lock();
+        let leases = &mut state.leases;
+        if leases.asked.is_none() && leases.credits > 0 {
+            leases.credits = CREDITS.min(self.lane.capacity.get());
+        }
+        drop(state);
+        self.keyed.receivers.wake(|| self.to_lease());
     }
 
     /// Changes the time that leases taken from now on are good for.

@@ -73,14 +73,14 @@ pub(crate) type MakeHandler<T> = Box<dyn Fn() -> Handler<T> + Send + Sync>;
 pub(crate) struct PatternSub<T> {
     pub(crate) name: Arc<str>,
     pub(crate) engine: Arc<Engine>,
-    capacity: Option<u32>,
-    when_full: LaneFull,
     resolved: Mutex<PatternLanes<T>>,
     /// Whether its own reference to the handler is gone.
     is_released: AtomicBool,
 }
 
 struct PatternLanes<T> {
+    capacity: Option<u32>,
+    when_full: LaneFull,
     patterns: Vec<Pattern>,
     /// The function is `None` from the moment at which the subscription begins to end.
     make: Option<MakeHandler<T>>,
@@ -116,6 +116,8 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         make: MakeHandler<T>,
     ) -> Self {
         let resolved = PatternLanes {
+            capacity,
+            when_full,
             patterns: Vec::new(),
             make: Some(make),
             retry,
@@ -127,8 +129,6 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         Self {
             name,
             engine,
-            capacity,
-            when_full,
             resolved: Mutex::new(resolved),
             is_released: AtomicBool::new(false),
         }
@@ -211,16 +211,16 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         topic: &Arc<TopicCore<T>>,
     ) -> Option<Arc<Lane<T>>> {
         let make = resolved.make.as_ref()?;
-        let capacity = self.capacity.unwrap_or(topic.settings.lane_capacity);
+        let capacity = resolved.capacity.unwrap_or(topic.live.lane_capacity.get());
         let rules = resolved.order.rules(capacity);
         let settings = LaneSettings {
             capacity,
-            when_full: self.when_full,
+            when_full: resolved.when_full,
             retry: resolved.retry.clone(),
             by_pattern: true,
             keyed: rules
                 .blocks()
-                .then(|| Keyed::new(rules, Consumers::Runner, self.when_full)),
+                .then(|| Keyed::new(rules, Consumers::Runner, resolved.when_full)),
         };
         let name = Arc::clone(&self.name);
         let lane = Arc::new(Lane::new(name, Arc::clone(topic), settings, make()));
@@ -306,7 +306,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         let mut resolved = self.resolved.lock();
         let mut order = resolved.order;
         change(&mut order);
-        order.check(self.when_full)?;
+        order.check(resolved.when_full)?;
         resolved.order = order;
         let lanes: Vec<_> = resolved.all().cloned().collect();
         drop(resolved);
@@ -314,6 +314,27 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             lane.set_rules(&move |rules, fit| order.rules(rules.hold).checked(fit))?;
         }
         Ok(())
+    }
+
+    /// Changes the capacity of all present and future lanes.
+    pub(crate) fn set_capacity(&self, capacity: u32) -> Result<(), InvalidSetting> {
+        let mut resolved = self.resolved.lock();
+        resolved.capacity = Some(capacity);
+        let lanes: Vec<_> = resolved.all().cloned().collect();
+        drop(resolved);
+        lanes
+            .iter()
+            .try_for_each(|lane| lane.set_capacity(capacity))
+    }
+
+    /// Changes the policy for all present and future lanes when they are full.
+    pub(crate) fn set_when_full(&self, policy: LaneFull) -> Result<(), InvalidSetting> {
+        let mut resolved = self.resolved.lock();
+        resolved.order.check(policy)?;
+        resolved.when_full = policy;
+        let lanes: Vec<_> = resolved.all().cloned().collect();
+        drop(resolved);
+        lanes.iter().try_for_each(|lane| lane.set_when_full(policy))
     }
 
     /// Returns the sum over its lanes, the ended ones included.

@@ -7,7 +7,7 @@ use crate::engine::base::contain::{SharedPolicy, SharedStrategy, share_policy, s
 use crate::engine::base::gate::Gate;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::context::Inside;
-use crate::engine::runtime::directory::{AnyTopic, Survey, TopicSettings};
+use crate::engine::runtime::directory::{AnyTopic, LiveSettings, Survey, TopicSettings};
 use crate::engine::runtime::pool::Worker;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_set::QueueRef;
@@ -39,6 +39,10 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn settings(&self) -> &TopicSettings {
         &self.settings
+    }
+
+    fn live(&self) -> LiveSettings {
+        self.live.now()
     }
 
     fn has_lanes(&self) -> bool {

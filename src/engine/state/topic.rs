@@ -6,7 +6,7 @@ use crate::engine::base::counters::{DeliveryCounts, TopicBooks};
 use crate::engine::base::gate::Gate;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::bus::Bus;
-use crate::engine::runtime::directory::TopicSettings;
+use crate::engine::runtime::directory::{Live, LiveSettings, TopicSettings};
 use crate::engine::state::dead_letter_store::{DeadLetterStore, Left, Letter, notify};
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_queue::PartitionQueue;
@@ -45,6 +45,7 @@ pub(crate) struct TopicCore<T> {
     pub(crate) name: Arc<str>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) settings: TopicSettings,
+    pub(crate) live: Live,
     pub(crate) gate: Gate,
     /// The topic's queue, whose messages are numbered by their ids; unused if it is split.
     pub(crate) plain: PartitionQueue<T>,
@@ -75,16 +76,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         name: Arc<str>,
         engine: Arc<Engine>,
         settings: TopicSettings,
+        live: LiveSettings,
         strategy: SharedStrategy,
         retry: SharedPolicy,
     ) -> Arc<Self> {
         Arc::new_cyclic(|topic| Self {
             name,
             gate: Gate::new(),
-            plain: PartitionQueue::new(&settings),
+            plain: PartitionQueue::new(live),
             split: settings
                 .partitions
-                .map(|partitions| Box::new(Split::new(topic, &settings, partitions))),
+                .map(|partitions| Box::new(Split::new(topic, live, partitions))),
             flush_to: AtomicU64::new(0),
             lanes: Slot::new(Arc::new(Vec::new())),
             roll: Roll::new(),
@@ -98,6 +100,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             books: CachePadded::new(TopicBooks::default()),
             handles: Cell::new(Handles::NONE),
             settings,
+            live: Live::new(live),
             engine,
         })
     }
@@ -126,7 +129,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Returns whether all its places are taken.
     pub(crate) fn is_full(&self) -> bool {
-        self.gate.outstanding() >= self.settings.capacity
+        self.gate.outstanding() >= self.live.capacity.get()
     }
 
     /// Returns whether it has no accepted messages, and nobody looks for more.
@@ -161,10 +164,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Returns how many more messages it takes now.
     pub(crate) fn room(&self) -> usize {
-        let free = self
-            .settings
-            .capacity
-            .saturating_sub(self.gate.outstanding());
+        let capacity = self.live.capacity.get();
+        let free = capacity.saturating_sub(self.gate.outstanding());
         usize::try_from(free).unwrap_or(usize::MAX)
     }
 
@@ -337,6 +338,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             "lanes.start-then-list"
         );
         drop(joining);
+        if self.live.ttl.get().is_some() {
+            // It may have got its time to live while the lane was made.
+            lane.shared.ask();
+        }
         self.schedule();
         // A buffer may wait for a lane to publish to.
         self.call_publishers();
