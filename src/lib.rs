@@ -116,7 +116,7 @@ pub use pure::policy::retry::{Backoff, Class, Decision, FailedAttempt, FailureKi
 pub use pure::policy::strategy::{Backlog, Batched, FlushCause, Immediate, Plan, Strategy};
 pub use subscription::builder::SubscriptionBuilder;
 #[cfg(feature = "async")]
-pub use subscription::futures::{LeaseStream, Recv, RecvBatch};
+pub use subscription::futures::{LeaseStream, Recv, RecvBatch, UnsubscribeFuture};
 pub use subscription::group::{ConsumerGroup, Member};
 pub use subscription::lease::Lease;
 pub use subscription::lease_batch::{IntoLeases, LeaseBatch};

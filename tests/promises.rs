@@ -44,3 +44,5 @@ mod starts;
 mod strategy_swap;
 mod timers;
 mod unsubscribe;
+#[cfg(feature = "async")]
+mod unsubscribe_async;

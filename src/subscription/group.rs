@@ -58,7 +58,7 @@ use crate::types::range::in_range_of_threads;
 /// ```
 #[must_use = "dropping a group unsubscribes at once; call `detach` to keep it"]
 pub struct ConsumerGroup<T: Send + Sync + 'static> {
-    subscription: Subscription,
+    pub(super) subscription: Subscription,
     lane: Arc<Lane<T>>,
 }
 

@@ -240,19 +240,13 @@ impl fmt::Debug for Subscription {
 ///
 /// It returns `false` inside a handler of this engine, where it has only begun their end.
 pub(crate) fn end_all(engine: &Engine, lanes: &[Arc<dyn AnyLane>], mode: Unsubscribe) -> bool {
-    let (phase, timeout) = match mode {
-        Unsubscribe::Cancel => (Phase::Cancelling, None),
-        Unsubscribe::DeadLetter => (Phase::DeadLettering, None),
-        Unsubscribe::Drain { timeout } => (Phase::Draining, Some(timeout)),
-    };
+    if context::is_inside(engine) {
+        begin_end_of_all(lanes, mode);
+        return false;
+    }
+    let (phase, timeout) = phase_of(mode);
     for lane in lanes {
         lane.close(phase);
-    }
-    if context::is_inside(engine) {
-        for (lane, timeout) in lanes.iter().zip(timeout.into_iter().cycle()) {
-            lane.cancel_after(timeout);
-        }
-        return false;
     }
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     for lane in lanes {
@@ -261,6 +255,26 @@ pub(crate) fn end_all(engine: &Engine, lanes: &[Arc<dyn AnyLane>], mode: Unsubsc
         }
     }
     true
+}
+
+/// Begins the end of lanes, which comes by itself.
+fn begin_end_of_all(lanes: &[Arc<dyn AnyLane>], mode: Unsubscribe) {
+    let (phase, timeout) = phase_of(mode);
+    for lane in lanes {
+        lane.close(phase);
+    }
+    for (lane, timeout) in lanes.iter().zip(timeout.into_iter().cycle()) {
+        lane.cancel_after(timeout);
+    }
+}
+
+/// Returns the phase in which a lane ends, and how long it may last.
+fn phase_of(mode: Unsubscribe) -> (Phase, Option<Duration>) {
+    match mode {
+        Unsubscribe::Cancel => (Phase::Cancelling, None),
+        Unsubscribe::DeadLetter => (Phase::DeadLettering, None),
+        Unsubscribe::Drain { timeout } => (Phase::Draining, Some(timeout)),
+    }
 }
 
 /// A lane of any payload type.
@@ -272,6 +286,9 @@ pub(crate) trait AnyLane: Send + Sync {
     fn cancel_after(&self, timeout: Duration);
     /// Closes the lane, and waits until it has ended or `until` has passed.
     fn end_as(&self, phase: Phase, until: Option<Instant>) -> bool;
+    /// Runs the end of a closed lane on this thread, if it may have come.
+    #[cfg(feature = "async")]
+    fn come_to_end(&self);
     fn is_retired(&self) -> bool;
     fn set_retry(&self, policy: SharedPolicy);
     fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting>;
@@ -314,6 +331,11 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
             self.end(engine);
         }
         engine.quiescence.wait(until, || Lane::is_retired(self))
+    }
+
+    #[cfg(feature = "async")]
+    fn come_to_end(&self) {
+        Lane::come_to_end(self);
     }
 
     fn is_retired(&self) -> bool {

@@ -38,8 +38,8 @@ use crate::types::range::in_range;
 /// calls of the handler that are running finish.
 #[must_use = "dropping a subscription unsubscribes at once; call `detach` to keep it"]
 pub struct PatternSubscription {
-    pattern_sub: Arc<dyn AnyPatternHandle>,
-    detached: bool,
+    pub(super) pattern_sub: Arc<dyn AnyPatternHandle>,
+    pub(super) detached: bool,
 }
 
 impl PatternSubscription {
@@ -214,7 +214,7 @@ impl fmt::Debug for PatternSubscription {
 }
 
 /// A pattern subscription of any payload type.
-trait AnyPatternHandle: Send + Sync {
+pub(super) trait AnyPatternHandle: Send + Sync {
     fn name(&self) -> &str;
     fn engine(&self) -> &Engine;
     fn patterns(&self) -> Vec<Pattern>;

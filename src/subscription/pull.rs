@@ -116,7 +116,7 @@ pub(crate) fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> 
 #[must_use = "dropping the last handle of a subscription unsubscribes at once"]
 pub struct PullSubscription<T: Send + Sync + 'static> {
     lane: Arc<Lane<T>>,
-    owner: Arc<Subscription>,
+    pub(super) owner: Arc<Subscription>,
 }
 
 impl<T: Send + Sync + 'static> PullSubscription<T> {
