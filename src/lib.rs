@@ -95,8 +95,6 @@ mod topic;
 mod types;
 
 pub use broker::builder::BrokerBuilder;
-#[cfg(feature = "async")]
-pub use broker::futures::Drain;
 pub use broker::{Broker, Observation};
 pub use engine::base::clock::ManualClock;
 pub use message::delivery_batch::DeliveryBatch;
@@ -125,6 +123,8 @@ pub use subscription::pull::{Leases, Pull, PullSubscription};
 pub use subscription::{Subscription, Unsubscribed};
 pub use topic::builder::{MAX_PAYLOAD, TopicBuilder};
 pub use topic::dead_letters::{DeadLetter, DeadLetters, PastFailure, Redrive};
+#[cfg(feature = "async")]
+pub use topic::draining::Drain;
 #[cfg(feature = "async")]
 pub use topic::futures::Publish;
 pub use topic::publisher::BufferedPublisher;

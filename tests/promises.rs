@@ -11,6 +11,7 @@ mod buffered;
 mod conservation;
 mod drain;
 mod drain_pipeline;
+mod drain_topic;
 mod expiry;
 mod failures_at_the_end;
 mod fair_shares;

@@ -327,7 +327,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         }
         let rules = self.rules(capacity as u32, consumers.share())?;
         let is_plain = consumers == Consumers::Runner && rules.on_failure == OnFailure::Reorder;
-        if self.topic.engine.is_ending() {
+        if self.topic.engine.is_ending() || self.topic.gate.is_sealed() {
             return Err(SubscribeError::Closed);
         }
         let handler = handler(&name)?;
@@ -354,7 +354,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         }
         let kind = EventKind::SubscriptionAdded;
         self.topic.tell_of(Subject::of(&lane.name), kind);
-        if self.topic.engine.has_stopped() {
+        if self.topic.has_stopped() {
             // The end may have passed by before the lane was on the list.
             lane.close(Phase::Cancelling);
             lane.end(&self.topic.engine);

@@ -3,6 +3,9 @@
 pub(crate) mod builder;
 pub(crate) mod dead_letters;
 #[cfg(feature = "async")]
+pub(crate) mod draining;
+pub(crate) mod end;
+#[cfg(feature = "async")]
 pub(crate) mod futures;
 pub(crate) mod live;
 pub(crate) mod publisher;

@@ -135,7 +135,8 @@ pub enum PublishError<T> {
     Full(T),
     /// The overflow policy blocks, and no room appeared before its timeout.
     TimedOut(T),
-    /// The broker is draining or has stopped, or the topic was removed.
+    /// The broker is draining or has stopped, or the topic was
+    /// [drained](crate::Topic::drain) or removed.
     Closed(T),
     /// The topic has no subscription, and its policy refuses messages then.
     NoSubscribers(T),
@@ -305,8 +306,8 @@ pub enum SubscribeError {
     /// The operating system refused a thread of a parallel handler. The text is its reason.
     #[error("a thread could not be started: {0}")]
     Spawn(String),
-    /// The broker is draining or has stopped.
-    #[error("the broker is closed")]
+    /// The broker is draining or has stopped, or the topic was [drained](crate::Topic::drain).
+    #[error("the broker or the topic is closed")]
     Closed,
 }
 
@@ -356,13 +357,13 @@ pub enum DrainError {
     /// handler.
     ///
     /// New publishes are refused from now on. A drain from outside finishes the job, and so does
-    /// dropping the broker.
+    /// dropping the broker. A topic that is not drained from outside goes on with what it has.
     #[error("a drain inside a handler can only begin: {0}")]
     InsideHandler(DrainReport),
 }
 
 impl DrainError {
-    /// Returns the broker's counts when the drain gave up.
+    /// Returns the counts of the broker, or of the topic, when the drain gave up.
     pub fn report(&self) -> &DrainReport {
         match self {
             Self::Incomplete(report) | Self::InsideHandler(report) => report,

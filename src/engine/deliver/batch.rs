@@ -107,6 +107,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let forced = first.id.get() <= flush_to
             || room.phase != Phase::Open
             || is_full
+            || self.topic.gate.is_closed()
             || self.engine().is_ending();
         match batched.plan(&backlog) {
             Plan::Deliver { at_most } | Plan::Flush { at_most, .. } => BatchPlan::Take(at_most),

@@ -206,7 +206,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         let may_have_come =
             at.expiry.has_come(&self.engine) || (self.live.ttl.get().is_some() && !is_noted());
-        if !may_have_come || self.engine.has_stopped() || !at.task.claim() {
+        if !may_have_come || self.has_stopped() || !at.task.claim() {
             return false;
         }
         let dispatcher = at.dispatcher.lock().take();

@@ -99,7 +99,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Places::For(count) => count,
             Places::Nobody => {
                 let ids = batch.ids(next, next + alike);
-                if self.engine.has_stopped() {
+                if self.has_stopped() {
                     // There were subscriptions, but the end of the broker has closed them.
                     self.drop_messages(ids, DropCause::Shutdown);
                 } else {

@@ -99,7 +99,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         mutant!(dispatcher.queue_was_empty = false, "queue.dry");
         at.evicts.agree_if_asked();
         let released = self.gate.released();
-        let more = !self.engine.has_stopped() && self.end_expired_at(at, &mut dispatcher);
+        let more = !self.has_stopped() && self.end_expired_at(at, &mut dispatcher);
         let pause = self.turn(at, &mut dispatcher, worker);
         if self.gate.released() != released {
             // Publishers are called once for all the room that this turn has made. Waking one
@@ -128,14 +128,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         dispatcher: &mut DispatcherState<T>,
         worker: &mut Worker<'_>,
     ) -> Pause {
-        if !at.may_dispatch() && !self.engine.has_stopped() {
+        if !at.may_dispatch() && !self.has_stopped() {
             return Pause::Rest;
         }
         let mut lanes = self.lanes.reader();
         let mut strategy = self.strategy.reader();
         let mut dispatched = 0;
         loop {
-            if self.engine.has_stopped() {
+            if self.has_stopped() {
                 self.drop_everything(at, dispatcher);
                 return Pause::Rest;
             }

@@ -181,7 +181,10 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
                 && !resolved.lanes.contains_key(name)
         };
         let matched = topics.iter().filter(is_new);
-        let matched: Vec<Arc<TopicCore<T>>> = matched.filter_map(carries).collect();
+        let matched = matched.filter_map(carries);
+        // A topic that was drained stays on the map, and takes no subscription.
+        let matched: Vec<Arc<TopicCore<T>>> =
+            matched.filter(|topic| !topic.has_stopped()).collect();
         for topic in &matched {
             if topic.has_open(&self.name) {
                 return Err(SubscribeError::NameTakenOn {

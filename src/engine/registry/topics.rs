@@ -18,7 +18,7 @@ use crate::pure::policy::retry::Backoff;
 use crate::pure::words::ending::Refuse;
 use crate::pure::words::handles::Handles;
 use crate::pure::words::room::Phase;
-use crate::sync::{Arc, in_order, mutant};
+use crate::sync::{Arc, Mutex, in_order, mutant};
 
 impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
     fn name(&self) -> &Arc<str> {
@@ -87,7 +87,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             parked: delayed,
             activity: self.gate.issued(),
         };
-        if self.retains(&lanes) && !self.engine.has_stopped() {
+        if self.retains(&lanes) && !self.has_stopped() {
             survey.moving = 0;
         }
         for lane in lanes.iter() {
@@ -105,6 +105,20 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             }
         }
         survey
+    }
+
+    fn targets(&self) -> Vec<usize> {
+        let lanes = self.lanes.load();
+        let lanes = lanes.iter().map(|lane| Arc::as_ptr(lane).addr());
+        lanes.chain([std::ptr::from_ref(self).addr()]).collect()
+    }
+
+    fn stop(&self) {
+        self.is_stopped.set(1);
+    }
+
+    fn drained(&self) -> &Mutex<u64> {
+        &self.drained
     }
 
     fn end(self: Arc<Self>, engine: &Engine) {

@@ -152,7 +152,14 @@ pub(crate) trait AnyTopic: Send + Sync {
     /// know.
     fn close(self: Arc<Self>, whom: Refuse);
     fn survey(&self) -> Survey;
-    /// Ends everything that no worker runs, after the broker has stopped, or the topic was removed.
+    /// Returns the addresses of the targets of its deadlines: its own, and those of its lanes.
+    fn targets(&self) -> Vec<usize>;
+    /// Refuses subscriptions, and cancels from now on what it has.
+    fn stop(&self);
+    /// The losses of its drains so far. The lock is held while one runs.
+    fn drained(&self) -> &Mutex<u64>;
+    /// Ends everything that no worker runs, after the broker has stopped, or the topic was drained or
+    /// removed.
     fn end(self: Arc<Self>, engine: &Engine);
     /// Lets go of lanes and handlers, for the end of the broker.
     fn release_user_code(&self);

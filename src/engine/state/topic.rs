@@ -1,6 +1,6 @@
 //! A topic: the state that its publishers, its dispatcher and its lanes share.
 
-use crate::engine::base::cell::Cell;
+use crate::engine::base::cell::{Cell, Setting};
 use crate::engine::base::contain::{PolicyInUse, SharedPolicy, SharedStrategy, StrategyInUse};
 use crate::engine::base::counters::{DeliveryCounts, TopicBooks};
 use crate::engine::base::gate::Gate;
@@ -69,6 +69,10 @@ pub(crate) struct TopicCore<T> {
     /// Written for every batch: kept off the lines that publishers read.
     pub(crate) books: CachePadded<TopicBooks>,
     pub(crate) handles: Cell<Handles>,
+    /// One, once a drain of the topic has ended it.
+    pub(crate) is_stopped: Setting<u32>,
+    /// The losses of drains of the topic. The lock is held while one runs.
+    pub(crate) drained: Mutex<u64>,
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
@@ -99,6 +103,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             letters: OnceLock::new(),
             books: CachePadded::new(TopicBooks::default()),
             handles: Cell::new(Handles::NONE),
+            is_stopped: Setting::new(0),
+            drained: Mutex::new(0),
             settings,
             live: Live::new(live),
             engine,
@@ -125,6 +131,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(crate) fn waiting(&self) -> u64 {
         let delayed = self.books.delayed.get();
         self.gate.outstanding().saturating_sub(delayed)
+    }
+
+    /// Returns whether it cancels what it has: it was drained, or its broker has stopped.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.is_stopped.get() != 0 || self.engine.has_stopped()
     }
 
     /// Returns whether all its places are taken.
