@@ -134,8 +134,8 @@ pub use types::config::{
     OnFailure, Overflow, Unkeyed, Unsubscribe,
 };
 pub use types::error::{
-    BuildError, DrainError, InvalidSetting, ObserveError, OpenError, PartialBatch, PartitionsError,
-    PublishError, RecvError, RemoveError, Stale, SubscribeError, UnknownPattern,
+    AttachError, BuildError, DrainError, InvalidSetting, ObserveError, OpenError, PartialBatch,
+    PartitionsError, PublishError, RecvError, RemoveError, Stale, SubscribeError, UnknownPattern,
 };
 pub use types::name::{InvalidName, InvalidPattern, MAX_NAME_LEN};
 pub use types::pattern::Pattern;

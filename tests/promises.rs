@@ -6,6 +6,7 @@ mod r#async;
 #[cfg(feature = "async")]
 mod async_handlers;
 mod at_least_once;
+mod attach;
 mod attempts;
 mod buffered;
 mod conservation;

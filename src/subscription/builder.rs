@@ -336,6 +336,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             when_full: self.when_full,
             retry: self.retry,
             by_pattern: false,
+            consumers,
             keyed: (!is_plain).then(|| Keyed::new(rules, consumers, self.when_full)),
         };
         let lane = Arc::new(Lane::new(name, Arc::clone(self.topic), settings, handler));

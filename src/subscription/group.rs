@@ -143,6 +143,8 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
     }
 
     /// Keeps the group, with its members, for as long as the broker lives.
+    ///
+    /// [`Topic::attach_group`](crate::Topic::attach_group) takes it up again by its name.
     pub fn detach(self) {
         self.subscription.detach();
     }

@@ -22,6 +22,7 @@ use crate::observe::latency::Latencies;
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::decide::rules::Rules;
 use crate::pure::policy::retry::RetryPolicy;
+use crate::pure::words::handles::Holders;
 use crate::pure::words::room::Phase;
 use crate::sync::{Arc, Instant, mutant};
 use crate::types::config::{LaneFull, OnExhausted, OnFailure, Unsubscribe};
@@ -31,8 +32,8 @@ use crate::types::range::{in_range, in_range_of_threads};
 
 /// A subscription with a handler of its own.
 ///
-/// Dropping it unsubscribes, without waiting. Queued deliveries are cancelled, and a call of the
-/// handler that is running finishes.
+/// Dropping its last handle unsubscribes, without waiting. Queued deliveries are cancelled, and a
+/// call of the handler that is running finishes.
 #[must_use = "dropping a subscription unsubscribes at once; call `detach` to keep it"]
 pub struct Subscription {
     lane: Arc<dyn AnyLane>,
@@ -71,8 +72,10 @@ impl Subscription {
     }
 
     /// Keeps the subscription for as long as the broker lives.
-    pub fn detach(mut self) {
-        self.detached = true;
+    ///
+    /// [`Topic::attach`](crate::Topic::attach) takes it up again by its name.
+    pub fn detach(self) {
+        self.detach_all();
     }
 
     /// Ends the subscription, and waits until no call of its handler runs or will start.
@@ -85,6 +88,11 @@ impl Subscription {
     pub fn unsubscribe(mut self, mode: Unsubscribe) -> Unsubscribed {
         self.detached = true;
         self.end_as(mode)
+    }
+
+    /// Lets the subscription stay without handles. This one may live on.
+    pub(crate) fn detach_all(&self) {
+        self.lane.detach();
     }
 
     /// Ends the subscription, by a handle that may live on.
@@ -221,7 +229,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if !self.detached {
+        if self.lane.leave() && !self.detached {
             self.lane.close(Phase::Cancelling);
         }
     }
@@ -282,6 +290,10 @@ pub(crate) trait AnyLane: Send + Sync {
     fn name(&self) -> &str;
     fn engine(&self) -> &Engine;
     fn close(&self, phase: Phase);
+    /// Lets the subscription stay without handles.
+    fn detach(&self);
+    /// Takes a handle off. Returns whether the subscription is to end.
+    fn leave(&self) -> bool;
     /// Cancels the deliveries that the lane still has after this time.
     fn cancel_after(&self, timeout: Duration);
     /// Closes the lane, and waits until it has ended or `until` has passed.
@@ -309,6 +321,14 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
 
     fn close(&self, phase: Phase) {
         Lane::close(self, phase);
+    }
+
+    fn detach(&self) {
+        self.holders.update(Holders::detach);
+    }
+
+    fn leave(&self) -> bool {
+        self.holders.update(Holders::leave)
     }
 
     fn cancel_after(&self, timeout: Duration) {

@@ -89,8 +89,8 @@ pub(crate) fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> 
 ///
 /// Clone the handle freely, and receive from any thread: each delivery goes to one of them. Threads
 /// that share it take turns of a few dozen leases, so they get about as many. Futures get leases as
-/// their runtime polls them. Dropping the last handle unsubscribes, as dropping a [`Subscription`]
-/// does. The settings and metrics of the subscription are here by dereference.
+/// their runtime polls them. Dropping the last handle unsubscribes, unless it was
+/// [detached](Self::detach). The settings and metrics of the subscription are here by dereference.
 ///
 /// # Credits and order
 ///
@@ -213,6 +213,26 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
             keyed.set_ack_deadline(deadline_ns);
         }
         Ok(())
+    }
+
+    /// Lets the subscription stay when the last of its handles has gone, with its deliveries.
+    ///
+    /// [`Topic::attach_pull`](crate::Topic::attach_pull) takes it up again by its name. Leases that
+    /// are out stay so until their deadline.
+    ///
+    /// ```
+    /// # use millstream::{Broker, Pull};
+    /// # let broker = Broker::new()?;
+    /// let jobs = broker.topic::<u32>("jobs").open()?;
+    /// jobs.subscription("worker").pull(Pull::default())?.detach();
+    /// jobs.publish(42)?;
+    ///
+    /// let worker = jobs.attach_pull("worker")?; // another thread, some time later
+    /// worker.recv()?.ack()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn detach(self) {
+        self.owner.detach_all();
     }
 
     /// Ends the subscription, and waits until it has ended; see [`Subscription::unsubscribe`].

@@ -1,5 +1,6 @@
 //! Topics, as users hold them.
 
+pub(crate) mod attach;
 pub(crate) mod builder;
 pub(crate) mod dead_letters;
 #[cfg(feature = "async")]

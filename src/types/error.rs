@@ -311,6 +311,26 @@ pub enum SubscribeError {
     Closed,
 }
 
+/// The reason why a subscription could not be taken up again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// The topic has no open subscription of its own of this name.
+    #[error("the topic has no open subscription named {name}")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// The subscription of this name is of another kind.
+    #[error("the subscription {name} is {existing}")]
+    WrongKind {
+        /// The name.
+        name: String,
+        /// The kind of subscription that it is, in words.
+        existing: &'static str,
+    },
+}
+
 /// The error of removing a pattern that the subscription doesn't have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the subscription has no pattern {pattern:?}")]

@@ -186,7 +186,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         let matched: Vec<Arc<TopicCore<T>>> =
             matched.filter(|topic| !topic.has_stopped()).collect();
         for topic in &matched {
-            if topic.has_open(&self.name) {
+            if topic.find_open(&self.name).is_some() {
                 return Err(SubscribeError::NameTakenOn {
                     name: self.name.to_string(),
                     topic: topic.name.to_string(),
@@ -221,6 +221,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             when_full: resolved.when_full,
             retry: resolved.retry.clone(),
             by_pattern: true,
+            consumers: Consumers::Runner,
             keyed: rules
                 .blocks()
                 .then(|| Keyed::new(rules, Consumers::Runner, resolved.when_full)),

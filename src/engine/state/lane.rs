@@ -9,7 +9,7 @@ use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::expiry::Expiry;
 use crate::engine::runtime::linger::Linger;
-use crate::engine::state::keyed::Keyed;
+use crate::engine::state::keyed::{Consumers, Keyed};
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::fire::{Fire, Tag};
 use crate::message::batch::BatchSlice;
@@ -18,6 +18,7 @@ use crate::pure::decide::stride::Stride;
 use crate::pure::policy::retry::salt;
 use crate::pure::wheel::TimerKey;
 use crate::pure::wheel::arena::Arena;
+use crate::pure::words::handles::Holders;
 use crate::pure::words::room::{Phase, Reserved, Room};
 use crate::pure::words::schedule::Then;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -83,6 +84,7 @@ pub(crate) struct LaneSettings<T> {
     pub(crate) retry: Policy,
     pub(crate) keyed: Option<Keyed<T>>,
     pub(crate) by_pattern: bool,
+    pub(crate) consumers: Consumers,
 }
 
 /// Whether the topic may wait for a lane to run dry, and does.
@@ -118,6 +120,8 @@ pub(crate) struct Lane<T> {
     pub(crate) changing: Mutex<()>,
     /// The lane is one of several of a pattern subscription. Its topic may be removed before it ends.
     pub(crate) by_pattern: bool,
+    pub(crate) consumers: Consumers,
+    pub(crate) holders: Cell<Holders>,
     /// The lane gets messages with ids greater than this. It is set before the lane is on the list.
     after: AtomicU64,
     pub(crate) retry: Slot<Policy>,
@@ -175,6 +179,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             batch_size,
             changing: Mutex::new(()),
             by_pattern: settings.by_pattern,
+            consumers: settings.consumers,
+            holders: Cell::new(Holders::FIRST),
             after: AtomicU64::new(0),
             retry: Slot::new(Arc::new(settings.retry)),
             room: Cell::new(Room::EMPTY),

@@ -337,7 +337,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// wait for a first lane.
     pub(crate) fn join(self: &Arc<Self>, lane: &Arc<Lane<T>>) -> bool {
         let joining = self.ended.lock();
-        if self.roll.has_open(&self.lanes, &lane.name) {
+        if self.roll.find_open(&self.lanes, &lane.name).is_some() {
             return false;
         }
         let is_first = self.lanes.peek(|lanes| self.retains(lanes));
@@ -365,10 +365,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.roll.remove(&self.lanes, lane);
     }
 
-    /// Returns whether it has an open lane of this name.
-    pub(crate) fn has_open(&self, name: &str) -> bool {
+    /// Returns its open lane of this name, if it has one.
+    pub(crate) fn find_open(&self, name: &str) -> Option<Arc<Lane<T>>> {
         let _joining = self.ended.lock();
-        self.roll.has_open(&self.lanes, name)
+        self.roll.find_open(&self.lanes, name)
     }
 
     /// Takes a lane that has ended off the list and keeps its counts. Between the broker's stop and
