@@ -119,6 +119,7 @@ impl<T> Batch<T> {
     }
 
     /// Returns whether a message of the batch may have a time to live.
+    #[inline(always)]
     pub(crate) fn may_expire(&self) -> bool {
         self.ttl.is_some() || !self.meta.is_empty()
     }
@@ -137,15 +138,16 @@ impl<T> Batch<T> {
         found.ok().map(|at| &self.meta[at].1)
     }
 
-    /// Returns the time to live of the message, if it has one.
-    pub(crate) fn ttl_ns(&self, index: usize) -> Option<u64> {
-        let own = self.meta(index).and_then(|meta| meta.ttl_ns);
+    /// Returns the time to live of a message with these parts, if it has one.
+    #[inline]
+    pub(crate) fn ttl_ns(&self, meta: Option<&Meta>) -> Option<u64> {
+        let own = meta.and_then(|meta| meta.ttl_ns);
         own.or(self.ttl.map(NonZeroU64::get))
     }
 
     /// Returns the time when the message expires, if it does.
     pub(crate) fn expires_ns(&self, index: usize) -> Option<u64> {
-        let ttl_ns = self.ttl_ns(index)?;
+        let ttl_ns = self.ttl_ns(self.meta(index))?;
         Some(self.stamp(index).accepted_ns.saturating_add(ttl_ns))
     }
 }
@@ -341,9 +343,21 @@ impl<T> BatchSlice<T> {
         if !self.batch.may_expire() {
             return u64::MAX;
         }
+        self.first_expiry_ns()
+    }
+
+    fn first_expiry_ns(&self) -> u64 {
         let each = self.from as usize..self.to as usize;
-        let each = each.filter_map(|index| self.batch.expires_ns(index));
-        each.min().unwrap_or(u64::MAX)
+        if self.batch.ttl.is_some() {
+            let each = each.filter_map(|index| self.batch.expires_ns(index));
+            return each.min().unwrap_or(u64::MAX);
+        }
+        let own = self.batch.meta.iter().filter_map(|(index, meta)| {
+            let (index, ttl_ns) = (*index as usize, meta.ttl_ns?);
+            let stamp = each.contains(&index).then(|| self.batch.stamp(index))?;
+            Some(stamp.accepted_ns.saturating_add(ttl_ns))
+        });
+        own.min().unwrap_or(u64::MAX)
     }
 
     /// Returns the rest behind the first `count` messages, if there is any.

@@ -264,10 +264,6 @@ impl<T> Queue<T> {
         self.len() == 0
     }
 
-    fn is_full(&self) -> bool {
-        self.len() >= self.capacity
-    }
-
     fn len(&self) -> usize {
         self.values.step(|values| values.len())
     }
@@ -303,9 +299,8 @@ impl<T> Channel<T> {
         Self(Queue::new(most))
     }
 
-    pub(crate) fn push(&self, value: T) {
-        let pushed = self.0.push(value);
-        assert!(pushed.is_ok(), "more than was said goes into a channel");
+    pub(crate) fn push(&self, value: T) -> Result<(), T> {
+        self.0.push(value)
     }
 
     pub(crate) fn pop(&self) -> Option<T> {
@@ -314,10 +309,6 @@ impl<T> Channel<T> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    pub(crate) fn is_full(&self) -> bool {
-        self.0.is_full()
     }
 }
 

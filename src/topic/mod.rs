@@ -290,7 +290,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
             let rule = "can't be set for a topic that was opened without";
             return Err(InvalidSetting::new("partitions", partitions, rule).into());
         };
-        let _changing = self.core.live.changing.lock();
+        let _changing = self.core.changing.lock();
         check_partitions(partitions, self.core.live.capacity.get())?;
         split.change(&self.core, partitions)
     }

@@ -145,8 +145,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let rule = self.keyed.key_rule(state);
         while state.room_aside() > 0 {
             let part = self.lane.pop_chosen(|_| 1)?;
-            let key = rule.key_by(part.batch.meta(part.from as usize));
-            let may_expire = part.batch.ttl_ns(part.from as usize).is_some();
+            let meta = part.batch.meta(part.from as usize);
+            let (key, may_expire) = (rule.key_by(meta), part.batch.ttl_ns(meta).is_some());
             let item = PendingDelivery::new(part.batch, part.from as usize);
             if !state.is_parked(key) && state.sequencer.pass(owner, key) {
                 return Some((Taken { key, item }, may_expire));

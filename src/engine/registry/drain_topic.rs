@@ -66,7 +66,7 @@ impl Engine {
             return Err(DrainError::InsideHandler(work.report(began.elapsed())));
         }
         // A second drain waits here for the first.
-        let mut cut_off = topic.drained().lock();
+        let _draining = topic.draining().lock();
         self.come_to_rest_with(&work, until);
         let before = work.report(Duration::ZERO);
         self.stop_topic(
@@ -75,11 +75,11 @@ impl Engine {
             until.and_then(|until| until.checked_add(GRACE)),
         );
         let mut report = work.report(began.elapsed());
-        *cut_off += report.cancelled.saturating_sub(before.cancelled);
-        *cut_off += report
+        let cancelled = report.cancelled.saturating_sub(before.cancelled);
+        let dropped = report
             .messages_dropped
             .saturating_sub(before.messages_dropped);
-        report.cut_off = *cut_off + report.remaining;
+        report.cut_off = topic.note_cut_off(cancelled + dropped) + report.remaining;
         match report.is_complete() {
             true => Ok(report),
             false => Err(DrainError::Incomplete(report)),

@@ -33,7 +33,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         capacity: u64,
         check: impl FnOnce() -> Result<(), InvalidSetting>,
     ) -> Result<(), InvalidSetting> {
-        let changing = self.live.changing.lock();
+        let changing = self.changing.lock();
         check()?;
         self.live.capacity.set(capacity);
         drop(changing);
@@ -45,7 +45,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Changes the policy for a full queue. Publishers that wait go on waiting.
     pub(crate) fn set_overflow(self: &Arc<Self>, overflow: Overflow) {
-        let changing = self.live.changing.lock();
+        let changing = self.changing.lock();
         self.live.overflow.set(overflow);
         if overflow == Overflow::DropOldest {
             self.change_queues(|queue| queue.evicts.ask());
@@ -57,7 +57,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Changes the time to live of messages that enter the queue from now on.
     pub(crate) fn set_ttl(self: &Arc<Self>, ttl: Ttl) {
         let now_ns = self.engine.clock.now_ns();
-        let changing = self.live.changing.lock();
+        let changing = self.changing.lock();
         self.live.ttl.set(ttl);
         self.change_queues(|queue| queue.set_ttl(ttl, now_ns));
         drop(changing);

@@ -117,8 +117,13 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
         self.is_stopped.set(1);
     }
 
-    fn drained(&self) -> &Mutex<u64> {
-        &self.drained
+    fn draining(&self) -> &Mutex<()> {
+        &self.draining
+    }
+
+    fn note_cut_off(&self, count: u64) -> u64 {
+        self.books.cut_off.add(count);
+        self.books.cut_off.get()
     }
 
     fn end(self: Arc<Self>, engine: &Engine) {

@@ -60,8 +60,6 @@ pub(crate) struct Live {
     /// The time to live of messages that enter the queue now. Each batch keeps its own.
     pub(crate) ttl: Setting<Ttl>,
     pub(crate) lane_capacity: Setting<u32>,
-    /// Held while one of them changes.
-    pub(crate) changing: Mutex<()>,
 }
 
 impl Live {
@@ -71,7 +69,6 @@ impl Live {
             overflow: Setting::new(first.overflow),
             ttl: Setting::new(first.ttl),
             lane_capacity: Setting::new(first.lane_capacity),
-            changing: Mutex::new(()),
         }
     }
 
@@ -85,15 +82,18 @@ impl Live {
     }
 }
 
+/// The longest timeout that fits a word beside what policy it is.
+const LONGEST_NS: u64 = u64::MAX >> 2;
+
 /// The low bits say which it is, and the others are the timeout in nanoseconds. A timeout above 146
-/// years is read as so long.
+/// years is read as the longest there is.
 impl Packed for Overflow {
     fn pack(self) -> u64 {
         match self {
             Self::Reject => 0,
             Self::DropOldest => 1,
             Self::DropNewest => 2,
-            Self::Block { timeout } => nanos(timeout).min(u64::MAX >> 2) << 2 | 3,
+            Self::Block { timeout } => nanos(timeout).min(LONGEST_NS) << 2 | 3,
         }
     }
 
@@ -103,7 +103,10 @@ impl Packed for Overflow {
             1 => Self::DropOldest,
             2 => Self::DropNewest,
             _ => Self::Block {
-                timeout: Duration::from_nanos(word >> 2),
+                timeout: match word >> 2 {
+                    LONGEST_NS => Duration::MAX,
+                    timeout_ns => Duration::from_nanos(timeout_ns),
+                },
             },
         }
     }
@@ -119,6 +122,7 @@ impl Packed for LaneFull {
         }
     }
 
+    #[inline(always)]
     fn unpack(word: u64) -> Self {
         match word {
             0 => Self::Wait,
@@ -156,8 +160,10 @@ pub(crate) trait AnyTopic: Send + Sync {
     fn targets(&self) -> Vec<usize>;
     /// Refuses subscriptions, and cancels from now on what it has.
     fn stop(&self);
-    /// The losses of its drains so far. The lock is held while one runs.
-    fn drained(&self) -> &Mutex<u64>;
+    /// Returns the lock that is held while it is drained.
+    fn draining(&self) -> &Mutex<()>;
+    /// Adds to the losses of its drains, and returns their sum.
+    fn note_cut_off(&self, count: u64) -> u64;
     /// Ends everything that no worker runs, after the broker has stopped, or the topic was drained or
     /// removed.
     fn end(self: Arc<Self>, engine: &Engine);

@@ -271,6 +271,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Returns the policy for a full lane. A lane that is to drop its oldest makes the topic wait
     /// until others than the runner may take from it.
+    #[inline]
     pub(crate) fn when_full(&self) -> LaneFull {
         match self.when_full.get() {
             LaneFull::DropOldest if !self.is_sifted() && self.keyed.get().is_none() => {

@@ -142,10 +142,11 @@ impl<T> PartitionQueue<T> {
 
     fn send(&self, tail: &mut Tail<T>, batch: Batch<T>) {
         let full = self.full.get_or_init(|| Channel::new(self.most_full));
-        let batch = Arc::new(batch);
-        if tail.spill.is_none() && !full.is_full() {
-            full.push(batch);
-        } else {
+        let sent = match tail.spill {
+            None => full.push(Arc::new(batch)),
+            Some(_) => Err(Arc::new(batch)),
+        };
+        if let Err(batch) = sent {
             tail.spill.get_or_insert_default().push_back(batch);
         }
         if tail.notify_when_full {

@@ -71,8 +71,10 @@ pub(crate) struct TopicCore<T> {
     pub(crate) handles: Cell<Handles>,
     /// One, once a drain of the topic has ended it.
     pub(crate) is_stopped: Setting<u32>,
-    /// The losses of drains of the topic. The lock is held while one runs.
-    pub(crate) drained: Mutex<u64>,
+    /// Held while the topic is drained.
+    pub(crate) draining: Mutex<()>,
+    /// Held while a setting changes.
+    pub(crate) changing: Mutex<()>,
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
@@ -104,7 +106,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             books: CachePadded::new(TopicBooks::default()),
             handles: Cell::new(Handles::NONE),
             is_stopped: Setting::new(0),
-            drained: Mutex::new(0),
+            draining: Mutex::new(()),
+            changing: Mutex::new(()),
             settings,
             live: Live::new(live),
             engine,
@@ -134,6 +137,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Returns whether it cancels what it has: it was drained, or its broker has stopped.
+    #[inline]
     pub(crate) fn has_stopped(&self) -> bool {
         self.is_stopped.get() != 0 || self.engine.has_stopped()
     }

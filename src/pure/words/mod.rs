@@ -25,6 +25,7 @@ impl Packed for u64 {
         self
     }
 
+    #[inline(always)]
     fn unpack(word: u64) -> Self {
         word
     }
@@ -35,6 +36,7 @@ impl Packed for u32 {
         u64::from(self)
     }
 
+    #[inline(always)]
     fn unpack(word: u64) -> Self {
         word as u32
     }
