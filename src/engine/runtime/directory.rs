@@ -114,22 +114,18 @@ impl Packed for Overflow {
 
 impl Packed for LaneFull {
     fn pack(self) -> u64 {
-        match self {
-            Self::Wait => 0,
-            Self::DropOldest => 1,
-            Self::DropNewest => 2,
-            Self::DeadLetter => 3,
-        }
+        self as u64
     }
 
     #[inline(always)]
     fn unpack(word: u64) -> Self {
-        match word {
-            0 => Self::Wait,
-            1 => Self::DropOldest,
-            2 => Self::DropNewest,
-            _ => Self::DeadLetter,
-        }
+        const ALL: [LaneFull; 4] = [
+            LaneFull::Wait,
+            LaneFull::DropOldest,
+            LaneFull::DropNewest,
+            LaneFull::DeadLetter,
+        ];
+        ALL[word as usize % ALL.len()]
     }
 }
 

@@ -142,12 +142,11 @@ impl<T> PartitionQueue<T> {
 
     fn send(&self, tail: &mut Tail<T>, batch: Batch<T>) {
         let full = self.full.get_or_init(|| Channel::new(self.most_full));
-        let sent = match tail.spill {
-            None => full.push(Arc::new(batch)),
-            Some(_) => Err(Arc::new(batch)),
-        };
-        if let Err(batch) = sent {
-            tail.spill.get_or_insert_default().push_back(batch);
+        let batch = Arc::new(batch);
+        if tail.spill.is_some() {
+            tail.spill(batch);
+        } else if let Err(batch) = full.push(batch) {
+            tail.spill(batch);
         }
         if tail.notify_when_full {
             tail.notify_when_full = false;
@@ -271,6 +270,11 @@ impl<T> PartitionQueue<T> {
 }
 
 impl<T> Tail<T> {
+    #[cold]
+    fn spill(&mut self, batch: Arc<Batch<T>>) {
+        self.spill.get_or_insert_default().push_back(batch);
+    }
+
     fn pop_spilled(&mut self) -> Option<Arc<Batch<T>>> {
         let spill = self.spill.as_mut()?;
         let oldest = spill.pop_front();
