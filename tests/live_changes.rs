@@ -159,6 +159,43 @@ fn a_raised_capacity_holds_far_more_than_the_queue_was_allocated_for_in_order() 
 }
 
 #[test]
+fn what_spills_stays_in_order_while_the_queue_is_worked_off_and_evicted() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic("t").overflow(Overflow::DropOldest);
+    let topic = topic.capacity(64).open().unwrap();
+    let pull = topic.subscription("p").capacity(64);
+    let pull = pull.pull(Pull::default()).unwrap();
+    let mut next = 0_u32;
+    let mut publish = |count: u32| {
+        for _ in 0..count {
+            topic.publish(next).unwrap();
+            next += 1;
+        }
+    };
+    publish(64);
+    topic.set_capacity(2_000).unwrap();
+    publish(1_000);
+    let mut seen = Vec::new();
+    let mut take = |most: usize| {
+        while seen.len() < most {
+            let leases = pull.recv_batch(64, Duration::ZERO).unwrap();
+            seen.extend(leases.iter().map(|lease| *lease.payload()));
+            leases.ack_all().unwrap();
+        }
+    };
+    // The queue that was allocated first has room again, and others have spilled.
+    take(256);
+    publish(1_000);
+    take(512);
+    publish(3_000);
+    let dropped = topic.metrics().dropped;
+    assert!(dropped > 0);
+    take(next as usize - dropped as usize);
+    assert!(seen.is_sorted() && seen.last() == Some(&(next - 1)));
+    assert_rests_balanced(&broker);
+}
+
+#[test]
 fn a_raised_capacity_wakes_publishers_that_wait() {
     let broker = threaded(1);
     let topic = broker.topic("t").no_subscribers(NoSubscribers::Retain);
