@@ -71,6 +71,10 @@ pub(crate) struct Tail<T> {
     /// The part of the oldest batch that an eviction has left.
     left: Option<BatchSlice<T>>,
     /// Full batches that found the channel full.
+    #[allow(
+        clippy::box_collection,
+        reason = "seldom there, and the tail fills its cache lines"
+    )]
     spill: Option<Box<VecDeque<Arc<Batch<T>>>>>,
     /// The writer of a message with this number, or a higher one, notifies.
     notify_from: u64,
