@@ -303,10 +303,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         kept: BatchSlice<T>,
         worker: &mut Worker<'_>,
     ) -> Then {
-        let first_ns = kept.expires_ns();
+        let (count, first_ns) = (kept.len() as u64, kept.expires_ns());
         in_order!(
-            lane.books
-                .record(Status::Created, Step::Accept, kept.len() as u64),
+            lane.books.record(Status::Created, Step::Accept, count),
             lane.push(kept),
             "fan-out.count-then-push",
         );
