@@ -96,8 +96,6 @@ mod topic;
 mod types;
 
 pub use broker::builder::BrokerBuilder;
-#[cfg(feature = "async")]
-pub use broker::futures::Drain;
 pub use broker::{Broker, Observation};
 pub use engine::base::clock::ManualClock;
 pub use engine::track::tracker::Outcome;
@@ -121,6 +119,8 @@ pub use pure::policy::retry::{Backoff, Class, Decision, FailedAttempt, FailureKi
 pub use pure::policy::strategy::{Backlog, Batched, FlushCause, Immediate, Plan, Strategy};
 pub use subscription::builder::SubscriptionBuilder;
 pub use subscription::builder::pattern::PatternSubscriptionBuilder;
+#[cfg(feature = "async")]
+pub use subscription::ends::UnsubscribeFuture;
 pub use subscription::group::ConsumerGroup;
 pub use subscription::group::member::{Member, MemberBuilder};
 pub use subscription::group::pattern::{PatternGroup, PatternMemberBuilder};
@@ -133,24 +133,27 @@ pub use subscription::pull::lease_batch::{IntoLeases, LeaseBatch};
 pub use subscription::pull::{Leases, Pull, PullSubscription};
 pub use subscription::{Subscription, Unsubscribed};
 pub use topic::Topic;
-#[cfg(feature = "async")]
-pub use topic::batch_futures::PublishBatch;
 pub use topic::builder::{MAX_PAYLOAD, TopicBuilder};
-pub use topic::dead_letters::{DeadLetter, DeadLetters, PastFailure};
 #[cfg(feature = "async")]
-pub use topic::futures::Publish;
-pub use topic::message::MessageBuilder;
-pub use topic::publisher::BufferedPublisher;
-pub use topic::redrive::{Redrive, RedriveOptions};
-pub use topic::tracked::Tracked;
+pub use topic::draining::Drain;
+pub use topic::letters::dead_letters::{DeadLetter, DeadLetters, PastFailure};
+pub use topic::letters::redrive::{Redrive, RedriveOptions};
+#[cfg(feature = "async")]
+pub use topic::publishing::batch_futures::PublishBatch;
+#[cfg(feature = "async")]
+pub use topic::publishing::futures::Publish;
+pub use topic::publishing::message::MessageBuilder;
+pub use topic::publishing::publisher::BufferedPublisher;
+pub use topic::publishing::tracked::Tracked;
 pub use types::config::{
     DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired,
     OnFailure, Overflow, Unkeyed, Unsubscribe,
 };
 pub use types::error::recv::{EndedError, RecvError, RecvTimeoutError, TryRecvError};
 pub use types::error::{
-    BuildError, DrainError, InvalidSetting, NotDelayed, ObserveError, OpenError, PartialBatch,
-    PartitionsError, PublishError, RemoveError, Stale, SubscribeError, UnknownPattern, Unsettled,
+    AttachError, BuildError, DrainError, InvalidSetting, NotDelayed, ObserveError, OpenError,
+    PartialBatch, PartitionsError, PublishError, RemoveError, Stale, SubscribeError,
+    UnknownPattern, Unsettled,
 };
 pub use types::name::{InvalidName, InvalidPattern, MAX_NAME_LEN};
 pub use types::pattern::Pattern;

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crate::harness::{HANG, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
     Backlog, Backoff, Batched, Broker, BuildError, DeadLetterOverflow, Decision, FailedAttempt,
-    Idle, Immediate, InvalidName, InvalidSetting, LaneFull, MAX_NAME_LEN, ManualClock, Nack,
-    NoSubscribers, OnExhausted, OnExpired, OnFailure, OpenError, Overflow, PartitionsError, Plan,
-    PublishError, Pull, RemoveError, RetryPolicy, Strategy, SubscribeError, Topic, TopicBuilder,
-    Unsubscribe, Unsubscribed,
+    Idle, InvalidName, InvalidSetting, LaneFull, MAX_NAME_LEN, ManualClock, Nack, NoSubscribers,
+    OnExhausted, OnExpired, OnFailure, OpenError, Overflow, PartitionsError, Plan, PublishError,
+    Pull, RemoveError, RetryPolicy, Strategy, SubscribeError, Topic, TopicBuilder, Unsubscribe,
+    Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -266,8 +266,8 @@ fn joining_a_topic_with_settings_that_differ_is_a_clash_and_with_equal_ones_is_n
             |topic| topic.dead_letter_overflow(DeadLetterOverflow::EvictOldest),
             "dead_letter_overflow",
         ),
-        (|topic| topic.strategy(Immediate), "strategy"),
-        (|topic| topic.retry(Backoff::default()), "retry"),
+        (|topic| topic.strategy(Batched::of(2)), "strategy"),
+        (|topic| topic.retry(Backoff::none()), "retry"),
     ];
     for (set, culprit) in otherwise {
         let error = set(broker.topic::<u8>("t")).open().unwrap_err();

@@ -8,12 +8,14 @@ mod async_handlers;
 #[cfg(feature = "async")]
 mod async_runtimes;
 mod at_least_once;
+mod attach;
 mod attempts;
 mod buffered;
 mod cancel_delayed;
 mod conservation;
 mod drain;
 mod drain_pipeline;
+mod drain_topic;
 mod expiry;
 mod failures_at_the_end;
 mod fair_shares;
@@ -27,6 +29,7 @@ mod kept_alive;
 mod lag;
 mod latencies;
 mod lifecycle_events;
+mod live_changes;
 mod messages;
 mod modes;
 mod names_and_settings;
@@ -55,3 +58,5 @@ mod strategy_swap;
 mod timers;
 mod tracked;
 mod unsubscribe;
+#[cfg(feature = "async")]
+mod unsubscribe_async;

@@ -90,6 +90,7 @@ pub fn swapper(life: &Life, actor: &Actor, mut random: Rng) {
                     hooks::swap_all(&broker, &mut random, hostile);
                 }
             }
+            3 => hooks::swap_capacity(ledger, &mut random),
             _ => hooks::swap_strategy(ledger, &mut random, hostile),
         }
         sleep(Duration::from_micros(random.u64(..200)));
@@ -184,12 +185,31 @@ pub fn opener(life: &Life, actor: &Actor, mut random: Rng) {
         let mut source = Source::new(&ledger);
         source.publish_batch(random.u64(1..100));
         drop(source);
+        if random.bool() {
+            drain(&ledger, Duration::from_millis(random.u64(..20)));
+        }
         if let Ok((subscription, _)) = subscribed {
             subscription.unsubscribe(Unsubscribe::Cancel);
         }
         remove(life, actor, &ledger, &name);
         sleep(Duration::from_micros(random.u64(..2_000)));
     }
+}
+
+/// Ends one topic while the others go on.
+fn drain(ledger: &Ledger, deadline: Duration) {
+    let topic = ledger.topic();
+    let report = match topic.drain(deadline) {
+        Ok(report) => report,
+        Err(error) => *error.report(),
+    };
+    check(topic.is_closed(), "drain", "a drained topic is open");
+    let ends = report.dispatched + report.unrouted + report.messages_dropped;
+    check(
+        report.published <= ends + report.remaining,
+        "drain",
+        format_args!("messages are missing: {report}"),
+    );
 }
 
 fn remove(life: &Life, actor: &Actor, ledger: &Ledger, name: &str) {

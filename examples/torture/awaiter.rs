@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -9,7 +10,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use millstream::{LaneFull, Nack, OwnedDelivery, Subscription, Unsubscribe, Unsubscribed};
+use millstream::{
+    LaneFull, Nack, OwnedDelivery, Subscription, Unsubscribe, UnsubscribeFuture, Unsubscribed,
+};
 
 use crate::end::End;
 use crate::end::SLACK;
@@ -68,11 +71,26 @@ pub fn awaiter(life: &Life, actor: &Actor, mut random: Rng) {
             timeout: Duration::from_millis(random.u64(..20)),
         },
     };
-    match subscription.unsubscribe(mode) {
+    let ended = match random.bool() {
+        true => subscription.unsubscribe(mode),
+        false => await_end(subscription.unsubscribe_async(mode)),
+    };
+    match ended {
         Unsubscribed::Ended(last) => seat.end(&last.counts),
         _ => fail("unsubscribe", "it did not wait outside of a handler"),
     }
     same("async", "calls left", calls.under_way.load(Relaxed), 0);
+}
+
+/// Polls the end until it has come.
+fn await_end(mut end: UnsubscribeFuture) -> Unsubscribed {
+    loop {
+        let polled = Pin::new(&mut end).poll(&mut Context::from_waker(Waker::noop()));
+        match polled {
+            Poll::Ready(ended) => return ended,
+            Poll::Pending => sleep(TICK),
+        }
+    }
 }
 
 fn begin(

@@ -246,6 +246,11 @@ impl Crowd {
             Held::One(subscription) => subscription.set_hold(hold),
             Held::Group(group) => group.set_hold(hold),
         };
+        let capacity = random.usize(1..=self.style.capacity);
+        let _ = match &self.held {
+            Held::One(subscription) => subscription.set_capacity(capacity),
+            Held::Group(group) => group.set_capacity(capacity),
+        };
     }
 
     fn come_or_go(&self, random: &mut Rng) {

@@ -110,6 +110,16 @@ pub fn swap_all(broker: &Broker, random: &mut Rng, hostile: bool) {
     check(swapped.is_ok(), "swaps", "a strategy was refused");
 }
 
+/// Another capacity, of no more than is accounted for. One that is split has another thread that
+/// counts on its capacity.
+pub fn swap_capacity(ledger: &Ledger, random: &mut Rng) {
+    if ledger.terms.split.is_none() {
+        let capacity = random.usize(1..=ledger.terms.capacity);
+        let changed = ledger.topic().set_capacity(capacity);
+        check(changed.is_ok(), "swaps", "a capacity was refused");
+    }
+}
+
 /// Another policy with the same promises.
 pub fn swap_retry(ledger: &Ledger, random: &mut Rng) {
     let terms = &ledger.terms;

@@ -59,6 +59,7 @@ impl Meddler {
                 // A closed broker has no use for it, which is fine.
                 let _ = self.ledger.topic().set_strategy(Immediate);
                 hooks::swap_retry(&self.ledger, random);
+                hooks::swap_capacity(&self.ledger, random);
                 self.ledger.topic().flush();
             }
         }

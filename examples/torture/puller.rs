@@ -36,6 +36,7 @@ pub fn puller(life: &Life, actor: &Actor, mut random: Rng) {
     };
     while actor.goes_on(life) {
         match random.u32(..40) {
+            0 if random.bool() => puller.reattach(ledger),
             0 => puller.change(&mut random),
             1..=15 => puller.receive(&mut random),
             _ => puller.settle(&mut random),
@@ -108,6 +109,15 @@ impl Puller {
         let set = set.and_then(|()| self.subscription.set_ack_deadline(deadline(random)));
         check(set.is_ok(), "pull", format_args!("{set:?}"));
         self.credits = credits;
+    }
+
+    /// Lets go of the subscription, and takes it up again by its name.
+    fn reattach(&mut self, ledger: &Ledger) {
+        self.subscription.clone().detach();
+        // After the end it is gone.
+        if let Ok(again) = ledger.topic().attach_pull(&self.seat.name) {
+            self.subscription = again;
+        }
     }
 
     fn receive(&mut self, random: &mut Rng) {

@@ -1,35 +1,10 @@
 //! The end of a broker as a future, for any runtime (feature `async`).
 
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::broker::Broker;
-use crate::engine::base::contain::{contain, discard};
-use crate::engine::runtime::context;
 use crate::pure::words::ending::Refuse;
-use crate::sync::{Arc, Mutex, Thread, spawn};
-use crate::types::error::DrainError;
-use crate::types::report::DrainReport;
-
-/// A future of the report of a drain, made by [`Broker::drain_async`].
-#[must_use = "a future does nothing until it is polled"]
-pub struct Drain {
-    broker: Broker,
-    deadline: Duration,
-    whom: Refuse,
-    /// Shared with the thread that drains, once there is one.
-    progress: Option<Arc<Mutex<Progress>>>,
-}
-
-/// The state that the future shares with the thread that drains.
-#[derive(Default)]
-struct Progress {
-    outcome: Option<Result<DrainReport, DrainError>>,
-    waker: Option<Waker>,
-}
+use crate::topic::draining::Drain;
 
 impl Broker {
     /// Ends the broker as [`drain`](Self::drain) does, without blocking the thread that polls.
@@ -64,77 +39,8 @@ impl Broker {
     }
 
     fn drain_later(&self, deadline: Duration, whom: Refuse) -> Drain {
-        Drain {
-            broker: self.clone(),
-            deadline,
-            whom,
-            progress: None,
-        }
-    }
-}
-
-impl Drain {
-    fn drain(&self) -> Result<DrainReport, DrainError> {
-        self.broker.drain_by(self.deadline, self.whom)
-    }
-
-    /// Begins the drain on a thread of its own, unless this thread must do it.
-    fn begin(&self) -> Option<Arc<Mutex<Progress>>> {
-        let engine = &self.broker.owner.engine;
-        if engine.is_manual() || context::is_inside(engine) {
-            return None;
-        }
-        let thread = Thread {
-            name: format!("{}-drain", engine.thread_name),
-            stack_size: None,
-        };
-        let progress = Arc::new(Mutex::new(Progress::default()));
-        let (ours, broker) = (Arc::clone(&progress), self.broker.clone());
-        let (deadline, whom) = (self.deadline, self.whom);
-        let spawned = spawn(thread, move || {
-            let outcome = broker.drain_by(deadline, whom);
-            drop(broker);
-            let mut progress = ours.lock();
-            progress.outcome = Some(outcome);
-            let waker = progress.waker.take();
-            drop(progress);
-            if let Some(waker) = waker {
-                // A waker is the user's, and may panic.
-                let _ = contain(|| waker.wake());
-            }
-        });
-        spawned.is_ok().then_some(progress)
-    }
-}
-
-impl Future for Drain {
-    type Output = Result<DrainReport, DrainError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.progress.is_none() {
-            self.progress = self.begin();
-        }
-        let Some(progress) = &self.progress else {
-            return Poll::Ready(self.drain());
-        };
-        // Cloned before the lock, and dropped after it: both run the user's code.
-        let waker = context.waker().clone();
-        let mut progress = progress.lock();
-        if let Some(outcome) = &progress.outcome {
-            return Poll::Ready(outcome.clone());
-        }
-        let before = progress.waker.replace(waker);
-        drop(progress);
-        discard(before);
-        Poll::Pending
-    }
-}
-
-impl fmt::Debug for Drain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Drain")
-            .field("deadline", &self.deadline)
-            .field("begun", &self.progress.is_some())
-            .finish_non_exhaustive()
+        let broker = self.clone();
+        let drain = move || broker.drain_by(deadline, whom);
+        Drain::new(&self.owner.engine, drain)
     }
 }

@@ -326,7 +326,8 @@ impl Broker {
     ///
     /// From the first moment on, every publish is refused with `Closed`. That includes blocked
     /// publishers and handlers. If handlers publish onward to topics of the same broker, use
-    /// [`drain_pipeline`](Self::drain_pipeline), which lets them.
+    /// [`drain_pipeline`](Self::drain_pipeline), which lets them. To end one topic, use
+    /// [`Topic::drain`]. [The chapter on shutdown](crate::docs::shutdown) compares them.
     ///
     /// Then pending batches are flushed. Messages and deliveries that are queued, or become due
     /// before `deadline`, are handled. The rest is cancelled. Retries that are due only after the

@@ -28,3 +28,5 @@ pub(crate) mod slots;
 pub(crate) mod pull;
 
 pub(crate) mod registry;
+
+pub(crate) mod patterns;

@@ -8,6 +8,8 @@ use crate::message::meta::Meta;
 use crate::pure::decide::lifecycle::Status;
 use crate::sync::Arc;
 
+use std::num::NonZeroU64;
+
 /// The most messages in a batch.
 ///
 /// They share one allocation, and one lane operation per subscription. A retry or a dead letter
@@ -55,14 +57,18 @@ pub(crate) struct Batch<T> {
     pub(crate) messages: Messages<T>,
     /// The parts added to messages, sorted by index. It is empty for most batches.
     meta: Vec<(u32, Meta)>,
+    /// The time to live, in nanoseconds, that the topic had when the batch was begun. It holds for
+    /// messages without one of their own.
+    ttl: Option<NonZeroU64>,
 }
 
 impl<T> Batch<T> {
     /// Makes a batch of messages that were accepted at once, in the vector of their chunk.
-    pub(crate) fn chunk(chunk: Chunk<T>, first: Stamp) -> Self {
+    pub(crate) fn chunk(chunk: Chunk<T>, first: Stamp, ttl: Option<NonZeroU64>) -> Self {
         Self {
             messages: Messages::Chunk(chunk.payloads, first),
             meta: chunk.meta,
+            ttl,
         }
     }
 
@@ -101,9 +107,16 @@ impl<T> Batch<T> {
         }
     }
 
-    /// Returns whether a message of the batch may have a time to live of its own.
+    /// Returns whether any message has parts that its publisher added.
+    #[inline]
     pub(crate) fn has_meta(&self) -> bool {
         !self.meta.is_empty()
+    }
+
+    /// Returns whether a message of the batch may have a time to live.
+    #[inline(always)]
+    pub(crate) fn may_expire(&self) -> bool {
+        self.ttl.is_some() || !self.meta.is_empty()
     }
 
     pub(crate) fn ids(&self, from: usize, to: usize) -> impl ExactSizeIterator<Item = MessageId> {
@@ -137,10 +150,16 @@ impl<T> Batch<T> {
         }
     }
 
-    /// Returns the time when the message expires, given the time to live of its topic.
-    pub(crate) fn expires_ns(&self, index: usize, topic_ttl_ns: Option<u64>) -> Option<u64> {
-        let own = self.meta(index).and_then(|meta| meta.ttl_ns);
-        let ttl_ns = own.or(topic_ttl_ns)?;
+    /// Returns the time to live of a message with these parts, if it has one.
+    #[inline]
+    pub(crate) fn ttl_ns(&self, meta: Option<&Meta>) -> Option<u64> {
+        let own = meta.and_then(|meta| meta.ttl_ns);
+        own.or(self.ttl.map(NonZeroU64::get))
+    }
+
+    /// Returns the time when the message expires, if it does.
+    pub(crate) fn expires_ns(&self, index: usize) -> Option<u64> {
+        let ttl_ns = self.ttl_ns(self.meta(index))?;
         Some(self.stamp(index).accepted_ns.saturating_add(ttl_ns))
     }
 }
@@ -164,15 +183,27 @@ pub(crate) struct OpenBatch<T> {
     ///
     /// So a topic with a message now and then keeps little memory.
     expected: usize,
+    /// The time to live of the batches to be made, in nanoseconds.
+    ttl: Option<NonZeroU64>,
 }
 
 impl<T> OpenBatch<T> {
-    pub(crate) const fn new() -> Self {
+    pub(crate) const fn new(ttl: Option<NonZeroU64>) -> Self {
         Self {
             messages: Vec::new(),
             meta: Vec::new(),
             expected: 1,
+            ttl,
         }
+    }
+
+    pub(crate) fn ttl(&self) -> Option<NonZeroU64> {
+        self.ttl
+    }
+
+    /// Sets the time to live of the batches to be made. It must be empty.
+    pub(crate) fn set_ttl(&mut self, ttl: Option<NonZeroU64>) {
+        self.ttl = ttl;
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -203,6 +234,7 @@ impl<T> OpenBatch<T> {
         Batch {
             messages: Messages::Each(messages),
             meta: std::mem::take(&mut self.meta),
+            ttl: self.ttl,
         }
     }
 }
@@ -336,16 +368,26 @@ impl<T> BatchSlice<T> {
     }
 
     /// Returns the time when the first message of the slice expires, or `u64::MAX` if none does.
-    ///
-    /// `topic_ttl_ns` is the time to live of the topic.
     #[inline]
-    pub(crate) fn expires_ns(&self, topic_ttl_ns: Option<u64>) -> u64 {
-        if topic_ttl_ns.is_none() && !self.batch.has_meta() {
+    pub(crate) fn expires_ns(&self) -> u64 {
+        if !self.batch.may_expire() {
             return u64::MAX;
         }
+        self.first_expiry_ns()
+    }
+
+    fn first_expiry_ns(&self) -> u64 {
         let each = self.from as usize..self.to as usize;
-        let each = each.filter_map(|index| self.batch.expires_ns(index, topic_ttl_ns));
-        each.min().unwrap_or(u64::MAX)
+        if self.batch.ttl.is_some() {
+            let each = each.filter_map(|index| self.batch.expires_ns(index));
+            return each.min().unwrap_or(u64::MAX);
+        }
+        let own = self.batch.meta.iter().filter_map(|(index, meta)| {
+            let (index, ttl_ns) = (*index as usize, meta.ttl_ns?);
+            let stamp = each.contains(&index).then(|| self.batch.stamp(index))?;
+            Some(stamp.accepted_ns.saturating_add(ttl_ns))
+        });
+        own.min().unwrap_or(u64::MAX)
     }
 
     /// Calls `note` with the trackers of the messages, if they have any.
@@ -417,7 +459,7 @@ mod tests {
 
     #[test]
     fn a_batch_in_the_making_makes_room_for_about_as_many_as_came_last_time() {
-        let mut open = OpenBatch::new();
+        let mut open = OpenBatch::new(None);
         let mut fill = |count: u64| {
             for sequence in 1..=count {
                 let payload = sequence;
@@ -436,12 +478,16 @@ mod tests {
 
     #[test]
     fn the_messages_of_a_chunk_are_numbered_from_its_first() {
-        let chunk = Batch::chunk(Chunk::plain(vec!['a', 'b', 'c']), stamp(7, 500));
+        let chunk = Batch::chunk(
+            Chunk::plain(vec!['a', 'b', 'c']),
+            stamp(7, 500),
+            NonZeroU64::new(10),
+        );
         assert_eq!(
             [0, 2].map(|at| chunk.stamp(at)),
             [stamp(7, 500), stamp(9, 500)]
         );
-        assert_eq!(chunk.expires_ns(2, Some(10)), Some(510));
+        assert_eq!(chunk.expires_ns(2), Some(510));
     }
 
     #[test]
@@ -457,7 +503,7 @@ mod tests {
         }
         let drops = Arc::new(AtomicUsize::new(0));
         let bombs = [(); 3].map(|()| Bomb(drops.clone()));
-        drop(Batch::chunk(Chunk::plain(bombs.into()), stamp(1, 0)));
+        drop(Batch::chunk(Chunk::plain(bombs.into()), stamp(1, 0), None));
         assert_eq!(drops.load(Ordering::Relaxed), 3);
     }
 }

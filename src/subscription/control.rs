@@ -5,6 +5,7 @@ use crate::engine::runtime::Engine;
 use crate::engine::state::keyed::ChangeRules;
 use crate::message::MessageId;
 use crate::observe::metrics::SubscriptionMetrics;
+use crate::types::config::LaneFull;
 use crate::types::error::InvalidSetting;
 
 /// A subscription of any kind and any payload type.
@@ -13,6 +14,8 @@ pub(crate) trait Control: Send + Sync {
     fn engine(&self) -> &Engine;
     fn set_retry(&self, policy: SharedPolicy);
     fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting>;
+    fn set_capacity(&self, capacity: u32) -> Result<(), InvalidSetting>;
+    fn set_when_full(&self, policy: LaneFull) -> Result<(), InvalidSetting>;
     /// Returns `false` if its handler is for one call at a time.
     fn set_concurrency(&self, concurrency: usize) -> bool;
     /// Has deliveries that wait for their next attempt come now: those of this message, or all.
@@ -111,6 +114,44 @@ macro_rules! subscription_controls {
         ) -> Result<(), crate::types::error::InvalidSetting> {
             self.control()
                 .set_rules(&move |rules, fit| rules.with_hold(deliveries, fit))
+        }
+
+        /// Sets how many deliveries may be in the subscription's lane.
+        ///
+        /// Nothing is dropped if more are there: new ones find no room until enough have ended.
+        /// More room is there at once for a topic that waits. The [hold](Self::set_hold) follows,
+        /// if it was the whole capacity. A subscription to patterns has lanes of this capacity in
+        /// all topics, later ones included.
+        ///
+        /// # Errors
+        ///
+        /// Returns [`InvalidSetting`](crate::InvalidSetting) for zero or more than 16,777,216. It
+        /// also refuses a capacity below the hold, the batch size, or the
+        /// [credits](crate::Pull::credits) that were asked for.
+        pub fn set_capacity(
+            &self,
+            deliveries: usize,
+        ) -> Result<(), crate::types::error::InvalidSetting> {
+            let capacity = crate::types::range::in_range("capacity", Some(deliveries), deliveries)?;
+            self.control().set_capacity(capacity as u32)
+        }
+
+        /// Sets the policy for the subscription's lane when it is full.
+        ///
+        /// It holds for the next message that finds the lane full. A topic that waits goes on at
+        /// once. A lane that is to drop its oldest may have to ask its handler's worker first. The
+        /// topic waits for that, for as long as a running call lasts.
+        ///
+        /// # Errors
+        ///
+        /// Returns [`InvalidSetting`](crate::InvalidSetting) if the policy clashes with
+        /// [`OnFailure`](crate::OnFailure), as
+        /// [`SubscriptionOptions::on_failure`](crate::SubscriptionOptions::on_failure) says.
+        pub fn set_when_full(
+            &self,
+            policy: crate::types::config::LaneFull,
+        ) -> Result<(), crate::types::error::InvalidSetting> {
+            self.control().set_when_full(policy)
         }
 
         /// Has a delivery that waits for its retry, or for the end of its

@@ -2,6 +2,8 @@
 
 pub(crate) mod builder;
 pub(crate) mod control;
+#[cfg(feature = "async")]
+pub(crate) mod ends;
 pub(crate) mod group;
 pub(crate) mod options;
 pub(crate) mod pattern;
@@ -19,17 +21,18 @@ use crate::engine::wait::fire::Tag;
 use crate::message::MessageId;
 use crate::observe::latency::Latencies;
 use crate::observe::metrics::SubscriptionMetrics;
+use crate::pure::words::handles::Holders;
 use crate::pure::words::room::Phase;
 use crate::subscription::control::{Control, concurrency_control, subscription_controls};
 use crate::sync::{Arc, Instant, mutant};
-use crate::types::config::Unsubscribe;
+use crate::types::config::{LaneFull, Unsubscribe};
 use crate::types::duration::nanos;
 use crate::types::error::InvalidSetting;
 
 /// A subscription with a handler of its own.
 ///
-/// Dropping it unsubscribes, without waiting. Queued deliveries are cancelled, and a call of the
-/// handler that is running finishes.
+/// Dropping its last handle unsubscribes, without waiting. Queued deliveries are cancelled, and a
+/// call of the handler that is running finishes.
 #[must_use = "dropping a subscription unsubscribes at once; call `detach` to keep it"]
 pub struct Subscription {
     lane: Arc<dyn AnyLane>,
@@ -63,8 +66,10 @@ impl Subscription {
     }
 
     /// Keeps the subscription for as long as the broker lives.
-    pub fn detach(mut self) {
-        self.detached = true;
+    ///
+    /// [`Topic::attach`](crate::Topic::attach) takes it up again by its name.
+    pub fn detach(self) {
+        self.detach_all();
     }
 
     /// Ends the subscription, and waits until no call of its handler runs or will start.
@@ -77,6 +82,11 @@ impl Subscription {
     pub fn unsubscribe(mut self, mode: Unsubscribe) -> Unsubscribed {
         self.detached = true;
         self.end_as(mode)
+    }
+
+    /// Lets the subscription stay without handles. This one may live on.
+    pub(crate) fn detach_all(&self) {
+        self.lane.detach();
     }
 
     /// Ends the subscription, by a handle that may live on.
@@ -97,7 +107,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if !self.detached {
+        if self.lane.leave() && !self.detached {
             self.lane.close(Phase::Cancelling);
         }
     }
@@ -116,19 +126,13 @@ impl fmt::Debug for Subscription {
 ///
 /// It returns `false` inside a handler of this engine, where it has only begun their end.
 pub(crate) fn end_all(engine: &Engine, lanes: &[Arc<dyn AnyLane>], mode: Unsubscribe) -> bool {
-    let (phase, timeout) = match mode {
-        Unsubscribe::Cancel => (Phase::Cancelling, None),
-        Unsubscribe::DeadLetter => (Phase::DeadLettering, None),
-        Unsubscribe::Drain { timeout } => (Phase::Draining, Some(timeout)),
-    };
+    if context::is_inside(engine) {
+        begin_end_of_all(lanes, mode);
+        return false;
+    }
+    let (phase, timeout) = phase_of(mode);
     for lane in lanes {
         lane.close(phase);
-    }
-    if context::is_inside(engine) {
-        for (lane, timeout) in lanes.iter().zip(timeout.into_iter().cycle()) {
-            lane.cancel_after(timeout);
-        }
-        return false;
     }
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     for lane in lanes {
@@ -139,13 +143,40 @@ pub(crate) fn end_all(engine: &Engine, lanes: &[Arc<dyn AnyLane>], mode: Unsubsc
     true
 }
 
+/// Begins the end of lanes, which comes by itself.
+fn begin_end_of_all(lanes: &[Arc<dyn AnyLane>], mode: Unsubscribe) {
+    let (phase, timeout) = phase_of(mode);
+    for lane in lanes {
+        lane.close(phase);
+    }
+    for (lane, timeout) in lanes.iter().zip(timeout.into_iter().cycle()) {
+        lane.cancel_after(timeout);
+    }
+}
+
+/// Returns the phase in which a lane ends, and how long it may last.
+fn phase_of(mode: Unsubscribe) -> (Phase, Option<Duration>) {
+    match mode {
+        Unsubscribe::Cancel => (Phase::Cancelling, None),
+        Unsubscribe::DeadLetter => (Phase::DeadLettering, None),
+        Unsubscribe::Drain { timeout } => (Phase::Draining, Some(timeout)),
+    }
+}
+
 /// A lane of any payload type.
 pub(crate) trait AnyLane: Control {
     fn close(&self, phase: Phase);
+    /// Lets the subscription stay without handles.
+    fn detach(&self);
+    /// Takes a handle off. Returns whether the subscription is to end.
+    fn leave(&self) -> bool;
     /// Cancels the deliveries that the lane still has after this time.
     fn cancel_after(&self, timeout: Duration);
     /// Closes the lane, and waits until it has ended or `until` has passed.
     fn end_as(&self, phase: Phase, until: Option<Instant>) -> bool;
+    /// Runs the end of a closed lane on this thread, if it may have come.
+    #[cfg(feature = "async")]
+    fn come_to_end(&self);
 }
 
 impl<T: Send + Sync + 'static> Control for Arc<Lane<T>> {
@@ -163,6 +194,14 @@ impl<T: Send + Sync + 'static> Control for Arc<Lane<T>> {
 
     fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting> {
         Lane::set_rules(self, change)
+    }
+
+    fn set_capacity(&self, capacity: u32) -> Result<(), InvalidSetting> {
+        Lane::set_capacity(self, capacity)
+    }
+
+    fn set_when_full(&self, policy: LaneFull) -> Result<(), InvalidSetting> {
+        Lane::set_when_full(self, policy)
     }
 
     fn set_concurrency(&self, concurrency: usize) -> bool {
@@ -188,6 +227,14 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
         Lane::close(self, phase);
     }
 
+    fn detach(&self) {
+        self.holders.update(Holders::detach);
+    }
+
+    fn leave(&self) -> bool {
+        self.holders.update(Holders::leave)
+    }
+
     fn cancel_after(&self, timeout: Duration) {
         let engine = &self.topic.engine;
         if timeout.is_zero() {
@@ -208,6 +255,11 @@ impl<T: Send + Sync + 'static> AnyLane for Arc<Lane<T>> {
             self.end(engine);
         }
         engine.quiescence.wait(until, || Lane::is_retired(self))
+    }
+
+    #[cfg(feature = "async")]
+    fn come_to_end(&self) {
+        Lane::come_to_end(self);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::engine::base::contain::SharedPolicy;
-use crate::engine::registry::patterns::PatternSub;
+use crate::engine::patterns::subscription::PatternSub;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::directory::AnyPatternSub;
 use crate::engine::state::keyed::ChangeRules;
@@ -14,7 +14,8 @@ use crate::pure::words::room::Phase;
 use crate::subscription::control::{Control, concurrency_control, subscription_controls};
 use crate::subscription::{AnyLane, Unsubscribed, end_all};
 use crate::sync::Arc;
-use crate::types::config::Unsubscribe;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::types::config::{LaneFull, Unsubscribe};
 use crate::types::error::{InvalidSetting, SubscribeError, UnknownPattern};
 use crate::types::pattern::Pattern;
 
@@ -33,15 +34,16 @@ use crate::types::pattern::Pattern;
 /// calls of the handler that are running finish.
 #[must_use = "dropping a subscription unsubscribes at once; call `detach` to keep it"]
 pub struct PatternSubscription {
-    pattern_sub: Arc<dyn AnyPatternHandle>,
-    detached: bool,
+    pub(super) pattern_sub: Arc<dyn AnyPatternHandle>,
+    /// It stays when this handle is dropped.
+    detached: AtomicBool,
 }
 
 impl PatternSubscription {
     pub(crate) fn new(pattern_sub: Arc<dyn AnyPatternHandle>) -> Self {
         Self {
             pattern_sub,
-            detached: false,
+            detached: AtomicBool::new(false),
         }
     }
 
@@ -101,8 +103,13 @@ impl PatternSubscription {
     }
 
     /// Keeps the subscription for as long as the broker lives.
-    pub fn detach(mut self) {
-        self.detached = true;
+    pub fn detach(self) {
+        self.detach_all();
+    }
+
+    /// Lets the subscription stay without handles. This one may live on.
+    pub(crate) fn detach_all(&self) {
+        self.detached.store(true, Ordering::Relaxed);
     }
 
     /// Ends the subscription in all topics at once, and waits until no call of its handler runs or
@@ -113,8 +120,8 @@ impl PatternSubscription {
     ///
     /// Inside any handler of the broker, the call only begins the end and returns
     /// [`Unsubscribed::Ending`].
-    pub fn unsubscribe(mut self, mode: Unsubscribe) -> Unsubscribed {
-        self.detached = true;
+    pub fn unsubscribe(self, mode: Unsubscribe) -> Unsubscribed {
+        self.detach_all();
         self.end_as(mode)
     }
 
@@ -131,7 +138,7 @@ impl PatternSubscription {
 
 impl Drop for PatternSubscription {
     fn drop(&mut self) {
-        if !self.detached {
+        if !self.detached.load(Ordering::Relaxed) {
             for lane in self.pattern_sub.begin_end() {
                 lane.close(Phase::Cancelling);
             }
@@ -177,6 +184,14 @@ impl<T: Send + Sync + 'static> Control for PatternSub<T> {
 
     fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting> {
         PatternSub::set_rules(self, change)
+    }
+
+    fn set_capacity(&self, capacity: u32) -> Result<(), InvalidSetting> {
+        PatternSub::set_capacity(self, capacity)
+    }
+
+    fn set_when_full(&self, policy: LaneFull) -> Result<(), InvalidSetting> {
+        PatternSub::set_when_full(self, policy)
     }
 
     fn set_concurrency(&self, concurrency: usize) -> bool {

@@ -34,6 +34,30 @@ pub(crate) use crossbeam_utils::CachePadded;
 pub(crate) use std::sync::OnceLock as StaticOnce;
 pub(crate) use std::sync::{Arc, Weak};
 
+/// A word that is written seldom and read often. The models don't explore its reads: whoever writes
+/// it notifies those that are to act on it.
+pub(crate) struct Word(std::sync::atomic::AtomicU64);
+
+impl Word {
+    pub(crate) const fn new(word: u64) -> Self {
+        Self(std::sync::atomic::AtomicU64::new(word))
+    }
+
+    #[inline(always)]
+    pub(crate) fn load(&self) -> u64 {
+        self.0.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    pub(crate) fn store(&self, word: u64) {
+        self.0.store(word, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Writes the word unless it is greater already.
+    pub(crate) fn raise(&self, word: u64) {
+        self.0.fetch_max(word, std::sync::atomic::Ordering::AcqRel);
+    }
+}
+
 /// The settings with which a thread of the engine is started.
 pub(crate) struct Thread {
     pub(crate) name: String,

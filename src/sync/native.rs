@@ -137,10 +137,11 @@ impl<T> Channel<T> {
         Self { sender, receiver }
     }
 
+    /// Adds a value, or returns it as the error if there is no room.
     #[inline]
-    pub(crate) fn push(&self, value: T) {
+    pub(crate) fn push(&self, value: T) -> Result<(), T> {
         let pushed = self.sender.try_send(value);
-        assert!(pushed.is_ok(), "more than was said goes into a channel");
+        pushed.map_err(crossbeam_channel::TrySendError::into_inner)
     }
 
     pub(crate) fn pop(&self) -> Option<T> {

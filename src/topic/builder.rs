@@ -3,14 +3,16 @@
 use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::engine::base::contain::{SharedPolicy, SharedStrategy, share_policy, share_strategy};
 use crate::engine::runtime::Engine;
-use crate::engine::runtime::directory::{AnyTopic, Partitions, TopicSettings};
+use crate::engine::runtime::directory::{AnyTopic, LiveSettings, Partitions, TopicSettings};
 use crate::engine::state::topic::TopicCore;
 use crate::pure::policy::retry::RetryPolicy;
 use crate::pure::policy::strategy::Strategy;
+use crate::pure::words::Packed;
 use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::types::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};
@@ -207,9 +209,25 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
 
     /// Opens the topic, or joins it if it is open.
     ///
-    /// A call that joins may give settings, as long as they agree with those that the topic was
-    /// opened with. A strategy or a retry policy can't be compared, so a call that joins must not
-    /// give one. [`Topic::set_strategy`] and [`Topic::set_retry`] replace them.
+    /// A call that joins may give settings, as long as they agree with those that the topic has
+    /// now. Setters such as [`Topic::set_strategy`] may have changed them since it was opened.
+    /// Settings that are not given agree.
+    ///
+    /// Strategies and retry policies agree if they are of one type and
+    /// [say that they decide alike](RetryPolicy::same_as).
+    /// [`Immediate`](crate::Immediate), [`Batched`](crate::Batched) and [`Backoff`](crate::Backoff)
+    /// compare their settings, and an [`Arc`] agrees with its clones. Two closures, or two boxes,
+    /// never agree.
+    ///
+    /// ```
+    /// # use millstream::{Backoff, Broker};
+    /// # use std::time::Duration;
+    /// # let broker = Broker::builder().workers(0).build()?;
+    /// let retry = Backoff::fixed(Duration::from_secs(1)).max_attempts(5);
+    /// let _opened = broker.topic::<u64>("orders").retry(retry.clone()).open()?;
+    /// let _joined = broker.topic::<u64>("orders").retry(retry).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -219,7 +237,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
     /// of it.
     pub fn open(self) -> Result<Topic<T>, OpenError> {
         let name = crate::types::name::parse(&self.name)?;
-        let settings = self.settings()?;
+        let (settings, live) = self.settings()?;
         if let Some(strategy) = &self.strategy {
             strategy.check()?;
         }
@@ -237,6 +255,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                     Arc::clone(&name),
                     Arc::clone(self.engine),
                     settings.clone(),
+                    live,
                     strategy.unwrap_or_else(|| self.engine.strategy.load()),
                     retry.unwrap_or_else(|| Arc::clone(&self.engine.retry)),
                 );
@@ -250,7 +269,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 }
                 continue;
             };
-            self.check_clash(found.settings(), &settings)?;
+            self.check_clash(&*found, &settings, live)?;
             let existing = found.payload_type();
             let core = found.into_any().downcast::<TopicCore<T>>();
             let core = core.map_err(|_| OpenError::WrongType {
@@ -266,7 +285,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
         }
     }
 
-    fn settings(&self) -> Result<TopicSettings, InvalidSetting> {
+    fn settings(&self) -> Result<(TopicSettings, LiveSettings), InvalidSetting> {
         if size_of::<T>() > MAX_PAYLOAD {
             let rule = "must not exceed 16,384 bytes by value: publish a Box or an Arc of it";
             return Err(InvalidSetting::new("payload", size_of::<T>(), rule));
@@ -275,10 +294,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
         let lane_capacity = in_range("lane_capacity", self.lane_capacity, DEFAULT_CAPACITY)?;
         let letters = in_range("dead_letter_capacity", self.letters, DEFAULT_LETTERS)?;
         let overflow = self.overflow.unwrap_or_default();
-        if matches!(overflow, Overflow::Block { .. }) && self.engine.is_manual() {
-            let rule = "needs worker threads, or nobody would ever make room";
-            return Err(InvalidSetting::new("overflow", "Block", rule));
-        }
+        check_overflow(overflow, self.engine)?;
         let ttl_ns = self.ttl.map(check_ttl).transpose()?;
         let partitions = match (self.partitions, self.unkeyed) {
             (Some(count), unkeyed) => Some(Partitions {
@@ -291,42 +307,53 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             }
             (None, None) => None,
         };
-        Ok(TopicSettings {
-            capacity: capacity as u64,
-            overflow,
+        let settings = TopicSettings {
             no_subscribers: self.no_subscribers.unwrap_or_default(),
-            ttl_ns,
             on_expired: self.on_expired.unwrap_or_default(),
-            lane_capacity: lane_capacity as u32,
             letters,
             letter_overflow: self.letter_overflow.unwrap_or_default(),
             partitions,
-        })
+        };
+        let live = LiveSettings {
+            capacity: capacity as u64,
+            overflow,
+            ttl: ttl_ns.and_then(NonZeroU64::new),
+            lane_capacity: lane_capacity as u32,
+        };
+        Ok((settings, live))
     }
 
-    /// Checks that the settings asked for are those that the topic was opened with.
-    fn check_clash(&self, open: &TopicSettings, asked: &TopicSettings) -> Result<(), OpenError> {
+    /// Checks that the settings asked for are those that the topic has.
+    fn check_clash(
+        &self,
+        found: &dyn AnyTopic,
+        asked: &TopicSettings,
+        asked_live: LiveSettings,
+    ) -> Result<(), OpenError> {
+        let (open, live) = (found.settings(), found.live());
+        let strategy_clashes = |asked: &SharedStrategy| !asked.agrees(&found.strategy());
+        let retry_clashes = |asked: &SharedPolicy| !asked.agrees(&found.retry());
         let clashes = [
             (
                 "capacity",
-                self.capacity.is_some() && open.capacity != asked.capacity,
+                self.capacity.is_some() && live.capacity != asked_live.capacity,
             ),
             (
                 "overflow",
-                self.overflow.is_some() && open.overflow != asked.overflow,
+                self.overflow.is_some() && live.overflow.pack() != asked_live.overflow.pack(),
             ),
             (
                 "no_subscribers",
                 self.no_subscribers.is_some() && open.no_subscribers != asked.no_subscribers,
             ),
-            ("ttl", self.ttl.is_some() && open.ttl_ns != asked.ttl_ns),
+            ("ttl", self.ttl.is_some() && live.ttl != asked_live.ttl),
             (
                 "on_expired",
                 self.on_expired.is_some() && open.on_expired != asked.on_expired,
             ),
             (
                 "lane_capacity",
-                self.lane_capacity.is_some() && open.lane_capacity != asked.lane_capacity,
+                self.lane_capacity.is_some() && live.lane_capacity != asked_live.lane_capacity,
             ),
             (
                 "dead_letter_capacity",
@@ -346,8 +373,11 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 "unkeyed",
                 self.unkeyed.is_some() && open.partitions != asked.partitions,
             ),
-            ("strategy", self.strategy.is_some()),
-            ("retry", self.retry.is_some()),
+            (
+                "strategy",
+                self.strategy.as_ref().is_some_and(strategy_clashes),
+            ),
+            ("retry", self.retry.as_ref().is_some_and(retry_clashes)),
         ];
         match clashes.into_iter().find(|(_, clashes)| *clashes) {
             None => Ok(()),
@@ -366,6 +396,15 @@ impl<T> fmt::Debug for TopicBuilder<'_, T> {
             .field("payload", &type_name::<T>())
             .finish_non_exhaustive()
     }
+}
+
+/// Refuses a policy that could make publishers wait where nobody makes room.
+pub(crate) fn check_overflow(overflow: Overflow, engine: &Engine) -> Result<(), InvalidSetting> {
+    if matches!(overflow, Overflow::Block { .. }) && engine.is_manual() {
+        let rule = "needs worker threads, or nobody would ever make room";
+        return Err(InvalidSetting::new("overflow", "Block", rule));
+    }
+    Ok(())
 }
 
 /// Returns the number of partitions, if a topic of this capacity can have it.

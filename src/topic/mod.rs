@@ -1,49 +1,38 @@
 //! Topics, as users hold them.
 
-#[cfg(feature = "async")]
-pub(crate) mod batch_futures;
+pub(crate) mod attach;
 pub(crate) mod builder;
-pub(crate) mod dead_letters;
 #[cfg(feature = "async")]
-pub(crate) mod futures;
-pub(crate) mod message;
-pub(crate) mod publisher;
-pub(crate) mod redrive;
-pub(crate) mod tracked;
+pub(crate) mod draining;
+pub(crate) mod end;
+pub(crate) mod letters;
+pub(crate) mod live;
+pub(crate) mod publishing;
 
 use std::any::type_name;
 use std::fmt;
-use std::time::Duration;
 
 use crate::engine::base::contain::{share_policy, share_strategy};
-use crate::engine::publish::admit::Wait;
-use crate::engine::publish::buffer::Buffer;
 use crate::engine::runtime::directory::AnyTopic;
 use crate::engine::state::topic::TopicCore;
+use crate::message::Delivery;
 use crate::message::nack::Nack;
-use crate::message::outgoing::Message;
-use crate::message::{BatchReceipt, Delivery, MessageId, Receipt};
 use crate::observe::metrics::TopicMetrics;
 use crate::pure::policy::retry::RetryPolicy;
-use crate::pure::policy::strategy::{Batched, Strategy};
+use crate::pure::policy::strategy::Strategy;
 use crate::subscription::Subscription;
 use crate::subscription::builder::SubscriptionBuilder;
 use crate::sync::{Arc, mutant};
 use crate::topic::builder::check_partitions;
-use crate::topic::dead_letters::DeadLetters;
-use crate::topic::message::MessageBuilder;
-use crate::topic::publisher::BufferedPublisher;
-use crate::types::error::{
-    InvalidSetting, NotDelayed, PartialBatch, PartitionsError, PublishError, SubscribeError,
-};
+use crate::types::error::{InvalidSetting, PartitionsError, SubscribeError};
 
 /// A handle to a typed topic. Clone it freely, and publish from any thread.
 ///
 /// # When the queue is full, and when the broker closes
 ///
 /// The topic's [`Overflow`](crate::Overflow) policy decides about a publish into a full queue.
-/// After the broker's drain has begun, every publish returns [`PublishError::Closed`]. Every
-/// [`PublishError`] hands the payload back.
+/// After the broker's drain has begun, every publish returns [`PublishError::Closed`](crate::PublishError).
+/// Every [`PublishError`](crate::PublishError) hands the payload back.
 ///
 /// # Cost
 ///
@@ -69,195 +58,6 @@ impl<T> Topic<T> {
 }
 
 impl<T: Send + Sync + 'static> Topic<T> {
-    /// Publishes a message.
-    ///
-    /// It blocks only under [`Overflow::Block`](crate::Overflow::Block), and then never inside a
-    /// handler of the same broker. [`try_publish`](Self::try_publish) never blocks, and
-    /// [`publish_timeout`](Self::publish_timeout) waits as long as you say.
-    ///
-    /// # Errors
-    ///
-    /// Returns a [`PublishError`], which hands the payload back: `Full`, `TimedOut`, `Closed` or
-    /// `NoSubscribers`.
-    pub fn publish(&self, payload: T) -> Result<Receipt, PublishError<T>> {
-        self.core.publish(payload, None, Wait::ByPolicy)
-    }
-
-    /// Publishes a message if there is room now. It never blocks.
-    ///
-    /// It is [`publish`](Self::publish), except that a topic with
-    /// [`Overflow::Block`](crate::Overflow::Block) refuses the message when it is full. A topic
-    /// that drops messages drops them here, too.
-    ///
-    /// # Errors
-    ///
-    /// Returns a [`PublishError`], which hands the payload back: `Full`, `Closed` or
-    /// `NoSubscribers`.
-    pub fn try_publish(&self, payload: T) -> Result<Receipt, PublishError<T>> {
-        self.core.publish(payload, None, Wait::Never)
-    }
-
-    /// Publishes a message, and waits up to `timeout` for room.
-    ///
-    /// It is [`publish`](Self::publish), except that this timeout stands in for the topic's own. It
-    /// waits even for a topic that would reject the message. A topic that drops messages when it is
-    /// full drops them here, too, and nobody waits. Inside a handler of the same broker it returns
-    /// `Full` at once. On a broker without workers it waits for another thread to run the broker.
-    ///
-    /// ```
-    /// use millstream::{Broker, PublishError};
-    /// use std::time::Duration;
-    ///
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let broker = Broker::new()?;
-    /// let orders = broker.topic::<u32>("orders").capacity(1_000).open()?;
-    /// match orders.publish_timeout(7, Duration::from_millis(20)) {
-    ///     Ok(receipt) => println!("accepted as {receipt}"),
-    ///     Err(PublishError::TimedOut(order)) => println!("no room for {order} in time"),
-    ///     Err(other) => return Err(other.into()),
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns a [`PublishError`], which hands the payload back: `Full`, `TimedOut`, `Closed` or
-    /// `NoSubscribers`.
-    pub fn publish_timeout(
-        &self,
-        payload: T,
-        timeout: Duration,
-    ) -> Result<Receipt, PublishError<T>> {
-        self.core.publish(payload, None, Wait::For(timeout))
-    }
-
-    /// Publishes many messages in order, in chunks of up to 64, each of which is accepted at once.
-    ///
-    /// A vector of 33 to 64 messages is taken as it is. Acceptance is all or nothing for each
-    /// message, never for the batch. At the first refusal the call ends, and [`PartialBatch`] hands
-    /// back the rest.
-    ///
-    /// Chunks of several publishers may interleave. Within this call the order is kept.
-    ///
-    /// It blocks only under [`Overflow::Block`](crate::Overflow::Block), with one timeout for the
-    /// whole call, and then never inside a handler of the same broker.
-    ///
-    /// # Errors
-    ///
-    /// Returns a [`PartialBatch`], with the number of accepted messages, the reason for the
-    /// refusal, and the rest.
-    pub fn publish_batch(
-        &self,
-        payloads: impl IntoIterator<Item = T>,
-    ) -> Result<BatchReceipt, PartialBatch<T>> {
-        self.core.publish_batch(payloads.into_iter())
-    }
-
-    /// Publishes many messages in order, each with what its publisher added to it.
-    ///
-    /// It is [`publish_batch`](Self::publish_batch) for messages with keys, headers, times to live
-    /// and delays. Messages go in chunks of up to 64. A delayed message is accepted by itself, in
-    /// its turn. In a topic that is split into partitions, so is a message with a key. For payloads
-    /// without any of that, `publish_batch` is faster.
-    ///
-    /// ```
-    /// use millstream::{Broker, Message};
-    ///
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let broker = Broker::new()?;
-    /// let orders = broker.topic::<u64>("orders").open()?;
-    /// let lines = [("ada", 42), ("bob", 7), ("ada", 1)];
-    /// let messages = lines.map(|(customer, total)| Message::new(total).key(customer));
-    /// assert_eq!(orders.publish_messages(messages)?.accepted(), 3);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns a [`PartialBatch`] as `publish_batch` does, and also for a time to live of zero
-    /// ([`PublishError::Invalid`]). It hands the rest back as whole messages.
-    pub fn publish_messages(
-        &self,
-        messages: impl IntoIterator<Item = Message<T>>,
-    ) -> Result<BatchReceipt, PartialBatch<Message<T>>> {
-        self.core.publish_messages(messages.into_iter())
-    }
-
-    /// Makes a publisher that collects single messages into chunks.
-    ///
-    /// It publishes a chunk when it is full or has lingered, whichever comes first.
-    /// [`BufferedPublisher`] says what that means for a message.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`InvalidSetting`] for a size of zero, or one above the topic's capacity.
-    pub fn buffered(&self, batches: Batched) -> Result<BufferedPublisher<T>, InvalidSetting> {
-        batches.check()?;
-        if batches.size() as u64 > self.core.settings.capacity {
-            let rule = "must not exceed the topic's capacity";
-            return Err(InvalidSetting::new("batch_size", batches.size(), rule));
-        }
-        let buffer = Buffer::new(Arc::clone(&self.core), batches);
-        Ok(BufferedPublisher::new(self.clone(), buffer))
-    }
-
-    /// Publishes a message that enters the queue only after `delay`, rounded up to a tick of 100
-    /// µs.
-    ///
-    /// The message is accepted now: it has its id and holds its place meanwhile. So it can be
-    /// neither rejected nor dropped later, unless you [cancel](Self::cancel_delayed) it. It goes to subscriptions that are open now and still
-    /// open when it is due. A subscription that comes in between doesn't get it. A drain delivers
-    /// it if it is due before the deadline. Its age, its latency and its time to live count from
-    /// when it is due. With a delay of zero this is [`publish`](Self::publish).
-    ///
-    /// # Errors
-    ///
-    /// The errors are those of [`publish`](Self::publish).
-    pub fn publish_after(&self, delay: Duration, payload: T) -> Result<Receipt, PublishError<T>> {
-        let message = Message::new(payload).after(delay);
-        self.core.publish_message(message, Wait::ByPolicy)
-    }
-
-    /// Takes a delayed message back before it is due, and returns it without its delay.
-    ///
-    /// Its place is free at once, and publishers that wait for room are called. The message counts
-    /// as dropped, and observers are told so ([`DropCause::Cancelled`](crate::DropCause)). A message
-    /// is either cancelled or delivered, never both, however close the call comes to its time. The
-    /// call doesn't wait.
-    ///
-    /// ```
-    /// use millstream::Broker;
-    /// use std::time::Duration;
-    ///
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let broker = Broker::new()?;
-    /// let reminders = broker.topic::<&str>("reminders").open()?;
-    /// let receipt = reminders.publish_after(Duration::from_secs(60), "call Ann")?;
-    /// match reminders.cancel_delayed(receipt.id()) {
-    ///     Ok(message) => println!("taken back: {}", message.payload()),
-    ///     Err(too_late) => println!("{too_late}"),
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns [`NotDelayed`] for a message of this topic that is due, was cancelled, or never had
-    /// a delay.
-    pub fn cancel_delayed(&self, id: MessageId) -> Result<Message<T>, NotDelayed> {
-        self.core.cancel_delayed(id)
-    }
-
-    /// Begins a message with a key, headers, a time to live or a delay.
-    ///
-    /// Finish it with [`publish`](MessageBuilder::publish).
-    pub fn message(&self, payload: T) -> MessageBuilder<'_, T> {
-        MessageBuilder::new(self, Message::new(payload))
-    }
-
     /// Subscribes with the default settings: `handler` is called for each delivery.
     ///
     /// Only one call runs at a time, in accept order. The subscription starts now. It gets every
@@ -349,7 +149,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
             let rule = "can't be set for a topic that was opened without";
             return Err(InvalidSetting::new("partitions", partitions, rule).into());
         };
-        check_partitions(partitions, self.core.settings.capacity)?;
+        let _changing = self.core.changing.lock();
+        check_partitions(partitions, self.core.live.capacity.get())?;
         split.change(&self.core, partitions)
     }
 
@@ -358,11 +159,6 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// Subscriptions that accumulate batches hand it on as well. This call does not wait.
     pub fn flush(&self) {
         self.core.flush();
-    }
-
-    /// Returns the dead-letter store, which has the deliveries that failed for good.
-    pub fn dead_letters(&self) -> DeadLetters<T> {
-        DeadLetters::new(self.clone())
     }
 
     /// Returns a snapshot of this topic's counts.

@@ -150,7 +150,8 @@ pub enum PublishError<T> {
     Full(T),
     /// The overflow policy blocks, and no room appeared before its timeout.
     TimedOut(T),
-    /// The broker is draining or has stopped, or the topic was removed.
+    /// The broker is draining or has stopped, or the topic was
+    /// [drained](crate::Topic::drain) or removed.
     Closed(T),
     /// The topic has no subscription, and its policy refuses messages then.
     NoSubscribers(T),
@@ -336,9 +337,29 @@ pub enum SubscribeError {
     /// The operating system refused a thread of a parallel handler. The text is its reason.
     #[error("a thread could not be started: {0}")]
     Spawn(String),
-    /// The broker is draining or has stopped.
-    #[error("the broker is closed")]
+    /// The broker is draining or has stopped, or the topic was [drained](crate::Topic::drain).
+    #[error("the broker or the topic is closed")]
     Closed,
+}
+
+/// The reason why a subscription could not be taken up again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// The topic has no open subscription of its own of this name.
+    #[error("the topic has no open subscription named {name}")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// The subscription of this name is of another kind.
+    #[error("the subscription {name} is {existing}")]
+    WrongKind {
+        /// The name.
+        name: String,
+        /// The kind of subscription that it is, in words.
+        existing: &'static str,
+    },
 }
 
 /// The error of removing a pattern that the subscription doesn't have.
@@ -369,13 +390,13 @@ pub enum DrainError {
     /// handler.
     ///
     /// New publishes are refused from now on. A drain from outside finishes the job, and so does
-    /// dropping the broker.
+    /// dropping the broker. A topic that is not drained from outside goes on with what it has.
     #[error("a drain inside a handler can only begin: {0}")]
     InsideHandler(DrainReport),
 }
 
 impl DrainError {
-    /// Returns the broker's counts when the drain gave up.
+    /// Returns the counts of the broker, or of the topic, when the drain gave up.
     pub fn report(&self) -> &DrainReport {
         match self {
             Self::Incomplete(report) | Self::InsideHandler(report) => report,

@@ -80,11 +80,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
 }
 
 pub fn setups() -> impl Strategy<Value = Setup> {
-    let overflow = prop_oneof![
-        Just(Overflow::Reject),
-        Just(Overflow::DropOldest),
-        Just(Overflow::DropNewest),
-    ];
+    let overflow = overflows();
     let no_subscribers = prop_oneof![
         Just(NoSubscribers::Discard),
         Just(NoSubscribers::Retain),
@@ -141,6 +137,14 @@ fn settles() -> impl Strategy<Value = Settle> {
     ]
 }
 
+fn overflows() -> impl Strategy<Value = Overflow> {
+    prop_oneof![
+        Just(Overflow::Reject),
+        Just(Overflow::DropOldest),
+        Just(Overflow::DropNewest),
+    ]
+}
+
 pub fn steps() -> impl Strategy<Value = Step> {
     let slot = 0..SLOTS;
     let modes = prop_oneof![
@@ -165,6 +169,10 @@ pub fn steps() -> impl Strategy<Value = Step> {
         2 => hows().prop_map(Step::Swap),
         3 => (1..5_usize).prop_map(Step::Split),
         1 => policies().prop_map(Step::SetRetry),
+        2 => (1..9_usize).prop_map(Step::SetCapacity),
+        2 => overflows().prop_map(Step::SetOverflow),
+        2 => (slot.clone(), 1..4_usize).prop_map(|(slot, by)| Step::Widen(slot, by)),
+        1 => slot.clone().prop_map(Step::Reattach),
         1 => (slot.clone(), policies()).prop_map(|(slot, policy)| Step::SetOwnRetry(slot, policy)),
         5 => slot.clone().prop_map(Step::Subscribe),
         1 => (slot.clone(), modes).prop_map(|(slot, mode)| Step::Unsubscribe(slot, mode)),

@@ -246,6 +246,12 @@ pub enum Step {
     Split(usize),
     Swap(How),
     SetRetry(Policy),
+    SetCapacity(usize),
+    SetOverflow(Overflow),
+    /// Makes the lane of a subscription this much larger.
+    Widen(usize, usize),
+    /// Detaches a subscription and takes it up again.
+    Reattach(usize),
     SetOwnRetry(usize, Policy),
     Subscribe(usize),
     Unsubscribe(usize, Unsubscribe),

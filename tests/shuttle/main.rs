@@ -42,6 +42,7 @@
 //! | a slot that goes schedules no lane | `members_come_and_go` |
 #![cfg(millstream_shuttle)]
 
+mod changes;
 mod ends;
 mod explore;
 mod flow;

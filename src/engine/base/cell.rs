@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use crate::pure::words::Packed;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::mutant;
+use crate::sync::{Word, mutant};
 
 /// A pure machine in one machine word.
 pub struct Cell<S> {
@@ -69,6 +69,69 @@ impl<S: Packed> Cell<S> {
         // ORDERING: release, as in `update`; the lock orders the writers.
         self.word.store(next.pack(), Ordering::Release);
         answer
+    }
+}
+
+/// A setting that may change while traffic runs. A read costs what a read of a field does.
+pub(crate) struct Setting<S> {
+    word: Word,
+    state: PhantomData<S>,
+}
+
+impl<S: Packed> Setting<S> {
+    pub(crate) fn new(value: S) -> Self {
+        Self {
+            word: Word::new(value.pack()),
+            state: PhantomData,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn get(&self) -> S {
+        S::unpack(self.word.load())
+    }
+
+    /// Sets it. The caller then notifies those that are to act on it.
+    pub(crate) fn set(&self, value: S) {
+        self.word.store(value.pack());
+    }
+}
+
+/// Whether others than a queue's owner may take from it, too. They ask, and the owner agrees
+/// between two takes of its own. From then on the owner takes as the others do. It is never taken
+/// back.
+///
+/// The feared interleaving: the owner, which believes to be alone, takes a newer batch while
+/// another thread has the older one in its hands. But nobody else takes before the owner has
+/// agreed.
+pub(crate) struct Shared(Word);
+
+impl Shared {
+    const ASKED: u64 = 1;
+    const AGREED: u64 = 2;
+
+    pub(crate) fn new(is_agreed: bool) -> Self {
+        Self(Word::new(if is_agreed { Self::AGREED } else { 0 }))
+    }
+
+    /// Asks the owner. The caller then notifies it.
+    pub(crate) fn ask(&self) {
+        self.0.raise(Self::ASKED);
+    }
+
+    /// Agrees, for the owner, if somebody has asked. Returns `true` if it agrees only now.
+    #[inline(always)]
+    pub(crate) fn agree_if_asked(&self) -> bool {
+        let is_asked = self.0.load() == Self::ASKED;
+        if is_asked {
+            self.0.raise(Self::AGREED);
+        }
+        is_asked
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_agreed(&self) -> bool {
+        self.0.load() == Self::AGREED
     }
 }
 

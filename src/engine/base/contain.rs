@@ -1,7 +1,7 @@
 //! The wall between the engine and user code: nothing that panics gets past it,
 //! not even a panic whose payload panics when it is dropped.
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 
 use crate::pure::policy::retry::RetryPolicy;
 use crate::pure::policy::strategy::{Immediate, Strategy};
@@ -38,18 +38,52 @@ pub(crate) fn discard<V>(value: V) {
 /// A strategy in use.
 pub(crate) type SharedStrategy = Arc<StrategyInUse>;
 /// A retry policy in use.
-pub(crate) type SharedPolicy = Arc<Contained<Box<dyn RetryPolicy>>>;
+pub(crate) type PolicyInUse = Contained<Box<dyn AnyPolicy>>;
+/// A retry policy in use, shared.
+pub(crate) type SharedPolicy = Arc<PolicyInUse>;
+
+/// A strategy of any type, which can be compared with others.
+pub(crate) trait AnyStrategy: Strategy + Any {
+    fn equals(&self, other: &dyn AnyStrategy) -> bool;
+}
+
+impl<S: Strategy> AnyStrategy for S {
+    fn equals(&self, other: &dyn AnyStrategy) -> bool {
+        let other = (other as &dyn Any).downcast_ref();
+        other.is_some_and(|other| self.same_as(other))
+    }
+}
+
+/// A retry policy of any type, which can be compared with others.
+pub(crate) trait AnyPolicy: RetryPolicy + Any {
+    fn equals(&self, other: &dyn AnyPolicy) -> bool;
+}
+
+impl<P: RetryPolicy> AnyPolicy for P {
+    fn equals(&self, other: &dyn AnyPolicy) -> bool {
+        let other = (other as &dyn Any).downcast_ref();
+        other.is_some_and(|other| self.same_as(other))
+    }
+}
 
 /// A strategy, and what the engine learned of it when it was installed.
 pub(crate) struct StrategyInUse {
     pub(crate) name: Arc<str>,
     /// The strategy is [`Immediate`], whose decision is known without a call.
     pub(crate) is_immediate: bool,
-    strategy: Contained<Box<dyn Strategy>>,
+    strategy: Contained<Box<dyn AnyStrategy>>,
+}
+
+impl StrategyInUse {
+    /// Returns whether the two decide alike, as far as they say so.
+    pub(crate) fn agrees(&self, other: &Self) -> bool {
+        // The values are compared, not the boxes, which are strategies as well.
+        contain(|| (**self.strategy).equals(&**other.strategy)).unwrap_or(false)
+    }
 }
 
 impl std::ops::Deref for StrategyInUse {
-    type Target = dyn Strategy;
+    type Target = dyn AnyStrategy;
 
     fn deref(&self) -> &Self::Target {
         &**self.strategy
@@ -84,6 +118,14 @@ pub(crate) struct Contained<V>(Option<V>);
 impl<V> Contained<V> {
     pub(crate) fn new(value: V) -> Self {
         Self(Some(value))
+    }
+}
+
+impl PolicyInUse {
+    /// Returns whether the two decide alike, as far as they say so.
+    pub(crate) fn agrees(&self, other: &Self) -> bool {
+        // The values are compared, not the boxes, which are policies as well.
+        contain(|| (***self).equals(&***other)).unwrap_or(false)
     }
 }
 

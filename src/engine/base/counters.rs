@@ -304,6 +304,8 @@ pub struct TopicBooks {
     pub dispatched: Counter,
     /// Messages that wait on the timer wheel, by `publish_after`.
     pub delayed: Counter,
+    /// Messages and deliveries that drains of the topic have cut off.
+    pub cut_off: Counter,
 }
 
 #[cfg(test)]

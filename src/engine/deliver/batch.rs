@@ -104,17 +104,18 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
     ) -> BatchPlan {
         let age = Duration::from_nanos(now_ns.saturating_sub(first.accepted_ns));
-        let backlog = Backlog::new(waiting, age, self.capacity as usize);
+        let backlog = Backlog::new(waiting, age, self.capacity.get() as usize);
         let flush_to = self.topic.flush_to.load(Ordering::Acquire);
         let room = self.room.load();
         // A delivery that holds a place and has not arrived yet notifies when it does.
         // Deliveries that have come back go first, and may free their places.
-        let is_full = room.occupied >= self.capacity
+        let is_full = room.occupied >= self.capacity.get()
             && known >= room.occupied as usize
             && !self.has_returns();
         let forced = first.id.get() <= flush_to
             || room.phase != Phase::Open
             || is_full
+            || self.topic.gate.is_closed()
             || self.engine().is_ending();
         match batched.plan(&backlog) {
             Plan::Deliver { at_most } | Plan::Flush { at_most, .. } => BatchPlan::Take(at_most),

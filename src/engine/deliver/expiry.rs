@@ -37,7 +37,6 @@ impl<T> Found<T> {
     fn look_through(
         &mut self,
         part: BatchSlice<T>,
-        ttl_ns: Option<u64>,
         now_ns: u64,
         left: &mut VecDeque<BatchSlice<T>>,
     ) {
@@ -48,7 +47,7 @@ impl<T> Found<T> {
             to,
         };
         for index in part.from..part.to {
-            let expires_ns = part.batch.expires_ns(index as usize, ttl_ns);
+            let expires_ns = part.batch.expires_ns(index as usize);
             if !self.passes(expires_ns, now_ns) {
                 let expired = PendingDelivery::first(&part.batch, index as usize, 0);
                 self.expired.push(expired);
@@ -65,18 +64,14 @@ impl<T> Found<T> {
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    fn ttl_ns(&self) -> Option<u64> {
-        self.topic.settings.ttl_ns
-    }
-
     /// Whether a first attempt comes too late.
     pub(crate) fn has_expired(&self, batch: &Batch<T>, index: usize, now_ns: u64) -> bool {
-        has_passed(batch.expires_ns(index, self.ttl_ns()), now_ns)
+        has_passed(batch.expires_ns(index), now_ns)
     }
 
     /// Whether any attempt, first or later, comes too late.
     pub(crate) fn is_past(&self, again: &PendingDelivery<T>, now_ns: u64) -> bool {
-        has_passed(again.expires_ns(self.ttl_ns()), now_ns)
+        has_passed(again.expires_ns(), now_ns)
     }
 
     /// Ends a queued delivery that was never tried.
@@ -101,7 +96,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Notes when a delivery that comes back expires. Returns `true` if it is the first to
     /// expire.
     pub(crate) fn note_return(&self, again: &PendingDelivery<T>) -> bool {
-        let expires_ns = again.expires_ns(self.ttl_ns());
+        let expires_ns = again.expires_ns();
         self.expiry.note(expires_ns.unwrap_or(NEVER))
     }
 
@@ -162,11 +157,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         if let Some(prefetched) = prefetched {
             for part in std::mem::take(prefetched) {
-                found.look_through(part, self.ttl_ns(), now_ns, prefetched);
+                found.look_through(part, now_ns, prefetched);
             }
         }
         self.look_through_inbox(|part, left| {
-            found.look_through(part, self.ttl_ns(), now_ns, left);
+            found.look_through(part, now_ns, left);
         });
         if let Some(keyed) = self.keyed.get() {
             let mut state = keyed.state.lock();
@@ -175,8 +170,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 parked_arrivals,
                 ..
             } = &mut *state;
-            let mut is_late =
-                |late: &PendingDelivery<T>| !found.passes(late.expires_ns(self.ttl_ns()), now_ns);
+            let mut is_late = |late: &PendingDelivery<T>| !found.passes(late.expires_ns(), now_ns);
             let mut late = sequencer.extract(&mut is_late);
             late.extend(parked_arrivals.extract(is_late));
             found.expired.append(&mut late);
@@ -212,8 +206,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// When the first of the runner's prefetched deliveries expires.
     pub(crate) fn prefetched_expires_ns(&self, turn: &Turn<T>) -> u64 {
-        let ttl_ns = self.ttl_ns();
-        let firsts = turn.prefetched.iter().map(|part| part.expires_ns(ttl_ns));
+        let firsts = turn.prefetched.iter().map(|part| part.expires_ns());
         firsts.min().unwrap_or(NEVER)
     }
 

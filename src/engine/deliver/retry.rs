@@ -51,7 +51,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 })
                 .ok()
         };
-        let expires_ns = failed.expires_ns(self.topic.settings.ttl_ns);
+        let expires_ns = failed.expires_ns();
         judge(failed_call.cause.action(), decide, now_ns, expires_ns)
     }
 

@@ -170,7 +170,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         reason: Arc<str>,
         now_ns: u64,
     ) -> Settled<T> {
-        let expires_ns = item.expires_ns(self.topic.settings.ttl_ns);
+        let expires_ns = item.expires_ns();
         let Verdict::Retry { due_ns } = put_off(delay, now_ns, expires_ns) else {
             self.expire_at(item, Status::Delivering);
             return Settled::Ended;

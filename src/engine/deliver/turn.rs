@@ -71,6 +71,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let mut more = false;
         let turn = self.turn.lock().take();
         if let Some(mut turn) = turn {
+            self.share_if_asked();
             self.end_expired_in(&mut turn);
             more = self.work(&mut turn);
             let room = self.room.load();
@@ -335,7 +336,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         to: usize,
         now_ns: u64,
     ) -> usize {
-        if self.topic.settings.ttl_ns.is_none() && !part.batch.has_meta() {
+        if !part.batch.may_expire() {
             return to;
         }
         let expired = |index: &usize| self.has_expired(&part.batch, *index, now_ns);

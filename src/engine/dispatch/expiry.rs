@@ -27,12 +27,7 @@ impl<T> DispatcherState<T> {
     }
 
     /// Takes one step of a look through the waiting messages and takes out the expired ones.
-    fn look(
-        &mut self,
-        at: &PartitionQueue<T>,
-        ttl_ns: Option<u64>,
-        now_ns: u64,
-    ) -> Vec<BatchSlice<T>> {
+    fn look(&mut self, at: &PartitionQueue<T>, now_ns: u64) -> Vec<BatchSlice<T>> {
         let mut expired = Vec::new();
         let Some(mut look) = self.shelf.look else {
             return expired;
@@ -40,7 +35,7 @@ impl<T> DispatcherState<T> {
         if let Some(current) = self.current_batch.take() {
             // The current batch stays whole. An expired message behind a living one goes to the
             // lanes with it.
-            let expires_ns = |at: u32| current.batch.expires_ns(at as usize, ttl_ns);
+            let expires_ns = |at: u32| current.batch.expires_ns(at as usize);
             let lives = (current.from..current.to).find(|at| !has_passed(expires_ns(*at), now_ns));
             let first_ns = lives.and_then(expires_ns).unwrap_or(NEVER);
             look.first_ns = look.first_ns.min(first_ns);
@@ -58,7 +53,7 @@ impl<T> DispatcherState<T> {
             }
             if let Some(part) = self.shelf.rest.pop_front() {
                 looked_at += part.len();
-                self.sift(part, &mut look, ttl_ns, now_ns, &mut expired);
+                self.sift(part, &mut look, now_ns, &mut expired);
             }
         }
         self.shelf.look = Some(look);
@@ -78,13 +73,12 @@ impl<T> DispatcherState<T> {
         &mut self,
         part: BatchSlice<T>,
         look: &mut Look,
-        ttl_ns: Option<u64>,
         now_ns: u64,
         expired: &mut Vec<BatchSlice<T>>,
     ) {
         let mut rest = Some(part);
         while let Some(part) = rest {
-            let expires_ns = |at: u32| part.batch.expires_ns(at as usize, ttl_ns);
+            let expires_ns = |at: u32| part.batch.expires_ns(at as usize);
             let has_expired = |at: u32| has_passed(expires_ns(at), now_ns);
             let is_over = has_expired(part.from);
             let alike = (part.from..part.to).take_while(|at| has_expired(*at) == is_over);
@@ -93,7 +87,7 @@ impl<T> DispatcherState<T> {
             if is_over {
                 expired.push(run);
             } else {
-                look.first_ns = look.first_ns.min(run.expires_ns(ttl_ns));
+                look.first_ns = look.first_ns.min(run.expires_ns());
                 look.passed += run.len();
                 self.shelf.seen.push_back(run);
             }
@@ -102,7 +96,8 @@ impl<T> DispatcherState<T> {
     }
 
     /// Returns when the first waiting message may expire by the topic's time to live. Counts
-    /// from the oldest message, or from the last look if there was one.
+    /// from the oldest message, or from the last look if there was one. A change of the time to
+    /// live makes the dispatcher look.
     fn expires_ns(&self, ttl_ns: u64) -> u64 {
         if let Some(looked_ns) = self.shelf.looked_ns {
             let first_ns = looked_ns.saturating_add(ttl_ns);
@@ -125,7 +120,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let Some(now_ns) = self.look_at(at, dispatcher) else {
             return false;
         };
-        let expired = dispatcher.look(at, self.settings.ttl_ns, now_ns);
+        let expired = dispatcher.look(at, now_ns);
         if !expired.is_empty() {
             // The plan counted the expired messages, so the strategy decides anew.
             dispatcher.allowance = 0;
@@ -152,14 +147,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Notes when the first waiting message may expire, if the topic sets a time to live.
     fn note_oldest(&self, at: &QueueRef<'_, T>, dispatcher: &mut DispatcherState<T>) {
-        let Some(ttl_ns) = self.settings.ttl_ns else {
+        let Some(ttl) = self.live.ttl.get() else {
             return;
         };
         if dispatcher.is_empty() {
             dispatcher.shelf.looked_ns = None;
             dispatcher.fill(at);
         }
-        at.expiry.note(dispatcher.expires_ns(ttl_ns));
+        at.expiry.note(dispatcher.expires_ns(ttl.get()));
     }
 
     /// Sets the timer at the end of a turn, as long as a message that can expire waits.
@@ -211,8 +206,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 .is_some_and(|dispatcher| !dispatcher.is_empty())
         };
         let may_have_come =
-            at.expiry.has_come(&self.engine) || (self.settings.ttl_ns.is_some() && !is_noted());
-        if !may_have_come || self.engine.has_stopped() || !at.task.claim() {
+            at.expiry.has_come(&self.engine) || (self.live.ttl.get().is_some() && !is_noted());
+        if !may_have_come || self.has_stopped() || !at.task.claim() {
             return false;
         }
         let dispatcher = at.dispatcher.lock().take();

@@ -12,7 +12,7 @@
 
 use crate::engine::base::counters::LaneBooks;
 use crate::engine::dispatch::room::ALL_WANT;
-use crate::engine::parts::dispatcher::DispatcherState;
+use crate::engine::parts::dispatcher::{DispatcherState, Grant};
 use crate::engine::runtime::pool::Worker;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_set::QueueRef;
@@ -87,7 +87,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                         from: current.from,
                         to: current.from + alike as u32,
                     };
-                    if self.engine.has_stopped() {
+                    if self.has_stopped() {
                         // There were subscriptions, but the end of the broker has closed them.
                         self.drop_messages(nobodys.ids(), DropCause::Shutdown);
                         nobodys.track(|tracker| tracker.end(Status::Dropped));
@@ -114,8 +114,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         // Deliveries without a place end while their messages still have a ticket in the queue.
         // So nothing is counted any more once a topic seems to be at rest.
-        for (lane, reserved) in lanes.iter().zip(&mut dispatcher.grants) {
-            self.overflow(lane, part, count, reserved);
+        for (lane, grant) in lanes.iter().zip(&mut dispatcher.grants) {
+            self.overflow(lane, part, count, grant);
         }
         for lane in refusing {
             self.refuse(lane, &part());
@@ -124,9 +124,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.gate.release(u64::from(count));
         let mut finds_busy = true;
         in_order!(
-            for (lane, reserved) in lanes.iter().zip(&dispatcher.grants) {
-                if let Reserved::Granted(granted) = *reserved {
-                    finds_busy &= self.hand_to(lane, part(), granted, worker) == Then::Nothing;
+            for (lane, grant) in lanes.iter().zip(&dispatcher.grants) {
+                if let Reserved::Granted(granted) = grant.reserved {
+                    let (kept, _) = split(grant.when_full, part(), granted);
+                    finds_busy &= self.hand_to(lane, kept, worker) == Then::Nothing;
                 }
             },
             at.leave(self, count as usize),
@@ -192,7 +193,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             if dispatcher
                 .grants
                 .iter()
-                .any(|answer| *answer != Reserved::Closed)
+                .any(|grant| grant.reserved != Reserved::Closed)
             {
                 return Places::For(count);
             }
@@ -217,7 +218,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         wanted: u32,
         id: u64,
         fits: bool,
-        grants: &mut Vec<Reserved>,
+        grants: &mut Vec<Grant>,
     ) -> u32 {
         let room = || wanted.min(self.room_for(id, lanes) as u32);
         let mut count = if fits { wanted } else { room() };
@@ -225,6 +226,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             grants.clear();
             let mut short = false;
             for lane in lanes.iter() {
+                let when_full = lane.when_full();
                 let reserved = if lane.wants(id) {
                     lane.reserve(count, false)
                 } else {
@@ -236,10 +238,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 };
                 // The reservation tells whether the lane was open. The next try sees a lane
                 // that closes from now on.
-                short = lane.when_full == LaneFull::Wait
-                    && reserved != Reserved::Closed
-                    && granted < count;
-                grants.push(reserved);
+                short =
+                    when_full == LaneFull::Wait && reserved != Reserved::Closed && granted < count;
+                grants.push(Grant {
+                    reserved,
+                    when_full,
+                });
                 if short {
                     // Another dispatcher may want the same places: see `partition_set`.
                     break;
@@ -248,9 +252,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             if !short {
                 return count;
             }
-            for (lane, reserved) in lanes.iter().zip(grants.iter()) {
-                if let Reserved::Granted(granted) = reserved
-                    && lane.release(*granted)
+            for (lane, grant) in lanes.iter().zip(grants.iter()) {
+                if let Reserved::Granted(granted) = grant.reserved
+                    && lane.release(granted)
                 {
                     lane.come_to_end();
                 }
@@ -261,15 +265,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Applies the lane's policy to the messages for which it has reserved no place. Afterwards
-    /// `reserved` says how many places the lane has granted in the end.
+    /// `grant` says how many places the lane has granted in the end.
     fn overflow(
         self: &Arc<Self>,
         lane: &Arc<Lane<T>>,
         part: impl Fn() -> BatchSlice<T>,
         count: u32,
-        reserved: &mut Reserved,
+        grant: &mut Grant,
     ) {
-        let mut granted = match *reserved {
+        let mut granted = match grant.reserved {
             Reserved::Granted(granted) if granted < count => granted,
             Reserved::Full => 0,
             Reserved::Granted(_) | Reserved::Closed => return,
@@ -277,36 +281,33 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if let Reserved::Granted(more) = lane.reserve_expired(count - granted) {
             granted += more;
         }
-        let granted = match lane.when_full {
+        let granted = match grant.when_full {
             LaneFull::DropOldest => self.make_room(lane, granted, count),
             LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => granted,
         };
         if granted < count {
-            let (_, lost) = split(lane, part(), granted);
-            self.lose(lane, &lost);
+            let (_, lost) = split(grant.when_full, part(), granted);
+            self.lose(lane, grant.when_full, &lost);
         }
-        *reserved = match granted {
+        grant.reserved = match granted {
             0 => Reserved::Full,
             granted => Reserved::Granted(granted),
         };
     }
 
-    /// Hands a part to one lane, which has granted places for `granted` of its messages.
-    /// Returns whether the lane had to be put on the ready queue.
+    /// Hands messages to one lane, which has granted places for them. Returns whether the lane
+    /// had to be put on the ready queue.
     fn hand_to(
         self: &Arc<Self>,
         lane: &Arc<Lane<T>>,
-        part: BatchSlice<T>,
-        granted: u32,
+        kept: BatchSlice<T>,
         worker: &mut Worker<'_>,
     ) -> Then {
-        let (kept, _) = split(lane, part, granted);
-        let first_ns = kept.expires_ns(self.settings.ttl_ns);
+        let (count, first_ns) = (kept.len() as u64, kept.expires_ns());
         // Before the lane can end a delivery.
         kept.track(Tracker::open);
         in_order!(
-            lane.books
-                .record(Status::Created, Step::Accept, u64::from(granted)),
+            lane.books.record(Status::Created, Step::Accept, count),
             lane.push(kept),
             "fan-out.count-then-push",
         );
@@ -367,8 +368,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Ends deliveries that found no place in their lane. A delivery without a place can't keep
     /// the lane from ending, so the lane may have ended since it was asked.
-    fn lose(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>) {
-        match lane.when_full {
+    fn lose(&self, lane: &Arc<Lane<T>>, when_full: LaneFull, part: &BatchSlice<T>) {
+        match when_full {
             LaneFull::DeadLetter => {
                 let status = self.end_without_place(lane, part, Step::Bury);
                 lane.write_letters(part, DeadReason::LaneFull);
@@ -423,10 +424,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 }
 
-/// Splits a part into the messages that have a place in the lane and those that have none.
-/// The lane has granted `granted` places.
-fn split<T>(lane: &Lane<T>, part: BatchSlice<T>, granted: u32) -> (BatchSlice<T>, BatchSlice<T>) {
-    match lane.when_full {
+/// Splits a part into the messages that have a place in a lane of this policy and those that have
+/// none. The lane has granted `granted` places.
+fn split<T>(
+    when_full: LaneFull,
+    part: BatchSlice<T>,
+    granted: u32,
+) -> (BatchSlice<T>, BatchSlice<T>) {
+    match when_full {
         LaneFull::DropOldest => {
             let missing = part.to - part.from - granted;
             part.split_back(missing)

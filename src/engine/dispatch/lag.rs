@@ -32,7 +32,7 @@ use crate::message::batch::BATCH;
 use crate::pure::words::room::Phase;
 use crate::sync::atomic::Ordering;
 use crate::sync::{fence, mutant};
-use crate::types::config::Overflow;
+use crate::types::config::{LaneFull, Overflow};
 
 /// The least number of occupied places of a lane that lags. A lane with fewer gets its next
 /// message in time, and the memory doesn't matter.
@@ -70,8 +70,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     fn may_leave_open(&self) -> bool {
-        self.settings.capacity >= LEAST_CAPACITY
-            && self.settings.overflow != Overflow::DropOldest
+        self.live.capacity.get() >= LEAST_CAPACITY
+            && self.live.overflow.get() != Overflow::DropOldest
             && !self.gate.is_closed()
             // ORDERING: pairs with the flush, which notifies.
             && self.flush_to.load(Ordering::Acquire) <= self.gate.released()
@@ -82,6 +82,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     fn lags(&self) -> bool {
         let room = self.room.load();
         self.lag.may_be
+            && self.when_full() == LaneFull::Wait
             && room.phase == Phase::Open
             && room.occupied >= MANY
             && self.keyed.get().is_none()
@@ -104,7 +105,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Notifies the topic that it need not wait for this lane any more, whatever is left in it.
-    /// The lane has been closed, or has got rules of its own.
+    /// The lane has been closed, or its rules or its policy have changed.
     pub(crate) fn stop_lagging(&self) {
         fence(Ordering::SeqCst);
         if self.lag.awaited_dry.swap(false, Ordering::Relaxed) {

@@ -64,5 +64,5 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 }
 
 pub(crate) fn topic_waits_for<T: Send + Sync + 'static>(lane: &Lane<T>) -> bool {
-    lane.when_full == LaneFull::Wait && lane.phase() == Phase::Open
+    lane.when_full() == LaneFull::Wait && lane.phase() == Phase::Open
 }

@@ -97,8 +97,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let mut dispatcher = dispatcher.unwrap_or_else(|| Box::new(DispatcherState::new()));
         // A message pushed since the last turn may be the reason for this one.
         mutant!(dispatcher.queue_was_empty = false, "queue.dry");
+        at.evicts.agree_if_asked();
         let released = self.gate.released();
-        let more = !self.engine.has_stopped() && self.end_expired_at(at, &mut dispatcher);
+        let more = !self.has_stopped() && self.end_expired_at(at, &mut dispatcher);
         let pause = self.turn(at, &mut dispatcher, worker);
         if self.gate.released() != released {
             // Publishers are called once for all the room that this turn has made. Waking one
@@ -127,14 +128,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         dispatcher: &mut DispatcherState<T>,
         worker: &mut Worker<'_>,
     ) -> Pause {
-        if !at.may_dispatch() && !self.engine.has_stopped() {
+        if !at.may_dispatch() && !self.has_stopped() {
             return Pause::Rest;
         }
         let mut lanes = self.lanes.reader();
         let mut strategy = self.strategy.reader();
         let mut dispatched = 0;
         loop {
-            if self.engine.has_stopped() {
+            if self.has_stopped() {
                 self.drop_everything(at, dispatcher);
                 return Pause::Rest;
             }
@@ -272,7 +273,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let backlog = Backlog::new(
             waiting.max(1),
             Duration::from_nanos(now_ns.saturating_sub(oldest.accepted_ns)),
-            self.settings.capacity as usize,
+            self.live.capacity.get() as usize,
         );
         let plan = contain(|| strategy.plan(&backlog)).unwrap_or_else(|_| {
             let hook = Hook::Strategy;
@@ -314,14 +315,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         at_most: Option<Duration>,
     ) {
         let delay_ns = at_most.map(nanos);
-        let wanted = (until_waiting as u64).clamp(1, self.settings.capacity);
+        let capacity = self.live.capacity.get();
+        let wanted = (until_waiting as u64).clamp(1, capacity);
         match at {
             QueueRef::Plain(_) => {
                 dispatcher
                     .linger
                     .set(&self.engine, delay_ns, Arc::clone(self) as _);
                 // Delayed messages take tickets, too, so the topic may be full earlier.
-                let inside = (self.books.delayed.get() + wanted).min(self.settings.capacity);
+                let inside = (self.books.delayed.get() + wanted).min(capacity);
                 let wake_at = self.gate.released() + inside;
                 at.be_notified_from(wake_at, || self.gate.issued() >= wake_at);
             }
@@ -359,7 +361,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Drops the oldest messages, at most `most`, for a publisher that wants room. They are the
     /// dispatcher's, if it rests and has some, or else the queue's. Returns them, so that the
     /// caller drops the payloads where it holds no lock.
-    pub(crate) fn drop_oldest(&self, at: &QueueRef<'_, T>, most: u32) -> Option<BatchSlice<T>> {
+    pub(crate) fn drop_oldest(
+        self: &Arc<Self>,
+        at: &QueueRef<'_, T>,
+        most: u32,
+    ) -> Option<BatchSlice<T>> {
+        if !at.evicts.is_agreed() {
+            self.agree_to_evict(at);
+        }
         let on_desk =
             at.dispatcher.lock().as_deref_mut().and_then(|dispatcher| {
                 mutant!(dispatcher.take_oldest(most), "evict.dispatcher", None)
@@ -367,6 +376,22 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let oldest = on_desk.or_else(|| at.pop_some(most))?;
         self.drop_messages(oldest.ids(), DropCause::Overflow);
         Some(oldest)
+    }
+
+    /// Lets publishers drop the oldest messages of this queue, in the place of its dispatcher if it
+    /// rests.
+    #[cold]
+    fn agree_to_evict(self: &Arc<Self>, at: &QueueRef<'_, T>) {
+        if !at.task.claim() {
+            return;
+        }
+        at.evicts.agree_if_asked();
+        if at.task.rest(true) == Then::Enqueue {
+            self.engine.pool.submit(match at {
+                QueueRef::Plain(_) => Arc::clone(self) as _,
+                QueueRef::Partition(_, partition) => Arc::clone(*partition) as _,
+            });
+        }
     }
 
     /// Ends messages that go no further: counts them, tells observers, and gives back their

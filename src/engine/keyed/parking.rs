@@ -77,7 +77,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         match (reserved, self.keyed.get()) {
             (Reserved::Full, Some(keyed)) => {
                 let arrivals = keyed.state.lock().parked_arrivals.len() as u32;
-                let room = self.capacity.saturating_add(arrivals);
+                let room = self.capacity.get().saturating_add(arrivals);
                 self.room.update(|occupied| occupied.reserve(1, room, wait))
             }
             (reserved, _) => reserved,

@@ -43,9 +43,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if part.from == part.to {
             return;
         }
-        let expires_first = self
-            .expiry
-            .note(part.expires_ns(self.topic.settings.ttl_ns));
+        let expires_first = self.expiry.note(part.expires_ns());
         self.unpop(part);
         if expires_first {
             self.call_at_expiry();
@@ -145,12 +143,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             return None;
         }
         let rule = self.keyed.key_rule(state);
-        let expire_all = self.lane.topic.settings.ttl_ns.is_some();
         while state.room_aside() > 0 {
             let part = self.lane.pop_chosen(|_| 1)?;
             let meta = part.batch.meta(part.from as usize);
-            let key = rule.key_by(meta);
-            let may_expire = expire_all || meta.is_some_and(|meta| meta.ttl_ns.is_some());
+            let (key, may_expire) = (rule.key_by(meta), part.batch.ttl_ns(meta).is_some());
             let item = PendingDelivery::new(part.batch, part.from as usize);
             if !state.is_parked(key) && state.sequencer.pass(owner, key) {
                 return Some((Taken { key, item }, may_expire));

@@ -6,6 +6,7 @@ use crate::engine::runtime::linger::Linger;
 use crate::message::batch::{Batch, BatchSlice};
 use crate::pure::words::room::Reserved;
 use crate::sync::{Arc, Weak};
+use crate::types::config::LaneFull;
 
 use std::collections::VecDeque;
 
@@ -29,7 +30,7 @@ pub(crate) struct DispatcherState<T> {
     /// Every lane that got something last was scheduled, or ran, already.
     pub(crate) finds_busy: bool,
     pub(crate) linger: Linger,
-    pub(crate) grants: Vec<Reserved>,
+    pub(crate) grants: Vec<Grant>,
     pub(crate) sieve: Sieve<T>,
 }
 
@@ -94,6 +95,14 @@ impl<T> Answers<T> {
     fn to(&self) -> u32 {
         self.from + self.refused.len() as u32
     }
+}
+
+/// The answer of a lane to a request for places.
+#[derive(Clone, Copy)]
+pub(crate) struct Grant {
+    pub(crate) reserved: Reserved,
+    /// The policy of the lane then, which holds for these messages.
+    pub(crate) when_full: LaneFull,
 }
 
 /// The messages that a dispatcher has taken out of its queue, oldest first.

@@ -227,12 +227,12 @@ impl<T> PendingDelivery<T> {
 
     /// Returns when it is no longer worth handling. A redrive is the user's word that it still is,
     /// so a redriven delivery has no time to live any more.
-    pub(crate) fn expires_ns(&self, topic_ttl_ns: Option<u64>) -> Option<u64> {
+    pub(crate) fn expires_ns(&self) -> Option<u64> {
         if self.generation > 0 {
             return None;
         }
         let index = usize::from(self.index);
-        self.batch.expires_ns(index, topic_ttl_ns)
+        self.batch.expires_ns(index)
     }
 }
 
@@ -270,7 +270,7 @@ mod tests {
             id: MessageId::new(1),
             accepted_ns: 0,
         };
-        let batch = Arc::new(Batch::chunk(Chunk::plain(vec![()]), first));
+        let batch = Arc::new(Batch::chunk(Chunk::plain(vec![()]), first, None));
         let mut again = PendingDelivery::first(&batch, 0, 0);
         again.attempts = u32::MAX - 2;
         for _ in 0..3 {

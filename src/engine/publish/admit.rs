@@ -151,7 +151,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         wait: Wait,
     ) -> Result<Receipt, PublishError<T>> {
         if let Some((accepted_ns, mut tail)) = self.short_way()
-            && let Ok(granted) = self.gate.admit_alone(1, self.settings.capacity)
+            && let Ok(granted) = self.gate.admit_alone(1, self.live.capacity.get())
         {
             let admitted = Admitted::plainly(granted);
             let id = MessageId::new(admitted.first_id);
@@ -332,7 +332,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Gets tickets within the capacity, unless the topic is closed to publishers outside of
     /// handlers.
     pub(crate) fn admit_outside(&self, wanted: u64) -> Result<(u64, u64), Refusal> {
-        self.at_gate(|gate| gate.admit(wanted, self.settings.capacity))
+        self.at_gate(|gate| gate.admit(wanted, self.live.capacity.get()))
     }
 
     /// Gets tickets as [`admit_outside`](Self::admit_outside) does. A handler still gets them
@@ -374,7 +374,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Refusal::Full => self.make_room_of_expired(),
         };
         if may_have_room {
-            match self.admit_caller(wanted, self.settings.capacity) {
+            match self.admit_caller(wanted, self.live.capacity.get()) {
                 Ok(granted) => return Ok(Admitted::plainly(granted)),
                 Err(still) => refusal = still,
             }
@@ -382,10 +382,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if refusal == Refusal::Full && !std::mem::replace(&mut patience.told, true) {
             self.tell(EventKind::Backpressure {
                 depth: self.waiting(),
-                overflow: self.settings.overflow,
+                overflow: self.live.overflow.get(),
             });
         }
-        let admitted = match (refusal, self.settings.overflow) {
+        let admitted = match (refusal, self.live.overflow.get()) {
             (Refusal::Closed, _) => Err(Refused::Closed),
             (Refusal::Full, overflow @ (Overflow::Reject | Overflow::Block { .. })) => {
                 match patience.until(overflow) {
@@ -458,7 +458,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 }
                 None => pause(),
             }
-            match self.admit_caller(wanted, self.settings.capacity) {
+            match self.admit_caller(wanted, self.live.capacity.get()) {
                 Ok(granted) => {
                     return Ok(Admitted {
                         evicted,

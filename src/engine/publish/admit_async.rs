@@ -31,7 +31,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if is_first && self.lacks_subscribers() {
             return Poll::Ready(Err(Refused::NoSubscribers));
         }
-        let attempt = || match self.admit_caller(wanted, self.settings.capacity) {
+        let attempt = || match self.admit_caller(wanted, self.live.capacity.get()) {
             Err(Refusal::Full) => None,
             admitted => Some(admitted),
         };
@@ -45,7 +45,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 if is_first {
                     self.tell(EventKind::Backpressure {
                         depth: self.waiting(),
-                        overflow: self.settings.overflow,
+                        overflow: self.live.overflow.get(),
                     });
                 }
                 // The queued messages must be on their way before this future waits for their
@@ -71,7 +71,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         context: &Context<'_>,
     ) -> Poll<Result<Receipt, PublishError<T>>> {
         let take = |outgoing: &mut Option<_>| outgoing.take().expect("polled after it was ready");
-        let waits = matches!(self.settings.overflow, Overflow::Block { .. });
+        // A future that waits goes on waiting if the policy changes.
+        let waits = !is_first || matches!(self.live.overflow.get(), Overflow::Block { .. });
         if !waits || outgoing.as_ref().is_some_and(Message::is_stillborn) {
             return Poll::Ready(self.publish_message(take(outgoing), Wait::ByPolicy));
         }
@@ -97,7 +98,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         context: &Context<'_>,
     ) -> Poll<Result<(), Refused>> {
         let mut drops = DeferredDrops::new();
-        let waits = matches!(self.settings.overflow, Overflow::Block { .. });
+        let waits = !is_first || matches!(self.live.overflow.get(), Overflow::Block { .. });
         if !waits || outbox.alone.as_ref().is_some_and(Message::is_stillborn) {
             let patience = &mut Patience::default();
             return Poll::Ready(self.publish_next(outbox, receipt, patience, &mut drops));

@@ -71,7 +71,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Result<(), Refused> {
         let wanted = chunk.len().min(BATCH) as u64;
         if let Some((accepted_ns, mut tail)) = self.short_way()
-            && let Ok(granted) = self.gate.admit_alone(wanted, self.settings.capacity)
+            && let Ok(granted) = self.gate.admit_alone(wanted, self.live.capacity.get())
         {
             let admitted = Admitted::plainly(granted);
             let taken = chunk.take_front(admitted.count as usize, take);

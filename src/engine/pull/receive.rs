@@ -142,6 +142,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// Changes how many leases may be out.
     pub(crate) fn set_credits(self, asked: usize) -> Result<(), InvalidSetting> {
+        let _changing = self.lane.changing.lock();
         let mut state = self.keyed.state.lock();
         let fit = self.lane.fit(self.keyed.is_shared, None);
         let fit = fit.with_credits(asked)?;
@@ -154,7 +155,18 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     fn set_checked_credits(self, state: &mut State<T>, asked: Option<u32>) {
         state.leases.asked = asked;
-        state.leases.credits = asked.unwrap_or(CREDITS).min(self.lane.capacity);
+        state.leases.credits = asked.unwrap_or(CREDITS).min(self.lane.capacity.get());
+    }
+
+    /// Fits the default number of leases to the lane's capacity, which has changed.
+    pub(crate) fn fit_credits(self) {
+        let mut state = self.keyed.state.lock();
+        let leases = &mut state.leases;
+        if leases.asked.is_none() && leases.credits > 0 {
+            leases.credits = CREDITS.min(self.lane.capacity.get());
+        }
+        drop(state);
+        self.keyed.receivers.wake(|| self.to_lease());
     }
 
     /// Changes the time that leases taken from now on are good for.

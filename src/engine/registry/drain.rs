@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use crate::engine::base::counters::DeliveryCounts;
 use crate::engine::runtime::directory::Survey;
 use crate::engine::runtime::{Engine, context};
 use crate::observe::event::{EventKind, Record};
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Metrics, TopicMetrics};
 use crate::pure::words::ending::{Ending, Refuse};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Instant, Mutex, sleep};
@@ -14,8 +15,19 @@ use crate::types::report::DrainReport;
 
 /// Sums up the counts of all topics.
 fn report_of(metrics: &Metrics, took: Duration) -> DrainReport {
-    let counts = metrics.deliveries();
     let mut report = DrainReport {
+        took,
+        ..of_deliveries(&metrics.deliveries())
+    };
+    for topic in metrics.all() {
+        add_messages(&mut report, topic);
+    }
+    report
+}
+
+/// Reports the ends of deliveries.
+pub(crate) fn of_deliveries(counts: &DeliveryCounts) -> DrainReport {
+    DrainReport {
         made: counts.made,
         delivered: counts.delivered,
         dead_lettered: counts.dead_lettered,
@@ -24,17 +36,17 @@ fn report_of(metrics: &Metrics, took: Duration) -> DrainReport {
         expired: counts.expired,
         cancelled: counts.cancelled,
         remaining: counts.open(),
-        took,
         ..DrainReport::default()
-    };
-    for topic in metrics.all() {
-        report.published += topic.published;
-        report.dispatched += topic.dispatched;
-        report.unrouted += topic.unrouted;
-        report.messages_dropped += topic.dropped;
-        report.remaining += topic.queued;
     }
-    report
+}
+
+/// Adds the messages of a topic to a report.
+pub(crate) fn add_messages(report: &mut DrainReport, topic: &TopicMetrics) {
+    report.published += topic.published;
+    report.dispatched += topic.dispatched;
+    report.unrouted += topic.unrouted;
+    report.messages_dropped += topic.dropped;
+    report.remaining += topic.queued;
 }
 
 /// The result of the first drain, for all later ones to return.
@@ -44,12 +56,34 @@ pub(crate) struct Outcome(Mutex<Option<Result<DrainReport, DrainError>>>);
 /// How long to wait after the deadline for things that end by themselves. These are
 /// publishers between their ticket and their push, observers, and threads that have nothing
 /// left to do.
-const GRACE: Duration = Duration::from_millis(50);
+pub(crate) const GRACE: Duration = Duration::from_millis(50);
 /// How long to wait for steps of other threads that take almost no time: a push after its
 /// ticket, the end of a turn.
 pub(crate) const MOMENT: Duration = Duration::from_millis(1);
 /// How long the drop of a broker waits for running handlers.
 pub(crate) const DROP_GRACE: Duration = Duration::from_secs(1);
+
+/// The work that a drain waits for.
+pub(crate) trait Work {
+    /// Returns what is still to do, or `None` if that changed during the look.
+    fn survey(&self) -> Option<Survey>;
+    /// Returns the number of retries and delayed messages whose time has not come, and a time no
+    /// later than that of the first.
+    fn outlook(&self) -> (u64, Option<u64>);
+}
+
+/// The work of all topics.
+struct Whole<'a>(&'a Engine);
+
+impl Work for Whole<'_> {
+    fn survey(&self) -> Option<Survey> {
+        self.0.survey()
+    }
+
+    fn outlook(&self) -> (u64, Option<u64>) {
+        self.0.timer.outlook()
+    }
+}
 
 /// Returns the later of the two; `None` is never.
 fn later(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
@@ -85,10 +119,10 @@ impl Engine {
         if whom == Refuse::Outside {
             // At rest no handler runs, so no handler is refused a publish that was granted
             // until then.
-            self.come_to_rest(until);
+            self.come_to_rest(&Whole(self), until);
         }
         self.refuse(Refuse::All);
-        self.come_to_rest(until);
+        self.come_to_rest(&Whole(self), until);
         let report = self.stop(until.and_then(|until| until.checked_add(GRACE)), began);
         let result = if report.is_complete() {
             Ok(report)
@@ -116,11 +150,11 @@ impl Engine {
 
     /// Works, or waits while others work, until nothing is left to do or the rest is due only
     /// after `until`.
-    fn come_to_rest(&self, until: Option<Instant>) {
+    pub(crate) fn come_to_rest(&self, work: &dyn Work, until: Option<Instant>) {
         if !self.is_manual() {
-            let is_done = |survey| self.is_done(survey, until);
+            let is_done = |survey| self.is_done(work, survey, until);
             self.quiescence
-                .wait(until, || self.survey().is_some_and(is_done));
+                .wait(until, || work.survey().is_some_and(is_done));
             return;
         }
         let mut last = None;
@@ -130,16 +164,16 @@ impl Engine {
         let late = later(until, at_least);
         loop {
             self.run_until(late);
-            let survey = self.survey();
+            let survey = work.survey();
             let time_is_up = until.is_some_and(|until| Instant::now() >= until);
-            if time_is_up || survey.is_some_and(|survey| self.is_done(survey, until)) {
+            if time_is_up || survey.is_some_and(|survey| self.is_done(work, survey, until)) {
                 return;
             }
             // Deliveries that were put back are tried again for a while, because they may
             // succeed.
             let is_put_off = !self.next_run.lock().is_empty()
                 && at_least.is_some_and(|at_least| Instant::now() < at_least);
-            let stands = |survey| !is_put_off && self.stands(survey, last);
+            let stands = |survey| !is_put_off && self.stands(work, survey, last);
             if self.clock.is_manual() && survey.is_some_and(stands) {
                 // The rest waits for the clock, which nobody moves now.
                 return;
@@ -155,27 +189,30 @@ impl Engine {
     }
 
     /// Whether nothing is left to do, or only work that is due after `until`.
-    fn is_done(&self, survey: Survey, until: Option<Instant>) -> bool {
-        survey.moving == 0 && !self.is_coming(survey.parked, until)
+    pub(crate) fn is_done(&self, work: &dyn Work, survey: Survey, until: Option<Instant>) -> bool {
+        survey.moving == 0 && !self.is_coming(work, survey.parked, until)
     }
 
     /// Whether nothing will move on a manual engine before its clock does. That is so if no
     /// other thread runs the engine, and nothing has been done for a moment.
-    fn stands(&self, survey: Survey, last: Option<Survey>) -> bool {
-        let is_settled = survey.moving == 0 && survey.parked <= self.timer.outlook().0;
+    fn stands(&self, work: &dyn Work, survey: Survey, last: Option<Survey>) -> bool {
+        let is_settled = survey.moving == 0 && survey.parked <= work.outlook().0;
         self.pool.alive() == 0 && (is_settled || last == Some(survey))
     }
 
     /// Whether any of the `parked` retries and delayed messages is due before `until`.
-    fn is_coming(&self, parked: u64, until: Option<Instant>) -> bool {
-        let (still_parked, next_ns) = self.timer.outlook();
+    fn is_coming(&self, work: &dyn Work, parked: u64, until: Option<Instant>) -> bool {
+        if parked == 0 {
+            return false;
+        }
+        let (still_parked, next_ns) = work.outlook();
         if parked > still_parked {
             // The time of one of them has come, and it is on its way.
             return true;
         }
         match (next_ns.and_then(|at_ns| self.clock.instant(at_ns)), until) {
-            (Some(due), Some(until)) => parked > 0 && due <= until,
-            (Some(_), None) => parked > 0,
+            (Some(due), Some(until)) => due <= until,
+            (Some(_), None) => true,
             (None, _) => false,
         }
     }

@@ -65,6 +65,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             retry: plan.retry,
             filter: plan.filter,
             by_pattern: plan.by_pattern,
+            consumers,
             keyed: (!is_plain).then(keyed),
         };
         let with_handler = |handler| Arc::new(Self::new(name, topic, settings, handler));

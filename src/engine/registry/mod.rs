@@ -1,10 +1,8 @@
-//! Topics by name, subscriptions to patterns, and the end of a broker.
+//! Topics by name, how lanes are made, and the end of a broker.
 
 pub(crate) mod drain;
+pub(crate) mod drain_topic;
 pub(crate) mod equip;
+pub(crate) mod live;
 pub(crate) mod metrics;
-pub(crate) mod pattern_changes;
-pub(crate) mod pattern_members;
-pub(crate) mod pattern_plan;
-pub(crate) mod patterns;
 pub(crate) mod topics;

@@ -3,11 +3,11 @@
 use std::any::{Any, type_name};
 
 use crate::engine::base::cell::Cell;
-use crate::engine::base::contain::{SharedStrategy, share_policy, stand_in};
+use crate::engine::base::contain::{SharedPolicy, SharedStrategy, share_policy, stand_in};
 use crate::engine::base::gate::Gate;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::context::Inside;
-use crate::engine::runtime::directory::{AnyTopic, Survey, TopicSettings};
+use crate::engine::runtime::directory::{AnyTopic, LiveSettings, Survey, TopicSettings};
 use crate::engine::runtime::pool::Worker;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_set::QueueRef;
@@ -18,7 +18,7 @@ use crate::pure::policy::retry::Backoff;
 use crate::pure::words::ending::Refuse;
 use crate::pure::words::handles::Handles;
 use crate::pure::words::room::Phase;
-use crate::sync::{Arc, in_order, mutant};
+use crate::sync::{Arc, Mutex, in_order, mutant};
 
 impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
     fn name(&self) -> &Arc<str> {
@@ -39,6 +39,10 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn settings(&self) -> &TopicSettings {
         &self.settings
+    }
+
+    fn live(&self) -> LiveSettings {
+        self.live.now()
     }
 
     fn has_lanes(&self) -> bool {
@@ -83,7 +87,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             parked: delayed,
             activity: self.gate.issued(),
         };
-        if self.retains(&lanes) && !self.engine.has_stopped() {
+        if self.retains(&lanes) && !self.has_stopped() {
             survey.moving = 0;
         }
         for lane in lanes.iter() {
@@ -101,6 +105,25 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             }
         }
         survey
+    }
+
+    fn targets(&self) -> Vec<usize> {
+        let lanes = self.lanes.load();
+        let lanes = lanes.iter().map(|lane| Arc::as_ptr(lane).addr());
+        lanes.chain([std::ptr::from_ref(self).addr()]).collect()
+    }
+
+    fn stop(&self) {
+        self.is_stopped.set(1);
+    }
+
+    fn draining(&self) -> &Mutex<()> {
+        &self.draining
+    }
+
+    fn note_cut_off(&self, count: u64) -> u64 {
+        self.books.cut_off.add(count);
+        self.books.cut_off.get()
     }
 
     fn end(self: Arc<Self>, engine: &Engine) {
@@ -132,6 +155,14 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn metrics(&self) -> TopicMetrics {
         self.read_metrics()
+    }
+
+    fn strategy(&self) -> SharedStrategy {
+        self.strategy.load()
+    }
+
+    fn retry(&self) -> SharedPolicy {
+        self.retry.load()
     }
 
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy) {

@@ -2,15 +2,22 @@
 
 use std::any::Any;
 
-use crate::engine::base::cell::Cell;
-use crate::engine::base::contain::SharedStrategy;
+use crate::engine::base::cell::{Cell, Setting};
+use crate::engine::base::contain::{SharedPolicy, SharedStrategy};
 use crate::engine::runtime::Engine;
 use crate::observe::event::EventKind;
 use crate::observe::metrics::TopicMetrics;
+use crate::pure::words::Packed;
 use crate::pure::words::ending::Refuse;
 use crate::pure::words::handles::Handles;
 use crate::sync::{Arc, Mutex};
-use crate::types::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};
+use crate::types::config::{
+    DeadLetterOverflow, LaneFull, NoSubscribers, OnExpired, Overflow, Unkeyed,
+};
+use crate::types::duration::nanos;
+
+use std::num::NonZeroU64;
+use std::time::Duration;
 
 /// The work that is still to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,18 +31,102 @@ pub(crate) struct Survey {
     pub(crate) activity: u64,
 }
 
-/// Settings of a topic, checked.
+/// Settings of a topic that stand, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct TopicSettings {
-    pub(crate) capacity: u64,
-    pub(crate) overflow: Overflow,
     pub(crate) no_subscribers: NoSubscribers,
-    pub(crate) ttl_ns: Option<u64>,
     pub(crate) on_expired: OnExpired,
-    pub(crate) lane_capacity: u32,
     pub(crate) letters: usize,
     pub(crate) letter_overflow: DeadLetterOverflow,
     pub(crate) partitions: Option<Partitions>,
+}
+
+/// A time to live in nanoseconds, if there is one.
+pub(crate) type Ttl = Option<NonZeroU64>;
+
+/// Settings of a topic that may change while traffic runs, checked, as they are at one time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LiveSettings {
+    pub(crate) capacity: u64,
+    pub(crate) overflow: Overflow,
+    pub(crate) ttl: Ttl,
+    pub(crate) lane_capacity: u32,
+}
+
+/// Settings of a topic that may change while traffic runs.
+pub(crate) struct Live {
+    pub(crate) capacity: Setting<u64>,
+    pub(crate) overflow: Setting<Overflow>,
+    /// The time to live of messages that enter the queue now. Each batch keeps its own.
+    pub(crate) ttl: Setting<Ttl>,
+    pub(crate) lane_capacity: Setting<u32>,
+}
+
+impl Live {
+    pub(crate) fn new(first: LiveSettings) -> Self {
+        Self {
+            capacity: Setting::new(first.capacity),
+            overflow: Setting::new(first.overflow),
+            ttl: Setting::new(first.ttl),
+            lane_capacity: Setting::new(first.lane_capacity),
+        }
+    }
+
+    pub(crate) fn now(&self) -> LiveSettings {
+        LiveSettings {
+            capacity: self.capacity.get(),
+            overflow: self.overflow.get(),
+            ttl: self.ttl.get(),
+            lane_capacity: self.lane_capacity.get(),
+        }
+    }
+}
+
+/// The longest timeout that fits a word beside what policy it is.
+const LONGEST_NS: u64 = u64::MAX >> 2;
+
+/// The low bits say which it is, and the others are the timeout in nanoseconds. A timeout above 146
+/// years is read as the longest there is.
+impl Packed for Overflow {
+    fn pack(self) -> u64 {
+        match self {
+            Self::Reject => 0,
+            Self::DropOldest => 1,
+            Self::DropNewest => 2,
+            Self::Block { timeout } => nanos(timeout).min(LONGEST_NS) << 2 | 3,
+        }
+    }
+
+    fn unpack(word: u64) -> Self {
+        match word & 3 {
+            0 => Self::Reject,
+            1 => Self::DropOldest,
+            2 => Self::DropNewest,
+            _ => Self::Block {
+                timeout: match word >> 2 {
+                    LONGEST_NS => Duration::MAX,
+                    timeout_ns => Duration::from_nanos(timeout_ns),
+                },
+            },
+        }
+    }
+}
+
+impl Packed for LaneFull {
+    fn pack(self) -> u64 {
+        self as u64
+    }
+
+    #[inline(always)]
+    fn unpack(word: u64) -> Self {
+        const ALL: [LaneFull; 4] = [
+            LaneFull::Wait,
+            LaneFull::DropOldest,
+            LaneFull::DropNewest,
+            LaneFull::DeadLetter,
+        ];
+        ALL[word as usize % ALL.len()]
+    }
 }
 
 /// The number of a topic's partitions, and where messages without a key go.
@@ -52,6 +143,7 @@ pub(crate) trait AnyTopic: Send + Sync {
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
     fn handles(&self) -> &Cell<Handles>;
     fn settings(&self) -> &TopicSettings;
+    fn live(&self) -> LiveSettings;
     /// Returns whether it has lanes, even if they are ending.
     fn has_lanes(&self) -> bool;
     /// Returns what it contains that forbids removing it.
@@ -60,13 +152,24 @@ pub(crate) trait AnyTopic: Send + Sync {
     /// know.
     fn close(self: Arc<Self>, whom: Refuse);
     fn survey(&self) -> Survey;
-    /// Ends everything that no worker runs, after the broker has stopped, or the topic was removed.
+    /// Returns the addresses of the targets of its deadlines: its own, and those of its lanes.
+    fn targets(&self) -> Vec<usize>;
+    /// Refuses subscriptions, and cancels from now on what it has.
+    fn stop(&self);
+    /// Returns the lock that is held while it is drained.
+    fn draining(&self) -> &Mutex<()>;
+    /// Adds to the losses of its drains, and returns their sum.
+    fn note_cut_off(&self, count: u64) -> u64;
+    /// Ends everything that no worker runs, after the broker has stopped, or the topic was drained or
+    /// removed.
     fn end(self: Arc<Self>, engine: &Engine);
     /// Lets go of lanes and handlers, for the end of the broker.
     fn release_user_code(&self);
     /// Lets go of its strategy and retry policy, which are no longer called.
     fn release_settings(&self);
     fn metrics(&self) -> TopicMetrics;
+    fn strategy(&self) -> SharedStrategy;
+    fn retry(&self) -> SharedPolicy;
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy);
     /// Tells observers of something that happened to it.
     fn announce(&self, kind: EventKind);

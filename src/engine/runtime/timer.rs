@@ -113,6 +113,20 @@ impl Timer {
         (parked, state.wheel.next_deadline_ns())
     }
 
+    /// Returns what [`outlook`](Self::outlook) does, for the retries and delayed messages of these
+    /// targets alone. It looks at every deadline.
+    pub(crate) fn outlook_of(&self, targets: &[usize]) -> (u64, Option<u64>) {
+        let state = self.state.lock();
+        let ours = state.wheel.pending().filter(|(_, tag, target)| {
+            let address = Arc::as_ptr(target).addr();
+            Tag::unpack(*tag).is_parked() && targets.contains(&address)
+        });
+        ours.fold((0, None), |(parked, next_ns), (due_ns, ..)| {
+            let next_ns = next_ns.map_or(due_ns, |next_ns: u64| next_ns.min(due_ns));
+            (parked + 1, Some(next_ns))
+        })
+    }
+
     /// Returns the next deadline, if there is any.
     pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
         self.state.lock().wheel.next_deadline_ns()

@@ -12,11 +12,27 @@ use std::collections::BTreeMap;
 use crate::engine::parts::pending::Failure;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::TopicCore;
+use crate::engine::wait::waiters::Waiters;
 use crate::message::MessageId;
 use crate::message::batch::Batch;
-use crate::sync::{Arc, Weak};
+use crate::sync::{Arc, Mutex, Weak};
 use crate::types::config::DeadLetterOverflow;
 use crate::types::reason::DeadReason;
+
+/// The dead letters of a topic, and the redrives that wait for room in a lane.
+pub(crate) struct DeadLetterState<T> {
+    pub(crate) store: Mutex<DeadLetterStore<T>>,
+    pub(crate) redrives: Waiters,
+}
+
+impl<T> DeadLetterState<T> {
+    pub(crate) fn new(capacity: usize, overflow: DeadLetterOverflow) -> Self {
+        Self {
+            store: Mutex::new(DeadLetterStore::new(capacity, overflow)),
+            redrives: Waiters::new(),
+        }
+    }
+}
 
 /// A delivery that will not be tried again unless it is redriven.
 pub(crate) struct Letter<T> {

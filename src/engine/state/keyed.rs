@@ -155,10 +155,10 @@ impl<T: Send + Sync + 'static> Keyed<T> {
         receivers: Arc<Waiters>,
     ) -> Self {
         let is_shared = consumers.share();
-        let mut sequencer = match when_full {
-            LaneFull::DropOldest => Sequencer::dropping(),
-            LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => Sequencer::new(),
-        };
+        let mut sequencer = Sequencer::new();
+        if when_full == LaneFull::DropOldest {
+            sequencer.may_drop();
+        }
         if !is_shared {
             sequencer.join(RUNNER);
         }
@@ -239,7 +239,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
 
     /// Changes the rules. They apply at once to deliveries that wait. Deliveries that are in flight
     /// or await a retry hold up no others than before.
-    fn set_rules(
+    pub(crate) fn set_rules(
         &self,
         change: impl FnOnce(Rules, Option<u32>) -> Result<Rules, InvalidSetting>,
     ) -> Result<(), InvalidSetting> {
@@ -318,8 +318,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Returns the facts that its rules have to fit, with the leases that were asked for.
     pub(crate) fn fit(&self, is_shared: bool, credits: Option<u32>) -> Fit {
         Fit {
-            when_full: self.when_full,
-            capacity: self.capacity,
+            when_full: self.when_full.get(),
+            capacity: self.capacity.get(),
             is_shared,
             credits,
         }
@@ -327,7 +327,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Changes the rules of a keyed lane; a plain one is keyed from its next turn on.
     pub(crate) fn set_rules(self: &Arc<Self>, change: &ChangeRules) -> Result<(), InvalidSetting> {
-        let plain = Rules::plain(self.capacity);
+        let changing = self.changing.lock();
+        let plain = Rules::plain(self.capacity.get());
         if self.keyed.get().is_none() && change(plain, self.fit(false, None))? == plain {
             return Ok(());
         }
@@ -335,12 +336,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Box::new(Keyed::new(
                 plain,
                 Consumers::Runner,
-                self.when_full,
+                self.when_full.get(),
                 Arc::default(),
             ))
         });
         self.stop_lagging();
         keyed.set_rules(|rules, credits| change(rules, self.fit(keyed.is_shared, credits)))?;
+        drop(changing);
         KeyedLane { lane: self, keyed }.park_by_letters();
         self.schedule();
         Ok(())

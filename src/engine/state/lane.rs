@@ -1,6 +1,6 @@
 //! A lane: the deliveries of one subscription, on their way to its handler.
 
-use crate::engine::base::cell::Cell;
+use crate::engine::base::cell::{Cell, Setting, Shared};
 use crate::engine::base::contain::SharedPolicy;
 use crate::engine::base::counters::LaneBooks;
 use crate::engine::base::task_state::TaskState;
@@ -9,7 +9,7 @@ use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::expiry::Expiry;
 use crate::engine::runtime::linger::Linger;
-use crate::engine::state::keyed::Keyed;
+use crate::engine::state::keyed::{Consumers, Keyed};
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::fire::{Fire, Tag};
 use crate::message::batch::BatchSlice;
@@ -18,6 +18,7 @@ use crate::pure::decide::stride::Stride;
 use crate::pure::policy::retry::salt;
 use crate::pure::wheel::TimerKey;
 use crate::pure::wheel::arena::Arena;
+use crate::pure::words::handles::Holders;
 use crate::pure::words::room::{Phase, Reserved, Room};
 use crate::pure::words::schedule::Then;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -80,6 +81,7 @@ pub(crate) struct LaneSettings<T> {
     pub(crate) keyed: Option<Keyed<T>>,
     pub(crate) filter: Option<SharedFilter<T>>,
     pub(crate) by_pattern: bool,
+    pub(crate) consumers: Consumers,
 }
 
 /// Whether the topic may wait for a lane to run dry, and does.
@@ -90,9 +92,9 @@ pub(crate) struct Lag {
 }
 
 impl Lag {
-    pub(crate) fn of<T>(settings: &LaneSettings<T>, handler: &Handler<T>) -> Self {
+    fn of<T>(handler: &Handler<T>) -> Self {
         Self {
-            may_be: settings.when_full == LaneFull::Wait && matches!(handler, Handler::Each(_)),
+            may_be: matches!(handler, Handler::Each(_)),
             awaited_dry: AtomicBool::new(false),
         }
     }
@@ -107,10 +109,16 @@ pub(crate) struct Lane<T> {
     /// Keeps jitter apart between subscriptions, topics and brokers.
     pub(crate) salt: u64,
     pub(crate) topic: Arc<TopicCore<T>>,
-    pub(crate) capacity: u32,
-    pub(crate) when_full: LaneFull,
+    pub(crate) capacity: Setting<u32>,
+    pub(crate) when_full: Setting<LaneFull>,
+    /// The deliveries that its handler takes at once, if it takes batches.
+    pub(crate) batch_size: Option<usize>,
+    /// Held while a setting changes that others have to fit.
+    pub(crate) changing: Mutex<()>,
     /// The lane is one of several of a pattern subscription. Its topic may be removed before it ends.
     pub(crate) by_pattern: bool,
+    pub(crate) consumers: Consumers,
+    pub(crate) holders: Cell<Holders>,
     /// The lane gets messages with ids greater than this. It is set before the lane is on the list.
     after: AtomicU64,
     pub(crate) retry: Slot<Policy>,
@@ -125,6 +133,8 @@ pub(crate) struct Lane<T> {
     pub(crate) latencies: Mutex<Option<Box<Latencies>>>,
     /// First attempts, in accept order. Bounded by `capacity`: every delivery in it holds a place.
     inbox: OnceLock<Box<Unbounded<BatchSlice<T>>>>,
+    /// Whether others than the runner of a plain lane may take from the inbox.
+    pub(crate) shared: Shared,
     /// Slices taken out of the inbox that are still to be had, where others than the runner take
     /// from it. They are older than everything in the inbox.
     split: Mutex<VecDeque<BatchSlice<T>>>,
@@ -151,7 +161,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
         settings: LaneSettings<T>,
         handler: Handler<T>,
     ) -> Self {
-        let lag = Lag::of(&settings, &handler);
+        let lag = Lag::of(&handler);
+        let is_shared =
+            settings.when_full == LaneFull::DropOldest || topic.live.ttl.get().is_some();
+        let batch_size = match &handler {
+            Handler::Batch(_, batched) => Some(batched.size()),
+            Handler::Each(_) | Handler::External => None,
+        };
         let keyed = OnceLock::new();
         if let Some(settings) = settings.keyed {
             keyed.get_or_init(|| Box::new(settings));
@@ -160,9 +176,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
             salt: salt(topic.engine.seed, [&topic.name, &name]),
             name,
             topic,
-            capacity: settings.capacity,
-            when_full: settings.when_full,
+            capacity: Setting::new(settings.capacity),
+            when_full: Setting::new(settings.when_full),
+            batch_size,
+            changing: Mutex::new(()),
             by_pattern: settings.by_pattern,
+            consumers: settings.consumers,
+            holders: Cell::new(Holders::FIRST),
             after: AtomicU64::new(0),
             retry: Slot::new(Arc::new(settings.retry)),
             filter: Mutex::new(settings.filter),
@@ -173,6 +193,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             books: LaneBooks::default(),
             latencies: Mutex::new(None),
             inbox: OnceLock::new(),
+            shared: Shared::new(is_shared),
             split: Mutex::new(VecDeque::new()),
             expiry: Expiry::new(),
             returns: OnceLock::new(),
@@ -209,12 +230,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Returns how many new deliveries have room now.
     pub(crate) fn free(&self) -> u32 {
-        self.capacity.saturating_sub(self.room.load().occupied)
+        let capacity = self.capacity.get();
+        capacity.saturating_sub(self.room.load().occupied)
     }
 
     pub(crate) fn reserve(&self, wanted: u32, wait: bool) -> Reserved {
         self.room
-            .update(|room| room.reserve(wanted, self.capacity, wait))
+            .update(|room| room.reserve(wanted, self.capacity.get(), wait))
     }
 
     /// Gives places back, and notifies the topic if it waits for them. Returns `true` if the lane
@@ -248,7 +270,28 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// deliveries, to make room, or expired ones. The runner of a plain lane then takes no more
     /// than it is about to deliver.
     pub(crate) fn is_sifted(&self) -> bool {
-        self.when_full == LaneFull::DropOldest || self.topic.settings.ttl_ns.is_some()
+        self.shared.is_agreed()
+    }
+
+    /// Returns the policy for a full lane. A lane that is to drop its oldest makes the topic wait
+    /// until others than the runner may take from it.
+    #[inline]
+    pub(crate) fn when_full(&self) -> LaneFull {
+        match self.when_full.get() {
+            LaneFull::DropOldest if !self.is_sifted() && self.keyed.get().is_none() => {
+                LaneFull::Wait
+            }
+            policy => policy,
+        }
+    }
+
+    /// Lets others take from the inbox, for the runner at the beginning of a turn, if they asked.
+    #[inline(always)]
+    pub(crate) fn share_if_asked(&self) {
+        if self.shared.agree_if_asked() {
+            // The topic may wait for room that it can make itself from now on.
+            self.topic.schedule();
+        }
     }
 
     /// Passes each queued slice to `look`, which leaves what is to stay.

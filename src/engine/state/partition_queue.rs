@@ -18,18 +18,27 @@
 //!
 //! A publisher that drops the oldest takes from the queue, too, and may take only a part of a
 //! batch. The rest of that batch is `left`, older than everything in the channel. Where the topic
-//! drops its oldest, all threads that take hold the lock.
+//! drops its oldest, all threads that take hold the lock. A topic that comes to drop them waits until
+//! its dispatcher has agreed.
+//!
+//! The channel is as large as the topic's capacity wants it when the first batch is sent. A topic
+//! that has more room since lets batches that find the channel full `spill`, under the lock. They
+//! are newer than everything in the channel, and nothing is sent there before they are gone.
 
+use crate::engine::base::cell::Shared;
 use crate::engine::base::task_state::TaskState;
 use crate::engine::parts::dispatcher::DispatcherState;
-use crate::engine::runtime::directory::TopicSettings;
+use crate::engine::runtime::directory::{LiveSettings, Ttl};
 use crate::engine::runtime::expiry::Expiry;
 use crate::message::batch::{Accepted, BATCH, Batch, BatchSlice, OpenBatch, QueueEntry, Stamp};
 use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
 use crate::pure::words::schedule::Then;
 use crate::sync::{Arc, CachePadded, Channel, Mutex, MutexGuard, OnceLock, mutant};
+
 use crate::types::config::Overflow;
+
+use std::collections::VecDeque;
 
 /// Least messages of a chunk that stays in its publisher's own vector. A smaller one joins the open
 /// batch. A chunk may send the open batch before its time, to let it pass: the two hold more
@@ -47,8 +56,8 @@ pub(crate) struct PartitionQueue<T> {
     full: OnceLock<Channel<Arc<Batch<T>>>>,
     /// Batches that the gate lets into it at once.
     most_full: usize,
-    /// Publishers drop the oldest messages when there is no room.
-    evicts: bool,
+    /// Whether publishers may drop the oldest messages when there is no room.
+    pub(crate) evicts: Shared,
     pub(crate) task: TaskState,
     pub(crate) dispatcher: Mutex<Option<Box<DispatcherState<T>>>>,
     /// When the first message here expires, as far as that is known. An expiry by the topic's time
@@ -61,6 +70,12 @@ pub(crate) struct Tail<T> {
     open: OpenBatch<T>,
     /// The part of the oldest batch that an eviction has left.
     left: Option<BatchSlice<T>>,
+    /// Full batches that found the channel full.
+    #[allow(
+        clippy::box_collection,
+        reason = "seldom there, and the tail fills its cache lines"
+    )]
+    spill: Option<Box<VecDeque<Arc<Batch<T>>>>>,
     /// The writer of a message with this number, or a higher one, notifies.
     notify_from: u64,
     /// The writer that fills the open batch notifies, too.
@@ -75,18 +90,19 @@ pub(crate) struct Taken<T> {
 }
 
 impl<T> PartitionQueue<T> {
-    pub(crate) fn new(settings: &TopicSettings) -> Self {
-        let capacity = usize::try_from(settings.capacity).unwrap_or(usize::MAX);
+    pub(crate) fn new(live: LiveSettings) -> Self {
+        let capacity = usize::try_from(live.capacity).unwrap_or(usize::MAX);
         Self {
             tail: CachePadded::new(Mutex::new(Tail {
-                open: OpenBatch::new(),
+                open: OpenBatch::new(live.ttl),
                 left: None,
+                spill: None,
                 notify_from: 0,
                 notify_when_full: false,
             })),
             full: OnceLock::new(),
             most_full: (capacity / (OWN + 1)).saturating_mul(2).saturating_add(2),
-            evicts: settings.overflow == Overflow::DropOldest,
+            evicts: Shared::new(live.overflow == Overflow::DropOldest),
             task: TaskState::new(),
             dispatcher: Mutex::new(None),
             expiry: Expiry::new(),
@@ -114,7 +130,8 @@ impl<T> PartitionQueue<T> {
             if tail.open.len() > 0 {
                 self.send_open(tail);
             }
-            return self.send(tail, Batch::chunk(chunk, first));
+            let ttl = tail.open.ttl();
+            return self.send(tail, Batch::chunk(chunk, first, ttl));
         }
         if chunk.meta.is_empty() {
             for (payload, stamp) in chunk.payloads.into_iter().zip(first.each()) {
@@ -135,7 +152,12 @@ impl<T> PartitionQueue<T> {
 
     fn send(&self, tail: &mut Tail<T>, batch: Batch<T>) {
         let full = self.full.get_or_init(|| Channel::new(self.most_full));
-        full.push(Arc::new(batch));
+        let batch = Arc::new(batch);
+        if tail.spill.is_some() {
+            tail.spill(batch);
+        } else if let Err(batch) = full.push(batch) {
+            tail.spill(batch);
+        }
         if tail.notify_when_full {
             tail.notify_when_full = false;
             tail.notify_from = 0;
@@ -184,7 +206,8 @@ impl<T> PartitionQueue<T> {
     /// there is a full batch already, or no message at all.
     pub(crate) fn be_notified_when_full(&self) -> bool {
         let mut tail = self.tail.lock();
-        let is_only_open = tail.open.len() > 0 && tail.left.is_none() && !self.has_full();
+        let has_full = tail.spill.is_some() || self.has_full();
+        let is_only_open = tail.open.len() > 0 && tail.left.is_none() && !has_full;
         if is_only_open {
             tail.notify_from = QUIET;
             tail.notify_when_full = true;
@@ -194,7 +217,7 @@ impl<T> PartitionQueue<T> {
 
     /// Takes the oldest full batch, without the lock, where nobody else takes any.
     pub(crate) fn pop_full(&self) -> Option<BatchSlice<T>> {
-        if self.evicts {
+        if self.evicts.is_agreed() {
             return None;
         }
         self.full.get()?.pop().map(BatchSlice::whole)
@@ -214,7 +237,8 @@ impl<T> PartitionQueue<T> {
     fn pop_from(&self, tail: &mut Tail<T>) -> Option<Taken<T>> {
         let full = || self.full.get()?.pop().map(BatchSlice::whole);
         let full = || mutant!(full(), "queue.full-first", None);
-        if let Some(part) = tail.left.take().or_else(full) {
+        let spilled = |tail: &mut Tail<T>| tail.pop_spilled().map(BatchSlice::whole);
+        if let Some(part) = tail.left.take().or_else(full).or_else(|| spilled(tail)) {
             let was_open = false;
             return Some(Taken { part, was_open });
         }
@@ -230,8 +254,24 @@ impl<T> PartitionQueue<T> {
         Some(Taken { part, was_open })
     }
 
-    /// Takes the oldest messages, at most `most`, for a topic that drops its oldest.
+    /// Sets the time to live of the messages that are written from now on. The dispatcher is to
+    /// look when the others expire.
+    pub(crate) fn set_ttl(&self, ttl: Ttl, now_ns: u64) {
+        let mut tail = self.tail.lock();
+        if tail.open.len() > 0 {
+            self.send_open(&mut tail);
+        }
+        tail.open.set_ttl(ttl);
+        drop(tail);
+        self.expiry.note(now_ns);
+    }
+
+    /// Takes the oldest messages, at most `most`, for a topic that drops its oldest. The dispatcher
+    /// must have agreed to that.
     pub(crate) fn pop_some(&self, most: u32) -> Option<BatchSlice<T>> {
+        if !self.evicts.is_agreed() {
+            return None;
+        }
         let mut tail = self.tail.lock();
         let (taken, left) = self.pop_from(&mut tail)?.part.split_at_most(most);
         tail.left = left;
@@ -240,6 +280,20 @@ impl<T> PartitionQueue<T> {
 }
 
 impl<T> Tail<T> {
+    #[cold]
+    fn spill(&mut self, batch: Arc<Batch<T>>) {
+        self.spill.get_or_insert_default().push_back(batch);
+    }
+
+    fn pop_spilled(&mut self) -> Option<Arc<Batch<T>>> {
+        let spill = self.spill.as_mut()?;
+        let oldest = spill.pop_front();
+        if spill.is_empty() {
+            self.spill = None;
+        }
+        oldest
+    }
+
     /// Returns whether the writer of the message with this number must notify.
     #[inline(always)]
     pub(crate) fn notifies(&mut self, number: u64) -> bool {

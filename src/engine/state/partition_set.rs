@@ -36,7 +36,7 @@
 use std::ops::Deref;
 
 use crate::engine::runtime::Engine;
-use crate::engine::runtime::directory::{Partitions, TopicSettings};
+use crate::engine::runtime::directory::{LiveSettings, Partitions};
 use crate::engine::runtime::pool::{After, Task, Worker};
 use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::topic::TopicCore;
@@ -183,7 +183,7 @@ impl<T: Send + Sync + 'static> Fire for Partition<T> {
 impl<T: Send + Sync + 'static> PartitionSet<T> {
     fn new(
         topic: Weak<TopicCore<T>>,
-        settings: &TopicSettings,
+        live: LiveSettings,
         count: usize,
         before: Option<Arc<Self>>,
     ) -> Arc<Self> {
@@ -191,7 +191,7 @@ impl<T: Send + Sync + 'static> PartitionSet<T> {
             let partition = |_| {
                 Arc::new(Partition {
                     set: Weak::clone(set),
-                    queue: PartitionQueue::new(settings),
+                    queue: PartitionQueue::new(live),
                     entered: CachePadded::new(AtomicU64::new(0)),
                     left: AtomicU64::new(0),
                 })
@@ -256,12 +256,12 @@ impl<T: Send + Sync + 'static> PartitionSet<T> {
 impl<T: Send + Sync + 'static> Split<T> {
     pub(crate) fn new(
         topic: &Weak<TopicCore<T>>,
-        settings: &TopicSettings,
+        live: LiveSettings,
         Partitions { count, unkeyed }: Partitions,
     ) -> Self {
         let count = usize::from(count);
         Self {
-            set: Slot::new(PartitionSet::new(Weak::clone(topic), settings, count, None)),
+            set: Slot::new(PartitionSet::new(Weak::clone(topic), live, count, None)),
             change: Mutex::new(()),
             unkeyed,
             turn: AtomicU64::new(0),
@@ -379,7 +379,7 @@ impl<T: Send + Sync + 'static> Split<T> {
     /// before comes first.
     pub(crate) fn drop_oldest(
         &self,
-        topic: &TopicCore<T>,
+        topic: &Arc<TopicCore<T>>,
         route: Option<u64>,
         meta: Option<&Meta>,
         wanted: u64,
@@ -439,6 +439,16 @@ impl<T: Send + Sync + 'static> Split<T> {
         self.set.peek(|set| set.place(key_hash(key)))
     }
 
+    /// Lets `change` act on every queue. No set is made meanwhile, and later sets have the topic's
+    /// settings of then.
+    pub(crate) fn change_queues(&self, mut change: impl FnMut(&PartitionQueue<T>)) {
+        let _changing = self.change.lock();
+        let (set, before) = self.sets();
+        for partition in before.iter().chain([&set]).flat_map(|set| &set.partitions) {
+            change(&partition.queue);
+        }
+    }
+
     /// Changes the number of partitions.
     pub(crate) fn change(
         &self,
@@ -456,7 +466,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         }
         self.set.swap(PartitionSet::new(
             Arc::downgrade(topic),
-            &topic.settings,
+            topic.live.now(),
             to,
             Some(old),
         ));

@@ -41,11 +41,12 @@ impl<T: Send + Sync + 'static> Roll<T> {
         Self(Mutex::new(State::new()))
     }
 
-    /// Returns whether there is an open lane of this name.
-    pub(crate) fn has_open(&self, list: &Slot<Lanes<T>>, name: &str) -> bool {
+    /// Returns the open lane of this name, if there is one.
+    pub(crate) fn find_open(&self, list: &Slot<Lanes<T>>, name: &str) -> Option<Arc<Lane<T>>> {
+        let answers = |lane: &&Arc<Lane<T>>| lane.answers_to(name);
         let lanes = list.load();
         if lanes.len() < LONG {
-            return lanes.iter().any(|lane| lane.answers_to(name));
+            return lanes.iter().find(answers).cloned();
         }
         let mut state = self.0.lock();
         if state.names.is_empty() {
@@ -54,8 +55,7 @@ impl<T: Send + Sync + 'static> Roll<T> {
                 .map(|lane| (Arc::clone(&lane.name), Arc::clone(lane)));
             state.names.extend(named);
         }
-        let latest = state.names.get(name);
-        latest.is_some_and(|lane| lane.answers_to(name))
+        state.names.get(name).filter(answers).cloned()
     }
 
     /// Puts a lane on the list.

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use crate::engine::base::cell::Cell;
-use crate::engine::base::contain::{Contained, SharedPolicy, SharedStrategy, StrategyInUse};
+use crate::engine::base::cell::{Cell, Setting};
+use crate::engine::base::contain::{PolicyInUse, SharedPolicy, SharedStrategy, StrategyInUse};
 use crate::engine::base::counters::{DeliveryCounts, TopicBooks};
 use crate::engine::base::gate::Gate;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::bus::Bus;
-use crate::engine::runtime::directory::TopicSettings;
-use crate::engine::state::dead_letter_store::{DeadLetterStore, Left, Letter, notify};
+use crate::engine::runtime::directory::{Live, LiveSettings, TopicSettings};
+use crate::engine::state::dead_letter_store::{DeadLetterState, DeadLetterStore, Left, Letter, notify};
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::partition_set::Split;
@@ -20,7 +20,6 @@ use crate::message::batch::{Accepted, QueueEntry};
 use crate::message::meta::Meta;
 use crate::observe::event::{About, EventKind, Record, Subject};
 use crate::pure::decide::lifecycle::Status;
-use crate::pure::policy::retry::RetryPolicy;
 use crate::pure::wheel::TimerKey;
 use crate::pure::wheel::arena::Arena;
 use crate::pure::words::ending::Ending;
@@ -93,12 +92,6 @@ impl<T> DelayedMessages<T> {
     }
 }
 
-/// The dead letters of a topic, and the redrives that wait for room in a lane.
-pub(crate) struct DeadLetterState<T> {
-    pub(crate) store: Mutex<DeadLetterStore<T>>,
-    pub(crate) redrives: Waiters,
-}
-
 /// The list of a topic's lanes.
 pub(crate) type Lanes<T> = Vec<Arc<Lane<T>>>;
 
@@ -110,6 +103,7 @@ pub(crate) struct TopicCore<T> {
     pub(crate) name: Arc<str>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) settings: TopicSettings,
+    pub(crate) live: Live,
     pub(crate) gate: Gate,
     /// The topic's queue, whose messages are numbered by their ids; unused if it is split.
     pub(crate) plain: PartitionQueue<T>,
@@ -126,7 +120,7 @@ pub(crate) struct TopicCore<T> {
     /// Serializes changes of the list; holds the counts of lanes that ended.
     pub(crate) ended: Mutex<Option<Box<DeliveryCounts>>>,
     pub(crate) strategy: Slot<StrategyInUse>,
-    pub(crate) retry: Slot<Contained<Box<dyn RetryPolicy>>>,
+    pub(crate) retry: Slot<PolicyInUse>,
     pub(crate) waiters: Waiters,
     pub(crate) delayed: Mutex<DelayedMessages<T>>,
     /// Made when they are first needed.
@@ -134,6 +128,12 @@ pub(crate) struct TopicCore<T> {
     /// Written for every batch: kept off the lines that publishers read.
     pub(crate) books: CachePadded<TopicBooks>,
     pub(crate) handles: Cell<Handles>,
+    /// One, once a drain of the topic has ended it.
+    pub(crate) is_stopped: Setting<u32>,
+    /// Held while the topic is drained.
+    pub(crate) draining: Mutex<()>,
+    /// Held while a setting changes.
+    pub(crate) changing: Mutex<()>,
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
@@ -141,16 +141,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         name: Arc<str>,
         engine: Arc<Engine>,
         settings: TopicSettings,
+        live: LiveSettings,
         strategy: SharedStrategy,
         retry: SharedPolicy,
     ) -> Arc<Self> {
         Arc::new_cyclic(|topic| Self {
             name,
             gate: Gate::new(),
-            plain: PartitionQueue::new(&settings),
+            plain: PartitionQueue::new(live),
             split: settings
                 .partitions
-                .map(|partitions| Box::new(Split::new(topic, &settings, partitions))),
+                .map(|partitions| Box::new(Split::new(topic, live, partitions))),
             flush_to: AtomicU64::new(0),
             lanes: Slot::new(Arc::new(Vec::new())),
             roll: Roll::new(),
@@ -164,7 +165,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             letters: OnceLock::new(),
             books: CachePadded::new(TopicBooks::default()),
             handles: Cell::new(Handles::NONE),
+            is_stopped: Setting::new(0),
+            draining: Mutex::new(()),
+            changing: Mutex::new(()),
             settings,
+            live: Live::new(live),
             engine,
         })
     }
@@ -191,9 +196,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.gate.outstanding().saturating_sub(delayed)
     }
 
+    /// Returns whether it cancels what it has: it was drained, or its broker has stopped.
+    #[inline]
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.is_stopped.get() != 0 || self.engine.has_stopped()
+    }
+
     /// Returns whether all its places are taken.
     pub(crate) fn is_full(&self) -> bool {
-        self.gate.outstanding() >= self.settings.capacity
+        self.gate.outstanding() >= self.live.capacity.get()
     }
 
     /// Returns whether it has no accepted messages, and nobody looks for more.
@@ -228,10 +239,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Returns how many more messages it takes now.
     pub(crate) fn room(&self) -> usize {
-        let free = self
-            .settings
-            .capacity
-            .saturating_sub(self.gate.outstanding());
+        let capacity = self.live.capacity.get();
+        let free = capacity.saturating_sub(self.gate.outstanding());
         usize::try_from(free).unwrap_or(usize::MAX)
     }
 
@@ -324,13 +333,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     fn dead_letters(&self) -> &DeadLetterState<T> {
         let settings = &self.settings;
-        self.letters.get_or_init(|| {
-            let store = DeadLetterStore::new(settings.letters, settings.letter_overflow);
-            Box::new(DeadLetterState {
-                store: Mutex::new(store),
-                redrives: Waiters::new(),
-            })
-        })
+        let new = || DeadLetterState::new(settings.letters, settings.letter_overflow);
+        self.letters.get_or_init(|| Box::new(new()))
     }
 
     /// Returns the line of redrives that wait for room in a lane.
@@ -419,7 +423,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// wait for a first lane.
     pub(crate) fn join(self: &Arc<Self>, lane: &Arc<Lane<T>>) -> bool {
         let joining = self.ended.lock();
-        if self.roll.has_open(&self.lanes, &lane.name) {
+        if self.roll.find_open(&self.lanes, &lane.name).is_some() {
             return false;
         }
         if lane.filter.lock().is_some() {
@@ -435,6 +439,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             "lanes.start-then-list"
         );
         drop(joining);
+        if self.live.ttl.get().is_some() {
+            // It may have got its time to live while the lane was made.
+            lane.shared.ask();
+        }
         self.schedule();
         // A buffer may wait for a lane to publish to.
         self.call_publishers();
@@ -453,10 +461,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.roll.remove(&self.lanes, lane);
     }
 
-    /// Returns whether it has an open lane of this name.
-    pub(crate) fn has_open(&self, name: &str) -> bool {
+    /// Returns its open lane of this name, if it has one.
+    pub(crate) fn find_open(&self, name: &str) -> Option<Arc<Lane<T>>> {
         let _joining = self.ended.lock();
-        self.roll.has_open(&self.lanes, name)
+        self.roll.find_open(&self.lanes, name)
     }
 
     /// Takes a lane that has ended off the list and keeps its counts. Between the broker's stop and

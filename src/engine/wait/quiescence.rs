@@ -21,6 +21,23 @@ impl Quiescence {
         self.0.wait_for(until, still, || 0).is_some()
     }
 
+    /// Registers this future to be woken when something ends, unless `still` returns `true` now.
+    #[cfg(feature = "async")]
+    pub(crate) fn poll(
+        &self,
+        id: &mut crate::engine::wait::wakers::WaiterId,
+        context: &std::task::Context<'_>,
+        still: impl FnOnce() -> bool,
+    ) -> std::task::Poll<()> {
+        self.0.poll_for(id, context, || still().then_some(()), || 0)
+    }
+
+    /// Ends the wait of this id.
+    #[cfg(feature = "async")]
+    pub(crate) fn leave(&self, id: &mut crate::engine::wait::wakers::WaiterId) {
+        self.0.leave(id, || 0);
+    }
+
     /// Lets all waiters look, because something ended.
     pub(crate) fn notify(&self) {
         self.0.wake_all();

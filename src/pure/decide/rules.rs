@@ -47,6 +47,17 @@ impl Fit {
     }
 }
 
+/// Refuses batches that a lane of this capacity could never fill.
+pub(crate) fn check_batch_size(size: Option<usize>, capacity: u32) -> Result<(), InvalidSetting> {
+    match size {
+        Some(size) if size > capacity as usize => {
+            let rule = "must not exceed the lane's capacity, or it would never fill";
+            Err(InvalidSetting::new("batch size", size, rule))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Rules {
     /// Returns the rules of a lane whose order doesn't matter.
     pub(crate) fn plain(capacity: u32) -> Self {
@@ -104,6 +115,30 @@ impl Rules {
             hold: self.hold.min(capacity),
             ..self
         }
+    }
+
+    /// Returns these rules for a lane whose capacity becomes that of `fit`. The bound on deliveries
+    /// that are set aside follows if it is the whole capacity. The lane hands out batches of
+    /// `batch_size`, if it does.
+    pub(crate) fn with_capacity(
+        self,
+        before: u32,
+        batch_size: Option<usize>,
+        fit: Fit,
+    ) -> Result<Self, InvalidSetting> {
+        if let Some(credits) = fit.credits {
+            fit.with_credits(credits as usize)?;
+        }
+        check_batch_size(batch_size, fit.capacity)?;
+        let hold = match self.hold {
+            hold if hold == before => fit.capacity,
+            hold if hold > fit.capacity => {
+                let rule = "must be between 1 and the lane's capacity";
+                return Err(InvalidSetting::new("hold", hold, rule));
+            }
+            hold => hold,
+        };
+        Self { hold, ..self }.checked(fit)
     }
 
     /// Returns whether a failure holds others up.

@@ -61,11 +61,15 @@ impl<D> Sequencer<D> {
         }
     }
 
-    /// Makes one that can be asked for [the oldest new ones](Self::take_oldest_new).
-    pub(crate) fn dropping() -> Self {
-        Self {
-            droppable: Some(BTreeMap::new()),
-            ..Self::new()
+    /// Makes it keep what it takes to find [the oldest new ones](Self::take_oldest_new).
+    pub(crate) fn may_drop(&mut self) {
+        if self.droppable.is_none() {
+            let lines = self.lines.iter();
+            let lines =
+                lines.flat_map(|(key, line)| line.queue.iter().map(|one| (one, Some(*key))));
+            let all = lines.chain(self.free.new.values().map(|one| (one, None)));
+            let new = all.filter(|(one, _)| one.class == Class::New);
+            self.droppable = Some(new.map(|(one, key)| (one.id, key)).collect());
         }
     }
 
@@ -645,11 +649,18 @@ mod tests {
 
     #[test]
     fn the_oldest_new_one_is_told_from_what_was_put_back_in_its_place() {
-        let mut all = Sequencer::dropping();
+        let mut all = Sequencer::new();
         all.join(ME);
         all.file_behind(2, 2, Some(key(7)), 20);
         all.file(2, Some(key(7)), Class::New, 2);
-        assert_eq!(all.take_oldest_new(9), [2]);
+        all.file(3, None, Class::New, 3);
+        assert_eq!(all.take_oldest_new(9), []);
+        all.may_drop();
+        all.file(1, None, Class::New, 1);
+        all.file(4, None, Class::Again, 4);
+        assert_eq!(all.take_oldest_new(2), [1, 2]);
+        assert_eq!(all.take_oldest_new(9), [3]);
+        assert_eq!(take(&mut all, 1, PerKey::All), [20]);
         assert_eq!(take(&mut all, 9, PerKey::All), [20]);
     }
 
@@ -702,7 +713,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_key_overlaps_overtakes_or_is_forgotten(acts in proptest::collection::vec(act(), 0..200)) {
-            let mut all: Sequencer<u64> = Sequencer::dropping();
+            let mut all: Sequencer<u64> = Sequencer::new();
+            all.may_drop();
             let mut new: BTreeSet<u64> = BTreeSet::new();
             let mut here: Vec<u64> = Vec::new();
             let mut out: Vec<(u64, Taken<u64>)> = Vec::new();

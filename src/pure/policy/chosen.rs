@@ -104,7 +104,7 @@ impl<F> fmt::Debug for StrategyFn<F> {
 
 /// A pointer to a policy or a strategy is one itself.
 macro_rules! forward {
-    ($pointer:ident) => {
+    ($pointer:ident $(, $same_as:item)?) => {
         impl<P: RetryPolicy + ?Sized> RetryPolicy for $pointer<P> {
             fn decide(&self, failed: &FailedAttempt<'_>) -> Decision {
                 (**self).decide(failed)
@@ -121,6 +121,8 @@ macro_rules! forward {
             fn check(&self) -> Result<(), InvalidSetting> {
                 (**self).check()
             }
+
+            $($same_as)?
         }
 
         impl<S: Strategy + ?Sized> Strategy for $pointer<S> {
@@ -135,9 +137,16 @@ macro_rules! forward {
             fn check(&self) -> Result<(), InvalidSetting> {
                 (**self).check()
             }
+
+            $($same_as)?
         }
     };
 }
 
-forward!(Arc);
+forward!(
+    Arc,
+    fn same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(self, other)
+    }
+);
 forward!(Box);

@@ -183,6 +183,19 @@ pub trait RetryPolicy: Send + Sync + 'static {
     fn check(&self) -> Result<(), InvalidSetting> {
         Ok(())
     }
+
+    /// Returns whether the other policy decides as this one does in every case.
+    ///
+    /// [`open`](crate::TopicBuilder::open) asks it, when a call that joins a topic gives a policy.
+    /// By default it returns `false`: the two can't be compared. Policies that are values compare
+    /// themselves. An `Arc` agrees with its clones.
+    fn same_as(&self, other: &Self) -> bool
+    where
+        Self: Sized,
+    {
+        let _ = other;
+        false
+    }
 }
 
 /// The classifier's verdict on an error.
@@ -427,7 +440,33 @@ impl RetryPolicy for Backoff {
         }
         Ok(())
     }
+
+    fn same_as(&self, other: &Self) -> bool {
+        self == other
+    }
 }
+
+/// Two policies are equal if all their settings are.
+///
+/// Classifiers can't be compared. So a policy with one equals only its clones.
+impl PartialEq for Backoff {
+    fn eq(&self, other: &Self) -> bool {
+        let is_shared = match (&self.classifier, &other.classifier) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        };
+        is_shared
+            && self.shape == other.shape
+            && self.base == other.base
+            && self.cap == other.cap
+            && self.jitter_seed == other.jitter_seed
+            && self.max_attempts == other.max_attempts
+            && self.max_elapsed == other.max_elapsed
+    }
+}
+
+impl Eq for Backoff {}
 
 impl fmt::Debug for Backoff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

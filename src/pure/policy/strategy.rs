@@ -145,6 +145,19 @@ pub trait Strategy: Send + Sync + 'static {
     fn check(&self) -> Result<(), InvalidSetting> {
         Ok(())
     }
+
+    /// Returns whether the other strategy decides as this one does in every case.
+    ///
+    /// [`open`](crate::TopicBuilder::open) asks it, when a call that joins a topic gives a strategy.
+    /// By default it returns `false`: the two can't be compared. Strategies that are values compare
+    /// themselves. An `Arc` agrees with its clones.
+    fn same_as(&self, other: &Self) -> bool
+    where
+        Self: Sized,
+    {
+        let _ = other;
+        false
+    }
 }
 
 /// A strategy that dispatches all waiting messages at once. It is the default.
@@ -163,6 +176,10 @@ impl Strategy for Immediate {
 
     fn name(&self) -> &str {
         "immediate"
+    }
+
+    fn same_as(&self, other: &Self) -> bool {
+        self == other
     }
 }
 
@@ -259,6 +276,10 @@ impl Strategy for Batched {
             return Err(InvalidSetting::new("batch_size", 0, "must be at least 1"));
         }
         Ok(())
+    }
+
+    fn same_as(&self, other: &Self) -> bool {
+        self == other
     }
 }
 

@@ -61,6 +61,11 @@ pub(crate) struct Removed {
 pub(crate) struct Emptied(u32);
 
 impl Buckets {
+    /// Returns all items, in no order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Item> {
+        self.chunks.values().flat_map(Chunk::items)
+    }
+
     /// Makes `buckets` empty buckets, at most 2^16. Each takes four bytes until items are added.
     pub(crate) fn new(buckets: usize) -> Self {
         Self {

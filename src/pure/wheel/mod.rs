@@ -188,6 +188,16 @@ impl<V> Wheel<V> {
         self.elapsed = now;
     }
 
+    /// Returns the pending timers in no order: their deadlines, rounded up to a tick, tags and
+    /// values.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = (u64, u32, &V)> {
+        self.buckets.all().filter_map(|item| {
+            let entry = self.entries.get(item.index)?;
+            let due_ns = due_tick(item.deadline_ns).saturating_mul(TICK_NS);
+            Some((due_ns, entry.tag, &entry.value))
+        })
+    }
+
     /// Returns whether an [`advance`](Self::advance) to `now_ns` could find anything.
     pub(crate) fn is_due(&self, now_ns: u64) -> bool {
         let now = tick_reached(now_ns).max(self.elapsed);

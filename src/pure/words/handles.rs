@@ -72,6 +72,68 @@ impl crate::pure::words::Packed for Handles {
     }
 }
 
+/// The handles of a subscription, and whether it stays when the last of them has gone.
+///
+/// The feared interleaving: one thread takes the subscription up again, while another drops the last
+/// handle and ends it. One of the two comes first. Either the new handle keeps it, or there is
+/// nothing left to take up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holders {
+    count: u32,
+    is_detached: bool,
+}
+
+impl Holders {
+    /// The handle of the subscriber.
+    pub const FIRST: Self = Self {
+        count: 1,
+        is_detached: false,
+    };
+
+    /// Lets the subscription stay without handles.
+    pub fn detach(self) -> (Self, ()) {
+        let detached = Self {
+            is_detached: true,
+            ..self
+        };
+        (detached, ())
+    }
+
+    /// Adds a handle, which ends the subscription again when it is the last to go. Returns `false`
+    /// if the subscription is ending for want of handles.
+    pub fn attach(self) -> (Self, bool) {
+        if self.count == 0 && !self.is_detached {
+            return (self, false);
+        }
+        let attached = Self {
+            count: self.count + 1,
+            is_detached: false,
+        };
+        (attached, true)
+    }
+
+    /// Takes a handle off. Returns whether the subscription is to end.
+    pub fn leave(self) -> (Self, bool) {
+        // In release builds, too: past zero it would never end.
+        assert!(self.count > 0, "no handle is left to leave: {self:?}");
+        let count = self.count - 1;
+        (Self { count, ..self }, count == 0 && !self.is_detached)
+    }
+}
+
+impl crate::pure::words::Packed for Holders {
+    fn pack(self) -> u64 {
+        u64::from(self.count) << 1 | u64::from(self.is_detached)
+    }
+
+    fn unpack(word: u64) -> Self {
+        Self {
+            count: (word >> 1) as u32,
+            is_detached: word & 1 != 0,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,5 +174,28 @@ mod tests {
     #[should_panic = "too many handles: Handles { out: 9223372036854775807, removed: false }"]
     fn a_handle_too_many_is_told_the_state() {
         let _ = Handles(REMOVED - 1).join();
+    }
+
+    #[test]
+    fn a_detached_subscription_stays_until_it_was_attached_and_dropped() {
+        let (held, ()) = Holders::FIRST.detach();
+        let (free, ends) = held.leave();
+        assert!(!ends);
+        let (attached, is_held) = free.attach();
+        assert!(is_held);
+        let (two, is_held) = attached.attach();
+        assert!(is_held && !two.leave().1);
+        let (ended, ends) = two.leave().0.leave();
+        assert!(ends);
+        assert!(!ended.attach().1, "it is ending");
+        for holders in [held, free, attached, two, ended] {
+            assert_eq!(Holders::unpack(holders.pack()), holders);
+        }
+    }
+
+    #[test]
+    #[should_panic = "no handle is left to leave: Holders { count: 0, is_detached: false }"]
+    fn a_holder_that_leaves_twice_is_told_the_state() {
+        let _ = Holders::FIRST.leave().0.leave();
     }
 }

@@ -19,3 +19,35 @@ pub trait Packed: Copy {
     /// Returns the state that a word stands for.
     fn unpack(word: u64) -> Self;
 }
+
+impl Packed for u64 {
+    fn pack(self) -> u64 {
+        self
+    }
+
+    #[inline(always)]
+    fn unpack(word: u64) -> Self {
+        word
+    }
+}
+
+impl Packed for u32 {
+    fn pack(self) -> u64 {
+        u64::from(self)
+    }
+
+    #[inline(always)]
+    fn unpack(word: u64) -> Self {
+        word as u32
+    }
+}
+
+impl Packed for Option<std::num::NonZeroU64> {
+    fn pack(self) -> u64 {
+        self.map_or(0, std::num::NonZeroU64::get)
+    }
+
+    fn unpack(word: u64) -> Self {
+        std::num::NonZeroU64::new(word)
+    }
+}

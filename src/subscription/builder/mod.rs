@@ -19,7 +19,7 @@ use crate::message::Delivery;
 use crate::message::delivery_batch::DeliveryBatch;
 use crate::message::nack::Nack;
 use crate::observe::event::{EventKind, Subject};
-use crate::pure::decide::rules::Fit;
+use crate::pure::decide::rules::{Fit, check_batch_size};
 use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::pure::words::room::Phase;
 use crate::subscription::Subscription;
@@ -280,15 +280,12 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
 
     fn check_batches(&self, batches: Batched) -> Result<(), InvalidSetting> {
         batches.check()?;
-        if batches.size() > self.checked_capacity()? {
-            let rule = "must not exceed the lane's capacity, or it would never fill";
-            return Err(InvalidSetting::new("batch_size", batches.size(), rule));
-        }
-        Ok(())
+        let capacity = self.checked_capacity()? as u32;
+        check_batch_size(Some(batches.size()), capacity)
     }
 
     fn checked_capacity(&self) -> Result<usize, InvalidSetting> {
-        let default = self.topic.settings.lane_capacity as usize;
+        let default = self.topic.live.lane_capacity.get() as usize;
         in_range("capacity", self.options.capacity, default)
     }
 
@@ -323,7 +320,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             by_pattern: false,
         };
         let engine = &self.topic.engine;
-        if engine.is_ending() {
+        if engine.is_ending() || self.topic.gate.is_sealed() {
             return Err(SubscribeError::Closed);
         }
         let lane = Lane::equipped(name, Arc::clone(self.topic), plan, equipment()?);
@@ -335,7 +332,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         }
         let kind = EventKind::SubscriptionAdded;
         self.topic.tell_of(Subject::of(&lane.name), kind);
-        if engine.has_stopped() {
+        if self.topic.has_stopped() {
             // The end may have passed by before the lane was on the list.
             lane.close(Phase::Cancelling);
             lane.end(engine);

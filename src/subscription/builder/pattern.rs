@@ -8,9 +8,9 @@ use crate::engine::base::contain::Contained;
 use crate::engine::parts::handler::{Handler, SharedFilter};
 #[cfg(feature = "parallel")]
 use crate::engine::parts::parallel::Parallel;
+use crate::engine::patterns::plan::{PatternPlan, Template, fit_of_any};
+use crate::engine::patterns::subscription::PatternSub;
 use crate::engine::pull::sources::Sources;
-use crate::engine::registry::pattern_plan::{PatternPlan, Template, fit_of_any};
-use crate::engine::registry::patterns::PatternSub;
 use crate::engine::runtime::Engine;
 #[cfg(feature = "async")]
 use crate::engine::slots::async_calls;
@@ -18,6 +18,7 @@ use crate::engine::slots::slot;
 use crate::message::Delivery;
 use crate::message::delivery_batch::DeliveryBatch;
 use crate::message::nack::Nack;
+use crate::pure::decide::rules::check_batch_size;
 use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::subscription::group::pattern::PatternGroup;
 use crate::subscription::options::{
@@ -116,11 +117,14 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
             let slots = move |concurrency| slot::share(&handler, concurrency);
             Template::Slots(Box::new(slots), concurrency)
         } else {
-            Template::Runner(Box::new(move || {
-                let handler = Arc::clone(&handler);
-                let call = move |delivery: &Delivery<'_, T>| (**handler)(delivery);
-                Handler::Each(Box::new(call))
-            }))
+            Template::Runner(
+                Box::new(move || {
+                    let handler = Arc::clone(&handler);
+                    let call = move |delivery: &Delivery<'_, T>| (**handler)(delivery);
+                    Handler::Each(Box::new(call))
+                }),
+                None,
+            )
         };
         self.with_handler(template)
     }
@@ -167,11 +171,14 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         self.options.check_one_at_a_time(ONE_BATCH_AT_A_TIME)?;
         self.check_batches(batches)?;
         let handler = Arc::new(Contained::new(handler));
-        let template = Template::Runner(Box::new(move || {
-            let handler = Arc::clone(&handler);
-            let call = move |batch: &mut DeliveryBatch<'_, T>| (**handler)(batch);
-            Handler::Batch(Box::new(call), batches)
-        }));
+        let template = Template::Runner(
+            Box::new(move || {
+                let handler = Arc::clone(&handler);
+                let call = move |batch: &mut DeliveryBatch<'_, T>| (**handler)(batch);
+                Handler::Batch(Box::new(call), batches)
+            }),
+            Some(batches.size()),
+        );
         self.with_handler(template)
     }
 
@@ -201,9 +208,10 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         let parallel = Parallel::new(handler, threads, &self.name, self.engine.id())
             .map_err(|error| SubscribeError::Spawn(error.to_string()))?;
         let parallel = Arc::new(Contained::new(parallel));
-        let template = Template::Runner(Box::new(move || {
-            Handler::Batch(Box::new(Arc::clone(&parallel)), batches)
-        }));
+        let template = Template::Runner(
+            Box::new(move || Handler::Batch(Box::new(Arc::clone(&parallel)), batches)),
+            Some(batches.size()),
+        );
         self.with_handler(template)
     }
 
@@ -251,12 +259,10 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
 
     fn check_batches(&self, batches: Batched) -> Result<(), InvalidSetting> {
         batches.check()?;
-        let capacity = self.checked_capacity()?;
-        if capacity.is_some_and(|capacity| batches.size() > capacity as usize) {
-            let rule = "must not exceed the lane's capacity, or it would never fill";
-            return Err(InvalidSetting::new("batch_size", batches.size(), rule));
+        match self.checked_capacity()? {
+            Some(capacity) => check_batch_size(Some(batches.size()), capacity),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn with_handler(self, template: Template<T>) -> Result<PatternSubscription, SubscribeError> {

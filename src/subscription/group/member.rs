@@ -14,6 +14,7 @@ use crate::message::Delivery;
 use crate::message::delivery_batch::DeliveryBatch;
 use crate::message::nack::Nack;
 use crate::observe::metrics::MemberMetrics;
+use crate::pure::decide::rules::check_batch_size;
 use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::subscription::group::ConsumerGroup;
 use crate::subscription::options::{ONE_BATCH_AT_A_TIME, ONE_CALL_AT_A_TIME, check_one_at_a_time};
@@ -114,10 +115,7 @@ impl<'g, T: Send + Sync + 'static> MemberBuilder<'g, T> {
     {
         check_one_at_a_time(self.concurrency, ONE_BATCH_AT_A_TIME)?;
         batches.check()?;
-        if batches.size() > self.group.lane_capacity() {
-            let rule = "must not exceed the lane's capacity, or it would never fill";
-            return Err(InvalidSetting::new("batch_size", batches.size(), rule).into());
-        }
+        check_batch_size(Some(batches.size()), self.group.lane_capacity())?;
         let work = slot::own_batches(batches, handler);
         self.group.join_with(self.name, Slots::one(work))
     }

@@ -14,6 +14,8 @@ use crate::message::nack::Nack;
 use crate::observe::event::EventKind;
 use crate::pure::words::room::Phase;
 use crate::subscription::control::{Control, subscription_controls};
+#[cfg(feature = "async")]
+use crate::subscription::ends::UnsubscribeFuture;
 use crate::subscription::group::member::{AnyMember, Joined, Member, MemberBuilder};
 use crate::subscription::{Subscription, Unsubscribed};
 use crate::sync::Arc;
@@ -102,8 +104,8 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
         self.lane.engine().poll_hook.clone()
     }
 
-    pub(crate) fn lane_capacity(&self) -> usize {
-        self.lane.capacity as usize
+    pub(crate) fn lane_capacity(&self) -> u32 {
+        self.lane.capacity.get()
     }
 
     /// Adds a member with these slots.
@@ -139,7 +141,17 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
         self.subscription.unsubscribe(mode)
     }
 
+    /// Ends the group as [`unsubscribe`](Self::unsubscribe) does, without blocking a thread.
+    ///
+    /// [`Subscription::unsubscribe_async`] says when the future is ready.
+    #[cfg(feature = "async")]
+    pub fn unsubscribe_async(self, mode: Unsubscribe) -> UnsubscribeFuture {
+        self.subscription.unsubscribe_async(mode)
+    }
+
     /// Keeps the group, with its members, for as long as the broker lives.
+    ///
+    /// [`Topic::attach_group`](crate::Topic::attach_group) takes it up again by its name.
     pub fn detach(self) {
         self.subscription.detach();
     }

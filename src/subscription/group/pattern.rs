@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::engine::base::contain::Contained;
-use crate::engine::registry::pattern_members::PatternMember;
-use crate::engine::registry::patterns::PatternSub;
+use crate::engine::patterns::members::PatternMember;
+use crate::engine::patterns::subscription::PatternSub;
 use crate::engine::runtime::Engine;
 #[cfg(feature = "async")]
 use crate::engine::slots::async_calls;
@@ -97,6 +97,19 @@ impl<T: Send + Sync + 'static> PatternGroup<T> {
     /// Deliveries are drained only while there are members to handle them.
     pub fn unsubscribe(self, mode: Unsubscribe) -> Unsubscribed {
         self.subscription.unsubscribe(mode)
+    }
+
+    /// Ends the group in all topics as [`unsubscribe`](Self::unsubscribe) does, without blocking a
+    /// thread.
+    ///
+    /// [`Subscription::unsubscribe_async`](crate::Subscription::unsubscribe_async) says when the
+    /// future is ready.
+    #[cfg(feature = "async")]
+    pub fn unsubscribe_async(
+        self,
+        mode: Unsubscribe,
+    ) -> crate::subscription::ends::UnsubscribeFuture {
+        self.subscription.unsubscribe_async(mode)
     }
 
     /// Keeps the group, with its members, for as long as the broker lives.

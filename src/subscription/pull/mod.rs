@@ -11,8 +11,8 @@ use std::iter::FusedIterator;
 use std::time::Duration;
 
 use crate::engine::parts::leases::Leasing;
+use crate::engine::patterns::subscription::PatternSub;
 use crate::engine::pull::sources::Sources;
-use crate::engine::registry::patterns::PatternSub;
 use crate::engine::state::lane::Lane;
 use crate::pure::decide::rules::Fit;
 use crate::subscription::control::{Control, subscription_controls};
@@ -117,8 +117,8 @@ fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> {
 ///
 /// Clone the handle freely, and receive from any thread: each delivery goes to one of them. Threads
 /// that share it take turns of a few dozen leases, so they get about as many. Futures get leases as
-/// their runtime polls them. Dropping the last handle unsubscribes, as dropping a [`Subscription`]
-/// does.
+/// their runtime polls them. Dropping the last handle unsubscribes, unless it was
+/// [detached](Self::detach).
 ///
 /// # Credits and order
 ///
@@ -284,6 +284,29 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         self.source.set_ack_deadline(check_deadline(deadline)?)
     }
 
+    /// Lets the subscription stay when the last of its handles has gone, with its deliveries.
+    ///
+    /// [`Topic::attach_pull`](crate::Topic::attach_pull) takes it up again by its name. Leases that
+    /// are out stay so until their deadline. A pull by pattern can't be taken up again.
+    ///
+    /// ```
+    /// # use millstream::{Broker, Pull};
+    /// # let broker = Broker::new()?;
+    /// let jobs = broker.topic::<u32>("jobs").open()?;
+    /// jobs.subscription("worker").pull(Pull::default())?.detach();
+    /// jobs.publish(42)?;
+    ///
+    /// let worker = jobs.attach_pull("worker")?; // another thread, some time later
+    /// worker.recv()?.ack()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn detach(self) {
+        match &*self.owner {
+            Owner::Topic(subscription) => subscription.detach_all(),
+            Owner::Patterns(subscription) => subscription.detach_all(),
+        }
+    }
+
     /// Ends the subscription, and waits until it has ended; see [`Subscription::unsubscribe`].
     ///
     /// If the mode cancels or dead-letters, outstanding leases become stale at once. Their
@@ -294,6 +317,20 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
         match &*self.owner {
             Owner::Topic(subscription) => subscription.end_as(mode),
             Owner::Patterns(subscription) => subscription.end_as(mode),
+        }
+    }
+
+    /// Ends the subscription as [`unsubscribe`](Self::unsubscribe) does, without blocking a thread.
+    ///
+    /// [`Subscription::unsubscribe_async`] says when the future is ready.
+    #[cfg(feature = "async")]
+    pub fn unsubscribe_async(
+        &self,
+        mode: Unsubscribe,
+    ) -> crate::subscription::ends::UnsubscribeFuture {
+        match &*self.owner {
+            Owner::Topic(subscription) => subscription.end_later(mode),
+            Owner::Patterns(subscription) => subscription.end_later(mode),
         }
     }
 

@@ -1,9 +1,9 @@
 //! The lanes that a pull subscription takes from: one, or one for each topic of its patterns.
 
 use crate::engine::parts::outstanding::Granted;
+use crate::engine::patterns::subscription::PatternSub;
 use crate::engine::pull::receive::Attempt;
 use crate::engine::pull::sources::Sources;
-use crate::engine::registry::patterns::PatternSub;
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Lane;
 use crate::sync::{Arc, Instant};

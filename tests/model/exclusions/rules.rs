@@ -141,6 +141,17 @@ pub fn batches_are_of_whole_topics(model: &Model, step: &mut Step) -> bool {
     true
 }
 
+/// A topic that is split, or whose strategy collects, keeps how much it takes, and what it drops.
+pub fn split_topics_and_evictions_of_batches_stay(model: &Model, step: &mut Step) -> bool {
+    let is_split = model.setup.partitions.is_some();
+    let collects = matches!(model.how, How::Batched { .. });
+    match step {
+        Step::SetCapacity(_) => !is_split,
+        Step::SetOverflow(Overflow::DropOldest) => !is_split && !collects,
+        _ => true,
+    }
+}
+
 pub fn no_delay_with_batches(model: &Model, step: &mut Step) -> bool {
     let is_delayed = matches!(step, Step::PublishAfter(_));
     !is_delayed || !matches!(model.how, How::Batched { .. })

@@ -16,6 +16,25 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         ],
     },
     Exclusion {
+        what: "another capacity of a topic that is split, and evictions that begin where it collects",
+        why: "the same as for such topics that are made so",
+        by: Step(rules::split_topics_and_evictions_of_batches_stay),
+        held_by: &[
+            "live_changes::a_raised_capacity_holds_far_more_than_the_queue_was_allocated_for_in_order",
+            "live_changes::a_topic_comes_to_drop_its_oldest_and_ceases_to",
+        ],
+    },
+    Exclusion {
+        what: "lanes that get smaller, or another policy, and times to live that change",
+        why: "which deliveries a lane then has is not the model's to say",
+        by: Never,
+        held_by: &[
+            "live_changes::a_lane_with_more_room_lets_its_topic_go_on_and_one_with_less_drops_nothing",
+            "live_changes::a_topic_that_waits_for_a_full_lane_goes_on_when_the_lane_is_to_drop",
+            "live_changes::a_time_to_live_holds_for_messages_accepted_from_then_on",
+        ],
+    },
+    Exclusion {
         what: "keys, several hands, groups and pull where a full lane drops",
         why: "the model does not predict which deliveries such a lane has",
         by: Setup(rules::dropping_lanes_are_plain),

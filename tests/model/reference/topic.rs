@@ -17,7 +17,7 @@ impl Model {
             if self.issued - self.seen >= capacity {
                 self.seen = self.issued - inside;
             }
-            let room = capacity - (self.issued - self.seen);
+            let room = capacity.saturating_sub(self.issued - self.seen);
             let count = wanted.min(room as usize);
             if count > 0 {
                 return Ok(Admitted::Queued { count, evicted });

@@ -30,6 +30,14 @@ impl Handle {
         }
     }
 
+    pub fn set_capacity(&self, deliveries: usize) -> Result<(), InvalidSetting> {
+        match self {
+            Self::Handler(subscription) => subscription.set_capacity(deliveries),
+            Self::Group(group) => group.set_capacity(deliveries),
+            Self::Pull(pull) => pull.set_capacity(deliveries),
+        }
+    }
+
     pub fn retry_all_now(&self) -> usize {
         match self {
             Self::Handler(subscription) => subscription.retry_all_now(),

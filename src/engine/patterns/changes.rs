@@ -2,15 +2,16 @@
 
 use crate::engine::base::contain::SharedPolicy;
 use crate::engine::parts::leases::Leasing;
-use crate::engine::registry::pattern_members::PatternMember;
-use crate::engine::registry::pattern_plan::Template;
-use crate::engine::registry::patterns::PatternSub;
+use crate::engine::patterns::members::PatternMember;
+use crate::engine::patterns::plan::Template;
+use crate::engine::patterns::subscription::PatternSub;
 use crate::engine::runtime::context::Inside;
 use crate::engine::state::keyed::ChangeRules;
 use crate::message::MessageId;
 use crate::observe::event::EventKind;
 use crate::pure::decide::rules::Fit;
 use crate::sync::Arc;
+use crate::types::config::LaneFull;
 use crate::types::error::{InvalidSetting, SubscribeError};
 
 impl<T: Send + Sync + 'static> PatternSub<T> {
@@ -30,7 +31,10 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         let Some(template) = &resolved.template else {
             return Ok(());
         };
-        let rules = change(resolved.rules, template.fit(self.capacity, self.when_full))?;
+        let rules = change(
+            resolved.rules,
+            template.fit(resolved.capacity, resolved.when_full),
+        )?;
         resolved.rules = rules;
         let lanes: Vec<_> = resolved.all().cloned().collect();
         drop(resolved);
@@ -38,6 +42,40 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             lane.set_rules(&move |_, fit| rules.within(fit.capacity).checked(fit))?;
         }
         Ok(())
+    }
+
+    /// Changes the capacity of all present and future lanes.
+    pub(crate) fn set_capacity(&self, capacity: u32) -> Result<(), InvalidSetting> {
+        let mut resolved = self.resolved.lock();
+        let Some(template) = &resolved.template else {
+            return Ok(());
+        };
+        let before = resolved.capacity.unwrap_or(u32::MAX);
+        let fit = template.fit(Some(capacity), resolved.when_full);
+        let rules = resolved
+            .rules
+            .with_capacity(before, template.batch_size(), fit)?;
+        resolved.rules = rules;
+        resolved.capacity = Some(capacity);
+        let lanes: Vec<_> = resolved.all().cloned().collect();
+        drop(resolved);
+        lanes
+            .iter()
+            .try_for_each(|lane| lane.set_capacity(capacity))
+    }
+
+    /// Changes the policy for all present and future lanes when they are full.
+    pub(crate) fn set_when_full(&self, policy: LaneFull) -> Result<(), InvalidSetting> {
+        let mut resolved = self.resolved.lock();
+        let Some(template) = &resolved.template else {
+            return Ok(());
+        };
+        let fit = template.fit(resolved.capacity, policy);
+        resolved.rules.checked(fit)?;
+        resolved.when_full = policy;
+        let lanes: Vec<_> = resolved.all().cloned().collect();
+        drop(resolved);
+        lanes.iter().try_for_each(|lane| lane.set_when_full(policy))
     }
 
     /// Has deliveries that wait for their next attempt come now, in all topics. Returns their number.
@@ -68,10 +106,11 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
     ) -> Result<(), InvalidSetting> {
         let mut resolved = self.resolved.lock();
         let rules = resolved.rules;
+        let (capacity, when_full) = (resolved.capacity, resolved.when_full);
         let Some(template) = &mut resolved.template else {
             return Ok(());
         };
-        let fit = template.fit(self.capacity, self.when_full);
+        let fit = template.fit(capacity, when_full);
         let Template::Callers(leasing, sources) = template else {
             return Ok(());
         };

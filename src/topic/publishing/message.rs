@@ -95,3 +95,12 @@ impl<T: Send + Sync + 'static> fmt::Debug for MessageBuilder<'_, T> {
             .finish()
     }
 }
+
+impl<T: Send + Sync + 'static> Topic<T> {
+    /// Begins a message with a key, headers, a time to live or a delay.
+    ///
+    /// Finish it with [`publish`](MessageBuilder::publish).
+    pub fn message(&self, payload: T) -> MessageBuilder<'_, T> {
+        MessageBuilder::new(self, Message::new(payload))
+    }
+}

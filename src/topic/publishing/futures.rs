@@ -4,7 +4,7 @@ use crate::engine::wait::wakers::WaiterId;
 use crate::message::Receipt;
 use crate::message::outgoing::Message;
 use crate::topic::Topic;
-use crate::topic::message::MessageBuilder;
+use crate::topic::publishing::message::MessageBuilder;
 use crate::types::error::PublishError;
 
 use std::fmt;

@@ -16,7 +16,7 @@ use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::words::room::Reserved;
 use crate::sync::{Arc, Instant, mutant, sleep};
 use crate::topic::Topic;
-use crate::topic::dead_letters::{DeadLetter, DeadLetters};
+use crate::topic::letters::dead_letters::{DeadLetter, DeadLetters};
 use crate::types::error::{InvalidSetting, PublishError};
 
 /// How a redrive goes: whether it waits for room, at which rate, and where to.

@@ -20,10 +20,10 @@ use std::collections::BTreeMap;
 use crate::engine::base::contain::discard;
 use crate::engine::base::counters::DeliveryCounts;
 use crate::engine::parts::handler::SharedFilter;
+use crate::engine::patterns::members::PatternMember;
+use crate::engine::patterns::plan::{PatternPlan, Template};
 use crate::engine::pull::sources::Sources;
 use crate::engine::registry::equip::LanePlan;
-use crate::engine::registry::pattern_members::PatternMember;
-use crate::engine::registry::pattern_plan::{PatternPlan, Template};
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::context::Inside;
 use crate::engine::runtime::directory::{AnyPatternSub, AnyTopic};
@@ -44,8 +44,6 @@ use crate::types::pattern::Pattern;
 pub(crate) struct PatternSub<T> {
     pub(crate) name: Arc<str>,
     pub(crate) engine: Arc<Engine>,
-    pub(super) capacity: Option<u32>,
-    pub(super) when_full: LaneFull,
     /// The lanes to receive from, only if callers pull.
     pub(crate) sources: Option<Arc<Sources<T>>>,
     pub(super) resolved: Mutex<PatternLanes<T>>,
@@ -54,6 +52,8 @@ pub(crate) struct PatternSub<T> {
 }
 
 pub(super) struct PatternLanes<T> {
+    pub(super) capacity: Option<u32>,
+    pub(super) when_full: LaneFull,
     patterns: Vec<Pattern>,
     /// The template is `None` from the moment at which the subscription begins to end.
     pub(super) template: Option<Template<T>>,
@@ -87,6 +87,8 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             _ => None,
         };
         let resolved = PatternLanes {
+            capacity: plan.capacity,
+            when_full: plan.when_full,
             patterns: Vec::new(),
             template: Some(plan.template),
             members: Vec::new(),
@@ -100,8 +102,6 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         Self {
             name,
             engine,
-            capacity: plan.capacity,
-            when_full: plan.when_full,
             sources,
             resolved: Mutex::new(resolved),
             is_released: AtomicBool::new(false),
@@ -155,9 +155,12 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
                 && !resolved.lanes.contains_key(name)
         };
         let matched = topics.iter().filter(is_new);
-        let matched: Vec<Arc<TopicCore<T>>> = matched.filter_map(carries).collect();
+        let matched = matched.filter_map(carries);
+        // A topic that was drained stays on the map, and takes no subscription.
+        let matched: Vec<Arc<TopicCore<T>>> =
+            matched.filter(|topic| !topic.has_stopped()).collect();
         for topic in &matched {
-            if topic.has_open(&self.name) {
+            if topic.find_open(&self.name).is_some() {
                 return Err(SubscribeError::NameTakenOn {
                     name: self.name.to_string(),
                     topic: topic.name.to_string(),
@@ -185,10 +188,10 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         topic: &Arc<TopicCore<T>>,
     ) -> Option<Arc<Lane<T>>> {
         let equipment = resolved.template.as_ref()?.equip();
-        let capacity = self.capacity.unwrap_or(topic.settings.lane_capacity);
+        let capacity = resolved.capacity.unwrap_or(topic.live.lane_capacity.get());
         let plan = LanePlan {
             capacity,
-            when_full: self.when_full,
+            when_full: resolved.when_full,
             retry: resolved.retry.clone(),
             filter: resolved.filter.clone(),
             rules: resolved.rules.within(capacity),

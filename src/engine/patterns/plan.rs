@@ -12,8 +12,8 @@ use crate::types::config::LaneFull;
 
 /// Makes the consumers of each lane.
 pub(crate) enum Template<T> {
-    /// A handler for one call at a time in each topic.
-    Runner(Box<dyn Fn() -> Handler<T> + Send + Sync>),
+    /// A handler for one call at a time in each topic, and the size of its batches if it takes any.
+    Runner(Box<dyn Fn() -> Handler<T> + Send + Sync>, Option<usize>),
     /// A handler for so many calls at once in each topic.
     Slots(Box<dyn Fn(usize) -> Shared<T> + Send + Sync>, usize),
     /// The members of a group.
@@ -26,12 +26,19 @@ impl<T> Template<T> {
     /// Returns the consumers of a lane.
     pub(super) fn equip(&self) -> Equipment<T> {
         match self {
-            Self::Runner(make) => Equipment::Runner(make()),
+            Self::Runner(make, _) => Equipment::Runner(make()),
             Self::Slots(make, concurrency) => Equipment::Slots(make(*concurrency)),
             Self::Members => Equipment::Members,
             Self::Callers(leasing, sources) => {
                 Equipment::Callers(*leasing, Arc::clone(&sources.receivers))
             }
+        }
+    }
+
+    pub(super) fn batch_size(&self) -> Option<usize> {
+        match self {
+            Self::Runner(_, batch_size) => *batch_size,
+            _ => None,
         }
     }
 

@@ -13,7 +13,7 @@ use crate::engine::runtime::{Engine, context};
 use crate::engine::track::tracker::{Outcome, Tracker};
 use crate::message::Receipt;
 use crate::sync::{Arc, Instant};
-use crate::topic::message::MessageBuilder;
+use crate::topic::publishing::message::MessageBuilder;
 use crate::types::error::{PublishError, Unsettled};
 
 /// A published message whose end can be awaited, made by

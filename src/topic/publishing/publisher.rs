@@ -5,9 +5,10 @@ use std::fmt;
 use crate::engine::publish::buffer::Buffer;
 use crate::message::BatchReceipt;
 use crate::message::outgoing::Message;
+use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::sync::Arc;
 use crate::topic::Topic;
-use crate::types::error::{PartialBatch, PublishError};
+use crate::types::error::{InvalidSetting, PartialBatch, PublishError};
 
 /// A publisher that takes messages one by one and enters the queue chunk by chunk.
 ///
@@ -147,5 +148,25 @@ impl<T: Send + Sync + 'static> fmt::Debug for BufferedPublisher<T> {
             .field("topic", &self.topic.name())
             .field("buffered", &self.buffered())
             .finish_non_exhaustive()
+    }
+}
+
+impl<T: Send + Sync + 'static> Topic<T> {
+    /// Makes a publisher that collects single messages into chunks.
+    ///
+    /// It publishes a chunk when it is full or has lingered, whichever comes first.
+    /// [`BufferedPublisher`] says what that means for a message.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidSetting`] for a size of zero, or one above the topic's capacity.
+    pub fn buffered(&self, batches: Batched) -> Result<BufferedPublisher<T>, InvalidSetting> {
+        batches.check()?;
+        if batches.size() as u64 > self.core.live.capacity.get() {
+            let rule = "must not exceed the topic's capacity";
+            return Err(InvalidSetting::new("batch_size", batches.size(), rule));
+        }
+        let buffer = Buffer::new(Arc::clone(&self.core), batches);
+        Ok(BufferedPublisher::new(self.clone(), buffer))
     }
 }

@@ -233,3 +233,10 @@ pub struct PastFailure<'a> {
     /// The text of the error, as in [`DeadLetter::error`].
     pub error: &'a str,
 }
+
+impl<T: Send + Sync + 'static> Topic<T> {
+    /// Returns the dead-letter store, which has the deliveries that failed for good.
+    pub fn dead_letters(&self) -> DeadLetters<T> {
+        DeadLetters::new(self.clone())
+    }
+}

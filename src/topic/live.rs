@@ -1,0 +1,83 @@
+//! Settings of a topic that change while traffic runs.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use crate::sync::Arc;
+use crate::topic::Topic;
+use crate::topic::builder::{check_overflow, check_partitions};
+use crate::types::config::Overflow;
+use crate::types::duration::check_ttl;
+use crate::types::error::InvalidSetting;
+use crate::types::range::in_range;
+
+impl<T: Send + Sync + 'static> Topic<T> {
+    /// Sets how many messages may wait for dispatch, while traffic runs.
+    ///
+    /// Nothing is dropped if more wait: new ones find no room until enough have gone. Publishers
+    /// that wait for room get what there is more at once. The memory of the queue follows the
+    /// messages that wait, beyond what the capacity it was opened with needs.
+    ///
+    /// ```
+    /// # use millstream::Broker;
+    /// # let broker = Broker::builder().workers(0).build()?;
+    /// let orders = broker.topic::<u32>("orders").capacity(1).open()?;
+    /// orders.publish(1)?;
+    /// assert!(orders.publish(2).is_err());
+    /// orders.set_capacity(1_000)?;
+    /// orders.publish(2)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidSetting`] for zero, for more than 16,777,216, or for less than the number of
+    /// [partitions](Self::partitions).
+    pub fn set_capacity(&self, messages: usize) -> Result<(), InvalidSetting> {
+        let capacity = in_range("capacity", Some(messages), messages)? as u64;
+        let check = || check_partitions(self.partitions(), capacity).map(drop);
+        self.core.set_capacity(capacity, check)
+    }
+
+    /// Sets the capacity of the lanes of later subscriptions that don't set their own.
+    ///
+    /// [`Subscription::set_capacity`](crate::Subscription::set_capacity) changes that of one that is
+    /// there.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidSetting`] for zero or more than 16,777,216.
+    pub fn set_lane_capacity(&self, deliveries: usize) -> Result<(), InvalidSetting> {
+        let capacity = in_range("lane_capacity", Some(deliveries), deliveries)?;
+        self.core.live.lane_capacity.set(capacity as u32);
+        Ok(())
+    }
+
+    /// Sets the policy for a publish into the full topic, while traffic runs.
+    ///
+    /// It holds for publishes from now on. A publisher that waits already goes on waiting, until
+    /// there is room or its time is up.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidSetting`] for [`Overflow::Block`] on a broker without worker threads.
+    pub fn set_overflow(&self, overflow: Overflow) -> Result<(), InvalidSetting> {
+        check_overflow(overflow, &self.core.engine)?;
+        self.core.set_overflow(overflow);
+        Ok(())
+    }
+
+    /// Sets the time to live of messages that are accepted from now on, or removes it.
+    ///
+    /// Messages accepted before keep the one that they have. A delayed message gets the one that the
+    /// topic has when it is due. A message with a time to live of its own keeps that.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidSetting`] for zero.
+    pub fn set_ttl(&self, ttl: Option<Duration>) -> Result<(), InvalidSetting> {
+        let ttl_ns = ttl.map(check_ttl).transpose()?;
+        Arc::clone(&self.core).set_ttl(ttl_ns.and_then(NonZeroU64::new));
+        Ok(())
+    }
+}

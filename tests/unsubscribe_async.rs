@@ -1,0 +1,225 @@
+//! An unsubscribe as a future: it begins with the call, comes without a thread that
+//! waits, and goes on if nobody awaits it.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use crate::harness::{HANG, HOUR, Log, advance, assert_rests_balanced, manual, threaded};
+use millstream::{
+    Backoff, Broker, Delivery, Nack, OwnedDelivery, Pull, Topic, Unsubscribe, UnsubscribeFuture,
+    Unsubscribed,
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    let began = Instant::now();
+    while began.elapsed() < HANG {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(ready) => return ready,
+            Poll::Pending => std::thread::park_timeout(HANG),
+        }
+    }
+    panic!("it was never woken");
+}
+
+/// Whether the future is ready, for one that nobody wakes.
+fn poll(future: &mut UnsubscribeFuture) -> Poll<Unsubscribed> {
+    Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn counts(ended: Unsubscribed) -> (u64, u64, u64) {
+    match ended {
+        Unsubscribed::Ended(metrics) => {
+            let counts = metrics.counts;
+            (counts.delivered, counts.dead_lettered, counts.cancelled)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn open(broker: &Broker) -> Topic<u32> {
+    broker.topic("t").retry(Backoff::fixed(MS)).open().unwrap()
+}
+
+#[test]
+fn each_mode_ends_each_kind_of_subscription() {
+    let drain = Unsubscribe::Drain { timeout: HOUR };
+    let modes = [
+        (Unsubscribe::Cancel, (0, 0, 1)),
+        (Unsubscribe::DeadLetter, (0, 1, 0)),
+        (drain, (1, 0, 0)),
+    ];
+    for (mode, expected) in modes {
+        let (broker, clock) = manual();
+        let topic = open(&broker);
+        // The first attempt fails, so that a delivery waits in each lane.
+        let handler = |delivery: &Delivery<'_, u32>| match delivery.attempt() {
+            1 => Err(Nack::retry("once more")),
+            _ => Ok(()),
+        };
+        let sub = topic.subscribe("s", handler).unwrap();
+        let group = topic.subscription("g").group().unwrap();
+        let _member = group.join("m", handler).unwrap();
+        let pull = topic.subscription("p").pull(Pull::default()).unwrap();
+        let patterns = broker.subscription::<u32>("all").matching("t");
+        let patterns = patterns.subscribe(handler).unwrap();
+        topic.publish(1).unwrap();
+        broker.run_until_idle();
+        let mut ends = [
+            sub.unsubscribe_async(mode),
+            group.unsubscribe_async(mode),
+            pull.unsubscribe_async(mode),
+            patterns.unsubscribe_async(mode),
+        ];
+        if mode == drain {
+            assert!(ends.iter_mut().all(|end| poll(end).is_pending()));
+            pull.recv().unwrap().ack().unwrap();
+        }
+        advance(&broker, &clock, MS);
+        for end in &mut ends {
+            let Poll::Ready(ended) = poll(end) else {
+                panic!("{mode:?} has not ended");
+            };
+            assert_eq!(counts(ended), expected, "{mode:?}");
+        }
+        assert_rests_balanced(&broker);
+    }
+}
+
+#[test]
+fn a_drain_waits_for_a_retry_and_is_woken_when_it_was_made() {
+    let (broker, clock) = manual();
+    let topic = open(&broker);
+    let sub = topic.subscribe("s", |delivery| match delivery.attempt() {
+        1 => Err(Nack::retry("once more")),
+        _ => Ok(()),
+    });
+    let sub = sub.unwrap();
+    topic.publish(1).unwrap();
+    broker.run_until_idle();
+    let mut end = sub.unsubscribe_async(Unsubscribe::Drain { timeout: HOUR });
+    struct Bell(AtomicUsize);
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let bell = Arc::new(Bell(AtomicUsize::new(0)));
+    let waker = Waker::from(bell.clone());
+    let pending = Pin::new(&mut end).poll(&mut Context::from_waker(&waker));
+    assert!(pending.is_pending());
+    advance(&broker, &clock, MS);
+    assert!(bell.0.load(Ordering::SeqCst) > 0);
+    let Poll::Ready(ended) = poll(&mut end) else {
+        panic!("it has not ended");
+    };
+    assert_eq!(counts(ended), (1, 0, 0));
+    assert_rests_balanced(&broker);
+}
+
+#[test]
+fn a_drain_that_is_out_of_time_cancels_the_rest() {
+    let (broker, clock) = manual();
+    let topic = broker.topic::<u32>("t").retry(Backoff::fixed(HOUR)).open();
+    let topic = topic.unwrap();
+    let sub = topic.subscribe("s", |_| Err(Nack::retry("much later")));
+    let sub = sub.unwrap();
+    topic.publish(1).unwrap();
+    broker.run_until_idle();
+    let timeout = MS * 5;
+    let mut end = sub.unsubscribe_async(Unsubscribe::Drain { timeout });
+    broker.run_until_idle();
+    assert!(poll(&mut end).is_pending());
+    advance(&broker, &clock, timeout + MS);
+    let Poll::Ready(ended) = poll(&mut end) else {
+        panic!("it has not ended");
+    };
+    assert_eq!(counts(ended), (0, 0, 1));
+    assert_rests_balanced(&broker);
+}
+
+#[test]
+fn an_end_that_nobody_awaits_comes_all_the_same() {
+    let broker = threaded(1);
+    let topic = open(&broker);
+    let dropped = topic.subscribe("dropped", |_| Ok(())).unwrap();
+    drop(dropped.unsubscribe_async(Unsubscribe::Drain { timeout: HANG }));
+    let polled = topic.subscribe("polled", |_| Ok(())).unwrap();
+    topic.publish(1).unwrap();
+    let mut end = polled.unsubscribe_async(Unsubscribe::Cancel);
+    let _ = poll(&mut end);
+    drop(end);
+    let began = Instant::now();
+    while !broker
+        .metrics()
+        .topic("t")
+        .unwrap()
+        .subscriptions
+        .is_empty()
+    {
+        assert!(began.elapsed() < HANG, "they never ended");
+        std::thread::yield_now();
+    }
+    assert_rests_balanced(&broker);
+}
+
+#[test]
+fn it_waits_for_a_running_call_and_occupies_no_thread() {
+    let broker = threaded(1);
+    let topic = open(&broker);
+    let (entered, entries) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let sub = topic.subscribe("s", move |_: &Delivery<'_, u32>| {
+        entered.send(()).unwrap();
+        let _ = released.recv();
+        Ok(())
+    });
+    let sub = sub.unwrap();
+    topic.publish(1).unwrap();
+    entries.recv_timeout(HANG).unwrap();
+    // The one worker is in the handler, and this thread goes on.
+    let mut end = sub.unsubscribe_async(Unsubscribe::Cancel);
+    assert!(poll(&mut end).is_pending());
+    drop(release);
+    assert_eq!(counts(block_on(end)), (1, 0, 0));
+    assert_rests_balanced(&broker);
+}
+
+#[test]
+fn inside_a_handler_it_has_only_begun() {
+    let broker = threaded(1);
+    let topic = open(&broker);
+    let seen = Log::new();
+    let other = topic.subscribe("other", |_| Ok(())).unwrap();
+    let (of_handler, other) = (seen.clone(), parking_lot::Mutex::new(Some(other)));
+    let handler = move |_: OwnedDelivery<u32>| {
+        let (seen, other) = (of_handler.clone(), other.lock().take());
+        async move {
+            if let Some(other) = other {
+                seen.push(other.unsubscribe_async(Unsubscribe::Cancel).await);
+            }
+            Ok(())
+        }
+    };
+    let _s = topic
+        .subscription("s")
+        .concurrency(1)
+        .subscribe_async(handler)
+        .unwrap();
+    topic.publish(1).unwrap();
+    assert_rests_balanced(&broker);
+    assert_eq!(seen.take(), [Unsubscribed::Ending]);
+}
