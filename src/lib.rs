@@ -95,6 +95,7 @@ mod topic;
 mod types;
 
 pub use broker::builder::BrokerBuilder;
+pub use broker::dead_letters::{BrokerDeadLetters, DeadLetterInfo};
 #[cfg(feature = "async")]
 pub use broker::futures::Drain;
 pub use broker::{Broker, Observation};

@@ -4,10 +4,11 @@
 use std::fmt::Debug;
 
 use millstream::{
-    BatchReceipt, Broker, BrokerBuilder, BufferedPublisher, ConsumerGroup, DeadLetter, DeadLetters,
-    DeadReason, DrainReport, DropCause, EventKind, FailureKind, FlushCause, Hook, Lease,
-    LeaseBatch, ManualClock, Member, MessageBuilder, Metrics, Observation, PatternSubscription,
-    PublishError, PullSubscription, Receipt, RedriveOptions, Subscription, Topic,
+    BatchReceipt, Broker, BrokerBuilder, BrokerDeadLetters, BufferedPublisher, ConsumerGroup,
+    DeadLetter, DeadLetterInfo, DeadLetters, DeadReason, DrainReport, DropCause, EventKind,
+    FailureKind, FlushCause, Hook, Lease, LeaseBatch, ManualClock, Member, MessageBuilder, Metrics,
+    Observation, PatternSubscription, PublishError, PullSubscription, Receipt, RedriveOptions,
+    Subscription, Topic,
 };
 
 fn goes<V: Send + Debug>() {}
@@ -23,6 +24,8 @@ fn every_handle_goes_to_other_threads() {
     is_shared::<BufferedPublisher<String>>();
     is_shared::<DeadLetters<String>>();
     is_shared::<DeadLetter<String>>();
+    is_shared::<BrokerDeadLetters>();
+    is_shared::<DeadLetterInfo>();
     is_shared::<Subscription>();
     is_shared::<ConsumerGroup<String>>();
     is_shared::<Member>();

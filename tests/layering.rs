@@ -121,6 +121,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "pure/decide",
             "pure/words",
             "engine/base",
+            "message",
             "observe",
             "engine/wait",
         ],

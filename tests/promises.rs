@@ -7,6 +7,7 @@ mod r#async;
 mod async_handlers;
 mod at_least_once;
 mod attempts;
+mod broker_dead_letters;
 mod buffered;
 mod conservation;
 mod drain;

@@ -5,12 +5,15 @@ use std::any::Any;
 use crate::engine::base::cell::Cell;
 use crate::engine::base::contain::SharedStrategy;
 use crate::engine::runtime::Engine;
+use crate::message::MessageId;
+use crate::message::batch::Meta;
 use crate::observe::event::EventKind;
 use crate::observe::metrics::TopicMetrics;
 use crate::pure::words::ending::Refuse;
 use crate::pure::words::handles::Handles;
 use crate::sync::{Arc, Mutex};
 use crate::types::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};
+use crate::types::reason::DeadReason;
 
 /// The work that is still to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,11 +70,32 @@ pub(crate) trait AnyTopic: Send + Sync {
     /// Lets go of its strategy and retry policy, which are no longer called.
     fn release_settings(&self);
     fn metrics(&self) -> TopicMetrics;
+    /// Returns how many letters are in its store of dead letters.
+    fn letter_count(&self) -> usize;
+    /// Returns its dead letters, oldest first.
+    fn letters(&self) -> Vec<Arc<dyn AnyLetter>>;
+    /// Forgets the letter that arrived with this number. Returns whether it was there.
+    fn purge_letter(&self, arrival: u64) -> bool;
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy);
     /// Tells observers of something that happened to it.
     fn announce(&self, kind: EventKind);
     /// Tells observers of the lanes that it was opened with.
     fn announce_lanes(&self);
+}
+
+/// A dead letter of any payload type.
+pub(crate) trait AnyLetter: Send + Sync {
+    /// Its number in its store.
+    fn arrival(&self) -> u64;
+    fn id(&self) -> MessageId;
+    fn accepted_ns(&self) -> u64;
+    fn meta(&self) -> Option<&Meta>;
+    fn subscription(&self) -> &str;
+    fn reason(&self) -> DeadReason;
+    fn error(&self) -> Option<&str>;
+    fn attempts(&self) -> u32;
+    fn generation(&self) -> u16;
+    fn buried_ns(&self) -> u64;
 }
 
 /// All subscriptions to patterns. Under this lock, names of subscriptions are given out, and topics
