@@ -68,27 +68,32 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// How many messages a lane has room for. If there is no room, the lane will notify.
+    #[inline(always)]
     pub(crate) fn room_of(&self, lane: &Arc<Lane<T>>) -> u32 {
         match lane.free() {
-            0 if lane.end_expired() => lane.free(),
-            0 => {
-                let _motion = self.books.motions.begin(1);
-                match lane.reserve(1, true) {
-                    Reserved::Granted(granted) => {
-                        if lane.release(granted) {
-                            lane.come_to_end();
-                        }
-                        1
-                    }
-                    Reserved::Full => {
-                        // The lane's runner may be in a handler for long.
-                        lane.call_at_expiry();
-                        0
-                    }
-                    Reserved::Closed => u32::MAX,
-                }
-            }
+            0 => self.room_of_full(lane),
             free => free,
+        }
+    }
+
+    fn room_of_full(&self, lane: &Arc<Lane<T>>) -> u32 {
+        if lane.end_expired() {
+            return lane.free();
+        }
+        let _motion = self.books.motions.begin(1);
+        match lane.reserve(1, true) {
+            Reserved::Granted(granted) => {
+                if lane.release(granted) {
+                    lane.come_to_end();
+                }
+                1
+            }
+            Reserved::Full => {
+                // The lane's runner may be in a handler for long.
+                lane.call_at_expiry();
+                0
+            }
+            Reserved::Closed => u32::MAX,
         }
     }
 
@@ -106,29 +111,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Starts::NONE => (current.len(), ALL_WANT),
             starts => self.alike(&current, lanes, starts),
         };
-        if self.has_filters() {
-            return self.hand_on_sifted(at, dispatcher, lanes, worker, current, (alike, id));
-        }
-        self.hand_piece_on(at, dispatcher, lanes, worker, current, (alike, id), &[])
-    }
-
-    /// Hands the first messages of the current batch to these lanes, which all want them, as
-    /// [`hand_on`](Self::hand_on) does. The lanes that refuse them are not among these.
-    #[inline(always)]
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one step in two, so that the plain one is direct"
-    )]
-    pub(crate) fn hand_piece_on(
-        self: &Arc<Self>,
-        at: &QueueRef<'_, T>,
-        dispatcher: &mut DispatcherState<T>,
-        lanes: &Lanes<T>,
-        worker: &mut Worker<'_>,
-        current: BatchSlice<T>,
-        (alike, id): (usize, u64),
-        refusing: &[Arc<Lane<T>>],
-    ) -> Option<usize> {
+        let piece;
+        let (alike, lanes, refusing) = match self.has_filters() {
+            false => (alike, lanes, &[][..]),
+            true => {
+                piece = self.sift(&mut dispatcher.sieve, &current, (alike, id), lanes);
+                (piece.len, &piece.others, &piece.refusing[..])
+            }
+        };
         let (batch, next) = (&current.batch, current.from as usize);
         let _motion = self.books.motions.begin(alike as u64);
         let count =

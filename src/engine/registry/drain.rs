@@ -16,10 +16,9 @@ use crate::types::report::DrainReport;
 fn report_of(metrics: &Metrics, took: Duration) -> DrainReport {
     let counts = metrics.deliveries();
     let mut report = DrainReport {
-        made: counts.made,
+        made: counts.made - counts.filtered,
         delivered: counts.delivered,
         dead_lettered: counts.dead_lettered,
-        filtered: counts.filtered,
         dropped: counts.dropped,
         expired: counts.expired,
         cancelled: counts.cancelled,
