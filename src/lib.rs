@@ -96,6 +96,7 @@ mod topic;
 mod types;
 
 pub use broker::builder::BrokerBuilder;
+pub use broker::dead_letters::{BrokerDeadLetters, DeadLetterInfo};
 pub use broker::{Broker, Observation};
 pub use engine::base::clock::ManualClock;
 pub use engine::track::tracker::Outcome;

@@ -20,7 +20,7 @@ fn open(broker: &Broker) -> Topic<u32> {
 }
 
 fn is_even(delivery: &Delivery<'_, u32>) -> bool {
-    delivery.payload() % 2 == 0
+    delivery.payload().is_multiple_of(2)
 }
 
 #[test]

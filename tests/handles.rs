@@ -24,6 +24,8 @@ fn every_handle_goes_to_other_threads() {
     is_shared::<DeadLetter<String>>();
     is_shared::<PastFailure<'static>>();
     is_shared::<Redrive>();
+    is_shared::<BrokerDeadLetters>();
+    is_shared::<DeadLetterInfo>();
     is_shared::<Subscription>();
     goes::<SubscriptionBuilder<'static, String>>();
     is_shared::<ConsumerGroup<String>>();

@@ -10,6 +10,7 @@ mod async_runtimes;
 mod at_least_once;
 mod attach;
 mod attempts;
+mod broker_dead_letters;
 mod buffered;
 mod cancel_delayed;
 mod conservation;

@@ -80,7 +80,12 @@ fn a_redrive_waits_for_room_and_no_longer_than_it_may() {
         let letters = letters.clone();
         move || letters.redrive_with(RedriveOptions::new().wait(HANG), |_| true)
     });
-    thread::yield_now();
+    // Time enough for it to fall asleep; it must not be done by then.
+    let began = Instant::now();
+    while began.elapsed() < 20 * MS {
+        assert!(!waiting.is_finished(), "there is no room");
+        thread::yield_now();
+    }
     go.send(()).expect("it is waited for");
     let redrive = waiting.join().expect("no panic").expect("sound");
     assert_eq!(counts(redrive), [1, 0, 0, 0, 0]);

@@ -301,7 +301,14 @@ pub fn redriver(life: &Life, actor: &Actor, mut random: Rng) {
         let ledger = &life.ledgers[random.usize(..life.ledgers.len())];
         let letters = ledger.topic().dead_letters();
         if random.u32(..4) == 0 {
-            let purged = letters.purge(|_| random.bool());
+            let topic = ledger.topic().name().to_owned();
+            let purged = match life.slot.broker() {
+                Some(broker) if random.bool() => {
+                    let all = broker.dead_letters();
+                    all.purge(|letter| letter.topic() == topic && random.bool())
+                }
+                _ => letters.purge(|_| random.bool()),
+            };
             ledger.purged.fetch_add(purged as u64, Relaxed);
         } else {
             let is_keyed = life.keyed().is_some_and(|keyed| Arc::ptr_eq(keyed, ledger));

@@ -209,8 +209,7 @@ fn drain(broker: &Broker, deadline: Duration, by_stages: bool, what: &'static st
         format_args!("{stuck} handlers are stuck, but {report}"),
     );
     let of = report;
-    let ended =
-        of.delivered + of.dead_lettered + of.filtered + of.dropped + of.expired + of.cancelled;
+    let ended = of.delivered + of.dead_lettered + of.dropped + of.expired + of.cancelled;
     check(
         ended <= of.made,
         "drain",

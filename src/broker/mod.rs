@@ -1,6 +1,7 @@
 //! The broker, which opens topics and owns the threads.
 
 pub(crate) mod builder;
+pub(crate) mod dead_letters;
 #[cfg(feature = "async")]
 pub(crate) mod futures;
 
@@ -8,6 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::broker::builder::BrokerBuilder;
+use crate::broker::dead_letters::BrokerDeadLetters;
 use crate::engine::base::contain::{Contained, share_strategy};
 use crate::engine::registry::drain::{DROP_GRACE, Outcome};
 use crate::engine::runtime::bus::Bus;
@@ -236,6 +238,29 @@ impl Broker {
             pattern_sub.reap_ended();
         }
         Ok(())
+    }
+
+    /// Returns the dead letters of all topics, to look through them and to purge them.
+    ///
+    /// They are shown without their payloads, because topics carry different ones.
+    /// [`Topic::dead_letters`] has these, and redrives.
+    ///
+    /// ```
+    /// # use millstream::{Broker, Nack};
+    /// # let broker = Broker::builder().workers(0).build()?;
+    /// # let orders = broker.topic::<u64>("orders").open()?;
+    /// # let _billing = orders.subscribe("billing", |_| Err(Nack::dead_letter("no such account")))?;
+    /// # orders.publish(7)?;
+    /// # broker.run_until_idle();
+    /// for letter in broker.dead_letters().list() {
+    ///     println!("{}: {:?}", letter.topic(), letter.error());
+    /// }
+    /// let purged = broker.dead_letters().purge(|letter| letter.subscription() == "billing");
+    /// assert_eq!(purged, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn dead_letters(&self) -> BrokerDeadLetters {
+        BrokerDeadLetters::new(self.clone())
     }
 
     /// Sets the strategy of every open topic, and the default of topics that are opened later.

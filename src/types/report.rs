@@ -20,14 +20,12 @@ pub struct DrainReport {
     /// They were dropped by overflow, cancelled while they were delayed, expired without a
     /// subscription, or not dispatched when the time was up.
     pub messages_dropped: u64,
-    /// Deliveries made of the dispatched messages.
+    /// Deliveries made of the dispatched messages, without those that a filter refused.
     pub made: u64,
     /// Deliveries whose handler returned `Ok`, or whose lease was acked.
     pub delivered: u64,
     /// Deliveries that went to the dead letters.
     pub dead_lettered: u64,
-    /// Messages that the filter of a subscription refused.
-    pub filtered: u64,
     /// Deliveries dropped by overflow or discarded.
     pub dropped: u64,
     /// Deliveries that outlived their time to live, under
@@ -65,11 +63,10 @@ impl fmt::Display for DrainReport {
         )?;
         writeln!(
             f,
-            "{} deliveries: {} delivered, {} dead-lettered, {} filtered, {} dropped, {} expired, {} cancelled",
+            "{} deliveries: {} delivered, {} dead-lettered, {} dropped, {} expired, {} cancelled",
             self.made,
             self.delivered,
             self.dead_lettered,
-            self.filtered,
             self.dropped,
             self.expired,
             self.cancelled,

@@ -149,7 +149,8 @@ pub enum Settle {
 impl Shape {
     /// Whether its filter refuses this message.
     pub fn refuses(&self, id: u64) -> bool {
-        self.refuses.is_some_and(|refuses| id % refuses == 0)
+        self.refuses
+            .is_some_and(|refuses| id.is_multiple_of(refuses))
     }
 
     pub fn is_exact(&self) -> bool {

@@ -53,29 +53,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Starts::NONE => (current.len(), ALL_WANT),
             starts => self.alike(&current, lanes, starts),
         };
-        if self.has_filters() {
-            return self.hand_on_sifted(at, dispatcher, lanes, worker, current, (alike, id));
-        }
-        self.hand_piece_on(at, dispatcher, lanes, worker, current, (alike, id), &[])
-    }
-
-    /// Hands the first messages of the current batch to these lanes, which all want them, as
-    /// [`hand_on`](Self::hand_on) does. The lanes that refuse them are not among these.
-    #[inline(always)]
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one step in two, so that the plain one is direct"
-    )]
-    pub(crate) fn hand_piece_on(
-        self: &Arc<Self>,
-        at: &QueueRef<'_, T>,
-        dispatcher: &mut DispatcherState<T>,
-        lanes: &Lanes<T>,
-        worker: &mut Worker<'_>,
-        current: BatchSlice<T>,
-        (alike, id): (usize, u64),
-        refusing: &[Arc<Lane<T>>],
-    ) -> Option<usize> {
+        let piece;
+        let (alike, lanes, refusing) = match self.has_filters() {
+            false => (alike, lanes, &[][..]),
+            true => {
+                piece = self.sift(&mut dispatcher.sieve, &current, (alike, id), lanes);
+                (piece.len, &piece.others, &piece.refusing[..])
+            }
+        };
         let batch = &current.batch;
         let _motion = self.books.motions.begin(alike as u64);
         let count =

@@ -14,7 +14,6 @@ use crate::engine::base::contain::contain;
 use crate::engine::dispatch::room::topic_waits_for;
 use crate::engine::parts::dispatcher::{DispatcherState, Sieve};
 use crate::engine::parts::handler::SharedFilter;
-use crate::engine::runtime::pool::Worker;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::{Lanes, TopicCore};
@@ -30,40 +29,10 @@ use crate::types::config::NoSubscribers;
 pub(crate) struct Piece<T> {
     pub(crate) len: usize,
     pub(crate) refusing: Lanes<T>,
-}
-
-impl<T> Piece<T> {
-    /// Returns the lanes that don't refuse it.
-    pub(crate) fn others(&self, lanes: &Lanes<T>) -> Lanes<T> {
-        let refuses =
-            |lane: &Arc<Lane<T>>| self.refusing.iter().any(|other| Arc::ptr_eq(other, lane));
-        lanes
-            .iter()
-            .filter(|lane| !refuses(lane))
-            .cloned()
-            .collect()
-    }
+    pub(crate) others: Lanes<T>,
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Hands on as [`hand_on`](Self::hand_on) does, where filters are to be asked.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn hand_on_sifted(
-        self: &Arc<Self>,
-        at: &QueueRef<'_, T>,
-        dispatcher: &mut DispatcherState<T>,
-        lanes: &Lanes<T>,
-        worker: &mut Worker<'_>,
-        current: BatchSlice<T>,
-        (alike, id): (usize, u64),
-    ) -> Option<usize> {
-        let piece = self.sift(&mut dispatcher.sieve, &current, (alike, id), lanes);
-        let (others, refusing) = (piece.others(lanes), &piece.refusing);
-        let alike = (piece.len, id);
-        self.hand_piece_on(at, dispatcher, &others, worker, current, alike, refusing)
-    }
-
     /// Has publishers notify nobody while the next message has no room. Where filters are, each
     /// notifies: one that drops the oldest messages may leave one first that needs no room.
     pub(crate) fn rest_without_room(&self, at: &QueueRef<'_, T>) {
@@ -106,6 +75,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Finds the first messages of a part that the same lanes refuse, at most `len` of them. For
     /// all of these, message `id` says which lanes had come when they were accepted.
+    #[cold]
     pub(crate) fn sift(
         &self,
         sieve: &mut Sieve<T>,
@@ -120,22 +90,24 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let mut piece = Piece {
             len,
             refusing: Vec::new(),
+            others: Vec::new(),
         };
-        let mut answers = Vec::new();
-        for lane in lanes.iter().filter(is_open) {
-            let filter = lane.filter.lock().clone();
-            let Some(filter) = filter.filter(|_| all_get_it || lane.wants(id)) else {
+        for lane in lanes {
+            let is_asked = is_open(&lane) && (all_get_it || lane.wants(id));
+            let filter = lane.filter.lock().clone().filter(|_| is_asked);
+            let Some(filter) = filter else {
+                piece.others.push(Arc::clone(lane));
                 continue;
             };
             let refused = self.answers(sieve, lane, &filter, part);
             let is_refused = refused[0];
             let alike = refused.iter().take_while(|other| **other == is_refused);
             piece.len = piece.len.min(alike.count());
-            if is_refused {
-                answers.push(Arc::clone(lane));
+            match is_refused {
+                true => piece.refusing.push(Arc::clone(lane)),
+                false => piece.others.push(Arc::clone(lane)),
             }
         }
-        piece.refusing = answers;
         piece
     }
 

@@ -38,27 +38,32 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// How many messages a lane has room for. If there is no room, the lane will notify.
+    #[inline(always)]
     pub(crate) fn room_of(&self, lane: &Arc<Lane<T>>) -> u32 {
         match lane.free() {
-            0 if lane.end_expired() => lane.free(),
-            0 => {
-                let _motion = self.books.motions.begin(1);
-                match lane.reserve(1, true) {
-                    Reserved::Granted(granted) => {
-                        if lane.release(granted) {
-                            lane.come_to_end();
-                        }
-                        1
-                    }
-                    Reserved::Full => {
-                        // The lane's runner may be in a handler for long.
-                        lane.call_at_expiry();
-                        0
-                    }
-                    Reserved::Closed => u32::MAX,
-                }
-            }
+            0 => self.room_of_full(lane),
             free => free,
+        }
+    }
+
+    fn room_of_full(&self, lane: &Arc<Lane<T>>) -> u32 {
+        if lane.end_expired() {
+            return lane.free();
+        }
+        let _motion = self.books.motions.begin(1);
+        match lane.reserve(1, true) {
+            Reserved::Granted(granted) => {
+                if lane.release(granted) {
+                    lane.come_to_end();
+                }
+                1
+            }
+            Reserved::Full => {
+                // The lane's runner may be in a handler for long.
+                lane.call_at_expiry();
+                0
+            }
+            Reserved::Closed => u32::MAX,
         }
     }
 }

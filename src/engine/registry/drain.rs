@@ -28,10 +28,9 @@ fn report_of(metrics: &Metrics, took: Duration) -> DrainReport {
 /// Reports the ends of deliveries.
 pub(crate) fn of_deliveries(counts: &DeliveryCounts) -> DrainReport {
     DrainReport {
-        made: counts.made,
+        made: counts.made - counts.filtered,
         delivered: counts.delivered,
         dead_lettered: counts.dead_lettered,
-        filtered: counts.filtered,
         dropped: counts.dropped,
         expired: counts.expired,
         cancelled: counts.cancelled,

@@ -7,8 +7,9 @@ use crate::engine::base::contain::{SharedPolicy, SharedStrategy, share_policy, s
 use crate::engine::base::gate::Gate;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::context::Inside;
-use crate::engine::runtime::directory::{AnyTopic, LiveSettings, Survey, TopicSettings};
+use crate::engine::runtime::directory::{AnyLetter, AnyTopic, LiveSettings, Survey, TopicSettings};
 use crate::engine::runtime::pool::Worker;
+use crate::engine::state::dead_letter_store::notify;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::TopicCore;
@@ -163,6 +164,23 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn retry(&self) -> SharedPolicy {
         self.retry.load()
+    }
+
+    fn letter_count(&self) -> usize {
+        self.letter_counts().0
+    }
+
+    fn letters(&self) -> Vec<Arc<dyn AnyLetter>> {
+        if self.letter_count() == 0 {
+            return Vec::new();
+        }
+        let letters = self.letters().lock().list();
+        letters.into_iter().map(|letter| letter as _).collect()
+    }
+
+    fn purge_letter(&self, arrival: u64) -> bool {
+        let left = self.letters().lock().take(arrival);
+        left.map(|left| notify(left.waiting)).is_some()
     }
 
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy) {

@@ -5,6 +5,8 @@ use std::any::Any;
 use crate::engine::base::cell::{Cell, Setting};
 use crate::engine::base::contain::{SharedPolicy, SharedStrategy};
 use crate::engine::runtime::Engine;
+use crate::message::MessageId;
+use crate::message::meta::Meta;
 use crate::observe::event::EventKind;
 use crate::observe::metrics::TopicMetrics;
 use crate::pure::words::Packed;
@@ -15,6 +17,7 @@ use crate::types::config::{
     DeadLetterOverflow, LaneFull, NoSubscribers, OnExpired, Overflow, Unkeyed,
 };
 use crate::types::duration::nanos;
+use crate::types::reason::DeadReason;
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -170,11 +173,32 @@ pub(crate) trait AnyTopic: Send + Sync {
     fn metrics(&self) -> TopicMetrics;
     fn strategy(&self) -> SharedStrategy;
     fn retry(&self) -> SharedPolicy;
+    /// Returns how many letters are in its store of dead letters.
+    fn letter_count(&self) -> usize;
+    /// Returns its dead letters, oldest first.
+    fn letters(&self) -> Vec<Arc<dyn AnyLetter>>;
+    /// Forgets the letter that arrived with this number. Returns whether it was there.
+    fn purge_letter(&self, arrival: u64) -> bool;
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy);
     /// Tells observers of something that happened to it.
     fn announce(&self, kind: EventKind);
     /// Tells observers of the lanes that it was opened with.
     fn announce_lanes(&self);
+}
+
+/// A dead letter of any payload type.
+pub(crate) trait AnyLetter: Send + Sync {
+    /// Its number in its store.
+    fn arrival(&self) -> u64;
+    fn id(&self) -> MessageId;
+    fn accepted_ns(&self) -> u64;
+    fn meta(&self) -> Option<&Meta>;
+    fn subscription(&self) -> &str;
+    fn reason(&self) -> DeadReason;
+    fn error(&self) -> Option<&str>;
+    fn attempts(&self) -> u32;
+    fn generation(&self) -> u16;
+    fn buried_ns(&self) -> u64;
 }
 
 /// All subscriptions to patterns. Under this lock, names of subscriptions are given out, and topics

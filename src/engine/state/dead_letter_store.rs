@@ -10,11 +10,13 @@
 use std::collections::BTreeMap;
 
 use crate::engine::parts::pending::Failure;
+use crate::engine::runtime::directory::AnyLetter;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::waiters::Waiters;
 use crate::message::MessageId;
 use crate::message::batch::Batch;
+use crate::message::meta::Meta;
 use crate::sync::{Arc, Mutex, Weak};
 use crate::types::config::DeadLetterOverflow;
 use crate::types::reason::DeadReason;
@@ -57,6 +59,48 @@ impl<T> Letter<T> {
 
     pub(crate) fn key(&self) -> Option<&str> {
         self.batch.meta(usize::from(self.index))?.key.as_deref()
+    }
+}
+
+impl<T: Send + Sync + 'static> AnyLetter for Letter<T> {
+    fn arrival(&self) -> u64 {
+        self.arrival
+    }
+
+    fn id(&self) -> MessageId {
+        Letter::id(self)
+    }
+
+    fn accepted_ns(&self) -> u64 {
+        self.batch.stamp(usize::from(self.index)).accepted_ns
+    }
+
+    fn meta(&self) -> Option<&Meta> {
+        self.batch.meta(usize::from(self.index))
+    }
+
+    fn subscription(&self) -> &str {
+        &self.subscription
+    }
+
+    fn reason(&self) -> DeadReason {
+        self.reason
+    }
+
+    fn error(&self) -> Option<&str> {
+        Some(&*self.history.as_ref()?.text)
+    }
+
+    fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    fn generation(&self) -> u16 {
+        self.generation
+    }
+
+    fn buried_ns(&self) -> u64 {
+        self.buried_ns
     }
 }
 
@@ -228,9 +272,9 @@ impl<T> DeadLetterStore<T> {
         self.store.values().cloned().collect()
     }
 
-    /// Takes one particular letter out, if it is still there.
-    pub(crate) fn take(&mut self, letter: &Letter<T>) -> Option<Left<T>> {
-        let letter = self.store.remove(&letter.arrival)?;
+    /// Takes the letter with this number out, if it is still there.
+    pub(crate) fn take(&mut self, arrival: u64) -> Option<Left<T>> {
+        let letter = self.store.remove(&arrival)?;
         self.forget(&letter);
         Some(Left {
             letter,

@@ -9,7 +9,9 @@ use crate::engine::base::gate::Gate;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::bus::Bus;
 use crate::engine::runtime::directory::{Live, LiveSettings, TopicSettings};
-use crate::engine::state::dead_letter_store::{DeadLetterState, DeadLetterStore, Left, Letter, notify};
+use crate::engine::state::dead_letter_store::{
+    DeadLetterState, DeadLetterStore, Left, Letter, notify,
+};
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::partition_set::Split;

@@ -72,7 +72,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     pub fn purge(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> usize {
         let chosen = self.list().into_iter().filter(|letter| filter(letter));
         let taken = chosen.filter(|chosen| {
-            let left = self.topic.core.letters().lock().take(&chosen.letter);
+            let left = self.topic.core.letters().lock().take(chosen.letter.arrival);
             left.map(|left| notify(left.waiting)).is_some()
         });
         taken.count()

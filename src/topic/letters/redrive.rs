@@ -382,7 +382,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         let taken = if is_behind {
             None
         } else {
-            letters.take(letter)
+            letters.take(letter.arrival)
         };
         if !mutant!(taken.is_some(), "letters.take", true) {
             drop(letters);
