@@ -56,18 +56,43 @@ pub(crate) enum Messages<T> {
 pub(crate) struct Batch<T> {
     pub(crate) messages: Messages<T>,
     /// The parts added to messages, sorted by index. It is empty for most batches.
-    meta: Vec<(u32, Meta)>,
+    meta: Vec<(u32, Box<Meta>)>,
+    marks: Marks,
     /// The time to live, in nanoseconds, that the topic had when the batch was begun. It holds for
     /// messages without one of their own.
     ttl: Option<NonZeroU64>,
 }
 
+/// The kinds of parts that some message of a batch has, so that others needn't be looked for.
+#[derive(Clone, Copy)]
+struct Marks {
+    /// A time to live of its own.
+    expires: bool,
+    /// A publisher that wants to know its end.
+    is_tracked: bool,
+}
+
+impl Marks {
+    const NONE: Self = Self {
+        expires: false,
+        is_tracked: false,
+    };
+
+    fn add(&mut self, meta: &Meta) {
+        self.expires |= meta.ttl_ns.is_some();
+        self.is_tracked |= meta.tracker().is_some();
+    }
+}
+
 impl<T> Batch<T> {
     /// Makes a batch of messages that were accepted at once, in the vector of their chunk.
     pub(crate) fn chunk(chunk: Chunk<T>, first: Stamp, ttl: Option<NonZeroU64>) -> Self {
+        let mut marks = Marks::NONE;
+        chunk.meta.iter().for_each(|(_, meta)| marks.add(meta));
         Self {
             messages: Messages::Chunk(chunk.payloads, first),
             meta: chunk.meta,
+            marks,
             ttl,
         }
     }
@@ -107,16 +132,10 @@ impl<T> Batch<T> {
         }
     }
 
-    /// Returns whether any message has parts that its publisher added.
-    #[inline]
-    pub(crate) fn has_meta(&self) -> bool {
-        !self.meta.is_empty()
-    }
-
     /// Returns whether a message of the batch may have a time to live.
     #[inline(always)]
     pub(crate) fn may_expire(&self) -> bool {
-        self.ttl.is_some() || !self.meta.is_empty()
+        self.ttl.is_some() || self.marks.expires
     }
 
     pub(crate) fn ids(&self, from: usize, to: usize) -> impl ExactSizeIterator<Item = MessageId> {
@@ -130,7 +149,12 @@ impl<T> Batch<T> {
         let found = self
             .meta
             .binary_search_by_key(&(index as u32), |(index, _)| *index);
-        found.ok().map(|at| &self.meta[at].1)
+        found.ok().map(|at| &*self.meta[at].1)
+    }
+
+    /// Returns whether the end of a message is counted for its publisher.
+    pub(crate) fn is_tracked(&self) -> bool {
+        self.marks.is_tracked
     }
 
     /// Calls `note` with the trackers of the messages from `from` up to `to`.
@@ -178,7 +202,8 @@ impl<T> Drop for Batch<T> {
 /// A batch in the making, to which messages are added one by one.
 pub(crate) struct OpenBatch<T> {
     messages: Vec<Accepted<T>>,
-    meta: Vec<(u32, Meta)>,
+    meta: Vec<(u32, Box<Meta>)>,
+    marks: Marks,
     /// The number of messages to reserve room for with the first: about as many as came last time.
     ///
     /// So a topic with a message now and then keeps little memory.
@@ -192,6 +217,7 @@ impl<T> OpenBatch<T> {
         Self {
             messages: Vec::new(),
             meta: Vec::new(),
+            marks: Marks::NONE,
             expected: 1,
             ttl,
         }
@@ -211,11 +237,12 @@ impl<T> OpenBatch<T> {
     }
 
     #[inline(always)]
-    pub(crate) fn push(&mut self, message: Accepted<T>, meta: Option<Meta>) {
+    pub(crate) fn push(&mut self, message: Accepted<T>, meta: Option<Box<Meta>>) {
         if self.messages.len() == self.messages.capacity() {
             self.grow();
         }
         if let Some(meta) = meta {
+            self.marks.add(&meta);
             self.meta.push((self.messages.len() as u32, meta));
         }
         self.messages.push(message);
@@ -235,6 +262,7 @@ impl<T> OpenBatch<T> {
             messages: Messages::Each(messages),
             meta: std::mem::take(&mut self.meta),
             ttl: self.ttl,
+            marks: std::mem::replace(&mut self.marks, Marks::NONE),
         }
     }
 }
@@ -243,7 +271,7 @@ impl<T> OpenBatch<T> {
 ///
 /// The stamp of a chunk is that of its first message.
 pub(crate) enum QueueEntry<T> {
-    One(Accepted<T>, Option<Meta>),
+    One(Accepted<T>, Option<Box<Meta>>),
     Chunk(Chunk<T>, Stamp),
 }
 
@@ -266,7 +294,7 @@ impl<T> QueueEntry<T> {
     /// Returns the parts that the publisher added, if the entry is a single message.
     pub(crate) fn meta(&self) -> Option<&Meta> {
         match self {
-            Self::One(_, meta) => meta.as_ref(),
+            Self::One(_, meta) => meta.as_deref(),
             Self::Chunk(chunk, _) => chunk.first_meta().filter(|_| chunk.len() == 1),
         }
     }
@@ -281,12 +309,11 @@ impl<T> QueueEntry<T> {
 
     /// Calls `note` with the trackers of the messages, if they have any.
     fn track(&self, note: impl Fn(&Tracker)) {
-        let meta: &[_] = match self {
-            Self::One(_, meta) => meta.as_slice(),
-            Self::Chunk(..) => &[],
-        };
-        let trackers = meta.iter().filter_map(Meta::tracker);
-        trackers.for_each(|tracker| note(tracker));
+        if let Self::One(_, Some(meta)) = self
+            && let Some(tracker) = meta.tracker()
+        {
+            note(tracker);
+        }
     }
 
     pub(crate) fn ids(&self) -> impl ExactSizeIterator<Item = MessageId> + use<T> {
@@ -324,7 +351,17 @@ impl<T> DeferredDrops<T> {
 }
 
 impl<T> Drop for DeferredDrops<T> {
+    #[inline(always)]
     fn drop(&mut self) {
+        if !self.entries.is_empty() || !self.parts.is_empty() {
+            self.drop_all();
+        }
+    }
+}
+
+impl<T> DeferredDrops<T> {
+    #[cold]
+    fn drop_all(&mut self) {
         for part in &self.parts {
             part.track(|tracker| tracker.end(Status::Dropped));
         }
@@ -393,7 +430,7 @@ impl<T> BatchSlice<T> {
     /// Calls `note` with the trackers of the messages, if they have any.
     #[inline(always)]
     pub(crate) fn track(&self, note: impl Fn(&Tracker)) {
-        if self.batch.has_meta() {
+        if self.batch.is_tracked() {
             self.batch.track(self.from, self.to, note);
         }
     }

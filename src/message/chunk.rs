@@ -9,7 +9,7 @@ use crate::message::outgoing::Message;
 /// The parts are sorted by the index of their payload. There are none in most chunks.
 pub(crate) struct Chunk<T> {
     pub(crate) payloads: Vec<T>,
-    pub(crate) meta: Vec<(u32, Meta)>,
+    pub(crate) meta: Vec<(u32, Box<Meta>)>,
 }
 
 impl<T> Chunk<T> {
@@ -31,7 +31,7 @@ impl<T> Chunk<T> {
         self.payloads.is_empty()
     }
 
-    pub(crate) fn push(&mut self, payload: T, meta: Option<Meta>) {
+    pub(crate) fn push(&mut self, payload: T, meta: Option<Box<Meta>>) {
         if let Some(meta) = meta {
             self.meta.push((self.payloads.len() as u32, meta));
         }
@@ -41,7 +41,7 @@ impl<T> Chunk<T> {
     /// Returns the parts added to the first payload, if there are any.
     pub(crate) fn first_meta(&self) -> Option<&Meta> {
         let (index, meta) = self.meta.first()?;
-        (*index == 0).then_some(meta)
+        (*index == 0).then_some(&**meta)
     }
 
     /// Returns how many payloads come before the first that has a key.
@@ -74,7 +74,7 @@ impl<T> Chunk<T> {
     }
 
     #[cold]
-    fn take_meta(&mut self, count: u32) -> Vec<(u32, Meta)> {
+    fn take_meta(&mut self, count: u32) -> Vec<(u32, Box<Meta>)> {
         let split = self.meta.partition_point(|(index, _)| *index < count);
         let left = self.meta.split_off(split);
         let taken = std::mem::replace(&mut self.meta, left);
@@ -83,7 +83,7 @@ impl<T> Chunk<T> {
     }
 
     /// Returns each payload with the parts added to it, in order.
-    pub(crate) fn into_each(self) -> impl Iterator<Item = (T, Option<Meta>)> {
+    pub(crate) fn into_each(self) -> impl Iterator<Item = (T, Option<Box<Meta>>)> {
         let mut meta = self.meta.into_iter().peekable();
         let payloads = self.payloads.into_iter().zip(0..);
         payloads.map(move |(payload, at)| {
@@ -102,12 +102,12 @@ impl<T> Chunk<T> {
 mod tests {
     use super::*;
 
-    fn keyed(key: u32) -> Meta {
+    fn keyed(key: u32) -> Box<Meta> {
         let key = Some(key.to_string().into());
-        Meta {
+        Box::new(Meta {
             key,
             ..Meta::default()
-        }
+        })
     }
 
     #[test]
@@ -129,10 +129,10 @@ mod tests {
     #[test]
     fn the_payloads_before_the_first_key_are_counted() {
         let mut chunk = Chunk::EMPTY;
-        let text = Meta {
+        let text = Box::new(Meta {
             ttl_ns: Some(1),
             ..Meta::default()
-        };
+        });
         for (payload, meta) in [None, Some(text), None, Some(keyed(1))]
             .into_iter()
             .enumerate()

@@ -16,11 +16,6 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    /// Returns the parts, if there are any.
-    pub(crate) fn unless_empty(self) -> Option<Self> {
-        (self != Self::default()).then_some(self)
-    }
-
     /// Returns the tracker of the message, if its publisher asked for one.
     pub(crate) fn tracker(&self) -> Option<&Arc<Tracker>> {
         self.track.as_ref().map(|track| &track.0)

@@ -37,7 +37,7 @@ use crate::types::duration::nanos;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message<T> {
     payload: T,
-    meta: Meta,
+    meta: Option<Box<Meta>>,
     delay: Duration,
 }
 
@@ -46,7 +46,7 @@ impl<T> Message<T> {
     pub fn new(payload: T) -> Self {
         Self {
             payload,
-            meta: Meta::default(),
+            meta: None,
             delay: Duration::ZERO,
         }
     }
@@ -58,7 +58,7 @@ impl<T> Message<T> {
     /// [`OnFailure::BlockKey`](crate::OnFailure::BlockKey).
     #[must_use]
     pub fn key(mut self, key: impl Into<Box<str>>) -> Self {
-        self.meta.key = Some(key.into());
+        self.parts().key = Some(key.into());
         self
     }
 
@@ -68,7 +68,7 @@ impl<T> Message<T> {
     #[must_use]
     pub fn header(mut self, name: impl Into<Box<str>>, value: impl Into<Box<str>>) -> Self {
         let value = Value::Text(value.into());
-        self.meta.headers.push((name.into(), value));
+        self.parts().headers.push((name.into(), value));
         self
     }
 
@@ -76,7 +76,7 @@ impl<T> Message<T> {
     #[must_use]
     pub fn header_bytes(mut self, name: impl Into<Box<str>>, value: impl Into<Vec<u8>>) -> Self {
         let value = Value::Bytes(value.into().into_boxed_slice());
-        self.meta.headers.push((name.into(), value));
+        self.parts().headers.push((name.into(), value));
         self
     }
 
@@ -86,7 +86,7 @@ impl<T> Message<T> {
     /// message is published.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.meta.ttl_ns = Some(nanos(ttl));
+        self.parts().ttl_ns = Some(nanos(ttl));
         self
     }
 
@@ -111,7 +111,7 @@ impl<T> Message<T> {
     /// Has the ends of its deliveries counted.
     pub(crate) fn track(&mut self) -> Arc<Tracker> {
         let tracker = Tracker::new();
-        self.meta.track = Some(Track(Arc::clone(&tracker)));
+        self.parts().track = Some(Track(Arc::clone(&tracker)));
         tracker
     }
 
@@ -119,8 +119,12 @@ impl<T> Message<T> {
         self.delay
     }
 
+    fn parts(&mut self) -> &mut Meta {
+        self.meta.get_or_insert_default()
+    }
+
     pub(crate) fn meta(&self) -> Option<&Meta> {
-        Some(&self.meta)
+        self.meta.as_deref()
     }
 
     /// Returns whether it is due later.
@@ -130,19 +134,19 @@ impl<T> Message<T> {
 
     /// Returns whether its time to live is zero, which makes no sense.
     pub(crate) fn is_stillborn(&self) -> bool {
-        self.meta.ttl_ns == Some(0)
+        self.meta().is_some_and(|meta| meta.ttl_ns == Some(0))
     }
 
     /// Returns the payload, and the parts added to it if there are any.
-    pub(crate) fn into_parts(self) -> (T, Option<Meta>) {
-        (self.payload, self.meta.unless_empty())
+    pub(crate) fn into_parts(self) -> (T, Option<Box<Meta>>) {
+        (self.payload, self.meta)
     }
 
     /// Makes a message of its parts, without a delay.
-    pub(crate) fn from_parts((payload, meta): (T, Option<Meta>)) -> Self {
+    pub(crate) fn from_parts((payload, meta): (T, Option<Box<Meta>>)) -> Self {
         Self {
             payload,
-            meta: meta.unwrap_or_default(),
+            meta,
             delay: Duration::ZERO,
         }
     }

@@ -237,7 +237,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
             }
         };
-        if run.batch.has_meta() {
+        if run.batch.is_tracked() {
             let acked = successes(calls, failed_calls).map(|at| from + at);
             run.batch.track_ends(acked, Status::Delivered);
         }

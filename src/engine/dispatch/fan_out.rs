@@ -118,7 +118,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             at.leave(self, count as usize),
             "partitions.push-then-leave"
         );
-        if batch.has_meta() {
+        if batch.is_tracked() {
             part().track(Tracker::hand_on);
         }
         dispatcher.finds_busy = finds_busy;

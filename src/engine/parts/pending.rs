@@ -128,7 +128,7 @@ impl<T> PendingDelivery<T> {
     /// delivery was counted when it became a letter.
     #[inline]
     pub(crate) fn tracker(&self) -> Option<&Arc<Tracker>> {
-        if self.generation > 0 || !self.batch.has_meta() {
+        if self.generation > 0 || !self.batch.is_tracked() {
             return None;
         }
         self.batch.meta(usize::from(self.index))?.tracker()

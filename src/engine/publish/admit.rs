@@ -147,7 +147,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(crate) fn publish(
         self: &Arc<Self>,
         payload: T,
-        meta: Option<Meta>,
+        meta: Option<Box<Meta>>,
         wait: Wait,
     ) -> Result<Receipt, PublishError<T>> {
         if let Some((accepted_ns, mut tail)) = self.short_way()
@@ -156,7 +156,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let admitted = Admitted::plainly(granted);
             let id = MessageId::new(admitted.first_id);
             let stamp = Stamp { id, accepted_ns };
-            let own_expires_ns = meta.as_ref().and_then(|meta| meta.expires_ns(stamp));
+            let own_expires_ns = meta.as_deref().and_then(|meta| meta.expires_ns(stamp));
             let message = Accepted { stamp, payload };
             self.plain.write(&mut tail, message, meta);
             self.notify_after(tail, id.get(), own_expires_ns);
@@ -200,11 +200,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self: &Arc<Self>,
         route: Option<u64>,
         payload: T,
-        meta: Option<Meta>,
+        meta: Option<Box<Meta>>,
         wait: Wait,
-    ) -> Result<Receipt, (Refused, T, Option<Meta>)> {
+    ) -> Result<Receipt, (Refused, T, Option<Box<Meta>>)> {
         let mut drops = DeferredDrops::new();
-        let admitted = match self.admit_one(wait, &mut drops, route, meta.as_ref()) {
+        let admitted = match self.admit_one(wait, &mut drops, route, meta.as_deref()) {
             Ok(admitted) => admitted,
             Err(refused) => return Err((refused, payload, meta)),
         };

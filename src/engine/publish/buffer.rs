@@ -87,8 +87,8 @@ impl<T: Send + Sync + 'static> Buffer<T> {
     pub(crate) fn publish(
         self: &Arc<Self>,
         payload: T,
-        meta: Option<Meta>,
-    ) -> Result<(), (Refused, T, Option<Meta>)> {
+        meta: Option<Box<Meta>>,
+    ) -> Result<(), (Refused, T, Option<Box<Meta>>)> {
         let mut held = self.held.lock();
         if held.chunk.len() >= self.size {
             drop(held);

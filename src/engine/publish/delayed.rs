@@ -98,7 +98,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         } = *cancelled.ok_or(NotDelayed)?;
         self.books.delayed.sub(1);
         self.drop_messages(std::iter::once(id), DropCause::Cancelled);
-        end_tracked(meta.as_ref());
+        end_tracked(meta.as_deref());
         if let Some(meta) = &mut meta {
             meta.track = None;
         }
@@ -112,7 +112,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.engine.timer.cancel_parked(entry.timer);
             self.books.delayed.sub(1);
             self.drop_messages(std::iter::once(entry.message.stamp.id), DropCause::Shutdown);
-            end_tracked(entry.meta.as_ref());
+            end_tracked(entry.meta.as_deref());
             discard(entry);
         }
     }

@@ -216,7 +216,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let ended_ns = self.lane.engine().clock.now_ns();
         for run in runs {
             self.ack_run(run, ended_ns);
-            if run.generation == 0 && run.batch.has_meta() {
+            if run.generation == 0 && run.batch.is_tracked() {
                 run.batch.track_ends(run.indices(), Status::Delivered);
             }
         }

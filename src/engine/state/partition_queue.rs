@@ -116,7 +116,7 @@ impl<T> PartitionQueue<T> {
 
     /// Writes a message into the open batch, under the lock.
     #[inline(always)]
-    pub(crate) fn write(&self, tail: &mut Tail<T>, message: Accepted<T>, meta: Option<Meta>) {
+    pub(crate) fn write(&self, tail: &mut Tail<T>, message: Accepted<T>, meta: Option<Box<Meta>>) {
         tail.open.push(message, meta);
         if tail.open.len() == BATCH {
             self.send_open(tail);

@@ -1,6 +1,7 @@
 //! A topic: the state that its publishers, its dispatcher and its lanes share.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::engine::base::cell::{Cell, Setting};
 use crate::engine::base::contain::{PolicyInUse, SharedPolicy, SharedStrategy, StrategyInUse};
@@ -34,23 +35,44 @@ use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Slot, in_order};
 /// A message on the timer wheel, by `publish_after`.
 pub(crate) struct Delayed<T> {
     pub(crate) message: Accepted<T>,
-    pub(crate) meta: Option<Meta>,
+    pub(crate) meta: Option<Box<Meta>>,
     pub(crate) timer: TimerKey,
     pub(crate) route: Option<u64>,
+}
+
+/// Hashes ids, which the topic gives out itself: nobody can choose ids that collide.
+#[derive(Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes
+            .iter()
+            .for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // An odd number without a pattern spreads neighbors over the upper bits.
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 /// The messages on the timer wheel, by the tag of their timer.
 pub(crate) struct DelayedMessages<T> {
     /// Each in a box: a page of large payloads would overflow a stack.
     messages: Arena<Box<Delayed<T>>>,
-    tags: HashMap<MessageId, u32>,
+    tags: HashMap<MessageId, u32, BuildHasherDefault<IdHasher>>,
 }
 
 impl<T> DelayedMessages<T> {
     fn new() -> Self {
         Self {
             messages: Arena::new(),
-            tags: HashMap::new(),
+            tags: HashMap::default(),
         }
     }
 
@@ -89,7 +111,7 @@ impl<T> DelayedMessages<T> {
 
     /// Takes everything out.
     pub(crate) fn take_all(&mut self) -> Vec<Box<Delayed<T>>> {
-        self.tags = HashMap::new();
+        self.tags = HashMap::default();
         self.messages.drain().collect()
     }
 }

@@ -460,7 +460,9 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
                 Duration::ZERO => Wait::Never,
                 time => Wait::For(time),
             };
-            to.topic.core.publish(payload, Some(meta_of(letter)), wait)
+            to.topic
+                .core
+                .publish(payload, Some(Box::new(meta_of(letter))), wait)
         };
         match pace.patiently(publish) {
             Ok(receipt) if !receipt.is_dropped() => {}
