@@ -67,7 +67,7 @@ fn batch(route: &mut Route, size: usize) -> Vec<Numbered> {
 fn publish_or_wait(route: &mut Route, size: usize) {
     let mut batch = batch(route, size);
     while let Err(refused) = route.topic.publish_batch(batch) {
-        batch = refused.into_rest();
+        batch = refused.into_inner();
         thread::yield_now();
     }
 }

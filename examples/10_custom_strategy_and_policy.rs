@@ -8,8 +8,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use millstream::{
-    Backlog, Broker, Decision, FailedAttempt, FlushCause, InvalidSetting, ManualClock, Nack, Plan,
-    RetryPolicy, Strategy,
+    Backlog, Broker, Decision, FailedAttempt, FlushCause, ManualClock, Nack, Plan, RetryPolicy,
+    SettingError, Strategy,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -40,9 +40,9 @@ impl Strategy for Lift {
     }
 
     // Asked once, when it is installed: a mistake is an error there and then.
-    fn check(&self) -> Result<(), InvalidSetting> {
+    fn check(&self) -> Result<(), SettingError> {
         match self.slots {
-            0 => Err(InvalidSetting::new("slots", 0, "must be at least 1")),
+            0 => Err(SettingError::new("slots", 0, "must be at least 1")),
             _ => Ok(()),
         }
     }

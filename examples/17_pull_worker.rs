@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use millstream::{Backoff, Broker, ManualClock, Nack, Pull, Stale, TryRecvError};
+use millstream::{Backoff, Broker, ManualClock, Nack, Pull, StaleError, TryRecvError};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let again = worker.recv()?;
     assert_eq!((*again.payload(), again.attempt()), ("forgotten", 2));
     again.ack()?;
-    assert_eq!(stuck.ack(), Err(Stale), "too late: it is tried again");
+    assert_eq!(stuck.ack(), Err(StaleError), "too late: it is tried again");
     slow.ack()?;
     clock.advance(2 * SECOND);
     for lease in &worker {

@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use millstream::{Broker, LeaseStream, Nack, Overflow, Pull, Stale};
+use millstream::{Broker, LeaseStream, Nack, Overflow, Pull, StaleError};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
@@ -15,7 +15,7 @@ const REQUESTS: u32 = 1_000;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Handles requests until the subscription ends. Returns how many leases it has settled.
-async fn serve(mut requests: LeaseStream<u32>) -> Result<u32, Stale> {
+async fn serve(mut requests: LeaseStream<u32>) -> Result<u32, StaleError> {
     let mut settled = 0;
     while let Some(lease) = requests.next().await {
         tokio::task::yield_now().await; // the work

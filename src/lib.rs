@@ -110,7 +110,7 @@ pub use message::{BatchReceipt, Delivery, MessageId, Receipt};
 pub use observe::event::{DropCause, Event, EventKind, Hook};
 pub use observe::latency::LatencySummary;
 pub use observe::metrics::{
-    DeliveryCounts, Imbalance, MemberMetrics, Metrics, SubscriptionMetrics, TopicMetrics,
+    DeliveryCounts, ImbalanceError, MemberMetrics, Metrics, SubscriptionMetrics, TopicMetrics,
 };
 pub use observe::owned::OwnedEvent;
 pub use pure::decide::key_hash::key_hash;
@@ -152,11 +152,11 @@ pub use types::config::{
 };
 pub use types::error::recv::{EndedError, RecvError, RecvTimeoutError, TryRecvError};
 pub use types::error::{
-    AttachError, BuildError, DrainError, InvalidSetting, NotDelayed, ObserveError, OpenError,
-    PartialBatch, PartitionsError, PublishError, RemoveError, Stale, SubscribeError,
-    UnknownPattern, Unsettled,
+    AttachError, BuildError, DrainError, NotDelayedError, ObserveError, OpenError, PartitionsError,
+    PublishBatchError, PublishError, RemoveError, SettingError, StaleError, SubscribeError,
+    UnknownPatternError, UnsettledError,
 };
-pub use types::name::{InvalidName, InvalidPattern, MAX_NAME_LEN};
+pub use types::name::{MAX_NAME_LEN, NameError, PatternError};
 pub use types::pattern::Pattern;
 pub use types::reason::DeadReason;
 pub use types::report::DrainReport;

@@ -550,7 +550,7 @@ fn a_batch_waits_for_room_chunk_by_chunk_and_keeps_its_order() {
         block_on(&mut second).expect("there is room").accepted(),
         200
     );
-    assert!(second.into_rest().is_empty());
+    assert!(second.into_inner().is_empty());
     assert_rests_balanced(&broker);
     let came = came.take();
     let of = |at_once: bool, numbers: std::ops::Range<u32>| {
@@ -591,7 +591,7 @@ fn a_batch_that_is_given_up_says_what_was_accepted_and_hands_back_the_rest() {
         std::thread::yield_now();
     }
     assert_eq!(rung.0.load(Ordering::SeqCst), 1, "one for one place");
-    assert_eq!(given_up.into_rest(), [3, 4]);
+    assert_eq!(given_up.into_inner(), [3, 4]);
     assert_eq!(rung.0.load(Ordering::SeqCst), 2, "the place is passed on");
     assert!(matches!(poll(&mut other, &waker), Poll::Ready(Ok(_))));
     for number in [1, 2, 9] {
@@ -616,7 +616,7 @@ fn a_batch_that_is_refused_hands_back_whole_messages_under_every_policy() {
     };
     assert!(matches!(partial.error, PublishError::Closed(_)));
     assert_eq!(partial.accepted, 3);
-    assert_eq!(partial.into_rest(), [3, 4].map(message));
+    assert_eq!(partial.into_inner(), [3, 4].map(message));
     assert_balanced(&broker);
 
     for overflow in [Overflow::Reject, Overflow::DropNewest, BLOCK] {
@@ -631,11 +631,11 @@ fn a_batch_that_is_refused_hands_back_whole_messages_under_every_policy() {
             panic!("the third makes no sense");
         };
         assert!(matches!(partial.error, PublishError::Invalid { .. }));
-        assert_eq!(partial.into_rest(), batch[2..]);
+        assert_eq!(partial.into_inner(), batch[2..]);
         let mut publishing = topic.publish_batch_async(0..4);
         match (overflow, poll(&mut publishing, Waker::noop())) {
             (Overflow::Reject, Poll::Ready(Err(partial))) => {
-                assert_eq!((partial.accepted, partial.into_rest()), (1, vec![1, 2, 3]));
+                assert_eq!((partial.accepted, partial.into_inner()), (1, vec![1, 2, 3]));
             }
             (Overflow::DropNewest, Poll::Ready(Ok(receipt))) => {
                 assert_eq!((receipt.accepted(), receipt.dropped()), (4, 3));

@@ -26,7 +26,7 @@ fn publish(topic: &Topic<u64>, payload: u64) {
     while let Err(refused) = topic.publish(payload) {
         assert!(matches!(refused, PublishError::Full(_)), "{refused}");
         assert!(Instant::now() < until, "no room in all that time");
-        payload = refused.into_payload();
+        payload = refused.into_inner();
         std::thread::yield_now();
     }
 }

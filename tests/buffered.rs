@@ -208,7 +208,7 @@ fn a_flush_hands_back_what_was_refused() {
     }
     let partial = publisher.flush().unwrap_err();
     assert_eq!(partial.accepted, 1);
-    assert_eq!(partial.into_rest(), [10, 11].map(Message::new));
+    assert_eq!(partial.into_inner(), [10, 11].map(Message::new));
     assert_eq!(publisher.buffered(), 0);
     drop(publisher);
     broker.run_until_idle();
@@ -526,7 +526,7 @@ fn a_buffer_that_waits_for_room_passes_on_what_it_no_longer_wants() {
     let (log, _subscription) = read(&topic, "s");
     // The first is called, but has nothing left when its turn comes.
     let refused = buffers[0].flush().unwrap_err();
-    assert_eq!(refused.into_rest(), [Message::new(10)]);
+    assert_eq!(refused.into_inner(), [Message::new(10)]);
     drop(buffers.remove(1));
     broker.run_until_idle();
     assert_eq!(log.take(), [0, 1, 2, 3, 12]);

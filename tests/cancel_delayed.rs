@@ -9,7 +9,7 @@ use crate::harness::{
     HANG, HOUR, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
 };
 use millstream::{
-    Batched, DropCause, EventKind, Message, NoSubscribers, NotDelayed, Overflow, Status,
+    Batched, DropCause, EventKind, Message, NoSubscribers, NotDelayedError, Overflow, Status,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -59,7 +59,7 @@ fn a_cancelled_message_comes_back_whole_and_is_never_delivered() {
         broker.run_until_idle();
         advance(&broker, &clock, MS);
         assert_eq!(log.take(), [1, 2]);
-        assert_eq!(topic.cancel_delayed(other.id()), Err(NotDelayed));
+        assert_eq!(topic.cancel_delayed(other.id()), Err(NotDelayedError));
         assert_balanced(&broker);
         drop(observation);
     }
@@ -76,13 +76,13 @@ fn a_message_that_is_due_or_never_was_delayed_is_too_late_to_cancel() {
     let gone = topic.publish_after(MS, 4).unwrap();
     topic.cancel_delayed(gone.id()).unwrap();
     for receipt in [plain, zero, gone] {
-        assert_eq!(topic.cancel_delayed(receipt.id()), Err(NotDelayed));
+        assert_eq!(topic.cancel_delayed(receipt.id()), Err(NotDelayedError));
     }
     advance(&broker, &clock, MS);
-    assert_eq!(topic.cancel_delayed(late.id()), Err(NotDelayed));
+    assert_eq!(topic.cancel_delayed(late.id()), Err(NotDelayedError));
     // A message of another topic has an id of its own there.
     let other = broker.topic::<u32>("other").open().unwrap();
-    assert_eq!(other.cancel_delayed(late.id()), Err(NotDelayed));
+    assert_eq!(other.cancel_delayed(late.id()), Err(NotDelayedError));
     assert_eq!(log.take(), [1, 2, 3]);
     assert_eq!(topic.metrics().dropped, 1);
     assert_balanced(&broker);
@@ -157,7 +157,7 @@ fn a_drain_that_has_begun_does_not_wait_for_a_message_that_is_cancelled() {
         assert_eq!(drains.join().unwrap().unwrap().messages_dropped, 1);
     });
     assert!(!log.take().contains(&1));
-    assert_eq!(topic.cancel_delayed(receipt.id()), Err(NotDelayed));
+    assert_eq!(topic.cancel_delayed(receipt.id()), Err(NotDelayedError));
     assert_balanced(&broker);
 }
 

@@ -115,7 +115,7 @@ fn afterwards_everything_is_refused_and_payloads_come_back() {
     let partial = topic.publish_batch([payload(), payload()]).unwrap_err();
     assert_eq!(partial.accepted, 0);
     assert!(matches!(partial.error, PublishError::Closed(_)));
-    assert_eq!(partial.into_rest(), ["mine", "mine"]);
+    assert_eq!(partial.into_inner(), ["mine", "mine"]);
 
     let refused = topic.subscribe("s", |_| Ok(())).unwrap_err();
     assert_eq!(refused, SubscribeError::Closed);
@@ -404,7 +404,7 @@ fn delayed_and_buffered_messages_are_in_the_report_as_far_as_they_were_accepted(
     assert_eq!((report.published, report.delivered), (2, 1));
     assert_eq!((report.messages_dropped, report.cut_off), (1, 1));
     // What was only held is handed back.
-    assert_eq!(buffer.flush().unwrap_err().into_rest(), [2.into()]);
+    assert_eq!(buffer.flush().unwrap_err().into_inner(), [2.into()]);
     assert_balanced(&broker);
 }
 

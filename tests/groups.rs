@@ -12,8 +12,8 @@ use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
 use millstream::{
-    Backoff, Broker, ConsumerGroup, InvalidSetting, Member, Nack, OnExhausted, OnFailure,
-    PublishError, SubscribeError, Topic, Unsubscribe, Unsubscribed,
+    Backoff, Broker, ConsumerGroup, Member, Nack, OnExhausted, OnFailure, PublishError,
+    SettingError, SubscribeError, Topic, Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -467,7 +467,7 @@ fn what_makes_no_sense_is_refused() {
         SubscribeError::Invalid(invalid) => invalid.to_string(),
         other => panic!("{other}"),
     };
-    let text = |refused: Result<(), InvalidSetting>| refused.expect_err("refused").to_string();
+    let text = |refused: Result<(), SettingError>| refused.expect_err("refused").to_string();
     let whole = topic
         .subscription("s")
         .on_failure(OnFailure::BlockSubscription);

@@ -67,7 +67,7 @@ fn every_error_is_one_that_a_box_takes() {
     is_error::<OpenError>();
     is_error::<SubscribeError>();
     is_error::<PublishError<String>>();
-    is_error::<PartialBatch<String>>();
+    is_error::<PublishBatchError<String>>();
     is_error::<PartitionsError>();
     is_error::<RemoveError>();
     is_error::<ObserveError>();
@@ -76,12 +76,12 @@ fn every_error_is_one_that_a_box_takes() {
     is_error::<RecvError>();
     is_error::<RecvTimeoutError>();
     is_error::<TryRecvError>();
-    is_error::<Stale>();
-    is_error::<InvalidSetting>();
-    is_error::<InvalidName>();
-    is_error::<InvalidPattern>();
-    is_error::<UnknownPattern>();
-    is_error::<Imbalance>();
+    is_error::<StaleError>();
+    is_error::<SettingError>();
+    is_error::<NameError>();
+    is_error::<PatternError>();
+    is_error::<UnknownPatternError>();
+    is_error::<ImbalanceError>();
 }
 
 /// A type that holds handles needs no bounds that only its methods need.

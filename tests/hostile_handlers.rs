@@ -15,7 +15,7 @@ use crate::harness::{
 };
 use millstream::{
     Backlog, Backoff, Batched, Broker, Class, DeadReason, Decision, DrainError, FailedAttempt,
-    Immediate, InvalidSetting, Nack, Observation, Overflow, Plan, PublishError, RetryPolicy,
+    Immediate, Nack, Observation, Overflow, Plan, PublishError, RetryPolicy, SettingError,
     Strategy, Subscription, Topic, Unsubscribe, Unsubscribed,
 };
 
@@ -1047,7 +1047,7 @@ fn settings_that_panic_when_checked_and_again_when_dropped_are_one_panic_of_the_
         fn decide(&self, _: &FailedAttempt<'_>) -> Decision {
             Decision::DeadLetter
         }
-        fn check(&self) -> Result<(), InvalidSetting> {
+        fn check(&self) -> Result<(), SettingError> {
             quiet_panic()
         }
     }
@@ -1060,7 +1060,7 @@ fn settings_that_panic_when_checked_and_again_when_dropped_are_one_panic_of_the_
         fn name(&self) -> &str {
             "twice"
         }
-        fn check(&self) -> Result<(), InvalidSetting> {
+        fn check(&self) -> Result<(), SettingError> {
             quiet_panic()
         }
     }

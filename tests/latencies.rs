@@ -90,7 +90,7 @@ impl Bench {
             })),
             #[cfg(feature = "async")]
             Way::Async => pushed(builder.concurrency(2).subscribe_async(move |d| {
-                let answer = each(&d.borrow());
+                let answer = each(&d.delivery());
                 async move { answer }
             })),
             Way::Pull => Taker::Pulled(builder.pull(Pull::default()).expect("subscribes")),

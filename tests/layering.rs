@@ -571,6 +571,15 @@ const RETIRED: &[(&str, &str)] = &[
     ("Letters", "DeadLetterStore"),
     ("Lot", "Partition"),
     ("lot", "partition"),
+    ("Stale", "StaleError"),
+    ("InvalidSetting", "SettingError"),
+    ("InvalidName", "NameError"),
+    ("InvalidPattern", "PatternError"),
+    ("UnknownPattern", "UnknownPatternError"),
+    ("Imbalance", "ImbalanceError"),
+    ("PartialBatch", "PublishBatchError"),
+    ("into_payload", "into_inner"),
+    ("into_rest", "into_inner"),
 ];
 
 fn words(line: &str) -> impl Iterator<Item = &str> {

@@ -8,8 +8,8 @@ use crate::harness::{
 };
 use millstream::{
     Backoff, Batched, Broker, Class, Decision, Delivery, EventKind, FailedAttempt, Immediate,
-    InvalidSetting, LaneFull, Nack, NoSubscribers, OnFailure, OpenError, Overflow, Pull,
-    RetryPolicy, Strategy, TopicBuilder, Unsubscribe, retry_fn,
+    LaneFull, Nack, NoSubscribers, OnFailure, OpenError, Overflow, Pull, RetryPolicy, SettingError,
+    Strategy, TopicBuilder, Unsubscribe, retry_fn,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -451,7 +451,7 @@ fn a_pattern_subscription_sets_present_and_later_lanes() {
 #[test]
 fn a_change_that_clashes_is_refused_as_the_builder_refuses_it() {
     let (broker, _clock) = manual();
-    let refused = |changed: Result<(), InvalidSetting>| changed.unwrap_err().setting();
+    let refused = |changed: Result<(), SettingError>| changed.unwrap_err().setting();
     let topic = broker.topic::<u32>("t").partitions(4).open().unwrap();
     assert_eq!(refused(topic.set_capacity(0)), "capacity");
     assert_eq!(refused(topic.set_capacity((1 << 24) + 1)), "capacity");

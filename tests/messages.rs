@@ -108,12 +108,12 @@ fn a_refused_batch_hands_back_whole_messages() {
         assert_eq!(partial.accepted, 3);
         assert!(matches!(partial.error, PublishError::Full(_)));
         let rest: Vec<_> = (3..100).map(message).collect();
-        assert_eq!(partial.into_rest(), rest);
+        assert_eq!(partial.into_inner(), rest);
         assert_eq!(topic.metrics().rejected, 97);
         broker.drain(Duration::ZERO).unwrap_err();
         let partial = topic.publish_messages(rest.clone()).unwrap_err();
         assert!(matches!(partial.error, PublishError::Closed(_)));
-        assert_eq!(partial.into_rest(), rest);
+        assert_eq!(partial.into_inner(), rest);
         assert_balanced(&broker);
     }
 }
@@ -137,7 +137,7 @@ fn a_batch_goes_as_far_as_the_first_message_that_makes_no_sense() {
          message would expire at once"
     );
     assert!(matches!(partial.error, PublishError::Invalid { .. }));
-    assert_eq!(partial.into_rest(), batch[2..]);
+    assert_eq!(partial.into_inner(), batch[2..]);
     broker.run_until_idle();
     let came: Vec<_> = log.take().into_iter().map(|(number, ..)| number).collect();
     assert_eq!(came, [1, 2]);
@@ -159,9 +159,9 @@ fn a_delayed_message_of_a_batch_has_its_id_now_and_comes_in_its_time() {
     // The two hold their places, so three more are too many in either order.
     let batch = [late(5), message(6), message(7), message(8), late(10)];
     let partial = topic.publish_messages(batch.clone()).unwrap_err();
-    assert_eq!(partial.into_rest(), batch[3..]);
+    assert_eq!(partial.into_inner(), batch[3..]);
     let partial = topic.publish_messages([late(10), message(11)]).unwrap_err();
-    assert_eq!(partial.into_rest(), [late(10), message(11)]);
+    assert_eq!(partial.into_inner(), [late(10), message(11)]);
     advance(&broker, &clock, MS);
     let mut came = log.take();
     came.sort();
@@ -231,14 +231,14 @@ fn a_buffer_hands_back_whole_messages() {
     };
     assert_eq!(back, message(7));
     let back = buffer.publish_message(message(8).after(MS)).unwrap_err();
-    assert_eq!(back.into_payload(), message(8).after(MS));
+    assert_eq!(back.into_inner(), message(8).after(MS));
     let zero = message(9).ttl(Duration::ZERO);
     let Err(PublishError::Invalid { payload, .. }) = buffer.publish_message(zero.clone()) else {
         panic!("it makes no sense");
     };
     assert_eq!(payload, zero);
     assert_eq!(topic.metrics().rejected, 2);
-    let rest = buffer.flush().unwrap_err().into_rest();
+    let rest = buffer.flush().unwrap_err().into_inner();
     assert_eq!(rest, [message(4), message(5)]);
     assert_balanced(&broker);
 }
@@ -266,7 +266,7 @@ fn a_message_shows_its_payload_and_prints_none() {
     let message = Message::from(7).key("k").header("a", "b");
     assert_eq!(*message.payload(), 7);
     assert!(!format!("{message:?}").contains('7'));
-    assert_eq!(message.into_payload(), 7);
+    assert_eq!(message.into_inner(), 7);
 }
 
 #[test]

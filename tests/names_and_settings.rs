@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crate::harness::{HANG, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use millstream::{
     Backlog, Backoff, Batched, Broker, BuildError, DeadLetterOverflow, Decision, FailedAttempt,
-    Idle, InvalidName, InvalidSetting, LaneFull, MAX_NAME_LEN, ManualClock, Nack, NoSubscribers,
-    OnExhausted, OnExpired, OnFailure, OpenError, Overflow, PartitionsError, Plan, PublishError,
-    Pull, RemoveError, RetryPolicy, Strategy, SubscribeError, Topic, TopicBuilder, Unsubscribe,
-    Unsubscribed,
+    Idle, LaneFull, MAX_NAME_LEN, ManualClock, Nack, NameError, NoSubscribers, OnExhausted,
+    OnExpired, OnFailure, OpenError, Overflow, PartitionsError, Plan, PublishError, Pull,
+    RemoveError, RetryPolicy, SettingError, Strategy, SubscribeError, Topic, TopicBuilder,
+    Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -51,13 +51,13 @@ impl Culprit for SubscribeError {
 
 // Names.
 
-fn bad_names() -> Vec<(String, InvalidName)> {
-    let character = |found, at| InvalidName::Character { found, at };
-    let empty = |at| InvalidName::EmptyLevel { at };
+fn bad_names() -> Vec<(String, NameError)> {
+    let character = |found, at| NameError::Character { found, at };
+    let empty = |at| NameError::EmptyLevel { at };
     let long = MAX_NAME_LEN + 1;
     vec![
-        (String::new(), InvalidName::Empty),
-        ("x".repeat(long), InvalidName::TooLong { len: long }),
+        (String::new(), NameError::Empty),
+        ("x".repeat(long), NameError::TooLong { len: long }),
         ("a b".into(), character(' ', 1)),
         ("a/b".into(), character('/', 1)),
         ("a\0".into(), character('\0', 1)),
@@ -299,7 +299,7 @@ fn what_swaps_in_later_is_checked_like_what_was_there_first() {
     let (broker, _clock) = manual();
     let topic = broker.topic::<u8>("t").capacity(4).open().unwrap();
     let sub = topic.subscribe("s", |_| Ok(())).unwrap();
-    let setting = |checked: Result<(), InvalidSetting>| checked.unwrap_err().setting();
+    let setting = |checked: Result<(), SettingError>| checked.unwrap_err().setting();
     let endless = || Backoff::fixed(MS).max_attempts(0);
     assert_eq!(setting(topic.set_strategy(Batched::of(0))), "batch_size");
     assert_eq!(setting(broker.set_strategy(Batched::of(0))), "batch_size");
@@ -310,15 +310,15 @@ fn what_swaps_in_later_is_checked_like_what_was_there_first() {
 }
 
 /// What two doors said to one value.
-type Doors = (InvalidSetting, InvalidSetting);
+type Doors = (SettingError, SettingError);
 
 /// The refusal of a topic or a subscription.
 trait Refusal {
-    fn refusal(self) -> InvalidSetting;
+    fn refusal(self) -> SettingError;
 }
 
 impl<V: std::fmt::Debug> Refusal for Result<V, OpenError> {
-    fn refusal(self) -> InvalidSetting {
+    fn refusal(self) -> SettingError {
         match self {
             Err(OpenError::Invalid(invalid)) => invalid,
             other => panic!("{other:?}"),
@@ -327,7 +327,7 @@ impl<V: std::fmt::Debug> Refusal for Result<V, OpenError> {
 }
 
 impl<V: std::fmt::Debug> Refusal for Result<V, SubscribeError> {
-    fn refusal(self) -> InvalidSetting {
+    fn refusal(self) -> SettingError {
         match self {
             Err(SubscribeError::Invalid(invalid)) => invalid,
             other => panic!("{other:?}"),
@@ -335,8 +335,8 @@ impl<V: std::fmt::Debug> Refusal for Result<V, SubscribeError> {
     }
 }
 
-impl Refusal for Result<(), InvalidSetting> {
-    fn refusal(self) -> InvalidSetting {
+impl Refusal for Result<(), SettingError> {
+    fn refusal(self) -> SettingError {
         self.expect_err("a setter refuses what its builder does")
     }
 }
@@ -598,7 +598,7 @@ fn a_message_that_makes_no_sense_comes_back_and_counts_for_nothing() {
             "ttl is zero, but it must be longer, or every message would expire at once"
         );
         assert_eq!(format!("{refused:?}"), "Invalid(..)");
-        assert_eq!(refused.into_payload(), "mine");
+        assert_eq!(refused.into_inner(), "mine");
     }
     let metrics = assert_balanced(&broker);
     let counts = metrics.topic("t").unwrap();
@@ -669,7 +669,7 @@ fn publishing_by_name_hands_the_payload_back_when_there_is_no_such_topic() {
     for name in ["u", "", "a..b", "\0"] {
         let unknown = broker.publish(name, payload()).unwrap_err();
         assert!(matches!(unknown, PublishError::UnknownTopic(_)), "{name:?}");
-        assert_eq!(unknown.into_payload(), "mine");
+        assert_eq!(unknown.into_inner(), "mine");
     }
     let wrong = broker.publish("t", 7_u8).unwrap_err();
     assert!(wrong.to_string().contains("String"), "{wrong}");

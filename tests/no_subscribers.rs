@@ -137,7 +137,7 @@ fn retain_keeps_no_more_than_the_topics_capacity() {
     let topic = open(&broker, NoSubscribers::Retain);
     let partial = topic.publish_batch(0..150).expect_err("100 places");
     assert_eq!(partial.accepted, 100);
-    assert_eq!(partial.into_rest(), (100..150).collect::<Vec<_>>());
+    assert_eq!(partial.into_inner(), (100..150).collect::<Vec<_>>());
     broker.run_until_idle();
     let refused = topic
         .publish(100)
@@ -252,7 +252,7 @@ fn reject_hands_the_payload_back_before_anybody_has_come_and_after_the_last_has_
             matches!(partial.error, PublishError::NoSubscribers(_)),
             "{partial}"
         );
-        assert_eq!(partial.into_rest(), [0, 1, 2]);
+        assert_eq!(partial.into_inner(), [0, 1, 2]);
         assert_eq!(topic.metrics().rejected, rejected + 5);
     };
     assert_rejects();

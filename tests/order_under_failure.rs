@@ -565,7 +565,7 @@ fn order_per_key_survives_failures_on_threads() {
         let mut message = Some((key, number, failures));
         while let Some(order) = message.take() {
             if let Err(refused) = topic.message(order).key(key).publish() {
-                message = Some(refused.into_payload());
+                message = Some(refused.into_inner());
                 std::thread::yield_now();
             }
         }

@@ -68,7 +68,7 @@ fn reject_is_the_default_and_hands_the_payload_back() {
         matches!(refused, PublishError::Full(Parcel(2))),
         "{refused}"
     );
-    assert_eq!(refused.into_payload(), Parcel(2));
+    assert_eq!(refused.into_inner(), Parcel(2));
     assert_eq!(topic.metrics().rejected, 1);
     broker.run_until_idle();
     assert_eq!(log.take()[2], "backpressure t depth 2");
@@ -86,7 +86,11 @@ fn a_batch_larger_than_the_queue_hands_back_the_rest_in_order() {
         .expect_err("there are only 100 places");
     assert_eq!(partial.accepted, 100);
     assert!(matches!(partial.error, PublishError::Full(_)), "{partial}");
-    let rest: Vec<_> = partial.into_rest().into_iter().map(|Parcel(n)| n).collect();
+    let rest: Vec<_> = partial
+        .into_inner()
+        .into_iter()
+        .map(|Parcel(n)| n)
+        .collect();
     assert_eq!(rest, (100..250).collect::<Vec<_>>());
     assert_eq!(topic.metrics().queued, 100);
     assert_balanced(&broker);
@@ -97,7 +101,7 @@ fn every_message_that_a_refused_batch_hands_back_is_counted_as_rejected() {
     let (broker, _clock) = manual();
     let topic = of::<u32>(&broker, 100, Overflow::Reject);
     let partial = topic.publish_batch(0..250).expect_err("100 places");
-    assert_eq!(partial.into_rest().len(), 150);
+    assert_eq!(partial.into_inner().len(), 150);
     assert_eq!(topic.metrics().rejected, 150);
     assert_balanced(&broker);
 }
@@ -430,7 +434,7 @@ fn a_blocked_publisher_gives_up_when_its_time_is_up_and_not_before() {
         "{partial}"
     );
     assert_eq!(partial.accepted, 0);
-    assert_eq!(partial.into_rest(), (3..200).collect::<Vec<_>>());
+    assert_eq!(partial.into_inner(), (3..200).collect::<Vec<_>>());
     assert_balanced(&broker);
 }
 

@@ -12,8 +12,8 @@ use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
 };
 use millstream::{
-    Backlog, Backoff, Batched, Broker, EventKind, Immediate, InvalidSetting, LaneFull, Nack,
-    NoSubscribers, OpenError, Overflow, PartitionsError, Plan, PublishError, Strategy, Topic,
+    Backlog, Backoff, Batched, Broker, EventKind, Immediate, LaneFull, Nack, NoSubscribers,
+    OpenError, Overflow, PartitionsError, Plan, PublishError, SettingError, Strategy, Topic,
     Unkeyed, key_hash,
 };
 
@@ -883,8 +883,7 @@ fn the_error_of_a_refused_change_reads_as_a_sentence() {
     let (broker, _clock) = manual();
     let topic = split::<u32>(&broker, 2);
     let refused = topic.set_partitions(0).expect_err("none");
-    let expected: PartitionsError =
-        InvalidSetting::new("partitions", 0, "must be at least 1").into();
+    let expected: PartitionsError = SettingError::new("partitions", 0, "must be at least 1").into();
     assert_eq!(refused, expected);
     assert_eq!(
         refused.to_string(),

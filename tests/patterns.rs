@@ -11,8 +11,8 @@ use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
 use millstream::{
-    Backoff, Broker, Class, Delivery, InvalidName, InvalidPattern, LaneFull, Nack, NoSubscribers,
-    OnExhausted, OnFailure, OpenError, PatternSubscription, PublishError, RemoveError,
+    Backoff, Broker, Class, Delivery, LaneFull, Nack, NameError, NoSubscribers, OnExhausted,
+    OnFailure, OpenError, PatternError, PatternSubscription, PublishError, RemoveError,
     SubscribeError, Unsubscribe, Unsubscribed,
 };
 use parking_lot::Mutex;
@@ -647,8 +647,8 @@ fn what_makes_no_sense_is_refused_by_name() {
     };
     let refused =
         |name, patterns: &[&str]| begin(name, patterns).subscribe(|_| Ok(())).unwrap_err();
-    assert_eq!(refused("", &["*"]), InvalidName::Empty.into());
-    let part = InvalidPattern::PartOfLevel { at: 5 };
+    assert_eq!(refused("", &["*"]), NameError::Empty.into());
+    let part = PatternError::PartOfLevel { at: 5 };
     assert_eq!(refused("s", &["a", "a.ord*"]), part.clone().into());
     let none = refused("s", &[]);
     let said = "matching is empty, but it must have at least one, or it would match nothing";

@@ -15,7 +15,7 @@ use crate::harness::{
 use millstream::{
     Backoff, Broker, DeadReason, DrainError, EventKind, FailureKind, LaneFull, Lease, LeaseBatch,
     ManualClock, Nack, OnExhausted, OnFailure, Pull, PullSubscription, RecvError, RecvTimeoutError,
-    Stale, SubscribeError, Topic, TryRecvError, Unsubscribe, Unsubscribed,
+    StaleError, SubscribeError, Topic, TryRecvError, Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -74,16 +74,16 @@ fn each_lease_has_its_own_deadline() {
     let fourth = worker.recv().expect("it is there");
     let timed_out = || worker.metrics().timed_out;
     advance(&broker, &clock, 60 * MS);
-    assert_eq!((timed_out(), fourth.ack()), (1, Err(Stale)));
+    assert_eq!((timed_out(), fourth.ack()), (1, Err(StaleError)));
     assert_eq!(first.ack(), Ok(()));
     second.extend(2 * SECOND).expect("it is in time");
     // The first and the second would have ended by now.
     advance(&broker, &clock, 890 * MS);
     assert_eq!(timed_out(), 1);
     advance(&broker, &clock, 60 * MS);
-    assert_eq!((timed_out(), third.ack()), (2, Err(Stale)));
+    assert_eq!((timed_out(), third.ack()), (2, Err(StaleError)));
     advance(&broker, &clock, 3 * SECOND);
-    assert_eq!((timed_out(), second.ack()), (3, Err(Stale)));
+    assert_eq!((timed_out(), second.ack()), (3, Err(StaleError)));
     assert_balanced(&broker);
 }
 
@@ -181,7 +181,7 @@ struct Job {
 }
 
 impl Job {
-    fn finish(&self, is_done: bool) -> Result<(), Stale> {
+    fn finish(&self, is_done: bool) -> Result<(), StaleError> {
         match is_done {
             true => self.lease.ack(),
             false => self.lease.nack(Nack::retry("not yet")),
@@ -198,8 +198,8 @@ fn a_lease_in_a_struct_is_settled_by_reference_and_once() {
         assert!(!job.lease.is_stale());
         assert_eq!(job.finish(is_done), Ok(()));
         assert!(job.lease.is_stale());
-        assert_eq!(job.finish(true), Err(Stale));
-        assert_eq!(job.finish(false), Err(Stale));
+        assert_eq!(job.finish(true), Err(StaleError));
+        assert_eq!(job.finish(false), Err(StaleError));
         assert_eq!(*job.lease.payload(), 1, "it can still be read");
         drop(job);
         let metrics = worker.metrics();
@@ -223,12 +223,12 @@ fn a_lease_says_that_it_is_stale_once_its_deadline_or_its_subscription_has_ended
     let late = worker.recv().expect("it is there");
     clock.advance(SECOND);
     assert!(late.is_stale(), "even if nobody has noticed yet");
-    assert_eq!(late.ack(), Err(Stale));
+    assert_eq!(late.ack(), Err(StaleError));
     let cut_off = worker.recv().expect("it is there");
     assert!(!cut_off.is_stale());
     let _ = worker.unsubscribe(Unsubscribe::Cancel);
     assert!(cut_off.is_stale());
-    assert_eq!(cut_off.nack(Nack::discard("late")), Err(Stale));
+    assert_eq!(cut_off.nack(Nack::discard("late")), Err(StaleError));
     drop((late, cut_off));
     assert_balanced(&broker);
 }
@@ -330,7 +330,7 @@ fn a_deadline_that_passes_is_a_failed_attempt_and_a_late_ack_changes_nothing() {
     let again = worker.recv().expect("it is due");
     assert_eq!(again.attempt(), 2);
     // The slot is the new lease's now; the old one must not touch it.
-    assert_eq!(late.ack(), Err(Stale));
+    assert_eq!(late.ack(), Err(StaleError));
     assert_eq!(worker.metrics().leased, 1);
     assert_eq!(again.ack(), Ok(()));
     let metrics = worker.metrics();
@@ -345,9 +345,12 @@ fn after_its_deadline_a_lease_is_stale_even_if_nobody_has_noticed_yet() {
     let (broker, clock, _topic, worker) = pulled(3);
     let mut leases = take(&worker);
     clock.advance(SECOND);
-    assert_eq!(leases[0].extend(SECOND), Err(Stale));
-    assert_eq!(leases.remove(0).nack(Nack::discard("late")), Err(Stale));
-    assert_eq!(leases.remove(0).ack(), Err(Stale));
+    assert_eq!(leases[0].extend(SECOND), Err(StaleError));
+    assert_eq!(
+        leases.remove(0).nack(Nack::discard("late")),
+        Err(StaleError)
+    );
+    assert_eq!(leases.remove(0).ack(), Err(StaleError));
     drop(leases);
     let metrics = worker.metrics();
     assert_eq!(
@@ -377,7 +380,7 @@ fn a_lease_that_is_extended_is_good_for_at_least_so_long_from_now() {
     advance(&broker, &clock, 9 * MS);
     assert_eq!(worker.metrics().timed_out, 0);
     advance(&broker, &clock, 2 * MS);
-    assert_eq!(lease.extend(SECOND), Err(Stale));
+    assert_eq!(lease.extend(SECOND), Err(StaleError));
     assert_eq!(worker.metrics().timed_out, 1);
     assert_balanced(&broker);
 }
@@ -466,7 +469,7 @@ fn credits_and_deadline_can_be_changed_while_leases_are_out() {
     for lease in new {
         assert_eq!(lease.ack(), Ok(()));
     }
-    assert!(old.into_iter().all(|lease| lease.ack() == Err(Stale)));
+    assert!(old.into_iter().all(|lease| lease.ack() == Err(StaleError)));
     assert!(worker.set_credits(0).is_err());
     assert!(worker.set_credits(1 << 30).is_err());
     assert!(worker.set_ack_deadline(Duration::ZERO).is_err());
@@ -748,7 +751,7 @@ fn an_unsubscribe_cancels_what_is_out_with_the_rest() {
     );
     assert!(worker.iter().next().is_none() && worker.has_ended());
     assert_eq!(*out.payload(), 2, "it can still be read");
-    assert_eq!(out.ack(), Err(Stale));
+    assert_eq!(out.ack(), Err(StaleError));
     let counts = assert_balanced(&broker).deliveries();
     assert_eq!((counts.cancelled, counts.delivered), (3, 0));
 }
@@ -756,7 +759,7 @@ fn an_unsubscribe_cancels_what_is_out_with_the_rest() {
 #[test]
 fn an_unsubscribe_dead_letters_what_is_out_with_the_rest() {
     let (broker, topic, out, _worker) = end_with(Unsubscribe::DeadLetter);
-    assert_eq!(out.nack(Nack::discard("late")), Err(Stale));
+    assert_eq!(out.nack(Nack::discard("late")), Err(StaleError));
     let letters = topic.dead_letters().list();
     let mut letters: Vec<_> = letters
         .iter()
@@ -815,7 +818,7 @@ fn an_unsubscribe_that_drains_cancels_when_its_time_is_up() {
         panic!("not inside a handler");
     };
     assert_eq!(metrics.counts.cancelled, 2);
-    assert_eq!(lease.ack(), Err(Stale));
+    assert_eq!(lease.ack(), Err(StaleError));
     assert_rests_balanced(&broker);
 }
 
@@ -829,7 +832,7 @@ fn dropping_the_last_handle_unsubscribes() {
     assert!(!clone.has_ended());
     drop(clone);
     broker.run_until_idle();
-    assert_eq!(lease.ack(), Err(Stale));
+    assert_eq!(lease.ack(), Err(StaleError));
     assert_eq!(topic.metrics().ended.cancelled, 2);
     assert_balanced(&broker);
 }
@@ -863,7 +866,7 @@ fn a_drain_waits_for_leases_until_its_deadline() {
         );
         assert_eq!((report.cut_off, report.remaining), (3 - delivered, 0));
         assert_eq!(worker.recv().err(), Some(RecvError::Ended));
-        assert_eq!(stuck.ack(), Err(Stale));
+        assert_eq!(stuck.ack(), Err(StaleError));
         assert_balanced(&broker);
         acked
     });
@@ -931,7 +934,7 @@ fn a_receiver_that_waits_ends_when_its_broker_is_dropped() {
     thread::sleep(5 * MS);
     drop(broker);
     assert_eq!(receiver.join().expect("it ends"), Some(RecvError::Ended));
-    assert_eq!(lease.ack(), Err(Stale));
+    assert_eq!(lease.ack(), Err(StaleError));
     assert!(worker.has_ended());
 }
 

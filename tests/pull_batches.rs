@@ -12,7 +12,7 @@ use crate::harness::{
 };
 use millstream::{
     Backoff, Broker, EventKind, Lease, LeaseBatch, ManualClock, Nack, OnFailure, Pull,
-    PullSubscription, Stale, Topic, TryRecvError, Unsubscribe,
+    PullSubscription, StaleError, Topic, TryRecvError, Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -121,7 +121,7 @@ fn a_batch_that_is_late_is_stale_as_a_whole_and_each_of_it_is_told() {
     // Nobody has noticed yet.
     clock.advance(SECOND);
     assert_eq!(batch.remaining(), Duration::ZERO);
-    assert_eq!(batch.ack_all(), Err(Stale));
+    assert_eq!(batch.ack_all(), Err(StaleError));
     broker.run_until_idle();
     assert_eq!(log.take(), [Some(1), Some(2), Some(3)]);
     let metrics = worker.metrics();
@@ -154,7 +154,7 @@ fn what_is_extracted_is_settled_by_itself_and_the_others_together() {
     assert_eq!(worker.metrics().counts.delivered, 3);
     // One of the same run ends by its deadline, another has a later one.
     advance(&broker, &clock, SECOND);
-    assert_eq!(third.ack(), Err(Stale));
+    assert_eq!(third.ack(), Err(StaleError));
     assert_eq!(worker.metrics().timed_out, 1);
     assert_eq!(fifth.ack(), Ok(()));
     assert_eq!(topic.dead_letters().len(), 1);
@@ -176,11 +176,17 @@ fn one_that_is_extended_leaves_its_neighbors_their_deadline() {
     assert_eq!(worker.metrics().leased, 3);
     assert_eq!(first.ack(), Ok(()));
     advance(&broker, &clock, SECOND);
-    assert_eq!((worker.metrics().timed_out, third.ack()), (1, Err(Stale)));
+    assert_eq!(
+        (worker.metrics().timed_out, third.ack()),
+        (1, Err(StaleError))
+    );
     second.extend(MS).expect("it is good for longer");
     assert_eq!(second.remaining(), 2 * SECOND);
     advance(&broker, &clock, 2 * SECOND);
-    assert_eq!((worker.metrics().timed_out, second.ack()), (2, Err(Stale)));
+    assert_eq!(
+        (worker.metrics().timed_out, second.ack()),
+        (2, Err(StaleError))
+    );
     advance(&broker, &clock, 10 * MS);
     // Not for the dead letters: each had one attempt.
     assert_eq!(worker.metrics().counts.delivered, 1);
@@ -361,7 +367,7 @@ fn an_unsubscribe_ends_runs_that_are_out() {
             .into_iter()
             .for_each(|lease| lease.ack().expect("in time"));
         drop(worker.unsubscribe(mode));
-        assert_eq!(batch.ack_all(), Err(Stale));
+        assert_eq!(batch.ack_all(), Err(StaleError));
         let counts = assert_balanced(&broker).deliveries();
         let letters = match mode {
             Unsubscribe::DeadLetter => 3,

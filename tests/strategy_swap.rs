@@ -12,8 +12,8 @@ use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
 };
 use millstream::{
-    Backlog, Batched, Broker, EventKind, FlushCause, Immediate, InvalidSetting, ManualClock, Nack,
-    Observation, Overflow, Plan, Strategy, Subscription, Topic, strategy_fn,
+    Backlog, Batched, Broker, EventKind, FlushCause, Immediate, ManualClock, Nack, Observation,
+    Overflow, Plan, SettingError, Strategy, Subscription, Topic, strategy_fn,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -505,7 +505,7 @@ fn a_strategy_that_panics_hands_on_what_there_is() {
 fn a_strategy_that_refuses_its_own_settings_leaves_the_old_one_in_place() {
     let (broker, _clock) = manual();
     let (topic, log, _reader) = topic_with(&broker, Batched::of(2).until_full());
-    let refused: InvalidSetting = topic.set_strategy(Batched::of(0)).expect_err("empty");
+    let refused: SettingError = topic.set_strategy(Batched::of(0)).expect_err("empty");
     assert_eq!(refused.setting(), "batch_size");
     broker.set_strategy(Batched::of(0)).expect_err("empty");
     publish(&topic, 0..3);

@@ -9,7 +9,7 @@ use crate::harness::{
 };
 use millstream::{
     Backoff, Batched, Broker, DeadLetterOverflow, LaneFull, Nack, NoSubscribers, OnExhausted,
-    OnExpired, OnFailure, Outcome, Overflow, Pull, Topic, Tracked, Unsettled, Unsubscribe,
+    OnExpired, OnFailure, Outcome, Overflow, Pull, Topic, Tracked, UnsettledError, Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -67,7 +67,11 @@ fn every_subscription_counts_once_and_a_retry_is_no_end() {
     assert_eq!(tracked.outcome(), None);
     broker.run_until_idle();
     assert_eq!(tracked.outcome(), None, "two wait for their retry");
-    assert_eq!(tracked.wait(), Err(Unsettled), "nobody else would run it");
+    assert_eq!(
+        tracked.wait(),
+        Err(UnsettledError),
+        "nobody else would run it"
+    );
     advance(&broker, &clock, MS);
     assert_ends(&tracked, [3, 2, 1, 0, 0, 0]);
     assert_eq!(tracked.wait().unwrap().ends(), 6);
@@ -348,7 +352,7 @@ fn without_subscribers_a_message_is_unrouted_retained_or_refused() {
         .topic::<u32>("reject")
         .no_subscribers(NoSubscribers::Reject);
     let refused = reject.open().unwrap().message(7).publish_tracked();
-    assert_eq!(refused.unwrap_err().into_payload(), 7);
+    assert_eq!(refused.unwrap_err().into_inner(), 7);
     assert_balanced(&broker);
 }
 
@@ -449,11 +453,11 @@ fn a_thread_waits_for_the_end_and_a_handler_does_not() {
     });
     let tracked = send(&topic, 7);
     assert!(tracked.wait_timeout(HANG).unwrap().is_delivered());
-    assert_eq!(answers.take(), [(Err(Unsettled), Err(Unsettled))]);
+    assert_eq!(answers.take(), [(Err(UnsettledError), Err(UnsettledError))]);
     assert_rests_balanced(&broker);
     assert_eq!(log.take(), [7]);
     let late = topic.message(1).after(HOUR).publish_tracked().unwrap();
-    assert_eq!(late.wait_timeout(MS), Err(Unsettled));
+    assert_eq!(late.wait_timeout(MS), Err(UnsettledError));
     thread::scope(|scope| {
         let waits = scope.spawn(|| late.wait());
         topic.cancel_delayed(late.receipt().id()).unwrap();

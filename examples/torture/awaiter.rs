@@ -175,7 +175,7 @@ impl Calls {
             0..=2 => Nap::Again(random.u32(1..4)),
             3 => Nap::until(Duration::from_micros(random.u64(..5_000)), &mut random),
             // A key would wait as long.
-            4 if delivery.borrow().key().is_none() && self.lose() => Nap::ForEver,
+            4 if delivery.delivery().key().is_none() && self.lose() => Nap::ForEver,
             _ => Nap::Again(0),
         }
     }
@@ -235,7 +235,7 @@ struct Call {
 impl Call {
     fn begin(calls: &Arc<Calls>, delivery: OwnedDelivery<Shot>) -> Self {
         calls.under_way.fetch_add(1, Relaxed);
-        if let Some(key) = delivery.borrow().key() {
+        if let Some(key) = delivery.delivery().key() {
             let is_alone = lock(&calls.busy).insert(key.into());
             check(
                 is_alone,
@@ -245,7 +245,7 @@ impl Call {
         }
         let mut witness = lock(&calls.witness);
         match &mut *witness {
-            Some(witness) => witness.enter(&delivery.borrow()),
+            Some(witness) => witness.enter(&delivery.delivery()),
             None => fail("unsubscribe", "a call after the handler was dropped"),
         }
         drop(witness);
@@ -261,7 +261,7 @@ impl Call {
         poll_fn(|context| calls.poll(&mut nap, context)).await;
         let outcome = Outcome::any(calls.of_1000, calls.panics, &mut lock(&calls.random));
         if let Some(witness) = &mut *lock(&calls.witness) {
-            witness.leave(&self.delivery.borrow(), &outcome);
+            witness.leave(&self.delivery.delivery(), &outcome);
         }
         outcome.carry_out()
     }
@@ -269,7 +269,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if let Some(key) = self.delivery.borrow().key() {
+        if let Some(key) = self.delivery.delivery().key() {
             lock(&self.calls.busy).remove(key);
         }
         self.calls.under_way.fetch_sub(1, Relaxed);

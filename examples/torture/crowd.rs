@@ -194,7 +194,7 @@ impl Crowd {
         let member = match self.kinds.fetch_add(1, Relaxed) % 3 {
             #[cfg(feature = "async")]
             1 => member.concurrency(concurrency).join_async(move |delivery| {
-                let outcome = each(&delivery.borrow());
+                let outcome = each(&delivery.delivery());
                 async move { outcome }
             }),
             2 => {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use millstream::{
-    Backlog, Backoff, Batched, Broker, Decision, Event, FailedAttempt, Immediate, InvalidSetting,
-    Metrics, Observation, Plan, RetryPolicy, Strategy,
+    Backlog, Backoff, Batched, Broker, Decision, Event, FailedAttempt, Immediate, Metrics,
+    Observation, Plan, RetryPolicy, SettingError, Strategy,
 };
 
 use crate::ledger::Ledger;
@@ -93,7 +93,7 @@ impl Strategy for Any {
     fn name(&self) -> &str {
         self.0.name()
     }
-    fn check(&self) -> Result<(), InvalidSetting> {
+    fn check(&self) -> Result<(), SettingError> {
         self.0.check()
     }
 }

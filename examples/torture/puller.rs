@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use millstream::{
     Delivery, LaneFull, Lease, LeaseBatch, OnFailure, Pull, PullSubscription, RecvTimeoutError,
-    Stale, TryRecvError, Unsubscribe, Unsubscribed,
+    StaleError, TryRecvError, Unsubscribe, Unsubscribed,
 };
 
 use crate::end::End;
@@ -185,7 +185,7 @@ impl Puller {
         for identity in identities {
             match self.judge(due, identity, settled) {
                 Ok(()) => self.acknowledge(identity),
-                Err(Stale) => self.lose(),
+                Err(StaleError) => self.lose(),
             }
         }
     }
@@ -269,8 +269,8 @@ impl Puller {
         &mut self,
         due: Instant,
         what: impl std::fmt::Debug,
-        said: Result<(), Stale>,
-    ) -> Result<(), Stale> {
+        said: Result<(), StaleError>,
+    ) -> Result<(), StaleError> {
         said.inspect_err(|_| {
             self.stale += 1;
             let late = Instant::now() + SLACK >= due;

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use millstream::{
-    BatchReceipt, Batched, Broker, Message, PartialBatch, PublishError, Receipt, Topic, Unkeyed,
+    BatchReceipt, Batched, Broker, Message, PublishBatchError, PublishError, Receipt, Topic,
+    Unkeyed,
 };
 
 use crate::ledger::Ledger;
@@ -210,7 +211,7 @@ impl Source {
             sleep(Duration::from_micros(random.u64(..MAX_DELAY_MS * 100)));
             if let Ok(message) = self.topic.cancel_delayed(receipt.id()) {
                 self.ledger.dropped.fetch_add(1, Relaxed);
-                message.into_payload().defuse();
+                message.into_inner().defuse();
             }
         }
         sent
@@ -229,7 +230,7 @@ impl Source {
             Err(error) => {
                 ledger.refused.fetch_add(1, Relaxed);
                 let closed = matches!(error, PublishError::Closed(_));
-                error.into_payload().defuse();
+                error.into_inner().defuse();
                 self.refused(closed)
             }
         }
@@ -265,10 +266,10 @@ impl Source {
         if let Some(sent) = wait_for(&mut publishing, until) {
             return self.many(sent);
         }
-        let (receipt, rest) = (publishing.receipt(), publishing.into_rest());
+        let (receipt, rest) = (publishing.receipt(), publishing.into_inner());
         self.last = last - rest.len() as u64;
         for message in rest {
-            message.into_payload().defuse();
+            message.into_inner().defuse();
         }
         self.many::<Message<Shot>>(Ok(receipt))
     }
@@ -285,10 +286,10 @@ impl Source {
             let sequence = self.last + 1;
             let published = if self.key.is_some() || random.u32(..4) == 0 {
                 let published = publisher.publish_message(self.message(sequence, random));
-                published.map_err(|error| error.into_payload().into_payload())
+                published.map_err(|error| error.into_inner().into_inner())
             } else {
                 let published = publisher.publish(self.shot(sequence));
-                published.map_err(PublishError::into_payload)
+                published.map_err(PublishError::into_inner)
             };
             match published {
                 Ok(()) => self.last += 1,
@@ -308,7 +309,7 @@ impl Source {
     /// What was refused of several is a tail of them.
     fn many<M: Into<Message<Shot>>>(
         &mut self,
-        sent: Result<BatchReceipt, PartialBatch<M>>,
+        sent: Result<BatchReceipt, PublishBatchError<M>>,
     ) -> Sent {
         let ledger = &self.ledger;
         match sent {
@@ -325,8 +326,8 @@ impl Source {
                 // How many were dropped for those that were accepted, it doesn't say.
                 ledger.unsure.store(true, Relaxed);
                 let closed = matches!(partial.error, PublishError::Closed(_));
-                let rest = partial.into_rest().into_iter();
-                let rest: Vec<_> = rest.map(|one| one.into().into_payload()).collect();
+                let rest = partial.into_inner().into_iter();
+                let rest: Vec<_> = rest.map(|one| one.into().into_inner()).collect();
                 ledger.refused.fetch_add(rest.len() as u64, Relaxed);
                 self.last = rest.first().map_or(self.last, |shot| shot.sequence - 1);
                 rest.into_iter().for_each(Shot::defuse);

@@ -18,7 +18,7 @@ use crate::pure::words::ending::Ending;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Map, Mutex, Slot, available_parallelism, random_seed};
 use crate::types::config::{Histograms, Idle};
-use crate::types::error::{BuildError, InvalidSetting};
+use crate::types::error::{BuildError, SettingError};
 use crate::types::range::MAX_WORKERS;
 
 /// The settings of a [`Broker`] to be built.
@@ -246,30 +246,30 @@ impl BrokerBuilder {
         })
     }
 
-    fn check(&self, workers: usize) -> Result<(), InvalidSetting> {
+    fn check(&self, workers: usize) -> Result<(), SettingError> {
         if workers > MAX_WORKERS {
             let rule = "must be at most 1024";
-            return Err(InvalidSetting::new("workers", workers, rule));
+            return Err(SettingError::new("workers", workers, rule));
         }
         if workers > 0 && self.clock.is_some() {
             let rule = "must be 0 with a manual clock, which threads can't sleep by";
-            return Err(InvalidSetting::new("workers", workers, rule));
+            return Err(SettingError::new("workers", workers, rule));
         }
         if workers == 0 && self.stack_size.is_some() {
             let rule = "must be at least 1 for a stack size to have an effect";
-            return Err(InvalidSetting::new("workers", workers, rule));
+            return Err(SettingError::new("workers", workers, rule));
         }
         if workers == 0 && self.idle == Idle::Spin {
             let rule = "must be at least 1 for a way to be idle to have an effect";
-            return Err(InvalidSetting::new("workers", workers, rule));
+            return Err(SettingError::new("workers", workers, rule));
         }
         if self.thread_name.contains('\0') {
             let rule = "must not contain a NUL";
-            return Err(InvalidSetting::new("thread_name", "malformed", rule));
+            return Err(SettingError::new("thread_name", "malformed", rule));
         }
         if !(1..=MAX_EVENT_BUFFER).contains(&self.event_buffer) {
             let rule = "must be between 1 and 16777216";
-            return Err(InvalidSetting::new("event_buffer", self.event_buffer, rule));
+            return Err(SettingError::new("event_buffer", self.event_buffer, rule));
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ use crate::sync::{Arc, Instant, StaticOnce};
 use crate::topic::Topic;
 use crate::topic::builder::TopicBuilder;
 use crate::types::error::{
-    BuildError, DrainError, InvalidSetting, ObserveError, PublishError, RemoveError,
+    BuildError, DrainError, ObserveError, PublishError, RemoveError, SettingError,
 };
 use crate::types::report::DrainReport;
 
@@ -270,8 +270,8 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSetting`] if the strategy refuses its own settings.
-    pub fn set_strategy(&self, strategy: impl Strategy) -> Result<(), InvalidSetting> {
+    /// Returns [`SettingError`] if the strategy refuses its own settings.
+    pub fn set_strategy(&self, strategy: impl Strategy) -> Result<(), SettingError> {
         let strategy = share_strategy(strategy);
         strategy.check()?;
         self.owner.engine.strategy.swap(Arc::clone(&strategy));

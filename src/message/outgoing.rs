@@ -28,7 +28,7 @@ use crate::types::duration::nanos;
 ///     Message::from(7), // a payload alone
 /// ];
 /// if let Err(partial) = moves.publish_messages(batch) {
-///     let rest: Vec<Message<i64>> = partial.into_rest();
+///     let rest: Vec<Message<i64>> = partial.into_inner();
 ///     println!("{} messages are to be tried again", rest.len());
 /// }
 /// # Ok(())
@@ -104,7 +104,7 @@ impl<T> Message<T> {
     }
 
     /// Returns the payload, and drops the rest.
-    pub fn into_payload(self) -> T {
+    pub fn into_inner(self) -> T {
         self.payload
     }
 

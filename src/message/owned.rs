@@ -28,7 +28,7 @@ pub(crate) struct Names {
 
 impl<T> OwnedDelivery<T> {
     /// Returns the same delivery, borrowed.
-    pub fn borrow(&self) -> Delivery<'_, T> {
+    pub fn delivery(&self) -> Delivery<'_, T> {
         Delivery {
             batch: &self.batch,
             index: self.index,
@@ -44,12 +44,12 @@ impl<T> OwnedDelivery<T> {
 
     /// Returns the payload that was published.
     pub fn payload(&self) -> &T {
-        self.borrow().payload()
+        self.delivery().payload()
     }
 
     /// Returns the message's id within its topic.
     pub fn id(&self) -> MessageId {
-        self.borrow().id()
+        self.delivery().id()
     }
 
     /// Returns the number of the attempt: 1 for the first of this delivery.
@@ -79,28 +79,28 @@ impl<T> OwnedDelivery<T> {
 
     /// Returns the key that the publisher gave, if any.
     pub fn key(&self) -> Option<&str> {
-        self.borrow().key()
+        self.delivery().key()
     }
 
     /// Returns the text of the first header with this name, or `None` if there is none or it has
     /// bytes.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.borrow().header(name)
+        self.delivery().header(name)
     }
 
     /// Returns the value of the first header with this name as bytes, whether it is text or bytes.
     pub fn header_bytes(&self, name: &str) -> Option<&[u8]> {
-        self.borrow().header_bytes(name)
+        self.delivery().header_bytes(name)
     }
 
     /// Returns all headers, in the publisher's order.
     pub fn headers(&self) -> impl Iterator<Item = (&str, HeaderValue<'_>)> {
-        self.borrow().headers()
+        self.delivery().headers()
     }
 
     /// Returns the time between the acceptance of the message and the beginning of this attempt.
     pub fn age(&self) -> Duration {
-        self.borrow().age()
+        self.delivery().age()
     }
 }
 
@@ -116,6 +116,6 @@ impl<T> Clone for OwnedDelivery<T> {
 
 impl<T> fmt::Debug for OwnedDelivery<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.borrow().fmt(f)
+        self.delivery().fmt(f)
     }
 }

@@ -145,7 +145,7 @@ pub struct MemberMetrics {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {made} {what} in, but {found} accounted for")]
 #[non_exhaustive]
-pub struct Imbalance {
+pub struct ImbalanceError {
     /// The topic, or the topic and the subscription.
     pub place: String,
     /// The unit of the counts: messages, deliveries, or illegal steps.
@@ -179,8 +179,8 @@ impl Metrics {
     ///
     /// # Errors
     ///
-    /// Returns the first [`Imbalance`], which is a bug of this crate at any time.
-    pub fn balance(&self) -> Result<(), Imbalance> {
+    /// Returns the first [`ImbalanceError`], which is a bug of this crate at any time.
+    pub fn balance(&self) -> Result<(), ImbalanceError> {
         self.all().try_for_each(TopicMetrics::balance)
     }
 
@@ -229,8 +229,8 @@ impl TopicMetrics {
     ///
     /// # Errors
     ///
-    /// Returns the first [`Imbalance`].
-    pub fn balance(&self) -> Result<(), Imbalance> {
+    /// Returns the first [`ImbalanceError`].
+    pub fn balance(&self) -> Result<(), ImbalanceError> {
         let found = self.queued + self.dropped + self.unrouted + self.dispatched;
         check(&self.name, "messages", self.published, found, self.moving)?;
         let ended = &self.ended;
@@ -269,11 +269,11 @@ fn check(
     made: u64,
     found: u64,
     tolerated: u64,
-) -> Result<(), Imbalance> {
+) -> Result<(), ImbalanceError> {
     if made.abs_diff(found) <= tolerated {
         return Ok(());
     }
-    Err(Imbalance {
+    Err(ImbalanceError {
         place: place.to_owned(),
         what,
         made,

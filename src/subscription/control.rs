@@ -6,16 +6,16 @@ use crate::engine::state::keyed::ChangeRules;
 use crate::message::MessageId;
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::types::config::LaneFull;
-use crate::types::error::InvalidSetting;
+use crate::types::error::SettingError;
 
 /// A subscription of any kind and any payload type.
 pub(crate) trait Control: Send + Sync {
     fn name(&self) -> &str;
     fn engine(&self) -> &Engine;
     fn set_retry(&self, policy: SharedPolicy);
-    fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting>;
-    fn set_capacity(&self, capacity: u32) -> Result<(), InvalidSetting>;
-    fn set_when_full(&self, policy: LaneFull) -> Result<(), InvalidSetting>;
+    fn set_rules(&self, change: &ChangeRules) -> Result<(), SettingError>;
+    fn set_capacity(&self, capacity: u32) -> Result<(), SettingError>;
+    fn set_when_full(&self, policy: LaneFull) -> Result<(), SettingError>;
     /// Returns `false` if its handler is for one call at a time.
     fn set_concurrency(&self, concurrency: usize) -> bool;
     /// Has deliveries that wait for their next attempt come now: those of this message, or all.
@@ -40,12 +40,12 @@ macro_rules! subscription_controls {
         ///
         /// # Errors
         ///
-        /// Returns [`InvalidSetting`](crate::InvalidSetting) if the policy refuses its own
+        /// Returns [`SettingError`](crate::SettingError) if the policy refuses its own
         /// settings.
         pub fn set_retry(
             &self,
             policy: impl crate::pure::policy::retry::RetryPolicy,
-        ) -> Result<(), crate::types::error::InvalidSetting> {
+        ) -> Result<(), crate::types::error::SettingError> {
             let policy = crate::engine::base::contain::share_policy(policy);
             policy.check()?;
             self.control().set_retry(policy);
@@ -61,14 +61,14 @@ macro_rules! subscription_controls {
         ///
         /// # Errors
         ///
-        /// Returns [`InvalidSetting`](crate::InvalidSetting) if the mode clashes with how the
+        /// Returns [`SettingError`](crate::SettingError) if the mode clashes with how the
         /// subscription was made, with [`OnExhausted::ParkKey`](crate::OnExhausted::ParkKey), or
         /// with the [credits](crate::Pull::credits) that were asked for. The rules are those of
         /// [`SubscriptionOptions::on_failure`](crate::SubscriptionOptions::on_failure).
         pub fn set_on_failure(
             &self,
             mode: crate::types::config::OnFailure,
-        ) -> Result<(), crate::types::error::InvalidSetting> {
+        ) -> Result<(), crate::types::error::SettingError> {
             self.control().set_rules(&move |rules, fit| {
                 crate::pure::decide::rules::Rules {
                     on_failure: mode,
@@ -85,12 +85,12 @@ macro_rules! subscription_controls {
         ///
         /// # Errors
         ///
-        /// Returns [`InvalidSetting`](crate::InvalidSetting) for parking without
+        /// Returns [`SettingError`](crate::SettingError) for parking without
         /// [`OnFailure::BlockKey`](crate::OnFailure::BlockKey).
         pub fn set_on_exhausted(
             &self,
             then: crate::types::config::OnExhausted,
-        ) -> Result<(), crate::types::error::InvalidSetting> {
+        ) -> Result<(), crate::types::error::SettingError> {
             self.control().set_rules(&move |rules, fit| {
                 crate::pure::decide::rules::Rules {
                     on_exhausted: then,
@@ -106,12 +106,9 @@ macro_rules! subscription_controls {
         ///
         /// # Errors
         ///
-        /// Returns [`InvalidSetting`](crate::InvalidSetting) for zero, for more than the lane's
+        /// Returns [`SettingError`](crate::SettingError) for zero, for more than the lane's
         /// capacity, or for a subscription that never holds deliveries back.
-        pub fn set_hold(
-            &self,
-            deliveries: usize,
-        ) -> Result<(), crate::types::error::InvalidSetting> {
+        pub fn set_hold(&self, deliveries: usize) -> Result<(), crate::types::error::SettingError> {
             self.control()
                 .set_rules(&move |rules, fit| rules.with_hold(deliveries, fit))
         }
@@ -125,13 +122,13 @@ macro_rules! subscription_controls {
         ///
         /// # Errors
         ///
-        /// Returns [`InvalidSetting`](crate::InvalidSetting) for zero or more than 16,777,216. It
+        /// Returns [`SettingError`](crate::SettingError) for zero or more than 16,777,216. It
         /// also refuses a capacity below the hold, the batch size, or the
         /// [credits](crate::Pull::credits) that were asked for.
         pub fn set_capacity(
             &self,
             deliveries: usize,
-        ) -> Result<(), crate::types::error::InvalidSetting> {
+        ) -> Result<(), crate::types::error::SettingError> {
             let capacity = crate::types::range::in_range("capacity", Some(deliveries), deliveries)?;
             self.control().set_capacity(capacity as u32)
         }
@@ -144,13 +141,13 @@ macro_rules! subscription_controls {
         ///
         /// # Errors
         ///
-        /// Returns [`InvalidSetting`](crate::InvalidSetting) if the policy clashes with
+        /// Returns [`SettingError`](crate::SettingError) if the policy clashes with
         /// [`OnFailure`](crate::OnFailure), as
         /// [`SubscriptionOptions::on_failure`](crate::SubscriptionOptions::on_failure) says.
         pub fn set_when_full(
             &self,
             policy: crate::types::config::LaneFull,
-        ) -> Result<(), crate::types::error::InvalidSetting> {
+        ) -> Result<(), crate::types::error::SettingError> {
             self.control().set_when_full(policy)
         }
 
@@ -224,7 +221,7 @@ macro_rules! concurrency_control {
         ///
         /// # Errors
         ///
-        /// Returns [`InvalidSetting`](crate::InvalidSetting) for zero or more than 1,024. It also
+        /// Returns [`SettingError`](crate::SettingError) for zero or more than 1,024. It also
         /// refuses a handler that is for one call at a time. Others are made by
         /// [`subscribe_shared`](crate::SubscriptionBuilder::subscribe_shared) or
         /// `subscribe_async`, or for patterns with
@@ -232,13 +229,13 @@ macro_rules! concurrency_control {
         pub fn set_concurrency(
             &self,
             concurrency: usize,
-        ) -> Result<(), crate::types::error::InvalidSetting> {
+        ) -> Result<(), crate::types::error::SettingError> {
             crate::types::range::in_range_of_threads("concurrency", concurrency)?;
             if self.control().set_concurrency(concurrency) {
                 return Ok(());
             }
             let rule = "needs a subscription whose handler can be called several times at once";
-            Err(crate::types::error::InvalidSetting::new(
+            Err(crate::types::error::SettingError::new(
                 "concurrency",
                 concurrency,
                 rule,

@@ -27,7 +27,7 @@ use crate::subscription::control::{Control, concurrency_control, subscription_co
 use crate::sync::{Arc, Instant, mutant};
 use crate::types::config::{LaneFull, Unsubscribe};
 use crate::types::duration::nanos;
-use crate::types::error::InvalidSetting;
+use crate::types::error::SettingError;
 
 /// A subscription with a handler of its own.
 ///
@@ -192,15 +192,15 @@ impl<T: Send + Sync + 'static> Control for Arc<Lane<T>> {
         self.retry.swap(Arc::new(Some(policy)));
     }
 
-    fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting> {
+    fn set_rules(&self, change: &ChangeRules) -> Result<(), SettingError> {
         Lane::set_rules(self, change)
     }
 
-    fn set_capacity(&self, capacity: u32) -> Result<(), InvalidSetting> {
+    fn set_capacity(&self, capacity: u32) -> Result<(), SettingError> {
         Lane::set_capacity(self, capacity)
     }
 
-    fn set_when_full(&self, policy: LaneFull) -> Result<(), InvalidSetting> {
+    fn set_when_full(&self, policy: LaneFull) -> Result<(), SettingError> {
         Lane::set_when_full(self, policy)
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::engine::base::contain::SharedPolicy;
 use crate::pure::decide::rules::{Fit, Rules};
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
-use crate::types::error::InvalidSetting;
+use crate::types::error::SettingError;
 use crate::types::range::in_range_of_threads;
 
 /// Why a handler that is `FnMut` is called for one delivery at a time.
@@ -147,7 +147,7 @@ impl SubscriptionOptions {
     }
 
     /// Returns the number of calls that may run at once.
-    pub(crate) fn checked_concurrency(&self) -> Result<usize, InvalidSetting> {
+    pub(crate) fn checked_concurrency(&self) -> Result<usize, SettingError> {
         let concurrency = self.concurrency.unwrap_or(1);
         in_range_of_threads("concurrency", concurrency)?;
         Ok(concurrency)
@@ -155,7 +155,7 @@ impl SubscriptionOptions {
 
     /// Returns the number of threads that calls run on, which is a thread for each core unless set.
     #[cfg(feature = "parallel")]
-    pub(crate) fn checked_threads(&self) -> Result<usize, InvalidSetting> {
+    pub(crate) fn checked_threads(&self) -> Result<usize, SettingError> {
         match self.concurrency {
             Some(_) => self.checked_concurrency(),
             None => Ok(crate::sync::available_parallelism()),
@@ -163,12 +163,12 @@ impl SubscriptionOptions {
     }
 
     /// Checks that no more than one call at a time was asked for, where the `rule` says why.
-    pub(crate) fn check_one_at_a_time(&self, rule: &'static str) -> Result<(), InvalidSetting> {
+    pub(crate) fn check_one_at_a_time(&self, rule: &'static str) -> Result<(), SettingError> {
         check_one_at_a_time(self.concurrency.unwrap_or(1), rule)
     }
 
     /// Returns the rules of such a lane, if they make sense for it.
-    pub(crate) fn rules(&self, fit: Fit) -> Result<Rules, InvalidSetting> {
+    pub(crate) fn rules(&self, fit: Fit) -> Result<Rules, SettingError> {
         let rules = Rules {
             on_failure: self.on_failure,
             on_exhausted: self.on_exhausted,
@@ -197,10 +197,10 @@ impl fmt::Debug for SubscriptionOptions {
 pub(crate) fn check_one_at_a_time(
     concurrency: usize,
     rule: &'static str,
-) -> Result<(), InvalidSetting> {
+) -> Result<(), SettingError> {
     in_range_of_threads("concurrency", concurrency)?;
     match concurrency {
         1 => Ok(()),
-        many => Err(InvalidSetting::new("concurrency", many, rule)),
+        many => Err(SettingError::new("concurrency", many, rule)),
     }
 }

@@ -16,7 +16,7 @@ use crate::subscription::{AnyLane, Unsubscribed, end_all};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::types::config::{LaneFull, Unsubscribe};
-use crate::types::error::{InvalidSetting, SubscribeError, UnknownPattern};
+use crate::types::error::{SettingError, SubscribeError, UnknownPatternError};
 use crate::types::pattern::Pattern;
 
 /// A subscription to all topics of one payload type that match one of its patterns.
@@ -84,10 +84,10 @@ impl PatternSubscription {
     ///
     /// # Errors
     ///
-    /// Returns [`UnknownPattern`] if the subscription has no such pattern.
-    pub fn remove(&self, pattern: &str, mode: Unsubscribe) -> Result<(), UnknownPattern> {
+    /// Returns [`UnknownPatternError`] if the subscription has no such pattern.
+    pub fn remove(&self, pattern: &str, mode: Unsubscribe) -> Result<(), UnknownPatternError> {
         let lanes = self.pattern_sub.remove(pattern);
-        let lanes = lanes.ok_or_else(|| UnknownPattern {
+        let lanes = lanes.ok_or_else(|| UnknownPatternError {
             pattern: pattern.to_owned(),
         })?;
         end_all(self.pattern_sub.engine(), &lanes, mode);
@@ -182,15 +182,15 @@ impl<T: Send + Sync + 'static> Control for PatternSub<T> {
         PatternSub::set_retry(self, policy);
     }
 
-    fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting> {
+    fn set_rules(&self, change: &ChangeRules) -> Result<(), SettingError> {
         PatternSub::set_rules(self, change)
     }
 
-    fn set_capacity(&self, capacity: u32) -> Result<(), InvalidSetting> {
+    fn set_capacity(&self, capacity: u32) -> Result<(), SettingError> {
         PatternSub::set_capacity(self, capacity)
     }
 
-    fn set_when_full(&self, policy: LaneFull) -> Result<(), InvalidSetting> {
+    fn set_when_full(&self, policy: LaneFull) -> Result<(), SettingError> {
         PatternSub::set_when_full(self, policy)
     }
 

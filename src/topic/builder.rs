@@ -17,7 +17,7 @@ use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::types::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};
 use crate::types::duration::check_ttl;
-use crate::types::error::{InvalidSetting, OpenError};
+use crate::types::error::{OpenError, SettingError};
 use crate::types::range::in_range;
 
 /// The default capacity of a queue and of a lane.
@@ -285,10 +285,10 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
         }
     }
 
-    fn settings(&self) -> Result<(TopicSettings, LiveSettings), InvalidSetting> {
+    fn settings(&self) -> Result<(TopicSettings, LiveSettings), SettingError> {
         if size_of::<T>() > MAX_PAYLOAD {
             let rule = "must not exceed 16,384 bytes by value: publish a Box or an Arc of it";
-            return Err(InvalidSetting::new("payload", size_of::<T>(), rule));
+            return Err(SettingError::new("payload", size_of::<T>(), rule));
         }
         let capacity = in_range("capacity", self.capacity, DEFAULT_CAPACITY)?;
         let lane_capacity = in_range("lane_capacity", self.lane_capacity, DEFAULT_CAPACITY)?;
@@ -303,7 +303,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             }),
             (None, Some(unkeyed)) => {
                 let rule = "needs partitions";
-                return Err(InvalidSetting::new("unkeyed", format!("{unkeyed:?}"), rule));
+                return Err(SettingError::new("unkeyed", format!("{unkeyed:?}"), rule));
             }
             (None, None) => None,
         };
@@ -399,21 +399,21 @@ impl<T> fmt::Debug for TopicBuilder<'_, T> {
 }
 
 /// Refuses a policy that could make publishers wait where nobody makes room.
-pub(crate) fn check_overflow(overflow: Overflow, engine: &Engine) -> Result<(), InvalidSetting> {
+pub(crate) fn check_overflow(overflow: Overflow, engine: &Engine) -> Result<(), SettingError> {
     if matches!(overflow, Overflow::Block { .. }) && engine.is_manual() {
         let rule = "needs worker threads, or nobody would ever make room";
-        return Err(InvalidSetting::new("overflow", "Block", rule));
+        return Err(SettingError::new("overflow", "Block", rule));
     }
     Ok(())
 }
 
 /// Returns the number of partitions, if a topic of this capacity can have it.
-pub(crate) fn check_partitions(asked: usize, capacity: u64) -> Result<u16, InvalidSetting> {
+pub(crate) fn check_partitions(asked: usize, capacity: u64) -> Result<u16, SettingError> {
     let rule = match asked {
         0 => "must be at least 1",
         n if n > MAX_PARTITIONS => "must be at most 256",
         n if n as u64 > capacity => "must not exceed the topic's capacity",
         n => return Ok(n as u16),
     };
-    Err(InvalidSetting::new("partitions", asked, rule))
+    Err(SettingError::new("partitions", asked, rule))
 }

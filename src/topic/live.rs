@@ -8,7 +8,7 @@ use crate::topic::Topic;
 use crate::topic::builder::{check_overflow, check_partitions};
 use crate::types::config::Overflow;
 use crate::types::duration::check_ttl;
-use crate::types::error::InvalidSetting;
+use crate::types::error::SettingError;
 use crate::types::range::in_range;
 
 impl<T: Send + Sync + 'static> Topic<T> {
@@ -31,9 +31,9 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSetting`] for zero, for more than 16,777,216, or for less than the number of
+    /// Returns [`SettingError`] for zero, for more than 16,777,216, or for less than the number of
     /// [partitions](Self::partitions).
-    pub fn set_capacity(&self, messages: usize) -> Result<(), InvalidSetting> {
+    pub fn set_capacity(&self, messages: usize) -> Result<(), SettingError> {
         let capacity = in_range("capacity", Some(messages), messages)? as u64;
         let check = || check_partitions(self.partitions(), capacity).map(drop);
         self.core.set_capacity(capacity, check)
@@ -46,8 +46,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSetting`] for zero or more than 16,777,216.
-    pub fn set_lane_capacity(&self, deliveries: usize) -> Result<(), InvalidSetting> {
+    /// Returns [`SettingError`] for zero or more than 16,777,216.
+    pub fn set_lane_capacity(&self, deliveries: usize) -> Result<(), SettingError> {
         let capacity = in_range("lane_capacity", Some(deliveries), deliveries)?;
         self.core.live.lane_capacity.set(capacity as u32);
         Ok(())
@@ -60,8 +60,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSetting`] for [`Overflow::Block`] on a broker without worker threads.
-    pub fn set_overflow(&self, overflow: Overflow) -> Result<(), InvalidSetting> {
+    /// Returns [`SettingError`] for [`Overflow::Block`] on a broker without worker threads.
+    pub fn set_overflow(&self, overflow: Overflow) -> Result<(), SettingError> {
         check_overflow(overflow, &self.core.engine)?;
         self.core.set_overflow(overflow);
         Ok(())
@@ -74,8 +74,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSetting`] for zero.
-    pub fn set_ttl(&self, ttl: Option<Duration>) -> Result<(), InvalidSetting> {
+    /// Returns [`SettingError`] for zero.
+    pub fn set_ttl(&self, ttl: Option<Duration>) -> Result<(), SettingError> {
         let ttl_ns = ttl.map(check_ttl).transpose()?;
         Arc::clone(&self.core).set_ttl(ttl_ns.and_then(NonZeroU64::new));
         Ok(())

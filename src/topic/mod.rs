@@ -24,7 +24,7 @@ use crate::subscription::Subscription;
 use crate::subscription::builder::SubscriptionBuilder;
 use crate::sync::{Arc, mutant};
 use crate::topic::builder::check_partitions;
-use crate::types::error::{InvalidSetting, PartitionsError, SubscribeError};
+use crate::types::error::{PartitionsError, SettingError, SubscribeError};
 
 /// A handle to a typed topic. Clone it freely, and publish from any thread.
 ///
@@ -90,8 +90,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSetting`] if the strategy refuses its own settings.
-    pub fn set_strategy(&self, strategy: impl Strategy) -> Result<(), InvalidSetting> {
+    /// Returns [`SettingError`] if the strategy refuses its own settings.
+    pub fn set_strategy(&self, strategy: impl Strategy) -> Result<(), SettingError> {
         // The strategy is shared first: a value that panics when dropped must not unwind through
         // us.
         let strategy = share_strategy(strategy);
@@ -106,8 +106,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSetting`] if the policy refuses its own settings.
-    pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
+    /// Returns [`SettingError`] if the policy refuses its own settings.
+    pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), SettingError> {
         let policy = share_policy(policy);
         policy.check()?;
         self.core.retry.swap(policy);
@@ -147,7 +147,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
     pub fn set_partitions(&self, partitions: usize) -> Result<(), PartitionsError> {
         let Some(split) = &self.core.split else {
             let rule = "can't be set for a topic that was opened without";
-            return Err(InvalidSetting::new("partitions", partitions, rule).into());
+            return Err(SettingError::new("partitions", partitions, rule).into());
         };
         let _changing = self.core.changing.lock();
         check_partitions(partitions, self.core.live.capacity.get())?;

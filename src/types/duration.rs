@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::types::error::InvalidSetting;
+use crate::types::error::SettingError;
 
 /// Returns a duration in nanoseconds, at most `u64::MAX` (584 years).
 pub(crate) fn nanos(duration: Duration) -> u64 {
@@ -11,7 +11,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 }
 
 /// Returns a time to live in nanoseconds, of a topic or of a message. It refuses zero.
-pub(crate) fn check_ttl(ttl: Duration) -> Result<u64, InvalidSetting> {
+pub(crate) fn check_ttl(ttl: Duration) -> Result<u64, SettingError> {
     match ttl.is_zero() {
         true => Err(zero_ttl()),
         false => Ok(nanos(ttl)),
@@ -19,9 +19,9 @@ pub(crate) fn check_ttl(ttl: Duration) -> Result<u64, InvalidSetting> {
 }
 
 /// Returns the error of a time to live of zero.
-pub(crate) fn zero_ttl() -> InvalidSetting {
+pub(crate) fn zero_ttl() -> SettingError {
     let rule = "must be longer, or every message would expire at once";
-    InvalidSetting::new("ttl", "zero", rule)
+    SettingError::new("ttl", "zero", rule)
 }
 
 /// A duration in at most six characters: `1.2ms`, `345µs`.

@@ -7,19 +7,19 @@ pub(crate) mod recv;
 use std::fmt;
 use std::io;
 
-use crate::types::name::{InvalidName, InvalidPattern};
+use crate::types::name::{NameError, PatternError};
 use crate::types::report::DrainReport;
 
 /// A setting that is out of range or could never take effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting} is {value}, but it {rule}")]
-pub struct InvalidSetting {
+pub struct SettingError {
     setting: &'static str,
     value: String,
     rule: &'static str,
 }
 
-impl InvalidSetting {
+impl SettingError {
     /// Makes the error: `setting` was `value`, and that breaks `rule`.
     ///
     /// The three read as one sentence: "capacity is 0, but it must be at least 1".
@@ -55,7 +55,7 @@ impl InvalidSetting {
 pub enum BuildError {
     /// A setting is out of range or clashes with another.
     #[error(transparent)]
-    Invalid(#[from] InvalidSetting),
+    Invalid(#[from] SettingError),
     /// The operating system refused a thread. The threads that had started have been stopped again.
     #[error("a thread could not be started")]
     Spawn(#[source] io::Error),
@@ -67,10 +67,10 @@ pub enum BuildError {
 pub enum OpenError {
     /// The name breaks the grammar.
     #[error(transparent)]
-    Name(#[from] InvalidName),
+    Name(#[from] NameError),
     /// A setting is out of range or clashes with another.
     #[error(transparent)]
-    Invalid(#[from] InvalidSetting),
+    Invalid(#[from] SettingError),
     /// The topic exists with another payload type.
     #[error("topic {topic} carries {existing}, not {requested}")]
     WrongType {
@@ -100,7 +100,7 @@ pub enum OpenError {
 pub enum PartitionsError {
     /// The number is out of range, or the topic was opened without partitions.
     #[error(transparent)]
-    Invalid(#[from] InvalidSetting),
+    Invalid(#[from] SettingError),
     /// Messages accepted before the last change are still to be dispatched. Try again later.
     #[error("the last change of the partitions is still under way")]
     Underway,
@@ -172,13 +172,13 @@ pub enum PublishError<T> {
         /// The payload.
         payload: T,
         /// The setting, and the rule that it breaks.
-        invalid: Box<InvalidSetting>,
+        invalid: Box<SettingError>,
     },
 }
 
 impl<T> PublishError<T> {
     /// Returns the payload that was not accepted.
-    pub fn into_payload(self) -> T {
+    pub fn into_inner(self) -> T {
         match self {
             Self::Full(payload)
             | Self::TimedOut(payload)
@@ -240,14 +240,14 @@ impl<T> std::error::Error for PublishError<T> {}
 /// The time was up, or the call may not wait where it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not all deliveries of the message have ended")]
-pub struct Unsettled;
+pub struct UnsettledError;
 
 /// The error of cancelling a message that is not delayed, or no longer.
 ///
 /// It is due already, was cancelled before, or never had a delay. The call has changed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the message is not delayed: it is due, was cancelled, or never had a delay")]
-pub struct NotDelayed;
+pub struct NotDelayedError;
 
 /// The reason why a batch was not accepted as a whole.
 ///
@@ -255,30 +255,30 @@ pub struct NotDelayed;
 /// order.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct PartialBatch<T> {
+pub struct PublishBatchError<T> {
     /// The number of messages, from the front, that were accepted.
     pub accepted: usize,
     /// The reason why the others were not; its payload is the rest of the batch, in order.
     pub error: PublishError<Vec<T>>,
 }
 
-impl<T> PartialBatch<T> {
+impl<T> PublishBatchError<T> {
     /// Returns the messages that were not accepted, in their order.
-    pub fn into_rest(self) -> Vec<T> {
-        self.error.into_payload()
+    pub fn into_inner(self) -> Vec<T> {
+        self.error.into_inner()
     }
 }
 
-impl<T> fmt::Debug for PartialBatch<T> {
+impl<T> fmt::Debug for PublishBatchError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PartialBatch")
+        f.debug_struct("PublishBatchError")
             .field("accepted", &self.accepted)
             .field("error", &self.error)
             .finish()
     }
 }
 
-impl<T> fmt::Display for PartialBatch<T> {
+impl<T> fmt::Display for PublishBatchError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { accepted, error } = self;
         write!(
@@ -288,7 +288,7 @@ impl<T> fmt::Display for PartialBatch<T> {
     }
 }
 
-impl<T: 'static> std::error::Error for PartialBatch<T> {
+impl<T: 'static> std::error::Error for PublishBatchError<T> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.error)
     }
@@ -300,10 +300,10 @@ impl<T: 'static> std::error::Error for PartialBatch<T> {
 pub enum SubscribeError {
     /// The name breaks the grammar.
     #[error(transparent)]
-    Name(#[from] InvalidName),
+    Name(#[from] NameError),
     /// A setting is out of range or clashes with another.
     #[error(transparent)]
-    Invalid(#[from] InvalidSetting),
+    Invalid(#[from] SettingError),
     /// The topic has a subscription with this name.
     #[error("the topic has a subscription named {name}")]
     NameTaken {
@@ -318,7 +318,7 @@ pub enum SubscribeError {
     },
     /// A pattern breaks the grammar.
     #[error(transparent)]
-    Pattern(#[from] InvalidPattern),
+    Pattern(#[from] PatternError),
     /// A pattern matches a topic that has a subscription with this name. No topic has been
     /// subscribed to.
     #[error("topic {topic} has a subscription named {name}")]
@@ -365,7 +365,7 @@ pub enum AttachError {
 /// The error of removing a pattern that the subscription doesn't have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the subscription has no pattern {pattern:?}")]
-pub struct UnknownPattern {
+pub struct UnknownPatternError {
     pub(crate) pattern: String,
 }
 
@@ -374,7 +374,7 @@ pub struct UnknownPattern {
 /// The lease's deadline has passed, or its subscription has ended. The call has changed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the lease is stale: its deadline has passed, or its subscription has ended")]
-pub struct Stale;
+pub struct StaleError;
 
 /// The reason why a drain is incomplete. Each variant carries the report all the same.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

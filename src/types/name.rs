@@ -11,7 +11,7 @@ pub const MAX_NAME_LEN: usize = 249;
 /// The reason why a name was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum InvalidName {
+pub enum NameError {
     /// The name has no characters.
     #[error("a name must not be empty")]
     Empty,
@@ -42,10 +42,10 @@ pub enum InvalidName {
 /// The reason why a pattern was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum InvalidPattern {
+pub enum PatternError {
     /// The pattern would not be a name if it had letters instead of wildcards.
     #[error("in a pattern as in a name: {0}")]
-    Name(#[from] InvalidName),
+    Name(#[from] NameError),
     /// A wildcard stands beside other characters in its level, as in `ord*`.
     #[error("a wildcard is a whole level, but the one at byte {at} is a part of one")]
     PartOfLevel {
@@ -65,30 +65,30 @@ pub enum InvalidPattern {
 /// A name is levels of `[A-Za-z0-9_-]+` joined by dots, at most [`MAX_NAME_LEN`] bytes in all.
 /// There are no wildcards, no path separators and no control characters. So a name is safe to log
 /// and to store.
-pub(crate) fn parse(name: &str) -> Result<Arc<str>, InvalidName> {
+pub(crate) fn parse(name: &str) -> Result<Arc<str>, NameError> {
     check(name)?;
     Ok(Arc::from(name))
 }
 
 /// Checks the grammar of [`parse`].
-pub(crate) fn check(name: &str) -> Result<(), InvalidName> {
+pub(crate) fn check(name: &str) -> Result<(), NameError> {
     if name.is_empty() {
-        return Err(InvalidName::Empty);
+        return Err(NameError::Empty);
     }
     if name.len() > MAX_NAME_LEN {
-        return Err(InvalidName::TooLong { len: name.len() });
+        return Err(NameError::TooLong { len: name.len() });
     }
     let mut level_began = 0;
     for (at, found) in name.char_indices() {
         match found {
-            '.' if at == level_began => return Err(InvalidName::EmptyLevel { at }),
+            '.' if at == level_began => return Err(NameError::EmptyLevel { at }),
             '.' => level_began = at + 1,
             'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' => {}
-            _ => return Err(InvalidName::Character { found, at }),
+            _ => return Err(NameError::Character { found, at }),
         }
     }
     if level_began == name.len() {
-        return Err(InvalidName::EmptyLevel { at: level_began });
+        return Err(NameError::EmptyLevel { at: level_began });
     }
     Ok(())
 }
@@ -107,14 +107,14 @@ mod tests {
 
     #[test]
     fn hostile_names_are_told_why() {
-        let character = |found, at| InvalidName::Character { found, at };
+        let character = |found, at| NameError::Character { found, at };
         let cases = [
-            ("", InvalidName::Empty),
-            ("..", InvalidName::EmptyLevel { at: 0 }),
-            (".a", InvalidName::EmptyLevel { at: 0 }),
-            ("a.", InvalidName::EmptyLevel { at: 2 }),
-            ("a..b", InvalidName::EmptyLevel { at: 2 }),
-            ("../../etc", InvalidName::EmptyLevel { at: 0 }),
+            ("", NameError::Empty),
+            ("..", NameError::EmptyLevel { at: 0 }),
+            (".a", NameError::EmptyLevel { at: 0 }),
+            ("a.", NameError::EmptyLevel { at: 2 }),
+            ("a..b", NameError::EmptyLevel { at: 2 }),
+            ("../../etc", NameError::EmptyLevel { at: 0 }),
             ("/etc", character('/', 0)),
             ("a\0b", character('\0', 1)),
             ("a\nb", character('\n', 1)),
@@ -127,7 +127,7 @@ mod tests {
             assert_eq!(parse(name), Err(why), "{name:?}");
         }
         let long = "x".repeat(4_096);
-        assert_eq!(parse(&long), Err(InvalidName::TooLong { len: 4_096 }));
+        assert_eq!(parse(&long), Err(NameError::TooLong { len: 4_096 }));
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::types::name::InvalidPattern;
+use crate::types::name::PatternError;
 
 /// A pattern of topic names, such as `orders.*` or `orders.>`.
 ///
@@ -23,7 +23,7 @@ use crate::types::name::InvalidPattern;
 /// let pattern: Pattern = "orders.*.paid".parse()?;
 /// assert!(pattern.matches("orders.eu.paid"));
 /// assert!(!pattern.matches("orders.paid"));
-/// # Ok::<(), millstream::InvalidPattern>(())
+/// # Ok::<(), millstream::PatternError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pattern(Box<str>);
@@ -53,19 +53,19 @@ impl Pattern {
 }
 
 impl FromStr for Pattern {
-    type Err = InvalidPattern;
+    type Err = PatternError;
 
-    fn from_str(text: &str) -> Result<Self, InvalidPattern> {
+    fn from_str(text: &str) -> Result<Self, PatternError> {
         // A letter is as long as a wildcard, so the place of an error stays the same.
         crate::types::name::check(&text.replace(['*', '>'], "x"))?;
         let mut begins = 0;
         for level in text.split('.') {
             if let Some(at) = level.find(['*', '>']) {
                 if level.len() > 1 {
-                    return Err(InvalidPattern::PartOfLevel { at: begins + at });
+                    return Err(PatternError::PartOfLevel { at: begins + at });
                 }
                 if level == ">" && begins + 1 < text.len() {
-                    return Err(InvalidPattern::NotLast { at: begins });
+                    return Err(PatternError::NotLast { at: begins });
                 }
             }
             begins += level.len() + 1;
@@ -75,9 +75,9 @@ impl FromStr for Pattern {
 }
 
 impl TryFrom<&str> for Pattern {
-    type Error = InvalidPattern;
+    type Error = PatternError;
 
-    fn try_from(text: &str) -> Result<Self, InvalidPattern> {
+    fn try_from(text: &str) -> Result<Self, PatternError> {
         text.parse()
     }
 }
@@ -97,7 +97,7 @@ impl fmt::Debug for Pattern {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::name::InvalidName;
+    use crate::types::name::NameError;
     use proptest::prelude::*;
 
     fn pattern(text: &str) -> Pattern {
@@ -147,12 +147,12 @@ mod tests {
 
     #[test]
     fn hostile_patterns_are_told_why_and_where() {
-        let part = |at| InvalidPattern::PartOfLevel { at };
-        let not_last = |at| InvalidPattern::NotLast { at };
-        let empty = |at| InvalidName::EmptyLevel { at }.into();
-        let character = |found, at| InvalidName::Character { found, at }.into();
+        let part = |at| PatternError::PartOfLevel { at };
+        let not_last = |at| PatternError::NotLast { at };
+        let empty = |at| NameError::EmptyLevel { at }.into();
+        let character = |found, at| NameError::Character { found, at }.into();
         let cases = [
-            ("", InvalidName::Empty.into()),
+            ("", NameError::Empty.into()),
             (".", empty(0)),
             ("orders.", empty(7)),
             ("orders..>", empty(7)),
@@ -172,7 +172,7 @@ mod tests {
             assert_eq!(text.parse::<Pattern>(), Err(why), "{text:?}");
         }
         let long = format!("{}.>", "x".repeat(248));
-        let why = InvalidName::TooLong { len: 250 }.into();
+        let why = NameError::TooLong { len: 250 }.into();
         assert_eq!(Pattern::try_from(&*long), Err(why));
         let longest = format!("{}.>", "x".repeat(247));
         assert_eq!(pattern(&longest).to_string(), longest);

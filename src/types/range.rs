@@ -1,6 +1,6 @@
 //! The ranges that numeric settings may have.
 
-use crate::types::error::InvalidSetting;
+use crate::types::error::SettingError;
 
 /// The largest queue, lane or store. A bound that is out of reach bounds nothing.
 pub(crate) const MAX_CAPACITY: usize = 1 << 24;
@@ -13,23 +13,20 @@ pub(crate) fn in_range(
     setting: &'static str,
     asked: Option<usize>,
     default: usize,
-) -> Result<usize, InvalidSetting> {
+) -> Result<usize, SettingError> {
     match asked.unwrap_or(default) {
-        0 => Err(InvalidSetting::new(setting, 0, "must be at least 1")),
-        n if n > MAX_CAPACITY => Err(InvalidSetting::new(setting, n, "must be at most 16777216")),
+        0 => Err(SettingError::new(setting, 0, "must be at least 1")),
+        n if n > MAX_CAPACITY => Err(SettingError::new(setting, n, "must be at most 16777216")),
         n => Ok(n),
     }
 }
 
 /// Refuses zero threads, and more than a broker may have workers.
-pub(crate) fn in_range_of_threads(
-    setting: &'static str,
-    count: usize,
-) -> Result<(), InvalidSetting> {
+pub(crate) fn in_range_of_threads(setting: &'static str, count: usize) -> Result<(), SettingError> {
     if (1..=MAX_WORKERS).contains(&count) {
         return Ok(());
     }
-    Err(InvalidSetting::new(
+    Err(SettingError::new(
         setting,
         count,
         "must be between 1 and 1024",

@@ -384,7 +384,7 @@ fn batches_that_are_awaited_share_the_room_with_publishers_that_wait_and_some_gi
                                 polled => polled.map(|all| all.is_err()),
                             }
                         }));
-                        let rest = some.into_rest();
+                        let rest = some.into_inner();
                         assert!(given_up || rest.is_empty());
                         left.push(rest.len());
                     }
@@ -424,7 +424,7 @@ fn delayed_messages_are_taken_back_while_they_become_due() {
                         thread::yield_now();
                     }
                     if let Ok(message) = topic.cancel_delayed(receipt.id()) {
-                        back.push(message.into_payload());
+                        back.push(message.into_inner());
                     }
                 }
             }

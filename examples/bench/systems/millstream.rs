@@ -300,8 +300,8 @@ impl<const WORDS: usize> Publisher<WORDS> for Handles<WORDS> {
         };
         for publisher in publishers {
             if let Err(partial) = publisher.flush() {
-                let rest = partial.into_rest().into_iter();
-                publish_all(publisher.topic(), rest.map(Message::into_payload))?;
+                let rest = partial.into_inner().into_iter();
+                publish_all(publisher.topic(), rest.map(Message::into_inner))?;
             }
         }
         Ok(())

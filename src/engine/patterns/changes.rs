@@ -12,7 +12,7 @@ use crate::observe::event::EventKind;
 use crate::pure::decide::rules::Fit;
 use crate::sync::Arc;
 use crate::types::config::LaneFull;
-use crate::types::error::{InvalidSetting, SubscribeError};
+use crate::types::error::{SettingError, SubscribeError};
 
 impl<T: Send + Sync + 'static> PatternSub<T> {
     pub(crate) fn set_retry(&self, policy: SharedPolicy) {
@@ -26,7 +26,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
     }
 
     /// Changes the rules of all present and future lanes.
-    pub(crate) fn set_rules(&self, change: &ChangeRules) -> Result<(), InvalidSetting> {
+    pub(crate) fn set_rules(&self, change: &ChangeRules) -> Result<(), SettingError> {
         let mut resolved = self.resolved.lock();
         let Some(template) = &resolved.template else {
             return Ok(());
@@ -45,7 +45,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
     }
 
     /// Changes the capacity of all present and future lanes.
-    pub(crate) fn set_capacity(&self, capacity: u32) -> Result<(), InvalidSetting> {
+    pub(crate) fn set_capacity(&self, capacity: u32) -> Result<(), SettingError> {
         let mut resolved = self.resolved.lock();
         let Some(template) = &resolved.template else {
             return Ok(());
@@ -65,7 +65,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
     }
 
     /// Changes the policy for all present and future lanes when they are full.
-    pub(crate) fn set_when_full(&self, policy: LaneFull) -> Result<(), InvalidSetting> {
+    pub(crate) fn set_when_full(&self, policy: LaneFull) -> Result<(), SettingError> {
         let mut resolved = self.resolved.lock();
         let Some(template) = &resolved.template else {
             return Ok(());
@@ -102,8 +102,8 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
     /// Changes how leases are given in each topic, if callers pull. Leases that are out stay.
     pub(crate) fn set_leasing(
         &self,
-        change: impl FnOnce(&mut Leasing, Fit) -> Result<(), InvalidSetting>,
-    ) -> Result<(), InvalidSetting> {
+        change: impl FnOnce(&mut Leasing, Fit) -> Result<(), SettingError>,
+    ) -> Result<(), SettingError> {
         let mut resolved = self.resolved.lock();
         let rules = resolved.rules;
         let (capacity, when_full) = (resolved.capacity, resolved.when_full);

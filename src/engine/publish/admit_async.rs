@@ -81,7 +81,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         Poll::Ready(match admitted {
             Err(refused) => {
                 self.note_refused(refused, 1);
-                Err(refused.error(message.into_payload()))
+                Err(refused.error(message.into_inner()))
             }
             Ok(admitted) => Ok(self.take_in(message, &admitted)),
         })

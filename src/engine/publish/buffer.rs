@@ -30,7 +30,7 @@ use crate::pure::policy::strategy::Batched;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, in_order};
 use crate::types::duration::nanos;
-use crate::types::error::PartialBatch;
+use crate::types::error::PublishBatchError;
 
 /// The buffer of one publisher.
 pub(crate) struct Buffer<T: Send + Sync + 'static> {
@@ -134,7 +134,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
     }
 
     /// Publishes everything in the buffer. Refused messages are handed back and forgotten.
-    pub(crate) fn flush(self: &Arc<Self>) -> Result<BatchReceipt, PartialBatch<Message<T>>> {
+    pub(crate) fn flush(self: &Arc<Self>) -> Result<BatchReceipt, PublishBatchError<Message<T>>> {
         let flushed = self.publish_all();
         let mut held = self.held.lock();
         let receipt = std::mem::take(&mut held.receipt);

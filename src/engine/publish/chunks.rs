@@ -10,7 +10,7 @@ use crate::message::batch::{BATCH, DeferredDrops, QueueEntry, Stamp};
 use crate::message::chunk::Chunk;
 use crate::message::{BatchReceipt, MessageId};
 use crate::sync::Arc;
-use crate::types::error::PartialBatch;
+use crate::types::error::PublishBatchError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Accepts messages chunk by chunk. After a refusal it hands back the refused messages and
@@ -18,7 +18,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(crate) fn publish_batch(
         self: &Arc<Self>,
         payloads: impl Iterator<Item = T>,
-    ) -> Result<BatchReceipt, PartialBatch<T>> {
+    ) -> Result<BatchReceipt, PublishBatchError<T>> {
         let mut receipt = BatchReceipt::default();
         let mut drops = DeferredDrops::new();
         // All chunks together have one timeout.
@@ -49,9 +49,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         refused: Refused,
         rest: Vec<M>,
         receipt: BatchReceipt,
-    ) -> PartialBatch<M> {
+    ) -> PublishBatchError<M> {
         self.note_refused(refused, rest.len() as u64);
-        PartialBatch {
+        PublishBatchError {
             accepted: receipt.accepted,
             error: refused.error(rest),
         }

@@ -14,7 +14,7 @@ use crate::pure::decide::lifecycle::Status;
 use crate::pure::wheel::TimerKey;
 use crate::sync::Arc;
 use crate::types::duration::nanos;
-use crate::types::error::NotDelayed;
+use crate::types::error::NotDelayedError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Returns what names the partition of a message that is due later.
@@ -90,12 +90,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// The feared interleaving: its timer has fired, and the message is taken back before the
     /// timer's tag has been looked up. The next delayed message would get the tag, and enter the
     /// queue early. It can't happen, because a message is taken back only if its timer is.
-    pub(crate) fn cancel_delayed(&self, id: MessageId) -> Result<Message<T>, NotDelayed> {
+    pub(crate) fn cancel_delayed(&self, id: MessageId) -> Result<Message<T>, NotDelayedError> {
         let cancel = |timer| self.engine.timer.cancel_parked(timer);
         let cancelled = self.delayed.lock().take_back(id, cancel);
         let Delayed {
             message, mut meta, ..
-        } = *cancelled.ok_or(NotDelayed)?;
+        } = *cancelled.ok_or(NotDelayedError)?;
         self.books.delayed.sub(1);
         self.drop_messages(std::iter::once(id), DropCause::Cancelled);
         end_tracked(meta.as_deref());

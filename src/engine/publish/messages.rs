@@ -13,7 +13,7 @@ use crate::message::chunk::Chunk;
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, Receipt};
 use crate::sync::Arc;
-use crate::types::error::{PartialBatch, PublishError};
+use crate::types::error::{PublishBatchError, PublishError};
 
 /// The messages of a batch that have not been accepted yet.
 pub(crate) struct Outbox<T, I: Iterator<Item = Message<T>>> {
@@ -51,7 +51,7 @@ impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
     }
 
     /// Returns all that were not accepted, in order.
-    pub(crate) fn into_rest(self) -> Vec<Message<T>> {
+    pub(crate) fn into_inner(self) -> Vec<Message<T>> {
         let chunk = self.chunk.into_messages();
         chunk.chain(self.alone).chain(self.others).collect()
     }
@@ -63,7 +63,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(crate) fn publish_messages(
         self: &Arc<Self>,
         messages: impl Iterator<Item = Message<T>>,
-    ) -> Result<BatchReceipt, PartialBatch<Message<T>>> {
+    ) -> Result<BatchReceipt, PublishBatchError<Message<T>>> {
         let mut outbox = Outbox::new(messages);
         let (mut receipt, mut drops) = (BatchReceipt::default(), DeferredDrops::new());
         // All chunks together have one timeout.
@@ -71,7 +71,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         while outbox.fill() {
             let next = self.publish_next(&mut outbox, &mut receipt, &mut patience, &mut drops);
             if let Err(refused) = next {
-                return Err(self.refuse_batch(refused, outbox.into_rest(), receipt));
+                return Err(self.refuse_batch(refused, outbox.into_inner(), receipt));
             }
         }
         Ok(receipt)
@@ -134,7 +134,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let accepted = self.accept_late(message, patience, drops);
         accepted.map_err(|(refused, message)| {
             self.note_refused(refused, 1);
-            refused.error(message.into_payload())
+            refused.error(message.into_inner())
         })
     }
 }

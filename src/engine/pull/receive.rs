@@ -33,7 +33,7 @@ use crate::pure::decide::lifecycle::Status;
 use crate::pure::decide::rules::Keying;
 use crate::pure::order::sequencer::{Key, PerKey, Taken};
 use crate::sync::{Instant, mutant, yield_now};
-use crate::types::error::InvalidSetting;
+use crate::types::error::SettingError;
 use crate::types::error::recv::{EndedError, RecvError};
 
 /// Deliveries that were taken and have expired.
@@ -141,7 +141,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 
     /// Changes how many leases may be out.
-    pub(crate) fn set_credits(self, asked: usize) -> Result<(), InvalidSetting> {
+    pub(crate) fn set_credits(self, asked: usize) -> Result<(), SettingError> {
         let _changing = self.lane.changing.lock();
         let mut state = self.keyed.state.lock();
         let fit = self.lane.fit(self.keyed.is_shared, None);

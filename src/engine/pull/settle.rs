@@ -35,7 +35,7 @@ use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::order::sequencer::Taken;
 use crate::pure::words::room::Phase;
 use crate::sync::{Arc, mutant};
-use crate::types::error::Stale;
+use crate::types::error::StaleError;
 
 /// How a holder reports that a delivery has not been handled.
 pub(crate) enum Failing {
@@ -100,7 +100,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 
     /// Moves the deadline of a lease to `by_ns` from now, unless it is later already.
-    pub(crate) fn extend_lease(self, lease: &mut Granted<T>, by_ns: u64) -> Result<(), Stale> {
+    pub(crate) fn extend_lease(self, lease: &mut Granted<T>, by_ns: u64) -> Result<(), StaleError> {
         let mut state = self.keyed.state.lock();
         let timer_ns = self.lane.engine().clock.timer_ns();
         let due_ns = timer_ns.saturating_add(by_ns);
@@ -110,11 +110,11 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         state.leases.stale += 1;
         drop(state);
         self.tell_stale(lease);
-        Err(Stale)
+        Err(StaleError)
     }
 
     /// Acks leases that were taken at once: all of them, or none if one is stale.
-    pub(crate) fn ack_leases(self, runs: &[Granted<T>]) -> Result<(), Stale> {
+    pub(crate) fn ack_leases(self, runs: &[Granted<T>]) -> Result<(), StaleError> {
         let timer_ns = self.lane.engine().clock.timer_ns();
         let count = runs.iter().map(Granted::len).sum();
         let mut state = self.keyed.state.lock();
@@ -140,7 +140,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             return Ok(());
         }
         runs.iter().for_each(|run| self.tell_stale(run));
-        Err(Stale)
+        Err(StaleError)
     }
 
     /// Records that a run of leases was acked. Each delivery was in flight all the while.
@@ -169,7 +169,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 
     /// Settles a lease for its holder as a failed attempt.
-    pub(crate) fn fail_lease(self, lease: &Granted<T>, failing: Failing) -> Result<(), Stale> {
+    pub(crate) fn fail_lease(self, lease: &Granted<T>, failing: Failing) -> Result<(), StaleError> {
         let timer_ns = self.lane.engine().clock.timer_ns();
         let is_abandoned = matches!(failing, Failing::Abandon);
         let mut state = self.keyed.state.lock();
@@ -191,7 +191,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             if !is_abandoned {
                 self.tell_stale(lease);
             }
-            return Err(Stale);
+            return Err(StaleError);
         };
         self.settle_leased(taken, lease.began_ns, failed_call, &mut None);
         Ok(())

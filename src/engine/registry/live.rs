@@ -17,7 +17,7 @@ use crate::engine::state::topic::TopicCore;
 use crate::pure::decide::rules::{Fit, Rules};
 use crate::sync::Arc;
 use crate::types::config::{LaneFull, Overflow};
-use crate::types::error::InvalidSetting;
+use crate::types::error::SettingError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     fn change_queues(&self, mut change: impl FnMut(&PartitionQueue<T>)) {
@@ -31,8 +31,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(crate) fn set_capacity(
         self: &Arc<Self>,
         capacity: u64,
-        check: impl FnOnce() -> Result<(), InvalidSetting>,
-    ) -> Result<(), InvalidSetting> {
+        check: impl FnOnce() -> Result<(), SettingError>,
+    ) -> Result<(), SettingError> {
         let changing = self.changing.lock();
         check()?;
         self.live.capacity.set(capacity);
@@ -73,7 +73,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
 impl<T: Send + Sync + 'static> Lane<T> {
     /// Changes the capacity, if the other settings fit the new one.
-    pub(crate) fn set_capacity(self: &Arc<Self>, capacity: u32) -> Result<(), InvalidSetting> {
+    pub(crate) fn set_capacity(self: &Arc<Self>, capacity: u32) -> Result<(), SettingError> {
         let fitted = |rules: Rules, fit| {
             let before = self.capacity.get();
             rules.with_capacity(before, self.batch_size, fit)
@@ -89,7 +89,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Changes the policy for the full lane, if the rules fit the new one.
-    pub(crate) fn set_when_full(self: &Arc<Self>, policy: LaneFull) -> Result<(), InvalidSetting> {
+    pub(crate) fn set_when_full(self: &Arc<Self>, policy: LaneFull) -> Result<(), SettingError> {
         let when_full = policy;
         self.change(|fit| Fit { when_full, ..fit }, Rules::checked)?;
         if policy == LaneFull::DropOldest {
@@ -105,8 +105,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     fn change(
         self: &Arc<Self>,
         facts: impl Fn(Fit) -> Fit,
-        fitted: impl Fn(Rules, Fit) -> Result<Rules, InvalidSetting>,
-    ) -> Result<(), InvalidSetting> {
+        fitted: impl Fn(Rules, Fit) -> Result<Rules, SettingError>,
+    ) -> Result<(), SettingError> {
         let _changing = self.changing.lock();
         let set = |fit: Fit| {
             self.capacity.set(fit.capacity);

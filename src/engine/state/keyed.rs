@@ -30,7 +30,7 @@ use crate::pure::decide::rules::{Fit, Keying, Rules};
 use crate::pure::order::sequencer::{Class, Key, Sequencer};
 use crate::sync::{Arc, Mutex};
 use crate::types::config::{LaneFull, OnFailure};
-use crate::types::error::InvalidSetting;
+use crate::types::error::SettingError;
 use crate::types::reason::DeadReason;
 
 /// The state that the consumers of a lane share.
@@ -142,7 +142,7 @@ impl Consumers {
 }
 
 /// A change of a lane's rules, which fails if they make no sense for it.
-pub(crate) type ChangeRules = dyn Fn(Rules, Fit) -> Result<Rules, InvalidSetting>;
+pub(crate) type ChangeRules = dyn Fn(Rules, Fit) -> Result<Rules, SettingError>;
 
 /// The id of the lane's own runner among the owners.
 pub(crate) const RUNNER: u64 = 0;
@@ -241,8 +241,8 @@ impl<T: Send + Sync + 'static> Keyed<T> {
     /// or await a retry hold up no others than before.
     pub(crate) fn set_rules(
         &self,
-        change: impl FnOnce(Rules, Option<u32>) -> Result<Rules, InvalidSetting>,
-    ) -> Result<(), InvalidSetting> {
+        change: impl FnOnce(Rules, Option<u32>) -> Result<Rules, SettingError>,
+    ) -> Result<(), SettingError> {
         let mut state = self.state.lock();
         let before = state.rules;
         let rules = change(before, state.leases.asked)?;
@@ -326,7 +326,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Changes the rules of a keyed lane; a plain one is keyed from its next turn on.
-    pub(crate) fn set_rules(self: &Arc<Self>, change: &ChangeRules) -> Result<(), InvalidSetting> {
+    pub(crate) fn set_rules(self: &Arc<Self>, change: &ChangeRules) -> Result<(), SettingError> {
         let changing = self.changing.lock();
         let plain = Rules::plain(self.capacity.get());
         if self.keyed.get().is_none() && change(plain, self.fit(false, None))? == plain {

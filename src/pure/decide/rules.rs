@@ -1,7 +1,7 @@
 //! The rules of a keyed lane: its order has to survive failures, or several consumers share it.
 
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
-use crate::types::error::InvalidSetting;
+use crate::types::error::SettingError;
 
 /// The rules of a keyed lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +35,11 @@ pub(crate) struct Fit {
 
 impl Fit {
     /// Returns these facts with as many leases as were asked for.
-    pub(crate) fn with_credits(self, asked: usize) -> Result<Self, InvalidSetting> {
+    pub(crate) fn with_credits(self, asked: usize) -> Result<Self, SettingError> {
         let credits = u32::try_from(asked).ok();
         let credits = credits.filter(|credits| (1..=self.capacity).contains(credits));
         let rule = "must be between 1 and the lane's capacity";
-        let credits = credits.ok_or_else(|| InvalidSetting::new("credits", asked, rule))?;
+        let credits = credits.ok_or_else(|| SettingError::new("credits", asked, rule))?;
         Ok(Self {
             credits: Some(credits),
             ..self
@@ -48,11 +48,11 @@ impl Fit {
 }
 
 /// Refuses batches that a lane of this capacity could never fill.
-pub(crate) fn check_batch_size(size: Option<usize>, capacity: u32) -> Result<(), InvalidSetting> {
+pub(crate) fn check_batch_size(size: Option<usize>, capacity: u32) -> Result<(), SettingError> {
     match size {
         Some(size) if size > capacity as usize => {
             let rule = "must not exceed the lane's capacity, or it would never fill";
-            Err(InvalidSetting::new("batch size", size, rule))
+            Err(SettingError::new("batch size", size, rule))
         }
         _ => Ok(()),
     }
@@ -69,8 +69,8 @@ impl Rules {
     }
 
     /// Returns these rules, if they make sense for such a lane.
-    pub(crate) fn checked(self, fit: Fit) -> Result<Self, InvalidSetting> {
-        let refuse = |setting, value: &str, rule| Err(InvalidSetting::new(setting, value, rule));
+    pub(crate) fn checked(self, fit: Fit) -> Result<Self, SettingError> {
+        let refuse = |setting, value: &str, rule| Err(SettingError::new(setting, value, rule));
         if self.blocks() && matches!(fit.when_full, LaneFull::DropOldest | LaneFull::DeadLetter) {
             let rule = "would tear gaps into the order that on_failure is to keep";
             return refuse("when_full", &format!("{:?}", fit.when_full), rule);
@@ -96,7 +96,7 @@ impl Rules {
     /// Returns these rules with another bound on deliveries that are set aside. A bound that was
     /// set stays for when it has an effect again. So only this function asks whether it has one
     /// now.
-    pub(crate) fn with_hold(self, asked: usize, fit: Fit) -> Result<Self, InvalidSetting> {
+    pub(crate) fn with_hold(self, asked: usize, fit: Fit) -> Result<Self, SettingError> {
         let hold = u32::try_from(asked).unwrap_or(u32::MAX);
         let rule = match hold {
             0 => "must be at least 1",
@@ -106,7 +106,7 @@ impl Rules {
             }
             hold => return Self { hold, ..self }.checked(fit),
         };
-        Err(InvalidSetting::new("hold", asked, rule))
+        Err(SettingError::new("hold", asked, rule))
     }
 
     /// Returns these rules for a lane of this capacity, which bounds what is set aside.
@@ -125,7 +125,7 @@ impl Rules {
         before: u32,
         batch_size: Option<usize>,
         fit: Fit,
-    ) -> Result<Self, InvalidSetting> {
+    ) -> Result<Self, SettingError> {
         if let Some(credits) = fit.credits {
             fit.with_credits(credits as usize)?;
         }
@@ -134,7 +134,7 @@ impl Rules {
             hold if hold == before => fit.capacity,
             hold if hold > fit.capacity => {
                 let rule = "must be between 1 and the lane's capacity";
-                return Err(InvalidSetting::new("hold", hold, rule));
+                return Err(SettingError::new("hold", hold, rule));
             }
             hold => hold,
         };

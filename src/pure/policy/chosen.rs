@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::pure::policy::retry::{Decision, FailedAttempt, RetryPolicy};
 use crate::pure::policy::strategy::{Backlog, Plan, Strategy};
-use crate::types::error::InvalidSetting;
+use crate::types::error::SettingError;
 
 /// Makes a [`RetryPolicy`] of a closure.
 ///
@@ -118,7 +118,7 @@ macro_rules! forward {
                 (**self).decide_requested(failed, requested)
             }
 
-            fn check(&self) -> Result<(), InvalidSetting> {
+            fn check(&self) -> Result<(), SettingError> {
                 (**self).check()
             }
 
@@ -134,7 +134,7 @@ macro_rules! forward {
                 (**self).name()
             }
 
-            fn check(&self) -> Result<(), InvalidSetting> {
+            fn check(&self) -> Result<(), SettingError> {
                 (**self).check()
             }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pure::decide::key_hash::{fnv1a, mix};
-use crate::types::error::InvalidSetting;
+use crate::types::error::SettingError;
 use crate::types::labels;
 
 /// One failed attempt, as a [`RetryPolicy`] sees it.
@@ -179,8 +179,8 @@ pub trait RetryPolicy: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSetting`], with the setting's name and the rule that it breaks.
-    fn check(&self) -> Result<(), InvalidSetting> {
+    /// Returns [`SettingError`], with the setting's name and the rule that it breaks.
+    fn check(&self) -> Result<(), SettingError> {
         Ok(())
     }
 
@@ -416,23 +416,23 @@ impl RetryPolicy for Backoff {
         self.judge(failed, Some(requested))
     }
 
-    fn check(&self) -> Result<(), InvalidSetting> {
+    fn check(&self) -> Result<(), SettingError> {
         if self.max_attempts == 0 {
-            return Err(InvalidSetting::new(
+            return Err(SettingError::new(
                 "max_attempts",
                 0,
                 "must be at least 1: the first delivery is an attempt",
             ));
         }
         if let Some(cap) = self.cap.filter(|cap| *cap < self.base) {
-            return Err(InvalidSetting::new(
+            return Err(SettingError::new(
                 "cap",
                 format_args!("{cap:?}"),
                 "must not be below the first delay, which could never take effect",
             ));
         }
         if self.max_elapsed == Some(Duration::ZERO) {
-            return Err(InvalidSetting::new(
+            return Err(SettingError::new(
                 "max_elapsed",
                 "zero",
                 "must be longer, or no retry could ever be made",

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::types::error::InvalidSetting;
+use crate::types::error::SettingError;
 use crate::types::labels;
 
 /// The facts that a strategy may know about the waiting messages.
@@ -141,8 +141,8 @@ pub trait Strategy: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSetting`], with the setting's name and the rule that it breaks.
-    fn check(&self) -> Result<(), InvalidSetting> {
+    /// Returns [`SettingError`], with the setting's name and the rule that it breaks.
+    fn check(&self) -> Result<(), SettingError> {
         Ok(())
     }
 
@@ -271,9 +271,9 @@ impl Strategy for Batched {
         "batched"
     }
 
-    fn check(&self) -> Result<(), InvalidSetting> {
+    fn check(&self) -> Result<(), SettingError> {
         if self.size == 0 {
-            return Err(InvalidSetting::new("batch_size", 0, "must be at least 1"));
+            return Err(SettingError::new("batch_size", 0, "must be at least 1"));
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ use crate::subscription::options::{
 };
 use crate::subscription::pull::{Pull, PullSubscription};
 use crate::sync::{Arc, mutant};
-use crate::types::error::{InvalidSetting, SubscribeError};
+use crate::types::error::{SettingError, SubscribeError};
 use crate::types::range::in_range;
 
 /// A subscription to be made.
@@ -278,18 +278,18 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         ))
     }
 
-    fn check_batches(&self, batches: Batched) -> Result<(), InvalidSetting> {
+    fn check_batches(&self, batches: Batched) -> Result<(), SettingError> {
         batches.check()?;
         let capacity = self.checked_capacity()? as u32;
         check_batch_size(Some(batches.size()), capacity)
     }
 
-    fn checked_capacity(&self) -> Result<usize, InvalidSetting> {
+    fn checked_capacity(&self) -> Result<usize, SettingError> {
         let default = self.topic.live.lane_capacity.get() as usize;
         in_range("capacity", self.options.capacity, default)
     }
 
-    fn fit(&self, consumers: Consumers) -> Result<Fit, InvalidSetting> {
+    fn fit(&self, consumers: Consumers) -> Result<Fit, SettingError> {
         Ok(Fit {
             when_full: self.options.when_full,
             capacity: self.checked_capacity()? as u32,

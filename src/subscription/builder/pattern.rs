@@ -27,8 +27,8 @@ use crate::subscription::options::{
 use crate::subscription::pattern::PatternSubscription;
 use crate::subscription::pull::{Pull, PullSubscription};
 use crate::sync::Arc;
-use crate::types::error::{InvalidSetting, SubscribeError};
-use crate::types::name::InvalidPattern;
+use crate::types::error::{SettingError, SubscribeError};
+use crate::types::name::PatternError;
 use crate::types::range::in_range;
 
 /// A subscription to patterns of topics, to be made.
@@ -250,14 +250,14 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         Ok(PullSubscription::of_patterns(sub, sources))
     }
 
-    fn checked_capacity(&self) -> Result<Option<u32>, InvalidSetting> {
+    fn checked_capacity(&self) -> Result<Option<u32>, SettingError> {
         match self.options.capacity {
             None => Ok(None),
             asked => Ok(Some(in_range("capacity", asked, 0)? as u32)),
         }
     }
 
-    fn check_batches(&self, batches: Batched) -> Result<(), InvalidSetting> {
+    fn check_batches(&self, batches: Batched) -> Result<(), SettingError> {
         batches.check()?;
         match self.checked_capacity()? {
             Some(capacity) => check_batch_size(Some(batches.size()), capacity),
@@ -275,10 +275,10 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         let name = crate::types::name::parse(&self.name)?;
         if self.patterns.is_empty() {
             let rule = "must have at least one, or it would match nothing";
-            return Err(InvalidSetting::new("matching", "empty", rule).into());
+            return Err(SettingError::new("matching", "empty", rule).into());
         }
         let patterns = self.patterns.iter().map(|pattern| pattern.parse());
-        let patterns = patterns.collect::<Result<_, InvalidPattern>>()?;
+        let patterns = patterns.collect::<Result<_, PatternError>>()?;
         let capacity = self.checked_capacity()?;
         if let Some(retry) = &self.options.retry {
             retry.check()?;

@@ -19,7 +19,7 @@ use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::subscription::group::ConsumerGroup;
 use crate::subscription::options::{ONE_BATCH_AT_A_TIME, ONE_CALL_AT_A_TIME, check_one_at_a_time};
 use crate::sync::{Arc, Instant};
-use crate::types::error::{InvalidSetting, SubscribeError};
+use crate::types::error::{SettingError, SubscribeError};
 use crate::types::range::in_range_of_threads;
 
 /// A member of a [`ConsumerGroup`], to be made.
@@ -176,15 +176,15 @@ impl Member {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSetting`] for zero or more than 1,024. It also refuses a member whose
+    /// Returns [`SettingError`] for zero or more than 1,024. It also refuses a member whose
     /// handler is for one call at a time.
-    pub fn set_concurrency(&self, concurrency: usize) -> Result<(), InvalidSetting> {
+    pub fn set_concurrency(&self, concurrency: usize) -> Result<(), SettingError> {
         in_range_of_threads("concurrency", concurrency)?;
         if self.joined.resize(concurrency) {
             return Ok(());
         }
         let rule = "needs a member whose handler can be called several times at once";
-        Err(InvalidSetting::new("concurrency", concurrency, rule))
+        Err(SettingError::new("concurrency", concurrency, rule))
     }
 
     /// Returns a snapshot of the member's work.

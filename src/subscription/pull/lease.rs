@@ -12,7 +12,7 @@ use crate::message::{Delivery, MessageId};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::types::duration::nanos;
-use crate::types::error::Stale;
+use crate::types::error::StaleError;
 
 /// A delivery that was pulled, until it is settled or its deadline passes.
 ///
@@ -27,11 +27,11 @@ use crate::types::error::Stale;
 /// A lease whose deadline passes is a failed attempt, too
 /// ([`FailureKind::Timeout`](crate::FailureKind::Timeout)). The retry policy decides what follows.
 ///
-/// A lease is settled once. Any later call returns [`Stale`] and changes nothing;
+/// A lease is settled once. Any later call returns [`StaleError`] and changes nothing;
 /// [`is_stale`](Self::is_stale) asks beforehand.
 ///
 /// ```
-/// use millstream::{Broker, Lease, Nack, Pull, Stale};
+/// use millstream::{Broker, Lease, Nack, Pull, StaleError};
 /// use std::time::Duration;
 ///
 /// struct Job {
@@ -40,7 +40,7 @@ use crate::types::error::Stale;
 /// }
 ///
 /// impl Job {
-///     fn finish(&self) -> Result<(), Stale> {
+///     fn finish(&self) -> Result<(), StaleError> {
 ///         if self.done {
 ///             return self.lease.ack();
 ///         }
@@ -89,10 +89,10 @@ impl<T: Send + Sync + 'static> Lease<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`Stale`] if the lease had already ended. Nothing has changed then.
-    pub fn ack(&self) -> Result<(), Stale> {
+    /// Returns [`StaleError`] if the lease had already ended. Nothing has changed then.
+    pub fn ack(&self) -> Result<(), StaleError> {
         self.note_settled();
-        let keyed = self.lane.keyed().ok_or(Stale)?;
+        let keyed = self.lane.keyed().ok_or(StaleError)?;
         keyed.ack_leases(std::slice::from_ref(&self.granted))
     }
 
@@ -102,10 +102,10 @@ impl<T: Send + Sync + 'static> Lease<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`Stale`] if the lease had already ended. Nothing has changed then.
-    pub fn nack(&self, nack: Nack) -> Result<(), Stale> {
+    /// Returns [`StaleError`] if the lease had already ended. Nothing has changed then.
+    pub fn nack(&self, nack: Nack) -> Result<(), StaleError> {
         self.note_settled();
-        let keyed = self.lane.keyed().ok_or(Stale)?;
+        let keyed = self.lane.keyed().ok_or(StaleError)?;
         keyed.fail_lease(&self.granted, Failing::Nack(nack))
     }
 
@@ -117,7 +117,7 @@ impl<T: Send + Sync + 'static> Lease<T> {
     /// Returns whether the lease has ended: it was settled, its deadline has passed, or its
     /// subscription has ended.
     ///
-    /// With `true`, an [`ack`](Self::ack) would be [`Stale`]. With `false` it may be too late all
+    /// With `true`, an [`ack`](Self::ack) would be [`StaleError`]. With `false` it may be too late all
     /// the same by then, so what the ack returns is the last word.
     pub fn is_stale(&self) -> bool {
         self.lane
@@ -131,9 +131,9 @@ impl<T: Send + Sync + 'static> Lease<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`Stale`] if the lease had already ended. Nothing has changed then.
-    pub fn extend(&mut self, by: Duration) -> Result<(), Stale> {
-        let keyed = self.lane.keyed().ok_or(Stale)?;
+    /// Returns [`StaleError`] if the lease had already ended. Nothing has changed then.
+    pub fn extend(&mut self, by: Duration) -> Result<(), StaleError> {
+        let keyed = self.lane.keyed().ok_or(StaleError)?;
         keyed.extend_lease(&mut self.granted, nanos(by))
     }
 

@@ -10,7 +10,7 @@ use crate::engine::state::lane::Lane;
 use crate::message::Delivery;
 use crate::subscription::pull::lease::Lease;
 use crate::sync::Arc;
-use crate::types::error::Stale;
+use crate::types::error::StaleError;
 
 /// Leases that were taken at once by
 /// [`PullSubscription::recv_batch`](crate::PullSubscription::recv_batch).
@@ -99,14 +99,14 @@ impl<T: Send + Sync + 'static> LeaseBatch<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`Stale`] if the leases had already ended. Nothing has changed then. They share one
+    /// Returns [`StaleError`] if the leases had already ended. Nothing has changed then. They share one
     /// deadline, so either all of them have ended, or none.
-    pub fn ack_all(mut self) -> Result<(), Stale> {
+    pub fn ack_all(mut self) -> Result<(), StaleError> {
         let mut runs = std::mem::take(&mut self.runs);
         match &self.lane {
             Some(lane) => lane
                 .keyed()
-                .ok_or(Stale)?
+                .ok_or(StaleError)?
                 .ack_leases(runs.make_contiguous()),
             None => Ok(()),
         }

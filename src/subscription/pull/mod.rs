@@ -24,7 +24,7 @@ use crate::subscription::{Subscription, Unsubscribed};
 use crate::sync::{Arc, Instant};
 use crate::types::config::Unsubscribe;
 use crate::types::duration::nanos;
-use crate::types::error::InvalidSetting;
+use crate::types::error::SettingError;
 use crate::types::error::recv::{EndedError, RecvError, RecvTimeoutError, TryRecvError};
 
 /// The settings of a [`PullSubscription`].
@@ -68,7 +68,7 @@ impl Pull {
 
 impl Pull {
     /// Returns the settings of a lane's leases, and the facts that include them.
-    pub(crate) fn checked(self, fit: Fit) -> Result<(Leasing, Fit), InvalidSetting> {
+    pub(crate) fn checked(self, fit: Fit) -> Result<(Leasing, Fit), SettingError> {
         let deadline_ns = check_deadline(self.ack_deadline)?;
         let fit = match self.credits {
             Some(credits) => fit.with_credits(credits)?,
@@ -82,10 +82,10 @@ impl Pull {
     }
 }
 
-fn check_deadline(deadline: Duration) -> Result<u64, InvalidSetting> {
+fn check_deadline(deadline: Duration) -> Result<u64, SettingError> {
     if deadline.is_zero() {
         let rule = "must be more than nothing, or every lease would be stale";
-        return Err(InvalidSetting::new("ack_deadline", "zero", rule));
+        return Err(SettingError::new("ack_deadline", "zero", rule));
     }
     Ok(nanos(deadline))
 }
@@ -268,9 +268,9 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSetting`] for zero, or for more than the lane's capacity. Under
+    /// Returns [`SettingError`] for zero, or for more than the lane's capacity. Under
     /// [`OnFailure::BlockSubscription`](crate::OnFailure::BlockSubscription), one is the most.
-    pub fn set_credits(&self, leases: usize) -> Result<(), InvalidSetting> {
+    pub fn set_credits(&self, leases: usize) -> Result<(), SettingError> {
         self.source.set_credits(leases)
     }
 
@@ -279,8 +279,8 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSetting`] for zero.
-    pub fn set_ack_deadline(&self, deadline: Duration) -> Result<(), InvalidSetting> {
+    /// Returns [`SettingError`] for zero.
+    pub fn set_ack_deadline(&self, deadline: Duration) -> Result<(), SettingError> {
         self.source.set_ack_deadline(check_deadline(deadline)?)
     }
 

@@ -7,7 +7,7 @@ use crate::engine::pull::sources::Sources;
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Lane;
 use crate::sync::{Arc, Instant};
-use crate::types::error::InvalidSetting;
+use crate::types::error::SettingError;
 use crate::types::error::recv::{EndedError, RecvError};
 
 /// The lanes of a pull subscription.
@@ -80,7 +80,7 @@ impl<T: Send + Sync + 'static> Source<T> {
         }
     }
 
-    pub(crate) fn set_credits(&self, leases: usize) -> Result<(), InvalidSetting> {
+    pub(crate) fn set_credits(&self, leases: usize) -> Result<(), SettingError> {
         match self {
             Self::Topic(lane) => keyed(lane).map_or(Ok(()), |keyed| keyed.set_credits(leases)),
             Self::Patterns(pattern_sub, _) => pattern_sub.set_leasing(|leasing, fit| {
@@ -90,7 +90,7 @@ impl<T: Send + Sync + 'static> Source<T> {
         }
     }
 
-    pub(crate) fn set_ack_deadline(&self, deadline_ns: u64) -> Result<(), InvalidSetting> {
+    pub(crate) fn set_ack_deadline(&self, deadline_ns: u64) -> Result<(), SettingError> {
         match self {
             Self::Topic(lane) => {
                 if let Ok(keyed) = keyed(lane) {

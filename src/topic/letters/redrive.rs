@@ -17,7 +17,7 @@ use crate::pure::words::room::Reserved;
 use crate::sync::{Arc, Instant, mutant, sleep};
 use crate::topic::Topic;
 use crate::topic::letters::dead_letters::{DeadLetter, DeadLetters};
-use crate::types::error::{InvalidSetting, PublishError};
+use crate::types::error::{PublishError, SettingError};
 
 /// How a redrive goes: whether it waits for room, at which rate, and where to.
 ///
@@ -249,7 +249,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSetting`] for a rate of zero. It also refuses a rate where the call can't
+    /// Returns [`SettingError`] for a rate of zero. It also refuses a rate where the call can't
     /// keep it: inside a handler of the broker, and with a manual clock.
     ///
     /// # Panics
@@ -259,9 +259,9 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         &self,
         options: RedriveOptions<T>,
         filter: impl FnMut(&DeadLetter<T>) -> bool,
-    ) -> Result<Redrive, InvalidSetting> {
+    ) -> Result<Redrive, SettingError> {
         let engine = &self.topic.core.engine;
-        let refused = |rate: u32, rule| Err(InvalidSetting::new("rate", rate, rule));
+        let refused = |rate: u32, rule| Err(SettingError::new("rate", rate, rule));
         match options.rate {
             Some(0) => return refused(0, "must be at least one letter a second"),
             Some(rate) if engine.clock.is_manual() => {

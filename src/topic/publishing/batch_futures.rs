@@ -12,7 +12,7 @@ use crate::engine::wait::wakers::WaiterId;
 use crate::message::BatchReceipt;
 use crate::message::outgoing::Message;
 use crate::topic::Topic;
-use crate::types::error::PartialBatch;
+use crate::types::error::PublishBatchError;
 
 /// A publish of many messages that waits for room without blocking its thread, made by
 /// [`Topic::publish_batch_async`] and [`Topic::publish_messages_async`].
@@ -21,7 +21,7 @@ use crate::types::error::PartialBatch;
 ///
 /// Messages are accepted chunk by chunk, while the future is polled. So a future that is dropped
 /// before it is ready may have published some of them. Before you drop it,
-/// [`receipt`](Self::receipt) says how many, and [`into_rest`](Self::into_rest) hands back the
+/// [`receipt`](Self::receipt) says how many, and [`into_inner`](Self::into_inner) hands back the
 /// others.
 ///
 /// ```
@@ -39,7 +39,7 @@ use crate::types::error::PartialBatch;
 /// });
 /// if outcome.await.is_none() {
 ///     let accepted = publishing.receipt().accepted();
-///     let rest: Vec<u64> = publishing.into_rest();
+///     let rest: Vec<u64> = publishing.into_inner();
 ///     assert_eq!(accepted + rest.len(), 1_000);
 /// }
 /// # }
@@ -70,10 +70,10 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns a [`PartialBatch`], which hands back the rest. The reasons are those of
+    /// Returns a [`PublishBatchError`], which hands back the rest. The reasons are those of
     /// `publish_async`.
     pub fn publish_batch_async(&self, payloads: impl IntoIterator<Item = T>) -> PublishBatch<T> {
-        PublishBatch::new(self, payloads, Message::new, Message::into_payload)
+        PublishBatch::new(self, payloads, Message::new, Message::into_inner)
     }
 
     /// Publishes many messages in order, each with what its publisher added to it, and waits for
@@ -84,7 +84,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns a [`PartialBatch`], which hands back the rest as whole messages. The reasons are
+    /// Returns a [`PublishBatchError`], which hands back the rest as whole messages. The reasons are
     /// those of `publish_async`.
     pub fn publish_messages_async(
         &self,
@@ -120,12 +120,12 @@ impl<T: Send + Sync + 'static, M> PublishBatch<T, M> {
     /// Gives up, and returns the messages that have not been accepted, in order.
     ///
     /// There are none after the future was ready.
-    pub fn into_rest(mut self) -> Vec<M> {
+    pub fn into_inner(mut self) -> Vec<M> {
         self.take_rest()
     }
 
     fn take_rest(&mut self) -> Vec<M> {
-        let rest = self.outbox.take().map(Outbox::into_rest);
+        let rest = self.outbox.take().map(Outbox::into_inner);
         let rest = rest.unwrap_or_default().into_iter();
         rest.map(self.hand_back).collect()
     }
@@ -135,7 +135,7 @@ impl<T: Send + Sync + 'static, M> PublishBatch<T, M> {
 impl<T: Send + Sync + 'static, M> Unpin for PublishBatch<T, M> {}
 
 impl<T: Send + Sync + 'static, M> Future for PublishBatch<T, M> {
-    type Output = Result<BatchReceipt, PartialBatch<M>>;
+    type Output = Result<BatchReceipt, PublishBatchError<M>>;
 
     /// Publishes as much as there is room for, and registers the task for when there is more.
     ///

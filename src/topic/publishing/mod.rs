@@ -14,7 +14,7 @@ use crate::engine::publish::admit::Wait;
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, MessageId, Receipt};
 use crate::topic::Topic;
-use crate::types::error::{NotDelayed, PartialBatch, PublishError};
+use crate::types::error::{NotDelayedError, PublishBatchError, PublishError};
 
 impl<T: Send + Sync + 'static> Topic<T> {
     /// Publishes a message.
@@ -83,7 +83,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// Publishes many messages in order, in chunks of up to 64, each of which is accepted at once.
     ///
     /// A vector of 33 to 64 messages is taken as it is. Acceptance is all or nothing for each
-    /// message, never for the batch. At the first refusal the call ends, and [`PartialBatch`] hands
+    /// message, never for the batch. At the first refusal the call ends, and [`PublishBatchError`] hands
     /// back the rest.
     ///
     /// Chunks of several publishers may interleave. Within this call the order is kept.
@@ -93,12 +93,12 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns a [`PartialBatch`], with the number of accepted messages, the reason for the
+    /// Returns a [`PublishBatchError`], with the number of accepted messages, the reason for the
     /// refusal, and the rest.
     pub fn publish_batch(
         &self,
         payloads: impl IntoIterator<Item = T>,
-    ) -> Result<BatchReceipt, PartialBatch<T>> {
+    ) -> Result<BatchReceipt, PublishBatchError<T>> {
         self.core.publish_batch(payloads.into_iter())
     }
 
@@ -124,12 +124,12 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns a [`PartialBatch`] as `publish_batch` does, and also for a time to live of zero
+    /// Returns a [`PublishBatchError`] as `publish_batch` does, and also for a time to live of zero
     /// ([`PublishError::Invalid`]). It hands the rest back as whole messages.
     pub fn publish_messages(
         &self,
         messages: impl IntoIterator<Item = Message<T>>,
-    ) -> Result<BatchReceipt, PartialBatch<Message<T>>> {
+    ) -> Result<BatchReceipt, PublishBatchError<Message<T>>> {
         self.core.publish_messages(messages.into_iter())
     }
 
@@ -175,9 +175,9 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`NotDelayed`] for a message of this topic that is due, was cancelled, or never had
+    /// Returns [`NotDelayedError`] for a message of this topic that is due, was cancelled, or never had
     /// a delay.
-    pub fn cancel_delayed(&self, id: MessageId) -> Result<Message<T>, NotDelayed> {
+    pub fn cancel_delayed(&self, id: MessageId) -> Result<Message<T>, NotDelayedError> {
         self.core.cancel_delayed(id)
     }
 }

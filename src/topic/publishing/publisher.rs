@@ -8,7 +8,7 @@ use crate::message::outgoing::Message;
 use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::sync::Arc;
 use crate::topic::Topic;
-use crate::types::error::{InvalidSetting, PartialBatch, PublishError};
+use crate::types::error::{PublishBatchError, PublishError, SettingError};
 
 /// A publisher that takes messages one by one and enters the queue chunk by chunk.
 ///
@@ -115,9 +115,9 @@ impl<T: Send + Sync + 'static> BufferedPublisher<T> {
     ///
     /// # Errors
     ///
-    /// Returns a [`PartialBatch`], which hands back the refused messages, whole. The buffer is empty
+    /// Returns a [`PublishBatchError`], which hands back the refused messages, whole. The buffer is empty
     /// then.
-    pub fn flush(&mut self) -> Result<BatchReceipt, PartialBatch<Message<T>>> {
+    pub fn flush(&mut self) -> Result<BatchReceipt, PublishBatchError<Message<T>>> {
         self.buffer.flush()
     }
 
@@ -159,12 +159,12 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSetting`] for a size of zero, or one above the topic's capacity.
-    pub fn buffered(&self, batches: Batched) -> Result<BufferedPublisher<T>, InvalidSetting> {
+    /// Returns [`SettingError`] for a size of zero, or one above the topic's capacity.
+    pub fn buffered(&self, batches: Batched) -> Result<BufferedPublisher<T>, SettingError> {
         batches.check()?;
         if batches.size() as u64 > self.core.live.capacity.get() {
             let rule = "must not exceed the topic's capacity";
-            return Err(InvalidSetting::new("batch_size", batches.size(), rule));
+            return Err(SettingError::new("batch_size", batches.size(), rule));
         }
         let buffer = Buffer::new(Arc::clone(&self.core), batches);
         Ok(BufferedPublisher::new(self.clone(), buffer))

@@ -14,7 +14,7 @@ use crate::engine::track::tracker::{Outcome, Tracker};
 use crate::message::Receipt;
 use crate::sync::{Arc, Instant};
 use crate::topic::publishing::message::MessageBuilder;
-use crate::types::error::{PublishError, Unsettled};
+use crate::types::error::{PublishError, UnsettledError};
 
 /// A published message whose end can be awaited, made by
 /// [`MessageBuilder::publish_tracked`].
@@ -87,9 +87,9 @@ impl Tracked {
     ///
     /// # Errors
     ///
-    /// Returns [`Unsettled`] at once where it may not wait: inside a handler of the broker, and on a
+    /// Returns [`UnsettledError`] at once where it may not wait: inside a handler of the broker, and on a
     /// broker without worker threads.
-    pub fn wait(&self) -> Result<Outcome, Unsettled> {
+    pub fn wait(&self) -> Result<Outcome, UnsettledError> {
         self.wait_until(None)
     }
 
@@ -97,19 +97,19 @@ impl Tracked {
     ///
     /// # Errors
     ///
-    /// Returns [`Unsettled`] if the time is up first. Where [`wait`](Self::wait) may not wait, this
+    /// Returns [`UnsettledError`] if the time is up first. Where [`wait`](Self::wait) may not wait, this
     /// returns it at once.
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<Outcome, Unsettled> {
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Outcome, UnsettledError> {
         self.wait_until(Instant::now().checked_add(timeout))
     }
 
-    fn wait_until(&self, until: Option<Instant>) -> Result<Outcome, Unsettled> {
+    fn wait_until(&self, until: Option<Instant>) -> Result<Outcome, UnsettledError> {
         let may_wait = !self.engine.is_manual() && !context::is_inside(&self.engine);
         let outcome = match may_wait {
             true => self.tracker.wait(until),
             false => self.tracker.outcome(),
         };
-        outcome.ok_or(Unsettled)
+        outcome.ok_or(UnsettledError)
     }
 }
 

@@ -174,7 +174,7 @@ impl World {
                     Ok(receipt) => assert_eq!(receipt.accepted(), asked),
                     Err(part) => {
                         check_text(&part);
-                        assert_eq!(part.accepted + part.into_rest().len(), asked);
+                        assert_eq!(part.accepted + part.into_inner().len(), asked);
                     }
                 }
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 use millstream::{
-    Broker, BuildError, Histograms, Idle, InvalidSetting, ManualClock, Nack, OpenError,
+    Broker, BuildError, Histograms, Idle, ManualClock, Nack, OpenError, SettingError,
     SubscribeError, Subscription, Topic,
 };
 
@@ -98,7 +98,7 @@ impl BrokerShape {
     }
 }
 
-fn check_refusal(setting: &InvalidSetting) {
+fn check_refusal(setting: &SettingError) {
     check_text(setting);
     assert!(!setting.setting().is_empty());
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use millstream::{BatchReceipt, Message, NotDelayed, PartialBatch, PublishError};
+use millstream::{BatchReceipt, Message, NotDelayedError, PublishBatchError, PublishError};
 
 use super::Pair;
 use crate::program::{LINES, name_of, ticks};
@@ -94,7 +94,7 @@ impl Pair {
                 self.model.delayed.remove(place);
                 self.model.dropped += 1;
             }
-            (None, Err(NotDelayed)) => {}
+            (None, Err(NotDelayedError)) => {}
             (_, real) => panic!("the model disagrees with {real:?}"),
         }
     }
@@ -135,7 +135,7 @@ impl Pair {
     fn compare_batch<M: PartialEq + Debug>(
         &mut self,
         parts: &[(Option<u8>, Option<u64>)],
-        real: Result<BatchReceipt, PartialBatch<M>>,
+        real: Result<BatchReceipt, PublishBatchError<M>>,
         message: impl Fn(usize) -> M,
     ) {
         let count = parts.len();
@@ -178,7 +178,7 @@ impl Pair {
                 assert_eq!(partial.accepted, accepted);
                 assert_refusal(&refused, &partial.error);
                 let rest: Vec<_> = (accepted..count).map(message).collect();
-                assert_eq!(partial.into_rest(), rest, "the rest comes back in order");
+                assert_eq!(partial.into_inner(), rest, "the rest comes back in order");
             }
             (_, real) => panic!("the model disagrees with {real:?}"),
         }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use millstream::{
-    ConsumerGroup, Delivery, DeliveryBatch, InvalidSetting, Nack, NoSubscribers, Pull,
-    PullSubscription, RetryPolicy, SubscribeError, Subscription, SubscriptionOptions, Unsubscribe,
+    ConsumerGroup, Delivery, DeliveryBatch, Nack, NoSubscribers, Pull, PullSubscription,
+    RetryPolicy, SettingError, SubscribeError, Subscription, SubscriptionOptions, Unsubscribe,
     Unsubscribed,
 };
 
@@ -22,7 +22,7 @@ pub enum Handle {
 }
 
 impl Handle {
-    pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), InvalidSetting> {
+    pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), SettingError> {
         match self {
             Self::Handler(subscription) => subscription.set_retry(policy),
             Self::Group(group) => group.set_retry(policy),
@@ -30,7 +30,7 @@ impl Handle {
         }
     }
 
-    pub fn set_capacity(&self, deliveries: usize) -> Result<(), InvalidSetting> {
+    pub fn set_capacity(&self, deliveries: usize) -> Result<(), SettingError> {
         match self {
             Self::Handler(subscription) => subscription.set_capacity(deliveries),
             Self::Group(group) => group.set_capacity(deliveries),
