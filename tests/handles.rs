@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::fmt::Debug;
 
-use crate::harness::manual;
+use crate::harness::{Log, assert_balanced, manual};
 use millstream::*;
 
 fn goes<V: Send + Debug>() {}
@@ -108,6 +108,37 @@ fn handles_can_be_held_without_bounds() {
     };
     assert_eq!(service.clone().topic.name(), "t");
     assert!(!service.ends());
+}
+
+#[test]
+fn a_batch_goes_into_a_loop_and_says_how_much_is_left_of_it() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u32>("t").open().expect("opens");
+    let seen = Log::new();
+    let log = seen.clone();
+    let batched = topic.subscription("s");
+    let batched = batched.subscribe_batches(Batched::of(3), move |batch| {
+        for delivery in &*batch {
+            log.push((*delivery.payload(), batch.iter().len()));
+        }
+        let mut rest = batch.iter();
+        rest.nth(1);
+        log.push((0, rest.len()));
+        Ok(())
+    });
+    let _batched = batched.expect("subscribes");
+    topic.publish_batch([1, 2, 3]).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(seen.take(), [(1, 3), (2, 3), (3, 3), (0, 1)]);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_refusal_can_be_compared_if_its_payload_can() {
+    let refused = PublishError::Full(7);
+    assert_eq!(refused.clone(), refused);
+    assert_ne!(refused, PublishError::Full(8));
+    assert_ne!(refused, PublishError::Closed(7));
 }
 
 #[cfg(feature = "async")]

@@ -186,6 +186,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "observe",
             "engine/wait",
             "engine/runtime",
+            "engine/parts",
             "engine/state",
         ],
     ),

@@ -63,7 +63,7 @@ fn keys_wait_for_their_retries_and_return_from_the_dead_letters_in_order() {
             let letters = letters.clone();
             move || {
                 for _ in 0..3 {
-                    letters.redrive(|_| true);
+                    let _ = letters.redrive(|_| true);
                     thread::yield_now();
                 }
             }
@@ -71,7 +71,7 @@ fn keys_wait_for_their_retries_and_return_from_the_dead_letters_in_order() {
         join(threads);
         assert!(broker.wait_until_idle(FOREVER));
         while !letters.is_empty() {
-            letters.redrive(|_| true);
+            let _ = letters.redrive(|_| true);
             assert!(broker.wait_until_idle(FOREVER));
         }
         assert_complete(&blocks.take());

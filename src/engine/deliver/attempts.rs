@@ -3,8 +3,8 @@
 //!
 //! Failed attempts are not settled here: see [`settle`](crate::engine::deliver::settle).
 
-use crate::engine::parts::attempts::{Attempts, Took};
 use crate::engine::parts::handler::FailedCall;
+use crate::engine::parts::pending::{Attempts, Took};
 use crate::engine::state::lane::Lane;
 use crate::message::batch::Batch;
 use crate::message::{Address, Delivery, MessageId};

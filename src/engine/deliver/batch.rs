@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::engine::deliver::attempts::successes;
 use crate::engine::deliver::turn::{Progress, advance};
-use crate::engine::parts::attempts::Attempts;
+use crate::engine::parts::pending::Attempts;
 use crate::engine::state::lane::{Lane, Turn};
 use crate::message::batch::{BatchSlice, Stamp};
 use crate::pure::decide::lifecycle::{Status, Step};

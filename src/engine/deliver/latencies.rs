@@ -1,6 +1,6 @@
 //! The latencies of attempts, on their way into the lane's histograms.
 
-use crate::engine::parts::attempts::{Attempts, Took};
+use crate::engine::parts::pending::{Attempts, Took};
 use crate::engine::state::lane::Lane;
 use crate::observe::latency;
 use crate::observe::latency::Latencies;

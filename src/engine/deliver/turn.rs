@@ -5,8 +5,8 @@ use std::iter;
 
 use crate::engine::base::contain::discard;
 use crate::engine::deliver::attempts::successes;
-use crate::engine::parts::attempts::Attempts;
 use crate::engine::parts::handler::{BatchRun, FailedCall, Handler};
+use crate::engine::parts::pending::Attempts;
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::runtime::pool::{Task, Worker};
 use crate::engine::state::keyed::KeyedLane;

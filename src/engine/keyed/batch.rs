@@ -10,7 +10,7 @@ use crate::engine::deliver::batch::BatchPlan;
 use crate::engine::deliver::turn::Progress;
 use crate::engine::keyed::take::{Settlements, TakeRequest};
 use crate::engine::keyed::turn::After;
-use crate::engine::parts::attempts::Attempts;
+use crate::engine::parts::pending::Attempts;
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::keyed::{KeyedLane, RUNNER, State};
 use crate::engine::state::lane::Turn;

@@ -1,6 +1,6 @@
 //! Data of a lane that knows neither the lane nor its topic.
 
-pub(crate) mod attempts;
+pub(crate) mod delayed;
 pub(crate) mod dispatcher;
 pub(crate) mod handler;
 pub(crate) mod leases;

@@ -6,7 +6,7 @@
 //! entry goes with the last of them. A delivery that was tried before, or has a key, is a run of
 //! one.
 
-use crate::engine::parts::attempts::Attempts;
+use crate::engine::parts::pending::Attempts;
 use crate::engine::parts::pending::PendingDelivery;
 use crate::message::batch::{Batch, BatchSlice};
 use crate::message::{Address, Delivery, MessageId};

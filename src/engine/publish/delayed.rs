@@ -2,8 +2,9 @@
 //! timer wheel.
 
 use crate::engine::base::contain::discard;
+use crate::engine::parts::delayed::Delayed;
 use crate::engine::publish::admit::Admitted;
-use crate::engine::state::topic::{Delayed, TopicCore};
+use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::fire::Tag;
 use crate::message::batch::{DeferredDrops, QueueEntry};
 use crate::message::meta::Meta;

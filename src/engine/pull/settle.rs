@@ -19,10 +19,10 @@
 
 use std::iter;
 
-use crate::engine::parts::attempts::Attempts;
 use crate::engine::parts::handler::{FailedCall, FailureCause};
 use crate::engine::parts::leases::{Alarm, Leases};
 use crate::engine::parts::outstanding::Granted;
+use crate::engine::parts::pending::Attempts;
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::runtime::context::{self, Inside};
 use crate::engine::state::keyed::{KeyedLane, State};

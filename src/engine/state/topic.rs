@@ -1,12 +1,10 @@
 //! A topic: the state that its publishers, its dispatcher and its lanes share.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
 use crate::engine::base::cell::{Cell, Setting};
 use crate::engine::base::contain::{PolicyInUse, SharedPolicy, SharedStrategy, StrategyInUse};
 use crate::engine::base::counters::{DeliveryCounts, TopicBooks};
 use crate::engine::base::gate::Gate;
+use crate::engine::parts::delayed::DelayedMessages;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::bus::Bus;
 use crate::engine::runtime::directory::{Live, LiveSettings, TopicSettings};
@@ -19,102 +17,15 @@ use crate::engine::state::partition_set::Split;
 use crate::engine::state::roll::Roll;
 use crate::engine::wait::waiters::Waiters;
 use crate::message::MessageId;
-use crate::message::batch::{Accepted, QueueEntry};
-use crate::message::meta::Meta;
+use crate::message::batch::QueueEntry;
 use crate::observe::event::{About, EventKind, Record, Subject};
 use crate::pure::decide::lifecycle::Status;
-use crate::pure::wheel::TimerKey;
-use crate::pure::wheel::arena::Arena;
 use crate::pure::words::ending::Ending;
 use crate::pure::words::handles::Handles;
 use crate::pure::words::schedule::Then;
 use crate::pure::words::start::Starts;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Slot, in_order};
-
-/// A message on the timer wheel, by `publish_after`.
-pub(crate) struct Delayed<T> {
-    pub(crate) message: Accepted<T>,
-    pub(crate) meta: Option<Box<Meta>>,
-    pub(crate) timer: TimerKey,
-    pub(crate) route: Option<u64>,
-}
-
-/// Hashes ids, which the topic gives out itself: nobody can choose ids that collide.
-#[derive(Default)]
-pub(crate) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes
-            .iter()
-            .for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        // An odd number without a pattern spreads neighbors over the upper bits.
-        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
-/// The messages on the timer wheel, by the tag of their timer.
-pub(crate) struct DelayedMessages<T> {
-    /// Each in a box: a page of large payloads would overflow a stack.
-    messages: Arena<Box<Delayed<T>>>,
-    tags: HashMap<MessageId, u32, BuildHasherDefault<IdHasher>>,
-}
-
-impl<T> DelayedMessages<T> {
-    fn new() -> Self {
-        Self {
-            messages: Arena::new(),
-            tags: HashMap::default(),
-        }
-    }
-
-    /// Adds a message, whose timer `set_timer` sets for this tag.
-    pub(crate) fn add(
-        &mut self,
-        message: Box<Delayed<T>>,
-        set_timer: impl FnOnce(u32) -> TimerKey,
-    ) {
-        let id = message.message.stamp.id;
-        let tag = self.messages.insert(message);
-        self.tags.insert(id, tag);
-        let timer = set_timer(tag);
-        if let Some(message) = self.messages.get_mut(tag) {
-            message.timer = timer;
-        }
-    }
-
-    /// Takes out the message with this tag.
-    pub(crate) fn take(&mut self, tag: u32) -> Option<Box<Delayed<T>>> {
-        let message = self.messages.remove(tag)?;
-        self.tags.remove(&message.message.stamp.id);
-        Some(message)
-    }
-
-    /// Takes out a message, if `cancel` takes its timer back.
-    pub(crate) fn take_back(
-        &mut self,
-        id: MessageId,
-        cancel: impl FnOnce(TimerKey) -> bool,
-    ) -> Option<Box<Delayed<T>>> {
-        let tag = *self.tags.get(&id)?;
-        let timer = self.messages.get(tag)?.timer;
-        cancel(timer).then(|| self.take(tag)).flatten()
-    }
-
-    /// Takes everything out.
-    pub(crate) fn take_all(&mut self) -> Vec<Box<Delayed<T>>> {
-        self.tags = HashMap::default();
-        self.messages.drain().collect()
-    }
-}
 
 /// The list of a topic's lanes.
 pub(crate) type Lanes<T> = Vec<Arc<Lane<T>>>;

@@ -25,7 +25,9 @@ use crate::sync::{Arc, Instant};
 use crate::types::config::Unsubscribe;
 use crate::types::duration::nanos;
 use crate::types::error::SettingError;
-use crate::types::error::recv::{EndedError, RecvError, RecvTimeoutError, TryRecvError};
+#[cfg(feature = "async")]
+use crate::types::error::recv::EndedError;
+use crate::types::error::recv::{RecvError, RecvTimeoutError, TryRecvError};
 
 /// The settings of a [`PullSubscription`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
