@@ -49,7 +49,7 @@ fn joining_with_an_equal_strategy_or_retry_policy_is_no_clash() {
     assert_eq!(immediate, Some("strategy"));
     assert_eq!(clash(&broker, |topic| topic.retry(sorted.clone())), None);
     let unsorted = clash(&broker, |topic| topic.retry(patient));
-    assert_eq!(unsorted, Some("retry policy"));
+    assert_eq!(unsorted, Some("retry"));
     assert_balanced(&broker);
 }
 
@@ -107,10 +107,10 @@ fn policies_that_cannot_be_compared_clash() {
     let decide = |_: &FailedAttempt<'_>| Decision::Exhausted;
     topic.set_retry(retry_fn(decide)).unwrap();
     let closures = clash(&broker, |topic| topic.retry(retry_fn(decide)));
-    assert_eq!(closures, Some("retry policy"));
+    assert_eq!(closures, Some("retry"));
     topic.set_retry(Touchy).unwrap();
     let touchy = clash(&broker, |topic| topic.retry(Touchy));
-    assert_eq!(touchy, Some("retry policy"));
+    assert_eq!(touchy, Some("retry"));
     assert_balanced(&broker);
 }
 
@@ -467,7 +467,7 @@ fn a_change_that_clashes_is_refused_as_the_builder_refuses_it() {
     let batches = batches
         .subscribe_batches(Batched::of(10), |_| Ok(()))
         .unwrap();
-    assert_eq!(refused(batches.set_capacity(9)), "batch size");
+    assert_eq!(refused(batches.set_capacity(9)), "batch_size");
     batches.set_capacity(10).unwrap();
     let pull = topic.subscription("p").pull(Pull::default().credits(8));
     let pull = pull.unwrap();

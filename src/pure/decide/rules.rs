@@ -52,7 +52,7 @@ pub(crate) fn check_batch_size(size: Option<usize>, capacity: u32) -> Result<(),
     match size {
         Some(size) if size > capacity as usize => {
             let rule = "must not exceed the lane's capacity, or it would never fill";
-            Err(SettingError::new("batch size", size, rule))
+            Err(SettingError::new("batch_size", size, rule))
         }
         _ => Ok(()),
     }
