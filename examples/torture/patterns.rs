@@ -18,7 +18,7 @@ use crate::life::{Actor, Life};
 use crate::shot::Shot;
 use crate::temper::{Handler, Temper};
 use crate::verdict::{check, fail, same};
-use crate::witness::{Counted, Seat, Witness};
+use crate::witness::{Counted, Promise, Seat, Witness};
 
 /// Subscriptions that a follower has at a time.
 const HELD: usize = 3;
@@ -68,10 +68,10 @@ impl Held {
     fn begin(
         builder: PatternSubscriptionBuilder<'_, Shot>,
         eyes: Eyes,
-        random: &mut Rng,
+        kind: u32,
     ) -> Result<Self, SubscribeError> {
         let call = move |delivery: &Delivery<'_, Shot>| eyes.call(delivery);
-        match random.u32(..3) {
+        match kind {
             0 => builder.subscribe(call).map(Self::One),
             1 => builder.concurrency(1).subscribe(call).map(Self::One),
             _ => {
@@ -117,8 +117,10 @@ impl Followed {
         let name = format!("pattern-{}", NEXT.fetch_add(1, Relaxed));
         let patterns: Vec<_> = (0..random.u32(1..=2)).map(|_| any(random)).collect();
         let capacity = random.usize(1..64);
+        let kind = random.u32(..3);
         let notes = Arc::new(Notes {
             capacity,
+            by_key: kind > 0,
             fails: life.faults.has(Fault::Errors) && random.bool(),
             panics: life.faults.has(Fault::Panics),
             patterns: Mutex::new(patterns.iter().map(|text| parsed(text)).collect()),
@@ -145,7 +147,7 @@ impl Followed {
         for pattern in patterns {
             builder = builder.matching(pattern);
         }
-        let held = is_open(Held::begin(builder, eyes, random))?;
+        let held = is_open(Held::begin(builder, eyes, kind))?;
         let followed = Self {
             held,
             notes,
@@ -226,6 +228,8 @@ impl Followed {
 /// What is known of one subscription, for all to see.
 struct Notes {
     capacity: usize,
+    /// Only messages of one key come in order.
+    by_key: bool,
     fails: bool,
     panics: bool,
     /// A call for a topic that none of them matches is one too many.
@@ -310,7 +314,10 @@ impl Eyes {
             return Some(Arc::clone(handler));
         }
         let ledger = self.ledger(number)?;
-        let promise = ledger.promise(self.notes.capacity);
+        let promise = Promise {
+            by_key: self.notes.by_key,
+            ..ledger.promise(self.notes.capacity)
+        };
         let seat = Seat::new(delivery.topic().to_owned(), promise);
         ledger.join(&seat);
         lock(&self.notes.slots).push(Arc::clone(&seat));
