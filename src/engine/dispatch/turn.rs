@@ -79,7 +79,7 @@ impl<T: Send + Sync + 'static> Fire for TopicCore<T> {
         let Tag::Parked(index) = tag else {
             return self.schedule();
         };
-        let due = self.delayed.lock().take(index);
+        let due = self.delayed().lock().take(index);
         if let Some(due) = due {
             self.publish_due(*due);
         }

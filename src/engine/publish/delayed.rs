@@ -58,7 +58,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         });
         // The lock is held while the timer is set, so that the deadline can't come before the
         // entry knows its timer key.
-        let mut delayed = self.delayed.lock();
+        let mut delayed = self.delayed().lock();
         delayed.add(entry, |tag| {
             let target = Arc::clone(self) as _;
             self.engine.set_timer(delay_ns, Tag::Parked(tag), target)
@@ -93,7 +93,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// queue early. It can't happen, because a message is taken back only if its timer is.
     pub(crate) fn cancel_delayed(&self, id: MessageId) -> Result<Message<T>, NotDelayedError> {
         let cancel = |timer| self.engine.timer.cancel_parked(timer);
-        let cancelled = self.delayed.lock().take_back(id, cancel);
+        let cancelled = self.delayed().lock().take_back(id, cancel);
         let Delayed {
             message, mut meta, ..
         } = *cancelled.ok_or(NotDelayedError)?;
@@ -108,7 +108,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Drops and counts the delayed messages, after the broker has stopped.
     pub(crate) fn drop_delayed(&self) {
-        let delayed = self.delayed.lock().take_all();
+        let delayed = self.delayed().lock().take_all();
         for entry in delayed {
             self.engine.timer.cancel_parked(entry.timer);
             self.books.delayed.sub(1);

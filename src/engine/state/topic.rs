@@ -57,7 +57,8 @@ pub(crate) struct TopicCore<T> {
     pub(crate) strategy: Slot<StrategyInUse>,
     pub(crate) retry: Slot<PolicyInUse>,
     pub(crate) waiters: Waiters,
-    pub(crate) delayed: Mutex<DelayedMessages<T>>,
+    /// Made when it is first needed.
+    delayed: OnceLock<Box<Mutex<DelayedMessages<T>>>>,
     /// Made when they are first needed.
     letters: OnceLock<Box<DeadLetterState<T>>>,
     /// Written for every batch: kept off the lines that publishers read.
@@ -96,7 +97,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             strategy: Slot::new(strategy),
             retry: Slot::new(retry),
             waiters: Waiters::new(),
-            delayed: Mutex::new(DelayedMessages::new()),
+            delayed: OnceLock::new(),
             letters: OnceLock::new(),
             books: CachePadded::new(TopicBooks::default()),
             handles: Cell::new(Handles::NONE),
@@ -259,6 +260,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let record = record(Arc::clone(&self.name));
             self.bus().send(Box::new(Record { about, ..record }));
         }
+    }
+
+    /// Returns the delayed messages.
+    pub(crate) fn delayed(&self) -> &Mutex<DelayedMessages<T>> {
+        self.delayed
+            .get_or_init(|| Box::new(Mutex::new(DelayedMessages::new())))
     }
 
     /// Returns the store of dead letters.
