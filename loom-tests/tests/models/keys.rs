@@ -157,7 +157,10 @@ fn parked(letters: u32, fails: fn(&Delivery<'_, u32>) -> bool) -> (Broker, Topic
     let lane = lane.on_exhausted(OnExhausted::ParkKey);
     // Not by the lane's own runner, which files what comes back before it goes on.
     let handler = scribe(&log, fails);
-    lane.concurrency(1).subscribe_shared(handler).unwrap().detach();
+    lane.concurrency(1)
+        .subscribe_shared(handler)
+        .unwrap()
+        .detach();
     for number in 1..=letters {
         publish(&topic, number);
     }

@@ -128,7 +128,7 @@ fn a_receiver_that_falls_asleep_hears_of_a_message() {
     model("pull, publish", most, || {
         let broker = threaded();
         let (topic, worker) = pulled(&broker, Pull::default().ack_deadline(NEVER));
-        let publisher = thread::spawn(move || drop(topic.publish(1).unwrap()));
+        let publisher = thread::spawn(move || topic.publish(1).map(drop).unwrap());
         assert_eq!(worker.recv().unwrap().ack(), Ok(()));
         publisher.join().unwrap();
         drop(worker);
