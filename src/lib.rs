@@ -139,6 +139,7 @@ pub use topic::builder::{MAX_PAYLOAD, TopicBuilder};
 pub use topic::draining::Drain;
 pub use topic::letters::dead_letters::{DeadLetter, DeadLetters, PastFailure};
 pub use topic::letters::redrive::{Redrive, RedriveOptions};
+pub use topic::options::TopicOptions;
 #[cfg(feature = "async")]
 pub use topic::publishing::batch_futures::PublishBatch;
 #[cfg(feature = "async")]

@@ -13,8 +13,8 @@ use crate::harness::{
 };
 use millstream::{
     Backoff, Batched, Broker, Delivery, DeliveryBatch, LaneFull, Nack, OnExhausted, OnFailure,
-    PublishError, Pull, PullSubscription, RecvError, RecvTimeoutError, SubscribeError,
-    SubscriptionOptions, Topic, TryRecvError, Unsubscribe, Unsubscribed,
+    OpenError, PublishError, Pull, PullSubscription, RecvError, RecvTimeoutError, SubscribeError,
+    SubscriptionOptions, Topic, TopicOptions, TryRecvError, Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -835,4 +835,71 @@ fn members_of_all_kinds_share_a_group() {
     );
     group.unsubscribe(Unsubscribe::Cancel);
     assert_balanced(&broker);
+}
+
+// Topics.
+
+#[test]
+fn a_hundred_topics_share_one_value_and_are_joined_by_it() {
+    let (broker, _clock) = manual();
+    let options = TopicOptions::new()
+        .capacity(2)
+        .ttl(HOUR)
+        .strategy(Batched::of(2).linger(HOUR))
+        .retry(millstream::retry_fn(|_| unreachable!("nothing fails")));
+    let open = |number: u32| {
+        let topic = broker.topic::<u32>(&format!("tenant.{number}"));
+        topic.options(&options).open().expect("opens, or joins")
+    };
+    let topics: Vec<_> = (0..100).map(open).collect();
+    for (number, topic) in topics.iter().enumerate() {
+        topic.publish_batch([1, 2]).expect("there is room");
+        let full = open(number as u32).publish(3);
+        assert!(
+            matches!(full, Err(PublishError::Full(3))),
+            "the capacity is the value's"
+        );
+    }
+    let larger = broker
+        .topic::<u32>("tenant.0")
+        .options(&options)
+        .capacity(3);
+    let clash = larger.open().expect_err("another capacity");
+    assert!(matches!(
+        clash,
+        OpenError::Clash {
+            setting: "capacity",
+            ..
+        }
+    ));
+    let larger = broker.topic::<u32>("larger").options(&options).capacity(3);
+    let larger = larger.open().expect("it is the builder's own");
+    larger.publish_batch([1, 2, 3]).expect("there is room");
+    broker.run_until_idle();
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_value_that_makes_no_sense_is_refused_when_a_topic_is_opened() {
+    let (broker, _clock) = manual();
+    let refused = |options: &TopicOptions| {
+        let topic = broker.topic::<u32>("t").options(options);
+        match topic.open().expect_err("refused") {
+            OpenError::Invalid(invalid) => invalid.setting().to_owned(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let options = TopicOptions::new();
+    assert_eq!(refused(&options.clone().capacity(0)), "capacity");
+    assert_eq!(refused(&options.clone().partitions(0)), "partitions");
+    assert_eq!(refused(&options.clone().ttl(Duration::ZERO)), "ttl");
+    assert_eq!(
+        refused(&options.clone().strategy(Batched::of(0))),
+        "batch_size"
+    );
+    broker
+        .topic::<u32>("t")
+        .options(&options)
+        .open()
+        .expect("it is the default");
 }

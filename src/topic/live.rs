@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::sync::Arc;
 use crate::topic::Topic;
-use crate::topic::builder::{check_overflow, check_partitions};
+use crate::topic::options::{check_overflow, check_partitions};
 use crate::types::config::Overflow;
 use crate::types::duration::check_ttl;
 use crate::types::error::SettingError;

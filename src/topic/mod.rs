@@ -7,6 +7,7 @@ pub(crate) mod draining;
 pub(crate) mod end;
 pub(crate) mod letters;
 pub(crate) mod live;
+pub(crate) mod options;
 pub(crate) mod publishing;
 
 use std::any::type_name;
@@ -23,7 +24,7 @@ use crate::pure::policy::strategy::Strategy;
 use crate::subscription::Subscription;
 use crate::subscription::builder::SubscriptionBuilder;
 use crate::sync::{Arc, mutant};
-use crate::topic::builder::check_partitions;
+use crate::topic::options::check_partitions;
 use crate::types::error::{PartitionsError, SettingError, SubscribeError};
 
 /// A handle to a typed topic. Clone it freely, and publish from any thread.

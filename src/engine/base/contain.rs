@@ -75,10 +75,11 @@ pub(crate) struct StrategyInUse {
 }
 
 impl StrategyInUse {
-    /// Returns whether the two decide alike, as far as they say so.
-    pub(crate) fn agrees(&self, other: &Self) -> bool {
+    /// Returns whether the two are one, or decide alike as far as they say so.
+    pub(crate) fn agrees(self: &Arc<Self>, other: &Arc<Self>) -> bool {
         // The values are compared, not the boxes, which are strategies as well.
-        contain(|| (**self.strategy).equals(&**other.strategy)).unwrap_or(false)
+        Arc::ptr_eq(self, other)
+            || contain(|| (**self.strategy).equals(&**other.strategy)).unwrap_or(false)
     }
 }
 
@@ -122,10 +123,10 @@ impl<V> Contained<V> {
 }
 
 impl PolicyInUse {
-    /// Returns whether the two decide alike, as far as they say so.
-    pub(crate) fn agrees(&self, other: &Self) -> bool {
+    /// Returns whether the two are one, or decide alike as far as they say so.
+    pub(crate) fn agrees(self: &Arc<Self>, other: &Arc<Self>) -> bool {
         // The values are compared, not the boxes, which are policies as well.
-        contain(|| (***self).equals(&***other)).unwrap_or(false)
+        Arc::ptr_eq(self, other) || contain(|| (****self).equals(&****other)).unwrap_or(false)
     }
 }
 

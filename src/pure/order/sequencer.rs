@@ -660,7 +660,7 @@ mod tests {
         all.file(4, None, Class::Again, 4);
         assert_eq!(all.take_oldest_new(2), [1, 2]);
         assert_eq!(all.take_oldest_new(9), [3]);
-        assert_eq!(take(&mut all, 1, PerKey::All), [20]);
+        assert_eq!(take(&mut all, 1, PerKey::All), [4]);
         assert_eq!(take(&mut all, 9, PerKey::All), [20]);
     }
 
