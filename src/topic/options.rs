@@ -127,7 +127,7 @@ macro_rules! topic_setters {
         /// delivery](crate::docs::delivery#partitions) says how that was measured. Measure before you
         /// split.
         ///
-        /// [`Topic::set_partitions`] changes the number while traffic runs.
+        /// [`Topic::set_partitions`](crate::Topic::set_partitions) changes the number while traffic runs.
         pub fn partitions(mut self, partitions: usize) -> Self {
             self.options_mut().partitions = Some(partitions);
             self
