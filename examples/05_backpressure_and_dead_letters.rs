@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use millstream::{Backoff, Broker, DeadReason, Nack, Overflow, PublishError};
+use millstream::dead_letters::DeadReason;
+use millstream::{Backoff, Broker, Nack, Overflow, PublishError};
 
 const SOON: Duration = Duration::from_secs(10);
 

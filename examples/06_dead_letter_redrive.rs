@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use millstream::{Backoff, Broker, DeadReason, Nack};
+use millstream::dead_letters::DeadReason;
+use millstream::{Backoff, Broker, Nack};
 
 const SOON: Duration = Duration::from_secs(10);
 

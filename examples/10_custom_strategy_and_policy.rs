@@ -7,10 +7,10 @@ use std::error::Error;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use millstream::{
-    Backlog, Broker, Decision, FailedAttempt, FlushCause, ManualClock, Nack, Plan, RetryPolicy,
-    SettingError, Strategy,
-};
+use millstream::error::SettingError;
+use millstream::retry::{Decision, FailedAttempt, RetryPolicy};
+use millstream::strategy::{Backlog, FlushCause, Plan, Strategy};
+use millstream::{Broker, ManualClock, Nack};
 
 const MS: Duration = Duration::from_millis(1);
 

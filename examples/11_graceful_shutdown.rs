@@ -7,7 +7,8 @@
 use std::error::Error;
 use std::time::Duration;
 
-use millstream::{Backoff, Batched, Broker, DrainError, Nack, PublishError};
+use millstream::error::DrainError;
+use millstream::{Backoff, Batched, Broker, Nack, PublishError};
 
 const SOON: Duration = Duration::from_secs(10);
 

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use millstream::{Batched, Broker, Delivery, Nack, SubscribeError, Subscription, Topic};
+use millstream::error::SubscribeError;
+use millstream::{Batched, Broker, Delivery, Nack, Subscription, Topic};
 
 const NUMBERS: u64 = 4_000;
 

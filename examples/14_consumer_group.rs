@@ -8,7 +8,8 @@ use std::error::Error;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millstream::{Broker, ConsumerGroup, Member, Nack, PublishError, SubscribeError};
+use millstream::error::SubscribeError;
+use millstream::{Broker, ConsumerGroup, Member, Nack, PublishError};
 
 const SOON: Duration = Duration::from_secs(10);
 const DEVICES: u64 = 24;

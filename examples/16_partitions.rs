@@ -8,7 +8,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use millstream::{Broker, Overflow, PartitionsError, Topic, key_hash};
+use millstream::error::PartitionsError;
+use millstream::{Broker, Overflow, Topic, key_hash};
 
 const ACCOUNTS: u32 = 20;
 const ORDERS: u32 = 5_000;

@@ -5,7 +5,8 @@
 use std::error::Error;
 use std::time::Duration;
 
-use millstream::{Backoff, Broker, ManualClock, Nack, Pull, StaleError, TryRecvError};
+use millstream::error::{StaleError, TryRecvError};
+use millstream::{Backoff, Broker, ManualClock, Nack, Pull};
 
 const SECOND: Duration = Duration::from_secs(1);
 

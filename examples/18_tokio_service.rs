@@ -7,7 +7,9 @@
 use std::error::Error;
 use std::time::Duration;
 
-use millstream::{Broker, LeaseStream, Nack, Overflow, Pull, StaleError};
+use millstream::error::StaleError;
+use millstream::pull::LeaseStream;
+use millstream::{Broker, Nack, Overflow, Pull};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 

@@ -47,7 +47,7 @@
 //! | a topic is full | its [`Overflow`] policy decides; the payload comes back by default |
 //! | a lane is full | the subscription's [`LaneFull`] policy decides; by default the topic waits, without occupying a worker |
 //! | nobody subscribes | the topic's [`NoSubscribers`] policy decides |
-//! | a handler fails or panics, or a [`Lease`] is nacked, dropped or late | the [`RetryPolicy`] decides; by default there are three attempts, 250 ms times the attempt apart, then the [`DeadLetters`] |
+//! | a handler fails or panics, or a [`Lease`] is nacked, dropped or late | the [`RetryPolicy`](retry::RetryPolicy) decides; by default there are three attempts, 250 ms times the attempt apart, then the [`DeadLetters`] |
 //! | later deliveries wait behind a failed one | the subscription's [`OnFailure`] decides; by default they go on |
 //! | a handler can't do it now | it returns [`Nack::snooze`] or [`Nack::requeue`], which count no attempt: after a while, or at the end of the line |
 //! | a message grows old | its time to live ([`TopicBuilder::ttl`], [`MessageBuilder::ttl`]) ends it by itself, or sends it to the dead letters ([`OnExpired`]) |
@@ -95,9 +95,8 @@ mod sync;
 mod topic;
 mod types;
 
+pub use broker::Broker;
 pub use broker::builder::BrokerBuilder;
-pub use broker::dead_letters::{BrokerDeadLetters, DeadLetterInfo};
-pub use broker::{Broker, Observation};
 pub use engine::base::clock::ManualClock;
 pub use engine::track::tracker::Outcome;
 pub use message::delivery_batch::{Deliveries, DeliveryBatch};
@@ -107,60 +106,108 @@ pub use message::outgoing::Message;
 #[cfg(feature = "async")]
 pub use message::owned::OwnedDelivery;
 pub use message::{BatchReceipt, Delivery, MessageId, Receipt};
-pub use observe::event::{DropCause, Event, EventKind, Hook};
-pub use observe::latency::LatencySummary;
-pub use observe::metrics::{
-    DeliveryCounts, ImbalanceError, MemberMetrics, Metrics, SubscriptionMetrics, TopicMetrics,
-};
-pub use observe::owned::OwnedEvent;
+pub use observe::metrics::Metrics;
 pub use pure::decide::key_hash::key_hash;
-pub use pure::decide::lifecycle::Status;
-pub use pure::policy::chosen::{RetryFn, StrategyFn, retry_fn, strategy_fn};
-pub use pure::policy::retry::{Backoff, Class, Decision, FailedAttempt, FailureKind, RetryPolicy};
-pub use pure::policy::strategy::{Backlog, Batched, FlushCause, Immediate, Plan, Strategy};
+pub use pure::policy::retry::Backoff;
+pub use pure::policy::strategy::{Batched, Immediate};
 pub use subscription::builder::SubscriptionBuilder;
 pub use subscription::builder::pattern::PatternSubscriptionBuilder;
-#[cfg(feature = "async")]
-pub use subscription::ends::UnsubscribeFuture;
 pub use subscription::group::ConsumerGroup;
-pub use subscription::group::member::{Member, MemberBuilder};
-pub use subscription::group::pattern::{PatternGroup, PatternMemberBuilder};
+pub use subscription::group::member::Member;
 pub use subscription::options::SubscriptionOptions;
 pub use subscription::pattern::PatternSubscription;
-#[cfg(feature = "async")]
-pub use subscription::pull::futures::{LeaseStream, Recv, RecvBatch};
 pub use subscription::pull::lease::Lease;
-pub use subscription::pull::lease_batch::{IntoLeases, LeaseBatch};
-pub use subscription::pull::{Leases, Pull, PullSubscription};
+pub use subscription::pull::{Pull, PullSubscription};
 pub use subscription::{Subscription, Unsubscribed};
 pub use topic::Topic;
 pub use topic::builder::{MAX_PAYLOAD, TopicBuilder};
-#[cfg(feature = "async")]
-pub use topic::draining::Drain;
-pub use topic::letters::dead_letters::{DeadLetter, DeadLetters, PastFailure};
-pub use topic::letters::redrive::{Redrive, RedriveOptions};
+pub use topic::letters::dead_letters::DeadLetters;
 pub use topic::options::TopicOptions;
-#[cfg(feature = "async")]
-pub use topic::publishing::batch_futures::PublishBatch;
-#[cfg(feature = "async")]
-pub use topic::publishing::futures::Publish;
 pub use topic::publishing::message::MessageBuilder;
 pub use topic::publishing::publisher::BufferedPublisher;
 pub use topic::publishing::tracked::Tracked;
 pub use types::config::{
-    DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired,
-    OnFailure, Overflow, Unkeyed, Unsubscribe,
+    Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow,
+    Unkeyed, Unsubscribe,
 };
-pub use types::error::recv::{EndedError, RecvError, RecvTimeoutError, TryRecvError};
-pub use types::error::{
-    AttachError, BuildError, DrainError, NotDelayedError, ObserveError, OpenError, PartitionsError,
-    PublishBatchError, PublishError, RemoveError, SettingError, StaleError, SubscribeError,
-    UnknownPatternError, UnsettledError,
-};
-pub use types::name::{MAX_NAME_LEN, NameError, PatternError};
+pub use types::error::PublishError;
+pub use types::name::MAX_NAME_LEN;
 pub use types::pattern::Pattern;
-pub use types::reason::DeadReason;
-pub use types::report::DrainReport;
+
+/// Retry policies of your own. [`Backoff`] is the one that comes with the crate.
+pub mod retry {
+    pub use crate::pure::policy::chosen::{RetryFn, retry_fn};
+    pub use crate::pure::policy::retry::{
+        Class, Decision, FailedAttempt, FailureKind, RetryPolicy,
+    };
+}
+
+/// Strategies of your own. [`Immediate`] and [`Batched`] come with the crate.
+pub mod strategy {
+    pub use crate::pure::policy::chosen::{StrategyFn, strategy_fn};
+    pub use crate::pure::policy::strategy::{Backlog, FlushCause, Plan, Strategy};
+}
+
+/// Errors. [`PublishError`] is beside the other names of the tour.
+pub mod error {
+    pub use crate::observe::metrics::ImbalanceError;
+    pub use crate::types::error::recv::{EndedError, RecvError, RecvTimeoutError, TryRecvError};
+    pub use crate::types::error::{
+        AttachError, BuildError, DrainError, NotDelayedError, ObserveError, OpenError,
+        PartitionsError, PublishBatchError, RemoveError, SettingError, StaleError, SubscribeError,
+        UnknownPatternError, UnsettledError,
+    };
+    pub use crate::types::name::{NameError, PatternError};
+}
+
+/// Events, which [`Broker::observe`] delivers.
+pub mod event {
+    pub use crate::broker::Observation;
+    pub use crate::observe::event::{DropCause, Event, EventKind, Hook};
+    pub use crate::observe::owned::OwnedEvent;
+    pub use crate::pure::decide::lifecycle::Status;
+}
+
+/// The parts of [`Metrics`], and the report of a drain.
+pub mod metrics {
+    pub use crate::observe::latency::LatencySummary;
+    pub use crate::observe::metrics::{
+        DeliveryCounts, MemberMetrics, SubscriptionMetrics, TopicMetrics,
+    };
+    pub use crate::types::report::DrainReport;
+}
+
+/// The leases of a [`PullSubscription`], in batches and as iterators, futures and streams.
+pub mod pull {
+    pub use crate::subscription::pull::Leases;
+    #[cfg(feature = "async")]
+    pub use crate::subscription::pull::futures::{LeaseStream, Recv, RecvBatch};
+    pub use crate::subscription::pull::lease_batch::{IntoLeases, LeaseBatch};
+}
+
+/// Members of consumer groups, and groups by pattern.
+pub mod group {
+    pub use crate::subscription::group::member::MemberBuilder;
+    pub use crate::subscription::group::pattern::{PatternGroup, PatternMemberBuilder};
+}
+
+/// Dead letters: those of a topic, and those of all topics of a broker.
+pub mod dead_letters {
+    pub use crate::broker::dead_letters::{BrokerDeadLetters, DeadLetterInfo};
+    pub use crate::topic::letters::dead_letters::{DeadLetter, PastFailure};
+    pub use crate::topic::letters::redrive::{Redrive, RedriveOptions};
+    pub use crate::types::config::DeadLetterOverflow;
+    pub use crate::types::reason::DeadReason;
+}
+
+/// Futures of calls that wait (feature `async`).
+#[cfg(feature = "async")]
+pub mod futures {
+    pub use crate::subscription::ends::UnsubscribeFuture;
+    pub use crate::topic::draining::Drain;
+    pub use crate::topic::publishing::batch_futures::PublishBatch;
+    pub use crate::topic::publishing::futures::Publish;
+}
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual, threaded};
 use futures_core::Stream;
-use millstream::{
-    Broker, EndedError, Nack, Overflow, PublishError, Pull, PullSubscription, Topic, TryRecvError,
-};
-use millstream::{DrainError, Message, NoSubscribers, Unsubscribe};
+use millstream::error::DrainError;
+use millstream::error::{EndedError, TryRecvError};
+use millstream::{Broker, Nack, Overflow, PublishError, Pull, PullSubscription, Topic};
+use millstream::{Message, NoSubscribers, Unsubscribe};
 
 const BLOCK: Overflow = Overflow::Block {
     timeout: Duration::from_millis(1),

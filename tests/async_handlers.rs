@@ -12,9 +12,9 @@ use std::time::Duration;
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
+use millstream::error::SubscribeError;
 use millstream::{
-    Backoff, Broker, Nack, OnExhausted, OnFailure, OwnedDelivery, SubscribeError, Topic,
-    Unsubscribe, Unsubscribed,
+    Backoff, Broker, Nack, OnExhausted, OnFailure, OwnedDelivery, Topic, Unsubscribe, Unsubscribed,
 };
 use parking_lot::Mutex;
 

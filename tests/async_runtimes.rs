@@ -12,9 +12,10 @@ use tokio::runtime::{Builder, Handle};
 use tokio::time::{sleep, timeout};
 
 use crate::harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual};
+use millstream::retry::FailureKind;
 use millstream::{
-    Backoff, Broker, BrokerBuilder, FailureKind, ManualClock, Nack, Overflow, OwnedDelivery, Pull,
-    Subscription, Topic, Unsubscribe,
+    Backoff, Broker, BrokerBuilder, ManualClock, Nack, Overflow, OwnedDelivery, Pull, Subscription,
+    Topic, Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);

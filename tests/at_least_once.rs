@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
+use millstream::event::Status;
 use millstream::{
-    Backoff, Batched, Immediate, LaneFull, Nack, Overflow, PublishError, Status, Topic, Unsubscribe,
+    Backoff, Batched, Immediate, LaneFull, Nack, Overflow, PublishError, Topic, Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use crate::harness::{HANG, HOUR, Log, assert_rests_balanced, manual, threaded};
-use millstream::{AttachError, Delivery, Pull, RecvTimeoutError, Unsubscribe, Unsubscribed};
+use millstream::error::{AttachError, RecvTimeoutError};
+use millstream::{Delivery, Pull, Unsubscribe, Unsubscribed};
 
 #[test]
 fn a_detached_pull_keeps_its_deliveries_until_it_is_attached() {

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
-use millstream::{
-    Backoff, Batched, Broker, DeadReason, DeliveryCounts, FailureKind, Nack, Topic, Unsubscribe,
-    Unsubscribed,
-};
+use millstream::dead_letters::DeadReason;
+use millstream::metrics::DeliveryCounts;
+use millstream::retry::FailureKind;
+use millstream::{Backoff, Batched, Broker, Nack, Topic, Unsubscribe, Unsubscribed};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -406,7 +406,7 @@ fn a_letter_an_event_and_the_policy_get_an_error_with_its_causes() {
         let seen = seen.clone();
         move |failed| {
             seen.push(failed.text().to_owned());
-            millstream::Class::DeadLetter
+            millstream::retry::Class::DeadLetter
         }
     });
     let topic = broker.topic::<u32>("t").retry(policy).open();
@@ -414,7 +414,7 @@ fn a_letter_an_event_and_the_policy_get_an_error_with_its_causes() {
     let _observation = broker.observe({
         let told = told.clone();
         move |event| {
-            if let millstream::EventKind::Failed { error, .. } = event.kind() {
+            if let millstream::event::EventKind::Failed { error, .. } = event.kind() {
                 told.push(error.to_string());
             }
         }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::harness::{HANG, advance, assert_rests_balanced, manual, threaded};
-use millstream::{Broker, DeadReason, HeaderValue, Nack, OnExpired, Topic};
+use millstream::dead_letters::DeadReason;
+use millstream::{Broker, HeaderValue, Nack, OnExpired, Topic};
 
 const MS: Duration = Duration::from_millis(1);
 

@@ -387,7 +387,7 @@ fn what_a_lingering_flush_evicts_may_publish_through_the_same_buffer() {
 // Behind a full topic.
 
 /// Counts how often publishers were told to wait.
-fn backpressure(broker: &Broker) -> (Log<u64>, millstream::Observation) {
+fn backpressure(broker: &Broker) -> (Log<u64>, millstream::event::Observation) {
     let log = Log::new();
     let told = log.clone();
     let observation = broker.observe(move |event| {

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, HOUR, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
 };
-use millstream::{
-    Batched, DropCause, EventKind, Message, NoSubscribers, NotDelayedError, Overflow, Status,
-};
+use millstream::error::NotDelayedError;
+use millstream::event::{DropCause, EventKind, Status};
+use millstream::{Batched, Message, NoSubscribers, Overflow};
 
 const MS: Duration = Duration::from_millis(1);
 

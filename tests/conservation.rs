@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
+use millstream::metrics::{DeliveryCounts, SubscriptionMetrics, TopicMetrics};
 use millstream::{
-    Backoff, Batched, Broker, Delivery, DeliveryCounts, Histograms, Immediate, LaneFull,
-    ManualClock, Nack, NoSubscribers, OnFailure, Overflow, Pull, Subscription, SubscriptionMetrics,
-    Topic, TopicMetrics, Unsubscribe,
+    Backoff, Batched, Broker, Delivery, Histograms, Immediate, LaneFull, ManualClock, Nack,
+    NoSubscribers, OnFailure, Overflow, Pull, Subscription, Topic, Unsubscribe,
 };
 use proptest::prelude::*;
 

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, HOUR, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
+use millstream::error::{DrainError, OpenError, SubscribeError};
+use millstream::metrics::DrainReport;
 use millstream::{
-    Backoff, Batched, Broker, DrainError, DrainReport, Nack, NoSubscribers, OpenError, Overflow,
-    PublishError, SubscribeError, Subscription, Topic, Unsubscribe,
+    Backoff, Batched, Broker, Nack, NoSubscribers, Overflow, PublishError, Subscription, Topic,
+    Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);

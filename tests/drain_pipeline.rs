@@ -6,9 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use crate::harness::{HANG, Log, assert_balanced, manual, threaded};
+use millstream::error::DrainError;
+use millstream::event::EventKind;
+use millstream::metrics::DrainReport;
 use millstream::{
-    Backoff, Batched, Broker, DrainError, DrainReport, EventKind, Nack, NoSubscribers, Overflow,
-    PublishError, Pull, Topic,
+    Backoff, Batched, Broker, Nack, NoSubscribers, Overflow, PublishError, Pull, Topic,
 };
 
 const MS: Duration = Duration::from_millis(1);

@@ -7,9 +7,11 @@ use std::time::Duration;
 use crate::harness::{
     HANG, HOUR, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
 };
+use millstream::error::{DrainError, RecvError, RemoveError, SubscribeError};
+use millstream::event::EventKind;
+use millstream::metrics::DrainReport;
 use millstream::{
-    Backoff, Batched, Delivery, DrainError, DrainReport, EventKind, LaneFull, Nack, NoSubscribers,
-    Overflow, PublishError, Pull, RecvError, RemoveError, SubscribeError,
+    Backoff, Batched, Delivery, LaneFull, Nack, NoSubscribers, Overflow, PublishError, Pull,
 };
 
 const MS: Duration = Duration::from_millis(1);

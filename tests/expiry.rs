@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
 };
+use millstream::dead_letters::DeadReason;
+use millstream::event::{DropCause, EventKind};
 use millstream::{
-    Backoff, Batched, Broker, DeadReason, DropCause, EventKind, LaneFull, Nack, NoSubscribers,
-    OnExhausted, OnExpired, OnFailure, Overflow, PublishError, Pull, PullSubscription,
-    SubscriptionBuilder, Topic, Unsubscribe, Unsubscribed,
+    Backoff, Batched, Broker, LaneFull, Nack, NoSubscribers, OnExhausted, OnExpired, OnFailure,
+    Overflow, PublishError, Pull, PullSubscription, SubscriptionBuilder, Topic, Unsubscribe,
+    Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -663,7 +665,7 @@ fn keeping(broker: &Broker) -> Topic<u32> {
 
 fn reasons(topic: &Topic<u32>) -> Vec<(String, u32, DeadReason)> {
     let letters = topic.dead_letters().list().into_iter();
-    let read = |letter: millstream::DeadLetter<u32>| {
+    let read = |letter: millstream::dead_letters::DeadLetter<u32>| {
         let subscription = letter.subscription().to_owned();
         (subscription, *letter.payload(), letter.reason())
     };

@@ -3,7 +3,8 @@
 //! one, whatever calls before it have met, and the handler's own last word holds.
 
 use crate::harness::{HANG, assert_balanced, manual};
-use millstream::{Backoff, Batched, Broker, DeadReason, Nack, Pull, Subscription, Topic};
+use millstream::dead_letters::DeadReason;
+use millstream::{Backoff, Batched, Broker, Nack, Pull, Subscription, Topic};
 
 /// Begins to end the broker: from inside of a handler, so that the others of its run
 /// see it.

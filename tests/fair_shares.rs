@@ -8,8 +8,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::harness::{Log, advance, assert_balanced, manual};
+use millstream::dead_letters::Redrive;
 use millstream::{
-    Backoff, Batched, Broker, Delivery, LaneFull, Nack, OnFailure, Pull, Redrive, Subscription,
+    Backoff, Batched, Broker, Delivery, LaneFull, Nack, OnFailure, Pull, Subscription,
     SubscriptionBuilder, Topic,
 };
 
@@ -42,7 +43,7 @@ fn handler(
 
 type Subscribe = fn(SubscriptionBuilder<'_, u32>, &Log<u32>);
 
-fn detach(subscribed: Result<Subscription, millstream::SubscribeError>) {
+fn detach(subscribed: Result<Subscription, millstream::error::SubscribeError>) {
     subscribed.expect("subscribes").detach();
 }
 

@@ -9,9 +9,10 @@ use std::time::Duration;
 use crate::harness::{
     HOUR, Log, assert_balanced, assert_rests_balanced, manual, read, read_by, threaded,
 };
+use millstream::event::{EventKind, Hook, Status};
 use millstream::{
-    Backoff, Batched, Broker, Delivery, EventKind, Hook, LaneFull, Nack, NoSubscribers, Overflow,
-    Pull, Status, Topic, Unsubscribe,
+    Backoff, Batched, Broker, Delivery, LaneFull, Nack, NoSubscribers, Overflow, Pull, Topic,
+    Unsubscribe,
 };
 
 fn open(broker: &Broker) -> Topic<u32> {

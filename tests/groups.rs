@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
+use millstream::error::{SettingError, SubscribeError};
 use millstream::{
-    Backoff, Broker, ConsumerGroup, Member, Nack, OnExhausted, OnFailure, PublishError,
-    SettingError, SubscribeError, Topic, Unsubscribe, Unsubscribed,
+    Backoff, Broker, ConsumerGroup, Member, Nack, OnExhausted, OnFailure, PublishError, Topic,
+    Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);

@@ -5,6 +5,13 @@ use std::error::Error;
 use std::fmt::Debug;
 
 use crate::harness::{Log, assert_balanced, manual};
+use millstream::dead_letters::*;
+use millstream::error::*;
+use millstream::event::*;
+use millstream::metrics::*;
+use millstream::pull::*;
+use millstream::retry::*;
+use millstream::strategy::*;
 use millstream::*;
 
 fn goes<V: Send + Debug>() {}
@@ -144,11 +151,11 @@ fn a_refusal_can_be_compared_if_its_payload_can() {
 #[cfg(feature = "async")]
 #[test]
 fn every_future_goes_to_other_threads() {
-    goes::<millstream::Drain>();
-    goes::<millstream::Publish<String>>();
-    goes::<millstream::Recv<String>>();
-    goes::<millstream::RecvBatch<String>>();
-    goes::<millstream::LeaseStream<String>>();
+    goes::<millstream::futures::Drain>();
+    goes::<millstream::futures::Publish<String>>();
+    goes::<millstream::pull::Recv<String>>();
+    goes::<millstream::pull::RecvBatch<String>>();
+    goes::<millstream::pull::LeaseStream<String>>();
     is_shared::<millstream::OwnedDelivery<String>>();
 }
 

@@ -13,10 +13,14 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
+use millstream::dead_letters::DeadReason;
+use millstream::error::{DrainError, SettingError};
+use millstream::event::Observation;
+use millstream::retry::{Class, Decision, FailedAttempt, RetryPolicy};
+use millstream::strategy::{Backlog, Plan, Strategy};
 use millstream::{
-    Backlog, Backoff, Batched, Broker, Class, DeadReason, Decision, DrainError, FailedAttempt,
-    Immediate, Nack, Observation, Overflow, Plan, PublishError, RetryPolicy, SettingError,
-    Strategy, Subscription, Topic, Unsubscribe, Unsubscribed,
+    Backoff, Batched, Broker, Immediate, Nack, Overflow, PublishError, Subscription, Topic,
+    Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);

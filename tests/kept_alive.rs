@@ -4,10 +4,9 @@
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::harness::{HANG, Log, manual, threaded};
-use millstream::{
-    Backlog, Backoff, Batched, Broker, Decision, FailedAttempt, Nack, Plan, RetryPolicy, Strategy,
-    Topic, Unsubscribe,
-};
+use millstream::retry::{Decision, FailedAttempt, RetryPolicy};
+use millstream::strategy::{Backlog, Plan, Strategy};
+use millstream::{Backoff, Batched, Broker, Nack, Topic, Unsubscribe};
 
 /// What shows whether it is still there, and holds a broker.
 type Held = (Arc<()>, Broker);

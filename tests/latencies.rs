@@ -5,9 +5,11 @@
 use std::time::Duration;
 
 use crate::harness::{Log, advance, assert_balanced, manual};
+use millstream::dead_letters::DeadReason;
+use millstream::metrics::{LatencySummary, SubscriptionMetrics};
 use millstream::{
-    Backoff, Batched, Broker, DeadReason, LatencySummary, ManualClock, Nack, OnFailure, Pull,
-    PullSubscription, Subscription, SubscriptionMetrics, Topic,
+    Backoff, Batched, Broker, ManualClock, Nack, OnFailure, Pull, PullSubscription, Subscription,
+    Topic,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -74,7 +76,7 @@ impl Bench {
         let (by, log) = (clock.clone(), ages.clone());
         let builder = topic.subscription("s");
         let pushed = |subscribed: Result<Subscription, _>| {
-            let subscribed: Result<_, millstream::SubscribeError> = subscribed;
+            let subscribed: Result<_, millstream::error::SubscribeError> = subscribed;
             Taker::Pushed(subscribed.expect("subscribes"))
         };
         let each = move |d: &millstream::Delivery<'_, u32>| {

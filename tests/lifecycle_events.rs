@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
+use millstream::dead_letters::DeadLetterOverflow;
+use millstream::event::{EventKind, Observation, Status};
+use millstream::strategy::{Backlog, FlushCause, Plan, Strategy};
 use millstream::{
-    Backlog, Backoff, Batched, Broker, DeadLetterOverflow, EventKind, FlushCause, LaneFull,
-    ManualClock, MessageId, Nack, Observation, Overflow, Plan, Status, Strategy, Unsubscribe,
+    Backoff, Batched, Broker, LaneFull, ManualClock, MessageId, Nack, Overflow, Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);

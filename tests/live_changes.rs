@@ -6,10 +6,13 @@ use std::time::Duration;
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
 };
+use millstream::error::{OpenError, SettingError};
+use millstream::event::EventKind;
+use millstream::retry::{Class, Decision, FailedAttempt, RetryPolicy, retry_fn};
+use millstream::strategy::Strategy;
 use millstream::{
-    Backoff, Batched, Broker, Class, Decision, Delivery, EventKind, FailedAttempt, Immediate,
-    LaneFull, Nack, NoSubscribers, OnFailure, OpenError, Overflow, Pull, RetryPolicy, SettingError,
-    Strategy, TopicBuilder, Unsubscribe, retry_fn,
+    Backoff, Batched, Broker, Delivery, Immediate, LaneFull, Nack, NoSubscribers, OnFailure,
+    Overflow, Pull, TopicBuilder, Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);

@@ -2,7 +2,8 @@
 //! or not.
 
 use crate::harness::{HANG, assert_balanced, assert_rests_balanced};
-use millstream::{Broker, Histograms, Idle, LatencySummary};
+use millstream::metrics::LatencySummary;
+use millstream::{Broker, Histograms, Idle};
 use std::sync::mpsc;
 
 const MESSAGES: u64 = 10_000;

@@ -5,11 +5,15 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::{HANG, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use millstream::dead_letters::DeadLetterOverflow;
+use millstream::error::{
+    BuildError, NameError, OpenError, PartitionsError, RemoveError, SettingError, SubscribeError,
+};
+use millstream::retry::{Decision, FailedAttempt, RetryPolicy};
+use millstream::strategy::{Backlog, Plan, Strategy};
 use millstream::{
-    Backlog, Backoff, Batched, Broker, BuildError, DeadLetterOverflow, Decision, FailedAttempt,
-    Idle, LaneFull, MAX_NAME_LEN, ManualClock, Nack, NameError, NoSubscribers, OnExhausted,
-    OnExpired, OnFailure, OpenError, Overflow, PartitionsError, Plan, PublishError, Pull,
-    RemoveError, RetryPolicy, SettingError, Strategy, SubscribeError, Topic, TopicBuilder,
+    Backoff, Batched, Broker, Idle, LaneFull, MAX_NAME_LEN, ManualClock, Nack, NoSubscribers,
+    OnExhausted, OnExpired, OnFailure, Overflow, PublishError, Pull, Topic, TopicBuilder,
     Unsubscribe, Unsubscribed,
 };
 
@@ -1007,25 +1011,25 @@ fn handles_ask_nothing_of_their_payload() {
     fn prints<H: std::fmt::Debug>() {}
     clones_and_prints::<Topic<Mute>>();
     clones_and_prints::<millstream::DeadLetters<Mute>>();
-    clones_and_prints::<millstream::DeadLetter<Mute>>();
+    clones_and_prints::<millstream::dead_letters::DeadLetter<Mute>>();
     clones_and_prints::<millstream::PullSubscription<Mute>>();
     clones_and_prints::<millstream::Delivery<'_, Mute>>();
     prints::<millstream::BufferedPublisher<Mute>>();
     prints::<millstream::ConsumerGroup<Mute>>();
     prints::<millstream::Member>();
     prints::<millstream::Lease<Mute>>();
-    prints::<millstream::Leases<'_, Mute>>();
-    prints::<millstream::LeaseBatch<Mute>>();
-    prints::<millstream::IntoLeases<Mute>>();
+    prints::<millstream::pull::Leases<'_, Mute>>();
+    prints::<millstream::pull::LeaseBatch<Mute>>();
+    prints::<millstream::pull::IntoLeases<Mute>>();
     prints::<millstream::DeliveryBatch<'_, Mute>>();
     prints::<millstream::PatternSubscription>();
     prints::<PublishError<Mute>>();
     #[cfg(feature = "async")]
     {
         clones_and_prints::<millstream::OwnedDelivery<Mute>>();
-        prints::<millstream::Publish<Mute>>();
-        prints::<millstream::Recv<Mute>>();
-        prints::<millstream::LeaseStream<Mute>>();
+        prints::<millstream::futures::Publish<Mute>>();
+        prints::<millstream::pull::Recv<Mute>>();
+        prints::<millstream::pull::LeaseStream<Mute>>();
     }
 }
 

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
 };
+use millstream::error::OpenError;
 use millstream::{
-    Batched, Broker, Nack, NoSubscribers, OpenError, Overflow, PublishError, Topic, Unsubscribe,
+    Batched, Broker, Nack, NoSubscribers, Overflow, PublishError, Topic, Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);

@@ -11,10 +11,11 @@ use std::time::Duration;
 use crate::harness::{
     HANG, HOUR, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
+use millstream::error::{OpenError, RecvError, RecvTimeoutError, SubscribeError, TryRecvError};
 use millstream::{
     Backoff, Batched, Broker, Delivery, DeliveryBatch, LaneFull, Nack, OnExhausted, OnFailure,
-    OpenError, PublishError, Pull, PullSubscription, RecvError, RecvTimeoutError, SubscribeError,
-    SubscriptionOptions, Topic, TopicOptions, TryRecvError, Unsubscribe, Unsubscribed,
+    PublishError, Pull, PullSubscription, SubscriptionOptions, Topic, TopicOptions, Unsubscribe,
+    Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -846,7 +847,9 @@ fn a_hundred_topics_share_one_value_and_are_joined_by_it() {
         .capacity(2)
         .ttl(HOUR)
         .strategy(Batched::of(2).linger(HOUR))
-        .retry(millstream::retry_fn(|_| unreachable!("nothing fails")));
+        .retry(millstream::retry::retry_fn(|_| {
+            unreachable!("nothing fails")
+        }));
     let open = |number: u32| {
         let topic = broker.topic::<u32>(&format!("tenant.{number}"));
         topic.options(&options).open().expect("opens, or joins")

@@ -8,9 +8,12 @@ use std::time::Duration;
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
+use millstream::dead_letters::{DeadLetterOverflow, DeadReason};
+use millstream::error::SubscribeError;
+use millstream::event::EventKind;
 use millstream::{
-    Backoff, Batched, Broker, DeadLetterOverflow, DeadReason, DeliveryBatch, EventKind, LaneFull,
-    Nack, OnExhausted, OnFailure, SubscribeError, Subscription, Topic, Unsubscribe, Unsubscribed,
+    Backoff, Batched, Broker, DeliveryBatch, LaneFull, Nack, OnExhausted, OnFailure, Subscription,
+    Topic, Unsubscribe, Unsubscribed,
 };
 use proptest::prelude::*;
 

@@ -12,9 +12,12 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, read_by, threaded,
 };
+use millstream::dead_letters::DeadReason;
+use millstream::error::{BuildError, OpenError};
+use millstream::event::{DropCause, EventKind, Observation};
 use millstream::{
-    Backoff, Batched, Broker, BuildError, DeadReason, Delivery, DropCause, EventKind, LaneFull,
-    Nack, NoSubscribers, Observation, OpenError, Overflow, PublishError, Pull, Subscription, Topic,
+    Backoff, Batched, Broker, Delivery, LaneFull, Nack, NoSubscribers, Overflow, PublishError,
+    Pull, Subscription, Topic,
 };
 
 const MS: Duration = Duration::from_millis(1);

@@ -3,7 +3,9 @@
 use std::sync::mpsc;
 
 use crate::harness::{assert_balanced, manual};
-use millstream::{EventKind, FailureKind, Nack, OwnedEvent, Status};
+use millstream::Nack;
+use millstream::event::{EventKind, OwnedEvent, Status};
+use millstream::retry::FailureKind;
 
 #[test]
 fn an_event_outlives_the_call_and_equals_what_was_heard() {

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual, threaded};
+use millstream::error::SubscribeError;
 use millstream::{
-    Backoff, Batched, Nack, NoSubscribers, Overflow, PublishError, SubscribeError, Topic,
-    Unsubscribe,
+    Backoff, Batched, Nack, NoSubscribers, Overflow, PublishError, Topic, Unsubscribe,
 };
 
 const BATCHES: Batched = Batched::of(8);

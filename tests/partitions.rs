@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
 };
+use millstream::error::{OpenError, PartitionsError, SettingError};
+use millstream::event::EventKind;
+use millstream::strategy::{Backlog, Plan, Strategy};
 use millstream::{
-    Backlog, Backoff, Batched, Broker, EventKind, Immediate, LaneFull, Nack, NoSubscribers,
-    OpenError, Overflow, PartitionsError, Plan, PublishError, SettingError, Strategy, Topic,
-    Unkeyed, key_hash,
+    Backoff, Batched, Broker, Immediate, LaneFull, Nack, NoSubscribers, Overflow, PublishError,
+    Topic, Unkeyed, key_hash,
 };
 
 const MS: Duration = Duration::from_millis(1);

@@ -10,10 +10,11 @@ use std::time::Duration;
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
+use millstream::error::{NameError, OpenError, PatternError, RemoveError, SubscribeError};
+use millstream::retry::Class;
 use millstream::{
-    Backoff, Broker, Class, Delivery, LaneFull, Nack, NameError, NoSubscribers, OnExhausted,
-    OnFailure, OpenError, PatternError, PatternSubscription, PublishError, RemoveError,
-    SubscribeError, Unsubscribe, Unsubscribed,
+    Backoff, Broker, Delivery, LaneFull, Nack, NoSubscribers, OnExhausted, OnFailure,
+    PatternSubscription, PublishError, Unsubscribe, Unsubscribed,
 };
 use parking_lot::Mutex;
 
@@ -560,7 +561,7 @@ fn topics_it_follows_come_and_go() {
     let sub = sub.unwrap();
     let events = Log::new();
     let told = events.clone();
-    let observer = move |event: &millstream::Event<'_>| told.push(event.to_string());
+    let observer = move |event: &millstream::event::Event<'_>| told.push(event.to_string());
     let _observation = broker.observe(observer).unwrap();
     for round in 0..3 {
         let topic = broker.topic::<u64>("sessions.42").open().unwrap();

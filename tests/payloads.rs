@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use crate::harness::{HANG, Log, assert_rests_balanced, threaded};
+use millstream::error::OpenError;
 use millstream::{
-    Backoff, Batched, Broker, LaneFull, MAX_PAYLOAD, Nack, OpenError, Overflow, Pull, Subscription,
-    Topic, TopicBuilder, Unkeyed,
+    Backoff, Batched, Broker, LaneFull, MAX_PAYLOAD, Nack, Overflow, Pull, Subscription, Topic,
+    TopicBuilder, Unkeyed,
 };
 
 const MS: Duration = Duration::from_millis(1);

@@ -12,10 +12,16 @@ use crate::harness::with_time_enough;
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
+use millstream::dead_letters::DeadReason;
+use millstream::error::{
+    DrainError, RecvError, RecvTimeoutError, StaleError, SubscribeError, TryRecvError,
+};
+use millstream::event::EventKind;
+use millstream::pull::LeaseBatch;
+use millstream::retry::FailureKind;
 use millstream::{
-    Backoff, Broker, DeadReason, DrainError, EventKind, FailureKind, LaneFull, Lease, LeaseBatch,
-    ManualClock, Nack, OnExhausted, OnFailure, Pull, PullSubscription, RecvError, RecvTimeoutError,
-    StaleError, SubscribeError, Topic, TryRecvError, Unsubscribe, Unsubscribed,
+    Backoff, Broker, LaneFull, Lease, ManualClock, Nack, OnExhausted, OnFailure, Pull,
+    PullSubscription, Topic, Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -966,8 +972,8 @@ fn inside_a_handler_nobody_waits() {
 #[test]
 fn a_policy_that_panics_on_the_callers_thread_loses_nothing() {
     struct Bomb;
-    impl millstream::RetryPolicy for Bomb {
-        fn decide(&self, _: &millstream::FailedAttempt<'_>) -> millstream::Decision {
+    impl millstream::retry::RetryPolicy for Bomb {
+        fn decide(&self, _: &millstream::retry::FailedAttempt<'_>) -> millstream::retry::Decision {
             panic!("a policy that fails")
         }
     }

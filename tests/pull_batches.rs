@@ -10,9 +10,12 @@ use std::time::Duration;
 use crate::harness::{
     HANG, HOUR, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
+use millstream::error::{StaleError, TryRecvError};
+use millstream::event::EventKind;
+use millstream::pull::LeaseBatch;
 use millstream::{
-    Backoff, Broker, EventKind, Lease, LeaseBatch, ManualClock, Nack, OnFailure, Pull,
-    PullSubscription, StaleError, Topic, TryRecvError, Unsubscribe,
+    Backoff, Broker, Lease, ManualClock, Nack, OnFailure, Pull, PullSubscription, Topic,
+    Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);

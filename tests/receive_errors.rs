@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use crate::harness::{assert_balanced, manual, threaded};
-use millstream::{EndedError, Pull, RecvError, RecvTimeoutError, TryRecvError, Unsubscribe};
+use millstream::error::{EndedError, RecvError, RecvTimeoutError, TryRecvError};
+use millstream::{Pull, Unsubscribe};
 
 const MS: Duration = Duration::from_millis(1);
 

@@ -8,10 +8,8 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, assert_balanced, assert_rests_balanced, manual, read, threaded, with_time_enough,
 };
-use millstream::{
-    Broker, DeadLetterOverflow, Delivery, LaneFull, Nack, NoSubscribers, Overflow, Redrive,
-    RedriveOptions, Topic,
-};
+use millstream::dead_letters::{DeadLetterOverflow, Redrive, RedriveOptions};
+use millstream::{Broker, Delivery, LaneFull, Nack, NoSubscribers, Overflow, Topic};
 
 const MS: Duration = Duration::from_millis(1);
 

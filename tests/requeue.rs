@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
+use millstream::error::DrainError;
+use millstream::retry::{Decision, FailedAttempt};
 use millstream::{
-    Backoff, Batched, Broker, Decision, Delivery, DrainError, FailedAttempt, LaneFull, Nack,
-    OnFailure, Pull, Topic, Unsubscribe, Unsubscribed,
+    Backoff, Batched, Broker, Delivery, LaneFull, Nack, OnFailure, Pull, Topic, Unsubscribe,
+    Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -21,8 +23,8 @@ const MS: Duration = Duration::from_millis(1);
 fn open(broker: &Broker) -> Topic<u32> {
     let policy = |_: &FailedAttempt<'_>| -> Decision { panic!("nobody asks a policy") };
     struct Never<F>(F);
-    impl<F: Fn(&FailedAttempt<'_>) -> Decision + Send + Sync + 'static> millstream::RetryPolicy
-        for Never<F>
+    impl<F: Fn(&FailedAttempt<'_>) -> Decision + Send + Sync + 'static>
+        millstream::retry::RetryPolicy for Never<F>
     {
         fn decide(&self, failed: &FailedAttempt<'_>) -> Decision {
             (self.0)(failed)

@@ -15,10 +15,13 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
+use millstream::dead_letters::DeadReason;
+use millstream::error::{OpenError, SubscribeError};
+use millstream::event::EventKind;
+use millstream::retry::{Class, Decision, FailedAttempt, FailureKind, RetryPolicy, retry_fn};
 use millstream::{
-    Backoff, Batched, Broker, BrokerBuilder, Class, DeadReason, Decision, Delivery, EventKind,
-    FailedAttempt, FailureKind, LaneFull, ManualClock, Nack, OnFailure, OpenError, PublishError,
-    Pull, RetryPolicy, SubscribeError, Subscription, SubscriptionBuilder, Topic, retry_fn,
+    Backoff, Batched, Broker, BrokerBuilder, Delivery, LaneFull, ManualClock, Nack, OnFailure,
+    PublishError, Pull, Subscription, SubscriptionBuilder, Topic,
 };
 
 const MS: Duration = Duration::from_millis(1);

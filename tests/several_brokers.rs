@@ -5,10 +5,8 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual, threaded};
-use millstream::{
-    Broker, DrainError, Nack, Overflow, PublishError, Pull, RecvTimeoutError, Unsubscribe,
-    Unsubscribed,
-};
+use millstream::error::{DrainError, RecvTimeoutError};
+use millstream::{Broker, Nack, Overflow, PublishError, Pull, Unsubscribe, Unsubscribed};
 
 /// Calls `body` in a handler of a broker of its own, with that broker; answers what it
 /// answered.

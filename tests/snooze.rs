@@ -9,10 +9,10 @@ use std::time::Duration;
 use crate::harness::{
     HANG, HOUR, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
 };
-use millstream::{
-    Backoff, Batched, Broker, DeadReason, Decision, DrainError, FailedAttempt, Nack, OnExpired,
-    OnFailure, Pull, Topic, Unsubscribe, retry_fn,
-};
+use millstream::dead_letters::DeadReason;
+use millstream::error::DrainError;
+use millstream::retry::{Decision, FailedAttempt, retry_fn};
+use millstream::{Backoff, Batched, Broker, Nack, OnExpired, OnFailure, Pull, Topic, Unsubscribe};
 
 const MS: Duration = Duration::from_millis(1);
 

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
 };
-use millstream::{
-    Backlog, Batched, Broker, EventKind, FlushCause, Immediate, ManualClock, Nack, Observation,
-    Overflow, Plan, SettingError, Strategy, Subscription, Topic, strategy_fn,
-};
+use millstream::error::SettingError;
+use millstream::event::{EventKind, Observation};
+use millstream::strategy::{Backlog, FlushCause, Plan, Strategy, strategy_fn};
+use millstream::{Batched, Broker, Immediate, ManualClock, Nack, Overflow, Subscription, Topic};
 
 const MS: Duration = Duration::from_millis(1);
 

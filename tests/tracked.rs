@@ -7,9 +7,11 @@ use std::time::Duration;
 use crate::harness::{
     HANG, HOUR, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
 };
+use millstream::dead_letters::DeadLetterOverflow;
+use millstream::error::UnsettledError;
 use millstream::{
-    Backoff, Batched, Broker, DeadLetterOverflow, LaneFull, Nack, NoSubscribers, OnExhausted,
-    OnExpired, OnFailure, Outcome, Overflow, Pull, Topic, Tracked, UnsettledError, Unsubscribe,
+    Backoff, Batched, Broker, LaneFull, Nack, NoSubscribers, OnExhausted, OnExpired, OnFailure,
+    Outcome, Overflow, Pull, Topic, Tracked, Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{HANG, HOUR, with_time_enough};
 use crate::harness::{Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
+use millstream::dead_letters::DeadReason;
+use millstream::error::SubscribeError;
+use millstream::metrics::SubscriptionMetrics;
 use millstream::{
-    Backoff, Batched, DeadReason, LaneFull, Nack, Overflow, SubscribeError, Subscription,
-    SubscriptionMetrics, Unsubscribe, Unsubscribed,
+    Backoff, Batched, LaneFull, Nack, Overflow, Subscription, Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);

@@ -9,9 +9,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use crate::harness::{HANG, HOUR, Log, advance, assert_rests_balanced, manual, threaded};
+use millstream::futures::UnsubscribeFuture;
 use millstream::{
-    Backoff, Broker, Delivery, Nack, OwnedDelivery, Pull, Topic, Unsubscribe, UnsubscribeFuture,
-    Unsubscribed,
+    Backoff, Broker, Delivery, Nack, OwnedDelivery, Pull, Topic, Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);

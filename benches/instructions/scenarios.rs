@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use millstream::event::Event;
 use millstream::{
-    Backoff, Broker, BrokerBuilder, Delivery, Event, Lease, ManualClock, Nack, OnFailure, Pull,
+    Backoff, Broker, BrokerBuilder, Delivery, Lease, ManualClock, Nack, OnFailure, Pull,
     PullSubscription, Subscription, Topic,
 };
 

@@ -1,6 +1,7 @@
 //! What must have happened, worked out from the file alone, against what did.
 
-use millstream::{DrainReport, Metrics, SubscriptionMetrics};
+use millstream::Metrics;
+use millstream::metrics::{DrainReport, SubscriptionMetrics};
 
 use crate::pipeline::{Catalog, DETECTED, SIGNIFICANT};
 use crate::quake::Quake;

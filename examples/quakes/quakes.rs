@@ -25,7 +25,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use millstream::{Broker, Event, EventKind};
+use millstream::Broker;
+use millstream::event::{Event, EventKind};
 
 use crate::check::Expected;
 use crate::pipeline::Pipeline;

@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use indicatif::HumanCount;
-use millstream::{DeadLetter, DeliveryCounts, Metrics};
+use millstream::Metrics;
+use millstream::dead_letters::DeadLetter;
+use millstream::metrics::DeliveryCounts;
 
 use crate::check::Fact;
 use crate::pipeline::{Catalog, DETECTED, Shared};

@@ -6,7 +6,9 @@ use std::thread::{sleep, yield_now};
 use std::time::Duration;
 
 use fastrand::Rng;
-use millstream::{Batched, LaneFull, RedriveOptions, RemoveError, Unsubscribe, Unsubscribed};
+use millstream::dead_letters::RedriveOptions;
+use millstream::error::RemoveError;
+use millstream::{Batched, LaneFull, Unsubscribe, Unsubscribed};
 
 use crate::crowd::{Crowd, PARKS, SWITCHED, Style};
 use crate::faults::Fault;

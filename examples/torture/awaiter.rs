@@ -10,9 +10,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use millstream::{
-    LaneFull, Nack, OwnedDelivery, Subscription, Unsubscribe, UnsubscribeFuture, Unsubscribed,
-};
+use millstream::futures::UnsubscribeFuture;
+use millstream::{LaneFull, Nack, OwnedDelivery, Subscription, Unsubscribe, Unsubscribed};
 
 use crate::end::End;
 use crate::end::SLACK;

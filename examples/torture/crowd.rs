@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
+use millstream::error::SubscribeError;
 use millstream::{
     Batched, ConsumerGroup, Delivery, DeliveryBatch, Member, Nack, OnExhausted, OnFailure,
-    SubscribeError, Subscription, Unsubscribe, Unsubscribed,
+    Subscription, Unsubscribe, Unsubscribed,
 };
 
 use crate::faults::{Fault, Faults};

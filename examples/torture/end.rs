@@ -7,7 +7,9 @@ use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use millstream::{Broker, DrainError, DrainReport, Immediate, Metrics, PublishError, TopicMetrics};
+use millstream::error::DrainError;
+use millstream::metrics::{DrainReport, TopicMetrics};
+use millstream::{Broker, Immediate, Metrics, PublishError};
 
 use crate::faults::{Fault, Faults};
 use crate::hooks::Ears;
@@ -298,7 +300,7 @@ fn wait_for(done: impl Fn() -> bool) {
 
 /// Whether nothing is left, and no worker is between two counters.
 fn is_settled(topic: &TopicMetrics) -> bool {
-    let moving = |lane: &millstream::SubscriptionMetrics| lane.moving > 0;
+    let moving = |lane: &millstream::metrics::SubscriptionMetrics| lane.moving > 0;
     let is_still = topic.moving == 0 && !topic.subscriptions.iter().any(moving);
     is_still && topic.deliveries().open() == 0 && topic.queued == 0 && topic.balance().is_ok()
 }

@@ -7,10 +7,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use millstream::{
-    Backlog, Backoff, Batched, Broker, Decision, Event, FailedAttempt, Immediate, Metrics,
-    Observation, Plan, RetryPolicy, SettingError, Strategy,
-};
+use millstream::error::SettingError;
+use millstream::event::{Event, Observation};
+use millstream::retry::{Decision, FailedAttempt, RetryPolicy};
+use millstream::strategy::{Backlog, Plan, Strategy};
+use millstream::{Backoff, Batched, Broker, Immediate, Metrics};
 
 use crate::ledger::Ledger;
 use crate::verdict::{check, fail};

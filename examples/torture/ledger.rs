@@ -5,9 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
+use millstream::dead_letters::DeadLetterOverflow;
+use millstream::error::{OpenError, SubscribeError};
+use millstream::metrics::TopicMetrics;
 use millstream::{
-    Backoff, Batched, Broker, DeadLetterOverflow, LaneFull, NoSubscribers, OnExpired, OpenError,
-    Overflow, SubscribeError, Subscription, Topic, TopicMetrics, Tracked,
+    Backoff, Batched, Broker, LaneFull, NoSubscribers, OnExpired, Overflow, Subscription, Topic,
+    Tracked,
 };
 
 use crate::partitions::{self, Split};

@@ -7,9 +7,9 @@ use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use millstream::dead_letters::DeadLetterOverflow;
 use millstream::{
-    Batched, Broker, DeadLetterOverflow, Histograms, Idle, LaneFull, NoSubscribers, Overflow,
-    Subscription,
+    Batched, Broker, Histograms, Idle, LaneFull, NoSubscribers, Overflow, Subscription,
 };
 
 use crate::actors;

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use fastrand::Rng;
-use millstream::{DrainError, Immediate, LaneFull, Unsubscribe, Unsubscribed};
+use millstream::error::DrainError;
+use millstream::{Immediate, LaneFull, Unsubscribe, Unsubscribed};
 
 use crate::hooks;
 use crate::ledger::{Ledger, Offer};

@@ -4,7 +4,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use fastrand::Rng;
-use millstream::{PartitionsError, Unkeyed};
+use millstream::Unkeyed;
+use millstream::error::PartitionsError;
 
 use crate::ledger::Ledger;
 use crate::life::{Actor, Life};

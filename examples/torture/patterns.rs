@@ -7,9 +7,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use fastrand::Rng;
+use millstream::error::SubscribeError;
+use millstream::group::PatternGroup;
 use millstream::{
-    Broker, Delivery, LaneFull, Nack, Pattern, PatternGroup, PatternSubscription,
-    PatternSubscriptionBuilder, SubscribeError, Unsubscribe, Unsubscribed,
+    Broker, Delivery, LaneFull, Nack, Pattern, PatternSubscription, PatternSubscriptionBuilder,
+    Unsubscribe, Unsubscribed,
 };
 
 use crate::faults::Fault;

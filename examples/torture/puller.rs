@@ -8,9 +8,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use millstream::error::{RecvTimeoutError, StaleError, TryRecvError};
+use millstream::pull::LeaseBatch;
 use millstream::{
-    Delivery, LaneFull, Lease, LeaseBatch, OnFailure, Pull, PullSubscription, RecvTimeoutError,
-    StaleError, TryRecvError, Unsubscribe, Unsubscribed,
+    Delivery, LaneFull, Lease, OnFailure, Pull, PullSubscription, Unsubscribe, Unsubscribed,
 };
 
 use crate::end::End;
@@ -140,7 +141,7 @@ impl Puller {
             #[cfg(feature = "async")]
             3 => match at_once(from.recv_batch_async(most)) {
                 Some(Ok(batch)) => self.take_batch(batch, random),
-                Some(Err(millstream::EndedError)) => sleep(TICK),
+                Some(Err(millstream::error::EndedError)) => sleep(TICK),
                 // Dropped while it waits: it has taken nothing.
                 None => {}
             },

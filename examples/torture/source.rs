@@ -7,10 +7,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use millstream::{
-    BatchReceipt, Batched, Broker, Message, PublishBatchError, PublishError, Receipt, Topic,
-    Unkeyed,
-};
+use millstream::error::PublishBatchError;
+use millstream::{BatchReceipt, Batched, Broker, Message, PublishError, Receipt, Topic, Unkeyed};
 
 use crate::ledger::Ledger;
 use crate::partitions::Split;

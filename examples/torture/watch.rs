@@ -8,7 +8,8 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use millstream::{DeliveryCounts, Metrics, TopicMetrics};
+use millstream::Metrics;
+use millstream::metrics::{DeliveryCounts, TopicMetrics};
 
 use crate::life::Life;
 use crate::process;

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use millstream::{Delivery, DeliveryCounts};
+use millstream::Delivery;
+use millstream::metrics::DeliveryCounts;
 
 use crate::shot::Shot;
 use crate::temper::Outcome;

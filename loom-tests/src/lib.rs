@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use loom::thread;
 use millstream::internals::{read_modify_writes_only, restart_time};
-use millstream::{
-    Broker, BrokerBuilder, DrainError, DrainReport, Histograms, ManualClock, Nack, Topic,
-    TopicBuilder,
-};
+use millstream::{Broker, BrokerBuilder, Histograms, ManualClock, Nack, Topic, TopicBuilder};
+use millstream::error::DrainError;
+use millstream::metrics::DrainReport;
 
 /// How many preemptions each pass explores; `None` is all of them.
 #[derive(Clone, Copy)]

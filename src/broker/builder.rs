@@ -129,7 +129,7 @@ impl BrokerBuilder {
     }
 
     /// Sets the seed of [`Backoff::jitter`](crate::Backoff::jitter) and
-    /// [`FailedAttempt::random`](crate::FailedAttempt::random).
+    /// [`FailedAttempt::random`](crate::retry::FailedAttempt::random).
     ///
     /// The default is a random number, so that processes that fail together don't come back
     /// together. With the same seed, the same messages that fail alike get the same delays, on any

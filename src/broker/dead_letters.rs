@@ -139,13 +139,13 @@ impl DeadLetterInfo {
 
     /// Returns the text of the last error and its causes, or `None` if no attempt has failed.
     ///
-    /// The text is as in [`FailedAttempt::text`](crate::FailedAttempt::text).
+    /// The text is as in [`FailedAttempt::text`](crate::retry::FailedAttempt::text).
     pub fn error(&self) -> Option<&str> {
         self.letter.error()
     }
 
     /// Returns the number of attempts in this generation, as
-    /// [`DeadLetter::attempts`](crate::DeadLetter::attempts) does.
+    /// [`DeadLetter::attempts`](crate::dead_letters::DeadLetter::attempts) does.
     pub fn attempts(&self) -> u32 {
         self.letter.attempts()
     }

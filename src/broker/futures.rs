@@ -14,7 +14,7 @@ impl Broker {
     /// itself. A future that is dropped after its first poll lets the drain go on.
     ///
     /// ```
-    /// # async fn shut_down(broker: millstream::Broker) -> Result<(), millstream::DrainError> {
+    /// # async fn shut_down(broker: millstream::Broker) -> Result<(), millstream::error::DrainError> {
     /// let report = broker.drain_async(std::time::Duration::from_secs(5)).await?;
     /// println!("{report}");
     /// # Ok(())

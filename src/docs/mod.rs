@@ -8,7 +8,7 @@
 /// Chapters link to each other by name. Each file says itself where a name leads, for those who
 /// read it as a file. Here the name leads to a module, and the first of the two counts.
 macro_rules! chapter {
-    ($name:ident, $file:literal, $summary:literal, [$($item:ident),+]) => {
+    ($name:ident, $file:literal, $summary:literal, [$($($item:ident)::+),+]) => {
         #[doc = $summary]
         #[doc = ""]
         #[doc = "[failures]: crate::docs::failures"]
@@ -19,7 +19,13 @@ macro_rules! chapter {
         #[doc = ""]
         #[doc = include_str!($file)]
         #[doc = "\n## In the reference\n"]
-        $(#[doc = concat!("- [`", stringify!($item), "`](crate::", stringify!($item), ")")])+
+        $(#[doc = concat!(
+            "- [`",
+            stringify!($($item)::+),
+            "`](crate::",
+            stringify!($($item)::+),
+            ")"
+        )])+
         pub mod $name {}
     };
 }
@@ -30,11 +36,11 @@ chapter!(
     "Each promise, with the tests that hold it.",
     [
         Metrics,
-        Status,
+        event::Status,
         OnFailure,
         Overflow,
         NoSubscribers,
-        DrainReport
+        metrics::DrainReport
     ]
 );
 chapter!(
@@ -53,7 +59,7 @@ chapter!(
         Subscription,
         PullSubscription,
         Metrics,
-        Event
+        event::Event
     ]
 );
 chapter!(
@@ -76,11 +82,11 @@ chapter!(
     [
         Nack,
         Backoff,
-        RetryPolicy,
+        retry::RetryPolicy,
         OnFailure,
         OnExhausted,
         DeadLetters,
-        DeadLetterOverflow
+        dead_letters::DeadLetterOverflow
     ]
 );
 chapter!(
@@ -100,13 +106,19 @@ chapter!(
     shutdown,
     "shutdown.md",
     "How to end in good order.",
-    [Broker, DrainReport, DrainError, Unsubscribe, Unsubscribed]
+    [
+        Broker,
+        metrics::DrainReport,
+        error::DrainError,
+        Unsubscribe,
+        Unsubscribed
+    ]
 );
 chapter!(
     speed,
     "speed.md",
     "How fast it is, by what measure, and where it loses.",
-    [Topic, BufferedPublisher, LeaseBatch, Idle, Histograms]
+    [Topic, BufferedPublisher, pull::LeaseBatch, Idle, Histograms]
 );
 chapter!(
     memory,
@@ -122,9 +134,9 @@ chapter!(
         Broker,
         Topic,
         Subscription,
-        Strategy,
-        RetryPolicy,
-        EventKind
+        strategy::Strategy,
+        retry::RetryPolicy,
+        event::EventKind
     ]
 );
 chapter!(

@@ -53,7 +53,7 @@ impl Nack {
 
     /// Asks for another attempt after `delay`, instead of the retry policy's own delay.
     ///
-    /// The policy's [`decide_requested`](crate::RetryPolicy::decide_requested) has the last word. A
+    /// The policy's [`decide_requested`](crate::retry::RetryPolicy::decide_requested) has the last word. A
     /// [`Backoff`](crate::Backoff) that grants a retry takes `delay` without jitter, up to its
     /// [`cap`](crate::Backoff::cap). By this delay it judges whether the retry comes within
     /// [`max_elapsed`](crate::Backoff::max_elapsed). A policy of your own takes `delay` for every
@@ -70,7 +70,7 @@ impl Nack {
     ///
     /// A requeue is no failed attempt: the retry policy isn't asked, and the next attempt has the
     /// same number. It is counted as an entry into the handler and as
-    /// [requeued](crate::DeliveryCounts::requeued).
+    /// [requeued](crate::metrics::DeliveryCounts::requeued).
     ///
     /// A handler that requeues while there is no other work is called again at once, and keeps a
     /// worker busy. To wait, use [`snooze`](Self::snooze). Only a time to live, or the end of the
@@ -89,7 +89,7 @@ impl Nack {
     /// It is for a handler that can't do it yet, and has not failed: it is rate-limited, or what it
     /// needs is still to come. The retry policy isn't asked, and the next attempt has the same
     /// number. It is counted as an entry into the handler and as
-    /// [snoozed](crate::DeliveryCounts::snoozed).
+    /// [snoozed](crate::metrics::DeliveryCounts::snoozed).
     ///
     /// Meanwhile the delivery occupies no worker. It waits on the timer wheel and keeps its place in
     /// the lane, as a retry does. [`Subscription::retry_now`](crate::Subscription::retry_now) calls

@@ -336,7 +336,7 @@ pub enum EventKind {
     Failed {
         /// The kind of failure.
         kind: FailureKind,
-        /// The text of the error, as in [`FailedAttempt::text`](crate::FailedAttempt::text).
+        /// The text of the error, as in [`FailedAttempt::text`](crate::retry::FailedAttempt::text).
         error: Arc<str>,
     },
     /// A handler requeued its delivery, or a lease was nacked to be requeued.
@@ -524,9 +524,9 @@ labels!(DropCause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Hook {
-    /// A [`Strategy`](crate::Strategy).
+    /// A [`Strategy`](crate::strategy::Strategy).
     Strategy,
-    /// A [`RetryPolicy`](crate::RetryPolicy) or its classifier.
+    /// A [`RetryPolicy`](crate::retry::RetryPolicy) or its classifier.
     RetryPolicy,
     /// A [filter](crate::SubscriptionBuilder::filter) of a subscription.
     Filter,

@@ -40,7 +40,7 @@ macro_rules! subscription_controls {
         ///
         /// # Errors
         ///
-        /// Returns [`SettingError`](crate::SettingError) if the policy refuses its own
+        /// Returns [`SettingError`](crate::error::SettingError) if the policy refuses its own
         /// settings.
         pub fn set_retry(
             &self,
@@ -61,7 +61,7 @@ macro_rules! subscription_controls {
         ///
         /// # Errors
         ///
-        /// Returns [`SettingError`](crate::SettingError) if the mode clashes with how the
+        /// Returns [`SettingError`](crate::error::SettingError) if the mode clashes with how the
         /// subscription was made, with [`OnExhausted::ParkKey`](crate::OnExhausted::ParkKey), or
         /// with the [credits](crate::Pull::credits) that were asked for. The rules are those of
         /// [`SubscriptionOptions::on_failure`](crate::SubscriptionOptions::on_failure).
@@ -85,7 +85,7 @@ macro_rules! subscription_controls {
         ///
         /// # Errors
         ///
-        /// Returns [`SettingError`](crate::SettingError) for parking without
+        /// Returns [`SettingError`](crate::error::SettingError) for parking without
         /// [`OnFailure::BlockKey`](crate::OnFailure::BlockKey).
         pub fn set_on_exhausted(
             &self,
@@ -106,7 +106,7 @@ macro_rules! subscription_controls {
         ///
         /// # Errors
         ///
-        /// Returns [`SettingError`](crate::SettingError) for zero, for more than the lane's
+        /// Returns [`SettingError`](crate::error::SettingError) for zero, for more than the lane's
         /// capacity, or for a subscription that never holds deliveries back.
         pub fn set_hold(&self, deliveries: usize) -> Result<(), crate::types::error::SettingError> {
             self.control()
@@ -122,7 +122,7 @@ macro_rules! subscription_controls {
         ///
         /// # Errors
         ///
-        /// Returns [`SettingError`](crate::SettingError) for zero or more than 16,777,216. It
+        /// Returns [`SettingError`](crate::error::SettingError) for zero or more than 16,777,216. It
         /// also refuses a capacity below the hold, the batch size, or the
         /// [credits](crate::Pull::credits) that were asked for.
         pub fn set_capacity(
@@ -141,7 +141,7 @@ macro_rules! subscription_controls {
         ///
         /// # Errors
         ///
-        /// Returns [`SettingError`](crate::SettingError) if the policy clashes with
+        /// Returns [`SettingError`](crate::error::SettingError) if the policy clashes with
         /// [`OnFailure`](crate::OnFailure), as
         /// [`SubscriptionOptions::on_failure`](crate::SubscriptionOptions::on_failure) says.
         pub fn set_when_full(
@@ -221,7 +221,7 @@ macro_rules! concurrency_control {
         ///
         /// # Errors
         ///
-        /// Returns [`SettingError`](crate::SettingError) for zero or more than 1,024. It also
+        /// Returns [`SettingError`](crate::error::SettingError) for zero or more than 1,024. It also
         /// refuses a handler that is for one call at a time. Others are made by
         /// [`subscribe_shared`](crate::SubscriptionBuilder::subscribe_shared) or
         /// `subscribe_async`, or for patterns with

@@ -58,7 +58,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
     /// Settings that are not given agree.
     ///
     /// Strategies and retry policies agree if they are of one type and
-    /// [say that they decide alike](crate::RetryPolicy::same_as).
+    /// [say that they decide alike](crate::retry::RetryPolicy::same_as).
     /// [`Immediate`](crate::Immediate), [`Batched`](crate::Batched) and [`Backoff`](crate::Backoff)
     /// compare their settings, and an [`Arc`] agrees with its clones. Two closures, or two boxes,
     /// never agree. The policy of a [`TopicOptions`] agrees with itself.

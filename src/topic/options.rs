@@ -95,7 +95,7 @@ macro_rules! topic_setters {
         }
 
         /// Sets the policy of a full dead-letter store. The default is
-        /// [`DeadLetterOverflow::EvictOldest`](crate::DeadLetterOverflow::EvictOldest).
+        /// [`DeadLetterOverflow::EvictOldest`](crate::dead_letters::DeadLetterOverflow::EvictOldest).
         pub fn dead_letter_overflow(
             mut self,
             overflow: crate::types::config::DeadLetterOverflow,

@@ -85,7 +85,7 @@ pub enum NoSubscribers {
     ///
     /// The first subscription is the one that comes while no other is open. Messages that
     /// [expire](crate::TopicBuilder::ttl) meanwhile are dropped
-    /// ([`DropCause::Expired`](crate::DropCause::Expired)).
+    /// ([`DropCause::Expired`](crate::event::DropCause::Expired)).
     Retain,
     /// The publish is refused with
     /// [`PublishError::NoSubscribers`](crate::PublishError::NoSubscribers).
@@ -109,7 +109,7 @@ pub enum OnExpired {
     Drop,
     /// The delivery becomes a dead letter of its subscription, with the history of its attempts.
     ///
-    /// The reason is [`DeadReason::Expired`](crate::DeadReason::Expired). After a redrive it is
+    /// The reason is [`DeadReason::Expired`](crate::dead_letters::DeadReason::Expired). After a redrive it is
     /// handled all the same. Its letter does not [park](OnExhausted::ParkKey) its key: deliveries
     /// behind it may be in time.
     ///

@@ -23,7 +23,7 @@ use crate::types::name::PatternError;
 /// let pattern: Pattern = "orders.*.paid".parse()?;
 /// assert!(pattern.matches("orders.eu.paid"));
 /// assert!(!pattern.matches("orders.paid"));
-/// # Ok::<(), millstream::PatternError>(())
+/// # Ok::<(), millstream::error::PatternError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pattern(Box<str>);

@@ -1,8 +1,7 @@
 //! Programs that failed once, as they were shrunk.
 
-use millstream::{
-    DeadLetterOverflow, LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow,
-};
+use millstream::dead_letters::DeadLetterOverflow;
+use millstream::{LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow};
 
 use crate::program::{Hands, How, Policy, Setup, Shape, Step};
 use crate::run_program;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millstream::SubscriptionMetrics;
+use millstream::metrics::SubscriptionMetrics;
 
 use crate::answers::{Answer, answer, batch_answer};
 use crate::program::{LINES, NAMES, ticks};

@@ -1,8 +1,8 @@
 //! Random programs.
 
+use millstream::dead_letters::DeadLetterOverflow;
 use millstream::{
-    DeadLetterOverflow, LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow,
-    Unsubscribe,
+    LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow, Unsubscribe,
 };
 use proptest::prelude::*;
 

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use millstream::dead_letters::DeadLetterOverflow;
+use millstream::strategy::{Backlog, Plan};
 use millstream::{
-    Backlog, Backoff, Batched, DeadLetterOverflow, LaneFull, NoSubscribers, OnExhausted, OnExpired,
-    OnFailure, Overflow, Plan, Unsubscribe,
+    Backoff, Batched, LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow,
+    Unsubscribe,
 };
 
 use crate::answers::Answer;
@@ -78,7 +80,7 @@ pub enum How {
 
 pub struct OneByOne;
 
-impl millstream::Strategy for OneByOne {
+impl millstream::strategy::Strategy for OneByOne {
     fn plan(&self, _: &Backlog) -> Plan {
         Plan::Deliver { at_most: 0 }
     }
@@ -90,7 +92,7 @@ impl millstream::Strategy for OneByOne {
 
 pub struct Panics;
 
-impl millstream::Strategy for Panics {
+impl millstream::strategy::Strategy for Panics {
     fn plan(&self, _: &Backlog) -> Plan {
         // Unwinds like any panic, but without a word from the panic hook.
         std::panic::resume_unwind(Box::new("a strategy without a plan"))

@@ -1,7 +1,8 @@
 //! Settings that change, topics that are drained and subscriptions that are taken up
 //! again, while messages are on their way.
 
-use millstream::{AttachError, LaneFull, Overflow, PublishError, Pull};
+use millstream::error::AttachError;
+use millstream::{LaneFull, Overflow, PublishError, Pull};
 
 use super::explore::explore;
 use super::*;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use millstream::{Batched, Pull, RecvError, Unsubscribe};
+use millstream::error::RecvError;
+use millstream::{Batched, Pull, Unsubscribe};
 
 use super::explore::explore;
 use super::*;

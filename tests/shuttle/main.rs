@@ -56,7 +56,8 @@ mod side;
 use std::time::Duration;
 
 use harness::{Log, assert_balanced};
-use millstream::{Broker, Delivery, DrainReport, Histograms, Nack, Subscription, Topic};
+use millstream::metrics::DrainReport;
+use millstream::{Broker, Delivery, Histograms, Nack, Subscription, Topic};
 use shuttle::thread::{self, JoinHandle};
 
 const PUBLISHERS: u64 = 4;

@@ -1,6 +1,7 @@
 //! How deliveries are settled: put off, called back.
 
-use millstream::{Backoff, LaneFull, RedriveOptions, Unsubscribe};
+use millstream::dead_letters::RedriveOptions;
+use millstream::{Backoff, LaneFull, Unsubscribe};
 
 use super::explore::explore;
 use super::*;

@@ -17,7 +17,8 @@ fn observers_come_and_go() {
         let log = log(&topic, "x");
         let heard = Log::new();
         let of_observer = heard.clone();
-        let observer = move |event: &millstream::Event<'_>| of_observer.push(event.sequence());
+        let observer =
+            move |event: &millstream::event::Event<'_>| of_observer.push(event.sequence());
         let _observation = broker.observe(observer).unwrap();
         let mut threads = publishers({
             let topic = topic.clone();
@@ -31,7 +32,7 @@ fn observers_come_and_go() {
                 for _ in 0..2 {
                     let calls = Arc::new(AtomicU64::new(0));
                     let of_observer = Arc::clone(&calls);
-                    let observer = move |_: &millstream::Event<'_>| {
+                    let observer = move |_: &millstream::event::Event<'_>| {
                         of_observer.fetch_add(1, Ordering::Relaxed);
                     };
                     drop(broker.observe(observer).unwrap());

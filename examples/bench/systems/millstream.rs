@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use millstream::event::Observation;
 use millstream::{
     Backoff, Batched, Broker, BufferedPublisher, Histograms, Idle, Immediate, Lease, Message, Nack,
-    Observation, Overflow, PublishError, Pull, PullSubscription, Subscription, Topic,
+    Overflow, PublishError, Pull, PullSubscription, Subscription, Topic,
 };
 
 use super::{Answer, Publisher, System, join};

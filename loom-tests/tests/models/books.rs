@@ -3,7 +3,7 @@
 
 use loom::sync::Arc;
 use loom::thread;
-use millstream::Status;
+use millstream::event::Status;
 use millstream::internals::{Cell, LaneBooks, Reserved, Room, Step};
 use millstream_loom_tests::{Preemptions, model};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use loom::thread;
-use millstream::{OpenError, RemoveError};
+use millstream::error::{OpenError, RemoveError};
 use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model, worker};
 
 #[test]

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use loom::thread;
-use millstream::{Broker, Event, EventKind, Observation, internals};
+use millstream::{Broker, internals};
+use millstream::event::{Event, EventKind, Observation};
 use millstream_loom_tests::{Preemptions, manual, model};
 
 /// Counts the events of messages that were accepted.

@@ -80,7 +80,7 @@ fn two_subscriptions_of_one_name_are_never_there_at_once() {
                 Err(taken) => {
                     assert!(matches!(
                         taken,
-                        millstream::SubscribeError::NameTaken { .. }
+                        millstream::error::SubscribeError::NameTaken { .. }
                     ));
                     false
                 }

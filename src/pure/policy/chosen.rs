@@ -12,7 +12,8 @@ use crate::types::error::SettingError;
 /// Makes a [`RetryPolicy`] of a closure.
 ///
 /// ```
-/// use millstream::{Broker, Decision, retry_fn};
+/// use millstream::Broker;
+/// use millstream::retry::{Decision, retry_fn};
 /// use std::time::Duration;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -54,7 +55,8 @@ impl<F> fmt::Debug for RetryFn<F> {
 /// Makes a [`Strategy`] of a closure. Events and metrics show it by `name`.
 ///
 /// ```
-/// use millstream::{Broker, Plan, strategy_fn};
+/// use millstream::Broker;
+/// use millstream::strategy::{Plan, strategy_fn};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let broker = Broker::new()?;

@@ -149,7 +149,7 @@ pub enum Decision {
 }
 
 /// A policy that decides what follows a failed attempt. Implement it for your own rules, or make one
-/// of a closure with [`retry_fn`](crate::retry_fn). A `Box` or an `Arc` of a policy is a policy, so it
+/// of a closure with [`retry_fn`](crate::retry::retry_fn). A `Box` or an `Arc` of a policy is a policy, so it
 /// can be chosen at run time.
 ///
 /// It decides once per failure, outside every lock. A worker calls it, or a thread that receives or
@@ -224,7 +224,8 @@ type Classifier = Arc<dyn Fn(&FailedAttempt<'_>) -> Class + Send + Sync>;
 /// [`Backoff::default`] is linear: 250 ms times the attempt, and three attempts in all.
 ///
 /// ```
-/// use millstream::{Backoff, Class};
+/// use millstream::Backoff;
+/// use millstream::retry::Class;
 /// use std::time::Duration;
 ///
 /// let policy = Backoff::exponential(Duration::from_millis(10))

@@ -98,7 +98,7 @@ labels!(FlushCause {
 });
 
 /// A strategy that decides when waiting messages are dispatched. Implement it for your own rules, or
-/// make one of a closure with [`strategy_fn`](crate::strategy_fn). A `Box` or an `Arc` of a strategy
+/// make one of a closure with [`strategy_fn`](crate::strategy::strategy_fn). A `Box` or an `Arc` of a strategy
 /// is a strategy, so it can be chosen at run time.
 ///
 /// A worker asks it once per batch and never per message, so it should return quickly. If it
@@ -109,7 +109,7 @@ labels!(FlushCause {
 /// and on drain.
 ///
 /// ```
-/// use millstream::{Backlog, Plan, Strategy};
+/// use millstream::strategy::{Backlog, Plan, Strategy};
 ///
 /// /// Dispatches everything, but only when at least a tenth of the queue is used.
 /// struct Tenth;

@@ -130,7 +130,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for MemberBuilder<'_, T> {
     }
 }
 
-/// A member of a [`ConsumerGroup`] or of a [`PatternGroup`](crate::PatternGroup).
+/// A member of a [`ConsumerGroup`] or of a [`PatternGroup`](crate::group::PatternGroup).
 ///
 /// Dropping it leaves the group, without waiting for a running call of its handler.
 #[must_use = "dropping a member leaves the group at once; call `detach` to stay"]

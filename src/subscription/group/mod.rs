@@ -40,7 +40,7 @@ use crate::types::error::SubscribeError;
 ///
 /// A stalled member keeps its keys. They wait, up to the subscription's
 /// [`hold`](crate::SubscriptionOptions::hold), while the other members go on. The stall shows in
-/// [`MemberMetrics::busy_for`](crate::MemberMetrics::busy_for). Let the member leave, and its keys
+/// [`MemberMetrics::busy_for`](crate::metrics::MemberMetrics::busy_for). Let the member leave, and its keys
 /// move on, except those in flight.
 ///
 /// Without members, deliveries wait in the lane, up to its capacity.

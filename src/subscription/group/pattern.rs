@@ -182,7 +182,7 @@ impl<T: Send + Sync + 'static> PatternMemberBuilder<'_, T> {
 
     /// Adds the member, with a handler that takes batches, each of them from one topic.
     ///
-    /// [`MemberBuilder::join_batches`](crate::MemberBuilder::join_batches) says more. In a topic
+    /// [`MemberBuilder::join_batches`](crate::group::MemberBuilder::join_batches) says more. In a topic
     /// whose lanes are smaller than a batch, a full lane makes a batch.
     ///
     /// # Errors

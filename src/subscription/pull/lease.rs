@@ -21,17 +21,18 @@ use crate::types::error::StaleError;
 /// lease can be settled where it lies in a struct, and its payload can be read afterwards.
 ///
 /// A lease that is dropped unsettled is a failed attempt
-/// ([`FailureKind::Abandoned`](crate::FailureKind::Abandoned)), so a thread that panics loses
+/// ([`FailureKind::Abandoned`](crate::retry::FailureKind::Abandoned)), so a thread that panics loses
 /// nothing.
 ///
 /// A lease whose deadline passes is a failed attempt, too
-/// ([`FailureKind::Timeout`](crate::FailureKind::Timeout)). The retry policy decides what follows.
+/// ([`FailureKind::Timeout`](crate::retry::FailureKind::Timeout)). The retry policy decides what follows.
 ///
 /// A lease is settled once. Any later call returns [`StaleError`] and changes nothing;
 /// [`is_stale`](Self::is_stale) asks beforehand.
 ///
 /// ```
-/// use millstream::{Broker, Lease, Nack, Pull, StaleError};
+/// use millstream::{Broker, Lease, Nack, Pull};
+/// use millstream::error::StaleError;
 /// use std::time::Duration;
 ///
 /// struct Job {
@@ -63,7 +64,7 @@ use crate::types::error::StaleError;
 /// # }
 /// ```
 ///
-/// The leases of a [`LeaseBatch`](crate::LeaseBatch) can be acked together.
+/// The leases of a [`LeaseBatch`](crate::pull::LeaseBatch) can be acked together.
 #[must_use = "a lease that is dropped unsettled is a failed attempt; ack it or nack it"]
 pub struct Lease<T: Send + Sync + 'static> {
     lane: Arc<Lane<T>>,

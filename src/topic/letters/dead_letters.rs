@@ -13,7 +13,7 @@ use crate::types::reason::DeadReason;
 
 /// The dead-letter store of a topic, which has the deliveries that failed for good.
 ///
-/// The store is bounded. The topic's [`DeadLetterOverflow`](crate::DeadLetterOverflow) decides what
+/// The store is bounded. The topic's [`DeadLetterOverflow`](crate::dead_letters::DeadLetterOverflow) decides what
 /// a full one does.
 pub struct DeadLetters<T> {
     pub(crate) topic: Topic<T>,
@@ -163,7 +163,7 @@ impl<T> DeadLetter<T> {
 
     /// Returns the text of the last error and its causes, or `None` if no attempt has failed.
     ///
-    /// The text is as in [`FailedAttempt::text`](crate::FailedAttempt::text).
+    /// The text is as in [`FailedAttempt::text`](crate::retry::FailedAttempt::text).
     pub fn error(&self) -> Option<&str> {
         Some(&*self.letter.history.as_ref()?.text)
     }

@@ -24,7 +24,8 @@ use crate::types::error::{PublishError, SettingError};
 /// By default it doesn't wait, has no rate, and sends letters back to the subscription that failed.
 ///
 /// ```
-/// use millstream::{Broker, Nack, RedriveOptions};
+/// use millstream::{Broker, Nack};
+/// use millstream::dead_letters::RedriveOptions;
 /// use std::time::Duration;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -153,7 +153,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// Takes a delayed message back before it is due, and returns it without its delay.
     ///
     /// Its place is free at once, and publishers that wait for room are called. The message counts
-    /// as dropped, and observers are told so ([`DropCause::Cancelled`](crate::DropCause)). A message
+    /// as dropped, and observers are told so ([`DropCause::Cancelled`](crate::event::DropCause)). A message
     /// is either cancelled or delivered, never both, however close the call comes to its time. The
     /// call doesn't wait.
     ///

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
+use millstream::dead_letters::DeadLetter;
+use millstream::event::Observation;
 use millstream::{
-    Broker, BufferedPublisher, DeadLetter, Delivery, DeliveryBatch, ManualClock, Nack, Observation,
-    Subscription, Topic, Unsubscribed,
+    Broker, BufferedPublisher, Delivery, DeliveryBatch, ManualClock, Nack, Subscription, Topic,
+    Unsubscribed,
 };
 
 use super::shapes::{

@@ -1,7 +1,8 @@
 //! Any text as the name of a topic and of a subscription: it is taken as it is, or
 //! refused as a name.
 
-use millstream::{MAX_NAME_LEN, OpenError, PublishError, RemoveError, SubscribeError};
+use millstream::error::{OpenError, RemoveError, SubscribeError};
+use millstream::{MAX_NAME_LEN, PublishError};
 
 use super::{check_books, check_text, manual};
 

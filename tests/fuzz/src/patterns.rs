@@ -1,7 +1,8 @@
 //! Any text as a pattern and as the name of a topic: one of them is refused, or the
 //! topic is followed exactly if the rules say so.
 
-use millstream::{MAX_NAME_LEN, Pattern, SubscribeError, Unsubscribe};
+use millstream::error::SubscribeError;
+use millstream::{MAX_NAME_LEN, Pattern, Unsubscribe};
 
 use super::{check_books, check_text, manual};
 

@@ -4,10 +4,8 @@
 use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
-use millstream::{
-    Broker, BuildError, Histograms, Idle, ManualClock, Nack, OpenError, SettingError,
-    SubscribeError, Subscription, Topic,
-};
+use millstream::error::{BuildError, OpenError, SettingError, SubscribeError};
+use millstream::{Broker, Histograms, Idle, ManualClock, Nack, Subscription, Topic};
 
 use super::shapes::{How, LaneShape, Linger, Policy, Size, Time, TopicShape, batched};
 use super::{check_books, check_text};

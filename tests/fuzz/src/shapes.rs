@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use millstream::{
-    Backlog, Backoff, Batched, DeadLetterOverflow, FlushCause, LaneFull, NoSubscribers, Overflow,
-    Plan, Strategy, Unsubscribe,
-};
+use millstream::dead_letters::DeadLetterOverflow;
+use millstream::strategy::{Backlog, FlushCause, Plan, Strategy};
+use millstream::{Backoff, Batched, LaneFull, NoSubscribers, Overflow, Unsubscribe};
 
 /// A time of any magnitude.
 #[derive(Clone, Copy, Debug)]
@@ -176,7 +175,7 @@ impl TopicShape {
         self,
         broker: &millstream::Broker,
         name: &str,
-    ) -> std::result::Result<millstream::Topic<T>, millstream::OpenError> {
+    ) -> std::result::Result<millstream::Topic<T>, millstream::error::OpenError> {
         let mut topic = broker.topic(name);
         if let Some(Size(messages)) = self.capacity {
             topic = topic.capacity(messages);

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use millstream::{
-    Broker, Delivery, Nack, PatternSubscription, RemoveError, SubscribeError, Subscription, Topic,
-};
+use millstream::error::{RemoveError, SubscribeError};
+use millstream::{Broker, Delivery, Nack, PatternSubscription, Subscription, Topic};
 
 use super::reference::{Call, Model};
 use super::{NAMES, PATTERNS, Step, TOPICS};

@@ -1,6 +1,7 @@
 //! What ends because its time to live is over.
 
-use millstream::{DeadReason, NoSubscribers, OnExpired};
+use millstream::dead_letters::DeadReason;
+use millstream::{NoSubscribers, OnExpired};
 
 use super::{Lane, Message, Model, Phase, Tried};
 

@@ -1,6 +1,6 @@
 //! Which deliveries have to wait for another one of their key.
 
-use millstream::DeadReason;
+use millstream::dead_letters::DeadReason;
 
 use super::{Lane, Letter, Message, Model, Tried};
 

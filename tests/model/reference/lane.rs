@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use millstream::{DeadReason, DeliveryCounts};
+use millstream::dead_letters::DeadReason;
+use millstream::metrics::DeliveryCounts;
 
 use super::leases::{Leased, Settlements};
 use super::members::{Ranks, Take};

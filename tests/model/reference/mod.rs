@@ -10,7 +10,8 @@ mod topic;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use millstream::{DeadReason, DeliveryCounts};
+use millstream::dead_letters::DeadReason;
+use millstream::metrics::DeliveryCounts;
 
 pub use self::lane::{Lane, Phase, Tried};
 pub use self::leases::Settlements;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use millstream::{Lease, LeaseBatch, RecvTimeoutError, TryRecvError};
+use millstream::Lease;
+use millstream::error::{RecvTimeoutError, TryRecvError};
+use millstream::pull::LeaseBatch;
 
 use super::{Handle, Pair};
 use crate::answers::{Answer, nack};

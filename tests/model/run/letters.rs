@@ -1,6 +1,7 @@
 //! Redrives and purges dead letters.
 
-use millstream::{DeadLetter, OnExpired, Redrive};
+use millstream::OnExpired;
+use millstream::dead_letters::{DeadLetter, Redrive};
 
 use super::Pair;
 use crate::program::{NAMES, SLOTS};

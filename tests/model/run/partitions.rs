@@ -1,6 +1,7 @@
 //! Changes the number of partitions.
 
-use millstream::{PartitionsError, key_hash};
+use millstream::error::PartitionsError;
+use millstream::key_hash;
 
 use super::Pair;
 use crate::program::{LINES, name_of};

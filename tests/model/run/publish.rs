@@ -2,7 +2,8 @@
 
 use std::fmt::Debug;
 
-use millstream::{BatchReceipt, Message, NotDelayedError, PublishBatchError, PublishError};
+use millstream::error::{NotDelayedError, PublishBatchError};
+use millstream::{BatchReceipt, Message, PublishError};
 
 use super::Pair;
 use crate::program::{LINES, name_of, ticks};

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use millstream::error::{SettingError, SubscribeError};
+use millstream::retry::RetryPolicy;
 use millstream::{
     ConsumerGroup, Delivery, DeliveryBatch, Nack, NoSubscribers, Pull, PullSubscription,
-    RetryPolicy, SettingError, SubscribeError, Subscription, SubscriptionOptions, Unsubscribe,
-    Unsubscribed,
+    Subscription, SubscriptionOptions, Unsubscribe, Unsubscribed,
 };
 
 use super::Pair;
