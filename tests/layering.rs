@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn sources(under: &Path, found: &mut Vec<PathBuf>) {
+pub fn sources(under: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(under).expect("the source is here") {
         let path = entry.expect("a readable directory").path();
         if path.is_dir() {
