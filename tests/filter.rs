@@ -347,3 +347,23 @@ fn a_pattern_filters_in_all_its_topics_and_lets_its_filter_go() {
     assert_eq!(Arc::strong_count(&captured), 1);
     assert_balanced(&broker);
 }
+
+#[test]
+fn what_was_retained_for_nobody_goes_to_those_that_do_not_refuse_it() {
+    let (broker, _clock) = manual();
+    let topic = broker
+        .topic::<u32>("t")
+        .no_subscribers(NoSubscribers::Retain);
+    let topic = topic.open().expect("opens");
+    let first = topic.subscribe("first", |_| Ok(())).expect("subscribes");
+    topic.publish(1).expect("there is room");
+    let even = topic.subscription("even").filter(is_even);
+    let even = even.subscribe(|_| Ok(())).expect("subscribes");
+    let (log, _all) = read(&topic, "all");
+    // The one that it was accepted for goes before it is handed on.
+    drop(first);
+    broker.run_until_idle();
+    assert_eq!(log.take(), [1]);
+    assert_eq!(even.metrics().counts.filtered, 1);
+    assert_balanced(&broker);
+}

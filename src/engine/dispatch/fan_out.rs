@@ -54,11 +54,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             starts => self.alike(&current, lanes, starts),
         };
         let piece;
-        let (alike, lanes, refusing) = match self.has_filters() {
-            false => (alike, lanes, &[][..]),
+        let (alike, id, lanes, refusing) = match self.has_filters() {
+            false => (alike, id, lanes, &[][..]),
             true => {
                 piece = self.sift(&mut dispatcher.sieve, &current, (alike, id), lanes);
-                (piece.len, &piece.others, &piece.refusing[..])
+                (piece.len, piece.id, &piece.others, &piece.refusing[..])
             }
         };
         let batch = &current.batch;

@@ -11,7 +11,7 @@
 //! delivered: whoever can't say that it is unwanted must not lose it.
 
 use crate::engine::base::contain::contain;
-use crate::engine::dispatch::room::topic_waits_for;
+use crate::engine::dispatch::room::{ALL_WANT, topic_waits_for};
 use crate::engine::parts::dispatcher::{DispatcherState, Sieve};
 use crate::engine::parts::handler::SharedFilter;
 use crate::engine::state::lane::Lane;
@@ -28,6 +28,8 @@ use crate::types::config::NoSubscribers;
 /// The first messages of a batch, which the same lanes refuse.
 pub(crate) struct Piece<T> {
     pub(crate) len: usize,
+    /// The id that says which of the other lanes want it.
+    pub(crate) id: u64,
     pub(crate) refusing: Lanes<T>,
     pub(crate) others: Lanes<T>,
 }
@@ -89,6 +91,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             && !lanes.iter().filter(is_open).any(|lane| lane.wants(id));
         let mut piece = Piece {
             len,
+            id: if all_get_it { ALL_WANT } else { id },
             refusing: Vec::new(),
             others: Vec::new(),
         };
