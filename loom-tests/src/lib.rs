@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use loom::thread;
-use millstream::internals::{read_modify_writes_only, restart_time};
-use millstream::{Broker, BrokerBuilder, Histograms, ManualClock, Nack, Topic, TopicBuilder};
 use millstream::error::DrainError;
+use millstream::internals::{read_modify_writes_only, restart_time};
 use millstream::metrics::DrainReport;
+use millstream::{Broker, BrokerBuilder, Histograms, ManualClock, Nack, Topic, TopicBuilder};
 
 /// How many preemptions each pass explores; `None` is all of them.
 #[derive(Clone, Copy)]

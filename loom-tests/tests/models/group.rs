@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use loom::thread;
-use millstream::{Backoff, Broker, ConsumerGroup, Delivery, ManualClock, Nack, OnFailure, Topic, Unsubscribe, Unsubscribed};
+use millstream::{
+    Backoff, Broker, ConsumerGroup, Delivery, ManualClock, Nack, OnFailure, Topic, Unsubscribe,
+    Unsubscribed,
+};
 use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model, worker};
 
 const DELAY: Duration = Duration::from_millis(1);

@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use loom::thread;
-use millstream::{Backoff, Broker, Delivery, ManualClock, Nack, OnExhausted, OnFailure, Topic, Unsubscribe, Unsubscribed};
+use millstream::{
+    Backoff, Broker, Delivery, ManualClock, Nack, OnExhausted, OnFailure, Topic, Unsubscribe,
+    Unsubscribed,
+};
 use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model, worker};
 
 const DELAY: Duration = Duration::from_millis(1);

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use loom::thread;
-use millstream::{Broker, internals};
 use millstream::event::{Event, EventKind, Observation};
+use millstream::{Broker, internals};
 use millstream_loom_tests::{Preemptions, manual, model};
 
 /// Counts the events of messages that were accepted.

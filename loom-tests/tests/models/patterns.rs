@@ -2,8 +2,8 @@
 //! subscription that it matches, before anybody can publish to it.
 
 use loom::thread;
-use millstream::{PublishError, Unsubscribe, Unsubscribed};
 use millstream::error::SubscribeError;
+use millstream::{PublishError, Unsubscribe, Unsubscribed};
 use millstream_loom_tests::{Log, Preemptions, assert_settled, manual, model};
 
 /// A handler that writes what it gets, for several topics.

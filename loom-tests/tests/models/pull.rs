@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use loom::thread;
-use millstream::{Backoff, Broker, Pull, PullSubscription, Topic, Unsubscribe};
 use millstream::error::RecvError;
+use millstream::{Backoff, Broker, Pull, PullSubscription, Topic, Unsubscribe};
 use millstream_loom_tests::{Preemptions, assert_settled, manual, model, threaded};
 
 const SECOND: Duration = Duration::from_secs(1);
