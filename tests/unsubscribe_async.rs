@@ -223,3 +223,31 @@ fn inside_a_handler_it_has_only_begun() {
     assert_rests_balanced(&broker);
     assert_eq!(seen.take(), [Unsubscribed::Ending]);
 }
+
+#[test]
+fn a_drain_that_is_out_of_time_needs_no_free_worker() {
+    let broker = threaded(1);
+    let topic = open(&broker);
+    let waits = topic.subscription("waits").pull(Pull::default()).unwrap();
+    let (release, released) = mpsc::channel::<()>();
+    let (begun, has_begun) = mpsc::channel();
+    let busy = broker.topic::<u32>("busy").open().unwrap();
+    let _busy = busy.subscribe("busy", move |_| {
+        begun.send(()).unwrap();
+        let _ = released.recv();
+        Ok(())
+    });
+    topic.publish(1).unwrap();
+    let lease = waits.recv_timeout(HANG).expect("it is there");
+    busy.publish(1).unwrap();
+    has_begun
+        .recv_timeout(HANG)
+        .expect("the only worker is busy");
+    // The lease keeps the drain from its end.
+    let drain = Unsubscribe::Drain { timeout: 20 * MS };
+    let ended = block_on(waits.unsubscribe_async(drain));
+    assert_eq!(counts(ended), (0, 0, 1));
+    assert!(lease.ack().is_err(), "it ended with the subscription");
+    drop(release);
+    assert_rests_balanced(&broker);
+}

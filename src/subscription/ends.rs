@@ -19,6 +19,7 @@ use crate::types::config::Unsubscribe;
 #[must_use = "the end comes without it, but nobody hears of it"]
 pub struct UnsubscribeFuture {
     of: Ending,
+    lanes: Vec<Arc<dyn AnyLane>>,
     id: WaiterId,
 }
 
@@ -58,8 +59,11 @@ impl UnsubscribeFuture {
             // The end does not wait for a free worker: all of them may be busy elsewhere.
             lanes.iter().for_each(|lane| lane.come_to_end());
         }
-        let id = WaiterId::default();
-        Self { of, id }
+        Self {
+            of,
+            lanes: lanes.to_vec(),
+            id: WaiterId::default(),
+        }
     }
 }
 
@@ -67,12 +71,19 @@ impl Future for UnsubscribeFuture {
     type Output = Unsubscribed;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Unsubscribed> {
-        let Self { of, id } = &mut *self;
+        let Self { of, lanes, id } = &mut *self;
         let engine = of.engine();
         if context::is_inside(engine) && !of.has_come() {
             return Poll::Ready(Unsubscribed::Ending);
         }
-        ready!(engine.quiescence.poll(id, context, || of.has_come()));
+        // The time of a drain may be up while all workers are busy elsewhere.
+        let has_come = || {
+            if !of.has_come() {
+                lanes.iter().for_each(|lane| lane.come_to_end());
+            }
+            of.has_come()
+        };
+        ready!(engine.quiescence.poll(id, context, has_come));
         Poll::Ready(Unsubscribed::Ended(of.metrics()))
     }
 }

@@ -468,7 +468,11 @@ impl<T: Send + Sync + 'static> Fire for Lane<T> {
                 }
                 return;
             }
-            Tag::Cancel => return self.close(Phase::Cancelling),
+            Tag::Cancel => {
+                self.close(Phase::Cancelling);
+                // Whoever awaits the end may bring it about.
+                return self.engine().quiescence.notify();
+            }
             Tag::Lease => Return::Overdue,
             Tag::Parked(index) => Return::Due(index),
         };
