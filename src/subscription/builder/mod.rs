@@ -71,8 +71,8 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     ///
     /// The filter is asked before a message takes a place in the lane. So what it refuses holds
     /// nobody up, however full the lane is. A refused message is counted as
-    /// [filtered](crate::metrics::DeliveryCounts::filtered), for this subscription alone. A letter that is
-    /// redriven is not asked about again.
+    /// [filtered](crate::metrics::DeliveryCounts::filtered), for this subscription alone. A letter
+    /// that is redriven is not asked about again.
     ///
     /// The filter runs on the worker that dispatches the topic, so it must be quick, and must not
     /// wait. It is asked about each message once, even if the message has to wait for room. If it

@@ -19,7 +19,6 @@ use crate::types::error::StaleError;
 /// that, [`extract_if`](Self::extract_if) takes out failed ones, to be settled one by one. To
 /// settle each lease by itself, iterate. Leases that are left when the batch is dropped are
 /// abandoned, as a dropped [`Lease`] is.
-/// [`Lease`] that is dropped.
 ///
 /// ```
 /// use millstream::{Broker, Nack, Pull};
