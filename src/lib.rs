@@ -87,6 +87,8 @@ mod broker;
 #[cfg(doc)]
 pub mod docs;
 mod engine;
+#[cfg(feature = "log")]
+mod log;
 mod message;
 mod observe;
 mod pure;
@@ -207,6 +209,15 @@ pub mod futures {
     pub use crate::topic::draining::Drain;
     pub use crate::topic::publishing::batch_futures::PublishBatch;
     pub use crate::topic::publishing::futures::Publish;
+}
+
+/// Durable topics: a [`Store`](store::Store) in a directory, and what it reports (feature `log`).
+#[cfg(feature = "log")]
+pub mod store {
+    pub use crate::log::recover::{Opened, Progress, TornTail};
+    pub use crate::log::store::{Store, StoreBuilder};
+    pub use crate::types::durability::Durability;
+    pub use crate::types::error::store::StoreError;
 }
 
 #[cfg(doctest)]

@@ -34,6 +34,15 @@ pub(crate) use crossbeam_utils::CachePadded;
 pub(crate) use std::sync::OnceLock as StaticOnce;
 pub(crate) use std::sync::{Arc, Weak};
 
+/// Returns the time of day, in milliseconds since 1970.
+#[cfg(feature = "log")]
+pub(crate) fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed();
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
 /// A word that is written seldom and read often. The models don't explore its reads: whoever writes
 /// it notifies those that are to act on it.
 pub(crate) struct Word(std::sync::atomic::AtomicU64);

@@ -3,6 +3,8 @@
 //! An error that refuses a payload hands it back, and no error prints a payload.
 
 pub(crate) mod recv;
+#[cfg(feature = "log")]
+pub(crate) mod store;
 
 use std::fmt;
 use std::io;

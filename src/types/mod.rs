@@ -25,6 +25,8 @@ macro_rules! labels {
 pub(crate) use labels;
 
 pub(crate) mod config;
+#[cfg(feature = "log")]
+pub(crate) mod durability;
 pub(crate) mod duration;
 pub(crate) mod error;
 pub(crate) mod name;
