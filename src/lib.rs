@@ -216,8 +216,15 @@ pub mod futures {
 pub mod store {
     pub use crate::log::recover::{Opened, Progress, TornTail};
     pub use crate::log::store::{Store, StoreBuilder};
+    pub use crate::topic::stored::{Retention, StoredRecord, StoredRecords};
+    #[cfg(feature = "json")]
+    pub use crate::types::codec::Json;
+    #[cfg(feature = "postcard")]
+    pub use crate::types::codec::Postcard;
+    pub use crate::types::codec::{Codec, CodecError, Raw};
     pub use crate::types::durability::Durability;
     pub use crate::types::error::store::StoreError;
+    pub use crate::types::start::Start;
 }
 
 #[cfg(doctest)]

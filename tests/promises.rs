@@ -17,6 +17,8 @@ mod conservation;
 mod drain;
 mod drain_pipeline;
 mod drain_topic;
+#[cfg(feature = "log")]
+mod durable;
 mod expiry;
 mod failures_at_the_end;
 mod fair_shares;

@@ -7,6 +7,9 @@ pub(crate) mod base;
 
 pub(crate) mod track;
 
+#[cfg(feature = "log")]
+pub(crate) mod journal;
+
 pub(crate) mod wait;
 
 pub(crate) mod runtime;
@@ -20,6 +23,9 @@ pub(crate) mod publish;
 pub(crate) mod dispatch;
 
 pub(crate) mod deliver;
+
+#[cfg(feature = "log")]
+pub(crate) mod durable;
 
 pub(crate) mod keyed;
 

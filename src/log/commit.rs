@@ -22,6 +22,7 @@
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::log::cursor::Cursor;
 use crate::log::writer::{Shared, Writer};
 use crate::pure::log::frame::FrameBuffer;
 use crate::pure::log::retention::Limits;
@@ -30,6 +31,9 @@ use crate::types::error::store::StoreError;
 
 /// The size from which on a group takes no more records. Threads that have some wait for the next.
 const FULL_GROUP: usize = 4 << 20;
+
+/// How long the ends of deliveries wait for a frame that others have to write.
+const ACK_LINGER: Duration = Duration::from_millis(10);
 
 /// The size up to which the memory of a group's frame is kept for the next.
 const KEPT_BUFFER: usize = 1 << 20;
@@ -94,6 +98,8 @@ struct Group {
     frame: FrameBuffer,
     syncs: bool,
     hooks: Vec<Hook>,
+    /// Cursors that have moved, and say how far when the group is written.
+    riders: Vec<Arc<Cursor>>,
     due: Option<Instant>,
 }
 
@@ -104,8 +110,22 @@ impl Group {
             frame,
             syncs: false,
             hooks: Vec::new(),
+            riders: Vec::new(),
             due: None,
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.frame.is_empty() && self.riders.is_empty()
+    }
+
+    /// Has it written by then. Returns whether that is earlier than before.
+    fn hasten(&mut self, until: Instant) -> bool {
+        let hastens = self.due.is_none_or(|due| until < due);
+        if hastens {
+            self.due = Some(until);
+        }
+        hastens
     }
 }
 
@@ -171,16 +191,36 @@ impl Log {
             Due::Now => Some(Instant::now()),
             Due::Within(delay) => Instant::now().checked_add(delay),
         };
-        if let Some(until) = until
-            && open.due.is_none_or(|due| until < due)
-        {
-            open.due = Some(until);
-            // Otherwise the leader does it when it stops.
-            if !pending.leads {
-                self.due.notify_one();
-            }
+        if until.is_some_and(|until| open.hasten(until)) && !pending.leads {
+            // If somebody leads, it notifies when it stops.
+            self.due.notify_one();
         }
         Ok(ticket)
+    }
+
+    /// Has a cursor that has moved say so in the next frame, which is written soon.
+    pub(crate) fn ride(&self, cursor: Arc<Cursor>) {
+        let mut pending = self.pending.lock();
+        if pending.failed.is_some() {
+            return;
+        }
+        pending.open.riders.push(cursor);
+        let until = Instant::now().checked_add(ACK_LINGER);
+        if until.is_some_and(|until| pending.open.hasten(until)) && !pending.leads {
+            self.due.notify_one();
+        }
+    }
+
+    /// Writes all that was submitted so far, and syncs it.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        let mut pending = self.pending.lock();
+        pending.open.syncs = true;
+        pending.is_unsynced = true;
+        let open = Ticket(pending.open.number);
+        while pending.finished < open.0 {
+            pending = self.step(pending, open);
+        }
+        pending.result(open)
     }
 
     /// Returns when the group is finished, with its result. The calling thread may write it.
@@ -234,10 +274,14 @@ impl Log {
         drop(pending);
 
         let mut writer = self.writer.lock();
+        for rider in group.riders.drain(..) {
+            rider.put(&mut group.frame);
+        }
         let is_empty = group.frame.is_empty();
-        let result = match is_empty {
-            true => Ok(()),
-            false => writer.write(&mut group.frame, group.syncs, unix_ms()),
+        let result = match (is_empty, group.syncs) {
+            (true, true) => writer.sync(),
+            (true, false) => Ok(()),
+            (false, syncs) => writer.write(&mut group.frame, syncs, unix_ms()),
         };
         for hook in group.hooks.drain(..) {
             hook(&result);
@@ -255,7 +299,7 @@ impl Log {
             group.frame.clear();
             pending.spare = Some(group.frame);
         }
-        if group.syncs && pending.open.frame.is_empty() && pending.failed.is_none() {
+        if group.syncs && pending.open.is_empty() && pending.failed.is_none() {
             // The log may rest here for a while, and somebody has to vouch for its end.
             drop(pending);
             let vouched = writer.vouch();
@@ -365,7 +409,7 @@ impl Log {
         pending.is_closing = true;
         self.due.notify_one();
         loop {
-            let has_records = !pending.open.frame.is_empty();
+            let has_records = !pending.open.is_empty();
             if pending.leads || has_records {
                 let open = Ticket(pending.open.number);
                 pending = self.step(pending, open);

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::log::commit::Log;
+use crate::log::commit::{Due, Log};
 use crate::log::fs::Fs;
 use crate::log::fs::real::RealFs;
 use crate::log::recover::{Opened, Progress, recover};
 use crate::log::writer::Writer;
+use crate::pure::log::frame::FrameBuffer;
+use crate::pure::log::record::Record;
 use crate::sync::{Arc, JoinHandle, Mutex, Thread, is_current, spawn};
 use crate::types::error::SettingError;
 use crate::types::error::store::StoreError;
@@ -52,6 +54,8 @@ pub(crate) struct Inner {
     opened: Opened,
     directory: PathBuf,
     flusher: Mutex<Option<JoinHandle<()>>>,
+    /// Held while a topic or a subscription is added, so that none is added twice.
+    adding: Mutex<()>,
 }
 
 impl Store {
@@ -94,6 +98,64 @@ impl std::fmt::Debug for Store {
         f.debug_struct("Store")
             .field("directory", &self.inner.directory)
             .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// Returns a topic's number in the store, and the number of its next message. Adds the topic if
+    /// it is new.
+    pub(crate) fn topic(&self, name: &str) -> Result<(u32, u64), StoreError> {
+        let _adding = self.adding.lock();
+        let (found, topic) = {
+            let state = self.log.shared.state.lock();
+            let found = state
+                .topic_named(name)
+                .map(|(id, topic)| (id, topic.next_seq));
+            (found, state.next_topic())
+        };
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let (first_seq, next_seq) = (1, 1);
+        self.commit(&Record::Topic {
+            topic,
+            first_seq,
+            next_seq,
+            name,
+        })?;
+        Ok((topic, next_seq))
+    }
+
+    /// Adds a subscription unless it is there.
+    pub(crate) fn add_subscription(
+        &self,
+        topic: u32,
+        name: &str,
+        next: u64,
+    ) -> Result<(), StoreError> {
+        let _adding = self.adding.lock();
+        let (is_there, subscription) = {
+            let state = self.log.shared.state.lock();
+            let found = state.subscription_named(topic, name);
+            (found.is_some(), state.next_subscription())
+        };
+        if is_there {
+            return Ok(());
+        }
+        self.commit(&Record::Subscription {
+            subscription,
+            topic,
+            next,
+            name,
+        })
+    }
+
+    /// Writes and syncs a record.
+    fn commit(&self, record: &Record<'_>) -> Result<(), StoreError> {
+        let put = |frame: &mut FrameBuffer| record.put(frame.record());
+        let submitted = self.log.submit(true, Due::Waits, put, None);
+        let ticket = submitted.map_err(|(error, _)| error)?;
+        self.log.wait(ticket)
     }
 }
 
@@ -206,6 +268,7 @@ impl StoreBuilder {
                 opened,
                 directory: self.directory,
                 flusher: Mutex::new(Some(flusher)),
+                adding: Mutex::new(()),
             }),
         })
     }

@@ -68,19 +68,22 @@ pub(crate) struct Batch<T> {
 struct Marks {
     /// A time to live of its own.
     expires: bool,
-    /// A publisher that wants to know its end.
-    is_tracked: bool,
+    /// Somebody who wants to know its end: its publisher, or the log.
+    is_watched: bool,
+    /// It was read from the log.
+    is_replayed: bool,
 }
 
 impl Marks {
     const NONE: Self = Self {
         expires: false,
-        is_tracked: false,
+        is_watched: false,
+        is_replayed: false,
     };
 
     fn add(&mut self, meta: &Meta) {
         self.expires |= meta.ttl_ns.is_some();
-        self.is_tracked |= meta.tracker().is_some();
+        self.is_watched |= meta.is_watched();
     }
 }
 
@@ -152,9 +155,26 @@ impl<T> Batch<T> {
         found.ok().map(|at| &*self.meta[at].1)
     }
 
-    /// Returns whether the end of a message is counted for its publisher.
-    pub(crate) fn is_tracked(&self) -> bool {
-        self.marks.is_tracked
+    /// Returns whether somebody wants to know the end of a message.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.marks.is_watched
+    }
+
+    /// Makes a batch of messages that were read from the log.
+    #[cfg(feature = "log")]
+    pub(crate) fn replayed(each: Vec<(Accepted<T>, Box<Meta>)>, ttl: Option<NonZeroU64>) -> Self {
+        let mut open = OpenBatch::new(ttl);
+        for (message, meta) in each {
+            open.push(message, Some(meta));
+        }
+        open.marks.is_replayed = true;
+        open.take()
+    }
+
+    /// Returns whether its messages were read from the log.
+    #[cfg(feature = "log")]
+    pub(crate) fn is_replayed(&self) -> bool {
+        self.marks.is_replayed
     }
 
     /// Calls `note` with the trackers of the messages from `from` up to `to`.
@@ -165,12 +185,10 @@ impl<T> Batch<T> {
         trackers.for_each(|tracker| note(tracker));
     }
 
-    /// Notes how deliveries of the messages at these places have ended.
-    #[cold]
-    pub(crate) fn track_ends(&self, places: impl Iterator<Item = usize>, end: Status) {
-        for place in places {
-            let tracker = self.meta(place).and_then(Meta::tracker);
-            tracker.into_iter().for_each(|tracker| tracker.end(end));
+    /// Notes how a delivery of the message at this place has ended.
+    pub(crate) fn track_end(&self, place: usize, end: Status) {
+        if let Some(tracker) = self.meta(place).and_then(Meta::tracker) {
+            tracker.end(end);
         }
     }
 
@@ -430,7 +448,7 @@ impl<T> BatchSlice<T> {
     /// Calls `note` with the trackers of the messages, if they have any.
     #[inline(always)]
     pub(crate) fn track(&self, note: impl Fn(&Tracker)) {
-        if self.batch.is_tracked() {
+        if self.batch.is_watched() {
             self.batch.track(self.from, self.to, note);
         }
     }

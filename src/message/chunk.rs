@@ -92,6 +92,50 @@ impl<T> Chunk<T> {
         })
     }
 
+    /// Returns each payload with the parts added to it.
+    #[cfg(feature = "log")]
+    pub(crate) fn each(&self) -> impl Iterator<Item = (&T, Option<&Meta>)> {
+        let mut meta = self.meta.iter().peekable();
+        self.payloads.iter().zip(0..).map(move |(payload, at)| {
+            let own = meta.next_if(|(index, _)| *index == at);
+            (payload, own.map(|(_, meta)| &**meta))
+        })
+    }
+
+    /// Notes that the messages are in the log. The first one says so for all that go with it.
+    #[cfg(feature = "log")]
+    pub(crate) fn mark_logged(&mut self) {
+        if self.first_meta().is_none() {
+            self.meta.insert(0, (0, Box::default()));
+        }
+        if let Some((_, meta)) = self.meta.first_mut() {
+            meta.is_logged = true;
+        }
+    }
+
+    /// Takes out the only message, unless there are more.
+    #[cfg(feature = "log")]
+    pub(crate) fn into_one(mut self) -> Result<(T, Option<Box<Meta>>), Self> {
+        match (self.payloads.pop(), self.payloads.is_empty()) {
+            (Some(only), true) => Ok((only, self.meta.pop().map(|(_, meta)| meta))),
+            (last, _) => {
+                self.payloads.extend(last);
+                Err(self)
+            }
+        }
+    }
+
+    /// Puts messages back that were taken from the front.
+    #[cfg(feature = "log")]
+    pub(crate) fn put_front(&mut self, taken: Self) {
+        let rest = std::mem::replace(self, taken);
+        let by = self.payloads.len() as u32;
+        self.payloads.extend(rest.payloads);
+        let moved = rest.meta.into_iter();
+        self.meta
+            .extend(moved.map(|(index, meta)| (index + by, meta)));
+    }
+
     /// Returns each as the message that it was made of.
     pub(crate) fn into_messages(self) -> impl Iterator<Item = Message<T>> {
         self.into_each().map(Message::from_parts)

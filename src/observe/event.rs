@@ -416,6 +416,24 @@ pub enum EventKind {
     },
     /// A full dead-letter store evicted a letter, or did not keep a new one.
     LetterEvicted,
+    /// A subscription is fed from the log, because its lane had no room (feature `log`).
+    #[cfg(feature = "log")]
+    FellBehind,
+    /// A subscription that was fed from the log gets messages from the topic again.
+    #[cfg(feature = "log")]
+    CaughtUp,
+    /// A subscription can't be fed, because the log can't be read.
+    #[cfg(feature = "log")]
+    ReadFailed {
+        /// The reason.
+        error: Arc<str>,
+    },
+    /// A stored message can't be decoded, and was passed over.
+    #[cfg(feature = "log")]
+    Undecodable {
+        /// The codec's error.
+        error: Arc<str>,
+    },
     /// A delivery went to the dead letters, and later deliveries of its key follow it there from
     /// now on.
     KeyParked {
@@ -474,6 +492,14 @@ impl EventKind {
             Self::Redriven => "redriven",
             Self::LetterMoved { .. } => "letter_moved",
             Self::LetterEvicted => "letter_evicted",
+            #[cfg(feature = "log")]
+            Self::FellBehind => "fell_behind",
+            #[cfg(feature = "log")]
+            Self::CaughtUp => "caught_up",
+            #[cfg(feature = "log")]
+            Self::ReadFailed { .. } => "read_failed",
+            #[cfg(feature = "log")]
+            Self::Undecodable { .. } => "undecodable",
             Self::KeyParked { .. } => "key_parked",
             Self::KeyFreed { .. } => "key_freed",
             Self::StaleSettlement => "stale_settlement",
@@ -509,6 +535,8 @@ pub enum DropCause {
     ///
     /// [`Topic::cancel_delayed`](crate::Topic::cancel_delayed) does that.
     Cancelled,
+    /// The store did not take the message. Its publisher has the payload back.
+    NotStored,
 }
 
 labels!(DropCause {
@@ -518,6 +546,7 @@ labels!(DropCause {
     Self::Shutdown => "shutdown",
     Self::Expired => "expired",
     Self::Cancelled => "cancelled",
+    Self::NotStored => "not_stored",
 });
 
 /// The kinds of user code that the engine calls besides handlers.

@@ -10,6 +10,8 @@ use crate::engine::state::topic::TopicCore;
 use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::topic::options::{TopicOptions, topic_setters};
+#[cfg(feature = "log")]
+use crate::topic::stored::StoredTopic;
 use crate::types::error::{OpenError, SettingError};
 
 /// The largest payload by value, in bytes. A topic of larger payloads is refused.
@@ -26,6 +28,8 @@ pub struct TopicBuilder<'b, T> {
     engine: &'b Arc<Engine>,
     name: String,
     options: TopicOptions,
+    #[cfg(feature = "log")]
+    pub(crate) stored: StoredTopic<T>,
     carries: PhantomData<fn(T) -> T>,
 }
 
@@ -35,6 +39,8 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             engine,
             name: name.to_owned(),
             options: TopicOptions::new(),
+            #[cfg(feature = "log")]
+            stored: StoredTopic::default(),
             carries: PhantomData,
         }
     }
@@ -87,6 +93,8 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
         }
         let options = &self.options;
         let (settings, live) = options.checked(self.engine)?;
+        #[cfg(feature = "log")]
+        let settings = self.stored.checked(self.engine, settings, live)?;
         loop {
             if self.engine.is_ending() {
                 return Err(OpenError::Closed);
@@ -101,6 +109,8 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                     live,
                     strategy.unwrap_or_else(|| self.engine.strategy.load()),
                     retry.unwrap_or_else(|| Arc::clone(&self.engine.retry)),
+                    #[cfg(feature = "log")]
+                    self.stored.open(self.engine, &name)?,
                 );
                 // The handle is taken before anybody can find and remove the topic.
                 let topic = Topic::join(Arc::clone(&core));

@@ -242,8 +242,10 @@ impl TopicOptions {
         if let Some(retry) = &self.retry {
             retry.check()?;
         }
+        let no_subscribers = self.no_subscribers.unwrap_or_default();
         let settings = TopicSettings {
-            no_subscribers: self.no_subscribers.unwrap_or_default(),
+            no_subscribers,
+            has_detour: no_subscribers == NoSubscribers::Reject,
             on_expired: self.on_expired.unwrap_or_default(),
             letters,
             letter_overflow: self.letter_overflow.unwrap_or_default(),

@@ -1,7 +1,5 @@
 //! How far a message has come on its way to the disk.
 
-use crate::types::labels;
-
 /// How far a message has come on its way to the disk.
 ///
 /// Levels compare by what they survive: `Volatile < Written < Synced`.

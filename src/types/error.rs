@@ -91,6 +91,10 @@ pub enum OpenError {
         /// The setting that differs, by the name of its method.
         setting: &'static str,
     },
+    /// The store refuses the topic (feature `log`).
+    #[cfg(feature = "log")]
+    #[error("the topic can't be stored")]
+    Store(#[from] store::StoreError),
     /// The broker is draining or has stopped.
     #[error("the broker is closed")]
     Closed,
@@ -176,6 +180,17 @@ pub enum PublishError<T> {
         /// The setting, and the rule that it breaks.
         invalid: Box<SettingError>,
     },
+    /// The store did not take the message, or can't say that it did (feature `log`).
+    ///
+    /// After a failed write or sync the message may be found when the store is opened again. It was
+    /// delivered to nobody.
+    #[cfg(feature = "log")]
+    NotStored {
+        /// The payload.
+        payload: T,
+        /// The reason.
+        error: Box<store::StoreError>,
+    },
 }
 
 impl<T> PublishError<T> {
@@ -189,6 +204,8 @@ impl<T> PublishError<T> {
             | Self::UnknownTopic(payload)
             | Self::WrongType { payload, .. }
             | Self::Invalid { payload, .. } => payload,
+            #[cfg(feature = "log")]
+            Self::NotStored { payload, .. } => payload,
         }
     }
 
@@ -214,6 +231,8 @@ impl<T> fmt::Debug for PublishError<T> {
             Self::UnknownTopic(_) => "UnknownTopic",
             Self::WrongType { .. } => "WrongType",
             Self::Invalid { .. } => "Invalid",
+            #[cfg(feature = "log")]
+            Self::NotStored { .. } => "NotStored",
         };
         write!(f, "{variant}(..)")
     }
@@ -231,6 +250,8 @@ impl<T> fmt::Display for PublishError<T> {
                 write!(f, "the topic carries {existing}, another type")
             }
             Self::Invalid { invalid, .. } => invalid.fmt(f),
+            #[cfg(feature = "log")]
+            Self::NotStored { error, .. } => write!(f, "the message is not stored: {error}"),
         }
     }
 }
@@ -318,6 +339,10 @@ pub enum SubscribeError {
         /// The name.
         name: String,
     },
+    /// The store refuses the subscription, or has no messages where it is to start (feature `log`).
+    #[cfg(feature = "log")]
+    #[error("the subscription can't be stored, or not from there")]
+    Store(#[from] store::StoreError),
     /// A pattern breaks the grammar.
     #[error(transparent)]
     Pattern(#[from] PatternError),

@@ -24,12 +24,17 @@ struct Front {
 impl Gate {
     /// Makes an open gate.
     pub fn new() -> Self {
+        Self::after(0)
+    }
+
+    /// Makes an open gate that has given out this many tickets before, and got them back.
+    pub fn after(tickets: u64) -> Self {
         Self {
             front: CachePadded::new(Front {
-                tickets: Cell::new(Tickets::OPEN),
-                seen: AtomicU64::new(0),
+                tickets: Cell::new(Tickets::after(tickets)),
+                seen: AtomicU64::new(tickets),
             }),
-            released: AtomicU64::new(0),
+            released: AtomicU64::new(tickets),
         }
     }
 

@@ -52,7 +52,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let count = part.len() as u64;
         let status = self.books.record(Status::Queued, Step::Bury, count);
         self.write_letters(part, reason);
-        part.track(|tracker| tracker.end(status));
+        self.note_end(part, status);
     }
 
     /// Makes letters of first attempts whose end is on the books.

@@ -269,12 +269,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 OnExpired::DeadLetter => {
                     let status = self.end_without_place(lane, part, Step::Bury);
                     lane.write_letters(part, DeadReason::Expired);
-                    part.track(|tracker| tracker.count(status));
+                    lane.note_end_without_place(part, status);
                 }
                 OnExpired::Drop => {
                     let status = self.end_without_place(lane, part, Step::Expire);
                     self.tell_expired(lane, part, status);
-                    part.track(|tracker| tracker.count(status));
+                    lane.note_end_without_place(part, status);
                 }
             }
         }

@@ -149,7 +149,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Counts messages that a lane's filter has refused.
     pub(crate) fn refuse(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>) {
         let status = self.end_without_place(lane, part, Step::Filter);
-        part.track(|tracker| tracker.count(status));
+        lane.note_end_without_place(part, status);
         if self.bus().observed() {
             for id in part.ids() {
                 let subject = Subject::of(&lane.name).message(id).status(status);

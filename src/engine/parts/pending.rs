@@ -164,18 +164,10 @@ impl<T> PendingDelivery<T> {
     /// delivery was counted when it became a letter.
     #[inline]
     pub(crate) fn tracker(&self) -> Option<&Arc<Tracker>> {
-        if self.generation > 0 || !self.batch.is_tracked() {
+        if self.generation > 0 || !self.batch.is_watched() {
             return None;
         }
         self.batch.meta(usize::from(self.index))?.tracker()
-    }
-
-    /// Notes how it has ended.
-    #[inline]
-    pub(crate) fn track(&self, end: Status) {
-        if let Some(tracker) = self.tracker() {
-            tracker.end(end);
-        }
     }
 
     /// Notes that it is put off. It has not failed.

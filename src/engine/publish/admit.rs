@@ -107,16 +107,12 @@ impl Admitted {
 
     /// Returns the receipt for the first of these messages.
     pub(crate) fn receipt(&self) -> Receipt {
-        Receipt {
-            id: MessageId::new(self.first_id),
-            evicted: self.evicted,
-            dropped: self.dropped,
-        }
+        Receipt::volatile(MessageId::new(self.first_id), self.evicted, self.dropped)
     }
 }
 
 /// Why nothing was admitted.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) enum Refused {
     Full,
     TimedOut,
@@ -124,6 +120,9 @@ pub(crate) enum Refused {
     NoSubscribers,
     /// The message asks for a time to live of zero.
     ZeroTtl,
+    /// The log did not take it.
+    #[cfg(feature = "log")]
+    NotStored(Box<crate::types::error::store::StoreError>),
 }
 
 impl Refused {
@@ -137,6 +136,8 @@ impl Refused {
                 payload,
                 invalid: Box::new(zero_ttl()),
             },
+            #[cfg(feature = "log")]
+            Self::NotStored(error) => PublishError::NotStored { payload, error },
         }
     }
 }
@@ -171,7 +172,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// subscribers.
     #[inline(always)]
     pub(crate) fn short_way(&self) -> Option<(u64, MutexGuard<'_, Tail<T>>)> {
-        if self.split.is_some() || self.bus().observed() || self.lacks_subscribers() {
+        if self.split.is_some() || self.bus().observed() || self.takes_detour() {
             return None;
         }
         Some((self.engine.clock.now_ns(), self.plain.tail()))
@@ -203,6 +204,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         meta: Option<Box<Meta>>,
         wait: Wait,
     ) -> Result<Receipt, (Refused, T, Option<Box<Meta>>)> {
+        #[cfg(feature = "log")]
+        if let Some(stored) = self.stored() {
+            return self.publish_one_stored(stored, payload, meta, wait);
+        }
         let mut drops = DeferredDrops::new();
         let admitted = match self.admit_one(wait, &mut drops, route, meta.as_deref()) {
             Ok(admitted) => admitted,
@@ -228,9 +233,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Counts `count` messages as rejected, unless they made no sense.
-    pub(crate) fn note_refused(&self, refused: Refused, count: u64) {
-        if !matches!(refused, Refused::ZeroTtl) {
-            self.books.rejected.add(count);
+    pub(crate) fn note_refused(&self, refused: &Refused, count: u64) {
+        match refused {
+            Refused::ZeroTtl => {}
+            // Those that had tickets are counted as dropped.
+            #[cfg(feature = "log")]
+            Refused::NotStored(_) => {}
+            _ => self.books.rejected.add(count),
         }
     }
 
@@ -306,6 +315,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Ok(granted) => Ok(Admitted::plainly(granted)),
             Err(refusal) => self.admit_by_policy(wanted, refusal, patience, drops, route, meta),
         }
+    }
+
+    /// Returns whether a publisher has to look at more than the gate and the queue.
+    #[inline(always)]
+    fn takes_detour(&self) -> bool {
+        self.settings.has_detour && (self.is_stored() || self.lacks_subscribers())
     }
 
     #[inline(always)]

@@ -80,7 +80,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let message = take(outgoing);
         Poll::Ready(match admitted {
             Err(refused) => {
-                self.note_refused(refused, 1);
+                self.note_refused(&refused, 1);
                 Err(refused.error(message.into_inner()))
             }
             Ok(admitted) => Ok(self.take_in(message, &admitted)),

@@ -50,7 +50,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         rest: Vec<M>,
         receipt: BatchReceipt,
     ) -> PublishBatchError<M> {
-        self.note_refused(refused, rest.len() as u64);
+        self.note_refused(&refused, rest.len() as u64);
         PublishBatchError {
             accepted: receipt.accepted,
             error: refused.error(rest),
@@ -82,6 +82,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.notify_after(tail, admitted.last_id(), own_expires_ns);
             note_in(receipt, &admitted);
             return Ok(());
+        }
+        #[cfg(feature = "log")]
+        if let Some(stored) = self.stored() {
+            return self.publish_stored(stored, chunk, receipt, patience);
         }
         let (wanted, route) = self.way_of(chunk, wanted, route);
         let admitted = self.admit(wanted, patience, drops, route, None)?;

@@ -13,6 +13,8 @@ use crate::message::chunk::Chunk;
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, Receipt};
 use crate::sync::Arc;
+#[cfg(feature = "log")]
+use crate::types::error::store::StoreError;
 use crate::types::error::{PublishBatchError, PublishError};
 
 /// The messages of a batch that have not been accepted yet.
@@ -113,6 +115,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if message.is_stillborn() {
             return Err((Refused::ZeroTtl, message));
         }
+        #[cfg(feature = "log")]
+        if self.is_stored() {
+            let error = StoreError::Unsupported { what: "a delay" };
+            return Err((Refused::NotStored(Box::new(error)), message));
+        }
         let route = self.route_of(message.meta());
         match self.admit(1, patience, drops, route, None) {
             Ok(admitted) => Ok(self.delay(message, &admitted, route, drops)),
@@ -133,7 +140,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let (patience, drops) = (&mut Patience::of(wait), &mut DeferredDrops::new());
         let accepted = self.accept_late(message, patience, drops);
         accepted.map_err(|(refused, message)| {
-            self.note_refused(refused, 1);
+            self.note_refused(&refused, 1);
             refused.error(message.into_inner())
         })
     }

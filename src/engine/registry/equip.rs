@@ -1,5 +1,7 @@
 //! Making a lane with its consumers.
 
+#[cfg(feature = "log")]
+use crate::engine::journal::lane_log::LaneLog;
 use crate::engine::parts::handler::{Handler, SharedFilter};
 use crate::engine::parts::leases::Leasing;
 use crate::engine::state::keyed::{Consumers, Keyed};
@@ -42,6 +44,8 @@ pub(crate) struct LanePlan<T> {
     pub(crate) filter: Option<SharedFilter<T>>,
     pub(crate) rules: Rules,
     pub(crate) by_pattern: bool,
+    #[cfg(feature = "log")]
+    pub(crate) stored: Option<Box<LaneLog<T>>>,
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
@@ -66,6 +70,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             filter: plan.filter,
             by_pattern: plan.by_pattern,
             consumers,
+            #[cfg(feature = "log")]
+            stored: plan.stored,
             keyed: (!is_plain).then(keyed),
         };
         let with_handler = |handler| Arc::new(Self::new(name, topic, settings, handler));

@@ -105,7 +105,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             queue_wait: LatencySummary::of(&latencies.queue_wait),
             handler: LatencySummary::of(&latencies.handler),
             end_to_end: LatencySummary::of(&latencies.end_to_end),
-            published,
+            published: published - self.earlier_tickets(),
             moving,
         }
     }

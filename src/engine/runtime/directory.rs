@@ -42,6 +42,8 @@ pub(crate) struct TopicSettings {
     pub(crate) letters: usize,
     pub(crate) letter_overflow: DeadLetterOverflow,
     pub(crate) partitions: Option<Partitions>,
+    /// Whether a publisher has to look at more than the gate and the queue.
+    pub(crate) has_detour: bool,
 }
 
 /// A time to live in nanoseconds, if there is one.
@@ -122,11 +124,13 @@ impl Packed for LaneFull {
 
     #[inline(always)]
     fn unpack(word: u64) -> Self {
-        const ALL: [LaneFull; 4] = [
+        const ALL: &[LaneFull] = &[
             LaneFull::Wait,
             LaneFull::DropOldest,
             LaneFull::DropNewest,
             LaneFull::DeadLetter,
+            #[cfg(feature = "log")]
+            LaneFull::CatchUp,
         ];
         ALL[word as usize % ALL.len()]
     }

@@ -4,6 +4,8 @@ use crate::engine::base::cell::{Cell, Setting};
 use crate::engine::base::contain::{PolicyInUse, SharedPolicy, SharedStrategy, StrategyInUse};
 use crate::engine::base::counters::{DeliveryCounts, TopicBooks};
 use crate::engine::base::gate::Gate;
+#[cfg(feature = "log")]
+use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::parts::delayed::DelayedMessages;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::bus::Bus;
@@ -43,6 +45,9 @@ pub(crate) struct TopicCore<T> {
     /// The topic's queue, whose messages are numbered by their ids; unused if it is split.
     pub(crate) plain: PartitionQueue<T>,
     pub(crate) split: Option<Box<Split<T>>>,
+    /// Its side of the log, if it is durable.
+    #[cfg(feature = "log")]
+    stored: Option<Box<TopicLog<T>>>,
     /// Messages up to this id are handed on whatever the strategy says.
     pub(crate) flush_to: AtomicU64,
     pub(crate) lanes: Slot<Lanes<T>>,
@@ -80,14 +85,21 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         live: LiveSettings,
         strategy: SharedStrategy,
         retry: SharedPolicy,
+        #[cfg(feature = "log")] stored: Option<Box<TopicLog<T>>>,
     ) -> Arc<Self> {
+        #[cfg(feature = "log")]
+        let gate = Gate::after(stored.as_ref().map_or(0, |stored| stored.first_own - 1));
+        #[cfg(not(feature = "log"))]
+        let gate = Gate::new();
         Arc::new_cyclic(|topic| Self {
             name,
-            gate: Gate::new(),
+            gate,
             plain: PartitionQueue::new(live),
             split: settings
                 .partitions
                 .map(|partitions| Box::new(Split::new(topic, live, partitions))),
+            #[cfg(feature = "log")]
+            stored,
             flush_to: AtomicU64::new(0),
             lanes: Slot::new(Arc::new(Vec::new())),
             roll: Roll::new(),
@@ -138,6 +150,47 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.is_stopped.get() != 0 || self.engine.has_stopped()
     }
 
+    /// Returns its side of the log, if it is durable.
+    #[cfg(feature = "log")]
+    #[inline]
+    pub(crate) fn stored(&self) -> Option<&TopicLog<T>> {
+        self.stored.as_deref()
+    }
+
+    /// Returns whether it is durable.
+    #[inline(always)]
+    pub(crate) fn is_stored(&self) -> bool {
+        #[cfg(feature = "log")]
+        {
+            self.stored.is_some()
+        }
+        #[cfg(not(feature = "log"))]
+        {
+            false
+        }
+    }
+
+    /// Returns the highest id that a message has got.
+    ///
+    /// It is the number of tickets that were given out. In a durable topic the log numbers the
+    /// messages. Each has a ticket, too, but racing publishers may come to the log in another order.
+    pub(crate) fn last_id(&self) -> u64 {
+        #[cfg(feature = "log")]
+        if let Some(stored) = &self.stored {
+            return stored.last_given();
+        }
+        self.gate.issued()
+    }
+
+    /// Returns how many tickets were given out before this process opened the topic.
+    pub(crate) fn earlier_tickets(&self) -> u64 {
+        #[cfg(feature = "log")]
+        if let Some(stored) = &self.stored {
+            return stored.first_own - 1;
+        }
+        0
+    }
+
     /// Returns whether all its places are taken.
     pub(crate) fn is_full(&self) -> bool {
         self.gate.outstanding() >= self.live.capacity.get()
@@ -184,8 +237,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(crate) fn flush(self: &Arc<Self>) {
         // ORDERING: pairs with the loads by the dispatcher and the lanes. The notifications below
         // bring them to look.
-        self.flush_to
-            .fetch_max(self.gate.issued(), Ordering::AcqRel);
+        self.flush_to.fetch_max(self.last_id(), Ordering::AcqRel);
         self.schedule();
         for lane in self.lanes.load().iter() {
             lane.schedule();
@@ -353,12 +405,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn start(&self, lane: &Lane<T>) {
         // This order, so that equal counts mean that nothing is there now.
         let released = self.gate.released();
-        let after = self.gate.issued();
+        let after = self.last_id();
         lane.start_after(after);
         if released < after {
             // Before the list, so that a dispatcher that finds the lane there asks it.
             self.starts.update(|starts| starts.begin(after));
         }
+    }
+
+    /// Has the dispatcher pass a lane by, which is fed from the log.
+    pub(crate) fn pass_by(&self, lane: &Lane<T>) {
+        lane.start_after(u64::MAX);
+        // It stays so: from here on, the dispatcher asks each lane what it wants.
+        self.starts.update(|starts| starts.begin(u64::MAX));
     }
 
     /// Adds a lane, unless one of its name is there and not ending. It starts now, unless messages
@@ -374,7 +433,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         let is_first = self.lanes.peek(|lanes| self.retains(lanes));
         in_order!(
-            if !is_first {
+            if lane.is_behind() {
+                self.pass_by(lane);
+            } else if !is_first {
                 self.start(lane);
             },
             self.roll.add(&self.lanes, lane),

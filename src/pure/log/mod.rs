@@ -1,6 +1,7 @@
 //! The format of the log, and what its records add up to: functions of bytes.
 
 pub(crate) mod bytes;
+pub(crate) mod feed;
 pub(crate) mod frame;
 pub(crate) mod header;
 pub(crate) mod message;

@@ -30,7 +30,12 @@ pub enum Refusal {
 
 impl Tickets {
     /// Open, nothing accepted yet.
-    pub const OPEN: Self = Self(0);
+    pub const OPEN: Self = Self::after(0);
+
+    /// Open, with this many messages accepted before.
+    pub const fn after(issued: u64) -> Self {
+        Self(issued & !(CLOSED | SEALED))
+    }
 
     /// Returns the number of tickets handed out so far, which is also the last id.
     pub fn issued(self) -> u64 {

@@ -69,6 +69,29 @@ pub enum StoreError {
         /// The system's error.
         source: Arc<io::Error>,
     },
+    /// A payload can't be turned into bytes, or bytes into a payload.
+    #[error("the codec failed: {0}")]
+    Codec(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// A message is too large to be stored.
+    #[error("a message of {bytes} bytes is too large: the most is {most}")]
+    TooLarge {
+        /// The size of the message with its key and headers.
+        bytes: u64,
+        /// The most bytes that a message may have.
+        most: u64,
+    },
+    /// Retention has taken the message that was asked for.
+    #[error("retention has taken the messages before {first_available}")]
+    Trimmed {
+        /// The number of the first message that is still there.
+        first_available: u64,
+    },
+    /// A durable topic doesn't store this.
+    #[error("a durable topic doesn't store {what}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The store was closed.
     #[error("the store was closed")]
     Closed,
@@ -88,3 +111,12 @@ impl StoreError {
         matches!(self, Self::Damaged { .. })
     }
 }
+
+/// Errors are equal if they say the same.
+impl PartialEq for StoreError {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for StoreError {}

@@ -1,0 +1,4 @@
+//! Durable topics: publishing through the log, and catching up from it.
+
+pub(crate) mod feed;
+pub(crate) mod publish;
