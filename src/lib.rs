@@ -136,6 +136,18 @@ pub use types::error::PublishError;
 pub use types::name::MAX_NAME_LEN;
 pub use types::pattern::Pattern;
 
+// Most programs use some of these names. They are in their modules, and here, too.
+#[doc(no_inline)]
+pub use dead_letters::{DeadLetterOverflow, DeadReason};
+#[doc(no_inline)]
+pub use error::{DrainError, OpenError, SubscribeError};
+#[doc(no_inline)]
+pub use event::EventKind;
+#[doc(no_inline)]
+pub use retry::{Decision, FailedAttempt, RetryPolicy};
+#[doc(no_inline)]
+pub use strategy::{Backlog, Plan, Strategy};
+
 /// Retry policies of your own. [`Backoff`] is the one that comes with the crate.
 pub mod retry {
     pub use crate::pure::policy::chosen::{RetryFn, retry_fn};

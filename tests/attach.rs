@@ -70,6 +70,22 @@ fn a_detached_group_works_on_and_takes_members_again() {
 }
 
 #[test]
+fn a_group_that_is_taken_up_keeps_the_concurrency_of_its_members() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u32>("t").open().unwrap();
+    let group = topic.subscription("g").concurrency(4).group().unwrap();
+    group.detach();
+    let group = topic.attach_group("g").unwrap();
+    let refused = group.member("one").join(|_| Ok(())).err().unwrap();
+    assert!(refused.to_string().starts_with("concurrency is 4"));
+    let one = group.member("one").join_shared(|_| Ok(())).unwrap();
+    topic.publish_batch(0..8).unwrap();
+    broker.run_until_idle();
+    assert_eq!(one.metrics().taken, 8);
+    assert_rests_balanced(&broker);
+}
+
+#[test]
 fn what_is_not_there_or_of_another_kind_is_refused_by_name() {
     let (broker, _clock) = manual();
     let topic = broker.topic::<u32>("t").open().unwrap();

@@ -19,8 +19,8 @@ pub(crate) enum Equipment<T> {
     Runner(Handler<T>),
     /// The slots of a handler that several calls share.
     Slots(Shared<T>),
-    /// Members, who join later.
-    Members,
+    /// Members, who join later, and how many calls each has unless it says otherwise.
+    Members(u16),
     /// Callers that pull, and the line in which they wait.
     Callers(Leasing, Arc<Waiters>),
 }
@@ -30,7 +30,7 @@ impl<T> Equipment<T> {
         match self {
             Self::Runner(_) => Consumers::Runner,
             Self::Slots(_) => Consumers::Slots,
-            Self::Members => Consumers::Members,
+            Self::Members(calls) => Consumers::Members(*calls),
             Self::Callers(..) => Consumers::Callers,
         }
     }
@@ -78,7 +78,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let (lane, slots, leasing) = match equipment {
             Equipment::Runner(handler) => (with_handler(handler), None, None),
             Equipment::Slots(slots) => (with_handler(Handler::External), Some(slots), None),
-            Equipment::Members => (with_handler(Handler::External), None, None),
+            Equipment::Members(_) => (with_handler(Handler::External), None, None),
             Equipment::Callers(leasing, _) => {
                 (with_handler(Handler::External), None, Some(leasing))
             }

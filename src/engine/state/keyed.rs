@@ -130,14 +130,14 @@ pub(crate) enum Consumers {
     Callers,
     /// The slots of the subscription's own handler.
     Slots,
-    /// The members of a consumer group.
-    Members,
+    /// The members of a consumer group. Each has so many calls at once, unless it says otherwise.
+    Members(u16),
 }
 
 impl Consumers {
     /// Returns whether several of them may take at once, each for itself.
     pub(crate) fn share(self) -> bool {
-        matches!(self, Self::Slots | Self::Members)
+        matches!(self, Self::Slots | Self::Members(_))
     }
 }
 

@@ -261,9 +261,10 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     ///
     /// The errors are those of [`subscribe_shared`](Self::subscribe_shared).
     pub fn group(self) -> Result<ConsumerGroup<T>, SubscribeError> {
-        let concurrency = self.options.checked_concurrency()?;
-        let lane = self.finish(Consumers::Members, || Ok(Equipment::Members))?;
-        Ok(ConsumerGroup::new(lane, concurrency))
+        let calls = self.options.checked_concurrency()? as u16;
+        let members = || Ok(Equipment::Members(calls));
+        let lane = self.finish(Consumers::Members(calls), members)?;
+        Ok(ConsumerGroup::new(lane))
     }
 
     /// Subscribes without a handler: the caller's own threads take the deliveries.

@@ -227,7 +227,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
     /// one member would do under it.
     pub fn group(self) -> Result<PatternGroup<T>, SubscribeError> {
         let concurrency = self.options.checked_concurrency()?;
-        let group = self.finish(Template::Members)?;
+        let group = self.finish(Template::Members(concurrency as u16))?;
         Ok(PatternGroup::new(group, concurrency))
     }
 
