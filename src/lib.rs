@@ -98,7 +98,7 @@ mod types;
 pub use broker::Broker;
 pub use broker::builder::BrokerBuilder;
 pub use engine::base::clock::ManualClock;
-pub use engine::track::tracker::Outcome;
+pub use engine::track::ends::Outcome;
 pub use message::delivery_batch::{Deliveries, DeliveryBatch};
 pub use message::meta::HeaderValue;
 pub use message::nack::Nack;
@@ -125,7 +125,7 @@ pub use topic::letters::dead_letters::DeadLetters;
 pub use topic::options::TopicOptions;
 pub use topic::publishing::message::MessageBuilder;
 pub use topic::publishing::publisher::BufferedPublisher;
-pub use topic::publishing::tracked::Tracked;
+pub use topic::publishing::tracker::Tracker;
 pub use types::config::{
     Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow,
     Unkeyed, Unsubscribe,

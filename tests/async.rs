@@ -606,12 +606,17 @@ fn a_batch_that_is_refused_hands_back_whole_messages_under_every_policy() {
 }
 
 #[test]
-fn the_end_of_a_tracked_message_wakes_its_future_once() {
+fn the_end_of_tracked_messages_wakes_their_future_once() {
     let (broker, _clock) = manual();
     let (topic, worker) = pulled(&broker, 8);
     let (rung, waker) = bell();
-    let mut tracked = topic.message(1).publish_tracked().expect("there is room");
-    let dropped = topic.message(2).publish_tracked().expect("there is room");
+    let send = |payload| {
+        let tracker = topic.tracker();
+        let message = topic.message(payload).tracked(&tracker);
+        message.publish().expect("there is room");
+        tracker
+    };
+    let (mut tracked, dropped) = (send(1), send(2));
     assert!(poll(&mut tracked, Waker::noop()).is_pending());
     assert!(poll(&mut tracked, &waker).is_pending());
     let mut dropped = dropped;
@@ -630,11 +635,23 @@ fn the_end_of_a_tracked_message_wakes_its_future_once() {
     assert!(outcome.is_delivered());
     // A waker that panics hurts nobody.
     let (_bad, bad_waker) = cracked_bell();
-    let mut tracked = topic.message(3).publish_tracked().expect("there is room");
+    let mut tracked = send(3);
     assert!(poll(&mut tracked, &bad_waker).is_pending());
     broker.run_until_idle();
     let lease = worker.try_recv().expect("it is there");
     lease.ack().expect("in time");
     assert!(poll(&mut tracked, &waker).is_ready());
+    // A tracker goes on, if more messages get it.
+    let message = topic.message(4).tracked(&tracked);
+    message.publish().expect("there is room");
+    assert!(poll(&mut tracked, &waker).is_pending());
+    broker.run_until_idle();
+    let lease = worker.try_recv().expect("it is there");
+    lease.ack().expect("in time");
+    assert_eq!(rung.count(), 2);
+    let Poll::Ready(outcome) = poll(&mut tracked, &waker) else {
+        panic!("it has ended");
+    };
+    assert_eq!(outcome.delivered, 2);
     assert_balanced(&broker);
 }

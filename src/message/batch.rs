@@ -1,7 +1,7 @@
 //! Messages on their way: one by one through the queue, and in batches from there on.
 
 use crate::engine::base::contain::discard;
-use crate::engine::track::tracker::Tracker;
+use crate::engine::track::ends::Ends;
 use crate::message::MessageId;
 use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
@@ -159,7 +159,7 @@ impl<T> Batch<T> {
 
     /// Calls `note` with the trackers of the messages from `from` up to `to`.
     #[cold]
-    fn track(&self, from: u32, to: u32, note: impl Fn(&Tracker)) {
+    fn track(&self, from: u32, to: u32, note: impl Fn(&Ends)) {
         let within = self.meta.iter().filter(|(at, _)| (from..to).contains(at));
         let trackers = within.filter_map(|(_, meta)| meta.tracker());
         trackers.for_each(|tracker| note(tracker));
@@ -308,12 +308,14 @@ impl<T> QueueEntry<T> {
     }
 
     /// Calls `note` with the trackers of the messages, if they have any.
-    fn track(&self, note: impl Fn(&Tracker)) {
-        if let Self::One(_, Some(meta)) = self
-            && let Some(tracker) = meta.tracker()
-        {
-            note(tracker);
-        }
+    fn track(&self, note: impl Fn(&Ends)) {
+        let (one, chunk) = match self {
+            Self::One(_, meta) => (meta.as_ref(), [].as_slice()),
+            Self::Chunk(chunk, _) => (None, &chunk.meta[..]),
+        };
+        let all = one.into_iter().chain(chunk.iter().map(|(_, meta)| meta));
+        let trackers = all.filter_map(|meta| meta.tracker());
+        trackers.for_each(|tracker| note(tracker));
     }
 
     pub(crate) fn ids(&self) -> impl ExactSizeIterator<Item = MessageId> + use<T> {
@@ -429,7 +431,7 @@ impl<T> BatchSlice<T> {
 
     /// Calls `note` with the trackers of the messages, if they have any.
     #[inline(always)]
-    pub(crate) fn track(&self, note: impl Fn(&Tracker)) {
+    pub(crate) fn track(&self, note: impl Fn(&Ends)) {
         if self.batch.is_tracked() {
             self.batch.track(self.from, self.to, note);
         }

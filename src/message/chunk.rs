@@ -58,7 +58,8 @@ impl<T> Chunk<T> {
         expiries.flatten().min()
     }
 
-    /// Takes out the first `count`, whose payloads `take` takes out of the vector.
+    /// Takes out the first `count`, which were accepted. `take` takes their payloads out of the
+    /// vector.
     #[inline(always)]
     pub(crate) fn take_front(
         &mut self,
@@ -79,6 +80,7 @@ impl<T> Chunk<T> {
         let left = self.meta.split_off(split);
         let taken = std::mem::replace(&mut self.meta, left);
         self.meta.iter_mut().for_each(|(index, _)| *index -= count);
+        taken.iter().for_each(|(_, meta)| meta.begin());
         taken
     }
 

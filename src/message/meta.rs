@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::engine::track::tracker::{Track, Tracker};
+use crate::engine::track::ends::{Ends, Track};
 use crate::message::batch::Stamp;
 use crate::sync::Arc;
 
@@ -16,9 +16,16 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    /// Returns the tracker of the message, if its publisher asked for one.
-    pub(crate) fn tracker(&self) -> Option<&Arc<Tracker>> {
+    /// Returns the tracker of the message, if its publisher gave it one.
+    pub(crate) fn tracker(&self) -> Option<&Arc<Ends>> {
         self.track.as_ref().map(|track| &track.0)
+    }
+
+    /// Notes that the message was accepted, before anybody can see it.
+    pub(crate) fn begin(&self) {
+        if let Some(tracker) = self.tracker() {
+            tracker.open();
+        }
     }
 
     /// Returns the time when a message with this stamp expires, if it has a time to live of its

@@ -8,7 +8,7 @@ use crate::engine::publish::messages::Outbox;
 use crate::engine::runtime::context;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::wakers::WaiterId;
-use crate::message::batch::{BATCH, DeferredDrops, QueueEntry};
+use crate::message::batch::{BATCH, DeferredDrops};
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, Receipt};
 use crate::observe::event::EventKind;
@@ -127,8 +127,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return self.delay(message, admitted, route, drops);
         }
         let (payload, meta) = message.into_parts();
-        let message = self.message(admitted.first_id, payload);
-        self.admitted(QueueEntry::One(message, meta), admitted, drops, None);
+        self.take_in_one(payload, meta, admitted, drops, None);
         admitted.receipt()
     }
 }

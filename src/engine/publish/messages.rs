@@ -5,11 +5,12 @@
 
 use std::iter::Fuse;
 
-use crate::engine::publish::admit::{Patience, Refused, Wait};
+use crate::engine::publish::admit::{Admitted, Patience, Refused, Wait};
 use crate::engine::publish::chunks::split;
 use crate::engine::state::topic::TopicCore;
-use crate::message::batch::{BATCH, DeferredDrops};
+use crate::message::batch::{BATCH, DeferredDrops, QueueEntry};
 use crate::message::chunk::Chunk;
+use crate::message::meta::Meta;
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, Receipt};
 use crate::sync::Arc;
@@ -118,6 +119,21 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Ok(admitted) => Ok(self.delay(message, &admitted, route, drops)),
             Err(refused) => Err((refused, message)),
         }
+    }
+
+    /// Enqueues an admitted message, or drops it if its admission says so.
+    #[inline(always)]
+    pub(crate) fn take_in_one(
+        self: &Arc<Self>,
+        payload: T,
+        meta: Option<Box<Meta>>,
+        admitted: &Admitted,
+        drops: &mut DeferredDrops<T>,
+        route: Option<u64>,
+    ) {
+        meta.iter().for_each(|meta| meta.begin());
+        let message = self.message(admitted.first_id, payload);
+        self.admitted(QueueEntry::One(message, meta), admitted, drops, route);
     }
 
     /// Accepts one message, now or later, or hands the payload back.

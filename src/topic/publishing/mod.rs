@@ -6,7 +6,7 @@ pub(crate) mod batch_futures;
 pub(crate) mod futures;
 pub(crate) mod message;
 pub(crate) mod publisher;
-pub(crate) mod tracked;
+pub(crate) mod tracker;
 
 use std::time::Duration;
 

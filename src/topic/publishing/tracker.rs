@@ -1,4 +1,4 @@
-//! The end of a message, for its publisher.
+//! The ends of messages, for their publisher.
 
 use std::fmt;
 #[cfg(feature = "async")]
@@ -10,95 +10,110 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::engine::runtime::{Engine, context};
-use crate::engine::track::tracker::{Outcome, Tracker};
-use crate::message::Receipt;
+use crate::engine::track::ends::{Ends, Outcome};
+use crate::message::outgoing::Message;
 use crate::sync::{Arc, Instant};
+use crate::topic::Topic;
 use crate::topic::publishing::message::MessageBuilder;
-use crate::types::error::{PublishError, UnsettledError};
+use crate::types::error::UnsettledError;
 
-/// A published message whose end can be awaited, made by
-/// [`MessageBuilder::publish_tracked`].
+/// A publisher's view of how its messages end, made by [`Topic::tracker`].
 ///
-/// The message has ended when each of its deliveries has: handled, a dead letter, dropped, expired
-/// or cancelled. A delivery that waits for its retry has not ended. A dead letter has, and a redrive
-/// doesn't reopen it. Dropping this value changes nothing about the message.
+/// A message has ended when each of its deliveries has: handled, a dead letter, dropped, expired or
+/// cancelled. A delivery that waits for its retry has not ended. A dead letter has, and a redrive
+/// doesn't reopen it.
 ///
-/// With the feature `async` it is a future of the [`Outcome`], which may be polled anywhere.
-pub struct Tracked {
-    receipt: Receipt,
-    tracker: Arc<Tracker>,
+/// One tracker may have any number of messages, of any topics, and sums their ends up. It begins to
+/// count a message when the message is accepted. So a refused message counts for nothing, keeps its
+/// tracker, and may be published again. Dropping a tracker changes nothing about its messages.
+///
+/// With the feature `async` it is a future of the [`Outcome`], which may be polled anywhere. To go
+/// on with the tracker afterwards, await `&mut tracker`.
+///
+/// ```
+/// use millstream::{Broker, Message};
+/// use std::time::Duration;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = Broker::new()?;
+/// let orders = broker.topic::<u64>("orders").open()?;
+/// let _billing = orders.subscribe("billing", |_| Ok(()))?;
+/// let _audit = orders.subscribe("audit", |_| Ok(()))?;
+///
+/// let tracker = orders.tracker();
+/// orders.message(42).key("ada").tracked(&tracker).publish()?;
+/// let batch = [7, 1].map(|total| Message::new(total).tracked(&tracker));
+/// orders.publish_messages(batch)?;
+///
+/// let outcome = tracker.wait_timeout(Duration::from_secs(5))?;
+/// assert!(outcome.is_delivered());
+/// assert_eq!(outcome.delivered, 6); // three orders for two subscriptions
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "only this says how its messages end"]
+pub struct Tracker {
+    ends: Arc<Ends>,
     engine: Arc<Engine>,
 }
 
-impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
-    /// Publishes the message, and returns a value that waits until all its deliveries have ended.
+impl<T: Send + Sync + 'static> Topic<T> {
+    /// Makes a tracker, which says how the messages that [get it](Message::tracked) end.
     ///
-    /// It waits for room as [`publish`](Self::publish) does. A tracked message costs one allocation
-    /// more, and a short lock for each delivery. Others pay nothing.
-    ///
-    /// ```
-    /// use millstream::Broker;
-    /// use std::time::Duration;
-    ///
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let broker = Broker::new()?;
-    /// let orders = broker.topic::<u64>("orders").open()?;
-    /// let _billing = orders.subscribe("billing", |_| Ok(()))?;
-    /// let _audit = orders.subscribe("audit", |_| Ok(()))?;
-    ///
-    /// let order = orders.message(42).publish_tracked()?;
-    /// let outcome = order.wait_timeout(Duration::from_secs(5))?;
-    /// assert!(outcome.is_delivered());
-    /// assert_eq!(outcome.delivered, 2);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// The errors are those of [`publish`](Self::publish).
-    pub fn publish_tracked(mut self) -> Result<Tracked, PublishError<T>> {
-        let tracker = self.message.track();
-        let engine = Arc::clone(&self.topic.core.engine);
-        let receipt = self.publish()?;
-        Ok(Tracked {
-            receipt,
-            tracker,
-            engine,
-        })
+    /// Messages of other topics may get it, too.
+    pub fn tracker(&self) -> Tracker {
+        Tracker {
+            ends: Ends::new(),
+            engine: Arc::clone(&self.core.engine),
+        }
     }
 }
 
-impl Tracked {
-    /// Returns the receipt of the message.
-    pub fn receipt(&self) -> Receipt {
-        self.receipt
-    }
-
-    /// Returns the outcome if all deliveries have ended. It never waits.
-    pub fn outcome(&self) -> Option<Outcome> {
-        self.tracker.outcome()
-    }
-
-    /// Waits until all deliveries have ended, and returns the outcome.
+impl<T> Message<T> {
+    /// Has this tracker count the ends of the message's deliveries, in place of any other tracker.
     ///
-    /// A handler that never returns lets it wait for ever. So does a message that a topic retains
-    /// for its first subscription, until the broker ends.
+    /// However the message is published, the tracker has it from its acceptance on. A tracked
+    /// message costs one allocation more, and a short lock for each delivery. Others pay nothing.
+    #[must_use]
+    pub fn tracked(self, tracker: &Tracker) -> Self {
+        self.track(&tracker.ends)
+    }
+}
+
+impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
+    /// Has this tracker count the ends of the message's deliveries, as [`Message::tracked`] does.
+    pub fn tracked(self, tracker: &Tracker) -> Self {
+        self.with(|message| message.tracked(tracker))
+    }
+}
+
+impl Tracker {
+    /// Returns the outcome if all messages that were accepted so far have ended. It never waits.
+    ///
+    /// Before the first message that is an outcome without ends.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.ends.outcome()
+    }
+
+    /// Waits until all messages that were accepted so far have ended, and returns the outcome.
+    ///
+    /// So publish first, and then wait. A handler that never returns lets it wait for ever. So does
+    /// a message that a topic retains for its first subscription, until the broker ends.
     ///
     /// # Errors
     ///
-    /// Returns [`UnsettledError`] at once where it may not wait: inside a handler of the broker, and on a
-    /// broker without worker threads.
+    /// Returns [`UnsettledError`] at once where it may not wait: inside a handler of the broker, and
+    /// on a broker without worker threads.
     pub fn wait(&self) -> Result<Outcome, UnsettledError> {
         self.wait_until(None)
     }
 
-    /// Waits up to `timeout` until all deliveries have ended, and returns the outcome.
+    /// Waits as [`wait`](Self::wait) does, for no longer than `timeout`.
     ///
     /// # Errors
     ///
-    /// Returns [`UnsettledError`] if the time is up first. Where [`wait`](Self::wait) may not wait, this
-    /// returns it at once.
+    /// Returns [`UnsettledError`] if the time is up first. Where `wait` may not wait, this returns it
+    /// at once.
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Outcome, UnsettledError> {
         self.wait_until(Instant::now().checked_add(timeout))
     }
@@ -106,34 +121,33 @@ impl Tracked {
     fn wait_until(&self, until: Option<Instant>) -> Result<Outcome, UnsettledError> {
         let may_wait = !self.engine.is_manual() && !context::is_inside(&self.engine);
         let outcome = match may_wait {
-            true => self.tracker.wait(until),
-            false => self.tracker.outcome(),
+            true => self.ends.wait(until),
+            false => self.ends.outcome(),
         };
         outcome.ok_or(UnsettledError)
     }
 }
 
 #[cfg(feature = "async")]
-impl Future for Tracked {
+impl Future for Tracker {
     type Output = Outcome;
 
-    /// Returns the outcome, or has the task woken when all deliveries have ended.
+    /// Returns the outcome, or has the task woken when all messages have ended.
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
-        self.tracker.poll(context)
+        self.ends.poll(context)
     }
 }
 
 #[cfg(feature = "async")]
-impl Drop for Tracked {
+impl Drop for Tracker {
     fn drop(&mut self) {
-        self.tracker.forget_waker();
+        self.ends.forget_waker();
     }
 }
 
-impl fmt::Debug for Tracked {
+impl fmt::Debug for Tracker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tracked")
-            .field("receipt", &self.receipt)
+        f.debug_struct("Tracker")
             .field("outcome", &self.outcome())
             .finish_non_exhaustive()
     }
