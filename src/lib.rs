@@ -205,6 +205,7 @@ pub mod dead_letters {
 pub mod futures {
     pub use crate::subscription::ends::UnsubscribeFuture;
     pub use crate::topic::draining::Drain;
+    pub use crate::topic::letters::futures::RedriveFuture;
     pub use crate::topic::publishing::batch_futures::PublishBatch;
     pub use crate::topic::publishing::futures::Publish;
 }

@@ -362,7 +362,7 @@ impl Source {
 
 /// Polls on this thread, until the future is ready or the time is up.
 #[cfg(feature = "async")]
-fn wait_for<F: Future + Unpin>(future: &mut F, until: Instant) -> Option<F::Output> {
+pub fn wait_for<F: Future + Unpin>(future: &mut F, until: Instant) -> Option<F::Output> {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
         fn wake(self: Arc<Self>) {

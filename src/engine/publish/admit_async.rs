@@ -62,17 +62,24 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Accepts one message or hands the payload back. Under `Overflow::Block` it is pending
-    /// until there is room; under other policies it is ready at once.
+    /// until there is room; under other policies it is ready at once. A patient publisher waits
+    /// under `Overflow::Reject`, too.
     pub(crate) fn poll_publish(
         self: &Arc<Self>,
         outgoing: &mut Option<Message<T>>,
+        is_patient: bool,
         is_first: bool,
         id: &mut WaiterId,
         context: &Context<'_>,
     ) -> Poll<Result<Receipt, PublishError<T>>> {
         let take = |outgoing: &mut Option<_>| outgoing.take().expect("polled after it was ready");
         // A future that waits goes on waiting if the policy changes.
-        let waits = !is_first || matches!(self.live.overflow.get(), Overflow::Block { .. });
+        let waits = !is_first
+            || match self.live.overflow.get() {
+                Overflow::Block { .. } => true,
+                Overflow::Reject => is_patient,
+                Overflow::DropOldest | Overflow::DropNewest => false,
+            };
         if !waits || outgoing.as_ref().is_some_and(Message::is_stillborn) {
             return Poll::Ready(self.publish_message(take(outgoing), Wait::ByPolicy));
         }

@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 pub struct Publish<T: Send + Sync + 'static> {
     topic: Topic<T>,
     outgoing: Option<Message<T>>,
+    is_patient: bool,
     is_first: bool,
     id: WaiterId,
 }
@@ -58,9 +59,17 @@ impl<T: Send + Sync + 'static> Publish<T> {
         Self {
             topic: topic.clone(),
             outgoing: Some(outgoing),
+            is_patient: false,
             is_first: true,
             id: WaiterId::default(),
         }
+    }
+
+    /// Makes a publish that waits for room in a topic that would reject the message, too.
+    pub(crate) fn patient(topic: &Topic<T>, outgoing: Message<T>) -> Self {
+        let mut publish = Self::new(topic, outgoing);
+        publish.is_patient = true;
+        publish
     }
 }
 
@@ -79,7 +88,13 @@ impl<T: Send + Sync + 'static> Future for Publish<T> {
         let this = &mut *self;
         let is_first = std::mem::replace(&mut this.is_first, false);
         let core = &this.topic.core;
-        core.poll_publish(&mut this.outgoing, is_first, &mut this.id, context)
+        core.poll_publish(
+            &mut this.outgoing,
+            this.is_patient,
+            is_first,
+            &mut this.id,
+            context,
+        )
     }
 }
 
