@@ -100,7 +100,7 @@ mod types;
 pub use broker::Broker;
 pub use broker::builder::BrokerBuilder;
 pub use engine::base::clock::ManualClock;
-pub use engine::track::tracker::Outcome;
+pub use engine::track::ends::Outcome;
 pub use message::delivery_batch::{Deliveries, DeliveryBatch};
 pub use message::meta::HeaderValue;
 pub use message::nack::Nack;
@@ -127,7 +127,7 @@ pub use topic::letters::dead_letters::DeadLetters;
 pub use topic::options::TopicOptions;
 pub use topic::publishing::message::MessageBuilder;
 pub use topic::publishing::publisher::BufferedPublisher;
-pub use topic::publishing::tracked::Tracked;
+pub use topic::publishing::tracker::Tracker;
 pub use types::config::{
     Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow,
     Unkeyed, Unsubscribe,
@@ -219,6 +219,7 @@ pub mod dead_letters {
 pub mod futures {
     pub use crate::subscription::ends::UnsubscribeFuture;
     pub use crate::topic::draining::Drain;
+    pub use crate::topic::letters::futures::RedriveFuture;
     pub use crate::topic::publishing::batch_futures::PublishBatch;
     pub use crate::topic::publishing::futures::Publish;
 }
@@ -228,6 +229,7 @@ pub mod futures {
 pub mod store {
     pub use crate::log::recover::{Opened, Progress, TornTail};
     pub use crate::log::store::{Store, StoreBuilder};
+    pub use crate::topic::publishing::pending::PendingReceipt;
     pub use crate::topic::stored::{Retention, StoredRecord, StoredRecords};
     #[cfg(feature = "json")]
     pub use crate::types::codec::Json;

@@ -50,6 +50,8 @@ mod payloads;
 mod pull;
 mod pull_batches;
 mod receive_errors;
+#[cfg(feature = "async")]
+mod redrive_async;
 mod redrive_options;
 mod requeue;
 mod retry;

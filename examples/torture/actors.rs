@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{sleep, yield_now};
 use std::time::Duration;
+#[cfg(feature = "async")]
+use std::time::Instant;
 
 use fastrand::Rng;
-use millstream::dead_letters::RedriveOptions;
+use millstream::dead_letters::{DeadLetter, RedriveOptions};
 use millstream::error::RemoveError;
 use millstream::{Batched, LaneFull, Unsubscribe, Unsubscribed};
 
@@ -17,6 +19,9 @@ use crate::ledger::{Ledger, Offer};
 use crate::life::{Actor, Life};
 use crate::partitions::Split;
 use crate::process;
+use crate::shot::Shot;
+#[cfg(feature = "async")]
+use crate::source::wait_for;
 use crate::source::{Sent, Source};
 use crate::temper::Temper;
 use crate::verdict::{check, fail};
@@ -316,12 +321,24 @@ pub fn redriver(life: &Life, actor: &Actor, mut random: Rng) {
             let is_keyed = life.keyed().is_some_and(|keyed| Arc::ptr_eq(keyed, ledger));
             let wait = Duration::from_micros(random.u64(..500));
             let options = RedriveOptions::new().wait(wait);
-            let chosen = letters.redrive_with(options, |letter| match letter.subscription() {
+            let mut of_filter = random.fork();
+            let filter = move |letter: &DeadLetter<Shot>| match letter.subscription() {
                 // Whoever chooses among those of a parked key chooses their order.
                 name if is_keyed && name.starts_with(PARKS) => true,
-                name if is_keyed => name.starts_with(SWITCHED) && random.bool(),
-                _ => letter.generation() < 3 && random.bool(),
-            });
+                name if is_keyed => name.starts_with(SWITCHED) && of_filter.bool(),
+                _ => letter.generation() < 3 && of_filter.bool(),
+            };
+            let chosen = match random.bool() {
+                #[cfg(feature = "async")]
+                true => {
+                    let mut redrive = letters.redrive_with_async(options, filter);
+                    let until = Instant::now() + Duration::from_secs(60);
+                    let chosen = wait_for(&mut redrive, until);
+                    check(chosen.is_some(), "redrive", "the future was never woken");
+                    chosen.and_then(Result::ok)
+                }
+                _ => letters.redrive_with(options, filter).ok(),
+            };
             let redriven = chosen.map_or(0, |chosen| chosen.redriven);
             ledger.redriven.fetch_add(redriven as u64, Relaxed);
         }

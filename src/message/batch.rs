@@ -1,7 +1,7 @@
 //! Messages on their way: one by one through the queue, and in batches from there on.
 
 use crate::engine::base::contain::discard;
-use crate::engine::track::tracker::Tracker;
+use crate::engine::track::ends::Ends;
 use crate::message::MessageId;
 use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
@@ -71,6 +71,7 @@ struct Marks {
     /// Somebody who wants to know its end: its publisher, or the log.
     is_watched: bool,
     /// It was read from the log.
+    #[cfg(feature = "log")]
     is_replayed: bool,
 }
 
@@ -78,6 +79,7 @@ impl Marks {
     const NONE: Self = Self {
         expires: false,
         is_watched: false,
+        #[cfg(feature = "log")]
         is_replayed: false,
     };
 
@@ -179,7 +181,7 @@ impl<T> Batch<T> {
 
     /// Calls `note` with the trackers of the messages from `from` up to `to`.
     #[cold]
-    fn track(&self, from: u32, to: u32, note: impl Fn(&Tracker)) {
+    fn track(&self, from: u32, to: u32, note: impl Fn(&Ends)) {
         let within = self.meta.iter().filter(|(at, _)| (from..to).contains(at));
         let trackers = within.filter_map(|(_, meta)| meta.tracker());
         trackers.for_each(|tracker| note(tracker));
@@ -326,12 +328,14 @@ impl<T> QueueEntry<T> {
     }
 
     /// Calls `note` with the trackers of the messages, if they have any.
-    fn track(&self, note: impl Fn(&Tracker)) {
-        if let Self::One(_, Some(meta)) = self
-            && let Some(tracker) = meta.tracker()
-        {
-            note(tracker);
-        }
+    fn track(&self, note: impl Fn(&Ends)) {
+        let (one, chunk) = match self {
+            Self::One(_, meta) => (meta.as_ref(), [].as_slice()),
+            Self::Chunk(chunk, _) => (None, &chunk.meta[..]),
+        };
+        let all = one.into_iter().chain(chunk.iter().map(|(_, meta)| meta));
+        let trackers = all.filter_map(|meta| meta.tracker());
+        trackers.for_each(|tracker| note(tracker));
     }
 
     pub(crate) fn ids(&self) -> impl ExactSizeIterator<Item = MessageId> + use<T> {
@@ -447,7 +451,7 @@ impl<T> BatchSlice<T> {
 
     /// Calls `note` with the trackers of the messages, if they have any.
     #[inline(always)]
-    pub(crate) fn track(&self, note: impl Fn(&Tracker)) {
+    pub(crate) fn track(&self, note: impl Fn(&Ends)) {
         if self.batch.is_watched() {
             self.batch.track(self.from, self.to, note);
         }

@@ -3,6 +3,8 @@
 use crate::message::batch::Stamp;
 use crate::message::meta::Meta;
 use crate::message::outgoing::Message;
+#[cfg(feature = "log")]
+use crate::pure::decide::lifecycle::Status;
 
 /// Payloads in order, and the parts added to some of them.
 ///
@@ -58,7 +60,8 @@ impl<T> Chunk<T> {
         expiries.flatten().min()
     }
 
-    /// Takes out the first `count`, whose payloads `take` takes out of the vector.
+    /// Takes out the first `count`, which were accepted. `take` takes their payloads out of the
+    /// vector.
     #[inline(always)]
     pub(crate) fn take_front(
         &mut self,
@@ -79,6 +82,7 @@ impl<T> Chunk<T> {
         let left = self.meta.split_off(split);
         let taken = std::mem::replace(&mut self.meta, left);
         self.meta.iter_mut().for_each(|(index, _)| *index -= count);
+        taken.iter().for_each(|(_, meta)| meta.begin());
         taken
     }
 
@@ -111,6 +115,13 @@ impl<T> Chunk<T> {
         if let Some((_, meta)) = self.meta.first_mut() {
             meta.is_logged = true;
         }
+    }
+
+    /// Tells those who wait for the end of the messages how they have ended.
+    #[cfg(feature = "log")]
+    pub(crate) fn end_tracked(&self, end: Status) {
+        let trackers = self.meta.iter().filter_map(|(_, meta)| meta.tracker());
+        trackers.for_each(|tracker| tracker.end(end));
     }
 
     /// Takes out the only message, unless there are more.

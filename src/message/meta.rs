@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::engine::track::tracker::{Track, Tracker};
+use crate::engine::track::ends::{Ends, Track};
 use crate::message::batch::Stamp;
 use crate::sync::Arc;
 
@@ -18,8 +18,8 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    /// Returns the tracker of the message, if its publisher asked for one.
-    pub(crate) fn tracker(&self) -> Option<&Arc<Tracker>> {
+    /// Returns the tracker of the message, if its publisher gave it one.
+    pub(crate) fn tracker(&self) -> Option<&Arc<Ends>> {
         self.track.as_ref().map(|track| &track.0)
     }
 
@@ -33,6 +33,13 @@ impl Meta {
     /// Returns whether somebody wants to know how its deliveries end.
     pub(crate) fn is_watched(&self) -> bool {
         self.track.is_some() || self.is_logged
+    }
+
+    /// Notes that the message was accepted, before anybody can see it.
+    pub(crate) fn begin(&self) {
+        if let Some(tracker) = self.tracker() {
+            tracker.open();
+        }
     }
 
     /// Returns the time when a message with this stamp expires, if it has a time to live of its

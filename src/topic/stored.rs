@@ -143,7 +143,7 @@ impl<T: Send + Sync + 'static> StoredTopic<T> {
             let rule = "must be written or synced in a durable topic";
             return Err(SettingError::new("durability", Durability::Volatile, rule));
         }
-        check_overflow(live.overflow)?;
+        check_lossless(live.overflow)?;
         if let Some(partitions) = settings.partitions {
             let rule = "must not be set in a durable topic";
             return Err(SettingError::new("partitions", partitions.count, rule));
@@ -176,7 +176,7 @@ impl<T: Send + Sync + 'static> StoredTopic<T> {
 }
 
 /// Refuses a policy by which a durable topic would lose messages.
-pub(crate) fn check_overflow(overflow: Overflow) -> Result<(), SettingError> {
+pub(crate) fn check_lossless(overflow: Overflow) -> Result<(), SettingError> {
     match overflow {
         Overflow::Reject | Overflow::Block { .. } => Ok(()),
         Overflow::DropOldest | Overflow::DropNewest => {

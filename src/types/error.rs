@@ -258,11 +258,11 @@ impl<T> fmt::Display for PublishError<T> {
 
 impl<T> std::error::Error for PublishError<T> {}
 
-/// The error of a wait for the end of a message whose deliveries have not all ended.
+/// The error of a wait for the end of messages whose deliveries have not all ended.
 ///
 /// The time was up, or the call may not wait where it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not all deliveries of the message have ended")]
+#[error("not all deliveries of the tracked messages have ended")]
 pub struct UnsettledError;
 
 /// The error of cancelling a message that is not delayed, or no longer.

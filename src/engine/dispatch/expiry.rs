@@ -6,7 +6,7 @@ use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::{Lanes, TopicCore};
-use crate::engine::track::tracker::Tracker;
+use crate::engine::track::ends::Ends;
 use crate::engine::wait::fire::Fire;
 use crate::message::batch::BatchSlice;
 use crate::observe::event::{DropCause, EventKind};
@@ -279,7 +279,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
         }
         self.release(1);
-        part.track(Tracker::hand_on);
+        part.track(Ends::hand_on);
         self.engine.quiescence.notify();
     }
 

@@ -17,7 +17,7 @@ use crate::engine::runtime::pool::Worker;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::{Lanes, TopicCore};
-use crate::engine::track::tracker::Tracker;
+use crate::engine::track::ends::Ends;
 use crate::message::batch::BatchSlice;
 use crate::observe::event::{DropCause, EventKind, Subject};
 use crate::pure::decide::lifecycle::{Status, Step};
@@ -123,7 +123,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             "partitions.push-then-leave"
         );
         if batch.is_watched() {
-            part().track(Tracker::hand_on);
+            part().track(Ends::hand_on);
         }
         dispatcher.finds_busy = finds_busy;
         dispatcher.keep(current.after(count));
@@ -300,7 +300,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Then {
         let (count, first_ns) = (kept.len() as u64, kept.expires_ns());
         // Before the lane can end a delivery.
-        kept.track(Tracker::open);
+        kept.track(Ends::open);
         in_order!(
             lane.books.record(Status::Created, Step::Accept, count),
             lane.push(kept),
@@ -417,7 +417,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
         }
         self.gate.release(count);
-        unrouted.track(Tracker::unroute);
+        unrouted.track(Ends::unroute);
     }
 }
 

@@ -126,6 +126,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         let pause = self.feed_some(stored, topic_log, &mut feeder, worker);
         *stored.feeder.lock() = Some(feeder);
+        // It may have passed over the last messages, and nothing is left to do.
+        self.engine().quiescence.notify();
         pause
     }
 

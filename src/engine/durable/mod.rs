@@ -2,3 +2,5 @@
 
 pub(crate) mod feed;
 pub(crate) mod publish;
+#[cfg(feature = "async")]
+pub(crate) mod publish_async;

@@ -18,6 +18,7 @@ use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
 use crate::message::{BatchReceipt, MessageId, Receipt};
 use crate::observe::event::DropCause;
+use crate::pure::decide::lifecycle::Status;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
 use crate::types::error::store::StoreError;
@@ -26,7 +27,7 @@ use crate::types::error::store::StoreError;
 pub(crate) struct Job<T> {
     /// The messages, until the hook takes them, or their publisher takes them back.
     chunk: Mutex<Option<Chunk<T>>>,
-    count: u64,
+    pub(crate) count: u64,
     /// The number of the first message, once it has one.
     first: AtomicU64,
     /// The ticket of the last message.
@@ -35,7 +36,7 @@ pub(crate) struct Job<T> {
 
 /// Messages that are written when the group of their ticket is.
 pub(crate) struct Submitted<T> {
-    job: Arc<Job<T>>,
+    pub(crate) job: Arc<Job<T>>,
     pub(crate) ticket: Ticket,
 }
 
@@ -127,6 +128,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let first = MessageId::new(job.last_ticket + 1 - job.count);
         let ids = (0..job.count as u32).map(|at| first.after(u64::from(at)));
         self.drop_messages(ids, DropCause::NotStored);
+        chunk.end_tracked(Status::Dropped);
         chunk
     }
 
@@ -171,11 +173,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let first = submitted.and_then(|submitted| self.await_stored(stored, &submitted));
         match first {
             Ok(first) => {
-                let first = MessageId::new(first);
-                receipt.accepted += count;
-                receipt.first = receipt.first.or(Some(first));
-                receipt.last = Some(first.after(admitted.count - 1));
-                receipt.durability = Some(stored.level);
+                stored.note_in(receipt, MessageId::new(first), admitted.count);
                 Ok(())
             }
             Err((error, taken)) => {
@@ -187,7 +185,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 }
 
 impl<T: Send + Sync + 'static> TopicLog<T> {
-    fn receipt(&self, id: MessageId) -> Receipt {
+    /// Adds messages that have reached the topic's level to a receipt.
+    pub(crate) fn note_in(&self, receipt: &mut BatchReceipt, first: MessageId, count: u64) {
+        receipt.accepted += count as usize;
+        receipt.first = receipt.first.or(Some(first));
+        receipt.last = Some(first.after(count - 1));
+        receipt.durability = Some(self.level);
+    }
+
+    /// Returns the receipt for one.
+    pub(crate) fn receipt(&self, id: MessageId) -> Receipt {
         Receipt {
             durability: self.level,
             ..Receipt::volatile(id, 0, false)

@@ -157,7 +157,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let admitted = Admitted::plainly(granted);
             let id = MessageId::new(admitted.first_id);
             let stamp = Stamp { id, accepted_ns };
-            let own_expires_ns = meta.as_deref().and_then(|meta| meta.expires_ns(stamp));
+            let own_expires_ns = meta.as_deref().and_then(|meta| {
+                meta.begin();
+                meta.expires_ns(stamp)
+            });
             let message = Accepted { stamp, payload };
             self.plain.write(&mut tail, message, meta);
             self.notify_after(tail, id.get(), own_expires_ns);
@@ -213,9 +216,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Ok(admitted) => admitted,
             Err(refused) => return Err((refused, payload, meta)),
         };
-        let message = self.message(admitted.first_id, payload);
-        let entry = QueueEntry::One(message, meta);
-        self.admitted(entry, &admitted, &mut drops, route);
+        self.take_in_one(payload, meta, &admitted, &mut drops, route);
         Ok(admitted.receipt())
     }
 

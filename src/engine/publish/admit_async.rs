@@ -8,7 +8,7 @@ use crate::engine::publish::messages::Outbox;
 use crate::engine::runtime::context;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::wakers::WaiterId;
-use crate::message::batch::{BATCH, DeferredDrops, QueueEntry};
+use crate::message::batch::{BATCH, DeferredDrops};
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, Receipt};
 use crate::observe::event::EventKind;
@@ -62,17 +62,24 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Accepts one message or hands the payload back. Under `Overflow::Block` it is pending
-    /// until there is room; under other policies it is ready at once.
+    /// until there is room; under other policies it is ready at once. A patient publisher waits
+    /// under `Overflow::Reject`, too.
     pub(crate) fn poll_publish(
         self: &Arc<Self>,
         outgoing: &mut Option<Message<T>>,
+        is_patient: bool,
         is_first: bool,
         id: &mut WaiterId,
         context: &Context<'_>,
     ) -> Poll<Result<Receipt, PublishError<T>>> {
         let take = |outgoing: &mut Option<_>| outgoing.take().expect("polled after it was ready");
         // A future that waits goes on waiting if the policy changes.
-        let waits = !is_first || matches!(self.live.overflow.get(), Overflow::Block { .. });
+        let waits = !is_first
+            || match self.live.overflow.get() {
+                Overflow::Block { .. } => true,
+                Overflow::Reject => is_patient,
+                Overflow::DropOldest | Overflow::DropNewest => false,
+            };
         if !waits || outgoing.as_ref().is_some_and(Message::is_stillborn) {
             return Poll::Ready(self.publish_message(take(outgoing), Wait::ByPolicy));
         }
@@ -95,8 +102,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         receipt: &mut BatchReceipt,
         is_first: bool,
         id: &mut WaiterId,
-        context: &Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Result<(), Refused>> {
+        #[cfg(feature = "log")]
+        if let Some(stored) = self.stored() {
+            return self.poll_stored(stored, outbox, receipt, is_first, id, context);
+        }
         let mut drops = DeferredDrops::new();
         let waits = !is_first || matches!(self.live.overflow.get(), Overflow::Block { .. });
         if !waits || outbox.alone.as_ref().is_some_and(Message::is_stillborn) {
@@ -127,8 +138,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return self.delay(message, admitted, route, drops);
         }
         let (payload, meta) = message.into_parts();
-        let message = self.message(admitted.first_id, payload);
-        self.admitted(QueueEntry::One(message, meta), admitted, drops, None);
+        self.take_in_one(payload, meta, admitted, drops, None);
         admitted.receipt()
     }
 }

@@ -95,7 +95,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             let awaiting = lane.books.read().awaiting_retry;
             let occupied = u64::from(lane.room.load().occupied);
             let counts = lane.books.read();
-            survey.moving += occupied.saturating_sub(awaiting);
+            survey.moving += occupied.saturating_sub(awaiting) + self.unfed(lane);
             survey.parked += awaiting;
             // An attempt that was requeued has achieved nothing.
             survey.activity +=
@@ -207,6 +207,20 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Returns how many messages of the log a lane has yet to be fed. After a close they stay there.
+    fn unfed(&self, lane: &Lane<T>) -> u64 {
+        #[cfg(feature = "log")]
+        if let (Some(stored), Some(log)) = (&lane.stored, self.stored())
+            && let Some(next) = stored.feed.lock().next()
+            && lane.phase() == Phase::Open
+            && !self.gate.is_closed()
+        {
+            return log.visible().saturating_sub(next);
+        }
+        let _ = lane;
+        0
+    }
+
     /// Whether messages wait for a first subscription.
     pub(crate) fn retains(&self, lanes: &[Arc<Lane<T>>]) -> bool {
         self.settings.no_subscribers == crate::types::config::NoSubscribers::Retain

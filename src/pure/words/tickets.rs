@@ -30,10 +30,11 @@ pub enum Refusal {
 
 impl Tickets {
     /// Open, nothing accepted yet.
-    pub const OPEN: Self = Self::after(0);
+    pub const OPEN: Self = Self(0);
 
     /// Open, with this many messages accepted before.
-    pub const fn after(issued: u64) -> Self {
+    #[cfg(feature = "log")]
+    pub(crate) const fn after(issued: u64) -> Self {
         Self(issued & !(CLOSED | SEALED))
     }
 

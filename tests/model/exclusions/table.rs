@@ -220,6 +220,7 @@ pub const EXCLUSIONS: &[Exclusion] = &[
             "redrive_options::a_redrive_waits_for_room_and_no_longer_than_it_may",
             "redrive_options::a_letter_stays_in_its_place_if_the_other_topic_refuses_it",
             "redrive_options::two_that_move_the_same_letters_move_each_once",
+            "redrive_async::it_is_woken_when_there_is_room_and_goes_on_with_the_next_letter",
         ],
     },
     Exclusion {
