@@ -16,7 +16,6 @@ use crate::message::MessageId;
 use crate::message::batch::{Accepted, BATCH, Batch, BatchSlice, Stamp};
 use crate::message::meta::Meta;
 use crate::observe::event::{EventKind, Subject};
-use crate::pure::log::feed::Feed;
 use crate::pure::words::room::{Phase, Reserved};
 use crate::pure::words::schedule::Then;
 use crate::sync::{Arc, unix_ms};
@@ -148,6 +147,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
             if self.topic.gate.is_closed() {
                 return Pause::Rest;
             }
+            if feeder.next != next {
+                // The dispatcher has handed over some in its place.
+                feeder.let_go();
+                feeder.next = next;
+            }
             if feeder.held.is_empty() {
                 match self.read(stored, topic_log, feeder, next) {
                     Ok(true) => {}
@@ -180,7 +184,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if next >= visible {
             return Ok(false);
         }
-        let Feeder { reader, held, done } = feeder;
+        let Feeder {
+            reader, held, done, ..
+        } = &mut *feeder;
         let reader = match reader {
             Some(reader) if reader.next() == next => reader,
             reader => reader.insert(topic_log.reader(next)),
@@ -215,8 +221,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
             held.push_back((BatchSlice::whole(Arc::new(batch)), before));
         }
         if held.is_empty() {
+            // It was done with all of them.
+            let to = reader.next();
             let mut feed = stored.feed.lock();
-            *feed = feed.fed(reader.next());
+            let (fed, is_next) = feed.feed(next, to);
+            *feed = fed;
+            drop(feed);
+            feeder.next = if is_next { to } else { next };
         }
         Ok(found)
     }
@@ -235,10 +246,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let count = part.len() as u32;
         let _motion = self.books.motions.begin(u64::from(count));
         let mut feed = stored.feed.lock();
-        if *feed == Feed::Live {
+        if feed.next() != Some(feeder.next) {
             drop(feed);
             feeder.let_go();
-            return false;
+            return true;
         }
         let granted = match self.reserve(count, true) {
             Reserved::Granted(granted) => granted,
@@ -257,8 +268,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let rest = rest.unless_empty();
         let fed = rest.as_ref().map(|rest| rest.first().id.get());
         let _ = self.topic.hand_to(self, kept, worker);
-        *feed = feed.fed(fed.unwrap_or(before));
+        let to = fed.unwrap_or(before);
+        *feed = feed.feed(feeder.next, to).0;
         drop(feed);
+        feeder.next = to;
         let rest = rest.map(|rest| (rest, before));
         rest.into_iter()
             .for_each(|rest| feeder.held.push_front(rest));

@@ -24,6 +24,8 @@ pub(crate) struct LaneLog<T> {
 /// What the feeder has between its turns. Only its task touches it.
 pub(crate) struct Feeder<T> {
     pub(crate) reader: Option<TopicReader>,
+    /// The message from which on it has read, and not handed over.
+    pub(crate) next: u64,
     /// Messages that were read and are still to be handed over, with the number of the message that
     /// comes after each slice.
     pub(crate) held: VecDeque<(BatchSlice<T>, u64)>,
@@ -39,6 +41,7 @@ impl<T> LaneLog<T> {
             task: TaskState::new(),
             feeder: Mutex::new(Some(Feeder {
                 reader: None,
+                next: done.next(),
                 held: VecDeque::new(),
                 done,
             })),

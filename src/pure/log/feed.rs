@@ -5,10 +5,12 @@
 //! it is *live*: the dispatcher hands it its messages. It falls behind again when its lane is full.
 //!
 //! The feared interleavings: a message that neither hands over, and one that both do. The feeder
-//! and the dispatcher take their steps under one lock, so there is one `next`. The feeder hands
-//! over messages from `next` on, and moves it. The dispatcher makes the subscription live from the
-//! message in its hand on only if `next` has come that far, and hands over what lies at `next` or
-//! behind it.
+//! and the dispatcher take their steps under one lock, so there is one `next`. The dispatcher makes
+//! the subscription live from the message in its hand on only if `next` has come that far, and hands
+//! over what lies at `next` or behind it. The feeder hands over messages that it has read from
+//! `next` on, and moves it. It reads without the lock. Meanwhile the subscription may have joined,
+//! and fallen behind again further on. So the feeder hands over nothing if `next` is not where it
+//! left it.
 
 /// Where a subscription gets its next message from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +30,12 @@ impl Feed {
         }
     }
 
-    /// The feeder has handed over everything before this message.
-    pub(crate) fn fed(self, before: u64) -> Self {
+    /// The feeder hands over the messages from `from` up to `to`, which is not among them. Returns
+    /// `false` if they are not the next ones, and then it must not.
+    pub(crate) fn feed(self, from: u64, to: u64) -> (Self, bool) {
         match self {
-            Self::Live => self,
-            Self::Behind { next } => Self::Behind {
-                next: next.max(before),
-            },
+            Self::Behind { next } if next == from => (Self::Behind { next: to }, true),
+            _ => (self, false),
         }
     }
 
@@ -78,12 +79,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_feeder_had_in_its_hand_is_let_go_when_the_subscription_is_live() {
-        assert_eq!(Feed::Live.fed(9), Feed::Live);
+    fn what_a_feeder_had_in_its_hand_is_let_go_when_the_subscription_has_gone_on_without_it() {
+        assert_eq!(Feed::Live.feed(4, 9), (Feed::Live, false));
         assert_eq!(Feed::Live.next(), None);
         let behind = Feed::Live.fall_behind(4);
-        assert_eq!(behind.fed(7), Feed::Behind { next: 7 });
-        assert_eq!(behind.fed(3), behind);
+        assert_eq!(behind.feed(4, 7), (Feed::Behind { next: 7 }, true));
+        for stale in [1, 3, 5] {
+            assert_eq!(behind.feed(stale, 7), (behind, false));
+        }
         assert_eq!(Feed::Live.join(1), (Feed::Live, None));
     }
 }
