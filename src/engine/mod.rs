@@ -11,6 +11,8 @@ pub(crate) mod wait;
 
 pub(crate) mod runtime;
 
+pub(crate) mod letters;
+
 pub(crate) mod parts;
 
 pub(crate) mod state;
@@ -26,6 +28,8 @@ pub(crate) mod keyed;
 pub(crate) mod slots;
 
 pub(crate) mod pull;
+
+pub(crate) mod reading;
 
 pub(crate) mod registry;
 

@@ -2,3 +2,4 @@
 
 pub(crate) mod dead_letters;
 pub(crate) mod redrive;
+pub(crate) mod subscription;

@@ -4,17 +4,15 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::publish::admit::Wait;
+use crate::engine::reading::redrive::{Line, Stays};
 use crate::engine::runtime::context;
-use crate::engine::state::dead_letter_store::{Letter, notify};
+use crate::engine::state::dead_letter_store::Letter;
 use crate::engine::state::lane::Lane;
-use crate::message::MessageId;
 use crate::message::meta::{Meta, Value};
 use crate::observe::event::{EventKind, Subject};
-use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::words::room::Reserved;
-use crate::sync::{Arc, Instant, mutant, sleep};
+use crate::sync::{Arc, Instant, sleep};
 use crate::topic::Topic;
 use crate::topic::letters::dead_letters::{DeadLetter, DeadLetters};
 use crate::types::error::{PublishError, SettingError};
@@ -157,34 +155,12 @@ pub struct Redrive {
     /// Letters that stay because no subscription with that name is open.
     pub no_subscription: usize,
     /// Letters that stay because an earlier delivery of the same key has failed again meanwhile and
-    /// parks the key.
+    /// parks the key. Letters that a subscriber's handler has at the moment count here, too, and
+    /// later ones of their key.
     pub behind: usize,
     /// Letters that stay because the topic that they were to go to is closed, or refuses messages
     /// for want of a subscription.
     pub refused: usize,
-}
-
-/// The reason why a letter stays in the store.
-#[derive(Clone, Copy)]
-enum Stays {
-    NoRoom,
-    NoSubscription,
-    Behind,
-    Refused,
-}
-
-/// The progress of a redrive for one key of one subscription.
-///
-/// The redrive goes through the key's letters in the order of their messages. No letter that
-/// arrives meanwhile is looked at twice, so each letter costs the same, however many there are.
-#[derive(Clone, Copy, Default)]
-struct Line {
-    /// The number of arrivals in the store that the redrive has looked at.
-    seen: u64,
-    /// The first message among those that have come back meanwhile and park the key.
-    back: Option<MessageId>,
-    /// The reason why a letter stayed. Later letters of the key stay as well.
-    stays: Option<Stays>,
 }
 
 /// The rest of the patience of a redrive, and the time at which its next letter may go.
@@ -294,10 +270,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         drop(store);
         let mut letters = self.show(letters);
         letters.sort_by_cached_key(DeadLetter::id);
-        let new_line = || Line {
-            seen,
-            ..Line::default()
-        };
+        let new_line = || Line::after(seen);
         let mut lines: HashMap<(&str, &str), Line> = HashMap::new();
         let mut lanes = HashMap::new();
         for letter in &letters {
@@ -371,53 +344,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
             Reserved::Full => return Err(Stays::NoRoom),
             Reserved::Closed => return Err(Stays::NoSubscription),
         }
-        let mut letters = core.letters().lock();
-        let since = letters.parking_since(letter, line.seen);
-        line.back = line.back.into_iter().chain(since).min();
-        line.seen = letters.arrivals();
-        let is_behind = mutant!(
-            line.back.is_some_and(|back| back < letter.id()),
-            "letters.behind",
-            false
-        );
-        let taken = if is_behind {
-            None
-        } else {
-            letters.take(letter.arrival)
-        };
-        if !mutant!(taken.is_some(), "letters.take", true) {
-            drop(letters);
-            if lane.release(1) {
-                lane.come_to_end();
-            }
-            core.engine.quiescence.notify();
-            return if is_behind {
-                Err(Stays::Behind)
-            } else {
-                Ok(false)
-            };
-        }
-        let status = lane.books.record(Status::DeadLetter, Step::Redrive, 1);
-        let id = letter.id();
-        core.tell_of(
-            Subject::of(&lane.name).message(id).status(status),
-            EventKind::Redriven,
-        );
-        let mut again = PendingDelivery::first(&letter.batch, usize::from(letter.index), 0);
-        again.generation = letter.generation.saturating_add(1);
-        // The lock is held until the lane has the delivery. So a consumer that finds the key freed
-        // finds this delivery before any that was published since.
-        lane.push_return(Return::Redriven(Box::new(again)));
-        drop(letters);
-        lane.schedule_for_return();
-        if let Some(left) = taken {
-            notify(left.waiting);
-        }
-        if lane.phase().ends_at_once() {
-            // The end may have passed by while the delivery was on its way.
-            lane.come_to_end();
-        }
-        Ok(true)
+        lane.take_back(letter, line, |letters| letters.take(letter.arrival))
     }
 
     /// Tries again until there is room, or the time is up.
@@ -454,7 +381,11 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         let payload = (to.copy)(letter.payload());
         let core = &self.topic.core;
         let Some(claim) = core.claim(&letter.letter) else {
-            return Ok(false);
+            // A subscriber that has it may leave it there.
+            return match core.letters().lock().is_claimed(letter.letter.arrival) {
+                true => Err(Stays::Behind),
+                false => Ok(false),
+            };
         };
         let publish = |time: Duration| {
             let wait = match time {
