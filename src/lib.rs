@@ -185,6 +185,7 @@ pub mod event {
 /// The parts of [`Metrics`], and the report of a drain.
 pub mod metrics {
     pub use crate::observe::latency::LatencySummary;
+    pub use crate::observe::letters::LetterSubscriptionMetrics;
     pub use crate::observe::metrics::{
         DeliveryCounts, MemberMetrics, SubscriptionMetrics, TopicMetrics,
     };
@@ -210,8 +211,9 @@ pub mod dead_letters {
     pub use crate::broker::dead_letters::{BrokerDeadLetters, DeadLetterInfo};
     pub use crate::topic::letters::dead_letters::{DeadLetter, PastFailure};
     pub use crate::topic::letters::redrive::{Redrive, RedriveOptions};
+    pub use crate::topic::letters::subscription::LetterSubscription;
     pub use crate::types::config::DeadLetterOverflow;
-    pub use crate::types::reason::DeadReason;
+    pub use crate::types::reason::{DeadReason, LetterAction};
 }
 
 /// Futures of calls that wait (feature `async`).

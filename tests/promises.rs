@@ -31,6 +31,7 @@ mod isolation;
 mod kept_alive;
 mod lag;
 mod latencies;
+mod letter_subscribers;
 mod lifecycle_events;
 mod live_changes;
 mod messages;

@@ -14,6 +14,8 @@ pub(crate) mod wait;
 
 pub(crate) mod runtime;
 
+pub(crate) mod letters;
+
 pub(crate) mod parts;
 
 pub(crate) mod state;
@@ -32,6 +34,8 @@ pub(crate) mod keyed;
 pub(crate) mod slots;
 
 pub(crate) mod pull;
+
+pub(crate) mod reading;
 
 pub(crate) mod registry;
 

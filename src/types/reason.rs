@@ -1,6 +1,7 @@
-//! Reasons that the API names.
+//! Reasons that the API names, and decisions about letters.
 
 use std::fmt;
+use std::time::Duration;
 
 /// The reason why a delivery is in the dead-letter store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,3 +53,31 @@ impl fmt::Display for DeadReason {
         })
     }
 }
+
+/// The decision of a subscriber to dead letters about a letter that it was handed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LetterAction {
+    /// The letter stays in the store, and is not handed to this subscriber again.
+    Keep,
+    /// The letter leaves the store for good.
+    Purge,
+    /// The letter goes back to the subscription that failed, as by
+    /// [`DeadLetters::redrive`](crate::DeadLetters::redrive).
+    ///
+    /// If it can't go, it stays, and the call counts as failed. If its delivery fails for good once
+    /// more, it comes back as a new letter, of the next
+    /// [generation](crate::dead_letters::DeadLetter::generation). A handler that redrives every
+    /// generation may do so forever.
+    Redrive,
+    /// The letter stays in the store, and is handed to this subscriber again after this time, at
+    /// the earliest.
+    Snooze(Duration),
+}
+
+labels!(LetterAction {
+    Self::Keep => "keep",
+    Self::Purge => "purge",
+    Self::Redrive => "redrive",
+    Self::Snooze(_) => "snooze",
+});

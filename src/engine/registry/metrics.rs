@@ -96,6 +96,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             dispatched,
             dead_letters,
             letters_evicted,
+            letter_subscriptions: self
+                .letter_readers()
+                .iter()
+                .map(|reader| reader.metrics())
+                .collect(),
             partitions: self
                 .split
                 .as_ref()

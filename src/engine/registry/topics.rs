@@ -52,7 +52,8 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn contents(&self) -> Option<&'static str> {
         let any = |is: fn(&Lane<T>) -> bool| self.lanes.peek(|all| all.iter().any(|lane| is(lane)));
-        if any(|lane| !lane.by_pattern) {
+        let mut readers = self.letter_readers().into_iter();
+        if any(|lane| !lane.by_pattern) || readers.any(|reader| !reader.is_by_pattern()) {
             Some("subscriptions")
         } else if self.gate.outstanding() > 0 {
             Some("messages")
@@ -105,6 +106,10 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
                 survey.moving += 1;
             }
         }
+        for reader in self.letter_readers() {
+            survey.moving += u64::from(!reader.is_idle());
+            survey.activity += reader.metrics().calls;
+        }
         survey
     }
 
@@ -140,11 +145,13 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             lane.close(Phase::Cancelling);
             lane.end(engine);
         }
+        self.end_letter_readers();
     }
 
     fn release_user_code(&self) {
         // User code may hold a handle of this very topic.
         self.release_lanes();
+        self.end_letter_readers();
         self.release_settings();
     }
 
@@ -219,6 +226,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         let _ = lane;
         0
+    }
+
+    fn end_letter_readers(&self) {
+        for reader in self.letter_readers() {
+            reader.end();
+        }
     }
 
     /// Whether messages wait for a first subscription.

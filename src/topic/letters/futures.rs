@@ -10,6 +10,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use crate::engine::reading::redrive::Stays;
 use crate::engine::publish::admit::{Refused, Wait};
 use crate::engine::runtime::Engine;
 use crate::engine::wait::alarm::Alarm;
@@ -20,7 +21,7 @@ use crate::message::outgoing::Message;
 use crate::pure::wheel::TimerKey;
 use crate::topic::letters::dead_letters::{DeadLetter, DeadLetters};
 use crate::topic::letters::redrive::{Elsewhere, Redrive, RedriveOptions};
-use crate::topic::letters::redriver::{Redriver, Stays, meta_of};
+use crate::topic::letters::redriver::{Redriver, meta_of};
 use crate::topic::publishing::futures::Publish;
 use crate::types::duration::nanos;
 use crate::types::error::SettingError;
@@ -160,7 +161,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     ) -> Result<bool, Stays> {
         // The user's code runs before the letter is claimed.
         let payload = (to.copy)(letter.payload());
-        let Some(claim) = self.topic.core.claim(&letter.letter) else {
+        let Some(claim) = redriver.claim(letter)? else {
             return Ok(false);
         };
         let message = Message::from_parts((payload, Some(meta_of(letter))));

@@ -5,3 +5,4 @@ pub(crate) mod dead_letters;
 pub(crate) mod futures;
 pub(crate) mod redrive;
 pub(crate) mod redriver;
+pub(crate) mod subscription;

@@ -4,11 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::engine::publish::admit::Wait;
+use crate::engine::reading::redrive::Stays;
 use crate::engine::runtime::context;
 use crate::sync::{Instant, sleep};
 use crate::topic::Topic;
 use crate::topic::letters::dead_letters::{DeadLetter, DeadLetters};
-use crate::topic::letters::redriver::{Redriver, Stays, meta_of};
+use crate::topic::letters::redriver::{Redriver, meta_of};
 use crate::types::error::SettingError;
 
 /// How a redrive goes: whether it waits for room, at which rate, and where to.
@@ -163,7 +164,8 @@ pub struct Redrive {
     /// Letters that stay because no subscription with that name is open.
     pub no_subscription: usize,
     /// Letters that stay because an earlier delivery of the same key has failed again meanwhile and
-    /// parks the key.
+    /// parks the key. Letters that a subscriber's handler has at the moment count here, too, and
+    /// later ones of their key.
     pub behind: usize,
     /// Letters that stay because the topic that they were to go to is closed, or refuses messages
     /// for want of a subscription.
@@ -326,7 +328,7 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     ) -> Result<bool, Stays> {
         // The user's code runs before the letter is claimed.
         let payload = (to.copy)(letter.payload());
-        let Some(claim) = self.topic.core.claim(&letter.letter) else {
+        let Some(claim) = redriver.claim(letter)? else {
             return Ok(false);
         };
         let published = pace.patiently(|time| {

@@ -7,43 +7,19 @@
 
 use std::collections::HashMap;
 
-use crate::engine::parts::pending::{PendingDelivery, Return};
-use crate::engine::state::dead_letter_store::{Claim, notify};
+use crate::engine::reading::redrive::{Line, Stays};
+use crate::engine::state::dead_letter_store::Claim;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::TopicCore;
 use crate::message::meta::{Meta, Value};
-use crate::message::{MessageId, Receipt};
+use crate::message::Receipt;
 use crate::observe::event::{EventKind, Subject};
-use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::words::room::Reserved;
-use crate::sync::{Arc, mutant};
+use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::topic::letters::dead_letters::{DeadLetter, DeadLetters};
 use crate::topic::letters::redrive::Redrive;
 use crate::types::error::PublishError;
-
-/// The reason why a letter stays in the store.
-#[derive(Clone, Copy)]
-pub(crate) enum Stays {
-    NoRoom,
-    NoSubscription,
-    Behind,
-    Refused,
-}
-
-/// The progress of a redrive for one key of one subscription.
-///
-/// The redrive goes through the key's letters in the order of their messages. No letter that
-/// arrives meanwhile is looked at twice, so each letter costs the same, however many there are.
-#[derive(Clone, Copy, Default)]
-struct Line {
-    /// The number of arrivals in the store that the redrive has looked at.
-    seen: u64,
-    /// The first message among those that have come back meanwhile and park the key.
-    back: Option<MessageId>,
-    /// The reason why a letter stayed. Later letters of the key stay as well.
-    stays: Option<Stays>,
-}
 
 /// The letters to look at, in the order of their messages, and the number of arrivals by then.
 pub(crate) struct Listing<T> {
@@ -91,10 +67,7 @@ impl<'l, T: Send + Sync + 'static> Redriver<'l, T> {
 
     fn line(&self, letter: &'l DeadLetter<T>) -> Line {
         let line = line_of(letter).and_then(|line| self.lines.get(&line));
-        line.copied().unwrap_or(Line {
-            seen: self.seen,
-            ..Line::default()
-        })
+        line.copied().unwrap_or(Line::after(self.seen))
     }
 
     fn set_line(&mut self, letter: &'l DeadLetter<T>, line: Line) {
@@ -163,56 +136,20 @@ impl<'l, T: Send + Sync + 'static> Redriver<'l, T> {
 
     /// Moves a letter to the place that was reserved for it.
     fn put_back(&mut self, shown: &'l DeadLetter<T>, lane: &Arc<Lane<T>>) -> Result<bool, Stays> {
-        let (core, letter) = (self.core, &shown.letter);
+        let letter = &shown.letter;
         let mut line = self.line(shown);
-        let mut letters = core.letters().lock();
-        let since = letters.parking_since(letter, line.seen);
-        line.back = line.back.into_iter().chain(since).min();
-        line.seen = letters.arrivals();
+        let gone = lane.take_back(letter, &mut line, |letters| letters.take(letter.arrival));
         self.set_line(shown, line);
-        let is_behind = mutant!(
-            line.back.is_some_and(|back| back < letter.id()),
-            "letters.behind",
-            false
-        );
-        let taken = if is_behind {
-            None
-        } else {
-            letters.take(letter.arrival)
-        };
-        if !mutant!(taken.is_some(), "letters.take", true) {
-            drop(letters);
-            if lane.release(1) {
-                lane.come_to_end();
-            }
-            core.engine.quiescence.notify();
-            return if is_behind {
-                Err(Stays::Behind)
-            } else {
-                Ok(false)
-            };
+        gone
+    }
+
+    /// Claims a letter, unless somebody has taken it. A subscriber that has it may leave it there.
+    pub(crate) fn claim(&self, letter: &DeadLetter<T>) -> Result<Option<Claim<'l, T>>, Stays> {
+        let letter = &letter.letter;
+        match self.core.claim(letter) {
+            None if self.core.letters().lock().is_claimed(letter.arrival) => Err(Stays::Behind),
+            claim => Ok(claim),
         }
-        let status = lane.books.record(Status::DeadLetter, Step::Redrive, 1);
-        let id = letter.id();
-        core.tell_of(
-            Subject::of(&lane.name).message(id).status(status),
-            EventKind::Redriven,
-        );
-        let mut again = PendingDelivery::first(&letter.batch, usize::from(letter.index), 0);
-        again.generation = letter.generation.saturating_add(1);
-        // The lock is held until the lane has the delivery. So a consumer that finds the key freed
-        // finds this delivery before any that was published since.
-        lane.push_return(Return::Redriven(Box::new(again)));
-        drop(letters);
-        lane.schedule_for_return();
-        if let Some(left) = taken {
-            notify(left.waiting);
-        }
-        if lane.phase().ends_at_once() {
-            // The end may have passed by while the delivery was on its way.
-            lane.come_to_end();
-        }
-        Ok(true)
     }
 
     /// Ends the claim of a letter that another topic has accepted, or says why it stays.

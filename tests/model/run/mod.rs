@@ -159,6 +159,7 @@ impl Pair {
             }
             Step::Redrive(slot) => self.redrive(slot),
             Step::Purge(slot) => self.purge(slot),
+            Step::Read => self.read(),
         }
     }
 
