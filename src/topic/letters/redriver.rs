@@ -81,10 +81,8 @@ impl<'l, T: Send + Sync + 'static> Redriver<'l, T> {
         match gone {
             Ok(redriven) => self.outcome.redriven += usize::from(redriven),
             Err(stays) => {
-                let line = Line {
-                    stays: Some(stays),
-                    ..self.line(letter)
-                };
+                let mut line = self.line(letter);
+                line.stays = Some(stays);
                 self.set_line(letter, line);
                 *match stays {
                     Stays::NoRoom => &mut self.outcome.no_room,
