@@ -11,8 +11,13 @@
 //! A second one: somebody redrives two letters of a key. The first fails again while the
 //! second is on its way, and the second overtakes it. It can't happen, because the first is
 //! in the store before its followers are looked for. Letters redriven before that are in
-//! the lane by then, and later ones learn that they are behind. Model:
-//! `loom-tests/tests/models/keys.rs`.
+//! the lane by then, and later ones learn that they are behind.
+//!
+//! A third one: a delivery is a parked arrival while later letters of its key are in the store.
+//! One of these is redriven. The arrival follows into the store, and the lane finds nobody before
+//! the redriven one. It can't happen. Under the store's lock, the lane looks at its returns before
+//! an arrival follows, and files a later one behind it. Letters redriven after that learn that
+//! they are behind. Model of all three: `loom-tests/tests/models/keys.rs`.
 //!
 //! Parking loses no delivery. Only a letter that was kept parks its key, and a follower
 //! joins the letter only if the store has room without evicting another. Until then the
@@ -186,6 +191,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let mut followed = 0;
         // Told when the locks are gone, because a waker is the user's.
         let mut trackers = Vec::new();
+        // See the module's text: a letter that was redriven past these joins them.
+        mutant!(self.file_returns(&mut state), "keyed.judged-look");
         if is_parked {
             while followed < STEP
                 && letters.has_room()
@@ -208,10 +215,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             drop(letters);
         } else {
             drop(letters);
-            let arrivals = state.parked_arrivals.take(key);
-            // See `park`.
-            mutant!(self.file_returns(&mut state), "keyed.freed-look");
             state.parked.remove(&key);
+            let arrivals = state.parked_arrivals.take(key);
             arrivals.for_each(|arrival| self.keyed.file(&mut state, arrival));
             if let Some(name) = name {
                 self.lane.tell_key(&name, |key| EventKind::KeyFreed { key });
