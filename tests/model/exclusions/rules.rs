@@ -102,13 +102,6 @@ pub fn parked_keys_and_expiry_do_not_meet_a_redrive(model: &Model, step: &mut St
     !(matches!(step, Step::Redrive(_)) && parks && expires)
 }
 
-/// No subscription has a filter.
-pub fn nobody_refuses(setup: &mut Setup) {
-    for shape in &mut setup.shapes {
-        shape.refuses = None;
-    }
-}
-
 pub fn callers_park_no_keys(setup: &mut Setup) {
     for shape in &mut setup.shapes {
         if let Hands::Callers { .. } = shape.hands {
