@@ -175,35 +175,41 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 
     /// Judges the parked arrivals of one key. While the store has letters of the key, they
-    /// follow into it as far as there is room. Otherwise they go on. Returns `false` if there
-    /// was no key to judge.
+    /// follow into it as far as there is room, unless they have expired. Otherwise they go on.
+    /// Returns `false` if there was no key to judge.
     fn judge_key(self) -> bool {
         let mut state = self.keyed.state.lock();
         let Some(key) = state.parked_arrivals.news.pop_first() else {
             return false;
         };
+        let now_ns = self.lane.engine().clock.now_ns();
         let mut letters = self.lane.topic.letters().lock();
         let name = state.parked.get(&key).cloned();
         let is_parked = name
             .as_ref()
             .is_some_and(|name| letters.park(&self.lane.name, name));
         let _motion = self.lane.books.motions.begin(u64::from(STEP));
-        let mut followed = 0;
-        // Told when the locks are gone, because a waker is the user's.
-        let mut trackers = Vec::new();
+        let mut ended = 0;
+        // Both are for when the locks are gone: a waker is the user's, and an expired delivery may
+        // become a letter.
+        let (mut trackers, mut late) = (Vec::new(), Vec::new());
         // See the module's text: a letter that was redriven past these joins them.
         mutant!(self.file_returns(&mut state), "keyed.judged-look");
         if is_parked {
-            while followed < STEP
+            while ended < STEP
                 && letters.has_room()
                 && let Some(arrival) = state.parked_arrivals.pop(key)
             {
+                ended += 1;
+                if self.lane.is_past(&arrival, now_ns) {
+                    late.push(arrival);
+                    continue;
+                }
                 self.lane.books.record(Status::Queued, Step::Bury, 1);
                 trackers.extend(arrival.tracker().cloned());
                 let letter = self.lane.letter(arrival, DeadReason::KeyParked, true);
                 let buried = self.lane.topic.bury_in(&mut letters, letter);
                 debug_assert!(matches!(buried, Ok(None)), "there was room");
-                followed += 1;
             }
             if state.parked_arrivals.lines.contains_key(&key) {
                 if letters.has_room() {
@@ -226,7 +232,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         for tracker in trackers {
             tracker.end(Status::DeadLetter);
         }
-        self.lane.end_places(followed);
+        for late in late {
+            self.lane.expire_at(late, Status::Queued);
+        }
+        self.lane.end_places(ended);
         true
     }
 }

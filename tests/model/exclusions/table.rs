@@ -251,16 +251,6 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         ],
     },
     Exclusion {
-        what: "redrives to lanes that park keys, where messages expire",
-        why: "a retry that is due and too old in one run may expire first, or follow into the dead \
-              letters behind the redriven one, which nobody promises",
-        by: Step(rules::parked_keys_and_expiry_do_not_meet_a_redrive),
-        held_by: &[
-            "expiry::an_expired_letter_parks_no_key",
-            "expiry::new_deliveries_of_a_parked_key_expire_where_they_wait",
-        ],
-    },
-    Exclusion {
         what: "async and parallel handlers",
         why: "they need more than the test's thread",
         by: Never,
