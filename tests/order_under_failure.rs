@@ -3,9 +3,6 @@
 //! whose delivery is exhausted goes on, or is parked. Nothing is lost, and the books
 //! balance, whatever is changed meanwhile.
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use crate::harness::{
@@ -15,8 +12,8 @@ use millstream::dead_letters::{DeadLetterOverflow, DeadReason};
 use millstream::error::SubscribeError;
 use millstream::event::EventKind;
 use millstream::{
-    Backoff, Batched, Broker, DeadLetters, DeliveryBatch, LaneFull, Nack, OnExhausted, OnFailure,
-    Subscription, Topic, Unsubscribe, Unsubscribed,
+    Backoff, Batched, Broker, DeliveryBatch, LaneFull, Nack, OnExhausted, OnFailure, Subscription,
+    Topic, Unsubscribe, Unsubscribed,
 };
 use proptest::prelude::*;
 
@@ -621,24 +618,31 @@ fn a_redrive_passes_no_letter_that_has_come_back_meanwhile() {
     assert_balanced(&broker);
 }
 
-/// Redrives some letters when the first delivery of a parked key has followed into the store.
-struct RedriveThen {
-    letters: DeadLetters<Order>,
-    chosen: fn(&Order) -> bool,
-}
-
-impl Wake for RedriveThen {
-    fn wake(self: Arc<Self>) {
-        let _ = self
-            .letters
-            .redrive(|letter| (self.chosen)(letter.payload()));
-    }
-}
-
 /// A lane judges its parked keys one after the other. Of the second key, the first letter failed
 /// again, the second waits to follow it, and the third is redriven before the second has.
+#[cfg(feature = "async")]
 #[test]
 fn a_redriven_letter_passes_no_delivery_that_follows_into_the_store_just_then() {
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::task::{Context, Wake, Waker};
+
+    use millstream::DeadLetters;
+
+    /// Redrives some letters when the first delivery of a parked key has followed into the store.
+    struct RedriveThen {
+        letters: DeadLetters<Order>,
+        chosen: fn(&Order) -> bool,
+    }
+
+    impl Wake for RedriveThen {
+        fn wake(self: Arc<Self>) {
+            let _ = self
+                .letters
+                .redrive(|letter| (self.chosen)(letter.payload()));
+        }
+    }
+
     let (broker, _clock) = manual();
     let topic = open(&broker, 1);
     let log = Log::new();
