@@ -252,27 +252,6 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         ],
     },
     Exclusion {
-        what: "redrives to lanes that park keys, where messages expire",
-        why: "a retry that is due and too old in one run may expire first, or follow into the dead \
-              letters behind the redriven one, which nobody promises",
-        by: Step(rules::parked_keys_and_expiry_do_not_meet_a_redrive),
-        held_by: &[
-            "expiry::an_expired_letter_parks_no_key",
-            "expiry::new_deliveries_of_a_parked_key_expire_where_they_wait",
-        ],
-    },
-    Exclusion {
-        what: "filters",
-        why: "a refused message passes a full lane, so which messages leave a topic, and when, depends \
-              on what else waits there, and the model does not predict it yet",
-        by: Setup(rules::nobody_refuses),
-        held_by: &[
-            "filter::a_refused_message_takes_no_place_and_passes_a_full_lane",
-            "filter::what_was_retained_for_nobody_goes_to_those_that_do_not_refuse_it",
-            "filter::each_subscription_gets_exactly_what_it_wants_in_order_under_load",
-        ],
-    },
-    Exclusion {
         what: "async and parallel handlers",
         why: "they need more than the test's thread",
         by: Never,
