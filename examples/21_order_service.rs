@@ -181,8 +181,13 @@ impl Service {
     /// Takes one order. Returns whether it passed the checks.
     fn place(&self, order: Order) -> Result<bool, Box<dyn Error>> {
         self.reminders.set(order)?;
-        let placed = self.new.message(order).key(order.key()).publish_tracked()?;
-        let is_valid = placed.wait_timeout(SECOND)?.is_delivered();
+        let tracker = self.new.tracker();
+        self.new
+            .message(order)
+            .key(order.key())
+            .tracked(&tracker)
+            .publish()?;
+        let is_valid = tracker.wait_timeout(SECOND)?.is_delivered();
         if !is_valid {
             self.reminders.cancel(order.number);
         }

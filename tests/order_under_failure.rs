@@ -673,8 +673,10 @@ fn a_redriven_letter_passes_no_delivery_that_follows_into_the_store_just_then() 
     let mut tracked = Vec::new();
     for key in ["c", "d", "e", "f"] {
         publish(&topic, &[(key, 1, 1)]);
-        let message = topic.message((key, 2, 0)).key(key);
-        tracked.push(message.publish_tracked().expect("there is room"));
+        let tracker = topic.tracker();
+        let message = topic.message((key, 2, 0)).key(key).tracked(&tracker);
+        message.publish().expect("there is room");
+        tracked.push(tracker);
     }
     let redrive = Arc::new(RedriveThen {
         letters: letters.clone(),

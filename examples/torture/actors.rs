@@ -360,7 +360,8 @@ pub fn redriver(life: &Life, actor: &Actor, mut random: Rng) {
             let wait = Duration::from_micros(random.u64(..500));
             let options = RedriveOptions::new().wait(wait);
             let mut of_filter = random.fork();
-            let filter = move |letter: &DeadLetter<Shot>| may_go(letter, is_keyed, of_filter.bool());
+            let filter =
+                move |letter: &DeadLetter<Shot>| may_go(letter, is_keyed, of_filter.bool());
             let chosen = match random.bool() {
                 #[cfg(feature = "async")]
                 true => {
