@@ -164,6 +164,97 @@ fn a_delivery_that_was_not_done_comes_again_and_says_that_it_was_stored() {
 }
 
 #[test]
+fn dead_letters_outlive_the_process_until_they_are_gone() {
+    let directory = Directory::new();
+    let broker = directory.manual();
+    let topic = notes(&broker);
+    let subscribe = |topic: &Topic<String>| {
+        let billing = topic.subscription("billing").durable();
+        billing.subscribe(|note| match note.payload().as_str() {
+            "bad" if note.generation() == 0 => Err(Nack::dead_letter("no such account")),
+            _ => Ok(()),
+        })
+    };
+    let billing = subscribe(&topic).expect("subscribed");
+    for text in ["bad", "good", "bad", "bad"] {
+        topic.publish(text.to_owned()).expect("stored");
+    }
+    broker.run_until_idle();
+    let purged = topic.dead_letters().purge(|letter| letter.id().get() == 3);
+    assert_eq!(purged, 1);
+    drop((billing, broker, topic));
+
+    let broker = directory.manual();
+    let topic = notes(&broker);
+    let billing = subscribe(&topic).expect("subscribed");
+    let letters = topic.dead_letters().list();
+    let left: Vec<_> = letters
+        .iter()
+        .map(|letter| {
+            (
+                letter.id().get(),
+                letter.payload().as_str(),
+                letter.attempts(),
+            )
+        })
+        .collect();
+    assert_eq!(left, [(1, "bad", 1), (4, "bad", 1)]);
+    assert_eq!(letters[0].error(), Some("no such account"));
+    assert_eq!(
+        topic
+            .dead_letters()
+            .redrive(|letter| letter.id().get() == 4)
+            .redriven,
+        1
+    );
+    broker.run_until_idle();
+    assert_eq!(billing.metrics().counts.delivered, 1);
+    broker.metrics().balance().expect("balanced");
+    drop((letters, billing, broker, topic));
+
+    let broker = directory.manual();
+    let topic = notes(&broker);
+    let _billing = subscribe(&topic).expect("subscribed");
+    broker.run_until_idle();
+    let left = topic.dead_letters().list();
+    assert_eq!(
+        left.iter()
+            .map(|letter| letter.id().get())
+            .collect::<Vec<_>>(),
+        [1]
+    );
+}
+
+#[test]
+fn retention_takes_no_message_that_a_dead_letter_needs() {
+    let directory = Directory::new();
+    for run in 0..2 {
+        let store = Store::builder(&directory.0).segment_size(4 << 10).open();
+        let broker = Broker::builder().workers(0).store(store.expect("it opens"));
+        let broker = broker.build().expect("it builds");
+        let topic = broker.topic::<String>("notes").durable(Raw);
+        let topic = topic.retention(Retention::new().bytes(8 << 10)).open();
+        let topic = topic.expect("it opens");
+        let billing = topic.subscription("billing").durable();
+        let billing = billing.subscribe(|note| match note.id().get() {
+            1 => Err(Nack::dead_letter("no such account")),
+            _ => Ok(()),
+        });
+        let _billing = billing.expect("subscribed");
+        if run == 0 {
+            for _ in 0..100 {
+                topic.publish("x".repeat(1_000)).expect("stored");
+                broker.run_until_idle();
+            }
+            assert!(topic.read(Start::Seq(1)).is_err());
+        }
+        let letters = topic.dead_letters().list();
+        assert_eq!(letters.len(), 1);
+        assert_eq!(letters[0].payload().len(), 1_000);
+    }
+}
+
+#[test]
 fn a_slow_durable_subscription_holds_up_nobody_and_misses_nothing() {
     let directory = Directory::new();
     let broker = directory.threaded();

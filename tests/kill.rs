@@ -26,7 +26,9 @@ const LEVELS: [(&str, Durability); 2] = [
 
 fn broker(directory: &Path) -> Broker {
     let store = Store::builder(directory).segment_size(256 << 10);
-    let store = store.open().expect("a killed process leaves a store that opens");
+    let store = store
+        .open()
+        .expect("a killed process leaves a store that opens");
     let broker = Broker::builder().workers(2).store(store).build();
     broker.expect("it builds")
 }
@@ -75,7 +77,10 @@ fn child() {
                             let batch = topic.publish_batch((0..10).map(payload));
                             batch.ok().and_then(|receipt| receipt.last())
                         }
-                        _ => topic.publish(payload(round)).ok().map(|receipt| receipt.id()),
+                        _ => topic
+                            .publish(payload(round))
+                            .ok()
+                            .map(|receipt| receipt.id()),
                     };
                     let Some(id) = stored else { return };
                     say(format!("stored {name} {id}"));
@@ -83,7 +88,9 @@ fn child() {
             }));
         }
     }
-    threads.into_iter().for_each(|thread| thread.join().expect("it ends by a kill"));
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().expect("it ends by a kill"));
 }
 
 /// What one process said before it was killed.
@@ -108,7 +115,9 @@ fn run_and_kill(directory: &Path, after: Duration) -> Said {
         for line in BufReader::new(out).lines().map_while(Result::ok) {
             // The harness prints before the first line, on the same one.
             let words: Vec<&str> = line.split_whitespace().rev().take(3).collect();
-            let [id, name, what] = words[..] else { continue };
+            let [id, name, what] = words[..] else {
+                continue;
+            };
             let Some(at) = LEVELS.iter().position(|level| level.0 == name) else {
                 continue;
             };
@@ -148,8 +157,14 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
                 next += 1;
             }
             let acknowledged = said.stored[at].last().copied().unwrap_or(0);
-            assert!(acknowledged < next, "{name}: {acknowledged} of {next} is lost");
-            assert!(last[at] < next, "{name}: a message of an earlier run is lost");
+            assert!(
+                acknowledged < next,
+                "{name}: {acknowledged} of {next} is lost"
+            );
+            assert!(
+                last[at] < next,
+                "{name}: a message of an earlier run is lost"
+            );
             last[at] = acknowledged.max(last[at]);
             for id in &said.handled[at] {
                 assert!(*id < next, "{name}: {id} was handled, and is not stored");

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::log::fs::{Fs, write_all};
+use crate::log::reader::TopicReader;
 use crate::log::recover::Recovered;
 use crate::log::segments::{Active, NewSegment, Segments};
 use crate::pure::log::bytes::Reader;
@@ -160,23 +161,63 @@ impl Writer {
         Ok(())
     }
 
-    /// Goes on in a new segment. Removes those that no topic needs.
-    fn roll(&mut self, now_ms: u64) -> Result<(), StoreError> {
-        let mut trims = FrameBuffer::new();
+    /// Writes the letters once more whose messages retention is about to take, with their messages.
+    fn save_letters(
+        &self,
+        trims: &[(u32, u64)],
+        frame: &mut FrameBuffer,
+    ) -> Result<(), StoreError> {
+        let mut bare = Vec::new();
         {
             let state = self.shared.state.lock();
-            for (topic, limits) in &self.limits {
-                let kept = state
-                    .topic(*topic)
-                    .and_then(|state| limits.first_kept(state, now_ms));
-                if let Some(first_seq) = kept {
-                    let topic = *topic;
-                    Record::Trim { topic, first_seq }.put(trims.record());
-                }
+            for (subscription, one) in state.subscriptions() {
+                let trim = trims.iter().find(|(topic, _)| *topic == one.topic);
+                let Some((topic, first_seq)) = trim else {
+                    continue;
+                };
+                let going = one.letters.range(..first_seq);
+                let going = going.filter(|(_, letter)| letter.message.is_empty());
+                bare.extend(
+                    going.map(|(seq, letter)| (*topic, subscription, *seq, letter.clone())),
+                );
             }
         }
-        if !trims.is_empty() {
-            self.append(&mut trims)?;
+        for (topic, subscription, seq, letter) in bare {
+            let mut reader = TopicReader::new(Arc::clone(&self.shared), topic, seq);
+            reader.read_frame(seq + 1, |read| {
+                Record::Letter {
+                    subscription,
+                    seq,
+                    attempts: letter.attempts,
+                    time_ms: letter.time_ms,
+                    reason: letter.reason,
+                    error: &letter.error,
+                    message: read.message,
+                }
+                .put(frame.record());
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Goes on in a new segment. Removes those that no topic needs.
+    fn roll(&mut self, now_ms: u64) -> Result<(), StoreError> {
+        let trims: Vec<(u32, u64)> = {
+            let state = self.shared.state.lock();
+            let each = self.limits.iter();
+            each.filter_map(|(topic, limits)| {
+                let first_seq = limits.first_kept(state.topic(*topic)?, now_ms)?;
+                Some((*topic, first_seq))
+            })
+            .collect()
+        };
+        let mut frame = FrameBuffer::new();
+        self.save_letters(&trims, &mut frame)?;
+        for (topic, first_seq) in trims {
+            Record::Trim { topic, first_seq }.put(frame.record());
+        }
+        if !frame.is_empty() {
+            self.append(&mut frame)?;
         }
         // The next segment names the last frame of this one, even if that has no records.
         self.sync_all()?;

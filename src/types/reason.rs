@@ -26,6 +26,14 @@ pub enum DeadReason {
 }
 
 impl DeadReason {
+    /// Returns whether a delivery with this end has failed, so that its key may have to wait.
+    pub(crate) fn parks(self) -> bool {
+        matches!(
+            self,
+            Self::Exhausted | Self::KeyParked | Self::PolicyPanicked | Self::Rejected
+        )
+    }
+
     /// Returns a label in snake case, for metrics and logs. It doesn't change between versions.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -37,6 +45,32 @@ impl DeadReason {
             Self::KeyParked => "key_parked",
             Self::Expired => "expired",
         }
+    }
+}
+
+#[cfg(feature = "log")]
+impl DeadReason {
+    /// The reasons in the order of their numbers in the log, which don't change.
+    const NUMBERED: [Self; 7] = [
+        Self::Exhausted,
+        Self::Rejected,
+        Self::PolicyPanicked,
+        Self::Unsubscribed,
+        Self::LaneFull,
+        Self::KeyParked,
+        Self::Expired,
+    ];
+
+    /// Returns its number in the log.
+    pub(crate) fn number(self) -> u8 {
+        let at = Self::NUMBERED.iter().position(|reason| *reason == self);
+        at.unwrap_or_default() as u8
+    }
+
+    /// Returns the reason with this number. One of a later version is read as the first.
+    pub(crate) fn numbered(number: u8) -> Self {
+        let known = Self::NUMBERED.get(usize::from(number));
+        *known.unwrap_or(&Self::Exhausted)
     }
 }
 

@@ -59,18 +59,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Moves the cursor of a durable subscription past deliveries that have ended for good.
     ///
-    /// A dead letter has not, and neither has what was cancelled. They come again when the store is
-    /// opened again.
+    /// What was cancelled has not, and comes again when the subscription does. A dead letter is noted
+    /// where it is made.
     #[cfg(feature = "log")]
     fn note_in_log(&self, ids: impl Iterator<Item = MessageId>, end: Status) {
         let is_done = matches!(
             end,
             Status::Delivered | Status::Dropped | Status::Expired | Status::Filtered
         );
-        if is_done
-            && let Some(stored) = &self.stored
-            && let Some(cursor) = &stored.cursor
-        {
+        if is_done && let Some(cursor) = self.cursor() {
             cursor.done(ids.map(MessageId::get));
         }
     }

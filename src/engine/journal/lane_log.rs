@@ -17,6 +17,8 @@ pub(crate) struct LaneLog<T> {
     pub(crate) task: TaskState,
     /// Taken out while it runs.
     pub(crate) feeder: Mutex<Option<Feeder<T>>>,
+    /// How many letters of an earlier process were put into the dead-letter store with it.
+    pub(crate) letters: u64,
     /// The cursor, of a durable subscription.
     pub(crate) cursor: Option<Arc<Cursor>>,
 }
@@ -45,6 +47,7 @@ impl<T> LaneLog<T> {
                 held: VecDeque::new(),
                 done,
             })),
+            letters: 0,
             cursor,
         }
     }

@@ -1,19 +1,20 @@
 //! A topic's side of the log.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use crate::engine::base::contain::contain;
 use crate::log::commit::Log;
-use crate::log::reader::TopicReader;
+use crate::log::reader::{Read, TopicReader};
 use crate::log::store::Inner;
 use crate::message::meta::{Meta, Value};
 use crate::pure::log::frame::FrameBuffer;
 use crate::pure::log::message::{StoredMessage, StoredValue};
 use crate::pure::log::ranges::Done;
 use crate::pure::log::record::Record;
-use crate::pure::log::state::{Piece, TopicState};
+use crate::pure::log::state::{LetterState, Piece, TopicState};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, unix_ms};
+use crate::sync::{Arc, Mutex, unix_ms};
 use crate::types::codec::{Codec, CodecError};
 use crate::types::durability::Durability;
 use crate::types::error::store::StoreError;
@@ -33,6 +34,8 @@ pub(crate) struct TopicLog<T> {
     next: AtomicU64,
     /// Messages before this one have reached the topic's level.
     visible: AtomicU64,
+    /// Subscriptions whose letters of an earlier process are in the dead-letter store.
+    restored: Mutex<BTreeSet<u32>>,
 }
 
 impl<T: Send + Sync + 'static> TopicLog<T> {
@@ -51,6 +54,7 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
             first_own: next_seq,
             next: AtomicU64::new(next_seq),
             visible: AtomicU64::new(next_seq),
+            restored: Mutex::default(),
         }
     }
 
@@ -205,6 +209,31 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
     ) -> Result<(u32, Done), StoreError> {
         self.store.add_subscription(self.topic, name, next)?;
         self.find_subscription(name).ok_or(StoreError::Closed)
+    }
+
+    /// Returns the letters of a subscription that an earlier process has left, the first time.
+    pub(crate) fn letters_left(&self, subscription: u32) -> Vec<(u64, LetterState)> {
+        if !self.restored.lock().insert(subscription) {
+            return Vec::new();
+        }
+        let state = self.log().shared.state.lock();
+        let letters = state.subscription(subscription).map(|one| &one.letters);
+        let letters = letters.into_iter().flatten();
+        letters
+            .map(|(seq, letter)| (*seq, letter.clone()))
+            .collect()
+    }
+
+    /// Reads one message.
+    pub(crate) fn read_one(&self, seq: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut found = None;
+        let take = |read: Read<'_>| {
+            if read.seq == seq {
+                found = Some(read.message.to_vec());
+            }
+        };
+        self.reader(seq).read_frame(seq + 1, take)?;
+        Ok(found)
     }
 
     /// Looks at what the log knows of the topic.

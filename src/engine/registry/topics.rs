@@ -187,7 +187,11 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn purge_letter(&self, arrival: u64) -> bool {
         let left = self.letters().lock().take(arrival);
-        left.map(|left| notify(left.waiting)).is_some()
+        left.map(|left| {
+            left.letter.note_gone();
+            notify(left.waiting);
+        })
+        .is_some()
     }
 
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy) {

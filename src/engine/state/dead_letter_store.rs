@@ -19,6 +19,8 @@ use crate::engine::runtime::directory::AnyLetter;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::waiters::Waiters;
+#[cfg(feature = "log")]
+use crate::log::cursor::Cursor;
 use crate::message::MessageId;
 use crate::message::batch::Batch;
 use crate::message::meta::Meta;
@@ -55,6 +57,9 @@ pub(crate) struct Letter<T> {
     pub(crate) parks: bool,
     /// The letter's number, which the store gives.
     pub(crate) arrival: u64,
+    /// The cursor that has to know when the letter is gone.
+    #[cfg(feature = "log")]
+    pub(crate) cursor: Option<Arc<Cursor>>,
 }
 
 impl<T> Letter<T> {
@@ -64,6 +69,15 @@ impl<T> Letter<T> {
 
     pub(crate) fn key(&self) -> Option<&str> {
         self.batch.meta(usize::from(self.index))?.key.as_deref()
+    }
+
+    /// Notes in the log that the letter is gone: purged, evicted, or moved elsewhere. A redriven
+    /// one is a letter there until its delivery has ended.
+    pub(crate) fn note_gone(&self) {
+        #[cfg(feature = "log")]
+        if let Some(cursor) = &self.cursor {
+            cursor.done(std::iter::once(self.id().get()));
+        }
     }
 }
 
@@ -400,6 +414,7 @@ impl<'t, T: Send + Sync + 'static> Claim<'t, T> {
         let mut letters = self.topic.letters().lock();
         let left = self.end_in(&mut letters);
         drop(letters);
+        left.letter.note_gone();
         notify(left.waiting);
     }
 

@@ -184,9 +184,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
 
     /// Returns whether letters for this reason park their key.
     pub(crate) fn parks(&self, reason: DeadReason) -> bool {
-        use DeadReason::{Exhausted, KeyParked, PolicyPanicked, Rejected};
-        matches!(reason, Exhausted | KeyParked | PolicyPanicked | Rejected)
-            && self.state.lock().rules.parks()
+        reason.parks() && self.state.lock().rules.parks()
     }
 
     pub(crate) fn read_metrics(&self, lane: &Lane<T>, into: &mut SubscriptionMetrics) {

@@ -380,6 +380,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let Some(Left { letter, waiting }) = evicted else {
             return;
         };
+        letter.note_gone();
         self.tell_of(
             Subject::of(&letter.subscription)
                 .message(letter.id())

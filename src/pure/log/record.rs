@@ -18,7 +18,6 @@ const PUBLISH: u8 = 3;
 const DONE: u8 = 4;
 const FAILED: u8 = 5;
 const LETTER: u8 = 6;
-const LETTER_GONE: u8 = 7;
 const DELAYED: u8 = 8;
 const DELAYED_GONE: u8 = 9;
 const TRIM: u8 = 10;
@@ -76,7 +75,8 @@ pub(crate) enum Record<'a> {
         seq: u64,
         attempts: u32,
     },
-    /// A delivery is a dead letter. It has the message with it, which retention may take.
+    /// A delivery is a dead letter. It has the message with it if retention takes that. Otherwise
+    /// that is empty.
     Letter {
         subscription: u32,
         seq: u64,
@@ -85,11 +85,6 @@ pub(crate) enum Record<'a> {
         reason: u8,
         error: &'a str,
         message: &'a [u8],
-    },
-    /// A dead letter was redriven, purged or evicted.
-    LetterGone {
-        subscription: u32,
-        seq: u64,
     },
     /// A message waits until it is due.
     Delayed {
@@ -201,9 +196,6 @@ impl<'a> Record<'a> {
                 put_bytes(out, error.as_bytes());
                 out.extend_from_slice(message);
             }
-            Self::LetterGone { subscription, seq } => {
-                head(LETTER_GONE, &[subscription.into(), seq]);
-            }
             Self::Delayed {
                 topic,
                 id,
@@ -270,10 +262,6 @@ impl<'a> Record<'a> {
                 reason: content.u8()?,
                 error: content.text()?,
                 message: rest(&mut content),
-            },
-            LETTER_GONE => Self::LetterGone {
-                subscription: content.varint32()?,
-                seq: content.varint()?,
             },
             DELAYED => Self::Delayed {
                 topic: content.varint32()?,
@@ -362,7 +350,6 @@ mod tests {
                 error: "no such account",
                 message,
             },
-            Record::LetterGone { subscription, seq },
             Record::Delayed {
                 topic,
                 id: 4,

@@ -196,7 +196,10 @@ impl State {
                 ranges,
             } => {
                 let (one, topic) = self.both(subscription)?;
-                read_ranges(Reader::new(ranges), base, |from, to| one.done.add(from, to))?;
+                read_ranges(Reader::new(ranges), base, |from, to| {
+                    one.done.add(from, to);
+                    one.letters.retain(|seq, _| !(from..to).contains(seq));
+                })?;
                 if one.done.end() > topic.next_seq {
                     return Err(Inconsistent);
                 }
@@ -240,10 +243,6 @@ impl State {
                     message: message.into(),
                 };
                 one.letters.insert(seq, letter);
-                Ok(())
-            }
-            Record::LetterGone { subscription, seq } => {
-                self.both(subscription)?.0.letters.remove(&seq);
                 Ok(())
             }
             Record::Delayed {
@@ -379,18 +378,6 @@ impl State {
                 next: state.done.next(),
                 name: &state.name,
             });
-            // Letters come before the ranges, which say of some of them that they are done.
-            for (seq, letter) in &state.letters {
-                put(&Record::Letter {
-                    subscription,
-                    seq: *seq,
-                    attempts: letter.attempts,
-                    time_ms: letter.time_ms,
-                    reason: letter.reason,
-                    error: &letter.error,
-                    message: &letter.message,
-                });
-            }
             for (seq, attempts) in &state.failed {
                 put(&Record::Failed {
                     subscription,
@@ -405,6 +392,18 @@ impl State {
                     subscription,
                     base: state.done.next(),
                     ranges: &ranges,
+                });
+            }
+            // Letters come after the ranges, which would say that they are gone.
+            for (seq, letter) in &state.letters {
+                put(&Record::Letter {
+                    subscription,
+                    seq: *seq,
+                    attempts: letter.attempts,
+                    time_ms: letter.time_ms,
+                    reason: letter.reason,
+                    error: &letter.error,
+                    message: &letter.message,
                 });
             }
         }
@@ -655,7 +654,6 @@ mod tests {
                         subscription: 0, seq, attempts: 2, time_ms: count, reason: 1,
                         error: "down", message: &stored,
                     },
-                    5 => Record::LetterGone { subscription: 0, seq },
                     6 => Record::Delayed { topic: 0, id: seq, due_ms: count, message: &stored },
                     7 => Record::DelayedGone { topic: 0, id: seq },
                     _ => continue,

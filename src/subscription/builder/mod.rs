@@ -331,15 +331,16 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         if let Some(retry) = &self.options.retry {
             retry.check()?;
         }
+        let rules = self.options.rules(fit)?;
         let plan = LanePlan {
             capacity: fit.capacity,
             when_full: fit.when_full,
-            rules: self.options.rules(fit)?,
+            rules,
             retry: self.options.retry,
             filter: self.filter,
             by_pattern: false,
             #[cfg(feature = "log")]
-            stored: self.stored.open(self.topic, &name)?,
+            stored: self.stored.open(self.topic, &name, rules.parks())?,
         };
         let engine = &self.topic.engine;
         if engine.is_ending() || self.topic.gate.is_sealed() {
@@ -363,6 +364,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         }
         #[cfg(feature = "log")]
         if let Some(stored) = &lane.stored {
+            lane.count_restored(stored);
             lane.schedule_feeder(stored);
         }
         Ok(lane)

@@ -28,8 +28,7 @@ impl<T: Send + Sync + 'static> SubscriptionBuilder<'_, T> {
     ///
     /// It is done with a delivery that was handled, discarded, dropped, filtered or has expired. The
     /// cursor costs no sync of its own. So a crash may bring the last deliveries again, and a
-    /// handler must bear that. A delivery that went to the dead letters comes again after a
-    /// restart.
+    /// handler must bear that. Its dead letters are back in the store of letters when it resumes.
     ///
     /// A full lane holds nobody up: see [`LaneFull::CatchUp`](crate::LaneFull::CatchUp). Ending the
     /// subscription keeps the cursor.
@@ -75,7 +74,8 @@ impl StoredStart {
     pub(crate) fn open<T: Send + Sync + 'static>(
         self,
         topic: &TopicCore<T>,
-        name: &str,
+        name: &Arc<str>,
+        parks: bool,
     ) -> Result<Option<Box<LaneLog<T>>>, SubscribeError> {
         if !self.is_durable && self.from.is_none() {
             return Ok(None);
@@ -103,7 +103,9 @@ impl StoredStart {
             done.add(done.next(), first_available);
         }
         let cursor = Cursor::new(Arc::clone(&stored.store.log), subscription);
-        Ok(Some(Box::new(LaneLog::new(done, Some(cursor)))))
+        let mut log = LaneLog::new(done, Some(Arc::clone(&cursor)));
+        log.letters = topic.restore_letters(stored, &cursor, subscription, name, parks)?;
+        Ok(Some(Box::new(log)))
     }
 }
 

@@ -72,7 +72,11 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         let chosen = self.list().into_iter().filter(|letter| filter(letter));
         let taken = chosen.filter(|chosen| {
             let left = self.topic.core.letters().lock().take(chosen.letter.arrival);
-            left.map(|left| notify(left.waiting)).is_some()
+            left.map(|left| {
+                left.letter.note_gone();
+                notify(left.waiting);
+            })
+            .is_some()
         });
         taken.count()
     }
