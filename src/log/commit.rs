@@ -25,6 +25,7 @@ use std::time::Duration;
 use crate::log::writer::{Shared, Writer};
 use crate::pure::log::frame::FrameBuffer;
 use crate::pure::log::retention::Limits;
+use crate::pure::log::step;
 use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, unix_ms};
 use crate::types::error::store::StoreError;
 
@@ -237,7 +238,13 @@ impl Log {
         let is_empty = group.frame.is_empty();
         let result = match is_empty {
             true => Ok(()),
-            false => writer.write(&mut group.frame, group.syncs, unix_ms()),
+            false => {
+                let syncs = step!("sync, then tell", group.syncs, false);
+                step!("write, then tell", {}, {
+                    group.hooks.drain(..).for_each(|hook| hook(&Ok(())));
+                });
+                writer.write(&mut group.frame, syncs, unix_ms())
+            }
         };
         for hook in group.hooks.drain(..) {
             hook(&result);

@@ -13,7 +13,13 @@ use crate::pure::log::record::Record;
 use crate::sync::Arc;
 use crate::types::error::store::StoreError;
 
-mod crash;
+mod breaks;
+mod damage;
+mod faults;
+mod lies;
+mod model;
+mod power_cuts;
+mod program;
 
 /// A log with one topic, whose messages are numbers.
 struct Subject {
@@ -75,6 +81,25 @@ impl Subject {
         })?;
         self.next += count;
         Ok(self.next - 1)
+    }
+
+    /// Publishes one message with this payload, and syncs it.
+    fn publish_payload(&mut self, payload: &[u8]) {
+        let mut message = Vec::new();
+        StoredMessage {
+            payload,
+            ..StoredMessage::default()
+        }
+        .put(&mut message);
+        let publish = Record::Publish {
+            topic: 0,
+            seq: self.next,
+            time_ms: 0,
+            message: &message,
+        };
+        let put = |frame: &mut FrameBuffer| publish.put(frame.record());
+        commit(&self.log, true, put).expect("it is written");
+        self.next += 1;
     }
 
     /// Returns the numbers of all messages, each of which has its own as payload.

@@ -398,7 +398,7 @@ impl State {
                     attempts: *attempts,
                 });
             }
-            if state.done.gaps() > 0 {
+            if step!("keep the ranges", state.done.gaps() > 0, false) {
                 ranges.clear();
                 state.done.put_above(&mut ranges);
                 put(&Record::Done {

@@ -65,7 +65,8 @@ impl<'a> Walk<'a> {
         if left.iter().all(|byte| *byte == 0) {
             return End::Whole;
         }
-        if vouched(left, self.seed, self.last.lsn) > self.last.lsn {
+        let vouched = vouched(left, self.seed, self.last.lsn);
+        if step!("look for the watermark", vouched > self.last.lsn, false) {
             End::Damaged
         } else {
             End::Torn
@@ -79,7 +80,7 @@ impl<'a> Iterator for Walk<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let bytes = self.bytes.get(self.offset..)?;
         let frame = read(self.seed, bytes, self.last.lsn).ok()?;
-        if !frame.follows(self.last) {
+        if step!("follow the chain", !frame.follows(self.last), false) {
             return None;
         }
         let offset = self.offset;
