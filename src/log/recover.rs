@@ -85,6 +85,20 @@ struct Recovery<'a> {
     files: BTreeMap<u64, Arc<dyn LogFile>>,
     active: Option<Active>,
     opened: Opened,
+    mending: Mending,
+}
+
+/// What a crash has left to do. It is done when all was read, so that a log that is refused stays
+/// as it is.
+#[derive(Default)]
+struct Mending {
+    /// A segment in the making, which is to be removed.
+    unmade: Option<u64>,
+    /// Whether something lies behind the end of the last segment.
+    cuts: bool,
+    /// The end of the last segment for which nobody vouches, and where it starts.
+    tail: Vec<u8>,
+    tail_at: u64,
 }
 
 /// Opens the log in a directory, or makes one in an empty directory.
@@ -110,6 +124,7 @@ pub(crate) fn recover(
         files: BTreeMap::new(),
         active: None,
         opened: Opened::default(),
+        mending: Mending::default(),
     };
     let mut total = 0;
     for number in &numbers {
@@ -220,10 +235,9 @@ impl Recovery<'_> {
                 let is_unmade = may_be_unmade
                     && self.follows_in_number(number)
                     && vouched(frames, seed, reached.lsn).max(self.synced) <= reached.lsn;
-                return if is_unmade {
-                    self.unmake(number, length)
-                } else {
-                    Err(damaged(0, reached))
+                return match is_unmade {
+                    true => Ok(self.unmake(number, length)),
+                    false => Err(damaged(0, reached)),
                 };
             }
         };
@@ -256,10 +270,9 @@ impl Recovery<'_> {
             return Err(damaged(walk.offset(), last));
         }
         let Some(head) = head else {
-            return if may_be_unmade && reached.lsn >= self.synced {
-                self.unmake(number, length)
-            } else {
-                Err(damaged(walk.offset(), last))
+            return match may_be_unmade && reached.lsn >= self.synced {
+                true => Ok(self.unmake(number, length)),
+                false => Err(damaged(walk.offset(), last)),
             };
         };
         let offset = walk.offset() as u64;
@@ -274,11 +287,7 @@ impl Recovery<'_> {
                     bytes: length - offset,
                 });
             }
-            step!(
-                "cut the torn tail",
-                file.truncate(offset)
-                    .map_err(|source| StoreError::io("truncate", &name, source))?
-            );
+            self.mending.cuts = true;
         }
         if is_last {
             let from = match fresh.front() {
@@ -286,13 +295,8 @@ impl Recovery<'_> {
                 Some(_) => 0,
                 None => walk.offset(),
             };
-            // If a sync of it has failed, the system takes it for clean, though it is not on the
-            // disk. Another sync would do nothing. So it is written again.
-            step!(
-                "write the tail again",
-                write_all(&*file, &bytes[from..walk.offset()], from as u64)
-                    .map_err(|source| StoreError::io("write", &name, source))?
-            );
+            self.mending.tail = bytes[from..walk.offset()].to_vec();
+            self.mending.tail_at = from as u64;
         }
         self.opened.segments += 1;
         self.opened.bytes += offset;
@@ -353,30 +357,58 @@ impl Recovery<'_> {
         }
     }
 
-    /// Removes a segment that a crash had left in the making.
-    fn unmake(&mut self, number: u64, length: u64) -> Result<u64, StoreError> {
-        let name = segment_name(number);
-        let file = self.files.remove(&number);
-        drop(file);
-        self.fs
-            .remove(&name)
-            .map_err(|source| StoreError::io("remove", &name, source))?;
+    /// Leaves out a segment that a crash had left in the making.
+    fn unmake(&mut self, number: u64, length: u64) -> u64 {
+        self.files.remove(&number);
+        self.mending.unmade = Some(number);
         self.opened.torn = Some(TornTail {
             segment: number,
             offset: 0,
             bytes: length,
         });
-        Ok(length)
+        length
     }
 
-    /// Makes the first segment if there is none, and syncs what was read.
+    /// Mends what a crash has left, and syncs what was read. Makes the first segment if there is
+    /// none.
     fn finish(mut self) -> Result<Recovered, StoreError> {
+        let first = self.files.keys().next().copied();
+        if step!("look for lost messages", !self.state.is_whole(), false) {
+            return Err(StoreError::Damaged {
+                segment: first.unwrap_or(FIRST).saturating_sub(1),
+                offset: 0,
+                lsn: 0,
+            });
+        }
+        if let Some(number) = self.mending.unmade {
+            let name = segment_name(number);
+            self.fs
+                .remove(&name)
+                .map_err(|source| StoreError::io("remove", &name, source))?;
+        }
         let active = match self.active {
             Some(active) => {
                 let name = segment_name(active.number);
-                let error = |source| StoreError::io("sync", &name, source);
-                step!("sync what was read", active.file.sync().map_err(error)?);
-                step!("sync the names", self.fs.sync_names().map_err(error)?);
+                let error = |operation| {
+                    let name = &name;
+                    move |source| StoreError::io(operation, name, source)
+                };
+                let file = &*active.file;
+                if step!("cut the torn tail", self.mending.cuts, false) {
+                    file.truncate(active.length).map_err(error("truncate"))?;
+                }
+                // If a sync of it has failed, the system takes it for clean, though it is not on
+                // the disk. Another sync would do nothing. So it is written again.
+                let Mending { tail, tail_at, .. } = &self.mending;
+                step!(
+                    "write the tail again",
+                    write_all(file, tail, *tail_at).map_err(error("write"))?
+                );
+                step!("sync what was read", file.sync().map_err(error("sync"))?);
+                step!(
+                    "sync the names",
+                    self.fs.sync_names().map_err(error("sync"))?
+                );
                 active
             }
             None if self.synced > 0 => {

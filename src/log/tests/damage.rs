@@ -118,6 +118,24 @@ pub(super) fn flip_everywhere() {
     }
 }
 
+/// Flips every bit of the frames of a log that came to rest after a sync, and whose process was
+/// killed.
+pub(super) fn flip_at_rest() {
+    let log = Recorded::killed(&[(3, true), (2, false), (1, true)]);
+    for segment in 1..=log.segments {
+        let bytes = log.content(segment);
+        let frames = log.frames(segment);
+        let (last, rest) = frames.split_last().expect("there are some");
+        let is_last = segment == log.segments;
+        for (at, ..) in rest.iter().chain((!is_last).then_some(last)) {
+            for bit in at.start * 8..at.end * 8 {
+                let opened = log.open_with(&segment_name(segment), flipped(&bytes, bit));
+                assert_refused(opened, "it was synced");
+            }
+        }
+    }
+}
+
 /// Replaces frames by others of the same place, as they may lie in a copy of the store that went
 /// another way.
 pub(super) fn replace_frames() {
@@ -168,6 +186,11 @@ pub(super) fn replace_segments() {
 #[test]
 fn no_flipped_bit_of_a_closed_log_loses_anything_silently() {
     flip_everywhere();
+}
+
+#[test]
+fn no_flipped_bit_of_a_log_at_rest_loses_anything_silently() {
+    flip_at_rest();
 }
 
 /// A frame that no later one vouches for may be what a power cut left. So may it be damaged.
@@ -224,8 +247,8 @@ fn no_truncation_of_a_closed_log_loses_anything_silently() {
     truncate_everywhere();
 }
 
-#[test]
-fn a_lost_or_moved_segment_is_refused() {
+/// Loses each of the segments, or has it in the place of another.
+pub(super) fn lose_segments() {
     let log = Recorded::closed();
     for segment in 1..=log.segments {
         let copy = log.fs.after_kill();
@@ -239,6 +262,11 @@ fn a_lost_or_moved_segment_is_refused() {
     let copy = log.fs.after_kill();
     copy.remove(STORE_FILE).expect("it is there");
     assert_refused(open(&copy), "without a name");
+}
+
+#[test]
+fn a_lost_or_moved_segment_is_refused() {
+    lose_segments();
 }
 
 #[test]
