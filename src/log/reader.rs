@@ -132,15 +132,18 @@ impl TopicReader {
             if held < needed {
                 self.buffer.drain(..from.min(self.buffer.len()));
                 self.start = at.offset;
-                let wanted = needed.max(READ);
-                self.buffer.resize(wanted, 0);
-                let rest = &mut self.buffer[held..];
-                let read = read_up_to(&*at.file, rest, at.offset + held as u64)
-                    .map_err(|source| StoreError::io("read", &segment_name(at.segment), source))?;
-                self.buffer.truncate(held + read);
-                if self.buffer.is_empty() {
+                let error = |source| StoreError::io("read", &segment_name(at.segment), source);
+                // A length that is damaged asks for no more memory than there is to read.
+                let left = at.file.len().map_err(error)?.saturating_sub(at.offset);
+                if left == 0 {
                     return Ok(None);
                 }
+                let left = usize::try_from(left).unwrap_or(usize::MAX);
+                self.buffer.resize(needed.max(READ).min(left), 0);
+                let rest = &mut self.buffer[held..];
+                let read =
+                    read_up_to(&*at.file, rest, at.offset + held as u64).map_err(error)?;
+                self.buffer.truncate(held + read);
                 if self.buffer.len() < needed {
                     return Err(StoreError::Damaged {
                         segment: at.segment,

@@ -13,6 +13,7 @@ use crate::pure::log::record::Record;
 use crate::sync::Arc;
 use crate::types::error::store::StoreError;
 
+mod arbitrary;
 mod breaks;
 mod damage;
 mod faults;
