@@ -141,8 +141,7 @@ impl TopicReader {
                 let left = usize::try_from(left).unwrap_or(usize::MAX);
                 self.buffer.resize(needed.max(READ).min(left), 0);
                 let rest = &mut self.buffer[held..];
-                let read =
-                    read_up_to(&*at.file, rest, at.offset + held as u64).map_err(error)?;
+                let read = read_up_to(&*at.file, rest, at.offset + held as u64).map_err(error)?;
                 self.buffer.truncate(held + read);
                 if self.buffer.len() < needed {
                     return Err(StoreError::Damaged {

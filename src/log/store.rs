@@ -99,13 +99,14 @@ impl std::fmt::Debug for Store {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.log.close();
-        let flusher = self.flusher.lock().take();
-        if let Some(flusher) = flusher
-            && !is_current(&flusher)
-        {
-            // A flusher doesn't panic: it calls no user code but wakers.
-            let _ = flusher.join();
+        match self.flusher.lock().take() {
+            // A hook that it has called was the last holder.
+            Some(flusher) if is_current(&flusher) => self.log.close_soon(),
+            flusher => {
+                self.log.close();
+                // A flusher doesn't panic: it calls no user code but wakers.
+                flusher.map(JoinHandle::join);
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ mod arbitrary;
 mod breaks;
 mod damage;
 mod faults;
+mod group_commit;
 mod lies;
 mod model;
 mod power_cuts;

@@ -42,14 +42,14 @@ pub(crate) struct Faults {
     /// The number of the operation that fails, counted from one. All after it fail, too, when the
     /// failure is a power cut.
     pub(crate) at: Option<u64>,
-    pub(crate) kind: Fault,
+    pub(crate) kind: FaultKind,
     /// Syncs return without having synced anything.
     pub(crate) lies: bool,
 }
 
 /// How an operation fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum FaultKind {
     /// The power goes: this operation and all later ones fail.
     #[default]
     PowerCut,
@@ -182,18 +182,18 @@ impl Machine {
         self.operations += 1;
         let fails = self.faults.at == Some(self.operations);
         match self.faults.kind {
-            Fault::PowerCut if fails => {
+            FaultKind::PowerCut if fails => {
                 self.is_off = true;
                 Err(io::Error::other("the power went off"))
             }
-            Fault::Error if fails => Err(io::Error::other("the disk failed")),
+            FaultKind::Error if fails => Err(io::Error::other("the disk failed")),
             _ => Ok(fails),
         }
     }
 
     /// Counts an operation that can be interrupted.
     fn count_transfer(&mut self) -> io::Result<bool> {
-        match self.count()? && self.faults.kind == Fault::Interrupted {
+        match self.count()? && self.faults.kind == FaultKind::Interrupted {
             true => Err(io::ErrorKind::Interrupted.into()),
             false => Ok(self.faults.at == Some(self.operations)),
         }
@@ -283,7 +283,7 @@ impl LogFile for SimFile {
             offset: offset as usize,
             bytes: bytes[..taken].to_vec(),
         });
-        match fails && kind == Fault::NoSpace {
+        match fails && kind == FaultKind::NoSpace {
             true => Err(io::ErrorKind::StorageFull.into()),
             false => Ok(taken),
         }

@@ -2,7 +2,6 @@
 //! them, and nothing panics.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -19,6 +18,7 @@ use crate::pure::log::message::StoredMessage;
 use crate::pure::log::record::Record;
 use crate::pure::log::state::{Place, State};
 use crate::pure::log::walk::vouched;
+use crate::sync::Arc;
 
 /// Reads bytes as everything that a log is made of.
 fn read_all_ways(bytes: &[u8]) {
@@ -47,7 +47,9 @@ fn read_all_ways(bytes: &[u8]) {
             segment: 2,
             offset: 0,
         };
-        built.apply(record, place).expect("a state that was built can be built again");
+        built
+            .apply(record, place)
+            .expect("a state that was built can be built again");
     });
 }
 
@@ -123,7 +125,10 @@ fn a_log_that_was_changed_is_opened_or_refused() {
             read_messages(&writer.shared());
         }
     }
-    assert!(opened > 0 && refused > 0, "{opened} opened, {refused} refused");
+    assert!(
+        opened > 0 && refused > 0,
+        "{opened} opened, {refused} refused"
+    );
 }
 
 /// Bytes with many zeros, small numbers and large ones: lengths and kinds of records.

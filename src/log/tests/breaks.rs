@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::log::fs::sim::Fault;
+use crate::log::fs::sim::FaultKind;
 use crate::log::tests::{damage, faults, power_cuts};
 use crate::pure::log::broken;
 
@@ -15,7 +15,7 @@ fn cuts() {
 
 fn fails() {
     for seed in 0..12 {
-        faults::fail_everywhere(seed, Fault::Error);
+        faults::fail_everywhere(seed, FaultKind::Error);
     }
 }
 

@@ -1,11 +1,11 @@
 //! A disk that fails: at any operation, in any way that the system reports.
 
-use crate::log::fs::sim::{Fault, Faults, Random, SimFs};
+use crate::log::fs::sim::{FaultKind, Faults, Random, SimFs};
 use crate::log::tests::model::{Entry, compare};
 use crate::log::tests::program::{Outcome, Sure, go_on, run};
 
 /// Runs the program of a seed on a disk that fails at one operation.
-fn run_with(seed: u64, kind: Fault, at: u64) -> (SimFs, Outcome) {
+fn run_with(seed: u64, kind: FaultKind, at: u64) -> (SimFs, Outcome) {
     let fs = SimFs::default();
     fs.record();
     fs.fail(Faults {
@@ -18,7 +18,7 @@ fn run_with(seed: u64, kind: Fault, at: u64) -> (SimFs, Outcome) {
 }
 
 /// Fails each of the operations of a program in turn. Returns how many there were.
-pub(super) fn fail_everywhere(seed: u64, kind: Fault) -> u64 {
+pub(super) fn fail_everywhere(seed: u64, kind: FaultKind) -> u64 {
     let mut at = 0;
     loop {
         at += 1;
@@ -37,7 +37,13 @@ pub(super) fn fail_everywhere(seed: u64, kind: Fault) -> u64 {
             // It stays as it failed, and touches the disk no more.
             let changes = fs.changes();
             for syncs in [false, true] {
-                let refused = session.commit(vec![Entry::Failed { seq: 0, attempts: 0 }], syncs);
+                let refused = session.commit(
+                    vec![Entry::Failed {
+                        seq: 0,
+                        attempts: 0,
+                    }],
+                    syncs,
+                );
                 let refused = refused.expect_err("it has failed");
                 assert_eq!(refused.to_string(), error.to_string());
             }
@@ -66,20 +72,20 @@ pub(super) fn fail_everywhere(seed: u64, kind: Fault) -> u64 {
 #[test]
 fn a_failed_operation_ends_the_log_and_costs_nothing_that_was_acknowledged() {
     for seed in 0..12 {
-        fail_everywhere(seed, Fault::Error);
+        fail_everywhere(seed, FaultKind::Error);
     }
 }
 
 #[test]
 fn a_full_disk_ends_the_log_and_costs_nothing_that_was_acknowledged() {
     for seed in 20..32 {
-        fail_everywhere(seed, Fault::NoSpace);
+        fail_everywhere(seed, FaultKind::NoSpace);
     }
 }
 
 #[test]
 fn short_and_interrupted_transfers_are_continued() {
-    for kind in [Fault::Short, Fault::Interrupted] {
+    for kind in [FaultKind::Short, FaultKind::Interrupted] {
         for at in 1..200 {
             let (_, program) = run_with(40, kind, at);
             assert!(program.error.is_none(), "{kind:?}: {:?}", program.error);

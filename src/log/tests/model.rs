@@ -1,7 +1,6 @@
 //! A model of a store: what its frames add up to, by plain lists and sets.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use crate::log::reader::TopicReader;
 use crate::log::writer::Shared;
@@ -10,6 +9,7 @@ use crate::pure::log::message::StoredMessage;
 use crate::pure::log::ranges::put_ranges;
 use crate::pure::log::record::Record;
 use crate::pure::log::state::State;
+use crate::sync::Arc;
 use crate::types::error::store::StoreError;
 
 /// What one record says.

@@ -1,15 +1,14 @@
 //! Random programs: a session with a store after another, each with commits of all kinds.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::log::commit::{Due, Log};
-use crate::log::fs::sim::{Fault, Faults, Random, SimFs};
+use crate::log::fs::sim::{FaultKind, Faults, Random, SimFs};
 use crate::log::recover::{Opened, recover};
 use crate::log::tests::model::{Entry, Frame, Model, compare};
 use crate::log::writer::Writer;
 use crate::pure::log::retention::Limits;
-use crate::sync::Mutex;
+use crate::sync::{Arc, Mutex};
 use crate::types::error::store::StoreError;
 
 #[derive(Clone, Copy, Debug)]
@@ -310,7 +309,7 @@ pub(super) fn go_on(
         if !is_last {
             disk.fail(Faults {
                 at: Some(1 + random.below(30 + 30 * opened)),
-                kind: Fault::PowerCut,
+                kind: FaultKind::PowerCut,
                 lies: false,
             });
         }
