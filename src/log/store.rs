@@ -143,7 +143,8 @@ impl StoreBuilder {
     /// Sets the size in bytes at which a file is closed and the next begins. The default is 64 MiB.
     ///
     /// Retention takes whole files. So small ones give room back sooner, and large ones cost fewer
-    /// checkpoints. It is from 4 KiB to 1 GiB.
+    /// checkpoints. A file grows larger if its checkpoint alone takes more than half of this. It is
+    /// from 4 KiB to 1 GiB.
     pub fn segment_size(mut self, bytes: u64) -> Self {
         self.segment_size = bytes;
         self

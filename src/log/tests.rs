@@ -167,3 +167,26 @@ fn a_reader_sees_messages_up_to_the_number_asked_for() {
         assert_eq!(found, (3..until).collect::<Vec<_>>());
     }
 }
+
+/// A large state is not written again with each commit.
+#[test]
+fn a_segment_holds_as_much_as_its_checkpoint() {
+    let fs = SimFs::default();
+    let mut subject = Subject::open_with(&fs, 300).expect("it opens");
+    for id in 0..20 {
+        let delayed = Record::Delayed {
+            topic: 0,
+            id,
+            due_ms: 0,
+            message: &[0; 100],
+        };
+        let put = |frame: &mut FrameBuffer| delayed.put(frame.record());
+        commit(&subject.log, false, put).expect("it is written");
+    }
+    let before = subject.log.shared.segments.count();
+    for _ in 0..40 {
+        subject.publish(1, false, 50).expect("it is written");
+    }
+    let more = subject.log.shared.segments.count() - before;
+    assert!((1..4).contains(&more), "{more} more segments");
+}

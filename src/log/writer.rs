@@ -83,7 +83,9 @@ impl Writer {
         self.check()?;
         let size = (frame.len() as u64).saturating_add(FrameBuffer::OVERHEAD);
         let has_content = self.active.length > self.active.head;
-        if has_content && self.active.length.saturating_add(size) > self.segment_size {
+        // With a large checkpoint, or there would be one for each commit.
+        let full = self.segment_size.max(self.active.head.saturating_mul(2));
+        if has_content && self.active.length.saturating_add(size) > full {
             let rolled = self.roll(now_ms);
             self.keep_failure(rolled)?;
         }
