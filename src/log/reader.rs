@@ -76,6 +76,11 @@ impl TopicReader {
             let Some(mut at) = self.at.take().or_else(|| self.find()) else {
                 return Ok(false);
             };
+            if self.next >= until {
+                // Retention has taken all that was asked for, and this frame has what follows.
+                self.at = Some(at);
+                return Ok(false);
+            }
             let taken = match self.fill(&mut at)? {
                 Some(size) => self.take_frame(&mut at, size, until, &mut take)?,
                 None => {
@@ -101,13 +106,18 @@ impl TopicReader {
     /// Finds the frame from which on the next message is to be looked for. It may be a later
     /// message, if retention has taken some.
     fn find(&mut self) -> Option<At> {
-        let place = {
-            let state = self.shared.state.lock();
-            let topic = state.topic(self.topic)?;
-            self.next = self.next.max(topic.first_seq);
-            topic.find(self.next)?
-        };
-        self.open(place)
+        loop {
+            let place = {
+                let state = self.shared.state.lock();
+                let topic = state.topic(self.topic)?;
+                self.next = self.next.max(topic.first_seq);
+                topic.find(self.next)?
+            };
+            // Otherwise retention has just taken the segment, and the topic starts later.
+            if let Some(at) = self.open(place) {
+                return Some(at);
+            }
+        }
     }
 
     fn open(&mut self, place: Place) -> Option<At> {
@@ -180,26 +190,35 @@ impl TopicReader {
         let mut taken = false;
         while !records.is_empty() {
             let record = Record::read(&mut records).map_err(|_| damaged(link.lsn))?;
-            if let Some(Record::Publish {
+            let Some(Record::Publish {
                 topic,
                 seq,
                 time_ms,
                 message,
             }) = record
-                && topic == self.topic
-                && (self.next..until).contains(&seq)
-            {
-                self.next = seq + 1;
-                taken = true;
-                take(Read {
-                    seq,
-                    time_ms,
-                    message,
-                });
+            else {
+                continue;
+            };
+            if topic != self.topic || seq < self.next {
+                continue;
             }
+            if seq >= until {
+                if !taken {
+                    // Retention has taken those before it.
+                    self.next = seq;
+                }
+                break;
+            }
+            self.next = seq + 1;
+            taken = true;
+            take(Read {
+                seq,
+                time_ms,
+                message,
+            });
         }
-        // What lies behind `until` is read again, with the rest of this frame.
-        if self.next < until || !taken {
+        // What lies behind `until` is read later, with the rest of this frame.
+        if self.next < until {
             at.offset += size as u64;
         }
         Ok(taken)

@@ -22,6 +22,7 @@ mod lies;
 mod model;
 mod power_cuts;
 mod program;
+mod readers;
 
 /// A log with one topic, whose messages are numbers.
 struct Subject {

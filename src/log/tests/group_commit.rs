@@ -115,7 +115,7 @@ impl Shared {
     }
 }
 
-fn start(body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+pub(super) fn start(body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     let thread = Thread {
         name: "a thread".to_owned(),
         stack_size: None,
@@ -123,7 +123,7 @@ fn start(body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     spawn(thread, body).expect("it starts")
 }
 
-fn join(threads: Vec<JoinHandle<()>>) {
+pub(super) fn join(threads: Vec<JoinHandle<()>>) {
     for thread in threads {
         thread.join().expect("it does not panic");
     }
