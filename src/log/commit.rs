@@ -26,11 +26,14 @@ use crate::log::cursor::Cursor;
 use crate::log::writer::{Shared, Writer};
 use crate::pure::log::frame::FrameBuffer;
 use crate::pure::log::retention::Limits;
+use crate::pure::log::step;
+#[cfg(feature = "async")]
+use crate::sync::catch_panic;
 use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, unix_ms};
 use crate::types::error::store::StoreError;
 
 /// The size from which on a group takes no more records. Threads that have some wait for the next.
-const FULL_GROUP: usize = 4 << 20;
+const FULL_GROUP: usize = if cfg!(test) { 256 } else { 4 << 20 };
 
 /// How long the ends of deliveries wait for a frame that others have to write.
 const ACK_LINGER: Duration = Duration::from_millis(10);
@@ -159,7 +162,7 @@ impl Log {
 
     /// Adds records to the open group. `put` writes them. The hook is called when the group is
     /// finished, on whatever thread leads it, and before any hook of a later group. It must not
-    /// wait for a group.
+    /// submit, nor wait for a group: the next one waits for it.
     ///
     /// It waits while a full group is being written.
     ///
@@ -278,10 +281,16 @@ impl Log {
             rider.put(&mut group.frame);
         }
         let is_empty = group.frame.is_empty();
-        let result = match (is_empty, group.syncs) {
-            (true, true) => writer.sync(),
-            (true, false) => Ok(()),
-            (false, syncs) => writer.write(&mut group.frame, syncs, unix_ms()),
+        let result = match is_empty {
+            true if group.syncs => writer.sync(),
+            true => Ok(()),
+            false => {
+                let syncs = step!("sync, then tell", group.syncs, false);
+                step!("write, then tell", {}, {
+                    group.hooks.drain(..).for_each(|hook| hook(&Ok(())));
+                });
+                writer.write(&mut group.frame, syncs, unix_ms())
+            }
         };
         for hook in group.hooks.drain(..) {
             hook(&result);
@@ -323,7 +332,10 @@ impl Log {
         }
         // A waker is the user's.
         drop(pending);
-        woken.into_iter().for_each(|(_, waker)| waker.wake());
+        for (_, waker) in woken {
+            // The panic hook has reported it.
+            let _ = catch_panic(|| waker.wake());
+        }
         self.pending.lock()
     }
 
@@ -336,7 +348,10 @@ impl Log {
     fn hand_over<'a>(&'a self, mut pending: MutexGuard<'a, Pending>) -> MutexGuard<'a, Pending> {
         pending.leads = false;
         let parity = parity(pending.open.number);
-        if pending.waiting[parity] > 0 {
+        if pending.failed.is_some() || pending.is_closing {
+            // Some of them leave without leading.
+            self.finished[parity].notify_all();
+        } else if pending.waiting[parity] > 0 {
             self.finished[parity].notify_one();
         }
         let starts_to_wait = pending.is_unsynced && self.sync_every.is_some();
@@ -366,6 +381,11 @@ impl Log {
                 continue;
             }
             if ends {
+                let closes = pending.is_closing;
+                drop(pending);
+                if closes {
+                    self.close();
+                }
                 return;
             }
             if sync_at.is_none()
@@ -423,6 +443,12 @@ impl Log {
         pending.fail(open, StoreError::Closed);
         drop(pending);
         self.writer.lock().close();
+    }
+
+    /// Lets the flusher close: for one of its hooks, which must not wait for a group.
+    pub(crate) fn close_soon(&self) {
+        self.pending.lock().is_closing = true;
+        self.due.notify_one();
     }
 
     /// Sets how much of a topic is kept.

@@ -76,6 +76,11 @@ impl TopicReader {
             let Some(mut at) = self.at.take().or_else(|| self.find()) else {
                 return Ok(false);
             };
+            if self.next >= until {
+                // Retention has taken all that was asked for, and this frame has what follows.
+                self.at = Some(at);
+                return Ok(false);
+            }
             let taken = match self.fill(&mut at)? {
                 Some(size) => self.take_frame(&mut at, size, until, &mut take)?,
                 None => {
@@ -101,13 +106,18 @@ impl TopicReader {
     /// Finds the frame from which on the next message is to be looked for. It may be a later
     /// message, if retention has taken some.
     fn find(&mut self) -> Option<At> {
-        let place = {
-            let state = self.shared.state.lock();
-            let topic = state.topic(self.topic)?;
-            self.next = self.next.max(topic.first_seq);
-            topic.find(self.next)?
-        };
-        self.open(place)
+        loop {
+            let place = {
+                let state = self.shared.state.lock();
+                let topic = state.topic(self.topic)?;
+                self.next = self.next.max(topic.first_seq);
+                topic.find(self.next)?
+            };
+            // Otherwise retention has just taken the segment, and the topic starts later.
+            if let Some(at) = self.open(place) {
+                return Some(at);
+            }
+        }
     }
 
     fn open(&mut self, place: Place) -> Option<At> {
@@ -132,15 +142,17 @@ impl TopicReader {
             if held < needed {
                 self.buffer.drain(..from.min(self.buffer.len()));
                 self.start = at.offset;
-                let wanted = needed.max(READ);
-                self.buffer.resize(wanted, 0);
-                let rest = &mut self.buffer[held..];
-                let read = read_up_to(&*at.file, rest, at.offset + held as u64)
-                    .map_err(|source| StoreError::io("read", &segment_name(at.segment), source))?;
-                self.buffer.truncate(held + read);
-                if self.buffer.is_empty() {
+                let error = |source| StoreError::io("read", &segment_name(at.segment), source);
+                // A length that is damaged asks for no more memory than there is to read.
+                let left = at.file.len().map_err(error)?.saturating_sub(at.offset);
+                if left == 0 {
                     return Ok(None);
                 }
+                let left = usize::try_from(left).unwrap_or(usize::MAX);
+                self.buffer.resize(needed.max(READ).min(left), 0);
+                let rest = &mut self.buffer[held..];
+                let read = read_up_to(&*at.file, rest, at.offset + held as u64).map_err(error)?;
+                self.buffer.truncate(held + read);
                 if self.buffer.len() < needed {
                     return Err(StoreError::Damaged {
                         segment: at.segment,
@@ -178,26 +190,35 @@ impl TopicReader {
         let mut taken = false;
         while !records.is_empty() {
             let record = Record::read(&mut records).map_err(|_| damaged(link.lsn))?;
-            if let Some(Record::Publish {
+            let Some(Record::Publish {
                 topic,
                 seq,
                 time_ms,
                 message,
             }) = record
-                && topic == self.topic
-                && (self.next..until).contains(&seq)
-            {
-                self.next = seq + 1;
-                taken = true;
-                take(Read {
-                    seq,
-                    time_ms,
-                    message,
-                });
+            else {
+                continue;
+            };
+            if topic != self.topic || seq < self.next {
+                continue;
             }
+            if seq >= until {
+                if !taken {
+                    // Retention has taken those before it.
+                    self.next = seq;
+                }
+                break;
+            }
+            self.next = seq + 1;
+            taken = true;
+            take(Read {
+                seq,
+                time_ms,
+                message,
+            });
         }
-        // What lies behind `until` is read again, with the rest of this frame.
-        if self.next < until || !taken {
+        // What lies behind `until` is read later, with the rest of this frame.
+        if self.next < until {
             at.offset += size as u64;
         }
         Ok(taken)

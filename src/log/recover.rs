@@ -7,19 +7,20 @@
 //!
 //! All that is kept is synced before anybody sees it. A killed process may have left it in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 use crate::log::fs::{Fs, LogFile, read_all, write_all};
-use crate::log::segments::{Active, NewSegment};
+use crate::log::segments::{Active, NewSegment, name_store};
 use crate::pure::log::bytes::Reader;
 use crate::pure::log::frame::{Frame, Link};
 use crate::pure::log::header::{
-    BadHeader, NEW_STORE_FILE, SEGMENT_HEADER, STORE_FILE, SegmentHeader, VERSION, read_store_file,
-    seed, segment_name, segment_number, store_file,
+    BadHeader, NEW_STORE_FILE, SEGMENT_HEADER, STORE_FILE, SegmentHeader, StoreFile, VERSION, seed,
+    segment_name, segment_number,
 };
 use crate::pure::log::record::{BadRecord, Record};
 use crate::pure::log::state::{Place, State};
+use crate::pure::log::step;
 use crate::pure::log::walk::{End, Walk, vouched};
 use crate::sync::{Arc, random_seed};
 use crate::types::error::store::StoreError;
@@ -78,10 +79,26 @@ pub(crate) struct Recovered {
 struct Recovery<'a> {
     fs: &'a dyn Fs,
     store: u128,
+    /// An lsn that was safe, as the store's file says.
+    synced: u64,
     state: State,
     files: BTreeMap<u64, Arc<dyn LogFile>>,
     active: Option<Active>,
     opened: Opened,
+    mending: Mending,
+}
+
+/// What a crash has left to do. It is done when all was read, so that a log that is refused stays
+/// as it is.
+#[derive(Default)]
+struct Mending {
+    /// A segment in the making, which is to be removed.
+    unmade: Option<u64>,
+    /// Whether something lies behind the end of the last segment.
+    cuts: bool,
+    /// The end of the last segment for which nobody vouches, and where it starts.
+    tail: Vec<u8>,
+    tail_at: u64,
 }
 
 /// Opens the log in a directory, or makes one in an empty directory.
@@ -98,13 +115,16 @@ pub(crate) fn recover(
         .filter_map(|name| segment_number(name))
         .collect();
     numbers.sort_unstable();
+    let StoreFile { store, synced } = store_of(fs, directory, &names, numbers.is_empty())?;
     let mut recovery = Recovery {
         fs,
-        store: store_of(fs, directory, &names, numbers.is_empty())?,
+        store,
+        synced,
         state: State::default(),
         files: BTreeMap::new(),
         active: None,
         opened: Opened::default(),
+        mending: Mending::default(),
     };
     let mut total = 0;
     for number in &numbers {
@@ -127,37 +147,34 @@ fn store_of(
     directory: &Path,
     names: &[String],
     is_empty: bool,
-) -> Result<u128, StoreError> {
-    let error = |operation| move |source| StoreError::io(operation, STORE_FILE, source);
-    if names.iter().any(|name| name == STORE_FILE) {
-        let file = fs.open(STORE_FILE).map_err(error("open"))?;
-        let bytes = read_all(&*file).map_err(error("read"))?;
-        return read_store_file(&bytes).map_err(|bad| match bad {
+) -> Result<StoreFile, StoreError> {
+    let error = |operation, name| move |source| StoreError::io(operation, name, source);
+    let has = |file: &str| names.iter().any(|name| name == file);
+    let unnamed = || StoreError::Unnamed {
+        directory: directory.to_owned(),
+    };
+    if has(NEW_STORE_FILE) {
+        // A crash left it.
+        fs.remove(NEW_STORE_FILE)
+            .map_err(error("remove", NEW_STORE_FILE))?;
+    }
+    if has(STORE_FILE) {
+        let file = fs.open(STORE_FILE).map_err(error("open", STORE_FILE))?;
+        let bytes = read_all(&*file).map_err(error("read", STORE_FILE))?;
+        return StoreFile::decode(&bytes).map_err(|bad| match bad {
             BadHeader::Version(found) => StoreError::Format {
                 found,
                 known: VERSION,
             },
-            BadHeader::Malformed => StoreError::Unnamed {
-                directory: directory.to_owned(),
-            },
+            BadHeader::Malformed => unnamed(),
         });
     }
     if !is_empty {
-        return Err(StoreError::Unnamed {
-            directory: directory.to_owned(),
-        });
-    }
-    if names.iter().any(|name| name == NEW_STORE_FILE) {
-        fs.remove(NEW_STORE_FILE).map_err(error("remove"))?;
+        return Err(unnamed());
     }
     let store = u128::from(random_seed()) << 64 | u128::from(random_seed());
-    let file = fs.create(NEW_STORE_FILE).map_err(error("create"))?;
-    write_all(&*file, &store_file(store), 0).map_err(error("write"))?;
-    file.sync().map_err(error("sync"))?;
-    fs.rename(NEW_STORE_FILE, STORE_FILE)
-        .map_err(error("rename"))?;
-    fs.sync_names().map_err(error("sync the name of"))?;
-    Ok(store)
+    name_store(fs, store, 0)?;
+    Ok(StoreFile { store, synced: 0 })
 }
 
 impl Recovery<'_> {
@@ -202,20 +219,25 @@ impl Recovery<'_> {
             Ok(header)
                 if header.store == self.store
                     && header.number == number
-                    && before.is_none_or(|before| before == header.before)
+                    && step!(
+                        "chain the segments",
+                        before.is_none_or(|before| before == header.before),
+                        true
+                    )
                     && self.follows_in_number(number) =>
             {
                 header
             }
-            _ => {
+            // A crash leaves the whole of a header, or nothing of it.
+            Ok(_) => return Err(damaged(0, reached)),
+            Err(BadHeader::Malformed) => {
                 let frames = bytes.get(SEGMENT_HEADER..).unwrap_or_default();
                 let is_unmade = may_be_unmade
                     && self.follows_in_number(number)
-                    && vouched(frames, seed, reached.lsn) <= reached.lsn;
-                return if is_unmade {
-                    self.unmake(number, length)
-                } else {
-                    Err(damaged(0, reached))
+                    && vouched(frames, seed, reached.lsn).max(self.synced) <= reached.lsn;
+                return match is_unmade {
+                    true => Ok(self.unmake(number, length)),
+                    false => Err(damaged(0, reached)),
                 };
             }
         };
@@ -223,6 +245,8 @@ impl Recovery<'_> {
         let mut walk = Walk::new(&bytes, seed, header.before);
         let mut head = None;
         let mut frames = 0;
+        // The frames that nobody vouches for.
+        let mut fresh = VecDeque::new();
         while let Some((offset, frame)) = walk.next() {
             let place = Place {
                 segment: number,
@@ -233,18 +257,22 @@ impl Recovery<'_> {
             if is_end && head.is_none() {
                 head = Some(walk.offset() as u64);
             }
+            fresh.push_back((frame.link.lsn, offset));
+            while fresh.front().is_some_and(|(lsn, _)| *lsn <= walk.synced()) {
+                fresh.pop_front();
+            }
             frames += 1;
         }
         let end = walk.end();
         let last = walk.reached();
-        if end == End::Damaged || (end == End::Torn && !is_last) {
+        let lacks_some = is_last && step!("look at the note", last.lsn < self.synced, false);
+        if end == End::Damaged || (end == End::Torn && !is_last) || lacks_some {
             return Err(damaged(walk.offset(), last));
         }
         let Some(head) = head else {
-            return if may_be_unmade {
-                self.unmake(number, length)
-            } else {
-                Err(damaged(walk.offset(), last))
+            return match may_be_unmade && reached.lsn >= self.synced {
+                true => Ok(self.unmake(number, length)),
+                false => Err(damaged(walk.offset(), last)),
             };
         };
         let offset = walk.offset() as u64;
@@ -259,8 +287,16 @@ impl Recovery<'_> {
                     bytes: length - offset,
                 });
             }
-            file.truncate(offset)
-                .map_err(|source| StoreError::io("truncate", &name, source))?;
+            self.mending.cuts = true;
+        }
+        if is_last {
+            let from = match fresh.front() {
+                Some((_, at)) if *at as u64 >= head => *at,
+                Some(_) => 0,
+                None => walk.offset(),
+            };
+            self.mending.tail = bytes[from..walk.offset()].to_vec();
+            self.mending.tail_at = from as u64;
         }
         self.opened.segments += 1;
         self.opened.bytes += offset;
@@ -321,31 +357,66 @@ impl Recovery<'_> {
         }
     }
 
-    /// Removes a segment that a crash had left in the making.
-    fn unmake(&mut self, number: u64, length: u64) -> Result<u64, StoreError> {
-        let name = segment_name(number);
-        let file = self.files.remove(&number);
-        drop(file);
-        self.fs
-            .remove(&name)
-            .map_err(|source| StoreError::io("remove", &name, source))?;
+    /// Leaves out a segment that a crash had left in the making.
+    fn unmake(&mut self, number: u64, length: u64) -> u64 {
+        self.files.remove(&number);
+        self.mending.unmade = Some(number);
         self.opened.torn = Some(TornTail {
             segment: number,
             offset: 0,
             bytes: length,
         });
-        Ok(length)
+        length
     }
 
-    /// Makes the first segment if there is none, and syncs what was read.
+    /// Mends what a crash has left, and syncs what was read. Makes the first segment if there is
+    /// none.
     fn finish(mut self) -> Result<Recovered, StoreError> {
+        let first = self.files.keys().next().copied();
+        if step!("look for lost messages", !self.state.is_whole(), false) {
+            return Err(StoreError::Damaged {
+                segment: first.unwrap_or(FIRST).saturating_sub(1),
+                offset: 0,
+                lsn: 0,
+            });
+        }
+        if let Some(number) = self.mending.unmade {
+            let name = segment_name(number);
+            self.fs
+                .remove(&name)
+                .map_err(|source| StoreError::io("remove", &name, source))?;
+        }
         let active = match self.active {
             Some(active) => {
                 let name = segment_name(active.number);
-                let error = |source| StoreError::io("sync", &name, source);
-                active.file.sync().map_err(error)?;
-                self.fs.sync_names().map_err(error)?;
+                let error = |operation| {
+                    let name = &name;
+                    move |source| StoreError::io(operation, name, source)
+                };
+                let file = &*active.file;
+                if step!("cut the torn tail", self.mending.cuts, false) {
+                    file.truncate(active.length).map_err(error("truncate"))?;
+                }
+                // If a sync of it has failed, the system takes it for clean, though it is not on
+                // the disk. Another sync would do nothing. So it is written again.
+                let Mending { tail, tail_at, .. } = &self.mending;
+                step!(
+                    "write the tail again",
+                    write_all(file, tail, *tail_at).map_err(error("write"))?
+                );
+                step!("sync what was read", file.sync().map_err(error("sync"))?);
+                step!(
+                    "sync the names",
+                    self.fs.sync_names().map_err(error("sync"))?
+                );
                 active
+            }
+            None if self.synced > 0 => {
+                return Err(StoreError::Damaged {
+                    segment: FIRST,
+                    offset: 0,
+                    lsn: 1,
+                });
             }
             None => {
                 self.fs

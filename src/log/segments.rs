@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::log::fs::{Fs, LogFile, write_all};
 use crate::pure::log::frame::{FrameBuffer, Link};
-use crate::pure::log::header::{SEGMENT_HEADER, SegmentHeader, seed, segment_name};
+use crate::pure::log::header::{
+    NEW_STORE_FILE, SEGMENT_HEADER, STORE_FILE, SegmentHeader, StoreFile, seed, segment_name,
+};
 use crate::pure::log::state::State;
+use crate::pure::log::step;
 use crate::sync::{Arc, Mutex};
 use crate::types::error::store::StoreError;
 
@@ -54,7 +57,7 @@ impl Segments {
             let name = segment_name(number);
             let error = |source| StoreError::io("remove", &name, source);
             fs.remove(&name).map_err(error)?;
-            fs.sync_names().map_err(error)?;
+            step!("remove one by one", fs.sync_names().map_err(error)?);
             // Readers that are in it keep it open.
             let file = self.files.lock().remove(&number);
             drop(file);
@@ -73,6 +76,22 @@ pub(crate) struct Active {
     pub(crate) seed: u32,
     /// The place of the last frame.
     pub(crate) last: Link,
+}
+
+/// Writes the file that names a store, in place of the one before. It is safe from a power cut when
+/// this returns, and one of the two is there at any time.
+///
+/// It says how much of the log is safe, too. So a log that lost its end is not taken for a shorter
+/// one.
+pub(crate) fn name_store(fs: &dyn Fs, store: u128, synced: u64) -> Result<(), StoreError> {
+    let error = |operation| move |source| StoreError::io(operation, NEW_STORE_FILE, source);
+    let file = fs.create(NEW_STORE_FILE).map_err(error("create"))?;
+    let bytes = StoreFile { store, synced }.encode();
+    write_all(&*file, &bytes, 0).map_err(error("write"))?;
+    step!("sync the store's file", file.sync().map_err(error("sync"))?);
+    fs.rename(NEW_STORE_FILE, STORE_FILE)
+        .map_err(error("rename"))?;
+    fs.sync_names().map_err(error("sync the name of"))
 }
 
 /// The content of a segment that holds nothing but a checkpoint.
@@ -123,8 +142,11 @@ impl NewSegment {
         };
         let file = fs.create(&name).map_err(error("create"))?;
         write_all(&*file, &self.bytes, 0).map_err(error("write"))?;
-        file.sync().map_err(error("sync"))?;
-        fs.sync_names().map_err(error("sync the name of"))?;
+        step!("sync the segment", file.sync().map_err(error("sync"))?);
+        step!(
+            "sync its name",
+            fs.sync_names().map_err(error("sync the name of"))?
+        );
         let length = self.bytes.len() as u64;
         Ok(Active {
             number: self.number,

@@ -161,13 +161,14 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.log.close();
-        let flusher = self.flusher.lock().take();
-        if let Some(flusher) = flusher
-            && !is_current(&flusher)
-        {
-            // A flusher doesn't panic: it calls no user code but wakers.
-            let _ = flusher.join();
+        match self.flusher.lock().take() {
+            // A hook that it has called was the last holder.
+            Some(flusher) if is_current(&flusher) => self.log.close_soon(),
+            flusher => {
+                self.log.close();
+                // A flusher doesn't panic: it calls no user code but wakers.
+                flusher.map(JoinHandle::join);
+            }
         }
     }
 }
@@ -204,7 +205,8 @@ impl StoreBuilder {
     /// Sets the size in bytes at which a file is closed and the next begins. The default is 64 MiB.
     ///
     /// Retention takes whole files. So small ones give room back sooner, and large ones cost fewer
-    /// checkpoints. It is from 4 KiB to 1 GiB.
+    /// checkpoints. A file grows larger if its checkpoint alone takes more than half of this. It is
+    /// from 4 KiB to 1 GiB.
     pub fn segment_size(mut self, bytes: u64) -> Self {
         self.segment_size = bytes;
         self

@@ -13,7 +13,16 @@ use crate::pure::log::record::Record;
 use crate::sync::Arc;
 use crate::types::error::store::StoreError;
 
-mod crash;
+mod arbitrary;
+mod breaks;
+mod damage;
+mod faults;
+mod group_commit;
+mod lies;
+mod model;
+mod power_cuts;
+mod program;
+mod readers;
 
 /// A log with one topic, whose messages are numbers.
 struct Subject {
@@ -75,6 +84,25 @@ impl Subject {
         })?;
         self.next += count;
         Ok(self.next - 1)
+    }
+
+    /// Publishes one message with this payload, and syncs it.
+    fn publish_payload(&mut self, payload: &[u8]) {
+        let mut message = Vec::new();
+        StoredMessage {
+            payload,
+            ..StoredMessage::default()
+        }
+        .put(&mut message);
+        let publish = Record::Publish {
+            topic: 0,
+            seq: self.next,
+            time_ms: 0,
+            message: &message,
+        };
+        let put = |frame: &mut FrameBuffer| publish.put(frame.record());
+        commit(&self.log, true, put).expect("it is written");
+        self.next += 1;
     }
 
     /// Returns the numbers of all messages, each of which has its own as payload.
@@ -139,4 +167,27 @@ fn a_reader_sees_messages_up_to_the_number_asked_for() {
             .expect("whole");
         assert_eq!(found, (3..until).collect::<Vec<_>>());
     }
+}
+
+/// A large state is not written again with each commit.
+#[test]
+fn a_segment_holds_as_much_as_its_checkpoint() {
+    let fs = SimFs::default();
+    let mut subject = Subject::open_with(&fs, 300).expect("it opens");
+    for id in 0..20 {
+        let delayed = Record::Delayed {
+            topic: 0,
+            id,
+            due_ms: 0,
+            message: &[0; 100],
+        };
+        let put = |frame: &mut FrameBuffer| delayed.put(frame.record());
+        commit(&subject.log, false, put).expect("it is written");
+    }
+    let before = subject.log.shared.segments.count();
+    for _ in 0..40 {
+        subject.publish(1, false, 50).expect("it is written");
+    }
+    let more = subject.log.shared.segments.count() - before;
+    assert!((1..4).contains(&more), "{more} more segments");
 }

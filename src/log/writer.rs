@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 use crate::log::fs::{Fs, write_all};
 use crate::log::reader::TopicReader;
 use crate::log::recover::Recovered;
-use crate::log::segments::{Active, NewSegment, Segments};
+use crate::log::segments::{Active, NewSegment, Segments, name_store};
 use crate::pure::log::bytes::Reader;
 use crate::pure::log::frame::FrameBuffer;
 use crate::pure::log::header::segment_name;
 use crate::pure::log::record::Record;
 use crate::pure::log::retention::Limits;
 use crate::pure::log::state::{Place, State};
+use crate::pure::log::step;
 use crate::sync::{Arc, Mutex};
 use crate::types::error::store::StoreError;
 
@@ -83,7 +84,9 @@ impl Writer {
         self.check()?;
         let size = (frame.len() as u64).saturating_add(FrameBuffer::OVERHEAD);
         let has_content = self.active.length > self.active.head;
-        if has_content && self.active.length.saturating_add(size) > self.segment_size {
+        // With a large checkpoint, or there would be one for each commit.
+        let full = self.segment_size.max(self.active.head.saturating_mul(2));
+        if has_content && self.active.length.saturating_add(size) > full {
             let rolled = self.roll(now_ms);
             self.keep_failure(rolled)?;
         }
@@ -103,7 +106,12 @@ impl Writer {
     }
 
     fn sync_all(&mut self) -> Result<(), StoreError> {
-        let synced = self.active.file.sync();
+        let synced = step!("sync the frames", self.active.file.sync(), Ok(()));
+        let synced = step!(
+            "sync once",
+            synced,
+            synced.or_else(|_| self.active.file.sync())
+        );
         let name = segment_name(self.active.number);
         self.keep_failure(synced.map_err(|source| StoreError::io("sync", &name, source)))?;
         self.synced = self.active.last.lsn;
@@ -116,13 +124,24 @@ impl Writer {
         if self.synced < self.last_records || self.vouched >= self.last_records {
             return Ok(());
         }
-        let written = self.append(&mut FrameBuffer::new());
-        self.keep_failure(written)
+        let vouched = step!("vouch", self.append(&mut FrameBuffer::new()), Ok(()));
+        self.keep_failure(vouched)
     }
 
-    /// Refuses everything from now on.
+    /// Notes how much is safe, and refuses everything from now on.
     pub(crate) fn close(&mut self) {
+        if self.failed.is_none() {
+            // What was promised is safe without it.
+            step!("note the end", {
+                let _ = self.note();
+            });
+        }
         self.failed.get_or_insert(StoreError::Closed);
+    }
+
+    /// Notes in the store's file how much is safe.
+    fn note(&self) -> Result<(), StoreError> {
+        name_store(&*self.fs, self.store, self.synced)
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -131,7 +150,9 @@ impl Writer {
 
     fn keep_failure<R>(&mut self, result: Result<R, StoreError>) -> Result<R, StoreError> {
         if let Err(error) = &result {
-            self.failed.get_or_insert(error.clone());
+            step!("keep the failure", {
+                self.failed.get_or_insert(error.clone());
+            });
         }
         result
     }
@@ -220,18 +241,24 @@ impl Writer {
             self.append(&mut frame)?;
         }
         // The next segment names the last frame of this one, even if that has no records.
-        self.sync_all()?;
+        step!("sync before the roll", self.sync_all()?);
         let number = self.active.number + 1;
         let (new, oldest) = {
             let state = self.shared.state.lock();
             let new = NewSegment::with(&state, self.store, number, self.active.last);
             (new, state.oldest_needed().unwrap_or(number))
         };
+        step!(
+            "create, then remove",
+            {},
+            self.shared.segments.remove_before(&*self.fs, oldest)?
+        );
         let active = new.create(&*self.fs)?;
         self.shared.segments.add(number, Arc::clone(&active.file));
         self.synced = active.last.lsn;
         self.last_records = active.last.lsn;
         self.active = active;
+        self.note()?;
         self.shared.segments.remove_before(&*self.fs, oldest)
     }
 }

@@ -24,6 +24,9 @@ mod shuttle;
 #[cfg(millstream_shuttle)]
 use shuttle as backend;
 
+/// Runs a scenario of threads many times, or by many schedules.
+#[cfg(all(test, feature = "log", not(millstream_loom)))]
+pub(crate) use backend::explore;
 pub(crate) use backend::{
     Channel, Condvar, Counter, Instant, JoinHandle, Map, Mutex, MutexGuard, OnceLock, Queue,
     Reader, Slot, Unbounded, atomic, available_parallelism, catch_panic, fence, is_current, pause,

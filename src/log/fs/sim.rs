@@ -4,14 +4,15 @@
 //! subset of the written sectors, in any order; some of the lengths; some of the new, renamed and
 //! removed names.
 
-use std::collections::BTreeMap;
+mod disk;
+
 use std::io;
+
+pub(crate) use disk::Change;
+use disk::{Content, Disk, Inode};
 
 use crate::log::fs::{Fs, LogFile};
 use crate::sync::{Arc, Mutex};
-
-/// What reaches the disk by itself: all of a sector, or nothing.
-const SECTOR: usize = 512;
 
 /// A small generator of numbers, so that a seed is a run (Steele's splitmix64).
 #[derive(Clone, Debug)]
@@ -41,14 +42,14 @@ pub(crate) struct Faults {
     /// The number of the operation that fails, counted from one. All after it fail, too, when the
     /// failure is a power cut.
     pub(crate) at: Option<u64>,
-    pub(crate) kind: Fault,
+    pub(crate) kind: FaultKind,
     /// Syncs return without having synced anything.
     pub(crate) lies: bool,
 }
 
 /// How an operation fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum FaultKind {
     /// The power goes: this operation and all later ones fail.
     #[default]
     PowerCut,
@@ -58,136 +59,121 @@ pub(crate) enum Fault {
     NoSpace,
     /// Writes and reads take some of the bytes, and succeed.
     Short,
+    /// A signal interrupts a write or a read.
+    Interrupted,
 }
-
-#[derive(Clone, Debug, Default)]
-struct Content {
-    /// What a reader sees.
-    now: Vec<u8>,
-    /// What the disk has for sure.
-    synced: Vec<u8>,
-}
-
-type Inode = u64;
 
 #[derive(Default)]
-struct Disk {
-    files: BTreeMap<Inode, Content>,
-    /// What names are now.
-    names: BTreeMap<String, Inode>,
-    /// What names are for sure.
-    synced_names: BTreeMap<String, Inode>,
-    next: Inode,
+struct Machine {
+    disk: Disk,
     operations: u64,
     faults: Faults,
     is_off: bool,
+    /// All changes of the disk, in order, if somebody wants them.
+    journal: Option<Vec<Change>>,
 }
 
 /// A file system in memory that can lose power.
 #[derive(Clone, Default)]
 pub(crate) struct SimFs {
-    disk: Arc<Mutex<Disk>>,
+    machine: Arc<Mutex<Machine>>,
 }
 
 struct SimFile {
-    disk: Arc<Mutex<Disk>>,
+    machine: Arc<Mutex<Machine>>,
     inode: Inode,
 }
 
 impl SimFs {
     pub(crate) fn with(faults: Faults) -> Self {
         let fs = Self::default();
-        fs.disk.lock().faults = faults;
+        fs.fail(faults);
         fs
+    }
+
+    /// Fails as this says from now on. Operations are counted anew.
+    pub(crate) fn fail(&self, faults: Faults) {
+        let mut machine = self.machine.lock();
+        machine.faults = faults;
+        machine.operations = 0;
     }
 
     /// Returns how many operations there were.
     pub(crate) fn operations(&self) -> u64 {
-        self.disk.lock().operations
+        self.machine.lock().operations
+    }
+
+    /// Returns whether the power went off.
+    pub(crate) fn is_off(&self) -> bool {
+        self.machine.lock().is_off
+    }
+
+    /// Keeps all changes from now on.
+    pub(crate) fn record(&self) {
+        self.machine.lock().journal = Some(Vec::new());
+    }
+
+    /// Returns how many changes there were.
+    pub(crate) fn changes(&self) -> usize {
+        self.machine.lock().journal.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Returns all changes.
+    pub(crate) fn journal(&self) -> Vec<Change> {
+        self.machine.lock().journal.clone().unwrap_or_default()
+    }
+
+    /// Does what another disk recorded.
+    pub(crate) fn apply(&self, change: &Change) {
+        self.machine.lock().disk.apply(change);
     }
 
     /// Returns the content of a file.
     pub(crate) fn content(&self, name: &str) -> Option<Vec<u8>> {
-        let disk = self.disk.lock();
+        let disk = &self.machine.lock().disk;
         let inode = disk.names.get(name)?;
         Some(disk.files[inode].now.clone())
     }
 
-    /// Replaces the content of a file, on the disk, too.
+    /// Replaces the content of a file, or makes one, on the disk, too.
     pub(crate) fn overwrite(&self, name: &str, bytes: Vec<u8>) {
-        let mut disk = self.disk.lock();
+        let disk = &mut self.machine.lock().disk;
+        if !disk.names.contains_key(name) {
+            let name = name.to_owned();
+            disk.apply(&Change::Create { name });
+            disk.apply(&Change::SyncNames);
+        }
         let inode = disk.names[name];
-        let content = Content {
-            now: bytes.clone(),
-            synced: bytes,
-        };
-        disk.files.insert(inode, content);
+        disk.files.insert(inode, Content::on_disk(bytes));
     }
 
-    /// Returns the disk as it is when the process was killed: all that was written is there.
+    /// Returns the disk as it is when the process was killed: all that was written is there, and
+    /// what was not synced is not safer than before.
     pub(crate) fn after_kill(&self) -> Self {
-        let disk = self.disk.lock();
-        Self::of(disk.files.clone(), disk.names.clone())
+        Self::of(self.machine.lock().disk.clone())
     }
 
     /// Returns the disk as it may be after a power cut.
     pub(crate) fn after_power_cut(&self, random: &mut Random) -> Self {
-        let disk = self.disk.lock();
-        let survives = |content: &Content, random: &mut Random| {
-            // A length is written apart from the bytes. Where it alone survives, zeros are read.
-            let (shorter, longer) = (content.synced.len(), content.now.len());
-            let length = match random.below(3) {
-                0 => shorter,
-                1 => longer,
-                _ => {
-                    let (least, most) = (shorter.min(longer), shorter.max(longer));
-                    least + random.below((most - least) as u64 + 1) as usize
-                }
-            };
-            let mut bytes = content.synced.clone();
-            bytes.resize(length, 0);
-            for start in (0..length).step_by(SECTOR) {
-                let end = (start + SECTOR).min(length).min(content.now.len());
-                if start < end && random.one_in(2) {
-                    bytes[start..end].copy_from_slice(&content.now[start..end]);
-                }
-            }
-            Content {
-                now: bytes.clone(),
-                synced: bytes,
-            }
-        };
-        let files = disk.files.iter();
-        let files = files
-            .map(|(inode, content)| (*inode, survives(content, random)))
-            .collect();
-        let mut names = BTreeMap::new();
-        let all = disk.names.keys().chain(disk.synced_names.keys());
-        for name in all {
-            let kept = match random.one_in(2) {
-                true => disk.names.get(name),
-                false => disk.synced_names.get(name),
-            };
-            names.extend(kept.map(|inode| (name.clone(), *inode)));
-        }
-        Self::of(files, names)
+        Self::of(self.machine.lock().disk.cut(random))
     }
 
-    fn of(files: BTreeMap<Inode, Content>, names: BTreeMap<String, Inode>) -> Self {
-        let next = files.keys().next_back().map_or(0, |last| last + 1);
+    fn of(disk: Disk) -> Self {
         Self {
-            disk: Arc::new(Mutex::new(Disk {
-                files,
-                synced_names: names.clone(),
-                names,
-                next,
-                ..Disk::default()
+            machine: Arc::new(Mutex::new(Machine {
+                disk,
+                ..Machine::default()
             })),
         }
     }
+
+    fn file(&self, inode: Inode) -> Arc<dyn LogFile> {
+        let machine = Arc::clone(&self.machine);
+        Arc::new(SimFile { machine, inode })
+    }
 }
 
-impl Disk {
+impl Machine {
     /// Counts an operation. Returns whether it is the one that fails.
     fn count(&mut self) -> io::Result<bool> {
         if self.is_off {
@@ -196,74 +182,87 @@ impl Disk {
         self.operations += 1;
         let fails = self.faults.at == Some(self.operations);
         match self.faults.kind {
-            Fault::PowerCut if fails => {
+            FaultKind::PowerCut if fails => {
                 self.is_off = true;
                 Err(io::Error::other("the power went off"))
             }
-            Fault::Error if fails => Err(io::Error::other("the disk failed")),
+            FaultKind::Error if fails => Err(io::Error::other("the disk failed")),
             _ => Ok(fails),
         }
     }
 
+    /// Counts an operation that can be interrupted.
+    fn count_transfer(&mut self) -> io::Result<bool> {
+        match self.count()? && self.faults.kind == FaultKind::Interrupted {
+            true => Err(io::ErrorKind::Interrupted.into()),
+            false => Ok(self.faults.at == Some(self.operations)),
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        self.disk.apply(&change);
+        if let Some(journal) = &mut self.journal {
+            journal.push(change);
+        }
+    }
+
     fn inode(&self, name: &str) -> io::Result<Inode> {
-        let inode = self.names.get(name).copied();
+        let inode = self.disk.names.get(name).copied();
         inode.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
 impl Fs for SimFs {
     fn names(&self) -> io::Result<Vec<String>> {
-        let mut disk = self.disk.lock();
-        disk.count()?;
-        Ok(disk.names.keys().cloned().collect())
+        let mut machine = self.machine.lock();
+        machine.count()?;
+        Ok(machine.disk.names.keys().cloned().collect())
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn LogFile>> {
-        let mut disk = self.disk.lock();
-        disk.count()?;
-        if disk.names.contains_key(name) {
+        let mut machine = self.machine.lock();
+        machine.count()?;
+        if machine.disk.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let inode = disk.next;
-        disk.next += 1;
-        disk.files.insert(inode, Content::default());
-        disk.names.insert(name.to_owned(), inode);
-        drop(disk);
-        let disk = Arc::clone(&self.disk);
-        Ok(Arc::new(SimFile { disk, inode }))
+        let inode = machine.disk.next();
+        let name = name.to_owned();
+        machine.change(Change::Create { name });
+        drop(machine);
+        Ok(self.file(inode))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn LogFile>> {
-        let mut disk = self.disk.lock();
-        disk.count()?;
-        let inode = disk.inode(name)?;
-        drop(disk);
-        let disk = Arc::clone(&self.disk);
-        Ok(Arc::new(SimFile { disk, inode }))
+        let mut machine = self.machine.lock();
+        machine.count()?;
+        let inode = machine.inode(name)?;
+        drop(machine);
+        Ok(self.file(inode))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut disk = self.disk.lock();
-        disk.count()?;
-        let inode = disk.inode(from)?;
-        disk.names.remove(from);
-        disk.names.insert(to.to_owned(), inode);
+        let mut machine = self.machine.lock();
+        machine.count()?;
+        machine.inode(from)?;
+        let (from, to) = (from.to_owned(), to.to_owned());
+        machine.change(Change::Rename { from, to });
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let mut disk = self.disk.lock();
-        disk.count()?;
-        disk.inode(name)?;
-        disk.names.remove(name);
+        let mut machine = self.machine.lock();
+        machine.count()?;
+        machine.inode(name)?;
+        let name = name.to_owned();
+        machine.change(Change::Remove { name });
         Ok(())
     }
 
     fn sync_names(&self) -> io::Result<()> {
-        let mut disk = self.disk.lock();
-        disk.count()?;
-        if !disk.faults.lies {
-            disk.synced_names = disk.names.clone();
+        let mut machine = self.machine.lock();
+        machine.count()?;
+        if !machine.faults.lies {
+            machine.change(Change::SyncNames);
         }
         Ok(())
     }
@@ -271,27 +270,29 @@ impl Fs for SimFs {
 
 impl LogFile for SimFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        let mut disk = self.disk.lock();
-        let fails = disk.count()?;
-        let kind = disk.faults.kind;
-        let content = disk.files.get_mut(&self.inode).expect("it was made");
-        let taken = if fails { bytes.len() / 2 } else { bytes.len() };
-        let start = offset as usize;
-        let end = start + taken;
-        if content.now.len() < end {
-            content.now.resize(end, 0);
-        }
-        content.now[start..end].copy_from_slice(&bytes[..taken]);
-        match fails && kind == Fault::NoSpace {
+        let mut machine = self.machine.lock();
+        let fails = machine.count_transfer()?;
+        let kind = machine.faults.kind;
+        let taken = if fails {
+            bytes.len().div_ceil(2)
+        } else {
+            bytes.len()
+        };
+        machine.change(Change::Write {
+            inode: self.inode,
+            offset: offset as usize,
+            bytes: bytes[..taken].to_vec(),
+        });
+        match fails && kind == FaultKind::NoSpace {
             true => Err(io::ErrorKind::StorageFull.into()),
             false => Ok(taken),
         }
     }
 
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut disk = self.disk.lock();
-        let fails = disk.count()?;
-        let content = &disk.files[&self.inode].now;
+        let mut machine = self.machine.lock();
+        let fails = machine.count_transfer()?;
+        let content = &machine.disk.files[&self.inode].now;
         let rest = content.get(offset as usize..).unwrap_or_default();
         let most = if fails {
             into.len().div_ceil(2)
@@ -304,26 +305,32 @@ impl LogFile for SimFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        let mut disk = self.disk.lock();
-        disk.count()?;
-        Ok(disk.files[&self.inode].now.len() as u64)
+        let mut machine = self.machine.lock();
+        machine.count()?;
+        Ok(machine.disk.files[&self.inode].now.len() as u64)
     }
 
     fn truncate(&self, length: u64) -> io::Result<()> {
-        let mut disk = self.disk.lock();
-        disk.count()?;
-        let content = disk.files.get_mut(&self.inode).expect("it was made");
-        content.now.resize(length as usize, 0);
+        let mut machine = self.machine.lock();
+        machine.count()?;
+        machine.change(Change::Truncate {
+            inode: self.inode,
+            length: length as usize,
+        });
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut disk = self.disk.lock();
-        disk.count()?;
-        let lies = disk.faults.lies;
-        let content = disk.files.get_mut(&self.inode).expect("it was made");
-        if !lies {
-            content.synced = content.now.clone();
+        let mut machine = self.machine.lock();
+        let inode = self.inode;
+        if let Err(error) = machine.count() {
+            if !machine.is_off {
+                machine.change(Change::FailedSync { inode });
+            }
+            return Err(error);
+        }
+        if !machine.faults.lies {
+            machine.change(Change::Sync { inode });
         }
         Ok(())
     }

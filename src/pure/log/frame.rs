@@ -135,10 +135,19 @@ pub(crate) fn size(header: &[u8]) -> usize {
 
 /// Returns the lsn in a header, which may be damaged.
 pub(crate) fn lsn(header: &[u8]) -> u64 {
-    let lsn = header
-        .get(8..)
+    number_at(header, 8)
+}
+
+/// Returns the lsn that a header says to be synced. It may be damaged.
+pub(crate) fn synced(header: &[u8]) -> u64 {
+    number_at(header, 16)
+}
+
+fn number_at(header: &[u8], at: usize) -> u64 {
+    let number = header
+        .get(at..)
         .and_then(|from| Reader::new(from).u64().ok());
-    lsn.unwrap_or_default()
+    number.unwrap_or_default()
 }
 
 /// Reads the frame at the front of these bytes, if its checksum holds and it comes later than

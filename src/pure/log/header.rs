@@ -35,18 +35,31 @@ impl From<Malformed> for BadHeader {
     }
 }
 
-/// Writes the file that names a store.
-pub(crate) fn store_file(store: u128) -> Vec<u8> {
-    let mut out = STORE_MAGIC.to_vec();
-    out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&store.to_le_bytes());
-    with_checksum(out)
+/// The file that names a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StoreFile {
+    pub(crate) store: u128,
+    /// An lsn that was on the disk when the file was written. A log that ends before it is damaged,
+    /// however whole it looks.
+    pub(crate) synced: u64,
 }
 
-/// Reads which store this is.
-pub(crate) fn read_store_file(bytes: &[u8]) -> Result<u128, BadHeader> {
-    let mut reader = checked(bytes, STORE_MAGIC)?;
-    Ok(u128::from_le_bytes(reader.array()?))
+impl StoreFile {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = STORE_MAGIC.to_vec();
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&self.store.to_le_bytes());
+        out.extend_from_slice(&self.synced.to_le_bytes());
+        with_checksum(out)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
+        let mut reader = checked(bytes, STORE_MAGIC)?;
+        Ok(Self {
+            store: u128::from_le_bytes(reader.array()?),
+            synced: reader.u64()?,
+        })
+    }
 }
 
 /// The head of a segment.
@@ -140,8 +153,12 @@ mod tests {
         let bytes = HEADER.encode();
         assert_eq!(bytes.len(), SEGMENT_HEADER);
         assert_eq!(SegmentHeader::decode(&bytes), Ok(HEADER));
-        let store = store_file(77);
-        assert_eq!(read_store_file(&store), Ok(77));
+        let file = StoreFile {
+            store: 77,
+            synced: 9,
+        };
+        let store = file.encode();
+        assert_eq!(StoreFile::decode(&store), Ok(file));
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
@@ -150,9 +167,9 @@ mod tests {
         for bit in 0..store.len() * 8 {
             let mut flipped = store.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(read_store_file(&flipped).is_err(), "bit {bit}");
+            assert!(StoreFile::decode(&flipped).is_err(), "bit {bit}");
         }
-        assert_eq!(read_store_file(&bytes), Err(BadHeader::Malformed));
+        assert_eq!(StoreFile::decode(&bytes), Err(BadHeader::Malformed));
     }
 
     #[test]
@@ -160,7 +177,7 @@ mod tests {
         let mut bytes = STORE_MAGIC.to_vec();
         bytes.extend_from_slice(&2_u32.to_le_bytes());
         assert_eq!(
-            read_store_file(&with_checksum(bytes)),
+            StoreFile::decode(&with_checksum(bytes)),
             Err(BadHeader::Version(2))
         );
     }

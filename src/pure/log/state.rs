@@ -166,6 +166,14 @@ impl State {
         fronts.map(|piece| piece.segment).min()
     }
 
+    /// Returns whether the place of every message is known that retention has left.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.topics.values().all(|topic| {
+            let first = topic.pieces.front().map(|piece| piece.first_seq);
+            first.unwrap_or(topic.next_seq) <= topic.first_seq
+        })
+    }
+
     /// Applies a record that lies in this frame.
     pub(crate) fn apply(&mut self, record: &Record<'_>, place: Place) -> Result<(), Inconsistent> {
         match *record {
@@ -385,7 +393,7 @@ impl State {
                     attempts: *attempts,
                 });
             }
-            if state.done.gaps() > 0 {
+            if step!("keep the ranges", state.done.gaps() > 0, false) {
                 ranges.clear();
                 state.done.put_above(&mut ranges);
                 put(&Record::Done {

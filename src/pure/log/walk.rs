@@ -7,9 +7,13 @@
 //! one of them names a frame that the walk did not reach, then a synced frame is lost.
 //!
 //! The last frames before a crash may have nobody behind them. So a store that comes to rest writes
-//! one frame without records, which vouches for the others.
+//! one frame without records, which vouches for the others. And a store that is closed notes in its
+//! own file how far it came, so that a log that lost its end is told from a shorter one.
+//!
+//! One thing can't be told from a power cut: damage of the last synced frame, together with the
+//! frame that vouches for it, in a log that was not closed.
 
-use crate::pure::log::frame::{ALIGNMENT, Frame, Link, read};
+use crate::pure::log::frame::{self, ALIGNMENT, Frame, HEADER, Link, read};
 use crate::pure::log::header::SEGMENT_HEADER;
 
 /// How a walk through a segment ended.
@@ -65,7 +69,8 @@ impl<'a> Walk<'a> {
         if left.iter().all(|byte| *byte == 0) {
             return End::Whole;
         }
-        if vouched(left, self.seed, self.last.lsn) > self.last.lsn {
+        let vouched = vouched(left, self.seed, self.last.lsn);
+        if step!("look for the watermark", vouched > self.last.lsn, false) {
             End::Damaged
         } else {
             End::Torn
@@ -79,7 +84,7 @@ impl<'a> Iterator for Walk<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let bytes = self.bytes.get(self.offset..)?;
         let frame = read(self.seed, bytes, self.last.lsn).ok()?;
-        if !frame.follows(self.last) {
+        if step!("follow the chain", !frame.follows(self.last), false) {
             return None;
         }
         let offset = self.offset;
@@ -90,11 +95,17 @@ impl<'a> Iterator for Walk<'a> {
     }
 }
 
-/// Returns the highest lsn that any frame in these bytes says to be synced, or zero. They start
-/// where a frame could.
+/// Returns the highest lsn after this one that any frame in these bytes says to be synced, or zero.
+/// They start where a frame could.
 pub(crate) fn vouched(bytes: &[u8], seed: u32, after: u64) -> u64 {
-    let places = (0..bytes.len()).step_by(ALIGNMENT);
-    let frames = places.filter_map(|at| read(seed, &bytes[at..], after).ok());
+    // No more frames fit in. Of bytes that are no frame hardly any pass, or each would cost a
+    // checksum.
+    let most = after.saturating_add((bytes.len() / HEADER) as u64);
+    let may_vouch = |header: &[u8]| frame::synced(header) > after && frame::lsn(header) <= most;
+    let places = (0..bytes.len()).step_by(ALIGNMENT).map(|at| &bytes[at..]);
+    let frames = places
+        .filter(|place| may_vouch(place))
+        .filter_map(|place| read(seed, place, after).ok());
     frames.map(|frame| frame.synced).max().unwrap_or(0)
 }
 

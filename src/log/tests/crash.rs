@@ -1,1 +1,0 @@
-//! Power cuts at every operation.
