@@ -16,7 +16,7 @@ use crate::types::durability::Durability;
 use crate::types::start::Start;
 use crate::{Broker, Delivery, Nack, Subscription, Topic};
 
-const FOREVER: Duration = Duration::from_secs(1 << 20);
+const FOREVER: Duration = Duration::MAX;
 
 /// The ids that a handler has had, in its order.
 struct Seen {
