@@ -12,7 +12,7 @@ use crate::pure::log::state::State;
 use crate::sync::Arc;
 use crate::types::error::store::StoreError;
 
-/// What one record says.
+/// The content of one record.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Entry {
     Topic(u32),
@@ -29,7 +29,7 @@ pub(super) enum Entry {
 /// The records of one commit.
 pub(super) type Frame = Arc<Vec<Entry>>;
 
-/// What a subscription to topic 0 has told.
+/// The state of a subscription to topic 0.
 #[derive(Clone, Debug, Default)]
 struct Told {
     done: BTreeSet<u64>,
@@ -37,7 +37,7 @@ struct Told {
     letters: BTreeSet<u64>,
 }
 
-/// What frames add up to.
+/// The state to which frames add up.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Model {
     /// The sizes of each topic's messages.
