@@ -239,7 +239,7 @@ impl Log {
         let mut writer = self.writer.lock();
         let is_empty = group.frame.is_empty();
         let result = match is_empty {
-            true if group.syncs => writer.sync(),
+            true if group.syncs => step!("sync without records", writer.sync(), Ok(())),
             true => Ok(()),
             false => {
                 let syncs = step!("sync, then tell", group.syncs, false);
@@ -305,15 +305,16 @@ impl Log {
     fn hand_over<'a>(&'a self, mut pending: MutexGuard<'a, Pending>) -> MutexGuard<'a, Pending> {
         pending.leads = false;
         let parity = parity(pending.open.number);
-        if pending.failed.is_some() || pending.is_closing {
+        let ends = pending.failed.is_some() || pending.is_closing;
+        if step!("wake all at the end", ends, false) {
             // Some of them leave without leading.
             self.finished[parity].notify_all();
         } else if pending.waiting[parity] > 0 {
-            self.finished[parity].notify_one();
+            step!("wake the next leader", self.finished[parity].notify_one());
         }
         let starts_to_wait = pending.is_unsynced && self.sync_every.is_some();
         if pending.open.due.is_some() || pending.flusher_waits || starts_to_wait {
-            self.due.notify_one();
+            step!("wake the flusher", self.due.notify_one());
         }
         pending
     }

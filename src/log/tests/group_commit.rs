@@ -353,3 +353,35 @@ fn a_task_that_waits_is_woken() {
         join(vec![flusher]);
     });
 }
+
+/// The schedules see it if a step that wakes a thread is left out.
+#[cfg(millstream_shuttle)]
+#[test]
+fn every_broken_step_is_seen_by_schedules() {
+    use crate::pure::log::broken;
+
+    let breaks: [(&str, fn()); 4] = [
+        (
+            "wake all at the end",
+            a_failure_reaches_every_thread_and_every_hook,
+        ),
+        (
+            "wake all at the end",
+            what_was_accepted_before_the_close_is_synced_by_it,
+        ),
+        (
+            "wake the next leader",
+            every_record_is_written_and_its_hook_called_once,
+        ),
+        (
+            "wake the flusher",
+            records_for_which_nobody_waits_are_written_by_the_flusher,
+        ),
+    ];
+    for (step, scenario) in breaks {
+        broken::set(Some(step));
+        let seen = std::panic::catch_unwind(scenario);
+        broken::set(None);
+        assert!(seen.is_err(), "nobody sees it: {step}");
+    }
+}
