@@ -1,14 +1,14 @@
 //! Group commit: many threads have records, one of them writes the frame.
 //!
-//! The *open group* collects records. A thread that waits for its group *leads* if nobody does: it
-//! takes the open group, writes it as one frame, syncs it if a record asks for that, calls the
-//! hooks, and says that the group is finished. Meanwhile the next group fills. Steps, all under the
+//! The *open group* collects records. A thread that waits for its group *leads* if nobody does. It
+//! takes the open group, writes it as one frame, and syncs it if a record asks for that. It calls
+//! the hooks, and says that the group is finished. Meanwhile the next group fills. Steps, all under the
 //! lock of `pending` but the writing itself:
 //!
 //! - *submit*: add the record and the hook to the open group, whose number is the ticket.
 //! - *wait*: until the ticket's group is finished; or lead, if nobody does.
-//! - *lead*: take the open group; without the lock, write it and call its hooks; finish it; wake
-//!   its threads, and one of the next group to lead.
+//! - *lead*: take the open group. Without the lock, write it and call its hooks. Finish it, wake its
+//!   threads, and wake one of the next group to lead.
 //!
 //! The feared interleavings: a group that nobody leads, because its last waiting thread went to
 //! sleep while the leader finished. It can't be, because a thread goes to sleep only while somebody
@@ -291,7 +291,7 @@ impl Log {
         }
         let is_empty = group.frame.is_empty();
         let result = match is_empty {
-            true if group.syncs => writer.sync(),
+            true if group.syncs => step!("sync without records", writer.sync(), Ok(())),
             true => Ok(()),
             false => {
                 let syncs = step!("sync, then tell", group.syncs, false);
@@ -357,15 +357,16 @@ impl Log {
     fn hand_over<'a>(&'a self, mut pending: MutexGuard<'a, Pending>) -> MutexGuard<'a, Pending> {
         pending.leads = false;
         let parity = parity(pending.open.number);
-        if pending.failed.is_some() || pending.is_closing {
+        let ends = pending.failed.is_some() || pending.is_closing;
+        if step!("wake all at the end", ends, false) {
             // Some of them leave without leading.
             self.finished[parity].notify_all();
         } else if pending.waiting[parity] > 0 {
-            self.finished[parity].notify_one();
+            step!("wake the next leader", self.finished[parity].notify_one());
         }
         let starts_to_wait = pending.is_unsynced && self.sync_every.is_some();
         if pending.open.due.is_some() || pending.flusher_waits || starts_to_wait {
-            self.due.notify_one();
+            step!("wake the flusher", self.due.notify_one());
         }
         pending
     }

@@ -1,9 +1,9 @@
 //! Opening a log: what a process left behind becomes a state, or a typed refusal.
 //!
 //! A segment but the last must be whole. In the last one, [`walk`](crate::pure::log::walk) tells a
-//! torn tail, which is cut off, from damage, which is refused. A last segment that never got its
-//! checkpoint is the work of a crash in the middle of making it, unless something in it vouches for
-//! more. It is removed.
+//! torn tail, which is cut off, from damage, which is refused. A last segment without its checkpoint
+//! is the work of a crash in the middle of making it, unless something in it vouches for more. It is
+//! removed.
 //!
 //! All that is kept is synced before anybody sees it. A killed process may have left it in memory.
 
@@ -35,7 +35,7 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// What a store found when it was opened.
+/// The content that a store found when it was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Opened {
@@ -88,8 +88,8 @@ struct Recovery<'a> {
     mending: Mending,
 }
 
-/// What a crash has left to do. It is done when all was read, so that a log that is refused stays
-/// as it is.
+/// The work that a crash has left. It is done when all was read. So a log that is refused stays as
+/// it is.
 #[derive(Default)]
 struct Mending {
     /// A segment in the making, which is to be removed.

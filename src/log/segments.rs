@@ -13,7 +13,7 @@ use crate::sync::{Arc, Mutex};
 use crate::types::error::store::StoreError;
 
 /// The size from which on a checkpoint goes on in another frame.
-const CHECKPOINT_FRAME: usize = 1 << 20;
+const CHECKPOINT_FRAME: usize = if cfg!(test) { 200 } else { 1 << 20 };
 
 /// The files of a log by their numbers. Its writer adds and removes, its readers look.
 pub(crate) struct Segments {

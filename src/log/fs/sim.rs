@@ -1,8 +1,8 @@
 //! A file system in memory that can lose power.
 //!
-//! Its disk keeps what was synced. Of the rest, a power cut keeps whatever the seed says: any
-//! subset of the written sectors, in any order; some of the lengths; some of the new, renamed and
-//! removed names.
+//! Its disk keeps what was synced. Of the rest, a power cut keeps whatever the seed says. That is
+//! any subset of the written sectors, in any order. It is some of the lengths, and some of the new,
+//! renamed and removed names.
 
 mod disk;
 
@@ -147,7 +147,7 @@ impl SimFs {
         disk.files.insert(inode, Content::on_disk(bytes));
     }
 
-    /// Returns the disk as it is when the process was killed: all that was written is there, and
+    /// Returns the disk as it is when the process was killed. All that was written is there, and
     /// what was not synced is not safer than before.
     pub(crate) fn after_kill(&self) -> Self {
         Self::of(self.machine.lock().disk.clone())

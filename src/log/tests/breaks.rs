@@ -31,6 +31,7 @@ const BREAKS: &[(&str, fn())] = &[
     ("sync its name", cuts),
     ("write, then tell", cuts),
     ("sync, then tell", cuts),
+    ("sync without records", power_cuts::sync_without_records),
     ("cut the torn tail", cuts),
     ("sync what was read", cuts),
     ("write the tail again", fails),

@@ -16,6 +16,9 @@ use crate::pure::log::record::Record;
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Thread, explore, spawn};
 use crate::types::error::store::StoreError;
 
+/// Numbers of records, and whether each is written.
+type Results = Mutex<Vec<(u64, bool)>>;
+
 /// A log that threads share, and what they were told.
 #[derive(Clone)]
 struct Shared {
@@ -24,9 +27,9 @@ struct Shared {
     told: Arc<Told>,
 }
 
-/// What the hooks were told, in their order: the number of the record, and whether it is written.
+/// The results that the hooks were told, in their order.
 struct Told {
-    hooks: Mutex<Vec<(u64, bool)>>,
+    hooks: Results,
     is_more: Condvar,
 }
 
@@ -130,7 +133,7 @@ pub(super) fn join(threads: Vec<JoinHandle<()>>) {
 }
 
 /// Three threads that commit twice each. Returns what each was told of its records.
-fn committers(shared: &Shared, size: usize) -> (Vec<JoinHandle<()>>, Arc<Mutex<Vec<(u64, bool)>>>) {
+fn committers(shared: &Shared, size: usize) -> (Vec<JoinHandle<()>>, Arc<Results>) {
     let results = Arc::new(Mutex::new(Vec::new()));
     let threads = (0..3).map(|thread| {
         let shared = shared.clone();
@@ -148,7 +151,7 @@ fn committers(shared: &Shared, size: usize) -> (Vec<JoinHandle<()>>, Arc<Mutex<V
 }
 
 /// Asserts that each record's hook was called once, and said what its thread was told.
-fn assert_told(shared: &Shared, results: &Mutex<Vec<(u64, bool)>>) -> Vec<u64> {
+fn assert_told(shared: &Shared, results: &Results) -> Vec<u64> {
     let mut hooks = shared.told.hooks.lock().clone();
     let failed = hooks.iter().position(|(_, is_written)| !is_written);
     let after = failed.map_or(&[][..], |failed| &hooks[failed..]);
@@ -304,7 +307,7 @@ fn a_store_that_is_dropped_by_a_hook_is_closed() {
 #[cfg(feature = "async")]
 #[test]
 fn a_task_that_waits_is_woken() {
-    use std::task::{Context, Poll, Wake, Waker};
+    use std::task::{Context, Wake, Waker};
 
     struct Rings(Mutex<bool>, Condvar);
     impl Wake for Rings {
@@ -337,7 +340,7 @@ fn a_task_that_waits_is_woken() {
         let rings = Arc::new(Rings(Mutex::new(false), Condvar::new()));
         let waker = Waker::from(Arc::clone(&rings));
         let mut context = Context::from_waker(&waker);
-        while let Poll::Pending = shared.log.poll(ticket, &mut context) {
+        while shared.log.poll(ticket, &mut context).is_pending() {
             let mut is_rung = rings.0.lock();
             while !*is_rung {
                 rings.1.wait(&mut is_rung, None);
@@ -349,4 +352,36 @@ fn a_task_that_waits_is_woken() {
         shared.log.close();
         join(vec![flusher]);
     });
+}
+
+/// The schedules see it if a step that wakes a thread is left out.
+#[cfg(millstream_shuttle)]
+#[test]
+fn every_broken_step_is_seen_by_schedules() {
+    use crate::pure::log::broken;
+
+    let breaks: [(&str, fn()); 4] = [
+        (
+            "wake all at the end",
+            a_failure_reaches_every_thread_and_every_hook,
+        ),
+        (
+            "wake all at the end",
+            what_was_accepted_before_the_close_is_synced_by_it,
+        ),
+        (
+            "wake the next leader",
+            every_record_is_written_and_its_hook_called_once,
+        ),
+        (
+            "wake the flusher",
+            records_for_which_nobody_waits_are_written_by_the_flusher,
+        ),
+    ];
+    for (step, scenario) in breaks {
+        broken::set(Some(step));
+        let seen = std::panic::catch_unwind(scenario);
+        broken::set(None);
+        assert!(seen.is_err(), "nobody sees it: {step}");
+    }
 }

@@ -4,8 +4,8 @@ use crate::log::fs::sim::{Faults, Random, SimFs};
 use crate::log::tests::program::{Session, run};
 use crate::types::error::store::StoreError;
 
-/// What is lost is lost from the end, or the store is refused: a frame that survives vouches for
-/// those before it. A message is never another one, and nothing panics.
+/// It loses the end of the log, or the store is refused: a frame that survives vouches for those
+/// before it. A message is never another one, and nothing panics.
 #[test]
 fn a_disk_that_lies_costs_the_end_of_the_log_or_is_refused() {
     let (mut shorter, mut refused, mut whole) = (0, 0, 0);

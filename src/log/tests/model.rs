@@ -12,7 +12,7 @@ use crate::pure::log::state::State;
 use crate::sync::Arc;
 use crate::types::error::store::StoreError;
 
-/// What one record says.
+/// The content of one record.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Entry {
     Topic(u32),
@@ -28,7 +28,7 @@ pub(super) enum Entry {
 /// The records of one commit.
 pub(super) type Frame = Arc<Vec<Entry>>;
 
-/// What a subscription to topic 0 has told.
+/// The state of a subscription to topic 0.
 #[derive(Clone, Debug, Default)]
 struct Told {
     done: BTreeSet<u64>,
@@ -36,7 +36,7 @@ struct Told {
     letters: BTreeSet<u64>,
 }
 
-/// What frames add up to.
+/// The state to which frames add up.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Model {
     /// The sizes of each topic's messages.
@@ -154,6 +154,13 @@ impl Model {
         if !counts.eq(state.topics().map(|(_, topic)| topic.next_seq)) {
             return false;
         }
+        for (_, topic) in state.topics() {
+            let remembered = topic.remembered.iter();
+            let ids = (1..topic.next_seq).filter(|seq: &u64| seq.is_multiple_of(4));
+            if !ids.eq(remembered.map(|one| one.seq)) {
+                return false;
+            }
+        }
         let delayed = state.topic(0).into_iter().flat_map(|topic| &topic.delayed);
         if !self.delayed.keys().eq(delayed.clone().map(|(id, _)| id)) {
             return false;
@@ -188,8 +195,13 @@ impl Model {
             let mut next = shared.state.lock().topic(topic).expect("it is").first_seq;
             let end = sizes.len() as u64 + 1;
             if next > 1 {
-                let kept = &sizes[next as usize - 1..];
-                let kept: u64 = kept.iter().map(|size| *size as u64 + 9).sum();
+                let kept = (next..).zip(&sizes[next as usize - 1..]);
+                let kept = kept.map(|(seq, size)| {
+                    let mut message = Vec::new();
+                    put_message(&mut message, topic.into(), seq, *size);
+                    message.len() as u64
+                });
+                let kept: u64 = kept.sum();
                 let most = keeps.expect("nobody asked for retention");
                 assert!(kept >= most, "topic {topic} has only {kept} bytes left");
             }
@@ -210,17 +222,25 @@ impl Model {
 fn put_message(out: &mut Vec<u8>, kind: u64, seq: u64, size: usize) {
     let mut payload = (seq << 8 | kind).to_le_bytes().to_vec();
     payload.resize(8 + size, seq as u8);
+    let id = dedup_id(kind, seq);
     StoredMessage {
+        dedup_id: id.as_deref(),
         payload: &payload,
         ..StoredMessage::default()
     }
     .put(out);
 }
 
+/// Some messages of topics have an id.
+fn dedup_id(kind: u64, seq: u64) -> Option<String> {
+    (kind < 2 && seq.is_multiple_of(4)).then(|| format!("req-{seq}"))
+}
+
 fn is_message(bytes: &[u8], kind: u64, seq: u64, size: usize) -> bool {
     let message = StoredMessage::read(bytes).expect("a message");
     let (head, rest) = message.payload.split_at(8);
     head == (seq << 8 | kind).to_le_bytes()
+        && message.dedup_id == dedup_id(kind, seq).as_deref()
         && rest.len() == size
         && rest.iter().all(|byte| *byte == seq as u8)
 }

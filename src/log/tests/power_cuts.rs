@@ -2,6 +2,7 @@
 
 use crate::log::fs::sim::{Change, Random, SimFs};
 use crate::log::tests::program::{Sure, go_on, run};
+use crate::log::tests::{Subject, commit};
 
 /// Runs the program of a seed, and opens what is left of the disk if it ends after any of its
 /// changes. Returns how often a store was opened.
@@ -54,6 +55,24 @@ pub(super) fn cut_everywhere(seed: u64) -> u64 {
         }
     }
     opened
+}
+
+/// A commit that asks for a sync and has no records syncs those of others.
+pub(super) fn sync_without_records() {
+    let fs = SimFs::default();
+    let mut subject = Subject::open(&fs).expect("it opens");
+    subject.publish(3, false, 50).expect("it is written");
+    commit(&subject.log, true, |_| {}).expect("it is synced");
+    for seed in 0..20 {
+        let disk = fs.after_power_cut(&mut Random(seed));
+        let again = Subject::open(&disk).expect("it opens");
+        assert_eq!(again.messages().expect("whole"), [1, 2, 3]);
+    }
+}
+
+#[test]
+fn a_sync_without_records_syncs_those_of_others() {
+    sync_without_records();
 }
 
 #[test]

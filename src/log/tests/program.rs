@@ -27,7 +27,7 @@ impl Settings {
     }
 }
 
-/// What was submitted to a store, and what was said of it.
+/// The frames that were submitted to a store, and how many it acknowledged.
 #[derive(Clone, Default)]
 pub(super) struct Books {
     pub(super) frames: Vec<Frame>,
@@ -238,7 +238,7 @@ impl Session {
     }
 }
 
-/// What became of a program.
+/// The end of a program.
 pub(super) struct Outcome {
     pub(super) settings: Settings,
     pub(super) books: Books,

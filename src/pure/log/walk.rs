@@ -8,10 +8,10 @@
 //!
 //! The last frames before a crash may have nobody behind them. So a store that comes to rest writes
 //! one frame without records, which vouches for the others. And a store that is closed notes in its
-//! own file how far it came, so that a log that lost its end is told from a shorter one.
+//! own file how far it came. So a log that lost its end is told from a shorter one.
 //!
-//! One thing can't be told from a power cut: damage of the last synced frame, together with the
-//! frame that vouches for it, in a log that was not closed.
+//! In a log that was not closed, damage may look like a power cut. That is so if it hits the last
+//! synced frame together with the one that vouches for it.
 
 use crate::pure::log::frame::{self, ALIGNMENT, Frame, HEADER, Link, read};
 use crate::pure::log::header::SEGMENT_HEADER;

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::log::fs::sim::Random;
 
-/// What reaches the disk by itself: all of a sector, or nothing.
+/// The disk has all of a sector, or nothing.
 const SECTOR: usize = 512;
 
 pub(super) type Inode = u64;
 
-/// What changes a disk, or makes a change safe.
+/// A change of a disk, or a sync that makes changes safe.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
     Create {
@@ -45,9 +45,9 @@ pub(crate) enum Change {
 /// A file's content.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
-    /// What a reader sees.
+    /// The bytes that a reader sees.
     pub(super) now: Vec<u8>,
-    /// What the disk has for sure.
+    /// The bytes that the disk has for sure.
     synced: Vec<u8>,
     /// The sectors that the next sync writes. Until then each may reach the disk at any time.
     dirty: BTreeSet<usize>,
@@ -117,9 +117,9 @@ fn copy_sector(sector: usize, from: &[u8], to: &mut [u8]) {
 #[derive(Clone, Default)]
 pub(super) struct Disk {
     pub(super) files: BTreeMap<Inode, Content>,
-    /// What names are now.
+    /// The names as they are now.
     pub(super) names: BTreeMap<String, Inode>,
-    /// What names are for sure.
+    /// The names that the disk has for sure.
     synced_names: BTreeMap<String, Inode>,
     next: Inode,
 }
