@@ -229,6 +229,11 @@ pub mod futures {
 /// Durable topics: a [`Store`](store::Store) in a directory, and what it reports (feature `log`).
 #[cfg(feature = "log")]
 pub mod store {
+    pub use crate::log::inspect::content::{Content, LogRecord, MessageInfo};
+    pub use crate::log::inspect::info::{Damage, SegmentInfo, SubscriptionInfo, TopicInfo};
+    pub use crate::log::inspect::records::{Records, read_records};
+    pub use crate::log::inspect::report::{AffectedSubscription, LostMessages, Salvage};
+    pub use crate::log::inspect::{Health, Inspection, inspect};
     pub use crate::log::recover::{Opened, Progress, TornTail};
     pub use crate::log::store::{Store, StoreBuilder};
     pub use crate::topic::publishing::pending::PendingReceipt;

@@ -3,13 +3,16 @@
 //! Reading order: [`fs`] is the file system, [`recover`] opens what a process left behind,
 //! [`writer`] appends frames and makes segments, [`commit`] collects what many threads have to
 //! write, [`cursor`] collects the ends of deliveries, [`reader`] reads messages back, and [`store`] is
-//! the user's handle.
+//! the user's handle. [`inspect`] looks into a store that nobody has open, and [`salvage`] opens what
+//! is left of a damaged one.
 
 pub(crate) mod commit;
 pub(crate) mod cursor;
 pub(crate) mod fs;
+pub(crate) mod inspect;
 pub(crate) mod reader;
 pub(crate) mod recover;
+pub(crate) mod salvage;
 pub(crate) mod segments;
 pub(crate) mod store;
 pub(crate) mod writer;

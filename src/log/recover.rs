@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 use crate::log::fs::{Fs, LogFile, read_all, write_all};
+use crate::log::inspect::report::Salvage;
 use crate::log::segments::{Active, NewSegment, name_store};
 use crate::pure::log::bytes::Reader;
 use crate::pure::log::frame::{Frame, Link};
@@ -52,6 +53,9 @@ pub struct Opened {
     ///
     /// No receipt of [`Durability::Synced`](crate::store::Durability::Synced) was given for it.
     pub torn: Option<TornTail>,
+    /// All that is lost, if the store was damaged and
+    /// [`salvage`](crate::store::StoreBuilder::salvage) opened what is left. `None` otherwise.
+    pub salvage: Option<Salvage>,
 }
 
 /// The end of a log that a crash had left unfinished.

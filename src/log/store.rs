@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::log::commit::{Due, Log};
 use crate::log::fs::Fs;
 use crate::log::fs::real::RealFs;
-use crate::log::recover::{Opened, Progress, recover};
+use crate::log::recover::{Opened, Progress};
+use crate::log::salvage;
 use crate::log::writer::Writer;
 use crate::pure::log::frame::FrameBuffer;
 use crate::pure::log::record::Record;
@@ -179,6 +180,7 @@ pub struct StoreBuilder {
     directory: PathBuf,
     segment_size: u64,
     sync_every: Option<Duration>,
+    salvages: bool,
     progress: Option<Box<dyn FnMut(Progress) + Send>>,
 }
 
@@ -188,6 +190,7 @@ impl std::fmt::Debug for StoreBuilder {
             .field("directory", &self.directory)
             .field("segment_size", &self.segment_size)
             .field("sync_every", &self.sync_every)
+            .field("salvages", &self.salvages)
             .finish_non_exhaustive()
     }
 }
@@ -198,6 +201,7 @@ impl StoreBuilder {
             directory: directory.to_owned(),
             segment_size: SEGMENT_SIZE,
             sync_every: None,
+            salvages: false,
             progress: None,
         }
     }
@@ -227,6 +231,36 @@ impl StoreBuilder {
         self
     }
 
+    /// Opens what is left of a damaged store. The default is to refuse it.
+    ///
+    /// If the store is damaged, [`Opened::salvage`] reports all that is lost. The rest is
+    /// written anew, and keeps its sequence numbers. The damaged files stay beside it, unchanged,
+    /// with the report: `damaged-1.` precedes their names. So it needs as much room as the store
+    /// has. A crash leaves the damaged store or the salvaged one. A store that is not damaged is
+    /// opened as ever.
+    ///
+    /// Subscriptions go on at their cursors. They never wait for a message that is lost. The dedup
+    /// ids of lost messages are forgotten, so that these can be published again.
+    ///
+    /// ```
+    /// use millstream::store::Store;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = std::env::temp_dir().join(format!("millstream-salvage-{}", std::process::id()));
+    /// let store = Store::builder(&directory).salvage().open()?;
+    /// if let Some(report) = &store.opened().salvage {
+    ///     eprintln!("{report}"); // ranges of lost messages by topic, and affected subscriptions
+    /// }
+    /// # drop(store);
+    /// # std::fs::remove_dir_all(&directory)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn salvage(mut self) -> Self {
+        self.salvages = true;
+        self
+    }
+
     /// Opens the store, or makes it.
     ///
     /// # Errors
@@ -252,7 +286,7 @@ impl StoreBuilder {
 
     pub(crate) fn start_in(mut self, fs: Arc<dyn Fs>) -> Result<Store, StoreError> {
         let mut progress = self.progress.take().unwrap_or_else(|| Box::new(drop));
-        let recovered = recover(&*fs, &self.directory, &mut *progress)?;
+        let recovered = salvage::open(&*fs, &self.directory, self.salvages, &mut *progress)?;
         let opened = recovered.opened.clone();
         let mut writer = Writer::new(fs, recovered, self.segment_size);
         writer.vouch()?;

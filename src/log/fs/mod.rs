@@ -3,6 +3,7 @@
 pub(crate) mod real;
 #[cfg(test)]
 pub(crate) mod sim;
+pub(crate) mod view;
 
 use std::io;
 

@@ -12,7 +12,9 @@ use crate::types::error::store::StoreError;
 /// A directory that nobody else has open. The lock ends with it, or with the process.
 pub(crate) struct RealFs {
     directory: PathBuf,
-    _lock: File,
+    /// A copy of a store that is only read may have no file to lock.
+    _lock: Option<File>,
+    is_read_only: bool,
 }
 
 impl RealFs {
@@ -29,17 +31,44 @@ impl RealFs {
             .write(true)
             .open(directory.join(LOCK_FILE))
             .map_err(error("lock"))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                directory: directory.to_owned(),
-                _lock: lock,
-            }),
-            Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
-                directory: directory.to_owned(),
-            }),
-            Err(TryLockError::Error(source)) => Err(error("lock")(source)),
-        }
+        locked(directory, lock.try_lock())?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            _lock: Some(lock),
+            is_read_only: false,
+        })
     }
+
+    /// Opens a directory to read it, beside others that do. Changes nothing in it.
+    pub(crate) fn open_to_read(directory: &Path) -> Result<Self, StoreError> {
+        let lock = match File::open(directory.join(LOCK_FILE)) {
+            Ok(lock) => Some(lock),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && directory.is_dir() => None,
+            Err(source) => {
+                let file = directory.display().to_string();
+                return Err(StoreError::io("open", &file, source));
+            }
+        };
+        if let Some(lock) = &lock {
+            locked(directory, lock.try_lock_shared())?;
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+            _lock: lock,
+            is_read_only: true,
+        })
+    }
+}
+
+fn locked(directory: &Path, tried: Result<(), TryLockError>) -> Result<(), StoreError> {
+    tried.map_err(|error| match error {
+        TryLockError::WouldBlock => StoreError::InUse {
+            directory: directory.to_owned(),
+        },
+        TryLockError::Error(source) => {
+            StoreError::io("lock", &directory.display().to_string(), source)
+        }
+    })
 }
 
 /// Makes a directory and those above it. Each new name is safe from a power cut then.
@@ -94,7 +123,7 @@ impl Fs for RealFs {
         let mut options = OpenOptions::new();
         let file = options
             .read(true)
-            .write(true)
+            .write(!self.is_read_only)
             .open(self.directory.join(name))?;
         Ok(Arc::new(file))
     }

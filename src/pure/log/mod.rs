@@ -27,6 +27,7 @@ pub(crate) mod message;
 pub(crate) mod ranges;
 pub(crate) mod record;
 pub(crate) mod retention;
+pub(crate) mod salvage;
 pub(crate) mod state;
 pub(crate) mod walk;
 

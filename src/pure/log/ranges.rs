@@ -115,6 +115,22 @@ pub(crate) fn read_ranges(
     Ok(())
 }
 
+/// Returns the ranges of numbers from `from` up to `to` that are not done.
+pub(crate) fn missing(done: &Done, from: u64, to: u64) -> Vec<(u64, u64)> {
+    let mut found = Vec::new();
+    let mut at = from.max(done.next());
+    for (start, end) in done.above() {
+        if at < start.min(to) {
+            found.push((at, start.min(to)));
+        }
+        at = at.max(end);
+    }
+    if at < to {
+        found.push((at, to));
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -143,6 +159,8 @@ mod tests {
                     at = to;
                 }
             }
+            let left = missing(&done, 5, 70).into_iter().flat_map(|(from, to)| from..to);
+            prop_assert!(left.eq((5..70).filter(|number| !set.contains(number))));
             let mut bytes = Vec::new();
             done.put_above(&mut bytes);
             let mut back = Done::before(done.next());

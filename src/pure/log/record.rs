@@ -24,6 +24,7 @@ const TRIM: u8 = 10;
 const UNSUBSCRIBED: u8 = 11;
 const REMEMBERED: u8 = 12;
 const CHECKPOINTED: u8 = 13;
+const LOST: u8 = 14;
 
 /// Why a record can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +117,13 @@ pub(crate) enum Record<'a> {
     },
     /// The checkpoint at the head of a segment is complete.
     Checkpointed,
+    /// The messages from `from` up to `to`, which is not among them, were lost to damage. Their
+    /// numbers are not given again.
+    Lost {
+        topic: u32,
+        from: u64,
+        to: u64,
+    },
 }
 
 impl<'a> Record<'a> {
@@ -218,6 +226,7 @@ impl<'a> Record<'a> {
                 out.extend_from_slice(dedup_id.as_bytes());
             }
             Self::Checkpointed => head(CHECKPOINTED, &[]),
+            Self::Lost { topic, from, to } => head(LOST, &[topic.into(), from, to]),
         }
     }
 
@@ -287,6 +296,11 @@ impl<'a> Record<'a> {
                 dedup_id: rest_text(&mut content)?,
             },
             CHECKPOINTED => Self::Checkpointed,
+            LOST => Self::Lost {
+                topic: content.varint32()?,
+                from: content.varint()?,
+                to: content.varint()?,
+            },
             OPTIONAL.. => return Ok(None),
             unknown => return Err(BadRecord::Unknown(unknown)),
         };
@@ -369,6 +383,11 @@ mod tests {
                 dedup_id: "req-77",
             },
             Record::Checkpointed,
+            Record::Lost {
+                topic,
+                from: 7,
+                to: seq,
+            },
         ]
     }
 

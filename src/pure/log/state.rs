@@ -6,6 +6,8 @@
 //! A segment begins with a checkpoint: records that build this state from nothing, but for where
 //! messages lie. So older segments may go.
 
+mod lost;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::pure::log::bytes::{Malformed, Reader};
@@ -76,6 +78,8 @@ pub(crate) struct TopicState {
     /// The first message that retention has left.
     pub(crate) first_seq: u64,
     pub(crate) next_seq: u64,
+    /// Ranges of messages that were lost to damage, in order.
+    pub(crate) lost: Vec<(u64, u64)>,
     pub(crate) pieces: VecDeque<Piece>,
     pub(crate) delayed: BTreeMap<u64, DelayedState>,
     /// In the order of their numbers. Whoever knows the topic's window forgets the oldest.
@@ -170,7 +174,7 @@ impl State {
     pub(crate) fn is_whole(&self) -> bool {
         self.topics.values().all(|topic| {
             let first = topic.pieces.front().map(|piece| piece.first_seq);
-            first.unwrap_or(topic.next_seq) <= topic.first_seq
+            first.unwrap_or(topic.next_seq) <= topic.first_not_lost()
         })
     }
 
@@ -288,6 +292,7 @@ impl State {
                 Ok(())
             }
             Record::Checkpointed => Ok(()),
+            Record::Lost { topic, from, to } => self.lose(topic, from, to),
         }
     }
 
@@ -299,15 +304,16 @@ impl State {
         name: &str,
     ) -> Result<(), Inconsistent> {
         let next_topic = topic.checked_add(1).ok_or(Inconsistent)?;
-        let is_new = topic >= self.next_topic && self.topic_named(name).is_none();
+        let is_new = !self.topics.contains_key(&topic) && self.topic_named(name).is_none();
         if !is_new || first_seq == 0 || first_seq > next_seq {
             return Err(Inconsistent);
         }
-        self.next_topic = next_topic;
+        self.next_topic = self.next_topic.max(next_topic);
         let state = TopicState {
             name: name.into(),
             first_seq,
             next_seq,
+            lost: Vec::new(),
             pieces: VecDeque::new(),
             delayed: BTreeMap::new(),
             remembered: VecDeque::new(),
@@ -331,10 +337,12 @@ impl State {
             return Err(Inconsistent);
         }
         self.next_subscription = next_subscription;
+        let mut done = Done::before(next);
+        of.lost.iter().for_each(|(from, to)| done.add(*from, *to));
         let state = SubscriptionState {
             topic,
             name: name.into(),
-            done: Done::before(next),
+            done,
             failed: BTreeMap::new(),
             letters: BTreeMap::new(),
         };
@@ -361,6 +369,9 @@ impl State {
                 next_seq: state.next_seq,
                 name: &state.name,
             });
+            for (from, to) in state.lost.iter().copied() {
+                put(&Record::Lost { topic, from, to });
+            }
             for (id, delayed) in &state.delayed {
                 put(&Record::Delayed {
                     topic,
@@ -466,6 +477,7 @@ impl TopicState {
             return Err(Inconsistent);
         }
         self.first_seq = first_seq;
+        self.lost.retain(|(_, to)| *to > first_seq);
         let gone = self
             .pieces
             .partition_point(|piece| piece.end_seq <= first_seq);

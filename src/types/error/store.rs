@@ -37,6 +37,7 @@ pub enum StoreError {
         lsn: u64,
     },
     /// The file that names the store is missing or damaged, though there are segments.
+    /// [`StoreBuilder::salvage`](crate::store::StoreBuilder::salvage) makes it anew.
     #[error("the file `store` in {} is missing or damaged", directory.display())]
     Unnamed {
         /// The store's directory.
@@ -104,6 +105,11 @@ impl StoreError {
             file: file.to_owned(),
             source: Arc::new(source),
         }
+    }
+
+    /// Returns whether a salvage opens what is left.
+    pub(crate) fn can_be_salvaged(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Unnamed { .. })
     }
 
     /// Returns whether a record that was safe on the disk can't be read any more.
