@@ -47,7 +47,6 @@ pub(crate) enum Due {
     /// Its submitter waits, or another's hook does it.
     Waits,
     Now,
-    Within(Duration),
 }
 
 /// The group that a record is in.
@@ -189,7 +188,6 @@ impl Log {
         let until = match due {
             Due::Waits => None,
             Due::Now => Some(Instant::now()),
-            Due::Within(delay) => Instant::now().checked_add(delay),
         };
         if until.is_some_and(|until| open.hasten(until)) && !pending.leads {
             // If somebody leads, it notifies when it stops.

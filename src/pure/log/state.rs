@@ -118,10 +118,6 @@ impl State {
         self.topics.get(&topic)
     }
 
-    pub(crate) fn topic_mut(&mut self, topic: u32) -> Option<&mut TopicState> {
-        self.topics.get_mut(&topic)
-    }
-
     pub(crate) fn topics(&self) -> impl Iterator<Item = (u32, &TopicState)> {
         self.topics.iter().map(|(id, topic)| (*id, topic))
     }

@@ -54,11 +54,6 @@ impl<'a> Walk<'a> {
         self.last
     }
 
-    /// Returns the highest lsn that a frame so far said to be synced.
-    pub(crate) fn synced(&self) -> u64 {
-        self.synced
-    }
-
     /// Judges the end of the walk, after the last frame.
     pub(crate) fn end(&self) -> End {
         let left = self.bytes.get(self.offset..).unwrap_or_default();
