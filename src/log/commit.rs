@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::log::cursor::Cursor;
 use crate::log::writer::{Shared, Writer};
-use crate::pure::log::frame::FrameBuffer;
+use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::retention::Limits;
 use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, unix_ms};
 use crate::types::error::store::StoreError;

@@ -5,7 +5,7 @@
 //! brings the deliveries again.
 
 use crate::log::commit::Log;
-use crate::pure::log::frame::FrameBuffer;
+use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::ranges::put_ranges;
 use crate::pure::log::record::Record;
 use crate::sync::{Arc, Mutex};

@@ -1,6 +1,6 @@
 //! Opening a log: what a process left behind becomes a state, or a typed refusal.
 //!
-//! A segment but the last must be whole. In the last one, [`walk`](crate::pure::log::walk) tells a
+//! A segment but the last must be whole. In the last one, [`walk`](crate::pure::log::format::walk) tells a
 //! torn tail, which is cut off, from damage, which is refused. A last segment that never got its
 //! checkpoint is the work of a crash in the middle of making it, unless something in it vouches for
 //! more. It is removed.
@@ -12,15 +12,15 @@ use std::path::Path;
 
 use crate::log::fs::{Fs, LogFile, read_all, write_all};
 use crate::log::segments::{Active, NewSegment};
-use crate::pure::log::bytes::Reader;
-use crate::pure::log::frame::{Frame, Link};
-use crate::pure::log::header::{
+use crate::pure::log::format::bytes::Reader;
+use crate::pure::log::format::frame::{Frame, Link};
+use crate::pure::log::format::header::{
     BadHeader, NEW_STORE_FILE, SEGMENT_HEADER, STORE_FILE, SegmentHeader, VERSION, read_store_file,
     seed, segment_name, segment_number, store_file,
 };
+use crate::pure::log::format::walk::{End, Walk, vouched};
 use crate::pure::log::record::{BadRecord, Record};
 use crate::pure::log::state::{Place, State};
-use crate::pure::log::walk::{End, Walk, vouched};
 use crate::sync::{Arc, random_seed};
 use crate::types::error::store::StoreError;
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::log::fs::{Fs, LogFile, write_all};
-use crate::pure::log::frame::{FrameBuffer, Link};
-use crate::pure::log::header::{SEGMENT_HEADER, SegmentHeader, seed, segment_name};
+use crate::pure::log::format::frame::{FrameBuffer, Link};
+use crate::pure::log::format::header::{SEGMENT_HEADER, SegmentHeader, seed, segment_name};
 use crate::pure::log::state::State;
 use crate::sync::{Arc, Mutex};
 use crate::types::error::store::StoreError;

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::pure::log::bytes::{Malformed, Reader};
+use crate::pure::log::format::bytes::{Malformed, Reader};
 use crate::pure::log::message::StoredMessage;
 use crate::pure::log::ranges::{Done, read_ranges};
 use crate::pure::log::record::Record;
@@ -124,10 +124,6 @@ impl State {
 
     pub(crate) fn topic_named(&self, name: &str) -> Option<(u32, &TopicState)> {
         self.topics().find(|(_, topic)| *topic.name == *name)
-    }
-
-    pub(crate) fn subscription(&self, subscription: u32) -> Option<&SubscriptionState> {
-        self.subscriptions.get(&subscription)
     }
 
     pub(crate) fn subscriptions(&self) -> impl Iterator<Item = (u32, &SubscriptionState)> {

@@ -8,9 +8,9 @@ use crate::pure::log::ranges::Done;
 use crate::subscription::builder::SubscriptionBuilder;
 use crate::sync::Arc;
 use crate::types::config::LaneFull;
+use crate::types::durable::start::Start;
 use crate::types::error::store::StoreError;
 use crate::types::error::{SettingError, SubscribeError};
-use crate::types::start::Start;
 
 /// Where a subscription to a durable topic starts.
 #[derive(Clone, Copy, Default)]

@@ -10,11 +10,11 @@
 //!   can't pass for a frame.
 //! - `lsn` counts the frames of the store.
 //! - `synced` is the lsn that was known to be on the disk when this frame was written. It tells
-//!   [`walk`](crate::pure::log::walk) a torn tail from damage.
+//!   [`walk`](crate::pure::log::format::walk) a torn tail from damage.
 //! - `chain` is the `crc` of the frame before.
 //! - `count` is the number of records. A frame without any only says what is synced.
 
-use crate::pure::log::bytes::{Malformed, Reader};
+use crate::pure::log::format::bytes::{Malformed, Reader};
 
 pub(crate) const HEADER: usize = 32;
 

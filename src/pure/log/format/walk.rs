@@ -9,8 +9,8 @@
 //! The last frames before a crash may have nobody behind them. So a store that comes to rest writes
 //! one frame without records, which vouches for the others.
 
-use crate::pure::log::frame::{ALIGNMENT, Frame, Link, read};
-use crate::pure::log::header::SEGMENT_HEADER;
+use crate::pure::log::format::frame::{ALIGNMENT, Frame, Link, read};
+use crate::pure::log::format::header::SEGMENT_HEADER;
 
 /// How a walk through a segment ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ pub(crate) fn vouched(bytes: &[u8], seed: u32, after: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pure::log::frame::FrameBuffer;
+    use crate::pure::log::format::frame::FrameBuffer;
 
     const SEED: u32 = 42;
     const START: Link = Link { lsn: 0, crc: 0 };
