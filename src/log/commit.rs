@@ -1,13 +1,13 @@
 //! Group commit: many threads have records, one of them writes the frame.
 //!
-//! The *open group* collects records. A thread that waits for its group *leads* if nobody does: it
-//! takes the open group, writes it as one frame, syncs it if a record asks for that, calls the
-//! hooks, and says that the group is finished. Meanwhile the next group fills. Steps, all under the
+//! The *open group* collects records. A thread that waits for its group *leads* if nobody does. It
+//! takes the open group, writes it as one frame, and syncs it if a record asks for that. Then it
+//! calls the hooks, and says that the group is finished. Meanwhile the next group fills. Steps, all under the
 //! lock of `pending` but the writing itself:
 //!
 //! - *submit*: add the record and the hook to the open group, whose number is the ticket.
 //! - *wait*: until the ticket's group is finished; or lead, if nobody does.
-//! - *lead*: take the open group; without the lock, write it and call its hooks; finish it; wake
+//! - *lead*: take the open group; without the lock, write it and call its hooks. Finish it; wake
 //!   its threads, and one of the next group to lead.
 //!
 //! The feared interleavings: a group that nobody leads, because its last waiting thread went to

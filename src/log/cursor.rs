@@ -17,7 +17,7 @@ pub(crate) struct Cursor {
     news: Mutex<News>,
 }
 
-/// What the log has not been told yet.
+/// The ends that the log has not been told yet.
 #[derive(Default)]
 struct News {
     /// Ranges of numbers, in any order.

@@ -2,8 +2,8 @@
 //!
 //! A segment but the last must be whole. In the last one, [`walk`](crate::pure::log::format::walk) tells a
 //! torn tail, which is cut off, from damage, which is refused. A last segment that never got its
-//! checkpoint is the work of a crash in the middle of making it, unless something in it vouches for
-//! more. It is removed.
+//! checkpoint is the work of a crash in the middle of making it. It is removed, unless something in
+//! it vouches for more.
 //!
 //! All that is kept is synced before anybody sees it. A killed process may have left it in memory.
 
@@ -34,7 +34,7 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// What a store found when it was opened.
+/// The findings of a store when it was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Opened {

@@ -35,11 +35,11 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
 }
 
-/// What readers share with the writer.
+/// The part of a log that readers share with the writer.
 pub(crate) struct Shared {
     pub(crate) store: u128,
     pub(crate) segments: Segments,
-    /// What the written records add up to. Held for moments, never during a write.
+    /// The sum of the written records. Held for moments, never during a write.
     pub(crate) state: Mutex<State>,
 }
 

@@ -1,4 +1,4 @@
-//! What a durable topic is asked for: a codec, a level of durability, a start.
+//! The settings of a durable topic and its subscriptions: a codec, a level of durability, a start.
 
 pub(crate) mod codec;
 pub(crate) mod durability;

@@ -6,8 +6,8 @@
 //!
 //! - `length` counts the bytes of the records, without the padding.
 //! - `crc` is the CRC-32 of everything else in the frame. It starts from a seed that the store and
-//!   the segment give, so a payload that holds frames of another store, or of this one's past,
-//!   can't pass for a frame.
+//!   the segment give. So a payload can't pass for a frame, though it holds those of another
+//!   store, or of this one's past.
 //! - `lsn` counts the frames of the store.
 //! - `synced` is the lsn that was known to be on the disk when this frame was written. It tells
 //!   [`walk`](crate::pure::log::format::walk) a torn tail from damage.

@@ -1,4 +1,4 @@
-//! What stands at the head of the files: of the store's own, and of each segment.
+//! The heads of the files: of the store's own, and of each segment.
 
 use crate::pure::log::format::bytes::{Malformed, Reader};
 use crate::pure::log::format::frame::Link;

@@ -1,4 +1,4 @@
-//! How a segment lies in its file: a header, frames behind it, and numbers in their bytes.
+//! A segment as it lies in its file: a header, frames behind it, and numbers in their bytes.
 
 pub(crate) mod bytes;
 pub(crate) mod frame;
