@@ -239,13 +239,13 @@ pub mod store {
     pub use crate::topic::publishing::pending::PendingReceipt;
     pub use crate::topic::stored::{Retention, StoredRecord, StoredRecords};
     #[cfg(feature = "json")]
-    pub use crate::types::codec::Json;
+    pub use crate::types::durable::codec::Json;
     #[cfg(feature = "postcard")]
-    pub use crate::types::codec::Postcard;
-    pub use crate::types::codec::{Codec, CodecError, Raw};
-    pub use crate::types::durability::Durability;
+    pub use crate::types::durable::codec::Postcard;
+    pub use crate::types::durable::codec::{Codec, CodecError, Raw};
+    pub use crate::types::durable::durability::Durability;
+    pub use crate::types::durable::start::Start;
     pub use crate::types::error::store::StoreError;
-    pub use crate::types::start::Start;
 }
 
 #[cfg(doctest)]

@@ -79,7 +79,6 @@ impl Filter {
             Content::Publish { seq, .. }
             | Content::Failed { seq, .. }
             | Content::Letter { seq, .. }
-            | Content::LetterGone { seq, .. }
             | Content::Remembered { seq, .. } => (from..until).contains(seq),
             Content::Done { messages, .. } => messages.iter().any(meets),
             Content::Lost { messages, .. } => meets(messages),
@@ -133,7 +132,6 @@ impl Filter {
                 line(error),
                 self.message(message)
             ),
-            Content::LetterGone { seq, .. } => format!("dead letter {seq} is gone"),
             Content::Delayed {
                 id,
                 due_ms,

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::log::cursor::Cursor;
 use crate::log::writer::{Shared, Writer};
-use crate::pure::log::frame::FrameBuffer;
+use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::retention::Limits;
 use crate::pure::log::step;
 #[cfg(feature = "async")]
@@ -50,7 +50,6 @@ pub(crate) enum Due {
     /// Its submitter waits, or another's hook does it.
     Waits,
     Now,
-    Within(Duration),
 }
 
 /// The group that a record is in.
@@ -192,7 +191,6 @@ impl Log {
         let until = match due {
             Due::Waits => None,
             Due::Now => Some(Instant::now()),
-            Due::Within(delay) => Instant::now().checked_add(delay),
         };
         if until.is_some_and(|until| open.hasten(until)) && !pending.leads {
             // If somebody leads, it notifies when it stops.

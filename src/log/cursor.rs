@@ -6,7 +6,7 @@
 //! brings the deliveries again.
 
 use crate::log::commit::Log;
-use crate::pure::log::frame::FrameBuffer;
+use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::ranges::put_ranges;
 use crate::pure::log::record::Record;
 use crate::sync::{Arc, Mutex, MutexGuard};
@@ -18,7 +18,7 @@ pub(crate) struct Cursor {
     news: Mutex<News>,
 }
 
-/// What the log has not been told yet.
+/// The ends that the log has not been told yet.
 #[derive(Default)]
 struct News {
     /// Ranges of numbers, in any order.

@@ -2,9 +2,9 @@
 
 use crate::log::fs::{LogFile, read_up_to};
 use crate::log::writer::Shared;
-use crate::pure::log::bytes::Reader;
-use crate::pure::log::frame::{self, Frame, HEADER};
-use crate::pure::log::header::{SEGMENT_HEADER, seed, segment_name};
+use crate::pure::log::format::bytes::Reader;
+use crate::pure::log::format::frame::{self, Frame, HEADER};
+use crate::pure::log::format::header::{SEGMENT_HEADER, seed, segment_name};
 use crate::pure::log::record::Record;
 use crate::pure::log::state::Place;
 use crate::sync::Arc;

@@ -1,6 +1,6 @@
 //! Opening a log: what a process left behind becomes a state, or a typed refusal.
 //!
-//! A segment but the last must be whole. In the last one, [`walk`](crate::pure::log::walk) tells a
+//! A segment but the last must be whole. In the last one, [`walk`](crate::pure::log::format::walk) tells a
 //! torn tail, which is cut off, from damage, which is refused. A last segment without its checkpoint
 //! is the work of a crash in the middle of making it, unless something in it vouches for more. It is
 //! removed.
@@ -13,16 +13,16 @@ use std::path::Path;
 use crate::log::fs::{Fs, LogFile, read_all, write_all};
 use crate::log::inspect::report::Salvage;
 use crate::log::segments::{Active, NewSegment, name_store};
-use crate::pure::log::bytes::Reader;
-use crate::pure::log::frame::{Frame, Link};
-use crate::pure::log::header::{
+use crate::pure::log::format::bytes::Reader;
+use crate::pure::log::format::frame::{Frame, Link};
+use crate::pure::log::format::header::{
     BadHeader, NEW_STORE_FILE, SEGMENT_HEADER, STORE_FILE, SegmentHeader, StoreFile, VERSION, seed,
     segment_name, segment_number,
 };
+use crate::pure::log::format::walk::{End, Walk, vouched};
 use crate::pure::log::record::{BadRecord, Record};
 use crate::pure::log::state::{Place, State};
 use crate::pure::log::step;
-use crate::pure::log::walk::{End, Walk, vouched};
 use crate::sync::{Arc, random_seed};
 use crate::types::error::store::StoreError;
 

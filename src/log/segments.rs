@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::log::fs::{Fs, LogFile, write_all};
-use crate::pure::log::frame::{FrameBuffer, Link};
-use crate::pure::log::header::{
+use crate::pure::log::format::frame::{FrameBuffer, Link};
+use crate::pure::log::format::header::{
     NEW_STORE_FILE, SEGMENT_HEADER, STORE_FILE, SegmentHeader, StoreFile, seed, segment_name,
 };
 use crate::pure::log::state::State;
@@ -36,10 +36,6 @@ impl Segments {
         let files = self.files.lock();
         let mut later = files.range(number.checked_add(1)?..);
         later.next().map(|(number, _)| *number)
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.files.lock().len()
     }
 
     pub(crate) fn add(&self, number: u64, file: Arc<dyn LogFile>) {

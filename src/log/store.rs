@@ -9,7 +9,7 @@ use crate::log::fs::real::RealFs;
 use crate::log::recover::{Opened, Progress};
 use crate::log::salvage;
 use crate::log::writer::Writer;
-use crate::pure::log::frame::FrameBuffer;
+use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::record::Record;
 use crate::sync::{Arc, JoinHandle, Mutex, Thread, is_current, spawn};
 use crate::types::error::SettingError;

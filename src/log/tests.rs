@@ -7,7 +7,7 @@ use crate::log::fs::sim::SimFs;
 use crate::log::reader::TopicReader;
 use crate::log::recover::{Opened, recover};
 use crate::log::writer::Writer;
-use crate::pure::log::frame::FrameBuffer;
+use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::message::StoredMessage;
 use crate::pure::log::record::Record;
 use crate::sync::Arc;

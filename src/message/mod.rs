@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::message::batch::Batch;
 use crate::message::meta::HeaderValue;
 #[cfg(feature = "log")]
-use crate::types::durability::Durability;
+use crate::types::durable::durability::Durability;
 
 /// The number of a message within its topic.
 ///

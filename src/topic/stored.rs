@@ -13,12 +13,12 @@ use crate::pure::log::retention::Limits;
 use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::topic::builder::TopicBuilder;
-use crate::types::codec::Codec;
 use crate::types::config::Overflow;
-use crate::types::durability::Durability;
+use crate::types::durable::codec::Codec;
+use crate::types::durable::durability::Durability;
+use crate::types::durable::start::Start;
 use crate::types::error::store::StoreError;
 use crate::types::error::{OpenError, SettingError};
-use crate::types::start::Start;
 
 /// How much of a durable topic is kept. By default everything is, for ever.
 ///

@@ -24,11 +24,9 @@ macro_rules! labels {
 
 pub(crate) use labels;
 
-#[cfg(feature = "log")]
-pub(crate) mod codec;
 pub(crate) mod config;
 #[cfg(feature = "log")]
-pub(crate) mod durability;
+pub(crate) mod durable;
 pub(crate) mod duration;
 pub(crate) mod error;
 pub(crate) mod name;
@@ -36,5 +34,3 @@ pub(crate) mod pattern;
 pub(crate) mod range;
 pub(crate) mod reason;
 pub(crate) mod report;
-#[cfg(feature = "log")]
-pub(crate) mod start;

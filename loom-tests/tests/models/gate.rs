@@ -9,7 +9,7 @@ use millstream_loom_tests::{Preemptions, model};
 #[test]
 fn two_publishers_never_overshoot_the_capacity() {
     model("gate capacity", Preemptions::ALL, || {
-        let gate = Arc::new(Gate::new());
+        let gate = Arc::new(Gate::new(0));
         let publisher = {
             let gate = Arc::clone(&gate);
             thread::spawn(move || gate.admit(1, 1))
@@ -28,7 +28,7 @@ fn two_publishers_never_overshoot_the_capacity() {
 #[test]
 fn room_made_by_the_consumer_is_found_and_the_slot_is_free() {
     model("gate reuse", Preemptions::ALL, || {
-        let world = Arc::new((Gate::new(), Queue::new(1)));
+        let world = Arc::new((Gate::new(0), Queue::new(1)));
         world.0.admit(1, 1).expect("the topic is empty");
         world.1.push(1).expect("a ticket is a slot");
         let consumer = {
@@ -49,7 +49,7 @@ fn room_made_by_the_consumer_is_found_and_the_slot_is_free() {
 #[test]
 fn who_sees_a_place_free_sees_where_its_message_went() {
     model("gate books", Preemptions::ALL, || {
-        let world = Arc::new((Gate::new(), TopicBooks::default()));
+        let world = Arc::new((Gate::new(0), TopicBooks::default()));
         world.0.admit(1, 1).expect("the topic is empty");
         let dispatcher = {
             let world = Arc::clone(&world);
@@ -68,7 +68,7 @@ fn who_sees_a_place_free_sees_where_its_message_went() {
 #[test]
 fn a_drain_that_sees_every_ticket_released_has_seen_every_message() {
     model("gate close", Preemptions::up_to(3), || {
-        let world = Arc::new((Gate::new(), Queue::new(2)));
+        let world = Arc::new((Gate::new(0), Queue::new(2)));
         let publisher = {
             let world = Arc::clone(&world);
             thread::spawn(move || match world.0.admit(1, 2) {
@@ -103,7 +103,7 @@ fn a_drain_that_sees_every_ticket_released_has_seen_every_message() {
 #[test]
 fn a_handler_is_let_in_until_the_seal_and_others_until_the_close() {
     model("gate close by stages", Preemptions::ALL, || {
-        let gate = Arc::new(Gate::new());
+        let gate = Arc::new(Gate::new(0));
         let publisher = {
             let gate = Arc::clone(&gate);
             thread::spawn(move || {

@@ -13,7 +13,7 @@ struct World {
 
 fn full() -> Arc<World> {
     let world = Arc::new(World {
-        gate: Gate::new(),
+        gate: Gate::new(0),
         waiters: Waiters::new(),
     });
     world.gate.admit(1, 1).expect("the topic is empty");

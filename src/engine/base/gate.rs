@@ -22,22 +22,11 @@ struct Front {
 }
 
 impl Gate {
-    /// Makes an open gate.
-    pub fn new() -> Self {
-        Self::at(Tickets::OPEN)
-    }
-
     /// Makes an open gate that has given out this many tickets before, and got them back.
-    #[cfg(feature = "log")]
-    pub(crate) fn after(tickets: u64) -> Self {
-        Self::at(Tickets::after(tickets))
-    }
-
-    fn at(tickets: Tickets) -> Self {
-        let issued = tickets.issued();
+    pub fn new(issued: u64) -> Self {
         Self {
             front: CachePadded::new(Front {
-                tickets: Cell::new(tickets),
+                tickets: Cell::new(Tickets::open(issued)),
                 seen: AtomicU64::new(issued),
             }),
             released: AtomicU64::new(issued),

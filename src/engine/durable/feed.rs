@@ -141,7 +141,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         for _ in 0..QUANTUM {
             let next = stored.feed.lock().next();
             let (Some(next), Phase::Open) = (next, self.phase()) else {
-                feeder.let_go();
+                feeder.discard();
                 return Pause::Rest;
             };
             // After a close the messages stay in the log, for the next time.
@@ -150,7 +150,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
             if feeder.next != next {
                 // The dispatcher has handed over some in its place.
-                feeder.let_go();
+                feeder.discard();
                 feeder.next = next;
             }
             if feeder.held.is_empty() {
@@ -249,7 +249,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let mut feed = stored.feed.lock();
         if feed.next() != Some(feeder.next) {
             drop(feed);
-            feeder.let_go();
+            feeder.discard();
             return true;
         }
         let granted = match self.reserve(count, true) {
@@ -257,7 +257,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Reserved::Full => 0,
             Reserved::Closed => {
                 drop(feed);
-                feeder.let_go();
+                feeder.discard();
                 return false;
             }
         };
@@ -291,7 +291,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
 impl<T> Feeder<T> {
     /// Lets go of what was read.
-    fn let_go(&mut self) {
+    fn discard(&mut self) {
         self.reader = None;
         let held: VecDeque<_> = std::mem::take(&mut self.held);
         drop(held);

@@ -8,11 +8,12 @@
 //! A publisher waits for its group, and may write it. So it waits for the disk inside a handler,
 //! too, but never for a worker.
 
+use crate::engine::journal::submitted::{Job, Submitted};
 use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::publish::admit::{Admitted, Patience, Refused, Wait};
 use crate::engine::publish::chunks::split;
 use crate::engine::state::topic::TopicCore;
-use crate::log::commit::{Due, Hook, Ticket};
+use crate::log::commit::{Due, Hook};
 use crate::message::batch::{Accepted, DeferredDrops, QueueEntry, Stamp};
 use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
@@ -22,23 +23,6 @@ use crate::pure::decide::lifecycle::Status;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
 use crate::types::error::store::StoreError;
-
-/// Messages on their way to the log. Whoever publishes them and the hook of their group share it.
-pub(crate) struct Job<T> {
-    /// The messages, until the hook takes them, or their publisher takes them back.
-    chunk: Mutex<Option<Chunk<T>>>,
-    pub(crate) count: u64,
-    /// The number of the first message, once it has one.
-    first: AtomicU64,
-    /// The ticket of the last message.
-    last_ticket: u64,
-}
-
-/// Messages that are written when the group of their ticket is.
-pub(crate) struct Submitted<T> {
-    pub(crate) job: Arc<Job<T>>,
-    pub(crate) ticket: Ticket,
-}
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Submits messages that were encoded and admitted. Hands them back if the log refuses them.

@@ -3,7 +3,6 @@
 
 use std::task::{Context, Poll, ready};
 
-use crate::engine::durable::publish::Submitted;
 use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::publish::admit::{Admitted, Patience, Refused, Wait};
 use crate::engine::publish::chunks::split;
@@ -92,7 +91,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         Poll::Ready(match self.conclude(&submitted, result) {
             Ok(first) => {
-                stored.note_in(receipt, MessageId::new(first), submitted.count());
+                stored.note_in(receipt, MessageId::new(first), submitted.job.count);
                 Ok(())
             }
             Err((error, taken)) => {
@@ -115,12 +114,5 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         let patience = &mut Patience::of(Wait::Never);
         Poll::Ready(self.admit(wanted, patience, &mut DeferredDrops::new(), None, None))
-    }
-}
-
-impl<T> Submitted<T> {
-    /// Returns the number of messages.
-    fn count(&self) -> u64 {
-        self.job.count
     }
 }

@@ -10,10 +10,10 @@ use std::time::Duration;
 use crate::log::fs::sim::SimFs;
 use crate::log::store::Store;
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Thread, explore, spawn};
-use crate::types::codec::Raw;
 use crate::types::config::Overflow;
-use crate::types::durability::Durability;
-use crate::types::start::Start;
+use crate::types::durable::codec::Raw;
+use crate::types::durable::durability::Durability;
+use crate::types::durable::start::Start;
 use crate::{Broker, Delivery, Nack, Subscription, Topic};
 
 const FOREVER: Duration = Duration::MAX;

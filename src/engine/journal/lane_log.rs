@@ -23,7 +23,7 @@ pub(crate) struct LaneLog<T> {
     pub(crate) cursor: Option<Arc<Cursor>>,
 }
 
-/// What the feeder has between its turns. Only its task touches it.
+/// The things that the feeder keeps between its turns. Only its task touches it.
 pub(crate) struct Feeder<T> {
     pub(crate) reader: Option<TopicReader>,
     /// The message from which on it has read, and not handed over.

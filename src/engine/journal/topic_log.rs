@@ -8,15 +8,15 @@ use crate::log::commit::Log;
 use crate::log::reader::{Read, TopicReader};
 use crate::log::store::Inner;
 use crate::message::meta::{Meta, Value};
-use crate::pure::log::frame::FrameBuffer;
+use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::message::{StoredMessage, StoredValue};
 use crate::pure::log::ranges::Done;
 use crate::pure::log::record::Record;
 use crate::pure::log::state::{LetterState, Piece, TopicState};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, unix_ms};
-use crate::types::codec::{Codec, CodecError};
-use crate::types::durability::Durability;
+use crate::types::durable::codec::{Codec, CodecError};
+use crate::types::durable::durability::Durability;
 use crate::types::error::store::StoreError;
 
 /// How payloads become bytes.

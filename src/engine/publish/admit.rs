@@ -5,7 +5,6 @@ use std::time::Duration;
 use crate::engine::base::gate::Gate;
 use crate::engine::runtime::context;
 use crate::engine::state::partition_queue::Tail;
-use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::TopicCore;
 use crate::message::batch::{Accepted, DeferredDrops, QueueEntry, Stamp};
 use crate::message::meta::Meta;
@@ -15,15 +14,10 @@ use crate::observe::note::Note;
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::words::schedule::Then;
 use crate::pure::words::tickets::Refusal;
-use crate::sync::{Arc, Instant, MutexGuard, mutant, pause};
+use crate::sync::{Arc, Instant, MutexGuard, mutant};
 use crate::types::config::{NoSubscribers, Overflow};
 use crate::types::duration::zero_ttl;
 use crate::types::error::PublishError;
-
-/// How often a publisher looks for a message to drop before it gives up. A look finds
-/// nothing while the tickets belong to delayed messages, to publishers that have not pushed
-/// yet, or to a dispatcher in its turn.
-const EVICTION_TRIES: u32 = 1_000;
 
 /// How long a publisher waits for room in a topic that drops nothing.
 #[derive(Clone, Copy, Default)]
@@ -333,7 +327,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Whether the topic accepts nothing from this thread. During a drain by stages it still
     /// accepts messages from handlers.
-    fn is_closed_to_caller(&self) -> bool {
+    pub(super) fn is_closed_to_caller(&self) -> bool {
         self.gate.is_closed() && (self.gate.is_sealed() || !context::is_handling(&self.engine))
     }
 
@@ -449,43 +443,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let admitted = self.waiters.wait_for(until, attempt, || self.room());
         let granted = admitted.ok_or(Refused::TimedOut)?.map_err(refused)?;
         Ok(Admitted::plainly(granted))
-    }
-
-    fn admit_by_eviction(
-        self: &Arc<Self>,
-        wanted: u64,
-        drops: &mut DeferredDrops<T>,
-        route: Option<u64>,
-        meta: Option<&Meta>,
-    ) -> Result<Admitted, Refused> {
-        let mut evicted = 0;
-        for _ in 0..EVICTION_TRIES {
-            if self.is_closed_to_caller() {
-                return Err(Refused::Closed);
-            }
-            let oldest = match &self.split {
-                None => self.drop_oldest(&QueueRef::Plain(&self.plain), wanted as u32),
-                Some(split) => split.drop_oldest(self, route, meta, wanted),
-            };
-            match oldest {
-                Some(dropped) => {
-                    evicted += dropped.len() as u32;
-                    drops.add_part(dropped);
-                }
-                None => pause(),
-            }
-            match self.admit_caller(wanted, self.live.capacity.get()) {
-                Ok(granted) => {
-                    return Ok(Admitted {
-                        evicted,
-                        ..Admitted::plainly(granted)
-                    });
-                }
-                Err(Refusal::Closed) => return Err(Refused::Closed),
-                Err(Refusal::Full) => {}
-            }
-        }
-        Err(Refused::Full)
     }
 }
 

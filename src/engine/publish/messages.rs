@@ -6,7 +6,7 @@
 use std::iter::Fuse;
 
 #[cfg(all(feature = "log", feature = "async"))]
-use crate::engine::durable::publish::Submitted;
+use crate::engine::journal::submitted::Submitted;
 use crate::engine::publish::admit::{Admitted, Patience, Refused, Wait};
 use crate::engine::publish::chunks::split;
 use crate::engine::state::topic::TopicCore;

@@ -6,4 +6,5 @@ pub(crate) mod admit_async;
 pub(crate) mod buffer;
 pub(crate) mod chunks;
 pub(crate) mod delayed;
+pub(crate) mod evict;
 pub(crate) mod messages;

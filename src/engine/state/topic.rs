@@ -89,12 +89,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         #[cfg(feature = "log")] stored: Option<Box<TopicLog<T>>>,
     ) -> Arc<Self> {
         #[cfg(feature = "log")]
-        let gate = Gate::after(stored.as_ref().map_or(0, |stored| stored.first_own - 1));
+        let earlier = stored.as_ref().map_or(0, |stored| stored.first_own - 1);
         #[cfg(not(feature = "log"))]
-        let gate = Gate::new();
+        let earlier = 0;
         Arc::new_cyclic(|topic| Self {
             name,
-            gate,
+            gate: Gate::new(earlier),
             plain: PartitionQueue::new(live),
             split: settings
                 .partitions

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::log::fs::{Fs, LogFile};
-use crate::pure::log::header::LOCK_FILE;
+use crate::pure::log::format::header::LOCK_FILE;
 use crate::sync::Arc;
 use crate::types::error::store::StoreError;
 

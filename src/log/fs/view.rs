@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 
 use crate::log::fs::{Fs, LogFile};
-use crate::pure::log::header::{STORE_FILE, StoreFile, segment_number};
+use crate::pure::log::format::header::{STORE_FILE, StoreFile, segment_number};
 use crate::sync::Arc;
 
 /// A directory with some of its segments. Whoever changes it is told that it is done.

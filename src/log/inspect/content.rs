@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::log::inspect::info::Damage;
-use crate::pure::log::bytes::Reader;
+use crate::pure::log::format::bytes::Reader;
 use crate::pure::log::message::{StoredMessage, StoredValue};
 use crate::pure::log::ranges::read_ranges;
 use crate::pure::log::record::Record;
@@ -195,7 +195,6 @@ pub(crate) fn content(record: &Record<'_>) -> Content {
             error: error.to_owned(),
             message: MessageInfo::of(message),
         },
-        Record::LetterGone { seq, .. } => Content::LetterGone { seq },
         Record::Delayed {
             id,
             due_ms,

@@ -9,7 +9,7 @@ use crate::log::inspect::content::{Content, LogRecord, content};
 use crate::log::inspect::info::Damage;
 use crate::log::inspect::settled;
 use crate::log::inspect::survey::{read_segment, records, segment_numbers, store_of};
-use crate::pure::log::header::{SegmentHeader, seed};
+use crate::pure::log::format::header::{SegmentHeader, seed};
 use crate::pure::log::record::Record;
 use crate::pure::log::salvage::scan::{Found, Scan};
 use crate::types::error::store::StoreError;
@@ -203,7 +203,6 @@ impl Names {
             Record::Done { subscription, .. }
             | Record::Failed { subscription, .. }
             | Record::Letter { subscription, .. }
-            | Record::LetterGone { subscription, .. }
             | Record::Unsubscribed { subscription } => self.subscription(subscription),
             Record::Checkpointed => (None, None),
         }

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use crate::log::fs::{Fs, read_all};
 use crate::log::inspect::info::{Damage, SegmentInfo};
-use crate::pure::log::bytes::Reader;
-use crate::pure::log::frame::{Frame, Link};
-use crate::pure::log::header::{
+use crate::pure::log::format::bytes::Reader;
+use crate::pure::log::format::frame::{Frame, Link};
+use crate::pure::log::format::header::{
     BadHeader, SEGMENT_HEADER, STORE_FILE, SegmentHeader, StoreFile, VERSION, seed, segment_name,
     segment_number,
 };

@@ -27,7 +27,7 @@ use crate::log::fs::{Fs, write_all};
 use crate::log::inspect::report::Salvage;
 use crate::log::inspect::survey::{list, plan_in, read_file, survey};
 use crate::log::recover::{Progress, Recovered, recover};
-use crate::pure::log::header::{
+use crate::pure::log::format::header::{
     NEW_STORE_FILE, STORE_FILE, StoreFile, segment_name, segment_number,
 };
 use crate::pure::log::salvage::plan::{NEW_PLAN_FILE, PLAN_FILE, Phase, Plan, next_number};

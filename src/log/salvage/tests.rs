@@ -18,8 +18,10 @@ use crate::log::reader::TopicReader;
 use crate::log::recover::Recovered;
 use crate::log::salvage::{open, settle};
 use crate::log::writer::Writer;
-use crate::pure::log::frame::FrameBuffer;
-use crate::pure::log::header::{STORE_FILE, SegmentHeader, seed, segment_name, segment_number};
+use crate::pure::log::format::frame::FrameBuffer;
+use crate::pure::log::format::header::{
+    STORE_FILE, SegmentHeader, seed, segment_name, segment_number,
+};
 use crate::pure::log::message::StoredMessage;
 use crate::pure::log::ranges::put_ranges;
 use crate::pure::log::record::Record;

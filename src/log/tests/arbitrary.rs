@@ -11,13 +11,13 @@ use crate::log::reader::TopicReader;
 use crate::log::recover::recover;
 use crate::log::tests::program::run;
 use crate::log::writer::{Shared, Writer};
-use crate::pure::log::bytes::Reader;
-use crate::pure::log::frame;
-use crate::pure::log::header::{SegmentHeader, StoreFile};
+use crate::pure::log::format::bytes::Reader;
+use crate::pure::log::format::frame;
+use crate::pure::log::format::header::{SegmentHeader, StoreFile};
+use crate::pure::log::format::walk::vouched;
 use crate::pure::log::message::StoredMessage;
 use crate::pure::log::record::Record;
 use crate::pure::log::state::{Place, State};
-use crate::pure::log::walk::vouched;
 use crate::sync::Arc;
 
 /// Reads bytes as everything that a log is made of.
@@ -168,7 +168,7 @@ proptest! {
             false => Vec::new(),
         };
         content.extend_from_slice(&bytes);
-        fs.overwrite(&crate::pure::log::header::segment_name(number), content);
+        fs.overwrite(&crate::pure::log::format::header::segment_name(number), content);
         let _ = recover(&fs, Path::new("data"), &mut drop);
     }
 

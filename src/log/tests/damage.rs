@@ -8,10 +8,12 @@ use crate::log::fs::Fs;
 use crate::log::fs::sim::SimFs;
 use crate::log::recover::{Opened, recover};
 use crate::log::tests::Subject;
-use crate::pure::log::frame::{FrameBuffer, Link};
-use crate::pure::log::header::{SEGMENT_HEADER, STORE_FILE, SegmentHeader, seed, segment_name};
+use crate::pure::log::format::frame::{FrameBuffer, Link};
+use crate::pure::log::format::header::{
+    SEGMENT_HEADER, STORE_FILE, SegmentHeader, seed, segment_name,
+};
+use crate::pure::log::format::walk::Walk;
 use crate::pure::log::state::State;
-use crate::pure::log::walk::Walk;
 use crate::types::error::store::StoreError;
 
 /// A log of some small segments.

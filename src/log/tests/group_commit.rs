@@ -11,7 +11,7 @@ use crate::log::commit::{Due, Hook, Log};
 use crate::log::fs::sim::{FaultKind, Faults, SimFs};
 use crate::log::recover::recover;
 use crate::log::writer::Writer;
-use crate::pure::log::frame::FrameBuffer;
+use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::record::Record;
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Thread, explore, spawn};
 use crate::types::error::store::StoreError;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::log::reader::TopicReader;
 use crate::log::writer::Shared;
-use crate::pure::log::frame::FrameBuffer;
+use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::message::StoredMessage;
 use crate::pure::log::ranges::put_ranges;
 use crate::pure::log::record::Record;

@@ -8,7 +8,7 @@ use crate::log::reader::TopicReader;
 use crate::log::recover::recover;
 use crate::log::tests::group_commit::{join, start};
 use crate::log::writer::Writer;
-use crate::pure::log::frame::FrameBuffer;
+use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::message::StoredMessage;
 use crate::pure::log::record::Record;
 use crate::pure::log::retention::Limits;

@@ -6,8 +6,8 @@
 //!
 //! The feared interleavings: a message that neither hands over, and one that both do. The feeder
 //! and the dispatcher take their steps under one lock, so there is one `next`. The dispatcher makes
-//! the subscription live from the message in its hand on only if `next` has come that far, and hands
-//! over what lies at `next` or behind it. The feeder hands over messages that it has read from
+//! the subscription live only if `next` has come as far as the message in its hand. It hands over
+//! what lies at `next` or behind it. The feeder hands over messages that it has read from
 //! `next` on, and moves it. It reads without the lock. Meanwhile the subscription may have joined,
 //! and fallen behind again further on. So the feeder hands over nothing if `next` is not where it
 //! left it.

@@ -6,7 +6,7 @@
 //!
 //! The flags say which of the parts are there. The payload is the rest.
 
-use crate::pure::log::bytes::{Malformed, Reader, put_bytes, put_varint};
+use crate::pure::log::format::bytes::{Malformed, Reader, put_bytes, put_varint};
 
 const DEDUP_ID: u8 = 1;
 const KEY: u8 = 2;

@@ -19,17 +19,14 @@ macro_rules! step {
 }
 pub(crate) use step;
 
-pub(crate) mod bytes;
 pub(crate) mod feed;
-pub(crate) mod frame;
-pub(crate) mod header;
+pub(crate) mod format;
 pub(crate) mod message;
 pub(crate) mod ranges;
 pub(crate) mod record;
 pub(crate) mod retention;
 pub(crate) mod salvage;
 pub(crate) mod state;
-pub(crate) mod walk;
 
 /// The step that is broken for tests of the calling thread.
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::pure::log::bytes::{Malformed, Reader, put_varint};
+use crate::pure::log::format::bytes::{Malformed, Reader, put_varint};
 
 /// A set of sequence numbers: all below a low-water mark, and ranges above it.
 #[derive(Clone, Debug, PartialEq, Eq)]

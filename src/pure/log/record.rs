@@ -7,7 +7,7 @@
 //! A reader that doesn't know a kind skips it if the kind is 128 or more, and refuses the store
 //! otherwise.
 
-use crate::pure::log::bytes::{Malformed, Reader, put_bytes, put_varint};
+use crate::pure::log::format::bytes::{Malformed, Reader, put_bytes, put_varint};
 
 /// Kinds from here on are skipped by readers that don't know them.
 const OPTIONAL: u8 = 0x80;

@@ -2,7 +2,7 @@
 
 use crate::pure::log::state::TopicState;
 
-/// How much of a topic is kept. What has no limit is kept for ever.
+/// How much of a topic is kept. A topic without a limit is kept for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// At least this many of the newest bytes are kept.

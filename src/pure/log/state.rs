@@ -10,7 +10,7 @@ mod lost;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::pure::log::bytes::{Malformed, Reader};
+use crate::pure::log::format::bytes::{Malformed, Reader};
 use crate::pure::log::message::StoredMessage;
 use crate::pure::log::ranges::{Done, read_ranges};
 use crate::pure::log::record::Record;

@@ -29,12 +29,8 @@ pub enum Refusal {
 }
 
 impl Tickets {
-    /// Open, nothing accepted yet.
-    pub const OPEN: Self = Self(0);
-
     /// Open, with this many messages accepted before.
-    #[cfg(feature = "log")]
-    pub(crate) const fn after(issued: u64) -> Self {
+    pub fn open(issued: u64) -> Self {
         Self(issued & !(CLOSED | SEALED))
     }
 
@@ -123,15 +119,15 @@ mod tests {
 
     #[test]
     fn its_word_tells_the_count_and_the_close() {
-        let (tickets, _) = Tickets::OPEN.admit(3, 0, 4);
-        for tickets in [Tickets::OPEN, tickets, tickets.close().0] {
+        let (tickets, _) = Tickets::open(0).admit(3, 0, 4);
+        for tickets in [Tickets::open(0), tickets, tickets.close().0] {
             assert_eq!(Tickets::unpack(tickets.pack()), tickets);
         }
     }
 
     #[test]
     fn ids_are_contiguous_and_capacity_is_exact() {
-        let (tickets, granted) = Tickets::OPEN.admit(3, 0, 4);
+        let (tickets, granted) = Tickets::open(0).admit(3, 0, 4);
         assert_eq!((tickets.issued(), granted), (3, Ok(3)));
         let (tickets, granted) = tickets.admit(3, 0, 4);
         assert_eq!((tickets.issued(), granted), (4, Ok(1)));
@@ -142,7 +138,7 @@ mod tests {
 
     #[test]
     fn nothing_enters_after_the_close_and_the_count_stands() {
-        let (tickets, _) = Tickets::OPEN.admit(2, 0, 4);
+        let (tickets, _) = Tickets::open(0).admit(2, 0, 4);
         let (closed, ()) = tickets.close();
         assert!(closed.is_closed());
         assert_eq!(closed.issued(), 2);
@@ -156,7 +152,7 @@ mod tests {
 
     #[test]
     fn handlers_enter_until_the_seal_by_the_same_capacity_and_count() {
-        let (tickets, _) = Tickets::OPEN.admit(2, 0, 4);
+        let (tickets, _) = Tickets::open(0).admit(2, 0, 4);
         let (closed, ()) = tickets.close_outside();
         assert!(closed.is_closed() && !closed.is_sealed());
         assert_eq!(closed.admit(1, 0, 4), (closed, Err(Refusal::Closed)));
@@ -172,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_stale_release_count_refuses_rather_than_overshoots() {
-        let (tickets, _) = Tickets::OPEN.admit(4, 0, 4);
+        let (tickets, _) = Tickets::open(0).admit(4, 0, 4);
         let (tickets, granted) = tickets.admit(1, 1, 4);
         assert_eq!(granted, Ok(1));
         assert_eq!(tickets.admit(1, 1, 4).1, Err(Refusal::Full));

@@ -8,9 +8,9 @@ use crate::pure::log::ranges::Done;
 use crate::subscription::builder::SubscriptionBuilder;
 use crate::sync::Arc;
 use crate::types::config::LaneFull;
+use crate::types::durable::start::Start;
 use crate::types::error::store::StoreError;
 use crate::types::error::{SettingError, SubscribeError};
-use crate::types::start::Start;
 
 /// Where a subscription to a durable topic starts.
 #[derive(Clone, Copy, Default)]
@@ -24,7 +24,7 @@ impl<T: Send + Sync + 'static> SubscriptionBuilder<'_, T> {
     ///
     /// Its name is its identity. The first time, it starts with the next message, or
     /// [`from`](Self::from) another. Later, in this process or the next, it goes on with the
-    /// messages that it is not done with. Those that it had begun come again.
+    /// messages that it is not done with. The messages that it had begun come again.
     ///
     /// It is done with a delivery that was handled, discarded, dropped, filtered or has expired. The
     /// cursor costs no sync of its own. So a crash may bring the last deliveries again, and a

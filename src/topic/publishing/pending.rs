@@ -6,7 +6,7 @@ use std::pin::Pin;
 #[cfg(feature = "async")]
 use std::task::{Context, Poll, ready};
 
-use crate::engine::durable::publish::Submitted;
+use crate::engine::journal::submitted::Submitted;
 use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::publish::admit::{Patience, Refused};
 use crate::log::commit::Due;

@@ -8,7 +8,7 @@ use crate::types::error::SettingError;
 
 /// The reason why a [`Store`](crate::store::Store) could not be opened, read or written.
 ///
-/// A store that failed to write or to sync refuses everything from then on: after a failed sync a
+/// A store that failed to write or to sync refuses everything from then on. After a failed sync a
 /// second one may succeed though the bytes are lost. Open the store again to go on.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -90,7 +90,7 @@ pub enum StoreError {
     /// A durable topic doesn't store this.
     #[error("a durable topic doesn't store {what}")]
     Unsupported {
-        /// What was asked for.
+        /// The thing that was asked for.
         what: &'static str,
     },
     /// The store was closed.

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::pure::log::bytes::Reader;
+use crate::pure::log::format::bytes::Reader;
 use crate::pure::log::ranges::{Done, missing, put_ranges, read_ranges};
 use crate::pure::log::record::Record;
 use crate::pure::log::state::{Inconsistent, Place, State};
@@ -198,9 +198,7 @@ impl Mender {
                     false => Ok(()),
                 }
             }
-            Record::LetterGone { .. } | Record::Unsubscribed { .. } | Record::Checkpointed => {
-                self.state.apply(record, place)
-            }
+            Record::Unsubscribed { .. } | Record::Checkpointed => self.state.apply(record, place),
         }
     }
 
@@ -484,7 +482,7 @@ mod tests {
                     5 => Record::Letter {
                         subscription, seq: from, attempts: 1, time_ms, reason: 0, error: "", message: &message,
                     },
-                    6 => Record::LetterGone { subscription, seq: from },
+                    6 => Record::Done { subscription, base: from, ranges: &ranges },
                     7 => Record::Delayed { topic, id: from, due_ms: to, message: &message },
                     8 => Record::Trim { topic, first_seq: from },
                     9 => Record::Unsubscribed { subscription },

@@ -8,7 +8,7 @@
 //! being written, and a crash leaves the damaged store. In the second they are complete, and the
 //! damaged files get other names.
 
-use crate::pure::log::bytes::{Malformed, Reader};
+use crate::pure::log::format::bytes::{Malformed, Reader};
 
 /// The name of the file.
 pub(crate) const PLAN_FILE: &str = "salvage";

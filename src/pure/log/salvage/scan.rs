@@ -1,7 +1,7 @@
 //! The way through a segment that doesn't stop at damage.
 
-use crate::pure::log::frame::{self, ALIGNMENT, Frame, read};
-use crate::pure::log::header::SEGMENT_HEADER;
+use crate::pure::log::format::frame::{self, ALIGNMENT, Frame, read};
+use crate::pure::log::format::header::SEGMENT_HEADER;
 
 /// More frames than a store ever has. Hardly any bytes that are no frame pass for a header then, or
 /// each would cost a checksum.
@@ -72,7 +72,7 @@ impl<'a> Iterator for Scan<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pure::log::frame::{FrameBuffer, Link};
+    use crate::pure::log::format::frame::{FrameBuffer, Link};
 
     const SEED: u32 = 42;
 

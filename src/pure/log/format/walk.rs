@@ -13,8 +13,8 @@
 //! In a log that was not closed, damage may look like a power cut. That is so if it hits the last
 //! synced frame together with the one that vouches for it.
 
-use crate::pure::log::frame::{self, ALIGNMENT, Frame, HEADER, Link, read};
-use crate::pure::log::header::SEGMENT_HEADER;
+use crate::pure::log::format::frame::{self, ALIGNMENT, Frame, HEADER, Link, read};
+use crate::pure::log::format::header::SEGMENT_HEADER;
 
 /// How a walk through a segment ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ pub(crate) fn vouched(bytes: &[u8], seed: u32, after: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pure::log::frame::FrameBuffer;
+    use crate::pure::log::format::frame::FrameBuffer;
 
     const SEED: u32 = 42;
     const START: Link = Link { lsn: 0, crc: 0 };

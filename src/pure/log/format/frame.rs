@@ -6,15 +6,15 @@
 //!
 //! - `length` counts the bytes of the records, without the padding.
 //! - `crc` is the CRC-32 of everything else in the frame. It starts from a seed that the store and
-//!   the segment give, so a payload that holds frames of another store, or of this one's past,
-//!   can't pass for a frame.
+//!   the segment give. So a payload can't pass for a frame, though it holds those of another
+//!   store, or of this one's past.
 //! - `lsn` counts the frames of the store.
 //! - `synced` is the lsn that was known to be on the disk when this frame was written. It tells
-//!   [`walk`](crate::pure::log::walk) a torn tail from damage.
+//!   [`walk`](crate::pure::log::format::walk) a torn tail from damage.
 //! - `chain` is the `crc` of the frame before.
 //! - `count` is the number of records. A frame without any only says what is synced.
 
-use crate::pure::log::bytes::{Malformed, Reader};
+use crate::pure::log::format::bytes::{Malformed, Reader};
 
 pub(crate) const HEADER: usize = 32;
 

@@ -103,7 +103,7 @@ pub struct Postcard;
 #[cfg(feature = "postcard")]
 impl<T: serde::Serialize + serde::de::DeserializeOwned> Codec<T> for Postcard {
     fn encode(&self, payload: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
-        postcard::to_io(payload, into)?;
+        *into = postcard::to_extend(payload, std::mem::take(into))?;
         Ok(())
     }
 

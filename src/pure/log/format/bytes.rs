@@ -4,7 +4,7 @@
 //! first, the eighth bit set on all but the last (LEB128). A string of bytes has its length before
 //! it, as a varint.
 
-/// What was read is not what was written: it ends too early, or means nothing.
+/// Bytes that are not as they were written: they end too early, or mean nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 

@@ -1,7 +1,7 @@
-//! What stands at the head of the files: of the store's own, and of each segment.
+//! The heads of the files: of the store's own, and of each segment.
 
-use crate::pure::log::bytes::{Malformed, Reader};
-use crate::pure::log::frame::Link;
+use crate::pure::log::format::bytes::{Malformed, Reader};
+use crate::pure::log::format::frame::Link;
 
 /// The name of the file that says which store this is.
 pub(crate) const STORE_FILE: &str = "store";

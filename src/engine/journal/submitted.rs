@@ -1,0 +1,23 @@
+//! Messages on their way to the log.
+
+use crate::log::commit::Ticket;
+use crate::message::chunk::Chunk;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{Arc, Mutex};
+
+/// Messages on their way to the log. Whoever publishes them and the hook of their group share it.
+pub(crate) struct Job<T> {
+    /// The messages, until the hook takes them, or their publisher takes them back.
+    pub(crate) chunk: Mutex<Option<Chunk<T>>>,
+    pub(crate) count: u64,
+    /// The number of the first message, once it has one.
+    pub(crate) first: AtomicU64,
+    /// The ticket of the last message.
+    pub(crate) last_ticket: u64,
+}
+
+/// Messages that are written when the group of their ticket is.
+pub(crate) struct Submitted<T> {
+    pub(crate) job: Arc<Job<T>>,
+    pub(crate) ticket: Ticket,
+}
