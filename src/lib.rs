@@ -177,7 +177,8 @@ pub mod error {
 /// Events, which [`Broker::observe`] delivers.
 pub mod event {
     pub use crate::broker::Observation;
-    pub use crate::observe::event::{DropCause, Event, EventKind, Hook};
+    pub use crate::observe::event::{DropCause, Event, EventKind};
+    pub use crate::observe::hook::Hook;
     pub use crate::observe::owned::OwnedEvent;
     pub use crate::pure::decide::lifecycle::Status;
 }

@@ -1,8 +1,8 @@
 //! The log on the disk: one for each store, shared by all durable topics.
 //!
-//! Reading order: [`fs`] is the file system, [`recover`] opens what a process left behind,
-//! [`writer`] appends frames and makes segments, [`commit`] collects what many threads have to
-//! write, [`cursor`] collects the ends of deliveries, [`reader`] reads messages back, and [`store`] is
+//! Reading order: [`fs`] is the file system, and [`recover`] opens what a process left behind.
+//! [`writer`] appends frames and makes segments. [`commit`] collects what many threads have to
+//! write, and [`cursor`] the ends of deliveries. [`reader`] reads messages back, and [`store`] is
 //! the user's handle. [`inspect`] looks into a store that nobody has open, and [`salvage`] opens what
 //! is left of a damaged one.
 

@@ -38,6 +38,11 @@ impl Segments {
         later.next().map(|(number, _)| *number)
     }
 
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.files.lock().len()
+    }
+
     pub(crate) fn add(&self, number: u64, file: Arc<dyn LogFile>) {
         self.files.lock().insert(number, file);
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::message::MessageId;
+use crate::observe::hook::Hook;
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::policy::retry::FailureKind;
 use crate::pure::policy::strategy::FlushCause;
@@ -567,27 +568,6 @@ labels!(DropCause {
     Self::Expired => "expired",
     Self::Cancelled => "cancelled",
     Self::NotStored => "not_stored",
-});
-
-/// The kinds of user code that the engine calls besides handlers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Hook {
-    /// A [`Strategy`](crate::strategy::Strategy).
-    Strategy,
-    /// A [`RetryPolicy`](crate::retry::RetryPolicy) or its classifier.
-    RetryPolicy,
-    /// A [filter](crate::SubscriptionBuilder::filter) of a subscription.
-    Filter,
-    /// An observer.
-    Observer,
-}
-
-labels!(Hook {
-    Self::Strategy => "strategy",
-    Self::RetryPolicy => "retry_policy",
-    Self::Filter => "filter",
-    Self::Observer => "observer",
 });
 
 #[cfg(test)]

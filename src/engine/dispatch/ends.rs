@@ -59,8 +59,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Moves the cursor of a durable subscription past deliveries that have ended for good.
     ///
-    /// What was cancelled has not, and comes again when the subscription does. A dead letter is noted
-    /// where it is made.
+    /// A cancelled one has not, and comes again when the subscription does. A dead letter is noted where
+    /// it is made.
     #[cfg(feature = "log")]
     fn note_in_log(&self, ids: impl Iterator<Item = MessageId>, end: Status) {
         let is_done = matches!(

@@ -115,6 +115,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
+    /// Returns how many tickets were given out before this process opened the topic.
+    fn earlier_tickets(&self) -> u64 {
+        #[cfg(feature = "log")]
+        if let Some(stored) = self.stored() {
+            return stored.first_own - 1;
+        }
+        0
+    }
+
     fn lanes_and_ended(&self) -> (Arc<Lanes<T>>, DeliveryCounts) {
         let ended = self.ended.lock();
         (

@@ -48,7 +48,7 @@ pub(crate) struct TopicCore<T> {
     pub(crate) split: Option<Box<Split<T>>>,
     /// Its side of the log, if it is durable.
     #[cfg(feature = "log")]
-    stored: Option<Box<TopicLog<T>>>,
+    pub(crate) stored: Option<Box<TopicLog<T>>>,
     /// Messages up to this id are handed on whatever the strategy says.
     pub(crate) flush_to: AtomicU64,
     pub(crate) lanes: Slot<Lanes<T>>,
@@ -181,15 +181,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return stored.last_given();
         }
         self.gate.issued()
-    }
-
-    /// Returns how many tickets were given out before this process opened the topic.
-    pub(crate) fn earlier_tickets(&self) -> u64 {
-        #[cfg(feature = "log")]
-        if let Some(stored) = &self.stored {
-            return stored.first_own - 1;
-        }
-        0
     }
 
     /// Returns whether all its places are taken.

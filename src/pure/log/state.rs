@@ -1,4 +1,4 @@
-//! What the records of a log add up to.
+//! The sum of a log's records.
 //!
 //! A running store applies each record it has written, as it lies in the log. A store that opens
 //! applies the same records. So both have the same state by construction.
@@ -6,6 +6,7 @@
 //! A segment begins with a checkpoint: records that build this state from nothing, but for where
 //! messages lie. So older segments may go.
 
+mod checkpoint;
 mod lost;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -71,7 +72,7 @@ pub(crate) struct Remembered {
     pub(crate) dedup_id: Box<str>,
 }
 
-/// What is known of a topic.
+/// The facts about a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TopicState {
     pub(crate) name: Box<str>,
@@ -96,7 +97,7 @@ pub(crate) struct LetterState {
     pub(crate) message: Box<[u8]>,
 }
 
-/// What is known of a durable subscription.
+/// The facts about a durable subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SubscriptionState {
     pub(crate) topic: u32,
@@ -107,7 +108,7 @@ pub(crate) struct SubscriptionState {
     pub(crate) letters: BTreeMap<u64, LetterState>,
 }
 
-/// What the records of a log add up to.
+/// The sum of a log's records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     topics: BTreeMap<u32, TopicState>,
@@ -358,75 +359,6 @@ impl State {
         let one = one.ok_or(Inconsistent)?;
         let topic = self.topics.get(&one.topic).ok_or(Inconsistent)?;
         Ok((one, topic))
-    }
-
-    /// Calls `put` with the records that build this state from nothing, but for where messages lie.
-    pub(crate) fn checkpoint(&self, mut put: impl FnMut(&Record<'_>)) {
-        for (topic, state) in self.topics() {
-            put(&Record::Topic {
-                topic,
-                first_seq: state.first_seq,
-                next_seq: state.next_seq,
-                name: &state.name,
-            });
-            for (from, to) in state.lost.iter().copied() {
-                put(&Record::Lost { topic, from, to });
-            }
-            for (id, delayed) in &state.delayed {
-                put(&Record::Delayed {
-                    topic,
-                    id: *id,
-                    due_ms: delayed.due_ms,
-                    message: &delayed.message,
-                });
-            }
-            for one in &state.remembered {
-                put(&Record::Remembered {
-                    topic,
-                    seq: one.seq,
-                    time_ms: one.time_ms,
-                    dedup_id: &one.dedup_id,
-                });
-            }
-        }
-        let mut ranges = Vec::new();
-        for (subscription, state) in self.subscriptions() {
-            put(&Record::Subscription {
-                subscription,
-                topic: state.topic,
-                next: state.done.next(),
-                name: &state.name,
-            });
-            for (seq, attempts) in &state.failed {
-                put(&Record::Failed {
-                    subscription,
-                    seq: *seq,
-                    attempts: *attempts,
-                });
-            }
-            if step!("keep the ranges", state.done.gaps() > 0, false) {
-                ranges.clear();
-                state.done.put_above(&mut ranges);
-                put(&Record::Done {
-                    subscription,
-                    base: state.done.next(),
-                    ranges: &ranges,
-                });
-            }
-            // Letters come after the ranges, which would say that they are gone.
-            for (seq, letter) in &state.letters {
-                put(&Record::Letter {
-                    subscription,
-                    seq: *seq,
-                    attempts: letter.attempts,
-                    time_ms: letter.time_ms,
-                    reason: letter.reason,
-                    error: &letter.error,
-                    message: &letter.message,
-                });
-            }
-        }
-        put(&Record::Checkpointed);
     }
 }
 

@@ -1,0 +1,24 @@
+//! The kinds of user code besides handlers.
+
+use crate::types::labels;
+
+/// The kinds of user code that the engine calls besides handlers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Hook {
+    /// A [`Strategy`](crate::strategy::Strategy).
+    Strategy,
+    /// A [`RetryPolicy`](crate::retry::RetryPolicy) or its classifier.
+    RetryPolicy,
+    /// A [filter](crate::SubscriptionBuilder::filter) of a subscription.
+    Filter,
+    /// An observer.
+    Observer,
+}
+
+labels!(Hook {
+    Self::Strategy => "strategy",
+    Self::RetryPolicy => "retry_policy",
+    Self::Filter => "filter",
+    Self::Observer => "observer",
+});
