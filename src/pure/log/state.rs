@@ -496,7 +496,7 @@ mod tests {
     }
 
     fn publish(state: &mut State, seq: u64, place: Place) -> Result<(), Inconsistent> {
-        let id = (seq % 3 == 0).then(|| seq.to_string());
+        let id = seq.is_multiple_of(3).then(|| seq.to_string());
         let record = Record::Publish {
             topic: 0,
             seq,
