@@ -130,6 +130,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "types",
             "pure/wheel",
             "pure/decide",
+            "pure/policy",
             "pure/words",
             "engine/base",
             "message",

@@ -14,6 +14,7 @@ mod broker_dead_letters;
 mod buffered;
 mod cancel_delayed;
 mod conservation;
+mod dedup;
 mod drain;
 mod drain_pipeline;
 mod drain_topic;

@@ -227,6 +227,7 @@ impl Life {
                 false => DeadLetterOverflow::EvictNewest,
             },
             expires: self.faults.has(Fault::Expiry) && random.u32(..3) == 0,
+            dedups: random.u32(..3) == 0,
             max_attempts: random.u32(1..=5),
             delay: Duration::from_micros(delay),
             hostile: self.faults.has(Fault::Hooks) && random.bool(),

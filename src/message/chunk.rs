@@ -44,10 +44,10 @@ impl<T> Chunk<T> {
         (*index == 0).then_some(&**meta)
     }
 
-    /// Returns how many payloads come before the first that has a key.
-    pub(crate) fn unkeyed(&self) -> usize {
-        let keyed = self.meta.iter().find(|(_, meta)| meta.key.is_some());
-        keyed.map_or(self.len(), |(index, _)| *index as usize)
+    /// Returns how many payloads come before the first whose parts are so.
+    pub(crate) fn before(&self, is_so: impl Fn(&Meta) -> bool) -> usize {
+        let first = self.meta.iter().find(|(_, meta)| is_so(meta));
+        first.map_or(self.len(), |(index, _)| *index as usize)
     }
 
     /// Returns the first time when one of these expires by a time to live of its own, if they are
@@ -137,9 +137,9 @@ mod tests {
             .into_iter()
             .enumerate()
         {
-            assert_eq!(chunk.unkeyed(), payload);
+            assert_eq!(chunk.before(|meta| meta.key.is_some()), payload);
             chunk.push(payload, meta);
         }
-        assert_eq!(chunk.unkeyed(), 3);
+        assert_eq!(chunk.before(|meta| meta.key.is_some()), 3);
     }
 }

@@ -12,6 +12,7 @@ pub(crate) struct Meta {
     pub(crate) key: Option<Box<str>>,
     pub(crate) headers: Vec<(Box<str>, Value)>,
     pub(crate) ttl_ns: Option<u64>,
+    pub(crate) dedup_id: Option<Arc<str>>,
     pub(crate) track: Option<Track>,
 }
 

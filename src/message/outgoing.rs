@@ -80,6 +80,21 @@ impl<T> Message<T> {
         self
     }
 
+    /// Names the message, so that its topic accepts it once: a request id, or a number in a file.
+    ///
+    /// The topic must have been opened with [`dedup`](crate::TopicBuilder::dedup), which says how
+    /// long it remembers the id. Of two messages with one id, the second is a
+    /// [duplicate](crate::Receipt::is_duplicate): it gets the receipt of the first, and is dropped.
+    ///
+    /// A message that was refused doesn't count, and neither does one that the topic accepted and
+    /// [dropped](crate::Receipt::is_dropped), nor one that was
+    /// [cancelled](crate::Topic::cancel_delayed). Publish it again with the same id.
+    #[must_use]
+    pub fn dedup_id(mut self, id: impl Into<Arc<str>>) -> Self {
+        self.parts().dedup_id = Some(id.into());
+        self
+    }
+
     /// Sets how long after its acceptance the message is still worth handling.
     ///
     /// It replaces the topic's [time to live](crate::TopicBuilder::ttl). Zero is refused when the
@@ -135,6 +150,15 @@ impl<T> Message<T> {
     /// Returns whether its time to live is zero, which makes no sense.
     pub(crate) fn is_stillborn(&self) -> bool {
         self.meta().is_some_and(|meta| meta.ttl_ns == Some(0))
+    }
+
+    pub(crate) fn has_dedup_id(&self) -> bool {
+        self.meta().is_some_and(|meta| meta.dedup_id.is_some())
+    }
+
+    /// Returns whether it can't go together with others.
+    pub(crate) fn goes_alone(&self) -> bool {
+        self.is_late() || self.is_stillborn() || self.has_dedup_id()
     }
 
     /// Returns the payload, and the parts added to it if there are any.

@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use crate::pure::policy::dedup::Dedup;
 use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::topic::options::{check_overflow, check_partitions};
@@ -65,6 +66,19 @@ impl<T: Send + Sync + 'static> Topic<T> {
         check_overflow(overflow, &self.core.engine)?;
         self.core.set_overflow(overflow);
         Ok(())
+    }
+
+    /// Sets how long and how many dedup ids the topic remembers, while traffic runs.
+    ///
+    /// Ids that are remembered stay, as far as they are within the new bounds.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SettingError`] for a window of zero, for a number of ids out of range, and for a
+    /// topic that was opened without [`dedup`](crate::TopicBuilder::dedup).
+    pub fn set_dedup(&self, dedup: Dedup) -> Result<(), SettingError> {
+        dedup.check()?;
+        self.core.set_dedup(dedup)
     }
 
     /// Sets the time to live of messages that are accepted from now on, or removes it.

@@ -164,8 +164,9 @@ pub enum PublishError<T> {
         /// The payload type that the topic carries.
         existing: &'static str,
     },
-    /// A setting of the message is out of range. Only a [`MessageBuilder`](crate::MessageBuilder)
-    /// returns this.
+    /// A setting of the message is out of range, or its topic has no
+    /// [dedup](crate::TopicBuilder::dedup) for the id it has. Only a publish of a
+    /// [`Message`](crate::Message) or by a [`MessageBuilder`](crate::MessageBuilder) returns this.
     ///
     /// The reason is boxed, because every publish reserves the room for its error.
     Invalid {
@@ -256,7 +257,8 @@ pub struct NotDelayedError;
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PublishBatchError<T> {
-    /// The number of messages, from the front, that were accepted.
+    /// The number of messages, from the front, that were accepted or were
+    /// [duplicates](crate::BatchReceipt::duplicates).
     pub accepted: usize,
     /// The reason why the others were not; its payload is the rest of the batch, in order.
     pub error: PublishError<Vec<T>>,

@@ -28,6 +28,7 @@ impl Pair {
         let real = [
             ("published", topic.published, model.issued),
             ("rejected", topic.rejected, model.rejected),
+            ("duplicates", topic.duplicates, model.duplicates),
             ("dropped", topic.dropped, model.dropped),
             ("unrouted", topic.unrouted, model.unrouted),
             ("dispatched", topic.dispatched, model.dispatched),

@@ -50,6 +50,7 @@ mod flow;
 mod harness;
 mod keys;
 mod kinds;
+mod once;
 mod settle;
 mod side;
 

@@ -1,8 +1,7 @@
 //! Admission of messages: the gate, the overflow policy, the push into the queue.
 
-use std::time::Duration;
-
 use crate::engine::base::gate::Gate;
+use crate::engine::publish::ask::{Admitted, Patience, Refused, Wait};
 use crate::engine::runtime::context;
 use crate::engine::state::partition_queue::Tail;
 use crate::engine::state::partition_set::QueueRef;
@@ -17,7 +16,6 @@ use crate::pure::words::schedule::Then;
 use crate::pure::words::tickets::Refusal;
 use crate::sync::{Arc, Instant, MutexGuard, mutant, pause};
 use crate::types::config::{NoSubscribers, Overflow};
-use crate::types::duration::zero_ttl;
 use crate::types::error::PublishError;
 
 /// How often a publisher looks for a message to drop before it gives up. A look finds
@@ -25,124 +23,8 @@ use crate::types::error::PublishError;
 /// yet, or to a dispatcher in its turn.
 const EVICTION_TRIES: u32 = 1_000;
 
-/// How long a publisher waits for room in a topic that drops nothing.
-#[derive(Clone, Copy, Default)]
-pub(crate) enum Wait {
-    /// As long as the topic's overflow policy says.
-    #[default]
-    ByPolicy,
-    Never,
-    For(Duration),
-}
-
-/// The patience of a publisher, and whether observers have been told that it waits.
-#[derive(Default)]
-pub(crate) struct Patience {
-    wait: Wait,
-    /// The time at which a wait must end. The first wait sets it.
-    until: Option<Instant>,
-    /// Whether observers know that the publisher waits.
-    told: bool,
-    /// Whether the publisher holds a lock, under which no user code may run.
-    is_locked: bool,
-}
-
-impl Patience {
-    /// The patience of a publisher that waits this long.
-    pub(crate) fn of(wait: Wait) -> Self {
-        Self {
-            wait,
-            ..Self::default()
-        }
-    }
-
-    /// The patience of a worker that publishes the content of a buffer under the buffer's lock.
-    /// `told` says whether observers know already that the buffer waits.
-    pub(crate) fn locked(told: bool) -> Self {
-        Self {
-            told,
-            is_locked: true,
-            ..Self::default()
-        }
-    }
-
-    /// When the wait for room must end, if the publisher waits under this policy, which drops
-    /// nothing.
-    fn until(&mut self, overflow: Overflow) -> Option<Option<Instant>> {
-        let timeout = match (self.wait, overflow) {
-            (Wait::For(timeout), _) | (Wait::ByPolicy, Overflow::Block { timeout }) => timeout,
-            _ => return None,
-        };
-        if self.until.is_none() {
-            self.until = Instant::now().checked_add(timeout);
-        }
-        Some(self.until)
-    }
-}
-
-/// The result of an admission.
-pub(crate) struct Admitted {
-    pub(crate) first_id: u64,
-    pub(crate) count: u64,
-    pub(crate) evicted: u32,
-    /// Whether the messages are to be dropped: the topic was full and its policy drops the
-    /// newest.
-    pub(crate) dropped: bool,
-}
-
-impl Admitted {
-    /// An admission to a queue that had room, from the first id and the number of messages.
-    pub(crate) fn plainly((first_id, count): (u64, u64)) -> Self {
-        Self {
-            first_id,
-            count,
-            evicted: 0,
-            dropped: false,
-        }
-    }
-
-    pub(crate) fn last_id(&self) -> u64 {
-        self.first_id + self.count - 1
-    }
-
-    /// Returns the receipt for the first of these messages.
-    pub(crate) fn receipt(&self) -> Receipt {
-        Receipt {
-            id: MessageId::new(self.first_id),
-            evicted: self.evicted,
-            dropped: self.dropped,
-        }
-    }
-}
-
-/// Why nothing was admitted.
-#[derive(Clone, Copy)]
-pub(crate) enum Refused {
-    Full,
-    TimedOut,
-    Closed,
-    NoSubscribers,
-    /// The message asks for a time to live of zero.
-    ZeroTtl,
-}
-
-impl Refused {
-    pub(crate) fn error<P>(self, payload: P) -> PublishError<P> {
-        match self {
-            Self::Full => PublishError::Full(payload),
-            Self::TimedOut => PublishError::TimedOut(payload),
-            Self::Closed => PublishError::Closed(payload),
-            Self::NoSubscribers => PublishError::NoSubscribers(payload),
-            Self::ZeroTtl => PublishError::Invalid {
-                payload,
-                invalid: Box::new(zero_ttl()),
-            },
-        }
-    }
-}
-
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Accepts one message or hands the payload back.
+    /// Accepts one message without a dedup id or hands the payload back.
     #[inline(always)]
     pub(crate) fn publish(
         self: &Arc<Self>,
@@ -160,7 +42,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let message = Accepted { stamp, payload };
             self.plain.write(&mut tail, message, meta);
             self.notify_after(tail, id.get(), own_expires_ns);
-            return Ok(admitted.receipt());
+            return Ok(Receipt {
+                duplicate: false,
+                ..admitted.receipt()
+            });
         }
         let published = self.publish_to(None, payload, meta, wait);
         published.map_err(|(refused, payload, _)| refused.error(payload))
@@ -229,7 +114,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Counts `count` messages as rejected, unless they made no sense.
     pub(crate) fn note_refused(&self, refused: Refused, count: u64) {
-        if !matches!(refused, Refused::ZeroTtl) {
+        if !matches!(refused, Refused::ZeroTtl | Refused::NoDedup) {
             self.books.rejected.add(count);
         }
     }
@@ -245,7 +130,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Enqueues an admitted entry, or drops it if its admission says so.
+    /// Enqueues an admitted entry, or drops it if its admission says so. A duplicate makes an entry
+    /// of its own.
     #[inline(always)]
     pub(crate) fn admitted(
         self: &Arc<Self>,
@@ -254,8 +140,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         drops: &mut DeferredDrops<T>,
         route: Option<u64>,
     ) {
-        if admitted.dropped {
-            self.drop_messages(entry.ids(), DropCause::Overflow);
+        if admitted.dropped || admitted.is_duplicate() {
+            match admitted.is_duplicate() {
+                true => self.note_duplicate(entry.first().id),
+                false => self.drop_messages(entry.ids(), DropCause::Overflow),
+            }
             return drops.add_entry(entry);
         }
         if self.bus().observed() {
@@ -289,7 +178,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Gets tickets for at least one and at most `wanted` messages. If there is no room, the
     /// topic's overflow policy decides; the messages that it evicts go to `drops`. `route`, or
-    /// else `meta`, names the partition.
+    /// else `meta`, names the partition. If `meta` has a dedup id, one is wanted.
     #[inline(always)]
     pub(crate) fn admit(
         self: &Arc<Self>,
@@ -300,9 +189,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
         if self.lacks_subscribers() {
-            return Err(Refused::NoSubscribers);
+            // A duplicate needs none.
+            let known = self.once(meta, || Err(Refusal::Full));
+            let known = known.map_err(|_| Refused::NoSubscribers);
+            return known.map(Admitted::plainly);
         }
-        match self.admit_outside(wanted) {
+        match self.admit_outside(wanted, meta) {
             Ok(granted) => Ok(Admitted::plainly(granted)),
             Err(refusal) => self.admit_by_policy(wanted, refusal, patience, drops, route, meta),
         }
@@ -331,19 +223,33 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Gets tickets within the capacity, unless the topic is closed to publishers outside of
     /// handlers.
-    pub(crate) fn admit_outside(&self, wanted: u64) -> Result<(u64, u64), Refusal> {
-        self.at_gate(|gate| gate.admit(wanted, self.live.capacity.get()))
+    #[inline(always)]
+    pub(crate) fn admit_outside(
+        &self,
+        wanted: u64,
+        meta: Option<&Meta>,
+    ) -> Result<(u64, u64), Refusal> {
+        self.once(meta, || {
+            self.at_gate(|gate| gate.admit(wanted, self.live.capacity.get()))
+        })
     }
 
     /// Gets tickets as [`admit_outside`](Self::admit_outside) does. A handler still gets them
     /// while the topic is closed to others only.
-    pub(crate) fn admit_caller(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
-        match self.at_gate(|gate| gate.admit(wanted, capacity)) {
-            Err(Refusal::Closed) if context::is_handling(&self.engine) => {
-                self.at_gate(|gate| gate.admit_handler(wanted, capacity))
+    pub(crate) fn admit_caller(
+        &self,
+        wanted: u64,
+        capacity: u64,
+        meta: Option<&Meta>,
+    ) -> Result<(u64, u64), Refusal> {
+        self.once(meta, || {
+            match self.at_gate(|gate| gate.admit(wanted, capacity)) {
+                Err(Refusal::Closed) if context::is_handling(&self.engine) => {
+                    self.at_gate(|gate| gate.admit_handler(wanted, capacity))
+                }
+                admitted => admitted,
             }
-            admitted => admitted,
-        }
+        })
     }
 
     fn has_subscribers(&self) -> bool {
@@ -374,7 +280,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Refusal::Full => self.make_room_of_expired(),
         };
         if may_have_room {
-            match self.admit_caller(wanted, self.live.capacity.get()) {
+            match self.admit_caller(wanted, self.live.capacity.get(), meta) {
                 Ok(granted) => return Ok(Admitted::plainly(granted)),
                 Err(still) => refusal = still,
             }
@@ -389,7 +295,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             (Refusal::Closed, _) => Err(Refused::Closed),
             (Refusal::Full, overflow @ (Overflow::Reject | Overflow::Block { .. })) => {
                 match patience.until(overflow) {
-                    Some(until) => self.admit_after_wait(wanted, until),
+                    Some(until) => self.admit_after_wait(wanted, until, meta),
                     None => Err(Refused::Full),
                 }
             }
@@ -397,7 +303,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 self.admit_by_eviction(wanted, drops, route, meta)
             }
             (Refusal::Full, Overflow::DropNewest) => {
-                let forced = self.admit_caller(wanted, u64::MAX);
+                // Its id is not remembered, so that it may be published again.
+                let forced = self.admit_caller(wanted, u64::MAX, None);
                 forced.map_err(refused).map(|granted| Admitted {
                     dropped: true,
                     ..Admitted::plainly(granted)
@@ -420,13 +327,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self: &Arc<Self>,
         wanted: u64,
         until: Option<Instant>,
+        meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
         if context::is_inside(&self.engine) {
             return Err(Refused::Full);
         }
         // The queued messages must be on their way before this publisher waits for their room.
         self.schedule();
-        let attempt = || match self.admit_outside(wanted) {
+        let attempt = || match self.admit_outside(wanted, meta) {
             Err(Refusal::Full) => None,
             admitted => Some(admitted),
         };
@@ -458,7 +366,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 }
                 None => pause(),
             }
-            match self.admit_caller(wanted, self.live.capacity.get()) {
+            match self.admit_caller(wanted, self.live.capacity.get(), meta) {
                 Ok(granted) => {
                     return Ok(Admitted {
                         evicted,

@@ -2,13 +2,15 @@
 
 use std::task::{Context, Poll, ready};
 
-use crate::engine::publish::admit::{Admitted, Patience, Refused, Wait, refused};
+use crate::engine::publish::admit::refused;
+use crate::engine::publish::ask::{Admitted, Patience, Refused, Wait};
 use crate::engine::publish::chunks::{note_in, split};
 use crate::engine::publish::messages::Outbox;
 use crate::engine::runtime::context;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::wakers::WaiterId;
-use crate::message::batch::{BATCH, DeferredDrops, QueueEntry};
+use crate::message::batch::{BATCH, DeferredDrops};
+use crate::message::meta::Meta;
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, Receipt};
 use crate::observe::event::EventKind;
@@ -20,18 +22,19 @@ use crate::types::error::PublishError;
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Gets tickets for at least one and at most `wanted` messages under `Overflow::Block`, or
     /// has this future woken when there may be room. `is_first` says that the future has not
-    /// waited yet.
+    /// waited yet. If `meta` has a dedup id, one is wanted.
     pub(crate) fn poll_admit(
         self: &Arc<Self>,
         wanted: u64,
         is_first: bool,
         id: &mut WaiterId,
         cx: &Context<'_>,
+        meta: Option<&Meta>,
     ) -> Poll<Result<Admitted, Refused>> {
         if is_first && self.lacks_subscribers() {
             return Poll::Ready(Err(Refused::NoSubscribers));
         }
-        let attempt = || match self.admit_caller(wanted, self.live.capacity.get()) {
+        let attempt = || match self.admit_caller(wanted, self.live.capacity.get(), meta) {
             Err(Refusal::Full) => None,
             admitted => Some(admitted),
         };
@@ -73,17 +76,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let take = |outgoing: &mut Option<_>| outgoing.take().expect("polled after it was ready");
         // A future that waits goes on waiting if the policy changes.
         let waits = !is_first || matches!(self.live.overflow.get(), Overflow::Block { .. });
-        if !waits || outgoing.as_ref().is_some_and(Message::is_stillborn) {
+        let makes_no_sense = |message| self.check(message).is_err();
+        if !waits || outgoing.as_ref().is_some_and(makes_no_sense) {
             return Poll::Ready(self.publish_message(take(outgoing), Wait::ByPolicy));
         }
-        let admitted = ready!(self.poll_admit(1, is_first, id, context));
+        let meta = outgoing.as_ref().and_then(Message::meta);
+        let admitted = ready!(self.poll_admit(1, is_first, id, context, meta));
         let message = take(outgoing);
         Poll::Ready(match admitted {
             Err(refused) => {
                 self.note_refused(refused, 1);
                 Err(refused.error(message.into_inner()))
             }
-            Ok(admitted) => Ok(self.take_in(message, &admitted)),
+            Ok(admitted) => Ok(self.take_in_now(message, &admitted)),
         })
     }
 
@@ -99,13 +104,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Poll<Result<(), Refused>> {
         let mut drops = DeferredDrops::new();
         let waits = !is_first || matches!(self.live.overflow.get(), Overflow::Block { .. });
-        if !waits || outbox.alone.as_ref().is_some_and(Message::is_stillborn) {
+        let makes_no_sense = |message| self.check(message).is_err();
+        if !waits || outbox.alone.as_ref().is_some_and(makes_no_sense) {
             let patience = &mut Patience::default();
             return Poll::Ready(self.publish_next(outbox, receipt, patience, &mut drops));
         }
         let wanted = outbox.chunk.len().min(BATCH) as u64;
         let (wanted, route) = self.way_of(&outbox.chunk, wanted, None);
-        let admitted = match ready!(self.poll_admit(wanted.max(1), is_first, id, context)) {
+        let meta = outbox.alone.as_ref().and_then(Message::meta);
+        let meta = meta.filter(|_| wanted == 0);
+        let admitted = match ready!(self.poll_admit(wanted.max(1), is_first, id, context, meta)) {
             Ok(admitted) => admitted,
             Err(refused) => return Poll::Ready(Err(refused)),
         };
@@ -114,21 +122,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.take_in_chunk(taken, &admitted, &mut drops, route);
             note_in(receipt, &admitted);
         } else if let Some(message) = outbox.alone.take() {
-            receipt.add(self.take_in(message, &admitted));
+            receipt.add(self.take_in_now(message, &admitted));
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Enqueues an admitted message, or puts it onto the timer wheel.
-    fn take_in(self: &Arc<Self>, message: Message<T>, admitted: &Admitted) -> Receipt {
-        let drops = &mut DeferredDrops::new();
-        if message.is_late() {
-            let route = self.route_of(message.meta());
-            return self.delay(message, admitted, route, drops);
-        }
-        let (payload, meta) = message.into_parts();
-        let message = self.message(admitted.first_id, payload);
-        self.admitted(QueueEntry::One(message, meta), admitted, drops, None);
-        admitted.receipt()
+    fn take_in_now(self: &Arc<Self>, message: Message<T>, admitted: &Admitted) -> Receipt {
+        let route = match message.is_late() {
+            true => self.route_of(message.meta()),
+            false => None,
+        };
+        self.take_in(message, admitted, route, &mut DeferredDrops::new())
     }
 }

@@ -4,7 +4,7 @@
 
 use std::iter::Fuse;
 
-use crate::engine::publish::admit::{Admitted, Patience, Refused};
+use crate::engine::publish::ask::{Admitted, Patience, Refused};
 use crate::engine::state::topic::TopicCore;
 use crate::message::batch::{BATCH, DeferredDrops, QueueEntry, Stamp};
 use crate::message::chunk::Chunk;
@@ -52,7 +52,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> PublishBatchError<M> {
         self.note_refused(refused, rest.len() as u64);
         PublishBatchError {
-            accepted: receipt.accepted,
+            accepted: receipt.accepted + receipt.duplicates,
             error: refused.error(rest),
         }
     }
@@ -70,7 +70,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         drops: &mut DeferredDrops<T>,
     ) -> Result<(), Refused> {
         let wanted = chunk.len().min(BATCH) as u64;
-        if let Some((accepted_ns, mut tail)) = self.short_way()
+        if (chunk.meta.is_empty() || self.dedup.is_none())
+            && let Some((accepted_ns, mut tail)) = self.short_way()
             && let Ok(granted) = self.gate.admit_alone(wanted, self.live.capacity.get())
         {
             let admitted = Admitted::plainly(granted);
@@ -84,8 +85,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return Ok(());
         }
         let (wanted, route) = self.way_of(chunk, wanted, route);
-        let admitted = self.admit(wanted, patience, drops, route, None)?;
-        let taken = chunk.take_front(admitted.count as usize, take);
+        let meta = chunk.first_meta().filter(|meta| meta.dedup_id.is_some());
+        let admitted = self.admit(wanted, patience, drops, route, meta)?;
+        let taken = chunk.take_front(admitted.count.max(1) as usize, take);
         self.take_in_chunk(taken, &admitted, drops, route);
         note_in(receipt, &admitted);
         Ok(())
@@ -108,17 +110,25 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Returns how many payloads of a chunk may go together, no more than `wanted`, and their
-    /// route. The key of a payload goes before the `route` of its publisher.
+    /// route. The key of a payload goes before the `route` of its publisher. A payload with a dedup
+    /// id goes alone.
     pub(crate) fn way_of(
         &self,
         chunk: &Chunk<T>,
         wanted: u64,
         route: Option<u64>,
     ) -> (u64, Option<u64>) {
-        let Some(split) = self.split.as_ref().filter(|_| !chunk.meta.is_empty()) else {
+        if chunk.meta.is_empty() {
+            return (wanted, route);
+        }
+        let wanted = match &self.dedup {
+            Some(_) => wanted.min(chunk.before(|meta| meta.dedup_id.is_some()).max(1) as u64),
+            None => wanted,
+        };
+        let Some(split) = &self.split else {
             return (wanted, route);
         };
-        match chunk.unkeyed() as u64 {
+        match chunk.before(|meta| meta.key.is_some()) as u64 {
             0 => (1, split.route(chunk.first_meta(), 1, 0)),
             unkeyed => (wanted.min(unkeyed), route),
         }
@@ -129,6 +139,10 @@ pub(crate) fn note_in(receipt: &mut BatchReceipt, admitted: &Admitted) {
     let count = admitted.count as usize;
     receipt.accepted += count;
     receipt.evicted += admitted.evicted as usize;
+    if admitted.is_duplicate() {
+        receipt.duplicates += 1;
+        return;
+    }
     receipt.dropped += if admitted.dropped { count } else { 0 };
     let first = MessageId::new(admitted.first_id);
     receipt.first = receipt.first.or(Some(first));

@@ -3,7 +3,7 @@
 
 use crate::engine::base::contain::discard;
 use crate::engine::parts::delayed::Delayed;
-use crate::engine::publish::admit::Admitted;
+use crate::engine::publish::ask::Admitted;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::fire::Tag;
 use crate::message::batch::{DeferredDrops, QueueEntry};
@@ -37,7 +37,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let delay = message.delay();
         let (payload, meta) = message.into_parts();
         let mut message = self.message(admitted.first_id, payload);
-        if admitted.dropped {
+        if admitted.dropped || admitted.is_duplicate() {
             self.admitted(QueueEntry::One(message, meta), admitted, drops, route);
             return admitted.receipt();
         }
@@ -98,6 +98,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             message, mut meta, ..
         } = *cancelled.ok_or(NotDelayedError)?;
         self.books.delayed.sub(1);
+        self.forget_dedup_id(id, meta.as_deref());
         self.drop_messages(std::iter::once(id), DropCause::Cancelled);
         end_tracked(meta.as_deref());
         if let Some(meta) = &mut meta {

@@ -1,14 +1,14 @@
 //! Messages with keys, headers and delays, published many at once.
 //!
-//! Messages that are due now go in chunks, as plain payloads do. A delayed message goes alone,
-//! between the chunks, so that ids keep the order of the batch.
+//! Messages that are due now go in chunks, as plain payloads do. A message that is delayed or has a
+//! dedup id goes alone, between the chunks, so that ids keep the order of the batch.
 
 use std::iter::Fuse;
 
-use crate::engine::publish::admit::{Patience, Refused, Wait};
+use crate::engine::publish::ask::{Admitted, Patience, Refused, Wait};
 use crate::engine::publish::chunks::split;
 use crate::engine::state::topic::TopicCore;
-use crate::message::batch::{BATCH, DeferredDrops};
+use crate::message::batch::{BATCH, DeferredDrops, QueueEntry};
 use crate::message::chunk::Chunk;
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, Receipt};
@@ -39,7 +39,7 @@ impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
             while self.chunk.len() < BATCH
                 && let Some(message) = self.others.next()
             {
-                if message.is_late() || message.is_stillborn() {
+                if message.goes_alone() {
                     self.alone = Some(message);
                     break;
                 }
@@ -91,7 +91,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let Some(message) = outbox.alone.take() else {
             return Ok(());
         };
-        match self.accept_late(message, patience, drops) {
+        match self.accept_alone(message, patience, drops) {
             Ok(accepted) => {
                 receipt.add(accepted);
                 Ok(())
@@ -103,21 +103,41 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Accepts one message that is due later, or hands it back and counts nothing.
-    pub(crate) fn accept_late(
+    /// Accepts one message, now or later, or hands it back and counts nothing.
+    pub(crate) fn accept_alone(
         self: &Arc<Self>,
         message: Message<T>,
         patience: &mut Patience,
         drops: &mut DeferredDrops<T>,
     ) -> Result<Receipt, (Refused, Message<T>)> {
-        if message.is_stillborn() {
-            return Err((Refused::ZeroTtl, message));
+        if let Err(refused) = self.check(&message) {
+            return Err((refused, message));
         }
-        let route = self.route_of(message.meta());
-        match self.admit(1, patience, drops, route, None) {
-            Ok(admitted) => Ok(self.delay(message, &admitted, route, drops)),
+        let route = match message.is_late() {
+            true => self.route_of(message.meta()),
+            false => None,
+        };
+        match self.admit(1, patience, drops, route, message.meta()) {
+            Ok(admitted) => Ok(self.take_in(message, &admitted, route, drops)),
             Err(refused) => Err((refused, message)),
         }
+    }
+
+    /// Enqueues an admitted message, or puts it onto the timer wheel.
+    pub(crate) fn take_in(
+        self: &Arc<Self>,
+        message: Message<T>,
+        admitted: &Admitted,
+        route: Option<u64>,
+        drops: &mut DeferredDrops<T>,
+    ) -> Receipt {
+        if message.is_late() {
+            return self.delay(message, admitted, route, drops);
+        }
+        let (payload, meta) = message.into_parts();
+        let message = self.message(admitted.first_id, payload);
+        self.admitted(QueueEntry::One(message, meta), admitted, drops, route);
+        admitted.receipt()
     }
 
     /// Accepts one message, now or later, or hands the payload back.
@@ -126,12 +146,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         message: Message<T>,
         wait: Wait,
     ) -> Result<Receipt, PublishError<T>> {
-        if !message.is_late() && !message.is_stillborn() {
+        if !message.goes_alone() {
             let (payload, meta) = message.into_parts();
             return self.publish(payload, meta, wait);
         }
         let (patience, drops) = (&mut Patience::of(wait), &mut DeferredDrops::new());
-        let accepted = self.accept_late(message, patience, drops);
+        let accepted = self.accept_alone(message, patience, drops);
         accepted.map_err(|(refused, message)| {
             self.note_refused(refused, 1);
             refused.error(message.into_inner())

@@ -89,6 +89,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             name: self.name.to_string(),
             strategy: self.strategy.load().name.to_string(),
             rejected: self.books.rejected.get(),
+            duplicates: self.books.duplicates.get(),
             queued,
             delayed,
             dropped,

@@ -9,6 +9,7 @@ use crate::message::MessageId;
 use crate::message::meta::Meta;
 use crate::observe::event::EventKind;
 use crate::observe::metrics::TopicMetrics;
+use crate::pure::policy::dedup::Dedup;
 use crate::pure::words::Packed;
 use crate::pure::words::ending::Refuse;
 use crate::pure::words::handles::Handles;
@@ -54,6 +55,7 @@ pub(crate) struct LiveSettings {
     pub(crate) overflow: Overflow,
     pub(crate) ttl: Ttl,
     pub(crate) lane_capacity: u32,
+    pub(crate) dedup: Option<Dedup>,
 }
 
 /// Settings of a topic that may change while traffic runs.
@@ -75,12 +77,14 @@ impl Live {
         }
     }
 
-    pub(crate) fn now(&self) -> LiveSettings {
+    /// Returns the settings now, with those that the topic has elsewhere.
+    pub(crate) fn now(&self, dedup: Option<Dedup>) -> LiveSettings {
         LiveSettings {
             capacity: self.capacity.get(),
             overflow: self.overflow.get(),
             ttl: self.ttl.get(),
             lane_capacity: self.lane_capacity.get(),
+            dedup,
         }
     }
 }

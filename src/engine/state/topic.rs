@@ -20,6 +20,7 @@ use crate::message::MessageId;
 use crate::message::batch::QueueEntry;
 use crate::observe::event::{About, EventKind, Record, Subject};
 use crate::pure::decide::lifecycle::Status;
+use crate::pure::policy::dedup::DedupIds;
 use crate::pure::words::ending::Ending;
 use crate::pure::words::handles::Handles;
 use crate::pure::words::schedule::Then;
@@ -30,6 +31,9 @@ use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Slot, in_order};
 /// The list of a topic's lanes.
 pub(crate) type Lanes<T> = Vec<Arc<Lane<T>>>;
 
+/// The dedup ids of accepted messages, each with the number of its message.
+pub(crate) type AcceptedIds = Mutex<DedupIds<Arc<str>, u64>>;
+
 /// A topic.
 ///
 /// Publishers touch the gate and the queue. Subscribe and unsubscribe replace the list of lanes
@@ -39,6 +43,8 @@ pub(crate) struct TopicCore<T> {
     pub(crate) engine: Arc<Engine>,
     pub(crate) settings: TopicSettings,
     pub(crate) live: Live,
+    /// The dedup ids of accepted messages, if it accepts each once.
+    pub(crate) dedup: Option<Box<AcceptedIds>>,
     pub(crate) gate: Gate,
     /// The topic's queue, whose messages are numbered by their ids; unused if it is split.
     pub(crate) plain: PartitionQueue<T>,
@@ -84,6 +90,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         Arc::new_cyclic(|topic| Self {
             name,
             gate: Gate::new(),
+            dedup: live
+                .dedup
+                .map(|dedup| Box::new(Mutex::new(DedupIds::new(dedup)))),
             plain: PartitionQueue::new(live),
             split: settings
                 .partitions
@@ -108,6 +117,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             live: Live::new(live),
             engine,
         })
+    }
+
+    /// Returns the settings that may change, as they are now.
+    pub(crate) fn live_now(&self) -> LiveSettings {
+        let dedup = self.dedup.as_ref().map(|ids| ids.lock().settings());
+        self.live.now(dedup)
     }
 
     /// Pushes an admitted entry and lets the dispatcher know.

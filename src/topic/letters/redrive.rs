@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::engine::parts::pending::{PendingDelivery, Return};
-use crate::engine::publish::admit::Wait;
+use crate::engine::publish::ask::Wait;
 use crate::engine::runtime::context;
 use crate::engine::state::dead_letter_store::{Letter, notify};
 use crate::engine::state::lane::Lane;

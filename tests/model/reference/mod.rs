@@ -1,5 +1,6 @@
 //! The sequential model: it handles one message at a time, with plain lists.
 
+mod dedup;
 mod dispatch;
 mod expiry;
 mod keys;
@@ -76,6 +77,9 @@ pub struct Model {
     /// be cut into smaller chunks than there is room for, but none is refused.
     pub seen: u64,
     pub rejected: u64,
+    pub duplicates: u64,
+    /// The dedup ids that are remembered, each with its message and when that was accepted.
+    pub ids: VecDeque<(u8, u64, u64)>,
     pub dropped: u64,
     pub unrouted: u64,
     pub dispatched: u64,
@@ -115,6 +119,8 @@ impl Model {
             issued: 0,
             seen: 0,
             rejected: 0,
+            duplicates: 0,
+            ids: VecDeque::new(),
             dropped: 0,
             unrouted: 0,
             dispatched: 0,

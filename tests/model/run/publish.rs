@@ -52,6 +52,44 @@ impl Pair {
         }
     }
 
+    pub fn publish_once(&mut self, id: u8) {
+        let message = self.topic.message(7).dedup_id(name_of(id));
+        let real = match self.model.issued % 2 {
+            0 => message.publish(),
+            _ => message.try_publish(),
+        };
+        if self.model.setup.dedup.is_none() {
+            assert!(matches!(
+                real,
+                Err(PublishError::Invalid { payload: 7, .. })
+            ));
+            return;
+        }
+        if let Some(first) = self.model.first_with(id) {
+            let receipt = real.expect("a duplicate needs no room");
+            assert!(receipt.is_duplicate());
+            assert_eq!(receipt.id().get(), first);
+            self.model.duplicates += 1;
+            return;
+        }
+        match (self.model.admit(1), real) {
+            (Ok(admitted), Ok(receipt)) => {
+                let message = self.model.accept(0, None, None);
+                assert_eq!(receipt.id().get(), message.id);
+                assert!(!receipt.is_duplicate());
+                match admitted {
+                    Admitted::Dropped { .. } => assert!(receipt.is_dropped()),
+                    Admitted::Queued { .. } => {
+                        self.model.queue.push_back(message);
+                        self.model.remember(id, message.id);
+                    }
+                }
+            }
+            (Err(refused), Err(error)) => assert_refusal(&refused, &error),
+            (_, real) => panic!("the model disagrees with {real:?}"),
+        }
+    }
+
     pub fn publish_after(&mut self, delay: u64) {
         let real = self.topic.publish_after(ticks(delay), 7);
         match (self.model.admit(1), real) {

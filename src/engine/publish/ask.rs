@@ -1,0 +1,144 @@
+//! The patience of publishers, and the results of their admission.
+
+use std::time::Duration;
+
+use crate::message::{MessageId, Receipt};
+use crate::sync::Instant;
+use crate::types::config::Overflow;
+use crate::types::duration::zero_ttl;
+use crate::types::error::{PublishError, SettingError};
+
+/// How long a publisher waits for room in a topic that drops nothing.
+#[derive(Clone, Copy, Default)]
+pub(crate) enum Wait {
+    /// As long as the topic's overflow policy says.
+    #[default]
+    ByPolicy,
+    Never,
+    For(Duration),
+}
+
+/// The patience of a publisher, and whether observers have been told that it waits.
+#[derive(Default)]
+pub(crate) struct Patience {
+    wait: Wait,
+    /// The time at which a wait must end. The first wait sets it.
+    until: Option<Instant>,
+    /// Whether observers know that the publisher waits.
+    pub(crate) told: bool,
+    /// Whether the publisher holds a lock, under which no user code may run.
+    pub(crate) is_locked: bool,
+}
+
+impl Patience {
+    /// The patience of a publisher that waits this long.
+    pub(crate) fn of(wait: Wait) -> Self {
+        Self {
+            wait,
+            ..Self::default()
+        }
+    }
+
+    /// The patience of a worker that publishes the content of a buffer under the buffer's lock.
+    /// `told` says whether observers know already that the buffer waits.
+    pub(crate) fn locked(told: bool) -> Self {
+        Self {
+            told,
+            is_locked: true,
+            ..Self::default()
+        }
+    }
+
+    /// When the wait for room must end, if the publisher waits under this policy, which drops
+    /// nothing.
+    pub(crate) fn until(&mut self, overflow: Overflow) -> Option<Option<Instant>> {
+        let timeout = match (self.wait, overflow) {
+            (Wait::For(timeout), _) | (Wait::ByPolicy, Overflow::Block { timeout }) => timeout,
+            _ => return None,
+        };
+        if self.until.is_none() {
+            self.until = Instant::now().checked_add(timeout);
+        }
+        Some(self.until)
+    }
+}
+
+/// The result of an admission.
+pub(crate) struct Admitted {
+    pub(crate) first_id: u64,
+    /// Zero for a duplicate.
+    pub(crate) count: u64,
+    pub(crate) evicted: u32,
+    /// Whether the messages are to be dropped: the topic was full and its policy drops the
+    /// newest.
+    pub(crate) dropped: bool,
+}
+
+impl Admitted {
+    /// An admission to a queue that had room, from the first id and the number of messages.
+    pub(crate) fn plainly((first_id, count): (u64, u64)) -> Self {
+        Self {
+            first_id,
+            count,
+            evicted: 0,
+            dropped: false,
+        }
+    }
+
+    /// Whether the message is to be dropped because one with its dedup id was accepted before,
+    /// which has the first id.
+    pub(crate) fn is_duplicate(&self) -> bool {
+        self.count == 0
+    }
+
+    pub(crate) fn last_id(&self) -> u64 {
+        self.first_id + self.count - 1
+    }
+
+    /// Returns the receipt for the first of these messages.
+    pub(crate) fn receipt(&self) -> Receipt {
+        Receipt {
+            id: MessageId::new(self.first_id),
+            evicted: self.evicted,
+            dropped: self.dropped,
+            duplicate: self.is_duplicate(),
+        }
+    }
+}
+
+/// Why nothing was admitted.
+#[derive(Clone, Copy)]
+pub(crate) enum Refused {
+    Full,
+    TimedOut,
+    Closed,
+    NoSubscribers,
+    /// The message asks for a time to live of zero.
+    ZeroTtl,
+    /// The message has a dedup id, and the topic remembers none.
+    NoDedup,
+}
+
+impl Refused {
+    pub(crate) fn error<P>(self, payload: P) -> PublishError<P> {
+        match self {
+            Self::Full => PublishError::Full(payload),
+            Self::TimedOut => PublishError::TimedOut(payload),
+            Self::Closed => PublishError::Closed(payload),
+            Self::NoSubscribers => PublishError::NoSubscribers(payload),
+            Self::ZeroTtl => PublishError::Invalid {
+                payload,
+                invalid: Box::new(zero_ttl()),
+            },
+            Self::NoDedup => PublishError::Invalid {
+                payload,
+                invalid: Box::new(no_dedup()),
+            },
+        }
+    }
+}
+
+fn no_dedup() -> SettingError {
+    let rule = "needs a topic that was opened with dedup";
+    SettingError::new("dedup_id", "set", rule)
+}
