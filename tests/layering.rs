@@ -155,6 +155,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "engine/runtime",
         ],
     ),
+    ("engine/terms", &["sync", "pure/decide", "engine/base"]),
     (
         "engine/state",
         &[
@@ -171,6 +172,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "engine/wait",
             "engine/runtime",
             "engine/parts",
+            "engine/terms",
         ],
     ),
     (
@@ -188,6 +190,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "engine/wait",
             "engine/runtime",
             "engine/parts",
+            "engine/terms",
             "engine/state",
         ],
     ),
@@ -398,6 +401,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "message",
             "observe",
             "engine/runtime",
+            "engine/terms",
             "engine/state",
             "subscription",
             "subscription/pull",

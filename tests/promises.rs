@@ -62,3 +62,4 @@ mod tracked;
 mod unsubscribe;
 #[cfg(feature = "async")]
 mod unsubscribe_async;
+mod weight;

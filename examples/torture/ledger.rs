@@ -29,6 +29,8 @@ pub struct Terms {
     pub letter_overflow: DeadLetterOverflow,
     /// Messages may expire.
     pub expires: bool,
+    /// How much its messages may weigh, if it weighs them.
+    pub weight_limit: Option<u64>,
     /// Messages may have dedup ids.
     pub dedups: bool,
     pub max_attempts: u32,
@@ -103,6 +105,10 @@ impl Ledger {
                     _ => OnExpired::DeadLetter,
                 }),
             false => builder,
+        };
+        let builder = match terms.weight_limit {
+            Some(limit) => builder.weight_limit(limit, Shot::weight),
+            None => builder,
         };
         let builder = match terms.dedups {
             true => builder.dedup(Dedup::window(Duration::from_secs(3_600)).ids(DEDUP_IDS)),
@@ -271,6 +277,16 @@ impl Ledger {
             format_args!("duplicates in {name}"),
             metrics.duplicates,
             self.duplicates.load(Relaxed),
+        );
+        let limit = self.terms.weight_limit.unwrap_or(0);
+        let is_gone = metrics.queued > 0 || metrics.weight == 0;
+        check(
+            metrics.weight <= limit && is_gone,
+            "weight",
+            format_args!(
+                "{} of {limit} in {name} for {}",
+                metrics.weight, metrics.queued
+            ),
         );
         let dropped = self.dropped.load(Relaxed);
         // What expires while it is retained is dropped, too. And a publish that has made room, and

@@ -13,6 +13,8 @@ pub(crate) mod runtime;
 
 pub(crate) mod parts;
 
+pub(crate) mod terms;
+
 pub(crate) mod state;
 
 pub(crate) mod publish;

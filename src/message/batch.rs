@@ -427,6 +427,12 @@ impl<T> BatchSlice<T> {
         own.min().unwrap_or(u64::MAX)
     }
 
+    /// Returns what the messages weigh together.
+    pub(crate) fn weight(&self) -> u64 {
+        let metas = (self.from..self.to).filter_map(|index| self.batch.meta(index as usize));
+        metas.filter_map(|meta| meta.weight).sum()
+    }
+
     /// Calls `note` with the trackers of the messages, if they have any.
     #[inline(always)]
     pub(crate) fn track(&self, note: impl Fn(&Tracker)) {

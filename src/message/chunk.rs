@@ -82,6 +82,18 @@ impl<T> Chunk<T> {
         taken
     }
 
+    /// Notes what the payloads weigh of which that is not known.
+    pub(crate) fn weigh(&mut self, weigh: impl Fn(&T) -> u64) {
+        let known = std::mem::take(&mut self.meta);
+        let mut known = known.into_iter().peekable();
+        for (at, payload) in self.payloads.iter().enumerate() {
+            let own = known.next_if(|(index, _)| *index as usize == at);
+            let mut meta = own.map_or_else(Box::default, |(_, meta)| meta);
+            meta.weight.get_or_insert_with(|| weigh(payload));
+            self.meta.push((at as u32, meta));
+        }
+    }
+
     /// Returns each payload with the parts added to it, in order.
     pub(crate) fn into_each(self) -> impl Iterator<Item = (T, Option<Box<Meta>>)> {
         let mut meta = self.meta.into_iter().peekable();

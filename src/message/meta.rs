@@ -13,6 +13,8 @@ pub(crate) struct Meta {
     pub(crate) headers: Vec<(Box<str>, Value)>,
     pub(crate) ttl_ns: Option<u64>,
     pub(crate) dedup_id: Option<Arc<str>>,
+    /// The weight of the payload, in a topic that weighs payloads.
+    pub(crate) weight: Option<u64>,
     pub(crate) track: Option<Track>,
 }
 

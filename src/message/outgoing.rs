@@ -166,13 +166,31 @@ impl<T> Message<T> {
         (self.payload, self.meta)
     }
 
-    /// Makes a message of its parts, without a delay.
+    /// Makes a message of its parts, without a delay. Another topic may weigh it again.
     pub(crate) fn from_parts((payload, meta): (T, Option<Box<Meta>>)) -> Self {
+        let delay = Duration::ZERO;
         Self {
             payload,
             meta,
-            delay: Duration::ZERO,
+            delay,
         }
+        .unweighed()
+    }
+
+    /// Forgets what the payload weighs.
+    pub(crate) fn unweighed(mut self) -> Self {
+        if let Some(meta) = &mut self.meta
+            && meta.weight.take().is_some()
+            && **meta == Meta::default()
+        {
+            self.meta = None;
+        }
+        self
+    }
+
+    /// Notes what the payload weighs.
+    pub(crate) fn set_weight(&mut self, weight: u64) {
+        self.parts().weight = Some(weight);
     }
 }
 

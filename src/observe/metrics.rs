@@ -47,6 +47,9 @@ pub struct TopicMetrics {
     pub queued: u64,
     /// The part of `queued` that waits for its time.
     pub delayed: u64,
+    /// The weight of the messages in `queued`, in a topic with a
+    /// [weight limit](crate::TopicBuilder::weight_limit), and zero in others.
+    pub weight: u64,
     /// Messages dropped by overflow or by a shutdown, cancelled while they were delayed, or expired
     /// while they were retained for a first subscription.
     pub dropped: u64,

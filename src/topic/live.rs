@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::pure::policy::dedup::Dedup;
 use crate::sync::Arc;
 use crate::topic::Topic;
-use crate::topic::options::{check_overflow, check_partitions};
+use crate::topic::options::{check_overflow, check_partitions, check_weight_limit};
 use crate::types::config::Overflow;
 use crate::types::duration::check_ttl;
 use crate::types::error::SettingError;
@@ -38,6 +38,20 @@ impl<T: Send + Sync + 'static> Topic<T> {
         let capacity = in_range("capacity", Some(messages), messages)? as u64;
         let check = || check_partitions(self.partitions(), capacity).map(drop);
         self.core.set_capacity(capacity, check)
+    }
+
+    /// Sets how much the waiting messages may weigh, while traffic runs.
+    ///
+    /// Nothing is dropped if they weigh more: new ones find no room until enough have gone. A
+    /// publisher that waits with a message heavier than the new limit is refused.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SettingError`] for zero, and for a topic that was opened without
+    /// [`weight_limit`](crate::TopicBuilder::weight_limit).
+    pub fn set_weight_limit(&self, limit: u64) -> Result<(), SettingError> {
+        check_weight_limit(limit)?;
+        self.core.set_weight_limit(limit)
     }
 
     /// Sets the capacity of the lanes of later subscriptions that don't set their own.

@@ -278,6 +278,7 @@ impl TopicOptions {
             ttl: ttl_ns.and_then(NonZeroU64::new),
             lane_capacity: lane_capacity as u32,
             dedup: self.dedup,
+            weight_limit: None,
         };
         Ok((settings, live))
     }
@@ -310,6 +311,10 @@ impl TopicOptions {
             (
                 "on_expired",
                 self.on_expired.is_some() && open.on_expired != asked.on_expired,
+            ),
+            (
+                "weight_limit",
+                asked_live.weight_limit.is_some() && live.weight_limit != asked_live.weight_limit,
             ),
             (
                 "dedup",
@@ -374,6 +379,14 @@ pub(crate) fn check_overflow(overflow: Overflow, engine: &Engine) -> Result<(), 
         return Err(SettingError::new("overflow", "Block", rule));
     }
     Ok(())
+}
+
+/// Refuses a limit that nothing fits.
+pub(crate) fn check_weight_limit(limit: u64) -> Result<(), SettingError> {
+    match limit {
+        0 => Err(SettingError::new("weight_limit", 0, "must be at least 1")),
+        _ => Ok(()),
+    }
 }
 
 /// Returns the number of partitions, if a topic of this capacity can have it.

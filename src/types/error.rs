@@ -164,9 +164,11 @@ pub enum PublishError<T> {
         /// The payload type that the topic carries.
         existing: &'static str,
     },
-    /// A setting of the message is out of range, or its topic has no
-    /// [dedup](crate::TopicBuilder::dedup) for the id it has. Only a publish of a
-    /// [`Message`](crate::Message) or by a [`MessageBuilder`](crate::MessageBuilder) returns this.
+    /// The topic can't accept such a message at any time.
+    ///
+    /// A setting of the message is out of range. Or it has a dedup id, and its topic has no
+    /// [dedup](crate::TopicBuilder::dedup). Or it is heavier than the topic's
+    /// [weight limit](crate::TopicBuilder::weight_limit).
     ///
     /// The reason is boxed, because every publish reserves the room for its error.
     Invalid {

@@ -37,6 +37,7 @@ fn topic(capacity: usize) -> Setup {
         ttl: None,
         on_expired: OnExpired::Drop,
         dedup: None,
+        weight_limit: None,
         letters: 3,
         letter_overflow: DeadLetterOverflow::EvictOldest,
         partitions: None,

@@ -32,6 +32,7 @@ impl Pair {
             ("dropped", topic.dropped, model.dropped),
             ("unrouted", topic.unrouted, model.unrouted),
             ("dispatched", topic.dispatched, model.dispatched),
+            ("weight", topic.weight, model.held()),
             ("delayed", topic.delayed, model.delayed.len() as u64),
             (
                 "queued",

@@ -102,7 +102,13 @@ pub fn setups() -> impl Strategy<Value = Setup> {
         subscribed,
     );
     let dedup = prop::option::weighted(0.5, memories());
-    let ttl = (prop::option::weighted(0.3, 1..12_u64), expired, dedup);
+    let weight = prop::option::weighted(0.4, weights());
+    let ttl = (
+        prop::option::weighted(0.3, 1..12_u64),
+        expired,
+        dedup,
+        weight,
+    );
     let shapes = [shapes(), shapes(), shapes()];
     let setups = (topic, ttl, (letters, evict), (hows(), policies()), shapes);
     setups.prop_map(|(topic, ttl, letters, (how, policy), shapes)| {
@@ -115,6 +121,7 @@ pub fn setups() -> impl Strategy<Value = Setup> {
             ttl: ttl.0,
             on_expired: ttl.1,
             dedup: ttl.2,
+            weight_limit: ttl.3,
             letters: letters.0,
             letter_overflow: letters.1,
             how,
@@ -126,6 +133,11 @@ pub fn setups() -> impl Strategy<Value = Setup> {
 
 fn memories() -> impl Strategy<Value = (u64, usize)> {
     (1..20_u64, 1..5_usize)
+}
+
+/// From what is less than most messages to what is more than most batches.
+fn weights() -> impl Strategy<Value = u64> {
+    5..40_u64
 }
 
 fn settles() -> impl Strategy<Value = Settle> {
@@ -178,6 +190,7 @@ pub fn steps() -> impl Strategy<Value = Step> {
         1 => policies().prop_map(Step::SetRetry),
         2 => (1..9_usize).prop_map(Step::SetCapacity),
         2 => overflows().prop_map(Step::SetOverflow),
+        1 => weights().prop_map(Step::SetWeightLimit),
         1 => memories().prop_map(|(window, ids)| Step::SetDedup(window, ids)),
         2 => (slot.clone(), 1..4_usize).prop_map(|(slot, by)| Step::Widen(slot, by)),
         1 => slot.clone().prop_map(Step::Reattach),

@@ -205,6 +205,8 @@ pub struct Setup {
     pub on_expired: OnExpired,
     /// For how long it remembers how many dedup ids, if it does.
     pub dedup: Option<(u64, usize)>,
+    /// How much its messages may weigh, if it weighs them. A payload is its own weight.
+    pub weight_limit: Option<u64>,
     pub letters: usize,
     pub letter_overflow: DeadLetterOverflow,
     /// Into how many partitions the topic is split, if it is.
@@ -255,6 +257,7 @@ pub enum Step {
     SetRetry(Policy),
     SetCapacity(usize),
     SetOverflow(Overflow),
+    SetWeightLimit(u64),
     /// Changes for how long it remembers how many dedup ids.
     SetDedup(u64, usize),
     /// Makes the lane of a subscription this much larger.

@@ -53,6 +53,7 @@ mod kinds;
 mod once;
 mod settle;
 mod side;
+mod weigh;
 
 use std::time::Duration;
 

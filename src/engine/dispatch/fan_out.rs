@@ -74,6 +74,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     };
                     if self.has_stopped() {
                         // There were subscriptions, but the end of the broker has closed them.
+                        self.unload(&nobodys);
                         self.drop_messages(nobodys.ids(), DropCause::Shutdown);
                         nobodys.track(|tracker| tracker.end(Status::Dropped));
                     } else {
@@ -106,6 +107,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.refuse(lane, &part());
         }
         // The lanes have reserved places, so the queue's tickets can be released.
+        if self.weights.is_some() {
+            self.unload(&part());
+        }
         self.gate.release(u64::from(count));
         let mut finds_busy = true;
         in_order!(
@@ -404,6 +408,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 self.tell_of(Subject::default().message(id), EventKind::Unrouted);
             }
         }
+        self.unload(unrouted);
         self.gate.release(count);
         unrouted.track(Tracker::unroute);
     }

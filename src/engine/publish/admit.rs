@@ -1,7 +1,7 @@
 //! Admission of messages: the gate, the overflow policy, the push into the queue.
 
 use crate::engine::base::gate::Gate;
-use crate::engine::publish::ask::{Admitted, Patience, Refused, Wait};
+use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
 use crate::engine::runtime::context;
 use crate::engine::state::partition_queue::Tail;
 use crate::engine::state::partition_set::QueueRef;
@@ -52,11 +52,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Returns the time and the queue's lock, if a message may get its ticket and be written in
-    /// one step. That is so unless the topic is split, is observed, or rejects for want of
-    /// subscribers.
+    /// one step. That is so unless the topic is split, weighs its messages, is observed, or rejects
+    /// for want of subscribers.
     #[inline(always)]
     pub(crate) fn short_way(&self) -> Option<(u64, MutexGuard<'_, Tail<T>>)> {
-        if self.split.is_some() || self.bus().observed() || self.lacks_subscribers() {
+        if !self.is_plain || self.bus().observed() || self.lacks_subscribers() {
             return None;
         }
         Some((self.engine.clock.now_ns(), self.plain.tail()))
@@ -89,6 +89,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         wait: Wait,
     ) -> Result<Receipt, (Refused, T, Option<Box<Meta>>)> {
         let mut drops = DeferredDrops::new();
+        let meta = self.weigh(&payload, meta);
         let admitted = match self.admit_one(wait, &mut drops, route, meta.as_deref()) {
             Ok(admitted) => admitted,
             Err(refused) => return Err((refused, payload, meta)),
@@ -108,13 +109,18 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         route: Option<u64>,
         meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
-        let admitted = self.admit(1, &mut Patience::of(wait), drops, route, meta);
-        admitted.inspect_err(|_| self.books.rejected.add(1))
+        let ask = Ask::one(meta);
+        let admitted = self.admit(ask, &mut Patience::of(wait), drops, route);
+        admitted.inspect_err(|refused| self.note_refused(*refused, 1))
     }
 
     /// Counts `count` messages as rejected, unless they made no sense.
     pub(crate) fn note_refused(&self, refused: Refused, count: u64) {
-        if !matches!(refused, Refused::ZeroTtl | Refused::NoDedup) {
+        let makes_sense = match refused {
+            Refused::ZeroTtl | Refused::NoDedup | Refused::TooHeavy(_) => false,
+            Refused::Full | Refused::TimedOut | Refused::Closed | Refused::NoSubscribers => true,
+        };
+        if makes_sense {
             self.books.rejected.add(count);
         }
     }
@@ -176,27 +182,26 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.tell_each(ids, Status::Queued, at_ns, kind);
     }
 
-    /// Gets tickets for at least one and at most `wanted` messages. If there is no room, the
-    /// topic's overflow policy decides; the messages that it evicts go to `drops`. `route`, or
-    /// else `meta`, names the partition. If `meta` has a dedup id, one is wanted.
+    /// Gets tickets for at least one and at most as many messages as are wanted. If there is no
+    /// room, the topic's overflow policy decides; the messages that it evicts go to `drops`.
+    /// `route`, or else the parts of the message, names the partition.
     #[inline(always)]
     pub(crate) fn admit(
         self: &Arc<Self>,
-        wanted: u64,
+        ask: Ask<'_>,
         patience: &mut Patience,
         drops: &mut DeferredDrops<T>,
         route: Option<u64>,
-        meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
         if self.lacks_subscribers() {
             // A duplicate needs none.
-            let known = self.once(meta, || Err(Refusal::Full));
+            let known = self.by_terms(ask, |_| Err(Refusal::Full));
             let known = known.map_err(|_| Refused::NoSubscribers);
             return known.map(Admitted::plainly);
         }
-        match self.admit_outside(wanted, meta) {
+        match self.admit_outside(ask) {
             Ok(granted) => Ok(Admitted::plainly(granted)),
-            Err(refusal) => self.admit_by_policy(wanted, refusal, patience, drops, route, meta),
+            Err(refusal) => self.admit_by_policy(ask, refusal, patience, drops, route),
         }
     }
 
@@ -224,12 +229,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Gets tickets within the capacity, unless the topic is closed to publishers outside of
     /// handlers.
     #[inline(always)]
-    pub(crate) fn admit_outside(
-        &self,
-        wanted: u64,
-        meta: Option<&Meta>,
-    ) -> Result<(u64, u64), Refusal> {
-        self.once(meta, || {
+    pub(crate) fn admit_outside(self: &Arc<Self>, ask: Ask<'_>) -> Result<(u64, u64), Refusal> {
+        self.by_terms(ask, |wanted| {
             self.at_gate(|gate| gate.admit(wanted, self.live.capacity.get()))
         })
     }
@@ -237,12 +238,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Gets tickets as [`admit_outside`](Self::admit_outside) does. A handler still gets them
     /// while the topic is closed to others only.
     pub(crate) fn admit_caller(
-        &self,
-        wanted: u64,
+        self: &Arc<Self>,
+        ask: Ask<'_>,
         capacity: u64,
-        meta: Option<&Meta>,
     ) -> Result<(u64, u64), Refusal> {
-        self.once(meta, || {
+        self.by_terms(ask, |wanted| {
             match self.at_gate(|gate| gate.admit(wanted, capacity)) {
                 Err(Refusal::Closed) if context::is_handling(&self.engine) => {
                     self.at_gate(|gate| gate.admit_handler(wanted, capacity))
@@ -261,12 +261,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     #[cold]
     fn admit_by_policy(
         self: &Arc<Self>,
-        wanted: u64,
+        ask: Ask<'_>,
         refusal: Refusal,
         patience: &mut Patience,
         drops: &mut DeferredDrops<T>,
         route: Option<u64>,
-        meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
         let mut refusal = refusal;
         let may_have_room = match refusal {
@@ -278,9 +277,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 false
             }
             Refusal::Full => self.make_room_of_expired(),
+            Refusal::TooHeavy(weight) => return Err(Refused::TooHeavy(weight)),
         };
         if may_have_room {
-            match self.admit_caller(wanted, self.live.capacity.get(), meta) {
+            match self.admit_caller(ask, self.live.capacity.get()) {
                 Ok(granted) => return Ok(Admitted::plainly(granted)),
                 Err(still) => refusal = still,
             }
@@ -292,19 +292,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             });
         }
         let admitted = match (refusal, self.live.overflow.get()) {
-            (Refusal::Closed, _) => Err(Refused::Closed),
+            (Refusal::Closed | Refusal::TooHeavy(_), _) => Err(refused(refusal)),
             (Refusal::Full, overflow @ (Overflow::Reject | Overflow::Block { .. })) => {
                 match patience.until(overflow) {
-                    Some(until) => self.admit_after_wait(wanted, until, meta),
+                    Some(until) => self.admit_after_wait(ask, until),
                     None => Err(Refused::Full),
                 }
             }
-            (Refusal::Full, Overflow::DropOldest) => {
-                self.admit_by_eviction(wanted, drops, route, meta)
-            }
+            (Refusal::Full, Overflow::DropOldest) => self.admit_by_eviction(ask, drops, route),
             (Refusal::Full, Overflow::DropNewest) => {
                 // Its id is not remembered, so that it may be published again.
-                let forced = self.admit_caller(wanted, u64::MAX, None);
+                let forced = self.admit_caller(Ask::any(ask.wanted), u64::MAX);
                 forced.map_err(refused).map(|granted| Admitted {
                     dropped: true,
                     ..Admitted::plainly(granted)
@@ -325,16 +323,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     fn admit_after_wait(
         self: &Arc<Self>,
-        wanted: u64,
+        ask: Ask<'_>,
         until: Option<Instant>,
-        meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
         if context::is_inside(&self.engine) {
             return Err(Refused::Full);
         }
         // The queued messages must be on their way before this publisher waits for their room.
         self.schedule();
-        let attempt = || match self.admit_outside(wanted, meta) {
+        let attempt = || match self.admit_outside(ask) {
             Err(Refusal::Full) => None,
             admitted => Some(admitted),
         };
@@ -345,36 +342,42 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     fn admit_by_eviction(
         self: &Arc<Self>,
-        wanted: u64,
+        ask: Ask<'_>,
         drops: &mut DeferredDrops<T>,
         route: Option<u64>,
-        meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
-        let mut evicted = 0;
-        for _ in 0..EVICTION_TRIES {
+        // Where messages are weighed, one may be enough.
+        let most = self.weights.as_ref().map_or(ask.wanted, |_| 1);
+        let (mut evicted, mut tries) = (0, 0);
+        while tries < EVICTION_TRIES {
             if self.is_closed_to_caller() {
                 return Err(Refused::Closed);
             }
             let oldest = match &self.split {
-                None => self.drop_oldest(&QueueRef::Plain(&self.plain), wanted as u32),
-                Some(split) => split.drop_oldest(self, route, meta, wanted),
+                None => self.drop_oldest(&QueueRef::Plain(&self.plain), most as u32),
+                Some(split) => split.drop_oldest(self, route, ask.alone, most),
             };
             match oldest {
                 Some(dropped) => {
                     evicted += dropped.len() as u32;
                     drops.add_part(dropped);
+                    // A heavy message may need the room of very many.
+                    tries += u32::from(self.weights.is_none());
                 }
-                None => pause(),
+                None => {
+                    tries += 1;
+                    pause();
+                }
             }
-            match self.admit_caller(wanted, self.live.capacity.get(), meta) {
+            match self.admit_caller(ask, self.live.capacity.get()) {
                 Ok(granted) => {
                     return Ok(Admitted {
                         evicted,
                         ..Admitted::plainly(granted)
                     });
                 }
-                Err(Refusal::Closed) => return Err(Refused::Closed),
                 Err(Refusal::Full) => {}
+                Err(refusal) => return Err(refused(refusal)),
             }
         }
         Err(Refused::Full)
@@ -385,5 +388,6 @@ pub(crate) fn refused(refusal: Refusal) -> Refused {
     match refusal {
         Refusal::Full => Refused::Full,
         Refusal::Closed => Refused::Closed,
+        Refusal::TooHeavy(weight) => Refused::TooHeavy(weight),
     }
 }

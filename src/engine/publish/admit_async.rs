@@ -3,14 +3,13 @@
 use std::task::{Context, Poll, ready};
 
 use crate::engine::publish::admit::refused;
-use crate::engine::publish::ask::{Admitted, Patience, Refused, Wait};
+use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
 use crate::engine::publish::chunks::{note_in, split};
 use crate::engine::publish::messages::Outbox;
 use crate::engine::runtime::context;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::wakers::WaiterId;
 use crate::message::batch::{BATCH, DeferredDrops};
-use crate::message::meta::Meta;
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, Receipt};
 use crate::observe::event::EventKind;
@@ -20,21 +19,20 @@ use crate::types::config::Overflow;
 use crate::types::error::PublishError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Gets tickets for at least one and at most `wanted` messages under `Overflow::Block`, or
-    /// has this future woken when there may be room. `is_first` says that the future has not
-    /// waited yet. If `meta` has a dedup id, one is wanted.
+    /// Gets tickets for at least one and at most as many messages as are wanted, under
+    /// `Overflow::Block`. Or it has this future woken when there may be room. `is_first` says that the
+    /// future has not waited yet.
     pub(crate) fn poll_admit(
         self: &Arc<Self>,
-        wanted: u64,
+        ask: Ask<'_>,
         is_first: bool,
         id: &mut WaiterId,
         cx: &Context<'_>,
-        meta: Option<&Meta>,
     ) -> Poll<Result<Admitted, Refused>> {
         if is_first && self.lacks_subscribers() {
             return Poll::Ready(Err(Refused::NoSubscribers));
         }
-        let attempt = || match self.admit_caller(wanted, self.live.capacity.get(), meta) {
+        let attempt = || match self.admit_caller(ask, self.live.capacity.get()) {
             Err(Refusal::Full) => None,
             admitted => Some(admitted),
         };
@@ -80,8 +78,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if !waits || outgoing.as_ref().is_some_and(makes_no_sense) {
             return Poll::Ready(self.publish_message(take(outgoing), Wait::ByPolicy));
         }
-        let meta = outgoing.as_ref().and_then(Message::meta);
-        let admitted = ready!(self.poll_admit(1, is_first, id, context, meta));
+        outgoing
+            .iter_mut()
+            .for_each(|message| self.weigh_message(message));
+        let ask = Ask::one(outgoing.as_ref().and_then(Message::meta));
+        let admitted = ready!(self.poll_admit(ask, is_first, id, context));
         let message = take(outgoing);
         Poll::Ready(match admitted {
             Err(refused) => {
@@ -110,10 +111,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return Poll::Ready(self.publish_next(outbox, receipt, patience, &mut drops));
         }
         let wanted = outbox.chunk.len().min(BATCH) as u64;
+        self.weigh_chunk(&mut outbox.chunk);
         let (wanted, route) = self.way_of(&outbox.chunk, wanted, None);
-        let meta = outbox.alone.as_ref().and_then(Message::meta);
-        let meta = meta.filter(|_| wanted == 0);
-        let admitted = match ready!(self.poll_admit(wanted.max(1), is_first, id, context, meta)) {
+        outbox
+            .alone
+            .iter_mut()
+            .for_each(|message| self.weigh_message(message));
+        let ask = match wanted {
+            0 => Ask::one(outbox.alone.as_ref().and_then(Message::meta)),
+            _ => outbox.chunk.ask(wanted),
+        };
+        let admitted = match ready!(self.poll_admit(ask, is_first, id, context)) {
             Ok(admitted) => admitted,
             Err(refused) => return Poll::Ready(Err(refused)),
         };

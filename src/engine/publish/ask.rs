@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::message::meta::Meta;
 use crate::message::{MessageId, Receipt};
-use crate::sync::Instant;
+use crate::sync::{Arc, Instant};
 use crate::types::config::Overflow;
 use crate::types::duration::zero_ttl;
 use crate::types::error::{PublishError, SettingError};
@@ -106,6 +107,53 @@ impl Admitted {
     }
 }
 
+/// The wish of a publisher at the gate.
+#[derive(Clone, Copy)]
+pub(crate) struct Ask<'m> {
+    /// The most messages, one at least.
+    pub(crate) wanted: u64,
+    /// The parts of the message, if it goes alone.
+    pub(crate) alone: Option<&'m Meta>,
+    /// The parts of messages that go together.
+    pub(crate) together: &'m [(u32, Box<Meta>)],
+}
+
+impl<'m> Ask<'m> {
+    /// Asks for one message with these parts.
+    pub(crate) fn one(alone: Option<&'m Meta>) -> Self {
+        let (wanted, together) = (1, &[][..]);
+        Self {
+            wanted,
+            alone,
+            together,
+        }
+    }
+
+    /// Asks for so many messages, whatever they are.
+    pub(crate) fn any(wanted: u64) -> Self {
+        let (alone, together) = (None, &[][..]);
+        Self {
+            wanted,
+            alone,
+            together,
+        }
+    }
+
+    pub(crate) fn dedup_id(&self) -> Option<&'m Arc<str>> {
+        self.alone?.dedup_id.as_ref()
+    }
+
+    /// Returns what each message weighs.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = u64> + use<'m> {
+        let together = self.together.iter().take(self.wanted as usize);
+        let metas = self
+            .alone
+            .into_iter()
+            .chain(together.map(|(_, meta)| &**meta));
+        metas.map(|meta| meta.weight.unwrap_or(0))
+    }
+}
+
 /// Why nothing was admitted.
 #[derive(Clone, Copy)]
 pub(crate) enum Refused {
@@ -117,6 +165,8 @@ pub(crate) enum Refused {
     ZeroTtl,
     /// The message has a dedup id, and the topic remembers none.
     NoDedup,
+    /// The message is heavier than the topic's limit.
+    TooHeavy(u64),
 }
 
 impl Refused {
@@ -134,8 +184,17 @@ impl Refused {
                 payload,
                 invalid: Box::new(no_dedup()),
             },
+            Self::TooHeavy(weight) => PublishError::Invalid {
+                payload,
+                invalid: Box::new(too_heavy(weight)),
+            },
         }
     }
+}
+
+fn too_heavy(weight: u64) -> SettingError {
+    let rule = "must not exceed the topic's weight limit";
+    SettingError::new("weight", weight, rule)
 }
 
 fn no_dedup() -> SettingError {

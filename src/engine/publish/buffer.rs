@@ -89,6 +89,8 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         payload: T,
         meta: Option<Box<Meta>>,
     ) -> Result<(), (Refused, T, Option<Box<Meta>>)> {
+        // Before the lock: to weigh a payload is the user's code.
+        let meta = self.topic.weigh(&payload, meta);
         let mut held = self.held.lock();
         if held.chunk.len() >= self.size {
             drop(held);

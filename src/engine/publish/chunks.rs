@@ -4,7 +4,7 @@
 
 use std::iter::Fuse;
 
-use crate::engine::publish::ask::{Admitted, Patience, Refused};
+use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused};
 use crate::engine::state::topic::TopicCore;
 use crate::message::batch::{BATCH, DeferredDrops, QueueEntry, Stamp};
 use crate::message::chunk::Chunk;
@@ -74,19 +74,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             && let Some((accepted_ns, mut tail)) = self.short_way()
             && let Ok(granted) = self.gate.admit_alone(wanted, self.live.capacity.get())
         {
-            let admitted = Admitted::plainly(granted);
-            let taken = chunk.take_front(admitted.count as usize, take);
-            let id = MessageId::new(admitted.first_id);
+            let (first, count) = granted;
+            let taken = chunk.take_front(count as usize, take);
+            let id = MessageId::new(first);
             let stamp = Stamp { id, accepted_ns };
             let own_expires_ns = taken.own_expires_ns(stamp);
             self.plain.write_chunk(&mut tail, taken, stamp);
-            self.notify_after(tail, admitted.last_id(), own_expires_ns);
-            note_in(receipt, &admitted);
+            self.notify_after(tail, first + count - 1, own_expires_ns);
+            note_granted(receipt, granted);
             return Ok(());
         }
+        self.weigh_chunk(chunk);
         let (wanted, route) = self.way_of(chunk, wanted, route);
-        let meta = chunk.first_meta().filter(|meta| meta.dedup_id.is_some());
-        let admitted = self.admit(wanted, patience, drops, route, meta)?;
+        let admitted = self.admit(chunk.ask(wanted), patience, drops, route)?;
         let taken = chunk.take_front(admitted.count.max(1) as usize, take);
         self.take_in_chunk(taken, &admitted, drops, route);
         note_in(receipt, &admitted);
@@ -135,18 +135,38 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 }
 
+impl<T> Chunk<T> {
+    /// Asks for so many of these messages, which go together.
+    #[inline(always)]
+    pub(crate) fn ask(&self, wanted: u64) -> Ask<'_> {
+        match self.first_meta() {
+            Some(meta) if meta.dedup_id.is_some() => Ask::one(Some(meta)),
+            _ => Ask {
+                together: &self.meta,
+                ..Ask::any(wanted)
+            },
+        }
+    }
+}
+
 pub(crate) fn note_in(receipt: &mut BatchReceipt, admitted: &Admitted) {
-    let count = admitted.count as usize;
-    receipt.accepted += count;
     receipt.evicted += admitted.evicted as usize;
     if admitted.is_duplicate() {
         receipt.duplicates += 1;
         return;
     }
+    let count = admitted.count as usize;
     receipt.dropped += if admitted.dropped { count } else { 0 };
-    let first = MessageId::new(admitted.first_id);
+    note_granted(receipt, (admitted.first_id, admitted.count));
+}
+
+/// Notes so many messages, from this id on.
+#[inline(always)]
+fn note_granted(receipt: &mut BatchReceipt, (first, count): (u64, u64)) {
+    receipt.accepted += count as usize;
+    let first = MessageId::new(first);
     receipt.first = receipt.first.or(Some(first));
-    receipt.last = Some(first.after(admitted.count - 1));
+    receipt.last = Some(first.after(count - 1));
 }
 
 /// Takes the first payloads in the vector they are in; the others move.

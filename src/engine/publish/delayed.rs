@@ -99,6 +99,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         } = *cancelled.ok_or(NotDelayedError)?;
         self.books.delayed.sub(1);
         self.forget_dedup_id(id, meta.as_deref());
+        self.unload_delayed(meta.as_deref());
         self.drop_messages(std::iter::once(id), DropCause::Cancelled);
         end_tracked(meta.as_deref());
         if let Some(meta) = &mut meta {
@@ -113,6 +114,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         for entry in delayed {
             self.engine.timer.cancel_parked(entry.timer);
             self.books.delayed.sub(1);
+            self.unload_delayed(entry.meta.as_deref());
             self.drop_messages(std::iter::once(entry.message.stamp.id), DropCause::Shutdown);
             end_tracked(entry.meta.as_deref());
             discard(entry);

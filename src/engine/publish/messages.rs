@@ -5,7 +5,7 @@
 
 use std::iter::Fuse;
 
-use crate::engine::publish::ask::{Admitted, Patience, Refused, Wait};
+use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
 use crate::engine::publish::chunks::split;
 use crate::engine::state::topic::TopicCore;
 use crate::message::batch::{BATCH, DeferredDrops, QueueEntry};
@@ -53,7 +53,8 @@ impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
     /// Returns all that were not accepted, in order.
     pub(crate) fn into_inner(self) -> Vec<Message<T>> {
         let chunk = self.chunk.into_messages();
-        chunk.chain(self.alone).chain(self.others).collect()
+        let alone = self.alone.map(Message::unweighed);
+        chunk.chain(alone).chain(self.others).collect()
     }
 }
 
@@ -106,7 +107,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Accepts one message, now or later, or hands it back and counts nothing.
     pub(crate) fn accept_alone(
         self: &Arc<Self>,
-        message: Message<T>,
+        mut message: Message<T>,
         patience: &mut Patience,
         drops: &mut DeferredDrops<T>,
     ) -> Result<Receipt, (Refused, Message<T>)> {
@@ -117,9 +118,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             true => self.route_of(message.meta()),
             false => None,
         };
-        match self.admit(1, patience, drops, route, message.meta()) {
+        self.weigh_message(&mut message);
+        match self.admit(Ask::one(message.meta()), patience, drops, route) {
             Ok(admitted) => Ok(self.take_in(message, &admitted, route, drops)),
-            Err(refused) => Err((refused, message)),
+            Err(refused) => Err((refused, message.unweighed())),
         }
     }
 

@@ -8,4 +8,4 @@ pub(crate) mod buffer;
 pub(crate) mod chunks;
 pub(crate) mod delayed;
 pub(crate) mod messages;
-pub(crate) mod once;
+pub(crate) mod terms;

@@ -91,6 +91,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             rejected: self.books.rejected.get(),
             duplicates: self.books.duplicates.get(),
             queued,
+            weight: self
+                .weights
+                .as_ref()
+                .map_or(0, |weights| weights.load().held()),
             delayed,
             dropped,
             unrouted,

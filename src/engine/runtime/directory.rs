@@ -56,6 +56,7 @@ pub(crate) struct LiveSettings {
     pub(crate) ttl: Ttl,
     pub(crate) lane_capacity: u32,
     pub(crate) dedup: Option<Dedup>,
+    pub(crate) weight_limit: Option<u64>,
 }
 
 /// Settings of a topic that may change while traffic runs.
@@ -78,13 +79,14 @@ impl Live {
     }
 
     /// Returns the settings now, with those that the topic has elsewhere.
-    pub(crate) fn now(&self, dedup: Option<Dedup>) -> LiveSettings {
+    pub(crate) fn now(&self, dedup: Option<Dedup>, weight_limit: Option<u64>) -> LiveSettings {
         LiveSettings {
             capacity: self.capacity.get(),
             overflow: self.overflow.get(),
             ttl: self.ttl.get(),
             lane_capacity: self.lane_capacity.get(),
             dedup,
+            weight_limit,
         }
     }
 }

@@ -15,9 +15,10 @@ use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::partition_set::Split;
 use crate::engine::state::roll::Roll;
+use crate::engine::terms::weights::Weights;
 use crate::engine::wait::waiters::Waiters;
 use crate::message::MessageId;
-use crate::message::batch::QueueEntry;
+use crate::message::batch::{BatchSlice, QueueEntry};
 use crate::observe::event::{About, EventKind, Record, Subject};
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::policy::dedup::DedupIds;
@@ -45,6 +46,10 @@ pub(crate) struct TopicCore<T> {
     pub(crate) live: Live,
     /// The dedup ids of accepted messages, if it accepts each once.
     pub(crate) dedup: Option<Box<AcceptedIds>>,
+    /// The weight of its messages, if it has a limit for that.
+    pub(crate) weights: Option<Box<Weights<T>>>,
+    /// Whether it is neither split nor weighs its messages.
+    pub(crate) is_plain: bool,
     pub(crate) gate: Gate,
     /// The topic's queue, whose messages are numbered by their ids; unused if it is split.
     pub(crate) plain: PartitionQueue<T>,
@@ -84,11 +89,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         engine: Arc<Engine>,
         settings: TopicSettings,
         live: LiveSettings,
+        weights: Option<Weights<T>>,
         strategy: SharedStrategy,
         retry: SharedPolicy,
     ) -> Arc<Self> {
         Arc::new_cyclic(|topic| Self {
             name,
+            is_plain: settings.partitions.is_none() && weights.is_none(),
+            weights: weights.map(Box::new),
             gate: Gate::new(),
             dedup: live
                 .dedup
@@ -122,7 +130,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Returns the settings that may change, as they are now.
     pub(crate) fn live_now(&self) -> LiveSettings {
         let dedup = self.dedup.as_ref().map(|ids| ids.lock().settings());
-        self.live.now(dedup)
+        let weight_limit = self.weights.as_ref().map(|weights| weights.load().limit());
+        self.live.now(dedup, weight_limit)
     }
 
     /// Pushes an admitted entry and lets the dispatcher know.
@@ -153,9 +162,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.is_stopped.get() != 0 || self.engine.has_stopped()
     }
 
-    /// Returns whether all its places are taken.
+    /// Returns whether all its places are taken, or it has turned a message away for its weight.
     pub(crate) fn is_full(&self) -> bool {
+        let is_short = |weights: &Weights<T>| weights.load().is_short();
         self.gate.outstanding() >= self.live.capacity.get()
+            || self.weights.as_deref().is_some_and(is_short)
+    }
+
+    /// Removes the weight of messages that leave the queue, before their tickets are released.
+    #[inline(always)]
+    pub(crate) fn unload(&self, part: &BatchSlice<T>) {
+        if let Some(weights) = &self.weights {
+            weights.load().remove(part.weight());
+        }
     }
 
     /// Returns whether it has no accepted messages, and nobody looks for more.

@@ -25,6 +25,7 @@ pub struct Message {
     pub accepted: u64,
     pub expires: Option<u64>,
     pub key: Option<u8>,
+    pub weight: u64,
 }
 
 /// One call of a handler: message, attempt, generation.
@@ -69,6 +70,8 @@ pub struct Model {
     pub queue: VecDeque<Message>,
     pub delayed: Vec<(u64, Message)>,
     pub has_delayed: bool,
+    /// A message was turned away for its weight, and nothing has left since.
+    pub short: bool,
     /// What the last plan still allows to be handed on.
     pub allowance: usize,
     pub flush_to: u64,
@@ -98,6 +101,7 @@ pub enum Admitted {
 pub enum Refused {
     Full,
     NoSubscribers,
+    TooHeavy,
 }
 
 impl Model {
@@ -114,6 +118,7 @@ impl Model {
             queue: VecDeque::new(),
             delayed: Vec::new(),
             has_delayed: false,
+            short: false,
             allowance: 0,
             flush_to: 0,
             issued: 0,

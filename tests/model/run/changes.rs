@@ -18,6 +18,15 @@ impl Pair {
         self.model.setup.overflow = overflow;
     }
 
+    pub fn set_weight_limit(&mut self, limit: u64) {
+        let set = self.topic.set_weight_limit(limit);
+        assert_eq!(set.is_ok(), self.model.setup.weight_limit.is_some());
+        if set.is_ok() {
+            self.model.setup.weight_limit = Some(limit);
+            self.model.short = false;
+        }
+    }
+
     pub fn set_dedup(&mut self, dedup: (u64, usize)) {
         let set = self.topic.set_dedup(remembers(dedup));
         assert_eq!(set.is_ok(), self.model.setup.dedup.is_some());

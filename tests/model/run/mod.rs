@@ -61,6 +61,9 @@ impl Pair {
         if let Some(dedup) = setup.dedup {
             builder = builder.dedup(remembers(dedup));
         }
+        if let Some(limit) = setup.weight_limit {
+            builder = builder.weight_limit(limit, |payload| *payload);
+        }
         if let Some(partitions) = setup.partitions {
             builder = builder.partitions(partitions);
         }
@@ -129,6 +132,7 @@ impl Pair {
             }
             Step::SetCapacity(messages) => self.set_capacity(messages),
             Step::SetOverflow(overflow) => self.set_overflow(overflow),
+            Step::SetWeightLimit(limit) => self.set_weight_limit(limit),
             Step::SetDedup(window, ids) => self.set_dedup((window, ids)),
             Step::Widen(slot, by) => self.widen(slot, by),
             Step::Reattach(slot) => self.reattach(slot),
