@@ -63,7 +63,7 @@ fn a_message_heavier_than_the_limit_is_refused_at_once_and_handed_back() {
     let topic = weighed(&broker, 10).overflow(block).open().expect("opens");
     let (log, _subscription) = read(&topic, "s");
     let refused = topic.publish(11).expect_err("it can never fit");
-    let text = "weight is 11, but it must not exceed the topic's weight limit";
+    let text = "weight is too high, but it must not exceed the topic's weight limit";
     assert_eq!(refused.to_string(), text);
     assert!(is_too_heavy(&refused) && !refused.is_full());
     assert_eq!(refused.into_inner(), 11);

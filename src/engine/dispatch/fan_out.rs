@@ -408,7 +408,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 self.tell_of(Subject::default().message(id), EventKind::Unrouted);
             }
         }
-        self.unload(unrouted);
+        if self.weights.is_some() {
+            self.unload(unrouted);
+        }
         self.gate.release(count);
         unrouted.track(Tracker::unroute);
     }

@@ -47,6 +47,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 ..admitted.receipt()
             });
         }
+        if self.weights.is_some() {
+            return self.publish_weighed(payload, meta, wait);
+        }
         let published = self.publish_to(None, payload, meta, wait);
         published.map_err(|(refused, payload, _)| refused.error(payload))
     }
@@ -89,7 +92,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         wait: Wait,
     ) -> Result<Receipt, (Refused, T, Option<Box<Meta>>)> {
         let mut drops = DeferredDrops::new();
-        let meta = self.weigh(&payload, meta);
         let admitted = match self.admit_one(wait, &mut drops, route, meta.as_deref()) {
             Ok(admitted) => admitted,
             Err(refused) => return Err((refused, payload, meta)),
@@ -117,7 +119,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Counts `count` messages as rejected, unless they made no sense.
     pub(crate) fn note_refused(&self, refused: Refused, count: u64) {
         let makes_sense = match refused {
-            Refused::ZeroTtl | Refused::NoDedup | Refused::TooHeavy(_) => false,
+            Refused::ZeroTtl | Refused::NoDedup | Refused::TooHeavy => false,
             Refused::Full | Refused::TimedOut | Refused::Closed | Refused::NoSubscribers => true,
         };
         if makes_sense {
@@ -229,7 +231,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Gets tickets within the capacity, unless the topic is closed to publishers outside of
     /// handlers.
     #[inline(always)]
-    pub(crate) fn admit_outside(self: &Arc<Self>, ask: Ask<'_>) -> Result<(u64, u64), Refusal> {
+    pub(crate) fn admit_outside(self: &Arc<Self>, ask: Ask<'_>) -> Result<(u64, u64), Refused> {
         self.by_terms(ask, |wanted| {
             self.at_gate(|gate| gate.admit(wanted, self.live.capacity.get()))
         })
@@ -241,7 +243,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self: &Arc<Self>,
         ask: Ask<'_>,
         capacity: u64,
-    ) -> Result<(u64, u64), Refusal> {
+    ) -> Result<(u64, u64), Refused> {
         self.by_terms(ask, |wanted| {
             match self.at_gate(|gate| gate.admit(wanted, capacity)) {
                 Err(Refusal::Closed) if context::is_handling(&self.engine) => {
@@ -262,22 +264,21 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn admit_by_policy(
         self: &Arc<Self>,
         ask: Ask<'_>,
-        refusal: Refusal,
+        refusal: Refused,
         patience: &mut Patience,
         drops: &mut DeferredDrops<T>,
         route: Option<u64>,
     ) -> Result<Admitted, Refused> {
         let mut refusal = refusal;
         let may_have_room = match refusal {
-            Refusal::Closed => true,
-            Refusal::Full if patience.is_locked => {
+            Refused::Full if patience.is_locked => {
                 // Ending an expired message drops its payload, which is user code. The
                 // dispatcher does that.
                 self.schedule();
                 false
             }
-            Refusal::Full => self.make_room_of_expired(),
-            Refusal::TooHeavy(weight) => return Err(Refused::TooHeavy(weight)),
+            Refused::Full => self.make_room_of_expired(),
+            _ => refusal == Refused::Closed,
         };
         if may_have_room {
             match self.admit_caller(ask, self.live.capacity.get()) {
@@ -285,29 +286,29 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 Err(still) => refusal = still,
             }
         }
-        if refusal == Refusal::Full && !std::mem::replace(&mut patience.told, true) {
+        if refusal == Refused::Full && !std::mem::replace(&mut patience.told, true) {
             self.tell(EventKind::Backpressure {
                 depth: self.waiting(),
                 overflow: self.live.overflow.get(),
             });
         }
         let admitted = match (refusal, self.live.overflow.get()) {
-            (Refusal::Closed | Refusal::TooHeavy(_), _) => Err(refused(refusal)),
-            (Refusal::Full, overflow @ (Overflow::Reject | Overflow::Block { .. })) => {
+            (Refused::Full, overflow @ (Overflow::Reject | Overflow::Block { .. })) => {
                 match patience.until(overflow) {
                     Some(until) => self.admit_after_wait(ask, until),
                     None => Err(Refused::Full),
                 }
             }
-            (Refusal::Full, Overflow::DropOldest) => self.admit_by_eviction(ask, drops, route),
-            (Refusal::Full, Overflow::DropNewest) => {
+            (Refused::Full, Overflow::DropOldest) => self.admit_by_eviction(ask, drops, route),
+            (Refused::Full, Overflow::DropNewest) => {
                 // Its id is not remembered, so that it may be published again.
                 let forced = self.admit_caller(Ask::any(ask.wanted), u64::MAX);
-                forced.map_err(refused).map(|granted| Admitted {
+                forced.map(|granted| Admitted {
                     dropped: true,
                     ..Admitted::plainly(granted)
                 })
             }
+            _ => Err(refusal),
         };
         patience.told &= admitted.is_err();
         if let Err(Refused::Closed) = admitted {
@@ -332,11 +333,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // The queued messages must be on their way before this publisher waits for their room.
         self.schedule();
         let attempt = || match self.admit_outside(ask) {
-            Err(Refusal::Full) => None,
+            Err(Refused::Full) => None,
             admitted => Some(admitted),
         };
         let admitted = self.waiters.wait_for(until, attempt, || self.room());
-        let granted = admitted.ok_or(Refused::TimedOut)?.map_err(refused)?;
+        let granted = admitted.ok_or(Refused::TimedOut)??;
         Ok(Admitted::plainly(granted))
     }
 
@@ -376,18 +377,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                         ..Admitted::plainly(granted)
                     });
                 }
-                Err(Refusal::Full) => {}
-                Err(refusal) => return Err(refused(refusal)),
+                Err(Refused::Full) => {}
+                Err(refused) => return Err(refused),
             }
         }
         Err(Refused::Full)
-    }
-}
-
-pub(crate) fn refused(refusal: Refusal) -> Refused {
-    match refusal {
-        Refusal::Full => Refused::Full,
-        Refusal::Closed => Refused::Closed,
-        Refusal::TooHeavy(weight) => Refused::TooHeavy(weight),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::task::{Context, Poll, ready};
 
-use crate::engine::publish::admit::refused;
 use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
 use crate::engine::publish::chunks::{note_in, split};
 use crate::engine::publish::messages::Outbox;
@@ -13,7 +12,6 @@ use crate::message::batch::{BATCH, DeferredDrops};
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, Receipt};
 use crate::observe::event::EventKind;
-use crate::pure::words::tickets::Refusal;
 use crate::sync::Arc;
 use crate::types::config::Overflow;
 use crate::types::error::PublishError;
@@ -33,7 +31,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return Poll::Ready(Err(Refused::NoSubscribers));
         }
         let attempt = || match self.admit_caller(ask, self.live.capacity.get()) {
-            Err(Refusal::Full) => None,
+            Err(Refused::Full) => None,
             admitted => Some(admitted),
         };
         let made_room = || self.make_room_of_expired().then(attempt).flatten();
@@ -59,7 +57,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if admitted.is_err() {
             context::note_refusal(&self.engine);
         }
-        Poll::Ready(admitted.map(Admitted::plainly).map_err(refused))
+        Poll::Ready(admitted.map(Admitted::plainly))
     }
 
     /// Accepts one message or hands the payload back. Under `Overflow::Block` it is pending

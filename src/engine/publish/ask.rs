@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::message::meta::Meta;
 use crate::message::{MessageId, Receipt};
+use crate::pure::words::tickets::Refusal;
 use crate::sync::{Arc, Instant};
 use crate::types::config::Overflow;
 use crate::types::duration::zero_ttl;
@@ -155,7 +156,7 @@ impl<'m> Ask<'m> {
 }
 
 /// Why nothing was admitted.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
     Full,
     TimedOut,
@@ -166,7 +167,16 @@ pub(crate) enum Refused {
     /// The message has a dedup id, and the topic remembers none.
     NoDedup,
     /// The message is heavier than the topic's limit.
-    TooHeavy(u64),
+    TooHeavy,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Full => Self::Full,
+            Refusal::Closed => Self::Closed,
+        }
+    }
 }
 
 impl Refused {
@@ -184,17 +194,17 @@ impl Refused {
                 payload,
                 invalid: Box::new(no_dedup()),
             },
-            Self::TooHeavy(weight) => PublishError::Invalid {
+            Self::TooHeavy => PublishError::Invalid {
                 payload,
-                invalid: Box::new(too_heavy(weight)),
+                invalid: Box::new(too_heavy()),
             },
         }
     }
 }
 
-fn too_heavy(weight: u64) -> SettingError {
+fn too_heavy() -> SettingError {
     let rule = "must not exceed the topic's weight limit";
-    SettingError::new("weight", weight, rule)
+    SettingError::new("weight", "too high", rule)
 }
 
 fn no_dedup() -> SettingError {

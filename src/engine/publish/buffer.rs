@@ -89,8 +89,11 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         payload: T,
         meta: Option<Box<Meta>>,
     ) -> Result<(), (Refused, T, Option<Box<Meta>>)> {
-        // Before the lock: to weigh a payload is the user's code.
-        let meta = self.topic.weigh(&payload, meta);
+        let meta = match self.topic.weights.is_some() {
+            // Before the lock, because this is the user's code.
+            true => self.topic.weigh(&payload, meta),
+            false => meta,
+        };
         let mut held = self.held.lock();
         if held.chunk.len() >= self.size {
             drop(held);

@@ -84,7 +84,25 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             note_granted(receipt, granted);
             return Ok(());
         }
-        self.weigh_chunk(chunk);
+        self.publish_chunk_the_long_way(route, chunk, take, receipt, patience, drops)
+    }
+
+    /// Accepts payloads where there is no short way. It is a function of its own, so that the short
+    /// way needs no room on the stack for it.
+    #[inline(never)]
+    fn publish_chunk_the_long_way(
+        self: &Arc<Self>,
+        route: Option<u64>,
+        chunk: &mut Chunk<T>,
+        take: impl FnOnce(&mut Vec<T>, usize) -> Vec<T>,
+        receipt: &mut BatchReceipt,
+        patience: &mut Patience,
+        drops: &mut DeferredDrops<T>,
+    ) -> Result<(), Refused> {
+        let wanted = chunk.len().min(BATCH) as u64;
+        if self.weights.is_some() {
+            self.weigh_chunk(chunk);
+        }
         let (wanted, route) = self.way_of(chunk, wanted, route);
         let admitted = self.admit(chunk.ask(wanted), patience, drops, route)?;
         let taken = chunk.take_front(admitted.count.max(1) as usize, take);

@@ -24,19 +24,19 @@
 //!
 //! No user code runs under either lock.
 
-use crate::engine::publish::ask::{Ask, Refused};
+use crate::engine::publish::ask::{Ask, Refused, Wait};
 use crate::engine::state::topic::TopicCore;
 use crate::engine::terms::weights::Weights;
-use crate::message::MessageId;
 use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
 use crate::message::outgoing::Message;
+use crate::message::{MessageId, Receipt};
 use crate::observe::event::{EventKind, Hook, Subject};
 use crate::pure::decide::load::Fit;
 use crate::pure::policy::dedup::{Claim, Dedup, DedupIds};
 use crate::pure::words::tickets::Refusal;
 use crate::sync::Arc;
-use crate::types::error::SettingError;
+use crate::types::error::{PublishError, SettingError};
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Refuses a message that this topic can't accept at any time.
@@ -57,11 +57,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self: &Arc<Self>,
         ask: Ask<'_>,
         step: impl FnOnce(u64) -> Result<(u64, u64), Refusal>,
-    ) -> Result<(u64, u64), Refusal> {
+    ) -> Result<(u64, u64), Refused> {
         let has_parts = ask.alone.is_some() || !ask.together.is_empty();
         match has_parts && (self.dedup.is_some() || self.weights.is_some()) {
             true => self.by_dedup_id(ask, step),
-            false => step(ask.wanted),
+            false => Ok(step(ask.wanted)?),
         }
     }
 
@@ -70,7 +70,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self: &Arc<Self>,
         ask: Ask<'_>,
         step: impl FnOnce(u64) -> Result<(u64, u64), Refusal>,
-    ) -> Result<(u64, u64), Refusal> {
+    ) -> Result<(u64, u64), Refused> {
         let (Some(ids), Some(id)) = (&self.dedup, ask.dedup_id()) else {
             return self.by_weight(ask, step);
         };
@@ -93,9 +93,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self: &Arc<Self>,
         ask: Ask<'_>,
         step: impl FnOnce(u64) -> Result<(u64, u64), Refusal>,
-    ) -> Result<(u64, u64), Refusal> {
+    ) -> Result<(u64, u64), Refused> {
         let Some(weights) = &self.weights else {
-            return step(ask.wanted);
+            return Ok(step(ask.wanted)?);
         };
         let mut load = weights.load();
         let wanted = match load.fit(ask.weights()) {
@@ -103,17 +103,30 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Fit::Short => {
                 drop(load);
                 self.schedule();
-                return Err(Refusal::Full);
+                return Err(Refused::Full);
             }
-            Fit::Never(weight) => return Err(Refusal::TooHeavy(weight)),
+            Fit::Never => return Err(Refused::TooHeavy),
         };
         let (first, granted) = step(wanted)?;
         load.add(ask.weights().take(granted as usize).sum());
         Ok((first, granted))
     }
 
+    /// Publishes a message as [`publish`](Self::publish) does, in a topic that weighs it.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn publish_weighed(
+        self: &Arc<Self>,
+        payload: T,
+        meta: Option<Box<Meta>>,
+        wait: Wait,
+    ) -> Result<Receipt, PublishError<T>> {
+        let meta = self.weigh(&payload, meta);
+        let published = self.publish_to(None, payload, meta, wait);
+        published.map_err(|(refused, payload, _)| refused.error(payload))
+    }
+
     /// Adds what the payload weighs to its parts, if the topic wants to know and doesn't yet.
-    #[inline(always)]
     pub(crate) fn weigh(&self, payload: &T, meta: Option<Box<Meta>>) -> Option<Box<Meta>> {
         match &self.weights {
             None => meta,
@@ -136,7 +149,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Notes what the payloads of a chunk weigh, if the topic wants to know.
-    #[inline(always)]
+    #[cold]
     pub(crate) fn weigh_chunk(&self, chunk: &mut Chunk<T>) {
         if let Some(weights) = &self.weights {
             chunk.weigh(|payload| self.weight_of(weights, payload));

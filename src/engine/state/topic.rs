@@ -170,7 +170,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Removes the weight of messages that leave the queue, before their tickets are released.
-    #[inline(always)]
+    #[cold]
     pub(crate) fn unload(&self, part: &BatchSlice<T>) {
         if let Some(weights) = &self.weights {
             weights.load().remove(part.weight());

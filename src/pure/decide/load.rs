@@ -19,8 +19,8 @@ pub(crate) enum Fit {
     Count(u64),
     /// The first doesn't fit now.
     Short,
-    /// The first never fits. This is its weight.
-    Never(u64),
+    /// The first never fits.
+    Never,
 }
 
 impl Load {
@@ -55,7 +55,7 @@ impl Load {
                     break;
                 }
                 if weight > self.limit {
-                    return Fit::Never(weight);
+                    return Fit::Never;
                 }
                 self.short = true;
                 return Fit::Short;
@@ -93,14 +93,14 @@ mod tests {
     fn as_many_fit_from_the_front_as_the_limit_has_room_for() {
         let table: [(u64, &[u64], Fit); 9] = [
             (0, &[10], Fit::Count(1)),
-            (0, &[11], Fit::Never(11)),
+            (0, &[11], Fit::Never),
             (0, &[4, 6, 1], Fit::Count(2)),
             (0, &[4, 7, 1], Fit::Count(1)),
             (0, &[4, 11], Fit::Count(1)),
             (4, &[7], Fit::Short),
             (4, &[6, 0], Fit::Count(2)),
             (10, &[0, 1], Fit::Count(1)),
-            (10, &[u64::MAX], Fit::Never(u64::MAX)),
+            (10, &[u64::MAX], Fit::Never),
         ];
         for (held, weights, fit) in table {
             let mut load = Load::new(10);

@@ -26,8 +26,6 @@ pub enum Refusal {
     Full,
     /// The topic accepts nothing any more.
     Closed,
-    /// The message is heavier than all that the topic may hold. The tickets themselves never say so.
-    TooHeavy(u64),
 }
 
 impl Tickets {
