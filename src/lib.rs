@@ -87,6 +87,8 @@ mod broker;
 #[cfg(doc)]
 pub mod docs;
 mod engine;
+#[cfg(feature = "log")]
+mod log;
 mod message;
 mod observe;
 mod pure;
@@ -98,7 +100,7 @@ mod types;
 pub use broker::Broker;
 pub use broker::builder::BrokerBuilder;
 pub use engine::base::clock::ManualClock;
-pub use engine::track::tracker::Outcome;
+pub use engine::track::ends::Outcome;
 pub use message::delivery_batch::{Deliveries, DeliveryBatch};
 pub use message::meta::HeaderValue;
 pub use message::nack::Nack;
@@ -126,7 +128,7 @@ pub use topic::letters::dead_letters::DeadLetters;
 pub use topic::options::TopicOptions;
 pub use topic::publishing::message::MessageBuilder;
 pub use topic::publishing::publisher::BufferedPublisher;
-pub use topic::publishing::tracked::Tracked;
+pub use topic::publishing::tracker::Tracker;
 pub use types::config::{
     Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow,
     Unkeyed, Unsubscribe,
@@ -134,6 +136,18 @@ pub use types::config::{
 pub use types::error::PublishError;
 pub use types::name::MAX_NAME_LEN;
 pub use types::pattern::Pattern;
+
+// Most programs use some of these names. They are in their modules, and here, too.
+#[doc(no_inline)]
+pub use dead_letters::{DeadLetterOverflow, DeadReason};
+#[doc(no_inline)]
+pub use error::{DrainError, OpenError, SubscribeError};
+#[doc(no_inline)]
+pub use event::EventKind;
+#[doc(no_inline)]
+pub use retry::{Decision, FailedAttempt, RetryPolicy};
+#[doc(no_inline)]
+pub use strategy::{Backlog, Plan, Strategy};
 
 /// Retry policies of your own. [`Backoff`] is the one that comes with the crate.
 pub mod retry {
@@ -172,6 +186,7 @@ pub mod event {
 /// The parts of [`Metrics`], and the report of a drain.
 pub mod metrics {
     pub use crate::observe::latency::LatencySummary;
+    pub use crate::observe::letters::LetterSubscriptionMetrics;
     pub use crate::observe::metrics::{
         DeliveryCounts, MemberMetrics, SubscriptionMetrics, TopicMetrics,
     };
@@ -197,8 +212,9 @@ pub mod dead_letters {
     pub use crate::broker::dead_letters::{BrokerDeadLetters, DeadLetterInfo};
     pub use crate::topic::letters::dead_letters::{DeadLetter, PastFailure};
     pub use crate::topic::letters::redrive::{Redrive, RedriveOptions};
+    pub use crate::topic::letters::subscription::LetterSubscription;
     pub use crate::types::config::DeadLetterOverflow;
-    pub use crate::types::reason::DeadReason;
+    pub use crate::types::reason::{DeadReason, LetterAction};
 }
 
 /// Futures of calls that wait (feature `async`).
@@ -206,8 +222,26 @@ pub mod dead_letters {
 pub mod futures {
     pub use crate::subscription::ends::UnsubscribeFuture;
     pub use crate::topic::draining::Drain;
+    pub use crate::topic::letters::futures::RedriveFuture;
     pub use crate::topic::publishing::batch_futures::PublishBatch;
     pub use crate::topic::publishing::futures::Publish;
+}
+
+/// Durable topics: a [`Store`](store::Store) in a directory, and what it reports (feature `log`).
+#[cfg(feature = "log")]
+pub mod store {
+    pub use crate::log::recover::{Opened, Progress, TornTail};
+    pub use crate::log::store::{Store, StoreBuilder};
+    pub use crate::topic::publishing::pending::PendingReceipt;
+    pub use crate::topic::stored::{Retention, StoredRecord, StoredRecords};
+    #[cfg(feature = "json")]
+    pub use crate::types::codec::Json;
+    #[cfg(feature = "postcard")]
+    pub use crate::types::codec::Postcard;
+    pub use crate::types::codec::{Codec, CodecError, Raw};
+    pub use crate::types::durability::Durability;
+    pub use crate::types::error::store::StoreError;
+    pub use crate::types::start::Start;
 }
 
 #[cfg(doctest)]

@@ -1,14 +1,16 @@
 //! Futures: `publish_async`, `recv_async` and the stream of leases wait without blocking
 //! a thread. A future that is dropped has taken nothing, and takes nobody's wake-up along.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::harness::{HANG, Log, assert_balanced, assert_rests_balanced, manual, threaded};
+use crate::harness::{
+    HANG, Log, assert_balanced, assert_rests_balanced, bell, block_on, cracked_bell, manual, poll,
+    threaded,
+};
 use futures_core::Stream;
 use millstream::error::DrainError;
 use millstream::error::{EndedError, TryRecvError};
@@ -18,25 +20,6 @@ use millstream::{Message, NoSubscribers, Unsubscribe};
 const BLOCK: Overflow = Overflow::Block {
     timeout: Duration::from_millis(1),
 };
-
-/// Counts how often it is woken; panics if told to.
-struct Bell(AtomicUsize, bool);
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        assert!(!self.1, "a waker that panics");
-    }
-}
-
-fn bell(panics: bool) -> (Arc<Bell>, Waker) {
-    let bell = Arc::new(Bell(AtomicUsize::new(0), panics));
-    (Arc::clone(&bell), Waker::from(bell))
-}
-
-fn poll<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
-    Pin::new(future).poll(&mut Context::from_waker(waker))
-}
 
 fn pulled(broker: &Broker, credits: usize) -> (Topic<u32>, PullSubscription<u32>) {
     let topic = broker.topic("t").open().expect("opens");
@@ -49,19 +32,19 @@ fn pulled(broker: &Broker, credits: usize) -> (Topic<u32>, PullSubscription<u32>
 fn a_future_that_waits_is_woken_by_a_message_and_by_a_credit() {
     let (broker, _clock) = manual();
     let (topic, worker) = pulled(&broker, 1);
-    let (rung, waker) = bell(false);
+    let (rung, waker) = bell();
     let mut next = worker.recv_async();
     assert!(poll(&mut next, &waker).is_pending());
     topic.publish_batch([1, 2]).expect("there is room");
     broker.run_until_idle();
-    assert_eq!(rung.0.load(Ordering::SeqCst), 1);
+    assert_eq!(rung.count(), 1);
     let Poll::Ready(Ok(first)) = poll(&mut next, &waker) else {
         panic!("it is there");
     };
     let mut next = worker.recv_async();
     assert!(poll(&mut next, &waker).is_pending(), "no credit");
     first.ack().expect("in time");
-    assert_eq!(rung.0.load(Ordering::SeqCst), 2);
+    assert_eq!(rung.count(), 2);
     let Poll::Ready(Ok(second)) = poll(&mut next, &waker) else {
         panic!("it is there");
     };
@@ -74,18 +57,18 @@ fn a_future_that_waits_is_woken_by_a_message_and_by_a_credit() {
 fn a_future_that_is_dropped_loses_neither_a_delivery_nor_a_wake_up() {
     let (broker, _clock) = manual();
     let (topic, worker) = pulled(&broker, 8);
-    let (gone, waker) = bell(false);
-    let (rung, other_waker) = bell(false);
+    let (gone, waker) = bell();
+    let (rung, other_waker) = bell();
     let mut dropped = worker.recv_async();
     let mut other = worker.recv_async();
     assert!(poll(&mut dropped, &waker).is_pending());
     assert!(poll(&mut other, &other_waker).is_pending());
     topic.publish(1).expect("there is room");
     broker.run_until_idle();
-    assert_eq!(gone.0.load(Ordering::SeqCst), 1);
-    assert_eq!(rung.0.load(Ordering::SeqCst), 0, "it came second");
+    assert_eq!(gone.count(), 1);
+    assert_eq!(rung.count(), 0, "it came second");
     drop(dropped);
-    assert_eq!(rung.0.load(Ordering::SeqCst), 1, "it is passed on");
+    assert_eq!(rung.count(), 1, "it is passed on");
     let Poll::Ready(Ok(lease)) = poll(&mut other, &other_waker) else {
         panic!("it is there");
     };
@@ -158,12 +141,12 @@ fn a_message_that_waits_for_room_keeps_its_key_its_headers_and_its_delay() {
 fn a_batch_that_is_awaited_takes_what_is_there_and_waits_for_the_first() {
     let (broker, _clock) = manual();
     let (topic, worker) = pulled(&broker, 8);
-    let (rung, waker) = bell(false);
+    let (rung, waker) = bell();
     let mut next = worker.recv_batch_async(5);
     assert!(poll(&mut next, &waker).is_pending());
     topic.publish_batch(1..=7).expect("there is room");
     broker.run_until_idle();
-    assert_eq!(rung.0.load(Ordering::SeqCst), 1);
+    assert_eq!(rung.count(), 1);
     let Poll::Ready(Ok(five)) = poll(&mut next, &waker) else {
         panic!("they are there");
     };
@@ -180,7 +163,7 @@ fn a_batch_that_is_awaited_takes_what_is_there_and_waits_for_the_first() {
     };
     assert_eq!(none.len(), 0);
     // One that is dropped after its call passes it on.
-    let (woken, other_waker) = bell(false);
+    let (woken, other_waker) = bell();
     let mut dropped = worker.recv_batch_async(5);
     let mut other = worker.recv_batch_async(5);
     assert!(poll(&mut dropped, &waker).is_pending());
@@ -188,7 +171,7 @@ fn a_batch_that_is_awaited_takes_what_is_there_and_waits_for_the_first() {
     topic.publish(8).expect("there is room");
     broker.run_until_idle();
     drop(dropped);
-    assert_eq!(woken.0.load(Ordering::SeqCst), 1, "it is passed on");
+    assert_eq!(woken.count(), 1, "it is passed on");
     let Poll::Ready(Ok(last)) = poll(&mut other, &other_waker) else {
         panic!("it is there");
     };
@@ -204,7 +187,7 @@ fn a_message_wakes_one_of_a_thousand_futures_and_each_has_its_turn() {
     const FUTURES: usize = 1_000;
     let (broker, _clock) = manual();
     let (topic, worker) = pulled(&broker, 64);
-    let (rung, waker) = bell(false);
+    let (rung, waker) = bell();
     let mut futures: Vec<_> = (0..FUTURES).map(|_| worker.recv_async()).collect();
     let still = futures
         .iter_mut()
@@ -213,7 +196,7 @@ fn a_message_wakes_one_of_a_thousand_futures_and_each_has_its_turn() {
     for number in 0..10 {
         topic.publish(number).expect("there is room");
         broker.run_until_idle();
-        let woken = rung.0.load(Ordering::SeqCst);
+        let woken = rung.count();
         assert_eq!(woken, number as usize + 1, "one for each message");
         // Who comes later does not push in front of the one that was called before.
         let at = number as usize;
@@ -223,16 +206,12 @@ fn a_message_wakes_one_of_a_thousand_futures_and_each_has_its_turn() {
         assert_eq!(*lease.payload(), number);
         lease.ack().expect("in time");
     }
-    let before = rung.0.load(Ordering::SeqCst);
+    let before = rung.count();
     topic.publish_batch(10..30).expect("there is room");
     broker.run_until_idle();
-    assert_eq!(
-        rung.0.load(Ordering::SeqCst) - before,
-        20,
-        "one for each message"
-    );
+    assert_eq!(rung.count() - before, 20, "one for each message");
     let _ = worker.unsubscribe(Unsubscribe::Cancel);
-    let all = rung.0.load(Ordering::SeqCst) - before;
+    let all = rung.count() - before;
     assert_eq!(all, FUTURES - 10, "the end is for all");
     assert_balanced(&broker);
 }
@@ -245,7 +224,7 @@ fn a_place_wakes_one_of_many_publishers_and_a_close_all() {
     let topic = topic.no_subscribers(NoSubscribers::Retain).open();
     let topic: Topic<u32> = topic.expect("opens");
     topic.publish(0).expect("there is room");
-    let (rung, waker) = bell(false);
+    let (rung, waker) = bell();
     let mut futures: Vec<_> = (0..FUTURES)
         .map(|n| topic.publish_async(n as u32))
         .collect();
@@ -256,22 +235,22 @@ fn a_place_wakes_one_of_many_publishers_and_a_close_all() {
     let _s = topic.subscribe("s", |_| Ok(())).expect("subscribes");
     assert!(broker.wait_until_idle(HANG));
     // The subscribe calls one, too, if it finds the place that the worker has just made.
-    let first = rung.0.load(Ordering::SeqCst);
+    let first = rung.count();
     assert!((1..=2).contains(&first), "{first} for the first place");
     for (at, future) in futures.iter_mut().enumerate().take(10) {
         assert!(broker.wait_until_idle(HANG));
-        let woken = rung.0.load(Ordering::SeqCst);
+        let woken = rung.count();
         assert_eq!(woken, first + at, "one for each place");
         let accepted = poll(future, &waker);
         assert!(matches!(accepted, Poll::Ready(Ok(_))), "it is its turn");
     }
     // It is passed on by one that was called and is dropped.
     assert!(broker.wait_until_idle(HANG));
-    assert_eq!(rung.0.load(Ordering::SeqCst), first + 10);
+    assert_eq!(rung.count(), first + 10);
     drop(futures.remove(10));
-    assert_eq!(rung.0.load(Ordering::SeqCst), first + 11);
+    assert_eq!(rung.count(), first + 11);
     let _ = broker.drain(Duration::ZERO);
-    assert_eq!(rung.0.load(Ordering::SeqCst), FUTURES, "a close is for all");
+    assert_eq!(rung.count(), FUTURES, "a close is for all");
     drop(futures);
     assert_balanced(&broker);
 }
@@ -280,15 +259,15 @@ fn a_place_wakes_one_of_many_publishers_and_a_close_all() {
 fn a_waker_that_panics_stops_nobody() {
     let (broker, _clock) = manual();
     let (topic, worker) = pulled(&broker, 8);
-    let (_bad, bad_waker) = bell(true);
-    let (rung, waker) = bell(false);
+    let (_bad, bad_waker) = cracked_bell();
+    let (rung, waker) = bell();
     let mut bad = worker.recv_async();
     let mut good = worker.recv_async();
     assert!(poll(&mut bad, &bad_waker).is_pending());
     assert!(poll(&mut good, &waker).is_pending());
     topic.publish(1).expect("there is room");
     broker.run_until_idle();
-    assert_eq!(rung.0.load(Ordering::SeqCst), 1);
+    assert_eq!(rung.count(), 1);
     assert!(poll(&mut good, &waker).is_ready());
 }
 
@@ -296,13 +275,13 @@ fn a_waker_that_panics_stops_nobody() {
 fn a_future_ends_with_its_subscription_and_a_stream_after_it() {
     let (broker, _clock) = manual();
     let (_topic, worker) = pulled(&broker, 8);
-    let (rung, waker) = bell(false);
+    let (rung, waker) = bell();
     let (mut next, mut stream) = (worker.recv_async(), worker.stream());
     assert!(poll(&mut next, &waker).is_pending());
     let mut context = Context::from_waker(&waker);
     assert!(Pin::new(&mut stream).poll_next(&mut context).is_pending());
     drop(worker.unsubscribe(Unsubscribe::Cancel));
-    assert_eq!(rung.0.load(Ordering::SeqCst), 2);
+    assert_eq!(rung.count(), 2);
     let answer = poll(&mut next, &waker).map(|answer| answer.err());
     assert_eq!(answer, Poll::Ready(Some(EndedError)));
     let ended = Pin::new(&mut stream).poll_next(&mut context);
@@ -322,7 +301,7 @@ fn full(broker: &Broker) -> Topic<u32> {
 fn a_publish_waits_for_room_and_dropped_before_it_accepts_nothing() {
     let broker = threaded(1);
     let topic = full(&broker);
-    let (rung, waker) = bell(false);
+    let (rung, waker) = bell();
     let mut waits = topic.publish_async(1);
     let mut dropped = topic.publish_async(2);
     assert!(poll(&mut waits, &waker).is_pending());
@@ -330,7 +309,7 @@ fn a_publish_waits_for_room_and_dropped_before_it_accepts_nothing() {
     drop(dropped);
     let _sink = topic.subscribe("sink", |_| Ok(())).expect("subscribes");
     assert!(broker.wait_until_idle(HANG));
-    assert_eq!(rung.0.load(Ordering::SeqCst), 1);
+    assert_eq!(rung.count(), 1);
     let Poll::Ready(Ok(receipt)) = poll(&mut waits, &waker) else {
         panic!("there is room");
     };
@@ -343,11 +322,11 @@ fn a_publish_waits_for_room_and_dropped_before_it_accepts_nothing() {
 fn a_publish_that_waits_is_refused_when_the_broker_closes() {
     let broker = threaded(1);
     let topic = full(&broker);
-    let (rung, waker) = bell(false);
+    let (rung, waker) = bell();
     let mut waits = topic.publish_async(1);
     assert!(poll(&mut waits, &waker).is_pending());
     let _ = broker.drain(Duration::ZERO);
-    assert!(rung.0.load(Ordering::SeqCst) > 0);
+    assert!(rung.count() > 0);
     let Poll::Ready(Err(PublishError::Closed(1))) = poll(&mut waits, &waker) else {
         panic!("it is closed, and the payload comes back");
     };
@@ -360,7 +339,7 @@ fn other_policies_answer_at_once() {
     let topic = broker.topic("t").capacity(1);
     let topic = topic.no_subscribers(NoSubscribers::Retain).open();
     let topic: Topic<u32> = topic.expect("opens");
-    let (_rung, waker) = bell(false);
+    let (_rung, waker) = bell();
     assert!(matches!(
         poll(&mut topic.publish_async(1), &waker),
         Poll::Ready(Ok(_))
@@ -417,26 +396,6 @@ async fn on_a_runtime_everything_arrives_once() {
     assert_balanced(&broker);
 }
 
-/// Polls until it is ready, and sleeps in between.
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(std::thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut future = pin!(future);
-    let began = Instant::now();
-    while began.elapsed() < HANG {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(ready) => return ready,
-            Poll::Pending => std::thread::park_timeout(HANG),
-        }
-    }
-    panic!("nobody woke it");
-}
-
 #[test]
 fn a_drain_that_is_awaited_reports_as_one_that_blocks() {
     let broker = threaded(1);
@@ -464,7 +423,7 @@ fn a_drain_by_a_future_blocks_neither_its_poll_nor_its_drop() {
     });
     let _held = held.expect("subscribes");
     topic.publish(1).expect("there is room");
-    let (woken, waker) = bell(true);
+    let (woken, waker) = cracked_bell();
     let mut drain = broker.drain_async(HANG);
     assert!(poll(&mut drain, &waker).is_pending(), "a handler runs");
     assert!(poll(&mut drain, &waker).is_pending(), "a handler runs");
@@ -472,7 +431,7 @@ fn a_drain_by_a_future_blocks_neither_its_poll_nor_its_drop() {
     // A waker that panics costs nobody the outcome.
     let report = block_on(&mut drain).expect("complete");
     assert_eq!(report.delivered, 1);
-    assert!(woken.0.load(Ordering::SeqCst) <= 1);
+    assert!(woken.count() <= 1);
 
     let broker = threaded(1);
     let topic = broker.topic::<u32>("t").open().expect("opens");
@@ -578,7 +537,7 @@ fn a_batch_that_is_given_up_says_what_was_accepted_and_hands_back_the_rest() {
     let worker = pull.pull(Pull::default().credits(1)).expect("subscribes");
     topic.publish(0).expect("there is room");
     let lease = worker.recv_timeout(HANG).expect("it comes");
-    let (rung, waker) = bell(false);
+    let (rung, waker) = bell();
     let mut given_up = topic.publish_batch_async(1..5);
     let mut other = topic.publish_async(9);
     assert!(poll(&mut given_up, &waker).is_pending());
@@ -587,12 +546,12 @@ fn a_batch_that_is_given_up_says_what_was_accepted_and_hands_back_the_rest() {
     assert_eq!(given_up.receipt().last().map(|id| id.get()), Some(3));
     lease.ack().expect("in time");
     let began = Instant::now();
-    while rung.0.load(Ordering::SeqCst) == 0 && began.elapsed() < HANG {
+    while rung.count() == 0 && began.elapsed() < HANG {
         std::thread::yield_now();
     }
-    assert_eq!(rung.0.load(Ordering::SeqCst), 1, "one for one place");
+    assert_eq!(rung.count(), 1, "one for one place");
     assert_eq!(given_up.into_inner(), [3, 4]);
-    assert_eq!(rung.0.load(Ordering::SeqCst), 2, "the place is passed on");
+    assert_eq!(rung.count(), 2, "the place is passed on");
     assert!(matches!(poll(&mut other, &waker), Poll::Ready(Ok(_))));
     for number in [1, 2, 9] {
         let lease = worker.recv_timeout(HANG).expect("it comes");
@@ -647,12 +606,17 @@ fn a_batch_that_is_refused_hands_back_whole_messages_under_every_policy() {
 }
 
 #[test]
-fn the_end_of_a_tracked_message_wakes_its_future_once() {
+fn the_end_of_tracked_messages_wakes_their_future_once() {
     let (broker, _clock) = manual();
     let (topic, worker) = pulled(&broker, 8);
-    let (rung, waker) = bell(false);
-    let mut tracked = topic.message(1).publish_tracked().expect("there is room");
-    let dropped = topic.message(2).publish_tracked().expect("there is room");
+    let (rung, waker) = bell();
+    let send = |payload| {
+        let tracker = topic.tracker();
+        let message = topic.message(payload).tracked(&tracker);
+        message.publish().expect("there is room");
+        tracker
+    };
+    let (mut tracked, dropped) = (send(1), send(2));
     assert!(poll(&mut tracked, Waker::noop()).is_pending());
     assert!(poll(&mut tracked, &waker).is_pending());
     let mut dropped = dropped;
@@ -662,20 +626,32 @@ fn the_end_of_a_tracked_message_wakes_its_future_once() {
     let leases = worker
         .recv_batch(8, Duration::ZERO)
         .expect("they are there");
-    assert_eq!(rung.0.load(Ordering::SeqCst), 0);
+    assert_eq!(rung.count(), 0);
     leases.ack_all().expect("in time");
-    assert_eq!(rung.0.load(Ordering::SeqCst), 1);
+    assert_eq!(rung.count(), 1);
     let Poll::Ready(outcome) = poll(&mut tracked, &waker) else {
         panic!("it has ended");
     };
     assert!(outcome.is_delivered());
     // A waker that panics hurts nobody.
-    let (_bad, bad_waker) = bell(true);
-    let mut tracked = topic.message(3).publish_tracked().expect("there is room");
+    let (_bad, bad_waker) = cracked_bell();
+    let mut tracked = send(3);
     assert!(poll(&mut tracked, &bad_waker).is_pending());
     broker.run_until_idle();
     let lease = worker.try_recv().expect("it is there");
     lease.ack().expect("in time");
     assert!(poll(&mut tracked, &waker).is_ready());
+    // A tracker goes on, if more messages get it.
+    let message = topic.message(4).tracked(&tracked);
+    message.publish().expect("there is room");
+    assert!(poll(&mut tracked, &waker).is_pending());
+    broker.run_until_idle();
+    let lease = worker.try_recv().expect("it is there");
+    lease.ack().expect("in time");
+    assert_eq!(rung.count(), 2);
+    let Poll::Ready(outcome) = poll(&mut tracked, &waker) else {
+        panic!("it has ended");
+    };
+    assert_eq!(outcome.delivered, 2);
     assert_balanced(&broker);
 }

@@ -274,7 +274,7 @@ fn the_same_works_on_another_executor() {
     });
     block_on(published);
     let report = block_on(broker.drain_async(HANG)).expect("it drains");
-    assert_eq!(block_on(pulled), (0..MESSAGES).sum());
+    assert_eq!(block_on(pulled), (0..MESSAGES).sum::<u32>());
     assert_eq!(report.delivered, 2 * u64::from(MESSAGES));
     drop(stop);
     thread.join().expect("the executor ends");

@@ -58,7 +58,7 @@ fn a_detached_group_works_on_and_takes_members_again() {
     group.detach();
     topic.publish(1).unwrap();
     broker.run_until_idle();
-    assert_eq!(seen.take(), []);
+    assert!(seen.take().is_empty());
     let group = topic.attach_group("g").unwrap();
     let member = group.join("two", of_member(&seen)).unwrap();
     broker.run_until_idle();
@@ -66,6 +66,22 @@ fn a_detached_group_works_on_and_takes_members_again() {
     drop(group);
     broker.run_until_idle();
     assert!(member.has_left());
+    assert_rests_balanced(&broker);
+}
+
+#[test]
+fn a_group_that_is_taken_up_keeps_the_concurrency_of_its_members() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u32>("t").open().unwrap();
+    let group = topic.subscription("g").concurrency(4).group().unwrap();
+    group.detach();
+    let group = topic.attach_group("g").unwrap();
+    let refused = group.member("one").join(|_| Ok(())).err().unwrap();
+    assert!(refused.to_string().starts_with("concurrency is 4"));
+    let one = group.member("one").join_shared(|_| Ok(())).unwrap();
+    topic.publish_batch(0..8).unwrap();
+    broker.run_until_idle();
+    assert_eq!(one.metrics().taken, 8);
     assert_rests_balanced(&broker);
 }
 

@@ -88,7 +88,7 @@ fn the_oldest_message_lingers_no_longer_than_it_may() {
     assert_eq!(log.take(), [0]);
     advance(&broker, &clock, LINGER / 2);
     publisher.publish(2).unwrap();
-    assert_eq!(log.take(), []);
+    assert!(log.take().is_empty());
     advance(&broker, &clock, LINGER / 2);
     assert_eq!(log.take(), [1, 2]);
     assert_balanced(&broker);

@@ -99,7 +99,7 @@ fn a_cancelled_timer_is_no_deadline_and_its_successor_is_not_early() {
         assert_eq!(broker.next_deadline(), None);
         topic.publish_after(2 * MS, 1_000 + number).unwrap();
         advance(&broker, &clock, MS);
-        assert_eq!(log.take(), []);
+        assert!(log.take().is_empty());
         advance(&broker, &clock, MS);
         assert_eq!(log.take(), [1_000 + number]);
     }
@@ -117,7 +117,7 @@ fn a_batch_that_waits_to_be_full_still_goes_when_it_is() {
     broker.run_until_idle();
     topic.cancel_delayed(receipt.id()).unwrap();
     broker.run_until_idle();
-    assert_eq!(log.take(), []);
+    assert!(log.take().is_empty());
     topic.publish(3).unwrap();
     broker.run_until_idle();
     assert_eq!(log.take(), [1, 2, 3]);

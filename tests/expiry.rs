@@ -759,6 +759,36 @@ fn an_expired_letter_parks_no_key() {
     assert_balanced(&broker);
 }
 
+/// Its retry is due, and comes too late, when a letter before it parks the key.
+#[test]
+fn what_has_expired_follows_no_parked_key_into_the_dead_letters() {
+    let (broker, clock) = manual();
+    let topic = keeping(&broker);
+    let builder = topic.subscription("s").on_failure(OnFailure::BlockKey);
+    let builder = builder.on_exhausted(OnExhausted::ParkKey);
+    let time = clock.clone();
+    let subscribed = builder.subscribe(move |delivery| {
+        // So long that the lane takes one at a time, and so short that its turn goes on.
+        time.advance(Duration::from_micros(10));
+        match delivery.payload() {
+            0 => Err(Nack::dead_letter("parks its key")),
+            _ => Err(Nack::retry("later")),
+        }
+    });
+    let subscription = subscribed.expect("subscribes");
+    topic.message(0).key("k").publish().expect("has room");
+    advance(&broker, &clock, SECOND);
+    topic.message(1).key("k").publish().expect("has room");
+    broker.run_until_idle();
+    assert_eq!(subscription.metrics().counts.awaiting_retry, 1);
+    assert_eq!(topic.dead_letters().redrive(|_| true).redriven, 1);
+    advance(&broker, &clock, HOUR);
+    let expected = [(0, DeadReason::Rejected), (1, DeadReason::Expired)];
+    let expected = expected.map(|(payload, reason)| ("s".to_owned(), payload, reason));
+    assert_eq!(reasons(&topic), expected);
+    assert_balanced(&broker);
+}
+
 // On real threads.
 
 #[test]

@@ -192,11 +192,19 @@ fn nobody_is_asked_about_messages_from_before_the_subscription_unless_they_were_
         let builder = broker.topic::<u32>("t").no_subscribers(no_subscribers);
         let topic = builder.open().expect("opens");
         topic.publish_batch([0, 1]).expect("there is room");
-        let (log, subscription) = read_by(topic.subscription("s").filter(is_even));
+        let asked = Log::new();
+        let of_filter = asked.clone();
+        let builder = topic.subscription("s").filter(move |delivery| {
+            of_filter.push(*delivery.payload());
+            is_even(delivery)
+        });
+        let (log, subscription) = read_by(builder);
         topic.publish_batch([2, 3]).expect("there is room");
         broker.run_until_idle();
         let is_kept = no_subscribers == NoSubscribers::Retain;
         assert_eq!(log.take(), if is_kept { vec![0, 2] } else { vec![2] });
+        let from = if is_kept { 0 } else { 2 };
+        assert!(asked.take().into_iter().eq(from..4));
         assert_eq!(subscription.metrics().counts.filtered, filtered);
         assert_rests_balanced(&broker);
     }

@@ -618,6 +618,95 @@ fn a_redrive_passes_no_letter_that_has_come_back_meanwhile() {
     assert_balanced(&broker);
 }
 
+/// A lane judges its parked keys one after the other. Of the second key, the first letter failed
+/// again, the second waits to follow it, and the third is redriven before the second has.
+#[cfg(feature = "async")]
+#[test]
+fn a_redriven_letter_passes_no_delivery_that_follows_into_the_store_just_then() {
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::task::{Context, Wake, Waker};
+
+    use millstream::DeadLetters;
+
+    /// Redrives some letters when the first delivery of a parked key has followed into the store.
+    struct RedriveThen {
+        letters: DeadLetters<Order>,
+        chosen: fn(&Order) -> bool,
+    }
+
+    impl Wake for RedriveThen {
+        fn wake(self: Arc<Self>) {
+            let _ = self
+                .letters
+                .redrive(|letter| (self.chosen)(letter.payload()));
+        }
+    }
+
+    let (broker, _clock) = manual();
+    let topic = open(&broker, 1);
+    let log = Log::new();
+    let calls = log.clone();
+    let subscription = topic.subscription("book").on_failure(OnFailure::BlockKey);
+    let _book = subscription
+        .on_exhausted(OnExhausted::ParkKey)
+        .subscribe(move |d| {
+            let (key, number, failures) = *d.payload();
+            if u32::from(d.generation()) < failures {
+                return Err(Nack::retry("not yet"));
+            }
+            calls.push((key, number));
+            Ok(())
+        })
+        .expect("subscribes");
+    let letters = topic.dead_letters();
+    // Both keys do the same, so it makes no difference which of them is judged first.
+    for key in ["a", "b"] {
+        publish(
+            &topic,
+            &[(key, 1, 2), (key, 2, 0), (key, 3, 0), (key, 4, 0)],
+        );
+    }
+    broker.run_until_idle();
+    assert_eq!(letters.len(), 8);
+    // The publishers of other keys want to hear how their messages end.
+    let mut tracked = Vec::new();
+    for key in ["c", "d", "e", "f"] {
+        publish(&topic, &[(key, 1, 1)]);
+        let tracker = topic.tracker();
+        let message = topic.message((key, 2, 0)).key(key).tracked(&tracker);
+        message.publish().expect("there is room");
+        tracked.push(tracker);
+    }
+    let redrive = Arc::new(RedriveThen {
+        letters: letters.clone(),
+        // The fourth keeps its key parked.
+        chosen: |order| ["a", "b"].contains(&order.0) && order.1 != 4,
+    });
+    let waker = Waker::from(redrive);
+    for tracked in &mut tracked {
+        let polled = Pin::new(tracked).poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+    }
+    let first = |order: &Order| order.1 <= 2;
+    assert_eq!(
+        letters.redrive(|letter| first(letter.payload())).redriven,
+        4
+    );
+    broker.run_until_idle();
+    for _ in 0..3 {
+        let _ = letters.redrive(|_| true);
+        broker.run_until_idle();
+    }
+    let done = log.take();
+    for key in ["a", "b"] {
+        let of_key = done.iter().filter(|(other, _)| *other == key);
+        let numbers: Vec<_> = of_key.map(|(_, number)| *number).collect();
+        assert_eq!(numbers, [1, 2, 3, 4], "{key}");
+    }
+    assert_balanced(&broker);
+}
+
 /// Fails the first message for good.
 fn fails_the_first(topic: &Topic<Order>, log: &Log<(&'static str, u32)>) -> Subscription {
     let log = log.clone();

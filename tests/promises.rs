@@ -18,6 +18,8 @@ mod dedup;
 mod drain;
 mod drain_pipeline;
 mod drain_topic;
+#[cfg(feature = "log")]
+mod durable;
 mod expiry;
 mod failures_at_the_end;
 mod fair_shares;
@@ -30,6 +32,7 @@ mod isolation;
 mod kept_alive;
 mod lag;
 mod latencies;
+mod letter_subscribers;
 mod lifecycle_events;
 mod live_changes;
 mod messages;
@@ -49,6 +52,8 @@ mod payloads;
 mod pull;
 mod pull_batches;
 mod receive_errors;
+#[cfg(feature = "async")]
+mod redrive_async;
 mod redrive_options;
 mod requeue;
 mod retry;

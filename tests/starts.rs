@@ -9,10 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
+    HANG, HOUR, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
 };
 use millstream::{
-    Batched, Broker, LaneFull, Nack, NoSubscribers, Overflow, Topic, TopicBuilder, Unsubscribe,
+    Batched, Broker, LaneFull, Nack, NoSubscribers, Overflow, Subscription, Topic, TopicBuilder,
+    Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -149,6 +150,50 @@ fn a_delayed_message_is_for_those_who_were_there_when_it_was_accepted() {
 }
 
 // Retain.
+
+/// A lane that is full for an hour, of a subscription that came just now.
+fn full(broker: &Broker, topic: &Topic<u64>) -> Subscription {
+    let lane = topic.subscription("full").capacity(1);
+    let subscribed = lane.subscribe(|_| Err(Nack::snooze(HOUR, "not now")));
+    publish(topic, 1, 0..0);
+    broker.run_until_idle();
+    subscribed.expect("subscribes")
+}
+
+#[test]
+fn a_full_lane_holds_back_nothing_that_was_accepted_before_it_came() {
+    let (broker, clock) = manual();
+    let topic = open(&broker, NoSubscribers::Discard);
+    let (first, _first) = read(&topic, "first");
+    topic.publish_after(MS, 0).expect("there is room");
+    let _full = full(&broker, &topic);
+    advance(&broker, &clock, MS);
+    assert_eq!(first.take(), [1, 0]);
+    publish(&topic, 2, 0..0);
+    broker.run_until_idle();
+    assert_eq!(first.len(), 0, "this one is for both");
+    assert_balanced(&broker);
+}
+
+#[test]
+fn what_needs_no_room_goes_on_once_those_before_it_were_dropped() {
+    let (broker, clock) = manual();
+    let topic = open(&broker, NoSubscribers::Discard);
+    topic
+        .set_overflow(Overflow::DropOldest)
+        .expect("nobody waits");
+    topic.set_capacity(3).expect("it is in range");
+    let (first, _first) = read(&topic, "first");
+    topic.publish_after(MS, 0).expect("there is room");
+    let _full = full(&broker, &topic);
+    publish(&topic, 2, 0..0);
+    advance(&broker, &clock, MS);
+    assert_eq!(first.take(), [1], "the next one is for both");
+    publish(&topic, 3, 4..5);
+    broker.run_until_idle();
+    assert_eq!(first.take(), [0], "the next one is for both");
+    assert_eq!(assert_balanced(&broker).topics[0].dropped, 1);
+}
 
 #[test]
 fn retained_messages_are_for_the_first_that_comes_and_not_for_the_second() {

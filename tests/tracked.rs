@@ -1,4 +1,4 @@
-//! A publisher learns how all deliveries of its message have ended: each of them once, and not
+//! A publisher learns how all deliveries of its messages have ended: each of them once, and not
 //! before the last.
 
 use std::thread;
@@ -10,14 +10,14 @@ use crate::harness::{
 use millstream::dead_letters::DeadLetterOverflow;
 use millstream::error::UnsettledError;
 use millstream::{
-    Backoff, Batched, Broker, LaneFull, Nack, NoSubscribers, OnExhausted, OnExpired, OnFailure,
-    Outcome, Overflow, Pull, Topic, Tracked, Unsubscribe,
+    Backoff, Batched, Broker, LaneFull, Message, Nack, NoSubscribers, OnExhausted, OnExpired,
+    OnFailure, Outcome, Overflow, Pull, Topic, Tracker, Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);
 
 /// Delivered, dead-lettered, dropped, expired, cancelled, unrouted.
-fn ends(outcome: Outcome) -> [u32; 6] {
+fn ends(outcome: Outcome) -> [u64; 6] {
     [
         outcome.delivered,
         outcome.dead_lettered,
@@ -29,12 +29,19 @@ fn ends(outcome: Outcome) -> [u32; 6] {
 }
 
 #[track_caller]
-fn assert_ends(tracked: &Tracked, expected: [u32; 6]) {
+fn assert_ends(tracked: &Tracker, expected: [u64; 6]) {
     assert_eq!(tracked.outcome().map(ends), Some(expected));
 }
 
-fn send(topic: &Topic<u32>, payload: u32) -> Tracked {
-    topic.message(payload).publish_tracked().unwrap()
+fn send(topic: &Topic<u32>, payload: u32) -> Tracker {
+    send_message(topic, Message::new(payload))
+}
+
+fn send_message(topic: &Topic<u32>, message: Message<u32>) -> Tracker {
+    let tracker = topic.tracker();
+    let sent = topic.publish_messages([message.tracked(&tracker)]);
+    assert_eq!(sent.expect("there is room").accepted(), 1);
+    tracker
 }
 
 fn open(broker: &Broker) -> Topic<u32> {
@@ -65,7 +72,6 @@ fn every_subscription_counts_once_and_a_retry_is_no_end() {
         }
     });
     let tracked = send(&topic, 1);
-    assert_eq!(tracked.receipt().id().get(), 1);
     assert_eq!(tracked.outcome(), None);
     broker.run_until_idle();
     assert_eq!(tracked.outcome(), None, "two wait for their retry");
@@ -178,10 +184,10 @@ fn each_kind_of_handler_and_order_ends_the_deliveries_it_was_given() {
         let all = 2 + others;
         let sent: Vec<_> = (0..30)
             .map(|number| {
-                let message = topic.message(number).key(format!("k{}", number % 2));
+                let message = Message::new(number).key(format!("k{}", number % 2));
                 // Messages without a tracker are among them.
                 topic.publish(0).unwrap();
-                (number, message.publish_tracked().unwrap())
+                (number, send_message(&topic, message))
             })
             .collect();
         for _ in 0..100 {
@@ -238,7 +244,7 @@ fn followers_of_a_parked_key_end_as_dead_letters() {
     let parking = parking.on_exhausted(OnExhausted::ParkKey);
     let _s = parking.subscribe(|_| Err(Nack::dead_letter("no"))).unwrap();
     let sent: Vec<_> = (0..5)
-        .map(|number| topic.message(number).key("k").publish_tracked().unwrap())
+        .map(|number| send_message(&topic, Message::new(number).key("k")))
         .collect();
     broker.run_until_idle();
     sent.iter()
@@ -312,7 +318,7 @@ fn a_message_expires_in_the_queue_in_a_lane_and_before_its_retry() {
         let topic = broker.topic("t").on_expired(on_expired);
         let topic = topic.retry(Backoff::fixed(5 * MS)).open().unwrap();
         let pull = topic.subscription("s").pull(Pull::default()).unwrap();
-        let ttl = |topic: &Topic<u32>| topic.message(1).ttl(2 * MS).publish_tracked().unwrap();
+        let ttl = |topic: &Topic<u32>| send_message(topic, Message::new(1).ttl(2 * MS));
         let [queued, tried, in_lane_of_pull] = [ttl(&waits), ttl(&topic), ttl(&topic)];
         broker.run_until_idle();
         pull.try_recv().unwrap().nack(Nack::retry("later")).unwrap();
@@ -353,8 +359,11 @@ fn without_subscribers_a_message_is_unrouted_retained_or_refused() {
     let reject = broker
         .topic::<u32>("reject")
         .no_subscribers(NoSubscribers::Reject);
-    let refused = reject.open().unwrap().message(7).publish_tracked();
+    let reject = reject.open().unwrap();
+    let tracker = reject.tracker();
+    let refused = reject.message(7).tracked(&tracker).publish();
     assert_eq!(refused.unwrap_err().into_inner(), 7);
+    assert_ends(&tracker, [0; 6]);
     assert_balanced(&broker);
 }
 
@@ -401,7 +410,7 @@ fn the_end_of_the_broker_ends_what_is_left() {
         let other = other.open().unwrap();
         let s = other.subscribe("s", |_| Err(Nack::retry("later"))).unwrap();
         let queued = send(&topic, 1);
-        let delayed = topic.message(2).after(HOUR).publish_tracked().unwrap();
+        let delayed = send_message(&topic, Message::new(2).after(HOUR));
         let waits_for_retry = send(&other, 1);
         match threads {
             0 => _ = broker.run_until_idle(),
@@ -426,17 +435,22 @@ fn a_delayed_message_ends_when_it_has_come_or_was_cancelled() {
     let (broker, clock) = manual();
     let topic = open(&broker);
     let (_log, _s) = read(&topic, "s");
-    let late = || topic.message(1).after(MS).publish_tracked().unwrap();
-    let (comes, cancelled) = (late(), late());
-    let back = topic.cancel_delayed(cancelled.receipt().id()).unwrap();
+    let late = || {
+        let tracker = topic.tracker();
+        let sent = topic.message(1).after(MS).tracked(&tracker).publish();
+        (tracker, sent.unwrap())
+    };
+    let ((comes, _), (cancelled, receipt)) = (late(), late());
+    let back = topic.cancel_delayed(receipt.id()).unwrap();
     assert_ends(&cancelled, [0, 0, 1, 0, 0, 0]);
     assert_eq!(comes.outcome(), None);
     advance(&broker, &clock, MS);
     assert_ends(&comes, [1, 0, 0, 0, 0, 0]);
-    // The message that came back is tracked by nobody.
+    // The message that came back has its tracker still.
     topic.publish_messages([back]).unwrap();
+    assert_eq!(cancelled.outcome(), None);
     broker.run_until_idle();
-    assert_ends(&cancelled, [0, 0, 1, 0, 0, 0]);
+    assert_ends(&cancelled, [1, 0, 1, 0, 0, 0]);
     assert_balanced(&broker);
 }
 
@@ -449,7 +463,8 @@ fn a_thread_waits_for_the_end_and_a_handler_does_not() {
     let answers = Log::new();
     let (to, told) = (replies.clone(), answers.clone());
     let _s = topic.subscribe("s", move |delivery| {
-        let inner = to.message(*delivery.payload()).publish_tracked()?;
+        let inner = to.tracker();
+        to.message(*delivery.payload()).tracked(&inner).publish()?;
         told.push((inner.wait(), inner.wait_timeout(HANG)));
         Ok(())
     });
@@ -458,11 +473,13 @@ fn a_thread_waits_for_the_end_and_a_handler_does_not() {
     assert_eq!(answers.take(), [(Err(UnsettledError), Err(UnsettledError))]);
     assert_rests_balanced(&broker);
     assert_eq!(log.take(), [7]);
-    let late = topic.message(1).after(HOUR).publish_tracked().unwrap();
+    let late = topic.tracker();
+    let message = topic.message(1).after(HOUR).tracked(&late);
+    let receipt = message.publish().unwrap();
     assert_eq!(late.wait_timeout(MS), Err(UnsettledError));
     thread::scope(|scope| {
         let waits = scope.spawn(|| late.wait());
-        topic.cancel_delayed(late.receipt().id()).unwrap();
+        topic.cancel_delayed(receipt.id()).unwrap();
         assert_eq!(waits.join().unwrap().map(ends), Ok([0, 0, 1, 0, 0, 0]));
     });
     assert!(format!("{late:?} {}", late.wait().unwrap()).contains("1 dropped"));
@@ -510,14 +527,124 @@ fn what_a_filter_refuses_is_told_apart_and_no_end() {
     let odd = topic.subscription("odd").filter(|d| d.payload() % 2 == 1);
     let _odd = odd.subscribe(|_| Ok(())).expect("subscribes");
     let _all = topic.subscribe("all", |_| Ok(())).expect("subscribes");
-    let tracked = [1, 2].map(|number| {
-        let message = topic.message(number);
-        message.publish_tracked().expect("there is room")
-    });
+    let tracked = [1, 2].map(|number| send(&topic, number));
     broker.run_until_idle();
     let [odd, even] = tracked.map(|tracked| tracked.outcome().expect("all has ended"));
     assert_eq!((odd.delivered, odd.filtered), (2, 0));
     assert_eq!((even.delivered, even.filtered), (1, 1));
     assert!(even.is_delivered());
     assert_balanced(&broker);
+}
+
+#[test]
+fn one_tracker_sums_up_messages_however_they_are_published_and_wherever() {
+    for partitions in [None, Some(2)] {
+        let (broker, clock) = manual();
+        let mut builder = broker.topic::<u32>("t").capacity(1_000);
+        if let Some(partitions) = partitions {
+            builder = builder.partitions(partitions);
+        }
+        let (topic, other) = (builder.open().unwrap(), broker.topic("other").open());
+        let other: Topic<u32> = other.unwrap();
+        let _good = topic.subscribe("good", |_| Ok(())).unwrap();
+        let _bad = topic.subscribe("bad", |_| Err(Nack::dead_letter("no")));
+        let _elsewhere = other.subscribe("s", |_| Ok(())).unwrap();
+        let tracker = topic.tracker();
+        assert_ends(&tracker, [0; 6]);
+        let new = |number| Message::new(number).tracked(&tracker);
+        let one = || topic.message(1).tracked(&tracker);
+        one().publish().unwrap();
+        one().key("k").try_publish().unwrap();
+        one().ttl(HOUR).publish_timeout(MS).unwrap();
+        one().after(MS).publish().unwrap();
+        // Few join the open batch, and many are one of their own.
+        for count in [3, 40, 100] {
+            topic.publish_messages((0..count).map(new)).unwrap();
+        }
+        topic.publish_messages([new(1).after(MS)]).unwrap();
+        let mut buffer = topic.buffered(Batched::of(4)).unwrap();
+        (0..6).for_each(|number| buffer.publish_message(new(number)).unwrap());
+        assert!(buffer.flush().unwrap().accepted() > 0);
+        let by_calls = 4 + 143 + 1 + 6;
+        #[cfg(not(feature = "async"))]
+        let sent = by_calls;
+        #[cfg(feature = "async")]
+        let sent = {
+            use std::task::{Context, Poll, Waker};
+            let context = &mut Context::from_waker(Waker::noop());
+            let mut one = std::pin::pin!(one().publish_async());
+            assert!(matches!(one.as_mut().poll(context), Poll::Ready(Ok(_))));
+            let many = topic.publish_messages_async((0..70).map(new));
+            let mut many = std::pin::pin!(many);
+            assert!(matches!(many.as_mut().poll(context), Poll::Ready(Ok(_))));
+            by_calls + 71
+        };
+        topic.publish(7).unwrap();
+        other.publish_messages([new(1)]).unwrap();
+        assert_eq!(tracker.outcome(), None);
+        broker.run_until_idle();
+        assert_eq!(tracker.outcome(), None, "two are not due");
+        advance(&broker, &clock, MS);
+        assert_ends(&tracker, [sent + 1, sent, 0, 0, 0, 0]);
+        assert_balanced(&broker);
+    }
+}
+
+#[test]
+fn a_batch_that_is_refused_in_part_has_its_accepted_messages_tracked_and_comes_back_with_the_tracker()
+ {
+    for partitions in [None, Some(1)] {
+        let (broker, _clock) = manual();
+        let mut builder = broker.topic::<u32>("t").capacity(2);
+        if let Some(partitions) = partitions {
+            builder = builder.partitions(partitions);
+        }
+        let topic = builder.open().unwrap();
+        let (log, _s) = read(&topic, "s");
+        let tracker = topic.tracker();
+        let batch = (0..3).map(|number| Message::new(number).tracked(&tracker));
+        let partial = topic.publish_messages(batch).unwrap_err();
+        assert_eq!(partial.accepted, 2);
+        let refused = topic.message(9).tracked(&tracker).try_publish();
+        assert_eq!(refused.unwrap_err().into_inner(), 9);
+        broker.run_until_idle();
+        assert_ends(&tracker, [2, 0, 0, 0, 0, 0]);
+        topic.publish_messages(partial.into_inner()).unwrap();
+        assert_eq!(tracker.outcome(), None);
+        broker.run_until_idle();
+        assert_ends(&tracker, [3, 0, 0, 0, 0, 0]);
+        assert_eq!(log.take(), [0, 1, 2]);
+        assert_balanced(&broker);
+    }
+}
+
+#[test]
+fn each_message_of_a_batch_that_overflows_its_topic_is_counted_once() {
+    for partitions in [None, Some(1)] {
+        for overflow in [Overflow::DropOldest, Overflow::DropNewest] {
+            let (broker, clock) = manual();
+            let builder = broker.topic::<u32>("t").capacity(10).overflow(overflow);
+            let builder = match partitions {
+                Some(partitions) => builder.partitions(partitions),
+                None => builder,
+            };
+            let topic = builder.open().unwrap();
+            let (log, _s) = read(&topic, "s");
+            let tracker = topic.tracker();
+            let batch = (0..80).map(|number| Message::new(number).tracked(&tracker));
+            topic.publish_messages(batch).unwrap();
+            let late = topic.message(80).after(MS).tracked(&tracker);
+            late.publish().unwrap();
+            topic.publish_messages([Message::new(81)]).unwrap();
+            broker.run_until_idle();
+            advance(&broker, &clock, MS);
+            let (outcome, delivered) = (tracker.outcome().unwrap(), log.len() as u64);
+            // The last one has no tracker.
+            let others = u64::from(overflow == Overflow::DropOldest);
+            assert_eq!(outcome.delivered, delivered - others);
+            assert_eq!(outcome.ends(), 81, "{outcome}");
+            assert_eq!(outcome.delivered + outcome.dropped, 81);
+            assert_balanced(&broker);
+        }
+    }
 }

@@ -1,44 +1,18 @@
 //! An unsubscribe as a future: it begins with the call, comes without a thread that
 //! waits, and goes on if nobody awaits it.
 
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::harness::{HANG, HOUR, Log, advance, assert_rests_balanced, manual, threaded};
-use millstream::futures::UnsubscribeFuture;
+use crate::harness::{
+    HANG, HOUR, Log, advance, assert_rests_balanced, bell, block_on, manual, poll, threaded,
+};
 use millstream::{
     Backoff, Broker, Delivery, Nack, OwnedDelivery, Pull, Topic, Unsubscribe, Unsubscribed,
 };
 
 const MS: Duration = Duration::from_millis(1);
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(std::thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut future = pin!(future);
-    let began = Instant::now();
-    while began.elapsed() < HANG {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(ready) => return ready,
-            Poll::Pending => std::thread::park_timeout(HANG),
-        }
-    }
-    panic!("it was never woken");
-}
-
-/// Whether the future is ready, for one that nobody wakes.
-fn poll(future: &mut UnsubscribeFuture) -> Poll<Unsubscribed> {
-    Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
-}
 
 fn counts(ended: Unsubscribed) -> (u64, u64, u64) {
     match ended {
@@ -85,12 +59,15 @@ fn each_mode_ends_each_kind_of_subscription() {
             patterns.unsubscribe_async(mode),
         ];
         if mode == drain {
-            assert!(ends.iter_mut().all(|end| poll(end).is_pending()));
+            assert!(
+                ends.iter_mut()
+                    .all(|end| poll(end, Waker::noop()).is_pending())
+            );
             pull.recv().unwrap().ack().unwrap();
         }
         advance(&broker, &clock, MS);
         for end in &mut ends {
-            let Poll::Ready(ended) = poll(end) else {
+            let Poll::Ready(ended) = poll(end, Waker::noop()) else {
                 panic!("{mode:?} has not ended");
             };
             assert_eq!(counts(ended), expected, "{mode:?}");
@@ -111,19 +88,11 @@ fn a_drain_waits_for_a_retry_and_is_woken_when_it_was_made() {
     topic.publish(1).unwrap();
     broker.run_until_idle();
     let mut end = sub.unsubscribe_async(Unsubscribe::Drain { timeout: HOUR });
-    struct Bell(AtomicUsize);
-    impl Wake for Bell {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-    let bell = Arc::new(Bell(AtomicUsize::new(0)));
-    let waker = Waker::from(bell.clone());
-    let pending = Pin::new(&mut end).poll(&mut Context::from_waker(&waker));
-    assert!(pending.is_pending());
+    let (bell, waker) = bell();
+    assert!(poll(&mut end, &waker).is_pending());
     advance(&broker, &clock, MS);
-    assert!(bell.0.load(Ordering::SeqCst) > 0);
-    let Poll::Ready(ended) = poll(&mut end) else {
+    assert!(bell.count() > 0);
+    let Poll::Ready(ended) = poll(&mut end, Waker::noop()) else {
         panic!("it has not ended");
     };
     assert_eq!(counts(ended), (1, 0, 0));
@@ -142,9 +111,9 @@ fn a_drain_that_is_out_of_time_cancels_the_rest() {
     let timeout = MS * 5;
     let mut end = sub.unsubscribe_async(Unsubscribe::Drain { timeout });
     broker.run_until_idle();
-    assert!(poll(&mut end).is_pending());
+    assert!(poll(&mut end, Waker::noop()).is_pending());
     advance(&broker, &clock, timeout + MS);
-    let Poll::Ready(ended) = poll(&mut end) else {
+    let Poll::Ready(ended) = poll(&mut end, Waker::noop()) else {
         panic!("it has not ended");
     };
     assert_eq!(counts(ended), (0, 0, 1));
@@ -160,7 +129,7 @@ fn an_end_that_nobody_awaits_comes_all_the_same() {
     let polled = topic.subscribe("polled", |_| Ok(())).unwrap();
     topic.publish(1).unwrap();
     let mut end = polled.unsubscribe_async(Unsubscribe::Cancel);
-    let _ = poll(&mut end);
+    let _ = poll(&mut end, Waker::noop());
     drop(end);
     let began = Instant::now();
     while !broker
@@ -192,7 +161,7 @@ fn it_waits_for_a_running_call_and_occupies_no_thread() {
     entries.recv_timeout(HANG).unwrap();
     // The one worker is in the handler, and this thread goes on.
     let mut end = sub.unsubscribe_async(Unsubscribe::Cancel);
-    assert!(poll(&mut end).is_pending());
+    assert!(poll(&mut end, Waker::noop()).is_pending());
     drop(release);
     assert_eq!(counts(block_on(end)), (1, 0, 0));
     assert_rests_balanced(&broker);

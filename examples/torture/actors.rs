@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{sleep, yield_now};
 use std::time::Duration;
+#[cfg(feature = "async")]
+use std::time::Instant;
 
 use fastrand::Rng;
-use millstream::dead_letters::RedriveOptions;
+use millstream::dead_letters::{DeadLetter, LetterAction, RedriveOptions};
 use millstream::error::RemoveError;
 use millstream::{Batched, LaneFull, Unsubscribe, Unsubscribed};
 
@@ -17,6 +19,9 @@ use crate::ledger::{Ledger, Offer};
 use crate::life::{Actor, Life};
 use crate::partitions::Split;
 use crate::process;
+use crate::shot::Shot;
+#[cfg(feature = "async")]
+use crate::source::wait_for;
 use crate::source::{Sent, Source};
 use crate::temper::Temper;
 use crate::verdict::{check, fail};
@@ -297,12 +302,51 @@ fn come_and_go(ledger: &Ledger, number: u64, life: &Life, random: &mut Rng) {
     });
 }
 
-/// Redrives and purges letters.
+/// What may be redriven without tearing its order.
+fn may_go(letter: &DeadLetter<Shot>, is_keyed: bool, likes: bool) -> bool {
+    match letter.subscription() {
+        // Whoever chooses among those of a parked key chooses their order.
+        name if is_keyed && name.starts_with(PARKS) => true,
+        name if is_keyed => name.starts_with(SWITCHED) && likes,
+        _ => letter.generation() < 3 && likes,
+    }
+}
+
+/// A subscriber to the letters comes and goes. It fails now and then.
+fn read_letters(ledger: &Ledger, is_keyed: bool, random: &mut Rng) {
+    let mut own = random.fork();
+    let read = move |letter: &DeadLetter<Shot>| match own.u32(..8) {
+        0 => Err("now and then")?,
+        1 => Ok(LetterAction::Snooze(Duration::from_micros(own.u64(..500)))),
+        2 => Ok(LetterAction::Purge),
+        3 => Ok(LetterAction::Keep),
+        _ => Ok(match may_go(letter, is_keyed, true) {
+            true => LetterAction::Redrive,
+            false => LetterAction::Keep,
+        }),
+    };
+    // It may be too late for it.
+    if let Ok(reader) = ledger.topic().dead_letters().subscribe("reader", read) {
+        sleep(Duration::from_micros(random.u64(..2_000)));
+        match reader.unsubscribe() {
+            Some(last) => {
+                ledger.purged.fetch_add(last.purged, Relaxed);
+                ledger.redriven.fetch_add(last.redriven, Relaxed);
+            }
+            None => fail("unsubscribe", "it did not wait outside of a handler"),
+        }
+    }
+}
+
+/// Redrives and purges letters, or has a subscriber do so.
 pub fn redriver(life: &Life, actor: &Actor, mut random: Rng) {
     while actor.goes_on(life) {
         let ledger = &life.ledgers[random.usize(..life.ledgers.len())];
         let letters = ledger.topic().dead_letters();
+        let is_keyed = life.keyed().is_some_and(|keyed| Arc::ptr_eq(keyed, ledger));
         if random.u32(..4) == 0 {
+            read_letters(ledger, is_keyed, &mut random);
+        } else if random.u32(..4) == 0 {
             let topic = ledger.topic().name().to_owned();
             let purged = match life.slot.broker() {
                 Some(broker) if random.bool() => {
@@ -313,15 +357,22 @@ pub fn redriver(life: &Life, actor: &Actor, mut random: Rng) {
             };
             ledger.purged.fetch_add(purged as u64, Relaxed);
         } else {
-            let is_keyed = life.keyed().is_some_and(|keyed| Arc::ptr_eq(keyed, ledger));
             let wait = Duration::from_micros(random.u64(..500));
             let options = RedriveOptions::new().wait(wait);
-            let chosen = letters.redrive_with(options, |letter| match letter.subscription() {
-                // Whoever chooses among those of a parked key chooses their order.
-                name if is_keyed && name.starts_with(PARKS) => true,
-                name if is_keyed => name.starts_with(SWITCHED) && random.bool(),
-                _ => letter.generation() < 3 && random.bool(),
-            });
+            let mut of_filter = random.fork();
+            let filter =
+                move |letter: &DeadLetter<Shot>| may_go(letter, is_keyed, of_filter.bool());
+            let chosen = match random.bool() {
+                #[cfg(feature = "async")]
+                true => {
+                    let mut redrive = letters.redrive_with_async(options, filter);
+                    let until = Instant::now() + Duration::from_secs(60);
+                    let chosen = wait_for(&mut redrive, until);
+                    check(chosen.is_some(), "redrive", "the future was never woken");
+                    chosen.and_then(Result::ok)
+                }
+                _ => letters.redrive_with(options, filter).ok(),
+            };
             let redriven = chosen.map_or(0, |chosen| chosen.redriven);
             ledger.redriven.fetch_add(redriven as u64, Relaxed);
         }

@@ -10,7 +10,7 @@ use millstream::error::{OpenError, SubscribeError};
 use millstream::metrics::TopicMetrics;
 use millstream::{
     Backoff, Batched, Broker, Dedup, LaneFull, NoSubscribers, OnExpired, Overflow, Subscription,
-    Topic, Tracked,
+    Topic, Tracker,
 };
 
 use crate::partitions::{self, Split};
@@ -54,7 +54,7 @@ pub struct Offer {
 
 /// Ids that a topic remembers: far more than come between two publishes of one.
 const DEDUP_IDS: usize = 8_192;
-/// Tracked messages that are remembered.
+/// Trackers that are remembered.
 const MOST_TRACKED: usize = 4_096;
 
 /// A topic and our own books of it.
@@ -79,7 +79,7 @@ pub struct Ledger {
     /// Subscriptions made by handlers.
     pub guests: Mutex<Vec<(Subscription, Arc<Seat>)>>,
     /// Messages whose end their publishers want to know.
-    tracked: Mutex<Vec<Tracked>>,
+    tracked: Mutex<Vec<(Tracker, u64)>>,
 }
 
 impl Ledger {
@@ -149,22 +149,23 @@ impl Ledger {
         drop(topic);
     }
 
-    /// Remembers a message, whose end is looked at when all is over.
-    pub fn track(&self, message: Tracked) {
+    /// Remembers how many messages were accepted with a tracker. Their ends are looked at when all
+    /// is over.
+    pub fn track(&self, tracker: Option<Tracker>, accepted: usize) {
         let mut tracked = self.tracked.lock().expect("nothing panics in here");
         if tracked.len() < MOST_TRACKED {
-            tracked.push(message);
+            tracked.extend(tracker.map(|tracker| (tracker, accepted as u64)));
         }
     }
 
     /// Every message has ended. Its end may be told a moment after the books have it.
     fn compare_tracked(&self) {
-        for message in &*self.tracked.lock().expect("nothing panics in here") {
-            let outcome = message.wait_timeout(Duration::from_secs(5));
+        for (tracker, accepted) in &*self.tracked.lock().expect("nothing panics in here") {
+            let outcome = tracker.wait_timeout(Duration::from_secs(5));
             check(
-                outcome.is_ok_and(|outcome| outcome.ends() > 0),
+                outcome.is_ok_and(|outcome| outcome.ends() >= *accepted),
                 "tracked",
-                format_args!("{message:?} has not ended"),
+                format_args!("{accepted} messages have not all ended: {tracker:?}"),
             );
         }
     }

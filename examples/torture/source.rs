@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use millstream::error::PublishBatchError;
-use millstream::{BatchReceipt, Batched, Broker, Message, PublishError, Receipt, Topic, Unkeyed};
+use millstream::{
+    BatchReceipt, Batched, Broker, Message, PublishError, Receipt, Topic, Tracker, Unkeyed,
+};
 
 use crate::ledger::Ledger;
 use crate::partitions::Split;
@@ -160,11 +162,11 @@ impl Source {
         let sent = match random.u32(..4) {
             0 => message.publish(),
             1 => message.try_publish(),
-            2 => message.publish_tracked().map(|tracked| {
-                let receipt = tracked.receipt();
-                self.ledger.track(tracked);
-                receipt
-            }),
+            2 => {
+                let tracker = self.topic.tracker();
+                let published = message.tracked(&tracker).publish();
+                published.inspect(|_| self.ledger.track(Some(tracker), 1))
+            }
             _ => message.publish_timeout(Duration::from_micros(random.u64(..2_000))),
         };
         self.one(sent)
@@ -280,26 +282,44 @@ impl Source {
     }
 
     fn publish_messages(&mut self, count: u64, random: &mut Rng) -> Sent {
-        let (first, last) = (self.last + 1, self.last + count);
-        let shots: Vec<_> = (first..=last).map(|n| self.message(n, random)).collect();
-        self.last = last;
+        let (shots, tracker) = self.messages(count, random);
         let sent = self.topic.publish_messages(shots);
+        let accepted = match &sent {
+            Ok(receipt) => receipt.accepted(),
+            Err(partial) => partial.accepted,
+        };
+        self.ledger.track(tracker, accepted);
         self.many(sent)
+    }
+
+    /// Messages that are published together, and the tracker that some of these batches have.
+    fn messages(&mut self, count: u64, random: &mut Rng) -> (Vec<Message<Shot>>, Option<Tracker>) {
+        let (first, last) = (self.last + 1, self.last + count);
+        self.last = last;
+        let tracker = (random.u32(..4) == 0).then(|| self.topic.tracker());
+        let shots = (first..=last).map(|sequence| {
+            let message = self.message(sequence, random);
+            match &tracker {
+                Some(tracker) => message.tracked(tracker),
+                None => message,
+            }
+        });
+        (shots.collect(), tracker)
     }
 
     /// By a future, which is given up after a while.
     #[cfg(feature = "async")]
     fn publish_awaited(&mut self, random: &mut Rng) -> Sent {
-        let (first, last) = (self.last + 1, self.last + random.u64(1..200));
-        let shots: Vec<_> = (first..=last).map(|n| self.message(n, random)).collect();
-        self.last = last;
+        let (shots, tracker) = self.messages(random.u64(1..200), random);
         let mut publishing = self.topic.publish_messages_async(shots);
         let until = Instant::now() + Duration::from_micros(random.u64(..3_000));
-        if let Some(sent) = wait_for(&mut publishing, until) {
+        let sent = wait_for(&mut publishing, until);
+        self.ledger.track(tracker, publishing.receipt().accepted());
+        if let Some(sent) = sent {
             return self.many(sent);
         }
         let (receipt, rest) = (publishing.receipt(), publishing.into_inner());
-        self.last = last - rest.len() as u64;
+        self.last -= rest.len() as u64;
         for message in rest {
             message.into_inner().defuse();
         }
@@ -376,7 +396,7 @@ impl Source {
 
 /// Polls on this thread, until the future is ready or the time is up.
 #[cfg(feature = "async")]
-fn wait_for<F: Future + Unpin>(future: &mut F, until: Instant) -> Option<F::Output> {
+pub fn wait_for<F: Future + Unpin>(future: &mut F, until: Instant) -> Option<F::Output> {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
         fn wake(self: Arc<Self>) {

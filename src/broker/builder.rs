@@ -38,6 +38,8 @@ pub struct BrokerBuilder {
     seed: Option<u64>,
     #[cfg(feature = "async")]
     poll_hook: Option<PollHook>,
+    #[cfg(feature = "log")]
+    store: Option<crate::log::store::Store>,
 }
 
 /// The default number of records that may wait for their observers.
@@ -62,6 +64,8 @@ impl Default for BrokerBuilder {
             seed: None,
             #[cfg(feature = "async")]
             poll_hook: None,
+            #[cfg(feature = "log")]
+            store: None,
         }
     }
 }
@@ -191,6 +195,17 @@ impl BrokerBuilder {
         }
     }
 
+    /// Sets the store for the broker's durable topics (feature `log`).
+    ///
+    /// It is closed when its last clone has gone, and the broker.
+    #[cfg(feature = "log")]
+    pub fn store(self, store: crate::log::store::Store) -> Self {
+        Self {
+            store: Some(store),
+            ..self
+        }
+    }
+
     /// Checks the settings and starts the threads.
     ///
     /// # Errors
@@ -231,6 +246,8 @@ impl BrokerBuilder {
             thread_name: self.thread_name,
             #[cfg(feature = "async")]
             poll_hook: self.poll_hook,
+            #[cfg(feature = "log")]
+            store: self.store,
         });
         // From here on, giving up drops the owner, which stops the threads that have started.
         let owner = Owner {

@@ -1,16 +1,25 @@
 //! The dead letters of all topics.
 
+use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
 use crate::broker::Broker;
+use crate::engine::base::contain::Contained;
+use crate::engine::reading::pattern::PatternReaders;
 use crate::engine::runtime::directory::{AnyLetter, AnyTopic};
 use crate::message::MessageId;
 use crate::message::meta::HeaderValue;
 use crate::sync::Arc;
-use crate::types::reason::DeadReason;
+use crate::topic::letters::dead_letters::DeadLetter;
+use crate::topic::letters::subscription::{LetterSubscription, handler_of};
+use crate::types::error::SubscribeError;
+use crate::types::name::parse;
+use crate::types::reason::{DeadReason, LetterAction};
 
-/// The dead letters of all topics of a broker, without their payloads.
+/// The dead letters of all topics of a broker.
+///
+/// Queries show them without their payloads. Subscribers get these, too.
 #[derive(Clone)]
 pub struct BrokerDeadLetters {
     broker: Broker,
@@ -58,11 +67,69 @@ impl BrokerDeadLetters {
 
     /// Forgets the letters that `filter` chooses, and returns their number.
     ///
-    /// Letters that somebody has redriven or purged meanwhile are not among them.
+    /// Letters that somebody has redriven or purged meanwhile are not among them, nor are letters
+    /// that a subscriber has at the moment.
     pub fn purge(&self, mut filter: impl FnMut(&DeadLetterInfo) -> bool) -> usize {
         let chosen = self.each().filter(|(_, letter)| filter(letter));
         let purged = chosen.filter(|(topic, chosen)| topic.purge_letter(chosen.letter.arrival()));
         purged.count()
+    }
+
+    /// Calls `handler` with each dead letter of the topics of payload type `T` whose names match a
+    /// pattern, with its payload.
+    ///
+    /// It covers topics that are opened later. In each topic it is a subscriber as by
+    /// [`DeadLetters::subscribe`], which says when letters come, and when they come again. Calls
+    /// for different topics may overlap, so the handler is `Fn` and `Sync`. The name must be free
+    /// among the broker's subscriptions to patterns, and among the subscribers of these letters.
+    /// The topics can be removed while they have no letters.
+    ///
+    /// ```
+    /// use millstream::dead_letters::{DeadLetter, LetterAction};
+    /// use millstream::{Broker, Nack};
+    /// # let broker = Broker::builder().workers(0).build()?;
+    ///
+    /// let alerts = broker.dead_letters().subscribe("alerts", "orders.>", |letter: &DeadLetter<u64>| {
+    ///     eprintln!("{}: {} {:?}", letter.topic(), letter.payload(), letter.error());
+    ///     Ok(LetterAction::Keep)
+    /// })?;
+    /// let orders = broker.topic("orders.eu").open()?;
+    /// let _billing = orders.subscribe("billing", |_| Err(Nack::dead_letter("no such account")))?;
+    /// orders.publish(7_u64)?;
+    /// broker.run_until_idle();
+    /// assert_eq!((alerts.metrics().kept, broker.dead_letters().len()), (1, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// [`DeadLetters::subscribe`]: crate::DeadLetters::subscribe
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`SubscribeError`] for an invalid or taken name, an invalid pattern, or a closed
+    /// broker. Nothing has been subscribed to then.
+    pub fn subscribe<T, F>(
+        &self,
+        name: &str,
+        pattern: &str,
+        handler: F,
+    ) -> Result<LetterSubscription, SubscribeError>
+    where
+        T: Send + Sync + 'static,
+        F: Fn(&DeadLetter<T>) -> Result<LetterAction, Box<dyn Error + Send + Sync>>
+            + Send
+            + Sync
+            + 'static,
+    {
+        let handler = Arc::new(Contained::new(handler));
+        let (name, pattern) = (parse(name)?, pattern.parse()?);
+        let make = move || {
+            let handler = Arc::clone(&handler);
+            handler_of(move |letter: &DeadLetter<T>| (**handler)(letter))
+        };
+        let engine = Arc::clone(&self.broker.owner.engine);
+        let readers = PatternReaders::new(name, engine, pattern, Box::new(make));
+        readers.join()?;
+        Ok(LetterSubscription::new(readers))
     }
 
     /// Forgets all letters, and returns their number.

@@ -243,7 +243,8 @@ impl Broker {
     /// Returns the dead letters of all topics, to look through them and to purge them.
     ///
     /// They are shown without their payloads, because topics carry different ones.
-    /// [`Topic::dead_letters`] has these, and redrives.
+    /// [`Topic::dead_letters`] has these, and redrives. A [subscriber](BrokerDeadLetters::subscribe)
+    /// gets those of one payload type.
     ///
     /// ```
     /// # use millstream::{Broker, Nack};
@@ -329,8 +330,10 @@ impl Broker {
     /// Waits until the broker is idle, and returns whether that happened before the timeout.
     ///
     /// The broker is idle when nothing is queued, in flight, delayed or waiting for a retry, and
-    /// observers have been told. Messages that a topic retains for its first subscription don't
-    /// count. Deliveries of a parked key that wait for room among the dead letters do count.
+    /// observers have been told. No handler of dead letters runs, or has a letter due.
+    ///
+    /// Messages that a topic retains for its first subscription don't count. Deliveries of a parked
+    /// key that wait for room among the dead letters do count.
     ///
     /// With `workers(0)` it runs the work that is due now, and does not wait. Inside a handler of
     /// this broker it returns `false` at once.

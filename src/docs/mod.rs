@@ -89,6 +89,19 @@ chapter!(
         dead_letters::DeadLetterOverflow
     ]
 );
+#[cfg(feature = "log")]
+chapter!(
+    durability,
+    "durability.md",
+    "How messages outlive the process, and what that costs.",
+    [
+        store::Store,
+        store::Durability,
+        store::Start,
+        store::Retention,
+        TopicBuilder
+    ]
+);
 chapter!(
     overload,
     "overload.md",

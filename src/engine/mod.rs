@@ -7,9 +7,14 @@ pub(crate) mod base;
 
 pub(crate) mod track;
 
+#[cfg(feature = "log")]
+pub(crate) mod journal;
+
 pub(crate) mod wait;
 
 pub(crate) mod runtime;
+
+pub(crate) mod letters;
 
 pub(crate) mod parts;
 
@@ -23,11 +28,16 @@ pub(crate) mod dispatch;
 
 pub(crate) mod deliver;
 
+#[cfg(feature = "log")]
+pub(crate) mod durable;
+
 pub(crate) mod keyed;
 
 pub(crate) mod slots;
 
 pub(crate) mod pull;
+
+pub(crate) mod reading;
 
 pub(crate) mod registry;
 

@@ -1,7 +1,7 @@
 //! Messages on their way: one by one through the queue, and in batches from there on.
 
 use crate::engine::base::contain::discard;
-use crate::engine::track::tracker::Tracker;
+use crate::engine::track::ends::Ends;
 use crate::message::MessageId;
 use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
@@ -68,19 +68,24 @@ pub(crate) struct Batch<T> {
 struct Marks {
     /// A time to live of its own.
     expires: bool,
-    /// A publisher that wants to know its end.
-    is_tracked: bool,
+    /// Somebody who wants to know its end: its publisher, or the log.
+    is_watched: bool,
+    /// It was read from the log.
+    #[cfg(feature = "log")]
+    is_replayed: bool,
 }
 
 impl Marks {
     const NONE: Self = Self {
         expires: false,
-        is_tracked: false,
+        is_watched: false,
+        #[cfg(feature = "log")]
+        is_replayed: false,
     };
 
     fn add(&mut self, meta: &Meta) {
         self.expires |= meta.ttl_ns.is_some();
-        self.is_tracked |= meta.tracker().is_some();
+        self.is_watched |= meta.is_watched();
     }
 }
 
@@ -152,25 +157,40 @@ impl<T> Batch<T> {
         found.ok().map(|at| &*self.meta[at].1)
     }
 
-    /// Returns whether the end of a message is counted for its publisher.
-    pub(crate) fn is_tracked(&self) -> bool {
-        self.marks.is_tracked
+    /// Returns whether somebody wants to know the end of a message.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.marks.is_watched
+    }
+
+    /// Makes a batch of messages that were read from the log.
+    #[cfg(feature = "log")]
+    pub(crate) fn replayed(each: Vec<(Accepted<T>, Box<Meta>)>, ttl: Option<NonZeroU64>) -> Self {
+        let mut open = OpenBatch::new(ttl);
+        for (message, meta) in each {
+            open.push(message, Some(meta));
+        }
+        open.marks.is_replayed = true;
+        open.take()
+    }
+
+    /// Returns whether its messages were read from the log.
+    #[cfg(feature = "log")]
+    pub(crate) fn is_replayed(&self) -> bool {
+        self.marks.is_replayed
     }
 
     /// Calls `note` with the trackers of the messages from `from` up to `to`.
     #[cold]
-    fn track(&self, from: u32, to: u32, note: impl Fn(&Tracker)) {
+    fn track(&self, from: u32, to: u32, note: impl Fn(&Ends)) {
         let within = self.meta.iter().filter(|(at, _)| (from..to).contains(at));
         let trackers = within.filter_map(|(_, meta)| meta.tracker());
         trackers.for_each(|tracker| note(tracker));
     }
 
-    /// Notes how deliveries of the messages at these places have ended.
-    #[cold]
-    pub(crate) fn track_ends(&self, places: impl Iterator<Item = usize>, end: Status) {
-        for place in places {
-            let tracker = self.meta(place).and_then(Meta::tracker);
-            tracker.into_iter().for_each(|tracker| tracker.end(end));
+    /// Notes how a delivery of the message at this place has ended.
+    pub(crate) fn track_end(&self, place: usize, end: Status) {
+        if let Some(tracker) = self.meta(place).and_then(Meta::tracker) {
+            tracker.end(end);
         }
     }
 
@@ -308,12 +328,14 @@ impl<T> QueueEntry<T> {
     }
 
     /// Calls `note` with the trackers of the messages, if they have any.
-    fn track(&self, note: impl Fn(&Tracker)) {
-        if let Self::One(_, Some(meta)) = self
-            && let Some(tracker) = meta.tracker()
-        {
-            note(tracker);
-        }
+    fn track(&self, note: impl Fn(&Ends)) {
+        let (one, chunk) = match self {
+            Self::One(_, meta) => (meta.as_ref(), [].as_slice()),
+            Self::Chunk(chunk, _) => (None, &chunk.meta[..]),
+        };
+        let all = one.into_iter().chain(chunk.iter().map(|(_, meta)| meta));
+        let trackers = all.filter_map(|meta| meta.tracker());
+        trackers.for_each(|tracker| note(tracker));
     }
 
     pub(crate) fn ids(&self) -> impl ExactSizeIterator<Item = MessageId> + use<T> {
@@ -435,8 +457,8 @@ impl<T> BatchSlice<T> {
 
     /// Calls `note` with the trackers of the messages, if they have any.
     #[inline(always)]
-    pub(crate) fn track(&self, note: impl Fn(&Tracker)) {
-        if self.batch.is_tracked() {
+    pub(crate) fn track(&self, note: impl Fn(&Ends)) {
+        if self.batch.is_watched() {
             self.batch.track(self.from, self.to, note);
         }
     }

@@ -3,6 +3,8 @@
 use crate::message::batch::Stamp;
 use crate::message::meta::Meta;
 use crate::message::outgoing::Message;
+#[cfg(feature = "log")]
+use crate::pure::decide::lifecycle::Status;
 
 /// Payloads in order, and the parts added to some of them.
 ///
@@ -58,7 +60,8 @@ impl<T> Chunk<T> {
         expiries.flatten().min()
     }
 
-    /// Takes out the first `count`, whose payloads `take` takes out of the vector.
+    /// Takes out the first `count`, which were accepted. `take` takes their payloads out of the
+    /// vector.
     #[inline(always)]
     pub(crate) fn take_front(
         &mut self,
@@ -79,6 +82,7 @@ impl<T> Chunk<T> {
         let left = self.meta.split_off(split);
         let taken = std::mem::replace(&mut self.meta, left);
         self.meta.iter_mut().for_each(|(index, _)| *index -= count);
+        taken.iter().for_each(|(_, meta)| meta.begin());
         taken
     }
 
@@ -102,6 +106,57 @@ impl<T> Chunk<T> {
             let own = meta.next_if(|(index, _)| *index == at);
             (payload, own.map(|(_, meta)| meta))
         })
+    }
+
+    /// Returns each payload with the parts added to it.
+    #[cfg(feature = "log")]
+    pub(crate) fn each(&self) -> impl Iterator<Item = (&T, Option<&Meta>)> {
+        let mut meta = self.meta.iter().peekable();
+        self.payloads.iter().zip(0..).map(move |(payload, at)| {
+            let own = meta.next_if(|(index, _)| *index == at);
+            (payload, own.map(|(_, meta)| &**meta))
+        })
+    }
+
+    /// Notes that the messages are in the log. The first one says so for all that go with it.
+    #[cfg(feature = "log")]
+    pub(crate) fn mark_logged(&mut self) {
+        if self.first_meta().is_none() {
+            self.meta.insert(0, (0, Box::default()));
+        }
+        if let Some((_, meta)) = self.meta.first_mut() {
+            meta.is_logged = true;
+        }
+    }
+
+    /// Tells those who wait for the end of the messages how they have ended.
+    #[cfg(feature = "log")]
+    pub(crate) fn end_tracked(&self, end: Status) {
+        let trackers = self.meta.iter().filter_map(|(_, meta)| meta.tracker());
+        trackers.for_each(|tracker| tracker.end(end));
+    }
+
+    /// Takes out the only message, unless there are more.
+    #[cfg(feature = "log")]
+    pub(crate) fn into_one(mut self) -> Result<(T, Option<Box<Meta>>), Self> {
+        match (self.payloads.pop(), self.payloads.is_empty()) {
+            (Some(only), true) => Ok((only, self.meta.pop().map(|(_, meta)| meta))),
+            (last, _) => {
+                self.payloads.extend(last);
+                Err(self)
+            }
+        }
+    }
+
+    /// Puts messages back that were taken from the front.
+    #[cfg(feature = "log")]
+    pub(crate) fn put_front(&mut self, taken: Self) {
+        let rest = std::mem::replace(self, taken);
+        let by = self.payloads.len() as u32;
+        self.payloads.extend(rest.payloads);
+        let moved = rest.meta.into_iter();
+        self.meta
+            .extend(moved.map(|(index, meta)| (index + by, meta)));
     }
 
     /// Returns each as the message that it was made of.

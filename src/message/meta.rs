@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::engine::track::tracker::{Track, Tracker};
+use crate::engine::track::ends::{Ends, Track};
 use crate::message::batch::Stamp;
 use crate::sync::Arc;
 
@@ -16,12 +16,33 @@ pub(crate) struct Meta {
     /// The weight of the payload, in a topic that weighs payloads.
     pub(crate) weight: Option<u64>,
     pub(crate) track: Option<Track>,
+    /// The message is in the log, which wants to know the end of its deliveries.
+    pub(crate) is_logged: bool,
 }
 
 impl Meta {
-    /// Returns the tracker of the message, if its publisher asked for one.
-    pub(crate) fn tracker(&self) -> Option<&Arc<Tracker>> {
+    /// Returns the tracker of the message, if its publisher gave it one.
+    pub(crate) fn tracker(&self) -> Option<&Arc<Ends>> {
         self.track.as_ref().map(|track| &track.0)
+    }
+
+    /// Returns the parts that the publisher added, if there are any.
+    #[cfg(feature = "log")]
+    pub(crate) fn public(mut self: Box<Self>) -> Option<Box<Self>> {
+        self.is_logged = false;
+        (*self != Self::default()).then_some(self)
+    }
+
+    /// Returns whether somebody wants to know how its deliveries end.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.track.is_some() || self.is_logged
+    }
+
+    /// Notes that the message was accepted, before anybody can see it.
+    pub(crate) fn begin(&self) {
+        if let Some(tracker) = self.tracker() {
+            tracker.open();
+        }
     }
 
     /// Returns the time when a message with this stamp expires, if it has a time to live of its

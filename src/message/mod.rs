@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use crate::message::batch::Batch;
 use crate::message::meta::HeaderValue;
+#[cfg(feature = "log")]
+use crate::types::durability::Durability;
 
 /// The number of a message within its topic.
 ///
@@ -72,9 +74,32 @@ pub struct Receipt {
     pub(crate) evicted: u32,
     pub(crate) dropped: bool,
     pub(crate) duplicate: bool,
+    #[cfg(feature = "log")]
+    pub(crate) durability: Durability,
 }
 
 impl Receipt {
+    /// Makes the receipt of a message in memory.
+    #[inline(always)]
+    pub(crate) fn volatile(id: MessageId, evicted: u32, dropped: bool) -> Self {
+        Self {
+            id,
+            evicted,
+            dropped,
+            duplicate: false,
+            #[cfg(feature = "log")]
+            durability: Durability::Volatile,
+        }
+    }
+
+    /// Returns how far the message had come on its way to the disk (feature `log`).
+    ///
+    /// In a topic that is not [durable](crate::TopicBuilder::durable) it is `Volatile`.
+    #[cfg(feature = "log")]
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+
     /// Returns the message's id. Of a [duplicate](Self::is_duplicate), it is that of the first.
     pub fn id(&self) -> MessageId {
         self.id
@@ -114,9 +139,17 @@ pub struct BatchReceipt {
     pub(crate) evicted: usize,
     pub(crate) dropped: usize,
     pub(crate) duplicates: usize,
+    #[cfg(feature = "log")]
+    pub(crate) durability: Option<Durability>,
 }
 
 impl BatchReceipt {
+    /// Returns how far its messages had come on their way to the disk (feature `log`).
+    #[cfg(feature = "log")]
+    pub fn durability(&self) -> Durability {
+        self.durability.unwrap_or(Durability::Volatile)
+    }
+
     /// Returns the number of messages accepted: all of the batch, but for
     /// [duplicates](Self::duplicates).
     pub fn accepted(&self) -> usize {
@@ -163,6 +196,10 @@ impl BatchReceipt {
         self.first = self.first.or(Some(receipt.id));
         self.last = Some(receipt.id);
         self.dropped += usize::from(receipt.dropped);
+        #[cfg(feature = "log")]
+        {
+            self.durability = Some(receipt.durability);
+        }
     }
 }
 
@@ -207,6 +244,15 @@ impl<'a, T> Delivery<'a, T> {
     /// The number saturates at 65,535.
     pub fn generation(&self) -> u16 {
         self.generation
+    }
+
+    /// Returns whether the message was read from the log, and didn't come from its publisher
+    /// (feature `log`).
+    ///
+    /// It may have been published long ago, and a durable subscription may have had it before.
+    #[cfg(feature = "log")]
+    pub fn is_replayed(&self) -> bool {
+        self.batch.is_replayed()
     }
 
     /// Returns the topic's name.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::engine::track::tracker::{Track, Tracker};
+use crate::engine::track::ends::{Ends, Track};
 use crate::message::meta::{Meta, Value};
 use crate::sync::Arc;
 use crate::types::duration::nanos;
@@ -123,11 +123,10 @@ impl<T> Message<T> {
         self.payload
     }
 
-    /// Has the ends of its deliveries counted.
-    pub(crate) fn track(&mut self) -> Arc<Tracker> {
-        let tracker = Tracker::new();
-        self.parts().track = Some(Track(Arc::clone(&tracker)));
-        tracker
+    /// Has the ends of its deliveries counted here.
+    pub(crate) fn track(mut self, ends: &Arc<Ends>) -> Self {
+        self.parts().track = Some(Track(Arc::clone(ends)));
+        self
     }
 
     pub(crate) fn delay(&self) -> Duration {

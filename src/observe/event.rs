@@ -10,7 +10,7 @@ use crate::pure::policy::strategy::FlushCause;
 use crate::sync::Arc;
 use crate::types::config::Overflow;
 use crate::types::labels;
-use crate::types::reason::DeadReason;
+use crate::types::reason::{DeadReason, LetterAction};
 
 /// One event, with the topic, subscription, message and attempt that it belongs to.
 ///
@@ -275,6 +275,8 @@ impl fmt::Display for Event<'_> {
             EventKind::Snoozed { delay, reason } => write!(f, " for {delay:?}: {reason}"),
             EventKind::RetryScheduled { delay } => write!(f, " in {delay:?}"),
             EventKind::LetterMoved { to } => write!(f, " to {to}"),
+            EventKind::LetterHandled { by, action } => write!(f, " by {by} ({action})"),
+            EventKind::LetterFailed { by, error } => write!(f, " by {by}: {error}"),
             EventKind::DeadLetter { reason } => write!(f, ": {reason}"),
             EventKind::StrategySwapped { from, to } => write!(f, " {from} -> {to}"),
             EventKind::PartitionsChanged { from, to } => write!(f, " {from} -> {to}"),
@@ -417,8 +419,42 @@ pub enum EventKind {
         /// The topic that has it as a new message.
         to: Arc<str>,
     },
+    /// A subscriber to dead letters was handed a letter, and decided about it. A redrive or a purge
+    /// follows.
+    LetterHandled {
+        /// The subscriber's name.
+        by: Arc<str>,
+        /// The decision.
+        action: LetterAction,
+    },
+    /// A subscriber to dead letters failed at a letter, or the letter could not go where it was to
+    /// go. The letter stays, and is handed out again later.
+    LetterFailed {
+        /// The subscriber's name.
+        by: Arc<str>,
+        /// The text of the error, as in [`FailedAttempt::text`](crate::retry::FailedAttempt::text).
+        error: Arc<str>,
+    },
     /// A full dead-letter store evicted a letter, or did not keep a new one.
     LetterEvicted,
+    /// A subscription is fed from the log, because its lane had no room (feature `log`).
+    #[cfg(feature = "log")]
+    FellBehind,
+    /// A subscription that was fed from the log gets messages from the topic again.
+    #[cfg(feature = "log")]
+    CaughtUp,
+    /// A subscription can't be fed, because the log can't be read.
+    #[cfg(feature = "log")]
+    ReadFailed {
+        /// The reason.
+        error: Arc<str>,
+    },
+    /// A stored message can't be decoded, and was passed over.
+    #[cfg(feature = "log")]
+    Undecodable {
+        /// The codec's error.
+        error: Arc<str>,
+    },
     /// A delivery went to the dead letters, and later deliveries of its key follow it there from
     /// now on.
     KeyParked {
@@ -477,7 +513,17 @@ impl EventKind {
             Self::Unrouted => "unrouted",
             Self::Redriven => "redriven",
             Self::LetterMoved { .. } => "letter_moved",
+            Self::LetterHandled { .. } => "letter_handled",
+            Self::LetterFailed { .. } => "letter_failed",
             Self::LetterEvicted => "letter_evicted",
+            #[cfg(feature = "log")]
+            Self::FellBehind => "fell_behind",
+            #[cfg(feature = "log")]
+            Self::CaughtUp => "caught_up",
+            #[cfg(feature = "log")]
+            Self::ReadFailed { .. } => "read_failed",
+            #[cfg(feature = "log")]
+            Self::Undecodable { .. } => "undecodable",
             Self::KeyParked { .. } => "key_parked",
             Self::KeyFreed { .. } => "key_freed",
             Self::StaleSettlement => "stale_settlement",
@@ -513,6 +559,8 @@ pub enum DropCause {
     ///
     /// [`Topic::cancel_delayed`](crate::Topic::cancel_delayed) does that.
     Cancelled,
+    /// The store did not take the message. Its publisher has the payload back.
+    NotStored,
 }
 
 labels!(DropCause {
@@ -522,6 +570,7 @@ labels!(DropCause {
     Self::Shutdown => "shutdown",
     Self::Expired => "expired",
     Self::Cancelled => "cancelled",
+    Self::NotStored => "not_stored",
 });
 
 /// The kinds of user code that the engine calls besides handlers.

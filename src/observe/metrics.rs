@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::observe::latency::LatencySummary;
+use crate::observe::letters::LetterSubscriptionMetrics;
 use crate::types::duration::Short;
 
 pub use crate::engine::base::counters::DeliveryCounts;
@@ -61,6 +62,8 @@ pub struct TopicMetrics {
     pub dead_letters: usize,
     /// Letters that a full store evicted or did not keep.
     pub letters_evicted: u64,
+    /// The subscribers to the topic's dead letters.
+    pub letter_subscriptions: Vec<LetterSubscriptionMetrics>,
     /// Messages in each partition, with those under way to it. Empty if the topic is not split.
     ///
     /// While a change of the number of partitions is under way, messages in the former partitions
@@ -177,6 +180,7 @@ impl Metrics {
     /// - Messages: published = queued + dropped + unrouted + dispatched.
     /// - Deliveries: made = delivered + dead-lettered + filtered + dropped + expired + cancelled +
     ///   queued + in flight + awaiting retry.
+    /// - Dead letters that subscribers were handed: see [`LetterSubscriptionMetrics`].
     ///
     /// The two sides are counted independently of each other. At rest they are equal. Under load, a
     /// snapshot catches some messages and deliveries between two counters, and counts them. Then
@@ -253,6 +257,10 @@ impl TopicMetrics {
                 found,
                 subscription.moving,
             )?;
+        }
+        for letters in &self.letter_subscriptions {
+            let place = format!("{}/{}", self.name, letters.name);
+            check(&place, "letters", letters.calls, letters.accounted(), 0)?;
         }
         check(&self.name, "illegal steps", self.deliveries().illegal, 0, 0)
     }

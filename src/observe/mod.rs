@@ -2,6 +2,7 @@
 
 pub(crate) mod event;
 pub(crate) mod latency;
+pub(crate) mod letters;
 pub(crate) mod metrics;
 pub(crate) mod note;
 pub(crate) mod owned;

@@ -6,6 +6,8 @@
 //! clock can drive the engine.
 
 pub(crate) mod decide;
+#[cfg(feature = "log")]
+pub(crate) mod log;
 pub(crate) mod order;
 pub(crate) mod policy;
 pub(crate) mod wheel;

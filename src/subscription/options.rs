@@ -33,7 +33,7 @@ macro_rules! subscription_setters {
         /// Sets the policy for a full lane. The default is
         /// [`LaneFull::Wait`](crate::LaneFull::Wait).
         pub fn when_full(mut self, policy: crate::types::config::LaneFull) -> Self {
-            self.options_mut().when_full = policy;
+            self.options_mut().when_full = Some(policy);
             self
         }
 
@@ -126,7 +126,7 @@ pub(crate) use subscription_setters;
 #[must_use = "options do nothing until a subscription is made with them"]
 pub struct SubscriptionOptions {
     pub(crate) capacity: Option<usize>,
-    pub(crate) when_full: LaneFull,
+    pub(crate) when_full: Option<LaneFull>,
     pub(crate) retry: Option<SharedPolicy>,
     pub(crate) on_failure: OnFailure,
     pub(crate) on_exhausted: OnExhausted,

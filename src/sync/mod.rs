@@ -24,6 +24,9 @@ mod shuttle;
 #[cfg(millstream_shuttle)]
 use shuttle as backend;
 
+/// Runs a scenario of threads many times, or by many schedules.
+#[cfg(all(test, feature = "log", not(millstream_loom)))]
+pub(crate) use backend::explore;
 pub(crate) use backend::{
     Channel, Condvar, Counter, Instant, JoinHandle, Map, Mutex, MutexGuard, OnceLock, Queue,
     Reader, Slot, Unbounded, atomic, available_parallelism, catch_panic, fence, is_current, pause,
@@ -33,6 +36,15 @@ pub(crate) use crossbeam_utils::CachePadded;
 /// A once-cell for statics, which outlive what a model explores.
 pub(crate) use std::sync::OnceLock as StaticOnce;
 pub(crate) use std::sync::{Arc, Weak};
+
+/// Returns the time of day, in milliseconds since 1970.
+#[cfg(feature = "log")]
+pub(crate) fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed();
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
 
 /// A word that is written seldom and read often. The models don't explore its reads: whoever writes
 /// it notifies those that are to act on it.

@@ -57,6 +57,14 @@ pub(crate) fn catch_panic<R>(call: impl FnOnce() -> R) -> std::thread::Result<R>
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))
 }
 
+/// Runs a scenario often, as the system's scheduler will have it.
+#[cfg(all(test, feature = "log"))]
+pub(crate) fn explore(scenario: impl Fn() + Send + Sync + 'static) {
+    for _ in 0..100 {
+        scenario();
+    }
+}
+
 pub(crate) fn available_parallelism() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

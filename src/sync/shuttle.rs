@@ -45,6 +45,29 @@ pub(crate) fn thread_number() -> u64 {
     0
 }
 
+/// Runs a scenario by many schedules: random ones, and those with few changes of priority.
+#[cfg(all(test, feature = "log"))]
+pub(crate) fn explore(scenario: impl Fn() + Send + Sync + 'static) {
+    use ::shuttle::scheduler::{PctScheduler, RandomScheduler};
+    use ::shuttle::{Config, MaxSteps, Runner};
+
+    let schedules = std::env::var("MILLSTREAM_SCHEDULES").ok();
+    let schedules = schedules.map_or(1_000, |asked| asked.parse().expect("a number"));
+    let mut config = Config::default();
+    config.stack_size = 256 * 1_024;
+    config.max_steps = MaxSteps::FailAfter(100_000);
+    config
+        .ungraceful_shutdown_config
+        .immediately_return_on_panic = true;
+    config.silence_warnings = true;
+    let scenario = Arc::new(scenario);
+    let again = Arc::clone(&scenario);
+    let random = RandomScheduler::new_from_seed(1, schedules);
+    Runner::new(random, config.clone()).run(move || scenario());
+    let pct = PctScheduler::new_from_seed(1, 3, schedules);
+    Runner::new(pct, config).run(move || again());
+}
+
 pub(crate) fn available_parallelism() -> usize {
     2
 }

@@ -51,8 +51,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// The errors are those of [`attach`](Self::attach), and [`AttachError::WrongKind`].
     pub fn attach_group(&self, name: &str) -> Result<ConsumerGroup<T>, AttachError> {
-        let lane = self.take_up(name, |consumers| consumers == Consumers::Members);
-        lane.map(|lane| ConsumerGroup::new(lane, 1))
+        let lane = self.take_up(name, |consumers| matches!(consumers, Consumers::Members(_)));
+        lane.map(ConsumerGroup::new)
     }
 
     fn take_up(
@@ -66,7 +66,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
         {
             let existing = match lane.consumers {
                 Consumers::Callers => "a pull subscription",
-                Consumers::Members => "a consumer group",
+                Consumers::Members(_) => "a consumer group",
                 Consumers::Runner | Consumers::Slots => "a subscription with a handler",
             };
             let name = name.to_owned();

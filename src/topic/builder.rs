@@ -10,6 +10,8 @@ use crate::engine::terms::weights::{Weigh, Weights};
 use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::topic::options::{TopicOptions, check_weight_limit, topic_setters};
+#[cfg(feature = "log")]
+use crate::topic::stored::StoredTopic;
 use crate::types::error::{OpenError, SettingError};
 
 /// The largest payload by value, in bytes. A topic of larger payloads is refused.
@@ -27,6 +29,8 @@ pub struct TopicBuilder<'b, T> {
     name: String,
     options: TopicOptions,
     weight: Option<(u64, Weigh<T>)>,
+    #[cfg(feature = "log")]
+    pub(crate) stored: StoredTopic<T>,
 }
 
 impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
@@ -36,6 +40,8 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             name: name.to_owned(),
             options: TopicOptions::new(),
             weight: None,
+            #[cfg(feature = "log")]
+            stored: StoredTopic::default(),
         }
     }
 
@@ -128,6 +134,8 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             check_weight_limit(limit)?;
             live.weight_limit = Some(limit);
         }
+        #[cfg(feature = "log")]
+        self.stored.checked(self.engine, &settings, live)?;
         loop {
             if self.engine.is_ending() {
                 return Err(OpenError::Closed);
@@ -144,6 +152,8 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                     weights.map(|(limit, weigh)| Weights::new(limit, weigh)),
                     strategy.unwrap_or_else(|| self.engine.strategy.load()),
                     retry.unwrap_or_else(|| Arc::clone(&self.engine.retry)),
+                    #[cfg(feature = "log")]
+                    self.stored.open(self.engine, &name)?,
                 );
                 // The handle is taken before anybody can find and remove the topic.
                 let topic = Topic::join(Arc::clone(&core));

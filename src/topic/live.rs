@@ -7,6 +7,8 @@ use crate::pure::policy::dedup::Dedup;
 use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::topic::options::{check_overflow, check_partitions, check_weight_limit};
+#[cfg(feature = "log")]
+use crate::topic::stored::check_lossless;
 use crate::types::config::Overflow;
 use crate::types::duration::check_ttl;
 use crate::types::error::SettingError;
@@ -78,6 +80,10 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// Returns [`SettingError`] for [`Overflow::Block`] on a broker without worker threads.
     pub fn set_overflow(&self, overflow: Overflow) -> Result<(), SettingError> {
         check_overflow(overflow, &self.core.engine)?;
+        #[cfg(feature = "log")]
+        if self.core.is_stored() {
+            check_lossless(overflow)?;
+        }
         self.core.set_overflow(overflow);
         Ok(())
     }

@@ -9,6 +9,8 @@ pub(crate) mod letters;
 pub(crate) mod live;
 pub(crate) mod options;
 pub(crate) mod publishing;
+#[cfg(feature = "log")]
+pub(crate) mod stored;
 
 use std::any::type_name;
 use std::fmt;

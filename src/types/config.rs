@@ -145,6 +145,13 @@ pub enum LaneFull {
     DropNewest,
     /// The new deliveries go to the dead letters, from where they can be redriven.
     DeadLetter,
+    /// The subscription reads what it has missed from the log, once it has room (feature `log`).
+    ///
+    /// Nothing is lost, and nobody waits. It is the default of subscriptions that are
+    /// [durable](crate::SubscriptionBuilder::durable) or start
+    /// [from](crate::SubscriptionBuilder::from) an earlier message, and needs one of these.
+    #[cfg(feature = "log")]
+    CatchUp,
 }
 
 labels!(LaneFull {
@@ -152,6 +159,8 @@ labels!(LaneFull {
     Self::DropOldest => "drop_oldest",
     Self::DropNewest => "drop_newest",
     Self::DeadLetter => "dead_letter",
+    #[cfg(feature = "log")]
+    Self::CatchUp => "catch_up",
 });
 
 /// The effect of a failed delivery on later deliveries of its subscription.

@@ -3,6 +3,8 @@
 //! An error that refuses a payload hands it back, and no error prints a payload.
 
 pub(crate) mod recv;
+#[cfg(feature = "log")]
+pub(crate) mod store;
 
 use std::fmt;
 use std::io;
@@ -89,6 +91,10 @@ pub enum OpenError {
         /// The setting that differs, by the name of its method.
         setting: &'static str,
     },
+    /// The store refuses the topic (feature `log`).
+    #[cfg(feature = "log")]
+    #[error("the topic can't be stored")]
+    Store(#[from] store::StoreError),
     /// The broker is draining or has stopped.
     #[error("the broker is closed")]
     Closed,
@@ -177,6 +183,17 @@ pub enum PublishError<T> {
         /// The setting, and the rule that it breaks.
         invalid: Box<SettingError>,
     },
+    /// The store did not take the message, or can't say that it did (feature `log`).
+    ///
+    /// After a failed write or sync the message may be found when the store is opened again. It was
+    /// delivered to nobody.
+    #[cfg(feature = "log")]
+    NotStored {
+        /// The payload.
+        payload: T,
+        /// The reason.
+        error: Box<store::StoreError>,
+    },
 }
 
 impl<T> PublishError<T> {
@@ -190,6 +207,8 @@ impl<T> PublishError<T> {
             | Self::UnknownTopic(payload)
             | Self::WrongType { payload, .. }
             | Self::Invalid { payload, .. } => payload,
+            #[cfg(feature = "log")]
+            Self::NotStored { payload, .. } => payload,
         }
     }
 
@@ -215,6 +234,8 @@ impl<T> fmt::Debug for PublishError<T> {
             Self::UnknownTopic(_) => "UnknownTopic",
             Self::WrongType { .. } => "WrongType",
             Self::Invalid { .. } => "Invalid",
+            #[cfg(feature = "log")]
+            Self::NotStored { .. } => "NotStored",
         };
         write!(f, "{variant}(..)")
     }
@@ -232,17 +253,19 @@ impl<T> fmt::Display for PublishError<T> {
                 write!(f, "the topic carries {existing}, another type")
             }
             Self::Invalid { invalid, .. } => invalid.fmt(f),
+            #[cfg(feature = "log")]
+            Self::NotStored { error, .. } => write!(f, "the message is not stored: {error}"),
         }
     }
 }
 
 impl<T> std::error::Error for PublishError<T> {}
 
-/// The error of a wait for the end of a message whose deliveries have not all ended.
+/// The error of a wait for the end of messages whose deliveries have not all ended.
 ///
 /// The time was up, or the call may not wait where it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not all deliveries of the message have ended")]
+#[error("not all deliveries of the tracked messages have ended")]
 pub struct UnsettledError;
 
 /// The error of cancelling a message that is not delayed, or no longer.
@@ -320,6 +343,10 @@ pub enum SubscribeError {
         /// The name.
         name: String,
     },
+    /// The store refuses the subscription, or has no messages where it is to start (feature `log`).
+    #[cfg(feature = "log")]
+    #[error("the subscription can't be stored, or not from there")]
+    Store(#[from] store::StoreError),
     /// A pattern breaks the grammar.
     #[error(transparent)]
     Pattern(#[from] PatternError),

@@ -2,13 +2,13 @@
 
 /// Gives an enum `as_str`, and a `Display` that prints the same.
 macro_rules! labels {
-    ($name:ident { $($variant:pat => $label:literal),+ $(,)? }) => {
+    ($name:ident { $($(#[$attr:meta])* $variant:pat => $label:literal),+ $(,)? }) => {
         impl $name {
             /// Returns a label in snake case, for metrics and logs. It doesn't change between
             /// versions.
             pub fn as_str(self) -> &'static str {
                 match self {
-                    $($variant => $label),+
+                    $($(#[$attr])* $variant => $label),+
                 }
             }
         }
@@ -24,7 +24,11 @@ macro_rules! labels {
 
 pub(crate) use labels;
 
+#[cfg(feature = "log")]
+pub(crate) mod codec;
 pub(crate) mod config;
+#[cfg(feature = "log")]
+pub(crate) mod durability;
 pub(crate) mod duration;
 pub(crate) mod error;
 pub(crate) mod name;
@@ -32,3 +36,5 @@ pub(crate) mod pattern;
 pub(crate) mod range;
 pub(crate) mod reason;
 pub(crate) mod report;
+#[cfg(feature = "log")]
+pub(crate) mod start;

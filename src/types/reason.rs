@@ -1,6 +1,7 @@
-//! Reasons that the API names.
+//! Reasons that the API names, and decisions about letters.
 
 use std::fmt;
+use std::time::Duration;
 
 /// The reason why a delivery is in the dead-letter store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +26,14 @@ pub enum DeadReason {
 }
 
 impl DeadReason {
+    /// Returns whether a delivery with this end has failed, so that its key may have to wait.
+    pub(crate) fn parks(self) -> bool {
+        matches!(
+            self,
+            Self::Exhausted | Self::KeyParked | Self::PolicyPanicked | Self::Rejected
+        )
+    }
+
     /// Returns a label in snake case, for metrics and logs. It doesn't change between versions.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -36,6 +45,32 @@ impl DeadReason {
             Self::KeyParked => "key_parked",
             Self::Expired => "expired",
         }
+    }
+}
+
+#[cfg(feature = "log")]
+impl DeadReason {
+    /// The reasons in the order of their numbers in the log, which don't change.
+    const NUMBERED: [Self; 7] = [
+        Self::Exhausted,
+        Self::Rejected,
+        Self::PolicyPanicked,
+        Self::Unsubscribed,
+        Self::LaneFull,
+        Self::KeyParked,
+        Self::Expired,
+    ];
+
+    /// Returns its number in the log.
+    pub(crate) fn number(self) -> u8 {
+        let at = Self::NUMBERED.iter().position(|reason| *reason == self);
+        at.unwrap_or_default() as u8
+    }
+
+    /// Returns the reason with this number. One of a later version is read as the first.
+    pub(crate) fn numbered(number: u8) -> Self {
+        let known = Self::NUMBERED.get(usize::from(number));
+        *known.unwrap_or(&Self::Exhausted)
     }
 }
 
@@ -52,3 +87,31 @@ impl fmt::Display for DeadReason {
         })
     }
 }
+
+/// The decision of a subscriber to dead letters about a letter that it was handed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LetterAction {
+    /// The letter stays in the store, and is not handed to this subscriber again.
+    Keep,
+    /// The letter leaves the store for good.
+    Purge,
+    /// The letter goes back to the subscription that failed, as by
+    /// [`DeadLetters::redrive`](crate::DeadLetters::redrive).
+    ///
+    /// If it can't go, it stays, and the call counts as failed. If its delivery fails for good once
+    /// more, it comes back as a new letter, of the next
+    /// [generation](crate::dead_letters::DeadLetter::generation). A handler that redrives every
+    /// generation may do so forever.
+    Redrive,
+    /// The letter stays in the store, and is handed to this subscriber again after this time, at
+    /// the earliest.
+    Snooze(Duration),
+}
+
+labels!(LetterAction {
+    Self::Keep => "keep",
+    Self::Purge => "purge",
+    Self::Redrive => "redrive",
+    Self::Snooze(_) => "snooze",
+});

@@ -1,8 +1,11 @@
 //! What the promise tests share.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use millstream::{Broker, ManualClock, Metrics, Subscription, SubscriptionBuilder, Topic};
 // Not the standard library's, into which the thread sanitizer does not see.
@@ -126,4 +129,61 @@ where
         Ok(())
     });
     (log, subscribed.expect("subscribes"))
+}
+
+/// Polls until it is ready, and sleeps in between.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    let began = Instant::now();
+    while began.elapsed() < HANG {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(ready) => return ready,
+            Poll::Pending => std::thread::park_timeout(HANG),
+        }
+    }
+    panic!("nobody woke it");
+}
+
+/// Polls once.
+pub fn poll<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(waker))
+}
+
+/// Counts how often it is woken; panics if told to.
+pub struct Bell(AtomicUsize, bool);
+
+impl Bell {
+    /// How often it was woken.
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        assert!(!self.1, "a waker that panics");
+    }
+}
+
+/// A waker that counts, and its count.
+pub fn bell() -> (Arc<Bell>, Waker) {
+    waker(Bell(AtomicUsize::new(0), false))
+}
+
+/// A waker that counts and panics.
+pub fn cracked_bell() -> (Arc<Bell>, Waker) {
+    waker(Bell(AtomicUsize::new(0), true))
+}
+
+fn waker(bell: Bell) -> (Arc<Bell>, Waker) {
+    let bell = Arc::new(bell);
+    (Arc::clone(&bell), Waker::from(bell))
 }

@@ -168,6 +168,7 @@ impl Lane {
             return;
         }
         assert_eq!(real.made, self.counts.made);
+        assert_eq!(real.filtered, self.counts.filtered);
         assert_eq!(real.redriven, self.counts.redriven);
         assert!(real.made - real.ended() <= self.shape.capacity as u64);
         // The log goes on from check to check.

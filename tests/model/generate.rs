@@ -206,5 +206,6 @@ pub fn steps() -> impl Strategy<Value = Step> {
         2 => (slot, 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Leave(slot, name)),
         2 => some_slot.clone().prop_map(Step::Redrive),
         1 => some_slot.prop_map(Step::Purge),
+        2 => Just(Step::Read),
     ]
 }

@@ -279,6 +279,8 @@ pub enum Step {
     RetryAllNow(usize),
     Redrive(Option<usize>),
     Purge(Option<usize>),
+    /// A subscriber to the letters comes, is handed all of them, and goes.
+    Read,
 }
 
 pub fn ticks(count: u64) -> Duration {

@@ -40,6 +40,7 @@
 //! | what was redriven behind a letter that fails again is not looked for | `keys_wait_for_their_retries_and_return_from_the_dead_letters_in_order` |
 //! | nobody looks after what workers have lent | `a_handler_that_waits_delays_no_other_subscription` |
 //! | a slot that goes schedules no lane | `members_come_and_go` |
+//! | who puts a letter down calls no subscriber | `letters_are_handed_out_while_they_are_redriven_purged_and_evicted` |
 #![cfg(millstream_shuttle)]
 
 mod changes;
@@ -50,6 +51,7 @@ mod flow;
 mod harness;
 mod keys;
 mod kinds;
+mod letters;
 mod once;
 mod settle;
 mod side;

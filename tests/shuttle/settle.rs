@@ -83,7 +83,7 @@ fn redrives_wait_for_room_in_a_lane_and_in_another_topic() {
         let redrives = [back.clone(), away.clone(), back, away].map(|options| {
             let letters = letters.clone();
             thread::spawn(move || {
-                letters.redrive_with(options, |_| true).unwrap();
+                let _ = letters.redrive_with(options, |_| true).unwrap();
             })
         });
         join(redrives.into());

@@ -1,9 +1,14 @@
 //! What goes beside the messages: observers and dead letters.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 
-use millstream::{LaneFull, Unsubscribe};
+use millstream::dead_letters::{DeadLetter, RedriveOptions};
+use millstream::{LaneFull, NoSubscribers, Unsubscribe};
+use shuttle::future::block_on;
 
 use super::explore::explore;
 use super::*;
@@ -106,5 +111,75 @@ fn letters_are_redriven_into_a_lane_that_is_full_or_ends() {
         assert_eq!(delivered.len() as u64, report.delivered);
         delivered.sort_unstable();
         assert!(delivered.is_sorted_by(|a, b| a < b), "twice: {delivered:?}");
+    });
+}
+
+/// Futures that redrive wait for room and for their time beside a thread that does, and some give
+/// up. Each letter must go once, to one place, and nobody may wait in vain.
+#[test]
+fn letters_are_redriven_by_futures_and_some_give_up() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic::<Sent>("a").open().unwrap();
+        let delivered = Log::new();
+        let of_handler = delivered.clone();
+        let subscribed = topic.subscription("x").capacity(1).subscribe(move |d| {
+            if d.generation() == 0 {
+                return Err(Nack::dead_letter("not in this life"));
+            }
+            of_handler.push(*d.payload());
+            Ok(())
+        });
+        subscribed.unwrap().detach();
+        let other = broker.topic::<Sent>("b").capacity(1);
+        let other = other.no_subscribers(NoSubscribers::Retain).open().unwrap();
+        let elsewhere = log(&other, "y");
+        join(publishers({
+            let topic = topic.clone();
+            move |publisher| {
+                topic.publish((publisher, 0)).unwrap();
+            }
+        }));
+        assert!(broker.wait_until_idle(FOREVER));
+        let all = |_: &DeadLetter<Sent>| true;
+        let letters = topic.dead_letters();
+        let options = RedriveOptions::new().wait(FOREVER);
+        let threads = publishers(move |number| match number {
+            0 => {
+                let paced = options.clone().rate(1_000);
+                let redrive = block_on(letters.redrive_with_async(paced, all));
+                assert_eq!(redrive.unwrap().no_room, 0);
+            }
+            1 | 2 => {
+                let options = match number {
+                    1 => options.clone(),
+                    _ => options.clone().to(&other).rate(1_000),
+                };
+                let mut redrive = letters.redrive_with_async(options, all);
+                let mut polled = 0;
+                block_on(poll_fn(|context| {
+                    polled += 1;
+                    let ready = Pin::new(&mut redrive).poll(context).is_ready();
+                    match ready || polled == 2 {
+                        true => Poll::Ready(()),
+                        false => Poll::Pending,
+                    }
+                }));
+            }
+            _ => {
+                let redrive = letters.redrive_with(options.clone(), all);
+                assert_eq!(redrive.unwrap().no_room, 0);
+            }
+        });
+        join(threads);
+        // A letter that was claimed while the others looked may have come back.
+        let left = topic.dead_letters().list();
+        drain(&broker);
+        let mut came = delivered.take();
+        came.extend(elsewhere.take());
+        came.extend(left.iter().map(|letter| *letter.payload()));
+        came.sort_unstable();
+        let sent = (0..PUBLISHERS).map(|publisher| (publisher, 0));
+        assert!(came.into_iter().eq(sent));
     });
 }

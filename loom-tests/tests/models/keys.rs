@@ -170,7 +170,12 @@ fn parked(letters: u32, fails: fn(&Delivery<'_, u32>) -> bool) -> (Broker, Topic
 }
 
 fn redrive(topic: &Topic<u32>) -> usize {
-    topic.dead_letters().redrive(|_| true).redriven
+    redrive_if(topic, |_| true)
+}
+
+fn redrive_if(topic: &Topic<u32>, chosen: fn(u32) -> bool) -> usize {
+    let letters = topic.dead_letters();
+    letters.redrive(|letter| chosen(*letter.payload())).redriven
 }
 
 #[test]
@@ -223,4 +228,33 @@ fn a_letter_that_fails_again_takes_those_redriven_behind_it_along() {
         assert_eq!(log.read(), [1, 2]);
         assert_settled(&broker);
     });
+}
+
+#[test]
+fn a_letter_that_is_redriven_passes_no_delivery_that_follows_into_the_store() {
+    model(
+        "parked key, followers, two redriven",
+        Preemptions::up_to(2),
+        || {
+            let fails = |delivery: &Delivery<'_, u32>| {
+                *delivery.payload() == 1 && delivery.generation() < 2
+            };
+            let (broker, topic, log) = parked(4, fails);
+            assert_eq!(redrive_if(&topic, |number| number <= 2), 2);
+            let redriver = {
+                let topic = topic.clone();
+                // The last one keeps its key parked.
+                thread::spawn(move || redrive_if(&topic, |number| number != 4))
+            };
+            broker.run_until_idle();
+            redriver.join().unwrap();
+            for _ in 0..2 {
+                broker.run_until_idle();
+                redrive(&topic);
+            }
+            broker.run_until_idle();
+            assert_eq!(log.read(), [1, 2, 3, 4]);
+            assert_settled(&broker);
+        },
+    );
 }

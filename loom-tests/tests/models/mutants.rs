@@ -310,9 +310,12 @@ const MUTANTS: &[Mutant] = &[
         &["group::an_unsubscribe_waits_for_all_seats"],
     ),
     (
-        "keyed.freed-look",
-        "a key is freed without a last look for returns",
-        &["keys::the_last_letter_of_a_parked_key_goes_before_what_was_published_since"],
+        "keyed.judged-look",
+        "parked arrivals follow or go on without a last look for returns",
+        &[
+            "keys::the_last_letter_of_a_parked_key_goes_before_what_was_published_since",
+            "keys::a_letter_that_is_redriven_passes_no_delivery_that_follows_into_the_store",
+        ],
     ),
     (
         "keyed.parked-look",

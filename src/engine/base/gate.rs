@@ -24,12 +24,23 @@ struct Front {
 impl Gate {
     /// Makes an open gate.
     pub fn new() -> Self {
+        Self::at(Tickets::OPEN)
+    }
+
+    /// Makes an open gate that has given out this many tickets before, and got them back.
+    #[cfg(feature = "log")]
+    pub(crate) fn after(tickets: u64) -> Self {
+        Self::at(Tickets::after(tickets))
+    }
+
+    fn at(tickets: Tickets) -> Self {
+        let issued = tickets.issued();
         Self {
             front: CachePadded::new(Front {
-                tickets: Cell::new(Tickets::OPEN),
-                seen: AtomicU64::new(0),
+                tickets: Cell::new(tickets),
+                seen: AtomicU64::new(issued),
             }),
-            released: AtomicU64::new(0),
+            released: AtomicU64::new(issued),
         }
     }
 

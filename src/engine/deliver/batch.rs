@@ -82,10 +82,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let took = attempts.until(after_ns, places.len());
         let acked = self.end_attempts(ids, accepted_ns, &turn.failed_calls, attempts, took);
         let place = |at: usize| (&places[at].0.batch, places[at].1);
-        if parts.iter().any(|part| part.batch.is_tracked()) {
+        if parts.iter().any(|part| part.batch.is_watched()) {
             for at in successes(places.len(), &turn.failed_calls) {
                 let (batch, index) = place(at);
-                batch.track_ends(iter::once(index), Status::Delivered);
+                self.note_ends(batch, iter::once(index), 0, Status::Delivered);
             }
         }
         let freed = self.settle_first(turn, place, now_ns, after_ns);

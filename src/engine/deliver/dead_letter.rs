@@ -3,12 +3,38 @@
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::dead_letter_store::Letter;
 use crate::engine::state::lane::Lane;
+#[cfg(feature = "log")]
+use crate::log::cursor::{Cursor, NewLetter};
 use crate::message::batch::BatchSlice;
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::sync::Arc;
+#[cfg(feature = "log")]
+use crate::sync::unix_ms;
 use crate::types::reason::DeadReason;
 
 impl<T: Send + Sync + 'static> Lane<T> {
+    /// Returns the cursor of a durable subscription.
+    #[cfg(feature = "log")]
+    pub(crate) fn cursor(&self) -> Option<&Arc<Cursor>> {
+        self.stored.as_ref()?.cursor.as_ref()
+    }
+
+    /// Notes a letter in the log, before anybody can see it.
+    #[cfg(feature = "log")]
+    fn note_letter(&self, letter: &Letter<T>) {
+        let Some(cursor) = &letter.cursor else {
+            return;
+        };
+        let error = letter.history.as_ref().map(|failure| &*failure.text);
+        cursor.letter(NewLetter {
+            seq: letter.id().get(),
+            attempts: letter.attempts,
+            time_ms: unix_ms(),
+            reason: letter.reason.number(),
+            error: error.unwrap_or_default().into(),
+        });
+    }
+
     /// Sends a delivery whose status is `from` to the dead letters. Returns `false` if the
     /// store did not keep it.
     pub(crate) fn bury(&self, dead: PendingDelivery<T>, from: Status, reason: DeadReason) -> bool {
@@ -33,7 +59,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         parks: bool,
     ) -> Letter<T> {
         dead.remember_latest();
-        Letter {
+        let letter = Letter {
             parks,
             arrival: 0,
             batch: dead.batch,
@@ -44,7 +70,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
             reason,
             history: dead.earlier,
             buried_ns: self.engine().clock.now_ns(),
-        }
+            #[cfg(feature = "log")]
+            cursor: self.cursor().cloned(),
+        };
+        #[cfg(feature = "log")]
+        self.note_letter(&letter);
+        letter
     }
 
     /// Sends queued first attempts to the dead letters.
@@ -52,7 +83,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let count = part.len() as u64;
         let status = self.books.record(Status::Queued, Step::Bury, count);
         self.write_letters(part, reason);
-        part.track(|tracker| tracker.end(status));
+        self.note_end(part, status);
     }
 
     /// Makes letters of first attempts whose end is on the books.

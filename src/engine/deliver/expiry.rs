@@ -88,7 +88,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             OnExpired::Drop => {
                 let status = self.books.record(from, Step::Expire, 1);
                 self.tell(late.id(), late.attempts, status, EventKind::Expired);
-                late.track(status);
+                self.note_end_of(&late, status);
             }
         }
     }

@@ -118,13 +118,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
             count.fetch_add(1, Ordering::AcqRel);
             let status = self.books.record(Status::Delivering, Step::Cancel, 1);
             self.tell(id, attempt, status, EventKind::Cancelled);
-            failed.track(status);
+            self.note_end_of(&failed, status);
             return Settled::Ended;
         }
         let text = shared(last_error, failed_call.cause.text());
         match failed_call.cause.action() {
             NackAction::Requeue => {
-                failed.requeue(self.topic.gate.issued());
+                failed.requeue(self.topic.last_id());
                 let status = self.books.record(Status::Delivering, Step::Requeue, 1);
                 self.tell(id, attempt, status, EventKind::Requeued { reason: text });
                 return Settled::Requeued(failed);
@@ -155,7 +155,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 let status = self.books.record(Status::Failed, Step::Drop, 1);
                 let cause = DropCause::Discarded;
                 self.tell(id, attempt, status, EventKind::Dropped { cause });
-                failed.track(status);
+                self.note_end_of(&failed, status);
             }
             Verdict::Expire => self.expire_at(failed, Status::Failed),
         }
@@ -231,7 +231,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         for id in part.ids() {
             self.tell(id, 0, status, EventKind::Cancelled);
         }
-        part.track(|tracker| tracker.end(status));
+        self.note_end(part, status);
     }
 
     /// Ends one delivery that was tried or redriven before, as the lane's phase says.
@@ -243,7 +243,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let (id, attempt) = (pending.id(), pending.attempts);
         let status = self.books.record(from, Step::Cancel, 1);
         self.tell(id, attempt, status, EventKind::Cancelled);
-        pending.track(status);
+        self.note_end_of(&pending, status);
     }
 
     /// Tells observers of an event of one of the lane's deliveries.

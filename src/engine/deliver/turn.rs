@@ -237,9 +237,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
             }
         };
-        if run.batch.is_tracked() {
+        if run.batch.is_watched() {
             let acked = successes(calls, failed_calls).map(|at| from + at);
-            run.batch.track_ends(acked, Status::Delivered);
+            self.note_ends(run.batch, acked, 0, Status::Delivered);
         }
         acked
     }
@@ -302,7 +302,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.end_attempts(ids, accepted_ns, failed_call.as_slice(), attempts, took);
         match failed_call {
             None => {
-                again.track(Status::Delivered);
+                self.note_end_of(&again, Status::Delivered);
                 Tried::Acked
             }
             Some(failed_call) => Tried::Failed(again, failed_call),

@@ -6,7 +6,7 @@ use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::{Lanes, TopicCore};
-use crate::engine::track::tracker::Tracker;
+use crate::engine::track::ends::Ends;
 use crate::engine::wait::fire::Fire;
 use crate::message::batch::BatchSlice;
 use crate::observe::event::{DropCause, EventKind};
@@ -270,18 +270,18 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 OnExpired::DeadLetter => {
                     let status = self.end_without_place(lane, part, Step::Bury);
                     lane.write_letters(part, DeadReason::Expired);
-                    part.track(|tracker| tracker.count(status));
+                    lane.note_end_without_place(part, status);
                 }
                 OnExpired::Drop => {
                     let status = self.end_without_place(lane, part, Step::Expire);
                     self.tell_expired(lane, part, status);
-                    part.track(|tracker| tracker.count(status));
+                    lane.note_end_without_place(part, status);
                 }
             }
         }
         self.unload(part);
         self.release(1);
-        part.track(Tracker::hand_on);
+        part.track(Ends::hand_on);
         self.engine.quiescence.notify();
     }
 

@@ -17,7 +17,7 @@ use crate::engine::runtime::pool::Worker;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::{Lanes, TopicCore};
-use crate::engine::track::tracker::Tracker;
+use crate::engine::track::ends::Ends;
 use crate::message::batch::BatchSlice;
 use crate::observe::event::{DropCause, EventKind, Subject};
 use crate::pure::decide::lifecycle::{Status, Step};
@@ -49,6 +49,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         worker: &mut Worker<'_>,
     ) -> Option<usize> {
         let current = dispatcher.current_batch.take()?;
+        #[cfg(feature = "log")]
+        if self.is_stored() {
+            self.let_join(lanes, current.first().id.get());
+        }
         let (alike, id) = match self.starts.load() {
             Starts::NONE => (current.len(), ALL_WANT),
             starts => self.alike(&current, lanes, starts),
@@ -122,8 +126,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             at.leave(self, count as usize),
             "partitions.push-then-leave"
         );
-        if batch.is_tracked() {
-            part().track(Tracker::hand_on);
+        if batch.is_watched() {
+            part().track(Ends::hand_on);
         }
         dispatcher.finds_busy = finds_busy;
         dispatcher.keep(current.after(count));
@@ -164,7 +168,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let is_open = |lane: &&Arc<Lane<T>>| lane.phase() == Phase::Open;
             let id = if lanes.iter().filter(is_open).any(|lane| lane.wants(id)) {
                 id
-            } else if is_refused {
+            } else if is_refused || self.feeds_some(lanes) {
                 dispatcher.grants.clear();
                 return Places::For(wanted);
             } else if self.settings.no_subscribers == NoSubscribers::Retain
@@ -193,6 +197,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             NoSubscribers::Retain => Places::Later,
             NoSubscribers::Discard | NoSubscribers::Reject => Places::Nobody,
         }
+    }
+
+    /// Returns whether a lane that the dispatcher passes by gets the messages from the log.
+    fn feeds_some(&self, lanes: &Lanes<T>) -> bool {
+        let is_fed = |lane: &Arc<Lane<T>>| lane.phase() == Phase::Open && lane.is_behind();
+        self.is_stored() && lanes.iter().any(is_fed)
     }
 
     /// Reserves places for the same number of messages in all lanes that want message `id`.
@@ -272,7 +282,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         let granted = match grant.when_full {
             LaneFull::DropOldest => self.make_room(lane, granted, count),
-            LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => granted,
+            _ => granted,
         };
         if granted < count {
             let (_, lost) = split(grant.when_full, part(), granted);
@@ -286,7 +296,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Hands messages to one lane, which has granted places for them. Returns whether the lane
     /// had to be put on the ready queue.
-    fn hand_to(
+    pub(crate) fn hand_to(
         self: &Arc<Self>,
         lane: &Arc<Lane<T>>,
         kept: BatchSlice<T>,
@@ -294,7 +304,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Then {
         let (count, first_ns) = (kept.len() as u64, kept.expires_ns());
         // Before the lane can end a delivery.
-        kept.track(Tracker::open);
+        kept.track(Ends::open);
         in_order!(
             lane.books.record(Status::Created, Step::Accept, count),
             lane.push(kept),
@@ -342,7 +352,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let count = part.len() as u64;
         let status = lane.books.record(Status::Queued, Step::Drop, count);
         self.tell_dropped(lane, part, status);
-        part.track(|tracker| tracker.end(status));
+        lane.note_end(part, status);
     }
 
     fn tell_dropped(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>, status: Status) {
@@ -362,12 +372,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             LaneFull::DeadLetter => {
                 let status = self.end_without_place(lane, part, Step::Bury);
                 lane.write_letters(part, DeadReason::LaneFull);
-                part.track(|tracker| tracker.count(status));
+                lane.note_end_without_place(part, status);
             }
+            #[cfg(feature = "log")]
+            LaneFull::CatchUp => self.fall_behind(lane, part),
             LaneFull::Wait | LaneFull::DropNewest | LaneFull::DropOldest => {
                 let status = self.end_without_place(lane, part, Step::Drop);
                 self.tell_dropped(lane, part, status);
-                part.track(|tracker| tracker.count(status));
+                lane.note_end_without_place(part, status);
             }
         }
     }
@@ -412,7 +424,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.unload(unrouted);
         }
         self.gate.release(count);
-        unrouted.track(Tracker::unroute);
+        unrouted.track(Ends::unroute);
     }
 }
 
@@ -428,6 +440,6 @@ fn split<T>(
             let missing = part.to - part.from - granted;
             part.split_back(missing)
         }
-        LaneFull::Wait | LaneFull::DropNewest | LaneFull::DeadLetter => part.split_front(granted),
+        _ => part.split_front(granted),
     }
 }

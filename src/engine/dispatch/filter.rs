@@ -11,13 +11,11 @@
 //! delivered: whoever can't say that it is unwanted must not lose it.
 
 use crate::engine::base::contain::contain;
-use crate::engine::dispatch::room::{ALL_WANT, topic_waits_for};
-use crate::engine::parts::dispatcher::{DispatcherState, Sieve};
+use crate::engine::dispatch::room::ALL_WANT;
+use crate::engine::parts::dispatcher::Sieve;
 use crate::engine::parts::handler::SharedFilter;
 use crate::engine::state::lane::Lane;
-use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::{Lanes, TopicCore};
-use crate::message::MessageId;
 use crate::message::batch::BatchSlice;
 use crate::observe::event::{EventKind, Hook, Subject};
 use crate::pure::decide::lifecycle::Step;
@@ -35,46 +33,6 @@ pub(crate) struct Piece<T> {
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Has publishers notify nobody while the next message has no room. Where filters are, each
-    /// notifies: one that drops the oldest messages may leave one first that needs no room.
-    pub(crate) fn rest_without_room(&self, at: &QueueRef<'_, T>) {
-        match self.has_filters() {
-            true => at.be_notified_from(0, || true),
-            false => at.stay_quiet(),
-        }
-    }
-
-    /// How many of the messages that the dispatcher would take next have room in every lane that
-    /// the topic waits for. A refused message needs none.
-    #[cold]
-    pub(crate) fn room_behind_filters(
-        &self,
-        dispatcher: &mut DispatcherState<T>,
-        lanes: &Lanes<T>,
-    ) -> usize {
-        let Some(part) = dispatcher.shelf.front() else {
-            return 0;
-        };
-        let mut least = usize::MAX;
-        for lane in lanes.iter().filter(|lane| topic_waits_for(lane)) {
-            let room = self.room_of(lane) as usize;
-            let filter = lane.filter.lock().clone();
-            let fits = match filter {
-                None => room,
-                Some(filter) => {
-                    let refused = self.answers(&mut dispatcher.sieve, lane, &filter, part);
-                    let takes_place =
-                        |(id, is_refused): (MessageId, bool)| !is_refused && lane.wants(id.get());
-                    let places = part.ids().zip(refused.iter().copied()).map(takes_place);
-                    let taken = places.enumerate().filter(|(_, takes)| *takes);
-                    taken.map(|(at, _)| at).nth(room).unwrap_or(usize::MAX)
-                }
-            };
-            least = least.min(fits);
-        }
-        least
-    }
-
     /// Finds the first messages of a part that the same lanes refuse, at most `len` of them. For
     /// all of these, message `id` says which lanes had come when they were accepted.
     #[cold]
@@ -115,7 +73,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Returns whether a lane's filter refuses each message of the part.
-    fn answers<'s>(
+    pub(crate) fn answers<'s>(
         &self,
         sieve: &'s mut Sieve<T>,
         lane: &Lane<T>,
@@ -149,7 +107,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Counts messages that a lane's filter has refused.
     pub(crate) fn refuse(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>) {
         let status = self.end_without_place(lane, part, Step::Filter);
-        part.track(|tracker| tracker.count(status));
+        lane.note_end_without_place(part, status);
         if self.bus().observed() {
             for id in part.ids() {
                 let subject = Subject::of(&lane.name).message(id).status(status);

@@ -1,11 +1,16 @@
-//! How many messages the lanes of a topic have room for.
+//! How many messages the lanes of a topic have room for. A full lane holds back the messages that it
+//! is to get, and no others.
 
 use crate::engine::parts::dispatcher::DispatcherState;
 use crate::engine::state::lane::Lane;
+use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::{Lanes, TopicCore};
+use crate::message::MessageId;
+use crate::message::batch::BatchSlice;
 use crate::pure::words::room::{Phase, Reserved};
+use crate::pure::words::start::Starts;
 use crate::sync::Arc;
-use crate::types::config::LaneFull;
+use crate::types::config::{LaneFull, NoSubscribers};
 
 /// Stands for the id of messages that every lane wants.
 pub(crate) const ALL_WANT: u64 = u64::MAX;
@@ -23,10 +28,64 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if self.retains(lanes) {
             return 0;
         }
-        if self.has_filters() {
-            return self.room_behind_filters(dispatcher, lanes);
+        if self.may_pass_lanes() {
+            return self.room_by_message(dispatcher, lanes);
         }
         self.room_for(ALL_WANT, lanes)
+    }
+
+    /// Whether a message may be for some of the lanes only.
+    fn may_pass_lanes(&self) -> bool {
+        self.has_filters() || self.starts.load() != Starts::NONE
+    }
+
+    /// How many of the messages that the dispatcher would take next have room in every lane that
+    /// the topic waits for. A message needs no room in a lane that is not to get it.
+    #[cold]
+    fn room_by_message(&self, dispatcher: &mut DispatcherState<T>, lanes: &Lanes<T>) -> usize {
+        let DispatcherState { shelf, sieve, .. } = dispatcher;
+        let Some(part) = shelf.front() else {
+            return 0;
+        };
+        let is_open = |lane: &&Arc<Lane<T>>| lane.phase() == Phase::Open;
+        let is_wanted = |id| lanes.iter().filter(is_open).any(|lane| lane.wants(id));
+        // What is retained and wanted by nobody goes to those that are there.
+        let retains = self.settings.no_subscribers == NoSubscribers::Retain;
+        let mut least = usize::MAX;
+        for lane in lanes.iter().filter(|lane| topic_waits_for(lane)) {
+            let gets = |id: MessageId| lane.wants(id.get()) || (retains && !is_wanted(id.get()));
+            let Some(first) = part.ids().position(gets) else {
+                continue;
+            };
+            let asked = BatchSlice {
+                batch: Arc::clone(&part.batch),
+                from: part.from + first as u32,
+                to: part.to,
+            };
+            let filter = lane.filter.lock().clone();
+            let refused = match &filter {
+                None => &[][..],
+                Some(filter) => self.answers(sieve, lane, filter, &asked),
+            };
+            let takes_place = |(at, id): &(usize, MessageId)| {
+                let is_refused = refused.get(*at).is_some_and(|is_refused| *is_refused);
+                gets(*id) && !is_refused
+            };
+            let mut places = asked.ids().enumerate().filter(takes_place);
+            let fits = places.nth(self.room_of(lane) as usize);
+            least = least.min(fits.map_or(usize::MAX, |(at, _)| first + at));
+        }
+        least
+    }
+
+    /// Has publishers notify nobody while the next message has no room. Where a message may pass
+    /// lanes, each notifies: one that drops the oldest messages may leave one first that needs no
+    /// room.
+    pub(crate) fn rest_without_room(&self, at: &QueueRef<'_, T>) {
+        match self.may_pass_lanes() {
+            true => at.be_notified_from(0, || true),
+            false => at.stay_quiet(),
+        }
     }
 
     /// As [`room_in_lanes`](Self::room_in_lanes), but only of the lanes that want this message.
@@ -68,6 +127,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 }
 
-pub(crate) fn topic_waits_for<T: Send + Sync + 'static>(lane: &Lane<T>) -> bool {
+fn topic_waits_for<T: Send + Sync + 'static>(lane: &Lane<T>) -> bool {
     lane.when_full() == LaneFull::Wait && lane.phase() == Phase::Open
 }

@@ -98,6 +98,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // A message pushed since the last turn may be the reason for this one.
         mutant!(dispatcher.queue_was_empty = false, "queue.dry");
         at.evicts.agree_if_asked();
+        #[cfg(feature = "log")]
+        if self.is_stored() {
+            self.wake_feeders(&self.lanes.load());
+        }
         let released = self.gate.released();
         let more = !self.has_stopped() && self.end_expired_at(at, &mut dispatcher);
         let pause = self.turn(at, &mut dispatcher, worker);

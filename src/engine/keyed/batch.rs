@@ -195,7 +195,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let mut parks = Vec::new();
         for (at, mut taken) in taken.into_iter().enumerate() {
             let Some(failed_call) = failed.next_if(|failed_call| failed_call.at == at) else {
-                taken.item.track(Status::Delivered);
+                self.lane.note_end_of(&taken.item, Status::Delivered);
                 settlements.end(taken.key);
                 continue;
             };

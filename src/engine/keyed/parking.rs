@@ -11,8 +11,13 @@
 //! A second one: somebody redrives two letters of a key. The first fails again while the
 //! second is on its way, and the second overtakes it. It can't happen, because the first is
 //! in the store before its followers are looked for. Letters redriven before that are in
-//! the lane by then, and later ones learn that they are behind. Model:
-//! `loom-tests/tests/models/keys.rs`.
+//! the lane by then, and later ones learn that they are behind.
+//!
+//! A third one: a delivery is a parked arrival while later letters of its key are in the store.
+//! One of these is redriven. The arrival follows into the store, and the lane finds nobody before
+//! the redriven one. It can't happen. Under the store's lock, the lane looks at its returns before
+//! an arrival follows, and files a later one behind it. Letters redriven after that learn that
+//! they are behind. Model of all three: `loom-tests/tests/models/keys.rs`.
 //!
 //! Parking loses no delivery. Only a letter that was kept parks its key, and a follower
 //! joins the letter only if the store has room without evicting another. Until then the
@@ -170,33 +175,41 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 
     /// Judges the parked arrivals of one key. While the store has letters of the key, they
-    /// follow into it as far as there is room. Otherwise they go on. Returns `false` if there
-    /// was no key to judge.
+    /// follow into it as far as there is room, unless they have expired. Otherwise they go on.
+    /// Returns `false` if there was no key to judge.
     fn judge_key(self) -> bool {
         let mut state = self.keyed.state.lock();
         let Some(key) = state.parked_arrivals.news.pop_first() else {
             return false;
         };
+        let now_ns = self.lane.engine().clock.now_ns();
         let mut letters = self.lane.topic.letters().lock();
         let name = state.parked.get(&key).cloned();
         let is_parked = name
             .as_ref()
             .is_some_and(|name| letters.park(&self.lane.name, name));
         let _motion = self.lane.books.motions.begin(u64::from(STEP));
-        let mut followed = 0;
-        // Told when the locks are gone, because a waker is the user's.
-        let mut trackers = Vec::new();
+        let mut ended = 0;
+        // Both are for when the locks are gone: a waker is the user's, and an expired delivery may
+        // become a letter.
+        let (mut trackers, mut late) = (Vec::new(), Vec::new());
+        // See the module's text: a letter that was redriven past these joins them.
+        mutant!(self.file_returns(&mut state), "keyed.judged-look");
         if is_parked {
-            while followed < STEP
+            while ended < STEP
                 && letters.has_room()
                 && let Some(arrival) = state.parked_arrivals.pop(key)
             {
+                ended += 1;
+                if self.lane.is_past(&arrival, now_ns) {
+                    late.push(arrival);
+                    continue;
+                }
                 self.lane.books.record(Status::Queued, Step::Bury, 1);
                 trackers.extend(arrival.tracker().cloned());
                 let letter = self.lane.letter(arrival, DeadReason::KeyParked, true);
                 let buried = self.lane.topic.bury_in(&mut letters, letter);
                 debug_assert!(matches!(buried, Ok(None)), "there was room");
-                followed += 1;
             }
             if state.parked_arrivals.lines.contains_key(&key) {
                 if letters.has_room() {
@@ -208,10 +221,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             drop(letters);
         } else {
             drop(letters);
-            let arrivals = state.parked_arrivals.take(key);
-            // See `park`.
-            mutant!(self.file_returns(&mut state), "keyed.freed-look");
             state.parked.remove(&key);
+            let arrivals = state.parked_arrivals.take(key);
             arrivals.for_each(|arrival| self.keyed.file(&mut state, arrival));
             if let Some(name) = name {
                 self.lane.tell_key(&name, |key| EventKind::KeyFreed { key });
@@ -221,7 +232,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         for tracker in trackers {
             tracker.end(Status::DeadLetter);
         }
-        self.lane.end_places(followed);
+        for late in late {
+            self.lane.expire_at(late, Status::Queued);
+        }
+        self.lane.end_places(ended);
         true
     }
 }

@@ -1,7 +1,7 @@
 //! Pending deliveries, held one by one: they were tried before, redriven, or filed by their keys.
 //! And attempts at deliveries.
 
-use crate::engine::track::tracker::Tracker;
+use crate::engine::track::ends::Ends;
 use crate::message::MessageId;
 use crate::message::batch::{Batch, BatchSlice, Stamp};
 use crate::pure::decide::lifecycle::Status;
@@ -163,19 +163,11 @@ impl<T> PendingDelivery<T> {
     /// Returns the tracker that counts the end of this delivery, if there is one. A redriven
     /// delivery was counted when it became a letter.
     #[inline]
-    pub(crate) fn tracker(&self) -> Option<&Arc<Tracker>> {
-        if self.generation > 0 || !self.batch.is_tracked() {
+    pub(crate) fn tracker(&self) -> Option<&Arc<Ends>> {
+        if self.generation > 0 || !self.batch.is_watched() {
             return None;
         }
         self.batch.meta(usize::from(self.index))?.tracker()
-    }
-
-    /// Notes how it has ended.
-    #[inline]
-    pub(crate) fn track(&self, end: Status) {
-        if let Some(tracker) = self.tracker() {
-            tracker.end(end);
-        }
     }
 
     /// Notes that it is put off. It has not failed.

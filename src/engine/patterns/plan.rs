@@ -16,8 +16,8 @@ pub(crate) enum Template<T> {
     Runner(Box<dyn Fn() -> Handler<T> + Send + Sync>, Option<usize>),
     /// A handler for so many calls at once in each topic.
     Slots(Box<dyn Fn(usize) -> Shared<T> + Send + Sync>, usize),
-    /// The members of a group.
-    Members,
+    /// The members of a group, and how many calls each has unless it says otherwise.
+    Members(u16),
     /// Callers that pull.
     Callers(Leasing, Arc<Sources<T>>),
 }
@@ -28,7 +28,7 @@ impl<T> Template<T> {
         match self {
             Self::Runner(make, _) => Equipment::Runner(make()),
             Self::Slots(make, concurrency) => Equipment::Slots(make(*concurrency)),
-            Self::Members => Equipment::Members,
+            Self::Members(calls) => Equipment::Members(*calls),
             Self::Callers(leasing, sources) => {
                 Equipment::Callers(*leasing, Arc::clone(&sources.receivers))
             }
@@ -45,7 +45,7 @@ impl<T> Template<T> {
     /// Returns the facts that the rules of the lanes have to fit.
     pub(crate) fn fit(&self, capacity: Option<u32>, when_full: LaneFull) -> Fit {
         Fit {
-            is_shared: matches!(self, Self::Slots(..) | Self::Members),
+            is_shared: matches!(self, Self::Slots(..) | Self::Members(_)),
             credits: match self {
                 Self::Callers(leasing, _) => leasing.credits,
                 _ => None,

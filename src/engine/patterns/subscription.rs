@@ -196,6 +196,8 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             filter: resolved.filter.clone(),
             rules: resolved.rules.within(capacity),
             by_pattern: true,
+            #[cfg(feature = "log")]
+            stored: None,
         };
         let name = Arc::clone(&self.name);
         let lane = Lane::equipped(name, Arc::clone(topic), plan, equipment);

@@ -38,7 +38,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let admitted = Admitted::plainly(granted);
             let id = MessageId::new(admitted.first_id);
             let stamp = Stamp { id, accepted_ns };
-            let own_expires_ns = meta.as_deref().and_then(|meta| meta.expires_ns(stamp));
+            let own_expires_ns = meta.as_deref().and_then(|meta| {
+                meta.begin();
+                meta.expires_ns(stamp)
+            });
             let message = Accepted { stamp, payload };
             self.plain.write(&mut tail, message, meta);
             self.notify_after(tail, id.get(), own_expires_ns);
@@ -55,11 +58,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Returns the time and the queue's lock, if a message may get its ticket and be written in
-    /// one step. That is so unless the topic is split, weighs its messages, is observed, or rejects
-    /// for want of subscribers.
+    /// one step.
     #[inline(always)]
     pub(crate) fn short_way(&self) -> Option<(u64, MutexGuard<'_, Tail<T>>)> {
-        if !self.is_plain || self.bus().observed() || self.lacks_subscribers() {
+        if !self.is_plain && self.takes_detour() || self.bus().observed() {
             return None;
         }
         Some((self.engine.clock.now_ns(), self.plain.tail()))
@@ -91,14 +93,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         meta: Option<Box<Meta>>,
         wait: Wait,
     ) -> Result<Receipt, (Refused, T, Option<Box<Meta>>)> {
+        #[cfg(feature = "log")]
+        if let Some(stored) = self.stored() {
+            return self.publish_one_stored(stored, payload, meta, wait);
+        }
         let mut drops = DeferredDrops::new();
         let admitted = match self.admit_one(wait, &mut drops, route, meta.as_deref()) {
             Ok(admitted) => admitted,
             Err(refused) => return Err((refused, payload, meta)),
         };
-        let message = self.message(admitted.first_id, payload);
-        let entry = QueueEntry::One(message, meta);
-        self.admitted(entry, &admitted, &mut drops, route);
+        self.take_in_one(payload, meta, &admitted, &mut drops, route);
         Ok(admitted.receipt())
     }
 
@@ -113,17 +117,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Result<Admitted, Refused> {
         let ask = Ask::one(meta);
         let admitted = self.admit(ask, &mut Patience::of(wait), drops, route);
-        admitted.inspect_err(|refused| self.note_refused(*refused, 1))
+        admitted.inspect_err(|refused| self.note_refused(refused, 1))
     }
 
     /// Counts `count` messages as rejected, unless they made no sense.
-    pub(crate) fn note_refused(&self, refused: Refused, count: u64) {
-        let makes_sense = match refused {
-            Refused::ZeroTtl | Refused::NoDedup | Refused::TooHeavy => false,
-            Refused::Full | Refused::TimedOut | Refused::Closed | Refused::NoSubscribers => true,
-        };
-        if makes_sense {
-            self.books.rejected.add(count);
+    pub(crate) fn note_refused(&self, refused: &Refused, count: u64) {
+        match refused {
+            Refused::ZeroTtl | Refused::NoDedup | Refused::TooHeavy => {}
+            // Those that had tickets are counted as dropped.
+            #[cfg(feature = "log")]
+            Refused::NotStored(_) => {}
+            Refused::Full | Refused::TimedOut | Refused::Closed | Refused::NoSubscribers => {
+                self.books.rejected.add(count);
+            }
         }
     }
 
@@ -207,6 +213,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
+    /// Returns whether a publisher has to look at more than the gate and the queue.
+    fn takes_detour(&self) -> bool {
+        let is_other = self.split.is_some() || self.weights.is_some() || self.is_stored();
+        is_other || self.lacks_subscribers()
+    }
+
     #[inline(always)]
     pub(crate) fn lacks_subscribers(&self) -> bool {
         self.settings.no_subscribers == NoSubscribers::Reject
@@ -270,7 +282,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         route: Option<u64>,
     ) -> Result<Admitted, Refused> {
         let mut refusal = refusal;
-        let may_have_room = match refusal {
+        let may_have_room = match &refusal {
             Refused::Full if patience.is_locked => {
                 // Ending an expired message drops its payload, which is user code. The
                 // dispatcher does that.
@@ -278,7 +290,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 false
             }
             Refused::Full => self.make_room_of_expired(),
-            _ => refusal == Refused::Closed,
+            _ => matches!(refusal, Refused::Closed),
         };
         if may_have_room {
             match self.admit_caller(ask, self.live.capacity.get()) {
@@ -286,7 +298,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 Err(still) => refusal = still,
             }
         }
-        if refusal == Refused::Full && !std::mem::replace(&mut patience.told, true) {
+        if matches!(refusal, Refused::Full) && !std::mem::replace(&mut patience.told, true) {
             self.tell(EventKind::Backpressure {
                 depth: self.waiting(),
                 overflow: self.live.overflow.get(),
@@ -308,7 +320,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     ..Admitted::plainly(granted)
                 })
             }
-            _ => Err(refusal),
+            (refusal, _) => Err(refusal),
         };
         patience.told &= admitted.is_err();
         if let Err(Refused::Closed) = admitted {

@@ -61,17 +61,24 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Accepts one message or hands the payload back. Under `Overflow::Block` it is pending
-    /// until there is room; under other policies it is ready at once.
+    /// until there is room; under other policies it is ready at once. A patient publisher waits
+    /// under `Overflow::Reject`, too.
     pub(crate) fn poll_publish(
         self: &Arc<Self>,
         outgoing: &mut Option<Message<T>>,
+        is_patient: bool,
         is_first: bool,
         id: &mut WaiterId,
         context: &Context<'_>,
     ) -> Poll<Result<Receipt, PublishError<T>>> {
         let take = |outgoing: &mut Option<_>| outgoing.take().expect("polled after it was ready");
         // A future that waits goes on waiting if the policy changes.
-        let waits = !is_first || matches!(self.live.overflow.get(), Overflow::Block { .. });
+        let waits = !is_first
+            || match self.live.overflow.get() {
+                Overflow::Block { .. } => true,
+                Overflow::Reject => is_patient,
+                Overflow::DropOldest | Overflow::DropNewest => false,
+            };
         let makes_no_sense = |message| self.check(message).is_err();
         if !waits || outgoing.as_ref().is_some_and(makes_no_sense) {
             return Poll::Ready(self.publish_message(take(outgoing), Wait::ByPolicy));
@@ -84,7 +91,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let message = take(outgoing);
         Poll::Ready(match admitted {
             Err(refused) => {
-                self.note_refused(refused, 1);
+                self.note_refused(&refused, 1);
                 Err(refused.error(message.into_inner()))
             }
             Ok(admitted) => Ok(self.take_in_now(message, &admitted)),
@@ -99,8 +106,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         receipt: &mut BatchReceipt,
         is_first: bool,
         id: &mut WaiterId,
-        context: &Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Result<(), Refused>> {
+        #[cfg(feature = "log")]
+        if let Some(stored) = self.stored() {
+            return self.poll_stored(stored, outbox, receipt, is_first, id, context);
+        }
         let mut drops = DeferredDrops::new();
         let waits = !is_first || matches!(self.live.overflow.get(), Overflow::Block { .. });
         let makes_no_sense = |message| self.check(message).is_err();

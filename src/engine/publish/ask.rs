@@ -8,6 +8,8 @@ use crate::pure::words::tickets::Refusal;
 use crate::sync::{Arc, Instant};
 use crate::types::config::Overflow;
 use crate::types::duration::zero_ttl;
+#[cfg(feature = "log")]
+use crate::types::error::store::StoreError;
 use crate::types::error::{PublishError, SettingError};
 
 /// How long a publisher waits for room in a topic that drops nothing.
@@ -100,10 +102,8 @@ impl Admitted {
     /// Returns the receipt for the first of these messages.
     pub(crate) fn receipt(&self) -> Receipt {
         Receipt {
-            id: MessageId::new(self.first_id),
-            evicted: self.evicted,
-            dropped: self.dropped,
             duplicate: self.is_duplicate(),
+            ..Receipt::volatile(MessageId::new(self.first_id), self.evicted, self.dropped)
         }
     }
 }
@@ -156,7 +156,7 @@ impl<'m> Ask<'m> {
 }
 
 /// Why nothing was admitted.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) enum Refused {
     Full,
     TimedOut,
@@ -168,6 +168,9 @@ pub(crate) enum Refused {
     NoDedup,
     /// The message is heavier than the topic's limit.
     TooHeavy,
+    /// The log did not take it.
+    #[cfg(feature = "log")]
+    NotStored(Box<StoreError>),
 }
 
 impl From<Refusal> for Refused {
@@ -198,6 +201,8 @@ impl Refused {
                 payload,
                 invalid: Box::new(too_heavy()),
             },
+            #[cfg(feature = "log")]
+            Self::NotStored(error) => PublishError::NotStored { payload, error },
         }
     }
 }

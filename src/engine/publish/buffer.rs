@@ -138,7 +138,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
     pub(crate) fn publish_late(&self, message: Message<T>) -> Result<(), (Refused, Message<T>)> {
         let (patience, drops) = (&mut Patience::default(), &mut DeferredDrops::new());
         let accepted = self.topic.accept_alone(message, patience, drops);
-        let receipt = accepted.inspect_err(|(refused, _)| self.topic.note_refused(*refused, 1))?;
+        let receipt = accepted.inspect_err(|(refused, _)| self.topic.note_refused(refused, 1))?;
         self.held.lock().receipt.add(receipt);
         Ok(())
     }
@@ -177,7 +177,7 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         let mut held = self.held.lock();
         held.chunk = chunk;
         held.receipt = receipt;
-        self.await_room(&mut held, published);
+        self.await_room(&mut held, published.clone());
         published
     }
 

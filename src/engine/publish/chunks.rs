@@ -50,7 +50,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         rest: Vec<M>,
         receipt: BatchReceipt,
     ) -> PublishBatchError<M> {
-        self.note_refused(refused, rest.len() as u64);
+        self.note_refused(&refused, rest.len() as u64);
         PublishBatchError {
             accepted: receipt.accepted + receipt.duplicates,
             error: refused.error(rest),
@@ -102,6 +102,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let wanted = chunk.len().min(BATCH) as u64;
         if self.weights.is_some() {
             self.weigh_chunk(chunk);
+        }
+        #[cfg(feature = "log")]
+        if let Some(stored) = self.stored() {
+            return self.publish_stored(stored, chunk, receipt, patience);
         }
         let (wanted, route) = self.way_of(chunk, wanted, route);
         let admitted = self.admit(chunk.ask(wanted), patience, drops, route)?;

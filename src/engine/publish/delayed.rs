@@ -36,11 +36,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Receipt {
         let delay = message.delay();
         let (payload, meta) = message.into_parts();
-        let mut message = self.message(admitted.first_id, payload);
         if admitted.dropped || admitted.is_duplicate() {
-            self.admitted(QueueEntry::One(message, meta), admitted, drops, route);
+            self.take_in_one(payload, meta, admitted, drops, route);
             return admitted.receipt();
         }
+        meta.iter().for_each(|meta| meta.begin());
+        let mut message = self.message(admitted.first_id, payload);
         let delay_ns = nanos(delay);
         if self.bus().observed() {
             let stamp = message.stamp;
@@ -94,17 +95,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(crate) fn cancel_delayed(&self, id: MessageId) -> Result<Message<T>, NotDelayedError> {
         let cancel = |timer| self.engine.timer.cancel_parked(timer);
         let cancelled = self.delayed().lock().take_back(id, cancel);
-        let Delayed {
-            message, mut meta, ..
-        } = *cancelled.ok_or(NotDelayedError)?;
+        let Delayed { message, meta, .. } = *cancelled.ok_or(NotDelayedError)?;
         self.books.delayed.sub(1);
         self.forget_dedup_id(id, meta.as_deref());
         self.unload_delayed(meta.as_deref());
         self.drop_messages(std::iter::once(id), DropCause::Cancelled);
         end_tracked(meta.as_deref());
-        if let Some(meta) = &mut meta {
-            meta.track = None;
-        }
         Ok(Message::from_parts((message.payload, meta)))
     }
 

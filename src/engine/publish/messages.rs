@@ -5,14 +5,19 @@
 
 use std::iter::Fuse;
 
+#[cfg(all(feature = "log", feature = "async"))]
+use crate::engine::durable::publish::Submitted;
 use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
 use crate::engine::publish::chunks::split;
 use crate::engine::state::topic::TopicCore;
 use crate::message::batch::{BATCH, DeferredDrops, QueueEntry};
 use crate::message::chunk::Chunk;
+use crate::message::meta::Meta;
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, Receipt};
 use crate::sync::Arc;
+#[cfg(feature = "log")]
+use crate::types::error::store::StoreError;
 use crate::types::error::{PublishBatchError, PublishError};
 
 /// The messages of a batch that have not been accepted yet.
@@ -22,6 +27,9 @@ pub(crate) struct Outbox<T, I: Iterator<Item = Message<T>>> {
     /// The message that goes after them, alone.
     pub(crate) alone: Option<Message<T>>,
     others: Fuse<I>,
+    /// Messages on their way to the log, if the publisher is a future.
+    #[cfg(all(feature = "log", feature = "async"))]
+    pub(crate) submitted: Option<Submitted<T>>,
 }
 
 impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
@@ -30,6 +38,8 @@ impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
             chunk: Chunk::EMPTY,
             alone: None,
             others: messages.fuse(),
+            #[cfg(all(feature = "log", feature = "async"))]
+            submitted: None,
         }
     }
 
@@ -50,11 +60,35 @@ impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
         !self.chunk.is_empty() || self.alone.is_some()
     }
 
+    /// Takes out a message that was not accepted.
+    #[cfg(all(feature = "log", feature = "async"))]
+    pub(crate) fn take_one(&mut self) -> Option<Message<T>> {
+        let first = self.chunk.len().min(1);
+        let taken = self.chunk.take_front(first, split).into_messages().next();
+        taken.or_else(|| self.alone.take())
+    }
+
     /// Returns all that were not accepted, in order.
     pub(crate) fn into_inner(self) -> Vec<Message<T>> {
         let chunk = self.chunk.into_messages();
         let alone = self.alone.map(Message::unweighed);
         chunk.chain(alone).chain(self.others).collect()
+    }
+}
+
+#[cfg(all(feature = "log", feature = "async"))]
+impl<T> Outbox<T, std::iter::Empty<Message<T>>> {
+    /// Makes an outbox with one message.
+    pub(crate) fn of(message: Option<Message<T>>) -> Self {
+        let mut outbox = Self::new(std::iter::empty());
+        match message {
+            Some(message) if !message.goes_alone() => {
+                let (payload, meta) = message.into_parts();
+                outbox.chunk.push(payload, meta);
+            }
+            message => outbox.alone = message,
+        }
+        outbox
     }
 }
 
@@ -114,6 +148,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if let Err(refused) = self.check(&message) {
             return Err((refused, message));
         }
+        #[cfg(feature = "log")]
+        if self.is_stored() {
+            let error = StoreError::Unsupported { what: "a delay" };
+            return Err((Refused::NotStored(Box::new(error)), message));
+        }
         let route = match message.is_late() {
             true => self.route_of(message.meta()),
             false => None,
@@ -137,9 +176,23 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return self.delay(message, admitted, route, drops);
         }
         let (payload, meta) = message.into_parts();
+        self.take_in_one(payload, meta, admitted, drops, route);
+        admitted.receipt()
+    }
+
+    /// Enqueues an admitted message, or drops it if its admission says so.
+    #[inline(always)]
+    pub(crate) fn take_in_one(
+        self: &Arc<Self>,
+        payload: T,
+        meta: Option<Box<Meta>>,
+        admitted: &Admitted,
+        drops: &mut DeferredDrops<T>,
+        route: Option<u64>,
+    ) {
+        meta.iter().for_each(|meta| meta.begin());
         let message = self.message(admitted.first_id, payload);
         self.admitted(QueueEntry::One(message, meta), admitted, drops, route);
-        admitted.receipt()
     }
 
     /// Accepts one message, now or later, or hands the payload back.
@@ -155,7 +208,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let (patience, drops) = (&mut Patience::of(wait), &mut DeferredDrops::new());
         let accepted = self.accept_alone(message, patience, drops);
         accepted.map_err(|(refused, message)| {
-            self.note_refused(refused, 1);
+            self.note_refused(&refused, 1);
             refused.error(message.into_inner())
         })
     }

@@ -172,6 +172,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
+    /// Lets go of the weight of messages that had their tickets when the log refused them.
+    #[cfg(feature = "log")]
+    pub(crate) fn unload_refused(&self, chunk: &Chunk<T>) {
+        if let Some(weights) = &self.weights {
+            let each = chunk.meta.iter().filter_map(|(_, meta)| meta.weight);
+            weights.load().remove(each.sum());
+        }
+    }
+
     /// Changes the limit of the weight that may wait here.
     pub(crate) fn set_weight_limit(&self, limit: u64) -> Result<(), SettingError> {
         let Some(weights) = &self.weights else {

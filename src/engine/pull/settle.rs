@@ -216,8 +216,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let ended_ns = self.lane.engine().clock.now_ns();
         for run in runs {
             self.ack_run(run, ended_ns);
-            if run.generation == 0 && run.batch.is_tracked() {
-                run.batch.track_ends(run.indices(), Status::Delivered);
+            if run.batch.is_watched() {
+                let (batch, places) = (&run.batch, run.indices());
+                self.lane
+                    .note_ends(batch, places, run.generation, Status::Delivered);
             }
         }
         let keys = runs.iter().filter_map(|run| run.key);

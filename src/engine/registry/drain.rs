@@ -128,6 +128,11 @@ impl Engine {
         } else {
             Err(DrainError::Incomplete(report))
         };
+        #[cfg(feature = "log")]
+        if let Some(store) = &self.store {
+            // The cursors. If it fails, deliveries come again.
+            let _ = store.inner.log.flush();
+        }
         *outcome = Some(result.clone());
         result
     }

@@ -1,5 +1,7 @@
 //! Making a lane with its consumers.
 
+#[cfg(feature = "log")]
+use crate::engine::journal::lane_log::LaneLog;
 use crate::engine::parts::handler::{Handler, SharedFilter};
 use crate::engine::parts::leases::Leasing;
 use crate::engine::state::keyed::{Consumers, Keyed};
@@ -17,8 +19,8 @@ pub(crate) enum Equipment<T> {
     Runner(Handler<T>),
     /// The slots of a handler that several calls share.
     Slots(Shared<T>),
-    /// Members, who join later.
-    Members,
+    /// Members, who join later, and how many calls each has unless it says otherwise.
+    Members(u16),
     /// Callers that pull, and the line in which they wait.
     Callers(Leasing, Arc<Waiters>),
 }
@@ -28,7 +30,7 @@ impl<T> Equipment<T> {
         match self {
             Self::Runner(_) => Consumers::Runner,
             Self::Slots(_) => Consumers::Slots,
-            Self::Members => Consumers::Members,
+            Self::Members(calls) => Consumers::Members(*calls),
             Self::Callers(..) => Consumers::Callers,
         }
     }
@@ -42,6 +44,8 @@ pub(crate) struct LanePlan<T> {
     pub(crate) filter: Option<SharedFilter<T>>,
     pub(crate) rules: Rules,
     pub(crate) by_pattern: bool,
+    #[cfg(feature = "log")]
+    pub(crate) stored: Option<Box<LaneLog<T>>>,
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
@@ -66,13 +70,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
             filter: plan.filter,
             by_pattern: plan.by_pattern,
             consumers,
+            #[cfg(feature = "log")]
+            stored: plan.stored,
             keyed: (!is_plain).then(keyed),
         };
         let with_handler = |handler| Arc::new(Self::new(name, topic, settings, handler));
         let (lane, slots, leasing) = match equipment {
             Equipment::Runner(handler) => (with_handler(handler), None, None),
             Equipment::Slots(slots) => (with_handler(Handler::External), Some(slots), None),
-            Equipment::Members => (with_handler(Handler::External), None, None),
+            Equipment::Members(_) => (with_handler(Handler::External), None, None),
             Equipment::Callers(leasing, _) => {
                 (with_handler(Handler::External), None, Some(leasing))
             }

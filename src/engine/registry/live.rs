@@ -9,6 +9,8 @@
 //! oldest, and a time to live. They take effect when the owner agrees; see
 //! [`Shared`](crate::engine::base::cell::Shared).
 
+#[cfg(feature = "log")]
+use crate::engine::journal::lane_log::LaneLog;
 use crate::engine::runtime::directory::Ttl;
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Lane;
@@ -90,6 +92,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Changes the policy for the full lane, if the rules fit the new one.
     pub(crate) fn set_when_full(self: &Arc<Self>, policy: LaneFull) -> Result<(), SettingError> {
+        #[cfg(feature = "log")]
+        self.check_catch_up(policy)?;
         let when_full = policy;
         self.change(|fit| Fit { when_full, ..fit }, Rules::checked)?;
         if policy == LaneFull::DropOldest {
@@ -99,6 +103,20 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.topic.schedule();
         self.schedule();
         Ok(())
+    }
+
+    /// Refuses to catch up where there is no log, and to lose what a durable subscription may not.
+    #[cfg(feature = "log")]
+    fn check_catch_up(&self, policy: LaneFull) -> Result<(), SettingError> {
+        let is_durable = |stored: &LaneLog<T>| stored.cursor.is_some();
+        let rule = match (policy == LaneFull::CatchUp, self.stored.as_deref()) {
+            (true, None) => "needs a subscription that is durable, or starts from a message",
+            (false, Some(stored)) if is_durable(stored) => {
+                "must be catch_up in a durable subscription, which loses nothing"
+            }
+            _ => return Ok(()),
+        };
+        Err(SettingError::new("when_full", policy, rule))
     }
 
     /// Changes the facts that the rules have to fit.

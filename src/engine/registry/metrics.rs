@@ -101,6 +101,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             dispatched,
             dead_letters,
             letters_evicted,
+            letter_subscriptions: self
+                .letter_readers()
+                .iter()
+                .map(|reader| reader.metrics())
+                .collect(),
             partitions: self
                 .split
                 .as_ref()
@@ -110,7 +115,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             queue_wait: LatencySummary::of(&latencies.queue_wait),
             handler: LatencySummary::of(&latencies.handler),
             end_to_end: LatencySummary::of(&latencies.end_to_end),
-            published,
+            published: published - self.earlier_tickets(),
             moving,
         }
     }

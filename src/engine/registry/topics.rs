@@ -52,7 +52,8 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn contents(&self) -> Option<&'static str> {
         let any = |is: fn(&Lane<T>) -> bool| self.lanes.peek(|all| all.iter().any(|lane| is(lane)));
-        if any(|lane| !lane.by_pattern) {
+        let mut readers = self.letter_readers().into_iter();
+        if any(|lane| !lane.by_pattern) || readers.any(|reader| !reader.is_by_pattern()) {
             Some("subscriptions")
         } else if self.gate.outstanding() > 0 {
             Some("messages")
@@ -95,7 +96,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             let awaiting = lane.books.read().awaiting_retry;
             let occupied = u64::from(lane.room.load().occupied);
             let counts = lane.books.read();
-            survey.moving += occupied.saturating_sub(awaiting);
+            survey.moving += occupied.saturating_sub(awaiting) + self.unfed(lane);
             survey.parked += awaiting;
             // An attempt that was requeued has achieved nothing.
             survey.activity +=
@@ -104,6 +105,10 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             if lane.phase() != Phase::Open && !lane.is_retired() {
                 survey.moving += 1;
             }
+        }
+        for reader in self.letter_readers() {
+            survey.moving += u64::from(!reader.is_idle());
+            survey.activity += reader.metrics().calls;
         }
         survey
     }
@@ -140,11 +145,13 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             lane.close(Phase::Cancelling);
             lane.end(engine);
         }
+        self.end_letter_readers();
     }
 
     fn release_user_code(&self) {
         // User code may hold a handle of this very topic.
         self.release_lanes();
+        self.end_letter_readers();
         self.release_settings();
     }
 
@@ -180,7 +187,11 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 
     fn purge_letter(&self, arrival: u64) -> bool {
         let left = self.letters().lock().take(arrival);
-        left.map(|left| notify(left.waiting)).is_some()
+        left.map(|left| {
+            left.letter.note_gone();
+            notify(left.waiting);
+        })
+        .is_some()
     }
 
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy) {
@@ -207,6 +218,26 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Returns how many messages of the log a lane has yet to be fed. After a close they stay there.
+    fn unfed(&self, lane: &Lane<T>) -> u64 {
+        #[cfg(feature = "log")]
+        if let (Some(stored), Some(log)) = (&lane.stored, self.stored())
+            && let Some(next) = stored.feed.lock().next()
+            && lane.phase() == Phase::Open
+            && !self.gate.is_closed()
+        {
+            return log.visible().saturating_sub(next);
+        }
+        let _ = lane;
+        0
+    }
+
+    fn end_letter_readers(&self) {
+        for reader in self.letter_readers() {
+            reader.end();
+        }
+    }
+
     /// Whether messages wait for a first subscription.
     pub(crate) fn retains(&self, lanes: &[Arc<Lane<T>>]) -> bool {
         self.settings.no_subscribers == crate::types::config::NoSubscribers::Retain

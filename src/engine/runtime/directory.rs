@@ -45,6 +45,13 @@ pub(crate) struct TopicSettings {
     pub(crate) partitions: Option<Partitions>,
 }
 
+impl TopicSettings {
+    /// Returns whether a publisher has to look at nothing but the gate and the queue.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.partitions.is_none() && self.no_subscribers != NoSubscribers::Reject
+    }
+}
+
 /// A time to live in nanoseconds, if there is one.
 pub(crate) type Ttl = Option<NonZeroU64>;
 
@@ -128,11 +135,13 @@ impl Packed for LaneFull {
 
     #[inline(always)]
     fn unpack(word: u64) -> Self {
-        const ALL: [LaneFull; 4] = [
+        const ALL: &[LaneFull] = &[
             LaneFull::Wait,
             LaneFull::DropOldest,
             LaneFull::DropNewest,
             LaneFull::DeadLetter,
+            #[cfg(feature = "log")]
+            LaneFull::CatchUp,
         ];
         ALL[word as usize % ALL.len()]
     }

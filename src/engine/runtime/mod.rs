@@ -54,6 +54,8 @@ pub(crate) struct Engine {
     pub(crate) thread_name: String,
     #[cfg(feature = "async")]
     pub(crate) poll_hook: Option<poll_hook::PollHook>,
+    #[cfg(feature = "log")]
+    pub(crate) store: Option<crate::log::store::Store>,
 }
 
 impl Engine {

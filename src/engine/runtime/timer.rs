@@ -36,7 +36,7 @@ impl State {
 
 /// The timer of a broker. It is bounded by the places that lanes and topics reserve for waiting
 /// deliveries and messages. Each lane and topic adds one linger, one expiry and one deadline of
-/// leases, and each buffer adds a linger.
+/// leases. Each buffer and each subscriber to dead letters adds a linger.
 pub(crate) struct Timer {
     state: Mutex<State>,
     earlier: Condvar,

@@ -6,14 +6,21 @@
 //! store fills up while a letter is claimed. A full store evicts letters that are not claimed. With
 //! all of them claimed it keeps the new letter, too, and evicts the oldest once one is back. So
 //! there are never more letters than the capacity and the claims.
+//!
+//! Subscribers to the letters are called under the lock, whenever a letter has arrived or a claim
+//! has ended. So a subscriber that has found nothing, or a letter that somebody else has claimed,
+//! looks again. Under the same lock a letter that leaves is forgotten by all of them.
 
 use std::collections::BTreeMap;
 
+use crate::engine::letters::subscribers::{AnyLetterReader, Subscribers};
 use crate::engine::parts::pending::Failure;
 use crate::engine::runtime::directory::AnyLetter;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::waiters::Waiters;
+#[cfg(feature = "log")]
+use crate::log::cursor::Cursor;
 use crate::message::MessageId;
 use crate::message::batch::Batch;
 use crate::message::meta::Meta;
@@ -50,6 +57,9 @@ pub(crate) struct Letter<T> {
     pub(crate) parks: bool,
     /// The letter's number, which the store gives.
     pub(crate) arrival: u64,
+    /// The cursor that has to know when the letter is gone.
+    #[cfg(feature = "log")]
+    pub(crate) cursor: Option<Arc<Cursor>>,
 }
 
 impl<T> Letter<T> {
@@ -59,6 +69,15 @@ impl<T> Letter<T> {
 
     pub(crate) fn key(&self) -> Option<&str> {
         self.batch.meta(usize::from(self.index))?.key.as_deref()
+    }
+
+    /// Notes in the log that the letter is gone: purged, evicted, or moved elsewhere. A redriven
+    /// one is a letter there until its delivery has ended.
+    pub(crate) fn note_gone(&self) {
+        #[cfg(feature = "log")]
+        if let Some(cursor) = &self.cursor {
+            cursor.done(std::iter::once(self.id().get()));
+        }
     }
 }
 
@@ -115,8 +134,9 @@ pub(crate) struct DeadLetterStore<T> {
     overflow: DeadLetterOverflow,
     arrivals: u64,
     evicted: u64,
-    /// How many letters are claimed.
-    claimed: usize,
+    /// The letters that are claimed, by arrival.
+    claimed: BTreeMap<u64, Arc<Letter<T>>>,
+    pub(crate) subscribers: Subscribers,
     /// The letters that park keys, by subscription and key.
     parking: BTreeMap<Arc<str>, BTreeMap<Box<str>, Parking>>,
     /// Lanes whose parked arrivals wait for room, or for their key to be freed.
@@ -139,7 +159,8 @@ impl<T> DeadLetterStore<T> {
             overflow,
             arrivals: 0,
             evicted: 0,
-            claimed: 0,
+            claimed: BTreeMap::new(),
+            subscribers: Subscribers::new(),
             parking: BTreeMap::new(),
             waiting: Vec::new(),
         }
@@ -177,6 +198,7 @@ impl<T> DeadLetterStore<T> {
         }
         let evicted = is_full.then(|| self.evict_oldest()).flatten();
         self.store.insert(letter.arrival, Arc::new(letter));
+        self.subscribers.call();
         Ok(evicted)
     }
 
@@ -192,24 +214,32 @@ impl<T> DeadLetterStore<T> {
         })
     }
 
-    /// Claims one particular letter, if it is still there.
-    fn claim(&mut self, letter: &Letter<T>) -> Option<Arc<Letter<T>>> {
-        let letter = self.store.remove(&letter.arrival)?;
-        self.claimed += 1;
+    /// Claims the letter with this number, if it is still there.
+    fn claim(&mut self, arrival: u64) -> Option<Arc<Letter<T>>> {
+        let letter = self.store.remove(&arrival)?;
+        self.claimed.insert(arrival, Arc::clone(&letter));
         Some(letter)
     }
 
-    /// Takes a claimed letter out for good. Returns the lanes that waited for that.
-    fn end_claim(&mut self, letter: &Letter<T>) -> Vec<Weak<Lane<T>>> {
-        self.claimed -= 1;
-        self.forget(letter);
-        std::mem::take(&mut self.waiting)
+    /// Returns whether somebody has claimed the letter with this number.
+    pub(crate) fn is_claimed(&self, arrival: u64) -> bool {
+        self.claimed.contains_key(&arrival)
+    }
+
+    /// Takes a claimed letter out for good.
+    fn end_claim(&mut self, letter: Arc<Letter<T>>) -> Left<T> {
+        self.claimed.remove(&letter.arrival);
+        self.forget(&letter);
+        self.subscribers.call();
+        let waiting = std::mem::take(&mut self.waiting);
+        Left { letter, waiting }
     }
 
     /// Puts a claimed letter back in its place. Returns the letter that is too many now.
     fn put_back(&mut self, letter: Arc<Letter<T>>) -> Option<Left<T>> {
-        self.claimed -= 1;
+        self.claimed.remove(&letter.arrival);
         self.store.insert(letter.arrival, letter);
+        self.subscribers.call();
         let is_too_much = self.len() > self.capacity;
         is_too_much.then(|| self.evict_oldest()).flatten()
     }
@@ -247,6 +277,7 @@ impl<T> DeadLetterStore<T> {
 
     /// Forgets a letter that has left the store. Returns `true` if its key is no longer parked.
     fn forget(&mut self, letter: &Letter<T>) -> bool {
+        self.subscribers.forget(letter.arrival);
         let (true, Some(key)) = (letter.parks, letter.key()) else {
             return false;
         };
@@ -267,9 +298,14 @@ impl<T> DeadLetterStore<T> {
         is_freed
     }
 
-    /// Returns the letters, oldest first.
+    /// Returns the letters, oldest first, the claimed ones included.
     pub(crate) fn list(&self) -> Vec<Arc<Letter<T>>> {
-        self.store.values().cloned().collect()
+        let mut all: Vec<_> = self.store.values().cloned().collect();
+        if !self.claimed.is_empty() {
+            all.extend(self.claimed.values().cloned());
+            all.sort_unstable_by_key(|letter| letter.arrival);
+        }
+        all
     }
 
     /// Takes the letter with this number out, if it is still there.
@@ -283,7 +319,7 @@ impl<T> DeadLetterStore<T> {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.store.len() + self.claimed
+        self.store.len() + self.claimed.len()
     }
 
     pub(crate) fn evicted(&self) -> u64 {
@@ -307,21 +343,88 @@ pub(crate) struct Claim<'t, T: Send + Sync + 'static> {
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Claims a letter, unless somebody has taken it.
     pub(crate) fn claim(&self, letter: &Letter<T>) -> Option<Claim<'_, T>> {
-        let letter = self.letters().lock().claim(letter)?;
-        Some(Claim {
+        let letter = self.letters().lock().claim(letter.arrival)?;
+        Some(self.claimed(letter))
+    }
+
+    /// Claims the next letter for a subscriber.
+    pub(crate) fn claim_next(&self, reader: &dyn AnyLetterReader, now_ns: u64) -> Found<'_, T> {
+        let found = self.letters().lock().claim_next(reader, now_ns);
+        match found {
+            Ok((letter, failures)) => Found::Letter(self.claimed(letter), failures),
+            Err(next_ns) => Found::Nothing(next_ns),
+        }
+    }
+
+    fn claimed(&self, letter: Arc<Letter<T>>) -> Claim<'_, T> {
+        Claim {
             topic: self,
             letter: Some(letter),
-        })
+        }
     }
 }
 
-impl<T: Send + Sync + 'static> Claim<'_, T> {
+/// The next letter for a subscriber.
+pub(crate) enum Found<'t, T: Send + Sync + 'static> {
+    /// There is one. It has failed so often in a row.
+    Letter(Claim<'t, T>, u32),
+    /// There is none now; at this time there may be.
+    Nothing(Option<u64>),
+}
+
+impl<T> DeadLetterStore<T> {
+    /// Claims the next letter for a subscriber. Returns it, and how often it has failed in a row.
+    /// If there is none now, returns the time at which there may be.
+    ///
+    /// A new letter that is claimed is waited for, so that new letters go in their order.
+    fn claim_next(
+        &mut self,
+        reader: &dyn AnyLetterReader,
+        now_ns: u64,
+    ) -> Result<(Arc<Letter<T>>, u32), Option<u64>> {
+        let (store, claimed) = (&self.store, &self.claimed);
+        let first = |from: u64| {
+            let (first, _) = store.range(from..).next()?;
+            claimed
+                .range(from..*first)
+                .next()
+                .is_none()
+                .then_some(*first)
+        };
+        let has = |arrival| store.contains_key(&arrival);
+        let (arrival, failures) = self.subscribers.take_next(reader, now_ns, has, first)?;
+        let letter = self.claim(arrival).ok_or(None)?;
+        Ok((letter, failures))
+    }
+}
+
+impl<'t, T: Send + Sync + 'static> Claim<'t, T> {
+    pub(crate) fn topic(&self) -> &'t TopicCore<T> {
+        self.topic
+    }
+
+    pub(crate) fn letter(&self) -> &Arc<Letter<T>> {
+        self.letter
+            .as_ref()
+            .expect("it is there until the claim ends")
+    }
+
     /// Takes the letter out of the store for good: it has a new place.
-    pub(crate) fn end(mut self) {
-        if let Some(letter) = self.letter.take() {
-            let waiting = self.topic.letters().lock().end_claim(&letter);
-            notify(waiting);
-        }
+    pub(crate) fn end(self) {
+        let mut letters = self.topic.letters().lock();
+        let left = self.end_in(&mut letters);
+        drop(letters);
+        left.letter.note_gone();
+        notify(left.waiting);
+    }
+
+    /// Does so under the lock of the store.
+    pub(crate) fn end_in(mut self, letters: &mut DeadLetterStore<T>) -> Left<T> {
+        let letter = self
+            .letter
+            .take()
+            .expect("it is there until the claim ends");
+        letters.end_claim(letter)
     }
 }
 

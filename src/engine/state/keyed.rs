@@ -130,14 +130,14 @@ pub(crate) enum Consumers {
     Callers,
     /// The slots of the subscription's own handler.
     Slots,
-    /// The members of a consumer group.
-    Members,
+    /// The members of a consumer group. Each has so many calls at once, unless it says otherwise.
+    Members(u16),
 }
 
 impl Consumers {
     /// Returns whether several of them may take at once, each for itself.
     pub(crate) fn share(self) -> bool {
-        matches!(self, Self::Slots | Self::Members)
+        matches!(self, Self::Slots | Self::Members(_))
     }
 }
 
@@ -184,9 +184,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
 
     /// Returns whether letters for this reason park their key.
     pub(crate) fn parks(&self, reason: DeadReason) -> bool {
-        use DeadReason::{Exhausted, KeyParked, PolicyPanicked, Rejected};
-        matches!(reason, Exhausted | KeyParked | PolicyPanicked | Rejected)
-            && self.state.lock().rules.parks()
+        reason.parks() && self.state.lock().rules.parks()
     }
 
     pub(crate) fn read_metrics(&self, lane: &Lane<T>, into: &mut SubscriptionMetrics) {

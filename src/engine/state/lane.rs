@@ -4,6 +4,8 @@ use crate::engine::base::cell::{Cell, Setting, Shared};
 use crate::engine::base::contain::SharedPolicy;
 use crate::engine::base::counters::LaneBooks;
 use crate::engine::base::task_state::TaskState;
+#[cfg(feature = "log")]
+use crate::engine::journal::lane_log::LaneLog;
 use crate::engine::parts::handler::{FailedCall, Handler, SharedFilter};
 use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::runtime::Engine;
@@ -82,6 +84,8 @@ pub(crate) struct LaneSettings<T> {
     pub(crate) filter: Option<SharedFilter<T>>,
     pub(crate) by_pattern: bool,
     pub(crate) consumers: Consumers,
+    #[cfg(feature = "log")]
+    pub(crate) stored: Option<Box<LaneLog<T>>>,
 }
 
 /// Whether the topic may wait for a lane to run dry, and does.
@@ -148,6 +152,9 @@ pub(crate) struct Lane<T> {
     pub(crate) waiting: Mutex<Arena<PendingDelivery<T>>>,
     /// The keyed state, where order has to survive failures, or several consumers share the lane.
     pub(crate) keyed: OnceLock<Box<Keyed<T>>>,
+    /// Its side of the log, if it is durable or starts with an earlier message.
+    #[cfg(feature = "log")]
+    pub(crate) stored: Option<Box<LaneLog<T>>>,
     /// The deadline of a drain that was begun inside a handler.
     end: Mutex<TimerKey>,
     /// No call of the handler runs or will start, and the handler is gone.
@@ -200,6 +207,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             turn: Mutex::new(Some(Box::new(Turn::new(handler)))),
             waiting: Mutex::new(Arena::new()),
             keyed,
+            #[cfg(feature = "log")]
+            stored: settings.stored,
             end: Mutex::new(TimerKey::NONE),
             retired: AtomicBool::new(false),
         }
@@ -221,6 +230,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     pub(crate) fn starts_after(&self) -> u64 {
         self.after.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether it is fed from the log, and the dispatcher passes it by.
+    pub(crate) fn is_behind(&self) -> bool {
+        #[cfg(feature = "log")]
+        if let Some(stored) = &self.stored {
+            return stored.feed.lock().next().is_some();
+        }
+        false
     }
 
     /// Returns whether the message was accepted after the subscription came.

@@ -4,6 +4,9 @@ use crate::engine::base::cell::{Cell, Setting};
 use crate::engine::base::contain::{PolicyInUse, SharedPolicy, SharedStrategy, StrategyInUse};
 use crate::engine::base::counters::{DeliveryCounts, TopicBooks};
 use crate::engine::base::gate::Gate;
+#[cfg(feature = "log")]
+use crate::engine::journal::topic_log::TopicLog;
+use crate::engine::letters::subscribers::AnyLetterReader;
 use crate::engine::parts::delayed::DelayedMessages;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::bus::Bus;
@@ -48,12 +51,15 @@ pub(crate) struct TopicCore<T> {
     pub(crate) dedup: Option<Box<AcceptedIds>>,
     /// The weight of its messages, if it has a limit for that.
     pub(crate) weights: Option<Box<Weights<T>>>,
-    /// Whether it is neither split nor weighs its messages.
+    /// Whether a publisher has to look at nothing but the gate and the queue.
     pub(crate) is_plain: bool,
     pub(crate) gate: Gate,
     /// The topic's queue, whose messages are numbered by their ids; unused if it is split.
     pub(crate) plain: PartitionQueue<T>,
     pub(crate) split: Option<Box<Split<T>>>,
+    /// Its side of the log, if it is durable.
+    #[cfg(feature = "log")]
+    stored: Option<Box<TopicLog<T>>>,
     /// Messages up to this id are handed on whatever the strategy says.
     pub(crate) flush_to: AtomicU64,
     pub(crate) lanes: Slot<Lanes<T>>,
@@ -92,12 +98,20 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         weights: Option<Weights<T>>,
         strategy: SharedStrategy,
         retry: SharedPolicy,
+        #[cfg(feature = "log")] stored: Option<Box<TopicLog<T>>>,
     ) -> Arc<Self> {
+        #[cfg(feature = "log")]
+        let (is_stored, gate) = match &stored {
+            Some(stored) => (true, Gate::after(stored.first_own - 1)),
+            None => (false, Gate::new()),
+        };
+        #[cfg(not(feature = "log"))]
+        let (is_stored, gate) = (false, Gate::new());
         Arc::new_cyclic(|topic| Self {
             name,
-            is_plain: settings.partitions.is_none() && weights.is_none(),
+            is_plain: settings.is_plain() && weights.is_none() && !is_stored,
             weights: weights.map(Box::new),
-            gate: Gate::new(),
+            gate,
             dedup: live
                 .dedup
                 .map(|dedup| Box::new(Mutex::new(DedupIds::new(dedup)))),
@@ -105,6 +119,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             split: settings
                 .partitions
                 .map(|partitions| Box::new(Split::new(topic, live, partitions))),
+            #[cfg(feature = "log")]
+            stored,
             flush_to: AtomicU64::new(0),
             lanes: Slot::new(Arc::new(Vec::new())),
             roll: Roll::new(),
@@ -160,6 +176,47 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     #[inline]
     pub(crate) fn has_stopped(&self) -> bool {
         self.is_stopped.get() != 0 || self.engine.has_stopped()
+    }
+
+    /// Returns its side of the log, if it is durable.
+    #[cfg(feature = "log")]
+    #[inline]
+    pub(crate) fn stored(&self) -> Option<&TopicLog<T>> {
+        self.stored.as_deref()
+    }
+
+    /// Returns whether it is durable.
+    #[inline(always)]
+    pub(crate) fn is_stored(&self) -> bool {
+        #[cfg(feature = "log")]
+        {
+            self.stored.is_some()
+        }
+        #[cfg(not(feature = "log"))]
+        {
+            false
+        }
+    }
+
+    /// Returns the highest id that a message has got.
+    ///
+    /// It is the number of tickets that were given out. In a durable topic the log numbers the
+    /// messages. Each has a ticket, too, but racing publishers may come to the log in another order.
+    pub(crate) fn last_id(&self) -> u64 {
+        #[cfg(feature = "log")]
+        if let Some(stored) = &self.stored {
+            return stored.last_given();
+        }
+        self.gate.issued()
+    }
+
+    /// Returns how many tickets were given out before this process opened the topic.
+    pub(crate) fn earlier_tickets(&self) -> u64 {
+        #[cfg(feature = "log")]
+        if let Some(stored) = &self.stored {
+            return stored.first_own - 1;
+        }
+        0
     }
 
     /// Returns whether all its places are taken, or it has turned a message away for its weight.
@@ -218,8 +275,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(crate) fn flush(self: &Arc<Self>) {
         // ORDERING: pairs with the loads by the dispatcher and the lanes. The notifications below
         // bring them to look.
-        self.flush_to
-            .fetch_max(self.gate.issued(), Ordering::AcqRel);
+        self.flush_to.fetch_max(self.last_id(), Ordering::AcqRel);
         self.schedule();
         for lane in self.lanes.load().iter() {
             lane.schedule();
@@ -313,6 +369,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.letters.get_or_init(|| Box::new(new()))
     }
 
+    /// Returns the subscribers to its dead letters.
+    pub(crate) fn letter_readers(&self) -> Vec<Arc<dyn AnyLetterReader>> {
+        let letters = self.letters.get();
+        letters.map_or(Vec::new(), |letters| {
+            letters.store.lock().subscribers.list()
+        })
+    }
+
     /// Returns the line of redrives that wait for room in a lane.
     pub(crate) fn redrives(&self) -> &Waiters {
         &self.dead_letters().redrives
@@ -353,6 +417,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let Some(Left { letter, waiting }) = evicted else {
             return;
         };
+        letter.note_gone();
         self.tell_of(
             Subject::of(&letter.subscription)
                 .message(letter.id())
@@ -387,12 +452,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn start(&self, lane: &Lane<T>) {
         // This order, so that equal counts mean that nothing is there now.
         let released = self.gate.released();
-        let after = self.gate.issued();
+        let after = self.last_id();
         lane.start_after(after);
         if released < after {
             // Before the list, so that a dispatcher that finds the lane there asks it.
             self.starts.update(|starts| starts.begin(after));
         }
+    }
+
+    /// Has the dispatcher pass a lane by, which is fed from the log.
+    pub(crate) fn pass_by(&self, lane: &Lane<T>) {
+        lane.start_after(u64::MAX);
+        // It stays so: from here on, the dispatcher asks each lane what it wants.
+        self.starts.update(|starts| starts.begin(u64::MAX));
     }
 
     /// Adds a lane, unless one of its name is there and not ending. It starts now, unless messages
@@ -408,7 +480,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         let is_first = self.lanes.peek(|lanes| self.retains(lanes));
         in_order!(
-            if !is_first {
+            if lane.is_behind() {
+                self.pass_by(lane);
+            } else if !is_first {
                 self.start(lane);
             },
             self.roll.add(&self.lanes, lane),

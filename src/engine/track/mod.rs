@@ -1,3 +1,3 @@
 //! The ends of one message's deliveries, for the publisher that asked.
 
-pub(crate) mod tracker;
+pub(crate) mod ends;

@@ -32,6 +32,12 @@ impl Tickets {
     /// Open, nothing accepted yet.
     pub const OPEN: Self = Self(0);
 
+    /// Open, with this many messages accepted before.
+    #[cfg(feature = "log")]
+    pub(crate) const fn after(issued: u64) -> Self {
+        Self(issued & !(CLOSED | SEALED))
+    }
+
     /// Returns the number of tickets handed out so far, which is also the last id.
     pub fn issued(self) -> u64 {
         self.0 & !(CLOSED | SEALED)

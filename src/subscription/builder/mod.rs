@@ -1,6 +1,8 @@
 //! Making a subscription to a topic.
 
 pub(crate) mod pattern;
+#[cfg(feature = "log")]
+pub(crate) mod stored;
 
 use std::fmt;
 
@@ -23,12 +25,15 @@ use crate::pure::decide::rules::{Fit, check_batch_size};
 use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::pure::words::room::Phase;
 use crate::subscription::Subscription;
+#[cfg(feature = "log")]
+use crate::subscription::builder::stored::StoredStart;
 use crate::subscription::group::ConsumerGroup;
 use crate::subscription::options::{
     NO_CALLS, ONE_BATCH_AT_A_TIME, ONE_CALL_AT_A_TIME, SubscriptionOptions, subscription_setters,
 };
 use crate::subscription::pull::{Pull, PullSubscription};
 use crate::sync::{Arc, mutant};
+use crate::types::config::LaneFull;
 use crate::types::error::{SettingError, SubscribeError};
 use crate::types::range::in_range;
 
@@ -43,6 +48,8 @@ pub struct SubscriptionBuilder<'t, T: Send + Sync + 'static> {
     name: String,
     options: SubscriptionOptions,
     filter: Option<SharedFilter<T>>,
+    #[cfg(feature = "log")]
+    stored: StoredStart,
 }
 
 impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
@@ -52,6 +59,8 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             name: name.to_owned(),
             options: SubscriptionOptions::new(),
             filter: None,
+            #[cfg(feature = "log")]
+            stored: StoredStart::default(),
         }
     }
 
@@ -252,9 +261,10 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     ///
     /// The errors are those of [`subscribe_shared`](Self::subscribe_shared).
     pub fn group(self) -> Result<ConsumerGroup<T>, SubscribeError> {
-        let concurrency = self.options.checked_concurrency()?;
-        let lane = self.finish(Consumers::Members, || Ok(Equipment::Members))?;
-        Ok(ConsumerGroup::new(lane, concurrency))
+        let calls = self.options.checked_concurrency()? as u16;
+        let members = || Ok(Equipment::Members(calls));
+        let lane = self.finish(Consumers::Members(calls), members)?;
+        Ok(ConsumerGroup::new(lane))
     }
 
     /// Subscribes without a handler: the caller's own threads take the deliveries.
@@ -289,9 +299,19 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         in_range("capacity", self.options.capacity, default)
     }
 
+    #[cfg(feature = "log")]
+    fn checked_when_full(&self) -> Result<LaneFull, SettingError> {
+        self.stored.when_full(self.options.when_full)
+    }
+
+    #[cfg(not(feature = "log"))]
+    fn checked_when_full(&self) -> Result<LaneFull, SettingError> {
+        Ok(self.options.when_full.unwrap_or_default())
+    }
+
     fn fit(&self, consumers: Consumers) -> Result<Fit, SettingError> {
         Ok(Fit {
-            when_full: self.options.when_full,
+            when_full: self.checked_when_full()?,
             capacity: self.checked_capacity()? as u32,
             is_shared: consumers.share(),
             credits: None,
@@ -311,13 +331,16 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         if let Some(retry) = &self.options.retry {
             retry.check()?;
         }
+        let rules = self.options.rules(fit)?;
         let plan = LanePlan {
             capacity: fit.capacity,
             when_full: fit.when_full,
-            rules: self.options.rules(fit)?,
+            rules,
             retry: self.options.retry,
             filter: self.filter,
             by_pattern: false,
+            #[cfg(feature = "log")]
+            stored: self.stored.open(self.topic, &name, rules.parks())?,
         };
         let engine = &self.topic.engine;
         if engine.is_ending() || self.topic.gate.is_sealed() {
@@ -338,6 +361,11 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             lane.end(engine);
             self.topic.leave(&lane);
             return Err(SubscribeError::Closed);
+        }
+        #[cfg(feature = "log")]
+        if let Some(stored) = &lane.stored {
+            lane.count_restored(stored);
+            lane.schedule_feeder(stored);
         }
         Ok(lane)
     }

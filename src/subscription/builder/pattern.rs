@@ -227,7 +227,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
     /// one member would do under it.
     pub fn group(self) -> Result<PatternGroup<T>, SubscribeError> {
         let concurrency = self.options.checked_concurrency()?;
-        let group = self.finish(Template::Members)?;
+        let group = self.finish(Template::Members(concurrency as u16))?;
         Ok(PatternGroup::new(group, concurrency))
     }
 
@@ -243,7 +243,10 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
     /// [`SubscriptionBuilder::pull`](crate::SubscriptionBuilder::pull).
     pub fn pull(self, pull: Pull) -> Result<PullSubscription<T>, SubscribeError> {
         self.options.check_one_at_a_time(NO_CALLS)?;
-        let fit = fit_of_any(self.checked_capacity()?, self.options.when_full);
+        let fit = fit_of_any(
+            self.checked_capacity()?,
+            self.options.when_full.unwrap_or_default(),
+        );
         let (leasing, _) = pull.checked(fit)?;
         let sources = Arc::new(Sources::new(Arc::clone(self.engine)));
         let sub = self.finish(Template::Callers(leasing, Arc::clone(&sources)))?;
@@ -285,10 +288,10 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         }
         let plan = PatternPlan {
             capacity,
-            when_full: self.options.when_full,
+            when_full: self.options.when_full.unwrap_or_default(),
             rules: self
                 .options
-                .rules(template.fit(capacity, self.options.when_full))?,
+                .rules(template.fit(capacity, self.options.when_full.unwrap_or_default()))?,
             retry: self.options.retry,
             filter: self.filter,
             template,

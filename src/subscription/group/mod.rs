@@ -7,6 +7,7 @@ use std::fmt;
 
 #[cfg(feature = "async")]
 use crate::engine::runtime::poll_hook::PollHook;
+use crate::engine::state::keyed::Consumers;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::slots::Slots;
 use crate::message::Delivery;
@@ -67,16 +68,13 @@ use crate::types::error::SubscribeError;
 pub struct ConsumerGroup<T> {
     subscription: Subscription,
     lane: Arc<Lane<T>>,
-    /// The concurrency of members that don't say otherwise.
-    concurrency: usize,
 }
 
 impl<T: Send + Sync + 'static> ConsumerGroup<T> {
-    pub(crate) fn new(lane: Arc<Lane<T>>, concurrency: usize) -> Self {
+    pub(crate) fn new(lane: Arc<Lane<T>>) -> Self {
         Self {
             subscription: Subscription::new(Arc::clone(&lane)),
             lane,
-            concurrency,
         }
     }
 
@@ -97,7 +95,11 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
 
     /// Begins a member whose handler is shared by several calls, is async, or takes batches.
     pub fn member<'g>(&'g self, name: &'g str) -> MemberBuilder<'g, T> {
-        MemberBuilder::new(self, name, self.concurrency)
+        let calls = match self.lane.consumers {
+            Consumers::Members(calls) => usize::from(calls),
+            _ => 1,
+        };
+        MemberBuilder::new(self, name, calls)
     }
 
     #[cfg(feature = "async")]

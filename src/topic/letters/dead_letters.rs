@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::engine::state::dead_letter_store::{Letter, notify};
+use crate::engine::state::topic::TopicCore;
 use crate::message::meta::HeaderValue;
 use crate::message::{Address, Delivery, MessageId};
 use crate::pure::policy::retry::FailureKind;
@@ -60,20 +61,22 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     pub(crate) fn show(&self, letters: Vec<Arc<Letter<T>>>) -> Vec<DeadLetter<T>> {
         let core = &self.topic.core;
         let now_ns = core.engine.clock.now_ns();
-        let show = |letter| DeadLetter {
-            letter,
-            topic: Arc::clone(&core.name),
-            now_ns,
-        };
+        let show = |letter| DeadLetter::shown(core, letter, now_ns);
         letters.into_iter().map(show).collect()
     }
 
     /// Forgets the letters that `filter` chooses, and returns their number.
+    ///
+    /// A letter that a subscriber has at the moment stays, and doesn't count.
     pub fn purge(&self, mut filter: impl FnMut(&DeadLetter<T>) -> bool) -> usize {
         let chosen = self.list().into_iter().filter(|letter| filter(letter));
         let taken = chosen.filter(|chosen| {
             let left = self.topic.core.letters().lock().take(chosen.letter.arrival);
-            left.map(|left| notify(left.waiting)).is_some()
+            left.map(|left| {
+                left.letter.note_gone();
+                notify(left.waiting);
+            })
+            .is_some()
         });
         taken.count()
     }
@@ -90,11 +93,19 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
 pub struct DeadLetter<T> {
     pub(crate) letter: Arc<Letter<T>>,
     topic: Arc<str>,
-    /// The time when the letter was listed.
+    /// The time when the letter was listed, or handed to a subscriber.
     now_ns: u64,
 }
 
 impl<T> DeadLetter<T> {
+    pub(crate) fn shown(core: &TopicCore<T>, letter: Arc<Letter<T>>, now_ns: u64) -> Self {
+        Self {
+            letter,
+            topic: Arc::clone(&core.name),
+            now_ns,
+        }
+    }
+
     /// Returns the letter's delivery, as its handler would see it.
     fn delivery(&self) -> Delivery<'_, T> {
         Delivery {
@@ -151,7 +162,8 @@ impl<T> DeadLetter<T> {
         self.delivery().headers()
     }
 
-    /// Returns the time from the acceptance of the message until the letter was listed.
+    /// Returns the time from the acceptance of the message until the letter was listed, or was
+    /// handed to a subscriber.
     pub fn age(&self) -> Duration {
         self.delivery().age()
     }

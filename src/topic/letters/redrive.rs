@@ -1,23 +1,16 @@
 //! Redrives: letters that go back to the subscription that failed, or elsewhere.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::publish::ask::Wait;
+use crate::engine::reading::redrive::Stays;
 use crate::engine::runtime::context;
-use crate::engine::state::dead_letter_store::{Letter, notify};
-use crate::engine::state::lane::Lane;
-use crate::message::MessageId;
-use crate::message::meta::{Meta, Value};
-use crate::observe::event::{EventKind, Subject};
-use crate::pure::decide::lifecycle::{Status, Step};
-use crate::pure::words::room::Reserved;
-use crate::sync::{Arc, Instant, mutant, sleep};
+use crate::sync::{Instant, sleep};
 use crate::topic::Topic;
 use crate::topic::letters::dead_letters::{DeadLetter, DeadLetters};
-use crate::types::error::{PublishError, SettingError};
+use crate::topic::letters::redriver::{Redriver, meta_of};
+use crate::types::error::SettingError;
 
 /// How a redrive goes: whether it waits for room, at which rate, and where to.
 ///
@@ -50,15 +43,15 @@ use crate::types::error::{PublishError, SettingError};
 /// # }
 /// ```
 pub struct RedriveOptions<T: Send + Sync + 'static> {
-    wait: Duration,
-    rate: Option<u32>,
-    to: Option<Elsewhere<T>>,
+    pub(crate) wait: Duration,
+    pub(crate) rate: Option<u32>,
+    pub(crate) to: Option<Elsewhere<T>>,
 }
 
 /// Another topic for letters, and how their payloads are copied.
-struct Elsewhere<T: Send + Sync + 'static> {
-    topic: Topic<T>,
-    copy: fn(&T) -> T,
+pub(crate) struct Elsewhere<T: Send + Sync + 'static> {
+    pub(crate) topic: Topic<T>,
+    pub(crate) copy: fn(&T) -> T,
 }
 
 impl<T: Send + Sync + 'static> RedriveOptions<T> {
@@ -73,9 +66,9 @@ impl<T: Send + Sync + 'static> RedriveOptions<T> {
 
     /// Sets how long the call may wait for room, in all. The default is zero.
     ///
-    /// It waits for room in the lane of the subscription that failed, or in the other topic. Inside
-    /// a handler of the broker it never waits. On a broker without workers it runs the broker once
-    /// instead.
+    /// It waits for room in the lane of the subscription that failed, or in the other topic.
+    /// [`redrive_with`](DeadLetters::redrive_with) never waits inside a handler of the broker. On a
+    /// broker without workers it runs the broker once instead.
     #[must_use]
     pub fn wait(mut self, at_most: Duration) -> Self {
         self.wait = at_most;
@@ -84,8 +77,8 @@ impl<T: Send + Sync + 'static> RedriveOptions<T> {
 
     /// Sets how many letters go in a second, at most. By default there is no such limit.
     ///
-    /// The call sleeps between two letters, on its own thread. So it can't be used inside a handler
-    /// of the broker, nor with a manual clock.
+    /// [`redrive_with`](DeadLetters::redrive_with) sleeps between two letters, on its own thread. So
+    /// it can't keep a rate inside a handler of the broker, nor with a manual clock.
     #[must_use]
     pub fn rate(mut self, letters_per_second: u32) -> Self {
         self.rate = Some(letters_per_second);
@@ -112,6 +105,20 @@ impl<T: Send + Sync + 'static> RedriveOptions<T> {
             copy: T::clone,
         });
         self
+    }
+
+    pub(crate) fn check_rate(&self) -> Result<(), SettingError> {
+        let rule = "must be at least one letter a second";
+        match self.rate {
+            Some(0) => Err(SettingError::new("rate", 0, rule)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the time that must lie between two letters.
+    pub(crate) fn interval(&self) -> Duration {
+        let rate = self.rate.map(|rate| Duration::from_secs(1) / rate);
+        rate.unwrap_or_default()
     }
 }
 
@@ -157,34 +164,12 @@ pub struct Redrive {
     /// Letters that stay because no subscription with that name is open.
     pub no_subscription: usize,
     /// Letters that stay because an earlier delivery of the same key has failed again meanwhile and
-    /// parks the key.
+    /// parks the key. Letters that a subscriber's handler has at the moment count here, too, and
+    /// later ones of their key.
     pub behind: usize,
     /// Letters that stay because the topic that they were to go to is closed, or refuses messages
     /// for want of a subscription.
     pub refused: usize,
-}
-
-/// The reason why a letter stays in the store.
-#[derive(Clone, Copy)]
-enum Stays {
-    NoRoom,
-    NoSubscription,
-    Behind,
-    Refused,
-}
-
-/// The progress of a redrive for one key of one subscription.
-///
-/// The redrive goes through the key's letters in the order of their messages. No letter that
-/// arrives meanwhile is looked at twice, so each letter costs the same, however many there are.
-#[derive(Clone, Copy, Default)]
-struct Line {
-    /// The number of arrivals in the store that the redrive has looked at.
-    seen: u64,
-    /// The first message among those that have come back meanwhile and park the key.
-    back: Option<MessageId>,
-    /// The reason why a letter stayed. Later letters of the key stay as well.
-    stays: Option<Stays>,
 }
 
 /// The rest of the patience of a redrive, and the time at which its next letter may go.
@@ -261,17 +246,17 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
         options: RedriveOptions<T>,
         filter: impl FnMut(&DeadLetter<T>) -> bool,
     ) -> Result<Redrive, SettingError> {
-        let engine = &self.topic.core.engine;
-        let refused = |rate: u32, rule| Err(SettingError::new("rate", rate, rule));
-        match options.rate {
-            Some(0) => return refused(0, "must be at least one letter a second"),
-            Some(rate) if engine.clock.is_manual() => {
-                return refused(rate, "needs a clock that moves by itself");
+        options.check_rate()?;
+        if let Some(rate) = options.rate {
+            let engine = &self.topic.core.engine;
+            if engine.clock.is_manual() {
+                let rule = "needs a clock that moves by itself";
+                return Err(SettingError::new("rate", rate, rule));
             }
-            Some(rate) if context::is_inside(engine) => {
-                return refused(rate, "can't be kept inside a handler, which never waits");
+            if context::is_inside(engine) {
+                let rule = "can't be kept inside a handler, which never waits";
+                return Err(SettingError::new("rate", rate, rule));
             }
-            _ => {}
         }
         Ok(self.send(&options, filter))
     }
@@ -283,156 +268,46 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
     ) -> Redrive {
         let mut pace = Pace {
             wait: options.wait,
-            interval: options
-                .rate
-                .map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate),
+            interval: options.interval(),
             next: None,
         };
-        let mut outcome = Redrive::default();
-        let store = self.topic.core.letters().lock();
-        let (seen, letters) = (store.arrivals(), store.list());
-        drop(store);
-        let mut letters = self.show(letters);
-        letters.sort_by_cached_key(DeadLetter::id);
-        let new_line = || Line {
-            seen,
-            ..Line::default()
-        };
-        let mut lines: HashMap<(&str, &str), Line> = HashMap::new();
-        let mut lanes = HashMap::new();
-        for letter in &letters {
-            if !filter(letter) {
-                continue;
-            }
-            let mut alone = new_line();
-            let line = match letter.key() {
-                Some(key) => lines
-                    .entry((letter.subscription(), key))
-                    .or_insert_with(new_line),
-                None => &mut alone,
-            };
+        let letters = self.in_order();
+        let mut redriver = Redriver::new(&self.topic, &letters);
+        for letter in letters.all.iter().filter(|letter| filter(letter)) {
             pace.keep();
-            let gone = match (line.stays, &options.to) {
-                (Some(stays), _) => Err(stays),
-                (None, None) => self.redrive_one(&letter.letter, line, &mut lanes, &mut pace),
-                (None, Some(to)) => self.move_one(letter, to, &mut pace),
-            };
-            match gone {
-                Ok(redriven) => {
-                    outcome.redriven += usize::from(redriven);
-                    pace.note();
-                }
-                Err(stays) => {
-                    line.stays = Some(stays);
-                    *match stays {
-                        Stays::NoRoom => &mut outcome.no_room,
-                        Stays::NoSubscription => &mut outcome.no_subscription,
-                        Stays::Behind => &mut outcome.behind,
-                        Stays::Refused => &mut outcome.refused,
-                    } += 1;
-                }
+            let may_go = redriver.may_go(letter);
+            let gone = may_go.and_then(|()| match &options.to {
+                None => self.send_back(&mut redriver, letter, &mut pace),
+                Some(to) => self.move_to(to, &redriver, letter, &mut pace),
+            });
+            if gone.is_ok() {
+                pace.note();
             }
+            redriver.count(letter, gone);
         }
-        outcome
+        redriver.outcome()
     }
 
-    /// Redrives a letter, and returns whether it did.
-    ///
-    /// It does not if another call has redriven or purged the letter. The letter stays if an
-    /// earlier delivery of the same key is back and parks the key. `lanes` has the lanes that were
-    /// found before.
-    fn redrive_one<'l>(
+    /// Sends a letter back, and waits for room as long as it may.
+    fn send_back<'l>(
         &self,
-        letter: &'l Arc<Letter<T>>,
-        line: &mut Line,
-        lanes: &mut HashMap<&'l str, Arc<Lane<T>>>,
+        redriver: &mut Redriver<'l, T>,
+        letter: &'l DeadLetter<T>,
         pace: &mut Pace,
     ) -> Result<bool, Stays> {
-        let core = &self.topic.core;
-        let name = &*letter.subscription;
-        if !lanes.get(name).is_some_and(|lane| lane.answers_to(name)) {
-            let all = core.lanes.load();
-            let found = all.iter().find(|lane| lane.answers_to(name));
-            lanes.insert(name, Arc::clone(found.ok_or(Stays::NoSubscription)?));
-        }
-        let lane = &lanes[name];
-        let reserve = |wait| {
-            let motion = lane.books.motions.begin(1);
-            (lane.reserve_for_letter(wait), motion)
-        };
-        let (reserved, _motion) = match reserve(false) {
-            (Reserved::Full, _) => pace
-                .patiently(|time| self.wait_for_room(time, reserve))
-                .ok_or(Stays::NoRoom)?,
-            at_once => at_once,
-        };
-        match reserved {
-            Reserved::Granted(_) => {}
-            Reserved::Full => return Err(Stays::NoRoom),
-            Reserved::Closed => return Err(Stays::NoSubscription),
-        }
-        let mut letters = core.letters().lock();
-        let since = letters.parking_since(letter, line.seen);
-        line.back = line.back.into_iter().chain(since).min();
-        line.seen = letters.arrivals();
-        let is_behind = mutant!(
-            line.back.is_some_and(|back| back < letter.id()),
-            "letters.behind",
-            false
-        );
-        let taken = if is_behind {
-            None
-        } else {
-            letters.take(letter.arrival)
-        };
-        if !mutant!(taken.is_some(), "letters.take", true) {
-            drop(letters);
-            if lane.release(1) {
-                lane.come_to_end();
-            }
-            core.engine.quiescence.notify();
-            return if is_behind {
-                Err(Stays::Behind)
-            } else {
-                Ok(false)
-            };
-        }
-        let status = lane.books.record(Status::DeadLetter, Step::Redrive, 1);
-        let id = letter.id();
-        core.tell_of(
-            Subject::of(&lane.name).message(id).status(status),
-            EventKind::Redriven,
-        );
-        let mut again = PendingDelivery::first(&letter.batch, usize::from(letter.index), 0);
-        again.generation = letter.generation.saturating_add(1);
-        // The lock is held until the lane has the delivery. So a consumer that finds the key freed
-        // finds this delivery before any that was published since.
-        lane.push_return(Return::Redriven(Box::new(again)));
-        drop(letters);
-        lane.schedule_for_return();
-        if let Some(left) = taken {
-            notify(left.waiting);
-        }
-        if lane.phase().ends_at_once() {
-            // The end may have passed by while the delivery was on its way.
-            lane.come_to_end();
-        }
-        Ok(true)
+        let lane = redriver.lane_of(letter)?;
+        let mut attempt = |waits| redriver.send_back(letter, &lane, waits);
+        let gone = attempt(false).or_else(|| pace.patiently(|time| self.wait(time, attempt)));
+        gone.unwrap_or(Err(Stays::NoRoom))
     }
 
     /// Tries again until there is room, or the time is up.
-    fn wait_for_room<M>(
-        &self,
-        time: Duration,
-        reserve: impl Fn(bool) -> (Reserved, M),
-    ) -> Option<(Reserved, M)> {
+    fn wait<R>(&self, time: Duration, mut attempt: impl FnMut(bool) -> Option<R>) -> Option<R> {
         let core = &self.topic.core;
         let engine = &core.engine;
         if time.is_zero() || context::is_inside(engine) {
             return None;
         }
-        let attempt =
-            |wait| Some(reserve(wait)).filter(|(reserved, _)| *reserved != Reserved::Full);
         if engine.is_manual() {
             engine.run_until_idle();
             return attempt(false);
@@ -444,59 +319,26 @@ impl<T: Send + Sync + 'static> DeadLetters<T> {
 
     /// Publishes a letter to another topic, and returns whether it did. It does not if another call
     /// has taken the letter.
-    fn move_one(
+    fn move_to<'l>(
         &self,
-        letter: &DeadLetter<T>,
         to: &Elsewhere<T>,
+        redriver: &Redriver<'l, T>,
+        letter: &'l DeadLetter<T>,
         pace: &mut Pace,
     ) -> Result<bool, Stays> {
         // The user's code runs before the letter is claimed.
         let payload = (to.copy)(letter.payload());
-        let core = &self.topic.core;
-        let Some(claim) = core.claim(&letter.letter) else {
+        let Some(claim) = redriver.claim(letter)? else {
             return Ok(false);
         };
-        let publish = |time: Duration| {
+        let published = pace.patiently(|time| {
             let wait = match time {
                 Duration::ZERO => Wait::Never,
                 time => Wait::For(time),
             };
-            to.topic
-                .core
-                .publish(payload, Some(Box::new(meta_of(letter))), wait)
-        };
-        match pace.patiently(publish) {
-            Ok(receipt) if !receipt.is_dropped() => {}
-            Ok(_) | Err(PublishError::Full(_) | PublishError::TimedOut(_)) => {
-                return Err(Stays::NoRoom);
-            }
-            Err(_) => return Err(Stays::Refused),
-        }
-        claim.end();
-        core.tell_of(
-            Subject::of(&letter.letter.subscription).message(letter.id()),
-            EventKind::LetterMoved {
-                to: Arc::clone(&to.topic.core.name),
-            },
-        );
-        Ok(true)
-    }
-}
-
-/// Returns the key and the headers of a letter that is to be a new message.
-fn meta_of<T>(letter: &DeadLetter<T>) -> Meta {
-    let origin = [
-        ("dead-letter-topic", letter.topic().to_owned()),
-        ("dead-letter-subscription", letter.subscription().to_owned()),
-        ("dead-letter-id", letter.id().to_string()),
-        ("dead-letter-reason", letter.reason().as_str().to_owned()),
-    ];
-    let kept = letter.headers();
-    let kept = kept.map(|(name, value)| (Box::from(name), Value::from(value)));
-    let origin = origin.map(|(name, value)| (Box::from(name), Value::Text(value.into())));
-    Meta {
-        key: letter.key().map(Box::from),
-        headers: kept.chain(origin).collect(),
-        ..Meta::default()
+            let core = &to.topic.core;
+            core.publish(payload, Some(meta_of(letter)), wait)
+        });
+        redriver.moved(letter, &to.topic, claim, published)
     }
 }

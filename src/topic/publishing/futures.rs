@@ -1,5 +1,7 @@
 //! Publishing as a future, for any runtime (feature `async`).
 
+#[cfg(feature = "log")]
+use crate::engine::publish::messages::Outbox;
 use crate::engine::wait::wakers::WaiterId;
 use crate::message::Receipt;
 use crate::message::outgoing::Message;
@@ -17,8 +19,12 @@ use std::task::{Context, Poll};
 pub struct Publish<T: Send + Sync + 'static> {
     topic: Topic<T>,
     outgoing: Option<Message<T>>,
+    is_patient: bool,
     is_first: bool,
     id: WaiterId,
+    /// The message of a durable topic.
+    #[cfg(feature = "log")]
+    outbox: Option<Outbox<T, std::iter::Empty<Message<T>>>>,
 }
 
 impl<T: Send + Sync + 'static> Topic<T> {
@@ -30,7 +36,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// there.
     ///
     /// If the future is dropped before it is ready, nothing was accepted, and the payload is
-    /// dropped with it.
+    /// dropped with it. In a durable topic it may be on its way to the log by then.
     ///
     /// # Errors
     ///
@@ -58,9 +64,19 @@ impl<T: Send + Sync + 'static> Publish<T> {
         Self {
             topic: topic.clone(),
             outgoing: Some(outgoing),
+            is_patient: false,
             is_first: true,
             id: WaiterId::default(),
+            #[cfg(feature = "log")]
+            outbox: None,
         }
+    }
+
+    /// Makes a publish that waits for room in a topic that would reject the message, too.
+    pub(crate) fn patient(topic: &Topic<T>, outgoing: Message<T>) -> Self {
+        let mut publish = Self::new(topic, outgoing);
+        publish.is_patient = true;
+        publish
     }
 }
 
@@ -79,7 +95,20 @@ impl<T: Send + Sync + 'static> Future for Publish<T> {
         let this = &mut *self;
         let is_first = std::mem::replace(&mut this.is_first, false);
         let core = &this.topic.core;
-        core.poll_publish(&mut this.outgoing, is_first, &mut this.id, context)
+        #[cfg(feature = "log")]
+        if let Some(stored) = core.stored() {
+            let outgoing = this.outgoing.take();
+            let outbox = this.outbox.get_or_insert_with(|| Outbox::of(outgoing));
+            let is_first = is_first && !this.is_patient;
+            return core.poll_publish_stored(stored, outbox, is_first, &mut this.id, context);
+        }
+        core.poll_publish(
+            &mut this.outgoing,
+            this.is_patient,
+            is_first,
+            &mut this.id,
+            context,
+        )
     }
 }
 

@@ -66,7 +66,7 @@ impl<'t, T: Send + Sync + 'static> MessageBuilder<'t, T> {
         self.with(|message| message.after(delay))
     }
 
-    fn with(self, add: impl FnOnce(Message<T>) -> Message<T>) -> Self {
+    pub(crate) fn with(self, add: impl FnOnce(Message<T>) -> Message<T>) -> Self {
         Self::new(self.topic, add(self.message))
     }
 

@@ -5,8 +5,10 @@ pub(crate) mod batch_futures;
 #[cfg(feature = "async")]
 pub(crate) mod futures;
 pub(crate) mod message;
+#[cfg(feature = "log")]
+pub(crate) mod pending;
 pub(crate) mod publisher;
-pub(crate) mod tracked;
+pub(crate) mod tracker;
 
 use std::time::Duration;
 

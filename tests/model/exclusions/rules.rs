@@ -94,21 +94,6 @@ pub fn parking_stores_are_roomy(setup: &mut Setup) {
     }
 }
 
-/// No letter goes back to a lane that parks keys while messages expire there.
-pub fn parked_keys_and_expiry_do_not_meet_a_redrive(model: &Model, step: &mut Step) -> bool {
-    let parks = model.setup.shapes.iter().any(Shape::parks);
-    let mut messages = model.messages.values();
-    let expires = model.setup.ttl.is_some() || messages.any(|message| message.expires.is_some());
-    !(matches!(step, Step::Redrive(_)) && parks && expires)
-}
-
-/// No subscription has a filter.
-pub fn nobody_refuses(setup: &mut Setup) {
-    for shape in &mut setup.shapes {
-        shape.refuses = None;
-    }
-}
-
 pub fn callers_park_no_keys(setup: &mut Setup) {
     for shape in &mut setup.shapes {
         if let Hands::Callers { .. } = shape.hands {

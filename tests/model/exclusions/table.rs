@@ -226,6 +226,7 @@ pub const EXCLUSIONS: &[Exclusion] = &[
             "redrive_options::a_redrive_waits_for_room_and_no_longer_than_it_may",
             "redrive_options::a_letter_stays_in_its_place_if_the_other_topic_refuses_it",
             "redrive_options::two_that_move_the_same_letters_move_each_once",
+            "redrive_async::it_is_woken_when_there_is_room_and_goes_on_with_the_next_letter",
         ],
     },
     Exclusion {
@@ -254,27 +255,6 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         held_by: &[
             "overflow::a_blocked_publisher_goes_on_as_soon_as_there_is_room",
             "buffered::a_full_buffer_goes_as_one_chunk",
-        ],
-    },
-    Exclusion {
-        what: "redrives to lanes that park keys, where messages expire",
-        why: "a retry that is due and too old in one run may expire first, or follow into the dead \
-              letters behind the redriven one, which nobody promises",
-        by: Step(rules::parked_keys_and_expiry_do_not_meet_a_redrive),
-        held_by: &[
-            "expiry::an_expired_letter_parks_no_key",
-            "expiry::new_deliveries_of_a_parked_key_expire_where_they_wait",
-        ],
-    },
-    Exclusion {
-        what: "filters",
-        why: "a refused message passes a full lane, so which messages leave a topic, and when, depends \
-              on what else waits there, and the model does not predict it yet",
-        by: Setup(rules::nobody_refuses),
-        held_by: &[
-            "filter::a_refused_message_takes_no_place_and_passes_a_full_lane",
-            "filter::what_was_retained_for_nobody_goes_to_those_that_do_not_refuse_it",
-            "filter::each_subscription_gets_exactly_what_it_wants_in_order_under_load",
         ],
     },
     Exclusion {

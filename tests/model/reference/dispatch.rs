@@ -42,11 +42,16 @@ impl Model {
                 }
             }
             let is_wanted = self.lanes.iter().any(|lane| lane.wants(&first));
-            // What a filter refuses needs no room.
-            let blocks = |lane: &Lane| {
-                lane.shape.is_exact() && lane.is_full() && !lane.shape.refuses(first.id)
+            // What is retained and wanted by nobody goes to those that are there.
+            let gets = |lane: &Lane| {
+                lane.phase == Phase::Open && (lane.wants(&first) || (retains && !is_wanted))
             };
-            if nobody && retains || self.open().any(blocks) {
+            // A lane holds up what it is to get, and no others.
+            let blocks = |lane: &Lane| {
+                let takes = gets(lane) && !lane.shape.refuses(first.id);
+                takes && lane.shape.is_exact() && lane.is_full()
+            };
+            if nobody && retains || self.lanes.iter().any(blocks) {
                 return;
             }
             self.allowance -= 1;
@@ -56,9 +61,6 @@ impl Model {
                 self.unrouted += 1;
                 continue;
             }
-            // What is retained and wanted by nobody goes to those that are there.
-            let gets =
-                |lane: &Lane| lane.phase == Phase::Open && (!is_wanted || lane.wants(&first));
             self.dispatched += 1;
             for lane in self.lanes.iter_mut().filter(|lane| gets(lane)) {
                 lane.counts.made += 1;

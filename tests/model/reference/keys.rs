@@ -134,7 +134,10 @@ impl Model {
         let slot = self.lanes[at].slot;
         if let Some(stray) = self.lanes[at].strays.pop_front() {
             if self.is_parked(slot, stray.message.key) {
-                self.bury(at, stray, DeadReason::KeyParked);
+                match self.now >= stray.expires() {
+                    true => self.expire(at, stray),
+                    false => self.bury(at, stray, DeadReason::KeyParked),
+                }
             } else if stray.generation == 0 {
                 let queue = &mut self.lanes[at].queue;
                 let place = queue.partition_point(|other| other.id < stray.message.id);

@@ -1,10 +1,12 @@
 //! Redrives and purges dead letters.
 
+use std::sync::mpsc;
+
 use millstream::OnExpired;
-use millstream::dead_letters::{DeadLetter, Redrive};
+use millstream::dead_letters::{DeadLetter, LetterAction, Redrive};
 
 use super::Pair;
-use crate::program::{NAMES, SLOTS};
+use crate::program::{NAMES, SLOTS, Shape};
 use crate::reference::{Letter, Phase, Tried};
 
 impl Pair {
@@ -34,6 +36,40 @@ impl Pair {
         assert_eq!(purged, expected);
         self.taken += purged;
         self.model.letters.retain(|letter| !chosen(letter.slot));
+    }
+
+    /// Hands the letters to a subscriber, which keeps some and purges the others. It purges none
+    /// where others might follow into the room.
+    pub fn read(&mut self) {
+        self.broker.run_until_idle();
+        self.model.run();
+        let purges = !self.model.setup.shapes.iter().any(Shape::parks);
+        let is_purged = move |id: u64| purges && id.is_multiple_of(2);
+        let before = self.letters();
+        let (hand, handed) = mpsc::channel();
+        let subscribed = self
+            .topic
+            .dead_letters()
+            .subscribe("reader", move |letter| {
+                let id = letter.id().get();
+                let known = (slot_of(letter.subscription()), id, letter.generation());
+                hand.send(known).expect("it is waited for");
+                Ok(match is_purged(id) {
+                    true => LetterAction::Purge,
+                    false => LetterAction::Keep,
+                })
+            });
+        let reader = subscribed.expect("nobody else has the name");
+        self.broker.run_until_idle();
+        self.model.run();
+        let last = reader.unsubscribe().expect("it is outside of all handlers");
+        let handed: Vec<_> = handed.iter().collect();
+        assert_eq!(handed, before.iter().map(Letter::order).collect::<Vec<_>>());
+        let purged = before.iter().filter(|letter| is_purged(letter.id)).count();
+        assert_eq!(last.purged, purged as u64);
+        assert_eq!(last.kept, (before.len() - purged) as u64);
+        self.taken += purged;
+        self.model.letters.retain(|letter| !is_purged(letter.id));
     }
 
     pub fn redrive(&mut self, slot: Option<usize>) {

@@ -26,11 +26,13 @@ impl Pair {
                 match self.model.issued % 3 {
                     0 => message.publish(),
                     1 => message.try_publish(),
-                    _ => message.publish_tracked().map(|tracked| {
-                        let receipt = tracked.receipt();
-                        self.tracked.push(tracked);
-                        receipt
-                    }),
+                    _ => {
+                        let tracker = self.topic.tracker();
+                        let published = message.tracked(&tracker).publish();
+                        published.inspect(|receipt| {
+                            self.tracked.push((tracker, vec![receipt.id().get()]));
+                        })
+                    }
                 }
             }
         };
@@ -158,9 +160,14 @@ impl Pair {
                 None => message,
             }
         };
-        let real = self.topic.publish_messages((0..count).map(message));
+        let tracker = self.topic.tracker();
+        let tracked = (0..count).map(|at| message(at).tracked(&tracker));
+        let before = self.model.issued;
+        let real = self.topic.publish_messages(tracked);
         let parts: Vec<_> = (0..count).map(|at| (key_at(at), ttl_at(at))).collect();
-        self.compare_batch(&parts, real, message);
+        self.compare_batch(&parts, real, |at| message(at).tracked(&tracker));
+        let accepted = before + 1..=self.model.issued;
+        self.tracked.push((tracker, accepted.collect()));
     }
 
     /// How many go together, from the next on: where the topic is split, a key goes alone.

@@ -1,17 +1,20 @@
 //! The ends of one message's deliveries.
 //!
 //! A tracked message has a tracker among the parts that its publisher added. So a message without
-//! parts pays nothing. The tracker is *open* once for each delivery that has yet to end. It is open
-//! once more for the message itself, until that was handed to every lane or ended in its topic.
-//! Steps:
+//! parts pays nothing. Any number of messages may have the same one. The tracker is *open* once for
+//! each delivery that has yet to end. It is open once more for each message itself, from its
+//! acceptance until it was handed to every lane or ended in its topic. Steps:
 //!
+//! - A *publisher* opens it once the message has its ticket, and before anybody can see the message.
+//!   A message that is refused has never opened it.
 //! - A *dispatcher* opens it for each lane before the lane gets the delivery. It closes it for the
 //!   message after all lanes have theirs. A delivery without a place is counted in between.
 //! - *Whoever ends* a delivery, or the message, counts the end after the books have it, and closes
 //!   once.
 //!
-//! The feared interleaving: a lane ends its delivery while another lane has yet to get one, and the
-//! tracker says that all is over. It can't happen, because the message is open until then.
+//! The feared interleavings: a lane ends its delivery while another lane has yet to get one, and the
+//! tracker says that all is over. Or a message ends before its publisher has opened the tracker.
+//! Neither can happen, because the message is open before it is seen, and until all lanes have it.
 //!
 //! A redriven delivery is a new generation. It was closed as a dead letter, and is not counted
 //! again.
@@ -28,7 +31,8 @@ use crate::engine::base::contain::{contain, discard};
 use crate::pure::decide::lifecycle::Status;
 use crate::sync::{Arc, Condvar, Instant, Mutex};
 
-/// The ends of a message's deliveries, by their kind.
+/// The ends of deliveries, by their kind: the sum over all messages of a
+/// [`Tracker`](crate::Tracker).
 ///
 /// A message that never reached a subscription has no deliveries. It counts itself as `dropped` or
 /// `unrouted` then, once.
@@ -36,23 +40,23 @@ use crate::sync::{Arc, Condvar, Instant, Mutex};
 #[non_exhaustive]
 pub struct Outcome {
     /// Deliveries that were handled: by `Ok`, or by the ack of a lease.
-    pub delivered: u32,
+    pub delivered: u64,
     /// Deliveries that went to the dead letters. A redrive doesn't change that.
-    pub dead_lettered: u32,
+    pub dead_lettered: u64,
     /// Deliveries that overflowed their lane or were discarded. Or the message itself, if it was
     /// dropped in its topic, by overflow, by a shutdown, by its time to live, or by
     /// [`Topic::cancel_delayed`](crate::Topic::cancel_delayed). Or a
     /// [duplicate](crate::Receipt::is_duplicate), which makes no delivery of its own.
-    pub dropped: u32,
+    pub dropped: u64,
     /// Deliveries that outlived their time to live, under
     /// [`OnExpired::Drop`](crate::OnExpired::Drop).
-    pub expired: u32,
+    pub expired: u64,
     /// Deliveries that ended by an unsubscribe or a shutdown.
-    pub cancelled: u32,
-    /// One if the message found no subscription.
-    pub unrouted: u32,
-    /// Subscriptions whose filter refused the message, so that it made no delivery for them.
-    pub filtered: u32,
+    pub cancelled: u64,
+    /// Messages that found no subscription.
+    pub unrouted: u64,
+    /// Refusals by the filter of a subscription, for which the message made no delivery.
+    pub filtered: u64,
 }
 
 impl Outcome {
@@ -62,7 +66,7 @@ impl Outcome {
     }
 
     /// Returns the number of ends. A refusal by a filter is no end.
-    pub fn ends(&self) -> u32 {
+    pub fn ends(&self) -> u64 {
         self.delivered
             + self.dead_lettered
             + self.dropped
@@ -100,25 +104,25 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// The state that a message and its publisher share.
-pub(crate) struct Tracker {
+/// The state that messages and their publisher share.
+pub(crate) struct Ends {
     state: Mutex<State>,
     ended: Condvar,
 }
 
 struct State {
-    open: u32,
+    open: u64,
     outcome: Outcome,
     #[cfg(feature = "async")]
     waker: Option<Waker>,
 }
 
-impl Tracker {
-    /// Makes a tracker that is open once, for the message.
+impl Ends {
+    /// Makes a tracker that is not open.
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
-                open: 1,
+                open: 0,
                 outcome: Outcome::default(),
                 #[cfg(feature = "async")]
                 waker: None,
@@ -127,7 +131,7 @@ impl Tracker {
         })
     }
 
-    /// Opens it for a delivery.
+    /// Opens it for a message that was accepted, or for a delivery.
     pub(crate) fn open(&self) {
         self.state.lock().open += 1;
     }
@@ -169,7 +173,7 @@ impl Tracker {
         }
     }
 
-    /// Returns the outcome, if all has ended.
+    /// Returns the outcome, if all that was accepted has ended.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         self.state.lock().outcome()
     }
@@ -214,7 +218,7 @@ impl State {
 
 /// The tracker of a message, among the parts that its publisher added.
 #[derive(Clone)]
-pub(crate) struct Track(pub(crate) Arc<Tracker>);
+pub(crate) struct Track(pub(crate) Arc<Ends>);
 
 impl PartialEq for Track {
     fn eq(&self, other: &Self) -> bool {

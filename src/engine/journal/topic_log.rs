@@ -1,0 +1,254 @@
+//! A topic's side of the log.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use crate::engine::base::contain::contain;
+use crate::log::commit::Log;
+use crate::log::reader::{Read, TopicReader};
+use crate::log::store::Inner;
+use crate::message::meta::{Meta, Value};
+use crate::pure::log::frame::FrameBuffer;
+use crate::pure::log::message::{StoredMessage, StoredValue};
+use crate::pure::log::ranges::Done;
+use crate::pure::log::record::Record;
+use crate::pure::log::state::{LetterState, Piece, TopicState};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, unix_ms};
+use crate::types::codec::{Codec, CodecError};
+use crate::types::durability::Durability;
+use crate::types::error::store::StoreError;
+
+/// How payloads become bytes.
+pub(crate) type SharedCodec<T> = Arc<dyn Codec<T>>;
+
+/// A topic's side of the log.
+pub(crate) struct TopicLog<T> {
+    pub(crate) store: Arc<Inner>,
+    pub(crate) topic: u32,
+    pub(crate) codec: SharedCodec<T>,
+    pub(crate) level: Durability,
+    /// The number of the first message that this process publishes.
+    pub(crate) first_own: u64,
+    /// The number of the next message. Written under the lock of the log's open group.
+    next: AtomicU64,
+    /// Messages before this one have reached the topic's level.
+    visible: AtomicU64,
+    /// Subscriptions whose letters of an earlier process are in the dead-letter store.
+    restored: Mutex<BTreeSet<u32>>,
+}
+
+impl<T: Send + Sync + 'static> TopicLog<T> {
+    pub(crate) fn new(
+        store: Arc<Inner>,
+        topic: u32,
+        next_seq: u64,
+        codec: SharedCodec<T>,
+        level: Durability,
+    ) -> Self {
+        Self {
+            store,
+            topic,
+            codec,
+            level,
+            first_own: next_seq,
+            next: AtomicU64::new(next_seq),
+            visible: AtomicU64::new(next_seq),
+            restored: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.store.log
+    }
+
+    /// Whether a commit has to be synced to reach the topic's level.
+    pub(crate) fn syncs(&self) -> bool {
+        self.level == Durability::Synced
+    }
+
+    /// Returns the last number that a message has got.
+    pub(crate) fn last_given(&self) -> u64 {
+        self.next.load(Ordering::Acquire) - 1
+    }
+
+    /// Returns the number after the last message that has reached the topic's level.
+    pub(crate) fn visible(&self) -> u64 {
+        // ORDERING: whoever sees the number finds the messages before it in the log.
+        self.visible.load(Ordering::Acquire)
+    }
+
+    /// Notes that all before this message have reached the topic's level.
+    pub(crate) fn show_before(&self, next: u64) {
+        self.visible.fetch_max(next, Ordering::AcqRel);
+    }
+
+    /// Writes a record for each of these messages, and returns the number of the first. The log
+    /// calls it under the lock of its open group, so numbers have the order of the records.
+    pub(crate) fn put(&self, messages: &[Vec<u8>], frame: &mut FrameBuffer) -> u64 {
+        let first = self.next.load(Ordering::Relaxed);
+        let time_ms = unix_ms();
+        for (seq, message) in (first..).zip(messages) {
+            let topic = self.topic;
+            Record::Publish {
+                topic,
+                seq,
+                time_ms,
+                message,
+            }
+            .put(frame.record());
+        }
+        let next = first + messages.len() as u64;
+        self.next.store(next, Ordering::Release);
+        first
+    }
+
+    /// Returns the bytes of a message.
+    pub(crate) fn encode(&self, payload: &T, meta: Option<&Meta>) -> Result<Vec<u8>, StoreError> {
+        let mut message = StoredMessage::default();
+        if let Some(meta) = meta {
+            message.key = meta.key.as_deref();
+            message.ttl_ns = meta.ttl_ns;
+            message.headers = meta
+                .headers
+                .iter()
+                .map(|(name, value)| {
+                    let value = match value {
+                        Value::Text(text) => StoredValue::Text(text),
+                        Value::Bytes(bytes) => StoredValue::Bytes(bytes),
+                    };
+                    (&**name, value)
+                })
+                .collect();
+        }
+        let mut bytes = Vec::new();
+        message.put(&mut bytes);
+        let encoded = contain(|| self.codec.encode(payload, &mut bytes));
+        let encoded = encoded.unwrap_or_else(|_| Err(PANICKED.into()));
+        encoded.map_err(|error| StoreError::Codec(Arc::from(error)))?;
+        if bytes.len() > MOST_BYTES {
+            return Err(StoreError::TooLarge {
+                bytes: bytes.len() as u64,
+                most: MOST_BYTES as u64,
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Returns a payload of its bytes, with what its publisher added.
+    pub(crate) fn decode(&self, bytes: &[u8]) -> Result<(T, Box<Meta>), StoreError> {
+        let malformed = |_| CodecError::from("this is no message");
+        let message = StoredMessage::read(bytes).map_err(malformed);
+        let message = message.map_err(|error| StoreError::Codec(Arc::from(error)))?;
+        let payload = contain(|| self.codec.decode(message.payload));
+        let payload = payload.unwrap_or_else(|_| Err(PANICKED.into()));
+        let payload = payload.map_err(|error| StoreError::Codec(Arc::from(error)))?;
+        let headers = message.headers.iter().map(|(name, value)| {
+            let value = match value {
+                StoredValue::Text(text) => Value::Text((*text).into()),
+                StoredValue::Bytes(bytes) => Value::Bytes((*bytes).into()),
+            };
+            (Box::from(*name), value)
+        });
+        let meta = Meta {
+            key: message.key.map(Box::from),
+            headers: headers.collect(),
+            ttl_ns: message.ttl_ns,
+            is_logged: true,
+            ..Meta::default()
+        };
+        Ok((payload, Box::new(meta)))
+    }
+
+    /// Returns a reader of the messages from this one on.
+    pub(crate) fn reader(&self, next: u64) -> TopicReader {
+        TopicReader::new(Arc::clone(&self.log().shared), self.topic, next)
+    }
+
+    /// Returns the first message before `next` that was published at this time or later, or `next`.
+    pub(crate) fn seek_time(
+        &self,
+        time: SystemTime,
+        first: u64,
+        next: u64,
+    ) -> Result<u64, StoreError> {
+        let since = time
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let time_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        // Segments whose last message is older are passed over without a look.
+        let from = self.look(|topic| {
+            let old = |piece: &&Piece| piece.last_ms < time_ms;
+            let last = topic.pieces.iter().take_while(old).last();
+            last.map_or(first, |piece| piece.end_seq.max(first))
+        });
+        let mut reader = self.reader(from);
+        let mut found = None;
+        while found.is_none()
+            && reader.read_frame(next, |read| {
+                if found.is_none() && read.time_ms >= time_ms {
+                    found = Some(read.seq);
+                }
+            })?
+        {}
+        Ok(found.unwrap_or(next))
+    }
+
+    /// Returns a subscription that is in the log, and what it is done with.
+    pub(crate) fn find_subscription(&self, name: &str) -> Option<(u32, Done)> {
+        let state = self.log().shared.state.lock();
+        let (id, found) = state.subscription_named(self.topic, name)?;
+        Some((id, found.done.clone()))
+    }
+
+    /// Adds a subscription that is to start with this message.
+    pub(crate) fn add_subscription(
+        &self,
+        name: &str,
+        next: u64,
+    ) -> Result<(u32, Done), StoreError> {
+        self.store.add_subscription(self.topic, name, next)?;
+        self.find_subscription(name).ok_or(StoreError::Closed)
+    }
+
+    /// Returns the letters of a subscription that an earlier process has left, the first time.
+    pub(crate) fn letters_left(&self, subscription: u32) -> Vec<(u64, LetterState)> {
+        if !self.restored.lock().insert(subscription) {
+            return Vec::new();
+        }
+        let state = self.log().shared.state.lock();
+        let letters = state.subscription(subscription).map(|one| &one.letters);
+        let letters = letters.into_iter().flatten();
+        letters
+            .map(|(seq, letter)| (*seq, letter.clone()))
+            .collect()
+    }
+
+    /// Reads one message.
+    pub(crate) fn read_one(&self, seq: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut found = None;
+        let take = |read: Read<'_>| {
+            if read.seq == seq {
+                found = Some(read.message.to_vec());
+            }
+        };
+        self.reader(seq).read_frame(seq + 1, take)?;
+        Ok(found)
+    }
+
+    /// Looks at what the log knows of the topic.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&TopicState) -> R) -> R {
+        let state = self.log().shared.state.lock();
+        look(
+            state
+                .topic(self.topic)
+                .expect("it was added when the topic was opened"),
+        )
+    }
+}
+
+/// The error of a codec that has panicked.
+const PANICKED: &str = "the codec has panicked";
+
+/// The largest message in bytes. A commit of many messages may be larger.
+const MOST_BYTES: usize = 64 << 20;

@@ -1,0 +1,18 @@
+//! The log on the disk: one for each store, shared by all durable topics.
+//!
+//! Reading order: [`fs`] is the file system, [`recover`] opens what a process left behind,
+//! [`writer`] appends frames and makes segments, [`commit`] collects what many threads have to
+//! write, [`cursor`] collects the ends of deliveries, [`reader`] reads messages back, and [`store`] is
+//! the user's handle.
+
+pub(crate) mod commit;
+pub(crate) mod cursor;
+pub(crate) mod fs;
+pub(crate) mod reader;
+pub(crate) mod recover;
+pub(crate) mod segments;
+pub(crate) mod store;
+pub(crate) mod writer;
+
+#[cfg(test)]
+mod tests;
