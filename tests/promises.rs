@@ -20,6 +20,8 @@ mod drain_pipeline;
 mod drain_topic;
 #[cfg(feature = "log")]
 mod durable;
+#[cfg(feature = "log")]
+mod durable_dedup;
 mod expiry;
 mod failures_at_the_end;
 mod fair_shares;

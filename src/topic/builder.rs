@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::directory::AnyTopic;
-use crate::engine::state::topic::TopicCore;
+use crate::engine::state::topic::{Policies, TopicCore};
 use crate::engine::terms::weights::{Weigh, Weights};
 use crate::sync::Arc;
 use crate::topic::Topic;
@@ -150,10 +150,12 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                     settings.clone(),
                     live,
                     weights.map(|(limit, weigh)| Weights::new(limit, weigh)),
-                    strategy.unwrap_or_else(|| self.engine.strategy.load()),
-                    retry.unwrap_or_else(|| Arc::clone(&self.engine.retry)),
+                    Policies {
+                        strategy: strategy.unwrap_or_else(|| self.engine.strategy.load()),
+                        retry: retry.unwrap_or_else(|| Arc::clone(&self.engine.retry)),
+                    },
                     #[cfg(feature = "log")]
-                    self.stored.open(self.engine, &name)?,
+                    self.stored.open(self.engine, &name, live.dedup)?,
                 );
                 // The handle is taken before anybody can find and remove the topic.
                 let topic = Topic::join(Arc::clone(&core));

@@ -91,6 +91,10 @@ macro_rules! topic_setters {
         /// came after it. It stays when its message is delivered, evicted or expires.
         /// Messages without an id pay nothing.
         ///
+        /// A durable topic (feature `log`) writes the ids to its log, and remembers
+        /// them when it is opened again. There, a duplicate that comes while the first message is
+        /// being written waits for that.
+        ///
         /// [`Topic::set_dedup`](crate::Topic::set_dedup) changes the bounds while traffic runs.
         pub fn dedup(mut self, dedup: crate::pure::policy::dedup::Dedup) -> Self {
             self.options_mut().dedup = Some(dedup);

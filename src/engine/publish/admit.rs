@@ -123,7 +123,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Counts `count` messages as rejected, unless they made no sense.
     pub(crate) fn note_refused(&self, refused: &Refused, count: u64) {
         match refused {
-            Refused::ZeroTtl | Refused::NoDedup | Refused::TooHeavy => {}
+            Refused::ZeroTtl | Refused::NoDedup | Refused::TooHeavy | Refused::Claimed => {}
             // Those that had tickets are counted as dropped.
             #[cfg(feature = "log")]
             Refused::NotStored(_) => {}
@@ -204,7 +204,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if self.lacks_subscribers() {
             // A duplicate needs none.
             let known = self.by_terms(ask, |_| Err(Refusal::Full));
-            let known = known.map_err(|_| Refused::NoSubscribers);
+            let known = known.map_err(|refused| match refused {
+                Refused::Claimed => refused,
+                _ => Refused::NoSubscribers,
+            });
             return known.map(Admitted::plainly);
         }
         match self.admit_outside(ask) {

@@ -110,7 +110,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Poll<Result<(), Refused>> {
         #[cfg(feature = "log")]
         if let Some(stored) = self.stored() {
-            return self.poll_stored(stored, outbox, receipt, is_first, id, context);
+            let granted = ready!(self.poll_stored(stored, outbox, is_first, id, context));
+            return Poll::Ready(granted.map(|granted| stored.note_in(receipt, granted)));
         }
         let mut drops = DeferredDrops::new();
         let waits = !is_first || matches!(self.live.overflow.get(), Overflow::Block { .. });

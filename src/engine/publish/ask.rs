@@ -168,6 +168,8 @@ pub(crate) enum Refused {
     NoDedup,
     /// The message is heavier than the topic's limit.
     TooHeavy,
+    /// A message with its dedup id is on its way to the log. Its publisher waits for that one.
+    Claimed,
     /// The log did not take it.
     #[cfg(feature = "log")]
     NotStored(Box<StoreError>),
@@ -201,6 +203,7 @@ impl Refused {
                 payload,
                 invalid: Box::new(too_heavy()),
             },
+            Self::Claimed => unreachable!("its publisher waits for the other one"),
             #[cfg(feature = "log")]
             Self::NotStored(error) => PublishError::NotStored { payload, error },
         }

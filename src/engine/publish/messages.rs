@@ -149,9 +149,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return Err((refused, message));
         }
         #[cfg(feature = "log")]
-        if self.is_stored() {
-            let error = StoreError::Unsupported { what: "a delay" };
-            return Err((Refused::NotStored(Box::new(error)), message));
+        if let Some(stored) = self.stored() {
+            if message.is_late() {
+                let error = StoreError::Unsupported { what: "a delay" };
+                return Err((Refused::NotStored(Box::new(error)), message));
+            }
+            return self.publish_once_stored(stored, message, patience);
         }
         let route = match message.is_late() {
             true => self.route_of(message.meta()),

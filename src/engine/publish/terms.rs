@@ -4,7 +4,8 @@
 //! its step at the gate, and commits the id with its ticket or abandons it. So a claim is never seen
 //! pending: the next publisher with this id finds the first one's ticket, or a new id. No publisher
 //! keeps its claim while it waits for room. It claims the id anew with each step that it takes at the
-//! gate.
+//! gate. In a durable topic the claim stays pending until the log has the message
+//! (`src/engine/durable/dedup.rs`).
 //!
 //! The feared interleavings. A duplicate is told of a message that is refused in the end. It can't
 //! be, because a ticket that was taken is never given back. Two publishers wait for room with one
@@ -75,14 +76,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return self.by_weight(ask, step);
         };
         let mut ids = ids.lock();
-        let now_ns = self.engine.clock.now_ns();
+        let now_ns = self.dedup_now_ns();
         match ids.claim(id, now_ns) {
             Claim::Duplicate(first) => return Ok((first, 0)),
-            Claim::Pending => debug_assert!(false, "a claim ends under the lock it began under"),
+            Claim::Pending => return Err(Refused::Claimed),
             Claim::New => {}
         }
         let admitted = self.by_weight(ask, step);
         match admitted {
+            Ok(_) if self.is_stored() => {}
             Ok((first, _)) => ids.commit(id.clone(), first, now_ns),
             Err(_) => ids.abandon(id),
         }
@@ -124,6 +126,35 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let meta = self.weigh(&payload, meta);
         let published = self.publish_to(None, payload, meta, wait);
         published.map_err(|(refused, payload, _)| refused.error(payload))
+    }
+
+    /// Returns the time by which the topic counts the windows of its dedup ids.
+    fn dedup_now_ns(&self) -> u64 {
+        let now_ns = self.engine.clock.now_ns();
+        #[cfg(feature = "log")]
+        if let Some(stored) = self.stored() {
+            return stored.began_ns.saturating_add(now_ns);
+        }
+        now_ns
+    }
+
+    /// Commits the claims of these messages, the first of which has this number in the log, or
+    /// abandons them if there is none.
+    #[cfg(feature = "log")]
+    pub(crate) fn settle_claims(&self, chunk: &Chunk<T>, first: Option<u64>) {
+        let Some(ids) = &self.dedup else {
+            return;
+        };
+        let now_ns = self.dedup_now_ns();
+        for (at, meta) in &chunk.meta {
+            if let Some(id) = &meta.dedup_id {
+                let mut ids = ids.lock();
+                match first {
+                    Some(first) => ids.commit(id.clone(), first + u64::from(*at), now_ns),
+                    None => ids.abandon(id),
+                }
+            }
+        }
     }
 
     /// Adds what the payload weighs to its parts, if the topic wants to know and doesn't yet.
@@ -218,6 +249,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             kept.commit(id.clone(), *first, at_ns);
         }
         *ids = kept;
+        drop(ids);
+        #[cfg(feature = "log")]
+        if let Some(stored) = self.stored() {
+            stored.remember(dedup);
+        }
         Ok(())
     }
 }

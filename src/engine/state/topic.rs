@@ -38,6 +38,12 @@ pub(crate) type Lanes<T> = Vec<Arc<Lane<T>>>;
 /// The dedup ids of accepted messages, each with the number of its message.
 pub(crate) type AcceptedIds = Mutex<DedupIds<Arc<str>, u64>>;
 
+/// The policies that a topic begins with.
+pub(crate) struct Policies {
+    pub(crate) strategy: SharedStrategy,
+    pub(crate) retry: SharedPolicy,
+}
+
 /// A topic.
 ///
 /// Publishers touch the gate and the queue. Subscribe and unsubscribe replace the list of lanes
@@ -96,8 +102,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         settings: TopicSettings,
         live: LiveSettings,
         weights: Option<Weights<T>>,
-        strategy: SharedStrategy,
-        retry: SharedPolicy,
+        policies: Policies,
         #[cfg(feature = "log")] stored: Option<Box<TopicLog<T>>>,
     ) -> Arc<Self> {
         #[cfg(feature = "log")]
@@ -107,14 +112,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         #[cfg(not(feature = "log"))]
         let (is_stored, gate) = (false, Gate::new());
+        let ids = live.dedup.map(|dedup| {
+            #[cfg(feature = "log")]
+            if let Some(stored) = &stored {
+                return stored.dedup_ids(dedup);
+            }
+            DedupIds::new(dedup)
+        });
         Arc::new_cyclic(|topic| Self {
             name,
             is_plain: settings.is_plain() && weights.is_none() && !is_stored,
             weights: weights.map(Box::new),
             gate,
-            dedup: live
-                .dedup
-                .map(|dedup| Box::new(Mutex::new(DedupIds::new(dedup)))),
+            dedup: ids.map(|ids| Box::new(Mutex::new(ids))),
             plain: PartitionQueue::new(live),
             split: settings
                 .partitions
@@ -127,8 +137,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             starts: Cell::new(Starts::NONE),
             filters: AtomicBool::new(false),
             ended: Mutex::new(None),
-            strategy: Slot::new(strategy),
-            retry: Slot::new(retry),
+            strategy: Slot::new(policies.strategy),
+            retry: Slot::new(policies.retry),
             waiters: Waiters::new(),
             delayed: OnceLock::new(),
             letters: OnceLock::new(),

@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::time::Duration;
 
+#[cfg(feature = "log")]
+use crate::pure::log::retention::Memory;
 use crate::types::duration::nanos;
 use crate::types::error::SettingError;
 use crate::types::range::in_range;
@@ -71,6 +73,15 @@ impl Dedup {
     pub fn ids(mut self, ids: usize) -> Self {
         self.ids = ids;
         self
+    }
+
+    /// Returns what a log keeps of the ids.
+    #[cfg(feature = "log")]
+    pub(crate) fn memory(self) -> Memory {
+        Memory {
+            window_ms: Some(nanos(self.window).div_ceil(1_000_000)),
+            ids: self.ids,
+        }
     }
 
     /// Refuses a window of zero, and numbers of ids out of range.

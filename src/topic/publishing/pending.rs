@@ -10,10 +10,10 @@ use crate::engine::durable::publish::Submitted;
 use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::publish::ask::{Ask, Patience, Refused};
 use crate::log::commit::Due;
+use crate::message::Receipt;
 use crate::message::batch::DeferredDrops;
 use crate::message::chunk::Chunk;
 use crate::message::outgoing::Message;
-use crate::message::{MessageId, Receipt};
 use crate::topic::Topic;
 use crate::topic::publishing::message::MessageBuilder;
 use crate::types::error::PublishError;
@@ -72,6 +72,10 @@ impl<T: Send + Sync + 'static> Topic<T> {
         if message.is_late() {
             return Err(unsupported("a delay").error(message.into_inner()));
         }
+        if message.has_dedup_id() {
+            let what = "a dedup id of a message that is submitted";
+            return Err(unsupported(what).error(message.into_inner()));
+        }
         let not_stored = |error| Refused::NotStored(Box::new(error));
         let (payload, meta) = message.into_parts();
         let encoded = match stored.encode(&payload, meta.as_deref()) {
@@ -106,7 +110,8 @@ impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
     /// # Errors
     ///
     /// The errors are those of [`Topic::submit`], and [`PublishError::Invalid`] for a time to live
-    /// of zero.
+    /// of zero. A message with a dedup id is refused as [`PublishError::NotStored`], because it may
+    /// have to wait for another.
     pub fn submit(self) -> Result<PendingReceipt<T>, PublishError<T>> {
         self.topic.submit_message(self.message)
     }
@@ -132,7 +137,7 @@ impl<T: Send + Sync + 'static> PendingReceipt<T> {
 
     fn conclude(&self, result: Result<(), StoreError>) -> Result<Receipt, PublishError<T>> {
         match self.topic.core.conclude(&self.submitted, result) {
-            Ok(first) => Ok(self.stored().receipt(MessageId::new(first))),
+            Ok(first) => Ok(self.stored().receipt((first, 1))),
             Err((error, chunk)) => Err(Refused::NotStored(Box::new(error)).error(only(chunk))),
         }
     }
