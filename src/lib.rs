@@ -110,6 +110,7 @@ pub use message::owned::OwnedDelivery;
 pub use message::{BatchReceipt, Delivery, MessageId, Receipt};
 pub use observe::metrics::Metrics;
 pub use pure::decide::key_hash::key_hash;
+pub use pure::policy::dedup::Dedup;
 pub use pure::policy::retry::Backoff;
 pub use pure::policy::strategy::{Batched, Immediate};
 pub use subscription::builder::SubscriptionBuilder;

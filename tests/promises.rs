@@ -14,11 +14,14 @@ mod broker_dead_letters;
 mod buffered;
 mod cancel_delayed;
 mod conservation;
+mod dedup;
 mod drain;
 mod drain_pipeline;
 mod drain_topic;
 #[cfg(feature = "log")]
 mod durable;
+#[cfg(feature = "log")]
+mod durable_dedup;
 mod expiry;
 mod failures_at_the_end;
 mod fair_shares;
@@ -66,3 +69,4 @@ mod tracked;
 mod unsubscribe;
 #[cfg(feature = "async")]
 mod unsubscribe_async;
+mod weight;

@@ -9,8 +9,8 @@ use millstream::dead_letters::DeadLetterOverflow;
 use millstream::error::{OpenError, SubscribeError};
 use millstream::metrics::TopicMetrics;
 use millstream::{
-    Backoff, Batched, Broker, LaneFull, NoSubscribers, OnExpired, Overflow, Subscription, Topic,
-    Tracker,
+    Backoff, Batched, Broker, Dedup, LaneFull, NoSubscribers, OnExpired, Overflow, Subscription,
+    Topic, Tracker,
 };
 
 use crate::partitions::{self, Split};
@@ -29,6 +29,10 @@ pub struct Terms {
     pub letter_overflow: DeadLetterOverflow,
     /// Messages may expire.
     pub expires: bool,
+    /// How much its messages may weigh, if it weighs them.
+    pub weight_limit: Option<u64>,
+    /// Messages may have dedup ids.
+    pub dedups: bool,
     pub max_attempts: u32,
     /// The shortest delay of a retry.
     pub delay: Duration,
@@ -48,6 +52,8 @@ pub struct Offer {
     pub lasting: bool,
 }
 
+/// Ids that a topic remembers: far more than come between two publishes of one.
+const DEDUP_IDS: usize = 8_192;
 /// Trackers that are remembered.
 const MOST_TRACKED: usize = 4_096;
 
@@ -58,6 +64,7 @@ pub struct Ledger {
     topic: Mutex<Option<Topic<Shot>>>,
     pub accepted: AtomicU64,
     pub refused: AtomicU64,
+    pub duplicates: AtomicU64,
     /// Messages, as the receipts tell.
     pub dropped: AtomicU64,
     /// The receipts have not told everything.
@@ -99,6 +106,14 @@ impl Ledger {
                 }),
             false => builder,
         };
+        let builder = match terms.weight_limit {
+            Some(limit) => builder.weight_limit(limit, Shot::weight),
+            None => builder,
+        };
+        let builder = match terms.dedups {
+            true => builder.dedup(Dedup::window(Duration::from_secs(3_600)).ids(DEDUP_IDS)),
+            false => builder,
+        };
         let builder = match terms.split {
             Some(split) => builder.partitions(split.count).unkeyed(split.unkeyed),
             None => builder,
@@ -109,6 +124,7 @@ impl Ledger {
             topic: Mutex::new(Some(builder.open()?)),
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            duplicates: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             unsure: AtomicBool::new(false),
             purged: AtomicU64::new(0),
@@ -257,6 +273,22 @@ impl Ledger {
             metrics.rejected,
             self.refused.load(Relaxed),
         );
+        same(
+            "accounts",
+            format_args!("duplicates in {name}"),
+            metrics.duplicates,
+            self.duplicates.load(Relaxed),
+        );
+        let limit = self.terms.weight_limit.unwrap_or(0);
+        let is_gone = metrics.queued > 0 || metrics.weight == 0;
+        check(
+            metrics.weight <= limit && is_gone,
+            "weight",
+            format_args!(
+                "{} of {limit} in {name} for {}",
+                metrics.weight, metrics.queued
+            ),
+        );
         let dropped = self.dropped.load(Relaxed);
         // What expires while it is retained is dropped, too. And a publish that has made room, and
         // lost it to others again and again, is refused: no receipt tells what it dropped.
@@ -326,7 +358,12 @@ impl Ledger {
     /// Bytes that it can take at the most, beside its subscriptions.
     pub fn bound(&self) -> usize {
         let split = self.terms.split.map_or(0, |_| partitions::BOUND);
-        self.terms.capacity * QUEUED + self.terms.letters * PINNED + split
+        let ids = if self.terms.dedups {
+            DEDUP_IDS * 256
+        } else {
+            0
+        };
+        self.terms.capacity * QUEUED + self.terms.letters * PINNED + split + ids
     }
 
     /// What its handlers have counted.

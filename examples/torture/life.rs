@@ -24,6 +24,7 @@ use crate::partitions::{self, Split};
 use crate::patterns;
 use crate::process;
 use crate::puller;
+use crate::shot::Shot;
 use crate::source::Source;
 use crate::temper::{Latch, Temper};
 
@@ -227,6 +228,8 @@ impl Life {
                 false => DeadLetterOverflow::EvictNewest,
             },
             expires: self.faults.has(Fault::Expiry) && random.u32(..3) == 0,
+            weight_limit: (random.u32(..3) == 0).then(|| random.u64(Shot::HEAVIEST..256)),
+            dedups: random.u32(..3) == 0,
             max_attempts: random.u32(1..=5),
             delay: Duration::from_micros(delay),
             hostile: self.faults.has(Fault::Hooks) && random.bool(),

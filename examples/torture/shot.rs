@@ -43,6 +43,13 @@ impl Shot {
         }
     }
 
+    /// The most that any weighs.
+    pub const HEAVIEST: u64 = 7;
+
+    pub fn weight(&self) -> u64 {
+        self.sequence % (Self::HEAVIEST + 1)
+    }
+
     /// Whether it is what was published.
     pub fn is_whole(&self) -> bool {
         self.seal == seal(self.topic, self.stream, self.sequence)

@@ -15,6 +15,7 @@ use millstream::{
 use crate::ledger::Ledger;
 use crate::partitions::Split;
 use crate::shot::Shot;
+use crate::verdict::check;
 
 /// The longest delay of a message.
 const MAX_DELAY_MS: u64 = 40;
@@ -88,6 +89,7 @@ impl Source {
             0..=7 => self.publish_one(),
             8..=11 => self.publish_batch(random.u64(1..200)),
             12..=13 => self.publish_messages(random.u64(1..200), random),
+            18 if self.ledger.terms.dedups => self.publish_again(random),
             #[cfg(feature = "async")]
             17 => self.publish_awaited(random),
             14 => self.publish_marked(random),
@@ -170,6 +172,35 @@ impl Source {
         self.one(sent)
     }
 
+    /// A message that is published again, as if its publisher had not heard of the receipt.
+    fn publish_again(&mut self, random: &mut Rng) -> Sent {
+        let id = format!("{}-{}", self.stream, self.last + 1);
+        let message = || {
+            let shot = self.shot(self.last + 1);
+            let message = self.topic.message(shot).dedup_id(id.as_str());
+            match self.key_of_one() {
+                Some(key) => message.key(key),
+                None => message,
+            }
+        };
+        let sent = message().publish();
+        let first = sent.as_ref().ok().copied();
+        let again = first.filter(|first| !first.is_dropped()).map(|first| {
+            let wait = Duration::from_micros(random.u64(..2_000));
+            (first, message().publish_timeout(wait))
+        });
+        if let Some((first, again)) = again {
+            self.ledger.duplicates.fetch_add(1, Relaxed);
+            let is_known = |again: &Receipt| again.is_duplicate() && again.id() == first.id();
+            check(
+                again.as_ref().is_ok_and(is_known),
+                "dedup",
+                format_args!("{id} is {first}, and then {again:?}"),
+            );
+        }
+        self.one(sent)
+    }
+
     /// A key that leaves a message in the order of its stream.
     fn key_of_one(&self) -> Option<&str> {
         // Another key would part it from the others of its stream.
@@ -189,6 +220,9 @@ impl Source {
         if random.u32(..4) == 0 {
             message = message.header("a header", "with a value");
             message = message.header_bytes("another", sequence.to_be_bytes());
+        }
+        if self.ledger.terms.dedups && random.u32(..4) == 0 {
+            message = message.dedup_id(format!("{}-{sequence}", self.stream));
         }
         if self.ledger.terms.expires && random.u32(..4) == 0 {
             message = message.ttl(Duration::from_micros(random.u64(1..3_000)));

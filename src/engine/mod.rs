@@ -18,6 +18,8 @@ pub(crate) mod letters;
 
 pub(crate) mod parts;
 
+pub(crate) mod terms;
+
 pub(crate) mod state;
 
 pub(crate) mod publish;

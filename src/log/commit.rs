@@ -25,7 +25,7 @@ use std::time::Duration;
 use crate::log::cursor::Cursor;
 use crate::log::writer::{Shared, Writer};
 use crate::pure::log::format::frame::FrameBuffer;
-use crate::pure::log::retention::Limits;
+use crate::pure::log::retention::{Limits, Memory};
 use crate::pure::log::step;
 #[cfg(feature = "async")]
 use crate::sync::catch_panic;
@@ -462,6 +462,11 @@ impl Log {
     /// Sets how much of a topic is kept.
     pub(crate) fn limit(&self, topic: u32, limits: Limits) {
         self.writer.lock().limit(topic, limits);
+    }
+
+    /// Sets how many dedup ids of a topic are kept, and for how long.
+    pub(crate) fn remember(&self, topic: u32, memory: Memory) {
+        self.writer.lock().remember(topic, memory);
     }
 
     /// Returns the reason why the store refuses everything, if it does.

@@ -14,7 +14,7 @@ use crate::pure::log::format::bytes::Reader;
 use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::format::header::segment_name;
 use crate::pure::log::record::Record;
-use crate::pure::log::retention::Limits;
+use crate::pure::log::retention::{Limits, Memory};
 use crate::pure::log::state::{Place, State};
 use crate::pure::log::step;
 use crate::sync::{Arc, Mutex};
@@ -34,6 +34,7 @@ pub(crate) struct Writer {
     last_records: u64,
     failed: Option<StoreError>,
     limits: BTreeMap<u32, Limits>,
+    memories: BTreeMap<u32, Memory>,
     shared: Arc<Shared>,
 }
 
@@ -57,6 +58,7 @@ impl Writer {
             active: recovered.active,
             failed: None,
             limits: BTreeMap::new(),
+            memories: BTreeMap::new(),
             shared: Arc::new(Shared {
                 store: recovered.store,
                 segments: Segments::new(recovered.files),
@@ -72,6 +74,11 @@ impl Writer {
     /// Sets how much of a topic is kept.
     pub(crate) fn limit(&mut self, topic: u32, limits: Limits) {
         self.limits.insert(topic, limits);
+    }
+
+    /// Sets how many dedup ids of a topic are kept, and for how long.
+    pub(crate) fn remember(&mut self, topic: u32, memory: Memory) {
+        self.memories.insert(topic, memory);
     }
 
     /// Writes a frame, and syncs if asked to. The records count when it returns.
@@ -244,7 +251,11 @@ impl Writer {
         step!("sync before the roll", self.sync_all()?);
         let number = self.active.number + 1;
         let (new, oldest) = {
-            let state = self.shared.state.lock();
+            let mut state = self.shared.state.lock();
+            for (id, topic) in state.topics_mut() {
+                let memory = self.memories.get(&id).copied();
+                memory.unwrap_or_default().forget(topic, now_ms);
+            }
             let new = NewSegment::with(&state, self.store, number, self.active.last);
             (new, state.oldest_needed().unwrap_or(number))
         };

@@ -8,6 +8,7 @@ use crate::message::meta::Meta;
 use crate::pure::decide::lifecycle::Status;
 use crate::sync::Arc;
 
+use std::mem::ManuallyDrop;
 use std::num::NonZeroU64;
 
 /// The most messages in a batch.
@@ -348,16 +349,19 @@ impl<T> QueueEntry<T> {
 ///
 /// Their destructors are the user's, and so are the wakers of those who wait for their end. They
 /// run when this value is dropped, where no lock is held.
+///
+/// Both vectors are empty nearly always. They are dropped by hand, so that this costs a look at their
+/// lengths.
 pub(crate) struct DeferredDrops<T> {
-    entries: Vec<QueueEntry<T>>,
-    parts: Vec<BatchSlice<T>>,
+    entries: ManuallyDrop<Vec<QueueEntry<T>>>,
+    parts: ManuallyDrop<Vec<BatchSlice<T>>>,
 }
 
 impl<T> DeferredDrops<T> {
     pub(crate) const fn new() -> Self {
         Self {
-            entries: Vec::new(),
-            parts: Vec::new(),
+            entries: ManuallyDrop::new(Vec::new()),
+            parts: ManuallyDrop::new(Vec::new()),
         }
     }
 
@@ -384,10 +388,11 @@ impl<T> Drop for DeferredDrops<T> {
 impl<T> DeferredDrops<T> {
     #[cold]
     fn drop_all(&mut self) {
-        for part in &self.parts {
+        let parts = std::mem::take(&mut *self.parts);
+        for part in &parts {
             part.track(|tracker| tracker.end(Status::Dropped));
         }
-        for entry in self.entries.drain(..) {
+        for entry in std::mem::take(&mut *self.entries) {
             entry.track(|tracker| tracker.end(Status::Dropped));
             match entry {
                 QueueEntry::One(message, _) => discard(message),
@@ -447,6 +452,12 @@ impl<T> BatchSlice<T> {
             Some(stamp.accepted_ns.saturating_add(ttl_ns))
         });
         own.min().unwrap_or(u64::MAX)
+    }
+
+    /// Returns what the messages weigh together.
+    pub(crate) fn weight(&self) -> u64 {
+        let metas = (self.from..self.to).filter_map(|index| self.batch.meta(index as usize));
+        metas.filter_map(|meta| meta.weight).sum()
     }
 
     /// Calls `note` with the trackers of the messages, if they have any.

@@ -46,10 +46,10 @@ impl<T> Chunk<T> {
         (*index == 0).then_some(&**meta)
     }
 
-    /// Returns how many payloads come before the first that has a key.
-    pub(crate) fn unkeyed(&self) -> usize {
-        let keyed = self.meta.iter().find(|(_, meta)| meta.key.is_some());
-        keyed.map_or(self.len(), |(index, _)| *index as usize)
+    /// Returns how many payloads come before the first whose parts are so.
+    pub(crate) fn before(&self, is_so: impl Fn(&Meta) -> bool) -> usize {
+        let first = self.meta.iter().find(|(_, meta)| is_so(meta));
+        first.map_or(self.len(), |(index, _)| *index as usize)
     }
 
     /// Returns the first time when one of these expires by a time to live of its own, if they are
@@ -84,6 +84,18 @@ impl<T> Chunk<T> {
         self.meta.iter_mut().for_each(|(index, _)| *index -= count);
         taken.iter().for_each(|(_, meta)| meta.begin());
         taken
+    }
+
+    /// Notes what the payloads weigh of which that is not known.
+    pub(crate) fn weigh(&mut self, weigh: impl Fn(&T) -> u64) {
+        let known = std::mem::take(&mut self.meta);
+        let mut known = known.into_iter().peekable();
+        for (at, payload) in self.payloads.iter().enumerate() {
+            let own = known.next_if(|(index, _)| *index as usize == at);
+            let mut meta = own.map_or_else(Box::default, |(_, meta)| meta);
+            meta.weight.get_or_insert_with(|| weigh(payload));
+            self.meta.push((at as u32, meta));
+        }
     }
 
     /// Returns each payload with the parts added to it, in order.
@@ -192,9 +204,9 @@ mod tests {
             .into_iter()
             .enumerate()
         {
-            assert_eq!(chunk.unkeyed(), payload);
+            assert_eq!(chunk.before(|meta| meta.key.is_some()), payload);
             chunk.push(payload, meta);
         }
-        assert_eq!(chunk.unkeyed(), 3);
+        assert_eq!(chunk.before(|meta| meta.key.is_some()), 3);
     }
 }

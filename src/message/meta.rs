@@ -12,6 +12,9 @@ pub(crate) struct Meta {
     pub(crate) key: Option<Box<str>>,
     pub(crate) headers: Vec<(Box<str>, Value)>,
     pub(crate) ttl_ns: Option<u64>,
+    pub(crate) dedup_id: Option<Arc<str>>,
+    /// The weight of the payload, in a topic that weighs payloads.
+    pub(crate) weight: Option<u64>,
     pub(crate) track: Option<Track>,
     /// The message is in the log, which wants to know the end of its deliveries.
     pub(crate) is_logged: bool,

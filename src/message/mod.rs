@@ -73,6 +73,7 @@ pub struct Receipt {
     pub(crate) id: MessageId,
     pub(crate) evicted: u32,
     pub(crate) dropped: bool,
+    pub(crate) duplicate: bool,
     #[cfg(feature = "log")]
     pub(crate) durability: Durability,
 }
@@ -85,6 +86,7 @@ impl Receipt {
             id,
             evicted,
             dropped,
+            duplicate: false,
             #[cfg(feature = "log")]
             durability: Durability::Volatile,
         }
@@ -98,7 +100,7 @@ impl Receipt {
         self.durability
     }
 
-    /// Returns the message's id.
+    /// Returns the message's id. Of a [duplicate](Self::is_duplicate), it is that of the first.
     pub fn id(&self) -> MessageId {
         self.id
     }
@@ -113,6 +115,12 @@ impl Receipt {
     /// ([`Overflow::DropNewest`](crate::Overflow::DropNewest)).
     pub fn is_dropped(&self) -> bool {
         self.dropped
+    }
+
+    /// Returns whether a message with this [dedup id](Message::dedup_id) was accepted before, so
+    /// that this one was dropped.
+    pub fn is_duplicate(&self) -> bool {
+        self.duplicate
     }
 }
 
@@ -130,6 +138,7 @@ pub struct BatchReceipt {
     pub(crate) last: Option<MessageId>,
     pub(crate) evicted: usize,
     pub(crate) dropped: usize,
+    pub(crate) duplicates: usize,
     #[cfg(feature = "log")]
     pub(crate) durability: Option<Durability>,
 }
@@ -141,17 +150,18 @@ impl BatchReceipt {
         self.durability.unwrap_or(Durability::Volatile)
     }
 
-    /// Returns the number of messages accepted: all of the batch.
+    /// Returns the number of messages accepted: all of the batch, but for
+    /// [duplicates](Self::duplicates).
     pub fn accepted(&self) -> usize {
         self.accepted
     }
 
-    /// Returns the id of the first message, or `None` for an empty batch.
+    /// Returns the id of the first message accepted, or `None` if there was none.
     pub fn first(&self) -> Option<MessageId> {
         self.first
     }
 
-    /// Returns the id of the last message, or `None` for an empty batch.
+    /// Returns the id of the last message accepted, or `None` if there was none.
     ///
     /// Ids between the first and the last may belong to messages of other publishers, published at
     /// the same time.
@@ -169,12 +179,22 @@ impl BatchReceipt {
         self.dropped
     }
 
+    /// Returns the number of messages of this batch that were dropped because a message with their
+    /// [dedup id](Message::dedup_id) had been accepted.
+    pub fn duplicates(&self) -> usize {
+        self.duplicates
+    }
+
     /// Adds the receipt of one message.
     pub(crate) fn add(&mut self, receipt: Receipt) {
+        self.evicted += receipt.evicted as usize;
+        if receipt.duplicate {
+            self.duplicates += 1;
+            return;
+        }
         self.accepted += 1;
         self.first = self.first.or(Some(receipt.id));
         self.last = Some(receipt.id);
-        self.evicted += receipt.evicted as usize;
         self.dropped += usize::from(receipt.dropped);
         #[cfg(feature = "log")]
         {
@@ -248,6 +268,11 @@ impl<'a, T> Delivery<'a, T> {
     /// Returns the key that the publisher gave, if any.
     pub fn key(&self) -> Option<&'a str> {
         self.batch.meta(self.index)?.key.as_deref()
+    }
+
+    /// Returns the [dedup id](Message::dedup_id) that the publisher gave, if any.
+    pub fn dedup_id(&self) -> Option<&'a str> {
+        self.batch.meta(self.index)?.dedup_id.as_deref()
     }
 
     /// Returns the text of the first header with this name, or `None` if there is none or it has

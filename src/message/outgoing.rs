@@ -80,6 +80,21 @@ impl<T> Message<T> {
         self
     }
 
+    /// Names the message, so that its topic accepts it once: a request id, or a number in a file.
+    ///
+    /// The topic must have been opened with [`dedup`](crate::TopicBuilder::dedup), which says how
+    /// long it remembers the id. Of two messages with one id, the second is a
+    /// [duplicate](crate::Receipt::is_duplicate): it gets the receipt of the first, and is dropped.
+    ///
+    /// A message that was refused doesn't count, and neither does one that the topic accepted and
+    /// [dropped](crate::Receipt::is_dropped), nor one that was
+    /// [cancelled](crate::Topic::cancel_delayed). Publish it again with the same id.
+    #[must_use]
+    pub fn dedup_id(mut self, id: impl Into<Arc<str>>) -> Self {
+        self.parts().dedup_id = Some(id.into());
+        self
+    }
+
     /// Sets how long after its acceptance the message is still worth handling.
     ///
     /// It replaces the topic's [time to live](crate::TopicBuilder::ttl). Zero is refused when the
@@ -136,18 +151,45 @@ impl<T> Message<T> {
         self.meta().is_some_and(|meta| meta.ttl_ns == Some(0))
     }
 
+    pub(crate) fn has_dedup_id(&self) -> bool {
+        self.meta().is_some_and(|meta| meta.dedup_id.is_some())
+    }
+
+    /// Returns whether it can't go together with others.
+    pub(crate) fn goes_alone(&self) -> bool {
+        self.is_late() || self.is_stillborn() || self.has_dedup_id()
+    }
+
     /// Returns the payload, and the parts added to it if there are any.
     pub(crate) fn into_parts(self) -> (T, Option<Box<Meta>>) {
         (self.payload, self.meta)
     }
 
-    /// Makes a message of its parts, without a delay.
+    /// Makes a message of its parts, without a delay. Another topic may weigh it again.
     pub(crate) fn from_parts((payload, meta): (T, Option<Box<Meta>>)) -> Self {
+        let delay = Duration::ZERO;
         Self {
             payload,
             meta,
-            delay: Duration::ZERO,
+            delay,
         }
+        .unweighed()
+    }
+
+    /// Forgets what the payload weighs.
+    pub(crate) fn unweighed(mut self) -> Self {
+        if let Some(meta) = &mut self.meta
+            && meta.weight.take().is_some()
+            && **meta == Meta::default()
+        {
+            self.meta = None;
+        }
+        self
+    }
+
+    /// Notes what the payload weighs.
+    pub(crate) fn set_weight(&mut self, weight: u64) {
+        self.parts().weight = Some(weight);
     }
 }
 

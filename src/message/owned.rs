@@ -82,6 +82,11 @@ impl<T> OwnedDelivery<T> {
         self.delivery().key()
     }
 
+    /// Returns the [dedup id](crate::Message::dedup_id) that the publisher gave, if any.
+    pub fn dedup_id(&self) -> Option<&str> {
+        self.delivery().dedup_id()
+    }
+
     /// Returns the text of the first header with this name, or `None` if there is none or it has
     /// bytes.
     pub fn header(&self, name: &str) -> Option<&str> {

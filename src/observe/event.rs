@@ -327,6 +327,9 @@ pub enum EventKind {
         /// The number of messages in the topic's queue, this one included.
         depth: u64,
     },
+    /// A publish repeated the [dedup id](crate::Message::dedup_id) of this message, which was
+    /// accepted before. The payload of the repetition was dropped.
+    Duplicate,
     /// A handler is about to be called, or a lease is taken.
     ///
     /// If the subscription is cancelled at this very moment, the handler isn't called, and
@@ -491,6 +494,7 @@ impl EventKind {
             Self::MemberJoined { .. } => "member_joined",
             Self::MemberLeft { .. } => "member_left",
             Self::MessageEnqueued { .. } => "message_enqueued",
+            Self::Duplicate => "duplicate",
             Self::Delivering => "delivering",
             Self::Delivered => "delivered",
             Self::Failed { .. } => "failed",

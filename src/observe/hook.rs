@@ -12,6 +12,8 @@ pub enum Hook {
     RetryPolicy,
     /// A [filter](crate::SubscriptionBuilder::filter) of a subscription.
     Filter,
+    /// The closure that says what a payload [weighs](crate::TopicBuilder::weight_limit).
+    Weigh,
     /// An observer.
     Observer,
 }
@@ -20,5 +22,6 @@ labels!(Hook {
     Self::Strategy => "strategy",
     Self::RetryPolicy => "retry_policy",
     Self::Filter => "filter",
+    Self::Weigh => "weigh",
     Self::Observer => "observer",
 });

@@ -41,10 +41,16 @@ pub struct TopicMetrics {
     pub published: u64,
     /// Publishes refused, for whatever reason.
     pub rejected: u64,
+    /// Publishes dropped because a message with their [dedup id](crate::Message::dedup_id) had been
+    /// accepted. They count neither as published nor as rejected.
+    pub duplicates: u64,
     /// Messages in the queue, or on their way into it, or delayed.
     pub queued: u64,
     /// The part of `queued` that waits for its time.
     pub delayed: u64,
+    /// The weight of the messages in `queued`, in a topic with a
+    /// [weight limit](crate::TopicBuilder::weight_limit), and zero in others.
+    pub weight: u64,
     /// Messages dropped by overflow or by a shutdown, cancelled while they were delayed, or expired
     /// while they were retained for a first subscription.
     pub dropped: u64,
@@ -263,6 +269,7 @@ impl TopicMetrics {
     pub(crate) fn absorb(&mut self, other: &Self) {
         self.published += other.published;
         self.rejected += other.rejected;
+        self.duplicates += other.duplicates;
         self.dropped += other.dropped;
         self.unrouted += other.unrouted;
         self.dispatched += other.dispatched;

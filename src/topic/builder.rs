@@ -2,14 +2,14 @@
 
 use std::any::type_name;
 use std::fmt;
-use std::marker::PhantomData;
 
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::directory::AnyTopic;
-use crate::engine::state::topic::TopicCore;
+use crate::engine::state::topic::{Policies, TopicCore};
+use crate::engine::terms::weights::{Weigh, Weights};
 use crate::sync::Arc;
 use crate::topic::Topic;
-use crate::topic::options::{TopicOptions, topic_setters};
+use crate::topic::options::{TopicOptions, check_weight_limit, topic_setters};
 #[cfg(feature = "log")]
 use crate::topic::stored::StoredTopic;
 use crate::types::error::{OpenError, SettingError};
@@ -28,9 +28,9 @@ pub struct TopicBuilder<'b, T> {
     engine: &'b Arc<Engine>,
     name: String,
     options: TopicOptions,
+    weight: Option<(u64, Weigh<T>)>,
     #[cfg(feature = "log")]
     pub(crate) stored: StoredTopic<T>,
-    carries: PhantomData<fn(T) -> T>,
 }
 
 impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
@@ -39,9 +39,9 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             engine,
             name: name.to_owned(),
             options: TopicOptions::new(),
+            weight: None,
             #[cfg(feature = "log")]
             stored: StoredTopic::default(),
-            carries: PhantomData,
         }
     }
 
@@ -52,6 +52,43 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
     }
 
     topic_setters!();
+
+    /// Bounds the messages that wait for dispatch by their weight, besides their number.
+    ///
+    /// `weigh` says what a payload weighs, in a unit of your own, such as bytes. By default messages
+    /// have no weight. The weight of all messages in the topic's queue, delayed ones included, never
+    /// exceeds the limit. A message keeps its weight until it has gone to the lanes, which don't
+    /// weigh. A message that doesn't fit now meets the topic's overflow policy, as in a topic whose
+    /// capacity is used up. A lighter one may pass it meanwhile.
+    ///
+    /// A message that is heavier than the whole limit is refused at once
+    /// ([`PublishError::Invalid`](crate::PublishError::Invalid)). So is a message for which `weigh`
+    /// panics, and observers are told. `weigh` is called once for each publish of a message, on the
+    /// publisher's thread. A message of such a topic costs an allocation and a lock more. Others pay
+    /// nothing.
+    ///
+    /// [`Topic::set_weight_limit`] changes the limit while traffic runs. A call that
+    /// [joins](Self::open) the topic agrees if its limit does, whatever its closure says.
+    ///
+    /// ```
+    /// # use millstream::Broker;
+    /// # let broker = Broker::builder().workers(0).build()?;
+    /// let uploads = broker.topic::<Vec<u8>>("uploads");
+    /// let uploads = uploads.weight_limit(1_000_000, |upload| upload.len() as u64).open()?;
+    /// uploads.publish(vec![0; 600_000])?;
+    /// assert!(uploads.publish(vec![0; 600_000]).is_err_and(|error| error.is_full()));
+    /// uploads.publish(vec![0; 400_000])?;
+    /// assert_eq!(uploads.metrics().weight, 1_000_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn weight_limit(
+        mut self,
+        limit: u64,
+        weigh: impl Fn(&T) -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        self.weight = Some((limit, Arc::new(weigh)));
+        self
+    }
 
     fn options_mut(&mut self) -> &mut TopicOptions {
         &mut self.options
@@ -92,9 +129,13 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             return Err(SettingError::new("payload", size_of::<T>(), rule).into());
         }
         let options = &self.options;
-        let (settings, live) = options.checked(self.engine)?;
+        let (settings, mut live) = options.checked(self.engine)?;
+        if let Some((limit, _)) = self.weight {
+            check_weight_limit(limit)?;
+            live.weight_limit = Some(limit);
+        }
         #[cfg(feature = "log")]
-        let settings = self.stored.checked(self.engine, settings, live)?;
+        self.stored.checked(self.engine, &settings, live)?;
         loop {
             if self.engine.is_ending() {
                 return Err(OpenError::Closed);
@@ -102,15 +143,19 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
             let Some(found) = self.engine.topics.get(&name) else {
                 let strategy = options.strategy.clone();
                 let retry = options.retry.clone();
+                let weights = self.weight.clone();
                 let core = TopicCore::<T>::new(
                     Arc::clone(&name),
                     Arc::clone(self.engine),
                     settings.clone(),
                     live,
-                    strategy.unwrap_or_else(|| self.engine.strategy.load()),
-                    retry.unwrap_or_else(|| Arc::clone(&self.engine.retry)),
+                    weights.map(|(limit, weigh)| Weights::new(limit, weigh)),
+                    Policies {
+                        strategy: strategy.unwrap_or_else(|| self.engine.strategy.load()),
+                        retry: retry.unwrap_or_else(|| Arc::clone(&self.engine.retry)),
+                    },
                     #[cfg(feature = "log")]
-                    self.stored.open(self.engine, &name)?,
+                    self.stored.open(self.engine, &name, live.dedup)?,
                 );
                 // The handle is taken before anybody can find and remove the topic.
                 let topic = Topic::join(Arc::clone(&core));

@@ -3,9 +3,10 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use crate::pure::policy::dedup::Dedup;
 use crate::sync::Arc;
 use crate::topic::Topic;
-use crate::topic::options::{check_overflow, check_partitions};
+use crate::topic::options::{check_overflow, check_partitions, check_weight_limit};
 #[cfg(feature = "log")]
 use crate::topic::stored::check_lossless;
 use crate::types::config::Overflow;
@@ -41,6 +42,20 @@ impl<T: Send + Sync + 'static> Topic<T> {
         self.core.set_capacity(capacity, check)
     }
 
+    /// Sets how much the waiting messages may weigh, while traffic runs.
+    ///
+    /// Nothing is dropped if they weigh more: new ones find no room until enough have gone. A
+    /// publisher that waits with a message heavier than the new limit is refused.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SettingError`] for zero, and for a topic that was opened without
+    /// [`weight_limit`](crate::TopicBuilder::weight_limit).
+    pub fn set_weight_limit(&self, limit: u64) -> Result<(), SettingError> {
+        check_weight_limit(limit)?;
+        self.core.set_weight_limit(limit)
+    }
+
     /// Sets the capacity of the lanes of later subscriptions that don't set their own.
     ///
     /// [`Subscription::set_capacity`](crate::Subscription::set_capacity) changes that of one that is
@@ -71,6 +86,19 @@ impl<T: Send + Sync + 'static> Topic<T> {
         }
         self.core.set_overflow(overflow);
         Ok(())
+    }
+
+    /// Sets how long and how many dedup ids the topic remembers, while traffic runs.
+    ///
+    /// Ids that are remembered stay, as far as they are within the new bounds.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SettingError`] for a window of zero, for a number of ids out of range, and for a
+    /// topic that was opened without [`dedup`](crate::TopicBuilder::dedup).
+    pub fn set_dedup(&self, dedup: Dedup) -> Result<(), SettingError> {
+        dedup.check()?;
+        self.core.set_dedup(dedup)
     }
 
     /// Sets the time to live of messages that are accepted from now on, or removes it.

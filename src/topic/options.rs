@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::engine::base::contain::{SharedPolicy, SharedStrategy};
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::directory::{AnyTopic, LiveSettings, Partitions, TopicSettings};
+use crate::pure::policy::dedup::Dedup;
 use crate::pure::policy::retry::RetryPolicy;
 use crate::pure::words::Packed;
 use crate::types::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};
@@ -73,6 +74,30 @@ macro_rules! topic_setters {
         /// The default is [`OnExpired::Drop`](crate::OnExpired::Drop).
         pub fn on_expired(mut self, then: crate::types::config::OnExpired) -> Self {
             self.options_mut().on_expired = Some(then);
+            self
+        }
+
+        /// Has the topic accept each [dedup id](crate::Message::dedup_id) once.
+        ///
+        /// By default it does not, and a message with such an id is refused as
+        /// [`PublishError::Invalid`](crate::PublishError::Invalid). A publisher that doesn't know
+        /// whether its message was accepted publishes it again with the same id. A message whose id
+        /// the topic remembers is dropped. Its publisher gets the first message's
+        /// [receipt](crate::Receipt::is_duplicate), even when the topic is full or closed. It is
+        /// counted ([`duplicates`](crate::metrics::TopicMetrics::duplicates)) and reported as an event.
+        ///
+        /// Where two publish one id at the same time, one message is accepted. If that is refused,
+        /// the other may still be accepted. An id is forgotten when its window is over or too many
+        /// came after it. It stays when its message is delivered, evicted or expires.
+        /// Messages without an id pay nothing.
+        ///
+        /// A durable topic (feature `log`) writes the ids to its log, and remembers
+        /// them when it is opened again. There, a duplicate that comes while the first message is
+        /// being written waits for that.
+        ///
+        /// [`Topic::set_dedup`](crate::Topic::set_dedup) changes the bounds while traffic runs.
+        pub fn dedup(mut self, dedup: crate::pure::policy::dedup::Dedup) -> Self {
+            self.options_mut().dedup = Some(dedup);
             self
         }
 
@@ -193,6 +218,7 @@ pub struct TopicOptions {
     pub(crate) no_subscribers: Option<NoSubscribers>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) on_expired: Option<OnExpired>,
+    pub(crate) dedup: Option<Dedup>,
     pub(crate) lane_capacity: Option<usize>,
     pub(crate) letters: Option<usize>,
     pub(crate) letter_overflow: Option<DeadLetterOverflow>,
@@ -225,6 +251,7 @@ impl TopicOptions {
         let overflow = self.overflow.unwrap_or_default();
         check_overflow(overflow, engine)?;
         let ttl_ns = self.ttl.map(check_ttl).transpose()?;
+        self.dedup.map_or(Ok(()), Dedup::check)?;
         let partitions = match (self.partitions, self.unkeyed) {
             (Some(count), unkeyed) => Some(Partitions {
                 count: check_partitions(count, capacity as u64)?,
@@ -242,10 +269,8 @@ impl TopicOptions {
         if let Some(retry) = &self.retry {
             retry.check()?;
         }
-        let no_subscribers = self.no_subscribers.unwrap_or_default();
         let settings = TopicSettings {
-            no_subscribers,
-            has_detour: no_subscribers == NoSubscribers::Reject,
+            no_subscribers: self.no_subscribers.unwrap_or_default(),
             on_expired: self.on_expired.unwrap_or_default(),
             letters,
             letter_overflow: self.letter_overflow.unwrap_or_default(),
@@ -256,6 +281,8 @@ impl TopicOptions {
             overflow,
             ttl: ttl_ns.and_then(NonZeroU64::new),
             lane_capacity: lane_capacity as u32,
+            dedup: self.dedup,
+            weight_limit: None,
         };
         Ok((settings, live))
     }
@@ -288,6 +315,14 @@ impl TopicOptions {
             (
                 "on_expired",
                 self.on_expired.is_some() && open.on_expired != asked.on_expired,
+            ),
+            (
+                "weight_limit",
+                asked_live.weight_limit.is_some() && live.weight_limit != asked_live.weight_limit,
+            ),
+            (
+                "dedup",
+                self.dedup.is_some() && live.dedup != asked_live.dedup,
             ),
             (
                 "lane_capacity",
@@ -334,6 +369,7 @@ impl fmt::Debug for TopicOptions {
             .field("overflow", &self.overflow)
             .field("no_subscribers", &self.no_subscribers)
             .field("ttl", &self.ttl)
+            .field("dedup", &self.dedup)
             .field("lane_capacity", &self.lane_capacity)
             .field("partitions", &self.partitions)
             .finish_non_exhaustive()
@@ -347,6 +383,14 @@ pub(crate) fn check_overflow(overflow: Overflow, engine: &Engine) -> Result<(), 
         return Err(SettingError::new("overflow", "Block", rule));
     }
     Ok(())
+}
+
+/// Refuses a limit that nothing fits.
+pub(crate) fn check_weight_limit(limit: u64) -> Result<(), SettingError> {
+    match limit {
+        0 => Err(SettingError::new("weight_limit", 0, "must be at least 1")),
+        _ => Ok(()),
+    }
 }
 
 /// Returns the number of partitions, if a topic of this capacity can have it.

@@ -10,6 +10,7 @@ use crate::log::reader::TopicReader;
 use crate::message::MessageId;
 use crate::message::outgoing::Message;
 use crate::pure::log::retention::Limits;
+use crate::pure::policy::dedup::Dedup;
 use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::topic::builder::TopicBuilder;
@@ -122,9 +123,9 @@ impl<T: Send + Sync + 'static> StoredTopic<T> {
     pub(crate) fn checked(
         &self,
         engine: &Engine,
-        settings: TopicSettings,
+        settings: &TopicSettings,
         live: LiveSettings,
-    ) -> Result<TopicSettings, SettingError> {
+    ) -> Result<(), SettingError> {
         if self.codec.is_none() {
             let rule = "needs a topic that is durable";
             if let Some(level) = self.level {
@@ -133,7 +134,7 @@ impl<T: Send + Sync + 'static> StoredTopic<T> {
             if self.retention.is_some() {
                 return Err(SettingError::new("retention", "set", rule));
             }
-            return Ok(settings);
+            return Ok(());
         }
         if engine.store.is_none() {
             let rule = "needs a broker with a store";
@@ -148,10 +149,7 @@ impl<T: Send + Sync + 'static> StoredTopic<T> {
             let rule = "must not be set in a durable topic";
             return Err(SettingError::new("partitions", partitions.count, rule));
         }
-        Ok(TopicSettings {
-            has_detour: true,
-            ..settings
-        })
+        Ok(())
     }
 
     /// Opens the topic's side of the log, if it is durable.
@@ -159,6 +157,7 @@ impl<T: Send + Sync + 'static> StoredTopic<T> {
         &self,
         engine: &Engine,
         name: &str,
+        dedup: Option<Dedup>,
     ) -> Result<Option<Box<TopicLog<T>>>, OpenError> {
         let (Some(codec), Some(store)) = (&self.codec, &engine.store) else {
             return Ok(None);
@@ -169,9 +168,12 @@ impl<T: Send + Sync + 'static> StoredTopic<T> {
         inner.log.limit(topic, limits);
         let level = self.level.unwrap_or_default();
         let codec = Arc::clone(codec);
-        Ok(Some(Box::new(TopicLog::new(
-            inner, topic, next, codec, level,
-        ))))
+        let now_ns = engine.clock.now_ns();
+        let stored = TopicLog::new(inner, topic, next, codec, level, now_ns);
+        if let Some(dedup) = dedup {
+            stored.remember(dedup);
+        }
+        Ok(Some(Box::new(stored)))
     }
 }
 

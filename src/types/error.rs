@@ -170,8 +170,11 @@ pub enum PublishError<T> {
         /// The payload type that the topic carries.
         existing: &'static str,
     },
-    /// A setting of the message is out of range. Only a [`MessageBuilder`](crate::MessageBuilder)
-    /// returns this.
+    /// The topic can't accept such a message at any time.
+    ///
+    /// A setting of the message is out of range. Or it has a dedup id, and its topic has no
+    /// [dedup](crate::TopicBuilder::dedup). Or it is heavier than the topic's
+    /// [weight limit](crate::TopicBuilder::weight_limit).
     ///
     /// The reason is boxed, because every publish reserves the room for its error.
     Invalid {
@@ -279,7 +282,8 @@ pub struct NotDelayedError;
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PublishBatchError<T> {
-    /// The number of messages, from the front, that were accepted.
+    /// The number of messages, from the front, that were accepted or were
+    /// [duplicates](crate::BatchReceipt::duplicates).
     pub accepted: usize,
     /// The reason why the others were not; its payload is the rest of the batch, in order.
     pub error: PublishError<Vec<T>>,

@@ -36,6 +36,8 @@ fn topic(capacity: usize) -> Setup {
         no_subscribers: NoSubscribers::Discard,
         ttl: None,
         on_expired: OnExpired::Drop,
+        dedup: None,
+        weight_limit: None,
         letters: 3,
         letter_overflow: DeadLetterOverflow::EvictOldest,
         partitions: None,

@@ -28,9 +28,11 @@ impl Pair {
         let real = [
             ("published", topic.published, model.issued),
             ("rejected", topic.rejected, model.rejected),
+            ("duplicates", topic.duplicates, model.duplicates),
             ("dropped", topic.dropped, model.dropped),
             ("unrouted", topic.unrouted, model.unrouted),
             ("dispatched", topic.dispatched, model.dispatched),
+            ("weight", topic.weight, model.held()),
             ("delayed", topic.delayed, model.delayed.len() as u64),
             (
                 "queued",

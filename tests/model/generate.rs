@@ -101,7 +101,14 @@ pub fn setups() -> impl Strategy<Value = Setup> {
         partitions,
         subscribed,
     );
-    let ttl = (prop::option::weighted(0.3, 1..12_u64), expired);
+    let dedup = prop::option::weighted(0.5, memories());
+    let weight = prop::option::weighted(0.4, weights());
+    let ttl = (
+        prop::option::weighted(0.3, 1..12_u64),
+        expired,
+        dedup,
+        weight,
+    );
     let shapes = [shapes(), shapes(), shapes()];
     let setups = (topic, ttl, (letters, evict), (hows(), policies()), shapes);
     setups.prop_map(|(topic, ttl, letters, (how, policy), shapes)| {
@@ -113,6 +120,8 @@ pub fn setups() -> impl Strategy<Value = Setup> {
             subscribed: topic.4,
             ttl: ttl.0,
             on_expired: ttl.1,
+            dedup: ttl.2,
+            weight_limit: ttl.3,
             letters: letters.0,
             letter_overflow: letters.1,
             how,
@@ -120,6 +129,15 @@ pub fn setups() -> impl Strategy<Value = Setup> {
             shapes,
         })
     })
+}
+
+fn memories() -> impl Strategy<Value = (u64, usize)> {
+    (1..20_u64, 1..5_usize)
+}
+
+/// From what is less than most messages to what is more than most batches.
+fn weights() -> impl Strategy<Value = u64> {
+    5..40_u64
 }
 
 fn settles() -> impl Strategy<Value = Settle> {
@@ -157,6 +175,7 @@ pub fn steps() -> impl Strategy<Value = Step> {
     let ttl = prop::option::weighted(0.25, 1..8_u64);
     prop_oneof![
         16 => (key, ttl.clone()).prop_map(|(key, ttl)| Step::Publish(key, ttl)),
+        5 => (0..6_u8).prop_map(Step::PublishOnce),
         3 => (0..7_usize).prop_map(Step::PublishBatch),
         3 => (0..7_usize, 0..LINES, ttl.clone())
             .prop_map(|(count, key, ttl)| Step::PublishMessages(count, key, ttl)),
@@ -171,6 +190,8 @@ pub fn steps() -> impl Strategy<Value = Step> {
         1 => policies().prop_map(Step::SetRetry),
         2 => (1..9_usize).prop_map(Step::SetCapacity),
         2 => overflows().prop_map(Step::SetOverflow),
+        1 => weights().prop_map(Step::SetWeightLimit),
+        1 => memories().prop_map(|(window, ids)| Step::SetDedup(window, ids)),
         2 => (slot.clone(), 1..4_usize).prop_map(|(slot, by)| Step::Widen(slot, by)),
         1 => slot.clone().prop_map(Step::Reattach),
         1 => (slot.clone(), policies()).prop_map(|(slot, policy)| Step::SetOwnRetry(slot, policy)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use millstream::dead_letters::DeadLetterOverflow;
 use millstream::strategy::{Backlog, Plan};
 use millstream::{
-    Backoff, Batched, LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow,
+    Backoff, Batched, Dedup, LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow,
     Unsubscribe,
 };
 
@@ -203,6 +203,10 @@ pub struct Setup {
     pub no_subscribers: NoSubscribers,
     pub ttl: Option<u64>,
     pub on_expired: OnExpired,
+    /// For how long it remembers how many dedup ids, if it does.
+    pub dedup: Option<(u64, usize)>,
+    /// How much its messages may weigh, if it weighs them. A payload is its own weight.
+    pub weight_limit: Option<u64>,
     pub letters: usize,
     pub letter_overflow: DeadLetterOverflow,
     /// Into how many partitions the topic is split, if it is.
@@ -236,6 +240,8 @@ impl Setup {
 pub enum Step {
     /// With a key and a time to live of its own.
     Publish(Option<u8>, Option<u64>),
+    /// With this dedup id.
+    PublishOnce(u8),
     PublishBatch(usize),
     /// So many, every other of which has a key, and every third a time to live.
     PublishMessages(usize, u8, Option<u64>),
@@ -251,6 +257,9 @@ pub enum Step {
     SetRetry(Policy),
     SetCapacity(usize),
     SetOverflow(Overflow),
+    SetWeightLimit(u64),
+    /// Changes for how long it remembers how many dedup ids.
+    SetDedup(u64, usize),
     /// Makes the lane of a subscription this much larger.
     Widen(usize, usize),
     /// Detaches a subscription and takes it up again.
@@ -276,6 +285,10 @@ pub enum Step {
 
 pub fn ticks(count: u64) -> Duration {
     TICK * count as u32
+}
+
+pub fn remembers((window, ids): (u64, usize)) -> Dedup {
+    Dedup::window(ticks(window)).ids(ids)
 }
 
 /// The name of a key.

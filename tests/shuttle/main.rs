@@ -52,8 +52,10 @@ mod harness;
 mod keys;
 mod kinds;
 mod letters;
+mod once;
 mod settle;
 mod side;
+mod weigh;
 
 use std::time::Duration;
 

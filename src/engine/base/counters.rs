@@ -295,6 +295,8 @@ pub struct TopicBooks {
     pub motions: Motions,
     /// Publishes refused for want of room, time or subscribers.
     pub rejected: Counter,
+    /// Publishes that repeated the dedup id of an accepted message.
+    pub duplicates: Counter,
     /// Messages dropped by overflow or by shutdown, cancelled while they were delayed, or expired
     /// for want of subscribers.
     pub dropped: Counter,

@@ -257,6 +257,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if wanting.peek().is_none() {
             return match retains {
                 true => {
+                    self.unload(part);
                     self.drop_messages(part.ids(), DropCause::Expired);
                     part.track(|tracker| tracker.end(Status::Dropped));
                 }
@@ -278,6 +279,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 }
             }
         }
+        self.unload(part);
         self.release(1);
         part.track(Ends::hand_on);
         self.engine.quiescence.notify();

@@ -78,6 +78,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     };
                     if self.has_stopped() {
                         // There were subscriptions, but the end of the broker has closed them.
+                        self.unload(&nobodys);
                         self.drop_messages(nobodys.ids(), DropCause::Shutdown);
                         nobodys.track(|tracker| tracker.end(Status::Dropped));
                     } else {
@@ -110,6 +111,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.refuse(lane, &part());
         }
         // The lanes have reserved places, so the queue's tickets can be released.
+        if self.weights.is_some() {
+            self.unload(&part());
+        }
         self.gate.release(u64::from(count));
         let mut finds_busy = true;
         in_order!(
@@ -415,6 +419,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             for id in unrouted.ids() {
                 self.tell_of(Subject::default().message(id), EventKind::Unrouted);
             }
+        }
+        if self.weights.is_some() {
+            self.unload(unrouted);
         }
         self.gate.release(count);
         unrouted.track(Ends::unroute);

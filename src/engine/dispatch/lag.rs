@@ -72,6 +72,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn may_leave_open(&self) -> bool {
         self.live.capacity.get() >= LEAST_CAPACITY
             && self.live.overflow.get() != Overflow::DropOldest
+            // The open batch may hold all the weight that there is room for.
+            && self.weights.is_none()
             && !self.gate.is_closed()
             // ORDERING: pairs with the flush, which notifies.
             && self.flush_to.load(Ordering::Acquire) <= self.gate.released()

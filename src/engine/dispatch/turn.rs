@@ -352,6 +352,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         at.expiry.cancel(&self.engine);
         loop {
             while let Some(part) = dispatcher.take_oldest(u32::MAX) {
+                self.unload(&part);
                 self.drop_messages(part.ids(), DropCause::Shutdown);
                 part.track(|tracker| tracker.end(Status::Dropped));
                 at.leave(self, part.len());
@@ -379,6 +380,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 mutant!(dispatcher.take_oldest(most), "evict.dispatcher", None)
             });
         let oldest = on_desk.or_else(|| at.pop_some(most))?;
+        self.unload(&oldest);
         self.drop_messages(oldest.ids(), DropCause::Overflow);
         Some(oldest)
     }

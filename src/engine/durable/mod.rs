@@ -1,5 +1,6 @@
 //! Durable topics: publishing through the log, and catching up from it.
 
+pub(crate) mod dedup;
 pub(crate) mod feed;
 pub(crate) mod letters;
 pub(crate) mod publish;

@@ -10,13 +10,14 @@
 
 use crate::engine::journal::submitted::{Job, Submitted};
 use crate::engine::journal::topic_log::TopicLog;
-use crate::engine::publish::admit::{Admitted, Patience, Refused, Wait};
+use crate::engine::publish::ask::{Admitted, Patience, Refused, Wait};
 use crate::engine::publish::chunks::split;
 use crate::engine::state::topic::TopicCore;
 use crate::log::commit::{Due, Hook};
 use crate::message::batch::{Accepted, DeferredDrops, QueueEntry, Stamp};
 use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
+use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, MessageId, Receipt};
 use crate::observe::event::DropCause;
 use crate::pure::decide::lifecycle::Status;
@@ -48,15 +49,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         let hook: Hook = {
             let (topic, job) = (Arc::clone(self), Arc::clone(&job));
-            Box::new(move |result| {
-                if result.is_ok() {
-                    topic.take_in_stored(&job);
-                }
+            Box::new(move |result| match result {
+                Ok(()) => topic.take_in_stored(&job),
+                Err(_) => topic.abandon_claims(&job),
             })
         };
         match stored.log().submit(stored.syncs(), due, put, Some(hook)) {
             Ok(ticket) => Ok(Submitted { job, ticket }),
-            Err((error, _)) => Err((error, self.take_back(&job))),
+            Err((error, _)) => {
+                self.abandon_claims(&job);
+                Err((error, self.take_back(&job)))
+            }
         }
     }
 
@@ -89,6 +92,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return;
         };
         let first = job.first.load(Ordering::Relaxed);
+        self.settle_claims(&chunk, Some(first));
         if let Some(stored) = self.stored() {
             stored.show_before(first + job.count);
         }
@@ -106,9 +110,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.enqueue(entry, job.last_ticket, None);
     }
 
+    /// Forgets the dedup ids of messages that the log has refused.
+    fn abandon_claims(&self, job: &Job<T>) {
+        if let Some(chunk) = &*job.chunk.lock() {
+            self.settle_claims(chunk, None);
+        }
+    }
+
     /// Takes back messages that the log has refused. They have tickets, and are counted as dropped.
     fn take_back(&self, job: &Job<T>) -> Chunk<T> {
         let chunk = job.chunk.lock().take().unwrap_or(Chunk::EMPTY);
+        self.unload_refused(&chunk);
         let first = MessageId::new(job.last_ticket + 1 - job.count);
         let ids = (0..job.count as u32).map(|at| first.after(u64::from(at)));
         self.drop_messages(ids, DropCause::NotStored);
@@ -126,15 +138,33 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Result<Receipt, (Refused, T, Option<Box<Meta>>)> {
         let mut chunk = Chunk::EMPTY;
         chunk.push(payload, meta);
-        let (receipt, patience) = (&mut BatchReceipt::default(), &mut Patience::of(wait));
-        let published = self.publish_stored(stored, &mut chunk, receipt, patience);
-        match (published, receipt.first, chunk.into_one()) {
-            (Err(refused), _, Ok((payload, meta))) => {
+        let published = self.store(stored, &mut chunk, &mut Patience::of(wait));
+        match (published, chunk.into_one()) {
+            (Ok(granted), _) => Ok(stored.receipt(granted)),
+            (Err(refused), Ok((payload, meta))) => {
                 self.note_refused(&refused, 1);
                 Err((refused, payload, meta))
             }
-            (_, Some(id), _) => Ok(stored.receipt(id)),
-            _ => unreachable!("one message was published, or is still there"),
+            (Err(_), Err(_)) => unreachable!("one message was published, or is still there"),
+        }
+    }
+
+    /// Publishes a message with a dedup id through the log, or hands it back and counts nothing.
+    pub(crate) fn publish_once_stored(
+        self: &Arc<Self>,
+        stored: &TopicLog<T>,
+        mut message: Message<T>,
+        patience: &mut Patience,
+    ) -> Result<Receipt, (Refused, Message<T>)> {
+        self.weigh_message(&mut message);
+        let (payload, meta) = message.into_parts();
+        let mut chunk = Chunk::EMPTY;
+        chunk.push(payload, meta);
+        let published = self.store(stored, &mut chunk, patience);
+        match (published, chunk.into_one()) {
+            (Ok(granted), _) => Ok(stored.receipt(granted)),
+            (Err(refused), Ok(parts)) => Err((refused, Message::from_parts(parts))),
+            (Err(_), Err(_)) => unreachable!("one message was published, or is still there"),
         }
     }
 
@@ -147,19 +177,38 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         receipt: &mut BatchReceipt,
         patience: &mut Patience,
     ) -> Result<(), Refused> {
+        let granted = self.store(stored, chunk, patience)?;
+        stored.note_in(receipt, granted);
+        Ok(())
+    }
+
+    /// Publishes as [`publish_stored`](Self::publish_stored) does. Returns the number of the first
+    /// message, and how many there are: none if it is a duplicate of that one.
+    fn store(
+        self: &Arc<Self>,
+        stored: &TopicLog<T>,
+        chunk: &mut Chunk<T>,
+        patience: &mut Patience,
+    ) -> Result<(u64, u64), Refused> {
         let not_stored = |error| Refused::NotStored(Box::new(error));
-        let encoded = stored.encode_each(chunk).map_err(not_stored)?;
+        let (wanted, _) = self.way_of(chunk, chunk.len() as u64, None);
+        let encoded = stored.encode_first(chunk, wanted).map_err(not_stored)?;
         let mut drops = DeferredDrops::new();
-        let admitted = self.admit(chunk.len() as u64, patience, &mut drops, None, None)?;
+        let admitted = loop {
+            match self.admit(chunk.ask(wanted), patience, &mut drops, None) {
+                Err(Refused::Claimed) => stored.await_claim().map_err(not_stored)?,
+                admitted => break admitted?,
+            }
+        };
+        if admitted.is_duplicate() {
+            return Ok(self.drop_duplicate(chunk, &admitted, &mut drops));
+        }
         let count = admitted.count as usize;
         let taken = chunk.take_front(count, split);
         let submitted = self.submit(stored, taken, &encoded[..count], &admitted, Due::Waits);
         let first = submitted.and_then(|submitted| self.await_stored(stored, &submitted));
         match first {
-            Ok(first) => {
-                stored.note_in(receipt, MessageId::new(first), admitted.count);
-                Ok(())
-            }
+            Ok(first) => Ok((first, admitted.count)),
             Err((error, taken)) => {
                 chunk.put_front(taken);
                 Err(not_stored(error))
@@ -170,7 +219,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
 impl<T: Send + Sync + 'static> TopicLog<T> {
     /// Adds messages that have reached the topic's level to a receipt.
-    pub(crate) fn note_in(&self, receipt: &mut BatchReceipt, first: MessageId, count: u64) {
+    pub(crate) fn note_in(&self, receipt: &mut BatchReceipt, (first, count): (u64, u64)) {
+        if count == 0 {
+            receipt.duplicates += 1;
+            return;
+        }
+        let first = MessageId::new(first);
         receipt.accepted += count as usize;
         receipt.first = receipt.first.or(Some(first));
         receipt.last = Some(first.after(count - 1));
@@ -178,16 +232,21 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
     }
 
     /// Returns the receipt for one.
-    pub(crate) fn receipt(&self, id: MessageId) -> Receipt {
+    pub(crate) fn receipt(&self, (first, count): (u64, u64)) -> Receipt {
         Receipt {
             durability: self.level,
-            ..Receipt::volatile(id, 0, false)
+            duplicate: count == 0,
+            ..Receipt::volatile(MessageId::new(first), 0, false)
         }
     }
 
-    /// Returns the bytes of each message.
-    pub(crate) fn encode_each(&self, chunk: &Chunk<T>) -> Result<Vec<Vec<u8>>, StoreError> {
-        let each = chunk.each();
+    /// Returns the bytes of each of the first messages.
+    pub(crate) fn encode_first(
+        &self,
+        chunk: &Chunk<T>,
+        count: u64,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        let each = chunk.each().take(count as usize);
         each.map(|(payload, meta)| self.encode(payload, meta))
             .collect()
     }

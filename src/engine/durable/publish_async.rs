@@ -4,15 +4,15 @@
 use std::task::{Context, Poll, ready};
 
 use crate::engine::journal::topic_log::TopicLog;
-use crate::engine::publish::admit::{Admitted, Patience, Refused, Wait};
+use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
 use crate::engine::publish::chunks::split;
 use crate::engine::publish::messages::Outbox;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::wakers::WaiterId;
 use crate::log::commit::Due;
+use crate::message::Receipt;
 use crate::message::batch::{BATCH, DeferredDrops};
 use crate::message::outgoing::Message;
-use crate::message::{BatchReceipt, MessageId, Receipt};
 use crate::sync::Arc;
 use crate::types::config::Overflow;
 use crate::types::error::PublishError;
@@ -30,12 +30,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         context: &mut Context<'_>,
     ) -> Poll<Result<Receipt, PublishError<T>>> {
         outbox.fill();
-        let mut receipt = BatchReceipt::default();
-        let next = self.poll_stored(stored, outbox, &mut receipt, is_first, id, context);
-        Poll::Ready(match (ready!(next), receipt.first) {
-            (Ok(()), Some(id)) => Ok(stored.receipt(id)),
-            (Ok(()), None) => unreachable!("the outbox had a message"),
-            (Err(refused), _) => {
+        let next = self.poll_stored(stored, outbox, is_first, id, context);
+        Poll::Ready(match ready!(next) {
+            Ok(granted) => Ok(stored.receipt(granted)),
+            Err(refused) => {
                 self.note_refused(&refused, 1);
                 let message = outbox.take_one().expect("a refused message is still there");
                 Err(refused.error(message.into_inner()))
@@ -43,37 +41,48 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         })
     }
 
-    /// Publishes the messages that go next. It is pending until they have reached the topic's level,
-    /// and under `Overflow::Block` until there is room.
+    /// Publishes the messages that go next. Returns the number of the first, and how many they are:
+    /// none if it is a duplicate of that one. It is pending until they have reached the topic's
+    /// level, and under `Overflow::Block` until there is room.
     pub(crate) fn poll_stored(
         self: &Arc<Self>,
         stored: &TopicLog<T>,
         outbox: &mut Outbox<T, impl Iterator<Item = Message<T>>>,
-        receipt: &mut BatchReceipt,
         is_first: bool,
         id: &mut WaiterId,
         context: &mut Context<'_>,
-    ) -> Poll<Result<(), Refused>> {
+    ) -> Poll<Result<(u64, u64), Refused>> {
         let not_stored = |error| Refused::NotStored(Box::new(error));
         let submitted = match outbox.submitted.take() {
             Some(submitted) => submitted,
             None => {
-                if let Some(message) = &outbox.alone {
-                    return Poll::Ready(Err(match message.is_stillborn() {
-                        true => Refused::ZeroTtl,
-                        false => not_stored(StoreError::Unsupported { what: "a delay" }),
-                    }));
+                if let Err(refused) = self.put_in_chunk(outbox) {
+                    return Poll::Ready(Err(refused));
                 }
-                let encoded = match stored.encode_each(&outbox.chunk) {
+                self.weigh_chunk(&mut outbox.chunk);
+                let wanted = outbox.chunk.len().min(BATCH) as u64;
+                let (wanted, _) = self.way_of(&outbox.chunk, wanted, None);
+                let encoded = match stored.encode_first(&outbox.chunk, wanted) {
                     Ok(encoded) => encoded,
                     Err(error) => return Poll::Ready(Err(not_stored(error))),
                 };
-                let wanted = outbox.chunk.len().min(BATCH) as u64;
-                let admitted = ready!(self.poll_admit_stored(wanted, is_first, id, context));
-                let admitted = match admitted {
-                    Ok(admitted) => admitted,
-                    Err(refused) => return Poll::Ready(Err(refused)),
+                let admitted = loop {
+                    let ask = outbox.chunk.ask(wanted);
+                    match ready!(self.poll_admit_stored(ask, is_first, id, context)) {
+                        Ok(admitted) => break admitted,
+                        Err(Refused::Claimed) => {
+                            if let Err(error) = ready!(stored.poll_claim(context)) {
+                                return Poll::Ready(Err(not_stored(error)));
+                            }
+                        }
+                        Err(refused) => return Poll::Ready(Err(refused)),
+                    }
                 };
+                if admitted.is_duplicate() {
+                    let drops = &mut DeferredDrops::new();
+                    let first = self.drop_duplicate(&mut outbox.chunk, &admitted, drops);
+                    return Poll::Ready(Ok(first));
+                }
                 let count = admitted.count as usize;
                 let taken = outbox.chunk.take_front(count, split);
                 match self.submit(stored, taken, &encoded[..count], &admitted, Due::Now) {
@@ -90,10 +99,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return Poll::Pending;
         };
         Poll::Ready(match self.conclude(&submitted, result) {
-            Ok(first) => {
-                stored.note_in(receipt, MessageId::new(first), submitted.job.count);
-                Ok(())
-            }
+            Ok(first) => Ok((first, submitted.job.count)),
             Err((error, taken)) => {
                 outbox.chunk.put_front(taken);
                 Err(not_stored(error))
@@ -101,18 +107,41 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         })
     }
 
+    /// Puts a message that goes alone into the chunk, if it goes next. Refuses what the topic can't
+    /// accept.
+    fn put_in_chunk(
+        &self,
+        outbox: &mut Outbox<T, impl Iterator<Item = Message<T>>>,
+    ) -> Result<(), Refused> {
+        if !outbox.chunk.is_empty() {
+            return Ok(());
+        }
+        if let Some(message) = &outbox.alone {
+            self.check(message)?;
+            if message.is_late() {
+                let delayed = StoreError::Unsupported { what: "a delay" };
+                return Err(Refused::NotStored(Box::new(delayed)));
+            }
+        }
+        if let Some(message) = outbox.alone.take() {
+            let (payload, meta) = message.into_parts();
+            outbox.chunk.push(payload, meta);
+        }
+        Ok(())
+    }
+
     /// Gets tickets. It is pending under `Overflow::Block` only.
     fn poll_admit_stored(
         self: &Arc<Self>,
-        wanted: u64,
+        ask: Ask<'_>,
         is_first: bool,
         id: &mut WaiterId,
         context: &Context<'_>,
     ) -> Poll<Result<Admitted, Refused>> {
         if !is_first || matches!(self.live.overflow.get(), Overflow::Block { .. }) {
-            return self.poll_admit(wanted, is_first, id, context);
+            return self.poll_admit(ask, is_first, id, context);
         }
         let patience = &mut Patience::of(Wait::Never);
-        Poll::Ready(self.admit(wanted, patience, &mut DeferredDrops::new(), None, None))
+        Poll::Ready(self.admit(ask, patience, &mut DeferredDrops::new(), None))
     }
 }

@@ -13,6 +13,7 @@ use crate::pure::log::message::{StoredMessage, StoredValue};
 use crate::pure::log::ranges::Done;
 use crate::pure::log::record::Record;
 use crate::pure::log::state::{LetterState, Piece, TopicState};
+use crate::pure::policy::dedup::{Dedup, DedupIds};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, unix_ms};
 use crate::types::durable::codec::{Codec, CodecError};
@@ -30,6 +31,9 @@ pub(crate) struct TopicLog<T> {
     pub(crate) level: Durability,
     /// The number of the first message that this process publishes.
     pub(crate) first_own: u64,
+    /// The time of day by which dedup ids are kept, at the zero of the broker's clock, in
+    /// nanoseconds since 1970.
+    pub(crate) began_ns: u64,
     /// The number of the next message. Written under the lock of the log's open group.
     next: AtomicU64,
     /// Messages before this one have reached the topic's level.
@@ -45,6 +49,7 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
         next_seq: u64,
         codec: SharedCodec<T>,
         level: Durability,
+        now_ns: u64,
     ) -> Self {
         Self {
             store,
@@ -52,6 +57,7 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
             codec,
             level,
             first_own: next_seq,
+            began_ns: in_ns(unix_ms()).saturating_sub(now_ns),
             next: AtomicU64::new(next_seq),
             visible: AtomicU64::new(next_seq),
             restored: Mutex::default(),
@@ -108,6 +114,7 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
         let mut message = StoredMessage::default();
         if let Some(meta) = meta {
             message.key = meta.key.as_deref();
+            message.dedup_id = meta.dedup_id.as_deref();
             message.ttl_ns = meta.ttl_ns;
             message.headers = meta
                 .headers
@@ -154,10 +161,27 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
             key: message.key.map(Box::from),
             headers: headers.collect(),
             ttl_ns: message.ttl_ns,
-            track: None,
+            dedup_id: message.dedup_id.map(Arc::from),
             is_logged: true,
+            ..Meta::default()
         };
         Ok((payload, Box::new(meta)))
+    }
+
+    /// Returns the dedup ids that the log knows, within these bounds.
+    pub(crate) fn dedup_ids(&self, dedup: Dedup) -> DedupIds<Arc<str>, u64> {
+        let mut ids = DedupIds::new(dedup);
+        self.look(|topic| {
+            for one in &topic.remembered {
+                ids.commit(Arc::from(&*one.dedup_id), one.seq, in_ns(one.time_ms));
+            }
+        });
+        ids
+    }
+
+    /// Has the log forget dedup ids that are out of these bounds.
+    pub(crate) fn remember(&self, dedup: Dedup) {
+        self.log().remember(self.topic, dedup.memory());
     }
 
     /// Returns a reader of the messages from this one on.
@@ -245,6 +269,10 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
                 .expect("it was added when the topic was opened"),
         )
     }
+}
+
+fn in_ns(time_ms: u64) -> u64 {
+    time_ms.saturating_mul(1_000_000)
 }
 
 /// The error of a codec that has panicked.

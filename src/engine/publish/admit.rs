@@ -1,8 +1,7 @@
 //! Admission of messages: the gate, the overflow policy, the push into the queue.
 
-use std::time::Duration;
-
 use crate::engine::base::gate::Gate;
+use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
 use crate::engine::runtime::context;
 use crate::engine::state::partition_queue::Tail;
 use crate::engine::state::topic::TopicCore;
@@ -16,128 +15,10 @@ use crate::pure::words::schedule::Then;
 use crate::pure::words::tickets::Refusal;
 use crate::sync::{Arc, Instant, MutexGuard, mutant};
 use crate::types::config::{NoSubscribers, Overflow};
-use crate::types::duration::zero_ttl;
 use crate::types::error::PublishError;
 
-/// How long a publisher waits for room in a topic that drops nothing.
-#[derive(Clone, Copy, Default)]
-pub(crate) enum Wait {
-    /// As long as the topic's overflow policy says.
-    #[default]
-    ByPolicy,
-    Never,
-    For(Duration),
-}
-
-/// The patience of a publisher, and whether observers have been told that it waits.
-#[derive(Default)]
-pub(crate) struct Patience {
-    wait: Wait,
-    /// The time at which a wait must end. The first wait sets it.
-    until: Option<Instant>,
-    /// Whether observers know that the publisher waits.
-    told: bool,
-    /// Whether the publisher holds a lock, under which no user code may run.
-    is_locked: bool,
-}
-
-impl Patience {
-    /// The patience of a publisher that waits this long.
-    pub(crate) fn of(wait: Wait) -> Self {
-        Self {
-            wait,
-            ..Self::default()
-        }
-    }
-
-    /// The patience of a worker that publishes the content of a buffer under the buffer's lock.
-    /// `told` says whether observers know already that the buffer waits.
-    pub(crate) fn locked(told: bool) -> Self {
-        Self {
-            told,
-            is_locked: true,
-            ..Self::default()
-        }
-    }
-
-    /// When the wait for room must end, if the publisher waits under this policy, which drops
-    /// nothing.
-    fn until(&mut self, overflow: Overflow) -> Option<Option<Instant>> {
-        let timeout = match (self.wait, overflow) {
-            (Wait::For(timeout), _) | (Wait::ByPolicy, Overflow::Block { timeout }) => timeout,
-            _ => return None,
-        };
-        if self.until.is_none() {
-            self.until = Instant::now().checked_add(timeout);
-        }
-        Some(self.until)
-    }
-}
-
-/// The result of an admission.
-pub(crate) struct Admitted {
-    pub(crate) first_id: u64,
-    pub(crate) count: u64,
-    pub(crate) evicted: u32,
-    /// Whether the messages are to be dropped: the topic was full and its policy drops the
-    /// newest.
-    pub(crate) dropped: bool,
-}
-
-impl Admitted {
-    /// An admission to a queue that had room, from the first id and the number of messages.
-    pub(crate) fn plainly((first_id, count): (u64, u64)) -> Self {
-        Self {
-            first_id,
-            count,
-            evicted: 0,
-            dropped: false,
-        }
-    }
-
-    pub(crate) fn last_id(&self) -> u64 {
-        self.first_id + self.count - 1
-    }
-
-    /// Returns the receipt for the first of these messages.
-    pub(crate) fn receipt(&self) -> Receipt {
-        Receipt::volatile(MessageId::new(self.first_id), self.evicted, self.dropped)
-    }
-}
-
-/// Why nothing was admitted.
-#[derive(Clone)]
-pub(crate) enum Refused {
-    Full,
-    TimedOut,
-    Closed,
-    NoSubscribers,
-    /// The message asks for a time to live of zero.
-    ZeroTtl,
-    /// The log did not take it.
-    #[cfg(feature = "log")]
-    NotStored(Box<crate::types::error::store::StoreError>),
-}
-
-impl Refused {
-    pub(crate) fn error<P>(self, payload: P) -> PublishError<P> {
-        match self {
-            Self::Full => PublishError::Full(payload),
-            Self::TimedOut => PublishError::TimedOut(payload),
-            Self::Closed => PublishError::Closed(payload),
-            Self::NoSubscribers => PublishError::NoSubscribers(payload),
-            Self::ZeroTtl => PublishError::Invalid {
-                payload,
-                invalid: Box::new(zero_ttl()),
-            },
-            #[cfg(feature = "log")]
-            Self::NotStored(error) => PublishError::NotStored { payload, error },
-        }
-    }
-}
-
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Accepts one message or hands the payload back.
+    /// Accepts one message without a dedup id or hands the payload back.
     #[inline(always)]
     pub(crate) fn publish(
         self: &Arc<Self>,
@@ -158,18 +39,23 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let message = Accepted { stamp, payload };
             self.plain.write(&mut tail, message, meta);
             self.notify_after(tail, id.get(), own_expires_ns);
-            return Ok(admitted.receipt());
+            return Ok(Receipt {
+                duplicate: false,
+                ..admitted.receipt()
+            });
+        }
+        if self.weights.is_some() {
+            return self.publish_weighed(payload, meta, wait);
         }
         let published = self.publish_to(None, payload, meta, wait);
         published.map_err(|(refused, payload, _)| refused.error(payload))
     }
 
     /// Returns the time and the queue's lock, if a message may get its ticket and be written in
-    /// one step. That is so unless the topic is split, is observed, or rejects for want of
-    /// subscribers.
+    /// one step.
     #[inline(always)]
     pub(crate) fn short_way(&self) -> Option<(u64, MutexGuard<'_, Tail<T>>)> {
-        if self.split.is_some() || self.bus().observed() || self.takes_detour() {
+        if !self.is_plain && self.takes_detour() || self.bus().observed() {
             return None;
         }
         Some((self.engine.clock.now_ns(), self.plain.tail()))
@@ -223,18 +109,21 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         route: Option<u64>,
         meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
-        let admitted = self.admit(1, &mut Patience::of(wait), drops, route, meta);
-        admitted.inspect_err(|_| self.books.rejected.add(1))
+        let ask = Ask::one(meta);
+        let admitted = self.admit(ask, &mut Patience::of(wait), drops, route);
+        admitted.inspect_err(|refused| self.note_refused(refused, 1))
     }
 
     /// Counts `count` messages as rejected, unless they made no sense.
     pub(crate) fn note_refused(&self, refused: &Refused, count: u64) {
         match refused {
-            Refused::ZeroTtl => {}
+            Refused::ZeroTtl | Refused::NoDedup | Refused::TooHeavy | Refused::Claimed => {}
             // Those that had tickets are counted as dropped.
             #[cfg(feature = "log")]
             Refused::NotStored(_) => {}
-            _ => self.books.rejected.add(count),
+            Refused::Full | Refused::TimedOut | Refused::Closed | Refused::NoSubscribers => {
+                self.books.rejected.add(count);
+            }
         }
     }
 
@@ -249,7 +138,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Enqueues an admitted entry, or drops it if its admission says so.
+    /// Enqueues an admitted entry, or drops it if its admission says so. A duplicate makes an entry
+    /// of its own.
     #[inline(always)]
     pub(crate) fn admitted(
         self: &Arc<Self>,
@@ -258,8 +148,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         drops: &mut DeferredDrops<T>,
         route: Option<u64>,
     ) {
-        if admitted.dropped {
-            self.drop_messages(entry.ids(), DropCause::Overflow);
+        if admitted.dropped || admitted.is_duplicate() {
+            match admitted.is_duplicate() {
+                true => self.note_duplicate(entry.first().id),
+                false => self.drop_messages(entry.ids(), DropCause::Overflow),
+            }
             return drops.add_entry(entry);
         }
         if self.bus().observed() {
@@ -291,31 +184,36 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.tell_each(ids, Status::Queued, at_ns, kind);
     }
 
-    /// Gets tickets for at least one and at most `wanted` messages. If there is no room, the
-    /// topic's overflow policy decides; the messages that it evicts go to `drops`. `route`, or
-    /// else `meta`, names the partition.
+    /// Gets tickets for at least one and at most as many messages as are wanted. If there is no
+    /// room, the topic's overflow policy decides; the messages that it evicts go to `drops`.
+    /// `route`, or else the parts of the message, names the partition.
     #[inline(always)]
     pub(crate) fn admit(
         self: &Arc<Self>,
-        wanted: u64,
+        ask: Ask<'_>,
         patience: &mut Patience,
         drops: &mut DeferredDrops<T>,
         route: Option<u64>,
-        meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
         if self.lacks_subscribers() {
-            return Err(Refused::NoSubscribers);
+            // A duplicate needs none.
+            let known = self.by_terms(ask, |_| Err(Refusal::Full));
+            let known = known.map_err(|refused| match refused {
+                Refused::Claimed => refused,
+                _ => Refused::NoSubscribers,
+            });
+            return known.map(Admitted::plainly);
         }
-        match self.admit_outside(wanted) {
+        match self.admit_outside(ask) {
             Ok(granted) => Ok(Admitted::plainly(granted)),
-            Err(refusal) => self.admit_by_policy(wanted, refusal, patience, drops, route, meta),
+            Err(refusal) => self.admit_by_policy(ask, refusal, patience, drops, route),
         }
     }
 
     /// Returns whether a publisher has to look at more than the gate and the queue.
-    #[inline(always)]
     fn takes_detour(&self) -> bool {
-        self.settings.has_detour && (self.is_stored() || self.lacks_subscribers())
+        let is_other = self.split.is_some() || self.weights.is_some() || self.is_stored();
+        is_other || self.lacks_subscribers()
     }
 
     #[inline(always)]
@@ -341,19 +239,28 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Gets tickets within the capacity, unless the topic is closed to publishers outside of
     /// handlers.
-    pub(crate) fn admit_outside(&self, wanted: u64) -> Result<(u64, u64), Refusal> {
-        self.at_gate(|gate| gate.admit(wanted, self.live.capacity.get()))
+    #[inline(always)]
+    pub(crate) fn admit_outside(self: &Arc<Self>, ask: Ask<'_>) -> Result<(u64, u64), Refused> {
+        self.by_terms(ask, |wanted| {
+            self.at_gate(|gate| gate.admit(wanted, self.live.capacity.get()))
+        })
     }
 
     /// Gets tickets as [`admit_outside`](Self::admit_outside) does. A handler still gets them
     /// while the topic is closed to others only.
-    pub(crate) fn admit_caller(&self, wanted: u64, capacity: u64) -> Result<(u64, u64), Refusal> {
-        match self.at_gate(|gate| gate.admit(wanted, capacity)) {
-            Err(Refusal::Closed) if context::is_handling(&self.engine) => {
-                self.at_gate(|gate| gate.admit_handler(wanted, capacity))
+    pub(crate) fn admit_caller(
+        self: &Arc<Self>,
+        ask: Ask<'_>,
+        capacity: u64,
+    ) -> Result<(u64, u64), Refused> {
+        self.by_terms(ask, |wanted| {
+            match self.at_gate(|gate| gate.admit(wanted, capacity)) {
+                Err(Refusal::Closed) if context::is_handling(&self.engine) => {
+                    self.at_gate(|gate| gate.admit_handler(wanted, capacity))
+                }
+                admitted => admitted,
             }
-            admitted => admitted,
-        }
+        })
     }
 
     fn has_subscribers(&self) -> bool {
@@ -365,54 +272,52 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     #[cold]
     fn admit_by_policy(
         self: &Arc<Self>,
-        wanted: u64,
-        refusal: Refusal,
+        ask: Ask<'_>,
+        refusal: Refused,
         patience: &mut Patience,
         drops: &mut DeferredDrops<T>,
         route: Option<u64>,
-        meta: Option<&Meta>,
     ) -> Result<Admitted, Refused> {
         let mut refusal = refusal;
-        let may_have_room = match refusal {
-            Refusal::Closed => true,
-            Refusal::Full if patience.is_locked => {
+        let may_have_room = match &refusal {
+            Refused::Full if patience.is_locked => {
                 // Ending an expired message drops its payload, which is user code. The
                 // dispatcher does that.
                 self.schedule();
                 false
             }
-            Refusal::Full => self.make_room_of_expired(),
+            Refused::Full => self.make_room_of_expired(),
+            _ => matches!(refusal, Refused::Closed),
         };
         if may_have_room {
-            match self.admit_caller(wanted, self.live.capacity.get()) {
+            match self.admit_caller(ask, self.live.capacity.get()) {
                 Ok(granted) => return Ok(Admitted::plainly(granted)),
                 Err(still) => refusal = still,
             }
         }
-        if refusal == Refusal::Full && !std::mem::replace(&mut patience.told, true) {
+        if matches!(refusal, Refused::Full) && !std::mem::replace(&mut patience.told, true) {
             self.tell(EventKind::Backpressure {
                 depth: self.waiting(),
                 overflow: self.live.overflow.get(),
             });
         }
         let admitted = match (refusal, self.live.overflow.get()) {
-            (Refusal::Closed, _) => Err(Refused::Closed),
-            (Refusal::Full, overflow @ (Overflow::Reject | Overflow::Block { .. })) => {
+            (Refused::Full, overflow @ (Overflow::Reject | Overflow::Block { .. })) => {
                 match patience.until(overflow) {
-                    Some(until) => self.admit_after_wait(wanted, until),
+                    Some(until) => self.admit_after_wait(ask, until),
                     None => Err(Refused::Full),
                 }
             }
-            (Refusal::Full, Overflow::DropOldest) => {
-                self.admit_by_eviction(wanted, drops, route, meta)
-            }
-            (Refusal::Full, Overflow::DropNewest) => {
-                let forced = self.admit_caller(wanted, u64::MAX);
-                forced.map_err(refused).map(|granted| Admitted {
+            (Refused::Full, Overflow::DropOldest) => self.admit_by_eviction(ask, drops, route),
+            (Refused::Full, Overflow::DropNewest) => {
+                // Its id is not remembered, so that it may be published again.
+                let forced = self.admit_caller(Ask::any(ask.wanted), u64::MAX);
+                forced.map(|granted| Admitted {
                     dropped: true,
                     ..Admitted::plainly(granted)
                 })
             }
+            (refusal, _) => Err(refusal),
         };
         patience.told &= admitted.is_err();
         if let Err(Refused::Closed) = admitted {
@@ -428,7 +333,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     fn admit_after_wait(
         self: &Arc<Self>,
-        wanted: u64,
+        ask: Ask<'_>,
         until: Option<Instant>,
     ) -> Result<Admitted, Refused> {
         if context::is_inside(&self.engine) {
@@ -436,19 +341,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         // The queued messages must be on their way before this publisher waits for their room.
         self.schedule();
-        let attempt = || match self.admit_outside(wanted) {
-            Err(Refusal::Full) => None,
+        let attempt = || match self.admit_outside(ask) {
+            Err(Refused::Full) => None,
             admitted => Some(admitted),
         };
         let admitted = self.waiters.wait_for(until, attempt, || self.room());
-        let granted = admitted.ok_or(Refused::TimedOut)?.map_err(refused)?;
+        let granted = admitted.ok_or(Refused::TimedOut)??;
         Ok(Admitted::plainly(granted))
-    }
-}
-
-pub(crate) fn refused(refusal: Refusal) -> Refused {
-    match refusal {
-        Refusal::Full => Refused::Full,
-        Refusal::Closed => Refused::Closed,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll, ready};
 
-use crate::engine::publish::admit::{Admitted, Patience, Refused, Wait, refused};
+use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
 use crate::engine::publish::chunks::{note_in, split};
 use crate::engine::publish::messages::Outbox;
 use crate::engine::runtime::context;
@@ -12,18 +12,17 @@ use crate::message::batch::{BATCH, DeferredDrops};
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, Receipt};
 use crate::observe::event::EventKind;
-use crate::pure::words::tickets::Refusal;
 use crate::sync::Arc;
 use crate::types::config::Overflow;
 use crate::types::error::PublishError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
-    /// Gets tickets for at least one and at most `wanted` messages under `Overflow::Block`, or
-    /// has this future woken when there may be room. `is_first` says that the future has not
-    /// waited yet.
+    /// Gets tickets for at least one and at most as many messages as are wanted, under
+    /// `Overflow::Block`. Or it has this future woken when there may be room. `is_first` says that the
+    /// future has not waited yet.
     pub(crate) fn poll_admit(
         self: &Arc<Self>,
-        wanted: u64,
+        ask: Ask<'_>,
         is_first: bool,
         id: &mut WaiterId,
         cx: &Context<'_>,
@@ -31,8 +30,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if is_first && self.lacks_subscribers() {
             return Poll::Ready(Err(Refused::NoSubscribers));
         }
-        let attempt = || match self.admit_caller(wanted, self.live.capacity.get()) {
-            Err(Refusal::Full) => None,
+        let attempt = || match self.admit_caller(ask, self.live.capacity.get()) {
+            Err(Refused::Full) => None,
             admitted => Some(admitted),
         };
         let made_room = || self.make_room_of_expired().then(attempt).flatten();
@@ -58,7 +57,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if admitted.is_err() {
             context::note_refusal(&self.engine);
         }
-        Poll::Ready(admitted.map(Admitted::plainly).map_err(refused))
+        Poll::Ready(admitted.map(Admitted::plainly))
     }
 
     /// Accepts one message or hands the payload back. Under `Overflow::Block` it is pending
@@ -80,17 +79,22 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 Overflow::Reject => is_patient,
                 Overflow::DropOldest | Overflow::DropNewest => false,
             };
-        if !waits || outgoing.as_ref().is_some_and(Message::is_stillborn) {
+        let makes_no_sense = |message| self.check(message).is_err();
+        if !waits || outgoing.as_ref().is_some_and(makes_no_sense) {
             return Poll::Ready(self.publish_message(take(outgoing), Wait::ByPolicy));
         }
-        let admitted = ready!(self.poll_admit(1, is_first, id, context));
+        outgoing
+            .iter_mut()
+            .for_each(|message| self.weigh_message(message));
+        let ask = Ask::one(outgoing.as_ref().and_then(Message::meta));
+        let admitted = ready!(self.poll_admit(ask, is_first, id, context));
         let message = take(outgoing);
         Poll::Ready(match admitted {
             Err(refused) => {
                 self.note_refused(&refused, 1);
                 Err(refused.error(message.into_inner()))
             }
-            Ok(admitted) => Ok(self.take_in(message, &admitted)),
+            Ok(admitted) => Ok(self.take_in_now(message, &admitted)),
         })
     }
 
@@ -106,17 +110,28 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Poll<Result<(), Refused>> {
         #[cfg(feature = "log")]
         if let Some(stored) = self.stored() {
-            return self.poll_stored(stored, outbox, receipt, is_first, id, context);
+            let granted = ready!(self.poll_stored(stored, outbox, is_first, id, context));
+            return Poll::Ready(granted.map(|granted| stored.note_in(receipt, granted)));
         }
         let mut drops = DeferredDrops::new();
         let waits = !is_first || matches!(self.live.overflow.get(), Overflow::Block { .. });
-        if !waits || outbox.alone.as_ref().is_some_and(Message::is_stillborn) {
+        let makes_no_sense = |message| self.check(message).is_err();
+        if !waits || outbox.alone.as_ref().is_some_and(makes_no_sense) {
             let patience = &mut Patience::default();
             return Poll::Ready(self.publish_next(outbox, receipt, patience, &mut drops));
         }
         let wanted = outbox.chunk.len().min(BATCH) as u64;
+        self.weigh_chunk(&mut outbox.chunk);
         let (wanted, route) = self.way_of(&outbox.chunk, wanted, None);
-        let admitted = match ready!(self.poll_admit(wanted.max(1), is_first, id, context)) {
+        outbox
+            .alone
+            .iter_mut()
+            .for_each(|message| self.weigh_message(message));
+        let ask = match wanted {
+            0 => Ask::one(outbox.alone.as_ref().and_then(Message::meta)),
+            _ => outbox.chunk.ask(wanted),
+        };
+        let admitted = match ready!(self.poll_admit(ask, is_first, id, context)) {
             Ok(admitted) => admitted,
             Err(refused) => return Poll::Ready(Err(refused)),
         };
@@ -125,20 +140,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.take_in_chunk(taken, &admitted, &mut drops, route);
             note_in(receipt, &admitted);
         } else if let Some(message) = outbox.alone.take() {
-            receipt.add(self.take_in(message, &admitted));
+            receipt.add(self.take_in_now(message, &admitted));
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Enqueues an admitted message, or puts it onto the timer wheel.
-    fn take_in(self: &Arc<Self>, message: Message<T>, admitted: &Admitted) -> Receipt {
-        let drops = &mut DeferredDrops::new();
-        if message.is_late() {
-            let route = self.route_of(message.meta());
-            return self.delay(message, admitted, route, drops);
-        }
-        let (payload, meta) = message.into_parts();
-        self.take_in_one(payload, meta, admitted, drops, None);
-        admitted.receipt()
+    fn take_in_now(self: &Arc<Self>, message: Message<T>, admitted: &Admitted) -> Receipt {
+        let route = match message.is_late() {
+            true => self.route_of(message.meta()),
+            false => None,
+        };
+        self.take_in(message, admitted, route, &mut DeferredDrops::new())
     }
 }

@@ -15,7 +15,7 @@
 //! its messages.
 
 use crate::engine::base::contain::discard;
-use crate::engine::publish::admit::{Patience, Refused, Wait};
+use crate::engine::publish::ask::{Patience, Refused, Wait};
 use crate::engine::runtime::linger::Linger;
 use crate::engine::runtime::pool::{Task, Worker};
 use crate::engine::state::topic::TopicCore;
@@ -89,6 +89,11 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         payload: T,
         meta: Option<Box<Meta>>,
     ) -> Result<(), (Refused, T, Option<Box<Meta>>)> {
+        let meta = match self.topic.weights.is_some() {
+            // Before the lock, because this is the user's code.
+            true => self.topic.weigh(&payload, meta),
+            false => meta,
+        };
         let mut held = self.held.lock();
         if held.chunk.len() >= self.size {
             drop(held);
@@ -124,10 +129,15 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         Ok(())
     }
 
+    /// Refuses a message that its topic can't accept at any time.
+    pub(crate) fn check(&self, message: &Message<T>) -> Result<(), Refused> {
+        self.topic.check(message)
+    }
+
     /// Accepts a message that is due later, past the buffer, or hands it back.
     pub(crate) fn publish_late(&self, message: Message<T>) -> Result<(), (Refused, Message<T>)> {
         let (patience, drops) = (&mut Patience::default(), &mut DeferredDrops::new());
-        let accepted = self.topic.accept_late(message, patience, drops);
+        let accepted = self.topic.accept_alone(message, patience, drops);
         let receipt = accepted.inspect_err(|(refused, _)| self.topic.note_refused(refused, 1))?;
         self.held.lock().receipt.add(receipt);
         Ok(())

@@ -4,7 +4,7 @@
 
 use std::iter::Fuse;
 
-use crate::engine::publish::admit::{Admitted, Patience, Refused};
+use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused};
 use crate::engine::state::topic::TopicCore;
 use crate::message::batch::{BATCH, DeferredDrops, QueueEntry, Stamp};
 use crate::message::chunk::Chunk;
@@ -52,7 +52,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> PublishBatchError<M> {
         self.note_refused(&refused, rest.len() as u64);
         PublishBatchError {
-            accepted: receipt.accepted,
+            accepted: receipt.accepted + receipt.duplicates,
             error: refused.error(rest),
         }
     }
@@ -70,26 +70,46 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         drops: &mut DeferredDrops<T>,
     ) -> Result<(), Refused> {
         let wanted = chunk.len().min(BATCH) as u64;
-        if let Some((accepted_ns, mut tail)) = self.short_way()
+        if (chunk.meta.is_empty() || self.dedup.is_none())
+            && let Some((accepted_ns, mut tail)) = self.short_way()
             && let Ok(granted) = self.gate.admit_alone(wanted, self.live.capacity.get())
         {
-            let admitted = Admitted::plainly(granted);
-            let taken = chunk.take_front(admitted.count as usize, take);
-            let id = MessageId::new(admitted.first_id);
+            let (first, count) = granted;
+            let taken = chunk.take_front(count as usize, take);
+            let id = MessageId::new(first);
             let stamp = Stamp { id, accepted_ns };
             let own_expires_ns = taken.own_expires_ns(stamp);
             self.plain.write_chunk(&mut tail, taken, stamp);
-            self.notify_after(tail, admitted.last_id(), own_expires_ns);
-            note_in(receipt, &admitted);
+            self.notify_after(tail, first + count - 1, own_expires_ns);
+            note_granted(receipt, granted);
             return Ok(());
+        }
+        self.publish_chunk_the_long_way(route, chunk, take, receipt, patience, drops)
+    }
+
+    /// Accepts payloads where there is no short way. It is a function of its own, so that the short
+    /// way needs no room on the stack for it.
+    #[inline(never)]
+    fn publish_chunk_the_long_way(
+        self: &Arc<Self>,
+        route: Option<u64>,
+        chunk: &mut Chunk<T>,
+        take: impl FnOnce(&mut Vec<T>, usize) -> Vec<T>,
+        receipt: &mut BatchReceipt,
+        patience: &mut Patience,
+        drops: &mut DeferredDrops<T>,
+    ) -> Result<(), Refused> {
+        let wanted = chunk.len().min(BATCH) as u64;
+        if self.weights.is_some() {
+            self.weigh_chunk(chunk);
         }
         #[cfg(feature = "log")]
         if let Some(stored) = self.stored() {
             return self.publish_stored(stored, chunk, receipt, patience);
         }
         let (wanted, route) = self.way_of(chunk, wanted, route);
-        let admitted = self.admit(wanted, patience, drops, route, None)?;
-        let taken = chunk.take_front(admitted.count as usize, take);
+        let admitted = self.admit(chunk.ask(wanted), patience, drops, route)?;
+        let taken = chunk.take_front(admitted.count.max(1) as usize, take);
         self.take_in_chunk(taken, &admitted, drops, route);
         note_in(receipt, &admitted);
         Ok(())
@@ -112,31 +132,63 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Returns how many payloads of a chunk may go together, no more than `wanted`, and their
-    /// route. The key of a payload goes before the `route` of its publisher.
+    /// route. The key of a payload goes before the `route` of its publisher. A payload with a dedup
+    /// id goes alone.
     pub(crate) fn way_of(
         &self,
         chunk: &Chunk<T>,
         wanted: u64,
         route: Option<u64>,
     ) -> (u64, Option<u64>) {
-        let Some(split) = self.split.as_ref().filter(|_| !chunk.meta.is_empty()) else {
+        if chunk.meta.is_empty() {
+            return (wanted, route);
+        }
+        let wanted = match &self.dedup {
+            Some(_) => wanted.min(chunk.before(|meta| meta.dedup_id.is_some()).max(1) as u64),
+            None => wanted,
+        };
+        let Some(split) = &self.split else {
             return (wanted, route);
         };
-        match chunk.unkeyed() as u64 {
+        match chunk.before(|meta| meta.key.is_some()) as u64 {
             0 => (1, split.route(chunk.first_meta(), 1, 0)),
             unkeyed => (wanted.min(unkeyed), route),
         }
     }
 }
 
+impl<T> Chunk<T> {
+    /// Asks for so many of these messages, which go together.
+    #[inline(always)]
+    pub(crate) fn ask(&self, wanted: u64) -> Ask<'_> {
+        match self.first_meta() {
+            Some(meta) if meta.dedup_id.is_some() => Ask::one(Some(meta)),
+            _ => Ask {
+                together: &self.meta,
+                ..Ask::any(wanted)
+            },
+        }
+    }
+}
+
 pub(crate) fn note_in(receipt: &mut BatchReceipt, admitted: &Admitted) {
-    let count = admitted.count as usize;
-    receipt.accepted += count;
     receipt.evicted += admitted.evicted as usize;
+    if admitted.is_duplicate() {
+        receipt.duplicates += 1;
+        return;
+    }
+    let count = admitted.count as usize;
     receipt.dropped += if admitted.dropped { count } else { 0 };
-    let first = MessageId::new(admitted.first_id);
+    note_granted(receipt, (admitted.first_id, admitted.count));
+}
+
+/// Notes so many messages, from this id on.
+#[inline(always)]
+fn note_granted(receipt: &mut BatchReceipt, (first, count): (u64, u64)) {
+    receipt.accepted += count as usize;
+    let first = MessageId::new(first);
     receipt.first = receipt.first.or(Some(first));
-    receipt.last = Some(first.after(admitted.count - 1));
+    receipt.last = Some(first.after(count - 1));
 }
 
 /// Takes the first payloads in the vector they are in; the others move.

@@ -3,7 +3,7 @@
 
 use crate::engine::base::contain::discard;
 use crate::engine::parts::delayed::Delayed;
-use crate::engine::publish::admit::Admitted;
+use crate::engine::publish::ask::Admitted;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::fire::Tag;
 use crate::message::batch::{DeferredDrops, QueueEntry};
@@ -36,7 +36,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Receipt {
         let delay = message.delay();
         let (payload, meta) = message.into_parts();
-        if admitted.dropped {
+        if admitted.dropped || admitted.is_duplicate() {
             self.take_in_one(payload, meta, admitted, drops, route);
             return admitted.receipt();
         }
@@ -97,6 +97,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let cancelled = self.delayed().lock().take_back(id, cancel);
         let Delayed { message, meta, .. } = *cancelled.ok_or(NotDelayedError)?;
         self.books.delayed.sub(1);
+        self.forget_dedup_id(id, meta.as_deref());
+        self.unload_delayed(meta.as_deref());
         self.drop_messages(std::iter::once(id), DropCause::Cancelled);
         end_tracked(meta.as_deref());
         Ok(Message::from_parts((message.payload, meta)))
@@ -108,6 +110,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         for entry in delayed {
             self.engine.timer.cancel_parked(entry.timer);
             self.books.delayed.sub(1);
+            self.unload_delayed(entry.meta.as_deref());
             self.drop_messages(std::iter::once(entry.message.stamp.id), DropCause::Shutdown);
             end_tracked(entry.meta.as_deref());
             discard(entry);

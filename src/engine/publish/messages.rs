@@ -1,13 +1,13 @@
 //! Messages with keys, headers and delays, published many at once.
 //!
-//! Messages that are due now go in chunks, as plain payloads do. A delayed message goes alone,
-//! between the chunks, so that ids keep the order of the batch.
+//! Messages that are due now go in chunks, as plain payloads do. A message that is delayed or has a
+//! dedup id goes alone, between the chunks, so that ids keep the order of the batch.
 
 use std::iter::Fuse;
 
 #[cfg(all(feature = "log", feature = "async"))]
 use crate::engine::journal::submitted::Submitted;
-use crate::engine::publish::admit::{Admitted, Patience, Refused, Wait};
+use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
 use crate::engine::publish::chunks::split;
 use crate::engine::state::topic::TopicCore;
 use crate::message::batch::{BATCH, DeferredDrops, QueueEntry};
@@ -49,7 +49,7 @@ impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
             while self.chunk.len() < BATCH
                 && let Some(message) = self.others.next()
             {
-                if message.is_late() || message.is_stillborn() {
+                if message.goes_alone() {
                     self.alone = Some(message);
                     break;
                 }
@@ -71,7 +71,8 @@ impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
     /// Returns all that were not accepted, in order.
     pub(crate) fn into_inner(self) -> Vec<Message<T>> {
         let chunk = self.chunk.into_messages();
-        chunk.chain(self.alone).chain(self.others).collect()
+        let alone = self.alone.map(Message::unweighed);
+        chunk.chain(alone).chain(self.others).collect()
     }
 }
 
@@ -81,7 +82,7 @@ impl<T> Outbox<T, std::iter::Empty<Message<T>>> {
     pub(crate) fn of(message: Option<Message<T>>) -> Self {
         let mut outbox = Self::new(std::iter::empty());
         match message {
-            Some(message) if !message.is_late() && !message.is_stillborn() => {
+            Some(message) if !message.goes_alone() => {
                 let (payload, meta) = message.into_parts();
                 outbox.chunk.push(payload, meta);
             }
@@ -125,7 +126,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let Some(message) = outbox.alone.take() else {
             return Ok(());
         };
-        match self.accept_late(message, patience, drops) {
+        match self.accept_alone(message, patience, drops) {
             Ok(accepted) => {
                 receipt.add(accepted);
                 Ok(())
@@ -137,26 +138,49 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Accepts one message that is due later, or hands it back and counts nothing.
-    pub(crate) fn accept_late(
+    /// Accepts one message, now or later, or hands it back and counts nothing.
+    pub(crate) fn accept_alone(
         self: &Arc<Self>,
-        message: Message<T>,
+        mut message: Message<T>,
         patience: &mut Patience,
         drops: &mut DeferredDrops<T>,
     ) -> Result<Receipt, (Refused, Message<T>)> {
-        if message.is_stillborn() {
-            return Err((Refused::ZeroTtl, message));
+        if let Err(refused) = self.check(&message) {
+            return Err((refused, message));
         }
         #[cfg(feature = "log")]
-        if self.is_stored() {
-            let error = StoreError::Unsupported { what: "a delay" };
-            return Err((Refused::NotStored(Box::new(error)), message));
+        if let Some(stored) = self.stored() {
+            if message.is_late() {
+                let error = StoreError::Unsupported { what: "a delay" };
+                return Err((Refused::NotStored(Box::new(error)), message));
+            }
+            return self.publish_once_stored(stored, message, patience);
         }
-        let route = self.route_of(message.meta());
-        match self.admit(1, patience, drops, route, None) {
-            Ok(admitted) => Ok(self.delay(message, &admitted, route, drops)),
-            Err(refused) => Err((refused, message)),
+        let route = match message.is_late() {
+            true => self.route_of(message.meta()),
+            false => None,
+        };
+        self.weigh_message(&mut message);
+        match self.admit(Ask::one(message.meta()), patience, drops, route) {
+            Ok(admitted) => Ok(self.take_in(message, &admitted, route, drops)),
+            Err(refused) => Err((refused, message.unweighed())),
         }
+    }
+
+    /// Enqueues an admitted message, or puts it onto the timer wheel.
+    pub(crate) fn take_in(
+        self: &Arc<Self>,
+        message: Message<T>,
+        admitted: &Admitted,
+        route: Option<u64>,
+        drops: &mut DeferredDrops<T>,
+    ) -> Receipt {
+        if message.is_late() {
+            return self.delay(message, admitted, route, drops);
+        }
+        let (payload, meta) = message.into_parts();
+        self.take_in_one(payload, meta, admitted, drops, route);
+        admitted.receipt()
     }
 
     /// Enqueues an admitted message, or drops it if its admission says so.
@@ -180,12 +204,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         message: Message<T>,
         wait: Wait,
     ) -> Result<Receipt, PublishError<T>> {
-        if !message.is_late() && !message.is_stillborn() {
+        if !message.goes_alone() {
             let (payload, meta) = message.into_parts();
             return self.publish(payload, meta, wait);
         }
         let (patience, drops) = (&mut Patience::of(wait), &mut DeferredDrops::new());
-        let accepted = self.accept_late(message, patience, drops);
+        let accepted = self.accept_alone(message, patience, drops);
         accepted.map_err(|(refused, message)| {
             self.note_refused(&refused, 1);
             refused.error(message.into_inner())

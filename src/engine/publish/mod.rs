@@ -3,8 +3,10 @@
 pub(crate) mod admit;
 #[cfg(feature = "async")]
 pub(crate) mod admit_async;
+pub(crate) mod ask;
 pub(crate) mod buffer;
 pub(crate) mod chunks;
 pub(crate) mod delayed;
 pub(crate) mod evict;
 pub(crate) mod messages;
+pub(crate) mod terms;

@@ -89,7 +89,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             name: self.name.to_string(),
             strategy: self.strategy.load().name.to_string(),
             rejected: self.books.rejected.get(),
+            duplicates: self.books.duplicates.get(),
             queued,
+            weight: self
+                .weights
+                .as_ref()
+                .map_or(0, |weights| weights.load().held()),
             delayed,
             dropped,
             unrouted,

@@ -43,7 +43,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
     }
 
     fn live(&self) -> LiveSettings {
-        self.live.now()
+        self.live_now()
     }
 
     fn has_lanes(&self) -> bool {

@@ -9,6 +9,7 @@ use crate::message::MessageId;
 use crate::message::meta::Meta;
 use crate::observe::event::EventKind;
 use crate::observe::metrics::TopicMetrics;
+use crate::pure::policy::dedup::Dedup;
 use crate::pure::words::Packed;
 use crate::pure::words::ending::Refuse;
 use crate::pure::words::handles::Handles;
@@ -42,8 +43,13 @@ pub(crate) struct TopicSettings {
     pub(crate) letters: usize,
     pub(crate) letter_overflow: DeadLetterOverflow,
     pub(crate) partitions: Option<Partitions>,
-    /// Whether a publisher has to look at more than the gate and the queue.
-    pub(crate) has_detour: bool,
+}
+
+impl TopicSettings {
+    /// Returns whether a publisher has to look at nothing but the gate and the queue.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.partitions.is_none() && self.no_subscribers != NoSubscribers::Reject
+    }
 }
 
 /// A time to live in nanoseconds, if there is one.
@@ -56,6 +62,8 @@ pub(crate) struct LiveSettings {
     pub(crate) overflow: Overflow,
     pub(crate) ttl: Ttl,
     pub(crate) lane_capacity: u32,
+    pub(crate) dedup: Option<Dedup>,
+    pub(crate) weight_limit: Option<u64>,
 }
 
 /// Settings of a topic that may change while traffic runs.
@@ -77,12 +85,15 @@ impl Live {
         }
     }
 
-    pub(crate) fn now(&self) -> LiveSettings {
+    /// Returns the settings now, with those that the topic has elsewhere.
+    pub(crate) fn now(&self, dedup: Option<Dedup>, weight_limit: Option<u64>) -> LiveSettings {
         LiveSettings {
             capacity: self.capacity.get(),
             overflow: self.overflow.get(),
             ttl: self.ttl.get(),
             lane_capacity: self.lane_capacity.get(),
+            dedup,
+            weight_limit,
         }
     }
 }

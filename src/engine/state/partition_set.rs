@@ -466,7 +466,7 @@ impl<T: Send + Sync + 'static> Split<T> {
         }
         self.set.swap(PartitionSet::new(
             Arc::downgrade(topic),
-            topic.live.now(),
+            topic.live_now(),
             to,
             Some(old),
         ));

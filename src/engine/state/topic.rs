@@ -18,11 +18,13 @@ use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::partition_set::Split;
 use crate::engine::state::roll::Roll;
+use crate::engine::terms::weights::Weights;
 use crate::engine::wait::waiters::Waiters;
 use crate::message::MessageId;
-use crate::message::batch::QueueEntry;
+use crate::message::batch::{BatchSlice, QueueEntry};
 use crate::observe::event::{About, EventKind, Record, Subject};
 use crate::pure::decide::lifecycle::Status;
+use crate::pure::policy::dedup::DedupIds;
 use crate::pure::words::ending::Ending;
 use crate::pure::words::handles::Handles;
 use crate::pure::words::schedule::Then;
@@ -33,6 +35,15 @@ use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Slot, in_order};
 /// The list of a topic's lanes.
 pub(crate) type Lanes<T> = Vec<Arc<Lane<T>>>;
 
+/// The dedup ids of accepted messages, each with the number of its message.
+pub(crate) type AcceptedIds = Mutex<DedupIds<Arc<str>, u64>>;
+
+/// The policies that a topic begins with.
+pub(crate) struct Policies {
+    pub(crate) strategy: SharedStrategy,
+    pub(crate) retry: SharedPolicy,
+}
+
 /// A topic.
 ///
 /// Publishers touch the gate and the queue. Subscribe and unsubscribe replace the list of lanes
@@ -42,6 +53,12 @@ pub(crate) struct TopicCore<T> {
     pub(crate) engine: Arc<Engine>,
     pub(crate) settings: TopicSettings,
     pub(crate) live: Live,
+    /// The dedup ids of accepted messages, if it accepts each once.
+    pub(crate) dedup: Option<Box<AcceptedIds>>,
+    /// The weight of its messages, if it has a limit for that.
+    pub(crate) weights: Option<Box<Weights<T>>>,
+    /// Whether a publisher has to look at nothing but the gate and the queue.
+    pub(crate) is_plain: bool,
     pub(crate) gate: Gate,
     /// The topic's queue, whose messages are numbered by their ids; unused if it is split.
     pub(crate) plain: PartitionQueue<T>,
@@ -84,17 +101,30 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         engine: Arc<Engine>,
         settings: TopicSettings,
         live: LiveSettings,
-        strategy: SharedStrategy,
-        retry: SharedPolicy,
+        weights: Option<Weights<T>>,
+        policies: Policies,
         #[cfg(feature = "log")] stored: Option<Box<TopicLog<T>>>,
     ) -> Arc<Self> {
         #[cfg(feature = "log")]
-        let earlier = stored.as_ref().map_or(0, |stored| stored.first_own - 1);
+        let (is_stored, gate) = match &stored {
+            Some(stored) => (true, Gate::new(stored.first_own - 1)),
+            None => (false, Gate::new(0)),
+        };
         #[cfg(not(feature = "log"))]
-        let earlier = 0;
+        let (is_stored, gate) = (false, Gate::new(0));
+        let ids = live.dedup.map(|dedup| {
+            #[cfg(feature = "log")]
+            if let Some(stored) = &stored {
+                return stored.dedup_ids(dedup);
+            }
+            DedupIds::new(dedup)
+        });
         Arc::new_cyclic(|topic| Self {
             name,
-            gate: Gate::new(earlier),
+            is_plain: settings.is_plain() && weights.is_none() && !is_stored,
+            weights: weights.map(Box::new),
+            gate,
+            dedup: ids.map(|ids| Box::new(Mutex::new(ids))),
             plain: PartitionQueue::new(live),
             split: settings
                 .partitions
@@ -107,8 +137,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             starts: Cell::new(Starts::NONE),
             filters: AtomicBool::new(false),
             ended: Mutex::new(None),
-            strategy: Slot::new(strategy),
-            retry: Slot::new(retry),
+            strategy: Slot::new(policies.strategy),
+            retry: Slot::new(policies.retry),
             waiters: Waiters::new(),
             delayed: OnceLock::new(),
             letters: OnceLock::new(),
@@ -121,6 +151,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             live: Live::new(live),
             engine,
         })
+    }
+
+    /// Returns the settings that may change, as they are now.
+    pub(crate) fn live_now(&self) -> LiveSettings {
+        let dedup = self.dedup.as_ref().map(|ids| ids.lock().settings());
+        let weight_limit = self.weights.as_ref().map(|weights| weights.load().limit());
+        self.live.now(dedup, weight_limit)
     }
 
     /// Pushes an admitted entry and lets the dispatcher know.
@@ -183,9 +220,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.gate.issued()
     }
 
-    /// Returns whether all its places are taken.
+    /// Returns whether all its places are taken, or it has turned a message away for its weight.
     pub(crate) fn is_full(&self) -> bool {
+        let is_short = |weights: &Weights<T>| weights.load().is_short();
         self.gate.outstanding() >= self.live.capacity.get()
+            || self.weights.as_deref().is_some_and(is_short)
+    }
+
+    /// Removes the weight of messages that leave the queue, before their tickets are released.
+    #[cold]
+    pub(crate) fn unload(&self, part: &BatchSlice<T>) {
+        if let Some(weights) = &self.weights {
+            weights.load().remove(part.weight());
+        }
     }
 
     /// Returns whether it has no accepted messages, and nobody looks for more.

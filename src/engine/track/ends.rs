@@ -45,7 +45,8 @@ pub struct Outcome {
     pub dead_lettered: u64,
     /// Deliveries that overflowed their lane or were discarded. Or the message itself, if it was
     /// dropped in its topic, by overflow, by a shutdown, by its time to live, or by
-    /// [`Topic::cancel_delayed`](crate::Topic::cancel_delayed).
+    /// [`Topic::cancel_delayed`](crate::Topic::cancel_delayed). Or a
+    /// [duplicate](crate::Receipt::is_duplicate), which makes no delivery of its own.
     pub dropped: u64,
     /// Deliveries that outlived their time to live, under
     /// [`OnExpired::Drop`](crate::OnExpired::Drop).

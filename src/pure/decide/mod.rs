@@ -1,8 +1,9 @@
-//! Decisions that are the engine's own. They are about lifecycles, the rules of keyed lanes, the hash
-//! of keys, and the time to look for expired messages.
+//! Decisions that are the engine's own. They are about lifecycles, the rules of keyed lanes and the
+//! hash of keys. Others are about the time to look for expired messages, and the weight of a topic.
 
 pub(crate) mod expiry;
 pub(crate) mod key_hash;
 pub(crate) mod lifecycle;
+pub(crate) mod load;
 pub(crate) mod rules;
 pub(crate) mod stride;

@@ -11,6 +11,34 @@ pub(crate) struct Limits {
     pub(crate) age_ms: Option<u64>,
 }
 
+/// How many dedup ids of a topic are kept, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Memory {
+    pub(crate) window_ms: Option<u64>,
+    pub(crate) ids: usize,
+}
+
+impl Default for Memory {
+    /// Of a topic that is not open, so that its window is unknown.
+    fn default() -> Self {
+        Self {
+            window_ms: None,
+            ids: 100_000,
+        }
+    }
+}
+
+impl Memory {
+    /// Forgets the ids of a topic that are too old, or too many.
+    pub(crate) fn forget(&self, topic: &mut TopicState, now_ms: u64) {
+        let ids = &mut topic.remembered;
+        ids.drain(..ids.len().saturating_sub(self.ids));
+        if let Some(window_ms) = self.window_ms {
+            ids.retain(|one| one.time_ms.saturating_add(window_ms) > now_ms);
+        }
+    }
+}
+
 impl Limits {
     /// Returns the first message to keep, if there are others before it.
     ///
@@ -41,6 +69,42 @@ mod tests {
     use crate::pure::log::message::StoredMessage;
     use crate::pure::log::record::Record;
     use crate::pure::log::state::{Place, State};
+
+    #[test]
+    fn ids_are_forgotten_that_are_too_many_or_too_old() {
+        let forgets = |window_ms, ids| {
+            let mut state = State::default();
+            let place = Place {
+                segment: 0,
+                offset: 0,
+            };
+            let topic = Record::Topic {
+                topic: 0,
+                first_seq: 1,
+                next_seq: 11,
+                name: "orders",
+            };
+            state.apply(&topic, place).expect("new");
+            for seq in 1..=10 {
+                let remembered = Record::Remembered {
+                    topic: 0,
+                    seq,
+                    time_ms: 100 + seq,
+                    dedup_id: "id",
+                };
+                state.apply(&remembered, place).expect("known");
+            }
+            let (_, topic) = state.topics_mut().next().expect("one");
+            Memory { window_ms, ids }.forget(topic, 115);
+            let left = topic.remembered.iter().map(|one| one.seq);
+            left.collect::<Vec<_>>()
+        };
+        assert_eq!(forgets(None, 3), [8, 9, 10]);
+        assert_eq!(forgets(None, 10).len(), 10);
+        assert_eq!(forgets(Some(8), 100), [8, 9, 10]);
+        assert_eq!(forgets(Some(8), 2), [9, 10]);
+        assert_eq!(forgets(Some(5), 100), [0; 0]);
+    }
 
     /// A topic with four segments of ten messages, of 101 bytes each, one a millisecond.
     fn topic() -> State {

@@ -123,6 +123,10 @@ impl State {
         self.topics.get(&topic)
     }
 
+    pub(crate) fn topics_mut(&mut self) -> impl Iterator<Item = (u32, &mut TopicState)> {
+        self.topics.iter_mut().map(|(id, topic)| (*id, topic))
+    }
+
     pub(crate) fn topic_mut(&mut self, topic: u32) -> Option<&mut TopicState> {
         self.topics.get_mut(&topic)
     }

@@ -10,7 +10,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::engine::publish::admit::{Refused, Wait};
+use crate::engine::publish::ask::{Refused, Wait};
 use crate::engine::reading::redrive::Stays;
 use crate::engine::runtime::Engine;
 use crate::engine::wait::alarm::Alarm;

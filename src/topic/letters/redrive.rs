@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::engine::publish::admit::Wait;
+use crate::engine::publish::ask::Wait;
 use crate::engine::reading::redrive::Stays;
 use crate::engine::runtime::context;
 use crate::sync::{Instant, sleep};

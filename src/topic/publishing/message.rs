@@ -3,9 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::engine::publish::admit::Wait;
+use crate::engine::publish::ask::Wait;
 use crate::message::Receipt;
 use crate::message::outgoing::Message;
+use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::types::error::PublishError;
 
@@ -36,6 +37,24 @@ impl<'t, T: Send + Sync + 'static> MessageBuilder<'t, T> {
         self.with(|message| message.header_bytes(name, value))
     }
 
+    /// Names the message, so that its topic accepts it once, as [`Message::dedup_id`] does.
+    ///
+    /// ```
+    /// # use millstream::{Broker, Dedup};
+    /// # use std::time::Duration;
+    /// # let broker = Broker::builder().workers(0).build()?;
+    /// let orders = broker.topic::<u64>("orders");
+    /// let orders = orders.dedup(Dedup::window(Duration::from_secs(300))).open()?;
+    /// for _ in ["a request", "the same request, sent again"] {
+    ///     let receipt = orders.message(42).dedup_id("req-77").publish()?;
+    ///     assert_eq!(receipt.id().get(), 1);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn dedup_id(self, id: impl Into<Arc<str>>) -> Self {
+        self.with(|message| message.dedup_id(id))
+    }
+
     /// Sets how long after its acceptance the message is still worth handling, as [`Message::ttl`]
     /// does.
     pub fn ttl(self, ttl: Duration) -> Self {
@@ -56,7 +75,7 @@ impl<'t, T: Send + Sync + 'static> MessageBuilder<'t, T> {
     /// # Errors
     ///
     /// The errors are those of [`Topic::publish`], and [`PublishError::Invalid`] for a time to live
-    /// of zero.
+    /// of zero, or a dedup id in a topic without [dedup](crate::TopicBuilder::dedup).
     pub fn publish(self) -> Result<Receipt, PublishError<T>> {
         self.publish_by(Wait::ByPolicy)
     }

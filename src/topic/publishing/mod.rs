@@ -12,7 +12,7 @@ pub(crate) mod tracker;
 
 use std::time::Duration;
 
-use crate::engine::publish::admit::Wait;
+use crate::engine::publish::ask::Wait;
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, MessageId, Receipt};
 use crate::topic::Topic;

@@ -8,12 +8,12 @@ use std::task::{Context, Poll, ready};
 
 use crate::engine::journal::submitted::Submitted;
 use crate::engine::journal::topic_log::TopicLog;
-use crate::engine::publish::admit::{Patience, Refused};
+use crate::engine::publish::ask::{Ask, Patience, Refused};
 use crate::log::commit::Due;
+use crate::message::Receipt;
 use crate::message::batch::DeferredDrops;
 use crate::message::chunk::Chunk;
 use crate::message::outgoing::Message;
-use crate::message::{MessageId, Receipt};
 use crate::topic::Topic;
 use crate::topic::publishing::message::MessageBuilder;
 use crate::types::error::PublishError;
@@ -66,11 +66,15 @@ impl<T: Send + Sync + 'static> Topic<T> {
             let refused = unsupported("messages unless it is opened as durable");
             return Err(refused.error(message.into_inner()));
         };
-        if message.is_stillborn() {
-            return Err(Refused::ZeroTtl.error(message.into_inner()));
+        if let Err(refused) = core.check(&message) {
+            return Err(refused.error(message.into_inner()));
         }
         if message.is_late() {
             return Err(unsupported("a delay").error(message.into_inner()));
+        }
+        if message.has_dedup_id() {
+            let what = "a dedup id of a message that is submitted";
+            return Err(unsupported(what).error(message.into_inner()));
         }
         let not_stored = |error| Refused::NotStored(Box::new(error));
         let (payload, meta) = message.into_parts();
@@ -78,8 +82,9 @@ impl<T: Send + Sync + 'static> Topic<T> {
             Ok(encoded) => encoded,
             Err(error) => return Err(not_stored(error).error(payload)),
         };
+        let meta = core.weigh(&payload, meta);
         let (patience, drops) = (&mut Patience::default(), &mut DeferredDrops::new());
-        let admitted = match core.admit(1, patience, drops, None, None) {
+        let admitted = match core.admit(Ask::one(meta.as_deref()), patience, drops, None) {
             Ok(admitted) => admitted,
             Err(refused) => {
                 core.note_refused(&refused, 1);
@@ -105,7 +110,8 @@ impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
     /// # Errors
     ///
     /// The errors are those of [`Topic::submit`], and [`PublishError::Invalid`] for a time to live
-    /// of zero.
+    /// of zero. A message with a dedup id is refused as [`PublishError::NotStored`], because it may
+    /// have to wait for another.
     pub fn submit(self) -> Result<PendingReceipt<T>, PublishError<T>> {
         self.topic.submit_message(self.message)
     }
@@ -131,7 +137,7 @@ impl<T: Send + Sync + 'static> PendingReceipt<T> {
 
     fn conclude(&self, result: Result<(), StoreError>) -> Result<Receipt, PublishError<T>> {
         match self.topic.core.conclude(&self.submitted, result) {
-            Ok(first) => Ok(self.stored().receipt(MessageId::new(first))),
+            Ok(first) => Ok(self.stored().receipt((first, 1))),
             Err((error, chunk)) => Err(Refused::NotStored(Box::new(error)).error(only(chunk))),
         }
     }

@@ -77,7 +77,8 @@ impl<T: Send + Sync + 'static> BufferedPublisher<T> {
     /// Puts a message with a key, headers or a time to live into the buffer, as
     /// [`publish`](Self::publish) does with a payload.
     ///
-    /// Its time to live counts from when it leaves the buffer. A
+    /// Its time to live counts from when it leaves the buffer. Its dedup id is looked up then, too,
+    /// and the receipt of the [flush](Self::flush) counts the duplicates. A
     /// [delayed](crate::Message::after) message does not wait in the buffer. It is accepted now,
     /// and so before the messages that are in the buffer.
     ///
@@ -97,9 +98,12 @@ impl<T: Send + Sync + 'static> BufferedPublisher<T> {
     /// # Errors
     ///
     /// Returns a [`PublishError`], which hands the whole message back, where `publish` does. A time
-    /// to live of zero is refused at once ([`PublishError::Invalid`]).
+    /// to live of zero is refused at once ([`PublishError::Invalid`]). So is a dedup id in a topic
+    /// without [dedup](crate::TopicBuilder::dedup).
     pub fn publish_message(&mut self, message: Message<T>) -> Result<(), PublishError<Message<T>>> {
-        let published = if message.is_late() || message.is_stillborn() {
+        let published = if let Err(refused) = self.buffer.check(&message) {
+            Err((refused, message))
+        } else if message.is_late() {
             self.buffer.publish_late(message)
         } else {
             let (payload, meta) = message.into_parts();

@@ -165,3 +165,9 @@ pub fn no_delay_where_the_order_is_that_of_ids(model: &Model, step: &mut Step) -
     let is_delayed = matches!(step, Step::PublishAfter(_));
     !is_delayed || !model.setup.shapes.iter().any(files)
 }
+
+pub fn split_topics_do_not_weigh(setup: &mut Setup) {
+    if setup.partitions.is_some() {
+        setup.weight_limit = None;
+    }
+}

@@ -16,6 +16,12 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         ],
     },
     Exclusion {
+        what: "a weight limit of a topic that is split",
+        why: "its messages with keys go alone, and the others as far as they fit",
+        by: Setup(rules::split_topics_do_not_weigh),
+        held_by: &["weight::messages_fit_up_to_the_limit_and_go_when_they_are_dispatched"],
+    },
+    Exclusion {
         what: "another capacity of a topic that is split, and evictions that begin where it collects",
         why: "the same as for such topics that are made so",
         by: Step(rules::split_topics_and_evictions_of_batches_stay),

@@ -22,7 +22,7 @@ impl Model {
             Some(waiting.min((self.flush_to - first.id + 1) as usize))
         } else {
             let is_full = waiting + self.delayed.len() >= self.setup.capacity;
-            is_full.then_some(waiting)
+            (is_full || self.short).then_some(waiting)
         }
     }
 
@@ -56,6 +56,7 @@ impl Model {
             }
             self.allowance -= 1;
             self.queue.pop_front();
+            self.short = false;
             if !is_wanted && !retains {
                 self.unrouted += 1;
                 continue;

@@ -17,6 +17,7 @@ impl Model {
             return false;
         }
         self.allowance = 0;
+        self.short = false;
         late.into_iter().for_each(|late| self.expire_message(late));
         true
     }

@@ -1,5 +1,6 @@
 //! The sequential model: it handles one message at a time, with plain lists.
 
+mod dedup;
 mod dispatch;
 mod expiry;
 mod keys;
@@ -24,6 +25,7 @@ pub struct Message {
     pub accepted: u64,
     pub expires: Option<u64>,
     pub key: Option<u8>,
+    pub weight: u64,
 }
 
 /// One call of a handler: message, attempt, generation.
@@ -68,6 +70,8 @@ pub struct Model {
     pub queue: VecDeque<Message>,
     pub delayed: Vec<(u64, Message)>,
     pub has_delayed: bool,
+    /// A message was turned away for its weight, and nothing has left since.
+    pub short: bool,
     /// What the last plan still allows to be handed on.
     pub allowance: usize,
     pub flush_to: u64,
@@ -76,6 +80,9 @@ pub struct Model {
     /// be cut into smaller chunks than there is room for, but none is refused.
     pub seen: u64,
     pub rejected: u64,
+    pub duplicates: u64,
+    /// The dedup ids that are remembered, each with its message and when that was accepted.
+    pub ids: VecDeque<(u8, u64, u64)>,
     pub dropped: u64,
     pub unrouted: u64,
     pub dispatched: u64,
@@ -94,6 +101,7 @@ pub enum Admitted {
 pub enum Refused {
     Full,
     NoSubscribers,
+    TooHeavy,
 }
 
 impl Model {
@@ -110,11 +118,14 @@ impl Model {
             queue: VecDeque::new(),
             delayed: Vec::new(),
             has_delayed: false,
+            short: false,
             allowance: 0,
             flush_to: 0,
             issued: 0,
             seen: 0,
             rejected: 0,
+            duplicates: 0,
+            ids: VecDeque::new(),
             dropped: 0,
             unrouted: 0,
             dispatched: 0,

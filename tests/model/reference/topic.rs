@@ -5,20 +5,47 @@ use millstream::{NoSubscribers, Overflow};
 use super::{Admitted, Message, Model, Refused};
 
 impl Model {
-    pub fn admit(&mut self, wanted: usize) -> Result<Admitted, Refused> {
+    /// The weight of all that is in the topic.
+    pub fn held(&self) -> u64 {
+        let delayed = self.delayed.iter().map(|(_, message)| message);
+        let inside = self.queue.iter().chain(delayed);
+        inside.map(|message| message.weight).sum()
+    }
+
+    /// How many of these fit by their weight, from the front.
+    fn fit(&mut self, weights: &[u64]) -> Result<usize, Refused> {
+        let Some(limit) = self.setup.weight_limit else {
+            return Ok(weights.len());
+        };
+        let mut held = self.held();
+        let fits = |weight: &&u64| {
+            held += **weight;
+            held <= limit || **weight == 0
+        };
+        let count = weights.iter().take_while(fits).count();
+        if count == 0 && weights[0] > limit {
+            return Err(Refused::TooHeavy);
+        }
+        self.short |= count == 0;
+        Ok(count)
+    }
+
+    pub fn admit(&mut self, weights: &[u64]) -> Result<Admitted, Refused> {
+        let wanted = weights.len();
         if self.setup.no_subscribers == NoSubscribers::Reject && self.open().next().is_none() {
             self.rejected += wanted as u64;
             return Err(Refused::NoSubscribers);
         }
         let mut evicted = 0;
         loop {
+            let fits = self.fit(weights)?;
             let inside = (self.queue.len() + self.delayed.len()) as u64;
             let capacity = self.setup.capacity as u64;
-            if self.issued - self.seen >= capacity {
+            if fits > 0 && self.issued - self.seen >= capacity {
                 self.seen = self.issued - inside;
             }
             let room = capacity.saturating_sub(self.issued - self.seen);
-            let count = wanted.min(room as usize);
+            let count = fits.min(room as usize);
             if count > 0 {
                 return Ok(Admitted::Queued { count, evicted });
             }
@@ -30,7 +57,11 @@ impl Model {
                     self.dropped += wanted as u64;
                     return Ok(Admitted::Dropped { count: wanted });
                 }
-                Overflow::DropOldest if !self.queue.is_empty() => evicted += self.evict(wanted),
+                Overflow::DropOldest if !self.queue.is_empty() => {
+                    // Where they are weighed, one at a time, because one may be enough.
+                    let one = self.setup.weight_limit.map(|_| 1);
+                    evicted += self.evict(one.unwrap_or(wanted));
+                }
                 _ => {
                     self.rejected += wanted as u64;
                     return Err(Refused::Full);
@@ -43,17 +74,25 @@ impl Model {
     pub fn evict(&mut self, wanted: usize) -> usize {
         let count = wanted.min(self.queue.len());
         self.queue.drain(..count);
+        self.short = false;
         self.dropped += count as u64;
         count
     }
 
-    pub fn accept(&mut self, delay: u64, key: Option<u8>, ttl: Option<u64>) -> Message {
+    pub fn accept(
+        &mut self,
+        payload: u64,
+        delay: u64,
+        key: Option<u8>,
+        ttl: Option<u64>,
+    ) -> Message {
         self.issued += 1;
         let accepted = self.now + delay;
         let message = Message {
             id: self.issued,
             accepted,
             key,
+            weight: self.setup.weight_limit.map_or(0, |_| payload),
             expires: ttl.or(self.setup.ttl).map(|ttl| accepted + ttl),
         };
         self.messages.insert(message.id, message);

@@ -3,7 +3,7 @@
 use millstream::Overflow;
 
 use super::{Handle, Pair};
-use crate::program::NAMES;
+use crate::program::{NAMES, remembers};
 
 impl Pair {
     pub fn set_capacity(&mut self, messages: usize) {
@@ -16,6 +16,24 @@ impl Pair {
         let set = self.topic.set_overflow(overflow);
         set.expect("nobody waits by it");
         self.model.setup.overflow = overflow;
+    }
+
+    pub fn set_weight_limit(&mut self, limit: u64) {
+        let set = self.topic.set_weight_limit(limit);
+        assert_eq!(set.is_ok(), self.model.setup.weight_limit.is_some());
+        if set.is_ok() {
+            self.model.setup.weight_limit = Some(limit);
+            self.model.short = false;
+        }
+    }
+
+    pub fn set_dedup(&mut self, dedup: (u64, usize)) {
+        let set = self.topic.set_dedup(remembers(dedup));
+        assert_eq!(set.is_ok(), self.model.setup.dedup.is_some());
+        if set.is_ok() {
+            self.model.setup.dedup = Some(dedup);
+            self.model.forget_the_oldest();
+        }
     }
 
     pub fn widen(&mut self, slot: usize, by: usize) {

@@ -15,7 +15,7 @@ use millstream::{Broker, Immediate, ManualClock, MessageId, Topic, Tracker};
 
 use crate::exclusions::step_within;
 use crate::harness::manual;
-use crate::program::{How, OneByOne, Panics, SLOTS, Setup, Step, batched, ticks};
+use crate::program::{How, OneByOne, Panics, SLOTS, Setup, Step, batched, remembers, ticks};
 use crate::reference::{Lane, Model, Phase};
 use leases::Held;
 use members::Present;
@@ -58,6 +58,12 @@ impl Pair {
         if let Some(ttl) = setup.ttl {
             builder = builder.ttl(ticks(ttl));
         }
+        if let Some(dedup) = setup.dedup {
+            builder = builder.dedup(remembers(dedup));
+        }
+        if let Some(limit) = setup.weight_limit {
+            builder = builder.weight_limit(limit, |payload| *payload);
+        }
         if let Some(partitions) = setup.partitions {
             builder = builder.partitions(partitions);
         }
@@ -90,6 +96,7 @@ impl Pair {
     fn take(&mut self, step: Step) {
         match step {
             Step::Publish(key, ttl) => self.publish(key, ttl),
+            Step::PublishOnce(id) => self.publish_once(id),
             Step::PublishBatch(count) => self.publish_batch(count),
             Step::PublishMessages(count, key, ttl) => self.publish_messages(count, key, ttl),
             Step::PublishAfter(delay) => self.publish_after(delay),
@@ -125,6 +132,8 @@ impl Pair {
             }
             Step::SetCapacity(messages) => self.set_capacity(messages),
             Step::SetOverflow(overflow) => self.set_overflow(overflow),
+            Step::SetWeightLimit(limit) => self.set_weight_limit(limit),
+            Step::SetDedup(window, ids) => self.set_dedup((window, ids)),
             Step::Widen(slot, by) => self.widen(slot, by),
             Step::Reattach(slot) => self.reattach(slot),
             Step::SetOwnRetry(slot, policy) => {

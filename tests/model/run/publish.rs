@@ -36,9 +36,9 @@ impl Pair {
                 }
             }
         };
-        match (self.model.admit(1), real) {
+        match (self.model.admit(&[7]), real) {
             (Ok(admitted), Ok(receipt)) => {
-                let message = self.model.accept(0, key, ttl);
+                let message = self.model.accept(7, 0, key, ttl);
                 assert_eq!(receipt.id().get(), message.id);
                 match admitted {
                     Admitted::Dropped { .. } => assert!(receipt.is_dropped()),
@@ -54,15 +54,53 @@ impl Pair {
         }
     }
 
+    pub fn publish_once(&mut self, id: u8) {
+        let message = self.topic.message(7).dedup_id(name_of(id));
+        let real = match self.model.issued % 2 {
+            0 => message.publish(),
+            _ => message.try_publish(),
+        };
+        if self.model.setup.dedup.is_none() {
+            assert!(matches!(
+                real,
+                Err(PublishError::Invalid { payload: 7, .. })
+            ));
+            return;
+        }
+        if let Some(first) = self.model.first_with(id) {
+            let receipt = real.expect("a duplicate needs no room");
+            assert!(receipt.is_duplicate());
+            assert_eq!(receipt.id().get(), first);
+            self.model.duplicates += 1;
+            return;
+        }
+        match (self.model.admit(&[7]), real) {
+            (Ok(admitted), Ok(receipt)) => {
+                let message = self.model.accept(7, 0, None, None);
+                assert_eq!(receipt.id().get(), message.id);
+                assert!(!receipt.is_duplicate());
+                match admitted {
+                    Admitted::Dropped { .. } => assert!(receipt.is_dropped()),
+                    Admitted::Queued { .. } => {
+                        self.model.queue.push_back(message);
+                        self.model.remember(id, message.id);
+                    }
+                }
+            }
+            (Err(refused), Err(error)) => assert_refusal(&refused, &error),
+            (_, real) => panic!("the model disagrees with {real:?}"),
+        }
+    }
+
     pub fn publish_after(&mut self, delay: u64) {
         let real = self.topic.publish_after(ticks(delay), 7);
-        match (self.model.admit(1), real) {
+        match (self.model.admit(&[7]), real) {
             (Ok(Admitted::Dropped { .. }), Ok(receipt)) => {
                 assert!(receipt.is_dropped());
-                self.model.accept(0, None, None);
+                self.model.accept(7, 0, None, None);
             }
             (Ok(Admitted::Queued { evicted, .. }), Ok(receipt)) => {
-                let message = self.model.accept(delay, None, None);
+                let message = self.model.accept(7, delay, None, None);
                 assert_eq!(receipt.id().get(), message.id);
                 assert_eq!(receipt.evicted() as usize, evicted);
                 self.receipts.push(receipt.id());
@@ -96,6 +134,7 @@ impl Pair {
                 assert_eq!(message, Message::new(7));
                 self.model.delayed.remove(place);
                 self.model.dropped += 1;
+                self.model.short = false;
             }
             (None, Err(NotDelayedError)) => {}
             (_, real) => panic!("the model disagrees with {real:?}"),
@@ -151,23 +190,26 @@ impl Pair {
         let mut refusal = None;
         while accepted < count {
             let wanted = self.alike(&parts[accepted..]);
-            match self.model.admit(wanted) {
+            let weights: Vec<_> = (accepted..accepted + wanted).map(|at| at as u64).collect();
+            match self.model.admit(&weights) {
                 Err(refused) => {
                     // The first of them was refused, and the others come back with it.
-                    self.model.rejected += (count - accepted - wanted) as u64;
+                    if refused != Refused::TooHeavy {
+                        self.model.rejected += (count - accepted - wanted) as u64;
+                    }
                     refusal = Some(refused);
                     break;
                 }
                 Ok(Admitted::Dropped { count }) => {
-                    for (key, ttl) in &parts[accepted..accepted + count] {
-                        self.model.accept(0, *key, *ttl);
+                    for (at, (key, ttl)) in (accepted..).zip(&parts[accepted..accepted + count]) {
+                        self.model.accept(at as u64, 0, *key, *ttl);
                     }
                     accepted += count;
                     dropped += count;
                 }
                 Ok(Admitted::Queued { count, evicted: n }) => {
-                    for (key, ttl) in &parts[accepted..accepted + count] {
-                        let message = self.model.accept(0, *key, *ttl);
+                    for (at, (key, ttl)) in (accepted..).zip(&parts[accepted..accepted + count]) {
+                        let message = self.model.accept(at as u64, 0, *key, *ttl);
                         self.model.queue.push_back(message);
                     }
                     accepted += count;
@@ -197,6 +239,7 @@ pub fn assert_refusal<T>(refused: &Refused, error: &PublishError<T>) {
     let real = match error {
         PublishError::Full(_) => Refused::Full,
         PublishError::NoSubscribers(_) => Refused::NoSubscribers,
+        PublishError::Invalid { invalid, .. } if invalid.setting() == "weight" => Refused::TooHeavy,
         other => panic!("{other:?}"),
     };
     assert_eq!(*refused, real);

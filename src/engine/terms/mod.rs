@@ -1,0 +1,3 @@
+//! Terms on which a topic accepts messages, besides room: their weight.
+
+pub(crate) mod weights;
