@@ -212,7 +212,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         })?;
         let mut each = each.into_iter().peekable();
         while each.peek().is_some() {
-            let some: Vec<(Accepted<T>, Box<Meta>)> = each.by_ref().take(BATCH).collect();
+            let some: Vec<_> = each.by_ref().take(BATCH).collect();
             let before = match each.peek() {
                 Some((later, _)) => later.stamp.id.get(),
                 None => reader.next(),

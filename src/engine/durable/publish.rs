@@ -8,6 +8,7 @@
 //! A publisher waits for its group, and may write it. So it waits for the disk inside a handler,
 //! too, but never for a worker.
 
+use crate::engine::journal::encoded::Encoded;
 use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::publish::admit::{Admitted, Patience, Refused, Wait};
 use crate::engine::publish::chunks::split;
@@ -42,11 +43,12 @@ pub(crate) struct Submitted<T> {
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Submits messages that were encoded and admitted. Hands them back if the log refuses them.
+    /// They are the first of those that were encoded.
     pub(crate) fn submit(
         self: &Arc<Self>,
         stored: &TopicLog<T>,
         mut chunk: Chunk<T>,
-        encoded: &[Vec<u8>],
+        encoded: &Encoded,
         admitted: &Admitted,
         due: Due,
     ) -> Result<Submitted<T>, (StoreError, Chunk<T>)> {
@@ -58,9 +60,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             last_ticket: admitted.last_id(),
         });
         let put = |frame: &mut _| {
+            let first = stored.put(encoded, job.count, frame);
             // ORDERING: relaxed, because the lock of the log's groups publishes it.
-            job.first
-                .store(stored.put(encoded, frame), Ordering::Relaxed);
+            job.first.store(first, Ordering::Relaxed);
         };
         let hook: Hook = {
             let (topic, job) = (Arc::clone(self), Arc::clone(&job));
@@ -164,12 +166,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         patience: &mut Patience,
     ) -> Result<(), Refused> {
         let not_stored = |error| Refused::NotStored(Box::new(error));
-        let encoded = stored.encode_each(chunk).map_err(not_stored)?;
+        let encoded = stored.encode(chunk.each()).map_err(not_stored)?;
         let mut drops = DeferredDrops::new();
         let admitted = self.admit(chunk.len() as u64, patience, &mut drops, None, None)?;
         let count = admitted.count as usize;
         let taken = chunk.take_front(count, split);
-        let submitted = self.submit(stored, taken, &encoded[..count], &admitted, Due::Waits);
+        let submitted = self.submit(stored, taken, &encoded, &admitted, Due::Waits);
+        stored.give_back(encoded);
         let first = submitted.and_then(|submitted| self.await_stored(stored, &submitted));
         match first {
             Ok(first) => {
@@ -199,12 +202,5 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
             durability: self.level,
             ..Receipt::volatile(id, 0, false)
         }
-    }
-
-    /// Returns the bytes of each message.
-    pub(crate) fn encode_each(&self, chunk: &Chunk<T>) -> Result<Vec<Vec<u8>>, StoreError> {
-        let each = chunk.each();
-        each.map(|(payload, meta)| self.encode(payload, meta))
-            .collect()
     }
 }

@@ -65,7 +65,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                         false => not_stored(StoreError::Unsupported { what: "a delay" }),
                     }));
                 }
-                let encoded = match stored.encode_each(&outbox.chunk) {
+                let encoded = match stored.encode(outbox.chunk.each()) {
                     Ok(encoded) => encoded,
                     Err(error) => return Poll::Ready(Err(not_stored(error))),
                 };
@@ -77,7 +77,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 };
                 let count = admitted.count as usize;
                 let taken = outbox.chunk.take_front(count, split);
-                match self.submit(stored, taken, &encoded[..count], &admitted, Due::Now) {
+                let submitted = self.submit(stored, taken, &encoded, &admitted, Due::Now);
+                stored.give_back(encoded);
+                match submitted {
                     Ok(submitted) => submitted,
                     Err((error, taken)) => {
                         outbox.chunk.put_front(taken);
