@@ -218,7 +218,16 @@ impl Log {
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
         let mut pending = self.pending.lock();
         pending.open.syncs = true;
-        pending.is_unsynced = true;
+        self.finish(pending)
+    }
+
+    /// Writes all that was submitted so far.
+    pub(crate) fn write_out(&self) -> Result<(), StoreError> {
+        self.finish(self.pending.lock())
+    }
+
+    /// Returns when the open group is finished.
+    fn finish<'a>(&'a self, mut pending: MutexGuard<'a, Pending>) -> Result<(), StoreError> {
         let open = Ticket(pending.open.number);
         while pending.finished < open.0 {
             pending = self.step(pending, open);

@@ -86,7 +86,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn wake_feeder(&self, lane: &Arc<Lane<T>>, stored: &LaneLog<T>) {
         let next = stored.feed.lock().next();
         let visible = self.stored().map_or(0, TopicLog::visible);
-        if next.is_some_and(|next| next < visible) && lane.free() > 0 {
+        // A feeder that has found the lane full is called when there is room.
+        let is_called = lane.room.load().awaited && lane.free() == 0;
+        if next.is_some_and(|next| next < visible) && !is_called {
             lane.schedule_feeder(stored);
         }
     }
@@ -102,7 +104,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         drop(feed);
         self.pass_by(lane);
         self.tell_of(Subject::of(&lane.name), EventKind::FellBehind);
-        // Room that came since was nobody's business.
         self.wake_feeder(lane, stored);
     }
 }

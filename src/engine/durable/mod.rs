@@ -5,3 +5,5 @@ pub(crate) mod letters;
 pub(crate) mod publish;
 #[cfg(feature = "async")]
 pub(crate) mod publish_async;
+#[cfg(test)]
+mod tests;

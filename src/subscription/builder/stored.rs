@@ -90,6 +90,8 @@ impl StoredStart {
             let done = Done::before(stored.seek(start)?);
             return Ok(Some(Box::new(LaneLog::new(done, None))));
         }
+        // An earlier subscription of this name may have left ends that are not written yet.
+        stored.log().write_out()?;
         let (subscription, mut done) = match stored.find_subscription(name) {
             Some(found) => found,
             None => stored.add_subscription(name, stored.seek(start)?)?,

@@ -1,0 +1,142 @@
+//! Subscriptions that fall behind and join again while threads publish, by real threads or by
+//! shuttle's schedules:
+//!
+//! ```sh
+//! cargo shuttle-log
+//! ```
+
+use std::time::Duration;
+
+use crate::log::fs::sim::SimFs;
+use crate::log::store::Store;
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Thread, explore, spawn};
+use crate::types::codec::Raw;
+use crate::types::config::Overflow;
+use crate::types::durability::Durability;
+use crate::types::start::Start;
+use crate::{Broker, Delivery, Nack, Subscription, Topic};
+
+const FOREVER: Duration = Duration::from_secs(1 << 20);
+
+/// The ids that a handler has had, in its order.
+struct Seen {
+    ids: Mutex<Vec<u64>>,
+    is_more: Condvar,
+}
+
+impl Seen {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            ids: Mutex::new(Vec::new()),
+            is_more: Condvar::new(),
+        })
+    }
+
+    fn handler(
+        self: &Arc<Self>,
+    ) -> impl FnMut(&Delivery<'_, String>) -> Result<(), Nack> + Send + 'static {
+        let seen = Arc::clone(self);
+        move |delivery| {
+            seen.ids.lock().push(delivery.id().get());
+            seen.is_more.notify_one();
+            Ok(())
+        }
+    }
+
+    /// Waits until there are so many, and returns them.
+    fn wait_for(&self, count: usize) -> Vec<u64> {
+        let mut ids = self.ids.lock();
+        while ids.len() < count {
+            self.is_more.wait(&mut ids, None);
+        }
+        ids.clone()
+    }
+}
+
+fn open(fs: &SimFs) -> (Broker, Topic<String>) {
+    let store = Store::builder("data").start_in(Arc::new(fs.clone()));
+    let store = store.expect("it opens");
+    let broker = Broker::builder().workers(2).store(store).build();
+    let broker = broker.expect("it builds");
+    let block = Overflow::Block { timeout: FOREVER };
+    let topic = broker.topic::<String>("notes").durable(Raw).capacity(2);
+    let topic = topic.durability(Durability::Written).overflow(block).open();
+    let topic = topic.expect("it opens");
+    (broker, topic)
+}
+
+fn publisher(topic: &Topic<String>, count: usize) -> JoinHandle<()> {
+    let topic = topic.clone();
+    let thread = Thread {
+        name: "publisher".to_owned(),
+        stack_size: None,
+    };
+    let publish = move || {
+        for _ in 0..count {
+            topic.publish(String::new()).expect("stored");
+        }
+    };
+    spawn(thread, publish).expect("it starts")
+}
+
+fn slow(topic: &Topic<String>, seen: &Arc<Seen>) -> Subscription {
+    let slow = topic.subscription("slow").durable().capacity(1);
+    slow.subscribe(seen.handler()).expect("subscribed")
+}
+
+#[test]
+fn a_subscription_that_falls_behind_again_and_again_has_no_gap_and_no_double() {
+    explore(|| {
+        let (broker, topic) = open(&SimFs::default());
+        let (fast, behind) = (Seen::new(), Seen::new());
+        let _fast = topic.subscribe("fast", fast.handler()).expect("subscribed");
+        let _slow = slow(&topic, &behind);
+        let publishers = [publisher(&topic, 3), publisher(&topic, 3)];
+        assert_eq!(behind.wait_for(6), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(fast.wait_for(6), [1, 2, 3, 4, 5, 6]);
+        for publisher in publishers {
+            publisher.join().expect("it published");
+        }
+        assert!(broker.wait_until_idle(FOREVER));
+        broker.metrics().balance().expect("balanced");
+    });
+}
+
+#[test]
+fn a_subscription_that_comes_while_others_publish_has_all_from_its_start() {
+    explore(|| {
+        let (broker, topic) = open(&SimFs::default());
+        topic.publish(String::new()).expect("stored");
+        let publisher = publisher(&topic, 3);
+        let seen = Seen::new();
+        let audit = topic.subscription("audit").from(Start::Earliest);
+        let _audit = audit.subscribe(seen.handler()).expect("subscribed");
+        assert_eq!(seen.wait_for(4), [1, 2, 3, 4]);
+        publisher.join().expect("it published");
+        assert!(broker.wait_until_idle(FOREVER));
+        broker.metrics().balance().expect("balanced");
+    });
+}
+
+#[test]
+fn a_subscription_that_ends_at_any_time_goes_on_with_what_it_was_not_done_with() {
+    explore(|| {
+        let fs = SimFs::default();
+        let (broker, topic) = open(&fs);
+        let first = Seen::new();
+        let subscription = slow(&topic, &first);
+        let publisher = publisher(&topic, 3);
+        subscription.unsubscribe(crate::Unsubscribe::Cancel);
+        publisher.join().expect("it published");
+        let second = Seen::new();
+        let first = first.ids.lock().clone();
+        let _slow = slow(&topic, &second);
+        // Its ends are in the log before the next one looks, so nothing comes twice.
+        let had = first.len() as u64;
+        assert_eq!(
+            second.wait_for(3 - first.len()),
+            (had + 1..=3).collect::<Vec<_>>()
+        );
+        broker.metrics().balance().expect("balanced");
+    });
+}
