@@ -14,7 +14,6 @@ use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::{Lanes, TopicCore};
 use crate::message::MessageId;
 use crate::message::batch::{Accepted, BATCH, Batch, BatchSlice, Stamp};
-use crate::message::meta::Meta;
 use crate::observe::event::{EventKind, Subject};
 use crate::pure::words::room::{Phase, Reserved};
 use crate::pure::words::schedule::Then;
