@@ -1,7 +1,7 @@
 //! Counts what things cost in memory, and holds it against the limits that the crate promises.
 //!
 //! ```text
-//! cargo run --release --example memory
+//! cargo run --release --example memory --features log
 //! ```
 //!
 //! The program counts the bytes that it has asked the allocator for and not given back. Every
@@ -55,6 +55,8 @@ fn main() -> Outcome<ExitCode> {
     pending_retries_of_mixed_batches(&mut table)?;
     dead_letters(&mut table)?;
     idle_broker(&mut table)?;
+    #[cfg(feature = "log")]
+    index_of_a_log(&mut table)?;
     table.row(
         "left of all that when it is dropped",
         Some(0),
@@ -354,6 +356,42 @@ fn idle_broker(table: &mut Table) -> Outcome {
     let grown = before.grown();
     table.row("an idle broker with 2 workers", None, grown, 1);
     broker.drain(HOUR)?;
+    Ok(())
+}
+
+/// What a store keeps in memory to find messages again, by the gigabyte of small messages.
+#[cfg(feature = "log")]
+fn index_of_a_log(table: &mut Table) -> Outcome {
+    use millstream::store::{Durability, Raw, Store};
+
+    const COMMITS: usize = 32_768;
+    let directory = std::env::temp_dir().join(format!("millstream-memory-{}", std::process::id()));
+    {
+        let broker = Broker::builder().store(Store::open(&directory)?).build()?;
+        let topic = broker.topic("log").durable(Raw);
+        let topic = topic.durability(Durability::Written);
+        let topic = topic.overflow(Overflow::Block { timeout: HOUR }).open()?;
+        for _ in 0..COMMITS {
+            topic.publish_batch((0..64).map(|_| vec![7_u8; 100]))?;
+        }
+        broker.drain(HOUR)?;
+    }
+    let before = Live::now();
+    let store = Store::open(&directory)?;
+    let grown = before.grown();
+    let gigabytes = store.opened().bytes as f64 / f64::from(1 << 30);
+    let by_gigabyte = Growth {
+        bytes: (grown.bytes as f64 / gigabytes) as i64,
+        blocks: (grown.blocks as f64 / gigabytes) as i64,
+    };
+    table.row(
+        "a store, by the gigabyte of its log",
+        Some(256 << 10),
+        by_gigabyte,
+        1,
+    );
+    drop(store);
+    std::fs::remove_dir_all(&directory)?;
     Ok(())
 }
 

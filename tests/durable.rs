@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use millstream::error::{OpenError, SubscribeError};
-use millstream::store::{Durability, Raw, Retention, Start, Store, StoreError};
+use millstream::store::{Codec, CodecError, Durability, Raw, Retention, Start, Store, StoreError};
 use millstream::{Broker, LaneFull, Message, Nack, Overflow, PublishError, Topic};
 use parking_lot::Mutex;
 
@@ -102,6 +102,38 @@ fn keys_and_headers_are_stored_too() {
     let mut records = topic.read(Start::Earliest).expect("it is there");
     let record = records.next().expect("one").expect("it can be read");
     assert_eq!(record.message, message);
+}
+
+/// Takes more away than it has put there.
+struct Careless;
+
+impl Codec<String> for Careless {
+    fn encode(&self, text: &String, into: &mut Vec<u8>) -> Result<(), CodecError> {
+        into.clear();
+        into.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<String, CodecError> {
+        Ok(std::str::from_utf8(bytes)?.to_owned())
+    }
+}
+
+#[test]
+fn a_codec_can_only_harm_the_payload_that_it_is_at() {
+    let directory = Directory::new();
+    let broker = directory.manual();
+    let topic = broker.topic("notes").durable(Careless).open();
+    let notes = topic.expect("it opens");
+    let messages = texts(1..=3).into_iter();
+    let messages = messages.map(|text| Message::new(text).key("a key"));
+    notes.publish_messages(messages).expect("they are stored");
+    let stored: Vec<_> = notes
+        .read(Start::Earliest)
+        .expect("it is durable")
+        .map(|record| record.expect("it is whole").message.into_inner())
+        .collect();
+    assert_eq!(stored, texts(1..=3));
 }
 
 #[test]

@@ -73,9 +73,10 @@ const MENDED: [(&str, &str, &str); 10] = [
 ];
 
 /// The lock files of this repository: the crate's own, and those of the crates
-/// that test it.
-const LOCKS: [&str; 3] = [
+/// that test and measure it.
+const LOCKS: [&str; 4] = [
     "Cargo.lock",
+    "benches/durable/Cargo.lock",
     "loom-tests/Cargo.lock",
     "tests/fuzz/Cargo.lock",
 ];

@@ -165,11 +165,15 @@ impl<T> Batch<T> {
 
     /// Makes a batch of messages that were read from the log.
     #[cfg(feature = "log")]
-    pub(crate) fn replayed(each: Vec<(Accepted<T>, Box<Meta>)>, ttl: Option<NonZeroU64>) -> Self {
+    pub(crate) fn replayed(
+        each: Vec<(Accepted<T>, Option<Box<Meta>>)>,
+        ttl: Option<NonZeroU64>,
+    ) -> Self {
         let mut open = OpenBatch::new(ttl);
         for (message, meta) in each {
-            open.push(message, Some(meta));
+            open.push(message, meta);
         }
+        open.marks.is_watched = true;
         open.marks.is_replayed = true;
         open.take()
     }

@@ -112,8 +112,8 @@ impl<T> Chunk<T> {
     #[cfg(feature = "log")]
     pub(crate) fn each(&self) -> impl Iterator<Item = (&T, Option<&Meta>)> {
         let mut meta = self.meta.iter().peekable();
-        self.payloads.iter().zip(0..).map(move |(payload, at)| {
-            let own = meta.next_if(|(index, _)| *index == at);
+        self.payloads.iter().enumerate().map(move |(at, payload)| {
+            let own = meta.next_if(|(index, _)| *index as usize == at);
             (payload, own.map(|(_, meta)| &**meta))
         })
     }

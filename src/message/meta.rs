@@ -26,13 +26,6 @@ impl Meta {
         self.track.as_ref().map(|track| &track.0)
     }
 
-    /// Returns the parts that the publisher added, if there are any.
-    #[cfg(feature = "log")]
-    pub(crate) fn public(mut self: Box<Self>) -> Option<Box<Self>> {
-        self.is_logged = false;
-        (*self != Self::default()).then_some(self)
-    }
-
     /// Returns whether somebody wants to know how its deliveries end.
     pub(crate) fn is_watched(&self) -> bool {
         self.track.is_some() || self.is_logged

@@ -1,5 +1,6 @@
 //! Durable topics: how they are described, and what is read back from them.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -208,8 +209,8 @@ pub struct StoredRecords<T: Send + Sync + 'static> {
     topic: Topic<T>,
     reader: TopicReader,
     until: u64,
-    /// Read, and not yet returned, the last first.
-    held: Vec<Result<StoredRecord<T>, StoreError>>,
+    /// Read, and not yet returned.
+    held: VecDeque<Result<StoredRecord<T>, StoreError>>,
 }
 
 impl<T: Send + Sync + 'static> Topic<T> {
@@ -249,7 +250,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
             reader: stored.reader(stored.seek(start)?),
             until: stored.visible(),
             topic: self.clone(),
-            held: Vec::new(),
+            held: VecDeque::new(),
         })
     }
 }
@@ -272,18 +273,17 @@ impl<T: Send + Sync + 'static> Iterator for StoredRecords<T> {
                     .map(|(payload, meta)| StoredRecord {
                         id: MessageId::new(read.seq),
                         time: SystemTime::UNIX_EPOCH + Duration::from_millis(read.time_ms),
-                        message: Message::from_parts((payload, meta.public())),
+                        message: Message::from_parts((payload, meta)),
                     });
-                held.push(record);
+                held.push_back(record);
             });
             if let Err(error) = read {
                 // What lies behind it can't be found.
                 *until = 0;
                 return Some(Err(error));
             }
-            held.reverse();
         }
-        held.pop()
+        held.pop_front()
     }
 }
 

@@ -117,7 +117,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         let is_dry = pause == Pause::Dry && !more && dispatcher.is_empty();
         *at.dispatcher.lock() = Some(dispatcher);
-        if is_dry && worker.may_keep() {
+        // A durable message has its ticket long before it is here: it goes to the disk first. A
+        // worker that kept the topic would look for it all the while.
+        if is_dry && !self.is_stored() && worker.may_keep() {
             let has_news = at.task.lend();
             return After::Keep { has_news };
         }

@@ -14,7 +14,6 @@ use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::{Lanes, TopicCore};
 use crate::message::MessageId;
 use crate::message::batch::{Accepted, BATCH, Batch, BatchSlice, Stamp};
-use crate::message::meta::Meta;
 use crate::observe::event::{EventKind, Subject};
 use crate::pure::words::room::{Phase, Reserved};
 use crate::pure::words::schedule::Then;
@@ -213,7 +212,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         })?;
         let mut each = each.into_iter().peekable();
         while each.peek().is_some() {
-            let some: Vec<(Accepted<T>, Box<Meta>)> = each.by_ref().take(BATCH).collect();
+            let some: Vec<_> = each.by_ref().take(BATCH).collect();
             let before = match each.peek() {
                 Some((later, _)) => later.stamp.id.get(),
                 None => reader.next(),

@@ -8,6 +8,7 @@
 //! A publisher waits for its group, and may write it. So it waits for the disk inside a handler,
 //! too, but never for a worker.
 
+use crate::engine::journal::encoded::Encoded;
 use crate::engine::journal::submitted::{Job, Submitted};
 use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::publish::ask::{Admitted, Patience, Refused, Wait};
@@ -27,11 +28,12 @@ use crate::types::error::store::StoreError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Submits messages that were encoded and admitted. Hands them back if the log refuses them.
+    /// They are the first of those that were encoded.
     pub(crate) fn submit(
         self: &Arc<Self>,
         stored: &TopicLog<T>,
         mut chunk: Chunk<T>,
-        encoded: &[Vec<u8>],
+        encoded: &Encoded,
         admitted: &Admitted,
         due: Due,
     ) -> Result<Submitted<T>, (StoreError, Chunk<T>)> {
@@ -43,9 +45,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             last_ticket: admitted.last_id(),
         });
         let put = |frame: &mut _| {
+            let first = stored.put(encoded, job.count, frame);
             // ORDERING: relaxed, because the lock of the log's groups publishes it.
-            job.first
-                .store(stored.put(encoded, frame), Ordering::Relaxed);
+            job.first.store(first, Ordering::Relaxed);
         };
         let hook: Hook = {
             let (topic, job) = (Arc::clone(self), Arc::clone(&job));
@@ -192,7 +194,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Result<(u64, u64), Refused> {
         let not_stored = |error| Refused::NotStored(Box::new(error));
         let (wanted, _) = self.way_of(chunk, chunk.len() as u64, None);
-        let encoded = stored.encode_first(chunk, wanted).map_err(not_stored)?;
+        let encoded = stored
+            .encode(chunk.each().take(wanted as usize))
+            .map_err(not_stored)?;
         let mut drops = DeferredDrops::new();
         let admitted = loop {
             match self.admit(chunk.ask(wanted), patience, &mut drops, None) {
@@ -205,7 +209,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         let count = admitted.count as usize;
         let taken = chunk.take_front(count, split);
-        let submitted = self.submit(stored, taken, &encoded[..count], &admitted, Due::Waits);
+        let submitted = self.submit(stored, taken, &encoded, &admitted, Due::Waits);
+        stored.give_back(encoded);
         let first = submitted.and_then(|submitted| self.await_stored(stored, &submitted));
         match first {
             Ok(first) => Ok((first, admitted.count)),
@@ -238,16 +243,5 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
             duplicate: count == 0,
             ..Receipt::volatile(MessageId::new(first), 0, false)
         }
-    }
-
-    /// Returns the bytes of each of the first messages.
-    pub(crate) fn encode_first(
-        &self,
-        chunk: &Chunk<T>,
-        count: u64,
-    ) -> Result<Vec<Vec<u8>>, StoreError> {
-        let each = chunk.each().take(count as usize);
-        each.map(|(payload, meta)| self.encode(payload, meta))
-            .collect()
     }
 }

@@ -62,7 +62,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 self.weigh_chunk(&mut outbox.chunk);
                 let wanted = outbox.chunk.len().min(BATCH) as u64;
                 let (wanted, _) = self.way_of(&outbox.chunk, wanted, None);
-                let encoded = match stored.encode_first(&outbox.chunk, wanted) {
+                let first = outbox.chunk.each().take(wanted as usize);
+                let encoded = match stored.encode(first) {
                     Ok(encoded) => encoded,
                     Err(error) => return Poll::Ready(Err(not_stored(error))),
                 };
@@ -85,7 +86,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 }
                 let count = admitted.count as usize;
                 let taken = outbox.chunk.take_front(count, split);
-                match self.submit(stored, taken, &encoded[..count], &admitted, Due::Now) {
+                let submitted = self.submit(stored, taken, &encoded, &admitted, Due::Now);
+                stored.give_back(encoded);
+                match submitted {
                     Ok(submitted) => submitted,
                     Err((error, taken)) => {
                         outbox.chunk.put_front(taken);

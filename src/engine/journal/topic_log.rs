@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use crate::engine::base::contain::contain;
+use crate::engine::journal::encoded::Encoded;
 use crate::log::commit::Log;
 use crate::log::reader::{Read, TopicReader};
 use crate::log::store::Inner;
@@ -38,6 +39,8 @@ pub(crate) struct TopicLog<T> {
     next: AtomicU64,
     /// Messages before this one have reached the topic's level.
     visible: AtomicU64,
+    /// Memory for messages that are to be encoded.
+    spare: Mutex<Option<Box<Encoded>>>,
     /// Subscriptions whose letters of an earlier process are in the dead-letter store.
     restored: Mutex<BTreeSet<u32>>,
 }
@@ -60,6 +63,7 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
             began_ns: in_ns(unix_ms()).saturating_sub(now_ns),
             next: AtomicU64::new(next_seq),
             visible: AtomicU64::new(next_seq),
+            spare: Mutex::default(),
             restored: Mutex::default(),
         }
     }
@@ -89,12 +93,13 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
         self.visible.fetch_max(next, Ordering::AcqRel);
     }
 
-    /// Writes a record for each of these messages, and returns the number of the first. The log
+    /// Writes a record for each of the first messages, and returns the number of the first. The log
     /// calls it under the lock of its open group, so numbers have the order of the records.
-    pub(crate) fn put(&self, messages: &[Vec<u8>], frame: &mut FrameBuffer) -> u64 {
+    pub(crate) fn put(&self, messages: &Encoded, count: u64, frame: &mut FrameBuffer) -> u64 {
         let first = self.next.load(Ordering::Relaxed);
         let time_ms = unix_ms();
-        for (seq, message) in (first..).zip(messages) {
+        let next = first + count;
+        for (seq, message) in (first..next).zip(messages.messages()) {
             let topic = self.topic;
             Record::Publish {
                 topic,
@@ -104,68 +109,49 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
             }
             .put(frame.record());
         }
-        let next = first + messages.len() as u64;
         self.next.store(next, Ordering::Release);
         first
     }
 
-    /// Returns the bytes of a message.
-    pub(crate) fn encode(&self, payload: &T, meta: Option<&Meta>) -> Result<Vec<u8>, StoreError> {
-        let mut message = StoredMessage::default();
-        if let Some(meta) = meta {
-            message.key = meta.key.as_deref();
-            message.dedup_id = meta.dedup_id.as_deref();
-            message.ttl_ns = meta.ttl_ns;
-            message.headers = meta
-                .headers
-                .iter()
-                .map(|(name, value)| {
-                    let value = match value {
-                        Value::Text(text) => StoredValue::Text(text),
-                        Value::Bytes(bytes) => StoredValue::Bytes(bytes),
-                    };
-                    (&**name, value)
-                })
-                .collect();
+    /// Returns the bytes of these messages.
+    pub(crate) fn encode<'a>(
+        &self,
+        messages: impl Iterator<Item = (&'a T, Option<&'a Meta>)>,
+    ) -> Result<Box<Encoded>, StoreError> {
+        let mut encoded = self.spare.lock().take().unwrap_or_default();
+        for (payload, meta) in messages {
+            let bytes = encoded.add(stored(meta), |bytes| {
+                let put = contain(|| self.codec.encode(payload, bytes));
+                let put = put.unwrap_or_else(|_| Err(PANICKED.into()));
+                put.map_err(|error| StoreError::Codec(Arc::from(error)))
+            })?;
+            if bytes > MOST_BYTES {
+                return Err(StoreError::TooLarge {
+                    bytes: bytes as u64,
+                    most: MOST_BYTES as u64,
+                });
+            }
         }
-        let mut bytes = Vec::new();
-        message.put(&mut bytes);
-        let encoded = contain(|| self.codec.encode(payload, &mut bytes));
-        let encoded = encoded.unwrap_or_else(|_| Err(PANICKED.into()));
-        encoded.map_err(|error| StoreError::Codec(Arc::from(error)))?;
-        if bytes.len() > MOST_BYTES {
-            return Err(StoreError::TooLarge {
-                bytes: bytes.len() as u64,
-                most: MOST_BYTES as u64,
-            });
-        }
-        Ok(bytes)
+        Ok(encoded)
     }
 
-    /// Returns a payload of its bytes, with what its publisher added.
-    pub(crate) fn decode(&self, bytes: &[u8]) -> Result<(T, Box<Meta>), StoreError> {
+    /// Keeps the memory of messages that are in the log.
+    pub(crate) fn give_back(&self, mut encoded: Box<Encoded>) {
+        if encoded.clear() {
+            *self.spare.lock() = Some(encoded);
+        }
+    }
+
+    /// Returns a payload of its bytes, with the parts that its publisher added, if there are any.
+    pub(crate) fn decode(&self, bytes: &[u8]) -> Result<(T, Option<Box<Meta>>), StoreError> {
         let malformed = |_| CodecError::from("this is no message");
         let message = StoredMessage::read(bytes).map_err(malformed);
         let message = message.map_err(|error| StoreError::Codec(Arc::from(error)))?;
         let payload = contain(|| self.codec.decode(message.payload));
         let payload = payload.unwrap_or_else(|_| Err(PANICKED.into()));
         let payload = payload.map_err(|error| StoreError::Codec(Arc::from(error)))?;
-        let headers = message.headers.iter().map(|(name, value)| {
-            let value = match value {
-                StoredValue::Text(text) => Value::Text((*text).into()),
-                StoredValue::Bytes(bytes) => Value::Bytes((*bytes).into()),
-            };
-            (Box::from(*name), value)
-        });
-        let meta = Meta {
-            key: message.key.map(Box::from),
-            headers: headers.collect(),
-            ttl_ns: message.ttl_ns,
-            dedup_id: message.dedup_id.map(Arc::from),
-            is_logged: true,
-            ..Meta::default()
-        };
-        Ok((payload, Box::new(meta)))
+        let meta = (!message.is_plain()).then(|| Box::new(parts(&message)));
+        Ok((payload, meta))
     }
 
     /// Returns the dedup ids that the log knows, within these bounds.
@@ -280,3 +266,42 @@ const PANICKED: &str = "the codec has panicked";
 
 /// The largest message in bytes. A commit of many messages may be larger.
 const MOST_BYTES: usize = 64 << 20;
+
+/// Returns a message with the parts that its publisher added, and no payload.
+fn stored(meta: Option<&Meta>) -> StoredMessage<'_> {
+    let mut message = StoredMessage::default();
+    if let Some(meta) = meta {
+        message.key = meta.key.as_deref();
+        message.dedup_id = meta.dedup_id.as_deref();
+        message.ttl_ns = meta.ttl_ns;
+        let headers = meta.headers.iter().map(|(name, value)| {
+            let value = match value {
+                Value::Text(text) => StoredValue::Text(text),
+                Value::Bytes(bytes) => StoredValue::Bytes(bytes),
+            };
+            (&**name, value)
+        });
+        message.headers = headers.collect();
+    }
+    message
+}
+
+/// Returns the parts that the publisher of a message added.
+fn parts(message: &StoredMessage<'_>) -> Meta {
+    let headers = message.headers.iter().map(|(name, value)| {
+        let value = match value {
+            StoredValue::Text(text) => Value::Text((*text).into()),
+            StoredValue::Bytes(bytes) => Value::Bytes((*bytes).into()),
+        };
+        (Box::from(*name), value)
+    });
+    Meta {
+        key: message.key.map(Box::from),
+        headers: headers.collect(),
+        ttl_ns: message.ttl_ns,
+        track: None,
+        is_logged: false,
+        dedup_id: message.dedup_id.map(Arc::from),
+        weight: None,
+    }
+}

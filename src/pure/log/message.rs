@@ -64,14 +64,23 @@ impl<'a> StoredMessage<'a> {
         out.extend_from_slice(self.payload);
     }
 
+    /// Returns whether it is nothing but a payload, for a subscriber.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.key.is_none() && self.ttl_ns.is_none() && self.headers.is_empty()
+    }
+
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         let flags = reader.u8()?;
         if flags & !KNOWN != 0 {
             return Err(Malformed);
         }
-        let has = |flag: u8| flags & flag != 0;
         let mut message = Self::default();
+        if flags == 0 {
+            message.payload = reader.rest();
+            return Ok(message);
+        }
+        let has = |flag: u8| flags & flag != 0;
         if has(DEDUP_ID) {
             message.dedup_id = Some(reader.text()?);
         }

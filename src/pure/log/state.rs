@@ -17,7 +17,7 @@ use crate::pure::log::ranges::{Done, read_ranges};
 use crate::pure::log::record::Record;
 
 /// How many bytes of a topic's messages lie between two marks.
-const MARK_EVERY: u64 = 64 * 1024;
+const MARK_EVERY: u64 = 128 * 1024;
 
 /// The place of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -555,7 +555,7 @@ mod tests {
             let found = topic.find(seq).expect("it was published");
             assert_eq!(found.segment, place(seq).segment);
             assert!(found <= place(seq), "{seq}");
-            assert!(place(seq).offset - found.offset <= 80 * 1024, "{seq}");
+            assert!(place(seq).offset - found.offset <= 144 * 1024, "{seq}");
         }
         assert_eq!(topic.find(2_001), None);
     }

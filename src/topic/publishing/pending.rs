@@ -78,7 +78,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
         }
         let not_stored = |error| Refused::NotStored(Box::new(error));
         let (payload, meta) = message.into_parts();
-        let encoded = match stored.encode(&payload, meta.as_deref()) {
+        let encoded = match stored.encode([(&payload, meta.as_deref())].into_iter()) {
             Ok(encoded) => encoded,
             Err(error) => return Err(not_stored(error).error(payload)),
         };
@@ -93,7 +93,9 @@ impl<T: Send + Sync + 'static> Topic<T> {
         };
         let mut chunk = Chunk::EMPTY;
         chunk.push(payload, meta);
-        match core.submit(stored, chunk, &[encoded], &admitted, Due::Now) {
+        let submitted = core.submit(stored, chunk, &encoded, &admitted, Due::Now);
+        stored.give_back(encoded);
+        match submitted {
             Ok(submitted) => Ok(PendingReceipt {
                 topic: self.clone(),
                 submitted,

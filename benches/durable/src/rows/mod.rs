@@ -1,0 +1,5 @@
+//! What is measured.
+
+pub mod recovery;
+pub mod synced;
+pub mod written;
