@@ -6,7 +6,6 @@ use crate::engine::base::counters::{DeliveryCounts, TopicBooks};
 use crate::engine::base::gate::Gate;
 #[cfg(feature = "log")]
 use crate::engine::journal::topic_log::TopicLog;
-use crate::engine::letters::subscribers::AnyLetterReader;
 use crate::engine::parts::delayed::DelayedMessages;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::bus::Bus;
@@ -66,7 +65,7 @@ pub(crate) struct TopicCore<T> {
     /// Made when it is first needed.
     delayed: OnceLock<Box<Mutex<DelayedMessages<T>>>>,
     /// Made when they are first needed.
-    letters: OnceLock<Box<DeadLetterState<T>>>,
+    pub(crate) letters: OnceLock<Box<DeadLetterState<T>>>,
     /// Written for every batch: kept off the lines that publishers read.
     pub(crate) books: CachePadded<TopicBooks>,
     pub(crate) handles: Cell<Handles>,
@@ -330,14 +329,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let settings = &self.settings;
         let new = || DeadLetterState::new(settings.letters, settings.letter_overflow);
         self.letters.get_or_init(|| Box::new(new()))
-    }
-
-    /// Returns the subscribers to its dead letters.
-    pub(crate) fn letter_readers(&self) -> Vec<Arc<dyn AnyLetterReader>> {
-        let letters = self.letters.get();
-        letters.map_or(Vec::new(), |letters| {
-            letters.store.lock().subscribers.list()
-        })
     }
 
     /// Returns the line of redrives that wait for room in a lane.
