@@ -1,5 +1,6 @@
 //! Events and metrics, as the user reads them.
 
+pub(crate) mod cause;
 pub(crate) mod event;
 pub(crate) mod latency;
 pub(crate) mod letters;
