@@ -47,7 +47,7 @@
 //! | a topic is full | its [`Overflow`] policy decides; the payload comes back by default |
 //! | a lane is full | the subscription's [`LaneFull`] policy decides; by default the topic waits, without occupying a worker |
 //! | nobody subscribes | the topic's [`NoSubscribers`] policy decides |
-//! | a handler fails or panics, or a [`Lease`] is nacked, dropped or late | the [`RetryPolicy`](retry::RetryPolicy) decides; by default there are three attempts, 250 ms times the attempt apart, then the [`DeadLetters`] |
+//! | a handler fails or panics, or a [`Lease`] is nacked, dropped or late | the [`RetryPolicy`] decides; by default there are three attempts, 250 ms times the attempt apart, then the [`DeadLetters`] |
 //! | later deliveries wait behind a failed one | the subscription's [`OnFailure`] decides; by default they go on |
 //! | a handler can't do it now | it returns [`Nack::snooze`] or [`Nack::requeue`], which count no attempt: after a while, or at the end of the line |
 //! | a message grows old | its time to live ([`TopicBuilder::ttl`], [`MessageBuilder::ttl`]) ends it by itself, or sends it to the dead letters ([`OnExpired`]) |
@@ -178,8 +178,8 @@ pub mod error {
 /// Events, which [`Broker::observe`] delivers.
 pub mod event {
     pub use crate::broker::Observation;
+    pub use crate::observe::event::Hook;
     pub use crate::observe::event::{DropCause, Event, EventKind};
-    pub use crate::observe::hook::Hook;
     pub use crate::observe::owned::OwnedEvent;
     pub use crate::pure::decide::lifecycle::Status;
 }

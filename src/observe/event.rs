@@ -4,13 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::message::MessageId;
-use crate::observe::hook::Hook;
+pub use crate::observe::cause::{DropCause, Hook};
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::policy::retry::FailureKind;
 use crate::pure::policy::strategy::FlushCause;
 use crate::sync::Arc;
 use crate::types::config::Overflow;
-use crate::types::labels;
 use crate::types::reason::{DeadReason, LetterAction};
 
 /// One event, with the topic, subscription, message and attempt that it belongs to.
@@ -541,38 +540,6 @@ impl fmt::Display for EventKind {
         f.pad(self.as_str())
     }
 }
-
-/// The reason why a message or a delivery was dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum DropCause {
-    /// The topic was full.
-    Overflow,
-    /// The subscription's lane was full.
-    LaneFull,
-    /// A handler or a retry policy discarded the delivery.
-    Discarded,
-    /// The broker stopped before the message was dispatched.
-    Shutdown,
-    /// The message's time to live ran out while it was retained for a first subscription.
-    Expired,
-    /// The message was delayed, and taken back before it was due.
-    ///
-    /// [`Topic::cancel_delayed`](crate::Topic::cancel_delayed) does that.
-    Cancelled,
-    /// The store did not take the message. Its publisher has the payload back.
-    NotStored,
-}
-
-labels!(DropCause {
-    Self::Overflow => "overflow",
-    Self::LaneFull => "lane_full",
-    Self::Discarded => "discarded",
-    Self::Shutdown => "shutdown",
-    Self::Expired => "expired",
-    Self::Cancelled => "cancelled",
-    Self::NotStored => "not_stored",
-});
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! Events and metrics, as the user reads them.
 
+pub(crate) mod cause;
 pub(crate) mod event;
-pub(crate) mod hook;
 pub(crate) mod latency;
 pub(crate) mod letters;
 pub(crate) mod metrics;

@@ -10,7 +10,7 @@ use crate::engine::state::lane::{Lane, Turn};
 use crate::engine::wait::fire::Tag;
 use crate::message::MessageId;
 use crate::observe::event::EventKind;
-use crate::observe::hook::Hook;
+use crate::observe::event::Hook;
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::policy::retry::{FailedAttempt, random};
 use crate::pure::policy::verdict::{Verdict, judge};

@@ -7,6 +7,5 @@ pub(crate) mod ask;
 pub(crate) mod buffer;
 pub(crate) mod chunks;
 pub(crate) mod delayed;
-pub(crate) mod evict;
 pub(crate) mod messages;
 pub(crate) mod terms;

@@ -288,3 +288,13 @@ impl<T: Send + Sync + 'static> AnyLetterReader for LetterReader<T> {
         }
     }
 }
+
+impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Returns the subscribers to its dead letters.
+    pub(crate) fn letter_readers(&self) -> Vec<Arc<dyn AnyLetterReader>> {
+        let letters = self.letters.get();
+        letters.map_or(Vec::new(), |letters| {
+            letters.store.lock().subscribers.list()
+        })
+    }
+}

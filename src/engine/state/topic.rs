@@ -6,10 +6,8 @@ use crate::engine::base::counters::{DeliveryCounts, TopicBooks};
 use crate::engine::base::gate::Gate;
 #[cfg(feature = "log")]
 use crate::engine::journal::topic_log::TopicLog;
-use crate::engine::letters::subscribers::AnyLetterReader;
 use crate::engine::parts::delayed::DelayedMessages;
 use crate::engine::runtime::Engine;
-use crate::engine::runtime::bus::Bus;
 use crate::engine::runtime::directory::{Live, LiveSettings, TopicSettings};
 use crate::engine::state::dead_letter_store::{
     DeadLetterState, DeadLetterStore, Left, Letter, notify,
@@ -20,9 +18,8 @@ use crate::engine::state::partition_set::Split;
 use crate::engine::state::roll::Roll;
 use crate::engine::terms::weights::Weights;
 use crate::engine::wait::waiters::Waiters;
-use crate::message::MessageId;
 use crate::message::batch::{BatchSlice, QueueEntry};
-use crate::observe::event::{About, EventKind, Record, Subject};
+use crate::observe::event::{EventKind, Subject};
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::policy::dedup::DedupIds;
 use crate::pure::words::ending::Ending;
@@ -31,6 +28,8 @@ use crate::pure::words::schedule::Then;
 use crate::pure::words::start::Starts;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Slot, in_order};
+
+mod tell;
 
 /// The list of a topic's lanes.
 pub(crate) type Lanes<T> = Vec<Arc<Lane<T>>>;
@@ -83,7 +82,7 @@ pub(crate) struct TopicCore<T> {
     /// Made when it is first needed.
     delayed: OnceLock<Box<Mutex<DelayedMessages<T>>>>,
     /// Made when they are first needed.
-    letters: OnceLock<Box<DeadLetterState<T>>>,
+    pub(crate) letters: OnceLock<Box<DeadLetterState<T>>>,
     /// Written for every batch: kept off the lines that publishers read.
     pub(crate) books: CachePadded<TopicBooks>,
     pub(crate) handles: Cell<Handles>,
@@ -283,76 +282,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    pub(crate) fn bus(&self) -> &Bus {
-        &self.engine.bus
-    }
-
-    /// Tells observers of something that happened to this topic.
-    pub(crate) fn tell(&self, kind: EventKind) {
-        self.tell_of(Subject::default(), kind);
-    }
-
-    /// Tells observers of something that happened to one message.
-    pub(crate) fn tell_message(&self, id: MessageId, status: Status, kind: EventKind) {
-        self.tell_of(Subject::default().message(id).status(status), kind);
-    }
-
-    /// Tells observers, if there are any.
-    pub(crate) fn tell_of(&self, subject: Subject<'_>, kind: EventKind) {
-        if self.bus().observed() {
-            let now_ns = self.engine.clock.now_ns();
-            let record = Record::about(subject, Arc::clone(&self.name), now_ns, kind);
-            self.bus().send(Box::new(record));
-        }
-    }
-
-    /// Tells observers, if there are any, of something that happened at once to several messages.
-    pub(crate) fn tell_each(
-        &self,
-        ids: impl Iterator<Item = MessageId>,
-        status: Status,
-        at_ns: u64,
-        kind: EventKind,
-    ) {
-        self.tell_about(ids, |name| Record {
-            status: Some(status),
-            ..Record::new(name, at_ns, kind)
-        });
-    }
-
-    /// Tells observers, if there are any, of attempts of one subscription at several messages.
-    pub(crate) fn tell_attempts(
-        &self,
-        subscription: &Arc<str>,
-        ids: impl Iterator<Item = MessageId>,
-        attempt: u32,
-        status: Status,
-        at_ns: u64,
-        kind: EventKind,
-    ) {
-        self.tell_about(ids, |name| Record {
-            subscription: Some(Arc::clone(subscription)),
-            attempt,
-            status: Some(status),
-            ..Record::new(name, at_ns, kind)
-        });
-    }
-
-    fn tell_about(
-        &self,
-        ids: impl Iterator<Item = MessageId>,
-        record: impl FnOnce(Arc<str>) -> Record,
-    ) {
-        if !self.bus().observed() {
-            return;
-        }
-        let about = About::these(ids);
-        if !matches!(about, About::None) {
-            let record = record(Arc::clone(&self.name));
-            self.bus().send(Box::new(Record { about, ..record }));
-        }
-    }
-
     /// Returns the delayed messages.
     pub(crate) fn delayed(&self) -> &Mutex<DelayedMessages<T>> {
         self.delayed
@@ -368,14 +297,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let settings = &self.settings;
         let new = || DeadLetterState::new(settings.letters, settings.letter_overflow);
         self.letters.get_or_init(|| Box::new(new()))
-    }
-
-    /// Returns the subscribers to its dead letters.
-    pub(crate) fn letter_readers(&self) -> Vec<Arc<dyn AnyLetterReader>> {
-        let letters = self.letters.get();
-        letters.map_or(Vec::new(), |letters| {
-            letters.store.lock().subscribers.list()
-        })
     }
 
     /// Returns the line of redrives that wait for room in a lane.

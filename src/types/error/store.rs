@@ -25,8 +25,6 @@ pub enum StoreError {
     /// A record that was safe on the disk can't be read any more. Nothing was opened or changed.
     ///
     /// It is not the mark of a crash, which is a torn tail, and which opening a store mends.
-    /// [`StoreBuilder::salvage`](crate::store::StoreBuilder::salvage) opens what is left, and
-    /// reports what is lost.
     #[error("segment {segment} is damaged at byte {offset}, in the frame with lsn {lsn}")]
     Damaged {
         /// The number of the segment, which is the name of its file.
