@@ -457,3 +457,74 @@ fn a_store_has_one_opener() {
     drop(first);
     directory.store();
 }
+
+#[test]
+fn a_topic_of_a_store_is_open_in_one_broker() {
+    let directory = Directory::new();
+    let store = directory.store();
+    let broker = || {
+        let builder = Broker::builder().workers(0).store(store.clone());
+        builder.build().expect("it builds")
+    };
+    let (one, other) = (broker(), broker());
+    let topic = notes(&one);
+    let refused = other.topic::<String>("notes").durable(Raw).open();
+    assert!(matches!(
+        refused,
+        Err(OpenError::Store(StoreError::TopicOpen { .. }))
+    ));
+    topic.publish("1".to_owned()).expect("stored");
+    drop((topic, one));
+    let topic = notes(&other);
+    let receipt = topic.publish("2".to_owned()).expect("stored");
+    assert_eq!(receipt.id().get(), 2);
+}
+
+#[test]
+fn a_message_that_the_codec_cannot_read_stops_nobody_and_waits_for_a_codec_that_can() {
+    struct Strict(bool);
+    impl millstream::store::Codec<String> for Strict {
+        fn encode(
+            &self,
+            text: &String,
+            into: &mut Vec<u8>,
+        ) -> Result<(), millstream::store::CodecError> {
+            Raw.encode(text, into)
+        }
+
+        fn decode(&self, bytes: &[u8]) -> Result<String, millstream::store::CodecError> {
+            match self.0 && bytes == b"2" {
+                true => Err("no such version".into()),
+                false => Raw.decode(bytes),
+            }
+        }
+    }
+    let directory = Directory::new();
+    let open = |is_strict: bool| {
+        let broker = directory.manual();
+        let topic = broker.topic::<String>("notes").durable(Strict(is_strict));
+        let topic = topic.open().expect("it opens");
+        (broker, topic)
+    };
+    let (broker, topic) = open(true);
+    drop(
+        topic
+            .subscription("billing")
+            .durable()
+            .subscribe(|_| Ok(())),
+    );
+    topic.publish_batch(texts(1..=3)).expect("stored");
+    drop((broker, topic));
+    for (is_strict, delivered, letters) in [(true, 2, 0), (true, 0, 0), (false, 0, 1)] {
+        let (broker, topic) = open(is_strict);
+        let billing = topic
+            .subscription("billing")
+            .durable()
+            .subscribe(|_| Ok(()));
+        let billing = billing.expect("it resumes");
+        broker.run_until_idle();
+        assert_eq!(billing.metrics().counts.delivered, delivered);
+        assert_eq!(topic.dead_letters().len(), letters);
+        broker.metrics().balance().expect("balanced");
+    }
+}

@@ -1,5 +1,6 @@
 //! A store: the user's handle of a log.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ pub(crate) struct Inner {
     flusher: Mutex<Option<JoinHandle<()>>>,
     /// Held while a topic or a subscription is added, so that none is added twice.
     adding: Mutex<()>,
+    /// The topics that are open. Each numbers its messages, so it is open once.
+    open: Mutex<BTreeSet<u32>>,
 }
 
 impl Store {
@@ -103,10 +106,23 @@ impl std::fmt::Debug for Store {
 }
 
 impl Inner {
-    /// Returns a topic's number in the store, and the number of its next message. Adds the topic if
-    /// it is new.
-    pub(crate) fn topic(&self, name: &str) -> Result<(u32, u64), StoreError> {
+    /// Opens a topic, unless it is open. Returns its number in the store, and the number of its next
+    /// message. Adds the topic if it is new.
+    pub(crate) fn open_topic(&self, name: &str) -> Result<(u32, u64), StoreError> {
         let _adding = self.adding.lock();
+        let (topic, next) = self.find_or_add(name)?;
+        match self.open.lock().insert(topic) {
+            true => Ok((topic, next)),
+            false => Err(StoreError::TopicOpen { name: name.into() }),
+        }
+    }
+
+    /// Lets others open a topic.
+    pub(crate) fn close_topic(&self, topic: u32) {
+        self.open.lock().remove(&topic);
+    }
+
+    fn find_or_add(&self, name: &str) -> Result<(u32, u64), StoreError> {
         let (found, topic) = {
             let state = self.log.shared.state.lock();
             let found = state
@@ -305,6 +321,7 @@ impl StoreBuilder {
                 directory: self.directory,
                 flusher: Mutex::new(Some(flusher)),
                 adding: Mutex::new(()),
+                open: Mutex::default(),
             }),
         })
     }

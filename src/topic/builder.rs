@@ -12,6 +12,8 @@ use crate::topic::Topic;
 use crate::topic::options::{TopicOptions, check_weight_limit, topic_setters};
 #[cfg(feature = "log")]
 use crate::topic::stored::StoredTopic;
+#[cfg(feature = "log")]
+use crate::types::error::store::StoreError;
 use crate::types::error::{OpenError, SettingError};
 
 /// The largest payload by value, in bytes. A topic of larger payloads is refused.
@@ -20,6 +22,10 @@ use crate::types::error::{OpenError, SettingError};
 /// stack has 2 MiB, unless [`stack_size`](crate::BrokerBuilder::stack_size) says otherwise.
 /// Contents behind a [`Box`] or an [`Arc`] don't count.
 pub const MAX_PAYLOAD: usize = 16 * 1_024;
+/// How often a durable topic is tried to be opened while the store says that it is open.
+#[cfg(feature = "log")]
+const MOST_TRIES: u32 = 1_000;
+
 /// A topic to be opened.
 ///
 /// Set what you care about, then call [`open`](Self::open), which checks all settings at once.
@@ -136,6 +142,8 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
         }
         #[cfg(feature = "log")]
         self.stored.checked(self.engine, &settings, live)?;
+        #[cfg(feature = "log")]
+        let mut tries = 0;
         loop {
             if self.engine.is_ending() {
                 return Err(OpenError::Closed);
@@ -144,6 +152,16 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 let strategy = options.strategy.clone();
                 let retry = options.retry.clone();
                 let weights = self.weight.clone();
+                #[cfg(feature = "log")]
+                let stored = match self.stored.open(self.engine, &name, live.dedup) {
+                    // Somebody opens it at this moment, or it is being removed.
+                    Err(OpenError::Store(StoreError::TopicOpen { .. })) if tries < MOST_TRIES => {
+                        tries += 1;
+                        crate::sync::yield_now();
+                        continue;
+                    }
+                    opened => opened?,
+                };
                 let core = TopicCore::<T>::new(
                     Arc::clone(&name),
                     Arc::clone(self.engine),
@@ -155,7 +173,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                         retry: retry.unwrap_or_else(|| Arc::clone(&self.engine.retry)),
                     },
                     #[cfg(feature = "log")]
-                    self.stored.open(self.engine, &name, live.dedup)?,
+                    stored,
                 );
                 // The handle is taken before anybody can find and remove the topic.
                 let topic = Topic::join(Arc::clone(&core));

@@ -164,7 +164,7 @@ impl<T: Send + Sync + 'static> StoredTopic<T> {
             return Ok(None);
         };
         let inner = Arc::clone(&store.inner);
-        let (topic, next) = inner.topic(name)?;
+        let (topic, next) = inner.open_topic(name)?;
         let limits = self.retention.unwrap_or_default().0;
         inner.log.limit(topic, limits);
         let level = self.level.unwrap_or_default();

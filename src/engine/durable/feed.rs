@@ -12,6 +12,7 @@ use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::runtime::pool::{Task, Worker};
 use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::{Lanes, TopicCore};
+use crate::log::cursor::NewLetter;
 use crate::message::MessageId;
 use crate::message::batch::{Accepted, BATCH, Batch, BatchSlice, Stamp};
 use crate::observe::event::{EventKind, Subject};
@@ -19,6 +20,7 @@ use crate::pure::words::room::{Phase, Reserved};
 use crate::pure::words::schedule::Then;
 use crate::sync::{Arc, unix_ms};
 use crate::types::error::store::StoreError;
+use crate::types::reason::DeadReason;
 
 /// The most batches that a feeder hands over before other tasks have their turn.
 const QUANTUM: usize = 16;
@@ -198,9 +200,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 return;
             }
             match topic_log.decode(read.message) {
-                Ok((payload, meta)) => {
+                Ok((payload, mut meta)) => {
                     let age_ms = now_ms.saturating_sub(read.time_ms);
                     let age_ns = age_ms.saturating_mul(1_000_000);
+                    if let Some(ttl_ns) = meta.as_mut().and_then(|meta| meta.ttl_ns.as_mut()) {
+                        // It may be older than the broker's clock.
+                        let late_ns = age_ns.saturating_sub(now_ns);
+                        *ttl_ns = ttl_ns.saturating_sub(late_ns);
+                    }
                     let stamp = Stamp {
                         id: MessageId::new(read.seq),
                         accepted_ns: now_ns.saturating_sub(age_ns),
@@ -278,8 +285,18 @@ impl<T: Send + Sync + 'static> Lane<T> {
         true
     }
 
-    /// Notes that a message can't be decoded. It is skipped, and observers hear of it.
+    /// Notes that a message can't be decoded, and observers hear of it. For a durable subscription it
+    /// is a dead letter in the log, with its bytes. It comes up when a later codec can read it.
     fn note_undecodable(&self, seq: u64, error: &StoreError) {
+        if let Some(cursor) = self.cursor() {
+            cursor.letter(NewLetter {
+                seq,
+                attempts: 0,
+                time_ms: unix_ms(),
+                reason: DeadReason::Rejected.number(),
+                error: error.to_string().into(),
+            });
+        }
         let kind = EventKind::Undecodable {
             error: error.to_string().into(),
         };

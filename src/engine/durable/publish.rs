@@ -53,14 +53,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let (topic, job) = (Arc::clone(self), Arc::clone(&job));
             Box::new(move |result| match result {
                 Ok(()) => topic.take_in_stored(&job),
-                Err(_) => topic.abandon_claims(&job),
+                Err(_) => topic.refuse_stored(&job),
             })
         };
         match stored.log().submit(stored.syncs(), due, put, Some(hook)) {
             Ok(ticket) => Ok(Submitted { job, ticket }),
             Err((error, _)) => {
-                self.abandon_claims(&job);
-                Err((error, self.take_back(&job)))
+                self.refuse_stored(&job);
+                Err((error, job.take_back()))
             }
         }
     }
@@ -84,7 +84,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Result<u64, (StoreError, Chunk<T>)> {
         match result {
             Ok(()) => Ok(submitted.job.first.load(Ordering::Relaxed)),
-            Err(error) => Err((error, self.take_back(&submitted.job))),
+            Err(error) => Err((error, submitted.job.take_back())),
         }
     }
 
@@ -112,22 +112,20 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.enqueue(entry, job.last_ticket, None);
     }
 
-    /// Forgets the dedup ids of messages that the log has refused.
-    fn abandon_claims(&self, job: &Job<T>) {
-        if let Some(chunk) = &*job.chunk.lock() {
-            self.settle_claims(chunk, None);
-        }
-    }
-
-    /// Takes back messages that the log has refused. They have tickets, and are counted as dropped.
-    fn take_back(&self, job: &Job<T>) -> Chunk<T> {
-        let chunk = job.chunk.lock().take().unwrap_or(Chunk::EMPTY);
-        self.unload_refused(&chunk);
+    /// Ends messages that the log has refused, whether anybody waits for them or not. They have
+    /// tickets, and are counted as dropped. Their publisher takes them back.
+    fn refuse_stored(&self, job: &Job<T>) {
+        let chunk = job.chunk.lock();
+        let Some(refused) = &*chunk else {
+            return;
+        };
+        self.settle_claims(refused, None);
+        self.unload_refused(refused);
+        refused.end_tracked(Status::Dropped);
+        drop(chunk);
         let first = MessageId::new(job.last_ticket + 1 - job.count);
         let ids = (0..job.count as u32).map(|at| first.after(u64::from(at)));
         self.drop_messages(ids, DropCause::NotStored);
-        chunk.end_tracked(Status::Dropped);
-        chunk
     }
 
     /// Publishes one message through the log, or hands it back.

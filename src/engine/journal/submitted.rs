@@ -16,6 +16,13 @@ pub(crate) struct Job<T> {
     pub(crate) last_ticket: u64,
 }
 
+impl<T> Job<T> {
+    /// Takes back messages that the log has refused.
+    pub(crate) fn take_back(&self) -> Chunk<T> {
+        self.chunk.lock().take().unwrap_or(Chunk::EMPTY)
+    }
+}
+
 /// Messages that are written when the group of their ticket is.
 pub(crate) struct Submitted<T> {
     pub(crate) job: Arc<Job<T>>,

@@ -45,6 +45,12 @@ pub(crate) struct TopicLog<T> {
     restored: Mutex<BTreeSet<u32>>,
 }
 
+impl<T> Drop for TopicLog<T> {
+    fn drop(&mut self) {
+        self.store.close_topic(self.topic);
+    }
+}
+
 impl<T: Send + Sync + 'static> TopicLog<T> {
     pub(crate) fn new(
         store: Arc<Inner>,

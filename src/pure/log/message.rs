@@ -66,7 +66,8 @@ impl<'a> StoredMessage<'a> {
 
     /// Returns whether it is nothing but a payload, for a subscriber.
     pub(crate) fn is_plain(&self) -> bool {
-        self.key.is_none() && self.ttl_ns.is_none() && self.headers.is_empty()
+        let has_text = self.key.is_some() || self.dedup_id.is_some();
+        !has_text && self.ttl_ns.is_none() && self.headers.is_empty()
     }
 
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {

@@ -85,6 +85,13 @@ pub enum StoreError {
         /// The number of the first message that is still there.
         first_available: u64,
     },
+    /// The topic is open already, in another broker with the same store, or it was removed and is
+    /// still in use.
+    #[error("the topic {name} of the store is open already")]
+    TopicOpen {
+        /// The topic's name.
+        name: Box<str>,
+    },
     /// A durable topic doesn't store this.
     #[error("a durable topic doesn't store {what}")]
     Unsupported {
