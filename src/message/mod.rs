@@ -117,7 +117,7 @@ impl Receipt {
         self.dropped
     }
 
-    /// Returns whether a message with this [dedup id](Message::dedup_id) was accepted before, so
+    /// Returns whether a message with this [dedup id](crate::Message::dedup_id) was accepted before, so
     /// that this one was dropped.
     pub fn is_duplicate(&self) -> bool {
         self.duplicate
@@ -180,7 +180,7 @@ impl BatchReceipt {
     }
 
     /// Returns the number of messages of this batch that were dropped because a message with their
-    /// [dedup id](Message::dedup_id) had been accepted.
+    /// [dedup id](crate::Message::dedup_id) had been accepted.
     pub fn duplicates(&self) -> usize {
         self.duplicates
     }
@@ -270,7 +270,7 @@ impl<'a, T> Delivery<'a, T> {
         self.batch.meta(self.index)?.key.as_deref()
     }
 
-    /// Returns the [dedup id](Message::dedup_id) that the publisher gave, if any.
+    /// Returns the [dedup id](crate::Message::dedup_id) that the publisher gave, if any.
     pub fn dedup_id(&self) -> Option<&'a str> {
         self.batch.meta(self.index)?.dedup_id.as_deref()
     }
