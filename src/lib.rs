@@ -192,6 +192,7 @@ pub mod metrics {
         DeliveryCounts, MemberMetrics, SubscriptionMetrics, TopicMetrics,
     };
     pub use crate::types::report::DrainReport;
+    pub use crate::types::waiting::{Waiting, WaitingFor};
 }
 
 /// The leases of a [`PullSubscription`], in batches and as iterators, futures and streams.

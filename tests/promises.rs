@@ -50,6 +50,7 @@ mod owned_events;
 mod parallel;
 mod partitions;
 mod patterns;
+mod pause;
 mod payloads;
 mod pull;
 mod pull_batches;

@@ -11,6 +11,7 @@ use crate::engine::runtime::bus::Bus;
 use crate::engine::runtime::poll_hook::PollHook;
 use crate::engine::runtime::pool::Pool;
 use crate::engine::runtime::timer::Timer;
+use crate::engine::wait::holds::Holds;
 use crate::engine::wait::quiescence::Quiescence;
 use crate::pure::policy::retry::Backoff;
 use crate::pure::policy::strategy::Immediate;
@@ -232,6 +233,7 @@ impl BrokerBuilder {
             topics: Map::new(),
             pattern_subs: Mutex::new(Vec::new()),
             retired_topics: Mutex::new(Vec::new()),
+            pauses: Holds::new(),
             removed: Mutex::new(None),
             strategy: Slot::new(share_strategy(Immediate)),
             retry: share_policy(Backoff::default()),

@@ -282,6 +282,25 @@ impl Broker {
         Ok(())
     }
 
+    /// Pauses all subscriptions of all topics, later ones included, until [`resume`](Self::resume).
+    ///
+    /// Topics go on to accept and to dispatch messages. Each subscription waits as after
+    /// [`Subscription::pause`](crate::Subscription::pause). The pauses of topics and subscriptions
+    /// are apart from this one.
+    pub fn pause(&self) {
+        self.owner.engine.set_paused(true);
+    }
+
+    /// Ends the broker's own pause.
+    pub fn resume(&self) {
+        self.owner.engine.set_paused(false);
+    }
+
+    /// Returns whether the broker itself is paused.
+    pub fn is_paused(&self) -> bool {
+        self.owner.engine.pauses.is_paused()
+    }
+
     /// Calls `observer` for every event from now on, until the returned [`Observation`] is dropped.
     ///
     /// A thread of the observers' own makes the calls. A broker without workers makes them within

@@ -20,7 +20,11 @@ pub(crate) mod parts;
 
 pub(crate) mod terms;
 
+pub(crate) mod gates;
+
 pub(crate) mod state;
+
+pub(crate) mod pass;
 
 pub(crate) mod publish;
 

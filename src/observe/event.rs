@@ -11,6 +11,7 @@ use crate::pure::policy::strategy::FlushCause;
 use crate::sync::Arc;
 use crate::types::config::Overflow;
 use crate::types::reason::{DeadReason, LetterAction};
+use crate::types::waiting::WaitingFor;
 
 /// One event, with the topic, subscription, message and attempt that it belongs to.
 ///
@@ -283,6 +284,10 @@ impl fmt::Display for Event<'_> {
             EventKind::Backpressure { depth, .. } => write!(f, " depth {depth}"),
             EventKind::BatchFlush { size, cause } => write!(f, " of {size} ({cause})"),
             EventKind::Dropped { cause } => write!(f, " ({cause})"),
+            EventKind::Waiting {
+                reason: Some(reason),
+            } => write!(f, " for {reason}"),
+            EventKind::Waiting { reason: None } => f.write_str(" no more"),
             EventKind::HookPanicked { hook } => write!(f, " ({hook})"),
             EventKind::MemberJoined { member } | EventKind::MemberLeft { member } => {
                 write!(f, " {member}")
@@ -364,6 +369,12 @@ pub enum EventKind {
     /// A delivery that waited for its retry or the end of its snooze was called back early, by
     /// [`Subscription::retry_now`](crate::Subscription::retry_now) or one like it.
     RetriedNow,
+    /// The deliveries of a subscription wait from now on, or for another reason than before; or they
+    /// go on, if there is no reason any more.
+    Waiting {
+        /// The reason.
+        reason: Option<WaitingFor>,
+    },
     /// A delivery went to the dead letters.
     DeadLetter {
         /// The reason.
@@ -501,6 +512,7 @@ impl EventKind {
             Self::Snoozed { .. } => "snoozed",
             Self::RetryScheduled { .. } => "retry_scheduled",
             Self::RetriedNow => "retried_now",
+            Self::Waiting { .. } => "waiting",
             Self::DeadLetter { .. } => "dead_letter",
             Self::StrategySwapped { .. } => "strategy_swapped",
             Self::PartitionsChanged { .. } => "partitions_changed",

@@ -7,6 +7,8 @@ use crate::observe::latency::LatencySummary;
 use crate::observe::letters::LetterSubscriptionMetrics;
 use crate::types::duration::Short;
 
+use crate::types::waiting::Waiting;
+
 pub use crate::engine::base::counters::DeliveryCounts;
 
 /// A snapshot of all counts of a broker.
@@ -117,6 +119,10 @@ pub struct SubscriptionMetrics {
     pub timed_out: u64,
     /// Leases that were dropped without being settled.
     pub abandoned: u64,
+    /// Why the deliveries wait though a handler is free, if they do.
+    ///
+    /// For a subscription to patterns it is the reason that has held for longest in any topic.
+    pub waiting_for: Option<Waiting>,
     /// Deliveries that were between two counters while the snapshot was taken.
     ///
     /// [`TopicMetrics::balance`] tolerates this difference. It is zero at rest, and a few batches

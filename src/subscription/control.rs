@@ -20,6 +20,10 @@ pub(crate) trait Control: Send + Sync {
     fn set_concurrency(&self, concurrency: usize) -> bool;
     /// Has deliveries that wait for their next attempt come now: those of this message, or all.
     fn retry_now(&self, only: Option<MessageId>) -> usize;
+    /// Has the handler called for nothing more, or again.
+    fn set_paused(&self, is_paused: bool);
+    /// Returns whether the subscription itself is paused.
+    fn is_paused(&self) -> bool;
     fn metrics(&self) -> SubscriptionMetrics;
     fn has_ended(&self) -> bool;
 }
@@ -194,6 +198,45 @@ macro_rules! subscription_controls {
         /// [`retry_now`](Self::retry_now) does for one.
         pub fn retry_all_now(&self) -> usize {
             self.control().retry_now(None)
+        }
+
+        /// Pauses the subscription: its deliveries wait until [`resume`](Self::resume).
+        ///
+        /// Calls that run go on, and so does the rest of a few deliveries that a worker has taken at
+        /// once. Leases that are out stay so. Retries wait, too, and no attempt is lost. Waiting
+        /// deliveries expire as ever. The lane fills up, and then its policy for a
+        /// [full lane](Self::set_when_full) holds. A drain waits for a resume until its time is up.
+        ///
+        /// A subscription to patterns is paused in all topics, later ones included. The pause is
+        /// apart from those of the topic and the broker: all of them have to end.
+        ///
+        /// ```
+        /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+        /// let broker = millstream::Broker::builder().workers(0).build()?;
+        /// let orders = broker.topic::<u64>("orders").open()?;
+        /// let billing = orders.subscribe("billing", |_| Ok(()))?;
+        /// billing.pause();
+        /// orders.publish(7)?;
+        /// broker.run_until_idle();
+        /// assert_eq!(billing.metrics().queued, 1);
+        /// billing.resume();
+        /// broker.run_until_idle();
+        /// assert_eq!(billing.metrics().counts.delivered, 1);
+        /// # Ok(())
+        /// # }
+        /// ```
+        pub fn pause(&self) {
+            self.control().set_paused(true);
+        }
+
+        /// Ends the subscription's own pause.
+        pub fn resume(&self) {
+            self.control().set_paused(false);
+        }
+
+        /// Returns whether the subscription itself is paused, whatever its topic and its broker are.
+        pub fn is_paused(&self) -> bool {
+            self.control().is_paused()
         }
 
         /// Returns a snapshot of the subscription's counts.

@@ -18,6 +18,7 @@ use crate::engine::runtime::{Engine, context};
 use crate::engine::state::keyed::ChangeRules;
 use crate::engine::state::lane::Lane;
 use crate::engine::wait::fire::Tag;
+use crate::engine::wait::holds::Hold;
 use crate::message::MessageId;
 use crate::observe::latency::Latencies;
 use crate::observe::metrics::SubscriptionMetrics;
@@ -211,6 +212,14 @@ impl<T: Send + Sync + 'static> Control for Arc<Lane<T>> {
 
     fn retry_now(&self, only: Option<MessageId>) -> usize {
         Lane::retry_now(self, only)
+    }
+
+    fn set_paused(&self, is_paused: bool) {
+        Lane::set_paused(self, Hold::Subscription, is_paused);
+    }
+
+    fn is_paused(&self) -> bool {
+        self.gate.holds.has(Hold::Subscription)
     }
 
     fn metrics(&self) -> SubscriptionMetrics {

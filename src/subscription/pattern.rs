@@ -202,6 +202,14 @@ impl<T: Send + Sync + 'static> Control for PatternSub<T> {
         PatternSub::retry_now(self, only)
     }
 
+    fn set_paused(&self, is_paused: bool) {
+        PatternSub::set_paused(self, is_paused);
+    }
+
+    fn is_paused(&self) -> bool {
+        PatternSub::is_paused(self)
+    }
+
     fn metrics(&self) -> SubscriptionMetrics {
         self.read_metrics()
     }

@@ -64,6 +64,16 @@ impl Word {
         self.0.store(word, std::sync::atomic::Ordering::Release);
     }
 
+    /// Sets these bits, or clears them. Returns the word before.
+    pub(crate) fn set_bits(&self, bits: u64, is_on: bool) -> u64 {
+        let order = std::sync::atomic::Ordering::AcqRel;
+        if is_on {
+            self.0.fetch_or(bits, order)
+        } else {
+            self.0.fetch_and(!bits, order)
+        }
+    }
+
     /// Writes the word unless it is greater already.
     pub(crate) fn raise(&self, word: u64) {
         self.0.fetch_max(word, std::sync::atomic::Ordering::AcqRel);

@@ -18,6 +18,7 @@ use std::fmt;
 use crate::engine::base::contain::{share_policy, share_strategy};
 use crate::engine::runtime::directory::AnyTopic;
 use crate::engine::state::topic::TopicCore;
+use crate::engine::wait::holds::Hold;
 use crate::message::Delivery;
 use crate::message::nack::Nack;
 use crate::observe::metrics::TopicMetrics;
@@ -115,6 +116,24 @@ impl<T: Send + Sync + 'static> Topic<T> {
         policy.check()?;
         self.core.retry.swap(policy);
         Ok(())
+    }
+
+    /// Pauses all subscriptions of the topic, later ones included, until [`resume`](Self::resume).
+    ///
+    /// The topic goes on to accept and to dispatch messages. Each subscription waits as after
+    /// [`Subscription::pause`](crate::Subscription::pause), whose own pause is apart from this one.
+    pub fn pause(&self) {
+        self.core.pause_lanes(Hold::Topic, true);
+    }
+
+    /// Ends the topic's own pause.
+    pub fn resume(&self) {
+        self.core.pause_lanes(Hold::Topic, false);
+    }
+
+    /// Returns whether the topic itself is paused, whatever its broker is.
+    pub fn is_paused(&self) -> bool {
+        self.core.pauses.has(Hold::Topic)
     }
 
     /// Returns the number of partitions that the topic is split into, or one if it isn't.

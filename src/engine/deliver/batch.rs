@@ -55,7 +55,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
         };
         turn.linger.cancel(self.engine());
-        let parts = take_parts(turn, take);
+        let parts = take_parts(turn, take.min(turn.granted));
         let places = self.expire_within(&parts, now_ns);
         let deliveries: Vec<_> = places
             .iter()

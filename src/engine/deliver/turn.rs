@@ -114,7 +114,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             let progress = if let Some(keyed) = self.keyed() {
                 keyed.deliver_keyed(turn, now_ns)
             } else {
-                self.deliver_by_turns(turn, now_ns)
+                self.deliver_plain(turn, now_ns)
             };
             match progress {
                 Progress::Nothing => {
@@ -126,6 +126,18 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         self.end_all(turn);
         false
+    }
+
+    /// Delivers what the lane's gate lets go.
+    #[inline(always)]
+    fn deliver_plain(self: &Arc<Self>, turn: &mut Turn<T>, now_ns: u64) -> Progress {
+        let Some(grant) = self.may_go(usize::MAX, now_ns) else {
+            return Progress::Nothing;
+        };
+        turn.granted = grant.most;
+        let progress = self.deliver_by_turns(turn, now_ns);
+        self.end_turn_step(grant);
+        progress
     }
 
     /// Remembers whether a turn was brisk, for the worker that lends its topic during the next
@@ -167,6 +179,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         let (batch, from) = (Arc::clone(&part.batch), part.from as usize);
         let most = turn.stride.calls().min(part.len()).min(most);
+        let most = most.min(turn.granted);
         let to = self.unexpired(part, from, from + most, now_ns);
         let run = self.first_run(&batch, from, to, now_ns);
         let (calls, after_ns) = self.try_run(turn, &run);
@@ -197,7 +210,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             address: self.address(),
             now_ns,
             room: &self.room,
-            until_fault: false,
+            // The gate has to know of a failure before the next attempt.
+            until_fault: !self.gate.holds.is_clear(),
         }
     }
 
@@ -360,13 +374,11 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             return Progress::Done { now_ns };
         }
         let progress = match &turn.handler {
-            Handler::Each(_) => self.try_next(turn, now_ns),
-            Handler::Batch(_, batched) => {
-                let batched = *batched;
-                self.try_own_batch(turn, batched, now_ns)
-            }
+            Handler::Each(_) | Handler::Batch(..) => self.deliver_own(turn, now_ns),
             Handler::External if self.keyed.is_shared => {
-                self.call_others();
+                if self.lane.would_go(now_ns) {
+                    self.call_others();
+                }
                 Progress::Nothing
             }
             Handler::External => {
@@ -379,6 +391,22 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             Progress::Nothing if self.judge_parked() => Progress::Done { now_ns },
             progress => progress,
         }
+    }
+}
+
+impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+    /// Delivers what the lane's gate lets go to its own handler.
+    fn deliver_own(self, turn: &mut Turn<T>, now_ns: u64) -> Progress {
+        let Some(grant) = self.lane.may_go(usize::MAX, now_ns) else {
+            return Progress::Nothing;
+        };
+        turn.granted = grant.most;
+        let progress = match turn.handler {
+            Handler::Batch(_, batched) => self.try_own_batch(turn, batched, now_ns),
+            _ => self.try_next(turn, now_ns),
+        };
+        self.lane.end_turn_step(grant);
+        progress
     }
 }
 

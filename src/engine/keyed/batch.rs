@@ -159,10 +159,12 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             }
         };
         turn.linger.cancel(self.lane.engine());
+        let take = take.min(turn.granted);
         let request = batcher.request(take, waits.per_key, Class::New);
         let note = |_: &State<T>, taken| batcher.note(taken, now_ns);
         let taken = self.take_for(request, now_ns, note);
         turn.carried_over = take.min(waits.available).saturating_sub(taken.len());
+        turn.granted -= taken.len();
         if taken.is_empty() {
             return Progress::Done { now_ns };
         }
@@ -226,6 +228,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let request = batcher.request(1, PerKey::One, class);
         let note = |_: &State<T>, taken| batcher.note(taken, now_ns);
         let taken = self.take_for(request, now_ns, note);
+        turn.granted -= taken.len();
         let now_ns = self.try_taken(turn, taken, now_ns);
         Progress::Done { now_ns }
     }

@@ -27,12 +27,13 @@ pub(crate) enum After {
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Tries the deliveries that the lane's own handler may have now.
     pub(crate) fn try_next(self, turn: &mut Turn<T>, now_ns: u64) -> Progress {
-        let straight = self.take_straight(&mut self.keyed.state.lock(), turn.stride.calls());
+        let most = turn.stride.calls().min(turn.granted);
+        let straight = self.take_straight(&mut self.keyed.state.lock(), most);
         if let Some(straight) = straight {
             let now_ns = self.deliver_straight(turn, straight, now_ns);
             return Progress::Done { now_ns };
         }
-        let request = TakeRequest::own(turn.stride.calls(), PerKey::All, None);
+        let request = TakeRequest::own(most, PerKey::All, None);
         let taken = self.take_for(request, now_ns, |_, _| {});
         if taken.is_empty() {
             return Progress::Nothing;
@@ -54,9 +55,15 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let mut settlements = Settlements::new(taken.len());
         let mut left: VecDeque<_> = taken.into();
         let mut held: Vec<Key> = Vec::new();
+        let mut has_failed = false;
         while let Some(Taken { key, item, .. }) = left.pop_front() {
             let is_held = key.is_some_and(|key| held.contains(&key));
-            if mutant!(is_held, "keyed.skip-held", false) || self.lane.phase().ends_at_once() {
+            // The gate has to know of a failure before the next attempt.
+            let asks = has_failed && !self.lane.gate.holds.is_clear();
+            if mutant!(is_held, "keyed.skip-held", false)
+                || asks
+                || self.lane.phase().ends_at_once()
+            {
                 settlements.untried.push((key, item));
                 continue;
             }
@@ -66,6 +73,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 Tried::Acked => settlements.end(key),
                 Tried::NotCalled(item) => settlements.untried.push((key, item)),
                 Tried::Failed(failed, failed_call) => {
+                    has_failed = true;
                     let error = &mut turn.last_error;
                     let failed = Taken { key, item: failed };
                     match self.settle_taken(error, failed, &failed_call, now_ns, &mut settlements) {

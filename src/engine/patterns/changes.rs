@@ -7,6 +7,7 @@ use crate::engine::patterns::plan::Template;
 use crate::engine::patterns::subscription::PatternSub;
 use crate::engine::runtime::context::Inside;
 use crate::engine::state::keyed::ChangeRules;
+use crate::engine::wait::holds::Hold;
 use crate::message::MessageId;
 use crate::observe::event::EventKind;
 use crate::pure::decide::rules::Fit;
@@ -76,6 +77,23 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         let lanes: Vec<_> = resolved.all().cloned().collect();
         drop(resolved);
         lanes.iter().try_for_each(|lane| lane.set_when_full(policy))
+    }
+
+    /// Pauses all present and future lanes, or ends that pause.
+    pub(crate) fn set_paused(&self, is_paused: bool) {
+        let mut resolved = self.resolved.lock();
+        resolved.is_paused = is_paused;
+        let lanes: Vec<_> = resolved.all().cloned().collect();
+        for lane in &lanes {
+            lane.set_paused(Hold::Subscription, is_paused);
+        }
+        drop(resolved);
+        // The last reference to a lane may go with them.
+        drop(lanes);
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.resolved.lock().is_paused
     }
 
     /// Has deliveries that wait for their next attempt come now, in all topics. Returns their number.

@@ -29,6 +29,7 @@ use crate::engine::runtime::context::Inside;
 use crate::engine::runtime::directory::{AnyPatternSub, AnyTopic};
 use crate::engine::state::lane::{Lane, Policy};
 use crate::engine::state::topic::TopicCore;
+use crate::engine::wait::holds::Hold;
 use crate::observe::event::EventKind;
 use crate::observe::latency::{Latencies, LatencySummary};
 use crate::observe::metrics::{MemberMetrics, SubscriptionMetrics};
@@ -39,6 +40,7 @@ use crate::sync::{Arc, Mutex, in_order, mutant};
 use crate::types::config::LaneFull;
 use crate::types::error::SubscribeError;
 use crate::types::pattern::Pattern;
+use crate::types::waiting::Waiting;
 
 /// One subscription to patterns.
 pub(crate) struct PatternSub<T> {
@@ -54,6 +56,7 @@ pub(crate) struct PatternSub<T> {
 pub(super) struct PatternLanes<T> {
     pub(super) capacity: Option<u32>,
     pub(super) when_full: LaneFull,
+    pub(super) is_paused: bool,
     patterns: Vec<Pattern>,
     /// The template is `None` from the moment at which the subscription begins to end.
     pub(super) template: Option<Template<T>>,
@@ -89,6 +92,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         let resolved = PatternLanes {
             capacity: plan.capacity,
             when_full: plan.when_full,
+            is_paused: false,
             patterns: Vec::new(),
             template: Some(plan.template),
             members: Vec::new(),
@@ -201,6 +205,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         };
         let name = Arc::clone(&self.name);
         let lane = Lane::equipped(name, Arc::clone(topic), plan, equipment);
+        lane.gate.holds.set(Hold::Subscription, resolved.is_paused);
         for member in &resolved.members {
             member.join(&lane);
         }
@@ -296,6 +301,11 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             sum.stale += metrics.stale;
             sum.timed_out += metrics.timed_out;
             sum.abandoned += metrics.abandoned;
+            let since = |waiting: &Waiting| waiting.since;
+            sum.waiting_for = [sum.waiting_for, metrics.waiting_for]
+                .into_iter()
+                .flatten()
+                .max_by_key(since);
             add_members(&mut sum.members, metrics.members);
             sum.counts += metrics.counts;
         }
@@ -391,6 +401,7 @@ impl Engine {
         if self.is_ending() || self.topics.get(topic.name()).is_some() {
             return false;
         }
+        topic.set_paused(Hold::Broker, self.pauses.is_paused());
         in_order!(
             {
                 pattern_subs

@@ -290,6 +290,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         if self.lane.is_over() {
             return usize::MAX;
         }
+        if !self.lane.would_go(self.lane.engine().clock.now_ns()) {
+            return 0;
+        }
         let free = state.leases.free();
         let arrived = mutant!(self.arrived(&mut state, free), "pull.count-arrived", 0);
         let has_parked = state.parked_arrivals.are_to_be_judged();
@@ -320,12 +323,16 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     ) -> Result<(usize, Expired<T>), EndedError> {
         let clock = &self.lane.engine().clock;
         let (now_ns, timer_ns) = (clock.now_ns(), clock.timer_ns());
+        let grant = self.lane.may_go(most, now_ns);
         let mut state = self.keyed.state.lock();
         if self.lane.is_over() {
             return Err(EndedError);
         }
+        let Some(grant) = grant else {
+            return Ok((0, Expired::new()));
+        };
         let due_ns = timer_ns.saturating_add(state.leases.deadline_ns);
-        let most = most.min(state.leases.free());
+        let most = most.min(grant.most).min(state.leases.free());
         let mut going = Going {
             span: Span {
                 began_ns: now_ns,
@@ -356,6 +363,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
         let has_parked = state.parked_arrivals.are_to_be_judged();
         drop(state);
+        self.lane.end_take(grant, count);
         if has_parked {
             self.lane.schedule();
         }

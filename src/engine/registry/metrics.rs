@@ -50,6 +50,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             queued: occupied.saturating_sub(counts.in_flight + counts.awaiting_retry),
             moving,
             counts,
+            waiting_for: self.read_waiting(),
             ..SubscriptionMetrics::default()
         };
         if let Some(keyed) = self.keyed.get() {

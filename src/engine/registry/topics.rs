@@ -13,6 +13,7 @@ use crate::engine::state::dead_letter_store::notify;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::TopicCore;
+use crate::engine::wait::holds::Hold;
 use crate::observe::event::EventKind;
 use crate::observe::metrics::TopicMetrics;
 use crate::pure::policy::retry::Backoff;
@@ -192,6 +193,10 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             notify(left.waiting);
         })
         .is_some()
+    }
+
+    fn set_paused(&self, by: Hold, is_paused: bool) {
+        self.pause_lanes(by, is_paused);
     }
 
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy) {

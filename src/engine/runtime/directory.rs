@@ -5,6 +5,7 @@ use std::any::Any;
 use crate::engine::base::cell::{Cell, Setting};
 use crate::engine::base::contain::{SharedPolicy, SharedStrategy};
 use crate::engine::runtime::Engine;
+use crate::engine::wait::holds::Hold;
 use crate::message::MessageId;
 use crate::message::meta::Meta;
 use crate::observe::event::EventKind;
@@ -194,6 +195,8 @@ pub(crate) trait AnyTopic: Send + Sync {
     fn letters(&self) -> Vec<Arc<dyn AnyLetter>>;
     /// Forgets the letter that arrived with this number. Returns whether it was there.
     fn purge_letter(&self, arrival: u64) -> bool;
+    /// Pauses all present and future lanes, or ends that pause.
+    fn set_paused(&self, by: Hold, is_paused: bool);
     fn swap_strategy(self: Arc<Self>, strategy: SharedStrategy);
     /// Tells observers of something that happened to it.
     fn announce(&self, kind: EventKind);

@@ -14,6 +14,7 @@ use crate::engine::base::cell::Cell;
 use crate::engine::base::clock::Clock;
 use crate::engine::base::contain::{SharedPolicy, StrategyInUse};
 use crate::engine::wait::fire::{Fire, Tag};
+use crate::engine::wait::holds::Holds;
 use crate::engine::wait::quiescence::Quiescence;
 use crate::observe::metrics::TopicMetrics;
 use crate::pure::wheel::TimerKey;
@@ -35,6 +36,9 @@ pub(crate) struct Engine {
     /// Topics that were removed while a lane by a pattern was still ending. The end of the broker
     /// must find them.
     pub(crate) retired_topics: Mutex<Vec<Arc<dyn AnyTopic>>>,
+    /// The pause that all topics have, if the broker is paused. It changes under the lock of
+    /// `pattern_subs`.
+    pub(crate) pauses: Holds,
     /// The last metrics of topics that were removed.
     pub(crate) removed: Mutex<Option<TopicMetrics>>,
     pub(crate) strategy: Slot<StrategyInUse>,

@@ -20,6 +20,7 @@ use crate::engine::keyed::batch::Batcher;
 use crate::engine::keyed::take::Next;
 use crate::engine::parts::handler::Handler;
 use crate::engine::parts::pending::PendingDelivery;
+use crate::engine::pass::ask::Grant;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::context::Inside;
 use crate::engine::runtime::pool::{Task, Worker};
@@ -109,6 +110,16 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
         self.lane.upgrade()
     }
 
+    /// Asks the lane's gate. A slot that has to wait is at rest when it asks for the last time.
+    fn ask(&self, keyed: KeyedLane<'_, T>, most: usize, now_ns: u64) -> Option<Grant> {
+        keyed.lane.may_go(most, now_ns).or_else(|| {
+            let state = keyed.keyed.state.lock();
+            self.mark_busy(false, now_ns);
+            drop(state);
+            keyed.lane.may_go(most, now_ns)
+        })
+    }
+
     /// Takes one delivery for the slot's member, and notifies other slots if more are left. It
     /// takes no more than one, because no delivery may wait behind a call while another
     /// consumer is free. The slot marks itself busy under the keyed lane's lock. A thread that
@@ -120,12 +131,14 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
         now_ns: u64,
     ) -> Option<Taken<PendingDelivery<T>>> {
         let member = self.member.upgrade()?;
+        let grant = self.ask(keyed, 1, now_ns)?;
         let mut next = Next::Nobody;
         let taken = keyed.take_one(member.id, now_ns, |state, taken| {
             self.mark_busy(taken > 0, now_ns);
             next = keyed.lane.next_of(state, member.id);
         });
         member.taken.add(u64::from(taken.is_some()));
+        keyed.lane.end_take(grant, usize::from(taken.is_some()));
         mutant!(
             match next {
                 Next::Nobody => {}
@@ -148,8 +161,13 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
         let Some(member) = self.member.upgrade() else {
             return Progress::Nothing;
         };
+        let Some(grant) = self.ask(keyed, batched.size(), now_ns) else {
+            return Progress::Nothing;
+        };
         let batcher = Batcher::Slot(self, &member);
+        turn.granted = grant.most;
         let progress = keyed.try_batch(turn, &batcher, batched, now_ns);
+        keyed.lane.end_take(grant, grant.most - turn.granted);
         if matches!(progress, Progress::Done { .. }) {
             // A key that is free again may have moved to another member.
             keyed.call_others();

@@ -4,6 +4,7 @@ use crate::engine::base::cell::{Cell, Setting, Shared};
 use crate::engine::base::contain::SharedPolicy;
 use crate::engine::base::counters::LaneBooks;
 use crate::engine::base::task_state::TaskState;
+use crate::engine::gates::lane_gate::LaneGate;
 #[cfg(feature = "log")]
 use crate::engine::journal::lane_log::LaneLog;
 use crate::engine::parts::handler::{FailedCall, Handler, SharedFilter};
@@ -41,6 +42,8 @@ pub(crate) struct Turn<T> {
     pub(crate) is_new_next: bool,
     /// How many deliveries are left of a batch that was due, because their keys had to wait.
     pub(crate) carried_over: usize,
+    /// How many deliveries the lane's gate still lets go in this step.
+    pub(crate) granted: usize,
     pub(crate) stride: Stride,
     pub(crate) failed_calls: Vec<FailedCall>,
     /// Equal errors share their text: a million failures of one kind store it once.
@@ -56,6 +59,7 @@ impl<T> Turn<T> {
             linger: Linger::default(),
             is_new_next: false,
             carried_over: 0,
+            granted: usize::MAX,
             stride: Stride::ONE,
             failed_calls: Vec::new(),
             last_error: None,
@@ -129,6 +133,8 @@ pub(crate) struct Lane<T> {
     /// The messages that it wants, if not all. It goes with the lane's end.
     pub(crate) filter: Mutex<Option<SharedFilter<T>>>,
     pub(crate) room: Cell<Room>,
+    /// What holds its deliveries back.
+    pub(crate) gate: LaneGate,
     pub(crate) task: TaskState,
     pub(crate) lag: Lag,
     /// The lane's last turn was brisk.
@@ -194,6 +200,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             retry: Slot::new(Arc::new(settings.retry)),
             filter: Mutex::new(settings.filter),
             room: Cell::new(Room::EMPTY),
+            gate: LaneGate::new(),
             task: TaskState::new(),
             lag,
             is_brisk: AtomicBool::new(true),

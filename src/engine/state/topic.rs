@@ -17,6 +17,7 @@ use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::partition_set::Split;
 use crate::engine::state::roll::Roll;
 use crate::engine::terms::weights::Weights;
+use crate::engine::wait::holds::Holds;
 use crate::engine::wait::waiters::Waiters;
 use crate::message::batch::{BatchSlice, QueueEntry};
 use crate::observe::event::{EventKind, Subject};
@@ -88,6 +89,9 @@ pub(crate) struct TopicCore<T> {
     pub(crate) handles: Cell<Handles>,
     /// One, once a drain of the topic has ended it.
     pub(crate) is_stopped: Setting<u32>,
+    /// The pauses that its lanes have from it, and from its broker. They change under the lock of
+    /// `ended`.
+    pub(crate) pauses: Holds,
     /// Held while the topic is drained.
     pub(crate) draining: Mutex<()>,
     /// Held while a setting changes.
@@ -144,6 +148,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             books: CachePadded::new(TopicBooks::default()),
             handles: Cell::new(Handles::NONE),
             is_stopped: Setting::new(0),
+            pauses: Holds::new(),
             draining: Mutex::new(()),
             changing: Mutex::new(()),
             settings,
@@ -400,6 +405,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             // ORDERING: relaxed, because the list of lanes publishes it.
             self.filters.store(true, Ordering::Relaxed);
         }
+        lane.gate.holds.take_over(&self.pauses);
         let is_first = self.lanes.peek(|lanes| self.retains(lanes));
         in_order!(
             if lane.is_behind() {

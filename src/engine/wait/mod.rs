@@ -3,6 +3,7 @@
 #[cfg(feature = "async")]
 pub(crate) mod alarm;
 pub(crate) mod fire;
+pub(crate) mod holds;
 pub(crate) mod quiescence;
 pub(crate) mod standby;
 pub(crate) mod waiters;

@@ -1,0 +1,5 @@
+//! Passing a lane's gate: what is asked before deliveries are handed over, and what follows when
+//! they have ended.
+
+pub(crate) mod ask;
+pub(crate) mod pause;
