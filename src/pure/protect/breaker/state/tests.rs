@@ -168,7 +168,14 @@ fn breakers_of_different_salts_probe_at_different_times() {
 
 #[test]
 fn a_delay_that_the_handler_asked_for_is_the_open_time() {
-    for (told, until) in [(35, 1_035), (1, 1_001), (60, 1_060), (u64::MAX, 1_060)] {
+    let by_itself = trip(&mut breaker(), 1_000);
+    for (told, until) in [
+        (35, 1_035),
+        (1, 1_001),
+        (60, 1_060),
+        (u64::MAX, 1_060),
+        (0, by_itself),
+    ] {
         let mut breaker = breaker();
         call(&mut breaker, FAILED, 1_000);
         call(&mut breaker, FAILED, 1_000);
@@ -198,7 +205,11 @@ fn probes_double_until_the_last_round_closes_it() {
             assert_eq!(held_until(&mut breaker, now + 1), now + 50, "all are out");
             assert_eq!(breaker.status(), BreakerStatus::HalfOpen);
             for permit in out {
-                let _ = breaker.end(permit, SUCCEEDED, now + 1);
+                let ended = breaker.end(permit, SUCCEEDED, now + 1);
+                // Only the end of the round makes room.
+                let is_new = ended.change.is_some()
+                    || matches!(breaker.phase, Phase::HalfOpen(round) if round.passed == 0);
+                assert_eq!(ended.ask_again, is_new);
             }
         }
         assert_eq!(breaker.status(), BreakerStatus::Closed, "{probes}");
@@ -260,6 +271,31 @@ fn a_probe_that_never_ends_holds_it_half_open_for_a_limited_time() {
     assert_eq!(breaker.end(hung, FAILED, until_ns), Ended::NOTHING);
     held_until(&mut breaker, until_ns);
     assert!(breaker.end(probe, SUCCEEDED, until_ns).ask_again);
+}
+
+#[test]
+fn a_round_is_timed_from_its_first_probe_that_is_still_out() {
+    let mut breaker = breaker();
+    let now = trip(&mut breaker, 0);
+    let unused = permit(&mut breaker, now);
+    let _ = breaker.end(unused, Outcome::Ignored, now);
+    let first = permit(&mut breaker, now + 40);
+    assert_eq!(held_until(&mut breaker, now + 60), now + 40 + 50);
+    let _ = breaker.end(first, SUCCEEDED, now + 60);
+    let _ = permit(&mut breaker, now + 70);
+    let _ = permit(&mut breaker, now + 90);
+    assert_eq!(held_until(&mut breaker, now + 90), now + 70 + 50);
+}
+
+#[test]
+fn a_round_that_is_larger_than_the_new_last_one_is_the_last() {
+    let mut breaker = breaker();
+    let now = trip(&mut breaker, 0);
+    call(&mut breaker, SUCCEEDED, now);
+    breaker.set(settings().probes(1));
+    assert_eq!(call(&mut breaker, SUCCEEDED, now), None, "one of two");
+    let closed = call(&mut breaker, SUCCEEDED, now);
+    assert_eq!(closed, Some(Change::Closed));
 }
 
 #[test]
