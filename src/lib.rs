@@ -229,6 +229,12 @@ pub mod futures {
     pub use crate::topic::publishing::futures::Publish;
 }
 
+/// Protection of a handler's dependencies: settings of the gates that hold deliveries in their lane.
+pub mod protect {
+    pub use crate::pure::protect::breaker::state::{BreakerStatus, OpenCause};
+    pub use crate::pure::protect::breaker::{Breaker, CallEnd, EndKind};
+}
+
 /// Durable topics: a [`Store`](store::Store) in a directory, and what it reports (feature `log`).
 #[cfg(feature = "log")]
 pub mod store {

@@ -16,6 +16,7 @@ const FACADE: &[&str] = &[
     "observe",
     "pure/decide",
     "pure/policy",
+    "pure/protect",
     "subscription",
     "topic",
     "types",

@@ -62,8 +62,12 @@ fn only_the_facade_names_what_threads_share() {
         "std::time::Instant",
         "Duration, Instant",
     ];
-    // Retry policies and strategies are the user's, who may share them or what they have.
-    let is_shared = ["pure/policy/chosen.rs", "pure/policy/retry.rs"];
+    // Policies, strategies and predicates are the user's, who may share them or what they have.
+    let is_shared = [
+        "pure/policy/chosen.rs",
+        "pure/policy/retry.rs",
+        "pure/protect/breaker.rs",
+    ];
     assert_absent(&words, |name| {
         !name.starts_with("sync") && !is_shared.contains(&name)
     });
@@ -100,6 +104,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ("pure/log/format", &[]),
     ("pure/log", &["pure/log/format"]),
     ("pure/policy", &["types", "pure/decide", "pure/log"]),
+    ("pure/protect", &["types", "pure/decide"]),
     ("pure/order", &["pure/decide"]),
     ("pure/words", &[]),
     ("log/fs", &["sync", "types", "pure/log/format"]),

@@ -10,5 +10,6 @@ pub(crate) mod decide;
 pub(crate) mod log;
 pub(crate) mod order;
 pub(crate) mod policy;
+pub(crate) mod protect;
 pub(crate) mod wheel;
 pub(crate) mod words;

@@ -1,0 +1,19 @@
+//! Protection: whether a delivery may be handed over now, and what stands in its way if not.
+//!
+//! A dependency of a handler may be down, slow or limited. Then a lane holds its deliveries: no
+//! attempt is made, and no worker is occupied. Each machine here guards one gate on the way to a
+//! handler, and [`gate`] has their order. A machine answers with a time at which to ask again, or
+//! with [`NEVER`] if something else will say when.
+//!
+//! All times are nanoseconds of the engine's clock. They may come from several threads, so a time
+//! may be a little before an earlier one. No machine takes harm from that.
+#![cfg_attr(not(test), expect(dead_code, reason = "no lane asks them yet"))]
+
+/// The time that is never reached: nothing but an event ends the wait.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+pub(crate) mod breaker;
+pub(crate) mod budget;
+pub(crate) mod limit;
+pub(crate) mod rate;
+pub(crate) mod window;
