@@ -188,11 +188,12 @@ pub mod event {
 pub mod metrics {
     pub use crate::observe::latency::LatencySummary;
     pub use crate::observe::letters::LetterSubscriptionMetrics;
+    pub use crate::observe::metrics::Waiting;
     pub use crate::observe::metrics::{
         DeliveryCounts, MemberMetrics, SubscriptionMetrics, TopicMetrics,
     };
+    pub use crate::pure::protect::gate::WaitingFor;
     pub use crate::types::report::DrainReport;
-    pub use crate::types::waiting::{Waiting, WaitingFor};
 }
 
 /// The leases of a [`PullSubscription`], in batches and as iterators, futures and streams.
@@ -231,8 +232,12 @@ pub mod futures {
 
 /// Protection of a handler's dependencies: settings of the gates that hold deliveries in their lane.
 pub mod protect {
+    pub use crate::engine::gates::limiter::Limiter;
     pub use crate::pure::protect::breaker::state::{BreakerStatus, OpenCause};
     pub use crate::pure::protect::breaker::{Breaker, CallEnd, EndKind};
+    pub use crate::pure::protect::budget::RetryBudget;
+    pub use crate::pure::protect::limit::adaptive::Adaptive;
+    pub use crate::pure::protect::rate::RateLimit;
 }
 
 /// Durable topics: a [`Store`](store::Store) in a directory, and what it reports (feature `log`).

@@ -78,7 +78,7 @@ fn a_paused_subscription_of_any_kind_is_handed_nothing_until_it_is_resumed() {
         broker.run_until_idle();
         let others = log.take().len();
         assert_eq!(subscription.metrics().queued, 2, "{name}");
-        assert_eq!(reason(subscription), Some(WaitingFor::Resume), "{name}");
+        assert_eq!(reason(subscription), Some(WaitingFor::Paused), "{name}");
         assert_eq!(others, 6, "the others have got both");
         advance(&broker, &clock, 5 * MS);
         let waiting = subscription.metrics().waiting_for.expect("it waits");

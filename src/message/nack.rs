@@ -143,6 +143,14 @@ impl Nack {
         Self::new(action, reason)
     }
 
+    /// Asks for another attempt, as the retry policy decides, because a dependency has too much to
+    /// do.
+    ///
+    /// A [limiter](crate::protect::Limiter) that adapts lets fewer calls run after it.
+    pub fn overloaded(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(NackAction::Overloaded, reason)
+    }
+
     /// Sends the delivery to the dead letters now, because trying again can't help.
     pub fn dead_letter(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(NackAction::DeadLetter, reason)

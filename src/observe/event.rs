@@ -8,10 +8,11 @@ pub use crate::observe::cause::{DropCause, Hook};
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::policy::retry::FailureKind;
 use crate::pure::policy::strategy::FlushCause;
+use crate::pure::protect::breaker::state::{BreakerStatus, OpenCause};
+use crate::pure::protect::gate::WaitingFor;
 use crate::sync::Arc;
 use crate::types::config::Overflow;
 use crate::types::reason::{DeadReason, LetterAction};
-use crate::types::waiting::WaitingFor;
 
 /// One event, with the topic, subscription, message and attempt that it belongs to.
 ///
@@ -287,6 +288,10 @@ impl fmt::Display for Event<'_> {
             EventKind::Waiting {
                 reason: Some(reason),
             } => write!(f, " for {reason}"),
+            EventKind::Breaker { status, cause } => {
+                write!(f, " {status}")?;
+                cause.map_or(Ok(()), |cause| write!(f, " ({cause})"))
+            }
             EventKind::Waiting { reason: None } => f.write_str(" no more"),
             EventKind::HookPanicked { hook } => write!(f, " ({hook})"),
             EventKind::MemberJoined { member } | EventKind::MemberLeft { member } => {
@@ -374,6 +379,13 @@ pub enum EventKind {
     Waiting {
         /// The reason.
         reason: Option<WaitingFor>,
+    },
+    /// The circuit breaker of a subscription has changed.
+    Breaker {
+        /// The status now.
+        status: BreakerStatus,
+        /// The reason why it opened, if it did.
+        cause: Option<OpenCause>,
     },
     /// A delivery went to the dead letters.
     DeadLetter {
@@ -513,6 +525,7 @@ impl EventKind {
             Self::RetryScheduled { .. } => "retry_scheduled",
             Self::RetriedNow => "retried_now",
             Self::Waiting { .. } => "waiting",
+            Self::Breaker { .. } => "breaker",
             Self::DeadLetter { .. } => "dead_letter",
             Self::StrategySwapped { .. } => "strategy_swapped",
             Self::PartitionsChanged { .. } => "partitions_changed",

@@ -7,7 +7,8 @@ use crate::observe::latency::LatencySummary;
 use crate::observe::letters::LetterSubscriptionMetrics;
 use crate::types::duration::Short;
 
-use crate::types::waiting::Waiting;
+use crate::pure::protect::breaker::state::BreakerStatus;
+use crate::pure::protect::gate::WaitingFor;
 
 pub use crate::engine::base::counters::DeliveryCounts;
 
@@ -88,6 +89,16 @@ pub struct TopicMetrics {
     pub end_to_end: LatencySummary,
 }
 
+/// A wait of a subscription's deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Waiting {
+    /// The reason.
+    pub reason: WaitingFor,
+    /// The time for which it has held.
+    pub since: Duration,
+}
+
 /// The counts of one subscription. They are of deliveries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -123,6 +134,12 @@ pub struct SubscriptionMetrics {
     ///
     /// For a subscription to patterns it is the reason that has held for longest in any topic.
     pub waiting_for: Option<Waiting>,
+    /// The status of the circuit breaker, if there is one.
+    ///
+    /// For a subscription to patterns it is that of a breaker that isn't closed, if one isn't.
+    pub breaker: Option<BreakerStatus>,
+    /// Retries that were due, and that the [retry budget](crate::protect::RetryBudget) has put off.
+    pub deferred: u64,
     /// Deliveries that were between two counters while the snapshot was taken.
     ///
     /// [`TopicMetrics::balance`] tolerates this difference. It is zero at rest, and a few batches

@@ -1,6 +1,7 @@
 //! The questions and changes that every kind of subscription takes.
 
 use crate::engine::base::contain::SharedPolicy;
+use crate::engine::gates::protection::{ChangeBreaker, ProtectionSettings};
 use crate::engine::runtime::Engine;
 use crate::engine::state::keyed::ChangeRules;
 use crate::message::MessageId;
@@ -20,6 +21,10 @@ pub(crate) trait Control: Send + Sync {
     fn set_concurrency(&self, concurrency: usize) -> bool;
     /// Has deliveries that wait for their next attempt come now: those of this message, or all.
     fn retry_now(&self, only: Option<MessageId>) -> usize;
+    /// Changes what protects the subscription's dependencies.
+    fn set_protection(&self, change: &dyn Fn(&mut ProtectionSettings)) -> Result<(), SettingError>;
+    /// Changes the breaker by hand. Returns `false` if there is none.
+    fn change_breaker(&self, change: ChangeBreaker) -> bool;
     /// Has the handler called for nothing more, or again.
     fn set_paused(&self, is_paused: bool);
     /// Returns whether the subscription itself is paused.

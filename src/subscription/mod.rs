@@ -7,12 +7,14 @@ pub(crate) mod ends;
 pub(crate) mod group;
 pub(crate) mod options;
 pub(crate) mod pattern;
+pub(crate) mod protection;
 pub(crate) mod pull;
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::engine::base::contain::SharedPolicy;
+use crate::engine::gates::protection::{ChangeBreaker, ProtectionSettings};
 use crate::engine::registry::drain::MOMENT;
 use crate::engine::runtime::{Engine, context};
 use crate::engine::state::keyed::ChangeRules;
@@ -25,6 +27,7 @@ use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::words::handles::Holders;
 use crate::pure::words::room::Phase;
 use crate::subscription::control::{Control, concurrency_control, subscription_controls};
+use crate::subscription::protection::protection_controls;
 use crate::sync::{Arc, Instant, mutant};
 use crate::types::config::{LaneFull, Unsubscribe};
 use crate::types::duration::nanos;
@@ -99,6 +102,7 @@ impl Subscription {
     }
 
     subscription_controls!();
+    protection_controls!();
     concurrency_control!();
 
     pub(crate) fn control(&self) -> &dyn Control {
@@ -212,6 +216,14 @@ impl<T: Send + Sync + 'static> Control for Arc<Lane<T>> {
 
     fn retry_now(&self, only: Option<MessageId>) -> usize {
         Lane::retry_now(self, only)
+    }
+
+    fn set_protection(&self, change: &dyn Fn(&mut ProtectionSettings)) -> Result<(), SettingError> {
+        Lane::change_protection(self, change)
+    }
+
+    fn change_breaker(&self, change: ChangeBreaker) -> bool {
+        Lane::change_breaker(self, change)
     }
 
     fn set_paused(&self, is_paused: bool) {

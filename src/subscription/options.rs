@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::engine::base::contain::SharedPolicy;
+use crate::engine::gates::protection::ProtectionSettings;
 use crate::pure::decide::rules::{Fit, Rules};
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::error::SettingError;
@@ -87,6 +88,40 @@ macro_rules! subscription_setters {
             self.options_mut().concurrency = Some(calls);
             self
         }
+
+        /// Protects a dependency that fails: deliveries wait while it does. By default none do.
+        ///
+        /// A subscription to patterns has a breaker of its own in each topic.
+        pub fn breaker(mut self, breaker: crate::protect::Breaker) -> Self {
+            self.options_mut().protection.breaker = Some(breaker);
+            self
+        }
+
+        /// Sets how many deliveries may be handed over in a time. By default there is no limit.
+        ///
+        /// Each attempt counts. Deliveries above the limit wait in the lane. A batch is at most as
+        /// large as the limit lets go at once. A subscription to patterns has a limit of its own in
+        /// each topic.
+        pub fn rate_limit(mut self, limit: crate::protect::RateLimit) -> Self {
+            self.options_mut().protection.rate = Some(limit);
+            self
+        }
+
+        /// Shares a limit on running calls with other subscriptions. By default there is none.
+        ///
+        /// It needs a handler: callers that pull are bounded by their credits.
+        pub fn limiter(mut self, limiter: &crate::protect::Limiter) -> Self {
+            self.options_mut().protection.limiter = Some(limiter.clone());
+            self
+        }
+
+        /// Sets how many retries are made beside first attempts. By default there is no limit.
+        ///
+        /// A retry over the budget comes later, and is never dead-lettered for it.
+        pub fn retry_budget(mut self, budget: crate::protect::RetryBudget) -> Self {
+            self.options_mut().protection.budget = Some(budget);
+            self
+        }
     };
 }
 
@@ -132,6 +167,7 @@ pub struct SubscriptionOptions {
     pub(crate) on_exhausted: OnExhausted,
     pub(crate) hold: Option<usize>,
     pub(crate) concurrency: Option<usize>,
+    pub(crate) protection: ProtectionSettings,
 }
 
 impl SubscriptionOptions {
@@ -189,6 +225,7 @@ impl fmt::Debug for SubscriptionOptions {
             .field("on_exhausted", &self.on_exhausted)
             .field("hold", &self.hold)
             .field("concurrency", &self.concurrency)
+            .field("protection", &self.protection)
             .finish_non_exhaustive()
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::engine::base::contain::SharedPolicy;
+use crate::engine::gates::protection::{ChangeBreaker, ProtectionSettings};
 use crate::engine::patterns::subscription::PatternSub;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::directory::AnyPatternSub;
@@ -12,6 +13,7 @@ use crate::message::MessageId;
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::words::room::Phase;
 use crate::subscription::control::{Control, concurrency_control, subscription_controls};
+use crate::subscription::protection::protection_controls;
 use crate::subscription::{AnyLane, Unsubscribed, end_all};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -96,6 +98,7 @@ impl PatternSubscription {
     }
 
     subscription_controls!();
+    protection_controls!();
     concurrency_control!();
 
     pub(crate) fn control(&self) -> &dyn Control {
@@ -200,6 +203,14 @@ impl<T: Send + Sync + 'static> Control for PatternSub<T> {
 
     fn retry_now(&self, only: Option<MessageId>) -> usize {
         PatternSub::retry_now(self, only)
+    }
+
+    fn set_protection(&self, change: &dyn Fn(&mut ProtectionSettings)) -> Result<(), SettingError> {
+        PatternSub::set_protection(self, change)
+    }
+
+    fn change_breaker(&self, change: ChangeBreaker) -> bool {
+        PatternSub::change_breaker(self, change)
     }
 
     fn set_paused(&self, is_paused: bool) {

@@ -34,4 +34,3 @@ pub(crate) mod pattern;
 pub(crate) mod range;
 pub(crate) mod reason;
 pub(crate) mod report;
-pub(crate) mod waiting;

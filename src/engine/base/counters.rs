@@ -215,6 +215,11 @@ impl LaneBooks {
         self.in_flight.sub(count);
     }
 
+    /// Returns how many attempts were made.
+    pub fn attempts(&self) -> u64 {
+        self.attempts.get()
+    }
+
     /// Returns the counts now. Later stages are read first.
     pub fn read(&self) -> DeliveryCounts {
         let cancelled = self.cancelled.get();

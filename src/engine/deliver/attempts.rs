@@ -10,6 +10,7 @@ use crate::message::batch::Batch;
 use crate::message::{Address, Delivery, MessageId};
 use crate::observe::event::EventKind;
 use crate::pure::decide::lifecycle::{Status, Step};
+use crate::sync::Arc;
 
 impl<T: Send + Sync + 'static> Lane<T> {
     /// The names of the topic and the subscription of its deliveries.
@@ -53,7 +54,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// number of successes.
     #[inline(always)]
     pub(crate) fn end_attempts(
-        &self,
+        self: &Arc<Self>,
         ids: impl Iterator<Item = MessageId>,
         accepted_ns: impl ExactSizeIterator<Item = u64> + Clone,
         failed_calls: &[FailedCall],
@@ -66,6 +67,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
             .record(Status::Delivering, Step::Ack, acked as u64);
         if self.topic.bus().observed() {
             self.tell_acked(ids, failed_calls, attempts.number, took.ended_ns);
+        }
+        if !self.gate.holds.is_clear() {
+            self.note_outcomes(acked, failed_calls, attempts, took);
         }
         acked
     }

@@ -157,6 +157,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     ) -> Progress {
         let again = match returned {
             Return::Redriven(pending) => *pending,
+            Return::Due(tag) if self.is_put_off(tag) => return Progress::Done { now_ns },
             Return::Due(tag) => match self.take_waiting(tag) {
                 Some(requeued) if requeued.behind().is_some() => {
                     turn.requeued.push_back(requeued);

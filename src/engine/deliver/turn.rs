@@ -5,6 +5,7 @@ use std::iter;
 
 use crate::engine::base::contain::discard;
 use crate::engine::deliver::attempts::successes;
+use crate::engine::gates::asking::Calls;
 use crate::engine::parts::handler::{BatchRun, FailedCall, Handler};
 use crate::engine::parts::pending::Attempts;
 use crate::engine::parts::pending::PendingDelivery;
@@ -131,7 +132,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Delivers what the lane's gate lets go.
     #[inline(always)]
     fn deliver_plain(self: &Arc<Self>, turn: &mut Turn<T>, now_ns: u64) -> Progress {
-        let Some(grant) = self.may_go(usize::MAX, now_ns) else {
+        let Some(grant) = self.may_go(usize::MAX, Calls::One, now_ns) else {
             return Progress::Nothing;
         };
         turn.granted = grant.most;
@@ -231,7 +232,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Records how the first `calls` calls of a run have ended. Returns how many succeeded.
     pub(crate) fn end_run(
-        &self,
+        self: &Arc<Self>,
         run: &BatchRun<'_, T>,
         calls: usize,
         failed_calls: &[FailedCall],
@@ -270,7 +271,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Calls the handler for one delivery. Returns the result and the time after the call.
     pub(crate) fn try_one(
-        &self,
+        self: &Arc<Self>,
         turn: &mut Turn<T>,
         mut again: PendingDelivery<T>,
         now_ns: u64,
@@ -304,7 +305,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Records how an attempt has ended.
     #[inline(always)]
     pub(crate) fn conclude(
-        &self,
+        self: &Arc<Self>,
         again: PendingDelivery<T>,
         failed_call: Option<FailedCall>,
         attempts: Attempts,
@@ -376,14 +377,17 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let progress = match &turn.handler {
             Handler::Each(_) | Handler::Batch(..) => self.deliver_own(turn, now_ns),
             Handler::External if self.keyed.is_shared => {
-                if self.lane.would_go(now_ns) {
-                    self.call_others();
+                // No consumer comes for a permit that the lane was offered.
+                if self.lane.may_call(now_ns) && !self.call_others() {
+                    self.lane.leave_line();
                 }
                 Progress::Nothing
             }
             Handler::External => {
                 self.judge_overdue(turn);
-                self.call_receivers();
+                if self.lane.may_call(now_ns) {
+                    self.call_receivers();
+                }
                 Progress::Nothing
             }
         };
@@ -397,7 +401,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Delivers what the lane's gate lets go to its own handler.
     fn deliver_own(self, turn: &mut Turn<T>, now_ns: u64) -> Progress {
-        let Some(grant) = self.lane.may_go(usize::MAX, now_ns) else {
+        let Some(grant) = self.lane.may_go(usize::MAX, Calls::One, now_ns) else {
             return Progress::Nothing;
         };
         turn.granted = grant.most;

@@ -31,6 +31,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         match returned {
             Return::Redriven(again) => self.keyed.rejoin(state, *again),
             Return::Overdue => state.leases.note_overdue(),
+            Return::Due(tag) if self.lane.is_put_off(tag) => {}
             Return::Due(tag) => {
                 let Some(again) = self.lane.waiting.lock().remove(tag) else {
                     return;

@@ -76,6 +76,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Ends the flight of `taken` deliveries, of which `ended` have reached a final state.
     fn leave_flight(self: &Arc<Self>, taken: u64, ended: u32) {
         self.books.end_in_flight(taken);
+        self.end_permits(taken);
         self.end_places(ended);
         if self.phase().ends_at_once() {
             // The lane's end may have passed by before these deliveries were put down.

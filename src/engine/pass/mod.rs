@@ -2,4 +2,6 @@
 //! they have ended.
 
 pub(crate) mod ask;
+pub(crate) mod live;
+pub(crate) mod outcomes;
 pub(crate) mod pause;

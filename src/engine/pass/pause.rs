@@ -9,8 +9,8 @@ use crate::engine::runtime::Engine;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::holds::Hold;
+use crate::pure::protect::gate::WaitingFor;
 use crate::sync::Arc;
-use crate::types::waiting::WaitingFor;
 
 impl<T: Send + Sync + 'static> Lane<T> {
     /// Pauses the lane, or ends that pause. Calls that run go on.
@@ -19,7 +19,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return;
         }
         if self.gate.holds.is_paused() {
-            self.note_waiting(Some(WaitingFor::Resume));
+            self.note_waiting(Some(WaitingFor::Paused));
         } else {
             self.note_waiting(None);
             self.schedule();

@@ -1,6 +1,7 @@
 //! Changes of a subscription to patterns while traffic runs, in all present and future lanes.
 
 use crate::engine::base::contain::SharedPolicy;
+use crate::engine::gates::protection::{ChangeBreaker, ProtectionSettings};
 use crate::engine::parts::leases::Leasing;
 use crate::engine::patterns::members::PatternMember;
 use crate::engine::patterns::plan::Template;
@@ -90,6 +91,36 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         drop(resolved);
         // The last reference to a lane may go with them.
         drop(lanes);
+    }
+
+    /// Changes the protection of all present and future lanes.
+    pub(crate) fn set_protection(
+        &self,
+        change: &dyn Fn(&mut ProtectionSettings),
+    ) -> Result<(), SettingError> {
+        let mut resolved = self.resolved.lock();
+        let is_pulled = matches!(resolved.template, Some(Template::Callers(..)));
+        let mut settings = resolved.protection.clone();
+        change(&mut settings);
+        settings.check(is_pulled)?;
+        // The rules of a breaker are the user's. They are dropped after the lock is released.
+        let before = std::mem::replace(&mut resolved.protection, settings.clone());
+        let lanes: Vec<_> = resolved.all().cloned().collect();
+        drop(resolved);
+        drop(before);
+        for lane in lanes {
+            lane.set_protection(&settings);
+        }
+        Ok(())
+    }
+
+    /// Changes the breakers of all present lanes by hand. Returns `false` if there is none.
+    pub(crate) fn change_breaker(&self, change: ChangeBreaker) -> bool {
+        let resolved = self.resolved.lock();
+        let lanes: Vec<_> = resolved.all().cloned().collect();
+        drop(resolved);
+        let changed = lanes.iter().map(|lane| lane.change_breaker(change));
+        changed.fold(false, |any, changed| any | changed)
     }
 
     pub(crate) fn is_paused(&self) -> bool {

@@ -1,5 +1,6 @@
 //! The settings of a subscription to patterns, from which each of its lanes is made.
 
+use crate::engine::gates::protection::ProtectionSettings;
 use crate::engine::parts::handler::{Handler, SharedFilter};
 use crate::engine::parts::leases::Leasing;
 use crate::engine::pull::sources::Sources;
@@ -73,6 +74,7 @@ pub(crate) struct PatternPlan<T> {
     pub(crate) capacity: Option<u32>,
     pub(crate) when_full: LaneFull,
     pub(crate) retry: Policy,
+    pub(crate) protection: ProtectionSettings,
     pub(crate) filter: Option<SharedFilter<T>>,
     /// The rules of each lane, as far as its capacity allows.
     pub(crate) rules: Rules,

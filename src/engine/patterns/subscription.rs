@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::base::contain::discard;
 use crate::engine::base::counters::DeliveryCounts;
+use crate::engine::gates::protection::ProtectionSettings;
 use crate::engine::parts::handler::SharedFilter;
 use crate::engine::patterns::members::PatternMember;
 use crate::engine::patterns::plan::{PatternPlan, Template};
@@ -32,15 +33,15 @@ use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::holds::Hold;
 use crate::observe::event::EventKind;
 use crate::observe::latency::{Latencies, LatencySummary};
-use crate::observe::metrics::{MemberMetrics, SubscriptionMetrics};
+use crate::observe::metrics::{MemberMetrics, SubscriptionMetrics, Waiting};
 use crate::pure::decide::rules::Rules;
+use crate::pure::protect::breaker::state::BreakerStatus;
 use crate::pure::words::room::Phase;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, in_order, mutant};
 use crate::types::config::LaneFull;
 use crate::types::error::SubscribeError;
 use crate::types::pattern::Pattern;
-use crate::types::waiting::Waiting;
 
 /// One subscription to patterns.
 pub(crate) struct PatternSub<T> {
@@ -62,6 +63,7 @@ pub(super) struct PatternLanes<T> {
     pub(super) template: Option<Template<T>>,
     pub(super) members: Vec<Arc<PatternMember<T>>>,
     pub(super) retry: Policy,
+    pub(super) protection: ProtectionSettings,
     filter: Option<SharedFilter<T>>,
     pub(super) rules: Rules,
     /// The lanes, by the names of their topics.
@@ -97,6 +99,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             template: Some(plan.template),
             members: Vec::new(),
             retry: plan.retry,
+            protection: plan.protection,
             filter: plan.filter,
             rules: plan.rules,
             lanes: BTreeMap::new(),
@@ -197,6 +200,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             capacity,
             when_full: resolved.when_full,
             retry: resolved.retry.clone(),
+            protection: resolved.protection.clone(),
             filter: resolved.filter.clone(),
             rules: resolved.rules.within(capacity),
             by_pattern: true,
@@ -301,11 +305,9 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             sum.stale += metrics.stale;
             sum.timed_out += metrics.timed_out;
             sum.abandoned += metrics.abandoned;
-            let since = |waiting: &Waiting| waiting.since;
-            sum.waiting_for = [sum.waiting_for, metrics.waiting_for]
-                .into_iter()
-                .flatten()
-                .max_by_key(since);
+            sum.deferred += metrics.deferred;
+            sum.breaker = not_closed(sum.breaker, metrics.breaker);
+            sum.waiting_for = longest(sum.waiting_for, metrics.waiting_for);
             add_members(&mut sum.members, metrics.members);
             sum.counts += metrics.counts;
         }
@@ -375,6 +377,18 @@ impl<T: Send + Sync + 'static> AnyPatternSub for PatternSub<T> {
         self.is_released.store(true, Ordering::Release);
         self.engine.quiescence.notify();
     }
+}
+
+/// Returns the wait that has lasted for longer, if there is one.
+fn longest(one: Option<Waiting>, other: Option<Waiting>) -> Option<Waiting> {
+    let since = |waiting: &Waiting| waiting.since;
+    one.into_iter().chain(other).max_by_key(since)
+}
+
+/// Returns the status of a breaker that isn't closed, if one isn't.
+fn not_closed(one: Option<BreakerStatus>, other: Option<BreakerStatus>) -> Option<BreakerStatus> {
+    let is_closed = |status: &BreakerStatus| *status == BreakerStatus::Closed;
+    one.filter(|status| !is_closed(status)).or(other).or(one)
 }
 
 /// Adds the members of one topic to those of others, by their names.

@@ -18,6 +18,7 @@
 //! pull to itself does neither. Model: `loom-tests/tests/models/pull.rs`.
 //!
 
+use crate::engine::gates::asking::Calls;
 use crate::engine::keyed::take::Settlements;
 use crate::engine::parts::leases::{Leases, Leasing};
 use crate::engine::parts::outstanding::{Granted, RUN, Span};
@@ -290,7 +291,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         if self.lane.is_over() {
             return usize::MAX;
         }
-        if !self.lane.would_go(self.lane.engine().clock.now_ns()) {
+        if !self.lane.would_go() {
             return 0;
         }
         let free = state.leases.free();
@@ -323,7 +324,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     ) -> Result<(usize, Expired<T>), EndedError> {
         let clock = &self.lane.engine().clock;
         let (now_ns, timer_ns) = (clock.now_ns(), clock.timer_ns());
-        let grant = self.lane.may_go(most, now_ns);
+        let grant = self.lane.may_go(most, Calls::Each, now_ns);
         let mut state = self.keyed.state.lock();
         if self.lane.is_over() {
             return Err(EndedError);

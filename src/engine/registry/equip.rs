@@ -1,5 +1,6 @@
 //! Making a lane with its consumers.
 
+use crate::engine::gates::protection::ProtectionSettings;
 #[cfg(feature = "log")]
 use crate::engine::journal::lane_log::LaneLog;
 use crate::engine::parts::handler::{Handler, SharedFilter};
@@ -44,6 +45,7 @@ pub(crate) struct LanePlan<T> {
     pub(crate) filter: Option<SharedFilter<T>>,
     pub(crate) rules: Rules,
     pub(crate) by_pattern: bool,
+    pub(crate) protection: ProtectionSettings,
     #[cfg(feature = "log")]
     pub(crate) stored: Option<Box<LaneLog<T>>>,
 }
@@ -63,6 +65,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         let is_plain = consumers == Consumers::Runner && !plan.rules.blocks();
         let keyed = || Keyed::new(plan.rules, consumers, plan.when_full, receivers);
+        let protection = plan.protection;
         let settings = LaneSettings {
             capacity: plan.capacity,
             when_full: plan.when_full,
@@ -83,6 +86,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 (with_handler(Handler::External), None, Some(leasing))
             }
         };
+        if !protection.is_none() {
+            lane.set_protection(&protection);
+        }
         if let Some(keyed) = lane.keyed() {
             keyed.park_by_letters();
             if let Some(slots) = slots {

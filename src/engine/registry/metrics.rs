@@ -51,6 +51,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             moving,
             counts,
             waiting_for: self.read_waiting(),
+            breaker: self.breaker_status(),
+            deferred: self.deferred(),
             ..SubscriptionMetrics::default()
         };
         if let Some(keyed) = self.keyed.get() {

@@ -186,8 +186,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 
     /// Notifies the slots that may have something to take. Filing may add parked arrivals for
-    /// the lane's runner to judge. So the caller is that runner, or takes again.
-    pub(crate) fn call_others(self) {
+    /// the lane's runner to judge. So the caller is that runner, or takes again. Returns `false` if
+    /// there is nothing to take.
+    pub(crate) fn call_others(self) -> bool {
         let mut state = self.keyed.state.lock();
         let members = state.members.clone();
         if let [only] = &members[..] {
@@ -196,7 +197,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             if next == Next::One {
                 only.schedule_next(self.lane.engine());
             }
-            return;
+            return next == Next::One;
         }
         let wanted: Vec<_> = members
             .iter()
@@ -208,9 +209,11 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             })
             .collect();
         drop(state);
+        let is_any = wanted.iter().any(|wanted| *wanted > 0);
         for (member, wanted) in members.iter().zip(wanted) {
             member.schedule(self.lane.engine(), wanted);
         }
+        is_any
     }
 
     /// Has all slots check at once whether they may go on.

@@ -16,6 +16,7 @@
 use crate::engine::base::contain::{Contained, discard};
 use crate::engine::base::task_state::TaskState;
 use crate::engine::deliver::turn::{Progress, SHARE_LOOKS, SHARE_NS};
+use crate::engine::gates::asking::Calls;
 use crate::engine::keyed::batch::Batcher;
 use crate::engine::keyed::take::Next;
 use crate::engine::parts::handler::Handler;
@@ -111,12 +112,18 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
     }
 
     /// Asks the lane's gate. A slot that has to wait is at rest when it asks for the last time.
-    fn ask(&self, keyed: KeyedLane<'_, T>, most: usize, now_ns: u64) -> Option<Grant> {
-        keyed.lane.may_go(most, now_ns).or_else(|| {
+    fn ask(
+        &self,
+        keyed: KeyedLane<'_, T>,
+        most: usize,
+        calls: Calls,
+        now_ns: u64,
+    ) -> Option<Grant> {
+        keyed.lane.may_go(most, calls, now_ns).or_else(|| {
             let state = keyed.keyed.state.lock();
             self.mark_busy(false, now_ns);
             drop(state);
-            keyed.lane.may_go(most, now_ns)
+            keyed.lane.may_go(most, calls, now_ns)
         })
     }
 
@@ -131,7 +138,7 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
         now_ns: u64,
     ) -> Option<Taken<PendingDelivery<T>>> {
         let member = self.member.upgrade()?;
-        let grant = self.ask(keyed, 1, now_ns)?;
+        let grant = self.ask(keyed, 1, Calls::Each, now_ns)?;
         let mut next = Next::Nobody;
         let taken = keyed.take_one(member.id, now_ns, |state, taken| {
             self.mark_busy(taken > 0, now_ns);
@@ -143,7 +150,9 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
             match next {
                 Next::Nobody => {}
                 Next::One => member.schedule_next(keyed.lane.engine()),
-                Next::Any => keyed.call_others(),
+                Next::Any => {
+                    keyed.call_others();
+                }
             },
             "slot.pass-on"
         );
@@ -161,7 +170,7 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
         let Some(member) = self.member.upgrade() else {
             return Progress::Nothing;
         };
-        let Some(grant) = self.ask(keyed, batched.size(), now_ns) else {
+        let Some(grant) = self.ask(keyed, batched.size(), Calls::Each, now_ns) else {
             return Progress::Nothing;
         };
         let batcher = Batcher::Slot(self, &member);

@@ -135,6 +135,11 @@ pub(crate) enum Consumers {
 }
 
 impl Consumers {
+    /// Returns whether callers take the deliveries, and no handler.
+    pub(crate) fn pull(self) -> bool {
+        self == Self::Callers
+    }
+
     /// Returns whether several of them may take at once, each for itself.
     pub(crate) fn share(self) -> bool {
         matches!(self, Self::Slots | Self::Members(_))

@@ -458,6 +458,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         lane.set_retired();
         drop(ended);
+        lane.end_protection();
         // Its policy goes as its handler went.
         drop(lane.retry.swap(Arc::new(None)));
         lane.dismiss_receivers();

@@ -12,6 +12,8 @@ use crate::types::reason::DeadReason;
 pub(crate) enum NackAction {
     /// Nothing in particular: the policy decides.
     Policy,
+    /// The same, because a dependency has too much to do.
+    Overloaded,
     /// Another attempt after this time, if the policy grants it.
     After(Duration),
     /// The dead letters, now.
@@ -56,7 +58,10 @@ pub(crate) fn judge(
     let requested = match action {
         NackAction::DeadLetter => return Verdict::DeadLetter(DeadReason::Rejected),
         NackAction::Discard => return Verdict::Discard,
-        NackAction::Policy | NackAction::Requeue | NackAction::Snooze(_) => None,
+        NackAction::Policy
+        | NackAction::Overloaded
+        | NackAction::Requeue
+        | NackAction::Snooze(_) => None,
         NackAction::After(delay) => Some(delay),
     };
     let delay = match decide(requested) {

@@ -7,13 +7,13 @@
 //!
 //! All times are nanoseconds of the engine's clock. They may come from several threads, so a time
 //! may be a little before an earlier one. No machine takes harm from that.
-#![cfg_attr(not(test), expect(dead_code, reason = "no lane asks them yet"))]
 
 /// The time that is never reached: nothing but an event ends the wait.
 pub(crate) const NEVER: u64 = u64::MAX;
 
 pub(crate) mod breaker;
 pub(crate) mod budget;
+pub(crate) mod gate;
 pub(crate) mod limit;
 pub(crate) mod rate;
 pub(crate) mod window;

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use crate::pure::protect::gate::WaitingFor;
 use crate::types::duration::nanos;
 use crate::types::error::SettingError;
 
@@ -115,6 +116,16 @@ pub(crate) struct Wait {
     pub(crate) until_ns: u64,
     /// A handler asked for the wait.
     pub(crate) is_hold_off: bool,
+}
+
+impl Wait {
+    /// Returns the reason of the wait, as users are told it.
+    pub(crate) fn reason(self) -> WaitingFor {
+        match self.is_hold_off {
+            true => WaitingFor::HoldOff,
+            false => WaitingFor::Rate,
+        }
+    }
 }
 
 impl Gcra {

@@ -331,12 +331,14 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         if let Some(retry) = &self.options.retry {
             retry.check()?;
         }
+        self.options.protection.check(consumers.pull())?;
         let rules = self.options.rules(fit)?;
         let plan = LanePlan {
             capacity: fit.capacity,
             when_full: fit.when_full,
             rules,
             retry: self.options.retry,
+            protection: self.options.protection,
             filter: self.filter,
             by_pattern: false,
             #[cfg(feature = "log")]

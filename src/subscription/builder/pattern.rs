@@ -286,6 +286,8 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         if let Some(retry) = &self.options.retry {
             retry.check()?;
         }
+        let is_pulled = matches!(template, Template::Callers(..));
+        self.options.protection.check(is_pulled)?;
         let plan = PatternPlan {
             capacity,
             when_full: self.options.when_full.unwrap_or_default(),
@@ -293,6 +295,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
                 .options
                 .rules(template.fit(capacity, self.options.when_full.unwrap_or_default()))?,
             retry: self.options.retry,
+            protection: self.options.protection,
             filter: self.filter,
             template,
         };

@@ -18,6 +18,7 @@ use crate::subscription::control::{Control, subscription_controls};
 #[cfg(feature = "async")]
 use crate::subscription::ends::UnsubscribeFuture;
 use crate::subscription::group::member::{AnyMember, Joined, Member, MemberBuilder};
+use crate::subscription::protection::protection_controls;
 use crate::subscription::{Subscription, Unsubscribed};
 use crate::sync::Arc;
 use crate::types::config::Unsubscribe;
@@ -160,6 +161,7 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
     }
 
     subscription_controls!();
+    protection_controls!();
 
     fn control(&self) -> &dyn Control {
         self.subscription.control()

@@ -17,6 +17,7 @@ use crate::engine::state::lane::Lane;
 use crate::pure::decide::rules::Fit;
 use crate::subscription::control::{Control, subscription_controls};
 use crate::subscription::pattern::PatternSubscription;
+use crate::subscription::protection::protection_controls;
 use crate::subscription::pull::lease::Lease;
 use crate::subscription::pull::lease_batch::LeaseBatch;
 use crate::subscription::pull::source::Source;
@@ -185,6 +186,7 @@ impl<T: Send + Sync + 'static> PullSubscription<T> {
     }
 
     subscription_controls!();
+    protection_controls!();
 
     fn control(&self) -> &dyn Control {
         match &*self.owner {

@@ -103,8 +103,28 @@ pub(crate) struct Ended {
     pub(crate) ask_again: bool,
 }
 
+impl Change {
+    /// Returns the phase after it.
+    pub(crate) fn status(self) -> BreakerStatus {
+        match self {
+            Self::Opened { .. } => BreakerStatus::Open,
+            Self::HalfOpened => BreakerStatus::HalfOpen,
+            Self::Closed => BreakerStatus::Closed,
+            Self::Isolated => BreakerStatus::Isolated,
+        }
+    }
+
+    /// Returns the cause of an opening.
+    pub(crate) fn cause(self) -> Option<OpenCause> {
+        match self {
+            Self::Opened { cause, .. } => Some(cause),
+            Self::HalfOpened | Self::Closed | Self::Isolated => None,
+        }
+    }
+}
+
 impl Ended {
-    const NOTHING: Self = Self {
+    pub(crate) const NOTHING: Self = Self {
         change: None,
         ask_again: false,
     };
@@ -156,6 +176,8 @@ pub(crate) struct BreakerState {
     salt: u64,
     phase: Phase,
     epoch: u64,
+    /// When the epoch began: no call that was let go in it began before.
+    since_ns: u64,
     /// The endings of this epoch, while the breaker is closed.
     window: Window,
     /// Failures since the last success, while the breaker is closed.
@@ -173,6 +195,7 @@ impl BreakerState {
             salt,
             phase: Phase::Closed,
             epoch: 0,
+            since_ns: 0,
             streak: 0,
             openings: 0,
         }
@@ -198,11 +221,26 @@ impl BreakerState {
         }
     }
 
+    /// Returns until when it lets nothing pass, without asking for a permit.
+    pub(crate) fn held_until(&self, now_ns: u64) -> Option<u64> {
+        let (is_held, until_ns) = match self.phase {
+            Phase::Closed => (false, NEVER),
+            Phase::Open { until_ns } => (now_ns < until_ns, until_ns),
+            Phase::HalfOpen(round) => {
+                let is_over = round.out > 0 && now_ns >= round.overdue_ns;
+                (!round.has_room() && !is_over, round.overdue_ns)
+            }
+            Phase::Isolated => (true, NEVER),
+        };
+        is_held.then_some(until_ns)
+    }
+
     /// Asks for a permit. The question itself may find that an open time or a round is over.
     pub(crate) fn may_pass(&mut self, now_ns: u64) -> (Pass, Option<Change>) {
         let change = match self.phase {
             Phase::Open { until_ns } if now_ns >= until_ns => {
-                Some(self.enter(Phase::HalfOpen(Round::of(1)), Change::HalfOpened))
+                let round = Phase::HalfOpen(Round::of(1));
+                Some(self.enter(round, Change::HalfOpened, until_ns))
             }
             Phase::HalfOpen(round) if round.out > 0 && now_ns >= round.overdue_ns => {
                 Some(self.open(OpenCause::Overdue, None, now_ns))
@@ -213,6 +251,8 @@ impl BreakerState {
         let pass = match &mut self.phase {
             Phase::Closed => Pass::Yes(Permit { epoch }),
             Phase::Open { until_ns } => Pass::Until(*until_ns),
+            // The clock was read before the open time was over.
+            Phase::HalfOpen(_) if now_ns < self.since_ns => Pass::Until(self.since_ns),
             Phase::HalfOpen(round) if round.has_room() => {
                 if round.overdue_ns == NEVER {
                     round.overdue_ns = now_ns.saturating_add(nanos(self.breaker.half_open_for));
@@ -224,6 +264,38 @@ impl BreakerState {
             Phase::Isolated => Pass::Until(NEVER),
         };
         (pass, change)
+    }
+
+    /// Returns the permit of a call that began at this time.
+    ///
+    /// A caller need not keep it, because no time belongs to two epochs in which permits count: an
+    /// open time lies between them. At the moment at which the breaker closes, the last probes have
+    /// the permits of the epoch that begins. There they count as calls.
+    pub(crate) fn permit_of(&self, began_ns: u64) -> Permit {
+        let is_current = began_ns >= self.since_ns;
+        let epoch = if is_current {
+            self.epoch
+        } else {
+            self.epoch.wrapping_sub(1)
+        };
+        Permit { epoch }
+    }
+
+    /// Ends calls that have succeeded, all of which began at this time.
+    pub(crate) fn end_successes(&mut self, began_ns: u64, count: u32, now_ns: u64) -> Ended {
+        let permit = self.permit_of(began_ns);
+        if permit.epoch == self.epoch && self.phase == Phase::Closed && count > 0 {
+            self.streak = 0;
+            self.window.add(SUCCESS, count, now_ns);
+            return Ended::NOTHING;
+        }
+        let mut all = Ended::NOTHING;
+        for _ in 0..count {
+            let ended = self.end(self.permit_of(began_ns), Outcome::Success, now_ns);
+            all.change = all.change.or(ended.change);
+            all.ask_again |= ended.ask_again;
+        }
+        all
     }
 
     /// Ends a call that had this permit.
@@ -248,17 +320,17 @@ impl BreakerState {
     }
 
     /// Lets nothing pass until [`reset`](Self::reset).
-    pub(crate) fn isolate(&mut self) -> Option<Change> {
+    pub(crate) fn isolate(&mut self, now_ns: u64) -> Option<Change> {
         match self.phase {
             Phase::Isolated => None,
-            _ => Some(self.enter(Phase::Isolated, Change::Isolated)),
+            _ => Some(self.enter(Phase::Isolated, Change::Isolated, now_ns)),
         }
     }
 
     /// Closes the breaker and forgets all endings. Those of calls that are under way don't count.
-    pub(crate) fn reset(&mut self) -> Option<Change> {
+    pub(crate) fn reset(&mut self, now_ns: u64) -> Option<Change> {
         let is_change = self.phase != Phase::Closed;
-        let change = self.close();
+        let change = self.close(now_ns);
         is_change.then_some(change)
     }
 
@@ -304,7 +376,7 @@ impl BreakerState {
         }
         if round.passed + round.failed == round.size {
             if round.size >= self.breaker.probes {
-                return Some(self.close());
+                return Some(self.close(now_ns));
             }
             let next = round.size.saturating_mul(2).min(self.breaker.probes);
             round = Round::of(next);
@@ -330,19 +402,21 @@ impl BreakerState {
         };
         self.openings = self.openings.saturating_add(1);
         let until_ns = now_ns.saturating_add(time_ns);
-        self.enter(Phase::Open { until_ns }, Change::Opened { cause, until_ns })
+        let change = Change::Opened { cause, until_ns };
+        self.enter(Phase::Open { until_ns }, change, now_ns)
     }
 
-    fn close(&mut self) -> Change {
+    fn close(&mut self, now_ns: u64) -> Change {
         self.window.clear();
         self.streak = 0;
         self.openings = 0;
-        self.enter(Phase::Closed, Change::Closed)
+        self.enter(Phase::Closed, Change::Closed, now_ns)
     }
 
     /// Begins an epoch: the permits of the one before are void.
-    fn enter(&mut self, phase: Phase, change: Change) -> Change {
+    fn enter(&mut self, phase: Phase, change: Change, since_ns: u64) -> Change {
         self.epoch += 1;
+        self.since_ns = since_ns;
         self.phase = phase;
         change
     }

@@ -320,8 +320,8 @@ fn results_of_calls_that_began_before_a_change_are_not_counted() {
             until
         }),
         ("closed again", |breaker, now| {
-            breaker.isolate();
-            breaker.reset();
+            breaker.isolate(now);
+            breaker.reset(now);
             now
         }),
     ];
@@ -351,7 +351,7 @@ fn by_hand_it_is_isolated_and_reset_in_every_phase() {
             now
         },
         |breaker| {
-            breaker.isolate();
+            breaker.isolate(0);
             0
         },
     ];
@@ -359,14 +359,14 @@ fn by_hand_it_is_isolated_and_reset_in_every_phase() {
         let mut breaker = breaker();
         let now = way(&mut breaker);
         let was = breaker.status();
-        let change = breaker.isolate();
+        let change = breaker.isolate(now);
         let is_new = was != BreakerStatus::Isolated;
         assert_eq!(change, is_new.then_some(Change::Isolated));
         assert_eq!(held_until(&mut breaker, NEVER - 1), NEVER);
-        assert_eq!(breaker.isolate(), None);
-        assert_eq!(breaker.reset(), Some(Change::Closed));
+        assert_eq!(breaker.isolate(now), None);
+        assert_eq!(breaker.reset(now), Some(Change::Closed));
         assert_eq!(call(&mut breaker, FAILED, now), None, "all is forgotten");
-        assert_eq!(breaker.reset(), None, "it was closed");
+        assert_eq!(breaker.reset(now), None, "it was closed");
         assert_eq!(breaker.window.sums(now), [0, 0]);
     }
 }
@@ -473,10 +473,10 @@ proptest! {
                 Op::End(..) | Op::Hang(_) => {}
                 Op::Wait(ns) => now += ns,
                 Op::Isolate => {
-                    breaker.isolate();
+                    breaker.isolate(now);
                 }
                 Op::Reset => {
-                    breaker.reset();
+                    breaker.reset(now);
                 }
             }
             if let Phase::HalfOpen(round) = breaker.phase {
@@ -488,7 +488,7 @@ proptest! {
             }
         }
         if breaker.status() == BreakerStatus::Isolated {
-            breaker.reset();
+            breaker.reset(now);
         }
         if !is_lost {
             for permit in out.into_iter().chain(hung) {

@@ -1,0 +1,173 @@
+//! The endings of attempts, as the machines of a lane's protection see them.
+
+use std::time::Duration;
+
+use crate::engine::base::contain::contain;
+use crate::engine::gates::protection::Protection;
+use crate::engine::parts::handler::{FailedCall, FailureCause};
+use crate::engine::parts::pending::{Attempts, Past, Took};
+use crate::engine::state::lane::Lane;
+use crate::engine::wait::fire::Tag;
+use crate::pure::policy::verdict::NackAction;
+use crate::pure::protect::breaker::state::{Change, Ended};
+use crate::pure::protect::breaker::{Breaker, CallEnd, EndKind, Outcome};
+use crate::pure::protect::limit::adaptive::Load;
+use crate::sync::Arc;
+
+impl FailureCause {
+    /// Returns the ending, as a breaker sees it.
+    fn end(&self) -> CallEnd<'_> {
+        let kind = match self {
+            Self::Panic(_) => EndKind::Panicked,
+            Self::Abandoned => EndKind::Abandoned,
+            Self::Overdue => EndKind::TimedOut,
+            Self::Nack(_) => match self.action() {
+                NackAction::Policy | NackAction::Overloaded | NackAction::After(_) => {
+                    EndKind::Nacked
+                }
+                NackAction::DeadLetter => EndKind::DeadLettered,
+                NackAction::Discard => EndKind::Discarded,
+                NackAction::Requeue | NackAction::Snooze(_) => EndKind::PutOff,
+            },
+        };
+        let mut end = CallEnd::new(kind);
+        if let NackAction::After(delay) = self.action() {
+            end = end.with_retry_after(delay);
+        }
+        match self.error() {
+            Some(error) => end.with_error(error),
+            None => end,
+        }
+    }
+
+    fn load(&self) -> Load {
+        match self {
+            Self::Overdue => Load::Overload,
+            Self::Nack(nack) if nack.action() == NackAction::Overloaded => Load::Overload,
+            _ => Load::Normal,
+        }
+    }
+}
+
+/// Sorts an ending by the user's rules, which may panic.
+fn outcome_of(breaker: &Breaker, end: &CallEnd<'_>, took: Duration) -> Outcome {
+    contain(|| breaker.outcome(end, took)).unwrap_or(match end.kind().counts_by_default() {
+        true => Outcome::Failure {
+            retry_after_ns: None,
+        },
+        false => Outcome::Ignored,
+    })
+}
+
+impl<T: Send + Sync + 'static> Lane<T> {
+    /// Tells the lane's protection how attempts have ended, of which `acked` have succeeded.
+    #[cold]
+    pub(crate) fn note_outcomes(
+        self: &Arc<Self>,
+        acked: usize,
+        failed_calls: &[FailedCall],
+        attempts: Attempts,
+        took: Took,
+    ) {
+        let Some(mut protection) = self.gate.known() else {
+            return;
+        };
+        let (began_ns, now_ns) = (attempts.began_ns, took.ended_ns);
+        let took = Duration::from_nanos(took.each_ns);
+        if attempts.is_first
+            && let Some(budget) = &mut protection.budget
+        {
+            budget.deposit((acked + failed_calls.len()) as u32, now_ns);
+        }
+        let settings = protection.settings.breaker.clone();
+        let limiter = protection.place.as_ref().map(|place| place.limiter.clone());
+        drop(protection);
+
+        // No lock is held: the rules are the user's.
+        let mut outcomes = Vec::new();
+        if let Some(breaker) = &settings {
+            let failed = failed_calls
+                .iter()
+                .map(|failed_call| outcome_of(breaker, &failed_call.cause.end(), took));
+            outcomes.extend(failed);
+        }
+        if let Some(limiter) = limiter {
+            (0..acked).for_each(|_| limiter.note_end(began_ns, Load::Normal, now_ns));
+            for failed_call in failed_calls {
+                limiter.note_end(began_ns, failed_call.cause.load(), now_ns);
+            }
+        }
+        let Some(breaker) = settings else {
+            return;
+        };
+        let acked_as = outcome_of(&breaker, &CallEnd::new(EndKind::Acked), took);
+        let changes = self.end_calls(acked, acked_as, &outcomes, began_ns, now_ns);
+        for change in changes {
+            self.tell_change(change);
+        }
+    }
+
+    /// Ends calls that the breaker has let go. Returns its changes.
+    fn end_calls(
+        self: &Arc<Self>,
+        acked: usize,
+        acked_as: Outcome,
+        failed: &[Outcome],
+        began_ns: u64,
+        now_ns: u64,
+    ) -> Vec<Change> {
+        let mut protection = self.gate.protection();
+        let Some(state) = &mut protection.breaker else {
+            return Vec::new();
+        };
+        let mut ends: Vec<Ended> = Vec::new();
+        if acked_as == Outcome::Success {
+            ends.push(state.end_successes(began_ns, acked as u32, now_ns));
+        }
+        let slow = (acked_as != Outcome::Success).then_some(acked_as);
+        let slow = slow.into_iter().cycle().take(acked);
+        for outcome in slow.chain(failed.iter().copied()) {
+            let permit = state.permit_of(began_ns);
+            ends.push(state.end(permit, outcome, now_ns));
+        }
+        drop(protection);
+        if ends.iter().any(|ended| ended.ask_again) {
+            // Others than the caller may wait for it.
+            self.schedule();
+        }
+        ends.iter().filter_map(|ended| ended.change).collect()
+    }
+
+    /// Puts a retry off that is due, if the retry budget is used up. It keeps its tag, and comes
+    /// back when the budget may have room.
+    #[inline(always)]
+    pub(crate) fn is_put_off(self: &Arc<Self>, tag: u32) -> bool {
+        !self.gate.holds.is_clear() && self.put_off(tag)
+    }
+
+    #[cold]
+    fn put_off(self: &Arc<Self>, tag: u32) -> bool {
+        let mut waiting = self.waiting.lock();
+        let Some(item) = waiting.get_mut(tag) else {
+            return false;
+        };
+        let now_ns = self.engine().clock.now_ns();
+        if !matches!(item.past, Past::Failed(_)) || self.is_past(item, now_ns) {
+            return false;
+        }
+        let mut known = self.gate.known();
+        let until_ns = known
+            .as_deref_mut()
+            .and_then(|protection: &mut Protection| protection.put_off_until(now_ns));
+        let Some(until_ns) = until_ns else {
+            return false;
+        };
+        let until_ns = item
+            .expires_ns()
+            .map_or(until_ns, |at_ns| until_ns.min(at_ns));
+        let delay_ns = until_ns.saturating_sub(now_ns);
+        let lane = Arc::clone(self) as _;
+        item.timer = self.engine().set_timer(delay_ns, Tag::Parked(tag), lane);
+        true
+    }
+}
