@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use crate::engine::gates::asking::{Calls, Effects, Granted, Verdict, wait_ns};
+use crate::engine::gates::asking::{Calls, Granted, Verdict, wait_ns};
 use crate::engine::gates::limiter::Woken;
 use crate::engine::gates::protection::Protection;
 use crate::engine::state::lane::Lane;
@@ -63,6 +63,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let most = u32::try_from(most).unwrap_or(u32::MAX);
         let mut protection = self.gate.protection();
         let (verdict, mut effects) = protection.ask(is_paused, most, calls, now_ns);
+        if let Some(change) = effects.change {
+            self.tell_change(change);
+        }
         let granted = match verdict {
             Verdict::Go(granted) => {
                 self.note_in(&mut protection, None, now_ns);
@@ -78,7 +81,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
         };
         drop(protection);
-        self.follow(effects);
+        effects.woken.wake();
         granted.map(|granted| Grant {
             most: granted.deliveries as usize,
             counted: Some(granted),
@@ -200,14 +203,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let woken = protection.leave_line();
         drop(protection);
         woken.wake();
-    }
-
-    /// Carries out the effects of a question or an ending on others, without a lock.
-    pub(crate) fn follow(&self, effects: Effects) {
-        if let Some(change) = effects.change {
-            self.tell_change(change);
-        }
-        effects.woken.wake();
     }
 
     pub(crate) fn tell_change(&self, change: Change) {
