@@ -237,7 +237,9 @@ pub mod protect {
     pub use crate::pure::protect::breaker::{Breaker, CallEnd, EndKind};
     pub use crate::pure::protect::budget::RetryBudget;
     pub use crate::pure::protect::limit::adaptive::Adaptive;
+    pub use crate::pure::protect::priority::{Priorities, Priority};
     pub use crate::pure::protect::rate::RateLimit;
+    pub use crate::pure::protect::schedule::MissedTicks;
 }
 
 /// Durable topics: a [`Store`](store::Store) in a directory, and what it reports (feature `log`).

@@ -19,9 +19,9 @@ use crate::types::labels;
 /// stay in their lane, and no attempt is made.
 ///
 /// After [a while](Self::open_for) the breaker is *half-open*: it lets one delivery pass, as a
-/// probe. If that one succeeds, two may pass at a time, then four, and so on up to the number of
-/// [`probes`](Self::probes), after which the breaker is closed. A round of probes in which too many
-/// fail opens it again, for twice as long.
+/// probe. If that one succeeds, the next round has two probes, then four, and so on. After the round
+/// of as many as [`probes`](Self::probes) says, the breaker is closed. A round of probes in which
+/// too many fail opens it again, for twice as long.
 ///
 /// A breaker that neither number may open is still of use: it can be isolated by hand.
 ///
@@ -33,7 +33,7 @@ use crate::types::labels;
 ///     .failure_percent(25)
 ///     .window(Duration::from_secs(60))
 ///     .open_for(Duration::from_secs(1))
-///     .count(|end| match end.error() {
+///     .count_if(|end| match end.error() {
 ///         Some(error) if error.is::<std::num::ParseIntError>() => false, // the message's fault
 ///         _ => end.kind().counts_by_default(),
 ///     });
@@ -173,7 +173,7 @@ impl Breaker {
     ///
     /// An ending for which it returns `false` is ignored: it is neither a failure nor a success.
     /// Without it, [`EndKind::counts_by_default`] decides, and so it does if this one panics.
-    pub fn count(self, counts: impl Fn(&CallEnd<'_>) -> bool + Send + Sync + 'static) -> Self {
+    pub fn count_if(self, counts: impl Fn(&CallEnd<'_>) -> bool + Send + Sync + 'static) -> Self {
         Self {
             counts: Some(Arc::new(counts)),
             ..self
@@ -426,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_predicate_decides_on_everything_but_acks() {
-        let picky = Breaker::new().count(|end| {
+        let picky = Breaker::new().count_if(|end| {
             let is_parse = |error: &(dyn Error + 'static)| error.is::<std::num::ParseIntError>();
             end.kind() == EndKind::DeadLettered || end.error().is_some_and(is_parse)
         });
@@ -450,7 +450,7 @@ mod tests {
         let slow = Breaker::new().slow_after(MS * 10);
         assert_eq!(slow.outcome(&acked, MS * 9), Outcome::Success);
         assert_eq!(slow.outcome(&acked, MS * 10), FAILURE);
-        assert_eq!(slow.count(|_| false).outcome(&acked, MS * 10), FAILURE);
+        assert_eq!(slow.count_if(|_| false).outcome(&acked, MS * 10), FAILURE);
     }
 
     #[test]

@@ -243,7 +243,7 @@ mod tests {
     }
 
     proptest! {
-        /// The model keeps all attempts. What is denied is granted at the time that was named.
+        /// The model keeps all attempts.
         #[test]
         fn retries_never_exceed_the_budget_and_never_wait_for_nothing(
             percent in 0_u32..200,

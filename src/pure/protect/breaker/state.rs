@@ -327,7 +327,7 @@ impl BreakerState {
         }
     }
 
-    /// Closes the breaker and forgets all endings. Those of calls that are under way don't count.
+    /// Closes the breaker and forgets all endings. Calls that are under way count for nothing.
     pub(crate) fn reset(&mut self, now_ns: u64) -> Option<Change> {
         let is_change = self.phase != Phase::Closed;
         let change = self.close(now_ns);
