@@ -256,6 +256,15 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_is_rounded_up_so_that_no_more_pass_than_was_said() {
+        let ns = Duration::from_nanos;
+        for (count, per, interval) in [(3, ns(10), 4), (7, SECOND, 142_857_143), (4, ns(4), 1)] {
+            let gcra = RateLimit::new(count, per).gcra();
+            assert_eq!(gcra.interval_ns, interval, "{count} per {per:?}");
+        }
+    }
+
+    #[test]
     fn permits_that_come_back_can_be_taken_again() {
         let gcra = gcra(3);
         let (word, _) = gcra.take(0, 100, 3).expect("the burst");
