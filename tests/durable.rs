@@ -339,6 +339,46 @@ fn a_slow_durable_subscription_holds_up_nobody_and_misses_nothing() {
 }
 
 #[test]
+fn what_a_filter_refuses_is_not_handled_from_the_log_either() {
+    let directory = Directory::new();
+    let broker = directory.manual();
+    let topic = notes(&broker);
+    topic.publish_batch(texts(1..=200)).expect("stored");
+    let handled = Seen::default();
+    let subscribe = || {
+        let even = topic.subscription("even").durable().capacity(2);
+        let even = even.from(Start::Earliest).filter(|note| {
+            let number = note.id().get();
+            number % 2 == 0 || number > 398
+        });
+        even.subscribe({
+            let handled = Arc::clone(&handled);
+            move |note| {
+                handled.lock().push(note.id().get());
+                Ok(())
+            }
+        })
+    };
+    let even = subscribe().expect("subscribed");
+    // It has to catch up, falls behind, and catches up again.
+    for _ in 0..4 {
+        topic.publish_batch(texts(1..=50)).expect("stored");
+        broker.run_until_idle();
+    }
+    let mut wanted: Vec<u64> = (1..=199).map(|half| 2 * half).collect();
+    wanted.extend([399, 400]);
+    assert_eq!(seen(&handled), wanted);
+    let counts = even.metrics().counts;
+    assert_eq!((counts.made, counts.filtered), (400, 199));
+    broker.metrics().balance().expect("balanced");
+    drop(even);
+    // It was done with what it has refused.
+    let _even = subscribe().expect("subscribed");
+    broker.run_until_idle();
+    assert_eq!(seen(&handled).len(), wanted.len());
+}
+
+#[test]
 fn a_subscription_starts_where_it_is_told() {
     let directory = Directory::new();
     let broker = directory.manual();
