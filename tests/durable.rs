@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use millstream::error::{OpenError, SubscribeError};
 use millstream::store::{Codec, CodecError, Durability, Raw, Retention, Start, Store, StoreError};
-use millstream::{Broker, LaneFull, Message, Nack, Overflow, PublishError, Topic};
+use millstream::{Broker, LaneFull, Message, Nack, Overflow, PublishError, Topic, Unsubscribe};
 use parking_lot::Mutex;
 
 /// A directory of a test's own, which goes with it.
@@ -255,6 +255,39 @@ fn dead_letters_outlive_the_process_until_they_are_gone() {
             .collect::<Vec<_>>(),
         [1]
     );
+}
+
+#[test]
+fn a_letter_that_was_redriven_in_vain_is_a_letter_again_when_its_subscription_is() {
+    let directory = Directory::new();
+    let broker = directory.manual();
+    let topic = notes(&broker);
+    let subscribe = || {
+        let billing = topic.subscription("billing").durable();
+        billing.subscribe(|note| match note.generation() {
+            0 => Err(Nack::dead_letter("no such account")),
+            _ => Err(Nack::retry("not now")),
+        })
+    };
+    let billing = subscribe().expect("subscribed");
+    topic.publish_batch(texts(1..=3)).expect("stored");
+    broker.run_until_idle();
+    let second = topic
+        .dead_letters()
+        .redrive(|letter| letter.id().get() == 2);
+    assert_eq!(second.redriven, 1);
+    broker.run_until_idle();
+    let taken = subscribe();
+    assert!(matches!(taken, Err(SubscribeError::NameTaken { .. })));
+    assert_eq!(topic.dead_letters().len(), 2);
+    billing.unsubscribe(Unsubscribe::Cancel);
+    let _billing = subscribe().expect("subscribed");
+    broker.run_until_idle();
+    let letters = topic.dead_letters().list();
+    let mut ids: Vec<u64> = letters.iter().map(|letter| letter.id().get()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 3]);
+    broker.metrics().balance().expect("balanced");
 }
 
 #[test]
