@@ -12,8 +12,14 @@ impl Directory {
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("model-{}-{number}", std::process::id());
-        Self(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name))
+        let name = format!("millstream-model-{}-{number}", std::process::id());
+        // Nothing here asks what a sync has done, so memory is as good as a disk, and quicker.
+        let memory = Path::new("/dev/shm");
+        let parent = match memory.is_dir() {
+            true => memory,
+            false => Path::new(env!("CARGO_TARGET_TMPDIR")),
+        };
+        Self(parent.join(name))
     }
 
     pub fn path(&self) -> &Path {
