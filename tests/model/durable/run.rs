@@ -5,8 +5,8 @@ use std::time::Duration;
 use millstream::error::PublishBatchError;
 use millstream::store::{Durability, Raw, Start, Store};
 use millstream::{
-    BatchReceipt, Broker, Dedup, ManualClock, Message, MessageId, NoSubscribers, Overflow,
-    PublishError, Receipt, Subscription, Topic,
+    BatchReceipt, Broker, Dedup, Histograms, ManualClock, Message, MessageId, NoSubscribers,
+    Overflow, PublishError, Receipt, Subscription, Topic,
 };
 
 use super::calls::{Call, Known};
@@ -386,6 +386,8 @@ impl Process {
         let store = Store::builder(directory.path()).segment_size(4 << 10);
         let clock = ManualClock::new();
         let builder = Broker::builder().workers(0).manual_clock(&clock).seed(SEED);
+        // Each step asks for the metrics.
+        let builder = builder.histograms(Histograms::Off);
         let builder = builder.store(store.open().expect("whatever was left opens"));
         let broker = builder.build().expect("a manual broker starts no threads");
         let no_subscribers = match setup.rejects {
