@@ -12,7 +12,7 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use millstream::store::{Durability, Raw, Start, Store};
+use millstream::store::{Durability, Raw, Start, Store, StoreError};
 use millstream::{
     Backoff, BatchReceipt, Broker, Delivery, Nack, Overflow, PublishError, Subscription, Topic,
 };
@@ -103,7 +103,16 @@ pub fn keeper(life: &Life, actor: &Actor, mut random: Rng) {
 }
 
 fn open(directory: &Directory, random: &mut Rng) -> Option<(Broker, Topic<Vec<u8>>)> {
-    let store = Store::builder(&directory.0).segment_size(SEGMENT).open();
+    let began = Instant::now();
+    let store = loop {
+        let store = Store::builder(&directory.0).segment_size(SEGMENT).open();
+        // A thread of the log may be about to let go of it, or a child that has yet to begin.
+        let is_in_use = matches!(store, Err(StoreError::InUse { .. }));
+        if !is_in_use || began.elapsed() > SLACK {
+            break store;
+        }
+        sleep(Duration::from_millis(1));
+    };
     let store = store.inspect_err(|error| fail("log", format_args!("no store: {error}")));
     let broker = Broker::builder().workers(random.usize(1..=2));
     let broker = broker.store(store.ok()?).build();
