@@ -22,7 +22,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Puts the letters of a subscription into the dead-letter store, before its lane is made. A
     /// lane that parks keys finds them there. Returns how many there are.
     ///
-    /// Those that are in the store stay as they are. A letter that was redriven, and whose delivery
+    /// Letters that are in the store stay as they are. A letter that was redriven, and whose delivery
     /// was then cancelled, is a letter in the log alone, so it is restored, too. A letter that can't be decoded stays in the log.
     pub(crate) fn restore_letters(
         &self,
