@@ -20,6 +20,11 @@ pub struct DrainReport {
     /// They were dropped by overflow, cancelled while they were delayed, expired without a
     /// subscription, or not dispatched when the time was up.
     pub messages_dropped: u64,
+    /// Messages among the dropped ones that stay in the log (feature `log`).
+    ///
+    /// They are delayed messages of durable topics that were not due in time. They are published
+    /// when their topic is open again and they are due. So they are not cut off.
+    pub kept: u64,
     /// Deliveries made of the dispatched messages, without those that a filter refused.
     pub made: u64,
     /// Deliveries whose handler returned `Ok`, or whose lease was acked.
@@ -39,8 +44,8 @@ pub struct DrainReport {
     /// The part of all these that the end of the broker cut off.
     ///
     /// It counts deliveries cancelled because a publish of their handler was refused, or because
-    /// the time was up. It counts messages dropped because the time was up, and everything that
-    /// remains. Deliveries cancelled by an unsubscribe and messages dropped by overflow are not in
+    /// the time was up. It counts messages dropped and not kept because the time was up, and
+    /// everything that remains. Deliveries cancelled by an unsubscribe and messages dropped by overflow are not in
     /// it.
     pub cut_off: u64,
     /// The time that the drain took.
@@ -61,6 +66,9 @@ impl fmt::Display for DrainReport {
             "{} messages: {} dispatched, {} unrouted, {} dropped",
             self.published, self.dispatched, self.unrouted, self.messages_dropped,
         )?;
+        if self.kept > 0 {
+            writeln!(f, "{} of the dropped are kept in the log", self.kept)?;
+        }
         writeln!(
             f,
             "{} deliveries: {} delivered, {} dead-lettered, {} dropped, {} expired, {} cancelled",
