@@ -250,7 +250,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Puts the messages back onto the timer wheel that an earlier process has left, when the topic
-    /// is open. Those that are overdue are due at once, in the order of their times.
+    /// is open. Overdue messages are due at once, in the order of their times.
     ///
     /// They take tickets beyond the capacity, if there are more. One that can't be decoded stays in
     /// the log.

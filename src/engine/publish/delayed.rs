@@ -116,8 +116,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         Ok(Message::from_parts((message.payload, meta)))
     }
 
-    /// Drops and counts the delayed messages, after the broker has stopped. Those of a durable topic
-    /// stay in the log.
+    /// Drops and counts the delayed messages, after the broker has stopped. The messages of a
+    /// durable topic stay in the log.
     pub(crate) fn drop_delayed(&self) {
         let cause = match self.is_stored() {
             true => DropCause::Kept,
