@@ -99,9 +99,9 @@ impl<T: Send + Sync + 'static> Task for DueTask<T> {
 }
 
 /// Messages that the log has refused, for a worker to drop.
-struct Refuse<T>(Mutex<Vec<Box<Delayed<T>>>>);
+struct Leftovers<T>(Mutex<Vec<Box<Delayed<T>>>>);
 
-impl<T: Send + Sync + 'static> Task for Refuse<T> {
+impl<T: Send + Sync + 'static> Task for Leftovers<T> {
     fn run(self: Arc<Self>, _: &mut Worker<'_>) {
         let refused = std::mem::take(&mut *self.0.lock());
         refused.into_iter().for_each(discard);
@@ -245,7 +245,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let (id, meta) = (due.message.stamp.id, due.meta.as_deref());
             self.drop_delayed_one(id, meta, DropCause::NotStored);
         }
-        let task = Refuse(Mutex::new(refused));
+        let task = Leftovers(Mutex::new(refused));
         self.engine.pool.submit(Arc::new(task));
     }
 
