@@ -18,13 +18,9 @@ pub struct DrainReport {
     /// Messages that never reached a lane.
     ///
     /// They were dropped by overflow, cancelled while they were delayed, expired without a
-    /// subscription, or not dispatched when the time was up.
+    /// subscription, or not dispatched when the time was up. Or they were delayed, and are kept in
+    /// the log of a durable topic ([`DropCause::Kept`](crate::event::DropCause)).
     pub messages_dropped: u64,
-    /// Messages among the dropped ones that stay in the log (feature `log`).
-    ///
-    /// They are delayed messages of durable topics that were not due in time. They are published
-    /// when their topic is open again and they are due. So they are not cut off.
-    pub kept: u64,
     /// Deliveries made of the dispatched messages, without those that a filter refused.
     pub made: u64,
     /// Deliveries whose handler returned `Ok`, or whose lease was acked.
@@ -66,9 +62,6 @@ impl fmt::Display for DrainReport {
             "{} messages: {} dispatched, {} unrouted, {} dropped",
             self.published, self.dispatched, self.unrouted, self.messages_dropped,
         )?;
-        if self.kept > 0 {
-            writeln!(f, "{} of the dropped are kept in the log", self.kept)?;
-        }
         writeln!(
             f,
             "{} deliveries: {} delivered, {} dead-lettered, {} dropped, {} expired, {} cancelled",

@@ -255,11 +255,11 @@ impl Engine {
             self.release_settings();
         }
         let mut report = report_of(&self.read_metrics(), began.elapsed());
-        report.kept = self.kept().saturating_sub(kept_before);
+        let kept = self.kept().saturating_sub(kept_before);
         let cancelled = report.cancelled.saturating_sub(before.cancelled);
         let dropped = report
             .messages_dropped
-            .saturating_sub(before.messages_dropped + report.kept);
+            .saturating_sub(before.messages_dropped + kept);
         // A delivery that was refused between the two reads above is in both counts, so the sum
         // is bounded by all that was lost.
         let lost = report.cancelled + report.messages_dropped + report.remaining;

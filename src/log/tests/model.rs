@@ -149,12 +149,13 @@ impl Model {
                 }
             }
             Entry::Due { .. } => {
-                let due = delayed.into_iter();
-                self.topics[0].extend(due.clone());
-                due.for_each(|due| drop(self.delays.waiting.remove(&due.number)));
+                if let Some(due) = delayed {
+                    self.topics[0].push(due);
+                    self.delays.waiting.remove(&due.number);
+                }
             }
             Entry::Cancelled { .. } => {
-                for Body { number, .. } in delayed {
+                if let Some(Body { number, .. }) = delayed {
                     self.delays.waiting.remove(&number);
                     self.delays.cancelled.insert(number);
                     self.remembered[0].retain(|seq| *seq != number);
