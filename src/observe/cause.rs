@@ -21,6 +21,8 @@ pub enum DropCause {
     /// [`Topic::cancel_delayed`](crate::Topic::cancel_delayed) does that.
     Cancelled,
     /// The store did not take the message. Its publisher has the payload back.
+    ///
+    /// The event has no [`id`](crate::event::Event::id): the message never got its number in the log.
     NotStored,
 }
 

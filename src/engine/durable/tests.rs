@@ -5,13 +5,17 @@
 //! cargo shuttle-log
 //! ```
 
+#[cfg(not(millstream_shuttle))]
+mod bounds;
+
 use std::time::Duration;
 
+use crate::event::EventKind;
 use crate::log::fs::sim::SimFs;
 use crate::log::store::Store;
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Thread, explore, spawn};
 use crate::types::config::Overflow;
-use crate::types::durable::codec::Raw;
+use crate::types::durable::codec::{Codec, Raw};
 use crate::types::durable::durability::Durability;
 use crate::types::durable::start::Start;
 use crate::{Broker, Delivery, Nack, Subscription, Topic};
@@ -54,13 +58,24 @@ impl Seen {
 }
 
 fn open(fs: &SimFs) -> (Broker, Topic<String>) {
+    open_with(fs, 2, Raw)
+}
+
+/// Opens a topic with room for two messages.
+fn open_with(fs: &SimFs, workers: usize, codec: impl Codec<String>) -> (Broker, Topic<String>) {
     let store = Store::builder("data").start_in(Arc::new(fs.clone()));
     let store = store.expect("it opens");
-    let broker = Broker::builder().workers(2).store(store).build();
+    let broker = Broker::builder().workers(workers).store(store).build();
     let broker = broker.expect("it builds");
-    let block = Overflow::Block { timeout: FOREVER };
-    let topic = broker.topic::<String>("notes").durable(Raw).capacity(2);
-    let topic = topic.durability(Durability::Written).overflow(block).open();
+    let overflow = match workers {
+        0 => Overflow::Reject,
+        _ => Overflow::Block { timeout: FOREVER },
+    };
+    let topic = broker.topic::<String>("notes").durable(codec).capacity(2);
+    let topic = topic
+        .durability(Durability::Written)
+        .overflow(overflow)
+        .open();
     let topic = topic.expect("it opens");
     (broker, topic)
 }
@@ -138,5 +153,44 @@ fn a_subscription_that_ends_at_any_time_goes_on_with_what_it_was_not_done_with()
             (had + 1..=3).collect::<Vec<_>>()
         );
         broker.metrics().balance().expect("balanced");
+    });
+}
+
+#[test]
+fn observers_hear_that_a_message_is_there_before_anybody_is_handed_it() {
+    explore(|| {
+        let (broker, topic) = open(&SimFs::default());
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let listener = Arc::clone(&told);
+        let observed = broker.observe(move |event| {
+            let is_there = match event.kind() {
+                EventKind::MessageEnqueued { .. } => true,
+                EventKind::Delivering => false,
+                _ => return,
+            };
+            let id = event.id().map(|id| id.get());
+            listener.lock().push((id, is_there));
+        });
+        let _observed = observed.expect("it observes");
+        // One that comes later is behind, and is fed as soon as there is anything.
+        topic.publish(String::new()).expect("stored");
+        let seen = Seen::new();
+        let slow = topic.subscription("slow").durable().capacity(1);
+        let slow = slow.from(Start::Earliest).subscribe(seen.handler());
+        let _slow = slow.expect("subscribed");
+        let publisher = publisher(&topic, 3);
+        assert_eq!(seen.wait_for(4), [1, 2, 3, 4]);
+        publisher.join().expect("it published");
+        assert!(broker.wait_until_idle(FOREVER));
+        broker.metrics().balance().expect("balanced");
+        assert!(topic.core.bus().flush(None));
+        let told = told.lock().clone();
+        for (at, (id, _)) in told
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, is_there))| !is_there)
+        {
+            assert!(told[..at].contains(&(*id, true)), "{id:?} in {told:?}");
+        }
     });
 }

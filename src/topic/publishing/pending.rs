@@ -78,7 +78,9 @@ impl<T: Send + Sync + 'static> Topic<T> {
         }
         let not_stored = |error| Refused::NotStored(Box::new(error));
         let (payload, meta) = message.into_parts();
-        let encoded = match stored.encode([(&payload, meta.as_deref())].into_iter()) {
+        let mut kept = None;
+        let one = [(&payload, meta.as_deref())].into_iter();
+        let encoded = match stored.encode(&mut kept, one) {
             Ok(encoded) => encoded,
             Err(error) => return Err(not_stored(error).error(payload)),
         };
@@ -93,8 +95,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
         };
         let mut chunk = Chunk::EMPTY;
         chunk.push(payload, meta);
-        let submitted = core.submit(stored, chunk, &encoded, &admitted, Due::Now);
-        stored.give_back(encoded);
+        let submitted = core.submit(stored, chunk, encoded, &admitted, Due::Now);
+        stored.give_back(kept);
         match submitted {
             Ok(submitted) => Ok(PendingReceipt {
                 topic: self.clone(),
