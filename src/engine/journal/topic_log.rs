@@ -13,6 +13,7 @@ use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::message::{StoredMessage, StoredValue};
 use crate::pure::log::ranges::Done;
 use crate::pure::log::record::Record;
+use crate::pure::log::retention::Limits;
 use crate::pure::log::state::{LetterState, Piece, TopicState};
 use crate::pure::policy::dedup::{Dedup, DedupIds};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +31,8 @@ pub(crate) struct TopicLog<T> {
     pub(crate) topic: u32,
     pub(crate) codec: SharedCodec<T>,
     pub(crate) level: Durability,
+    /// How much of it is kept.
+    pub(crate) limits: Limits,
     /// The number of the first message that this process publishes.
     pub(crate) first_own: u64,
     /// The time of day by which dedup ids are kept, at the zero of the broker's clock, in
@@ -65,6 +68,7 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
             topic,
             codec,
             level,
+            limits: Limits::default(),
             first_own: next_seq,
             began_ns: in_ns(unix_ms()).saturating_sub(now_ns),
             next: AtomicU64::new(next_seq),
