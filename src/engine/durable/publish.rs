@@ -175,8 +175,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Publishes these messages, as one commit if there is room for all at once. Those that are
-    /// refused stay.
+    /// Publishes these messages, as one commit if there is room for all at once. Messages that
+    /// are refused stay.
     pub(crate) fn publish_stored(
         self: &Arc<Self>,
         stored: &TopicLog<T>,

@@ -183,7 +183,8 @@ impl State {
         })
     }
 
-    /// Applies the records of this frame. Those before one that can't follow stay applied.
+    /// Applies the records of this frame. If one can't follow, the records before it
+    /// stay applied.
     pub(crate) fn apply_all(&mut self, records: &[u8], place: Place) -> Result<(), Inconsistent> {
         let mut records = Reader::new(records);
         while !records.is_empty() {

@@ -1,4 +1,4 @@
-//! What a commit takes, how often a message is encoded, and what is told of one that is refused.
+//! A commit takes so much, a message is encoded once, and one that is refused is told without an id.
 
 use crate::engine::durable::tests::{FOREVER, Seen, open_with};
 use crate::event::{DropCause, EventKind};
