@@ -44,6 +44,8 @@ mod no_subscribers;
 mod options;
 mod order;
 mod order_under_failure;
+#[cfg(feature = "log")]
+mod outbox;
 mod overflow;
 mod owned_events;
 #[cfg(feature = "parallel")]

@@ -37,6 +37,17 @@ pub(crate) struct NewLetter {
     pub(crate) error: Box<str>,
 }
 
+impl News {
+    fn add_done(&mut self, numbers: impl Iterator<Item = u64>) {
+        for number in numbers {
+            match self.done.last_mut() {
+                Some((_, to)) if *to == number => *to += 1,
+                _ => self.done.push((number, number + 1)),
+            }
+        }
+    }
+}
+
 impl Cursor {
     pub(crate) fn new(log: Arc<Log>, subscription: u32) -> Arc<Self> {
         Arc::new(Self {
@@ -46,16 +57,23 @@ impl Cursor {
         })
     }
 
+    pub(crate) fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
     /// Notes that the subscription is done with these messages. Letters among them are gone.
     pub(crate) fn done(self: &Arc<Self>, numbers: impl Iterator<Item = u64>) {
         let mut news = self.news.lock();
-        for number in numbers {
-            match news.done.last_mut() {
-                Some((_, to)) if *to == number => *to += 1,
-                _ => news.done.push((number, number + 1)),
-            }
-        }
+        news.add_done(numbers);
         self.ride(news);
+    }
+
+    /// Writes that the subscription is done with these messages, after all that was noted before.
+    pub(crate) fn put_done(&self, numbers: impl Iterator<Item = u64>, frame: &mut FrameBuffer) {
+        let mut news = self.news.lock();
+        news.add_done(numbers);
+        let news = std::mem::take(&mut *news);
+        self.put_news(news, frame);
     }
 
     /// Notes a dead letter, before anybody else can see it. So its end is noted later.
@@ -77,9 +95,14 @@ impl Cursor {
 
     /// Writes what the log has not been told yet.
     pub(crate) fn put(&self, frame: &mut FrameBuffer) {
+        let news = std::mem::take(&mut *self.news.lock());
+        self.put_news(news, frame);
+    }
+
+    fn put_news(&self, news: News, frame: &mut FrameBuffer) {
         let News {
             mut done, letters, ..
-        } = std::mem::take(&mut *self.news.lock());
+        } = news;
         // A letter comes before its end, which may be among what is done.
         for letter in &letters {
             Record::Letter {

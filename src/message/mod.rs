@@ -14,6 +14,8 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+#[cfg(feature = "log")]
+use crate::engine::outbox::lane_outbox::CallOutbox;
 use crate::message::batch::Batch;
 use crate::message::meta::HeaderValue;
 #[cfg(feature = "log")]
@@ -218,6 +220,9 @@ pub struct Delivery<'a, T> {
 pub(crate) struct Address<'a> {
     pub(crate) topic: &'a str,
     pub(crate) subscription: &'a str,
+    /// The outbox of the call, if its subscription is durable.
+    #[cfg(feature = "log")]
+    pub(crate) outbox: Option<CallOutbox<'a>>,
 }
 
 impl<'a, T> Delivery<'a, T> {

@@ -20,8 +20,14 @@ pub enum DropCause {
     ///
     /// [`Topic::cancel_delayed`](crate::Topic::cancel_delayed) does that.
     Cancelled,
-    /// The store did not take the message. Its publisher has the payload back.
+    /// The store did not take the message. Its publisher has the payload back, unless that was a
+    /// delivery, which comes again.
     NotStored,
+    /// The message was published [by a delivery](crate::Delivery::publish) whose attempt has failed.
+    RolledBack,
+    /// The message was published [by a delivery](crate::Delivery::publish), and another one with its
+    /// dedup id was accepted before the ack.
+    Duplicate,
 }
 
 labels!(DropCause {
@@ -32,6 +38,8 @@ labels!(DropCause {
     Self::Expired => "expired",
     Self::Cancelled => "cancelled",
     Self::NotStored => "not_stored",
+    Self::RolledBack => "rolled_back",
+    Self::Duplicate => "duplicate",
 });
 
 /// The kinds of user code that the engine calls besides handlers.

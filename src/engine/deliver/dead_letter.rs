@@ -1,5 +1,7 @@
 //! Deliveries that go to the dead letters.
 
+#[cfg(feature = "log")]
+use crate::engine::outbox::lane_outbox::LaneOutbox;
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::dead_letter_store::Letter;
 use crate::engine::state::lane::Lane;
@@ -17,6 +19,19 @@ impl<T: Send + Sync + 'static> Lane<T> {
     #[cfg(feature = "log")]
     pub(crate) fn cursor(&self) -> Option<&Arc<Cursor>> {
         self.stored.as_ref()?.cursor.as_ref()
+    }
+
+    /// Returns the outbox of a durable subscription.
+    #[cfg(feature = "log")]
+    #[inline(always)]
+    pub(crate) fn outbox(&self) -> Option<&LaneOutbox> {
+        self.stored.as_ref()?.outbox.as_deref()
+    }
+
+    /// Returns it for a call that may outlive the lane.
+    #[cfg(all(feature = "log", feature = "async"))]
+    pub(crate) fn shared_outbox(&self) -> Option<Arc<LaneOutbox>> {
+        self.stored.as_ref()?.outbox.clone()
     }
 
     /// Notes a letter in the log, before anybody can see it.

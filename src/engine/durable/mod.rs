@@ -3,6 +3,7 @@
 pub(crate) mod dedup;
 pub(crate) mod feed;
 pub(crate) mod letters;
+pub(crate) mod outbox;
 pub(crate) mod publish;
 #[cfg(feature = "async")]
 pub(crate) mod publish_async;

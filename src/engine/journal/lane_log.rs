@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::engine::base::task_state::TaskState;
+use crate::engine::outbox::lane_outbox::LaneOutbox;
 use crate::log::cursor::Cursor;
 use crate::log::reader::TopicReader;
 use crate::message::batch::BatchSlice;
@@ -21,6 +22,8 @@ pub(crate) struct LaneLog<T> {
     pub(crate) letters: u64,
     /// The cursor, of a durable subscription.
     pub(crate) cursor: Option<Arc<Cursor>>,
+    /// The outbox, of a durable subscription.
+    pub(crate) outbox: Option<Arc<LaneOutbox>>,
 }
 
 /// The things that the feeder keeps between its turns. Only its task touches it.
@@ -37,8 +40,12 @@ pub(crate) struct Feeder<T> {
 
 impl<T> LaneLog<T> {
     /// Makes the side of a subscription that goes on behind `done`.
-    pub(crate) fn new(done: Done, cursor: Option<Arc<Cursor>>) -> Self {
+    ///
+    /// `waits` says that the thread that acks waits for what was published with the ack.
+    pub(crate) fn new(done: Done, cursor: Option<Arc<Cursor>>, waits: bool) -> Self {
+        let outbox = |cursor| Arc::new(LaneOutbox::new(cursor, waits));
         Self {
+            outbox: cursor.clone().map(outbox),
             feed: Mutex::new(Feed::Behind { next: done.next() }),
             task: TaskState::new(),
             feeder: Mutex::new(Some(Feeder {

@@ -88,7 +88,7 @@ impl StoredStart {
         let start = self.from.unwrap_or_default();
         if !self.is_durable {
             let done = Done::before(stored.seek(start)?);
-            return Ok(Some(Box::new(LaneLog::new(done, None))));
+            return Ok(Some(Box::new(LaneLog::new(done, None, false))));
         }
         // An earlier subscription of this name may have left ends that are not written yet.
         stored.log().write_out()?;
@@ -105,7 +105,8 @@ impl StoredStart {
             done.add(done.next(), first_available);
         }
         let cursor = Cursor::new(Arc::clone(&stored.store.log), subscription);
-        let mut log = LaneLog::new(done, Some(Arc::clone(&cursor)));
+        let waits = topic.engine.is_manual();
+        let mut log = LaneLog::new(done, Some(Arc::clone(&cursor)), waits);
         log.letters = topic.restore_letters(stored, &cursor, subscription, name, parks)?;
         Ok(Some(Box::new(log)))
     }
