@@ -1,9 +1,11 @@
-//! The cursor of a durable subscription: which messages it is done with, and which of them are dead
-//! letters.
+//! The cursor of a durable subscription: which messages it is done with, which of them are dead
+//! letters, and how often others have failed.
 //!
 //! Ends of deliveries cost no sync, and no frame of their own where others write. They are
 //! collected here, and go with the next frame, or after a few milliseconds. A crash before that
 //! brings the deliveries again.
+
+use std::collections::BTreeMap;
 
 use crate::log::commit::Log;
 use crate::pure::log::format::frame::FrameBuffer;
@@ -24,6 +26,8 @@ struct News {
     /// Ranges of numbers, in any order.
     done: Vec<(u64, u64)>,
     letters: Vec<NewLetter>,
+    /// Messages that are to be tried again, and how often their handler was called.
+    failed: BTreeMap<u64, u32>,
     /// The cursor is among those that go with the next frame.
     rides: bool,
 }
@@ -38,6 +42,10 @@ pub(crate) struct NewLetter {
 }
 
 impl News {
+    fn is_empty(&self) -> bool {
+        self.done.is_empty() && self.letters.is_empty() && self.failed.is_empty()
+    }
+
     fn add_done(&mut self, numbers: impl Iterator<Item = u64>) {
         for number in numbers {
             match self.done.last_mut() {
@@ -83,8 +91,15 @@ impl Cursor {
         self.ride(news);
     }
 
+    /// Notes that a message is to be tried again after so many calls of the handler.
+    pub(crate) fn failed(self: &Arc<Self>, seq: u64, attempts: u32) {
+        let mut news = self.news.lock();
+        news.failed.insert(seq, attempts);
+        self.ride(news);
+    }
+
     fn ride(self: &Arc<Self>, mut news: MutexGuard<'_, News>) {
-        if (news.done.is_empty() && news.letters.is_empty()) || news.rides {
+        if news.is_empty() || news.rides {
             return;
         }
         news.rides = true;
@@ -101,12 +116,25 @@ impl Cursor {
 
     fn put_news(&self, news: News, frame: &mut FrameBuffer) {
         let News {
-            mut done, letters, ..
+            mut done,
+            letters,
+            failed,
+            ..
         } = news;
+        let subscription = self.subscription;
+        // They are forgotten with what follows, if that is the end.
+        for (seq, attempts) in failed {
+            Record::Failed {
+                subscription,
+                seq,
+                attempts,
+            }
+            .put(frame.record());
+        }
         // A letter comes before its end, which may be among what is done.
         for letter in &letters {
             Record::Letter {
-                subscription: self.subscription,
+                subscription,
                 seq: letter.seq,
                 attempts: letter.attempts,
                 time_ms: letter.time_ms,
@@ -129,7 +157,6 @@ impl Cursor {
         };
         let mut ranges = Vec::new();
         put_ranges(&mut ranges, base, done.into_iter());
-        let subscription = self.subscription;
         Record::Done {
             subscription,
             base,

@@ -74,6 +74,26 @@ struct Marks {
     /// It was read from the log.
     #[cfg(feature = "log")]
     is_replayed: bool,
+    #[cfg(feature = "log")]
+    earlier: Earlier,
+}
+
+/// What a subscription may have done with replayed messages before it resumed.
+#[cfg(feature = "log")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Earlier {
+    /// The calls of the handler that are known to have failed. A message with some is alone.
+    pub(crate) tried: u32,
+    /// Whether it may have had them.
+    pub(crate) had: bool,
+}
+
+#[cfg(feature = "log")]
+impl Earlier {
+    pub(crate) const NOTHING: Self = Self {
+        tried: 0,
+        had: false,
+    };
 }
 
 impl Marks {
@@ -82,6 +102,8 @@ impl Marks {
         is_watched: false,
         #[cfg(feature = "log")]
         is_replayed: false,
+        #[cfg(feature = "log")]
+        earlier: Earlier::NOTHING,
     };
 
     fn add(&mut self, meta: &Meta) {
@@ -168,6 +190,7 @@ impl<T> Batch<T> {
     pub(crate) fn replayed(
         each: Vec<(Accepted<T>, Option<Box<Meta>>)>,
         ttl: Option<NonZeroU64>,
+        earlier: Earlier,
     ) -> Self {
         let mut open = OpenBatch::new(ttl);
         for (message, meta) in each {
@@ -175,6 +198,7 @@ impl<T> Batch<T> {
         }
         open.marks.is_watched = true;
         open.marks.is_replayed = true;
+        open.marks.earlier = earlier;
         open.take()
     }
 
@@ -182,6 +206,25 @@ impl<T> Batch<T> {
     #[cfg(feature = "log")]
     pub(crate) fn is_replayed(&self) -> bool {
         self.marks.is_replayed
+    }
+
+    /// Returns whether the subscription may have had its messages before it resumed.
+    #[cfg(feature = "log")]
+    pub(crate) fn was_had(&self) -> bool {
+        self.marks.earlier.had
+    }
+
+    /// Returns how often its messages were tried before the subscription resumed.
+    #[inline(always)]
+    pub(crate) fn tried(&self) -> u32 {
+        #[cfg(feature = "log")]
+        {
+            self.marks.earlier.tried
+        }
+        #[cfg(not(feature = "log"))]
+        {
+            0
+        }
     }
 
     /// Calls `note` with the trackers of the messages from `from` up to `to`.

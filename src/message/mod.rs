@@ -239,7 +239,8 @@ impl<'a, T> Delivery<'a, T> {
     /// Returns the number of the attempt: 1 for the first entry of this delivery into the handler.
     ///
     /// Attempts that ended by [`Nack::requeue`](crate::Nack::requeue) or
-    /// [`Nack::snooze`](crate::Nack::snooze) are not counted. A redrive begins again at 1.
+    /// [`Nack::snooze`](crate::Nack::snooze) are not counted. A redrive begins again at 1. A durable
+    /// subscription that resumes goes on counting. It doesn't count attempts that a crash has cut off.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -258,6 +259,16 @@ impl<'a, T> Delivery<'a, T> {
     #[cfg(feature = "log")]
     pub fn is_replayed(&self) -> bool {
         self.batch.is_replayed()
+    }
+
+    /// Returns whether the subscription may have had the message before (feature `log`).
+    ///
+    /// That is so for a later attempt, and for a letter that was redriven. In a durable subscription
+    /// that has resumed, it is so for each message from before. Such a message may have been
+    /// handled, though its ack was lost in a crash.
+    #[cfg(feature = "log")]
+    pub fn is_redelivered(&self) -> bool {
+        self.attempt > 1 || self.generation > 0 || self.batch.was_had()
     }
 
     /// Returns the topic's name.

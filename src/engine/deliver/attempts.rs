@@ -44,7 +44,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Delivery {
             batch,
             index,
-            attempt: 1,
+            attempt: batch.tried() + 1,
             generation: 0,
             address: self.address(),
             now_ns,

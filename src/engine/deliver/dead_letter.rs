@@ -9,6 +9,8 @@ use crate::engine::state::lane::Lane;
 use crate::log::cursor::{Cursor, NewLetter};
 use crate::message::batch::BatchSlice;
 use crate::pure::decide::lifecycle::{Status, Step};
+#[cfg(feature = "log")]
+use crate::pure::log::step;
 use crate::sync::Arc;
 #[cfg(feature = "log")]
 use crate::sync::unix_ms;
@@ -33,6 +35,21 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn shared_outbox(&self) -> Option<Arc<LaneOutbox>> {
         self.stored.as_ref()?.outbox.clone()
     }
+
+    /// Notes in the log how often a delivery was tried that is to be tried again.
+    #[cfg(feature = "log")]
+    pub(crate) fn note_failed(&self, failed: &PendingDelivery<T>) {
+        if let Some(cursor) = self.cursor() {
+            step!(
+                "count attempts",
+                cursor.failed(failed.id().get(), failed.attempts)
+            );
+        }
+    }
+
+    #[cfg(not(feature = "log"))]
+    #[inline(always)]
+    pub(crate) fn note_failed(&self, _: &PendingDelivery<T>) {}
 
     /// Notes a letter in the log, before anybody can see it.
     #[cfg(feature = "log")]

@@ -142,6 +142,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         match self.verdict(&failed, failed_call, &text, now_ns) {
             Verdict::Retry { due_ns } => {
                 self.books.record(Status::Failed, Step::Retry, 1);
+                self.note_failed(&failed);
                 let delay_ns = due_ns.saturating_sub(now_ns);
                 let snoozed = None;
                 let wait = Wait { delay_ns, snoozed };

@@ -8,7 +8,7 @@ use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::TopicCore;
 use crate::log::cursor::Cursor;
 use crate::message::MessageId;
-use crate::message::batch::{Accepted, Batch, Stamp};
+use crate::message::batch::{Accepted, Batch, Earlier, Stamp};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::policy::retry::FailureKind;
 use crate::sync::{Arc, unix_ms};
@@ -45,7 +45,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 id: MessageId::new(seq),
                 accepted_ns: buried_ns,
             };
-            let batch = Batch::replayed(vec![(Accepted { stamp, payload }, meta)], None);
+            let earlier = Earlier {
+                tried: 0,
+                had: true,
+            };
+            let batch = Batch::replayed(vec![(Accepted { stamp, payload }, meta)], None, earlier);
             let failure = Failure {
                 at_ns: buried_ns,
                 text: left.error.into(),

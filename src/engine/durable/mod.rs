@@ -8,4 +8,4 @@ pub(crate) mod publish;
 #[cfg(feature = "async")]
 pub(crate) mod publish_async;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

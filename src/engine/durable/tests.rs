@@ -5,6 +5,8 @@
 //! cargo shuttle-log
 //! ```
 
+pub(crate) mod outbox;
+
 use std::time::Duration;
 
 use crate::log::fs::sim::SimFs;

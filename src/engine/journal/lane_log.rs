@@ -1,12 +1,12 @@
 //! A subscription's side of the log: where it gets its messages from, and what it is done with.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::engine::base::task_state::TaskState;
 use crate::engine::outbox::lane_outbox::LaneOutbox;
 use crate::log::cursor::Cursor;
 use crate::log::reader::TopicReader;
-use crate::message::batch::BatchSlice;
+use crate::message::batch::{BatchSlice, Earlier};
 use crate::pure::log::feed::Feed;
 use crate::pure::log::ranges::Done;
 use crate::sync::{Arc, Mutex};
@@ -34,25 +34,55 @@ pub(crate) struct Feeder<T> {
     /// Messages that were read and are still to be handed over, with the number of the message that
     /// comes after each slice.
     pub(crate) held: VecDeque<(BatchSlice<T>, u64)>,
-    /// Messages that the subscription was done with when it came.
+    /// What the subscription had done when it came.
+    pub(crate) past: Past,
+}
+
+/// What a subscription had done when it came, in earlier processes or in this one.
+pub(crate) struct Past {
+    /// The messages that it was done with.
     pub(crate) done: Done,
+    /// How often its handler was called for others.
+    pub(crate) failed: BTreeMap<u64, u32>,
+    /// It may have had each message before this one.
+    pub(crate) had_before: u64,
+}
+
+impl Past {
+    /// Makes the past of a subscription that has had nothing.
+    pub(crate) fn new(done: Done) -> Self {
+        Self {
+            done,
+            failed: BTreeMap::new(),
+            had_before: 0,
+        }
+    }
+
+    /// Returns what the subscription had done with this message.
+    pub(crate) fn of(&self, seq: u64) -> Earlier {
+        Earlier {
+            tried: self.failed.get(&seq).copied().unwrap_or(0),
+            had: seq < self.had_before,
+        }
+    }
 }
 
 impl<T> LaneLog<T> {
-    /// Makes the side of a subscription that goes on behind `done`.
+    /// Makes the side of a subscription that goes on behind what it is done with.
     ///
     /// `waits` says that the thread that acks waits for what was published with the ack.
-    pub(crate) fn new(done: Done, cursor: Option<Arc<Cursor>>, waits: bool) -> Self {
+    pub(crate) fn new(past: Past, cursor: Option<Arc<Cursor>>, waits: bool) -> Self {
+        let next = past.done.next();
         let outbox = |cursor| Arc::new(LaneOutbox::new(cursor, waits));
         Self {
             outbox: cursor.clone().map(outbox),
-            feed: Mutex::new(Feed::Behind { next: done.next() }),
+            feed: Mutex::new(Feed::Behind { next }),
             task: TaskState::new(),
             feeder: Mutex::new(Some(Feeder {
                 reader: None,
-                next: done.next(),
+                next,
                 held: VecDeque::new(),
-                done,
+                past,
             })),
             letters: 0,
             cursor,

@@ -21,6 +21,7 @@ use crate::engine::outbox::staged::{Clearance, Gone, Staged};
 use crate::log::commit::{Due, Hook, Log};
 use crate::log::cursor::Cursor;
 use crate::pure::log::format::frame::FrameBuffer;
+use crate::pure::log::step;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex};
 use crate::types::error::store::StoreError;
@@ -126,9 +127,11 @@ impl LaneOutbox {
 
     /// Drops what an attempt has published that has not succeeded.
     pub(crate) fn roll_back(&self, seq: u64) {
-        for message in self.take(seq) {
-            message.drop_unseen(Gone::RolledBack);
-        }
+        step!("roll back", {
+            for message in self.take(seq) {
+                message.drop_unseen(Gone::RolledBack);
+            }
+        });
     }
 
     /// Ends deliveries that were handled: notes their ends, with what they have published.
@@ -138,6 +141,10 @@ impl LaneOutbox {
         }
         let (mut alone, mut together, mut messages) = (Vec::new(), Vec::new(), Vec::new());
         for seq in numbers {
+            step!("end together", {}, {
+                self.cursor.done(std::iter::once(seq));
+                let _ = self.log().write_out();
+            });
             let mut staged = self.take(seq);
             match staged.is_empty() {
                 true => alone.push(seq),
@@ -210,7 +217,10 @@ impl LaneOutbox {
         // Both closures have them, one after the other.
         let messages = Arc::new(Mutex::new(messages));
         let put = |frame: &mut FrameBuffer| {
-            self.cursor.put_done(done.into_iter(), frame);
+            step!(
+                "end with what was published",
+                self.cursor.put_done(done.into_iter(), frame)
+            );
             messages
                 .lock()
                 .iter()

@@ -170,7 +170,7 @@ impl Session {
     fn add_entries(&self, random: &mut Random, entries: &mut Vec<Entry>) {
         // The numbers of messages before this commit.
         let count = self.model.count();
-        let kind = if count == 0 { 0 } else { random.below(12) };
+        let kind = if count == 0 { 0 } else { random.below(13) };
         let seq = 1 + random.below(count.max(1));
         match kind {
             0..=5 => {
@@ -195,6 +195,16 @@ impl Session {
                 entries.push(Entry::Failed { seq, attempts });
             }
             9 => entries.push(Entry::Letter { seq }),
+            11 => {
+                // A handler has published with its ack.
+                let topics = self.model.topics.len() as u64;
+                for _ in 0..1 + random.below(3) {
+                    let (topic, size) = (random.below(topics) as u32, random.below(90) as usize);
+                    entries.push(Entry::Publish { topic, size });
+                }
+                let to = seq + 1;
+                entries.push(Entry::Done { from: seq, to });
+            }
             10 => entries.push(match random.one_in(2) {
                 true => Entry::Done {
                     from: seq,
