@@ -21,6 +21,8 @@ mod drain_topic;
 #[cfg(feature = "log")]
 mod durable;
 #[cfg(feature = "log")]
+mod durable_attempts;
+#[cfg(feature = "log")]
 mod durable_dedup;
 mod expiry;
 mod failures_at_the_end;
