@@ -87,7 +87,10 @@ fn counts_on<S>(subscribe: impl Fn(&Topic<String>, Seen) -> S, run: impl Fn(&Bro
         let letters = topic.dead_letters().list();
         assert_eq!(letters.len(), usize::from(attempt > 2), "after {attempt}");
         for letter in &letters {
-            assert_eq!((letter.attempts(), letter.reason()), (3, DeadReason::Exhausted));
+            assert_eq!(
+                (letter.attempts(), letter.reason()),
+                (3, DeadReason::Exhausted)
+            );
         }
         broker.metrics().balance().expect("balanced");
     }
@@ -102,7 +105,8 @@ fn attempts_are_counted_over_all_processes_until_the_limit() {
     counts_on(
         |topic, seen| {
             let all = topic.subscription("all").durable();
-            all.subscribe(move |text| note(&seen, text)).expect("subscribed")
+            all.subscribe(move |text| note(&seen, text))
+                .expect("subscribed")
         },
         run,
     );
@@ -114,7 +118,11 @@ fn attempts_are_counted_over_all_processes_where_keys_keep_their_order() {
         counts_on(
             |topic, seen| {
                 let all = topic.subscription("all").durable().on_failure(on_failure);
-                let all = all.concurrency(if on_failure == OnFailure::Reorder { 2 } else { 1 });
+                let all = all.concurrency(if on_failure == OnFailure::Reorder {
+                    2
+                } else {
+                    1
+                });
                 all.subscribe_shared(move |text| note(&seen, text))
                     .expect("subscribed")
             },
@@ -194,7 +202,8 @@ fn only_what_a_subscription_may_have_had_is_redelivered() {
     let subscribe = |topic: &Topic<String>| {
         let seen = Arc::clone(&seen);
         let all = topic.subscription("all").durable().from(Start::Earliest);
-        all.subscribe(move |text| note(&seen, text)).expect("subscribed")
+        all.subscribe(move |text| note(&seen, text))
+            .expect("subscribed")
     };
     topic.publish("before it came".to_owned()).expect("stored");
     drop(subscribe(&topic));

@@ -7,6 +7,8 @@ use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
 use crate::pure::decide::lifecycle::Status;
 use crate::sync::Arc;
+#[cfg(feature = "log")]
+use crate::types::durable::earlier::Earlier;
 
 use std::mem::ManuallyDrop;
 use std::num::NonZeroU64;
@@ -71,29 +73,9 @@ struct Marks {
     expires: bool,
     /// Somebody who wants to know its end: its publisher, or the log.
     is_watched: bool,
-    /// It was read from the log.
+    /// It was read from the log, after the subscription has done this with it.
     #[cfg(feature = "log")]
-    is_replayed: bool,
-    #[cfg(feature = "log")]
-    earlier: Earlier,
-}
-
-/// What a subscription may have done with replayed messages before it resumed.
-#[cfg(feature = "log")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Earlier {
-    /// The calls of the handler that are known to have failed. A message with some is alone.
-    pub(crate) tried: u32,
-    /// Whether it may have had them.
-    pub(crate) had: bool,
-}
-
-#[cfg(feature = "log")]
-impl Earlier {
-    pub(crate) const NOTHING: Self = Self {
-        tried: 0,
-        had: false,
-    };
+    replayed: Option<Earlier>,
 }
 
 impl Marks {
@@ -101,9 +83,7 @@ impl Marks {
         expires: false,
         is_watched: false,
         #[cfg(feature = "log")]
-        is_replayed: false,
-        #[cfg(feature = "log")]
-        earlier: Earlier::NOTHING,
+        replayed: None,
     };
 
     fn add(&mut self, meta: &Meta) {
@@ -197,34 +177,25 @@ impl<T> Batch<T> {
             open.push(message, meta);
         }
         open.marks.is_watched = true;
-        open.marks.is_replayed = true;
-        open.marks.earlier = earlier;
+        open.marks.replayed = Some(earlier);
         open.take()
     }
 
-    /// Returns whether its messages were read from the log.
+    /// Returns what the subscription has done before with its messages, if they were read from the
+    /// log.
     #[cfg(feature = "log")]
-    pub(crate) fn is_replayed(&self) -> bool {
-        self.marks.is_replayed
-    }
-
-    /// Returns whether the subscription may have had its messages before it resumed.
-    #[cfg(feature = "log")]
-    pub(crate) fn was_had(&self) -> bool {
-        self.marks.earlier.had
+    pub(crate) fn replayed_after(&self) -> Option<Earlier> {
+        self.marks.replayed
     }
 
     /// Returns how often its messages were tried before the subscription resumed.
     #[inline(always)]
     pub(crate) fn tried(&self) -> u32 {
         #[cfg(feature = "log")]
-        {
-            self.marks.earlier.tried
-        }
+        let tried = self.marks.replayed.map_or(0, |earlier| earlier.tried);
         #[cfg(not(feature = "log"))]
-        {
-            0
-        }
+        let tried = 0;
+        tried
     }
 
     /// Calls `note` with the trackers of the messages from `from` up to `to`.

@@ -20,6 +20,8 @@ use crate::message::batch::Batch;
 use crate::message::meta::HeaderValue;
 #[cfg(feature = "log")]
 use crate::types::durable::durability::Durability;
+#[cfg(feature = "log")]
+use crate::types::durable::earlier::Earlier;
 
 /// The number of a message within its topic.
 ///
@@ -258,7 +260,7 @@ impl<'a, T> Delivery<'a, T> {
     /// It may have been published long ago, and a durable subscription may have had it before.
     #[cfg(feature = "log")]
     pub fn is_replayed(&self) -> bool {
-        self.batch.is_replayed()
+        self.batch.replayed_after().is_some()
     }
 
     /// Returns whether the subscription may have had the message before (feature `log`).
@@ -268,7 +270,9 @@ impl<'a, T> Delivery<'a, T> {
     /// handled, though its ack was lost in a crash.
     #[cfg(feature = "log")]
     pub fn is_redelivered(&self) -> bool {
-        self.attempt > 1 || self.generation > 0 || self.batch.was_had()
+        let had = |earlier: Earlier| earlier.had;
+        let was_had = self.batch.replayed_after().is_some_and(had);
+        self.attempt > 1 || self.generation > 0 || was_had
     }
 
     /// Returns the topic's name.

@@ -15,12 +15,13 @@ use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::{Lanes, TopicCore};
 use crate::log::cursor::NewLetter;
 use crate::message::MessageId;
-use crate::message::batch::{Accepted, BATCH, Batch, BatchSlice, Earlier, Stamp};
+use crate::message::batch::{Accepted, BATCH, Batch, BatchSlice, Stamp};
 use crate::message::meta::Meta;
 use crate::observe::event::{EventKind, Subject};
 use crate::pure::words::room::{Phase, Reserved};
 use crate::pure::words::schedule::Then;
 use crate::sync::{Arc, unix_ms};
+use crate::types::durable::earlier::Earlier;
 use crate::types::error::store::StoreError;
 use crate::types::reason::DeadReason;
 

@@ -8,10 +8,11 @@ use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::TopicCore;
 use crate::log::cursor::Cursor;
 use crate::message::MessageId;
-use crate::message::batch::{Accepted, Batch, Earlier, Stamp};
+use crate::message::batch::{Accepted, Batch, Stamp};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::policy::retry::FailureKind;
 use crate::sync::{Arc, unix_ms};
+use crate::types::durable::earlier::Earlier;
 use crate::types::error::store::StoreError;
 use crate::types::reason::DeadReason;
 

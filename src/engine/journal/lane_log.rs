@@ -6,10 +6,11 @@ use crate::engine::base::task_state::TaskState;
 use crate::engine::outbox::lane_outbox::LaneOutbox;
 use crate::log::cursor::Cursor;
 use crate::log::reader::TopicReader;
-use crate::message::batch::{BatchSlice, Earlier};
+use crate::message::batch::BatchSlice;
 use crate::pure::log::feed::Feed;
 use crate::pure::log::ranges::Done;
 use crate::sync::{Arc, Mutex};
+use crate::types::durable::earlier::Earlier;
 
 /// A subscription's side of the log.
 pub(crate) struct LaneLog<T> {
@@ -34,11 +35,11 @@ pub(crate) struct Feeder<T> {
     /// Messages that were read and are still to be handed over, with the number of the message that
     /// comes after each slice.
     pub(crate) held: VecDeque<(BatchSlice<T>, u64)>,
-    /// What the subscription had done when it came.
+    /// The past of the subscription when it came.
     pub(crate) past: Past,
 }
 
-/// What a subscription had done when it came, in earlier processes or in this one.
+/// The past of a subscription when it came, in earlier processes and in this one.
 pub(crate) struct Past {
     /// The messages that it was done with.
     pub(crate) done: Done,

@@ -38,7 +38,7 @@ pub(crate) struct LaneOutbox {
     next_call: AtomicU64,
 }
 
-/// What one attempt has published.
+/// The messages that one attempt has published.
 #[derive(Default)]
 struct Entry {
     /// The number of the call, if its handler is an async function.

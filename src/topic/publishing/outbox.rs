@@ -67,8 +67,10 @@ impl<T> Delivery<'_, T> {
         published.map_err(|(refused, message)| refused.error(message.into_inner()))
     }
 
-    /// Publishes a message with a key, headers, a time to live or a dedup id together with the ack of
-    /// this delivery, as [`publish`](Self::publish) does (feature `log`).
+    /// Publishes a whole message together with the ack, as [`publish`](Self::publish) does (feature
+    /// `log`).
+    ///
+    /// It may have a key, headers, a time to live and a dedup id.
     ///
     /// If a message with its dedup id was accepted before the ack, this one is dropped
     /// ([`DropCause::Duplicate`](crate::event::DropCause)). The delivery ends all the same.
