@@ -22,7 +22,9 @@ use crate::log::commit::{Due, Hook, Log};
 use crate::log::cursor::Cursor;
 use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::step;
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+#[cfg(feature = "async")]
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex};
 use crate::types::error::store::StoreError;
 
@@ -35,6 +37,7 @@ pub(crate) struct LaneOutbox {
     open: Mutex<BTreeMap<u64, Entry>>,
     /// How many there are, for those who look without the lock.
     count: AtomicUsize,
+    #[cfg(feature = "async")]
     next_call: AtomicU64,
 }
 
@@ -61,6 +64,7 @@ impl LaneOutbox {
             waits,
             open: Mutex::default(),
             count: AtomicUsize::new(0),
+            #[cfg(feature = "async")]
             next_call: AtomicU64::new(0),
         }
     }
