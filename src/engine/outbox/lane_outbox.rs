@@ -41,12 +41,15 @@ pub(crate) struct LaneOutbox {
     next_call: AtomicU64,
 }
 
+/// Messages of any topics, in the order in which they were published.
+type Messages = Vec<Box<dyn Staged>>;
+
 /// The messages that one attempt has published.
 #[derive(Default)]
 struct Entry {
     /// The number of the call, if its handler is an async function.
     call: Option<u64>,
-    messages: Vec<Box<dyn Staged>>,
+    messages: Messages,
 }
 
 /// The outbox, as one delivery knows it.
@@ -118,7 +121,7 @@ impl LaneOutbox {
                 .is_some_and(|entry| entry.call == call)
     }
 
-    fn take(&self, seq: u64) -> Vec<Box<dyn Staged>> {
+    fn take(&self, seq: u64) -> Messages {
         // ORDERING: whoever has staged something has been in the attempt that ends now.
         if self.count.load(Ordering::Acquire) == 0 {
             return Vec::new();
@@ -174,10 +177,7 @@ impl LaneOutbox {
     }
 
     /// Claims the dedup ids, all of them together. Drops duplicates.
-    fn claim(
-        &self,
-        mut messages: Vec<Box<dyn Staged>>,
-    ) -> Result<Vec<Box<dyn Staged>>, (StoreError, Vec<Box<dyn Staged>>)> {
+    fn claim(&self, mut messages: Messages) -> Result<Messages, (StoreError, Messages)> {
         loop {
             let mut claimed = 0;
             let mut is_pending = false;
@@ -213,7 +213,7 @@ impl LaneOutbox {
     }
 
     /// Writes the ends of these deliveries and the messages as one.
-    fn submit(&self, done: Vec<u64>, messages: Vec<Box<dyn Staged>>) {
+    fn submit(&self, done: Vec<u64>, messages: Messages) {
         if messages.is_empty() {
             return self.cursor.done(done.into_iter());
         }
