@@ -25,7 +25,7 @@ use crate::pure::log::step;
 #[cfg(feature = "async")]
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, yield_now};
 use crate::types::error::store::StoreError;
 
 /// The outbox of a durable subscription.
@@ -204,6 +204,8 @@ impl LaneOutbox {
             messages[..claimed]
                 .iter_mut()
                 .for_each(|message| message.abandon());
+            // Its publisher may have yet to join the open group.
+            yield_now();
             let joined = self.log().submit(false, Due::Waits, |_| {}, None);
             let joined = joined.map_err(|(error, _)| error);
             if let Err(error) = joined.and_then(|ticket| self.log().wait(ticket)) {
