@@ -22,6 +22,8 @@ mod drain_topic;
 #[cfg(feature = "log")]
 mod durable;
 #[cfg(feature = "log")]
+mod durable_attempts;
+#[cfg(feature = "log")]
 mod durable_dedup;
 #[cfg(feature = "log")]
 mod durable_delayed;
@@ -51,6 +53,8 @@ mod no_subscribers;
 mod options;
 mod order;
 mod order_under_failure;
+#[cfg(feature = "log")]
+mod outbox;
 mod overflow;
 mod owned_events;
 #[cfg(feature = "parallel")]

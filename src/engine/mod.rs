@@ -8,6 +8,9 @@ pub(crate) mod base;
 pub(crate) mod track;
 
 #[cfg(feature = "log")]
+pub(crate) mod outbox;
+
+#[cfg(feature = "log")]
 pub(crate) mod journal;
 
 pub(crate) mod wait;

@@ -7,6 +7,8 @@ use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
 use crate::pure::decide::lifecycle::Status;
 use crate::sync::Arc;
+#[cfg(feature = "log")]
+use crate::types::durable::earlier::Earlier;
 
 use std::mem::ManuallyDrop;
 use std::num::NonZeroU64;
@@ -71,9 +73,9 @@ struct Marks {
     expires: bool,
     /// Somebody who wants to know its end: its publisher, or the log.
     is_watched: bool,
-    /// It was read from the log.
+    /// It was read from the log, after the subscription has done this with it.
     #[cfg(feature = "log")]
-    is_replayed: bool,
+    replayed: Option<Earlier>,
 }
 
 impl Marks {
@@ -81,7 +83,7 @@ impl Marks {
         expires: false,
         is_watched: false,
         #[cfg(feature = "log")]
-        is_replayed: false,
+        replayed: None,
     };
 
     fn add(&mut self, meta: &Meta) {
@@ -168,20 +170,32 @@ impl<T> Batch<T> {
     pub(crate) fn replayed(
         each: Vec<(Accepted<T>, Option<Box<Meta>>)>,
         ttl: Option<NonZeroU64>,
+        earlier: Earlier,
     ) -> Self {
         let mut open = OpenBatch::new(ttl);
         for (message, meta) in each {
             open.push(message, meta);
         }
         open.marks.is_watched = true;
-        open.marks.is_replayed = true;
+        open.marks.replayed = Some(earlier);
         open.take()
     }
 
-    /// Returns whether its messages were read from the log.
+    /// Returns what the subscription has done before with its messages, if they were read from the
+    /// log.
     #[cfg(feature = "log")]
-    pub(crate) fn is_replayed(&self) -> bool {
-        self.marks.is_replayed
+    pub(crate) fn replayed_after(&self) -> Option<Earlier> {
+        self.marks.replayed
+    }
+
+    /// Returns how often its messages were tried before the subscription resumed.
+    #[inline(always)]
+    pub(crate) fn tried(&self) -> u32 {
+        #[cfg(feature = "log")]
+        let tried = self.marks.replayed.map_or(0, |earlier| earlier.tried);
+        #[cfg(not(feature = "log"))]
+        let tried = 0;
+        tried
     }
 
     /// Calls `note` with the trackers of the messages from `from` up to `to`.

@@ -14,10 +14,14 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+#[cfg(feature = "log")]
+use crate::engine::outbox::lane_outbox::CallOutbox;
 use crate::message::batch::Batch;
 use crate::message::meta::HeaderValue;
 #[cfg(feature = "log")]
 use crate::types::durable::durability::Durability;
+#[cfg(feature = "log")]
+use crate::types::durable::earlier::Earlier;
 
 /// The number of a message within its topic.
 ///
@@ -221,6 +225,9 @@ pub struct Delivery<'a, T> {
 pub(crate) struct Address<'a> {
     pub(crate) topic: &'a str,
     pub(crate) subscription: &'a str,
+    /// The outbox of the call, if its subscription is durable.
+    #[cfg(feature = "log")]
+    pub(crate) outbox: Option<CallOutbox<'a>>,
 }
 
 impl<'a, T> Delivery<'a, T> {
@@ -237,7 +244,8 @@ impl<'a, T> Delivery<'a, T> {
     /// Returns the number of the attempt: 1 for the first entry of this delivery into the handler.
     ///
     /// Attempts that ended by [`Nack::requeue`](crate::Nack::requeue) or
-    /// [`Nack::snooze`](crate::Nack::snooze) are not counted. A redrive begins again at 1.
+    /// [`Nack::snooze`](crate::Nack::snooze) are not counted. A redrive begins again at 1. A durable
+    /// subscription that resumes goes on counting. It doesn't count attempts that a crash has cut off.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -255,7 +263,19 @@ impl<'a, T> Delivery<'a, T> {
     /// It may have been published long ago, and a durable subscription may have had it before.
     #[cfg(feature = "log")]
     pub fn is_replayed(&self) -> bool {
-        self.batch.is_replayed()
+        self.batch.replayed_after().is_some()
+    }
+
+    /// Returns whether the subscription may have had the message before (feature `log`).
+    ///
+    /// That is so for a later attempt, and for a letter that was redriven. In a durable subscription
+    /// that has resumed, it is so for each message from before. Such a message may have been
+    /// handled, though its ack was lost in a crash.
+    #[cfg(feature = "log")]
+    pub fn is_redelivered(&self) -> bool {
+        let had = |earlier: Earlier| earlier.had;
+        let was_had = self.batch.replayed_after().is_some_and(had);
+        self.attempt > 1 || self.generation > 0 || was_had
     }
 
     /// Returns the topic's name.

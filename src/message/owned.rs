@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+#[cfg(feature = "log")]
+use crate::engine::outbox::lane_outbox::{CallOutbox, LaneOutbox};
 use crate::message::batch::Batch;
 use crate::message::meta::HeaderValue;
 use crate::message::{Address, Delivery, MessageId};
@@ -18,12 +20,18 @@ pub struct OwnedDelivery<T> {
     pub(crate) generation: u16,
     pub(crate) names: Arc<Names>,
     pub(crate) now_ns: u64,
+    /// The number of the call, if the subscription has an outbox.
+    #[cfg(feature = "log")]
+    pub(crate) call: Option<u64>,
 }
 
 /// The names of a topic and a subscription, in one allocation, so that deliveries share one count.
 pub(crate) struct Names {
     pub(crate) topic: Arc<str>,
     pub(crate) subscription: Arc<str>,
+    /// The outbox of a durable subscription.
+    #[cfg(feature = "log")]
+    pub(crate) outbox: Option<Arc<LaneOutbox>>,
 }
 
 impl<T> OwnedDelivery<T> {
@@ -37,6 +45,11 @@ impl<T> OwnedDelivery<T> {
             address: Address {
                 topic: &self.names.topic,
                 subscription: &self.names.subscription,
+                #[cfg(feature = "log")]
+                outbox: self.names.outbox.as_deref().map(|lane| CallOutbox {
+                    lane,
+                    call: self.call,
+                }),
             },
             now_ns: self.now_ns,
         }
@@ -73,7 +86,7 @@ impl<T> OwnedDelivery<T> {
     /// It may have been published long ago, and a durable subscription may have had it before.
     #[cfg(feature = "log")]
     pub fn is_replayed(&self) -> bool {
-        self.batch.is_replayed()
+        self.batch.replayed_after().is_some()
     }
 
     /// Returns the topic's name.

@@ -20,7 +20,8 @@ pub enum DropCause {
     ///
     /// [`Topic::cancel_delayed`](crate::Topic::cancel_delayed) does that.
     Cancelled,
-    /// The store did not take the message. Its publisher has the payload back.
+    /// The store did not take the message. Its publisher has the payload back, unless that was a
+    /// delivery, which comes again.
     ///
     /// The event has no [`id`](crate::event::Event::id): the message never got its number in the log.
     ///
@@ -31,6 +32,11 @@ pub enum DropCause {
     ///
     /// It stays in the log. It is published when its topic is open again and it is due.
     Kept,
+    /// The message was published [by a delivery](crate::Delivery::publish) whose attempt has failed.
+    RolledBack,
+    /// The message was published [by a delivery](crate::Delivery::publish), and another one with its
+    /// dedup id was accepted before the ack.
+    Duplicate,
 }
 
 labels!(DropCause {
@@ -42,6 +48,8 @@ labels!(DropCause {
     Self::Cancelled => "cancelled",
     Self::NotStored => "not_stored",
     Self::Kept => "kept",
+    Self::RolledBack => "rolled_back",
+    Self::Duplicate => "duplicate",
 });
 
 /// The kinds of user code that the engine calls besides handlers.

@@ -206,9 +206,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
             batch,
             from,
             to,
-            attempt: 1,
+            attempt: batch.tried() + 1,
             generation: 0,
-            address: self.address(),
+            address: self.call_address(),
             now_ns,
             room: &self.room,
             // The gate has to know of a failure before the next attempt.
@@ -220,7 +220,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// calls were made, and the time after them.
     pub(crate) fn try_run(&self, turn: &mut Turn<T>, run: &BatchRun<'_, T>) -> (usize, u64) {
         self.books.begin_in_flight((run.to - run.from) as u64);
-        self.tell_attempts(run.batch.ids(run.from, run.to), Attempts::first(run.now_ns));
+        self.tell_attempts(run.batch.ids(run.from, run.to), run.attempts());
         let calls = turn
             .handler
             .call(self.engine(), run, &mut turn.failed_calls);
@@ -239,7 +239,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         after_ns: u64,
     ) -> usize {
         let (from, to) = (run.from, run.from + calls);
-        let (ids, attempts) = (run.batch.ids(from, to), Attempts::first(run.now_ns));
+        let (ids, attempts) = (run.batch.ids(from, to), run.attempts());
         let took = attempts.until(after_ns, calls);
         let acked = match &run.batch.messages {
             Messages::Chunk(_, first) => {
@@ -284,7 +284,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             to: index + 1,
             attempt: attempts.number,
             generation: again.generation,
-            address: self.address(),
+            address: self.call_address(),
             now_ns,
             room: &self.room,
             until_fault: false,

@@ -23,7 +23,7 @@ use crate::engine::state::topic::TopicCore;
 use crate::log::commit::{Due, Ticket};
 use crate::message::batch::DeferredDrops;
 use crate::message::chunk::Chunk;
-use crate::sync::Arc;
+use crate::sync::{Arc, yield_now};
 use crate::types::error::store::StoreError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
@@ -44,6 +44,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 impl<T: Send + Sync + 'static> TopicLog<T> {
     /// Waits until a claim that is pending may have ended.
     pub(crate) fn await_claim(&self) -> Result<(), StoreError> {
+        // Its publisher may have yet to join the open group.
+        yield_now();
         self.log().wait(self.open_group(Due::Waits)?)
     }
 

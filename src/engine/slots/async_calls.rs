@@ -146,6 +146,8 @@ where
             Arc::new(Names {
                 topic: Arc::clone(&lane.topic.name),
                 subscription: Arc::clone(&lane.name),
+                #[cfg(feature = "log")]
+                outbox: lane.shared_outbox(),
             })
         });
         let item = &mut taken.item;
@@ -155,6 +157,11 @@ where
             index: usize::from(item.index),
             attempt: attempts.number,
             generation: item.generation,
+            #[cfg(feature = "log")]
+            call: names
+                .outbox
+                .as_ref()
+                .map(|outbox| outbox.begin(item.id().get())),
             names: Arc::clone(names),
             now_ns: began_ns,
         };

@@ -116,6 +116,8 @@ impl<T> DeadLetter<T> {
             address: Address {
                 topic: &self.topic,
                 subscription: &self.letter.subscription,
+                #[cfg(feature = "log")]
+                outbox: None,
             },
             now_ns: self.now_ns,
         }

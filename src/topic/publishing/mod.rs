@@ -6,6 +6,8 @@ pub(crate) mod batch_futures;
 pub(crate) mod futures;
 pub(crate) mod message;
 #[cfg(feature = "log")]
+pub(crate) mod outbox;
+#[cfg(feature = "log")]
 pub(crate) mod pending;
 pub(crate) mod publisher;
 pub(crate) mod tracker;
