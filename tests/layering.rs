@@ -170,6 +170,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("engine/terms", &["sync", "pure/decide", "engine/base"]),
+    ("engine/late", &["sync", "pure/policy", "message"]),
     ("engine/letters", &["sync", "pure/order", "observe"]),
     (
         "engine/journal",
@@ -203,6 +204,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "engine/runtime",
             "engine/parts",
             "engine/terms",
+            "engine/late",
             "engine/letters",
             "engine/journal",
         ],
@@ -242,6 +244,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "engine/wait",
             "engine/runtime",
             "engine/parts",
+            "engine/late",
             "engine/state",
         ],
     ),

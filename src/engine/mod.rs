@@ -20,6 +20,8 @@ pub(crate) mod parts;
 
 pub(crate) mod terms;
 
+pub(crate) mod late;
+
 pub(crate) mod state;
 
 pub(crate) mod publish;

@@ -67,6 +67,12 @@ impl<T> OwnedDelivery<T> {
         self.generation
     }
 
+    /// Returns whether the message was published before the subscription came, and its topic kept it
+    /// ([`TopicBuilder::retain_last`](crate::TopicBuilder::retain_last)).
+    pub fn is_retained(&self) -> bool {
+        self.delivery().is_retained()
+    }
+
     /// Returns the topic's name.
     pub fn topic(&self) -> &str {
         &self.names.topic

@@ -150,6 +150,9 @@ impl<T: Send + Sync + 'static> StoredTopic<T> {
             let rule = "must not be set in a durable topic";
             return Err(SettingError::new("partitions", partitions.count, rule));
         }
+        if let Some(retain) = settings.retain {
+            return Err(retain.refuse_durable());
+        }
         Ok(())
     }
 

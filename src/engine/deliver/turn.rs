@@ -236,6 +236,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 let accepted_ns = messages.map(|message| message.stamp.accepted_ns);
                 self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
             }
+            Messages::Retained(messages) => {
+                let messages = messages[from..to].iter();
+                let accepted_ns = messages.map(|message| message.stamp.accepted_ns);
+                self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
+            }
         };
         if run.batch.is_watched() {
             let acked = successes(calls, failed_calls).map(|at| from + at);

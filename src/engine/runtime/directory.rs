@@ -10,6 +10,7 @@ use crate::message::meta::Meta;
 use crate::observe::event::EventKind;
 use crate::observe::metrics::TopicMetrics;
 use crate::pure::policy::dedup::Dedup;
+use crate::pure::policy::retained::Retain;
 use crate::pure::words::Packed;
 use crate::pure::words::ending::Refuse;
 use crate::pure::words::handles::Handles;
@@ -43,6 +44,7 @@ pub(crate) struct TopicSettings {
     pub(crate) letters: usize,
     pub(crate) letter_overflow: DeadLetterOverflow,
     pub(crate) partitions: Option<Partitions>,
+    pub(crate) retain: Option<Retain>,
 }
 
 impl TopicSettings {

@@ -1,0 +1,3 @@
+//! What a topic keeps for subscriptions that come late.
+
+pub(crate) mod retained;
