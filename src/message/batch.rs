@@ -11,6 +11,10 @@ use crate::sync::Arc;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroU64;
 
+mod retained;
+
+use retained::Source;
+
 /// The most messages in a batch.
 ///
 /// They share one allocation, and one lane operation per subscription. A retry or a dead letter
@@ -50,12 +54,6 @@ pub(crate) enum Messages<T> {
     Chunk(Vec<T>, Stamp),
     /// Messages of other batches, which their topic kept for a subscription that came late.
     Retained(Vec<Accepted<Source<T>>>),
-}
-
-/// The place of a payload in a batch that was handed on before.
-pub(crate) struct Source<T> {
-    batch: Arc<Batch<T>>,
-    index: u32,
 }
 
 /// Messages that travel together.
@@ -195,50 +193,6 @@ impl<T> Batch<T> {
         self.marks.is_replayed
     }
 
-    /// Makes batches of messages that were handed on before, in their order.
-    ///
-    /// They share the payloads of those batches, and their own keys, headers and times to live. Nobody
-    /// waits for the ends of these deliveries: a tracker counts those of the subscriptions that were
-    /// there.
-    pub(crate) fn retained(each: impl IntoIterator<Item = (Arc<Self>, u32)>) -> Vec<Self> {
-        let mut batches: Vec<Self> = Vec::new();
-        for (batch, index) in each {
-            let (place, ttl) = (index as usize, batch.ttl);
-            let stamp = batch.stamp(place);
-            let meta = batch.meta(place).map(Meta::without_watchers);
-            let payload = Source { batch, index };
-            let fits = |last: &Self| last.ttl == ttl && last.len() < BATCH;
-            if !batches.last().is_some_and(fits) {
-                batches.push(Self {
-                    messages: Messages::Retained(Vec::new()),
-                    meta: Vec::new(),
-                    marks: Marks::NONE,
-                    ttl,
-                });
-            }
-            let Some(Self {
-                messages: Messages::Retained(into),
-                meta: metas,
-                marks,
-                ..
-            }) = batches.last_mut()
-            else {
-                continue;
-            };
-            if let Some(meta) = meta {
-                marks.add(&meta);
-                metas.push((into.len() as u32, Box::new(meta)));
-            }
-            into.push(Accepted { stamp, payload });
-        }
-        batches
-    }
-
-    /// Returns whether its messages were kept for a subscription that came late.
-    pub(crate) fn is_retained(&self) -> bool {
-        matches!(self.messages, Messages::Retained(_))
-    }
-
     /// Calls `note` with the trackers of the messages from `from` up to `to`.
     #[cold]
     fn track(&self, from: u32, to: u32, note: impl Fn(&Ends)) {
@@ -265,15 +219,6 @@ impl<T> Batch<T> {
     pub(crate) fn expires_ns(&self, index: usize) -> Option<u64> {
         let ttl_ns = self.ttl_ns(self.meta(index))?;
         Some(self.stamp(index).accepted_ns.saturating_add(ttl_ns))
-    }
-}
-
-impl<T> Source<T> {
-    /// Returns the payload. Out of line, for the sake of batches that hold their own.
-    #[cold]
-    #[inline(never)]
-    fn find(&self) -> &T {
-        self.batch.payload(self.index as usize)
     }
 }
 

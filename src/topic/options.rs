@@ -325,7 +325,6 @@ impl TopicOptions {
             letters,
             letter_overflow: self.letter_overflow.unwrap_or_default(),
             partitions,
-            retain: self.retain,
         };
         let live = LiveSettings {
             capacity: capacity as u64,
@@ -334,6 +333,7 @@ impl TopicOptions {
             lane_capacity: lane_capacity as u32,
             dedup: self.dedup,
             weight_limit: None,
+            retain: self.retain,
         };
         Ok((settings, live))
     }
@@ -377,7 +377,7 @@ impl TopicOptions {
             ),
             (
                 "retain_last",
-                self.retain.is_some() && open.retain != asked.retain,
+                self.retain.is_some() && live.retain != asked_live.retain,
             ),
             (
                 "lane_capacity",

@@ -1,7 +1,7 @@
 //! Keeping messages for subscriptions that come late, and giving them to one that has come.
 //!
 //! The kept messages are the first in its lane. They are deliveries of their own, which share the
-//! payloads. The filter is asked about each on the thread that subscribes. Those that have expired
+//! payloads. The filter is asked about each on the thread that subscribes. Messages that have expired
 //! are passed over. If the lane has room for fewer, it gets the newest.
 
 use crate::engine::dispatch::room::ALL_WANT;

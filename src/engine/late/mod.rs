@@ -1,3 +1,3 @@
-//! What a topic keeps for subscriptions that come late.
+//! Messages that a topic keeps for subscriptions that come late.
 
 pub(crate) mod retained;

@@ -6,12 +6,11 @@
 //! in which dispatchers keep. Its filter is the user's, so it is asked after the lock is released.
 //! Until it has *arrived* with the kept messages in its lane, no dispatcher hands on.
 //!
-//! The feared interleavings: a batch is not in the copy, and its dispatcher had read the list before
-//! the lane was on it, which is a gap. Or a batch is in the copy and goes to the lane, too, which is a
-//! double. Or a newer message is in the lane before the kept ones. None can happen. A dispatcher keeps
-//! only if the list that it has read is still the list, and nobody is arriving. Otherwise it keeps and
-//! hands on nothing, and looks again. So a batch is in the copy exactly if its dispatcher has an older
-//! list.
+//! Three interleavings are feared. A batch is not in the copy, and its dispatcher had read the list
+//! before the lane was on it: a gap. A batch is in the copy and goes to the lane, too: a double. A newer
+//! message is in the lane before the kept ones. None of them can happen. A dispatcher keeps only if the
+//! list that it has read is still the list, and nobody is arriving. Otherwise it keeps and hands on
+//! nothing, and looks again. So a batch is in the copy exactly if its dispatcher has an older list.
 //!
 //! Dispatchers don't wait for a subscription that arrives. They come to rest, and it wakes them.
 
@@ -22,7 +21,7 @@ use crate::sync::{Arc, Mutex};
 /// Messages, each by its batch and its place in it.
 pub(crate) type KeptMessages<T> = Vec<(Arc<Batch<T>>, u32)>;
 
-/// What a dispatcher may do with its batch.
+/// The answer to a dispatcher that would keep its batch and hand it on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keeping {
     /// The messages are kept, and go to the lanes that it has read.
@@ -35,6 +34,7 @@ pub(crate) enum Keeping {
 
 /// The messages that a topic keeps.
 pub(crate) struct RetainedMessages<T> {
+    retain: Retain,
     state: Mutex<State<T>>,
 }
 
@@ -54,11 +54,16 @@ struct Arrival<T> {
 impl<T> RetainedMessages<T> {
     pub(crate) fn new(retain: Retain) -> Self {
         Self {
+            retain,
             state: Mutex::new(State {
                 kept: Some(Retained::new(retain)),
                 arrivals: Vec::new(),
             }),
         }
+    }
+
+    pub(crate) fn retain(&self) -> Retain {
+        self.retain
     }
 
     /// Keeps messages that are about to be handed on, if `is_current` says that the list of lanes is

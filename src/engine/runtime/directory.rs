@@ -44,7 +44,6 @@ pub(crate) struct TopicSettings {
     pub(crate) letters: usize,
     pub(crate) letter_overflow: DeadLetterOverflow,
     pub(crate) partitions: Option<Partitions>,
-    pub(crate) retain: Option<Retain>,
 }
 
 impl TopicSettings {
@@ -66,6 +65,8 @@ pub(crate) struct LiveSettings {
     pub(crate) lane_capacity: u32,
     pub(crate) dedup: Option<Dedup>,
     pub(crate) weight_limit: Option<u64>,
+    /// Stands, unlike the others.
+    pub(crate) retain: Option<Retain>,
 }
 
 /// Settings of a topic that may change while traffic runs.
@@ -87,15 +88,16 @@ impl Live {
         }
     }
 
-    /// Returns the settings now, with those that the topic has elsewhere.
-    pub(crate) fn now(&self, dedup: Option<Dedup>, weight_limit: Option<u64>) -> LiveSettings {
+    /// Returns the settings now, without those that the topic has elsewhere.
+    pub(crate) fn now(&self) -> LiveSettings {
         LiveSettings {
             capacity: self.capacity.get(),
             overflow: self.overflow.get(),
             ttl: self.ttl.get(),
             lane_capacity: self.lane_capacity.get(),
-            dedup,
-            weight_limit,
+            dedup: None,
+            weight_limit: None,
+            retain: None,
         }
     }
 }

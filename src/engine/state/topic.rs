@@ -125,7 +125,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             name,
             is_plain: settings.is_plain() && weights.is_none() && !is_stored,
             weights: weights.map(Box::new),
-            retained: settings
+            retained: live
                 .retain
                 .map(|retain| Box::new(RetainedMessages::new(retain))),
             gate,
@@ -160,9 +160,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Returns the settings that may change, as they are now.
     pub(crate) fn live_now(&self) -> LiveSettings {
-        let dedup = self.dedup.as_ref().map(|ids| ids.lock().settings());
-        let weight_limit = self.weights.as_ref().map(|weights| weights.load().limit());
-        self.live.now(dedup, weight_limit)
+        let (weights, retained) = (self.weights.as_ref(), self.retained.as_ref());
+        LiveSettings {
+            dedup: self.dedup.as_ref().map(|ids| ids.lock().settings()),
+            weight_limit: weights.map(|weights| weights.load().limit()),
+            retain: retained.map(|retained| retained.retain()),
+            ..self.live.now()
+        }
     }
 
     /// Pushes an admitted entry and lets the dispatcher know.

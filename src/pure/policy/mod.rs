@@ -1,5 +1,5 @@
-//! The decisions that users may replace or choose: what follows a failure, when messages are
-//! dispatched, which have been published before, and which are kept for those that come late.
+//! The decisions that users may replace or choose: what follows a failure, and when messages are
+//! dispatched. Which messages have been published before, and which are kept for late subscriptions.
 
 pub(crate) mod chosen;
 pub(crate) mod dedup;
