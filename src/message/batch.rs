@@ -13,7 +13,7 @@ use std::num::NonZeroU64;
 
 mod retained;
 
-use retained::Source;
+use retained::Sources;
 
 /// The most messages in a batch.
 ///
@@ -52,8 +52,6 @@ pub(crate) enum Messages<T> {
     ///
     /// Their ids follow each other, and they share one time.
     Chunk(Vec<T>, Stamp),
-    /// Messages of other batches, which their topic kept for a subscription that came late.
-    Retained(Vec<Accepted<Source<T>>>),
 }
 
 /// Messages that travel together.
@@ -62,6 +60,8 @@ pub(crate) enum Messages<T> {
 /// delivery of its messages has ended.
 pub(crate) struct Batch<T> {
     pub(crate) messages: Messages<T>,
+    /// The messages, if they are in other batches. Then it has none of its own.
+    retained: Option<Box<Sources<T>>>,
     /// The parts added to messages, sorted by index. It is empty for most batches.
     meta: Vec<(u32, Box<Meta>)>,
     marks: Marks,
@@ -103,6 +103,7 @@ impl<T> Batch<T> {
         chunk.meta.iter().for_each(|(_, meta)| marks.add(meta));
         Self {
             messages: Messages::Chunk(chunk.payloads, first),
+            retained: None,
             meta: chunk.meta,
             marks,
             ttl,
@@ -111,30 +112,35 @@ impl<T> Batch<T> {
 
     pub(crate) fn len(&self) -> usize {
         match &self.messages {
+            Messages::Each(messages) if messages.is_empty() => self.retained_len(),
             Messages::Each(messages) => messages.len(),
             Messages::Chunk(payloads, _) => payloads.len(),
-            Messages::Retained(each) => each.len(),
         }
     }
 
     #[inline]
     pub(crate) fn payload(&self, index: usize) -> &T {
         match &self.messages {
-            Messages::Each(messages) => &messages[index].payload,
+            // The look for other batches costs nothing where the message is here.
+            Messages::Each(messages) => match messages.get(index) {
+                Some(message) => &message.payload,
+                None => self.retained_payload(index),
+            },
             Messages::Chunk(payloads, _) => &payloads[index],
-            Messages::Retained(each) => each[index].payload.find(),
         }
     }
 
     #[inline]
     pub(crate) fn stamp(&self, index: usize) -> Stamp {
         match &self.messages {
-            Messages::Each(messages) => messages[index].stamp,
+            Messages::Each(messages) => match messages.get(index) {
+                Some(message) => message.stamp,
+                None => self.retained_stamp(index),
+            },
             Messages::Chunk(_, first) => Stamp {
                 id: first.id.after(index as u64),
                 accepted_ns: first.accepted_ns,
             },
-            Messages::Retained(each) => each[index].stamp,
         }
     }
 
@@ -228,7 +234,6 @@ impl<T> Drop for Batch<T> {
             match &mut self.messages {
                 Messages::Each(messages) => messages.drain(..).for_each(discard),
                 Messages::Chunk(payloads, _) => payloads.drain(..).for_each(discard),
-                Messages::Retained(_) => {}
             }
         }
     }
@@ -295,6 +300,7 @@ impl<T> OpenBatch<T> {
         self.expected = messages.len().next_power_of_two();
         Batch {
             messages: Messages::Each(messages),
+            retained: None,
             meta: std::mem::take(&mut self.meta),
             ttl: self.ttl,
             marks: std::mem::replace(&mut self.marks, Marks::NONE),

@@ -1,22 +1,17 @@
 //! Batches of messages that were handed on before, for a subscription that came late.
 
-use crate::message::batch::{Accepted, BATCH, Batch, Marks, Messages};
+use crate::message::batch::{BATCH, Batch, Marks, Messages, Stamp};
 use crate::message::meta::Meta;
 use crate::sync::Arc;
 
-/// The place of a payload in a batch that was handed on before.
-pub(crate) struct Source<T> {
+/// Messages that are in other batches.
+pub(super) struct Sources<T>(Vec<Source<T>>);
+
+/// The place of a payload in a batch that was handed on before, and the stamp of its message.
+struct Source<T> {
     batch: Arc<Batch<T>>,
     index: u32,
-}
-
-impl<T> Source<T> {
-    /// Returns the payload. Out of line, for the sake of batches that hold their own.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn find(&self) -> &T {
-        self.batch.payload(self.index as usize)
-    }
+    stamp: Stamp,
 }
 
 impl<T> Batch<T> {
@@ -39,12 +34,15 @@ impl<T> Batch<T> {
                     marks.add(&parts);
                     meta.push((messages.len() as u32, Box::new(parts)));
                 }
-                let payload = Source { batch, index };
-                messages.push(Accepted { stamp, payload });
+                messages.push(Source {
+                    batch,
+                    index,
+                    stamp,
+                });
             }
-            let messages = Messages::Retained(messages);
             batches.push(Self {
-                messages,
+                messages: Messages::Each(Vec::new()),
+                retained: Some(Box::new(Sources(messages))),
                 meta,
                 marks,
                 ttl,
@@ -55,6 +53,28 @@ impl<T> Batch<T> {
 
     /// Returns whether its messages were kept for a subscription that came late.
     pub(crate) fn is_retained(&self) -> bool {
-        matches!(self.messages, Messages::Retained(_))
+        self.retained.is_some()
+    }
+
+    fn sources(&self) -> &[Source<T>] {
+        self.retained.as_ref().map_or(&[], |sources| &sources.0)
+    }
+
+    #[cold]
+    pub(super) fn retained_len(&self) -> usize {
+        self.sources().len()
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn retained_payload(&self, index: usize) -> &T {
+        let source = &self.sources()[index];
+        source.batch.payload(source.index as usize)
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn retained_stamp(&self, index: usize) -> Stamp {
+        self.sources()[index].stamp
     }
 }
