@@ -180,6 +180,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("engine/terms", &["sync", "pure/decide", "engine/base"]),
+    ("engine/late", &["sync", "pure/policy", "message"]),
     ("engine/letters", &["sync", "pure/order", "observe"]),
     (
         "engine/journal",
@@ -214,6 +215,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "engine/runtime",
             "engine/parts",
             "engine/terms",
+            "engine/late",
             "engine/letters",
             "engine/journal",
         ],
@@ -253,6 +255,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "engine/wait",
             "engine/runtime",
             "engine/parts",
+            "engine/late",
             "engine/state",
         ],
     ),

@@ -70,6 +70,7 @@ mod receive_errors;
 mod redrive_async;
 mod redrive_options;
 mod requeue;
+mod retain_last;
 mod retry;
 mod retry_now;
 mod several_brokers;

@@ -232,6 +232,7 @@ impl Life {
             expires: self.faults.has(Fault::Expiry) && random.u32(..3) == 0,
             weight_limit: (random.u32(..3) == 0).then(|| random.u64(Shot::HEAVIEST..256)),
             dedups: random.u32(..3) == 0,
+            retain: (random.u32(..3) == 0).then(|| (random.usize(1..100), random.bool())),
             max_attempts: random.u32(1..=5),
             delay: Duration::from_micros(delay),
             hostile: self.faults.has(Fault::Hooks) && random.bool(),

@@ -25,6 +25,8 @@ pub(crate) mod terms;
 
 pub(crate) mod gates;
 
+pub(crate) mod late;
+
 pub(crate) mod state;
 
 pub(crate) mod pass;

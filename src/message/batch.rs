@@ -13,6 +13,10 @@ use crate::types::durable::earlier::Earlier;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroU64;
 
+mod retained;
+
+use retained::Sources;
+
 /// The most messages in a batch.
 ///
 /// They share one allocation, and one lane operation per subscription. A retry or a dead letter
@@ -58,6 +62,8 @@ pub(crate) enum Messages<T> {
 /// delivery of its messages has ended.
 pub(crate) struct Batch<T> {
     pub(crate) messages: Messages<T>,
+    /// The messages, if they are in other batches. Then it has none of its own.
+    retained: Option<Box<Sources<T>>>,
     /// The parts added to messages, sorted by index. It is empty for most batches.
     meta: Vec<(u32, Box<Meta>)>,
     marks: Marks,
@@ -99,6 +105,7 @@ impl<T> Batch<T> {
         chunk.meta.iter().for_each(|(_, meta)| marks.add(meta));
         Self {
             messages: Messages::Chunk(chunk.payloads, first),
+            retained: None,
             meta: chunk.meta,
             marks,
             ttl,
@@ -107,6 +114,7 @@ impl<T> Batch<T> {
 
     pub(crate) fn len(&self) -> usize {
         match &self.messages {
+            Messages::Each(messages) if messages.is_empty() => self.retained_len(),
             Messages::Each(messages) => messages.len(),
             Messages::Chunk(payloads, _) => payloads.len(),
         }
@@ -115,7 +123,11 @@ impl<T> Batch<T> {
     #[inline]
     pub(crate) fn payload(&self, index: usize) -> &T {
         match &self.messages {
-            Messages::Each(messages) => &messages[index].payload,
+            // The look for other batches costs nothing where the message is here.
+            Messages::Each(messages) => match messages.get(index) {
+                Some(message) => &message.payload,
+                None => self.retained_payload(index),
+            },
             Messages::Chunk(payloads, _) => &payloads[index],
         }
     }
@@ -123,7 +135,10 @@ impl<T> Batch<T> {
     #[inline]
     pub(crate) fn stamp(&self, index: usize) -> Stamp {
         match &self.messages {
-            Messages::Each(messages) => messages[index].stamp,
+            Messages::Each(messages) => match messages.get(index) {
+                Some(message) => message.stamp,
+                None => self.retained_stamp(index),
+            },
             Messages::Chunk(_, first) => Stamp {
                 id: first.id.after(index as u64),
                 accepted_ns: first.accepted_ns,
@@ -299,6 +314,7 @@ impl<T> OpenBatch<T> {
         self.expected = messages.len().next_power_of_two();
         Batch {
             messages: Messages::Each(messages),
+            retained: None,
             meta: std::mem::take(&mut self.meta),
             ttl: self.ttl,
             marks: std::mem::replace(&mut self.marks, Marks::NONE),

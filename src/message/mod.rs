@@ -278,6 +278,14 @@ impl<'a, T> Delivery<'a, T> {
         self.attempt > 1 || self.generation > 0 || was_had
     }
 
+    /// Returns whether the message was published before the subscription came, and its topic kept it
+    /// ([`TopicBuilder::retain_last`](crate::TopicBuilder::retain_last)).
+    ///
+    /// It stays so in retries and redrives.
+    pub fn is_retained(&self) -> bool {
+        self.batch.is_retained()
+    }
+
     /// Returns the topic's name.
     pub fn topic(&self) -> &'a str {
         self.address.topic

@@ -89,6 +89,12 @@ impl<T> OwnedDelivery<T> {
         self.batch.replayed_after().is_some()
     }
 
+    /// Returns whether the message was published before the subscription came, and its topic kept it
+    /// ([`TopicBuilder::retain_last`](crate::TopicBuilder::retain_last)).
+    pub fn is_retained(&self) -> bool {
+        self.delivery().is_retained()
+    }
+
     /// Returns the topic's name.
     pub fn topic(&self) -> &str {
         &self.names.topic

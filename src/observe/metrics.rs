@@ -68,6 +68,12 @@ pub struct TopicMetrics {
     pub dead_letters: usize,
     /// Letters that a full store evicted or did not keep.
     pub letters_evicted: u64,
+    /// Messages that the topic keeps for subscriptions that come late
+    /// ([`TopicBuilder::retain_last`](crate::TopicBuilder::retain_last)).
+    pub retained: usize,
+    /// Keys whose last message was given up, because the topic keeps those of a limited number of
+    /// keys ([`TopicBuilder::retain_last_per_key`](crate::TopicBuilder::retain_last_per_key)).
+    pub retained_evicted: u64,
     /// The subscribers to the topic's dead letters.
     pub letter_subscriptions: Vec<LetterSubscriptionMetrics>,
     /// Messages in each partition, with those under way to it. Empty if the topic is not split.
@@ -301,6 +307,7 @@ impl TopicMetrics {
         self.unrouted += other.unrouted;
         self.dispatched += other.dispatched;
         self.letters_evicted += other.letters_evicted;
+        self.retained_evicted += other.retained_evicted;
         self.ended += other.deliveries();
     }
 }

@@ -70,7 +70,9 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// of the same name gets none of its predecessor's deliveries.
     ///
     /// Under [`NoSubscribers::Retain`](crate::NoSubscribers::Retain), a subscription that comes
-    /// while no other is open also gets the waiting messages.
+    /// while no other is open also gets the waiting messages. A topic with
+    /// [`retain_last`](crate::TopicBuilder::retain_last) gives each subscription its last messages, and
+    /// those that wait.
     ///
     /// # Errors
     ///

@@ -51,6 +51,7 @@ mod flow;
 mod harness;
 mod keys;
 mod kinds;
+mod late;
 mod letters;
 mod once;
 mod settle;

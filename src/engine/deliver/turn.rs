@@ -2,13 +2,14 @@
 //! as long as the lane's share of the worker lasts.
 
 use std::iter;
+use std::ops::Range;
 
 use crate::engine::base::contain::discard;
 use crate::engine::deliver::attempts::successes;
 use crate::engine::gates::asking::Calls;
 use crate::engine::parts::handler::{BatchRun, FailedCall, Handler};
-use crate::engine::parts::pending::Attempts;
 use crate::engine::parts::pending::PendingDelivery;
+use crate::engine::parts::pending::{Attempts, Took};
 use crate::engine::runtime::pool::{Task, Worker};
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::{Lane, Turn};
@@ -246,17 +247,35 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 let accepted_ns = iter::repeat_n(first.accepted_ns, calls);
                 self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
             }
-            Messages::Each(messages) => {
-                let messages = messages[from..to].iter();
-                let accepted_ns = messages.map(|message| message.stamp.accepted_ns);
-                self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
-            }
+            Messages::Each(messages) => match messages.get(from..to) {
+                Some(messages) => {
+                    let accepted_ns = messages.iter().map(|message| message.stamp.accepted_ns);
+                    self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
+                }
+                None => self.end_retained(run.batch, from..to, failed_calls, attempts, took),
+            },
         };
         if run.batch.is_watched() {
             let acked = successes(calls, failed_calls).map(|at| from + at);
             self.note_ends(run.batch, acked, 0, Status::Delivered);
         }
         acked
+    }
+
+    /// Records the ends of calls for messages that are in other batches.
+    #[cold]
+    #[inline(never)]
+    fn end_retained(
+        &self,
+        batch: &Batch<T>,
+        places: Range<usize>,
+        failed_calls: &[FailedCall],
+        attempts: Attempts,
+        took: Took,
+    ) -> usize {
+        let ids = batch.ids(places.start, places.end);
+        let accepted_ns = places.map(|place| batch.stamp(place).accepted_ns);
+        self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
     }
 
     /// Takes the next deliveries of the lane. Where waiting deliveries may be dropped or

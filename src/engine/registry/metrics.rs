@@ -104,6 +104,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             (read, self.books.motions.since(done))
         });
         let (dead_letters, letters_evicted) = self.letter_counts();
+        let retained = self.retained.as_ref();
+        let (retained, retained_evicted) = retained.map_or((0, 0), |retained| retained.counts());
         TopicMetrics {
             name: self.name.to_string(),
             strategy: self.strategy.load().name.to_string(),
@@ -120,6 +122,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             dispatched,
             dead_letters,
             letters_evicted,
+            retained,
+            retained_evicted,
             letter_subscriptions: self
                 .letter_readers()
                 .iter()
