@@ -103,9 +103,17 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ("pure/order", &["pure/decide"]),
     ("pure/words", &[]),
     ("log/fs", &["sync", "types", "pure/log/format"]),
+    ("log/waiters", &["sync", "types", "pure/log"]),
     (
         "log",
-        &["sync", "types", "pure/log/format", "pure/log", "log/fs"],
+        &[
+            "sync",
+            "types",
+            "pure/log/format",
+            "pure/log",
+            "log/fs",
+            "log/waiters",
+        ],
     ),
     (
         "engine/base",
@@ -181,6 +189,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "pure/log",
             "pure/policy",
             "log",
+            "log/waiters",
             "engine/base",
             "message",
         ],
@@ -225,6 +234,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "engine/terms",
             "engine/journal",
             "engine/state",
+            "log/waiters",
         ],
     ),
     (
@@ -272,6 +282,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "pure/policy",
             "pure/words",
             "log",
+            "log/waiters",
             "message",
             "observe",
             "engine/wait",

@@ -10,6 +10,8 @@ use crate::engine::journal::submitted::Submitted;
 use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
 use crate::engine::publish::chunks::split;
 use crate::engine::state::topic::TopicCore;
+#[cfg(all(feature = "log", feature = "async"))]
+use crate::log::waiters::task::Watch;
 use crate::message::batch::{BATCH, DeferredDrops, QueueEntry};
 use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
@@ -30,6 +32,9 @@ pub(crate) struct Outbox<T, I: Iterator<Item = Message<T>>> {
     /// Messages on their way to the log, if the publisher is a future.
     #[cfg(all(feature = "log", feature = "async"))]
     pub(crate) submitted: Option<Submitted<T>>,
+    /// The wait for room in the log, or for another's claim of the same dedup id.
+    #[cfg(all(feature = "log", feature = "async"))]
+    pub(crate) awaited: Option<Watch>,
 }
 
 impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
@@ -40,6 +45,8 @@ impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
             others: messages.fuse(),
             #[cfg(all(feature = "log", feature = "async"))]
             submitted: None,
+            #[cfg(all(feature = "log", feature = "async"))]
+            awaited: None,
         }
     }
 
