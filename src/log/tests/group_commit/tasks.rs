@@ -98,22 +98,24 @@ fn a_future_leaves_no_waker_behind() {
     impl Wake for Counts {
         fn wake(self: Arc<Self>) {}
     }
-    let shared = Shared::open(None).with_topic();
-    let put = |frame: &mut FrameBuffer| {
-        let gone = Record::DelayedGone { topic: 0, id: 9 };
-        gone.put(frame.record());
-    };
-    let ticket = shared.log.submit(true, Due::Now, put, None);
-    let ticket = ticket.map_err(|(error, _)| error).expect("it is open");
-    let counts = Arc::new(Counts);
-    let mut watch = Watch::new(ticket);
-    for _ in 0..10 {
-        let waker = Waker::from(Arc::clone(&counts));
-        let polled = shared.log.poll(&mut watch, &Context::from_waker(&waker));
-        assert!(polled.is_pending());
-    }
-    assert_eq!(Arc::strong_count(&counts), 2);
-    drop(watch);
-    assert_eq!(Arc::strong_count(&counts), 1);
-    shared.log.close();
+    explore(|| {
+        let shared = Shared::open(None).with_topic();
+        let put = |frame: &mut FrameBuffer| {
+            let gone = Record::DelayedGone { topic: 0, id: 9 };
+            gone.put(frame.record());
+        };
+        let ticket = shared.log.submit(true, Due::Now, put, None);
+        let ticket = ticket.map_err(|(error, _)| error).expect("it is open");
+        let counts = Arc::new(Counts);
+        let mut watch = Watch::new(ticket);
+        for _ in 0..10 {
+            let waker = Waker::from(Arc::clone(&counts));
+            let polled = shared.log.poll(&mut watch, &Context::from_waker(&waker));
+            assert!(polled.is_pending());
+        }
+        assert_eq!(Arc::strong_count(&counts), 2);
+        drop(watch);
+        assert_eq!(Arc::strong_count(&counts), 1);
+        shared.log.close();
+    });
 }
