@@ -108,9 +108,17 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ("pure/order", &["pure/decide"]),
     ("pure/words", &[]),
     ("log/fs", &["sync", "types", "pure/log/format"]),
+    ("log/waiters", &["sync", "types", "pure/log"]),
     (
         "log",
-        &["sync", "types", "pure/log/format", "pure/log", "log/fs"],
+        &[
+            "sync",
+            "types",
+            "pure/log/format",
+            "pure/log",
+            "log/fs",
+            "log/waiters",
+        ],
     ),
     (
         "engine/base",
@@ -192,6 +200,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "pure/log",
             "pure/policy",
             "log",
+            "log/waiters",
             "engine/base",
             "engine/outbox",
             "message",
@@ -238,6 +247,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "engine/terms",
             "engine/journal",
             "engine/state",
+            "log/waiters",
         ],
     ),
     (
@@ -295,6 +305,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "log",
             "engine/base",
             "engine/outbox",
+            "log/waiters",
             "message",
             "observe",
             "engine/base",

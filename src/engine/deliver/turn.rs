@@ -266,7 +266,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     #[cold]
     #[inline(never)]
     fn end_retained(
-        &self,
+        self: &Arc<Self>,
         batch: &Batch<T>,
         places: Range<usize>,
         failed_calls: &[FailedCall],

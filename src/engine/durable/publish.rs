@@ -67,7 +67,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             })
         };
         match stored.log().submit(stored.syncs(), due, put, Some(hook)) {
-            Ok(ticket) => Ok(Submitted { job, ticket }),
+            Ok(ticket) => Ok(Submitted::new(job, ticket)),
             Err((error, _)) => {
                 self.refuse_stored(&job);
                 Err((error, job.take_back()))

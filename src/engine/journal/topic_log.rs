@@ -225,14 +225,21 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
 
     /// Returns a payload of its bytes, with the parts that its publisher added, if there are any.
     pub(crate) fn decode(&self, bytes: &[u8]) -> Result<(T, Option<Box<Meta>>), StoreError> {
+        if let Some(payload) = StoredMessage::plain_payload(bytes) {
+            return Ok((self.decode_payload(payload)?, None));
+        }
         let malformed = |_| CodecError::from("this is no message");
         let message = StoredMessage::read(bytes).map_err(malformed);
         let message = message.map_err(|error| StoreError::Codec(Arc::from(error)))?;
-        let payload = contain(|| self.codec.decode(message.payload));
-        let payload = payload.unwrap_or_else(|_| Err(PANICKED.into()));
-        let payload = payload.map_err(|error| StoreError::Codec(Arc::from(error)))?;
+        let payload = self.decode_payload(message.payload)?;
         let meta = (!message.is_plain()).then(|| Box::new(parts(&message)));
         Ok((payload, meta))
+    }
+
+    fn decode_payload(&self, bytes: &[u8]) -> Result<T, StoreError> {
+        let payload = contain(|| self.codec.decode(bytes));
+        let payload = payload.unwrap_or_else(|_| Err(PANICKED.into()));
+        payload.map_err(|error| StoreError::Codec(Arc::from(error)))
     }
 
     /// Returns the dedup ids that the log knows, within these bounds.

@@ -33,6 +33,7 @@ const BREAKS: &[(&str, fn())] = &[
     ("sync once", fails),
     ("keep the failure", fails),
     ("sync before the roll", cuts),
+    ("end with the frames", cuts),
     ("create, then remove", cuts),
     ("remove one by one", cuts),
     ("sync the segment", cuts),
