@@ -129,6 +129,7 @@ pub use topic::options::TopicOptions;
 pub use topic::publishing::message::MessageBuilder;
 pub use topic::publishing::publisher::BufferedPublisher;
 pub use topic::publishing::tracker::Tracker;
+pub use topic::requests::error::RequestError;
 pub use types::config::{
     Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow,
     Unkeyed, Unsubscribe,
@@ -218,6 +219,12 @@ pub mod dead_letters {
     pub use crate::types::reason::{DeadReason, LetterAction};
 }
 
+/// Requests, which [`Topic::request`] makes: several replies to one, and what became of a reply.
+pub mod request {
+    pub use crate::engine::track::replies::Replied;
+    pub use crate::topic::requests::gather::{Gather, Replies, RepliesEnd};
+}
+
 /// Futures of calls that wait (feature `async`).
 #[cfg(feature = "async")]
 pub mod futures {
@@ -226,6 +233,7 @@ pub mod futures {
     pub use crate::topic::letters::futures::RedriveFuture;
     pub use crate::topic::publishing::batch_futures::PublishBatch;
     pub use crate::topic::publishing::futures::Publish;
+    pub use crate::topic::requests::futures::{Request, RequestMany};
 }
 
 /// Durable topics: a [`Store`](store::Store) in a directory, and what it reports (feature `log`).

@@ -57,6 +57,7 @@ mod receive_errors;
 #[cfg(feature = "async")]
 mod redrive_async;
 mod redrive_options;
+mod request_reply;
 mod requeue;
 mod retry;
 mod retry_now;

@@ -329,6 +329,9 @@ pub enum EventKind {
     /// A publish repeated the [dedup id](crate::Message::dedup_id) of this message, which was
     /// accepted before. The payload of the repetition was dropped.
     Duplicate,
+    /// A reply to this message came after its [request](crate::Topic::request) was over, and was
+    /// dropped.
+    LateReply,
     /// A handler is about to be called, or a lease is taken.
     ///
     /// If the subscription is cancelled at this very moment, the handler isn't called, and
@@ -494,6 +497,7 @@ impl EventKind {
             Self::MemberLeft { .. } => "member_left",
             Self::MessageEnqueued { .. } => "message_enqueued",
             Self::Duplicate => "duplicate",
+            Self::LateReply => "late_reply",
             Self::Delivering => "delivering",
             Self::Delivered => "delivered",
             Self::Failed { .. } => "failed",

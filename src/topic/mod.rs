@@ -9,6 +9,7 @@ pub(crate) mod letters;
 pub(crate) mod live;
 pub(crate) mod options;
 pub(crate) mod publishing;
+pub(crate) mod requests;
 #[cfg(feature = "log")]
 pub(crate) mod stored;
 
