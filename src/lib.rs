@@ -180,7 +180,7 @@ pub mod error {
 pub mod event {
     pub use crate::broker::Observation;
     pub use crate::observe::event::Hook;
-    pub use crate::observe::event::{DropCause, Event, EventKind};
+    pub use crate::observe::event::{DropCause, Event, EventKind, SkipCause};
     pub use crate::observe::owned::OwnedEvent;
     pub use crate::pure::decide::lifecycle::Status;
 }
@@ -223,6 +223,12 @@ pub mod dead_letters {
 pub mod request {
     pub use crate::engine::track::replies::Replied;
     pub use crate::topic::requests::gather::{Gather, Replies, RepliesEnd};
+}
+
+/// Messages that are published again and again, which [`Topic::every`] begins.
+pub mod schedule {
+    pub use crate::pure::policy::ticks::MissedTicks;
+    pub use crate::topic::schedules::{Every, Schedule};
 }
 
 /// Futures of calls that wait (feature `async`).

@@ -525,6 +525,22 @@ const FOLDERS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "topic/schedules",
+        &[
+            "sync",
+            "types",
+            "pure/wheel",
+            "pure/policy",
+            "engine/base",
+            "message",
+            "observe",
+            "engine/wait",
+            "engine/runtime",
+            "engine/publish",
+            "topic",
+        ],
+    ),
+    (
         "topic/letters",
         &[
             "sync",

@@ -61,6 +61,7 @@ mod request_reply;
 mod requeue;
 mod retry;
 mod retry_now;
+mod schedules;
 mod several_brokers;
 mod snooze;
 mod starts;

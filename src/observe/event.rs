@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::message::MessageId;
-pub use crate::observe::cause::{DropCause, Hook};
+pub use crate::observe::cause::{DropCause, Hook, SkipCause};
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::policy::retry::FailureKind;
 use crate::pure::policy::strategy::FlushCause;
@@ -283,6 +283,7 @@ impl fmt::Display for Event<'_> {
             EventKind::Backpressure { depth, .. } => write!(f, " depth {depth}"),
             EventKind::BatchFlush { size, cause } => write!(f, " of {size} ({cause})"),
             EventKind::Dropped { cause } => write!(f, " ({cause})"),
+            EventKind::TicksSkipped { count, cause } => write!(f, " {count} ({cause})"),
             EventKind::HookPanicked { hook } => write!(f, " ({hook})"),
             EventKind::MemberJoined { member } | EventKind::MemberLeft { member } => {
                 write!(f, " {member}")
@@ -332,6 +333,13 @@ pub enum EventKind {
     /// A reply to this message came after its [request](crate::Topic::request) was over, and was
     /// dropped.
     LateReply,
+    /// No message was published for some ticks of a [schedule](crate::Topic::every).
+    TicksSkipped {
+        /// The number of ticks.
+        count: u64,
+        /// The cause.
+        cause: SkipCause,
+    },
     /// A handler is about to be called, or a lease is taken.
     ///
     /// If the subscription is cancelled at this very moment, the handler isn't called, and
@@ -498,6 +506,7 @@ impl EventKind {
             Self::MessageEnqueued { .. } => "message_enqueued",
             Self::Duplicate => "duplicate",
             Self::LateReply => "late_reply",
+            Self::TicksSkipped { .. } => "ticks_skipped",
             Self::Delivering => "delivering",
             Self::Delivered => "delivered",
             Self::Failed { .. } => "failed",

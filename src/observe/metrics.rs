@@ -46,6 +46,8 @@ pub struct TopicMetrics {
     pub duplicates: u64,
     /// Replies to [requests](crate::Topic::request) that were over by then, and were dropped.
     pub late_replies: u64,
+    /// Ticks of [schedules](crate::Topic::every) for which no message was published.
+    pub ticks_skipped: u64,
     /// Messages in the queue, or on their way into it, or delayed.
     pub queued: u64,
     /// The part of `queued` that waits for its time.
@@ -273,6 +275,7 @@ impl TopicMetrics {
         self.rejected += other.rejected;
         self.duplicates += other.duplicates;
         self.late_replies += other.late_replies;
+        self.ticks_skipped += other.ticks_skipped;
         self.dropped += other.dropped;
         self.unrouted += other.unrouted;
         self.dispatched += other.dispatched;

@@ -299,6 +299,8 @@ pub struct TopicBooks {
     pub duplicates: Counter,
     /// Replies to requests that were over, and were dropped.
     pub late_replies: Counter,
+    /// Ticks of schedules for which no message was published.
+    pub ticks_skipped: Counter,
     /// Messages dropped by overflow or by shutdown, cancelled while they were delayed, or expired
     /// for want of subscribers.
     pub dropped: Counter,
