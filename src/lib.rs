@@ -70,7 +70,7 @@
 //!
 //! - [`docs::guarantees`] has each promise, with the tests that hold it.
 //! - [`docs::limits`] has each limit, with what to do about it.
-//! - [`docs::cookbook`] has twenty-two recipes, of at most 25 lines each.
+//! - [`docs::cookbook`] has twenty-four recipes, of at most 25 lines each.
 //! - [`docs::delivery`] has concurrency, groups, pull, patterns and partitions.
 //! - [`docs::failures`], [`docs::overload`] and [`docs::shutdown`] are how-to guides.
 //! - [`docs::speed`] and [`docs::memory`] have the figures.
@@ -219,7 +219,7 @@ pub mod dead_letters {
     pub use crate::types::reason::{DeadReason, LetterAction};
 }
 
-/// Requests, which [`Topic::request`] makes: several replies to one, and what became of a reply.
+/// The replies to a request, which [`Topic::request_many`] collects, and their fates.
 pub mod request {
     pub use crate::engine::track::replies::Replied;
     pub use crate::topic::requests::gather::{Gather, Replies, RepliesEnd};

@@ -8,10 +8,10 @@
 //! - The *requester* looks under the lock, and closes the request if the wait is over. In the same
 //!   step it takes the replies out.
 //!
-//! The feared interleavings. A reply comes while the requester's time runs out: either the reply is
-//! there when the requester looks, and counts, or the request is closed, and the reply is late. A
-//! reply is followed by the end of its delivery: the requester finds the reply first. A requester
-//! goes away: it closes the request, so no reply stays in the tracker, which a dead letter may keep.
+//! The feared interleavings. A reply comes while the requester's time runs out. Either the requester
+//! finds it in its look, or that look has closed the request, and the reply is late. A reply is
+//! followed by the end of its delivery. The requester finds the reply first. A requester goes away.
+//! It closes the request, so no reply stays in the tracker, which a dead letter may keep.
 //!
 //! The replies are the user's values. None is dropped under the lock.
 
@@ -20,12 +20,13 @@ use std::any::{Any, TypeId, type_name};
 use std::task::{Context, Poll};
 
 use crate::engine::base::clock::Clock;
-use crate::engine::base::contain::contain;
+#[cfg(feature = "async")]
+use crate::engine::base::contain::discard;
 use crate::engine::track::ends::{Ends, Outcome, State};
 use crate::pure::decide::asking::{AskEnd, Asking, Look, Offer};
 use crate::sync::{Arc, Weak, mutant};
 
-/// What became of a reply.
+/// The fate of a reply.
 ///
 /// A handler need not look at it. The requester is told what concerns it, and the topic's metrics
 /// count [late replies](crate::metrics::TopicMetrics::late_replies).
@@ -157,7 +158,11 @@ impl Ends {
         loop {
             match look(&mut state, clock.timer_ns()) {
                 Ok(concluded) => return concluded,
-                Err(until_ns) => self.ended.wait(&mut state, clock.instant(until_ns)),
+                Err(until_ns) => {
+                    let until_ns = Some(until_ns).filter(|until_ns| *until_ns != u64::MAX);
+                    let until = until_ns.and_then(|until_ns| clock.instant(until_ns));
+                    self.ended.wait(&mut state, until);
+                }
             }
         }
     }
@@ -178,15 +183,16 @@ impl Ends {
     }
 
     /// Takes no more replies, and drops those that nobody has asked for.
+    #[cfg(feature = "async")]
     pub(crate) fn abandon(&self) {
         let mut state = self.state.lock();
         let Some(replies) = &mut state.replies else {
             return;
         };
-        mutant!(replies.asking.close(), "replies.abandon");
+        replies.asking.close();
         let taken = std::mem::take(&mut replies.taken);
         drop(state);
-        let _ = contain(|| drop(taken));
+        discard(taken);
     }
 }
 

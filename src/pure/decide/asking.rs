@@ -1,7 +1,7 @@
 //! The life of a request: which replies it takes, and when its wait is over.
 //!
 //! A request is open until its requester has looked and found a reason to end, or has gone away.
-//! Replies that come later are late. The first reason in the order of [`AskEnd`] counts, so a reply
+//! Replies that come later are late. The first reason in the order of [`AskEnd`] counts. So a reply
 //! that came in time is never lost to a deadline that passed before the requester looked.
 
 /// The reason why the wait for replies is over.
@@ -66,7 +66,7 @@ impl Asking {
         }
     }
 
-    /// Answers a reply that comes now.
+    /// Returns what is to be done with a reply that comes now.
     pub(crate) fn offer(&mut self, fits: bool, now_ns: u64) -> Offer {
         if self.is_closed || self.has_misfit || self.taken >= self.most {
             return Offer::Late;
@@ -108,6 +108,7 @@ impl Asking {
     }
 
     /// Takes no more replies, because the requester has gone away.
+    #[cfg(any(test, feature = "async"))]
     pub(crate) fn close(&mut self) {
         self.is_closed = true;
     }

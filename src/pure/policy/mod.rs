@@ -1,5 +1,6 @@
-//! The decisions that users may replace or choose: what follows a failure, when messages are
-//! dispatched, which have been published before, and what follows when a schedule has missed a tick.
+//! The decisions that users may replace or choose. They say what follows a failure, when messages are
+//! dispatched, and which have been published before. Others say what follows when a schedule has
+//! missed a tick.
 
 pub(crate) mod chosen;
 pub(crate) mod dedup;

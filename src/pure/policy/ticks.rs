@@ -3,9 +3,9 @@
 //! Ticks lie on a grid that the start fixes, so a late one doesn't delay those after it. A tick is
 //! *missed* if the next one is due before anything was published for it.
 
-/// What a [schedule](crate::Topic::every) does about ticks that were missed.
+/// The policy of a [schedule](crate::Topic::every) for ticks that were missed.
 ///
-/// A tick is missed if the next one is due before its message was published: the workers were busy,
+/// A tick is missed if the next one is due before its message was published. The workers were busy,
 /// the process was suspended, or a manual clock has jumped. The tick after the missed ones is
 /// published in any case. Missed ticks for which nothing is published are counted
 /// ([`ticks_skipped`](crate::metrics::TopicMetrics::ticks_skipped)), and observers are told.
@@ -43,7 +43,7 @@ pub(crate) struct Ticks {
     missed: MissedTicks,
 }
 
-/// What is to be done now.
+/// The ticks that are due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DueTicks {
     /// Messages to publish.

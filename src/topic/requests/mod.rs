@@ -51,8 +51,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// The request is a message like any other: it goes to each subscription, takes a place in the
     /// topic, and is retried. A retry goes on within the timeout, which counts from this call. The
-    /// wait ends at once when nobody is left who could reply: each delivery was handled without a
-    /// reply, or is a dead letter, dropped, expired or cancelled.
+    /// wait ends at once when nobody is left who could reply. Each delivery was handled without a
+    /// reply then, or is a dead letter, dropped, expired or cancelled.
     ///
     /// The reply waits in the request itself. There is no topic for it. A reply that comes after the
     /// end is dropped and counted
@@ -79,8 +79,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// Publishes a message, and collects replies to it, on the terms of `gather`.
     ///
     /// It is [`request`](Self::request) to several subscriptions, or to a handler that replies
-    /// several times. The call returns with what it has when it has enough, when no reply has come
-    /// for a while, when the time is up, or when nobody is left who could reply.
+    /// several times. The call returns with what it has as soon as it has enough, or no reply has come
+    /// for a while. It also does when the time is up, or nobody is left who could reply.
     ///
     /// ```
     /// use millstream::Broker;

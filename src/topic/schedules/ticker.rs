@@ -6,8 +6,8 @@
 //! meanwhile.
 //!
 //! The feared interleavings. Two workers call the closure at once: there is one deadline, and the
-//! next is set after the calls. A schedule is cancelled while its closure is out: the worker finds
-//! that before each call and each publish, sets no deadline, and drops the closure. A closure that
+//! next is set after the calls. A schedule is cancelled while its closure is out. The worker finds that
+//! before each call and each publish. Then it sets no deadline, and drops the closure. A closure that
 //! owns the handle of its own schedule drops it: no lock is held then.
 
 use crate::engine::base::contain::{Contained, contain, discard};
