@@ -146,7 +146,8 @@ fn nobody_subscribes_so_the_payload_comes_back_at_once() {
 #[test]
 fn the_wait_ends_at_once_with_the_end_of_the_last_delivery() {
     type Handler = fn(&millstream::Delivery<'_, u32>) -> Result<(), Nack>;
-    let table: [(Handler, fn(Outcome) -> u64); 5] = [
+    type Count = fn(Outcome) -> u64;
+    let table: [(Handler, Count); 5] = [
         (|_| Ok(()), |outcome| outcome.delivered),
         (
             |_| Err(Nack::dead_letter("no")),
