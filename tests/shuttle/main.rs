@@ -53,6 +53,7 @@ mod keys;
 mod kinds;
 mod letters;
 mod once;
+mod requests;
 mod settle;
 mod side;
 mod weigh;
