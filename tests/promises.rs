@@ -69,10 +69,12 @@ mod receive_errors;
 #[cfg(feature = "async")]
 mod redrive_async;
 mod redrive_options;
+mod request_reply;
 mod requeue;
 mod retain_last;
 mod retry;
 mod retry_now;
+mod schedules;
 mod several_brokers;
 mod snooze;
 mod starts;

@@ -13,6 +13,7 @@ use millstream::{
 };
 
 use crate::actors;
+use crate::asker;
 #[cfg(feature = "async")]
 use crate::awaiter;
 use crate::crowd::{Crowd, Style};
@@ -310,6 +311,7 @@ impl Life {
             ("churner", 2, Some(Fault::Churn), actors::churner),
             ("opener", 1, Some(Fault::Topics), actors::opener),
             ("keyed", 2, None, actors::keyed),
+            ("asker", 1, None, asker::asker),
             ("musterer", 1, None, actors::musterer),
             ("redriver", 1, Some(Fault::Redrive), actors::redriver),
             ("splitter", 1, Some(Fault::Partitions), partitions::splitter),

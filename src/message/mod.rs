@@ -16,8 +16,11 @@ use std::time::Duration;
 
 #[cfg(feature = "log")]
 use crate::engine::outbox::lane_outbox::CallOutbox;
+use crate::engine::track::ends::Ends;
+use crate::engine::track::replies::Replied;
 use crate::message::batch::Batch;
 use crate::message::meta::HeaderValue;
+use crate::sync::Arc;
 #[cfg(feature = "log")]
 use crate::types::durable::durability::Durability;
 #[cfg(feature = "log")]
@@ -329,6 +332,45 @@ impl<'a, T> Delivery<'a, T> {
             .unwrap_or_default()
             .iter()
             .map(|(name, value)| (&**name, HeaderValue::of(value)))
+    }
+
+    /// Returns whether the message is a [request](crate::Topic::request), whose publisher waits, or
+    /// has waited, for replies.
+    pub fn is_request(&self) -> bool {
+        self.tracker().is_some_and(|tracker| tracker.is_request())
+    }
+
+    /// Replies to the publisher of a [request](crate::Topic::request).
+    ///
+    /// Reply before the handler returns, or the lease is settled: when all deliveries of a request
+    /// have ended, its publisher waits no longer. A reply is no settlement. So a handler may fail
+    /// after its reply, and be called again. Then its second reply is late.
+    ///
+    /// It doesn't block, except for a short lock. A message that is no request takes no reply. So
+    /// one handler can serve both.
+    ///
+    /// ```
+    /// # use millstream::Broker;
+    /// # use std::time::Duration;
+    /// # let broker = Broker::new()?;
+    /// let prices = broker.topic::<&str>("prices").open()?;
+    /// let _desk = prices.subscribe("desk", |question| {
+    ///     question.reply(question.payload().len());
+    ///     Ok(())
+    /// })?;
+    /// let price: usize = prices.request("ACME", Duration::from_secs(5))?;
+    /// assert_eq!(price, 4);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reply<R: Send + 'static>(&self, reply: R) -> Replied {
+        match self.tracker() {
+            Some(tracker) => tracker.reply(self.id().get(), reply),
+            None => Replied::NotRequested,
+        }
+    }
+
+    fn tracker(&self) -> Option<&'a Arc<Ends>> {
+        self.batch.meta(self.index)?.tracker()
     }
 
     /// Returns the time since the message was accepted, a few microseconds old at most.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 #[cfg(feature = "log")]
 use crate::engine::outbox::lane_outbox::{CallOutbox, LaneOutbox};
+use crate::engine::track::replies::Replied;
 use crate::message::batch::Batch;
 use crate::message::meta::HeaderValue;
 use crate::message::{Address, Delivery, MessageId};
@@ -129,6 +130,17 @@ impl<T> OwnedDelivery<T> {
     /// Returns all headers, in the publisher's order.
     pub fn headers(&self) -> impl Iterator<Item = (&str, HeaderValue<'_>)> {
         self.delivery().headers()
+    }
+
+    /// Returns whether the message is a [request](crate::Topic::request), as
+    /// [`Delivery::is_request`] does.
+    pub fn is_request(&self) -> bool {
+        self.delivery().is_request()
+    }
+
+    /// Replies to the publisher of a [request](crate::Topic::request), as [`Delivery::reply`] does.
+    pub fn reply<R: Send + 'static>(&self, reply: R) -> Replied {
+        self.delivery().reply(reply)
     }
 
     /// Returns the time between the acceptance of the message and the beginning of this attempt.

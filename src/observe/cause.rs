@@ -1,4 +1,4 @@
-//! Labels in events: the cause of a drop, and the user's code that panicked.
+//! Labels in events: the cause of a drop or of a skipped tick, and the user's code that panicked.
 
 use crate::types::labels;
 
@@ -52,6 +52,24 @@ labels!(DropCause {
     Self::Duplicate => "duplicate",
 });
 
+/// The reason why no message was published for a tick of a [schedule](crate::Topic::every).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SkipCause {
+    /// The next tick was due first, and [`MissedTicks`](crate::schedule::MissedTicks) says so.
+    Missed,
+    /// The topic refused the message: it was full, or had no subscription.
+    Refused,
+    /// The closure that makes the message panicked.
+    Panicked,
+}
+
+labels!(SkipCause {
+    Self::Missed => "missed",
+    Self::Refused => "refused",
+    Self::Panicked => "panicked",
+});
+
 /// The kinds of user code that the engine calls besides handlers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -64,6 +82,8 @@ pub enum Hook {
     Filter,
     /// The closure that says what a payload [weighs](crate::TopicBuilder::weight_limit).
     Weigh,
+    /// The closure that makes the messages of a [schedule](crate::Topic::every).
+    Schedule,
     /// An observer.
     Observer,
 }
@@ -73,5 +93,6 @@ labels!(Hook {
     Self::RetryPolicy => "retry_policy",
     Self::Filter => "filter",
     Self::Weigh => "weigh",
+    Self::Schedule => "schedule",
     Self::Observer => "observer",
 });

@@ -48,6 +48,10 @@ pub struct TopicMetrics {
     /// Publishes dropped because a message with their [dedup id](crate::Message::dedup_id) had been
     /// accepted. They count neither as published nor as rejected.
     pub duplicates: u64,
+    /// Replies to [requests](crate::Topic::request) that were over by then, and were dropped.
+    pub late_replies: u64,
+    /// Ticks of [schedules](crate::Topic::every) for which no message was published.
+    pub ticks_skipped: u64,
     /// Messages in the queue, or on their way into it, or delayed.
     pub queued: u64,
     /// The part of `queued` that waits for its time.
@@ -303,6 +307,8 @@ impl TopicMetrics {
         self.published += other.published;
         self.rejected += other.rejected;
         self.duplicates += other.duplicates;
+        self.late_replies += other.late_replies;
+        self.ticks_skipped += other.ticks_skipped;
         self.dropped += other.dropped;
         self.unrouted += other.unrouted;
         self.dispatched += other.dispatched;

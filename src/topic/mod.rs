@@ -9,6 +9,8 @@ pub(crate) mod letters;
 pub(crate) mod live;
 pub(crate) mod options;
 pub(crate) mod publishing;
+pub(crate) mod requests;
+pub(crate) mod schedules;
 #[cfg(feature = "log")]
 pub(crate) mod stored;
 

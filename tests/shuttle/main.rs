@@ -54,6 +54,7 @@ mod kinds;
 mod late;
 mod letters;
 mod once;
+mod requests;
 mod settle;
 mod side;
 mod weigh;

@@ -176,7 +176,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         patience: &mut Patience,
     ) -> Result<Receipt, (Refused, Message<T>)> {
         self.weigh_message(&mut message);
-        let delay = message.delay();
+        let delay = message.delay(|| self.engine.clock.time_of_day());
         let (payload, meta) = message.into_parts();
         let mut chunk = Chunk::EMPTY;
         chunk.push(payload, meta);

@@ -135,7 +135,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.check(message)?;
         }
         if let Some(message) = outbox.alone.take() {
-            outbox.delay = message.delay();
+            outbox.delay = message.delay(|| self.engine.clock.time_of_day());
             let (payload, meta) = message.into_parts();
             outbox.chunk.push(payload, meta);
         }

@@ -111,6 +111,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             strategy: self.strategy.load().name.to_string(),
             rejected: self.books.rejected.get(),
             duplicates: self.books.duplicates.get(),
+            late_replies: self.books.late_replies.get(),
+            ticks_skipped: self.books.ticks_skipped.get(),
             queued,
             weight: self
                 .weights

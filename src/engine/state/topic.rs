@@ -31,6 +31,7 @@ use crate::pure::words::start::Starts;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Slot, in_order};
 
+mod replies;
 mod tell;
 
 /// The list of a topic's lanes.

@@ -10,6 +10,7 @@ use crate::engine::outbox::staged::Staged;
 use crate::engine::parts::outstanding::Granted;
 use crate::engine::pull::settle::Failing;
 use crate::engine::state::lane::Lane;
+use crate::engine::track::replies::Replied;
 use crate::message::meta::HeaderValue;
 use crate::message::nack::Nack;
 use crate::message::{Delivery, MessageId};
@@ -244,6 +245,17 @@ impl<T: Send + Sync + 'static> Lease<T> {
     /// Returns all headers, in the publisher's order.
     pub fn headers(&self) -> impl Iterator<Item = (&str, HeaderValue<'_>)> {
         self.delivery().headers()
+    }
+
+    /// Returns whether the message is a [request](crate::Topic::request), as
+    /// [`Delivery::is_request`] does.
+    pub fn is_request(&self) -> bool {
+        self.delivery().is_request()
+    }
+
+    /// Replies to the publisher of a [request](crate::Topic::request), as [`Delivery::reply`] does.
+    pub fn reply<R: Send + 'static>(&self, reply: R) -> Replied {
+        self.delivery().reply(reply)
     }
 
     /// Returns the time since the message was accepted.

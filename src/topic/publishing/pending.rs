@@ -74,7 +74,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
             return Err(unsupported(what).error(message.into_inner()));
         }
         let not_stored = |error| Refused::NotStored(Box::new(error));
-        let delay = message.delay();
+        let delay = message.delay(|| core.engine.clock.time_of_day());
         let (payload, meta) = message.into_parts();
         let mut kept = None;
         let one = [(&payload, meta.as_deref())].into_iter();
