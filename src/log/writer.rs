@@ -10,7 +10,6 @@ use crate::log::fs::{Fs, write_all};
 use crate::log::reader::TopicReader;
 use crate::log::recover::Recovered;
 use crate::log::segments::{Active, NewSegment, Segment, Segments, name_store};
-use crate::pure::log::format::bytes::Reader;
 use crate::pure::log::format::frame::{FULL_FRAME, FrameBuffer, MOST_RECORDS};
 use crate::pure::log::format::header::segment_name;
 use crate::pure::log::record::Record;

@@ -223,11 +223,18 @@ pub struct Delivery<'a, T> {
     pub(crate) now_ns: u64,
 }
 
+/// A lane of any payload type that can be told to hand out nothing for a while.
+pub(crate) trait HoldOff: Send + Sync {
+    fn hold_off(&self, time: Duration);
+}
+
 /// The topic and the subscription of a delivery.
 #[derive(Clone, Copy)]
 pub(crate) struct Address<'a> {
     pub(crate) topic: &'a str,
     pub(crate) subscription: &'a str,
+    /// The lane that it came from.
+    pub(crate) lane: Option<&'a dyn HoldOff>,
     /// The outbox of the call, if its subscription is durable.
     #[cfg(feature = "log")]
     pub(crate) outbox: Option<CallOutbox<'a>>,
@@ -287,6 +294,38 @@ impl<'a, T> Delivery<'a, T> {
     /// It stays so in retries and redrives.
     pub fn is_retained(&self) -> bool {
         self.batch.is_retained()
+    }
+
+    /// Has the subscription hand out nothing for this time, because a dependency asked for it.
+    ///
+    /// The delivery itself ends as the handler says: return [`Nack::snooze`](crate::Nack::snooze) to
+    /// have it come again without burning an attempt. Calls that run go on, and retries wait, too. A
+    /// longer wait that was asked for before stays. The metrics say
+    /// [`WaitingFor::HoldOff`](crate::metrics::WaitingFor::HoldOff) meanwhile. A subscription to
+    /// patterns waits in this topic alone. On a dead letter it does nothing.
+    ///
+    /// ```
+    /// use millstream::{Broker, Nack};
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = Broker::builder().workers(0).build()?;
+    /// let orders = broker.topic::<u64>("orders").open()?;
+    /// let billing = orders.subscribe("billing", |order| {
+    ///     let wait = Duration::from_secs(30); // the header `retry-after` of a response with 429
+    ///     order.hold_off(wait);
+    ///     Err(Nack::snooze(wait, "too many requests"))
+    /// })?;
+    /// orders.publish_batch([7, 8])?;
+    /// broker.run_until_idle();
+    /// assert_eq!(billing.metrics().counts.attempts, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn hold_off(&self, time: Duration) {
+        if let Some(lane) = self.address.lane {
+            lane.hold_off(time);
+        }
     }
 
     /// Returns the topic's name.

@@ -8,8 +8,8 @@ use crate::engine::outbox::lane_outbox::{CallOutbox, LaneOutbox};
 use crate::engine::track::replies::Replied;
 use crate::message::batch::Batch;
 use crate::message::meta::HeaderValue;
-use crate::message::{Address, Delivery, MessageId};
-use crate::sync::Arc;
+use crate::message::{Address, Delivery, HoldOff, MessageId};
+use crate::sync::{Arc, Weak};
 
 /// A [`Delivery`] that shares its message with the engine instead of borrowing it.
 ///
@@ -30,6 +30,8 @@ pub struct OwnedDelivery<T> {
 pub(crate) struct Names {
     pub(crate) topic: Arc<str>,
     pub(crate) subscription: Arc<str>,
+    /// The lane. A delivery doesn't keep it alive.
+    pub(crate) lane: Weak<dyn HoldOff>,
     /// The outbox of a durable subscription.
     #[cfg(feature = "log")]
     pub(crate) outbox: Option<Arc<LaneOutbox>>,
@@ -46,6 +48,7 @@ impl<T> OwnedDelivery<T> {
             address: Address {
                 topic: &self.names.topic,
                 subscription: &self.names.subscription,
+                lane: None,
                 #[cfg(feature = "log")]
                 outbox: self.names.outbox.as_deref().map(|lane| CallOutbox {
                     lane,
@@ -94,6 +97,14 @@ impl<T> OwnedDelivery<T> {
     /// ([`TopicBuilder::retain_last`](crate::TopicBuilder::retain_last)).
     pub fn is_retained(&self) -> bool {
         self.delivery().is_retained()
+    }
+
+    /// Has the subscription hand out nothing for this time, as
+    /// [`Delivery::hold_off`] does.
+    pub fn hold_off(&self, time: Duration) {
+        if let Some(lane) = self.names.lane.upgrade() {
+            lane.hold_off(time);
+        }
     }
 
     /// Returns the topic's name.

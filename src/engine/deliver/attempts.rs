@@ -20,6 +20,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Address {
             topic: &self.topic.name,
             subscription: &self.name,
+            lane: Some(self),
             #[cfg(feature = "log")]
             outbox: None,
         }

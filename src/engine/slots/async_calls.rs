@@ -138,7 +138,7 @@ where
     /// Calls the handler, which returns a future that has yet to be polled.
     fn begin(
         &mut self,
-        lane: &Lane<T>,
+        lane: &Arc<Lane<T>>,
         mut taken: Taken<PendingDelivery<T>>,
         began_ns: u64,
     ) -> Begun<T> {
@@ -146,6 +146,7 @@ where
             Arc::new(Names {
                 topic: Arc::clone(&lane.topic.name),
                 subscription: Arc::clone(&lane.name),
+                lane: Arc::downgrade(lane) as _,
                 #[cfg(feature = "log")]
                 outbox: lane.shared_outbox(),
             })
