@@ -6,6 +6,7 @@ use crate::message::MessageId;
 use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
 use crate::pure::decide::lifecycle::Status;
+use crate::pure::protect::priority::Priority;
 use crate::sync::Arc;
 
 use std::mem::ManuallyDrop;
@@ -156,6 +157,11 @@ impl<T> Batch<T> {
             .meta
             .binary_search_by_key(&(index as u32), |(index, _)| *index);
         found.ok().map(|at| &*self.meta[at].1)
+    }
+
+    /// Returns the priority of a message.
+    pub(crate) fn priority(&self, index: usize) -> Priority {
+        self.meta(index).map_or(Priority::Normal, |meta| meta.priority)
     }
 
     /// Returns whether somebody wants to know the end of a message.

@@ -55,7 +55,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Takes at most `most` new deliveries out of the inbox, for the lane's own runner or for
     /// callers that pull. Returns `None` if a filed delivery may go first, or no new one may.
     pub(crate) fn take_straight(self, state: &mut State<T>, most: usize) -> Option<Straight<T>> {
-        if !state.sequencer.is_at_rest(RUNNER) || state.is_blocked() {
+        if state.sequencer.has_levels()
+            || !state.sequencer.is_at_rest(RUNNER)
+            || state.is_blocked()
+        {
             return None;
         }
         let rule = self.keyed.key_rule(state);
@@ -139,7 +142,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         state: &mut State<T>,
         owner: u64,
     ) -> Option<(Taken<PendingDelivery<T>>, bool)> {
-        if !state.sequencer.is_at_rest(owner) {
+        if state.sequencer.has_levels() || !state.sequencer.is_at_rest(owner) {
             return None;
         }
         let rule = self.keyed.key_rule(state);

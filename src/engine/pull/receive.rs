@@ -388,6 +388,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 self.grant_unexpired(&mut state.leases, part, key, going);
                 continue;
             }
+            state.sequencer.set_now(going.span.began_ns);
             self.feed_unless_new(state, RUNNER, left);
             let all = state.sequencer.take(RUNNER, left, PerKey::One, None);
             if all.is_empty() {

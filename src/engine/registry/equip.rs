@@ -63,7 +63,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Equipment::Callers(_, receivers) => Arc::clone(receivers),
             _ => Arc::default(),
         };
-        let is_plain = consumers == Consumers::Runner && !plan.rules.blocks();
+        let is_plain = consumers == Consumers::Runner && !plan.rules.files();
         let keyed = || Keyed::new(plan.rules, consumers, plan.when_full, receivers);
         let protection = plan.protection;
         let settings = LaneSettings {

@@ -378,6 +378,18 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.inbox.get().is_none_or(|inbox| is_empty(inbox))
     }
 
+    /// Shows each queued slice to `look`.
+    pub(crate) fn peek_inbox(&self, mut look: impl FnMut(&BatchSlice<T>)) {
+        let Some(inbox) = self.inbox.get() else {
+            return;
+        };
+        let mut split = self.split.lock();
+        while let Some(part) = inbox.pop() {
+            split.push_back(part);
+        }
+        split.iter().for_each(&mut look);
+    }
+
     /// Returns how many deliveries are queued; counts no further than `enough`.
     pub(crate) fn queued(&self, enough: usize) -> usize {
         let Some(inbox) = self.inbox.get() else {

@@ -6,14 +6,20 @@
 //!
 //! Deliveries that come back would always be older than new ones. While both may go, each owner
 //! takes them by turns. Each key has one [owner](crate::pure::order::owners) among the consumers.
+//!
+//! With [levels](crate::pure::order::levels), the level is picked first. Within it all this holds.
 
 use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
 
+use crate::pure::order::levels::{
+    Levels, Urgency, Whole, Window, all_tiers, new_rank, tier_of, untiered, worth_of,
+};
 pub(crate) use crate::pure::order::line::{Class, Key};
 use crate::pure::order::line::{Entry, Hashed, Line, Lists, Rank};
 use crate::pure::order::owners::{Owner, owner_of, owns};
+use crate::pure::protect::priority::{Picks, Priorities, Priority};
 
 /// How many deliveries of one key a consumer may take at once. With `All` it handles them together
 /// or one after the other. With `One` the others wait until that one is put down.
@@ -43,9 +49,10 @@ pub(crate) struct Sequencer<D> {
     waiting_new: usize,
     /// Deliveries filed so far that were not new.
     filed: u64,
-    /// The new deliveries among all that wait, by message id. They are kept only where the oldest
-    /// of them may have to make room.
-    droppable: Option<BTreeMap<u64, Option<Key>>>,
+    /// The new deliveries among all that wait, by their worth and message id. They are kept only
+    /// where the oldest of them may have to make room.
+    droppable: Option<BTreeMap<(u64, u64), Option<Key>>>,
+    levels: Option<Box<Levels<D>>>,
 }
 
 impl<D> Sequencer<D> {
@@ -58,7 +65,39 @@ impl<D> Sequencer<D> {
             waiting_new: 0,
             filed: 0,
             droppable: None,
+            levels: None,
         }
+    }
+
+    /// Sets the levels of priority, or removes them. They only take effect on deliveries that are
+    /// filed from then on, so nothing may wait unless there are levels before and after.
+    pub(crate) fn set_levels(&mut self, levels: Option<(Priorities, fn(&D) -> Urgency)>) {
+        match (&mut self.levels, levels) {
+            (Some(levels), Some((priorities, _))) => levels.set(priorities),
+            (before, levels) => {
+                debug_assert_eq!(self.waiting, 0, "what waits has no place among the levels");
+                *before = levels.map(|(priorities, of)| Box::new(Levels::new(priorities, of)));
+            }
+        }
+    }
+
+    /// Returns whether there are levels of priority.
+    #[inline(always)]
+    pub(crate) fn has_levels(&self) -> bool {
+        self.levels.is_some()
+    }
+
+    /// Tells it the time, by which deliveries age.
+    #[inline(always)]
+    pub(crate) fn set_now(&mut self, now_ns: u64) {
+        if let Some(levels) = &mut self.levels {
+            levels.set_now(now_ns);
+        }
+    }
+
+    /// Returns how many deliveries of each level wait here, the lowest level first.
+    pub(crate) fn waiting_by_level(&self) -> Option<[u64; 4]> {
+        self.levels.as_ref().map(|levels| levels.waiting())
     }
 
     /// Makes it keep what it takes to find [the oldest new ones](Self::take_oldest_new).
@@ -69,7 +108,8 @@ impl<D> Sequencer<D> {
                 lines.flat_map(|(key, line)| line.queue.iter().map(|one| (one, Some(*key))));
             let all = lines.chain(self.free.new.values().map(|one| (one, None)));
             let new = all.filter(|(one, _)| one.class == Class::New);
-            self.droppable = Some(new.map(|(one, key)| (one.id, key)).collect());
+            let by_worth = new.map(|(one, key)| ((worth_of(one.rank), one.id), key));
+            self.droppable = Some(by_worth.collect());
         }
     }
 
@@ -127,7 +167,10 @@ impl<D> Sequencer<D> {
         let rank = match class {
             Class::New => (id, 0),
             Class::Requeued => (id, self.count()),
-            Class::Again => (self.count(), 0),
+            Class::Again => {
+                let now_ns = self.levels.as_ref().map_or(0, |levels| levels.now_ns());
+                (self.count(), now_ns)
+            }
         };
         self.enter(
             key,
@@ -157,12 +200,15 @@ impl<D> Sequencer<D> {
         self.filed
     }
 
-    fn enter(&mut self, key: Option<Key>, entry: Entry<D>) {
+    fn enter(&mut self, key: Option<Key>, mut entry: Entry<D>) {
         self.waiting += 1;
+        if let Some(levels) = &mut self.levels {
+            levels.enter(&entry.item, &mut entry.rank);
+        }
         if entry.class == Class::New {
             self.waiting_new += 1;
             if let Some(droppable) = &mut self.droppable {
-                droppable.insert(entry.id, key);
+                droppable.insert((worth_of(entry.rank), entry.id), key);
             }
         }
         match key {
@@ -212,7 +258,7 @@ impl<D> Sequencer<D> {
             line.insert(Line::EMPTY).out = 1;
         }
         if let Some(owner) = self.owners.iter_mut().find(|other| other.id == owner) {
-            owner.last_was_again = false;
+            owner.note_taken(0, false);
         }
         true
     }
@@ -276,26 +322,81 @@ impl<D> Sequencer<D> {
     /// Returns the class from which this owner would take next; `None` if there is nothing for it.
     pub(crate) fn next_class(&self, owner: u64) -> Option<Class> {
         let owner = self.owners.iter().find(|other| other.id == owner)?;
-        let (class, ..) = self.next(owner, &Lists::EMPTY, None)?;
+        let ((class, ..), _) = self.next(owner, &Lists::EMPTY, None)?;
         Some(class)
     }
 
-    /// Returns the first delivery of a class that this owner could take.
+    /// Returns the first delivery of a class that this owner could take, of any level.
     pub(crate) fn peek(&self, owner: u64, class: Class) -> Option<&D> {
         let owner = self.owners.iter().find(|other| other.id == owner)?;
-        let (_, rank, key) = self.next(owner, &Lists::EMPTY, Some(class))?;
-        let entry = match key {
-            None => self.free.of(class).get(&rank),
-            Some(key) => self.lines.get(&key)?.queue.front(),
+        let first = match &self.levels {
+            None => self.next_within(&Whole, owner, &Lists::EMPTY, Some(class))?,
+            Some(_) => {
+                let firsts = all_tiers();
+                let firsts = firsts
+                    .filter_map(|tier| self.next_within(&tier, owner, &Lists::EMPTY, Some(class)));
+                firsts.min_by_key(|(_, rank, _)| untiered(*rank))?
+            }
         };
-        entry.map(|entry| &entry.item)
+        Some(&self.entry(first)?.item)
     }
 
-    /// Returns the delivery that this owner takes next, `begun` lines included.
-    fn next(&self, owner: &Owner, begun: &Lists<Key>, only: Option<Class>) -> Option<Next> {
+    /// Returns a delivery that may go next.
+    fn entry(&self, (class, rank, key): Next) -> Option<&Entry<D>> {
+        match key {
+            None => self.free.of(class).get(&rank),
+            Some(key) => self.lines.get(&key)?.queue.front(),
+        }
+    }
+
+    /// Returns the delivery that this owner takes next, `begun` lines included. Where there are
+    /// levels, also returns the picks for when it has been taken.
+    #[inline(always)]
+    fn next(
+        &self,
+        owner: &Owner,
+        begun: &Lists<Key>,
+        only: Option<Class>,
+    ) -> Option<(Next, Option<Picks>)> {
+        match &self.levels {
+            None => Some((self.next_within(&Whole, owner, begun, only)?, None)),
+            Some(levels) => self.next_by_level(levels, owner, begun, only),
+        }
+    }
+
+    #[cold]
+    fn next_by_level(
+        &self,
+        levels: &Levels<D>,
+        owner: &Owner,
+        begun: &Lists<Key>,
+        only: Option<Class>,
+    ) -> Option<(Next, Option<Picks>)> {
+        let picked = levels.pick(|tier| {
+            let next = self.next_within(tier, owner, begun, only)?;
+            let since_ns = match next {
+                _ if !levels.mind_age() => 0,
+                (Class::Again, (_, since_ns), _) => since_ns,
+                next => levels.urgency(&self.entry(next)?.item).since_ns,
+            };
+            Some((next, since_ns))
+        });
+        picked.map(|(next, picks)| (next, Some(picks)))
+    }
+
+    /// Returns the delivery of this part of the lists that this owner takes next.
+    #[inline(always)]
+    fn next_within(
+        &self,
+        window: &impl Window,
+        owner: &Owner,
+        begun: &Lists<Key>,
+        only: Option<Class>,
+    ) -> Option<Next> {
         let first = |class| {
-            let free = first(self.free.of(class)).map(|(rank, _)| (class, rank, None));
-            let lines = [owner.ready.of(class), begun.of(class)].map(first);
+            let free = window.first(self.free.of(class));
+            let free = free.map(|(rank, _)| (class, rank, None));
+            let lines = [owner.ready.of(class), begun.of(class)].map(|list| window.first(list));
             let lines = lines.into_iter().flatten();
             let lines = lines.map(|(rank, key)| (class, rank, Some(*key)));
             lines.chain(free).min()
@@ -306,7 +407,7 @@ impl<D> Sequencer<D> {
         };
         match only {
             Some(class) => first(class),
-            None if owner.last_was_again => in_line().or_else(|| first(Class::Again)),
+            None if owner.last_was_again(window.tier()) => in_line().or_else(|| first(Class::Again)),
             None => first(Class::Again).or_else(in_line),
         }
     }
@@ -328,12 +429,13 @@ impl<D> Sequencer<D> {
         // The next deliveries of lines that this call has begun, which nobody else may take.
         let mut begun: Lists<Key> = Lists::EMPTY;
         while taken.len() < most {
-            let Some((class, rank, key)) = self.next(&self.owners[at], &begun, only) else {
+            let Some((next, picks)) = self.next(&self.owners[at], &begun, only) else {
                 break;
             };
+            let (class, rank, key) = next;
             let is_again = class == Class::Again;
-            by_turns |= is_again != *first.get_or_insert(is_again);
-            if by_turns && is_again == self.owners[at].last_was_again {
+            by_turns |= is_again != *first.get_or_insert(is_again) && picks.is_none();
+            if by_turns && is_again == self.owners[at].last_was_again(0) {
                 // The others have run out, here: there may be more where they come from.
                 break;
             }
@@ -355,7 +457,10 @@ impl<D> Sequencer<D> {
                 }
             };
             let Some(entry) = entry else { break };
-            self.owners[at].last_was_again = is_again;
+            self.owners[at].note_taken(tier_of(rank), is_again);
+            if let (Some(levels), Some(picks)) = (&mut self.levels, picks) {
+                levels.keep(picks);
+            }
             self.forget(&entry);
             let item = entry.item;
             taken.push(Taken { key, item });
@@ -366,23 +471,32 @@ impl<D> Sequencer<D> {
     /// Counts out an entry that waits no longer.
     fn forget(&mut self, entry: &Entry<D>) {
         self.waiting -= 1;
+        if let Some(levels) = &mut self.levels {
+            levels.leave(entry.rank);
+        }
         if entry.class == Class::New {
             self.waiting_new -= 1;
             if let Some(droppable) = &mut self.droppable {
-                droppable.remove(&entry.id);
+                droppable.remove(&(worth_of(entry.rank), entry.id));
             }
         }
     }
 
     /// Takes the oldest new deliveries, at most `most`, to be dropped. It makes no difference who
-    /// owns their keys, and whether those are out.
+    /// owns their keys, and whether those are out. Deliveries of lower levels go first.
     pub(crate) fn take_oldest_new(&mut self, most: usize) -> Vec<D> {
+        self.take_oldest_below(Priority::Urgent, most)
+    }
+
+    /// As [`take_oldest_new`](Self::take_oldest_new), but takes none above this level.
+    pub(crate) fn take_oldest_below(&mut self, highest: Priority, most: usize) -> Vec<D> {
         let mut oldest = Vec::new();
         while oldest.len() < most
-            && let Some((id, key)) = self.droppable.as_ref().and_then(first)
+            && let Some((worth, id, key)) = self.least_worth()
+            && worth <= highest as u64
         {
-            let entry = match *key {
-                None => self.free.new.remove(&(id, 0)),
+            let entry = match key {
+                None => self.free.new.remove(&new_rank(worth, id)),
                 Some(key) => self.change(key, |line| line.remove_new(id)),
             };
             let Some(entry) = entry else { break };
@@ -390,6 +504,12 @@ impl<D> Sequencer<D> {
             oldest.push(entry.item);
         }
         oldest
+    }
+
+    /// Returns the worth, the id and the key of the new delivery that is dropped first.
+    fn least_worth(&self) -> Option<(u64, u64, Option<Key>)> {
+        let ((worth, id), key) = self.droppable.as_ref()?.first_key_value()?;
+        Some((*worth, *id, *key))
     }
 
     /// Takes all deliveries of one key that wait behind this message.
@@ -478,10 +598,6 @@ impl<D> Sequencer<D> {
         }
         answer
     }
-}
-
-fn first<R: Copy + Ord, V>(list: &BTreeMap<R, V>) -> Option<(R, &V)> {
-    list.first_key_value().map(|(rank, value)| (*rank, value))
 }
 
 #[cfg(test)]
