@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::engine::base::contain::SharedPolicy;
 use crate::engine::gates::protection::ProtectionSettings;
-use crate::pure::decide::rules::{Fit, Rules};
+use crate::pure::order::rules::{Fit, Rules};
 use crate::pure::protect::priority::Priorities;
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::error::SettingError;

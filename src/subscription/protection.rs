@@ -83,7 +83,7 @@ macro_rules! protection_controls {
             priorities: Option<crate::protect::Priorities>,
         ) -> Result<(), crate::types::error::SettingError> {
             self.control().set_rules(&move |rules, fit| {
-                crate::pure::decide::rules::Rules {
+                crate::pure::order::rules::Rules {
                     priorities,
                     ..rules
                 }

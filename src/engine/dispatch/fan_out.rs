@@ -281,6 +281,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             granted += more;
         }
         let granted = match grant.when_full {
+            LaneFull::DropOldest if lane.has_levels() => {
+                // They are handed over at once, because not all of them lie side by side.
+                grant.reserved = Reserved::Full;
+                return self.overflow_by_level(lane, &part(), granted as usize);
+            }
             LaneFull::DropOldest => self.make_room(lane, granted, count),
             _ => granted,
         };
@@ -302,15 +307,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         kept: BatchSlice<T>,
         worker: &mut Worker<'_>,
     ) -> Then {
-        let (count, first_ns) = (kept.len() as u64, kept.expires_ns());
-        // Before the lane can end a delivery.
-        kept.track(Ends::open);
-        in_order!(
-            lane.books.record(Status::Created, Step::Accept, count),
-            lane.push(kept),
-            "fan-out.count-then-push",
-        );
-        lane.expiry.note(first_ns);
+        self.put_into(lane, kept);
         let then = lane.task.notify();
         if then == Then::Enqueue {
             worker.submit(Arc::clone(lane) as _);
@@ -321,6 +318,20 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             lane.come_to_end();
         }
         then
+    }
+
+    /// Puts messages into a lane that has granted places for them.
+    #[inline(always)]
+    pub(crate) fn put_into(&self, lane: &Lane<T>, kept: BatchSlice<T>) {
+        let (count, first_ns) = (kept.len() as u64, kept.expires_ns());
+        // Before the lane can end a delivery.
+        kept.track(Ends::open);
+        in_order!(
+            lane.books.record(Status::Created, Step::Accept, count),
+            lane.push(kept),
+            "fan-out.count-then-push",
+        );
+        lane.expiry.note(first_ns);
     }
 
     /// Drops the oldest waiting deliveries of a lane, no more than needed. Stops when `wanted`
@@ -348,7 +359,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         granted
     }
 
-    fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>) {
+    pub(crate) fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>) {
         let count = part.len() as u64;
         let status = lane.books.record(Status::Queued, Step::Drop, count);
         self.tell_dropped(lane, part, status);
@@ -367,7 +378,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Ends deliveries that found no place in their lane. A delivery without a place can't keep
     /// the lane from ending, so the lane may have ended since it was asked.
-    fn lose(&self, lane: &Arc<Lane<T>>, when_full: LaneFull, part: &BatchSlice<T>) {
+    pub(crate) fn lose(&self, lane: &Arc<Lane<T>>, when_full: LaneFull, part: &BatchSlice<T>) {
         match when_full {
             LaneFull::DeadLetter => {
                 let status = self.end_without_place(lane, part, Step::Bury);

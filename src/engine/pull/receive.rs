@@ -31,7 +31,7 @@ use crate::message::MessageId;
 use crate::message::batch::BatchSlice;
 use crate::observe::event::EventKind;
 use crate::pure::decide::lifecycle::Status;
-use crate::pure::decide::rules::Keying;
+use crate::pure::order::rules::Keying;
 use crate::pure::order::sequencer::{Key, PerKey, Taken};
 use crate::sync::{Instant, mutant, yield_now};
 use crate::types::error::SettingError;

@@ -10,7 +10,7 @@ use crate::engine::state::lane::{Lane, LaneSettings, Policy};
 use crate::engine::state::slots::Shared;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::waiters::Waiters;
-use crate::pure::decide::rules::Rules;
+use crate::pure::order::rules::Rules;
 use crate::sync::Arc;
 use crate::types::config::LaneFull;
 

@@ -26,7 +26,7 @@ use crate::message::batch::{Batch, BatchSlice};
 use crate::message::meta::Meta;
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::decide::lifecycle::Status;
-use crate::pure::decide::rules::{Fit, Keying, Rules};
+use crate::pure::order::rules::{Fit, Keying, Rules};
 use crate::pure::order::levels::Urgency;
 use crate::pure::order::sequencer::{Class, Key, Sequencer};
 use crate::pure::protect::priority::{Priorities, Priority};

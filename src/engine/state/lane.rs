@@ -19,6 +19,7 @@ use crate::message::batch::BatchSlice;
 use crate::observe::latency::Latencies;
 use crate::pure::decide::stride::Stride;
 use crate::pure::policy::retry::salt;
+use crate::pure::protect::priority::Priority;
 use crate::pure::wheel::TimerKey;
 use crate::pure::wheel::arena::Arena;
 use crate::pure::words::handles::Holders;
@@ -431,6 +432,24 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return self.pop_some(most).into_iter().collect();
         }
         filed.into_iter().map(PendingDelivery::into_part).collect()
+    }
+
+    /// Returns whether it has levels of priority.
+    pub(crate) fn has_levels(&self) -> bool {
+        let keyed = self.keyed.get();
+        keyed.is_some_and(|keyed| keyed.state.lock().sequencer.has_levels())
+    }
+
+    /// Takes the oldest deliveries that wait and were never tried, of the lowest level that has any
+    /// and none above `highest`. Takes at most `most`, to be dropped.
+    pub(crate) fn pop_oldest_below(&self, highest: Priority, most: usize) -> Vec<BatchSlice<T>> {
+        let Some(keyed) = self.keyed.get() else {
+            return Vec::new();
+        };
+        let mut state = keyed.state.lock();
+        keyed.file_all(self, &mut state);
+        let oldest = state.sequencer.take_oldest_below(highest, most);
+        oldest.into_iter().map(PendingDelivery::into_part).collect()
     }
 
     /// Pushes a return; [`schedule_for_return`](Self::schedule_for_return) follows.

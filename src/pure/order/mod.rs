@@ -5,4 +5,5 @@ pub(crate) mod levels;
 pub(crate) mod line;
 pub(crate) mod owners;
 pub(crate) mod reading;
+pub(crate) mod rules;
 pub(crate) mod sequencer;
