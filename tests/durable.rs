@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use millstream::error::{OpenError, SubscribeError};
 use millstream::store::{Codec, CodecError, Durability, Raw, Retention, Start, Store, StoreError};
-use millstream::{Broker, LaneFull, Message, Nack, Overflow, PublishError, Topic};
+use millstream::{Broker, LaneFull, Message, Nack, Overflow, PublishError, Topic, Unsubscribe};
 use parking_lot::Mutex;
 
 /// A directory of a test's own, which goes with it.
@@ -258,6 +258,39 @@ fn dead_letters_outlive_the_process_until_they_are_gone() {
 }
 
 #[test]
+fn a_letter_that_was_redriven_in_vain_is_a_letter_again_when_its_subscription_is() {
+    let directory = Directory::new();
+    let broker = directory.manual();
+    let topic = notes(&broker);
+    let subscribe = || {
+        let billing = topic.subscription("billing").durable();
+        billing.subscribe(|note| match note.generation() {
+            0 => Err(Nack::dead_letter("no such account")),
+            _ => Err(Nack::retry("not now")),
+        })
+    };
+    let billing = subscribe().expect("subscribed");
+    topic.publish_batch(texts(1..=3)).expect("stored");
+    broker.run_until_idle();
+    let second = topic
+        .dead_letters()
+        .redrive(|letter| letter.id().get() == 2);
+    assert_eq!(second.redriven, 1);
+    broker.run_until_idle();
+    let taken = subscribe();
+    assert!(matches!(taken, Err(SubscribeError::NameTaken { .. })));
+    assert_eq!(topic.dead_letters().len(), 2);
+    billing.unsubscribe(Unsubscribe::Cancel);
+    let _billing = subscribe().expect("subscribed");
+    broker.run_until_idle();
+    let letters = topic.dead_letters().list();
+    let mut ids: Vec<u64> = letters.iter().map(|letter| letter.id().get()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 3]);
+    broker.metrics().balance().expect("balanced");
+}
+
+#[test]
 fn retention_takes_no_message_that_a_dead_letter_needs() {
     let directory = Directory::new();
     for run in 0..2 {
@@ -336,6 +369,46 @@ fn a_slow_durable_subscription_holds_up_nobody_and_misses_nothing() {
     assert_eq!(seen(&fast), (1..=4_000).collect::<Vec<_>>());
     assert!(broker.wait_until_idle(Duration::from_secs(60)));
     broker.metrics().balance().expect("balanced");
+}
+
+#[test]
+fn what_a_filter_refuses_is_not_handled_from_the_log_either() {
+    let directory = Directory::new();
+    let broker = directory.manual();
+    let topic = notes(&broker);
+    topic.publish_batch(texts(1..=200)).expect("stored");
+    let handled = Seen::default();
+    let subscribe = || {
+        let even = topic.subscription("even").durable().capacity(2);
+        let even = even.from(Start::Earliest).filter(|note| {
+            let number = note.id().get();
+            number % 2 == 0 || number > 398
+        });
+        even.subscribe({
+            let handled = Arc::clone(&handled);
+            move |note| {
+                handled.lock().push(note.id().get());
+                Ok(())
+            }
+        })
+    };
+    let even = subscribe().expect("subscribed");
+    // It has to catch up, falls behind, and catches up again.
+    for _ in 0..4 {
+        topic.publish_batch(texts(1..=50)).expect("stored");
+        broker.run_until_idle();
+    }
+    let mut wanted: Vec<u64> = (1..=199).map(|half| 2 * half).collect();
+    wanted.extend([399, 400]);
+    assert_eq!(seen(&handled), wanted);
+    let counts = even.metrics().counts;
+    assert_eq!((counts.made, counts.filtered), (400, 199));
+    broker.metrics().balance().expect("balanced");
+    drop(even);
+    // It was done with what it has refused.
+    let _even = subscribe().expect("subscribed");
+    broker.run_until_idle();
+    assert_eq!(seen(&handled).len(), wanted.len());
 }
 
 #[test]

@@ -58,3 +58,17 @@ fn any_line_is_an_earthquake_or_skipped_with_a_reason() {
 fn the_load_generator_reads_any_text() {
     replay("bench", fuzz::bench::fuzz);
 }
+
+#[cfg(feature = "log")]
+#[test]
+fn any_bytes_are_a_store_or_refused_as_one() {
+    replay("log", fuzz::log::fuzz);
+}
+
+#[cfg(feature = "log")]
+#[test]
+#[ignore = "it changes the recorded store, which only a change of the format needs"]
+fn record_a_store() {
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/recorded");
+    fuzz::log::record(&recorded);
+}

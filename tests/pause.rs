@@ -82,7 +82,7 @@ fn a_paused_subscription_of_any_kind_is_handed_nothing_until_it_is_resumed() {
         assert_eq!(others, 6, "the others have got both");
         advance(&broker, &clock, 5 * MS);
         let waiting = subscription.metrics().waiting_for.expect("it waits");
-        assert_eq!(waiting.since, 5 * MS, "{name}");
+        assert_eq!(waiting.since, Some(5 * MS), "{name}");
         assert_balanced(&broker);
 
         subscription.resume();

@@ -31,6 +31,7 @@ mod groups;
 mod handles;
 mod harness;
 mod hostile_handlers;
+mod incident;
 mod isolation;
 mod kept_alive;
 mod lag;

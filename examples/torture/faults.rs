@@ -31,16 +31,17 @@ pub enum Fault {
     Stop,
     Drain,
     Drop,
+    Log,
 }
 
 use Fault::{
-    Async, Bombs, Churn, Cycles, Delays, Drain, Drop, Errors, Expiry, Full, Groups, Hooks,
+    Async, Bombs, Churn, Cycles, Delays, Drain, Drop, Errors, Expiry, Full, Groups, Hooks, Log,
     Meddling, Observers, Order, Panics, Partitions, Patterns, Pull, Redrive, Retries, Slow, Stop,
     Stuck, Swaps, Topics,
 };
 
 /// All of them, by name, and what each does.
-pub const ALL: [(Fault, &str, &str); 26] = [
+pub const ALL: [(Fault, &str, &str); 27] = [
     (
         Errors,
         "errors",
@@ -142,6 +143,11 @@ pub const ALL: [(Fault, &str, &str); 26] = [
         Drop,
         "drop",
         "the broker is dropped while publishers publish",
+    ),
+    (
+        Log,
+        "log",
+        "a store of durable topics is closed under load and opened again (with the feature `log`)",
     ),
 ];
 

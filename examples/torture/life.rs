@@ -18,6 +18,8 @@ use crate::awaiter;
 use crate::crowd::{Crowd, Style};
 use crate::end::End;
 use crate::faults::{Fault, Faults};
+#[cfg(feature = "log")]
+use crate::keeper;
 use crate::ledger::{Ledger, Offer, PINNED, Terms};
 use crate::meddler::Meddler;
 use crate::partitions::{self, Split};
@@ -314,6 +316,8 @@ impl Life {
             #[cfg(feature = "async")]
             ("awaiter", 1, Some(Fault::Async), awaiter::awaiter),
             ("puller", 2, Some(Fault::Pull), puller::puller),
+            #[cfg(feature = "log")]
+            ("keeper", 1, Some(Fault::Log), keeper::keeper),
             ("stopper", 1, Some(Fault::Stop), actors::stopper),
         ];
         let mut handles = Vec::new();

@@ -5,7 +5,7 @@
 //! cargo run --release --example torture -- --seed 7 --seconds 600
 //! cargo run --release --example torture -- --faults panics,stuck,drain
 //! cargo run --release --example torture -- --list                # what the faults are
-//! cargo run --release --example torture --features async         # with async handlers
+//! cargo run --release --example torture --features async,log     # with async handlers, and a store
 //! ```
 //!
 //! Broker after broker lives for a few seconds, with other faults each time. The
@@ -27,6 +27,8 @@ mod end;
 mod faults;
 mod hands;
 mod hooks;
+#[cfg(feature = "log")]
+mod keeper;
 mod ledger;
 mod life;
 mod meddler;

@@ -116,6 +116,18 @@ chapter!(
     ]
 );
 chapter!(
+    protection,
+    "protection.md",
+    "How to survive a dependency that is down, slow or limited.",
+    [
+        protect::Breaker,
+        protect::Limiter,
+        protect::RateLimit,
+        protect::RetryBudget,
+        metrics::WaitingFor
+    ]
+);
+chapter!(
     shutdown,
     "shutdown.md",
     "How to end in good order.",

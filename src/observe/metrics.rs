@@ -95,8 +95,9 @@ pub struct TopicMetrics {
 pub struct Waiting {
     /// The reason.
     pub reason: WaitingFor,
-    /// The time for which it has held.
-    pub since: Duration,
+    /// The time for which it has held, if a gate holds the deliveries. Nobody keeps it for
+    /// [keys](WaitingFor::Key) and [retries](WaitingFor::Retry).
+    pub since: Option<Duration>,
 }
 
 /// The counts of one subscription. They are of deliveries.

@@ -13,7 +13,8 @@
 //! and judges whether that outcome may be.
 //!
 //! [`exclusions`] lists what the model does not know. A second program, in [`patterns`], has
-//! many topics and the subscriptions that follow them.
+//! many topics and the subscriptions that follow them. A third, in [`durable`], has topics in
+//! a store, which is closed or killed and opened again.
 //!
 //! | where | what it has |
 //! |---|---|
@@ -24,10 +25,13 @@
 //! | `compare` | what has to agree after it |
 //! | `cases`, `found` | what has failed once |
 //! | `patterns` | the second program, with its model |
+//! | `durable` | the third, with its model (feature `log`) |
 
 mod answers;
 mod cases;
 mod compare;
+#[cfg(feature = "log")]
+mod durable;
 mod exclusions;
 mod found;
 mod generate;

@@ -87,7 +87,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Asks a filter about one message. Returns whether it is refused.
-    fn ask(
+    pub(crate) fn ask(
         &self,
         lane: &Lane<T>,
         filter: &SharedFilter<T>,

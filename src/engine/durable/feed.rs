@@ -1,13 +1,14 @@
 //! Feeding a subscription from the log while it is behind.
 //!
 //! The feeder is a task of its own, so reading the disk holds up neither the topic nor the lane. It
-//! reads, takes places in the lane, and hands over; [`Feed`](crate::pure::log::feed) says how it
-//! and the dispatcher divide the messages. When the lane is full, the feeder rests. The lane
-//! notifies its topic of room, and the topic's next turn wakes the feeder.
+//! reads, asks the filter, takes places in the lane, and hands over.
+//! [`Feed`](crate::pure::log::feed) says how it and the dispatcher divide the messages. When the
+//! lane is full, the feeder rests. The lane notifies its topic of room, and the topic's next turn
+//! wakes the feeder.
 
 use std::collections::VecDeque;
 
-use crate::engine::journal::lane_log::{Feeder, LaneLog};
+use crate::engine::journal::lane_log::{Feeder, Held, LaneLog};
 use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::runtime::pool::{Task, Worker};
 use crate::engine::state::lane::Lane;
@@ -225,7 +226,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
                 None => reader.next(),
             };
             let batch = Batch::replayed(some, self.topic.live.ttl.get());
-            held.push_back((BatchSlice::whole(Arc::new(batch)), before));
+            self.hold(held, BatchSlice::whole(Arc::new(batch)), before);
         }
         if held.is_empty() {
             // It was done with all of them.
@@ -239,6 +240,32 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Ok(found)
     }
 
+    /// Keeps messages that were read, in pieces that the filter refuses or wants as a whole. It is
+    /// asked here, once, because the messages may wait for room.
+    fn hold(&self, held: &mut VecDeque<Held<T>>, mut part: BatchSlice<T>, before: u64) {
+        let filter = self.filter.lock().clone();
+        let now_ns = self.engine().clock.now_ns();
+        let refused: Vec<bool> = (part.from..part.to)
+            .map(|index| {
+                let ask = |filter| self.topic.ask(self, filter, &part, index as usize, now_ns);
+                filter.as_ref().is_some_and(ask)
+            })
+            .collect();
+        for alike in refused.chunk_by(|one, other| one == other) {
+            let (piece, rest) = part.split_front(alike.len() as u32);
+            let after = match rest.len() {
+                0 => before,
+                _ => rest.first().id.get(),
+            };
+            held.push_back(Held {
+                part: piece,
+                before: after,
+                is_refused: alike[0],
+            });
+            part = rest;
+        }
+    }
+
     /// Hands over the first of the messages that were read, as far as there is room. Returns
     /// `false` if there was none.
     fn hand_over(
@@ -247,15 +274,23 @@ impl<T: Send + Sync + 'static> Lane<T> {
         feeder: &mut Feeder<T>,
         worker: &mut Worker<'_>,
     ) -> bool {
-        let Some((part, before)) = feeder.held.pop_front() else {
+        let Some(held) = feeder.held.pop_front() else {
             return true;
         };
+        let Held { part, before, .. } = held;
         let count = part.len() as u32;
         let _motion = self.books.motions.begin(u64::from(count));
         let mut feed = stored.feed.lock();
         if feed.next() != Some(feeder.next) {
             drop(feed);
             feeder.discard();
+            return true;
+        }
+        if held.is_refused {
+            *feed = feed.feed(feeder.next, before).0;
+            drop(feed);
+            feeder.next = before;
+            self.topic.refuse(self, &part);
             return true;
         }
         let granted = match self.reserve(count, true) {
@@ -268,7 +303,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             }
         };
         if granted == 0 {
-            feeder.held.push_front((part, before));
+            feeder.held.push_front(Held { part, ..held });
             return false;
         }
         let (kept, rest) = part.split_front(granted);
@@ -279,7 +314,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         *feed = feed.feed(feeder.next, to).0;
         drop(feed);
         feeder.next = to;
-        let rest = rest.map(|rest| (rest, before));
+        let rest = rest.map(|part| Held { part, ..held });
         rest.into_iter()
             .for_each(|rest| feeder.held.push_front(rest));
         true

@@ -1,16 +1,19 @@
-//! Dead letters that an earlier process has left.
+//! Dead letters that an earlier process, or an earlier subscription of the name, has left.
+
+use std::collections::BTreeSet;
 
 use crate::engine::journal::lane_log::LaneLog;
 use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::parts::pending::Failure;
 use crate::engine::state::dead_letter_store::Letter;
 use crate::engine::state::lane::Lane;
-use crate::engine::state::topic::TopicCore;
+use crate::engine::state::topic::{Lanes, TopicCore};
 use crate::log::cursor::Cursor;
 use crate::message::MessageId;
 use crate::message::batch::{Accepted, Batch, Stamp};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::policy::retry::FailureKind;
+use crate::pure::words::room::Phase;
 use crate::sync::{Arc, unix_ms};
 use crate::types::error::store::StoreError;
 use crate::types::reason::DeadReason;
@@ -19,7 +22,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Puts the letters of a subscription into the dead-letter store, before its lane is made. A
     /// lane that parks keys finds them there. Returns how many there are.
     ///
-    /// A letter that can't be decoded stays in the log.
+    /// Letters that are in the store stay as they are. A letter that was redriven, and whose delivery
+    /// was then cancelled, is a letter in the log alone, so it is restored, too. A letter that can't be decoded stays in the log.
     pub(crate) fn restore_letters(
         &self,
         stored: &TopicLog<T>,
@@ -28,9 +32,24 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         name: &Arc<str>,
         parks: bool,
     ) -> Result<u64, StoreError> {
+        let is_taken = |lanes: &Lanes<T>| {
+            let mut lanes = lanes.iter();
+            lanes.any(|lane| lane.name == *name && lane.phase() == Phase::Open)
+        };
+        if self.lanes.peek(is_taken) {
+            // What it has redriven is its own to end, and nobody else gets the name.
+            return Ok(0);
+        }
+        let listed = self.letters().lock().list();
+        let own = listed.iter().filter(|letter| letter.subscription == *name);
+        let kept: BTreeSet<u64> = own.map(|letter| letter.id().get()).collect();
+        drop(listed);
         let mut count = 0;
         let (now_ns, now_ms) = (self.engine.clock.now_ns(), unix_ms());
         for (seq, left) in stored.letters_left(subscription) {
+            if kept.contains(&seq) {
+                continue;
+            }
             let message = match left.message.is_empty() {
                 true => stored.read_one(seq)?,
                 false => Some(left.message.to_vec()),

@@ -1,5 +1,5 @@
-//! Subscriptions that fall behind and join again while threads publish, by real threads or by
-//! shuttle's schedules:
+//! Subscriptions that fall behind and join again while threads publish, and publishers of one dedup
+//! id, by real threads or by shuttle's schedules:
 //!
 //! ```sh
 //! cargo shuttle-log
@@ -7,14 +7,15 @@
 
 use std::time::Duration;
 
-use crate::log::fs::sim::SimFs;
+use crate::log::fs::sim::{FaultKind, Faults, SimFs};
 use crate::log::store::Store;
+use crate::pure::policy::dedup::Dedup;
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Thread, explore, spawn};
 use crate::types::config::Overflow;
 use crate::types::durable::codec::Raw;
 use crate::types::durable::durability::Durability;
 use crate::types::durable::start::Start;
-use crate::{Broker, Delivery, Nack, Subscription, Topic};
+use crate::{Broker, Delivery, Nack, PublishError, Receipt, Subscription, Topic};
 
 const FOREVER: Duration = Duration::MAX;
 
@@ -60,9 +61,48 @@ fn open(fs: &SimFs) -> (Broker, Topic<String>) {
     let broker = broker.expect("it builds");
     let block = Overflow::Block { timeout: FOREVER };
     let topic = broker.topic::<String>("notes").durable(Raw).capacity(2);
-    let topic = topic.durability(Durability::Written).overflow(block).open();
+    let topic = topic.durability(Durability::Written).overflow(block);
+    let topic = topic
+        .dedup(Dedup::window(Duration::from_secs(3_600)))
+        .open();
     let topic = topic.expect("it opens");
     (broker, topic)
+}
+
+/// The receipts of those that publish one dedup id at once, of those that get one.
+type Receipts = Arc<Mutex<Vec<Receipt>>>;
+
+fn publish_once(topic: &Topic<String>) -> Result<Receipt, PublishError<String>> {
+    topic.message("x".to_owned()).dedup_id("a").publish()
+}
+
+fn publisher_once(topic: &Topic<String>, receipts: &Receipts) -> JoinHandle<()> {
+    let (topic, receipts) = (topic.clone(), Arc::clone(receipts));
+    let thread = Thread {
+        name: "publisher".to_owned(),
+        stack_size: None,
+    };
+    let publish = move || match publish_once(&topic) {
+        Ok(receipt) => receipts.lock().push(receipt),
+        Err(PublishError::NotStored { payload, .. }) => assert_eq!(payload, "x"),
+        Err(error) => panic!("{error}"),
+    };
+    spawn(thread, publish).expect("it starts")
+}
+
+/// Both publish at once. Returns the receipts that they get.
+fn race(topic: &Topic<String>) -> Vec<Receipt> {
+    let receipts = Receipts::default();
+    let publishers = [0; 2].map(|_| publisher_once(topic, &receipts));
+    for publisher in publishers {
+        publisher.join().expect("it published");
+    }
+    let receipts = receipts.lock().clone();
+    let accepted = receipts.iter().filter(|receipt| !receipt.is_duplicate());
+    assert!(accepted.count() <= 1, "{receipts:?}");
+    let is_same = |pair: &[Receipt]| pair[0].id() == pair[1].id();
+    assert!(receipts.windows(2).all(is_same), "{receipts:?}");
+    receipts
 }
 
 fn publisher(topic: &Topic<String>, count: usize) -> JoinHandle<()> {
@@ -139,4 +179,47 @@ fn a_subscription_that_ends_at_any_time_goes_on_with_what_it_was_not_done_with()
         );
         broker.metrics().balance().expect("balanced");
     });
+}
+
+#[test]
+fn of_publishers_of_one_dedup_id_one_is_accepted_and_the_other_gets_its_receipt() {
+    explore(|| {
+        let (broker, topic) = open(&SimFs::default());
+        let seen = Seen::new();
+        let _all = topic.subscribe("all", seen.handler()).expect("subscribed");
+        let receipts = race(&topic);
+        let duplicates = receipts.iter().filter(|receipt| receipt.is_duplicate());
+        assert_eq!((receipts.len(), duplicates.count()), (2, 1));
+        assert_eq!(seen.wait_for(1), [1]);
+        assert!(broker.wait_until_idle(FOREVER));
+        assert_eq!(seen.ids.lock().len(), 1);
+        broker.metrics().balance().expect("balanced");
+    });
+}
+
+#[test]
+fn a_dedup_id_that_a_failed_store_has_accepted_or_not_is_known_so_when_it_opens_again() {
+    for kind in [FaultKind::Error, FaultKind::NoSpace] {
+        for at in 1..4 {
+            explore(move || {
+                let fs = SimFs::default();
+                let (broker, topic) = open(&fs);
+                let (at, lies) = (Some(at), false);
+                fs.fail(Faults { at, kind, lies });
+                let receipts = race(&topic);
+                broker.metrics().balance().expect("balanced");
+                let left = fs.after_kill();
+                left.fail(Faults::default());
+                drop((topic, broker));
+                let (broker, topic) = open(&left);
+                let stored = topic.read(Start::Earliest).expect("it is sound").count();
+                assert!(stored <= 1 && receipts.len() <= 2 * stored);
+                let again = publish_once(&topic).expect("the disk works");
+                assert_eq!(again.is_duplicate(), stored == 1);
+                assert!(receipts.iter().all(|first| first.id() == again.id()));
+                assert!(broker.wait_until_idle(FOREVER));
+                broker.metrics().balance().expect("balanced");
+            });
+        }
+    }
 }

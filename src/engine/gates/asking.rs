@@ -89,7 +89,6 @@ impl Protection {
         let verdict = match pass(&mut asking, has) {
             Passage::Go => Verdict::Go(asking.trim()),
             Passage::Held { reason, until_ns } => Verdict::Wait { reason, until_ns },
-            Passage::Expired => unreachable!("no delivery is known here"),
         };
         (verdict, asking.effects)
     }
@@ -206,8 +205,7 @@ impl Gates for Asking<'_> {
             Gate::Breaker => self.ask_breaker(),
             Gate::Limit => self.ask_limit(),
             Gate::Rate => self.ask_rate(),
-            // The lane asks these of each delivery, when it takes it out.
-            Gate::Pause | Gate::Expiry | Gate::Priority | Gate::Key => Answer::Open,
+            Gate::Pause => Answer::Open,
         }
     }
 
@@ -219,7 +217,7 @@ impl Gates for Asking<'_> {
                 let protection = &mut *self.protection;
                 protection.rate = protection.gcra.give_back(protection.rate, self.tokens);
             }
-            Gate::Expiry | Gate::Pause | Gate::Priority | Gate::Key => {}
+            Gate::Pause => {}
         }
     }
 

@@ -28,11 +28,19 @@ pub(crate) struct Feeder<T> {
     pub(crate) reader: Option<TopicReader>,
     /// The message from which on it has read, and not handed over.
     pub(crate) next: u64,
-    /// Messages that were read and are still to be handed over, with the number of the message that
-    /// comes after each slice.
-    pub(crate) held: VecDeque<(BatchSlice<T>, u64)>,
+    /// Messages that were read and are still to be handed over.
+    pub(crate) held: VecDeque<Held<T>>,
     /// Messages that the subscription was done with when it came.
     pub(crate) done: Done,
+}
+
+/// Messages that were read from the log.
+pub(crate) struct Held<T> {
+    pub(crate) part: BatchSlice<T>,
+    /// The number of the message that comes after them.
+    pub(crate) before: u64,
+    /// The filter of the subscription has refused all of them. Otherwise it wants all of them.
+    pub(crate) is_refused: bool,
 }
 
 impl<T> LaneLog<T> {

@@ -1,6 +1,5 @@
 //! A topic's side of the log.
 
-use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use crate::engine::base::contain::contain;
@@ -42,8 +41,6 @@ pub(crate) struct TopicLog<T> {
     visible: AtomicU64,
     /// Memory for messages that are to be encoded.
     spare: Mutex<Option<Box<Encoded>>>,
-    /// Subscriptions whose letters of an earlier process are in the dead-letter store.
-    restored: Mutex<BTreeSet<u32>>,
 }
 
 impl<T> Drop for TopicLog<T> {
@@ -71,7 +68,6 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
             next: AtomicU64::new(next_seq),
             visible: AtomicU64::new(next_seq),
             spare: Mutex::default(),
-            restored: Mutex::default(),
         }
     }
 
@@ -228,11 +224,8 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
         self.find_subscription(name).ok_or(StoreError::Closed)
     }
 
-    /// Returns the letters of a subscription that an earlier process has left, the first time.
+    /// Returns the letters of a subscription that the log has.
     pub(crate) fn letters_left(&self, subscription: u32) -> Vec<(u64, LetterState)> {
-        if !self.restored.lock().insert(subscription) {
-            return Vec::new();
-        }
         let state = self.log().shared.state.lock();
         let letters = state.subscription(subscription).map(|one| &one.letters);
         let letters = letters.into_iter().flatten();

@@ -233,6 +233,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let (reason, since_ns) = self.gate.known()?.waiting?;
         let now_ns = self.engine().clock.now_ns();
         let since = Duration::from_nanos(now_ns.saturating_sub(since_ns));
+        let since = Some(since);
         Some(Waiting { reason, since })
     }
 }

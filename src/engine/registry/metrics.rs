@@ -5,7 +5,8 @@ use crate::engine::runtime::Engine;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::{Lanes, TopicCore};
 use crate::observe::latency::{Latencies, LatencySummary};
-use crate::observe::metrics::{Metrics, SubscriptionMetrics, TopicMetrics};
+use crate::observe::metrics::{Metrics, SubscriptionMetrics, TopicMetrics, Waiting};
+use crate::pure::protect::gate::WaitingFor;
 use crate::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         if let Some(keyed) = self.keyed.get() {
             keyed.read_metrics(self, &mut metrics);
         }
+        if metrics.waiting_for.is_none() {
+            metrics.waiting_for = waiting_by_itself(&metrics);
+        }
         if let Some(latencies) = self.latencies.lock().as_deref() {
             metrics.queue_wait = LatencySummary::of(&latencies.queue_wait);
             metrics.handler = LatencySummary::of(&latencies.handler);
@@ -66,6 +70,18 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
         metrics
     }
+}
+
+/// Returns why the deliveries of a lane wait that no gate holds: for their key, or for their retry.
+fn waiting_by_itself(metrics: &SubscriptionMetrics) -> Option<Waiting> {
+    let counts = &metrics.counts;
+    let reason = match (metrics.queued, counts.awaiting_retry) {
+        (queued, _) if queued > 0 && queued == metrics.held => WaitingFor::Key,
+        (0, awaiting) if awaiting > 0 && counts.in_flight == 0 => WaitingFor::Retry,
+        _ => return None,
+    };
+    let since = None;
+    Some(Waiting { reason, since })
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {

@@ -383,7 +383,7 @@ impl TopicState {
         }
         let bytes = message.len() as u64;
         match self.pieces.back_mut() {
-            Some(piece) if piece.segment == place.segment => piece.add(time_ms, bytes, place),
+            Some(piece) if piece.segment == place.segment => piece.add(seq, time_ms, bytes, place),
             _ => self.pieces.push_back(Piece {
                 segment: place.segment,
                 first_seq: seq,
@@ -436,7 +436,8 @@ impl TopicState {
 }
 
 impl Piece {
-    fn add(&mut self, time_ms: u64, bytes: u64, place: Place) {
+    /// Adds a message. Lost ones may lie between it and the one before.
+    fn add(&mut self, seq: u64, time_ms: u64, bytes: u64, place: Place) {
         if self.since_mark >= MARK_EVERY {
             // A mark is a frame. A second one in the same frame would say nothing new.
             if self
@@ -445,13 +446,13 @@ impl Piece {
                 .is_none_or(|mark| mark.offset != place.offset)
             {
                 self.marks.push(Mark {
-                    seq: self.end_seq,
+                    seq,
                     offset: place.offset,
                 });
             }
             self.since_mark = 0;
         }
-        self.end_seq += 1;
+        self.end_seq = seq + 1;
         self.last_ms = time_ms;
         self.bytes += bytes;
         self.since_mark += bytes;
@@ -516,6 +517,24 @@ mod tests {
         assert_eq!(publish(&mut state, 2, PLACE), Err(Inconsistent));
         assert_eq!(publish(&mut state, 1, PLACE), Ok(()));
         assert_eq!(publish(&mut state, 1, PLACE), Err(Inconsistent));
+    }
+
+    #[test]
+    fn a_message_behind_lost_ones_is_found_in_the_segment_of_those_before_them() {
+        let mut state = with_topic_and_subscription();
+        publish(&mut state, 1, PLACE).expect("the next");
+        let lost = Record::Lost {
+            topic: 0,
+            from: 2,
+            to: 1_000,
+        };
+        state.apply(&lost, PLACE).expect("they are the next");
+        publish(&mut state, 1_000, PLACE).expect("the next");
+        let topic = state.topic(0).expect("it is there");
+        for seq in [1, 2, 999, 1_000] {
+            assert_eq!(topic.find(seq), Some(PLACE), "{seq}");
+        }
+        assert_eq!(topic.find(1_001), None);
     }
 
     #[test]

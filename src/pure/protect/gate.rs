@@ -3,13 +3,16 @@
 //! The order, and why:
 //!
 //! 1. *Expired?* A delivery that is too late needs nothing of the others, and ends though its lane is
-//!    paused.
+//!    paused. A lane ends those when its turn begins, before it asks anything.
 //! 2. *Paused?* A pause is the user's word, and costs nothing to ask for.
 //! 3. *Breaker*. A lane whose dependency is down must not take what other lanes share.
 //! 4. *Shared limit*. A lane that waits for others must not spend its own rate meanwhile.
 //! 5. *Rate*.
 //! 6. *Priority*. From here on it is about which delivery, and no longer whether.
 //! 7. *Key*. The delivery that was picked may have to wait for one of its key.
+//!
+//! The gates from the second to the fifth hold the lane, and are asked here. The last two are asked
+//! where a delivery is taken out.
 //!
 //! Some gates hand something out when they open: a breaker's permit, a permit of the limit, a permit
 //! of the rate. The feared leak: a later gate holds, and what the earlier ones have handed out is
@@ -52,30 +55,19 @@ labels!(WaitingFor {
     Self::Retry => "retry",
 });
 
-/// A gate before a handler.
+/// A gate that holds a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Gate {
-    Expiry = 0,
-    Pause = 1,
-    Breaker = 2,
-    Limit = 3,
-    Rate = 4,
-    Priority = 5,
-    Key = 6,
+    Pause = 0,
+    Breaker = 1,
+    Limit = 2,
+    Rate = 3,
 }
 
 impl Gate {
     /// All gates, in the order in which they are asked.
-    pub(crate) const ORDER: [Self; 7] = [
-        Self::Expiry,
-        Self::Pause,
-        Self::Breaker,
-        Self::Limit,
-        Self::Rate,
-        Self::Priority,
-        Self::Key,
-    ];
+    pub(crate) const ORDER: [Self; 4] = [Self::Pause, Self::Breaker, Self::Limit, Self::Rate];
 }
 
 /// The gates that a lane has.
@@ -90,10 +82,6 @@ impl GateSet {
         Self(self.0 | 1 << gate as u8)
     }
 
-    pub(crate) fn without(self, gate: Gate) -> Self {
-        Self(self.0 & !(1 << gate as u8))
-    }
-
     pub(crate) fn has(self, gate: Gate) -> bool {
         self.0 & 1 << gate as u8 != 0
     }
@@ -106,8 +94,6 @@ pub(crate) enum Answer {
     Open,
     /// The delivery has to wait. It has nothing of this gate, but may be in its line.
     Held { reason: WaitingFor, until_ns: u64 },
-    /// The delivery is too late.
-    Expired,
 }
 
 impl Answer {
@@ -126,8 +112,6 @@ impl Answer {
 pub(crate) enum Passage {
     /// Hand it over. It has what each of the gates hands out.
     Go,
-    /// End it as expired. It has nothing of any gate.
-    Expired,
     /// Hold its lane: ask again at this time, or when the gate has changed.
     Held { reason: WaitingFor, until_ns: u64 },
 }
@@ -148,21 +132,17 @@ pub(crate) trait Gates {
 pub(crate) fn pass(gates: &mut impl Gates, has: GateSet) -> Passage {
     let asked = |gate: &Gate| has.has(*gate);
     for gate in Gate::ORDER.into_iter().filter(asked) {
-        let passage = match gates.ask(gate) {
-            Answer::Open => continue,
-            Answer::Held { reason, until_ns } => Passage::Held { reason, until_ns },
-            Answer::Expired => Passage::Expired,
+        let Answer::Held { reason, until_ns } = gates.ask(gate) else {
+            continue;
         };
         let (before, after) = Gate::ORDER.split_at(gate as usize);
         for earlier in before.iter().copied().filter(asked).rev() {
             gates.give_back(earlier);
         }
-        // The lane asks on after an expiry. So it keeps its place in the lines then.
-        if passage != Passage::Expired {
-            let later = after[1..].iter().copied().filter(asked);
-            later.for_each(|later| gates.leave(later));
+        for later in after[1..].iter().copied().filter(asked) {
+            gates.leave(later);
         }
-        return passage;
+        return Passage::Held { reason, until_ns };
     }
     Passage::Go
 }
@@ -174,7 +154,7 @@ mod tests {
 
     /// Gates that always say the same, and note what is done to them.
     struct Fixed {
-        answers: [Answer; 7],
+        answers: [Answer; 4],
         log: Vec<(&'static str, Gate)>,
     }
 
@@ -201,7 +181,7 @@ mod tests {
         Answer::Held { reason, until_ns }
     }
 
-    fn asked(has: GateSet, answers: [Answer; 7]) -> (Passage, Vec<(&'static str, Gate)>) {
+    fn asked(has: GateSet, answers: [Answer; 4]) -> (Passage, Vec<(&'static str, Gate)>) {
         let mut gates = Fixed {
             answers,
             log: Vec::new(),
@@ -212,74 +192,58 @@ mod tests {
 
     #[test]
     fn the_gates_are_asked_in_the_written_order() {
-        let (passage, log) = asked(all(), [Answer::Open; 7]);
+        let (passage, log) = asked(all(), [Answer::Open; 4]);
         assert_eq!(passage, Passage::Go);
         assert_eq!(log, Gate::ORDER.map(|gate| ("ask", gate)));
         assert!(Gate::ORDER.is_sorted());
         let names = Gate::ORDER.map(|gate| format!("{gate:?}"));
-        let written = [
-            "Expiry", "Pause", "Breaker", "Limit", "Rate", "Priority", "Key",
-        ];
-        assert_eq!(names, written);
+        assert_eq!(names, ["Pause", "Breaker", "Limit", "Rate"]);
     }
 
     #[test]
     fn the_first_gate_that_holds_gives_the_reason_and_the_time() {
-        let mut answers = [Answer::Open; 7];
-        answers[Gate::Rate as usize] = held(WaitingFor::HoldOff, 70);
-        answers[Gate::Key as usize] = Answer::held(WaitingFor::Key);
+        let mut answers = [Answer::Open; 4];
+        answers[Gate::Breaker as usize] = held(WaitingFor::Breaker, 70);
+        answers[Gate::Rate as usize] = held(WaitingFor::Rate, 80);
         let (passage, log) = asked(all(), answers);
         let expected = Passage::Held {
-            reason: WaitingFor::HoldOff,
+            reason: WaitingFor::Breaker,
             until_ns: 70,
         };
         assert_eq!(passage, expected);
         let after = [
-            ("give back", Gate::Limit),
-            ("give back", Gate::Breaker),
             ("give back", Gate::Pause),
-            ("give back", Gate::Expiry),
-            ("leave", Gate::Priority),
-            ("leave", Gate::Key),
+            ("leave", Gate::Limit),
+            ("leave", Gate::Rate),
         ];
-        assert_eq!(log[5..], after);
+        assert_eq!(log[2..], after);
     }
 
     #[test]
     fn a_gate_that_the_lane_does_not_have_is_left_alone() {
-        let has = GateSet::NONE.with(Gate::Breaker).with(Gate::Key);
-        let mut answers = [held(WaitingFor::Paused, 1); 7];
+        let has = GateSet::NONE.with(Gate::Breaker).with(Gate::Limit);
+        let mut answers = [held(WaitingFor::Paused, 1); 4];
         answers[Gate::Breaker as usize] = Answer::Open;
-        answers[Gate::Key as usize] = Answer::held(WaitingFor::Key);
+        answers[Gate::Limit as usize] = Answer::held(WaitingFor::Limit);
         let (passage, log) = asked(has, answers);
         let expected = Passage::Held {
-            reason: WaitingFor::Key,
+            reason: WaitingFor::Limit,
             until_ns: NEVER,
         };
         assert_eq!(passage, expected);
         let steps = [
             ("ask", Gate::Breaker),
-            ("ask", Gate::Key),
+            ("ask", Gate::Limit),
             ("give back", Gate::Breaker),
         ];
         assert_eq!(log, steps);
         let (passage, log) = asked(GateSet::NONE, answers);
         assert_eq!((passage, log), (Passage::Go, vec![]));
-        assert_eq!(has.without(Gate::Key).without(Gate::Breaker), GateSet::NONE);
-    }
-
-    #[test]
-    fn a_lane_keeps_its_places_while_an_expired_delivery_ends() {
-        let mut answers = [Answer::Open; 7];
-        answers[Gate::Expiry as usize] = Answer::Expired;
-        let (passage, log) = asked(all(), answers);
-        assert_eq!(passage, Passage::Expired);
-        assert_eq!(log, [("ask", Gate::Expiry)]);
     }
 
     #[test]
     fn reasons_have_labels_that_are_printed() {
-        assert_eq!(WaitingFor::default().to_string(), "nothing");
+        assert_eq!(WaitingFor::Paused.to_string(), "paused");
         assert_eq!(WaitingFor::HoldOff.as_str(), "hold_off");
     }
 
@@ -287,24 +251,22 @@ mod tests {
         /// Every gate that opened has what it handed out back, unless the delivery goes.
         #[test]
         fn nothing_is_kept_of_any_gate_unless_the_delivery_goes(
-            has in 0_u8..128,
-            answers in prop::array::uniform7(0_u8..4),
+            has in 0_u8..16,
+            answers in prop::array::uniform4(0_u8..3),
         ) {
             let has = GateSet(has);
             let reason = WaitingFor::Limit;
             let answers = answers.map(|number| match number {
                 0 => held(reason, 5),
-                1 => Answer::Expired,
                 _ => Answer::Open,
             });
             let (passage, log) = asked(has, answers);
             let gates = Gate::ORDER.into_iter().filter(|gate| has.has(*gate));
             let is_open = |gate: &Gate| answers[*gate as usize] == Answer::Open;
             let first = gates.clone().find(|gate| !is_open(gate));
-            let expected = match first.map(|gate| answers[gate as usize]) {
+            let expected = match first {
                 None => Passage::Go,
-                Some(Answer::Expired) => Passage::Expired,
-                _ => Passage::Held { reason, until_ns: 5 },
+                Some(_) => Passage::Held { reason, until_ns: 5 },
             };
             prop_assert_eq!(passage, expected);
             for gate in gates {
@@ -315,8 +277,7 @@ mod tests {
                 };
                 prop_assert_eq!(times("ask"), usize::from(!is_after));
                 prop_assert_eq!(times("give back"), usize::from(is_before));
-                let leaves = is_after && passage != Passage::Expired;
-                prop_assert_eq!(times("leave"), usize::from(leaves));
+                prop_assert_eq!(times("leave"), usize::from(is_after));
             }
         }
     }

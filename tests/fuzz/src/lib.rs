@@ -3,6 +3,8 @@
 
 pub mod bench;
 pub mod engine;
+#[cfg(feature = "log")]
+pub mod log;
 pub mod names;
 pub mod patterns;
 pub mod quakes;
