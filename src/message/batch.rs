@@ -161,7 +161,8 @@ impl<T> Batch<T> {
 
     /// Returns the priority of a message.
     pub(crate) fn priority(&self, index: usize) -> Priority {
-        self.meta(index).map_or(Priority::Normal, |meta| meta.priority)
+        self.meta(index)
+            .map_or(Priority::Normal, |meta| meta.priority)
     }
 
     /// Returns whether somebody wants to know the end of a message.

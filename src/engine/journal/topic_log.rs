@@ -14,8 +14,8 @@ use crate::pure::log::ranges::Done;
 use crate::pure::log::record::Record;
 use crate::pure::log::state::{LetterState, Piece, TopicState};
 use crate::pure::policy::dedup::{Dedup, DedupIds};
-use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::pure::protect::priority::Priority;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, unix_ms};
 use crate::types::durable::codec::{Codec, CodecError};
 use crate::types::durable::durability::Durability;
@@ -301,7 +301,9 @@ fn parts(message: &StoredMessage<'_>) -> Meta {
         key: message.key.map(Box::from),
         headers: headers.collect(),
         ttl_ns: message.ttl_ns,
-        priority: message.priority.map_or(Priority::default(), Priority::nearest),
+        priority: message
+            .priority
+            .map_or(Priority::default(), Priority::nearest),
         track: None,
         is_logged: false,
         dedup_id: message.dedup_id.map(Arc::from),

@@ -55,9 +55,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Takes at most `most` new deliveries out of the inbox, for the lane's own runner or for
     /// callers that pull. Returns `None` if a filed delivery may go first, or no new one may.
     pub(crate) fn take_straight(self, state: &mut State<T>, most: usize) -> Option<Straight<T>> {
-        if state.sequencer.has_levels()
-            || !state.sequencer.is_at_rest(RUNNER)
-            || state.is_blocked()
+        if state.sequencer.has_levels() || !state.sequencer.is_at_rest(RUNNER) || state.is_blocked()
         {
             return None;
         }

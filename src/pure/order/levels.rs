@@ -136,10 +136,7 @@ impl<D> Levels<D> {
 
     /// Picks one of the `first` deliveries of the levels, which are asked for with the time since
     /// when they have waited. Also returns the picks for when it has been handed over.
-    pub(crate) fn pick<N>(
-        &self,
-        first: impl Fn(&Tier) -> Option<(N, u64)>,
-    ) -> Option<(N, Picks)> {
+    pub(crate) fn pick<N>(&self, first: impl Fn(&Tier) -> Option<(N, u64)>) -> Option<(N, Picks)> {
         let mut firsts = Priority::ALL.map(|level| first(&Tier(tier(level))));
         let heads = firsts
             .each_ref()

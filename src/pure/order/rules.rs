@@ -104,7 +104,11 @@ impl Rules {
         priorities.check()?;
         if self.on_failure == OnFailure::BlockSubscription {
             let rule = "can't be used with OnFailure::BlockSubscription, where none overtakes";
-            return Err(SettingError::new("priorities", format_args!("{priorities:?}"), rule));
+            return Err(SettingError::new(
+                "priorities",
+                format_args!("{priorities:?}"),
+                rule,
+            ));
         }
         if self.hold < fit.capacity {
             let rule = "must be the lane's capacity, because priorities choose from all that waits";

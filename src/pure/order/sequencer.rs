@@ -407,7 +407,9 @@ impl<D> Sequencer<D> {
         };
         match only {
             Some(class) => first(class),
-            None if owner.last_was_again(window.tier()) => in_line().or_else(|| first(Class::Again)),
+            None if owner.last_was_again(window.tier()) => {
+                in_line().or_else(|| first(Class::Again))
+            }
             None => first(Class::Again).or_else(in_line),
         }
     }
