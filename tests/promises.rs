@@ -23,6 +23,8 @@ mod drain_topic;
 mod durable;
 #[cfg(feature = "log")]
 mod durable_dedup;
+#[cfg(feature = "log")]
+mod durable_delayed;
 mod expiry;
 mod failures_at_the_end;
 mod fair_shares;

@@ -178,6 +178,7 @@ fn a_segment_holds_as_much_as_its_checkpoint() {
         let delayed = Record::Delayed {
             topic: 0,
             id,
+            time_ms: 0,
             due_ms: 0,
             message: &[0; 100],
         };

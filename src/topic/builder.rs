@@ -181,6 +181,8 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 if let Some(topic) = topic
                     && self.engine.register(&ours)
                 {
+                    #[cfg(feature = "log")]
+                    topic.core.restore_delayed();
                     return Ok(topic);
                 }
                 continue;

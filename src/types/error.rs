@@ -270,7 +270,8 @@ pub struct UnsettledError;
 
 /// The error of cancelling a message that is not delayed, or no longer.
 ///
-/// It is due already, was cancelled before, or never had a delay. The call has changed nothing.
+/// It is due already, was cancelled before, or never had a delay. The call has changed nothing. Or
+/// the topic is durable, and its store has failed: the message may come when that is open again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the message is not delayed: it is due, was cancelled, or never had a delay")]
 pub struct NotDelayedError;

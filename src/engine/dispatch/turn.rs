@@ -80,6 +80,10 @@ impl<T: Send + Sync + 'static> Fire for TopicCore<T> {
         let Tag::Parked(index) = tag else {
             return self.schedule();
         };
+        #[cfg(feature = "log")]
+        if let Some(stored) = self.stored() {
+            return self.note_due(stored, index);
+        }
         let due = self.delayed().lock().take(index);
         if let Some(due) = due {
             self.publish_due(*due);

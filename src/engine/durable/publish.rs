@@ -8,6 +8,9 @@
 //! A publisher waits for its group, and may write it. So it waits for the disk inside a handler,
 //! too, but never for a worker.
 
+use std::time::Duration;
+
+use crate::engine::durable::delayed::Late;
 use crate::engine::journal::encoded::Encoded;
 use crate::engine::journal::submitted::{Job, Submitted};
 use crate::engine::journal::topic_log::TopicLog;
@@ -28,7 +31,8 @@ use crate::types::error::store::StoreError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Submits messages that were encoded and admitted. Hands them back if the log refuses them.
-    /// They are the first of those that were encoded.
+    /// They are the first of those that were encoded. With a delay it is one, which waits until it is
+    /// due.
     pub(crate) fn submit(
         self: &Arc<Self>,
         stored: &TopicLog<T>,
@@ -36,7 +40,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         encoded: &Encoded,
         admitted: &Admitted,
         due: Due,
+        delay: Duration,
     ) -> Result<Submitted<T>, (StoreError, Chunk<T>)> {
+        let late = Late::by(delay, &self.engine.clock);
         chunk.mark_logged();
         let job = Arc::new(Job {
             count: chunk.len() as u64,
@@ -45,15 +51,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             last_ticket: admitted.last_id(),
         });
         let put = |frame: &mut _| {
-            let first = stored.put(encoded, job.count, frame);
+            let first = match late {
+                None => stored.put(encoded, job.count, frame),
+                Some(late) => stored.put_delayed(encoded, late.due_ms, frame),
+            };
             // ORDERING: relaxed, because the lock of the log's groups publishes it.
             job.first.store(first, Ordering::Relaxed);
         };
         let hook: Hook = {
             let (topic, job) = (Arc::clone(self), Arc::clone(&job));
-            Box::new(move |result| match result {
-                Ok(()) => topic.take_in_stored(&job),
-                Err(_) => topic.refuse_stored(&job),
+            Box::new(move |result| match (result, late) {
+                (Ok(()), None) => topic.take_in_stored(&job),
+                (Ok(()), Some(late)) => topic.arm_stored(&job, late),
+                (Err(_), _) => topic.refuse_stored(&job),
             })
         };
         match stored.log().submit(stored.syncs(), due, put, Some(hook)) {
@@ -138,7 +148,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Result<Receipt, (Refused, T, Option<Box<Meta>>)> {
         let mut chunk = Chunk::EMPTY;
         chunk.push(payload, meta);
-        let published = self.store(stored, &mut chunk, &mut Patience::of(wait));
+        let now = Duration::ZERO;
+        let published = self.store(stored, &mut chunk, &mut Patience::of(wait), now);
         match (published, chunk.into_one()) {
             (Ok(granted), _) => Ok(stored.receipt(granted)),
             (Err(refused), Ok((payload, meta))) => {
@@ -149,7 +160,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Publishes a message with a dedup id through the log, or hands it back and counts nothing.
+    /// Publishes a message with a dedup id or a delay through the log, or hands it back and counts
+    /// nothing.
     pub(crate) fn publish_once_stored(
         self: &Arc<Self>,
         stored: &TopicLog<T>,
@@ -157,13 +169,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         patience: &mut Patience,
     ) -> Result<Receipt, (Refused, Message<T>)> {
         self.weigh_message(&mut message);
+        let delay = message.delay();
         let (payload, meta) = message.into_parts();
         let mut chunk = Chunk::EMPTY;
         chunk.push(payload, meta);
-        let published = self.store(stored, &mut chunk, patience);
+        let published = self.store(stored, &mut chunk, patience, delay);
         match (published, chunk.into_one()) {
             (Ok(granted), _) => Ok(stored.receipt(granted)),
-            (Err(refused), Ok(parts)) => Err((refused, Message::from_parts(parts))),
+            (Err(refused), Ok(parts)) => Err((refused, Message::from_parts(parts).after(delay))),
             (Err(_), Err(_)) => unreachable!("one message was published, or is still there"),
         }
     }
@@ -177,7 +190,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         receipt: &mut BatchReceipt,
         patience: &mut Patience,
     ) -> Result<(), Refused> {
-        let granted = self.store(stored, chunk, patience)?;
+        let granted = self.store(stored, chunk, patience, Duration::ZERO)?;
         stored.note_in(receipt, granted);
         Ok(())
     }
@@ -189,6 +202,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         stored: &TopicLog<T>,
         chunk: &mut Chunk<T>,
         patience: &mut Patience,
+        delay: Duration,
     ) -> Result<(u64, u64), Refused> {
         let not_stored = |error| Refused::NotStored(Box::new(error));
         let (wanted, _) = self.way_of(chunk, chunk.len() as u64, None);
@@ -207,7 +221,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         let count = admitted.count as usize;
         let taken = chunk.take_front(count, split);
-        let submitted = self.submit(stored, taken, &encoded, &admitted, Due::Waits);
+        let due = Due::Waits;
+        let submitted = self.submit(stored, taken, &encoded, &admitted, due, delay);
         stored.give_back(encoded);
         let first = submitted.and_then(|submitted| self.await_stored(stored, &submitted));
         match first {

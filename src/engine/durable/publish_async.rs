@@ -2,6 +2,7 @@
 //! thread.
 
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
@@ -16,7 +17,6 @@ use crate::message::outgoing::Message;
 use crate::sync::Arc;
 use crate::types::config::Overflow;
 use crate::types::error::PublishError;
-use crate::types::error::store::StoreError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Publishes one message, or hands the payload back. It is pending until the message has reached
@@ -81,12 +81,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 };
                 if admitted.is_duplicate() {
                     let drops = &mut DeferredDrops::new();
+                    outbox.delay = Duration::ZERO;
                     let first = self.drop_duplicate(&mut outbox.chunk, &admitted, drops);
                     return Poll::Ready(Ok(first));
                 }
                 let count = admitted.count as usize;
                 let taken = outbox.chunk.take_front(count, split);
-                let submitted = self.submit(stored, taken, &encoded, &admitted, Due::Now);
+                let (due, delay) = (Due::Now, outbox.delay);
+                let submitted = self.submit(stored, taken, &encoded, &admitted, due, delay);
                 stored.give_back(encoded);
                 match submitted {
                     Ok(submitted) => submitted,
@@ -102,7 +104,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return Poll::Pending;
         };
         Poll::Ready(match self.conclude(&submitted, result) {
-            Ok(first) => Ok((first, submitted.job.count)),
+            Ok(first) => {
+                outbox.delay = Duration::ZERO;
+                Ok((first, submitted.job.count))
+            }
             Err((error, taken)) => {
                 outbox.chunk.put_front(taken);
                 Err(not_stored(error))
@@ -121,12 +126,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         if let Some(message) = &outbox.alone {
             self.check(message)?;
-            if message.is_late() {
-                let delayed = StoreError::Unsupported { what: "a delay" };
-                return Err(Refused::NotStored(Box::new(delayed)));
-            }
         }
         if let Some(message) = outbox.alone.take() {
+            outbox.delay = message.delay();
             let (payload, meta) = message.into_parts();
             outbox.chunk.push(payload, meta);
         }

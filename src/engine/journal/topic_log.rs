@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use crate::engine::base::contain::contain;
+use crate::engine::base::task_state::TaskState;
 use crate::engine::journal::encoded::Encoded;
 use crate::log::commit::Log;
 use crate::log::reader::{Read, TopicReader};
@@ -12,6 +13,7 @@ use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::message::{StoredMessage, StoredValue};
 use crate::pure::log::ranges::Done;
 use crate::pure::log::record::Record;
+use crate::pure::log::state::delayed::{FIRST_DELAYED, put_due};
 use crate::pure::log::state::{LetterState, Piece, TopicState};
 use crate::pure::policy::dedup::{Dedup, DedupIds};
 use crate::pure::protect::priority::Priority;
@@ -37,6 +39,10 @@ pub(crate) struct TopicLog<T> {
     pub(crate) began_ns: u64,
     /// The number of the next message. Written under the lock of the log's open group.
     next: AtomicU64,
+    /// The number of the next delayed message. Written under the same lock.
+    next_delayed: AtomicU64,
+    /// Publishes the delayed messages that are due.
+    pub(crate) due_task: TaskState,
     /// Messages before this one have reached the topic's level.
     visible: AtomicU64,
     /// Memory for messages that are to be encoded.
@@ -58,6 +64,11 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
         level: Durability,
         now_ns: u64,
     ) -> Self {
+        let next_delayed = {
+            let state = store.log.shared.state.lock();
+            let known = state.topic(topic).map(|topic| topic.next_delayed);
+            known.unwrap_or(FIRST_DELAYED)
+        };
         Self {
             store,
             topic,
@@ -66,6 +77,8 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
             first_own: next_seq,
             began_ns: in_ns(unix_ms()).saturating_sub(now_ns),
             next: AtomicU64::new(next_seq),
+            next_delayed: AtomicU64::new(next_delayed),
+            due_task: TaskState::new(),
             visible: AtomicU64::new(next_seq),
             spare: Mutex::default(),
         }
@@ -113,6 +126,44 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
             .put(frame.record());
         }
         self.next.store(next, Ordering::Release);
+        first
+    }
+
+    /// Writes a record for the first message, which is due at this time. Returns its number. The log
+    /// calls it as it calls [`put`](Self::put).
+    pub(crate) fn put_delayed(
+        &self,
+        messages: &Encoded,
+        due_ms: u64,
+        frame: &mut FrameBuffer,
+    ) -> u64 {
+        let id = self.next_delayed.load(Ordering::Relaxed);
+        let (topic, time_ms) = (self.topic, unix_ms());
+        for message in messages.messages().take(1) {
+            Record::Delayed {
+                topic,
+                id,
+                time_ms,
+                due_ms,
+                message,
+            }
+            .put(frame.record());
+        }
+        self.next_delayed.store(id + 1, Ordering::Release);
+        id
+    }
+
+    /// Publishes delayed messages in the log, which are due. Returns the number of the first. The
+    /// log calls it as it calls [`put`](Self::put).
+    pub(crate) fn put_due(&self, due: &[(u64, Box<[u8]>)], frame: &mut FrameBuffer) -> u64 {
+        let first = self.next.load(Ordering::Relaxed);
+        let time_ms = unix_ms();
+        for (seq, (id, message)) in (first..).zip(due) {
+            put_due(self.topic, *id, seq, time_ms, message, |record| {
+                record.put(frame.record());
+            });
+        }
+        self.next.store(first + due.len() as u64, Ordering::Release);
         first
     }
 

@@ -197,6 +197,7 @@ impl Names {
             Record::Publish { topic, .. }
             | Record::Delayed { topic, .. }
             | Record::DelayedGone { topic, .. }
+            | Record::DelayedNext { topic, .. }
             | Record::Trim { topic, .. }
             | Record::Remembered { topic, .. }
             | Record::Lost { topic, .. } => (self.topic(topic), None),

@@ -69,14 +69,12 @@ impl<T: Send + Sync + 'static> Topic<T> {
         if let Err(refused) = core.check(&message) {
             return Err(refused.error(message.into_inner()));
         }
-        if message.is_late() {
-            return Err(unsupported("a delay").error(message.into_inner()));
-        }
         if message.has_dedup_id() {
             let what = "a dedup id of a message that is submitted";
             return Err(unsupported(what).error(message.into_inner()));
         }
         let not_stored = |error| Refused::NotStored(Box::new(error));
+        let delay = message.delay();
         let (payload, meta) = message.into_parts();
         let encoded = match stored.encode([(&payload, meta.as_deref())].into_iter()) {
             Ok(encoded) => encoded,
@@ -93,7 +91,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
         };
         let mut chunk = Chunk::EMPTY;
         chunk.push(payload, meta);
-        let submitted = core.submit(stored, chunk, &encoded, &admitted, Due::Now);
+        let due = Due::Now;
+        let submitted = core.submit(stored, chunk, &encoded, &admitted, due, delay);
         stored.give_back(encoded);
         match submitted {
             Ok(submitted) => Ok(PendingReceipt {
