@@ -72,6 +72,8 @@ struct Marks {
     expires: bool,
     /// Somebody who wants to know its end: its publisher, or the log.
     is_watched: bool,
+    /// A priority other than the default.
+    has_priority: bool,
     /// It was read from the log.
     #[cfg(feature = "log")]
     is_replayed: bool,
@@ -81,6 +83,7 @@ impl Marks {
     const NONE: Self = Self {
         expires: false,
         is_watched: false,
+        has_priority: false,
         #[cfg(feature = "log")]
         is_replayed: false,
     };
@@ -88,6 +91,7 @@ impl Marks {
     fn add(&mut self, meta: &Meta) {
         self.expires |= meta.ttl_ns.is_some();
         self.is_watched |= meta.is_watched();
+        self.has_priority |= meta.priority != Priority::Normal;
     }
 }
 
@@ -157,6 +161,11 @@ impl<T> Batch<T> {
             .meta
             .binary_search_by_key(&(index as u32), |(index, _)| *index);
         found.ok().map(|at| &*self.meta[at].1)
+    }
+
+    /// Returns whether a message has another priority than the default.
+    pub(crate) fn has_priority(&self) -> bool {
+        self.marks.has_priority
     }
 
     /// Returns the priority of a message.

@@ -379,6 +379,19 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.inbox.get().is_none_or(|inbox| is_empty(inbox))
     }
 
+    /// Returns whether at most one slice is queued, and all its messages have the default priority.
+    pub(crate) fn is_level(&self) -> bool {
+        let Some(inbox) = self.inbox.get() else {
+            return true;
+        };
+        let mut split = self.split.lock();
+        if split.is_empty() {
+            split.extend(inbox.pop());
+        }
+        let is_level = split.front().is_none_or(|part| !part.batch.has_priority());
+        is_level && split.len() <= 1 && inbox.is_empty()
+    }
+
     /// Shows each queued slice to `look`.
     pub(crate) fn peek_inbox(&self, mut look: impl FnMut(&BatchSlice<T>)) {
         let Some(inbox) = self.inbox.get() else {

@@ -15,6 +15,9 @@ use crate::pure::protect::priority::{Picks, Priorities, Priority};
 /// The tier in a rank is above these bits.
 const SHIFT: u32 = 62;
 
+/// The tier of messages without a priority of their own.
+pub(crate) const DEFAULT_TIER: u64 = Priority::Urgent as u64 - Priority::Normal as u64;
+
 /// Returns the tier of a level: zero is the most urgent.
 fn tier(level: Priority) -> u64 {
     Priority::Urgent as u64 - level as u64

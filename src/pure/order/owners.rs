@@ -32,8 +32,13 @@ impl Owner {
 
     /// Notes whether the delivery that it takes of this tier has come back.
     pub(crate) fn note_taken(&mut self, tier: u64, is_again: bool) {
-        self.last_was_again &= !(1 << tier);
+        self.note_new(tier);
         self.last_was_again |= u8::from(is_again) << tier;
+    }
+
+    /// Notes that the delivery that it takes of this tier is new.
+    pub(crate) fn note_new(&mut self, tier: u64) {
+        self.last_was_again &= !(1 << tier);
     }
 
     fn weight(&self, key: Key) -> u64 {

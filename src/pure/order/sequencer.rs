@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
 
 use crate::pure::order::levels::{
-    Levels, Urgency, Whole, Window, all_tiers, new_rank, tier_of, untiered, worth_of,
+    DEFAULT_TIER, Levels, Urgency, Whole, Window, all_tiers, new_rank, tier_of, untiered, worth_of,
 };
 pub(crate) use crate::pure::order::line::{Class, Key};
 use crate::pure::order::line::{Entry, Hashed, Line, Lists, Rank};
@@ -239,7 +239,7 @@ impl<D> Sequencer<D> {
 
     /// Returns whether a new delivery of this key may go to this owner without being filed, given
     /// that [nothing filed may](Self::is_at_rest). It may if no delivery of the key waits, is out
-    /// or holds it, and the key is this owner's.
+    /// or holds it, and the key is this owner's. With levels, it has the default one.
     pub(crate) fn may_pass(&self, owner: u64, key: Option<Key>) -> bool {
         key.is_none_or(|key| !self.lines.contains_key(&key) && owns(&self.owners, owner, key))
     }
@@ -258,7 +258,8 @@ impl<D> Sequencer<D> {
             line.insert(Line::EMPTY).out = 1;
         }
         if let Some(owner) = self.owners.iter_mut().find(|other| other.id == owner) {
-            owner.note_taken(0, false);
+            let tier = self.levels.as_ref().map_or(0, |_| DEFAULT_TIER);
+            owner.note_new(tier);
         }
         true
     }
