@@ -1,9 +1,10 @@
-//! Making room in a full lane that has levels of priority and drops its oldest deliveries.
+//! Making room in a full lane that drops its oldest deliveries.
 //!
-//! Deliveries that wait make way for newcomers of their own level or a higher one, the lowest level
+//! With levels of priority, deliveries that wait make way for newcomers of their own level or a higher one, the lowest level
 //! first. Newcomers that find nobody to make way for them are lost, the lowest level first, too. So
 //! it is as if all of them had been there, and the lane dropped from the lowest level.
 
+use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::TopicCore;
 use crate::message::batch::BatchSlice;
@@ -13,6 +14,46 @@ use crate::sync::Arc;
 use crate::types::config::LaneFull;
 
 impl<T: Send + Sync + 'static> Lane<T> {
+    /// Takes the oldest deliveries that wait and were never tried, at most `most`, to be dropped.
+    /// It looks at a resting turn's prefetched ones first, then at filed ones, then at queued ones.
+    pub(crate) fn pop_oldest(&self, most: u32) -> Vec<BatchSlice<T>> {
+        let in_turn = self
+            .turn
+            .lock()
+            .as_mut()
+            .and_then(|turn| turn.pop_some(most));
+        if let Some(part) = in_turn {
+            return vec![part];
+        }
+        // Held over both looks, or deliveries that a consumer files in between would be missed.
+        let mut state = self.keyed.get().map(|keyed| keyed.state.lock());
+        let filed = state.as_mut().map_or_else(Vec::new, |state| {
+            state.sequencer.take_oldest_new(most as usize)
+        });
+        if filed.is_empty() {
+            return self.pop_some(most).into_iter().collect();
+        }
+        filed.into_iter().map(PendingDelivery::into_part).collect()
+    }
+
+    /// Returns whether it has levels of priority.
+    pub(crate) fn has_levels(&self) -> bool {
+        let keyed = self.keyed.get();
+        keyed.is_some_and(|keyed| keyed.state.lock().sequencer.has_levels())
+    }
+
+    /// Takes the oldest deliveries that wait and were never tried, of the lowest level that has any
+    /// and none above `highest`. Takes at most `most`, to be dropped.
+    fn pop_oldest_below(&self, highest: Priority, most: usize) -> Vec<BatchSlice<T>> {
+        let Some(keyed) = self.keyed.get() else {
+            return Vec::new();
+        };
+        let mut state = keyed.state.lock();
+        keyed.file_all(self, &mut state);
+        let oldest = state.sequencer.take_oldest_below(highest, most);
+        oldest.into_iter().map(PendingDelivery::into_part).collect()
+    }
+
     /// Takes out waiting deliveries until `missing` more of these newcomers have room, given as their
     /// places by level. Removes the newcomers that nobody makes way for, and returns their places.
     fn make_way(

@@ -216,10 +216,11 @@ impl<T: Send + Sync + 'static> Keyed<T> {
         for parked in state.parked_arrivals.iter() {
             counts[urgency(parked).level as usize] += 1;
         }
-        lane.peek_inbox(|part| {
+        lane.look_through_inbox(|part, left| {
             for index in part.from..part.to {
                 counts[part.batch.priority(index as usize) as usize] += 1;
             }
+            left.push_back(part);
         });
         Some(counts)
     }

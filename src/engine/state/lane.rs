@@ -19,7 +19,6 @@ use crate::message::batch::BatchSlice;
 use crate::observe::latency::Latencies;
 use crate::pure::decide::stride::Stride;
 use crate::pure::policy::retry::salt;
-use crate::pure::protect::priority::Priority;
 use crate::pure::wheel::TimerKey;
 use crate::pure::wheel::arena::Arena;
 use crate::pure::words::handles::Holders;
@@ -68,7 +67,7 @@ impl<T> Turn<T> {
     }
 
     /// Takes the oldest prefetched deliveries, at most `most`.
-    fn pop_some(&mut self, most: u32) -> Option<BatchSlice<T>> {
+    pub(crate) fn pop_some(&mut self, most: u32) -> Option<BatchSlice<T>> {
         let (taken, left) = self.prefetched.pop_front()?.split_at_most(most);
         if let Some(left) = left {
             self.prefetched.push_front(left);
@@ -392,18 +391,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         is_level && split.len() <= 1 && inbox.is_empty()
     }
 
-    /// Shows each queued slice to `look`.
-    pub(crate) fn peek_inbox(&self, mut look: impl FnMut(&BatchSlice<T>)) {
-        let Some(inbox) = self.inbox.get() else {
-            return;
-        };
-        let mut split = self.split.lock();
-        while let Some(part) = inbox.pop() {
-            split.push_back(part);
-        }
-        split.iter().for_each(&mut look);
-    }
-
     /// Returns how many deliveries are queued; counts no further than `enough`.
     pub(crate) fn queued(&self, enough: usize) -> usize {
         let Some(inbox) = self.inbox.get() else {
@@ -423,46 +410,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
             split.push_back(part);
         }
         found
-    }
-
-    /// Takes the oldest deliveries that wait and were never tried, at most `most`, to be dropped.
-    /// It looks at a resting turn's prefetched ones first, then at filed ones, then at queued ones.
-    pub(crate) fn pop_oldest(&self, most: u32) -> Vec<BatchSlice<T>> {
-        let in_turn = self
-            .turn
-            .lock()
-            .as_mut()
-            .and_then(|turn| turn.pop_some(most));
-        if let Some(part) = in_turn {
-            return vec![part];
-        }
-        // Held over both looks, or deliveries that a consumer files in between would be missed.
-        let mut state = self.keyed.get().map(|keyed| keyed.state.lock());
-        let filed = state.as_mut().map_or_else(Vec::new, |state| {
-            state.sequencer.take_oldest_new(most as usize)
-        });
-        if filed.is_empty() {
-            return self.pop_some(most).into_iter().collect();
-        }
-        filed.into_iter().map(PendingDelivery::into_part).collect()
-    }
-
-    /// Returns whether it has levels of priority.
-    pub(crate) fn has_levels(&self) -> bool {
-        let keyed = self.keyed.get();
-        keyed.is_some_and(|keyed| keyed.state.lock().sequencer.has_levels())
-    }
-
-    /// Takes the oldest deliveries that wait and were never tried, of the lowest level that has any
-    /// and none above `highest`. Takes at most `most`, to be dropped.
-    pub(crate) fn pop_oldest_below(&self, highest: Priority, most: usize) -> Vec<BatchSlice<T>> {
-        let Some(keyed) = self.keyed.get() else {
-            return Vec::new();
-        };
-        let mut state = keyed.state.lock();
-        keyed.file_all(self, &mut state);
-        let oldest = state.sequencer.take_oldest_below(highest, most);
-        oldest.into_iter().map(PendingDelivery::into_part).collect()
     }
 
     /// Pushes a return; [`schedule_for_return`](Self::schedule_for_return) follows.

@@ -412,7 +412,7 @@ mod tests {
             Some(waits)
         }
 
-        fn let_go(&mut self, key: Option<u64>) {
+        fn free_key(&mut self, key: Option<u64>) {
             let at = self.busy.iter().position(|busy| Some(*busy) == key);
             at.map(|at| self.busy.remove(at));
         }
@@ -456,7 +456,7 @@ mod tests {
                     Act::Settle(at) if at < out.len() => {
                         let waits = out.remove(at);
                         all.put_down(waits.key.map(key));
-                        model.let_go(waits.key);
+                        model.free_key(waits.key);
                     }
                     Act::Fail(at) if at < out.len() => {
                         let waits = out.remove(at);
@@ -470,7 +470,7 @@ mod tests {
                         waits.again = Some(came_back);
                         all.file(waits.item.id, waits.key.map(key), Class::Again, waits.item);
                         waits.key.into_iter().for_each(|hash| all.release(key(hash)));
-                        model.let_go(waits.key);
+                        model.free_key(waits.key);
                         model.waiting.push(waits);
                     }
                     Act::Drop(highest, most) => {

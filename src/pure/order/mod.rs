@@ -3,6 +3,7 @@
 
 pub(crate) mod levels;
 pub(crate) mod line;
+mod next;
 pub(crate) mod owners;
 pub(crate) mod reading;
 pub(crate) mod rules;

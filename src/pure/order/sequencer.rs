@@ -13,13 +13,11 @@ use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
 
-use crate::pure::order::levels::{
-    DEFAULT_TIER, Levels, Urgency, Whole, Window, all_tiers, new_rank, tier_of, untiered, worth_of,
-};
+use crate::pure::order::levels::{DEFAULT_TIER, Levels, Urgency, tier_of, worth_of};
 pub(crate) use crate::pure::order::line::{Class, Key};
 use crate::pure::order::line::{Entry, Hashed, Line, Lists, Rank};
 use crate::pure::order::owners::{Owner, owner_of, owns};
-use crate::pure::protect::priority::{Picks, Priorities, Priority};
+use crate::pure::protect::priority::Priorities;
 
 /// How many deliveries of one key a consumer may take at once. With `All` it handles them together
 /// or one after the other. With `One` the others wait until that one is put down.
@@ -35,15 +33,12 @@ pub(crate) struct Taken<D> {
     pub(crate) item: D,
 }
 
-/// The next delivery for an owner: its class, its rank, and its line if it has one.
-type Next = (Class, Rank, Option<Key>);
-
 /// The deliveries that wait in a lane, in order.
 pub(crate) struct Sequencer<D> {
     /// Deliveries without a key. Any owner may have them.
-    free: Lists<Entry<D>>,
-    lines: HashMap<Key, Line<D>, BuildHasherDefault<Hashed>>,
-    owners: Vec<Owner>,
+    pub(super) free: Lists<Entry<D>>,
+    pub(super) lines: HashMap<Key, Line<D>, BuildHasherDefault<Hashed>>,
+    pub(super) owners: Vec<Owner>,
     waiting: usize,
     /// How many of the waiting deliveries are new.
     waiting_new: usize,
@@ -51,8 +46,8 @@ pub(crate) struct Sequencer<D> {
     filed: u64,
     /// The new deliveries among all that wait, by their worth and message id. They are kept only
     /// where the oldest of them may have to make room.
-    droppable: Option<BTreeMap<(u64, u64), Option<Key>>>,
-    levels: Option<Box<Levels<D>>>,
+    pub(super) droppable: Option<BTreeMap<(u64, u64), Option<Key>>>,
+    pub(super) levels: Option<Box<Levels<D>>>,
 }
 
 impl<D> Sequencer<D> {
@@ -98,19 +93,6 @@ impl<D> Sequencer<D> {
     /// Returns how many deliveries of each level wait here, the lowest level first.
     pub(crate) fn waiting_by_level(&self) -> Option<[u64; 4]> {
         self.levels.as_ref().map(|levels| levels.waiting())
-    }
-
-    /// Makes it keep what it takes to find [the oldest new ones](Self::take_oldest_new).
-    pub(crate) fn may_drop(&mut self) {
-        if self.droppable.is_none() {
-            let lines = self.lines.iter();
-            let lines =
-                lines.flat_map(|(key, line)| line.queue.iter().map(|one| (one, Some(*key))));
-            let all = lines.chain(self.free.new.values().map(|one| (one, None)));
-            let new = all.filter(|(one, _)| one.class == Class::New);
-            let by_worth = new.map(|(one, key)| ((worth_of(one.rank), one.id), key));
-            self.droppable = Some(by_worth.collect());
-        }
     }
 
     /// Returns the number of deliveries that wait here.
@@ -320,101 +302,6 @@ impl<D> Sequencer<D> {
         self.free.len() + owner.map_or(0, |owner| owner.ready.len())
     }
 
-    /// Returns the class from which this owner would take next; `None` if there is nothing for it.
-    pub(crate) fn next_class(&self, owner: u64) -> Option<Class> {
-        let owner = self.owners.iter().find(|other| other.id == owner)?;
-        let ((class, ..), _) = self.next(owner, &Lists::EMPTY, None)?;
-        Some(class)
-    }
-
-    /// Returns the first delivery of a class that this owner could take, of any level.
-    pub(crate) fn peek(&self, owner: u64, class: Class) -> Option<&D> {
-        let owner = self.owners.iter().find(|other| other.id == owner)?;
-        let first = match &self.levels {
-            None => self.next_within(&Whole, owner, &Lists::EMPTY, Some(class))?,
-            Some(_) => {
-                let firsts = all_tiers();
-                let firsts = firsts
-                    .filter_map(|tier| self.next_within(&tier, owner, &Lists::EMPTY, Some(class)));
-                firsts.min_by_key(|(_, rank, _)| untiered(*rank))?
-            }
-        };
-        Some(&self.entry(first)?.item)
-    }
-
-    /// Returns a delivery that may go next.
-    fn entry(&self, (class, rank, key): Next) -> Option<&Entry<D>> {
-        match key {
-            None => self.free.of(class).get(&rank),
-            Some(key) => self.lines.get(&key)?.queue.front(),
-        }
-    }
-
-    /// Returns the delivery that this owner takes next, `begun` lines included. Where there are
-    /// levels, also returns the picks for when it has been taken.
-    #[inline(always)]
-    fn next(
-        &self,
-        owner: &Owner,
-        begun: &Lists<Key>,
-        only: Option<Class>,
-    ) -> Option<(Next, Option<Picks>)> {
-        match &self.levels {
-            None => Some((self.next_within(&Whole, owner, begun, only)?, None)),
-            Some(levels) => self.next_by_level(levels, owner, begun, only),
-        }
-    }
-
-    #[cold]
-    fn next_by_level(
-        &self,
-        levels: &Levels<D>,
-        owner: &Owner,
-        begun: &Lists<Key>,
-        only: Option<Class>,
-    ) -> Option<(Next, Option<Picks>)> {
-        let picked = levels.pick(|tier| {
-            let next = self.next_within(tier, owner, begun, only)?;
-            let since_ns = match next {
-                _ if !levels.mind_age() => 0,
-                (Class::Again, (_, since_ns), _) => since_ns,
-                next => levels.urgency(&self.entry(next)?.item).since_ns,
-            };
-            Some((next, since_ns))
-        });
-        picked.map(|(next, picks)| (next, Some(picks)))
-    }
-
-    /// Returns the delivery of this part of the lists that this owner takes next.
-    #[inline(always)]
-    fn next_within(
-        &self,
-        window: &impl Window,
-        owner: &Owner,
-        begun: &Lists<Key>,
-        only: Option<Class>,
-    ) -> Option<Next> {
-        let first = |class| {
-            let free = window.first(self.free.of(class));
-            let free = free.map(|(rank, _)| (class, rank, None));
-            let lines = [owner.ready.of(class), begun.of(class)].map(|list| window.first(list));
-            let lines = lines.into_iter().flatten();
-            let lines = lines.map(|(rank, key)| (class, rank, Some(*key)));
-            lines.chain(free).min()
-        };
-        let in_line = || {
-            let both = [first(Class::New), first(Class::Requeued)].into_iter();
-            both.flatten().min_by_key(|(_, rank, _)| *rank)
-        };
-        match only {
-            Some(class) => first(class),
-            None if owner.last_was_again(window.tier()) => {
-                in_line().or_else(|| first(Class::Again))
-            }
-            None => first(Class::Again).or_else(in_line),
-        }
-    }
-
     /// Takes deliveries that this owner may have, at most `most`, of one class `only` or by turns.
     /// By turns, it stops when one kind has run out. With `PerKey::One` it takes one of each key.
     pub(crate) fn take(
@@ -472,7 +359,7 @@ impl<D> Sequencer<D> {
     }
 
     /// Counts out an entry that waits no longer.
-    fn forget(&mut self, entry: &Entry<D>) {
+    pub(super) fn forget(&mut self, entry: &Entry<D>) {
         self.waiting -= 1;
         if let Some(levels) = &mut self.levels {
             levels.leave(entry.rank);
@@ -483,36 +370,6 @@ impl<D> Sequencer<D> {
                 droppable.remove(&(worth_of(entry.rank), entry.id));
             }
         }
-    }
-
-    /// Takes the oldest new deliveries, at most `most`, to be dropped. It makes no difference who
-    /// owns their keys, and whether those are out. Deliveries of lower levels go first.
-    pub(crate) fn take_oldest_new(&mut self, most: usize) -> Vec<D> {
-        self.take_oldest_below(Priority::Urgent, most)
-    }
-
-    /// As [`take_oldest_new`](Self::take_oldest_new), but takes none above this level.
-    pub(crate) fn take_oldest_below(&mut self, highest: Priority, most: usize) -> Vec<D> {
-        let mut oldest = Vec::new();
-        while oldest.len() < most
-            && let Some((worth, id, key)) = self.least_worth()
-            && worth <= highest as u64
-        {
-            let entry = match key {
-                None => self.free.new.remove(&new_rank(worth, id)),
-                Some(key) => self.change(key, |line| line.remove_new(id)),
-            };
-            let Some(entry) = entry else { break };
-            self.forget(&entry);
-            oldest.push(entry.item);
-        }
-        oldest
-    }
-
-    /// Returns the worth, the id and the key of the new delivery that is dropped first.
-    fn least_worth(&self) -> Option<(u64, u64, Option<Key>)> {
-        let ((worth, id), key) = self.droppable.as_ref()?.first_key_value()?;
-        Some((*worth, *id, *key))
     }
 
     /// Takes all deliveries of one key that wait behind this message.
@@ -577,7 +434,7 @@ impl<D> Sequencer<D> {
     }
 
     /// Changes a line, and keeps the lists of ready deliveries in step.
-    fn change<R>(&mut self, key: Key, change: impl FnOnce(&mut Line<D>) -> R) -> R {
+    pub(super) fn change<R>(&mut self, key: Key, change: impl FnOnce(&mut Line<D>) -> R) -> R {
         let mut place = match self.lines.entry(key) {
             MapEntry::Occupied(place) => place,
             MapEntry::Vacant(place) => place.insert_entry(Line::EMPTY),
