@@ -1,8 +1,9 @@
 //! Making room in a full lane that drops its oldest deliveries.
 //!
-//! With levels of priority, deliveries that wait make way for newcomers of their own level or a higher one, the lowest level
-//! first. Newcomers that find nobody to make way for them are lost, the lowest level first, too. So
-//! it is as if all of them had been there, and the lane dropped from the lowest level.
+//! With levels of priority, deliveries that wait make way for newcomers of their own level or a
+//! higher one, the lowest level first. Newcomers that find nobody to make way for them are lost, the
+//! lowest level first, too. So it is as if all of them had been there, and the lane dropped from the
+//! lowest level.
 
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::lane::Lane;
@@ -37,6 +38,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Returns whether it has levels of priority.
+    #[cold]
     pub(crate) fn has_levels(&self) -> bool {
         let keyed = self.keyed.get();
         keyed.is_some_and(|keyed| keyed.state.lock().sequencer.has_levels())

@@ -379,6 +379,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Returns whether at most one slice is queued, and all its messages have the default priority.
+    #[cold]
     pub(crate) fn is_level(&self) -> bool {
         let Some(inbox) = self.inbox.get() else {
             return true;

@@ -58,6 +58,9 @@ pub(crate) struct Tier(u64);
 
 impl Window for Tier {
     fn first<'a, V>(&self, list: &'a BTreeMap<Rank, V>) -> Option<(Rank, &'a V)> {
+        if list.is_empty() {
+            return None;
+        }
         let (rank, value) = list.range((self.0 << SHIFT, 0)..).next()?;
         (tier_of(*rank) == self.0).then_some((*rank, value))
     }
@@ -124,6 +127,7 @@ impl<D> Levels<D> {
     }
 
     /// Puts the tier of a delivery that comes in into its rank.
+    #[inline(never)]
     pub(crate) fn enter(&mut self, item: &D, rank: &mut Rank) {
         let level = self.urgency(item).level;
         debug_assert_eq!(tier_of(*rank), 0, "ids stay below the tier");
@@ -132,6 +136,7 @@ impl<D> Levels<D> {
     }
 
     /// Counts out a delivery with this rank.
+    #[inline(never)]
     pub(crate) fn leave(&mut self, rank: Rank) {
         let level = Priority::Urgent as usize - tier_of(rank) as usize;
         self.waiting[level] -= 1;
@@ -140,13 +145,23 @@ impl<D> Levels<D> {
     /// Picks one of the `first` deliveries of the levels, which are asked for with the time since
     /// when they have waited. Also returns the picks for when it has been handed over.
     pub(crate) fn pick<N>(&self, first: impl Fn(&Tier) -> Option<(N, u64)>) -> Option<(N, Picks)> {
-        let mut firsts = Priority::ALL.map(|level| first(&Tier(tier(level))));
+        let mut firsts = Priority::ALL.map(|level| match self.waiting[level as usize] {
+            0 => None,
+            _ => first(&Tier(tier(level))),
+        });
         let heads = firsts
             .each_ref()
             .map(|first| first.as_ref().map(|(_, since_ns)| *since_ns));
         let (picks, level) = self.picks.pick(&heads, self.now_ns)?;
         let (next, _) = firsts[level as usize].take()?;
         Some((next, picks))
+    }
+
+    /// Picks one of the levels that have deliveries, where all of them may go and none ages.
+    pub(crate) fn pick_by_depth(&self) -> Option<(Tier, Picks)> {
+        let heads = self.waiting.map(|waiting| (waiting > 0).then_some(0));
+        let (picks, level) = self.picks.pick(&heads, self.now_ns)?;
+        Some((Tier(tier(level)), picks))
     }
 
     /// Keeps the picks of a delivery that has been handed over.

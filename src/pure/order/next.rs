@@ -63,6 +63,11 @@ impl<D> Sequencer<D> {
         begun: &Lists<Key>,
         only: Option<Class>,
     ) -> Option<(Next, Option<Picks>)> {
+        if only.is_none() && self.free.len() == self.len() && !levels.mind_age() {
+            let (tier, picks) = levels.pick_by_depth()?;
+            let next = self.next_within(&tier, owner, begun, None)?;
+            return Some((next, Some(picks)));
+        }
         let picked = levels.pick(|tier| {
             let next = self.next_within(tier, owner, begun, only)?;
             let since_ns = match next {

@@ -304,6 +304,7 @@ impl<D> Sequencer<D> {
 
     /// Takes deliveries that this owner may have, at most `most`, of one class `only` or by turns.
     /// By turns, it stops when one kind has run out. With `PerKey::One` it takes one of each key.
+    #[inline(never)]
     pub(crate) fn take(
         &mut self,
         owner: u64,
