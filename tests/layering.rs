@@ -105,7 +105,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ("pure/log", &["pure/log/format"]),
     ("pure/policy", &["types", "pure/decide", "pure/log"]),
     ("pure/protect", &["types", "pure/decide"]),
-    ("pure/order", &["pure/decide"]),
+    ("pure/order", &["types", "pure/decide", "pure/protect"]),
     ("pure/words", &[]),
     ("log/fs", &["sync", "types", "pure/log/format"]),
     ("log/waiters", &["sync", "types", "pure/log"]),

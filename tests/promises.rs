@@ -63,6 +63,7 @@ mod partitions;
 mod patterns;
 mod pause;
 mod payloads;
+mod priorities;
 mod pull;
 mod pull_batches;
 mod receive_errors;

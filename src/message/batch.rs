@@ -6,6 +6,7 @@ use crate::message::MessageId;
 use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
 use crate::pure::decide::lifecycle::Status;
+use crate::pure::protect::priority::Priority;
 use crate::sync::Arc;
 #[cfg(feature = "log")]
 use crate::types::durable::earlier::Earlier;
@@ -79,6 +80,8 @@ struct Marks {
     expires: bool,
     /// Somebody who wants to know its end: its publisher, or the log.
     is_watched: bool,
+    /// A priority other than the default.
+    has_priority: bool,
     /// It was read from the log, after the subscription has done this with it.
     #[cfg(feature = "log")]
     replayed: Option<Earlier>,
@@ -88,6 +91,7 @@ impl Marks {
     const NONE: Self = Self {
         expires: false,
         is_watched: false,
+        has_priority: false,
         #[cfg(feature = "log")]
         replayed: None,
     };
@@ -95,6 +99,7 @@ impl Marks {
     fn add(&mut self, meta: &Meta) {
         self.expires |= meta.ttl_ns.is_some();
         self.is_watched |= meta.is_watched();
+        self.has_priority |= meta.priority != Priority::Normal;
     }
 }
 
@@ -173,6 +178,17 @@ impl<T> Batch<T> {
             .meta
             .binary_search_by_key(&(index as u32), |(index, _)| *index);
         found.ok().map(|at| &*self.meta[at].1)
+    }
+
+    /// Returns whether a message has another priority than the default.
+    pub(crate) fn has_priority(&self) -> bool {
+        self.marks.has_priority
+    }
+
+    /// Returns the priority of a message.
+    pub(crate) fn priority(&self, index: usize) -> Priority {
+        self.meta(index)
+            .map_or(Priority::Normal, |meta| meta.priority)
     }
 
     /// Returns whether somebody wants to know the end of a message.

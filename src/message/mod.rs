@@ -343,6 +343,12 @@ impl<'a, T> Delivery<'a, T> {
         self.batch.meta(self.index)?.key.as_deref()
     }
 
+    /// Returns the priority that the publisher gave, which is
+    /// [`Normal`](crate::protect::Priority::Normal) by default.
+    pub fn priority(&self) -> crate::protect::Priority {
+        self.batch.priority(self.index)
+    }
+
     /// Returns the [dedup id](crate::Message::dedup_id) that the publisher gave, if any.
     pub fn dedup_id(&self) -> Option<&'a str> {
         self.batch.meta(self.index)?.dedup_id.as_deref()

@@ -129,6 +129,9 @@ pub struct SubscriptionMetrics {
     /// An earlier delivery of the key waits for its retry, or is parked in a dead-letter store that
     /// has no room for the others.
     pub held: u64,
+    /// The part of `queued` in each level, the lowest first, if the subscription has
+    /// [priorities](crate::SubscriptionOptions::priorities).
+    pub queued_by_priority: Option<[u64; 4]>,
     /// Keys that wait for a retry.
     pub blocked_keys: u64,
     /// Keys whose deliveries go to the dead letters because earlier ones are there.

@@ -4,7 +4,8 @@ use std::fmt;
 
 use crate::engine::base::contain::SharedPolicy;
 use crate::engine::gates::protection::ProtectionSettings;
-use crate::pure::decide::rules::{Fit, Rules};
+use crate::pure::order::rules::{Fit, Rules};
+use crate::pure::protect::priority::Priorities;
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::error::SettingError;
 use crate::types::range::in_range_of_threads;
@@ -115,6 +116,23 @@ macro_rules! subscription_setters {
             self
         }
 
+        /// Takes deliveries by the [priorities](crate::Message::priority) of their messages. By
+        /// default all are alike.
+        ///
+        /// A retry keeps its level. Within a level the order is what it is without priorities. So it
+        /// is within a key, where deliveries of a key have an order: an urgent message waits for the
+        /// earlier ones of its key. A full lane that [drops its
+        /// oldest](crate::LaneFull::DropOldest) drops from the lowest level first.
+        ///
+        /// The lane chooses among the deliveries that it has. So an urgent message waits in the
+        /// topic's queue while the lane is full. It can't be used with
+        /// [`OnFailure::BlockSubscription`](crate::OnFailure::BlockSubscription), nor with a
+        /// [`hold`](Self::hold) below the capacity.
+        pub fn priorities(mut self, priorities: crate::protect::Priorities) -> Self {
+            self.options_mut().priorities = Some(priorities);
+            self
+        }
+
         /// Sets how many retries are made beside first attempts. By default there is no limit.
         ///
         /// A retry over the budget comes later, and is never dead-lettered for it.
@@ -167,6 +185,7 @@ pub struct SubscriptionOptions {
     pub(crate) on_exhausted: OnExhausted,
     pub(crate) hold: Option<usize>,
     pub(crate) concurrency: Option<usize>,
+    pub(crate) priorities: Option<Priorities>,
     pub(crate) protection: ProtectionSettings,
 }
 
@@ -209,6 +228,7 @@ impl SubscriptionOptions {
             on_failure: self.on_failure,
             on_exhausted: self.on_exhausted,
             hold: fit.capacity,
+            priorities: self.priorities,
         };
         let rules = rules.checked(fit)?;
         self.hold
@@ -225,6 +245,7 @@ impl fmt::Debug for SubscriptionOptions {
             .field("on_exhausted", &self.on_exhausted)
             .field("hold", &self.hold)
             .field("concurrency", &self.concurrency)
+            .field("priorities", &self.priorities)
             .field("protection", &self.protection)
             .finish_non_exhaustive()
     }

@@ -293,6 +293,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             granted += more;
         }
         let granted = match grant.when_full {
+            LaneFull::DropOldest if lane.has_levels() => {
+                // They are handed over at once, because not all of them lie side by side.
+                grant.reserved = Reserved::Full;
+                return self.overflow_by_level(lane, &part(), granted as usize);
+            }
             LaneFull::DropOldest => self.make_room(lane, granted, count),
             _ => granted,
         };
@@ -366,7 +371,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         granted
     }
 
-    fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>) {
+    pub(crate) fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>) {
         let count = part.len() as u64;
         let status = lane.books.record(Status::Queued, Step::Drop, count);
         self.tell_dropped(lane, part, status);
@@ -385,7 +390,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Ends deliveries that found no place in their lane. A delivery without a place can't keep
     /// the lane from ending, so the lane may have ended since it was asked.
-    fn lose(&self, lane: &Arc<Lane<T>>, when_full: LaneFull, part: &BatchSlice<T>) {
+    pub(crate) fn lose(&self, lane: &Arc<Lane<T>>, when_full: LaneFull, part: &BatchSlice<T>) {
         match when_full {
             LaneFull::DeadLetter => {
                 let status = self.end_without_place(lane, part, Step::Bury);

@@ -1,6 +1,8 @@
 //! How many messages the lanes of a topic have room for. A full lane holds back the messages that it
 //! is to get, and no others.
 
+mod make_way;
+
 use crate::engine::parts::dispatcher::DispatcherState;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_set::QueueRef;

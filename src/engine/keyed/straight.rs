@@ -12,6 +12,9 @@
 //! one at a time, and its key is out: no delivery may wait behind a call while another
 //! consumer is free. Callers that pull take a run where keys don't matter, and one at a
 //! time otherwise. Each lease ends by itself.
+//!
+//! With levels of priority this is for a lane that keeps up. It has one slice queued, and no message
+//! of it has a level of its own.
 
 use crate::engine::parts::handler::BatchRun;
 use crate::engine::parts::pending::PendingDelivery;
@@ -52,10 +55,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+    /// Returns whether the next delivery is to be chosen by its level. While all that is queued has
+    /// one level, there is no choice, and the shares of the levels stay as they are.
+    fn has_choice(self, state: &State<T>) -> bool {
+        state.sequencer.has_levels() && !self.lane.is_level()
+    }
+
     /// Takes at most `most` new deliveries out of the inbox, for the lane's own runner or for
     /// callers that pull. Returns `None` if a filed delivery may go first, or no new one may.
     pub(crate) fn take_straight(self, state: &mut State<T>, most: usize) -> Option<Straight<T>> {
-        if !state.sequencer.is_at_rest(RUNNER) || state.is_blocked() {
+        if !state.sequencer.is_at_rest(RUNNER) || state.is_blocked() || self.has_choice(state) {
             return None;
         }
         let rule = self.keyed.key_rule(state);
@@ -139,7 +148,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         state: &mut State<T>,
         owner: u64,
     ) -> Option<(Taken<PendingDelivery<T>>, bool)> {
-        if !state.sequencer.is_at_rest(owner) {
+        if !state.sequencer.is_at_rest(owner) || self.has_choice(state) {
             return None;
         }
         let rule = self.keyed.key_rule(state);

@@ -122,6 +122,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         } = request;
         loop {
             let mut state = self.keyed.state.lock();
+            state.sequencer.set_now(now_ns);
             self.feed_unless_new(&mut state, owner, most);
             let mut taken = state.sequencer.take(owner, most, per_key, only);
             note(&state, taken.len());
@@ -152,8 +153,12 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// Files arrivals until `owner` can take `wanted` new deliveries or the limit of deliveries
     /// set aside is reached. Deliveries that came back don't count here, because they have
-    /// turns of their own.
+    /// turns of their own. With levels of priority it files all arrivals: any of them may be the
+    /// next.
     pub(crate) fn feed(self, state: &mut State<T>, owner: u64, wanted: usize) {
+        if state.sequencer.has_levels() {
+            return self.keyed.file_all(self.lane, state);
+        }
         while state.sequencer.available(owner, Class::New, wanted) < wanted
             && state.room_aside() > 0
         {
@@ -163,17 +168,14 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             let Some(part) = self.lane.pop_some(state.room_aside() as u32) else {
                 return;
             };
-            for index in part.from..part.to {
-                let first = PendingDelivery::first(&part.batch, index as usize, 0);
-                self.keyed.arrive(state, first);
-            }
+            self.keyed.file_part(state, &part);
         }
     }
 
     /// Files arrivals as [`feed`](Self::feed) does, unless `owner` may take filed deliveries
     /// and all of them are new. The filed ones go first then, so arrivals need not be filed.
     pub(crate) fn feed_unless_new(self, state: &mut State<T>, owner: u64, wanted: usize) {
-        if !state.sequencer.has_only_new(owner) {
+        if state.sequencer.has_levels() || !state.sequencer.has_only_new(owner) {
             self.feed(state, owner, wanted);
         }
     }

@@ -11,7 +11,7 @@ use crate::engine::state::keyed::ChangeRules;
 use crate::engine::wait::holds::Hold;
 use crate::message::{HoldOff, MessageId};
 use crate::observe::event::EventKind;
-use crate::pure::decide::rules::Fit;
+use crate::pure::order::rules::Fit;
 use crate::sync::Arc;
 use crate::types::config::LaneFull;
 use crate::types::error::{SettingError, SubscribeError};

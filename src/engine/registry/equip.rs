@@ -10,7 +10,7 @@ use crate::engine::state::lane::{Lane, LaneSettings, Policy};
 use crate::engine::state::slots::Shared;
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::waiters::Waiters;
-use crate::pure::decide::rules::Rules;
+use crate::pure::order::rules::Rules;
 use crate::sync::Arc;
 use crate::types::config::LaneFull;
 
@@ -63,7 +63,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Equipment::Callers(_, receivers) => Arc::clone(receivers),
             _ => Arc::default(),
         };
-        let is_plain = consumers == Consumers::Runner && !plan.rules.blocks();
+        let is_plain = consumers == Consumers::Runner && !plan.rules.files();
         let keyed = || Keyed::new(plan.rules, consumers, plan.when_full, receivers);
         let protection = plan.protection;
         let settings = LaneSettings {

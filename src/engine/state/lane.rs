@@ -67,7 +67,7 @@ impl<T> Turn<T> {
     }
 
     /// Takes the oldest prefetched deliveries, at most `most`.
-    fn pop_some(&mut self, most: u32) -> Option<BatchSlice<T>> {
+    pub(crate) fn pop_some(&mut self, most: u32) -> Option<BatchSlice<T>> {
         let (taken, left) = self.prefetched.pop_front()?.split_at_most(most);
         if let Some(left) = left {
             self.prefetched.push_front(left);
@@ -378,6 +378,20 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.inbox.get().is_none_or(|inbox| is_empty(inbox))
     }
 
+    /// Returns whether at most one slice is queued, and all its messages have the default priority.
+    #[cold]
+    pub(crate) fn is_level(&self) -> bool {
+        let Some(inbox) = self.inbox.get() else {
+            return true;
+        };
+        let mut split = self.split.lock();
+        if split.is_empty() {
+            split.extend(inbox.pop());
+        }
+        let is_level = split.front().is_none_or(|part| !part.batch.has_priority());
+        is_level && split.len() <= 1 && inbox.is_empty()
+    }
+
     /// Returns how many deliveries are queued; counts no further than `enough`.
     pub(crate) fn queued(&self, enough: usize) -> usize {
         let Some(inbox) = self.inbox.get() else {
@@ -397,28 +411,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
             split.push_back(part);
         }
         found
-    }
-
-    /// Takes the oldest deliveries that wait and were never tried, at most `most`, to be dropped.
-    /// It looks at a resting turn's prefetched ones first, then at filed ones, then at queued ones.
-    pub(crate) fn pop_oldest(&self, most: u32) -> Vec<BatchSlice<T>> {
-        let in_turn = self
-            .turn
-            .lock()
-            .as_mut()
-            .and_then(|turn| turn.pop_some(most));
-        if let Some(part) = in_turn {
-            return vec![part];
-        }
-        // Held over both looks, or deliveries that a consumer files in between would be missed.
-        let mut state = self.keyed.get().map(|keyed| keyed.state.lock());
-        let filed = state.as_mut().map_or_else(Vec::new, |state| {
-            state.sequencer.take_oldest_new(most as usize)
-        });
-        if filed.is_empty() {
-            return self.pop_some(most).into_iter().collect();
-        }
-        filed.into_iter().map(PendingDelivery::into_part).collect()
     }
 
     /// Pushes a return; [`schedule_for_return`](Self::schedule_for_return) follows.

@@ -21,7 +21,7 @@ use crate::message::Delivery;
 use crate::message::delivery_batch::DeliveryBatch;
 use crate::message::nack::Nack;
 use crate::observe::event::{EventKind, Subject};
-use crate::pure::decide::rules::{Fit, check_batch_size};
+use crate::pure::order::rules::{Fit, check_batch_size};
 use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::pure::words::room::Phase;
 use crate::subscription::Subscription;

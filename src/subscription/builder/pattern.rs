@@ -18,7 +18,7 @@ use crate::engine::slots::slot;
 use crate::message::Delivery;
 use crate::message::delivery_batch::DeliveryBatch;
 use crate::message::nack::Nack;
-use crate::pure::decide::rules::check_batch_size;
+use crate::pure::order::rules::check_batch_size;
 use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::subscription::group::pattern::PatternGroup;
 use crate::subscription::options::{

@@ -14,7 +14,7 @@ use crate::message::Delivery;
 use crate::message::delivery_batch::DeliveryBatch;
 use crate::message::nack::Nack;
 use crate::observe::metrics::MemberMetrics;
-use crate::pure::decide::rules::check_batch_size;
+use crate::pure::order::rules::check_batch_size;
 use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::subscription::group::ConsumerGroup;
 use crate::subscription::options::{ONE_BATCH_AT_A_TIME, ONE_CALL_AT_A_TIME, check_one_at_a_time};

@@ -149,6 +149,12 @@ impl<T> DeadLetter<T> {
         self.letter.key()
     }
 
+    /// Returns the priority that the publisher gave, which is
+    /// [`Normal`](crate::protect::Priority::Normal) by default.
+    pub fn priority(&self) -> crate::protect::Priority {
+        self.delivery().priority()
+    }
+
     /// Returns the text of the first header with this name, or `None` if there is none or it has
     /// bytes.
     pub fn header(&self, name: &str) -> Option<&str> {

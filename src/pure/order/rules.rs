@@ -1,5 +1,6 @@
 //! The rules of a keyed lane: its order has to survive failures, or several consumers share it.
 
+use crate::pure::protect::priority::Priorities;
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::error::SettingError;
 
@@ -10,6 +11,8 @@ pub(crate) struct Rules {
     pub(crate) on_exhausted: OnExhausted,
     /// Most deliveries that are set aside.
     pub(crate) hold: u32,
+    /// How its levels of priority share its consumers, if it has any.
+    pub(crate) priorities: Option<Priorities>,
 }
 
 /// The property that makes deliveries wait for each other.
@@ -65,6 +68,7 @@ impl Rules {
             on_failure: OnFailure::Reorder,
             on_exhausted: OnExhausted::FreeKey,
             hold: capacity,
+            priorities: None,
         }
     }
 
@@ -83,6 +87,9 @@ impl Rules {
             let rule = "needs OnFailure::BlockKey, or there are no keys to park";
             return refuse("on_exhausted", "ParkKey", rule);
         }
+        if let Some(priorities) = self.priorities {
+            self.check_priorities(priorities, fit)?;
+        }
         match fit.credits {
             Some(credits) if credits > 1 && self.on_failure == OnFailure::BlockSubscription => {
                 let rule =
@@ -91,6 +98,28 @@ impl Rules {
             }
             _ => Ok(self),
         }
+    }
+
+    fn check_priorities(self, priorities: Priorities, fit: Fit) -> Result<(), SettingError> {
+        priorities.check()?;
+        if self.on_failure == OnFailure::BlockSubscription {
+            let rule = "can't be used with OnFailure::BlockSubscription, where none overtakes";
+            return Err(SettingError::new(
+                "priorities",
+                format_args!("{priorities:?}"),
+                rule,
+            ));
+        }
+        if self.hold < fit.capacity {
+            let rule = "must be the lane's capacity, because priorities choose from all that waits";
+            return Err(SettingError::new("hold", self.hold, rule));
+        }
+        Ok(())
+    }
+
+    /// Returns whether its deliveries have to be filed, even if only one consumer takes them.
+    pub(crate) fn files(self) -> bool {
+        self.blocks() || self.priorities.is_some()
     }
 
     /// Returns these rules with another bound on deliveries that are set aside. A bound that was
