@@ -26,10 +26,10 @@ use crate::message::batch::{Batch, BatchSlice};
 use crate::message::meta::Meta;
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::decide::lifecycle::Status;
-use crate::pure::order::levels::Urgency;
+use crate::pure::order::levels::{LevelRule, Urgency};
 use crate::pure::order::rules::{Fit, Keying, Rules};
 use crate::pure::order::sequencer::{Class, Key, Sequencer};
-use crate::pure::protect::priority::{Priorities, Priority};
+use crate::pure::protect::priority::Priority;
 use crate::sync::{Arc, Mutex};
 use crate::types::config::{LaneFull, OnFailure};
 use crate::types::error::SettingError;
@@ -441,7 +441,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 const LEVELS: usize = Priority::ALL.len();
 
 /// Returns the levels of a lane with these rules.
-fn levels<T>(rules: Rules) -> Option<(Priorities, fn(&PendingDelivery<T>) -> Urgency)> {
+fn levels<T>(rules: Rules) -> Option<LevelRule<PendingDelivery<T>>> {
     Some((rules.priorities?, urgency))
 }
 

@@ -78,6 +78,9 @@ pub(crate) struct Urgency {
     pub(crate) since_ns: u64,
 }
 
+/// How levels share, and what they have to know of a delivery.
+pub(crate) type LevelRule<D> = (Priorities, fn(&D) -> Urgency);
+
 /// The levels of a sequencer.
 pub(crate) struct Levels<D> {
     picks: Picks,

@@ -13,11 +13,10 @@ use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
 
-use crate::pure::order::levels::{DEFAULT_TIER, Levels, Urgency, tier_of, worth_of};
+use crate::pure::order::levels::{DEFAULT_TIER, LevelRule, Levels, tier_of, worth_of};
 pub(crate) use crate::pure::order::line::{Class, Key};
 use crate::pure::order::line::{Entry, Hashed, Line, Lists, Rank};
 use crate::pure::order::owners::{Owner, owner_of, owns};
-use crate::pure::protect::priority::Priorities;
 
 /// How many deliveries of one key a consumer may take at once. With `All` it handles them together
 /// or one after the other. With `One` the others wait until that one is put down.
@@ -66,7 +65,7 @@ impl<D> Sequencer<D> {
 
     /// Sets the levels of priority, or removes them. They only take effect on deliveries that are
     /// filed from then on, so nothing may wait unless there are levels before and after.
-    pub(crate) fn set_levels(&mut self, levels: Option<(Priorities, fn(&D) -> Urgency)>) {
+    pub(crate) fn set_levels(&mut self, levels: Option<LevelRule<D>>) {
         match (&mut self.levels, levels) {
             (Some(levels), Some((priorities, _))) => levels.set(priorities),
             (before, levels) => {
