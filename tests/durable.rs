@@ -424,6 +424,7 @@ fn a_subscription_starts_where_it_is_told() {
     topic.publish_batch(texts(11..=20)).expect("stored");
     let starts = [
         (Start::Earliest, 1),
+        (Start::Seq(0), 1),
         (Start::Seq(7), 7),
         (Start::Time(later), 11),
         (Start::Latest, 21),

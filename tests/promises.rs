@@ -25,6 +25,8 @@ mod durable;
 mod durable_dedup;
 #[cfg(feature = "log")]
 mod durable_delayed;
+#[cfg(feature = "log")]
+mod durable_shapes;
 mod expiry;
 mod failures_at_the_end;
 mod fair_shares;

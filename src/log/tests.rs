@@ -19,6 +19,7 @@ mod damage;
 mod faults;
 mod group_commit;
 mod lies;
+mod limits;
 mod model;
 mod power_cuts;
 mod program;

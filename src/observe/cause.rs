@@ -22,6 +22,8 @@ pub enum DropCause {
     Cancelled,
     /// The store did not take the message. Its publisher has the payload back.
     ///
+    /// The event has no [`id`](crate::event::Event::id): the message never got its number in the log.
+    ///
     /// Or it did not take that a delayed message is due or cancelled. That stays in the log, and is
     /// published when the store is open again.
     NotStored,

@@ -195,6 +195,8 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 existing,
                 requested: type_name::<T>(),
             })?;
+            #[cfg(feature = "log")]
+            self.stored.check_clash(&self.name, core.stored())?;
             if let Some(topic) = Topic::join(core) {
                 return Ok(topic);
             }

@@ -93,7 +93,7 @@ pub enum OpenError {
     },
     /// The store refuses the topic (feature `log`).
     #[cfg(feature = "log")]
-    #[error("the topic can't be stored")]
+    #[error("the topic can't be stored: {0}")]
     Store(#[from] store::StoreError),
     /// The broker is draining or has stopped.
     #[error("the broker is closed")]
@@ -346,7 +346,7 @@ pub enum SubscribeError {
     },
     /// The store refuses the subscription, or has no messages where it is to start (feature `log`).
     #[cfg(feature = "log")]
-    #[error("the subscription can't be stored, or not from there")]
+    #[error("the subscription can't be stored, or not from there: {0}")]
     Store(#[from] store::StoreError),
     /// A pattern breaks the grammar.
     #[error(transparent)]

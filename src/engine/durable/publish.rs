@@ -23,7 +23,7 @@ use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, MessageId, Receipt};
-use crate::observe::event::DropCause;
+use crate::observe::event::{DropCause, EventKind, Subject};
 use crate::pure::decide::lifecycle::Status;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
@@ -105,9 +105,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         let first = job.first.load(Ordering::Relaxed);
         self.settle_claims(&chunk, Some(first));
-        if let Some(stored) = self.stored() {
-            stored.show_before(first + job.count);
-        }
         let stamp = Stamp {
             id: MessageId::new(first),
             accepted_ns: self.engine.clock.now_ns(),
@@ -118,6 +115,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         if self.bus().observed() {
             self.tell_enqueued(entry.ids(), stamp.accepted_ns);
+        }
+        // From here on a subscription that is behind may be handed them. So observers hear first
+        // that they are there.
+        if let Some(stored) = self.stored() {
+            stored.show_before(first + job.count);
         }
         self.enqueue(entry, job.last_ticket, None);
     }
@@ -133,9 +135,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.unload_refused(refused);
         refused.end_tracked(Status::Dropped);
         drop(chunk);
-        let first = MessageId::new(job.last_ticket + 1 - job.count);
-        let ids = (0..job.count as u32).map(|at| first.after(u64::from(at)));
-        self.drop_messages(ids, DropCause::NotStored);
+        self.count_dropped(job.count, || {
+            for _ in 0..job.count {
+                // They have no numbers. Those of their tickets are other messages'.
+                let cause = DropCause::NotStored;
+                let subject = Subject::default().status(Status::Dropped);
+                self.tell_of(subject, EventKind::Dropped { cause });
+            }
+        });
     }
 
     /// Publishes one message through the log, or hands it back.
@@ -148,8 +155,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Result<Receipt, (Refused, T, Option<Box<Meta>>)> {
         let mut chunk = Chunk::EMPTY;
         chunk.push(payload, meta);
-        let now = Duration::ZERO;
-        let published = self.store(stored, &mut chunk, &mut Patience::of(wait), now);
+        let patience = &mut Patience::of(wait);
+        let published = self.store_one(stored, &mut chunk, patience, Duration::ZERO);
         match (published, chunk.into_one()) {
             (Ok(granted), _) => Ok(stored.receipt(granted)),
             (Err(refused), Ok((payload, meta))) => {
@@ -173,7 +180,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let (payload, meta) = message.into_parts();
         let mut chunk = Chunk::EMPTY;
         chunk.push(payload, meta);
-        let published = self.store(stored, &mut chunk, patience, delay);
+        let published = self.store_one(stored, &mut chunk, patience, delay);
         match (published, chunk.into_one()) {
             (Ok(granted), _) => Ok(stored.receipt(granted)),
             (Err(refused), Ok(parts)) => Err((refused, Message::from_parts(parts).after(delay))),
@@ -181,8 +188,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Publishes as many of these messages as there is room for, as one commit. The others stay,
-    /// and so do all of them if they are refused.
+    /// Publishes these messages, as one commit if there is room for all at once. Messages that
+    /// are refused stay.
     pub(crate) fn publish_stored(
         self: &Arc<Self>,
         stored: &TopicLog<T>,
@@ -190,25 +197,45 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         receipt: &mut BatchReceipt,
         patience: &mut Patience,
     ) -> Result<(), Refused> {
-        let granted = self.store(stored, chunk, patience, Duration::ZERO)?;
-        stored.note_in(receipt, granted);
+        let mut encoded = None;
+        while !chunk.is_empty() {
+            let granted = self.store(stored, chunk, &mut encoded, patience, Duration::ZERO)?;
+            stored.note_in(receipt, granted);
+        }
+        stored.give_back(encoded);
         Ok(())
     }
 
-    /// Publishes as [`publish_stored`](Self::publish_stored) does. Returns the number of the first
-    /// message, and how many there are: none if it is a duplicate of that one.
-    fn store(
+    /// Publishes the only message of a chunk, as [`store`](Self::store) does.
+    fn store_one(
         self: &Arc<Self>,
         stored: &TopicLog<T>,
         chunk: &mut Chunk<T>,
         patience: &mut Patience,
         delay: Duration,
     ) -> Result<(u64, u64), Refused> {
+        let mut encoded = None;
+        let granted = self.store(stored, chunk, &mut encoded, patience, delay)?;
+        stored.give_back(encoded);
+        Ok(granted)
+    }
+
+    /// Publishes as many of these messages as there is room for, as one commit. The others stay,
+    /// and so do all of them if they are refused. Returns the number of the first message, and how
+    /// many there are: none if it is a duplicate of that one.
+    ///
+    /// `encoded` has messages at the front of the chunk, and those that stay are left in it.
+    fn store(
+        self: &Arc<Self>,
+        stored: &TopicLog<T>,
+        chunk: &mut Chunk<T>,
+        encoded: &mut Option<Box<Encoded>>,
+        patience: &mut Patience,
+        delay: Duration,
+    ) -> Result<(u64, u64), Refused> {
         let not_stored = |error| Refused::NotStored(Box::new(error));
-        let (wanted, _) = self.way_of(chunk, chunk.len() as u64, None);
-        let encoded = stored
-            .encode(chunk.each().take(wanted as usize))
-            .map_err(not_stored)?;
+        let encoded = stored.encode(encoded, chunk.each()).map_err(not_stored)?;
+        let (wanted, _) = self.way_of(chunk, encoded.len() as u64, None);
         let mut drops = DeferredDrops::new();
         let admitted = loop {
             match self.admit(chunk.ask(wanted), patience, &mut drops, None) {
@@ -217,13 +244,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
         };
         if admitted.is_duplicate() {
+            encoded.skip(1);
             return Ok(self.drop_duplicate(chunk, &admitted, &mut drops));
         }
         let count = admitted.count as usize;
         let taken = chunk.take_front(count, split);
         let due = Due::Waits;
-        let submitted = self.submit(stored, taken, &encoded, &admitted, due, delay);
-        stored.give_back(encoded);
+        let submitted = self.submit(stored, taken, encoded, &admitted, due, delay);
+        encoded.skip(count);
         let first = submitted.and_then(|submitted| self.await_stored(stored, &submitted));
         match first {
             Ok(first) => Ok((first, admitted.count)),

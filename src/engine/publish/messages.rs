@@ -8,6 +8,8 @@ use std::iter::Fuse;
 use std::time::Duration;
 
 #[cfg(all(feature = "log", feature = "async"))]
+use crate::engine::journal::encoded::Encoded;
+#[cfg(all(feature = "log", feature = "async"))]
 use crate::engine::journal::submitted::Submitted;
 use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
 use crate::engine::publish::chunks::split;
@@ -27,6 +29,9 @@ pub(crate) struct Outbox<T, I: Iterator<Item = Message<T>>> {
     /// The message that goes after them, alone.
     pub(crate) alone: Option<Message<T>>,
     others: Fuse<I>,
+    /// The bytes of messages at the front of the chunk, if it goes to the log.
+    #[cfg(all(feature = "log", feature = "async"))]
+    pub(crate) encoded: Option<Box<Encoded>>,
     /// Messages on their way to the log, if the publisher is a future.
     #[cfg(all(feature = "log", feature = "async"))]
     pub(crate) submitted: Option<Submitted<T>>,
@@ -41,6 +46,8 @@ impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
             chunk: Chunk::EMPTY,
             alone: None,
             others: messages.fuse(),
+            #[cfg(all(feature = "log", feature = "async"))]
+            encoded: None,
             #[cfg(all(feature = "log", feature = "async"))]
             submitted: None,
             #[cfg(all(feature = "log", feature = "async"))]

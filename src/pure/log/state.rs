@@ -183,6 +183,17 @@ impl State {
         })
     }
 
+    /// Applies the records of this frame. If one can't follow, the records before it
+    /// stay applied.
+    pub(crate) fn apply_all(&mut self, records: &[u8], place: Place) -> Result<(), Inconsistent> {
+        let mut records = Reader::new(records);
+        while !records.is_empty() {
+            let record = Record::read(&mut records).map_err(|_| Inconsistent)?;
+            record.map_or(Ok(()), |record| self.apply(&record, place))?;
+        }
+        Ok(())
+    }
+
     /// Applies a record that lies in this frame.
     pub(crate) fn apply(&mut self, record: &Record<'_>, place: Place) -> Result<(), Inconsistent> {
         match *record {

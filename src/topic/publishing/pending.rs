@@ -76,7 +76,9 @@ impl<T: Send + Sync + 'static> Topic<T> {
         let not_stored = |error| Refused::NotStored(Box::new(error));
         let delay = message.delay();
         let (payload, meta) = message.into_parts();
-        let encoded = match stored.encode([(&payload, meta.as_deref())].into_iter()) {
+        let mut kept = None;
+        let one = [(&payload, meta.as_deref())].into_iter();
+        let encoded = match stored.encode(&mut kept, one) {
             Ok(encoded) => encoded,
             Err(error) => return Err(not_stored(error).error(payload)),
         };
@@ -92,8 +94,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
         let mut chunk = Chunk::EMPTY;
         chunk.push(payload, meta);
         let due = Due::Now;
-        let submitted = core.submit(stored, chunk, &encoded, &admitted, due, delay);
-        stored.give_back(encoded);
+        let submitted = core.submit(stored, chunk, encoded, &admitted, due, delay);
+        stored.give_back(kept);
         match submitted {
             Ok(submitted) => Ok(PendingReceipt {
                 topic: self.clone(),
