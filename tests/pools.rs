@@ -13,10 +13,11 @@ const MS: Duration = Duration::from_millis(1);
 
 /// A broker with one worker, and pools of its own.
 fn pooled(pools: &[(&str, usize)]) -> Broker {
-    let builder = pools.iter().fold(
-        Broker::builder().workers(1),
-        |builder, (name, workers)| builder.pool(name, *workers),
-    );
+    let builder = pools
+        .iter()
+        .fold(Broker::builder().workers(1), |builder, (name, workers)| {
+            builder.pool(name, *workers)
+        });
     builder.build().expect("the machine has threads to spare")
 }
 
@@ -54,7 +55,9 @@ fn handlers_that_block_in_a_pool_starve_no_others() {
     for payload in 0..100 {
         topic.publish(payload).expect("there is room");
     }
-    until("the quick one is done", || quick.metrics().counts.delivered == 100);
+    until("the quick one is done", || {
+        quick.metrics().counts.delivered == 100
+    });
     assert_eq!(slow.metrics().counts.delivered, 0, "it is still stuck");
     assert_balanced(&broker);
     drop(release);
@@ -75,8 +78,13 @@ fn each_kind_of_handler_runs_on_the_threads_of_its_pool() {
         Ok(())
     };
     let builder = |name: &'static str| topic.subscription(name).pool("mail");
-    builder("own").subscribe(note.clone()).expect("subscribes").detach();
-    let shared = builder("shared").concurrency(3).subscribe_shared(note.clone());
+    builder("own")
+        .subscribe(note.clone())
+        .expect("subscribes")
+        .detach();
+    let shared = builder("shared")
+        .concurrency(3)
+        .subscribe_shared(note.clone());
     shared.expect("subscribes").detach();
     let names = log.clone();
     let batches = builder("batches").subscribe_batches(Batched::of(1), move |_| {
@@ -89,8 +97,14 @@ fn each_kind_of_handler_runs_on_the_threads_of_its_pool() {
     let group = builder("group").group().expect("subscribes");
     group.join("m", note.clone()).expect("joins").detach();
     group.detach();
-    let patterns = broker.subscription::<u32>("patterns").matching("*").pool("mail");
-    patterns.subscribe(note.clone()).expect("subscribes").detach();
+    let patterns = broker
+        .subscription::<u32>("patterns")
+        .matching("*")
+        .pool("mail");
+    patterns
+        .subscribe(note.clone())
+        .expect("subscribes")
+        .detach();
     let mut kinds = 6;
     #[cfg(feature = "async")]
     {
@@ -130,12 +144,16 @@ fn a_drain_waits_for_all_pools_and_ends_their_threads() {
     let topic = open(&broker);
     let next = broker.topic::<u32>("next").open().expect("opens");
     let onward = next.clone();
-    let first = topic.subscription("first").pool("a").subscribe(move |delivery| {
-        thread::sleep(MS);
-        onward.publish(*delivery.payload())?;
-        Ok(())
-    });
+    let first = topic
+        .subscription("first")
+        .pool("a")
+        .subscribe(move |delivery| {
+            thread::sleep(MS);
+            onward.publish(*delivery.payload())?;
+            Ok(())
+        });
     first.expect("subscribes").detach();
+    // It hangs up when the handler is gone.
     let (alive, ended) = mpsc::channel::<()>();
     let second = next.subscription("second").pool("b").concurrency(2);
     let second = second.subscribe_shared(move |_| {
@@ -144,7 +162,7 @@ fn a_drain_waits_for_all_pools_and_ends_their_threads() {
     });
     second.expect("subscribes").detach();
     topic.publish_batch(0..30).expect("there is room");
-    let report = broker.drain(HANG).expect("all are done");
+    let report = broker.drain_pipeline(HANG).expect("all are done");
     assert_eq!((report.delivered, report.cut_off), (60, 0));
     assert!(ended.recv().is_err(), "the handlers are gone");
     assert_balanced(&broker);
@@ -156,11 +174,14 @@ fn a_drain_goes_on_without_a_handler_that_is_stuck_in_its_pool() {
     let topic = open(&broker);
     let (release, released) = mpsc::channel::<()>();
     let (entered, has_entered) = mpsc::channel();
-    let stuck = topic.subscription("stuck").pool("slow").subscribe(move |_| {
-        entered.send(()).expect("the test listens");
-        let _ = released.recv();
-        Ok(())
-    });
+    let stuck = topic
+        .subscription("stuck")
+        .pool("slow")
+        .subscribe(move |_| {
+            entered.send(()).expect("the test listens");
+            let _ = released.recv();
+            Ok(())
+        });
     stuck.expect("subscribes").detach();
     topic.publish(1).expect("there is room");
     has_entered.recv().expect("it is called");
@@ -179,14 +200,21 @@ fn an_unsubscribe_inside_a_pool_and_outside_of_it_ends_the_handler() {
         let subscription = topic.subscription("s").pool("p").subscribe(|_| Ok(()));
         let subscription = subscription.expect("subscribes");
         topic.publish_batch(0..50).expect("there is room");
-        assert!(matches!(subscription.unsubscribe(mode), Unsubscribed::Ended(_)));
+        assert!(matches!(
+            subscription.unsubscribe(mode),
+            Unsubscribed::Ended(_)
+        ));
         assert_rests_balanced(&broker);
     }
 }
 
 #[test]
 fn workers_of_a_broker_that_spins_serve_pools_that_park() {
-    let broker = Broker::builder().workers(1).idle(Idle::Spin).pool("p", 1).build();
+    let broker = Broker::builder()
+        .workers(1)
+        .idle(Idle::Spin)
+        .pool("p", 1)
+        .build();
     let broker = broker.expect("the machine has threads to spare");
     let topic = open(&broker);
     let subscription = topic.subscription("s").pool("p").subscribe(|_| Ok(()));
@@ -194,13 +222,19 @@ fn workers_of_a_broker_that_spins_serve_pools_that_park() {
     for payload in 0..50 {
         topic.publish(payload).expect("there is room");
     }
-    until("all are delivered", || subscription.metrics().counts.delivered == 50);
+    until("all are delivered", || {
+        subscription.metrics().counts.delivered == 50
+    });
     broker.drain(HANG).expect("all are done");
 }
 
 #[test]
 fn without_workers_the_caller_runs_the_handlers_of_all_pools() {
-    let broker = Broker::builder().workers(0).pool("p", 0).build().expect("no threads");
+    let broker = Broker::builder()
+        .workers(0)
+        .pool("p", 0)
+        .build()
+        .expect("no threads");
     let topic = open(&broker);
     let names = Log::new();
     let called = names.clone();
@@ -229,7 +263,10 @@ fn pools_that_make_no_sense_are_refused() {
     assert_eq!(refused(one().pool("a", 1).pool("a", 2)), pool("a"));
     assert_eq!(refused(one().pool("a", 0)), pool("0"));
     assert_eq!(refused(one().pool("a", 1_025)), pool("1025"));
-    assert_eq!(refused(Broker::builder().workers(0).pool("a", 1)), pool("1"));
+    assert_eq!(
+        refused(Broker::builder().workers(0).pool("a", 1)),
+        pool("1")
+    );
 
     let broker = pooled(&[("p", 1)]);
     let topic = open(&broker);

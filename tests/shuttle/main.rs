@@ -55,6 +55,7 @@ mod letters;
 mod once;
 mod settle;
 mod side;
+mod timed;
 mod weigh;
 
 use std::time::Duration;

@@ -12,6 +12,7 @@
 //! busy until the call returns, so it gets no second delivery meanwhile. The register of a lane that
 //! ends is left to the slots, which put down what they have. Scenario: `tests/shuttle/timed.rs`.
 
+use crate::engine::base::cell::Cell;
 use crate::engine::keyed::take::Settlements;
 use crate::engine::parts::handler::{BatchRun, FailedCall, FailureCause};
 use crate::engine::parts::outstanding::{Granted, Span};
@@ -22,6 +23,7 @@ use crate::observe::event::EventKind;
 use crate::pure::decide::expiry::NEVER;
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::order::sequencer::Taken;
+use crate::pure::words::room::Room;
 use crate::sync::Arc;
 use crate::types::error::SettingError;
 
@@ -30,8 +32,6 @@ pub(crate) const NO_TIMED_BATCHES: &str = "can't be used with a handler that tak
 
 /// How a registered call has ended.
 struct Ended {
-    /// The handler was called. It is not if the lane began to end at once.
-    was_called: bool,
     failed_call: Option<FailedCall>,
     began_ns: u64,
     now_ns: u64,
@@ -47,6 +47,16 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         now_ns: u64,
     ) -> u64 {
         let (lane, engine) = (self.lane, self.lane.engine());
+        if lane.phase().ends_at_once() {
+            let Taken { key, item } = taken;
+            let mut settlements = Settlements::new(1);
+            settlements.untried.push((key, item));
+            self.put_down(settlements);
+            return now_ns;
+        }
+        // From here on the call is an attempt on the books. So it is made even if the lane begins
+        // to end.
+        let open = Cell::new(Room::EMPTY);
         let call = self.register(taken, timeout_ns, now_ns);
         let index = call.index();
         let run = BatchRun {
@@ -57,12 +67,11 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             generation: call.generation,
             address: lane.address(),
             now_ns,
-            room: &lane.room,
+            room: &open,
             until_fault: false,
         };
-        let calls = turn.handler.call(engine, &run, &mut turn.failed_calls);
+        turn.handler.call(engine, &run, &mut turn.failed_calls);
         let ended = Ended {
-            was_called: calls > 0,
             failed_call: turn.failed_calls.pop(),
             began_ns: now_ns,
             now_ns: engine.clock.now_ns(),
@@ -103,20 +112,18 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let in_time = leases.out.take(call, timer_ns);
         let is_late = in_time.is_none();
         let taken = in_time.or_else(|| leases.out.take_late(call));
-        if is_late && ended.was_called {
+        if is_late {
             leases.stale += 1;
             leases.timed_out += u64::from(taken.is_some());
         }
         self.rest_alarm(&mut state);
         drop(state);
         let Ended {
-            was_called,
             failed_call,
             began_ns,
             now_ns,
         } = ended;
         match taken {
-            Some(taken) if !was_called => self.put_down_uncalled(taken),
             Some(taken) if is_late => {
                 let late = FailedCall::new(0, FailureCause::TimedOut, false);
                 self.settle_alone(last_error, taken, Some(late), (began_ns, now_ns));
@@ -124,19 +131,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             Some(taken) => self.settle_alone(last_error, taken, failed_call, (began_ns, now_ns)),
             None => {}
         }
-        if is_late && was_called {
+        if is_late {
             self.tell_stale(call);
         }
-    }
-
-    /// Ends a delivery whose call was not made, because the lane ends at once.
-    fn put_down_uncalled(self, taken: Taken<PendingDelivery<T>>) {
-        let _motion = self.lane.books.motions.begin(1);
-        let Taken { key, item } = taken;
-        self.lane.end_pending(item, Status::Delivering);
-        let mut settlements = Settlements::new(1);
-        settlements.end(key);
-        self.put_down(settlements);
     }
 }
 
