@@ -139,7 +139,7 @@ macro_rules! subscription_setters {
         ///
         /// At this deadline the attempt has failed with
         /// [`FailureKind::Timeout`](crate::retry::FailureKind::Timeout), and the retry policy
-        /// decides. A breaker counts it as a failure. What a call returns at its deadline or later
+        /// decides. A breaker counts it as a failure. A result that comes at the deadline or later
         /// doesn't count.
         ///
         /// An async call is cancelled: its future is dropped at its `await`. A call that blocks
