@@ -70,7 +70,7 @@
 //!
 //! - [`docs::guarantees`] has each promise, with the tests that hold it.
 //! - [`docs::limits`] has each limit, with what to do about it.
-//! - [`docs::cookbook`] has twenty-two recipes, of at most 25 lines each.
+//! - [`docs::cookbook`] has twenty-four recipes, of at most 25 lines each.
 //! - [`docs::delivery`] has concurrency, groups, pull, patterns and partitions.
 //! - [`docs::failures`], [`docs::overload`] and [`docs::shutdown`] are how-to guides.
 //! - [`docs::speed`] and [`docs::memory`] have the figures.
@@ -129,6 +129,7 @@ pub use topic::options::TopicOptions;
 pub use topic::publishing::message::MessageBuilder;
 pub use topic::publishing::publisher::BufferedPublisher;
 pub use topic::publishing::tracker::Tracker;
+pub use topic::requests::error::RequestError;
 pub use types::config::{
     Histograms, Idle, LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow,
     Unkeyed, Unsubscribe,
@@ -179,7 +180,7 @@ pub mod error {
 pub mod event {
     pub use crate::broker::Observation;
     pub use crate::observe::event::Hook;
-    pub use crate::observe::event::{DropCause, Event, EventKind};
+    pub use crate::observe::event::{DropCause, Event, EventKind, SkipCause};
     pub use crate::observe::owned::OwnedEvent;
     pub use crate::pure::decide::lifecycle::Status;
 }
@@ -220,6 +221,18 @@ pub mod dead_letters {
     pub use crate::types::reason::{DeadReason, LetterAction};
 }
 
+/// The replies to a request, which [`Topic::request_many`] collects, and their fates.
+pub mod request {
+    pub use crate::engine::track::replies::Replied;
+    pub use crate::topic::requests::gather::{Gather, Replies, RepliesEnd};
+}
+
+/// Messages that are published again and again, which [`Topic::every`] begins.
+pub mod schedule {
+    pub use crate::pure::policy::ticks::MissedTicks;
+    pub use crate::topic::schedules::{Every, Schedule};
+}
+
 /// Futures of calls that wait (feature `async`).
 #[cfg(feature = "async")]
 pub mod futures {
@@ -228,6 +241,7 @@ pub mod futures {
     pub use crate::topic::letters::futures::RedriveFuture;
     pub use crate::topic::publishing::batch_futures::PublishBatch;
     pub use crate::topic::publishing::futures::Publish;
+    pub use crate::topic::requests::futures::{Request, RequestMany};
 }
 
 /// Protection of a handler's dependencies: settings of the gates that hold deliveries in their lane.
@@ -239,7 +253,6 @@ pub mod protect {
     pub use crate::pure::protect::limit::adaptive::Adaptive;
     pub use crate::pure::protect::priority::{Priorities, Priority};
     pub use crate::pure::protect::rate::RateLimit;
-    pub use crate::pure::protect::schedule::MissedTicks;
 }
 
 /// Durable topics: a [`Store`](store::Store) in a directory, and what it reports (feature `log`).

@@ -582,3 +582,67 @@ mod of_async_calls {
         assert_rests_balanced(&broker);
     }
 }
+
+#[cfg(feature = "log")]
+#[test]
+fn a_call_that_has_timed_out_publishes_nothing_with_the_ack_of_its_retry() {
+    use millstream::PublishError;
+    use millstream::store::{Raw, Store};
+
+    let name = format!("handler-timeout-{}", std::process::id());
+    let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let store = Store::open(&directory).expect("it opens");
+    let broker = Broker::builder().workers(3).store(store).build();
+    let broker = broker.expect("the machine has threads to spare");
+    let open = |name| {
+        broker
+            .topic::<String>(name)
+            .durable(Raw)
+            .open()
+            .expect("opens")
+    };
+    let (orders, bills) = (open("orders"), open("bills"));
+    let (release, released) = mpsc::channel::<()>();
+    let released = parking_lot::Mutex::new(released);
+    let refused = Log::new();
+    let (refusals, to) = (refused.clone(), bills.clone());
+    let builder = orders
+        .subscription("billing")
+        .durable()
+        .handler_timeout(20 * MS);
+    let builder = builder
+        .retry(Backoff::fixed(MS).max_attempts(10))
+        .concurrency(2);
+    let billing = builder.subscribe_shared(move |order| {
+        let attempt = order.attempt();
+        order.publish(&to, format!("before {attempt}"))?;
+        if attempt == 1 {
+            let _ = released.lock().recv();
+            let late = order.publish(&to, "late".to_owned());
+            refusals.push(matches!(late, Err(PublishError::NotStored { .. })));
+        }
+        Ok(())
+    });
+    let billing = billing.expect("subscribes");
+    orders.publish("one".to_owned()).expect("there is room");
+    until("its retry succeeds", || {
+        billing.metrics().counts.delivered == 1
+    });
+    release.send(()).expect("it waits");
+    until("the late result is counted", || {
+        billing.metrics().stale >= 1
+    });
+    assert_rests_balanced(&broker);
+    assert_eq!(refused.take(), [true], "the attempt is over");
+    let published = bills
+        .read(millstream::store::Start::Earliest)
+        .expect("they are there");
+    let published: Vec<_> = published
+        .map(|record| record.expect("sound").message.into_inner())
+        .collect();
+    assert_eq!(published.len(), 1, "{published:?}");
+    assert!(published[0].starts_with("before") && published[0] != "before 1");
+    broker.drain(HANG).expect("all is done");
+    drop((orders, bills, billing, broker));
+    let _ = std::fs::remove_dir_all(&directory);
+}

@@ -1,5 +1,6 @@
 //! A process that publishes is killed at any moment, again and again. What it was told to be stored
-//! is stored, and its durable subscription misses nothing.
+//! is stored, and its durable subscription misses nothing. What its handler publishes with its acks is
+//! there once for each message.
 //!
 //! The directory lies under `target/`, because a temporary one may be in memory, where a sync is
 //! free. `MILLSTREAM_KILLS` sets how often: 200 times unless it says otherwise.
@@ -54,6 +55,17 @@ fn say() -> impl Fn(String) + Clone {
     }
 }
 
+/// The topic of what the handlers publish with their acks.
+fn bills(broker: &Broker) -> Topic<Vec<u8>> {
+    let bills = broker.topic::<Vec<u8>>("bills").durable(Raw);
+    let bills = bills.durability(Durability::Written).capacity(1 << 20);
+    bills.open().expect("it opens")
+}
+
+fn bill(name: &str, id: u64) -> Vec<u8> {
+    format!("{name} {id}").into_bytes()
+}
+
 /// The process that is killed. It says what was stored, and what its subscription has handled.
 #[test]
 #[ignore = "the other test runs it as a process of its own"]
@@ -62,11 +74,14 @@ fn child() {
     let broker = broker(Path::new(&directory));
     let say = say();
     let mut threads = Vec::new();
+    let bills = bills(&broker);
     for (name, level) in LEVELS {
         let topic = topic(&broker, name, level);
+        let bills = bills.clone();
         let handled = say.clone();
         let billing = topic.subscription("billing").durable().capacity(16);
         let billing = billing.subscribe(move |message| {
+            message.publish(&bills, bill(name, message.id().get()))?;
             handled(format!("handled {name} {}", message.id()));
             Ok(())
         });
@@ -190,15 +205,19 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
             }
             total = handled[at].len() as u64 + total * u64::from(at == 1);
         }
+        billed(&bills(&broker));
     }
     // All that no process has handled comes now.
     let broker = broker(&directory.0);
+    let bills = bills(&broker);
+    let mut expected = BTreeSet::new();
     for (at, (name, level)) in LEVELS.into_iter().enumerate() {
         let topic = topic(&broker, name, level);
         let rest = Arc::new(Mutex::new(BTreeSet::new()));
         let billing = topic.subscription("billing").durable().subscribe({
-            let rest = Arc::clone(&rest);
+            let (rest, bills) = (Arc::clone(&rest), bills.clone());
             move |message| {
+                message.publish(&bills, bill(name, message.id().get()))?;
                 rest.lock().insert(message.id().get());
                 Ok(())
             }
@@ -209,7 +228,9 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
         let stored = topic.read(Start::Earliest).expect("all are kept").count() as u64;
         let all: BTreeSet<u64> = (1..=stored).collect();
         assert_eq!(handled[at], all, "{name}: the subscription has missed some");
+        expected.extend(all.into_iter().map(|id| bill(name, id)));
     }
+    assert_eq!(billed(&bills), expected, "one bill for each message");
     println!("{kills} kills: {total} messages handled, {repeated} of them again");
     broker.metrics().balance().expect("balanced");
 }
@@ -291,6 +312,17 @@ fn a_killed_process_leaves_each_delayed_message_to_come_once_unless_it_was_cance
     let [delayed, cancelled] = said.map(|names| names.len());
     println!("{kills} kills: {delayed} messages delayed, {cancelled} of them cancelled");
     broker.metrics().balance().expect("balanced");
+}
+
+/// Returns all bills, none of which is there twice.
+fn billed(bills: &Topic<Vec<u8>>) -> BTreeSet<Vec<u8>> {
+    let mut all = BTreeSet::new();
+    for record in bills.read(Start::Earliest).expect("all are kept") {
+        let bill = record.expect("it can be read").message.into_inner();
+        let text = String::from_utf8_lossy(&bill).into_owned();
+        assert!(all.insert(bill), "{text} is there twice");
+    }
+    all
 }
 
 /// A directory of the test's own, which goes with it.

@@ -237,3 +237,38 @@ fn a_retry_over_the_budget_comes_later_and_is_never_dead_lettered_for_it() {
         assert_rests_balanced(&broker);
     }
 }
+
+#[test]
+fn a_handler_that_holds_off_gets_nothing_until_the_time_is_up() {
+    for concurrency in [None, Some(2)] {
+        let (broker, clock) = manual();
+        let topic = open(&broker);
+        let log = Log::new();
+        let calls = log.clone();
+        let handler = move |delivery: &millstream::Delivery<'_, u32>| {
+            calls.push(*delivery.payload());
+            if *delivery.payload() == 3 && calls.len() < 5 {
+                delivery.hold_off(SECOND);
+                return Err(Nack::snooze(SECOND, "429"));
+            }
+            Ok(())
+        };
+        let builder = topic.subscription("s");
+        let subscribed = match concurrency {
+            None => builder.subscribe(handler),
+            Some(count) => builder.concurrency(count).subscribe_shared(handler),
+        };
+        let subscription = subscribed.expect("subscribes");
+        topic.publish_batch(0..8).expect("there is room");
+        broker.run_until_idle();
+        advance(&broker, &clock, SECOND - MS);
+        assert_eq!(log.len(), 4);
+        assert_eq!(reason(&subscription), Some(WaitingFor::HoldOff));
+        advance(&broker, &clock, MS);
+        broker.run_until_idle();
+        let counts = subscription.metrics().counts;
+        assert_eq!((counts.delivered, counts.failed), (8, 0));
+        assert_eq!(reason(&subscription), None);
+        assert_rests_balanced(&broker);
+    }
+}

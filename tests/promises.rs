@@ -22,6 +22,8 @@ mod drain_topic;
 #[cfg(feature = "log")]
 mod durable;
 #[cfg(feature = "log")]
+mod durable_attempts;
+#[cfg(feature = "log")]
 mod durable_dedup;
 #[cfg(feature = "log")]
 mod durable_delayed;
@@ -52,6 +54,8 @@ mod no_subscribers;
 mod options;
 mod order;
 mod order_under_failure;
+#[cfg(feature = "log")]
+mod outbox;
 mod overflow;
 mod owned_events;
 #[cfg(feature = "parallel")]
@@ -67,9 +71,12 @@ mod receive_errors;
 #[cfg(feature = "async")]
 mod redrive_async;
 mod redrive_options;
+mod request_reply;
 mod requeue;
+mod retain_last;
 mod retry;
 mod retry_now;
+mod schedules;
 mod several_brokers;
 mod snooze;
 mod starts;

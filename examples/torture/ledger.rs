@@ -33,6 +33,9 @@ pub struct Terms {
     pub weight_limit: Option<u64>,
     /// Messages may have dedup ids.
     pub dedups: bool,
+    /// How many messages it keeps for subscriptions that come late, if it does, and whether those
+    /// are the last of each key.
+    pub retain: Option<(usize, bool)>,
     pub max_attempts: u32,
     /// The shortest delay of a retry.
     pub delay: Duration,
@@ -114,6 +117,11 @@ impl Ledger {
             true => builder.dedup(Dedup::window(Duration::from_secs(3_600)).ids(DEDUP_IDS)),
             false => builder,
         };
+        let builder = match terms.retain {
+            Some((keys, true)) => builder.retain_last_per_key(keys),
+            Some((messages, false)) => builder.retain_last(messages),
+            None => builder,
+        };
         let builder = match terms.split {
             Some(split) => builder.partitions(split.count).unkeyed(split.unkeyed),
             None => builder,
@@ -193,8 +201,8 @@ impl Ledger {
         let keeps_all = matches!(terms.overflow, Overflow::Reject | Overflow::Block { .. });
         let topic = self.topic();
         let promise = Promise {
-            after: match terms.no_subscribers {
-                NoSubscribers::Retain => 0,
+            after: match (terms.no_subscribers, terms.retain) {
+                (NoSubscribers::Retain, _) | (_, Some(_)) => 0,
                 _ => topic.metrics().published,
             },
             gapless: offer.lasting
@@ -289,6 +297,12 @@ impl Ledger {
                 metrics.weight, metrics.queued
             ),
         );
+        let most = self.terms.retain.map_or(0, |(most, _)| most);
+        check(
+            metrics.retained <= most,
+            "accounts",
+            format_args!("{} of {most} kept by {name}", metrics.retained),
+        );
         let dropped = self.dropped.load(Relaxed);
         // What expires while it is retained is dropped, too. And a publish that has made room, and
         // lost it to others again and again, is refused: no receipt tells what it dropped.
@@ -363,7 +377,9 @@ impl Ledger {
         } else {
             0
         };
-        self.terms.capacity * QUEUED + self.terms.letters * PINNED + split + ids
+        let kept = self.terms.retain.map_or(0, |(most, _)| most);
+        let pinned = (self.terms.letters + kept) * PINNED;
+        self.terms.capacity * QUEUED + pinned + split + ids
     }
 
     /// What its handlers have counted.

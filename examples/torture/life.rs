@@ -13,6 +13,7 @@ use millstream::{
 };
 
 use crate::actors;
+use crate::asker;
 #[cfg(feature = "async")]
 use crate::awaiter;
 use crate::crowd::{Crowd, Style};
@@ -232,6 +233,7 @@ impl Life {
             expires: self.faults.has(Fault::Expiry) && random.u32(..3) == 0,
             weight_limit: (random.u32(..3) == 0).then(|| random.u64(Shot::HEAVIEST..256)),
             dedups: random.u32(..3) == 0,
+            retain: (random.u32(..3) == 0).then(|| (random.usize(1..100), random.bool())),
             max_attempts: random.u32(1..=5),
             delay: Duration::from_micros(delay),
             hostile: self.faults.has(Fault::Hooks) && random.bool(),
@@ -309,6 +311,7 @@ impl Life {
             ("churner", 2, Some(Fault::Churn), actors::churner),
             ("opener", 1, Some(Fault::Topics), actors::opener),
             ("keyed", 2, None, actors::keyed),
+            ("asker", 1, None, asker::asker),
             ("musterer", 1, None, actors::musterer),
             ("redriver", 1, Some(Fault::Redrive), actors::redriver),
             ("splitter", 1, Some(Fault::Partitions), partitions::splitter),

@@ -20,6 +20,7 @@
 
 mod actors;
 mod args;
+mod asker;
 #[cfg(feature = "async")]
 mod awaiter;
 mod crowd;

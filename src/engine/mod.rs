@@ -8,6 +8,9 @@ pub(crate) mod base;
 pub(crate) mod track;
 
 #[cfg(feature = "log")]
+pub(crate) mod outbox;
+
+#[cfg(feature = "log")]
 pub(crate) mod journal;
 
 pub(crate) mod wait;
@@ -21,6 +24,8 @@ pub(crate) mod parts;
 pub(crate) mod terms;
 
 pub(crate) mod gates;
+
+pub(crate) mod late;
 
 pub(crate) mod state;
 

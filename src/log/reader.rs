@@ -1,6 +1,7 @@
 //! Reading messages of a topic back, in order.
 
-use crate::log::fs::{LogFile, read_up_to};
+use crate::log::fs::read_up_to;
+use crate::log::segments::Segment;
 use crate::log::writer::Shared;
 use crate::pure::log::format::bytes::Reader;
 use crate::pure::log::format::frame::{self, Frame, HEADER};
@@ -29,6 +30,8 @@ pub(crate) struct TopicReader {
     next: u64,
     at: Option<At>,
     buffer: Vec<u8>,
+    /// How many bytes of the buffer were read. The others are left from earlier.
+    filled: usize,
     /// Where the buffer starts in the file.
     start: u64,
 }
@@ -36,7 +39,7 @@ pub(crate) struct TopicReader {
 /// A place in a file.
 struct At {
     segment: u64,
-    file: Arc<dyn LogFile>,
+    file: Arc<Segment>,
     seed: u32,
     offset: u64,
 }
@@ -49,6 +52,7 @@ impl TopicReader {
             next,
             at: None,
             buffer: Vec::new(),
+            filled: 0,
             start: 0,
         }
     }
@@ -121,7 +125,7 @@ impl TopicReader {
     }
 
     fn open(&mut self, place: Place) -> Option<At> {
-        self.buffer.clear();
+        self.filled = 0;
         self.start = place.offset.into();
         Some(At {
             segment: place.segment,
@@ -138,26 +142,30 @@ impl TopicReader {
         let mut needed = HEADER;
         loop {
             let from = (at.offset - self.start) as usize;
-            let held = self.buffer.len().saturating_sub(from);
+            let held = self.filled.saturating_sub(from);
             if held < needed {
-                self.buffer.drain(..from.min(self.buffer.len()));
+                self.buffer.copy_within(self.filled - held..self.filled, 0);
                 self.start = at.offset;
                 let error = |source| StoreError::io("read", &segment_name(at.segment), source);
                 // A length that is damaged asks for no more memory than there is to read.
-                let left = at.file.len().map_err(error)?.saturating_sub(at.offset);
+                let left = at.file.end().map_err(error)?.saturating_sub(at.offset);
                 if left == 0 {
                     return Ok(None);
                 }
                 let left = usize::try_from(left).unwrap_or(usize::MAX);
-                self.buffer.resize(needed.max(READ).min(left), 0);
-                let rest = &mut self.buffer[held..];
-                let read = read_up_to(&*at.file, rest, at.offset + held as u64).map_err(error)?;
-                self.buffer.truncate(held + read);
-                if self.buffer.len() < needed {
+                let wanted = needed.max(READ).min(left);
+                if self.buffer.len() < wanted {
+                    self.buffer.resize(wanted, 0);
+                }
+                let rest = &mut self.buffer[held.min(wanted)..wanted];
+                let read =
+                    read_up_to(&*at.file.file, rest, at.offset + held as u64).map_err(error)?;
+                self.filled = held + read;
+                if self.filled < needed {
                     return Err(StoreError::Damaged {
                         segment: at.segment,
                         offset: at.offset,
-                        lsn: frame::lsn(&self.buffer),
+                        lsn: frame::lsn(&self.buffer[..self.filled]),
                     });
                 }
             }

@@ -66,7 +66,7 @@ pub struct TornTail {
     pub segment: u64,
     /// The byte at which the segment was cut.
     pub offset: u64,
-    /// Bytes that were cut off.
+    /// Bytes that were cut off, without the zeros that were written ahead.
     pub bytes: u64,
 }
 
@@ -285,10 +285,12 @@ impl Recovery<'_> {
                 return Err(damaged(walk.offset(), last));
             }
             if end == End::Torn {
+                // Zeros were written ahead, and are no part of it.
+                let zeros = bytes.iter().rev().take_while(|byte| **byte == 0).count();
                 self.opened.torn = Some(TornTail {
                     segment: number,
                     offset,
-                    bytes: length - offset,
+                    bytes: length - offset - zeros as u64,
                 });
             }
             self.mending.cuts = true;

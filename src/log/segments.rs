@@ -1,6 +1,7 @@
 //! The files of a log, and how a new one is made.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use crate::log::fs::{Fs, LogFile, write_all};
 use crate::pure::log::format::frame::{FrameBuffer, Link};
@@ -9,7 +10,7 @@ use crate::pure::log::format::header::{
 };
 use crate::pure::log::state::State;
 use crate::pure::log::step;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, Word};
 use crate::types::error::store::StoreError;
 
 /// The size from which on a checkpoint goes on in another frame.
@@ -17,17 +18,43 @@ const CHECKPOINT_FRAME: usize = if cfg!(test) { 200 } else { 1 << 20 };
 
 /// The files of a log by their numbers. Its writer adds and removes, its readers look.
 pub(crate) struct Segments {
-    files: Mutex<BTreeMap<u64, Arc<dyn LogFile>>>,
+    files: Mutex<BTreeMap<u64, Arc<Segment>>>,
+}
+
+/// A file of a log.
+pub(crate) struct Segment {
+    pub(crate) file: Arc<dyn LogFile>,
+    /// Where the frames end that are written. Readers must not look behind them.
+    end: Word,
+}
+
+impl Segment {
+    /// A segment whose frames reach to the end of its file.
+    pub(crate) fn whole(file: Arc<dyn LogFile>) -> Arc<Self> {
+        let end = Word::new(u64::MAX);
+        Arc::new(Self { file, end })
+    }
+
+    /// Says where the frames end.
+    pub(crate) fn ends_at(&self, end: u64) {
+        self.end.store(end);
+    }
+
+    /// Returns where the frames end, or the file if that is sooner.
+    pub(crate) fn end(&self) -> io::Result<u64> {
+        Ok(self.file.len()?.min(self.end.load()))
+    }
 }
 
 impl Segments {
     pub(crate) fn new(files: BTreeMap<u64, Arc<dyn LogFile>>) -> Self {
+        let whole = |(number, file)| (number, Segment::whole(file));
         Self {
-            files: Mutex::new(files),
+            files: Mutex::new(files.into_iter().map(whole).collect()),
         }
     }
 
-    pub(crate) fn get(&self, number: u64) -> Option<Arc<dyn LogFile>> {
+    pub(crate) fn get(&self, number: u64) -> Option<Arc<Segment>> {
         self.files.lock().get(&number).cloned()
     }
 
@@ -43,8 +70,8 @@ impl Segments {
         self.files.lock().len()
     }
 
-    pub(crate) fn add(&self, number: u64, file: Arc<dyn LogFile>) {
-        self.files.lock().insert(number, file);
+    pub(crate) fn add(&self, number: u64, segment: Arc<Segment>) {
+        self.files.lock().insert(number, segment);
     }
 
     /// Removes the segments before this one, the oldest first. A power cut in between leaves no

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use crate::log::fs::{Fs, write_all};
 use crate::log::reader::TopicReader;
 use crate::log::recover::Recovered;
-use crate::log::segments::{Active, NewSegment, Segments, name_store};
+use crate::log::segments::{Active, NewSegment, Segment, Segments, name_store};
 use crate::pure::log::format::frame::{FULL_FRAME, FrameBuffer, MOST_RECORDS};
 use crate::pure::log::format::header::segment_name;
 use crate::pure::log::record::Record;
@@ -19,12 +19,20 @@ use crate::pure::log::step;
 use crate::sync::{Arc, Mutex};
 use crate::types::error::store::StoreError;
 
+/// The least and the most zeros that are written ahead of synced frames.
+const LEAST_ROOM: u64 = if cfg!(test) { 64 } else { 4 << 10 };
+const MOST_ROOM: u64 = if cfg!(test) { 256 } else { 1 << 20 };
+
 /// The end of a log. One thread at a time has it.
 pub(crate) struct Writer {
     fs: Arc<dyn Fs>,
     store: u128,
     segment_size: u64,
     active: Active,
+    /// The active segment, as readers see it.
+    tail: Arc<Segment>,
+    /// Where the zeros behind the frames of the active segment end. `None` after a failure.
+    room: Option<u64>,
     /// The lsn up to which everything is safe from a power cut.
     synced: u64,
     /// The lsn that the last frame said to be synced.
@@ -47,7 +55,13 @@ pub(crate) struct Shared {
 
 impl Writer {
     pub(crate) fn new(fs: Arc<dyn Fs>, recovered: Recovered, segment_size: u64) -> Self {
+        let segments = Segments::new(recovered.files);
+        let tail = Segment::whole(Arc::clone(&recovered.active.file));
+        tail.ends_at(recovered.active.length);
+        segments.add(recovered.active.number, Arc::clone(&tail));
         Self {
+            tail,
+            room: Some(recovered.active.length),
             fs,
             store: recovered.store,
             segment_size,
@@ -60,7 +74,7 @@ impl Writer {
             memories: BTreeMap::new(),
             shared: Arc::new(Shared {
                 store: recovered.store,
-                segments: Segments::new(recovered.files),
+                segments,
                 state: Mutex::new(recovered.state),
             }),
         }
@@ -104,7 +118,38 @@ impl Writer {
         }
         let written = self.append(frame);
         self.keep_failure(written)?;
-        if syncs { self.sync() } else { Ok(()) }
+        if !syncs {
+            return Ok(());
+        }
+        self.make_room(full);
+        self.sync()
+    }
+
+    /// Writes zeros behind the last frame if it lies where none were, up to `full` at most.
+    ///
+    /// The sync of a frame that makes its file longer waits for the file system's journal, too. The
+    /// sync of one that takes the place of zeros doesn't. So a segment whose frames are synced grows
+    /// ahead of them, by as much as it has, and never by very much.
+    fn make_room(&mut self, full: u64) {
+        let length = self.active.length;
+        if self.room.is_none_or(|room| length <= room) {
+            return;
+        }
+        let more = length.clamp(LEAST_ROOM, MOST_ROOM);
+        let room = length.saturating_add(more).min(full).max(length);
+        let zeros = vec![0; (room - length) as usize];
+        // The log can do without it, so a full disk is no failure yet.
+        let made = write_all(&*self.active.file, &zeros, length);
+        self.room = made.is_ok().then_some(room);
+    }
+
+    /// Ends the file with its last frame. It was synced, or is going to be.
+    fn leave_no_room(&self) -> Result<(), StoreError> {
+        if self.room.is_some_and(|room| room <= self.active.length) {
+            return Ok(());
+        }
+        let cut = self.active.file.truncate(self.active.length);
+        cut.map_err(|source| StoreError::io("truncate", &segment_name(self.active.number), source))
     }
 
     /// Returns when all records that were written are safe from a power cut.
@@ -143,7 +188,8 @@ impl Writer {
     /// Notes how much is safe, and refuses everything from now on.
     pub(crate) fn close(&mut self) {
         if self.failed.is_none() {
-            // What was promised is safe without it.
+            // What was promised is safe without either.
+            let _ = self.leave_no_room();
             step!("note the end", {
                 let _ = self.note();
             });
@@ -182,6 +228,7 @@ impl Writer {
         };
         active.length += bytes.len() as u64;
         active.last = link;
+        self.tail.ends_at(active.length);
         self.vouched = self.synced;
         if !frame.is_empty() {
             self.last_records = link.lsn;
@@ -257,6 +304,7 @@ impl Writer {
         if !frame.is_empty() {
             self.append(&mut frame)?;
         }
+        step!("end with the frames", self.leave_no_room()?);
         // The next segment names the last frame of this one, even if that has no records.
         step!("sync before the roll", self.sync_all()?);
         let number = self.active.number + 1;
@@ -275,7 +323,10 @@ impl Writer {
             self.shared.segments.remove_before(&*self.fs, oldest)?
         );
         let active = new.create(&*self.fs)?;
-        self.shared.segments.add(number, Arc::clone(&active.file));
+        self.tail = Segment::whole(Arc::clone(&active.file));
+        self.tail.ends_at(active.length);
+        self.room = Some(active.length);
+        self.shared.segments.add(number, Arc::clone(&self.tail));
         self.synced = active.last.lsn;
         self.last_records = active.last.lsn;
         self.active = active;

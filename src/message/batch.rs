@@ -7,9 +7,15 @@ use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
 use crate::pure::decide::lifecycle::Status;
 use crate::sync::Arc;
+#[cfg(feature = "log")]
+use crate::types::durable::earlier::Earlier;
 
 use std::mem::ManuallyDrop;
 use std::num::NonZeroU64;
+
+mod retained;
+
+use retained::Sources;
 
 /// The most messages in a batch.
 ///
@@ -56,6 +62,8 @@ pub(crate) enum Messages<T> {
 /// delivery of its messages has ended.
 pub(crate) struct Batch<T> {
     pub(crate) messages: Messages<T>,
+    /// The messages, if they are in other batches. Then it has none of its own.
+    retained: Option<Box<Sources<T>>>,
     /// The parts added to messages, sorted by index. It is empty for most batches.
     meta: Vec<(u32, Box<Meta>)>,
     marks: Marks,
@@ -71,9 +79,9 @@ struct Marks {
     expires: bool,
     /// Somebody who wants to know its end: its publisher, or the log.
     is_watched: bool,
-    /// It was read from the log.
+    /// It was read from the log, after the subscription has done this with it.
     #[cfg(feature = "log")]
-    is_replayed: bool,
+    replayed: Option<Earlier>,
 }
 
 impl Marks {
@@ -81,7 +89,7 @@ impl Marks {
         expires: false,
         is_watched: false,
         #[cfg(feature = "log")]
-        is_replayed: false,
+        replayed: None,
     };
 
     fn add(&mut self, meta: &Meta) {
@@ -97,6 +105,7 @@ impl<T> Batch<T> {
         chunk.meta.iter().for_each(|(_, meta)| marks.add(meta));
         Self {
             messages: Messages::Chunk(chunk.payloads, first),
+            retained: None,
             meta: chunk.meta,
             marks,
             ttl,
@@ -105,6 +114,7 @@ impl<T> Batch<T> {
 
     pub(crate) fn len(&self) -> usize {
         match &self.messages {
+            Messages::Each(messages) if messages.is_empty() => self.retained_len(),
             Messages::Each(messages) => messages.len(),
             Messages::Chunk(payloads, _) => payloads.len(),
         }
@@ -113,7 +123,11 @@ impl<T> Batch<T> {
     #[inline]
     pub(crate) fn payload(&self, index: usize) -> &T {
         match &self.messages {
-            Messages::Each(messages) => &messages[index].payload,
+            // The look for other batches costs nothing where the message is here.
+            Messages::Each(messages) => match messages.get(index) {
+                Some(message) => &message.payload,
+                None => self.retained_payload(index),
+            },
             Messages::Chunk(payloads, _) => &payloads[index],
         }
     }
@@ -121,7 +135,10 @@ impl<T> Batch<T> {
     #[inline]
     pub(crate) fn stamp(&self, index: usize) -> Stamp {
         match &self.messages {
-            Messages::Each(messages) => messages[index].stamp,
+            Messages::Each(messages) => match messages.get(index) {
+                Some(message) => message.stamp,
+                None => self.retained_stamp(index),
+            },
             Messages::Chunk(_, first) => Stamp {
                 id: first.id.after(index as u64),
                 accepted_ns: first.accepted_ns,
@@ -168,20 +185,32 @@ impl<T> Batch<T> {
     pub(crate) fn replayed(
         each: Vec<(Accepted<T>, Option<Box<Meta>>)>,
         ttl: Option<NonZeroU64>,
+        earlier: Earlier,
     ) -> Self {
         let mut open = OpenBatch::new(ttl);
         for (message, meta) in each {
             open.push(message, meta);
         }
         open.marks.is_watched = true;
-        open.marks.is_replayed = true;
+        open.marks.replayed = Some(earlier);
         open.take()
     }
 
-    /// Returns whether its messages were read from the log.
+    /// Returns what the subscription has done before with its messages, if they were read from the
+    /// log.
     #[cfg(feature = "log")]
-    pub(crate) fn is_replayed(&self) -> bool {
-        self.marks.is_replayed
+    pub(crate) fn replayed_after(&self) -> Option<Earlier> {
+        self.marks.replayed
+    }
+
+    /// Returns how often its messages were tried before the subscription resumed.
+    #[inline(always)]
+    pub(crate) fn tried(&self) -> u32 {
+        #[cfg(feature = "log")]
+        let tried = self.marks.replayed.map_or(0, |earlier| earlier.tried);
+        #[cfg(not(feature = "log"))]
+        let tried = 0;
+        tried
     }
 
     /// Calls `note` with the trackers of the messages from `from` up to `to`.
@@ -285,6 +314,7 @@ impl<T> OpenBatch<T> {
         self.expected = messages.len().next_power_of_two();
         Batch {
             messages: Messages::Each(messages),
+            retained: None,
             meta: std::mem::take(&mut self.meta),
             ttl: self.ttl,
             marks: std::mem::replace(&mut self.marks, Marks::NONE),

@@ -31,6 +31,18 @@ impl Meta {
         self.track.is_some() || self.is_logged
     }
 
+    /// Returns the parts that a handler can read, and the time to live, without anybody who waits for
+    /// an end.
+    pub(crate) fn without_watchers(&self) -> Self {
+        Self {
+            key: self.key.clone(),
+            headers: self.headers.clone(),
+            ttl_ns: self.ttl_ns,
+            dedup_id: self.dedup_id.clone(),
+            ..Self::default()
+        }
+    }
+
     /// Notes that the message was accepted, before anybody can see it.
     pub(crate) fn begin(&self) {
         if let Some(tracker) = self.tracker() {

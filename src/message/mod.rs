@@ -14,10 +14,17 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+#[cfg(feature = "log")]
+use crate::engine::outbox::lane_outbox::CallOutbox;
+use crate::engine::track::ends::Ends;
+use crate::engine::track::replies::Replied;
 use crate::message::batch::Batch;
 use crate::message::meta::HeaderValue;
+use crate::sync::Arc;
 #[cfg(feature = "log")]
 use crate::types::durable::durability::Durability;
+#[cfg(feature = "log")]
+use crate::types::durable::earlier::Earlier;
 
 /// The number of a message within its topic.
 ///
@@ -216,11 +223,21 @@ pub struct Delivery<'a, T> {
     pub(crate) now_ns: u64,
 }
 
+/// A lane of any payload type that can be told to hand out nothing for a while.
+pub(crate) trait HoldOff: Send + Sync {
+    fn hold_off(&self, time: Duration);
+}
+
 /// The topic and the subscription of a delivery.
 #[derive(Clone, Copy)]
 pub(crate) struct Address<'a> {
     pub(crate) topic: &'a str,
     pub(crate) subscription: &'a str,
+    /// The lane that it came from.
+    pub(crate) lane: Option<&'a dyn HoldOff>,
+    /// The outbox of the call, if its subscription is durable.
+    #[cfg(feature = "log")]
+    pub(crate) outbox: Option<CallOutbox<'a>>,
 }
 
 impl<'a, T> Delivery<'a, T> {
@@ -237,7 +254,8 @@ impl<'a, T> Delivery<'a, T> {
     /// Returns the number of the attempt: 1 for the first entry of this delivery into the handler.
     ///
     /// Attempts that ended by [`Nack::requeue`](crate::Nack::requeue) or
-    /// [`Nack::snooze`](crate::Nack::snooze) are not counted. A redrive begins again at 1.
+    /// [`Nack::snooze`](crate::Nack::snooze) are not counted. A redrive begins again at 1. A durable
+    /// subscription that resumes goes on counting. It doesn't count attempts that a crash has cut off.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -255,7 +273,59 @@ impl<'a, T> Delivery<'a, T> {
     /// It may have been published long ago, and a durable subscription may have had it before.
     #[cfg(feature = "log")]
     pub fn is_replayed(&self) -> bool {
-        self.batch.is_replayed()
+        self.batch.replayed_after().is_some()
+    }
+
+    /// Returns whether the subscription may have had the message before (feature `log`).
+    ///
+    /// That is so for a later attempt, and for a letter that was redriven. In a durable subscription
+    /// that has resumed, it is so for each message from before. Such a message may have been
+    /// handled, though its ack was lost in a crash.
+    #[cfg(feature = "log")]
+    pub fn is_redelivered(&self) -> bool {
+        let had = |earlier: Earlier| earlier.had;
+        let was_had = self.batch.replayed_after().is_some_and(had);
+        self.attempt > 1 || self.generation > 0 || was_had
+    }
+
+    /// Returns whether the message was published before the subscription came, and its topic kept it
+    /// ([`TopicBuilder::retain_last`](crate::TopicBuilder::retain_last)).
+    ///
+    /// It stays so in retries and redrives.
+    pub fn is_retained(&self) -> bool {
+        self.batch.is_retained()
+    }
+
+    /// Has the subscription hand out nothing for this time, because a dependency asked for it.
+    ///
+    /// The delivery itself ends as the handler says: return [`Nack::snooze`](crate::Nack::snooze) to
+    /// have it come again without burning an attempt. Calls that run go on, and retries wait, too. A
+    /// longer wait that was asked for before stays. The metrics say
+    /// [`WaitingFor::HoldOff`](crate::metrics::WaitingFor::HoldOff) meanwhile. A subscription to
+    /// patterns waits in this topic alone. On a dead letter it does nothing.
+    ///
+    /// ```
+    /// use millstream::{Broker, Nack};
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = Broker::builder().workers(0).build()?;
+    /// let orders = broker.topic::<u64>("orders").open()?;
+    /// let billing = orders.subscribe("billing", |order| {
+    ///     let wait = Duration::from_secs(30); // the header `retry-after` of a response with 429
+    ///     order.hold_off(wait);
+    ///     Err(Nack::snooze(wait, "too many requests"))
+    /// })?;
+    /// orders.publish_batch([7, 8])?;
+    /// broker.run_until_idle();
+    /// assert_eq!(billing.metrics().counts.attempts, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn hold_off(&self, time: Duration) {
+        if let Some(lane) = self.address.lane {
+            lane.hold_off(time);
+        }
     }
 
     /// Returns the topic's name.
@@ -301,6 +371,45 @@ impl<'a, T> Delivery<'a, T> {
             .unwrap_or_default()
             .iter()
             .map(|(name, value)| (&**name, HeaderValue::of(value)))
+    }
+
+    /// Returns whether the message is a [request](crate::Topic::request), whose publisher waits, or
+    /// has waited, for replies.
+    pub fn is_request(&self) -> bool {
+        self.tracker().is_some_and(|tracker| tracker.is_request())
+    }
+
+    /// Replies to the publisher of a [request](crate::Topic::request).
+    ///
+    /// Reply before the handler returns, or the lease is settled: when all deliveries of a request
+    /// have ended, its publisher waits no longer. A reply is no settlement. So a handler may fail
+    /// after its reply, and be called again. Then its second reply is late.
+    ///
+    /// It doesn't block, except for a short lock. A message that is no request takes no reply. So
+    /// one handler can serve both.
+    ///
+    /// ```
+    /// # use millstream::Broker;
+    /// # use std::time::Duration;
+    /// # let broker = Broker::new()?;
+    /// let prices = broker.topic::<&str>("prices").open()?;
+    /// let _desk = prices.subscribe("desk", |question| {
+    ///     question.reply(question.payload().len());
+    ///     Ok(())
+    /// })?;
+    /// let price: usize = prices.request("ACME", Duration::from_secs(5))?;
+    /// assert_eq!(price, 4);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reply<R: Send + 'static>(&self, reply: R) -> Replied {
+        match self.tracker() {
+            Some(tracker) => tracker.reply(self.id().get(), reply),
+            None => Replied::NotRequested,
+        }
+    }
+
+    fn tracker(&self) -> Option<&'a Arc<Ends>> {
+        self.batch.meta(self.index)?.tracker()
     }
 
     /// Returns the time since the message was accepted, a few microseconds old at most.

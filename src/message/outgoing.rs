@@ -1,7 +1,7 @@
 //! Messages that have yet to be published, as their publishers hold them.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::engine::track::ends::{Ends, Track};
 use crate::message::meta::{Meta, Value};
@@ -38,7 +38,18 @@ use crate::types::duration::nanos;
 pub struct Message<T> {
     payload: T,
     meta: Option<Box<Meta>>,
-    delay: Duration,
+    due: Due,
+}
+
+/// The time at which a message is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    After(Duration),
+    At(SystemTime),
+}
+
+impl Due {
+    const NOW: Self = Self::After(Duration::ZERO);
 }
 
 impl<T> Message<T> {
@@ -47,7 +58,7 @@ impl<T> Message<T> {
         Self {
             payload,
             meta: None,
-            delay: Duration::ZERO,
+            due: Due::NOW,
         }
     }
 
@@ -109,7 +120,15 @@ impl<T> Message<T> {
     /// to live counts from when it is due.
     #[must_use]
     pub fn after(mut self, delay: Duration) -> Self {
-        self.delay = delay;
+        self.due = Due::After(delay);
+        self
+    }
+
+    /// Delays the message until this time of day, as
+    /// [`Topic::publish_at`](crate::Topic::publish_at) does. It replaces a [delay](Self::after).
+    #[must_use]
+    pub fn at(mut self, time: SystemTime) -> Self {
+        self.due = Due::At(time);
         self
     }
 
@@ -129,8 +148,12 @@ impl<T> Message<T> {
         self
     }
 
-    pub(crate) fn delay(&self) -> Duration {
-        self.delay
+    /// Returns the time from `now` until it is due.
+    pub(crate) fn delay(&self, now: impl FnOnce() -> SystemTime) -> Duration {
+        match self.due {
+            Due::After(delay) => delay,
+            Due::At(time) => time.duration_since(now()).unwrap_or_default(),
+        }
     }
 
     fn parts(&mut self) -> &mut Meta {
@@ -143,7 +166,7 @@ impl<T> Message<T> {
 
     /// Returns whether it is due later.
     pub(crate) fn is_late(&self) -> bool {
-        !self.delay.is_zero()
+        self.due != Due::NOW
     }
 
     /// Returns whether its time to live is zero, which makes no sense.
@@ -167,13 +190,8 @@ impl<T> Message<T> {
 
     /// Makes a message of its parts, without a delay. Another topic may weigh it again, or store it.
     pub(crate) fn from_parts((payload, meta): (T, Option<Box<Meta>>)) -> Self {
-        let delay = Duration::ZERO;
-        Self {
-            payload,
-            meta,
-            delay,
-        }
-        .unweighed()
+        let due = Due::NOW;
+        Self { payload, meta, due }.unweighed()
     }
 
     /// Forgets what a topic has noted: what the payload weighs, and that it is in a log.
@@ -205,7 +223,7 @@ impl<T> fmt::Debug for Message<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message")
             .field("meta", &self.meta)
-            .field("delay", &self.delay)
+            .field("due", &self.due)
             .finish_non_exhaustive()
     }
 }

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+#[cfg(feature = "log")]
+use crate::engine::outbox::lane_outbox::{CallOutbox, LaneOutbox};
+use crate::engine::track::replies::Replied;
 use crate::message::batch::Batch;
 use crate::message::meta::HeaderValue;
-use crate::message::{Address, Delivery, MessageId};
-use crate::sync::Arc;
+use crate::message::{Address, Delivery, HoldOff, MessageId};
+use crate::sync::{Arc, Weak};
 
 /// A [`Delivery`] that shares its message with the engine instead of borrowing it.
 ///
@@ -18,12 +21,20 @@ pub struct OwnedDelivery<T> {
     pub(crate) generation: u16,
     pub(crate) names: Arc<Names>,
     pub(crate) now_ns: u64,
+    /// The number of the call, if the subscription has an outbox.
+    #[cfg(feature = "log")]
+    pub(crate) call: Option<u64>,
 }
 
 /// The names of a topic and a subscription, in one allocation, so that deliveries share one count.
 pub(crate) struct Names {
     pub(crate) topic: Arc<str>,
     pub(crate) subscription: Arc<str>,
+    /// The lane. A delivery doesn't keep it alive.
+    pub(crate) lane: Weak<dyn HoldOff>,
+    /// The outbox of a durable subscription.
+    #[cfg(feature = "log")]
+    pub(crate) outbox: Option<Arc<LaneOutbox>>,
 }
 
 impl<T> OwnedDelivery<T> {
@@ -37,6 +48,12 @@ impl<T> OwnedDelivery<T> {
             address: Address {
                 topic: &self.names.topic,
                 subscription: &self.names.subscription,
+                lane: None,
+                #[cfg(feature = "log")]
+                outbox: self.names.outbox.as_deref().map(|lane| CallOutbox {
+                    lane,
+                    call: self.call,
+                }),
             },
             now_ns: self.now_ns,
         }
@@ -73,7 +90,21 @@ impl<T> OwnedDelivery<T> {
     /// It may have been published long ago, and a durable subscription may have had it before.
     #[cfg(feature = "log")]
     pub fn is_replayed(&self) -> bool {
-        self.batch.is_replayed()
+        self.batch.replayed_after().is_some()
+    }
+
+    /// Returns whether the message was published before the subscription came, and its topic kept it
+    /// ([`TopicBuilder::retain_last`](crate::TopicBuilder::retain_last)).
+    pub fn is_retained(&self) -> bool {
+        self.delivery().is_retained()
+    }
+
+    /// Has the subscription hand out nothing for this time, as
+    /// [`Delivery::hold_off`] does.
+    pub fn hold_off(&self, time: Duration) {
+        if let Some(lane) = self.names.lane.upgrade() {
+            lane.hold_off(time);
+        }
     }
 
     /// Returns the topic's name.
@@ -110,6 +141,17 @@ impl<T> OwnedDelivery<T> {
     /// Returns all headers, in the publisher's order.
     pub fn headers(&self) -> impl Iterator<Item = (&str, HeaderValue<'_>)> {
         self.delivery().headers()
+    }
+
+    /// Returns whether the message is a [request](crate::Topic::request), as
+    /// [`Delivery::is_request`] does.
+    pub fn is_request(&self) -> bool {
+        self.delivery().is_request()
+    }
+
+    /// Replies to the publisher of a [request](crate::Topic::request), as [`Delivery::reply`] does.
+    pub fn reply<R: Send + 'static>(&self, reply: R) -> Replied {
+        self.delivery().reply(reply)
     }
 
     /// Returns the time between the acceptance of the message and the beginning of this attempt.

@@ -1,4 +1,4 @@
-//! Labels in events: the cause of a drop, and the user's code that panicked.
+//! Labels in events: the cause of a drop or of a skipped tick, and the user's code that panicked.
 
 use crate::types::labels;
 
@@ -20,7 +20,8 @@ pub enum DropCause {
     ///
     /// [`Topic::cancel_delayed`](crate::Topic::cancel_delayed) does that.
     Cancelled,
-    /// The store did not take the message. Its publisher has the payload back.
+    /// The store did not take the message. Its publisher has the payload back, unless that was a
+    /// delivery, which comes again.
     ///
     /// The event has no [`id`](crate::event::Event::id): the message never got its number in the log.
     ///
@@ -31,6 +32,11 @@ pub enum DropCause {
     ///
     /// It stays in the log. It is published when its topic is open again and it is due.
     Kept,
+    /// The message was published [by a delivery](crate::Delivery::publish) whose attempt has failed.
+    RolledBack,
+    /// The message was published [by a delivery](crate::Delivery::publish), and another one with its
+    /// dedup id was accepted before the ack.
+    Duplicate,
 }
 
 labels!(DropCause {
@@ -42,6 +48,26 @@ labels!(DropCause {
     Self::Cancelled => "cancelled",
     Self::NotStored => "not_stored",
     Self::Kept => "kept",
+    Self::RolledBack => "rolled_back",
+    Self::Duplicate => "duplicate",
+});
+
+/// The reason why no message was published for a tick of a [schedule](crate::Topic::every).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SkipCause {
+    /// The next tick was due first, and [`MissedTicks`](crate::schedule::MissedTicks) says so.
+    Missed,
+    /// The topic refused the message: it was full, or had no subscription.
+    Refused,
+    /// The closure that makes the message panicked.
+    Panicked,
+}
+
+labels!(SkipCause {
+    Self::Missed => "missed",
+    Self::Refused => "refused",
+    Self::Panicked => "panicked",
 });
 
 /// The kinds of user code that the engine calls besides handlers.
@@ -56,6 +82,8 @@ pub enum Hook {
     Filter,
     /// The closure that says what a payload [weighs](crate::TopicBuilder::weight_limit).
     Weigh,
+    /// The closure that makes the messages of a [schedule](crate::Topic::every).
+    Schedule,
     /// An observer.
     Observer,
 }
@@ -65,5 +93,6 @@ labels!(Hook {
     Self::RetryPolicy => "retry_policy",
     Self::Filter => "filter",
     Self::Weigh => "weigh",
+    Self::Schedule => "schedule",
     Self::Observer => "observer",
 });

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::message::MessageId;
-pub use crate::observe::cause::{DropCause, Hook};
+pub use crate::observe::cause::{DropCause, Hook, SkipCause};
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::policy::retry::FailureKind;
 use crate::pure::policy::strategy::FlushCause;
@@ -293,6 +293,7 @@ impl fmt::Display for Event<'_> {
                 cause.map_or(Ok(()), |cause| write!(f, " ({cause})"))
             }
             EventKind::Waiting { reason: None } => f.write_str(" no more"),
+            EventKind::TicksSkipped { count, cause } => write!(f, " {count} ({cause})"),
             EventKind::HookPanicked { hook } => write!(f, " ({hook})"),
             EventKind::MemberJoined { member } | EventKind::MemberLeft { member } => {
                 write!(f, " {member}")
@@ -339,6 +340,16 @@ pub enum EventKind {
     /// A publish repeated the [dedup id](crate::Message::dedup_id) of this message, which was
     /// accepted before. The payload of the repetition was dropped.
     Duplicate,
+    /// A reply to this message came after its [request](crate::Topic::request) was over, and was
+    /// dropped.
+    LateReply,
+    /// No message was published for some ticks of a [schedule](crate::Topic::every).
+    TicksSkipped {
+        /// The number of ticks.
+        count: u64,
+        /// The cause.
+        cause: SkipCause,
+    },
     /// A handler is about to be called, or a lease is taken.
     ///
     /// If the subscription is cancelled at this very moment, the handler isn't called, and
@@ -517,6 +528,8 @@ impl EventKind {
             Self::MemberLeft { .. } => "member_left",
             Self::MessageEnqueued { .. } => "message_enqueued",
             Self::Duplicate => "duplicate",
+            Self::LateReply => "late_reply",
+            Self::TicksSkipped { .. } => "ticks_skipped",
             Self::Delivering => "delivering",
             Self::Delivered => "delivered",
             Self::Failed { .. } => "failed",

@@ -48,6 +48,10 @@ pub struct TopicMetrics {
     /// Publishes dropped because a message with their [dedup id](crate::Message::dedup_id) had been
     /// accepted. They count neither as published nor as rejected.
     pub duplicates: u64,
+    /// Replies to [requests](crate::Topic::request) that were over by then, and were dropped.
+    pub late_replies: u64,
+    /// Ticks of [schedules](crate::Topic::every) for which no message was published.
+    pub ticks_skipped: u64,
     /// Messages in the queue, or on their way into it, or delayed.
     pub queued: u64,
     /// The part of `queued` that waits for its time.
@@ -68,6 +72,12 @@ pub struct TopicMetrics {
     pub dead_letters: usize,
     /// Letters that a full store evicted or did not keep.
     pub letters_evicted: u64,
+    /// Messages that the topic keeps for subscriptions that come late
+    /// ([`TopicBuilder::retain_last`](crate::TopicBuilder::retain_last)).
+    pub retained: usize,
+    /// Keys whose last message was given up, because the topic keeps those of a limited number of
+    /// keys ([`TopicBuilder::retain_last_per_key`](crate::TopicBuilder::retain_last_per_key)).
+    pub retained_evicted: u64,
     /// The subscribers to the topic's dead letters.
     pub letter_subscriptions: Vec<LetterSubscriptionMetrics>,
     /// Messages in each partition, with those under way to it. Empty if the topic is not split.
@@ -298,10 +308,13 @@ impl TopicMetrics {
         self.published += other.published;
         self.rejected += other.rejected;
         self.duplicates += other.duplicates;
+        self.late_replies += other.late_replies;
+        self.ticks_skipped += other.ticks_skipped;
         self.dropped += other.dropped;
         self.unrouted += other.unrouted;
         self.dispatched += other.dispatched;
         self.letters_evicted += other.letters_evicted;
+        self.retained_evicted += other.retained_evicted;
         self.ended += other.deliveries();
     }
 }

@@ -8,6 +8,7 @@ use crate::message::MessageId;
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::types::config::LaneFull;
 use crate::types::error::SettingError;
+use std::time::Duration;
 
 /// A subscription of any kind and any payload type.
 pub(crate) trait Control: Send + Sync {
@@ -27,6 +28,8 @@ pub(crate) trait Control: Send + Sync {
     fn set_timeout(&self, timeout_ns: u64) -> Result<(), SettingError>;
     /// Changes the breaker by hand. Returns `false` if there is none.
     fn change_breaker(&self, change: ChangeBreaker) -> bool;
+    /// Hands out nothing for this time.
+    fn hold_off(&self, time: Duration);
     /// Has the handler called for nothing more, or again.
     fn set_paused(&self, is_paused: bool);
     /// Returns whether the subscription itself is paused.
@@ -239,6 +242,14 @@ macro_rules! subscription_controls {
         /// Ends the subscription's own pause.
         pub fn resume(&self) {
             self.control().set_paused(false);
+        }
+
+        /// Hands out nothing for this time, because a dependency asked for it.
+        ///
+        /// Leases that are out and calls that run go on. A longer wait that was asked for before stays.
+        /// A handler has [`Delivery::hold_off`](crate::Delivery::hold_off).
+        pub fn hold_off(&self, time: std::time::Duration) {
+            self.control().hold_off(time);
         }
 
         /// Returns whether the subscription itself is paused, whatever its topic and its broker are.

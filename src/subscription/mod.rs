@@ -21,7 +21,7 @@ use crate::engine::state::keyed::ChangeRules;
 use crate::engine::state::lane::Lane;
 use crate::engine::wait::fire::Tag;
 use crate::engine::wait::holds::Hold;
-use crate::message::MessageId;
+use crate::message::{HoldOff, MessageId};
 use crate::observe::latency::Latencies;
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::words::handles::Holders;
@@ -231,6 +231,10 @@ impl<T: Send + Sync + 'static> Control for Arc<Lane<T>> {
 
     fn change_breaker(&self, change: ChangeBreaker) -> bool {
         Lane::change_breaker(self, change)
+    }
+
+    fn hold_off(&self, time: Duration) {
+        HoldOff::hold_off(&**self, time);
     }
 
     fn set_paused(&self, is_paused: bool) {

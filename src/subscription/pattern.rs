@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use std::time::Duration;
+
 use crate::engine::base::contain::SharedPolicy;
 use crate::engine::gates::protection::{ChangeBreaker, ProtectionSettings};
 use crate::engine::patterns::subscription::PatternSub;
@@ -218,6 +220,10 @@ impl<T: Send + Sync + 'static> Control for PatternSub<T> {
 
     fn change_breaker(&self, change: ChangeBreaker) -> bool {
         PatternSub::change_breaker(self, change)
+    }
+
+    fn hold_off(&self, time: Duration) {
+        PatternSub::hold_off(self, time);
     }
 
     fn set_paused(&self, is_paused: bool) {

@@ -37,6 +37,11 @@ pub(crate) use crossbeam_utils::CachePadded;
 pub(crate) use std::sync::OnceLock as StaticOnce;
 pub(crate) use std::sync::{Arc, Weak};
 
+/// Returns the time of day.
+pub(crate) fn time_of_day() -> std::time::SystemTime {
+    std::time::SystemTime::now()
+}
+
 /// Returns the time of day, in milliseconds since 1970.
 #[cfg(feature = "log")]
 pub(crate) fn unix_ms() -> u64 {

@@ -9,6 +9,8 @@ pub(crate) mod letters;
 pub(crate) mod live;
 pub(crate) mod options;
 pub(crate) mod publishing;
+pub(crate) mod requests;
+pub(crate) mod schedules;
 #[cfg(feature = "log")]
 pub(crate) mod stored;
 
@@ -70,7 +72,9 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// of the same name gets none of its predecessor's deliveries.
     ///
     /// Under [`NoSubscribers::Retain`](crate::NoSubscribers::Retain), a subscription that comes
-    /// while no other is open also gets the waiting messages.
+    /// while no other is open also gets the waiting messages. A topic with
+    /// [`retain_last`](crate::TopicBuilder::retain_last) gives each subscription its last messages, and
+    /// those that wait.
     ///
     /// # Errors
     ///

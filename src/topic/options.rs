@@ -8,6 +8,7 @@ use crate::engine::base::contain::{SharedPolicy, SharedStrategy};
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::directory::{AnyTopic, LiveSettings, Partitions, TopicSettings};
 use crate::pure::policy::dedup::Dedup;
+use crate::pure::policy::retained::Retain;
 use crate::pure::policy::retry::RetryPolicy;
 use crate::pure::words::Packed;
 use crate::types::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};
@@ -98,6 +99,52 @@ macro_rules! topic_setters {
         /// [`Topic::set_dedup`](crate::Topic::set_dedup) changes the bounds while traffic runs.
         pub fn dedup(mut self, dedup: crate::pure::policy::dedup::Dedup) -> Self {
             self.options_mut().dedup = Some(dedup);
+            self
+        }
+
+        /// Has the topic keep its last messages for subscriptions that come late.
+        ///
+        /// By default it keeps none, and a subscription begins with the messages accepted after it came.
+        /// With this setting, a subscription first gets the last messages that were dispatched, oldest
+        /// first, at most this many. Then it gets everything that is dispatched after them, without a
+        /// gap and without a double. [`Delivery::is_retained`](crate::Delivery::is_retained) tells the
+        /// first ones from the others.
+        ///
+        /// A message is kept when it is dispatched, whether or not it finds a subscription. One that is
+        /// dropped or expires in the queue is not kept. Kept messages that have expired meanwhile are
+        /// not given. A subscription's filter is asked about each, on the thread that subscribes. The
+        /// topic dispatches nothing until it has answered. A lane with room for fewer gets the newest.
+        ///
+        /// The range is 1 to the topic's [`lane_capacity`](Self::lane_capacity). A kept message keeps
+        /// its batch alive, which is up to 63 neighbors. A topic with this setting takes one lock more
+        /// for each batch that it dispatches. A durable topic (feature `log`) refuses this setting:
+        /// its subscriptions begin where they like.
+        ///
+        /// This replaces [`retain_last_per_key`](Self::retain_last_per_key). Neither has to do with
+        /// [`NoSubscribers::Retain`](crate::NoSubscribers::Retain), under which messages wait in the
+        /// queue for a first subscription.
+        pub fn retain_last(mut self, messages: usize) -> Self {
+            let retain = crate::pure::policy::retained::Retain::Last(messages);
+            self.options_mut().retain = Some(retain);
+            self
+        }
+
+        /// Has the topic keep the last message of each key for subscriptions that come late.
+        ///
+        /// By default it keeps none. Everything said of [`retain_last`](Self::retain_last) holds here,
+        /// except for which messages are kept. They come in the order in which they were dispatched.
+        /// All messages without a key count as those of one more key. Of more keys than `keys`, the
+        /// one whose last message is the oldest is given up and counted
+        /// ([`retained_evicted`](crate::metrics::TopicMetrics::retained_evicted)).
+        ///
+        /// The range is 1 to the topic's [`lane_capacity`](Self::lane_capacity). A key takes its text
+        /// and some 200 bytes. Its message keeps its batch alive, which is up to 63 neighbors. A
+        /// message costs two searches among the keys when it is dispatched.
+        ///
+        /// This replaces [`retain_last`](Self::retain_last).
+        pub fn retain_last_per_key(mut self, keys: usize) -> Self {
+            let retain = crate::pure::policy::retained::Retain::PerKey(keys);
+            self.options_mut().retain = Some(retain);
             self
         }
 
@@ -219,6 +266,7 @@ pub struct TopicOptions {
     pub(crate) ttl: Option<Duration>,
     pub(crate) on_expired: Option<OnExpired>,
     pub(crate) dedup: Option<Dedup>,
+    pub(crate) retain: Option<Retain>,
     pub(crate) lane_capacity: Option<usize>,
     pub(crate) letters: Option<usize>,
     pub(crate) letter_overflow: Option<DeadLetterOverflow>,
@@ -252,6 +300,8 @@ impl TopicOptions {
         check_overflow(overflow, engine)?;
         let ttl_ns = self.ttl.map(check_ttl).transpose()?;
         self.dedup.map_or(Ok(()), Dedup::check)?;
+        let retain_check = |retain: Retain| retain.check(lane_capacity);
+        self.retain.map_or(Ok(()), retain_check)?;
         let partitions = match (self.partitions, self.unkeyed) {
             (Some(count), unkeyed) => Some(Partitions {
                 count: check_partitions(count, capacity as u64)?,
@@ -283,6 +333,7 @@ impl TopicOptions {
             lane_capacity: lane_capacity as u32,
             dedup: self.dedup,
             weight_limit: None,
+            retain: self.retain,
         };
         Ok((settings, live))
     }
@@ -323,6 +374,10 @@ impl TopicOptions {
             (
                 "dedup",
                 self.dedup.is_some() && live.dedup != asked_live.dedup,
+            ),
+            (
+                "retain_last",
+                self.retain.is_some() && live.retain != asked_live.retain,
             ),
             (
                 "lane_capacity",
@@ -370,6 +425,7 @@ impl fmt::Debug for TopicOptions {
             .field("no_subscribers", &self.no_subscribers)
             .field("ttl", &self.ttl)
             .field("dedup", &self.dedup)
+            .field("retain", &self.retain)
             .field("lane_capacity", &self.lane_capacity)
             .field("partitions", &self.partitions)
             .finish_non_exhaustive()

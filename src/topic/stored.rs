@@ -151,6 +151,9 @@ impl<T: Send + Sync + 'static> StoredTopic<T> {
             let rule = "must not be set in a durable topic";
             return Err(SettingError::new("partitions", partitions.count, rule));
         }
+        if let Some(retain) = live.retain {
+            return Err(retain.refuse_durable());
+        }
         Ok(())
     }
 

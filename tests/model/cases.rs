@@ -38,6 +38,7 @@ fn topic(capacity: usize) -> Setup {
         on_expired: OnExpired::Drop,
         dedup: None,
         weight_limit: None,
+        retain: None,
         letters: 3,
         letter_overflow: DeadLetterOverflow::EvictOldest,
         partitions: None,

@@ -8,7 +8,9 @@ use proptest::prelude::*;
 
 use crate::answers::Answer;
 use crate::exclusions::within_the_model;
-use crate::program::{Hands, How, LINES, MEMBERS, Policy, SLOTS, Settle, Setup, Shape, Step, TICK};
+use crate::program::{
+    Hands, How, LINES, MEMBERS, Policy, Retain, SLOTS, Settle, Setup, Shape, Step, TICK,
+};
 
 fn policies() -> impl Strategy<Value = Policy> {
     let shape = (0..6_u64, 0..3_u8, 1..4_u32);
@@ -103,11 +105,16 @@ pub fn setups() -> impl Strategy<Value = Setup> {
     );
     let dedup = prop::option::weighted(0.5, memories());
     let weight = prop::option::weighted(0.4, weights());
+    let retain = prop_oneof![
+        (1..9_usize).prop_map(Retain::Last),
+        (1..4_usize).prop_map(Retain::PerKey),
+    ];
     let ttl = (
         prop::option::weighted(0.3, 1..12_u64),
         expired,
         dedup,
         weight,
+        prop::option::weighted(0.4, retain),
     );
     let shapes = [shapes(), shapes(), shapes()];
     let setups = (topic, ttl, (letters, evict), (hows(), policies()), shapes);
@@ -122,6 +129,7 @@ pub fn setups() -> impl Strategy<Value = Setup> {
             on_expired: ttl.1,
             dedup: ttl.2,
             weight_limit: ttl.3,
+            retain: ttl.4,
             letters: letters.0,
             letter_overflow: letters.1,
             how,

@@ -196,6 +196,13 @@ impl Shape {
     }
 }
 
+/// Which messages a topic keeps: the last ones, or the last one of each key.
+#[derive(Clone, Copy, Debug)]
+pub enum Retain {
+    Last(usize),
+    PerKey(usize),
+}
+
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub capacity: usize,
@@ -207,6 +214,8 @@ pub struct Setup {
     pub dedup: Option<(u64, usize)>,
     /// How much its messages may weigh, if it weighs them. A payload is its own weight.
     pub weight_limit: Option<u64>,
+    /// Which messages it keeps for subscriptions that come late.
+    pub retain: Option<Retain>,
     pub letters: usize,
     pub letter_overflow: DeadLetterOverflow,
     /// Into how many partitions the topic is split, if it is.

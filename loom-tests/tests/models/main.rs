@@ -19,6 +19,7 @@ mod patterns;
 mod pull;
 mod quiet;
 mod redrive;
+mod requests;
 mod retry;
 mod room;
 mod schedule;

@@ -425,6 +425,16 @@ const MUTANTS: &[Mutant] = &[
         "no receiver hears of the end",
         &["pull::a_receiver_that_waits_hears_of_the_end"],
     ),
+    (
+        "replies.wake",
+        "a reply wakes no requester",
+        &["requests::a_requester_that_falls_asleep_hears_of_the_reply"],
+    ),
+    (
+        "schedule.cancelled",
+        "a schedule that was cancelled while it ticked goes on",
+        &["requests::a_schedule_that_is_cancelled_while_it_ticks_is_gone"],
+    ),
 ];
 
 /// A model that a mutant makes run on and on has not seen it.

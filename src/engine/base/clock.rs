@@ -9,17 +9,19 @@
 //! fires early because two clocks disagree. Where the processor has no steady counter, quanta reads
 //! the system's clock.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Counter, Instant};
+use crate::sync::{Arc, Counter, Instant, time_of_day};
 use crate::types::duration::nanos;
 
 /// A clock that stands still until it is advanced.
 ///
 /// Given to a broker with `workers(0)`, it makes every retry, linger and time to live
 /// deterministic. Advance the clock, then call
-/// [`Broker::run_until_idle`](crate::Broker::run_until_idle).
+/// [`Broker::run_until_idle`](crate::Broker::run_until_idle). Its time of day, for
+/// [`Topic::publish_at`](crate::Topic::publish_at), is counted from
+/// [`UNIX_EPOCH`](std::time::SystemTime::UNIX_EPOCH).
 ///
 /// ```
 /// use millstream::{Broker, ManualClock};
@@ -115,6 +117,14 @@ impl Clock {
         match self {
             Self::Monotonic { origin, .. } => origin.checked_add(Duration::from_nanos(at_ns)),
             Self::Manual(_) => None,
+        }
+    }
+
+    /// Returns the time of day. A manual clock began in 1970.
+    pub(crate) fn time_of_day(&self) -> SystemTime {
+        match self {
+            Self::Monotonic { .. } => time_of_day(),
+            Self::Manual(clock) => SystemTime::UNIX_EPOCH + clock.elapsed(),
         }
     }
 

@@ -302,6 +302,10 @@ pub struct TopicBooks {
     pub rejected: Counter,
     /// Publishes that repeated the dedup id of an accepted message.
     pub duplicates: Counter,
+    /// Replies to requests that were over, and were dropped.
+    pub late_replies: Counter,
+    /// Ticks of schedules for which no message was published.
+    pub ticks_skipped: Counter,
     /// Messages dropped by overflow or by shutdown, cancelled while they were delayed, or expired
     /// for want of subscribers.
     pub dropped: Counter,

@@ -3,6 +3,8 @@
 //!
 //! Failed attempts are not settled here: see [`settle`](crate::engine::deliver::settle).
 
+#[cfg(feature = "log")]
+use crate::engine::outbox::lane_outbox::CallOutbox;
 use crate::engine::parts::handler::FailedCall;
 use crate::engine::parts::pending::{Attempts, Took};
 use crate::engine::state::lane::Lane;
@@ -18,6 +20,19 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Address {
             topic: &self.topic.name,
             subscription: &self.name,
+            lane: Some(self),
+            #[cfg(feature = "log")]
+            outbox: None,
+        }
+    }
+
+    /// The address of a call, with the outbox of a durable subscription.
+    #[inline(always)]
+    pub(crate) fn call_address(&self) -> Address<'_> {
+        Address {
+            #[cfg(feature = "log")]
+            outbox: self.outbox().map(|lane| CallOutbox { lane, call: None }),
+            ..self.address()
         }
     }
 
@@ -31,10 +46,23 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Delivery {
             batch,
             index,
-            attempt: 1,
+            attempt: batch.tried() + 1,
             generation: 0,
             address: self.address(),
             now_ns,
+        }
+    }
+
+    /// The first attempt at a delivery, which can publish with its ack.
+    pub(crate) fn called_delivery<'d>(
+        &'d self,
+        batch: &'d Batch<T>,
+        index: usize,
+        now_ns: u64,
+    ) -> Delivery<'d, T> {
+        Delivery {
+            address: self.call_address(),
+            ..self.first_delivery(batch, index, now_ns)
         }
     }
 

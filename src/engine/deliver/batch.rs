@@ -59,7 +59,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let places = self.expire_within(&parts, now_ns);
         let deliveries: Vec<_> = places
             .iter()
-            .map(|(part, index)| self.first_delivery(&part.batch, *index, now_ns))
+            .map(|(part, index)| self.called_delivery(&part.batch, *index, now_ns))
             .collect();
         if deliveries.is_empty() {
             return Progress::Done { now_ns };

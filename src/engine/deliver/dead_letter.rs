@@ -1,5 +1,7 @@
 //! Deliveries that go to the dead letters.
 
+#[cfg(feature = "log")]
+use crate::engine::outbox::lane_outbox::LaneOutbox;
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::dead_letter_store::Letter;
 use crate::engine::state::lane::Lane;
@@ -7,6 +9,8 @@ use crate::engine::state::lane::Lane;
 use crate::log::cursor::{Cursor, NewLetter};
 use crate::message::batch::BatchSlice;
 use crate::pure::decide::lifecycle::{Status, Step};
+#[cfg(feature = "log")]
+use crate::pure::log::step;
 use crate::sync::Arc;
 #[cfg(feature = "log")]
 use crate::sync::unix_ms;
@@ -18,6 +22,34 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn cursor(&self) -> Option<&Arc<Cursor>> {
         self.stored.as_ref()?.cursor.as_ref()
     }
+
+    /// Returns the outbox of a durable subscription.
+    #[cfg(feature = "log")]
+    #[inline(always)]
+    pub(crate) fn outbox(&self) -> Option<&LaneOutbox> {
+        self.stored.as_ref()?.outbox.as_deref()
+    }
+
+    /// Returns it for a call that may outlive the lane.
+    #[cfg(all(feature = "log", feature = "async"))]
+    pub(crate) fn shared_outbox(&self) -> Option<Arc<LaneOutbox>> {
+        self.stored.as_ref()?.outbox.clone()
+    }
+
+    /// Notes in the log how often a delivery was tried that is to be tried again.
+    #[cfg(feature = "log")]
+    pub(crate) fn note_failed(&self, failed: &PendingDelivery<T>) {
+        if let Some(cursor) = self.cursor() {
+            step!(
+                "count attempts",
+                cursor.failed(failed.id().get(), failed.attempts)
+            );
+        }
+    }
+
+    #[cfg(not(feature = "log"))]
+    #[inline(always)]
+    pub(crate) fn note_failed(&self, _: &PendingDelivery<T>) {}
 
     /// Notes a letter in the log, before anybody can see it.
     #[cfg(feature = "log")]

@@ -109,6 +109,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
     ) -> Settled<T> {
         let id = failed.id();
+        self.roll_back(id);
         let attempt = failed.attempts + 1;
         let is_caused_by_end = failed_call.by_shutdown && !failed_call.cause.action().is_final();
         if is_caused_by_end && self.engine().is_ending() {
@@ -141,6 +142,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         match self.verdict(&failed, failed_call, &text, now_ns) {
             Verdict::Retry { due_ns } => {
                 self.books.record(Status::Failed, Step::Retry, 1);
+                self.note_failed(&failed);
                 let delay_ns = due_ns.saturating_sub(now_ns);
                 let snoozed = None;
                 let wait = Wait { delay_ns, snoozed };
@@ -236,6 +238,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Ends one delivery that was tried or redriven before, as the lane's phase says.
     pub(crate) fn end_pending(&self, pending: PendingDelivery<T>, from: Status) {
+        if from == Status::Delivering {
+            self.roll_back(pending.id());
+        }
         if self.phase() == Phase::DeadLettering {
             self.bury(pending, from, DeadReason::Unsubscribed);
             return;

@@ -2,13 +2,14 @@
 //! as long as the lane's share of the worker lasts.
 
 use std::iter;
+use std::ops::Range;
 
 use crate::engine::base::contain::discard;
 use crate::engine::deliver::attempts::successes;
 use crate::engine::gates::asking::Calls;
 use crate::engine::parts::handler::{BatchRun, FailedCall, Handler};
-use crate::engine::parts::pending::Attempts;
 use crate::engine::parts::pending::PendingDelivery;
+use crate::engine::parts::pending::{Attempts, Took};
 use crate::engine::runtime::pool::{Task, Worker};
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::{Lane, Turn};
@@ -206,9 +207,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
             batch,
             from,
             to,
-            attempt: 1,
+            attempt: batch.tried() + 1,
             generation: 0,
-            address: self.address(),
+            address: self.call_address(),
             now_ns,
             room: &self.room,
             // The gate has to know of a failure before the next attempt.
@@ -220,7 +221,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// calls were made, and the time after them.
     pub(crate) fn try_run(&self, turn: &mut Turn<T>, run: &BatchRun<'_, T>) -> (usize, u64) {
         self.books.begin_in_flight((run.to - run.from) as u64);
-        self.tell_attempts(run.batch.ids(run.from, run.to), Attempts::first(run.now_ns));
+        self.tell_attempts(run.batch.ids(run.from, run.to), run.attempts());
         let calls = turn
             .handler
             .call(self.engine(), run, &mut turn.failed_calls);
@@ -239,24 +240,42 @@ impl<T: Send + Sync + 'static> Lane<T> {
         after_ns: u64,
     ) -> usize {
         let (from, to) = (run.from, run.from + calls);
-        let (ids, attempts) = (run.batch.ids(from, to), Attempts::first(run.now_ns));
+        let (ids, attempts) = (run.batch.ids(from, to), run.attempts());
         let took = attempts.until(after_ns, calls);
         let acked = match &run.batch.messages {
             Messages::Chunk(_, first) => {
                 let accepted_ns = iter::repeat_n(first.accepted_ns, calls);
                 self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
             }
-            Messages::Each(messages) => {
-                let messages = messages[from..to].iter();
-                let accepted_ns = messages.map(|message| message.stamp.accepted_ns);
-                self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
-            }
+            Messages::Each(messages) => match messages.get(from..to) {
+                Some(messages) => {
+                    let accepted_ns = messages.iter().map(|message| message.stamp.accepted_ns);
+                    self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
+                }
+                None => self.end_retained(run.batch, from..to, failed_calls, attempts, took),
+            },
         };
         if run.batch.is_watched() {
             let acked = successes(calls, failed_calls).map(|at| from + at);
             self.note_ends(run.batch, acked, 0, Status::Delivered);
         }
         acked
+    }
+
+    /// Records the ends of calls for messages that are in other batches.
+    #[cold]
+    #[inline(never)]
+    fn end_retained(
+        self: &Arc<Self>,
+        batch: &Batch<T>,
+        places: Range<usize>,
+        failed_calls: &[FailedCall],
+        attempts: Attempts,
+        took: Took,
+    ) -> usize {
+        let ids = batch.ids(places.start, places.end);
+        let accepted_ns = places.map(|place| batch.stamp(place).accepted_ns);
+        self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
     }
 
     /// Takes the next deliveries of the lane. Where waiting deliveries may be dropped or
@@ -284,7 +303,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             to: index + 1,
             attempt: attempts.number,
             generation: again.generation,
-            address: self.address(),
+            address: self.call_address(),
             now_ns,
             room: &self.room,
             until_fault: false,

@@ -67,10 +67,25 @@ impl<T: Send + Sync + 'static> Lane<T> {
             end,
             Status::Delivered | Status::Dropped | Status::Expired | Status::Filtered
         );
-        if is_done && let Some(cursor) = self.cursor() {
-            cursor.done(ids.map(MessageId::get));
+        let numbers = ids.map(MessageId::get);
+        match (end, self.outbox()) {
+            (Status::Delivered, Some(outbox)) => outbox.commit(numbers),
+            (_, Some(_)) if is_done && let Some(cursor) = self.cursor() => cursor.done(numbers),
+            _ => {}
         }
     }
+
+    /// Drops what an attempt has published that has not succeeded.
+    #[cfg(feature = "log")]
+    pub(crate) fn roll_back(&self, id: MessageId) {
+        if let Some(outbox) = self.outbox() {
+            outbox.roll_back(id.get());
+        }
+    }
+
+    #[cfg(not(feature = "log"))]
+    #[inline(always)]
+    pub(crate) fn roll_back(&self, _: MessageId) {}
 
     #[cfg(not(feature = "log"))]
     #[inline(always)]

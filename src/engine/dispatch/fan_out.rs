@@ -12,6 +12,7 @@
 
 use crate::engine::base::counters::LaneBooks;
 use crate::engine::dispatch::room::ALL_WANT;
+use crate::engine::late::retained::Keeping;
 use crate::engine::parts::dispatcher::{DispatcherState, Grant};
 use crate::engine::runtime::pool::Worker;
 use crate::engine::state::lane::Lane;
@@ -57,6 +58,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Starts::NONE => (current.len(), ALL_WANT),
             starts => self.alike(&current, lanes, starts),
         };
+        let list = lanes;
         let piece;
         let (alike, id, lanes, refusing) = match self.has_filters() {
             false => (alike, id, lanes, &[][..]),
@@ -67,41 +69,46 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         let batch = &current.batch;
         let _motion = self.books.motions.begin(alike as u64);
-        let count =
-            match self.find_places(dispatcher, lanes, alike as u32, id, !refusing.is_empty()) {
-                Places::For(count) => count,
-                Places::Nobody => {
-                    let nobodys = BatchSlice {
-                        batch: Arc::clone(batch),
-                        from: current.from,
-                        to: current.from + alike as u32,
-                    };
-                    if self.has_stopped() {
-                        // There were subscriptions, but the end of the broker has closed them.
-                        self.unload(&nobodys);
-                        self.drop_messages(nobodys.ids(), DropCause::Shutdown);
-                        nobodys.track(|tracker| tracker.end(Status::Dropped));
-                    } else {
-                        self.unroute(&nobodys);
-                    }
-                    at.leave(self, alike);
-                    dispatcher.keep(current.after(alike as u32));
-                    return Some(alike);
-                }
-                Places::Later => {
-                    dispatcher.current_batch = Some(current);
-                    self.rest_without_room(at);
-                    return None;
-                }
-            };
-        // The messages are counted before they can be handled, so a snapshot never shows more
-        // ends than beginnings.
-        self.books.dispatched.add(u64::from(count));
+        let is_refused = !refusing.is_empty();
+        let places = self.find_places(dispatcher, lanes, alike as u32, id, is_refused);
+        let count = match places {
+            Places::For(count) => count,
+            Places::Nobody => alike as u32,
+            Places::Later => {
+                dispatcher.current_batch = Some(current);
+                self.rest_without_room(at);
+                return None;
+            }
+        };
         let part = || BatchSlice {
             batch: Arc::clone(batch),
             from: current.from,
             to: current.from + count,
         };
+        if self.retained.is_some() {
+            let keeping = self.keep_retained(dispatcher, &part(), (list, lanes));
+            if keeping != Keeping::HandOn {
+                dispatcher.current_batch = Some(current);
+                return (keeping == Keeping::ReadAgain).then_some(0);
+            }
+        }
+        if let Places::Nobody = places {
+            let nobodys = part();
+            if self.has_stopped() {
+                // There were subscriptions, but the end of the broker has closed them.
+                self.unload(&nobodys);
+                self.drop_messages(nobodys.ids(), DropCause::Shutdown);
+                nobodys.track(|tracker| tracker.end(Status::Dropped));
+            } else {
+                self.unroute(&nobodys);
+            }
+            at.leave(self, alike);
+            dispatcher.keep(current.after(count));
+            return Some(alike);
+        }
+        // The messages are counted before they can be handled, so a snapshot never shows more
+        // ends than beginnings.
+        self.books.dispatched.add(u64::from(count));
         // Deliveries without a place end while their messages still have a ticket in the queue.
         // So nothing is counted any more once a topic seems to be at rest.
         for (lane, grant) in lanes.iter().zip(&mut dispatcher.grants) {
@@ -251,16 +258,21 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             if !short {
                 return count;
             }
-            for (lane, grant) in lanes.iter().zip(grants.iter()) {
-                if let Reserved::Granted(granted) = grant.reserved
-                    && lane.release(granted)
-                {
-                    lane.come_to_end();
-                }
-            }
+            self.give_places_back(lanes, grants);
             count = room();
         }
         0
+    }
+
+    /// Gives back the places that lanes have granted.
+    pub(crate) fn give_places_back(&self, lanes: &Lanes<T>, grants: &[Grant]) {
+        for (lane, grant) in lanes.iter().zip(grants) {
+            if let Reserved::Granted(granted) = grant.reserved
+                && lane.release(granted)
+            {
+                lane.come_to_end();
+            }
+        }
     }
 
     /// Applies the lane's policy to the messages for which it has reserved no place. Afterwards
@@ -302,15 +314,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         kept: BatchSlice<T>,
         worker: &mut Worker<'_>,
     ) -> Then {
-        let (count, first_ns) = (kept.len() as u64, kept.expires_ns());
-        // Before the lane can end a delivery.
-        kept.track(Ends::open);
-        in_order!(
-            lane.books.record(Status::Created, Step::Accept, count),
-            lane.push(kept),
-            "fan-out.count-then-push",
-        );
-        lane.expiry.note(first_ns);
+        self.place_in(lane, kept);
         let then = lane.task.notify();
         if then == Then::Enqueue {
             worker.submit(lane.home, Arc::clone(lane) as _);
@@ -321,6 +325,20 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             lane.come_to_end();
         }
         then
+    }
+
+    /// Puts messages into a lane, which has granted places for them. Somebody notifies it.
+    #[inline(always)]
+    pub(crate) fn place_in(&self, lane: &Lane<T>, kept: BatchSlice<T>) {
+        let (count, first_ns) = (kept.len() as u64, kept.expires_ns());
+        // Before the lane can end a delivery.
+        kept.track(Ends::open);
+        in_order!(
+            lane.books.record(Status::Created, Step::Accept, count),
+            lane.push(kept),
+            "fan-out.count-then-push",
+        );
+        lane.expiry.note(first_ns);
     }
 
     /// Drops the oldest waiting deliveries of a lane, no more than needed. Stops when `wanted`

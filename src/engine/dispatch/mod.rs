@@ -5,5 +5,6 @@ pub(crate) mod expiry;
 pub(crate) mod fan_out;
 pub(crate) mod filter;
 pub(crate) mod lag;
+pub(crate) mod retained;
 pub(crate) mod room;
 pub(crate) mod turn;

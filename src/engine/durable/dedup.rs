@@ -14,16 +14,19 @@
 //! clock from there on. So an id keeps its age from one process to the next.
 
 #[cfg(feature = "async")]
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::publish::ask::Admitted;
 use crate::engine::publish::chunks::split;
 use crate::engine::state::topic::TopicCore;
-use crate::log::commit::{Due, Ticket};
+use crate::log::commit::Due;
+use crate::log::waiters::Ticket;
+#[cfg(feature = "async")]
+use crate::log::waiters::task::Watch;
 use crate::message::batch::DeferredDrops;
 use crate::message::chunk::Chunk;
-use crate::sync::Arc;
+use crate::sync::{Arc, yield_now};
 use crate::types::error::store::StoreError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
@@ -44,16 +47,25 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 impl<T: Send + Sync + 'static> TopicLog<T> {
     /// Waits until a claim that is pending may have ended.
     pub(crate) fn await_claim(&self) -> Result<(), StoreError> {
+        // Its publisher may have yet to join the open group.
+        yield_now();
         self.log().wait(self.open_group(Due::Waits)?)
     }
 
     /// Has the task woken when a claim that is pending may have ended.
     #[cfg(feature = "async")]
-    pub(crate) fn poll_claim(&self, context: &mut Context<'_>) -> Poll<Result<(), StoreError>> {
-        match self.open_group(Due::Now) {
-            Ok(ticket) => self.log().poll(ticket, context),
-            Err(error) => Poll::Ready(Err(error)),
-        }
+    pub(crate) fn poll_claim(
+        &self,
+        awaited: &mut Option<Watch>,
+        context: &Context<'_>,
+    ) -> Poll<Result<(), StoreError>> {
+        let watch = match awaited {
+            Some(watch) => watch,
+            None => awaited.insert(Watch::new(self.open_group(Due::Awaited)?)),
+        };
+        let ended = ready!(self.log().poll(watch, context));
+        *awaited = None;
+        Poll::Ready(ended)
     }
 
     /// Joins the open group without a record.

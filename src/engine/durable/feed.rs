@@ -7,8 +7,9 @@
 //! wakes the feeder.
 
 use std::collections::VecDeque;
+use std::iter::Peekable;
 
-use crate::engine::journal::lane_log::{Feeder, Held, LaneLog};
+use crate::engine::journal::lane_log::{Feeder, Held, LaneLog, Past};
 use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::runtime::pool::{Task, Worker};
 use crate::engine::state::lane::Lane;
@@ -16,10 +17,12 @@ use crate::engine::state::topic::{Lanes, TopicCore};
 use crate::log::cursor::NewLetter;
 use crate::message::MessageId;
 use crate::message::batch::{Accepted, BATCH, Batch, BatchSlice, Stamp};
+use crate::message::meta::Meta;
 use crate::observe::event::{EventKind, Subject};
 use crate::pure::words::room::{Phase, Reserved};
 use crate::pure::words::schedule::Then;
 use crate::sync::{Arc, unix_ms};
+use crate::types::durable::earlier::Earlier;
 use crate::types::error::store::StoreError;
 use crate::types::reason::DeadReason;
 
@@ -33,6 +36,9 @@ enum Pause {
     /// Until other tasks have had their turn.
     Yield,
 }
+
+/// A message that was read from the log, with the parts that its publisher added.
+type ReadMessage<T> = (Accepted<T>, Option<Box<Meta>>);
 
 /// The feeder of a lane, on the ready queue.
 struct FeederTask<T>(Arc<Lane<T>>);
@@ -188,7 +194,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return Ok(false);
         }
         let Feeder {
-            reader, held, done, ..
+            reader, held, past, ..
         } = &mut *feeder;
         let reader = match reader {
             Some(reader) if reader.next() == next => reader,
@@ -197,7 +203,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let (now_ns, now_ms) = (self.engine().clock.now_ns(), unix_ms());
         let mut each = Vec::new();
         let found = reader.read_frame(visible, |read| {
-            if done.contains(read.seq) {
+            if past.done.contains(read.seq) {
                 return;
             }
             match topic_log.decode(read.message) {
@@ -220,12 +226,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
         })?;
         let mut each = each.into_iter().peekable();
         while each.peek().is_some() {
-            let some: Vec<_> = each.by_ref().take(BATCH).collect();
+            let (some, earlier) = take_alike(&mut each, past);
             let before = match each.peek() {
                 Some((later, _)) => later.stamp.id.get(),
                 None => reader.next(),
             };
-            let batch = Batch::replayed(some, self.topic.live.ttl.get());
+            let batch = Batch::replayed(some, self.topic.live.ttl.get(), earlier);
             self.hold(held, BatchSlice::whole(Arc::new(batch)), before);
         }
         if held.is_empty() {
@@ -338,6 +344,24 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let subject = Subject::of(&self.name).message(MessageId::new(seq));
         self.topic.tell_of(subject, kind);
     }
+}
+
+/// Takes the next messages, with which a subscription has done the same before. One that it has tried
+/// goes alone, with its count.
+fn take_alike<T>(
+    each: &mut Peekable<impl Iterator<Item = ReadMessage<T>>>,
+    past: &Past,
+) -> (Vec<ReadMessage<T>>, Earlier) {
+    let of = |(message, _): &ReadMessage<T>| past.of(message.stamp.id.get());
+    let earlier = each.peek().map_or(Earlier::NOTHING, of);
+    let most = if earlier.tried > 0 { 1 } else { BATCH };
+    let mut some = Vec::new();
+    while some.len() < most
+        && let Some(next) = each.next_if(|next| of(next) == earlier)
+    {
+        some.push(next);
+    }
+    (some, earlier)
 }
 
 impl<T> Feeder<T> {

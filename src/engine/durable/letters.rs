@@ -15,6 +15,7 @@ use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::policy::retry::FailureKind;
 use crate::pure::words::room::Phase;
 use crate::sync::{Arc, unix_ms};
+use crate::types::durable::earlier::Earlier;
 use crate::types::error::store::StoreError;
 use crate::types::reason::DeadReason;
 
@@ -64,7 +65,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 id: MessageId::new(seq),
                 accepted_ns: buried_ns,
             };
-            let batch = Batch::replayed(vec![(Accepted { stamp, payload }, meta)], None);
+            let earlier = Earlier {
+                tried: 0,
+                had: true,
+            };
+            let batch = Batch::replayed(vec![(Accepted { stamp, payload }, meta)], None, earlier);
             let failure = Failure {
                 at_ns: buried_ns,
                 text: left.error.into(),

@@ -4,8 +4,9 @@ pub(crate) mod dedup;
 pub(crate) mod delayed;
 pub(crate) mod feed;
 pub(crate) mod letters;
+pub(crate) mod outbox;
 pub(crate) mod publish;
 #[cfg(feature = "async")]
 pub(crate) mod publish_async;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

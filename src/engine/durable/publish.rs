@@ -67,7 +67,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             })
         };
         match stored.log().submit(stored.syncs(), due, put, Some(hook)) {
-            Ok(ticket) => Ok(Submitted { job, ticket }),
+            Ok(ticket) => Ok(Submitted::new(job, ticket)),
             Err((error, _)) => {
                 self.refuse_stored(&job);
                 Err((error, job.take_back()))
@@ -99,7 +99,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Lets messages into the queue that have reached the topic's level.
-    fn take_in_stored(self: &Arc<Self>, job: &Job<T>) {
+    pub(crate) fn take_in_stored(self: &Arc<Self>, job: &Job<T>) {
         let Some(chunk) = job.chunk.lock().take() else {
             return;
         };
@@ -126,7 +126,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Ends messages that the log has refused, whether anybody waits for them or not. They have
     /// tickets, and are counted as dropped. Their publisher takes them back.
-    fn refuse_stored(&self, job: &Job<T>) {
+    pub(crate) fn refuse_stored(&self, job: &Job<T>) {
         let chunk = job.chunk.lock();
         let Some(refused) = &*chunk else {
             return;
@@ -176,7 +176,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         patience: &mut Patience,
     ) -> Result<Receipt, (Refused, Message<T>)> {
         self.weigh_message(&mut message);
-        let delay = message.delay();
+        let delay = message.delay(|| self.engine.clock.time_of_day());
         let (payload, meta) = message.into_parts();
         let mut chunk = Chunk::EMPTY;
         chunk.push(payload, meta);

@@ -53,9 +53,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         context: &mut Context<'_>,
     ) -> Poll<Result<(u64, u64), Refused>> {
         let not_stored = |error| Refused::NotStored(Box::new(error));
-        let submitted = match outbox.submitted.take() {
+        let mut submitted = match outbox.submitted.take() {
             Some(submitted) => submitted,
             None => {
+                // The tickets come later: whoever has them must go on at once.
+                ready!(stored.log().poll_room(&mut outbox.awaited, context));
                 if let Err(refused) = self.put_in_chunk(outbox) {
                     return Poll::Ready(Err(refused));
                 }
@@ -71,7 +73,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     match ready!(self.poll_admit_stored(ask, is_first, id, context)) {
                         Ok(admitted) => break admitted,
                         Err(Refused::Claimed) => {
-                            if let Err(error) = ready!(stored.poll_claim(context)) {
+                            if let Err(error) =
+                                ready!(stored.poll_claim(&mut outbox.awaited, context))
+                            {
                                 return Poll::Ready(Err(not_stored(error)));
                             }
                         }
@@ -87,7 +91,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 }
                 let count = admitted.count as usize;
                 let taken = chunk.take_front(count, split);
-                let (due, delay) = (Due::Now, outbox.delay);
+                let (due, delay) = (Due::Awaited, outbox.delay);
                 let submitted = self.submit(stored, taken, encoded, &admitted, due, delay);
                 encoded.skip(count);
                 if encoded.len() == 0 {
@@ -102,7 +106,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 }
             }
         };
-        let Poll::Ready(result) = stored.log().poll(submitted.ticket, context) else {
+        let Poll::Ready(result) = stored.log().poll(&mut submitted.watch, context) else {
             outbox.submitted = Some(submitted);
             return Poll::Pending;
         };
@@ -131,7 +135,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.check(message)?;
         }
         if let Some(message) = outbox.alone.take() {
-            outbox.delay = message.delay();
+            outbox.delay = message.delay(|| self.engine.clock.time_of_day());
             let (payload, meta) = message.into_parts();
             outbox.chunk.push(payload, meta);
         }

@@ -7,6 +7,7 @@
 
 #[cfg(not(millstream_shuttle))]
 mod bounds;
+pub(crate) mod outbox;
 
 use std::time::Duration;
 

@@ -1,6 +1,8 @@
 //! Messages on their way to the log.
 
-use crate::log::commit::Ticket;
+use crate::log::waiters::Ticket;
+#[cfg(feature = "async")]
+use crate::log::waiters::task::Watch;
 use crate::message::chunk::Chunk;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Mutex};
@@ -27,4 +29,18 @@ impl<T> Job<T> {
 pub(crate) struct Submitted<T> {
     pub(crate) job: Arc<Job<T>>,
     pub(crate) ticket: Ticket,
+    /// The wait of its future, if it is one.
+    #[cfg(feature = "async")]
+    pub(crate) watch: Watch,
+}
+
+impl<T> Submitted<T> {
+    pub(crate) fn new(job: Arc<Job<T>>, ticket: Ticket) -> Self {
+        Self {
+            job,
+            ticket,
+            #[cfg(feature = "async")]
+            watch: Watch::new(ticket),
+        }
+    }
 }

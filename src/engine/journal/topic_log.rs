@@ -2,16 +2,18 @@
 
 use std::time::SystemTime;
 
+use std::collections::BTreeSet;
+
 use crate::engine::base::contain::contain;
 use crate::engine::base::task_state::TaskState;
 use crate::engine::journal::encoded::Encoded;
+use crate::engine::journal::lane_log::Past;
 use crate::log::commit::Log;
 use crate::log::reader::{Read, TopicReader};
 use crate::log::store::Inner;
 use crate::message::meta::{Meta, Value};
 use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::message::{StoredMessage, StoredValue};
-use crate::pure::log::ranges::Done;
 use crate::pure::log::record::Record;
 use crate::pure::log::retention::Limits;
 use crate::pure::log::state::delayed::{FIRST_DELAYED, put_due};
@@ -49,6 +51,8 @@ pub(crate) struct TopicLog<T> {
     visible: AtomicU64,
     /// Memory for messages that are to be encoded.
     spare: Mutex<Option<Box<Encoded>>>,
+    /// Subscriptions that have been here in this process.
+    known: Mutex<BTreeSet<u32>>,
 }
 
 impl<T> Drop for TopicLog<T> {
@@ -84,6 +88,7 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
             due_task: TaskState::new(),
             visible: AtomicU64::new(next_seq),
             spare: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
@@ -220,14 +225,21 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
 
     /// Returns a payload of its bytes, with the parts that its publisher added, if there are any.
     pub(crate) fn decode(&self, bytes: &[u8]) -> Result<(T, Option<Box<Meta>>), StoreError> {
+        if let Some(payload) = StoredMessage::plain_payload(bytes) {
+            return Ok((self.decode_payload(payload)?, None));
+        }
         let malformed = |_| CodecError::from("this is no message");
         let message = StoredMessage::read(bytes).map_err(malformed);
         let message = message.map_err(|error| StoreError::Codec(Arc::from(error)))?;
-        let payload = contain(|| self.codec.decode(message.payload));
-        let payload = payload.unwrap_or_else(|_| Err(PANICKED.into()));
-        let payload = payload.map_err(|error| StoreError::Codec(Arc::from(error)))?;
+        let payload = self.decode_payload(message.payload)?;
         let meta = (!message.is_plain()).then(|| Box::new(parts(&message)));
         Ok((payload, meta))
+    }
+
+    fn decode_payload(&self, bytes: &[u8]) -> Result<T, StoreError> {
+        let payload = contain(|| self.codec.decode(bytes));
+        let payload = payload.unwrap_or_else(|_| Err(PANICKED.into()));
+        payload.map_err(|error| StoreError::Codec(Arc::from(error)))
     }
 
     /// Returns the dedup ids that the log knows, within these bounds.
@@ -280,11 +292,20 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
         Ok(found.unwrap_or(next))
     }
 
-    /// Returns a subscription that is in the log, and what it is done with.
-    pub(crate) fn find_subscription(&self, name: &str) -> Option<(u32, Done)> {
+    /// Returns a subscription that is in the log, and what it has done.
+    pub(crate) fn find_subscription(&self, name: &str) -> Option<(u32, Past)> {
         let state = self.log().shared.state.lock();
         let (id, found) = state.subscription_named(self.topic, name)?;
-        Some((id, found.done.clone()))
+        let was_here = !self.known.lock().insert(id);
+        let past = Past {
+            done: found.done.clone(),
+            failed: found.failed.clone(),
+            had_before: match was_here {
+                true => self.last_given() + 1,
+                false => self.first_own,
+            },
+        };
+        Some((id, past))
     }
 
     /// Adds a subscription that is to start with this message.
@@ -292,9 +313,10 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
         &self,
         name: &str,
         next: u64,
-    ) -> Result<(u32, Done), StoreError> {
+    ) -> Result<(u32, Past), StoreError> {
         self.store.add_subscription(self.topic, name, next)?;
-        self.find_subscription(name).ok_or(StoreError::Closed)
+        let (id, past) = self.find_subscription(name).ok_or(StoreError::Closed)?;
+        Ok((id, Past::new(past.done)))
     }
 
     /// Returns the letters of a subscription that the log has.

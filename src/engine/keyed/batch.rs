@@ -173,7 +173,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             .map(|taken| {
                 let item = &taken.item;
                 self.lane
-                    .first_delivery(&item.batch, usize::from(item.index), now_ns)
+                    .called_delivery(&item.batch, usize::from(item.index), now_ns)
             })
             .collect();
         let count = deliveries.len();

@@ -8,6 +8,7 @@ use std::cell::Cell;
 
 use crate::engine::base::cell;
 use crate::engine::base::contain::{Contained, contain, discard};
+use crate::engine::parts::pending::Attempts;
 use crate::engine::runtime::{Engine, context};
 use crate::message::batch::Batch;
 use crate::message::delivery_batch::DeliveryBatch;
@@ -115,6 +116,14 @@ pub(crate) struct BatchRun<'a, T> {
 }
 
 impl<'a, T> BatchRun<'a, T> {
+    /// Returns the attempts of a run of first ones.
+    pub(crate) fn attempts(&self) -> Attempts {
+        Attempts {
+            number: self.attempt,
+            ..Attempts::first(self.now_ns)
+        }
+    }
+
     pub(crate) fn delivery(&self, index: usize) -> Delivery<'a, T> {
         Delivery {
             batch: self.batch,

@@ -200,6 +200,7 @@ impl<T> Outstanding<T> {
             batch: Arc::clone(&part.batch),
             from,
         };
+        let attempt = part.batch.tried() + 1;
         let out = mask(0, u32::from(count));
         let claim = self.insert(out, count, key, what, span);
         Granted {
@@ -213,7 +214,7 @@ impl<T> Outstanding<T> {
             from,
             is_first: true,
             generation: 0,
-            attempt: 1,
+            attempt,
         }
     }
 

@@ -125,16 +125,16 @@ impl<T> PendingDelivery<T> {
         }
     }
 
-    /// Makes a delivery that was never tried.
+    /// Makes a delivery that was never tried, but perhaps before its subscription resumed.
     pub(crate) fn new(batch: Arc<Batch<T>>, index: usize) -> Self {
         Self {
+            attempts: batch.tried(),
             batch,
             first_attempt_ns: 0,
             timer: TimerKey::NONE,
             error: None,
             since: 0,
             earlier: None,
-            attempts: 0,
             generation: 0,
             index: index as u8,
             past: Past::Nothing,
@@ -233,7 +233,11 @@ impl<T> PendingDelivery<T> {
 
     /// Notes that the next attempt is made now.
     pub(crate) fn begin(&mut self, began_ns: u64) -> Attempts {
-        if self.attempts == 0 {
+        let before = match self.generation {
+            0 => self.batch.tried(),
+            _ => 0,
+        };
+        if self.attempts == before {
             self.first_attempt_ns = began_ns;
         }
         self.next_attempt(began_ns)

@@ -4,6 +4,7 @@ use crate::engine::gates::protection::{ChangeBreaker, ProtectionSettings};
 use crate::engine::state::lane::Lane;
 use crate::engine::wait::fire::Fire;
 use crate::engine::wait::holds::Hold;
+use crate::message::HoldOff;
 use crate::pure::protect::breaker::state::BreakerStatus;
 use crate::sync::{Arc, Weak};
 use crate::types::duration::nanos;
@@ -77,16 +78,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
         true
     }
 
-    /// Hands out nothing for this time from now.
-    pub(crate) fn hold_off(self: &Arc<Self>, time: Duration) {
-        let until_ns = self.engine().clock.now_ns().saturating_add(nanos(time));
-        let mut protection = self.gate.protection();
-        protection.rate = protection.gcra.hold_off(protection.rate, until_ns);
-        self.gate.holds.set(Hold::Protection, true);
-        drop(protection);
-        self.schedule();
-    }
-
     pub(crate) fn breaker_status(&self) -> Option<BreakerStatus> {
         let protection = self.gate.known()?;
         protection.breaker.as_ref().map(|breaker| breaker.status())
@@ -97,5 +88,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.gate
             .known()
             .map_or(0, |protection| protection.deferred)
+    }
+}
+
+impl<T: Send + Sync + 'static> HoldOff for Lane<T> {
+    /// Nobody has to be told: whoever takes a delivery asks before.
+    fn hold_off(&self, time: Duration) {
+        let until_ns = self.engine().clock.now_ns().saturating_add(nanos(time));
+        let mut protection = self.gate.protection();
+        protection.rate = protection.gcra.hold_off(protection.rate, until_ns);
+        self.gate.holds.set(Hold::Protection, true);
     }
 }

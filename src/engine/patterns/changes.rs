@@ -10,12 +10,13 @@ use crate::engine::runtime::context::Inside;
 use crate::engine::slots::timed_calls::check_timeout;
 use crate::engine::state::keyed::ChangeRules;
 use crate::engine::wait::holds::Hold;
-use crate::message::MessageId;
+use crate::message::{HoldOff, MessageId};
 use crate::observe::event::EventKind;
 use crate::pure::decide::rules::Fit;
 use crate::sync::Arc;
 use crate::types::config::LaneFull;
 use crate::types::error::{SettingError, SubscribeError};
+use std::time::Duration;
 
 impl<T: Send + Sync + 'static> PatternSub<T> {
     pub(crate) fn set_retry(&self, policy: SharedPolicy) {
@@ -142,6 +143,12 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         drop(resolved);
         let changed = lanes.iter().map(|lane| lane.change_breaker(change));
         changed.fold(false, |any, changed| any | changed)
+    }
+
+    /// Hands out nothing for this time, in all present lanes.
+    pub(crate) fn hold_off(&self, time: Duration) {
+        let lanes: Vec<_> = self.resolved.lock().all().cloned().collect();
+        lanes.iter().for_each(|lane| lane.hold_off(time));
     }
 
     pub(crate) fn is_paused(&self) -> bool {

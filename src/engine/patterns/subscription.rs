@@ -231,9 +231,12 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         }
     }
 
-    /// Ends the new lanes if the broker has stopped. Its end may have passed by before the
-    /// lanes were on the lists of their topics.
+    /// Gives the new lanes what their topics have kept. Ends them if the broker has stopped. Its end
+    /// may have passed by before the lanes were on the lists of their topics.
     fn confirm(&self, added: Vec<Arc<Lane<T>>>) -> Result<(), SubscribeError> {
+        for lane in &added {
+            lane.topic.welcome(lane);
+        }
         if !self.engine.has_stopped() {
             return Ok(());
         }

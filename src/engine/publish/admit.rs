@@ -231,7 +231,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Whether the topic accepts nothing from this thread. During a drain by stages it still
     /// accepts messages from handlers.
-    pub(super) fn is_closed_to_caller(&self) -> bool {
+    pub(crate) fn is_closed_to_caller(&self) -> bool {
         self.gate.is_closed() && (self.gate.is_sealed() || !context::is_handling(&self.engine))
     }
 
@@ -269,7 +269,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         })
     }
 
-    fn has_subscribers(&self) -> bool {
+    /// Returns whether it has a subscription that takes messages.
+    pub(crate) fn has_subscribers(&self) -> bool {
         use crate::pure::words::room::Phase;
         self.lanes
             .peek(|lanes| lanes.iter().any(|lane| lane.phase() == Phase::Open))

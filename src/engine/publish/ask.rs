@@ -20,6 +20,8 @@ pub(crate) enum Wait {
     ByPolicy,
     Never,
     For(Duration),
+    /// As long as the policy says, and no longer than this.
+    UpTo(Duration),
 }
 
 /// The patience of a publisher, and whether observers have been told that it waits.
@@ -58,6 +60,7 @@ impl Patience {
     pub(crate) fn until(&mut self, overflow: Overflow) -> Option<Option<Instant>> {
         let timeout = match (self.wait, overflow) {
             (Wait::For(timeout), _) | (Wait::ByPolicy, Overflow::Block { timeout }) => timeout,
+            (Wait::UpTo(most), Overflow::Block { timeout }) => timeout.min(most),
             _ => return None,
         };
         if self.until.is_none() {

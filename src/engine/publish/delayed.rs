@@ -34,7 +34,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         route: Option<u64>,
         drops: &mut DeferredDrops<T>,
     ) -> Receipt {
-        let delay = message.delay();
+        let delay = message.delay(|| self.engine.clock.time_of_day());
         let (payload, meta) = message.into_parts();
         if admitted.dropped || admitted.is_duplicate() {
             self.take_in_one(payload, meta, admitted, drops, route);

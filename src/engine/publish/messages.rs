@@ -14,6 +14,8 @@ use crate::engine::journal::submitted::Submitted;
 use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
 use crate::engine::publish::chunks::split;
 use crate::engine::state::topic::TopicCore;
+#[cfg(all(feature = "log", feature = "async"))]
+use crate::log::waiters::task::Watch;
 use crate::message::batch::{BATCH, DeferredDrops, QueueEntry};
 use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
@@ -38,6 +40,9 @@ pub(crate) struct Outbox<T, I: Iterator<Item = Message<T>>> {
     /// The delay of the message that went from alone into the chunk, or into the log.
     #[cfg(all(feature = "log", feature = "async"))]
     pub(crate) delay: Duration,
+    /// The wait for room in the log, or for another's claim of the same dedup id.
+    #[cfg(all(feature = "log", feature = "async"))]
+    pub(crate) awaited: Option<Watch>,
 }
 
 impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
@@ -52,6 +57,7 @@ impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
             submitted: None,
             #[cfg(all(feature = "log", feature = "async"))]
             delay: Duration::ZERO,
+            awaited: None,
         }
     }
 

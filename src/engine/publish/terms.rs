@@ -139,6 +139,37 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         now_ns
     }
 
+    /// Claims a dedup id, for a message that has its ticket already.
+    #[cfg(feature = "log")]
+    pub(crate) fn claim_id(&self, id: &Arc<str>) -> Claim<u64> {
+        match &self.dedup {
+            Some(ids) => ids.lock().claim(id, self.dedup_now_ns()),
+            None => Claim::New,
+        }
+    }
+
+    /// Gives up the claim of an id.
+    #[cfg(feature = "log")]
+    pub(crate) fn abandon_id(&self, id: &Arc<str>) {
+        if let Some(ids) = &self.dedup {
+            ids.lock().abandon(id);
+        }
+    }
+
+    /// Returns the number of the message that was accepted with this id, if there is one.
+    #[cfg(feature = "log")]
+    pub(crate) fn accepted_as(&self, id: &Arc<str>) -> Option<u64> {
+        let mut ids = self.dedup.as_ref()?.lock();
+        match ids.claim(id, self.dedup_now_ns()) {
+            Claim::Duplicate(first) => Some(first),
+            Claim::Pending => None,
+            Claim::New => {
+                ids.abandon(id);
+                None
+            }
+        }
+    }
+
     /// Commits the claims of these messages, the first of which has this number in the log, or
     /// abandons them if there is none.
     #[cfg(feature = "log")]

@@ -99,6 +99,15 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         out.holds(lease, timer_ns)
     }
 
+    /// Does something that is worth doing only before the lease ends. It can't end meanwhile. `None`
+    /// stands for a lease that has ended.
+    #[cfg(feature = "log")]
+    pub(crate) fn while_held<R>(self, lease: &Granted<T>, act: impl FnOnce() -> R) -> Option<R> {
+        let timer_ns = self.lane.engine().clock.timer_ns();
+        let mut state = self.keyed.state.lock();
+        state.leases.out.holds(lease, timer_ns).then(act)
+    }
+
     /// Moves the deadline of a lease to `by_ns` from now, unless it is later already.
     pub(crate) fn extend_lease(self, lease: &mut Granted<T>, by_ns: u64) -> Result<(), StaleError> {
         let mut state = self.keyed.state.lock();

@@ -81,6 +81,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             EventKind::Redriven,
         );
         let mut again = PendingDelivery::first(&letter.batch, usize::from(letter.index), 0);
+        again.attempts = 0;
         again.generation = letter.generation.saturating_add(1);
         // The lock is held until the lane has the delivery. So a consumer that finds the key freed
         // finds this delivery before any that was published since.

@@ -104,11 +104,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             (read, self.books.motions.since(done))
         });
         let (dead_letters, letters_evicted) = self.letter_counts();
+        let retained = self.retained.as_ref();
+        let (retained, retained_evicted) = retained.map_or((0, 0), |retained| retained.counts());
         TopicMetrics {
             name: self.name.to_string(),
             strategy: self.strategy.load().name.to_string(),
             rejected: self.books.rejected.get(),
             duplicates: self.books.duplicates.get(),
+            late_replies: self.books.late_replies.get(),
+            ticks_skipped: self.books.ticks_skipped.get(),
             queued,
             weight: self
                 .weights
@@ -120,6 +124,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             dispatched,
             dead_letters,
             letters_evicted,
+            retained,
+            retained_evicted,
             letter_subscriptions: self
                 .letter_readers()
                 .iter()

@@ -151,11 +151,13 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
             lane.end(engine);
         }
         self.end_letter_readers();
+        self.forget_retained();
     }
 
     fn release_user_code(&self) {
         // User code may hold a handle of this very topic.
         self.release_lanes();
+        self.forget_retained();
         self.end_letter_readers();
         self.release_settings();
     }
@@ -239,6 +241,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         let _ = lane;
         0
+    }
+
+    fn forget_retained(&self) {
+        let forgotten = self.retained.as_ref().map(|retained| retained.release());
+        drop(forgotten);
     }
 
     fn end_letter_readers(&self) {

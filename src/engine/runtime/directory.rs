@@ -11,6 +11,7 @@ use crate::message::meta::Meta;
 use crate::observe::event::EventKind;
 use crate::observe::metrics::TopicMetrics;
 use crate::pure::policy::dedup::Dedup;
+use crate::pure::policy::retained::Retain;
 use crate::pure::words::Packed;
 use crate::pure::words::ending::Refuse;
 use crate::pure::words::handles::Handles;
@@ -65,6 +66,8 @@ pub(crate) struct LiveSettings {
     pub(crate) lane_capacity: u32,
     pub(crate) dedup: Option<Dedup>,
     pub(crate) weight_limit: Option<u64>,
+    /// Stands, unlike the others.
+    pub(crate) retain: Option<Retain>,
 }
 
 /// Settings of a topic that may change while traffic runs.
@@ -86,15 +89,16 @@ impl Live {
         }
     }
 
-    /// Returns the settings now, with those that the topic has elsewhere.
-    pub(crate) fn now(&self, dedup: Option<Dedup>, weight_limit: Option<u64>) -> LiveSettings {
+    /// Returns the settings now, without those that the topic has elsewhere.
+    pub(crate) fn now(&self) -> LiveSettings {
         LiveSettings {
             capacity: self.capacity.get(),
             overflow: self.overflow.get(),
             ttl: self.ttl.get(),
             lane_capacity: self.lane_capacity.get(),
-            dedup,
-            weight_limit,
+            dedup: None,
+            weight_limit: None,
+            retain: None,
         }
     }
 }

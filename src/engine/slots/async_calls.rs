@@ -145,7 +145,7 @@ where
     /// Calls the handler, which returns a future that has yet to be polled.
     fn begin(
         &mut self,
-        lane: &Lane<T>,
+        lane: &Arc<Lane<T>>,
         mut taken: Taken<PendingDelivery<T>>,
         began_ns: u64,
     ) -> Begun<T> {
@@ -153,6 +153,9 @@ where
             Arc::new(Names {
                 topic: Arc::clone(&lane.topic.name),
                 subscription: Arc::clone(&lane.name),
+                lane: Arc::downgrade(lane) as _,
+                #[cfg(feature = "log")]
+                outbox: lane.shared_outbox(),
             })
         });
         let timer_ns = lane.engine().clock.timer_ns();
@@ -163,6 +166,11 @@ where
             index: usize::from(item.index),
             attempt: attempts.number,
             generation: item.generation,
+            #[cfg(feature = "log")]
+            call: names
+                .outbox
+                .as_ref()
+                .map(|outbox| outbox.begin(item.id().get())),
             names: Arc::clone(names),
             now_ns: began_ns,
         };

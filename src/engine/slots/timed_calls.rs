@@ -14,11 +14,14 @@
 
 use crate::engine::base::cell::Cell;
 use crate::engine::keyed::take::Settlements;
+#[cfg(feature = "log")]
+use crate::engine::outbox::lane_outbox::CallOutbox;
 use crate::engine::parts::handler::{BatchRun, FailedCall, FailureCause};
 use crate::engine::parts::outstanding::{Granted, Span};
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::{Lane, Turn};
+use crate::message::Address;
 use crate::observe::event::EventKind;
 use crate::pure::decide::expiry::NEVER;
 use crate::pure::decide::lifecycle::{Status, Step};
@@ -37,7 +40,7 @@ struct Ended {
     now_ns: u64,
 }
 
-impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+impl<'l, T: Send + Sync + 'static> KeyedLane<'l, T> {
     /// Tries one delivery, whose call has to end within this time. Returns the time after the call.
     pub(crate) fn try_timed(
         self,
@@ -57,6 +60,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         // From here on the call is an attempt on the books. So it is made even if the lane begins
         // to end.
         let open = Cell::new(Room::EMPTY);
+        let address = self.address_of(&taken.item);
         let call = self.register(taken, timeout_ns, now_ns);
         let index = call.index();
         let run = BatchRun {
@@ -65,7 +69,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             to: index + 1,
             attempt: call.attempt,
             generation: call.generation,
-            address: lane.address(),
+            address,
             now_ns,
             room: &open,
             until_fault: false,
@@ -79,6 +83,23 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let after_ns = ended.now_ns;
         self.end_call(&mut turn.last_error, &call, ended);
         after_ns
+    }
+
+    /// Returns the address of a call that may outlive its attempt. What it publishes with its ack has
+    /// a number, which it gets before the attempt can end.
+    fn address_of(self, item: &PendingDelivery<T>) -> Address<'l> {
+        let address = self.lane.call_address();
+        #[cfg(feature = "log")]
+        let address = Address {
+            outbox: address.outbox.map(|outbox| CallOutbox {
+                call: Some(outbox.lane.begin(item.id().get())),
+                ..outbox
+            }),
+            ..address
+        };
+        #[cfg(not(feature = "log"))]
+        let _ = item;
+        address
     }
 
     /// Registers a call that is about to begin.

@@ -6,6 +6,7 @@ use crate::engine::base::counters::{DeliveryCounts, TopicBooks};
 use crate::engine::base::gate::Gate;
 #[cfg(feature = "log")]
 use crate::engine::journal::topic_log::TopicLog;
+use crate::engine::late::retained::RetainedMessages;
 use crate::engine::parts::delayed::DelayedMessages;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::directory::{Live, LiveSettings, TopicSettings};
@@ -30,6 +31,7 @@ use crate::pure::words::start::Starts;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Slot, in_order};
 
+mod replies;
 mod tell;
 
 /// The list of a topic's lanes.
@@ -57,6 +59,8 @@ pub(crate) struct TopicCore<T> {
     pub(crate) dedup: Option<Box<AcceptedIds>>,
     /// The weight of its messages, if it has a limit for that.
     pub(crate) weights: Option<Box<Weights<T>>>,
+    /// The messages that it keeps for subscriptions that come late, if it does.
+    pub(crate) retained: Option<Box<RetainedMessages<T>>>,
     /// Whether a publisher has to look at nothing but the gate and the queue.
     pub(crate) is_plain: bool,
     pub(crate) gate: Gate,
@@ -126,6 +130,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             name,
             is_plain: settings.is_plain() && weights.is_none() && !is_stored,
             weights: weights.map(Box::new),
+            retained: live
+                .retain
+                .map(|retain| Box::new(RetainedMessages::new(retain))),
             gate,
             dedup: ids.map(|ids| Box::new(Mutex::new(ids))),
             plain: PartitionQueue::new(live),
@@ -159,9 +166,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Returns the settings that may change, as they are now.
     pub(crate) fn live_now(&self) -> LiveSettings {
-        let dedup = self.dedup.as_ref().map(|ids| ids.lock().settings());
-        let weight_limit = self.weights.as_ref().map(|weights| weights.load().limit());
-        self.live.now(dedup, weight_limit)
+        let (weights, retained) = (self.weights.as_ref(), self.retained.as_ref());
+        LiveSettings {
+            dedup: self.dedup.as_ref().map(|ids| ids.lock().settings()),
+            weight_limit: weights.map(|weights| weights.load().limit()),
+            retain: retained.map(|retained| retained.retain()),
+            ..self.live.now()
+        }
     }
 
     /// Pushes an admitted entry and lets the dispatcher know.
@@ -396,7 +407,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 
     /// Adds a lane, unless one of its name is there and not ending. It starts now, unless messages
-    /// wait for a first lane.
+    /// wait for a first lane. Where messages are kept for it, it starts with them, and whoever holds no
+    /// lock [gives](Self::welcome) it those.
     pub(crate) fn join(self: &Arc<Self>, lane: &Arc<Lane<T>>) -> bool {
         let joining = self.ended.lock();
         if self.roll.find_open(&self.lanes, &lane.name).is_some() {
@@ -411,10 +423,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         in_order!(
             if lane.is_behind() {
                 self.pass_by(lane);
-            } else if !is_first {
+            } else if !is_first && self.retained.is_none() {
                 self.start(lane);
             },
-            self.roll.add(&self.lanes, lane),
+            self.list(lane),
             "lanes.start-then-list"
         );
         drop(joining);
@@ -426,6 +438,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // A buffer may wait for a lane to publish to.
         self.call_publishers();
         true
+    }
+
+    fn list(&self, lane: &Arc<Lane<T>>) {
+        let list = || self.roll.add(&self.lanes, lane);
+        match &self.retained {
+            None => list(),
+            Some(retained) => retained.join(Arc::as_ptr(lane).addr(), list),
+        }
     }
 
     /// Returns whether a dispatcher has to ask the lanes on the list for filters.

@@ -28,8 +28,9 @@ use std::task::{Context, Poll, Waker};
 
 #[cfg(feature = "async")]
 use crate::engine::base::contain::{contain, discard};
+use crate::engine::track::replies::Replies;
 use crate::pure::decide::lifecycle::Status;
-use crate::sync::{Arc, Condvar, Instant, Mutex};
+use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard};
 
 /// The ends of deliveries, by their kind: the sum over all messages of a
 /// [`Tracker`](crate::Tracker).
@@ -106,13 +107,15 @@ impl fmt::Display for Outcome {
 
 /// The state that messages and their publisher share.
 pub(crate) struct Ends {
-    state: Mutex<State>,
-    ended: Condvar,
+    pub(super) state: Mutex<State>,
+    pub(super) ended: Condvar,
 }
 
-struct State {
-    open: u64,
-    outcome: Outcome,
+pub(super) struct State {
+    pub(super) open: u64,
+    pub(super) outcome: Outcome,
+    /// The replies, if the message is a request.
+    pub(super) replies: Option<Box<Replies>>,
     #[cfg(feature = "async")]
     waker: Option<Waker>,
 }
@@ -120,10 +123,16 @@ struct State {
 impl Ends {
     /// Makes a tracker that is not open.
     pub(crate) fn new() -> Arc<Self> {
+        Self::with(None)
+    }
+
+    /// Makes a tracker that is not open, with room for replies if it is a request's.
+    pub(super) fn with(replies: Option<Box<Replies>>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 open: 0,
                 outcome: Outcome::default(),
+                replies,
                 #[cfg(feature = "async")]
                 waker: None,
             }),
@@ -163,6 +172,15 @@ impl Ends {
         if state.open > 0 {
             return;
         }
+        self.wake(state);
+    }
+
+    /// Wakes whoever waits, after the lock is released.
+    #[cfg_attr(
+        not(feature = "async"),
+        allow(unused_mut, reason = "only wakers are taken out")
+    )]
+    pub(super) fn wake(&self, mut state: MutexGuard<'_, State>) {
         #[cfg(feature = "async")]
         let waker = state.waker.take();
         drop(state);
@@ -190,11 +208,21 @@ impl Ends {
     /// Returns the outcome if all has ended, or has this task woken then.
     #[cfg(feature = "async")]
     pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<Outcome> {
+        self.poll_by(context, |state| state.outcome())
+    }
+
+    /// Returns what `look` finds, or has this task woken at the next change.
+    #[cfg(feature = "async")]
+    pub(super) fn poll_by<R>(
+        &self,
+        context: &Context<'_>,
+        look: impl FnOnce(&mut State) -> Option<R>,
+    ) -> Poll<R> {
         // Cloned before the lock, and dropped after it: both run the user's code.
         let waker = context.waker().clone();
         let mut state = self.state.lock();
-        if let Some(outcome) = state.outcome() {
-            return Poll::Ready(outcome);
+        if let Some(found) = look(&mut state) {
+            return Poll::Ready(found);
         }
         let before = state.waker.replace(waker);
         drop(state);

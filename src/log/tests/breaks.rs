@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::engine::durable::tests::outbox;
 use crate::log::fs::sim::FaultKind;
 use crate::log::tests::{damage, faults, power_cuts};
 use crate::pure::log::broken;
@@ -19,12 +20,20 @@ fn fails() {
     }
 }
 
+/// Crashes a broker whose handler publishes with its acks.
+fn outbox() {
+    for seed in 0..4 {
+        outbox::crash_everywhere(seed);
+    }
+}
+
 /// A step that is named in the source, and a search that must see that it is broken.
 const BREAKS: &[(&str, fn())] = &[
     ("sync the frames", cuts),
     ("sync once", fails),
     ("keep the failure", fails),
     ("sync before the roll", cuts),
+    ("end with the frames", cuts),
     ("create, then remove", cuts),
     ("remove one by one", cuts),
     ("sync the segment", cuts),
@@ -47,6 +56,10 @@ const BREAKS: &[(&str, fn())] = &[
     ("look for lost messages", damage::lose_segments),
     ("vouch", damage::flip_at_rest),
     ("look for the watermark", damage::flip_at_rest),
+    ("end with what was published", outbox),
+    ("end together", outbox),
+    ("roll back", outbox),
+    ("count attempts", outbox),
     ("follow the chain", damage::replace_frames),
     ("chain the segments", damage::replace_segments),
 ];
@@ -72,6 +85,7 @@ fn every_broken_step_is_seen() {
 
 #[test]
 fn nothing_is_seen_where_nothing_is_broken() {
+    outbox();
     damage::flip_at_rest();
     damage::truncate_everywhere();
     damage::lose_segments();

@@ -4,6 +4,9 @@
 //! cargo shuttle-log
 //! ```
 
+#[cfg(feature = "async")]
+mod tasks;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -309,87 +312,43 @@ fn a_store_that_is_dropped_by_a_hook_is_closed() {
     });
 }
 
-#[cfg(feature = "async")]
-#[test]
-fn a_task_that_waits_is_woken() {
-    use std::task::{Context, Wake, Waker};
-
-    struct Rings(Mutex<bool>, Condvar);
-    impl Wake for Rings {
-        fn wake(self: Arc<Self>) {
-            *self.0.lock() = true;
-            self.1.notify_one();
-        }
-    }
-    struct Panics;
-    impl Wake for Panics {
-        fn wake(self: Arc<Self>) {
-            panic!("a waker of the user's");
-        }
-    }
-    explore(|| {
-        let shared = Shared::open(None).with_topic();
-        let flusher = shared.flusher();
-        let (threads, _) = committers(&shared, 10);
-        let hook = Some(shared.hook(10));
-        let put = |frame: &mut FrameBuffer| {
-            let gone = Record::DelayedGone {
-                topic: 0,
-                id: 9,
-                seq: 0,
-            };
-            gone.put(frame.record());
-        };
-        let ticket = shared.log.submit(true, Due::Now, put, hook);
-        let ticket = ticket.map_err(|(error, _)| error).expect("it is open");
-        if cfg!(not(millstream_shuttle)) {
-            let panics = Waker::from(Arc::new(Panics));
-            let _ = shared.log.poll(ticket, &mut Context::from_waker(&panics));
-        }
-        let rings = Arc::new(Rings(Mutex::new(false), Condvar::new()));
-        let waker = Waker::from(Arc::clone(&rings));
-        let mut context = Context::from_waker(&waker);
-        while shared.log.poll(ticket, &mut context).is_pending() {
-            let mut is_rung = rings.0.lock();
-            while !*is_rung {
-                rings.1.wait(&mut is_rung, None);
-            }
-            *is_rung = false;
-        }
-        assert!(shared.told.hooks.lock().contains(&(10, true)));
-        join(threads);
-        shared.log.close();
-        join(vec![flusher]);
-    });
-}
-
 /// The schedules see it if a step that wakes a thread is left out.
 #[cfg(millstream_shuttle)]
 #[test]
 fn every_broken_step_is_seen_by_schedules() {
     use crate::pure::log::broken;
 
-    let breaks: [(&str, fn()); 4] = [
+    let breaks: &[(&str, fn())] = &[
         (
-            "wake all at the end",
+            "tell the group",
+            every_record_is_written_and_its_hook_called_once,
+        ),
+        (
+            "tell the others",
+            every_record_is_written_and_its_hook_called_once,
+        ),
+        (
+            "tell the next leader",
+            every_record_is_written_and_its_hook_called_once,
+        ),
+        (
+            "tell the next leader",
             a_failure_reaches_every_thread_and_every_hook,
         ),
         (
-            "wake all at the end",
-            what_was_accepted_before_the_close_is_synced_by_it,
-        ),
-        (
-            "wake the next leader",
+            "look and sleep at once",
             every_record_is_written_and_its_hook_called_once,
         ),
         (
             "wake the flusher",
             records_for_which_nobody_waits_are_written_by_the_flusher,
         ),
+        #[cfg(feature = "async")]
+        ("wake the tasks", tasks::a_task_that_waits_is_woken),
     ];
     for (step, scenario) in breaks {
-        broken::set(Some(step));
-        let seen = std::panic::catch_unwind(scenario);
+        broken::set(Some(*step));
+        let seen = std::panic::catch_unwind(*scenario);
         broken::set(None);
         assert!(seen.is_err(), "nobody sees it: {step}");
     }

@@ -170,7 +170,7 @@ impl Session {
     fn add_entries(&self, random: &mut Random, entries: &mut Vec<Entry>) {
         // The numbers of messages before this commit.
         let count = self.model.count();
-        let kind = if count == 0 { 0 } else { random.below(14) };
+        let kind = if count == 0 { 0 } else { random.below(15) };
         let seq = 1 + random.below(count.max(1));
         match kind {
             0..=5 => {
@@ -199,6 +199,16 @@ impl Session {
                 from: seq,
                 to: (seq + 1).min(count + 1),
             }),
+            12 => {
+                // A handler has published with its ack.
+                let topics = self.model.topics.len() as u64;
+                for _ in 0..1 + random.below(3) {
+                    let (topic, size) = (random.below(topics) as u32, random.below(90) as usize);
+                    entries.push(Entry::Publish { topic, size });
+                }
+                let to = seq + 1;
+                entries.push(Entry::Done { from: seq, to });
+            }
             11 => {
                 let at = random.below(8) as usize;
                 entries.push(match random.one_in(3) {

@@ -106,6 +106,15 @@ impl<'a> StoredMessage<'a> {
         Ok(message)
     }
 
+    /// Returns the payload of a message that is nothing else.
+    #[inline]
+    pub(crate) fn plain_payload(bytes: &'a [u8]) -> Option<&'a [u8]> {
+        match bytes {
+            [0, payload @ ..] => Some(payload),
+            _ => None,
+        }
+    }
+
     /// Reads the id that a duplicate would have, and nothing else.
     pub(crate) fn read_dedup_id(bytes: &'a [u8]) -> Result<Option<&'a str>, Malformed> {
         let mut reader = Reader::new(bytes);

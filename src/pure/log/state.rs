@@ -243,7 +243,7 @@ impl State {
                 if seq >= topic.next_seq {
                     return Err(Inconsistent);
                 }
-                if !one.done.contains(seq) {
+                if seq >= topic.first_seq && !one.done.contains(seq) {
                     one.failed.insert(seq, attempts);
                 }
                 Ok(())
@@ -294,8 +294,13 @@ impl State {
                 Ok(())
             }
             Record::Trim { topic, first_seq } => {
-                let topic = self.topics.get_mut(&topic).ok_or(Inconsistent)?;
-                topic.trim(first_seq)
+                let state = self.topics.get_mut(&topic).ok_or(Inconsistent)?;
+                state.trim(first_seq)?;
+                let all = self.subscriptions.values_mut();
+                for one in all.filter(|one| one.topic == topic) {
+                    one.failed = one.failed.split_off(&first_seq);
+                }
+                Ok(())
             }
             Record::Unsubscribed { subscription } => {
                 let gone = self.subscriptions.remove(&subscription);

@@ -17,5 +17,4 @@ pub(crate) mod gate;
 pub(crate) mod limit;
 pub(crate) mod priority;
 pub(crate) mod rate;
-pub(crate) mod schedule;
 pub(crate) mod window;

@@ -362,6 +362,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         }
         let kind = EventKind::SubscriptionAdded;
         self.topic.tell_of(Subject::of(&lane.name), kind);
+        self.topic.welcome(&lane);
         if self.topic.has_stopped() {
             // The end may have passed by before the lane was on the list.
             lane.close(Phase::Cancelling);

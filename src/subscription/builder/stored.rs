@@ -1,6 +1,6 @@
 //! Subscriptions to durable topics: those that resume, and those that start earlier.
 
-use crate::engine::journal::lane_log::LaneLog;
+use crate::engine::journal::lane_log::{LaneLog, Past};
 use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::state::topic::TopicCore;
 use crate::log::cursor::Cursor;
@@ -87,25 +87,27 @@ impl StoredStart {
         };
         let start = self.from.unwrap_or_default();
         if !self.is_durable {
-            let done = Done::before(stored.seek(start)?);
-            return Ok(Some(Box::new(LaneLog::new(done, None))));
+            let past = Past::new(Done::before(stored.seek(start)?));
+            return Ok(Some(Box::new(LaneLog::new(past, None, false))));
         }
         // An earlier subscription of this name may have left ends that are not written yet.
         stored.log().write_out()?;
-        let (subscription, mut done) = match stored.find_subscription(name) {
+        let (subscription, mut past) = match stored.find_subscription(name) {
             Some(found) => found,
             None => stored.add_subscription(name, stored.seek(start)?)?,
         };
         let first_available = stored.look(|topic| topic.first_seq);
-        if done.next() < first_available {
+        let next = past.done.next();
+        if next < first_available {
             // Messages that it has never had are gone. The user has to say that this is all right.
             if self.from.is_none() {
                 return Err(StoreError::Trimmed { first_available }.into());
             }
-            done.add(done.next(), first_available);
+            past.done.add(next, first_available);
         }
         let cursor = Cursor::new(Arc::clone(&stored.store.log), subscription);
-        let mut log = LaneLog::new(done, Some(Arc::clone(&cursor)));
+        let waits = topic.engine.is_manual();
+        let mut log = LaneLog::new(past, Some(Arc::clone(&cursor)), waits);
         log.letters = topic.restore_letters(stored, &cursor, subscription, name, parks)?;
         Ok(Some(Box::new(log)))
     }

@@ -3,9 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
+#[cfg(feature = "log")]
+use crate::engine::outbox::lane_outbox::LaneOutbox;
+#[cfg(feature = "log")]
+use crate::engine::outbox::staged::Staged;
 use crate::engine::parts::outstanding::Granted;
 use crate::engine::pull::settle::Failing;
 use crate::engine::state::lane::Lane;
+use crate::engine::track::replies::Replied;
 use crate::message::meta::HeaderValue;
 use crate::message::nack::Nack;
 use crate::message::{Delivery, MessageId};
@@ -126,6 +131,27 @@ impl<T: Send + Sync + 'static> Lease<T> {
             .is_none_or(|keyed| !keyed.holds_lease(&self.granted))
     }
 
+    /// Returns the outbox of a durable subscription.
+    #[cfg(feature = "log")]
+    pub(crate) fn outbox(&self) -> Option<&LaneOutbox> {
+        self.lane.outbox()
+    }
+
+    /// Stages a message that is published with the ack. Hands it back if the lease has ended.
+    #[cfg(feature = "log")]
+    pub(crate) fn stage(&self, message: Box<dyn Staged>) -> Result<(), Box<dyn Staged>> {
+        let (Some(keyed), Some(outbox)) = (self.lane.keyed(), self.outbox()) else {
+            return Err(message);
+        };
+        let mut message = Some(message);
+        let staged = keyed.while_held(&self.granted, || {
+            let message = message.take().expect("it is staged once");
+            outbox.stage(self.id().get(), None, message)
+        });
+        staged.unwrap_or(Ok(()))?;
+        message.map_or(Ok(()), Err)
+    }
+
     /// Makes the lease good for at least `by` from now.
     ///
     /// It moves the deadline to that time, unless the present deadline is later, which then stays.
@@ -182,7 +208,7 @@ impl<T: Send + Sync + 'static> Lease<T> {
     /// It may have been published long ago, and a durable subscription may have had it before.
     #[cfg(feature = "log")]
     pub fn is_replayed(&self) -> bool {
-        self.granted.batch.is_replayed()
+        self.granted.batch.replayed_after().is_some()
     }
 
     /// Returns the topic's name.
@@ -219,6 +245,17 @@ impl<T: Send + Sync + 'static> Lease<T> {
     /// Returns all headers, in the publisher's order.
     pub fn headers(&self) -> impl Iterator<Item = (&str, HeaderValue<'_>)> {
         self.delivery().headers()
+    }
+
+    /// Returns whether the message is a [request](crate::Topic::request), as
+    /// [`Delivery::is_request`] does.
+    pub fn is_request(&self) -> bool {
+        self.delivery().is_request()
+    }
+
+    /// Replies to the publisher of a [request](crate::Topic::request), as [`Delivery::reply`] does.
+    pub fn reply<R: Send + 'static>(&self, reply: R) -> Replied {
+        self.delivery().reply(reply)
     }
 
     /// Returns the time since the message was accepted.

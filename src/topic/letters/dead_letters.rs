@@ -116,6 +116,9 @@ impl<T> DeadLetter<T> {
             address: Address {
                 topic: &self.topic,
                 subscription: &self.letter.subscription,
+                lane: None,
+                #[cfg(feature = "log")]
+                outbox: None,
             },
             now_ns: self.now_ns,
         }

@@ -60,7 +60,7 @@ impl<T: Send + Sync + 'static> MessageBuilder<'_, T> {
 }
 
 impl<T: Send + Sync + 'static> Publish<T> {
-    fn new(topic: &Topic<T>, outgoing: Message<T>) -> Self {
+    pub(crate) fn new(topic: &Topic<T>, outgoing: Message<T>) -> Self {
         Self {
             topic: topic.clone(),
             outgoing: Some(outgoing),
@@ -70,6 +70,11 @@ impl<T: Send + Sync + 'static> Publish<T> {
             #[cfg(feature = "log")]
             outbox: None,
         }
+    }
+
+    /// Takes back the message, if it was not accepted. The future must not be polled again.
+    pub(crate) fn take_back(&mut self) -> Option<Message<T>> {
+        self.outgoing.take()
     }
 
     /// Makes a publish that waits for room in a topic that would reject the message, too.

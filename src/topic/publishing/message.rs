@@ -1,7 +1,7 @@
 //! A message of one topic in the making.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::engine::publish::ask::Wait;
 use crate::message::Receipt;
@@ -64,6 +64,11 @@ impl<'t, T: Send + Sync + 'static> MessageBuilder<'t, T> {
     /// Delays the message, as [`Message::after`] does.
     pub fn after(self, delay: Duration) -> Self {
         self.with(|message| message.after(delay))
+    }
+
+    /// Delays the message until this time of day, as [`Message::at`] does.
+    pub fn at(self, time: SystemTime) -> Self {
+        self.with(|message| message.at(time))
     }
 
     pub(crate) fn with(self, add: impl FnOnce(Message<T>) -> Message<T>) -> Self {

@@ -6,11 +6,13 @@ pub(crate) mod batch_futures;
 pub(crate) mod futures;
 pub(crate) mod message;
 #[cfg(feature = "log")]
+pub(crate) mod outbox;
+#[cfg(feature = "log")]
 pub(crate) mod pending;
 pub(crate) mod publisher;
 pub(crate) mod tracker;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::engine::publish::ask::Wait;
 use crate::message::outgoing::Message;
@@ -154,6 +156,40 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// The errors are those of [`publish`](Self::publish).
     pub fn publish_after(&self, delay: Duration, payload: T) -> Result<Receipt, PublishError<T>> {
         let message = Message::new(payload).after(delay);
+        self.core.publish_message(message, Wait::ByPolicy)
+    }
+
+    /// Publishes a message that enters the queue at this time of day.
+    ///
+    /// It is [`publish_after`](Self::publish_after) with the time that is left when the message is
+    /// accepted. So the wait itself is kept by a clock that never jumps. If the time of day is set
+    /// meanwhile, the message is due as much earlier or later by the new time. A time that has passed
+    /// is due at once. [`cancel_delayed`](Self::cancel_delayed) takes the message back, and the
+    /// end of the process loses it.
+    ///
+    /// ```
+    /// use millstream::{Broker, ManualClock};
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let clock = ManualClock::new(); // it begins at 1970-01-01 00:00
+    /// let broker = Broker::builder().workers(0).manual_clock(&clock).build()?;
+    /// let reminders = broker.topic::<&str>("reminders").open()?;
+    /// let _log = reminders.subscribe("log", |_| Ok(()))?;
+    /// let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(12 * 3_600);
+    /// reminders.publish_at(noon, "have lunch")?;
+    /// clock.advance(Duration::from_secs(12 * 3_600));
+    /// broker.run_until_idle();
+    /// assert_eq!(broker.metrics().deliveries().delivered, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The errors are those of [`publish`](Self::publish).
+    pub fn publish_at(&self, time: SystemTime, payload: T) -> Result<Receipt, PublishError<T>> {
+        let message = Message::new(payload).at(time);
         self.core.publish_message(message, Wait::ByPolicy)
     }
 

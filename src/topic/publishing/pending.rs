@@ -74,7 +74,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
             return Err(unsupported(what).error(message.into_inner()));
         }
         let not_stored = |error| Refused::NotStored(Box::new(error));
-        let delay = message.delay();
+        let delay = message.delay(|| core.engine.clock.time_of_day());
         let (payload, meta) = message.into_parts();
         let mut kept = None;
         let one = [(&payload, meta.as_deref())].into_iter();
@@ -135,7 +135,7 @@ impl<T: Send + Sync + 'static> PendingReceipt<T> {
 
     fn stored(&self) -> &TopicLog<T> {
         let stored = self.topic.core.stored();
-        stored.expect("only a durable topic has pending receipts")
+        stored.expect(STORED)
     }
 
     fn conclude(&self, result: Result<(), StoreError>) -> Result<Receipt, PublishError<T>> {
@@ -145,6 +145,8 @@ impl<T: Send + Sync + 'static> PendingReceipt<T> {
         }
     }
 }
+
+const STORED: &str = "only a durable topic has pending receipts";
 
 /// Takes the only payload out of a chunk.
 fn only<T>(chunk: Chunk<T>) -> T {
@@ -157,9 +159,10 @@ impl<T: Send + Sync + 'static> Future for PendingReceipt<T> {
     type Output = Result<Receipt, PublishError<T>>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let log = self.stored().log();
-        let result = ready!(log.poll(self.submitted.ticket, context));
-        Poll::Ready(self.conclude(result))
+        let this = self.get_mut();
+        let stored = this.topic.core.stored().expect(STORED);
+        let result = ready!(stored.log().poll(&mut this.submitted.watch, context));
+        Poll::Ready(this.conclude(result))
     }
 }
 

@@ -2,4 +2,5 @@
 
 pub(crate) mod codec;
 pub(crate) mod durability;
+pub(crate) mod earlier;
 pub(crate) mod start;

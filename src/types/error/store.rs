@@ -117,6 +117,12 @@ pub enum StoreError {
         /// The thing that was asked for.
         what: &'static str,
     },
+    /// A delivery can't publish this [together with its ack](crate::Delivery::publish).
+    #[error("it can't be published together with an ack: {why}")]
+    Outbox {
+        /// The reason.
+        why: &'static str,
+    },
     /// The store was closed.
     #[error("the store was closed")]
     Closed,

@@ -171,3 +171,9 @@ pub fn split_topics_do_not_weigh(setup: &mut Setup) {
         setup.weight_limit = None;
     }
 }
+
+pub fn split_topics_keep_nothing(setup: &mut Setup) {
+    if setup.partitions.is_some() {
+        setup.retain = None;
+    }
+}

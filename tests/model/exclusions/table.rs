@@ -22,6 +22,12 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         held_by: &["weight::messages_fit_up_to_the_limit_and_go_when_they_are_dispatched"],
     },
     Exclusion {
+        what: "what a topic that is split keeps for subscriptions that come late",
+        why: "which of its messages are the last depends on the order between partitions",
+        by: Setup(rules::split_topics_keep_nothing),
+        held_by: &["retain_last::partitions_share_what_is_kept_and_each_keeps_its_order"],
+    },
+    Exclusion {
         what: "another capacity of a topic that is split, and evictions that begin where it collects",
         why: "the same as for such topics that are made so",
         by: Step(rules::split_topics_and_evictions_of_batches_stay),

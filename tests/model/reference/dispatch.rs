@@ -57,6 +57,7 @@ impl Model {
             self.allowance -= 1;
             self.queue.pop_front();
             self.short = false;
+            self.keep(first);
             if !is_wanted && !retains {
                 self.unrouted += 1;
                 continue;

@@ -69,6 +69,8 @@ pub struct Lane {
     pub counts: DeliveryCounts,
     /// Messages in the order in which the topic handed them on.
     pub offered: Vec<u64>,
+    /// How many of them the topic had kept for it. No publisher waits for their ends.
+    pub retained: usize,
     pub calls: Vec<Call>,
     pub log: Log<Call>,
 }
@@ -93,6 +95,7 @@ impl Lane {
             ranks: Ranks::new(),
             counts: DeliveryCounts::default(),
             offered: Vec::new(),
+            retained: 0,
             calls: Vec::new(),
             log,
         }

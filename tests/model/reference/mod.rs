@@ -7,6 +7,7 @@ mod keys;
 mod lane;
 mod leases;
 mod members;
+mod retained;
 mod topic;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -83,6 +84,8 @@ pub struct Model {
     pub duplicates: u64,
     /// The dedup ids that are remembered, each with its message and when that was accepted.
     pub ids: VecDeque<(u8, u64, u64)>,
+    /// Messages that were handed on and are kept, oldest first.
+    pub kept: Vec<Message>,
     pub dropped: u64,
     pub unrouted: u64,
     pub dispatched: u64,
@@ -126,6 +129,7 @@ impl Model {
             rejected: 0,
             duplicates: 0,
             ids: VecDeque::new(),
+            kept: Vec::new(),
             dropped: 0,
             unrouted: 0,
             dispatched: 0,

@@ -15,7 +15,9 @@ use millstream::{Broker, Immediate, ManualClock, MessageId, Topic, Tracker};
 
 use crate::exclusions::step_within;
 use crate::harness::manual;
-use crate::program::{How, OneByOne, Panics, SLOTS, Setup, Step, batched, remembers, ticks};
+use crate::program::{
+    How, OneByOne, Panics, Retain, SLOTS, Setup, Step, batched, remembers, ticks,
+};
 use crate::reference::{Lane, Model, Phase};
 use leases::Held;
 use members::Present;
@@ -63,6 +65,11 @@ impl Pair {
         }
         if let Some(limit) = setup.weight_limit {
             builder = builder.weight_limit(limit, |payload| *payload);
+        }
+        match setup.retain {
+            Some(Retain::Last(messages)) => builder = builder.retain_last(messages),
+            Some(Retain::PerKey(keys)) => builder = builder.retain_last_per_key(keys),
+            None => {}
         }
         if let Some(partitions) = setup.partitions {
             builder = builder.partitions(partitions);
@@ -204,7 +211,9 @@ impl Pair {
             let outcome = tracker.outcome().expect("all has ended");
             let offered = |id| {
                 let lanes = self.model.lanes.iter();
-                lanes.filter(|lane| lane.offered.contains(id)).count()
+                lanes
+                    .filter(|lane| lane.offered[lane.retained..].contains(id))
+                    .count()
             };
             let expected: usize = ids.iter().map(|id| offered(id).max(1)).sum();
             let ends = outcome.ends() + outcome.filtered;

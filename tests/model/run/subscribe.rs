@@ -110,11 +110,13 @@ impl Pair {
         self.handles[slot] = Some(real.expect("the name is free"));
         let is_first = self.model.open().next().is_none();
         let retains = self.model.setup.no_subscribers == NoSubscribers::Retain;
-        let after = match retains && is_first {
+        let after = match retains && is_first || self.model.setup.retain.is_some() {
             true => 0,
             false => self.model.issued,
         };
-        self.model.lanes.push(Lane::new(slot, shape, after, log));
+        let mut lane = Lane::new(slot, shape, after, log);
+        self.model.give_kept(&mut lane);
+        self.model.lanes.push(lane);
         if let Hands::Members(count) = shape.hands {
             (0..count).for_each(|member| self.join(slot, member));
         }

@@ -63,16 +63,25 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    #[inline]
     pub(crate) fn varint(&mut self) -> Result<u64, Malformed> {
+        if let [byte @ ..0x80, rest @ ..] = self.0 {
+            self.0 = rest;
+            return Ok((*byte).into());
+        }
+        self.long_varint()
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Malformed> {
         let mut number = 0;
-        for shift in (0..u64::BITS).step_by(7) {
-            let byte = self.u8()?;
+        for (at, byte) in self.0.iter().take(10).enumerate() {
             let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
+            if at == 9 && bits > 1 {
                 return Err(Malformed);
             }
-            number |= bits << shift;
-            if byte < 0x80 {
+            number |= bits << (7 * at);
+            if *byte < 0x80 {
+                self.0 = &self.0[at + 1..];
                 return Ok(number);
             }
         }

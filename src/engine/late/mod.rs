@@ -1,0 +1,3 @@
+//! Messages that a topic keeps for subscriptions that come late.
+
+pub(crate) mod retained;
