@@ -9,7 +9,7 @@ use crate::engine::runtime::Engine;
 use crate::engine::runtime::bus::Bus;
 #[cfg(feature = "async")]
 use crate::engine::runtime::poll_hook::PollHook;
-use crate::engine::runtime::pool::Pool;
+use crate::engine::runtime::pool::{NamedPool, Pool};
 use crate::engine::runtime::timer::Timer;
 use crate::engine::wait::holds::Holds;
 use crate::engine::wait::quiescence::Quiescence;
@@ -20,7 +20,8 @@ use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Map, Mutex, Slot, available_parallelism, random_seed};
 use crate::types::config::{Histograms, Idle};
 use crate::types::error::{BuildError, SettingError};
-use crate::types::range::MAX_WORKERS;
+use crate::types::name;
+use crate::types::range::{MAX_WORKERS, in_range_of_threads};
 
 /// The settings of a [`Broker`] to be built.
 ///
@@ -30,6 +31,7 @@ use crate::types::range::MAX_WORKERS;
 #[must_use = "a builder does nothing until it is built"]
 pub struct BrokerBuilder {
     workers: Option<usize>,
+    pools: Vec<(String, usize)>,
     thread_name: String,
     stack_size: Option<usize>,
     clock: Option<ManualClock>,
@@ -49,6 +51,8 @@ pub struct BrokerBuilder {
 /// first observer. A record that is not of a single published message takes some 140 bytes more. If
 /// the ids of its messages don't follow each other, each takes 8 bytes.
 const DEFAULT_EVENT_BUFFER: usize = 8_192;
+/// The most pools that a broker has, besides its own workers.
+const MAX_POOLS: usize = 1_024;
 /// The most records that a channel may sensibly hold.
 const MAX_EVENT_BUFFER: usize = 1 << 24;
 
@@ -56,6 +60,7 @@ impl Default for BrokerBuilder {
     fn default() -> Self {
         Self {
             workers: None,
+            pools: Vec::new(),
             thread_name: "millstream".to_owned(),
             stack_size: None,
             clock: None,
@@ -80,6 +85,40 @@ impl BrokerBuilder {
             workers: Some(workers),
             ..self
         }
+    }
+
+    /// Adds a pool of worker threads of its own, for the handlers of some subscriptions.
+    ///
+    /// A subscription asks for it by [`pool`](crate::SubscriptionBuilder::pool). Handlers there that
+    /// block keep only the workers of their pool. All other handlers, and the dispatch of all
+    /// topics, run on the broker's own [`workers`](Self::workers). There is no pool by default.
+    ///
+    /// The name follows the rules of topics, and each pool needs another. The pool has 1 to 1,024
+    /// workers. With `workers(0)` it has 0, because the caller runs everything. A thread's name has
+    /// the name of its pool in it, as in `millstream-mail-0`. Idle workers of a pool park, whatever
+    /// [`idle`](Self::idle) says.
+    ///
+    /// ```
+    /// use millstream::{Broker, Delivery};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = Broker::builder().workers(2).pool("mail", 4).build()?;
+    /// let mails = broker.topic::<String>("mails").open()?;
+    /// let sender = mails
+    ///     .subscription("sender")
+    ///     .pool("mail")
+    ///     .concurrency(4)
+    ///     .subscribe_shared(|mail: &Delivery<'_, String>| {
+    ///         std::thread::sleep(std::time::Duration::from_millis(10)); // a slow server
+    ///         Ok(println!("sent {}", mail.payload()))
+    ///     })?;
+    /// mails.publish("hello".to_owned())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pool(mut self, name: &str, workers: usize) -> Self {
+        self.pools.push((name.to_owned(), workers));
+        self
     }
 
     /// Sets the prefix of the threads' names. The default is `millstream`.
@@ -224,10 +263,17 @@ impl BrokerBuilder {
             Some(clock) => Clock::Manual(clock),
             None => Clock::monotonic(),
         };
+        let pools = self.pools.iter().map(|(name, workers)| NamedPool {
+            name: Arc::from(&**name),
+            workers: *workers,
+            pool: Pool::new(*workers, Idle::Park),
+        });
+        let pools = pools.collect();
         let engine = Arc::new(Engine {
             timer: Timer::new(&clock),
             clock,
-            pool: Pool::new(workers),
+            pool: Pool::new(workers, self.idle),
+            pools,
             bus: Bus::new(self.event_buffer),
             quiescence: Quiescence::new(),
             topics: Map::new(),
@@ -243,7 +289,6 @@ impl BrokerBuilder {
             cancelled_by_end: AtomicU64::new(0),
             process,
             workers,
-            idle: self.idle,
             histograms: self.histograms,
             thread_name: self.thread_name,
             #[cfg(feature = "async")]
@@ -258,7 +303,7 @@ impl BrokerBuilder {
         };
         if workers > 0 {
             Timer::start(&engine).map_err(BuildError::Spawn)?;
-            Pool::start(&engine, workers, self.stack_size).map_err(BuildError::Spawn)?;
+            Pool::start_all(&engine, workers, self.stack_size).map_err(BuildError::Spawn)?;
         }
         Ok(Broker {
             owner: Arc::new(owner),
@@ -282,6 +327,7 @@ impl BrokerBuilder {
             let rule = "must be at least 1 for a way to be idle to have an effect";
             return Err(SettingError::new("workers", workers, rule));
         }
+        self.check_pools(workers)?;
         if self.thread_name.contains('\0') {
             let rule = "must not contain a NUL";
             return Err(SettingError::new("thread_name", "malformed", rule));
@@ -289,6 +335,29 @@ impl BrokerBuilder {
         if !(1..=MAX_EVENT_BUFFER).contains(&self.event_buffer) {
             let rule = "must be between 1 and 16777216";
             return Err(SettingError::new("event_buffer", self.event_buffer, rule));
+        }
+        Ok(())
+    }
+
+    fn check_pools(&self, workers: usize) -> Result<(), SettingError> {
+        let refuse = |value: &str, rule| Err(SettingError::new("pool", value, rule));
+        if self.pools.len() > MAX_POOLS {
+            return refuse("one too many", "must be one of at most 1024");
+        }
+        for (at, (name, asked)) in self.pools.iter().enumerate() {
+            if name::check(name).is_err() {
+                return refuse(name, "must have a name as topics do");
+            }
+            if self.pools.iter().take(at).any(|(other, _)| other == name) {
+                return refuse(name, "must have another name than the pools before it");
+            }
+            if workers > 0 {
+                in_range_of_threads("pool", *asked)?;
+            } else if *asked > 0 {
+                let rule =
+                    "must have 0 workers with `workers(0)`, where the caller runs everything";
+                return Err(SettingError::new("pool", *asked, rule));
+            }
         }
         Ok(())
     }
@@ -306,11 +375,7 @@ mod tests {
         let broker = build().expect("there are threads to spare");
         let engine = Arc::clone(&broker.owner.engine);
         drop(broker);
-        assert_eq!(
-            engine.pool.alive(),
-            1,
-            "a drop has ended the parent's thread"
-        );
+        assert_eq!(engine.alive(), 1, "a drop has ended the parent's thread");
 
         let broker = build().expect("there are threads to spare");
         let topic = broker.topic::<u32>("t").open().expect("opens");
@@ -322,6 +387,6 @@ mod tests {
             panic!("{drained:?} of a broker without its threads");
         };
         assert_eq!((report.published, report.cut_off), (1, 1));
-        assert_eq!(broker.owner.engine.pool.alive(), 1);
+        assert_eq!(broker.owner.engine.alive(), 1);
     }
 }

@@ -501,7 +501,7 @@ pub enum EventKind {
         key: Arc<str>,
     },
     /// A lease was acked, nacked or extended after its deadline, or after the end of its
-    /// subscription. The call has changed nothing.
+    /// subscription. Or a handler's call returned at its timeout or later. It has changed nothing.
     StaleSettlement,
     /// User code other than a handler panicked.
     HookPanicked {

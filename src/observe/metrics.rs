@@ -136,14 +136,15 @@ pub struct SubscriptionMetrics {
     pub blocked_keys: u64,
     /// Keys whose deliveries go to the dead letters because earlier ones are there.
     pub parked_keys: u64,
-    /// The members of a consumer group, or one entry for a subscription with concurrency. Empty for
-    /// others.
+    /// The members of a consumer group, or one entry for a subscription with concurrency or with a
+    /// handler timeout. Empty for others.
     pub members: Vec<MemberMetrics>,
     /// Leases that are outstanding; a part of `counts.in_flight`.
     pub leased: u64,
-    /// Acks, nacks and extensions that came too late, and changed nothing.
+    /// Acks, nacks and extensions that came too late, and changed nothing. Results of calls that
+    /// came at the handler's timeout or later count, too.
     pub stale: u64,
-    /// Leases that outlived their deadline.
+    /// Leases that outlived their deadline, and calls that outlived their handler's timeout.
     pub timed_out: u64,
     /// Leases that were dropped without being settled.
     pub abandoned: u64,

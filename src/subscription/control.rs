@@ -24,6 +24,8 @@ pub(crate) trait Control: Send + Sync {
     fn retry_now(&self, only: Option<MessageId>) -> usize;
     /// Changes what protects the subscription's dependencies.
     fn set_protection(&self, change: &dyn Fn(&mut ProtectionSettings)) -> Result<(), SettingError>;
+    /// Changes the longest time of calls, if they can have one.
+    fn set_timeout(&self, timeout_ns: u64) -> Result<(), SettingError>;
     /// Changes the breaker by hand. Returns `false` if there is none.
     fn change_breaker(&self, change: ChangeBreaker) -> bool;
     /// Hands out nothing for this time.
@@ -303,4 +305,28 @@ macro_rules! concurrency_control {
     };
 }
 
-pub(crate) use {concurrency_control, subscription_controls};
+/// Defines the setter of the handler's timeout, for handles of subscriptions with a handler.
+macro_rules! timeout_control {
+    () => {
+        /// Sets the longest time of a call of the handler, or removes it.
+        ///
+        /// It holds for calls that begin from now on. `handler_timeout` of the builder says what
+        /// happens to a call that takes longer. A subscription to patterns has it in all topics,
+        /// later ones included.
+        ///
+        /// # Errors
+        ///
+        /// Returns [`SettingError`](crate::error::SettingError) for zero, and for a handler that
+        /// takes batches. It also refuses a handler for one call at a time that was subscribed
+        /// without a timeout.
+        pub fn set_handler_timeout(
+            &self,
+            timeout: Option<std::time::Duration>,
+        ) -> Result<(), crate::types::error::SettingError> {
+            let timeout_ns = crate::subscription::options::checked_timeout(timeout)?;
+            self.control().set_timeout(timeout_ns)
+        }
+    };
+}
+
+pub(crate) use {concurrency_control, subscription_controls, timeout_control};

@@ -26,7 +26,9 @@ use crate::observe::latency::Latencies;
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::words::handles::Holders;
 use crate::pure::words::room::Phase;
-use crate::subscription::control::{Control, concurrency_control, subscription_controls};
+use crate::subscription::control::{
+    Control, concurrency_control, subscription_controls, timeout_control,
+};
 use crate::subscription::protection::protection_controls;
 use crate::sync::{Arc, Instant, mutant};
 use crate::types::config::{LaneFull, Unsubscribe};
@@ -104,6 +106,7 @@ impl Subscription {
     subscription_controls!();
     protection_controls!();
     concurrency_control!();
+    timeout_control!();
 
     pub(crate) fn control(&self) -> &dyn Control {
         &*self.lane
@@ -222,6 +225,10 @@ impl<T: Send + Sync + 'static> Control for Arc<Lane<T>> {
         Lane::change_protection(self, change)
     }
 
+    fn set_timeout(&self, timeout_ns: u64) -> Result<(), SettingError> {
+        Lane::set_timeout(self, timeout_ns)
+    }
+
     fn change_breaker(&self, change: ChangeBreaker) -> bool {
         Lane::change_breaker(self, change)
     }
@@ -295,7 +302,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let engine = &self.topic.engine;
         loop {
             engine.run_until_idle();
-            let waits = phase == Phase::Draining && engine.pool.alive() == 0;
+            let waits = phase == Phase::Draining && engine.alive() == 0;
             let time_is_up = until.is_some_and(|until| Instant::now() >= until);
             if self.is_retired() || waits || time_is_up {
                 return self.is_retired();

@@ -1,12 +1,19 @@
 //! The settings that subscriptions to topics and to patterns share.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::engine::base::contain::SharedPolicy;
 use crate::engine::gates::protection::ProtectionSettings;
+use crate::engine::runtime::Engine;
+use crate::engine::runtime::pool::Home;
+use crate::engine::slots::timed_calls::NO_TIMED_BATCHES;
+use crate::engine::state::lane::Calling;
+use crate::pure::decide::expiry::NEVER;
 use crate::pure::order::rules::{Fit, Rules};
 use crate::pure::protect::priority::Priorities;
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
+use crate::types::duration::{Short, nanos};
 use crate::types::error::SettingError;
 use crate::types::range::in_range_of_threads;
 
@@ -18,6 +25,11 @@ pub(crate) const ONE_BATCH_AT_A_TIME: &str =
     "can't be used with a handler that takes one batch at a time";
 /// Why a subscription without a handler has no calls.
 pub(crate) const NO_CALLS: &str = "needs a handler; credits bound how much callers pull";
+
+/// Why a subscription without a handler has no pool.
+const NO_HANDLER: &str = "needs a handler; callers pull on their own threads";
+const NO_SUCH_POOL: &str = "must be a pool that the broker was built with";
+const TIMEOUT: &str = "handler_timeout";
 
 /// Defines the setters of all settings, for types that can lend their [`SubscriptionOptions`].
 macro_rules! subscription_setters {
@@ -140,6 +152,37 @@ macro_rules! subscription_setters {
             self.options_mut().protection.budget = Some(budget);
             self
         }
+
+        /// Sets the longest time of a call of the handler. By default there is none.
+        ///
+        /// At this deadline the attempt has failed with
+        /// [`FailureKind::Timeout`](crate::retry::FailureKind::Timeout), and the retry policy
+        /// decides. A breaker counts it as a failure. A result that comes at the deadline or later
+        /// doesn't count.
+        ///
+        /// An async call is cancelled: its future is dropped at its `await`. A call that blocks
+        /// can't be stopped. It goes on, and its consumer gets no other delivery until it returns.
+        /// Its late result is counted as [stale](crate::metrics::SubscriptionMetrics::stale). The
+        /// retry may come before that, in another call: in one of several that run at once, or in
+        /// another member of a group. To mark an attempt as failed takes a free worker of the
+        /// broker. On a broker without workers that is the caller's thread, which first has to come
+        /// back from the call.
+        ///
+        /// The timeout must not be zero. Handlers that take batches have none, and callers that pull
+        /// have their [`ack_deadline`](crate::Pull::ack_deadline).
+        pub fn handler_timeout(mut self, timeout: std::time::Duration) -> Self {
+            self.options_mut().timeout = Some(timeout);
+            self
+        }
+
+        /// Has the handler called by the workers of a pool, which the broker was
+        /// [built with](crate::BrokerBuilder::pool).
+        ///
+        /// The default is the broker's own workers. For a group the pool is that of all members.
+        pub fn pool(mut self, name: &str) -> Self {
+            self.options_mut().pool = Some(name.to_owned());
+            self
+        }
     };
 }
 
@@ -187,6 +230,8 @@ pub struct SubscriptionOptions {
     pub(crate) concurrency: Option<usize>,
     pub(crate) priorities: Option<Priorities>,
     pub(crate) protection: ProtectionSettings,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) pool: Option<String>,
 }
 
 impl SubscriptionOptions {
@@ -222,6 +267,44 @@ impl SubscriptionOptions {
         check_one_at_a_time(self.concurrency.unwrap_or(1), rule)
     }
 
+    /// Checks that no timeout was asked for, because the handler takes batches.
+    pub(crate) fn check_untimed(&self) -> Result<(), SettingError> {
+        match self.timeout {
+            None => Ok(()),
+            Some(timeout) => {
+                let value = Short(timeout);
+                Err(SettingError::new(TIMEOUT, value, NO_TIMED_BATCHES))
+            }
+        }
+    }
+
+    /// Checks that nothing was asked for that needs a handler.
+    pub(crate) fn check_without_handler(&self) -> Result<(), SettingError> {
+        if let Some(timeout) = self.timeout {
+            let rule = "needs a handler; callers that pull have an ack deadline";
+            return Err(SettingError::new(TIMEOUT, Short(timeout), rule));
+        }
+        match &self.pool {
+            None => Ok(()),
+            Some(name) => Err(SettingError::new("pool", name, NO_HANDLER)),
+        }
+    }
+
+    /// Returns how the handlers are called.
+    pub(crate) fn calling(&self, engine: &Engine) -> Result<Calling, SettingError> {
+        let home = match &self.pool {
+            None => Home::DEFAULT,
+            Some(name) => engine
+                .home_named(name)
+                .ok_or_else(|| SettingError::new("pool", name, NO_SUCH_POOL))?,
+        };
+        Ok(Calling {
+            timeout_ns: checked_timeout(self.timeout)?,
+            is_timed: self.timeout.is_some(),
+            home,
+        })
+    }
+
     /// Returns the rules of such a lane, if they make sense for it.
     pub(crate) fn rules(&self, fit: Fit) -> Result<Rules, SettingError> {
         let rules = Rules {
@@ -247,7 +330,21 @@ impl fmt::Debug for SubscriptionOptions {
             .field("concurrency", &self.concurrency)
             .field("priorities", &self.priorities)
             .field("protection", &self.protection)
+            .field("handler_timeout", &self.timeout)
+            .field("pool", &self.pool)
             .finish_non_exhaustive()
+    }
+}
+
+/// Returns the longest time of a call in nanoseconds, or `NEVER`. It refuses zero.
+pub(crate) fn checked_timeout(timeout: Option<Duration>) -> Result<u64, SettingError> {
+    match timeout {
+        None => Ok(NEVER),
+        Some(timeout) if timeout.is_zero() => {
+            let rule = "must be longer, or every call would time out";
+            Err(SettingError::new(TIMEOUT, "zero", rule))
+        }
+        Some(timeout) => Ok(nanos(timeout)),
     }
 }
 

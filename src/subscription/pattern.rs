@@ -14,7 +14,9 @@ use crate::engine::state::lane::Lane;
 use crate::message::MessageId;
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::words::room::Phase;
-use crate::subscription::control::{Control, concurrency_control, subscription_controls};
+use crate::subscription::control::{
+    Control, concurrency_control, subscription_controls, timeout_control,
+};
 use crate::subscription::protection::protection_controls;
 use crate::subscription::{AnyLane, Unsubscribed, end_all};
 use crate::sync::Arc;
@@ -102,6 +104,7 @@ impl PatternSubscription {
     subscription_controls!();
     protection_controls!();
     concurrency_control!();
+    timeout_control!();
 
     pub(crate) fn control(&self) -> &dyn Control {
         &*self.pattern_sub
@@ -209,6 +212,10 @@ impl<T: Send + Sync + 'static> Control for PatternSub<T> {
 
     fn set_protection(&self, change: &dyn Fn(&mut ProtectionSettings)) -> Result<(), SettingError> {
         PatternSub::set_protection(self, change)
+    }
+
+    fn set_timeout(&self, timeout_ns: u64) -> Result<(), SettingError> {
+        PatternSub::set_timeout(self, timeout_ns)
     }
 
     fn change_breaker(&self, change: ChangeBreaker) -> bool {

@@ -67,7 +67,9 @@ impl<T: Send + Sync + 'static> Topic<T> {
             let existing = match lane.consumers {
                 Consumers::Callers => "a pull subscription",
                 Consumers::Members(_) => "a consumer group",
-                Consumers::Runner | Consumers::Slots => "a subscription with a handler",
+                Consumers::Runner | Consumers::Slot | Consumers::Slots => {
+                    "a subscription with a handler"
+                }
             };
             let name = name.to_owned();
             return Err(AttachError::WrongKind { name, existing });

@@ -57,6 +57,7 @@ mod once;
 mod requests;
 mod settle;
 mod side;
+mod timed;
 mod weigh;
 
 use std::time::Duration;

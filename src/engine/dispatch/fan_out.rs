@@ -322,7 +322,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.place_in(lane, kept);
         let then = lane.task.notify();
         if then == Then::Enqueue {
-            worker.submit(Arc::clone(lane) as _);
+            worker.submit(lane.home, Arc::clone(lane) as _);
         }
         if lane.phase().ends_at_once() {
             // Its places were reserved before it was closed, and its unsubscribe may have looked

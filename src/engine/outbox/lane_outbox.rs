@@ -8,8 +8,8 @@
 //! The feared interleavings. The end of the delivery is written with an earlier frame, and a crash
 //! comes between. It can't be, because nobody else notes the end of a delivery that has staged
 //! something. And an attempt that is over stages a message that the next attempt would publish. It
-//! can't: a handler that is no future has returned by then. A future has a call with a number, which
-//! ends under the lock under which it stages. A lease stages under the lock under which it ends.
+//! can't: a handler that is no future has returned by then. A future, and a handler with a timeout,
+//! has a call with a number, which ends under the lock under which it stages. A lease stages under the lock under which it ends.
 //!
 //! A dedup id is claimed when the attempt has succeeded, so that no publisher waits for a handler.
 //! Somebody else's claim is waited for, which needs nothing but the log. Meanwhile this thread holds
@@ -22,9 +22,7 @@ use crate::log::commit::{Due, Hook, Log};
 use crate::log::cursor::Cursor;
 use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::step;
-#[cfg(feature = "async")]
-use crate::sync::atomic::AtomicU64;
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, yield_now};
 use crate::types::error::store::StoreError;
 
@@ -37,7 +35,6 @@ pub(crate) struct LaneOutbox {
     open: Mutex<BTreeMap<u64, Entry>>,
     /// How many there are, for those who look without the lock.
     count: AtomicUsize,
-    #[cfg(feature = "async")]
     next_call: AtomicU64,
 }
 
@@ -47,7 +44,7 @@ type Messages = Vec<Box<dyn Staged>>;
 /// The messages that one attempt has published.
 #[derive(Default)]
 struct Entry {
-    /// The number of the call, if its handler is an async function.
+    /// The number of the call, if it may outlive its attempt.
     call: Option<u64>,
     messages: Messages,
 }
@@ -56,7 +53,7 @@ struct Entry {
 #[derive(Clone, Copy)]
 pub(crate) struct CallOutbox<'a> {
     pub(crate) lane: &'a LaneOutbox,
-    /// The number of the call, if its handler is an async function.
+    /// The number of the call, if it may outlive its attempt.
     pub(crate) call: Option<u64>,
 }
 
@@ -67,7 +64,6 @@ impl LaneOutbox {
             waits,
             open: Mutex::default(),
             count: AtomicUsize::new(0),
-            #[cfg(feature = "async")]
             next_call: AtomicU64::new(0),
         }
     }
@@ -78,7 +74,6 @@ impl LaneOutbox {
     }
 
     /// Opens the entry of a call that may outlive its attempt, and returns its number.
-    #[cfg(feature = "async")]
     pub(crate) fn begin(&self, seq: u64) -> u64 {
         let call = self.next_call.fetch_add(1, Ordering::Relaxed);
         let entry = Entry {

@@ -29,6 +29,8 @@ pub(crate) enum FailureCause {
     Abandoned,
     /// A lease outlived its deadline.
     Overdue,
+    /// A call outlived its handler's timeout.
+    TimedOut,
 }
 
 /// One failed delivery of a run.
@@ -56,21 +58,21 @@ impl FailureCause {
             Self::Nack(_) => FailureKind::Error,
             Self::Panic(_) => FailureKind::Panic,
             Self::Abandoned => FailureKind::Abandoned,
-            Self::Overdue => FailureKind::Timeout,
+            Self::Overdue | Self::TimedOut => FailureKind::Timeout,
         }
     }
 
     pub(crate) fn action(&self) -> NackAction {
         match self {
             Self::Nack(nack) => nack.action(),
-            Self::Panic(_) | Self::Abandoned | Self::Overdue => NackAction::Policy,
+            Self::Panic(_) | Self::Abandoned | Self::Overdue | Self::TimedOut => NackAction::Policy,
         }
     }
 
     pub(crate) fn error(&self) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
         match self {
             Self::Nack(nack) => nack.error(),
-            Self::Panic(_) | Self::Abandoned | Self::Overdue => None,
+            Self::Panic(_) | Self::Abandoned | Self::Overdue | Self::TimedOut => None,
         }
     }
 
@@ -85,6 +87,7 @@ impl FailureCause {
             Self::Panic(text) => error_text(text, None),
             Self::Abandoned => "its lease was dropped without being settled".to_owned(),
             Self::Overdue => "it was not settled before its ack deadline".to_owned(),
+            Self::TimedOut => "its handler did not end within its timeout".to_owned(),
         }
     }
 }

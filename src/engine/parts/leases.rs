@@ -93,7 +93,11 @@ impl<T> Leases<T> {
     }
 
     pub(crate) fn read_metrics(&self, into: &mut SubscriptionMetrics) {
-        into.leased = self.out.len() as u64;
+        // Those of a handler are its calls.
+        into.leased = match self.credits {
+            0 => 0,
+            _ => self.out.len() as u64,
+        };
         into.stale = self.stale;
         into.timed_out = self.timed_out;
         into.abandoned = self.abandoned;

@@ -318,6 +318,11 @@ impl<T> Outstanding<T> {
         Some(Taken { key, item })
     }
 
+    /// Takes this delivery out even if its deadline has passed, unless somebody else did.
+    pub(crate) fn take_late(&mut self, granted: &Granted<T>) -> Option<Taken<PendingDelivery<T>>> {
+        self.take(granted, 0)
+    }
+
     /// Extends the lease of this delivery until `due_ns`, unless it was longer. The delivery leaves
     /// the run it was taken with. Returns `false` if the claim is stale.
     pub(crate) fn extend(&mut self, granted: &mut Granted<T>, due_ns: u64, timer_ns: u64) -> bool {

@@ -20,7 +20,7 @@ impl FailureCause {
         let kind = match self {
             Self::Panic(_) => EndKind::Panicked,
             Self::Abandoned => EndKind::Abandoned,
-            Self::Overdue => EndKind::TimedOut,
+            Self::Overdue | Self::TimedOut => EndKind::TimedOut,
             Self::Nack(_) => match self.action() {
                 NackAction::Policy | NackAction::Overloaded | NackAction::After(_) => {
                     EndKind::Nacked
@@ -42,7 +42,7 @@ impl FailureCause {
 
     fn load(&self) -> Load {
         match self {
-            Self::Overdue => Load::Overload,
+            Self::Overdue | Self::TimedOut => Load::Overload,
             Self::Nack(nack) if nack.action() == NackAction::Overloaded => Load::Overload,
             _ => Load::Normal,
         }

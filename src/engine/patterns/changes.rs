@@ -7,6 +7,7 @@ use crate::engine::patterns::members::PatternMember;
 use crate::engine::patterns::plan::{Template, check_when_full};
 use crate::engine::patterns::subscription::PatternSub;
 use crate::engine::runtime::context::Inside;
+use crate::engine::slots::timed_calls::check_timeout;
 use crate::engine::state::keyed::ChangeRules;
 use crate::engine::wait::holds::Hold;
 use crate::message::{HoldOff, MessageId};
@@ -116,6 +117,25 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         Ok(())
     }
 
+    /// Changes the longest time of calls in all present and future lanes, if they can have one.
+    pub(crate) fn set_timeout(&self, timeout_ns: u64) -> Result<(), SettingError> {
+        let mut resolved = self.resolved.lock();
+        let (takes_batches, has_slots) = match &resolved.template {
+            None => return Ok(()),
+            Some(Template::Runner(_, size)) => (size.is_some(), resolved.calling.is_timed),
+            Some(_) => (false, true),
+        };
+        let takes_batches =
+            takes_batches || resolved.members.iter().any(|member| member.takes_batches());
+        check_timeout(timeout_ns, takes_batches, has_slots)?;
+        resolved.calling.timeout_ns = timeout_ns;
+        let lanes: Vec<_> = resolved.all().cloned().collect();
+        drop(resolved);
+        lanes
+            .iter()
+            .try_for_each(|lane| lane.set_timeout(timeout_ns))
+    }
+
     /// Changes the breakers of all present lanes by hand. Returns `false` if there is none.
     pub(crate) fn change_breaker(&self, change: ChangeBreaker) -> bool {
         let resolved = self.resolved.lock();
@@ -199,6 +219,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         if resolved.template.is_none() {
             return Err(SubscribeError::Closed);
         }
+        check_timeout(resolved.calling.timeout_ns, member.takes_batches(), true)?;
         if resolved
             .members
             .iter()

@@ -37,6 +37,11 @@ impl<T: Send + Sync + 'static> PatternMember<T> {
         }
     }
 
+    /// Returns whether its handler takes batches. Only such a handler is for one call at a time.
+    pub(crate) fn takes_batches(&self) -> bool {
+        self.joined.lock().concurrency.is_none()
+    }
+
     /// Joins a lane, unless it has begun to leave.
     pub(crate) fn join(&self, lane: &Arc<Lane<T>>) {
         let mut joined = self.joined.lock();

@@ -5,7 +5,7 @@ use crate::engine::parts::handler::{Handler, SharedFilter};
 use crate::engine::parts::leases::Leasing;
 use crate::engine::pull::sources::Sources;
 use crate::engine::registry::equip::Equipment;
-use crate::engine::state::lane::Policy;
+use crate::engine::state::lane::{Calling, Policy};
 use crate::engine::state::slots::Shared;
 use crate::pure::order::rules::{Fit, Rules};
 use crate::sync::Arc;
@@ -86,6 +86,7 @@ pub(crate) struct PatternPlan<T> {
     pub(crate) when_full: LaneFull,
     pub(crate) retry: Policy,
     pub(crate) protection: ProtectionSettings,
+    pub(crate) calling: Calling,
     pub(crate) filter: Option<SharedFilter<T>>,
     /// The rules of each lane, as far as its capacity allows.
     pub(crate) rules: Rules,

@@ -28,7 +28,7 @@ use crate::engine::registry::equip::LanePlan;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::context::Inside;
 use crate::engine::runtime::directory::{AnyPatternSub, AnyTopic};
-use crate::engine::state::lane::{Lane, Policy};
+use crate::engine::state::lane::{Calling, Lane, Policy};
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::holds::Hold;
 use crate::observe::event::EventKind;
@@ -64,6 +64,7 @@ pub(super) struct PatternLanes<T> {
     pub(super) members: Vec<Arc<PatternMember<T>>>,
     pub(super) retry: Policy,
     pub(super) protection: ProtectionSettings,
+    pub(super) calling: Calling,
     filter: Option<SharedFilter<T>>,
     pub(super) rules: Rules,
     /// The lanes, by the names of their topics.
@@ -100,6 +101,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             members: Vec::new(),
             retry: plan.retry,
             protection: plan.protection,
+            calling: plan.calling,
             filter: plan.filter,
             rules: plan.rules,
             lanes: BTreeMap::new(),
@@ -201,6 +203,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             when_full: resolved.when_full,
             retry: resolved.retry.clone(),
             protection: resolved.protection.clone(),
+            calling: resolved.calling,
             filter: resolved.filter.clone(),
             rules: resolved.rules.within(capacity),
             by_pattern: true,

@@ -76,7 +76,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 
     /// Sets the alarm for this deadline, unless it is set for an earlier time.
-    fn set_alarm(self, leases: &mut Leases<T>, due_ns: u64) {
+    pub(crate) fn set_alarm(self, leases: &mut Leases<T>, due_ns: u64) {
         if due_ns < leases.alarm.due_ns {
             let timer = &self.lane.engine().timer;
             let key = timer.insert(due_ns, Tag::Lease, Arc::clone(self.lane) as _);
@@ -86,7 +86,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 
     /// Silences the alarm if no lease is out, and no delivery waits that may soon be.
-    fn rest_alarm(self, state: &mut State<T>) {
+    pub(crate) fn rest_alarm(self, state: &mut State<T>) {
         if state.leases.out.len() == 0 && state.sequencer.len() == 0 && self.lane.is_inbox_empty() {
             state.leases.silence_alarm(self.lane.engine());
         }
@@ -206,8 +206,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         Ok(())
     }
 
-    /// Tells observers of leases that were settled too late.
-    fn tell_stale(self, run: &Granted<T>) {
+    /// Tells observers of leases that were settled too late, or of a call that ended too late.
+    pub(crate) fn tell_stale(self, run: &Granted<T>) {
         for id in run.ids() {
             let kind = EventKind::StaleSettlement;
             self.lane.topic.tell_of(
@@ -237,7 +237,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self.follow_up();
     }
 
-    /// Settles the leases that have outlived their deadline.
+    /// Settles the leases that have outlived their deadline, or the calls that have.
     pub(crate) fn judge_overdue(self, turn: &mut Turn<T>) {
         let timer_ns = self.lane.engine().clock.timer_ns();
         let mut state = self.keyed.state.lock();
@@ -253,12 +253,16 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         self.set_alarm(leases, next_look(first_ns, leases.out.len(), timer_ns));
         drop(state);
         for (taken, began_ns) in late {
-            let failed_call = FailedCall::new(0, FailureCause::Overdue, false);
+            let cause = match self.lane.consumers.have_slots() {
+                true => FailureCause::TimedOut,
+                false => FailureCause::Overdue,
+            };
+            let failed_call = FailedCall::new(0, cause, false);
             self.settle_leased(taken, began_ns, failed_call, &mut turn.last_error);
         }
     }
 
-    /// Settles a failed delivery that was out on lease.
+    /// Settles a failed delivery that was out on lease, or in a call.
     fn settle_leased(
         self,
         taken: Taken<PendingDelivery<T>>,

@@ -201,7 +201,7 @@ impl Engine {
     /// other thread runs the engine, and nothing has been done for a moment.
     fn stands(&self, work: &dyn Work, survey: Survey, last: Option<Survey>) -> bool {
         let is_settled = survey.moving == 0 && survey.parked <= work.outlook().0;
-        self.pool.alive() == 0 && (is_settled || last == Some(survey))
+        self.alive() == 0 && (is_settled || last == Some(survey))
     }
 
     /// Whether any of the `parked` retries and delayed messages is due before `until`.
@@ -270,7 +270,7 @@ impl Engine {
     /// Ends the threads and passes the last events to observers. Returns `false` if some are
     /// still busy.
     fn stop_threads(&self, until: Option<Instant>) -> bool {
-        self.pool.stop();
+        self.stop_pools();
         self.timer.stop();
         self.announce(EventKind::Drained);
         if self.is_manual() {
@@ -279,14 +279,9 @@ impl Engine {
         }
         // Threads that have nothing left to do may use the rest of the time.
         let soon = later(until, Instant::now().checked_add(GRACE));
-        let all_gone = || self.quiescence.wait(soon, || self.pool.alive() == 0);
+        let all_gone = || self.quiescence.wait(soon, || self.alive() == 0);
         let all_gone = !context::is_inside(self) && all_gone();
-        if all_gone {
-            self.pool.join();
-        } else {
-            self.pool.abandon();
-        }
-        self.pool.clear();
+        self.end_pools(all_gone);
         let all_told = self.bus.stop(soon);
         if all_told {
             self.bus.release_user_code();

@@ -6,8 +6,8 @@ use crate::engine::journal::lane_log::LaneLog;
 use crate::engine::parts::handler::{Handler, SharedFilter};
 use crate::engine::parts::leases::Leasing;
 use crate::engine::state::keyed::{Consumers, Keyed};
-use crate::engine::state::lane::{Lane, LaneSettings, Policy};
-use crate::engine::state::slots::Shared;
+use crate::engine::state::lane::{Calling, Lane, LaneSettings, Policy, Turn};
+use crate::engine::state::slots::{Shared, Slots};
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::waiters::Waiters;
 use crate::pure::order::rules::Rules;
@@ -27,8 +27,11 @@ pub(crate) enum Equipment<T> {
 }
 
 impl<T> Equipment<T> {
-    pub(crate) fn consumers(&self) -> Consumers {
+    /// Returns who takes the deliveries. A runner that is in a call can't settle it at its deadline.
+    /// So a handler with a timeout has a slot, and the runner settles what is overdue.
+    fn consumers(&self, calling: Calling) -> Consumers {
         match self {
+            Self::Runner(_) if calling.is_timed => Consumers::Slot,
             Self::Runner(_) => Consumers::Runner,
             Self::Slots(_) => Consumers::Slots,
             Self::Members(calls) => Consumers::Members(*calls),
@@ -46,6 +49,7 @@ pub(crate) struct LanePlan<T> {
     pub(crate) rules: Rules,
     pub(crate) by_pattern: bool,
     pub(crate) protection: ProtectionSettings,
+    pub(crate) calling: Calling,
     #[cfg(feature = "log")]
     pub(crate) stored: Option<Box<LaneLog<T>>>,
 }
@@ -58,7 +62,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         plan: LanePlan<T>,
         equipment: Equipment<T>,
     ) -> Arc<Self> {
-        let consumers = equipment.consumers();
+        let consumers = equipment.consumers(plan.calling);
         let receivers = match &equipment {
             Equipment::Callers(_, receivers) => Arc::clone(receivers),
             _ => Arc::default(),
@@ -73,14 +77,19 @@ impl<T: Send + Sync + 'static> Lane<T> {
             filter: plan.filter,
             by_pattern: plan.by_pattern,
             consumers,
+            calling: plan.calling,
             #[cfg(feature = "log")]
             stored: plan.stored,
             keyed: (!is_plain).then(keyed),
         };
         let with_handler = |handler| Arc::new(Self::new(name, topic, settings, handler));
         let (lane, slots, leasing) = match equipment {
+            Equipment::Runner(handler) if consumers == Consumers::Slot => {
+                let slot = Slots::one(Box::new(Turn::new(handler)));
+                (with_handler(Handler::External), Some(slot), None)
+            }
             Equipment::Runner(handler) => (with_handler(handler), None, None),
-            Equipment::Slots(slots) => (with_handler(Handler::External), Some(slots), None),
+            Equipment::Slots(slots) => (with_handler(Handler::External), Some(slots.into()), None),
             Equipment::Members(_) => (with_handler(Handler::External), None, None),
             Equipment::Callers(leasing, _) => {
                 (with_handler(Handler::External), None, Some(leasing))

@@ -21,7 +21,7 @@ use crate::pure::wheel::TimerKey;
 use crate::pure::words::ending::Ending;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Instant, Map, Mutex, Slot, Weak};
-use crate::types::config::{Histograms, Idle};
+use crate::types::config::Histograms;
 use directory::{AnyTopic, PatternSubs};
 
 /// The state that a broker, its handles and its threads share.
@@ -29,6 +29,8 @@ pub(crate) struct Engine {
     pub(crate) clock: Clock,
     pub(crate) timer: timer::Timer,
     pub(crate) pool: pool::Pool,
+    /// The pools beside it, for the handlers of some subscriptions.
+    pub(crate) pools: Vec<pool::NamedPool>,
     pub(crate) bus: bus::Bus,
     pub(crate) quiescence: Quiescence,
     pub(crate) topics: Map<Arc<dyn AnyTopic>>,
@@ -53,7 +55,6 @@ pub(crate) struct Engine {
     /// The process that has its threads, and not one that was forked from it.
     pub(crate) process: u32,
     pub(crate) workers: usize,
-    pub(crate) idle: Idle,
     pub(crate) histograms: Histograms,
     pub(crate) thread_name: String,
     #[cfg(feature = "async")]

@@ -44,6 +44,8 @@ pub(crate) enum After {
 /// The state of the thread that a turn runs on.
 pub(crate) struct Worker<'a> {
     pub(crate) engine: &'a Engine,
+    /// The pool whose tasks it runs.
+    pool: &'a Pool,
     /// A task that became ready during this turn. It is best run next, on this core, while its
     /// messages are in the cache.
     next: Option<Arc<dyn Task>>,
@@ -62,6 +64,7 @@ impl<'a> Worker<'a> {
     pub(crate) fn new(engine: &'a Engine) -> Self {
         Self {
             engine,
+            pool: &engine.pool,
             next: None,
             number: None,
             is_busy: false,
@@ -70,17 +73,20 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Submits a task that is ready now. It runs here next, and another worker gets the task that
-    /// was next until now.
-    pub(crate) fn submit(&mut self, task: Arc<dyn Task>) {
+    /// Submits a task that is ready now. If its home is the default pool, it runs here next, and
+    /// another worker gets the task that was next until now.
+    pub(crate) fn submit(&mut self, home: Home, task: Arc<dyn Task>) {
+        if home != Home::DEFAULT {
+            return self.engine.pool_of(home).submit(task);
+        }
         if let Some(displaced) = self.next.replace(task) {
-            self.engine.pool.submit(displaced);
+            self.pool.submit(displaced);
         }
     }
 
     /// Puts a task that is still ready behind all others, for fairness.
     pub(crate) fn requeue(&mut self, task: Arc<dyn Task>) {
-        self.engine.pool.submit(task);
+        self.pool.submit(task);
     }
 
     /// Returns whether it may keep a topic that it found dry. It may not if other tasks wait, or if
@@ -91,7 +97,7 @@ impl<'a> Worker<'a> {
             && self.is_busy
             && !self.keeps
             && self.next.as_ref().is_none_or(|next| next.is_brisk())
-            && self.engine.pool.ready.is_empty()
+            && self.pool.ready.is_empty()
     }
 
     /// Puts a task down after its turn.
@@ -100,7 +106,7 @@ impl<'a> Worker<'a> {
             (After::Rest, _) => {}
             (After::Keep { has_news }, Some(number)) => {
                 self.keeps = true;
-                if self.engine.pool.loans.lend(number, task, has_news) {
+                if self.pool.loans.lend(number, task, has_news) {
                     self.engine.timer.watch(&self.engine.clock, WATCH_NS);
                 }
             }
@@ -111,7 +117,7 @@ impl<'a> Worker<'a> {
     /// Takes back the task that it keeps, if there is news of it.
     fn take_news(&mut self) -> Option<Arc<dyn Task>> {
         let number = self.number.filter(|_| self.keeps)?;
-        let loans = &self.engine.pool.loans;
+        let loans = &self.pool.loans;
         let kept = loans.take_back_if(number, |kept| kept.has_news());
         self.keeps = kept.is_none();
         kept
@@ -123,7 +129,7 @@ impl<'a> Worker<'a> {
             return;
         };
         self.keeps = false;
-        if let Some(kept) = self.engine.pool.loans.take_back(number) {
+        if let Some(kept) = self.pool.loans.take_back(number) {
             let is_busy = std::mem::take(&mut self.is_busy);
             run_turn(kept, self);
             self.is_busy = is_busy;
@@ -153,7 +159,69 @@ const SPINS_BETWEEN_YIELDS: u32 = 4_096;
 /// than a millisecond.
 const WATCH_NS: u64 = 400_000;
 
-/// The workers of a broker; none for a manual engine.
+/// The pool on whose workers a task runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Home(u16);
+
+impl Home {
+    /// The broker's own workers, or the caller's thread on a manual engine.
+    pub(crate) const DEFAULT: Self = Self(0);
+}
+
+/// A pool beside the default one, for the handlers of some subscriptions.
+pub(crate) struct NamedPool {
+    pub(crate) name: Arc<str>,
+    pub(crate) workers: usize,
+    pub(crate) pool: Pool,
+}
+
+impl Engine {
+    /// Returns the pool whose workers run the tasks of this home.
+    pub(crate) fn pool_of(&self, home: Home) -> &Pool {
+        let at = usize::from(home.0).checked_sub(1);
+        let named = at.and_then(|at| self.pools.get(at));
+        named.map_or(&self.pool, |named| &named.pool)
+    }
+
+    /// Returns the home of handlers in the pool with this name. On a manual engine, the caller's
+    /// thread runs them all.
+    pub(crate) fn home_named(&self, name: &str) -> Option<Home> {
+        let at = self.pools.iter().position(|named| *named.name == *name)?;
+        match self.is_manual() {
+            true => Some(Home::DEFAULT),
+            false => u16::try_from(at + 1).ok().map(Home),
+        }
+    }
+
+    fn all_pools(&self) -> impl Iterator<Item = &Pool> {
+        let named = self.pools.iter().map(|named| &named.pool);
+        named.chain([&self.pool])
+    }
+
+    /// Returns the worker threads that have not ended; on a manual engine, the threads that run it.
+    pub(crate) fn alive(&self) -> usize {
+        self.all_pools().map(Pool::alive).sum()
+    }
+
+    /// Lets all workers end after their present turn.
+    pub(crate) fn stop_pools(&self) {
+        self.all_pools().for_each(Pool::stop);
+    }
+
+    /// Waits for the threads, when none is [`alive`](Self::alive), or lets go of those that are
+    /// stuck in a handler. Tasks that nobody will run any more are let go of.
+    pub(crate) fn end_pools(&self, all_gone: bool) {
+        for pool in self.all_pools() {
+            match all_gone {
+                true => pool.join(),
+                false => pool.abandon(),
+            }
+            pool.clear();
+        }
+    }
+}
+
+/// The workers of a broker, or of one of its named pools; none for a manual engine.
 pub(crate) struct Pool {
     /// Bounded by the number of topics, partitions, lanes, slots and buffers: each is on it at most
     /// once. Entries made stale by a claim or by the end of a loan come on top, and are passed
@@ -161,40 +229,60 @@ pub(crate) struct Pool {
     ready: Unbounded<Arc<dyn Task>>,
     loans: Loans<Arc<dyn Task>>,
     sleep: Sleep,
+    idle: Idle,
     stopping: AtomicBool,
     alive: AtomicUsize,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Pool {
-    pub(crate) fn new(workers: usize) -> Self {
+    pub(crate) fn new(workers: usize, idle: Idle) -> Self {
         Self {
             ready: Unbounded::new(),
             loans: Loans::new(workers),
             sleep: Sleep::new(),
+            idle,
             stopping: AtomicBool::new(false),
             alive: AtomicUsize::new(0),
             threads: Mutex::new(Vec::new()),
         }
     }
 
-    /// Starts the worker threads.
-    pub(crate) fn start(
+    /// Starts the worker threads of all pools.
+    pub(crate) fn start_all(
         engine: &Arc<Engine>,
         workers: usize,
         stack_size: Option<usize>,
     ) -> io::Result<()> {
+        let name = &engine.thread_name;
+        Self::start(engine, Home::DEFAULT, name, workers, stack_size)?;
+        for (at, named) in (1..).zip(&engine.pools) {
+            let name = format!("{name}-{}", named.name);
+            Self::start(engine, Home(at), &name, named.workers, stack_size)?;
+        }
+        Ok(())
+    }
+
+    fn start(
+        engine: &Arc<Engine>,
+        home: Home,
+        name: &str,
+        workers: usize,
+        stack_size: Option<usize>,
+    ) -> io::Result<()> {
+        let pool = engine.pool_of(home);
         for number in 0..workers {
             let thread = Thread {
-                name: format!("{}-{number}", engine.thread_name),
+                name: format!("{name}-{number}"),
                 stack_size,
             };
             let for_worker = Arc::clone(engine);
-            engine.pool.alive.fetch_add(1, Ordering::Relaxed);
-            match spawn(thread, move || for_worker.pool.work(&for_worker, number)) {
-                Ok(handle) => engine.pool.threads.lock().push(handle),
+            pool.alive.fetch_add(1, Ordering::Relaxed);
+            let work = move || for_worker.pool_of(home).work(&for_worker, number);
+            match spawn(thread, work) {
+                Ok(handle) => pool.threads.lock().push(handle),
                 Err(error) => {
-                    engine.pool.alive.fetch_sub(1, Ordering::Relaxed);
+                    pool.alive.fetch_sub(1, Ordering::Relaxed);
                     return Err(error);
                 }
             }
@@ -216,7 +304,7 @@ impl Pool {
     /// Lets go of tasks that nobody will run any more, after the stop. A task holds its topic,
     /// which holds the engine, which holds this queue. As long as a worker is alive it may be at
     /// work on just these tasks, and then runs them.
-    pub(crate) fn clear(&self) {
+    fn clear(&self) {
         // ORDERING: pairs with itself, and with the fence in `submit`, through `wake`. A thread
         // that has stopped looks for workers. A worker that has left looks for the stop. A thread
         // that has pushed looks for both.
@@ -227,9 +315,9 @@ impl Pool {
     }
 
     /// Counts the calling thread among the workers of a manual engine.
-    pub(crate) fn enter<'e>(&self, engine: &'e Engine) -> AtWork<'e> {
+    pub(crate) fn enter<'e>(&'e self, engine: &'e Engine) -> AtWork<'e> {
         self.alive.fetch_add(1, Ordering::Relaxed);
-        AtWork(engine)
+        AtWork { engine, pool: self }
     }
 
     /// Returns whether no turn is ready.
@@ -261,8 +349,9 @@ impl Pool {
 
     fn work(&self, engine: &Arc<Engine>, number: usize) {
         let _inside = Inside::enter(engine);
-        let _at_work = AtWork(engine);
+        let _at_work = AtWork { engine, pool: self };
         let mut worker = Worker {
+            pool: self,
             number: Some(number),
             ..Worker::new(engine)
         };
@@ -305,7 +394,7 @@ impl Pool {
                 if let Some(task) = worker.next.take().or_else(|| self.ready.pop()) {
                     return Some(task);
                 }
-                if worker.engine.idle == Idle::Spin {
+                if self.idle == Idle::Spin {
                     searching = self.sleep.search();
                     continue;
                 }
@@ -332,7 +421,7 @@ impl Pool {
     /// Waits for work, and for news of the task that the worker keeps, without sleeping. It waits
     /// for a while, or without end if the broker's workers spin and it keeps nothing.
     fn look_around(&self, worker: &mut Worker<'_>) -> Option<Arc<dyn Task>> {
-        if worker.engine.idle == Idle::Spin && !worker.keeps {
+        if self.idle == Idle::Spin && !worker.keeps {
             return self.spin(worker.engine);
         }
         let looks = match worker.vain_searches % LONG_ONE_IN {
@@ -387,21 +476,17 @@ impl Pool {
         }
     }
 
-    /// Lets the workers end after their present turn.
-    pub(crate) fn stop(&self) {
+    fn stop(&self) {
         // ORDERING: pairs with the loads in `take`.
         self.stopping.store(true, Ordering::Release);
         mutant!(self.sleep.wake_all(), "pool.stop-wake");
     }
 
-    /// Returns the worker threads that have not ended; on a manual engine, the threads that run it.
-    pub(crate) fn alive(&self) -> usize {
+    fn alive(&self) -> usize {
         self.alive.load(Ordering::Acquire)
     }
 
-    /// Waits for the threads. Call it when none is [`alive`](Self::alive), or let go of those that
-    /// are stuck in a handler with [`abandon`](Self::abandon).
-    pub(crate) fn join(&self) {
+    fn join(&self) {
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             // A worker contains every panic, so there is none to report here.
@@ -409,20 +494,23 @@ impl Pool {
         }
     }
 
-    pub(crate) fn abandon(&self) {
+    fn abandon(&self) {
         self.threads.lock().clear();
     }
 }
 
 /// A worker that is counted, until it leaves.
-pub(crate) struct AtWork<'e>(&'e Engine);
+pub(crate) struct AtWork<'e> {
+    engine: &'e Engine,
+    pool: &'e Pool,
+}
 
 impl Drop for AtWork<'_> {
     fn drop(&mut self) {
         // ORDERING: release, so that a thread that sees this worker gone sees its last work.
-        self.0.pool.alive.fetch_sub(1, Ordering::Release);
-        self.0.pool.clear();
-        self.0.quiescence.notify();
+        self.pool.alive.fetch_sub(1, Ordering::Release);
+        self.pool.clear();
+        self.engine.quiescence.notify();
     }
 }
 

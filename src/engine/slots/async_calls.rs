@@ -8,7 +8,7 @@ use std::iter;
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
 
-use crate::engine::base::contain::{Contained, contain};
+use crate::engine::base::contain::{Contained, contain, discard};
 use crate::engine::deliver::turn::{SHARE_LOOKS, SHARE_NS};
 use crate::engine::keyed::take::Settlements;
 use crate::engine::parts::handler::{FailedCall, FailureCause};
@@ -19,16 +19,23 @@ use crate::engine::slots::slot::share_by;
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::slots::{ConsumerSlot, Shared, Work};
+use crate::engine::wait::fire::Tag;
 use crate::message::nack::Nack;
 use crate::message::owned::{Names, OwnedDelivery};
+use crate::pure::decide::expiry::NEVER;
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::order::sequencer::Taken;
+use crate::pure::wheel::TimerKey;
 use crate::sync::Arc;
 
 /// A call that has begun.
 struct Begun<T> {
     taken: Taken<PendingDelivery<T>>,
     began_ns: u64,
+    /// The time by which the call has to end, by the clock of the timers, or [`NEVER`].
+    due_ns: u64,
+    /// Schedules the slot at that time, once the call waits.
+    alarm: TimerKey,
     /// Whether a publish of the call was refused because the broker is ending.
     was_refused: bool,
     /// The panic of the handler, if it panicked before it returned a future.
@@ -115,7 +122,7 @@ where
                     self.begin(lane, taken, now_ns)
                 }
             };
-            let Some((begun, failed_call)) = self.poll(begun, &waker, engine) else {
+            let Some((begun, failed_call)) = self.poll(begun, &waker, slot, engine) else {
                 return false;
             };
             now_ns = engine.clock.now_ns();
@@ -151,6 +158,7 @@ where
                 outbox: lane.shared_outbox(),
             })
         });
+        let timer_ns = lane.engine().clock.timer_ns();
         let item = &mut taken.item;
         let attempts = item.begin(began_ns);
         let delivery = OwnedDelivery {
@@ -182,18 +190,30 @@ where
         Begun {
             taken,
             began_ns,
+            due_ns: match lane.timeout_ns.get() {
+                NEVER => NEVER,
+                timeout_ns => timer_ns.saturating_add(timeout_ns),
+            },
+            alarm: TimerKey::NONE,
             was_refused,
             panic,
         }
     }
 
-    /// Polls the call. Returns it when it has ended, with the failure if it failed.
+    /// Polls the call, unless its time is up. Returns it when it has ended, with the failure if it
+    /// failed. A call that is past its deadline has timed out, whatever it returns.
     fn poll(
         &mut self,
         mut begun: Begun<T>,
         waker: &Waker,
+        slot: &Arc<ConsumerSlot<T>>,
         engine: &Engine,
     ) -> Option<(Begun<T>, Option<FailedCall>)> {
+        let is_overdue = |due_ns| due_ns != NEVER && engine.clock.timer_ns() >= due_ns;
+        if begun.alarm != TimerKey::NONE && is_overdue(begun.due_ns) {
+            let failed_call = FailedCall::new(0, FailureCause::TimedOut, begun.was_refused);
+            return Some((begun, Some(failed_call)));
+        }
         let polled = match (begun.panic.take(), self.future.as_mut().as_pin_mut()) {
             (None, Some(future)) => context::calling(engine.id(), |refused| {
                 let poll = || future.poll(&mut Context::from_waker(waker));
@@ -204,9 +224,19 @@ where
             (panic, _) => Err(panic.unwrap_or_default()),
         };
         let cause = match polled {
+            Ok(Poll::Pending) if is_overdue(begun.due_ns) => Some(FailureCause::TimedOut),
             Ok(Poll::Pending) => {
+                if begun.due_ns != NEVER && begun.alarm == TimerKey::NONE {
+                    let target = Arc::clone(slot) as _;
+                    begun.alarm = engine.timer.insert(begun.due_ns, Tag::Look, target);
+                }
                 self.begun = Some(begun);
                 return None;
+            }
+            Ok(Poll::Ready(outcome)) if is_overdue(begun.due_ns) => {
+                // Its error is the user's.
+                discard(outcome);
+                Some(FailureCause::TimedOut)
             }
             Ok(Poll::Ready(outcome)) => outcome.err().map(FailureCause::Nack),
             Err(panic) => Some(FailureCause::Panic(panic)),
@@ -224,8 +254,19 @@ where
     ) {
         self.drop_future();
         let Begun {
-            taken, began_ns, ..
+            taken,
+            began_ns,
+            alarm,
+            ..
         } = begun;
+        if alarm != TimerKey::NONE {
+            keyed.lane.engine().timer.cancel(alarm);
+        }
+        if let Some(failed_call) = &failed_call
+            && matches!(**failed_call.cause, FailureCause::TimedOut)
+        {
+            keyed.keyed.state.lock().leases.timed_out += 1;
+        }
         let error = &mut self.last_error;
         keyed.settle_alone(error, taken, failed_call, (began_ns, now_ns));
     }
@@ -244,9 +285,10 @@ where
     /// Ends the call where it stands, and its delivery with it, because the lane is being
     /// cancelled.
     fn cancel(&mut self, keyed: KeyedLane<'_, T>) {
-        let Some(Begun { taken, .. }) = self.begun.take() else {
+        let Some(Begun { taken, alarm, .. }) = self.begun.take() else {
             return;
         };
+        keyed.lane.engine().timer.cancel(alarm);
         self.drop_future();
         let Taken { key, mut item } = taken;
         let _motion = keyed.lane.books.motions.begin(1);

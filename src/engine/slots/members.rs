@@ -8,9 +8,10 @@ use crate::engine::keyed::take::Next;
 use crate::engine::runtime::Engine;
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Lane;
-use crate::engine::state::slots::{ConsumerSlot, Member, Shared, Slots};
+use crate::engine::state::slots::{ConsumerSlot, Member, Slots};
 use crate::observe::event::{EventKind, Subject};
 use crate::observe::metrics::MemberMetrics;
+use crate::pure::decide::expiry::NEVER;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Mutex, mutant};
 
@@ -114,8 +115,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Gives the lane's own handler its slots, before the lane is on the list.
-    pub(crate) fn take_slots(self, slots: Shared<T>) {
-        self.add_member(Arc::clone(&self.lane.name), slots.into());
+    pub(crate) fn take_slots(self, slots: Slots<T>) {
+        self.add_member(Arc::clone(&self.lane.name), slots);
     }
 
     /// Removes a member. Each of its keys goes to another member, once no delivery of the key
@@ -157,10 +158,12 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         resized
     }
 
-    /// Adds a member with these slots, unless its name is taken.
+    /// Adds a member with these slots, unless its name is taken, or it takes batches in a group whose
+    /// calls have a timeout.
     pub(crate) fn add_member(self, name: Arc<str>, slots: Slots<T>) -> Option<Arc<Member<T>>> {
         let mut state = self.keyed.state.lock();
-        if state.members.iter().any(|other| other.name == name) {
+        let is_refused = slots.takes_batches && self.lane.timeout_ns.get() != NEVER;
+        if is_refused || state.members.iter().any(|other| other.name == name) {
             drop(state);
             discard(slots);
             return None;
@@ -172,6 +175,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             make: Mutex::new(slots.more),
             slots: Mutex::new(Vec::new()),
             taken: Counter::default(),
+            takes_batches: slots.takes_batches,
         });
         let slot = |work| Arc::new(ConsumerSlot::new(self.lane, &member, work));
         member

@@ -5,3 +5,4 @@
 pub(crate) mod async_calls;
 pub(crate) mod members;
 pub(crate) mod slot;
+pub(crate) mod timed_calls;

@@ -32,6 +32,7 @@ use crate::engine::wait::fire::{Fire, Tag};
 use crate::message::Delivery;
 use crate::message::delivery_batch::DeliveryBatch;
 use crate::message::nack::Nack;
+use crate::pure::decide::expiry::NEVER;
 use crate::pure::order::sequencer::Taken;
 use crate::pure::policy::strategy::Batched;
 use crate::pure::words::schedule::Then;
@@ -91,6 +92,7 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
             lane: Arc::downgrade(lane),
             member: Arc::downgrade(member),
             task: TaskState::new(),
+            home: lane.slots_home,
             work: Mutex::new(Some(work)),
             leaving: AtomicBool::new(false),
             gone: AtomicBool::new(false),
@@ -102,7 +104,7 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
     pub(crate) fn schedule(self: &Arc<Self>, engine: &Engine) -> bool {
         let was_idle = self.task.notify() == Then::Enqueue;
         if was_idle {
-            engine.pool.submit(Arc::clone(self) as _);
+            engine.pool_of(self.home).submit(Arc::clone(self) as _);
         }
         was_idle
     }
@@ -285,7 +287,10 @@ impl<T: Send + Sync + 'static> Work<T> for Turn<T> {
             let Some(taken) = slot.take(keyed, now_ns) else {
                 return false;
             };
-            now_ns = keyed.try_single(self, taken, now_ns);
+            now_ns = match keyed.lane.timeout_ns.get() {
+                NEVER => keyed.try_single(self, taken, now_ns),
+                timeout_ns => keyed.try_timed(self, taken, timeout_ns, now_ns),
+            };
         }
         self.linger.cancel(keyed.lane.engine());
         false

@@ -130,6 +130,8 @@ pub(crate) enum Consumers {
     Runner,
     /// Callers that pull.
     Callers,
+    /// The one slot of the subscription's own handler, whose calls have a timeout.
+    Slot,
     /// The slots of the subscription's own handler.
     Slots,
     /// The members of a consumer group. Each has so many calls at once, unless it says otherwise.
@@ -140,6 +142,11 @@ impl Consumers {
     /// Returns whether callers take the deliveries, and no handler.
     pub(crate) fn pull(self) -> bool {
         self == Self::Callers
+    }
+
+    /// Returns whether slots take the deliveries, and not the lane's own runner or callers.
+    pub(crate) fn have_slots(self) -> bool {
+        matches!(self, Self::Slot | Self::Slots | Self::Members(_))
     }
 
     /// Returns whether several of them may take at once, each for itself.
@@ -166,13 +173,13 @@ impl<T: Send + Sync + 'static> Keyed<T> {
         if when_full == LaneFull::DropOldest {
             sequencer.may_drop();
         }
-        if !is_shared {
+        if !consumers.have_slots() {
             sequencer.join(RUNNER);
         }
         sequencer.set_levels(levels(rules));
         Self {
             is_shared,
-            is_concurrent: consumers == Consumers::Slots,
+            is_concurrent: matches!(consumers, Consumers::Slot | Consumers::Slots),
             state: Mutex::new(State {
                 rules,
                 epoch: 0,
@@ -421,7 +428,11 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let mut state = self.keyed.state.lock();
         let mut queued = state.sequencer.drain();
         queued.extend(state.parked_arrivals.drain());
-        let leased = state.leases.out.drain();
+        // A call of a slot ends by itself.
+        let leased = match self.lane.consumers.have_slots() {
+            true => Vec::new(),
+            false => state.leases.out.drain(),
+        };
         for key in std::mem::take(&mut state.holding).into_values() {
             state.sequencer.release(key);
         }

@@ -12,6 +12,7 @@ use crate::engine::parts::pending::{PendingDelivery, Return};
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::expiry::Expiry;
 use crate::engine::runtime::linger::Linger;
+use crate::engine::runtime::pool::Home;
 use crate::engine::state::keyed::{Consumers, Keyed};
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::fire::{Fire, Tag};
@@ -79,6 +80,17 @@ impl<T> Turn<T> {
 /// A retry policy, or `None` for a lane without one of its own.
 pub(crate) type Policy = Option<SharedPolicy>;
 
+/// How the handlers of a lane are called, checked.
+#[derive(Clone, Copy)]
+pub(crate) struct Calling {
+    /// The longest time of a call, or [`NEVER`](crate::pure::decide::expiry::NEVER).
+    pub(crate) timeout_ns: u64,
+    /// The subscription was made with a timeout, which may have been removed.
+    pub(crate) is_timed: bool,
+    /// The pool on whose workers the calls run.
+    pub(crate) home: Home,
+}
+
 /// Settings of a lane, checked.
 pub(crate) struct LaneSettings<T> {
     pub(crate) capacity: u32,
@@ -88,6 +100,7 @@ pub(crate) struct LaneSettings<T> {
     pub(crate) filter: Option<SharedFilter<T>>,
     pub(crate) by_pattern: bool,
     pub(crate) consumers: Consumers,
+    pub(crate) calling: Calling,
     #[cfg(feature = "log")]
     pub(crate) stored: Option<Box<LaneLog<T>>>,
 }
@@ -126,6 +139,11 @@ pub(crate) struct Lane<T> {
     /// The lane is one of several of a pattern subscription. Its topic may be removed before it ends.
     pub(crate) by_pattern: bool,
     pub(crate) consumers: Consumers,
+    /// The longest time of a call, or [`NEVER`](crate::pure::decide::expiry::NEVER).
+    pub(crate) timeout_ns: Setting<u64>,
+    /// The pools on whose workers its own turns and the calls of its slots run.
+    pub(crate) home: Home,
+    pub(crate) slots_home: Home,
     pub(crate) holders: Cell<Holders>,
     /// The lane gets messages with ids greater than this. It is set before the lane is on the list.
     after: AtomicU64,
@@ -195,6 +213,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
             changing: Mutex::new(()),
             by_pattern: settings.by_pattern,
             consumers: settings.consumers,
+            timeout_ns: Setting::new(settings.calling.timeout_ns),
+            home: match settings.consumers {
+                Consumers::Runner => settings.calling.home,
+                _ => Home::DEFAULT,
+            },
+            slots_home: settings.calling.home,
             holders: Cell::new(Holders::FIRST),
             after: AtomicU64::new(0),
             retry: Slot::new(Arc::new(settings.retry)),
@@ -437,7 +461,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Puts the lane on the ready queue unless somebody is bound to look at it.
     pub(crate) fn schedule(self: &Arc<Self>) {
         if self.task.notify() == Then::Enqueue {
-            self.engine().pool.submit(Arc::clone(self) as _);
+            let pool = self.engine().pool_of(self.home);
+            pool.submit(Arc::clone(self) as _);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::engine::base::counters::Counter;
 use crate::engine::base::task_state::TaskState;
+use crate::engine::runtime::pool::Home;
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Lane;
 use crate::sync::atomic::{AtomicBool, AtomicU64};
@@ -29,6 +30,8 @@ pub(crate) struct Slots<T> {
     pub(crate) works: Vec<Box<dyn Work<T>>>,
     /// The means to make more of it, or `None` if the handler is for one call at a time.
     pub(crate) more: Option<Make<T>>,
+    /// The handler takes batches, whose calls can't have a timeout.
+    pub(crate) takes_batches: bool,
 }
 
 impl<T> Slots<T> {
@@ -37,6 +40,15 @@ impl<T> Slots<T> {
         Self {
             works: vec![work],
             more: None,
+            takes_batches: false,
+        }
+    }
+
+    /// Returns the one slot of a handler for batches.
+    pub(crate) fn batches(work: Box<dyn Work<T>>) -> Self {
+        Self {
+            takes_batches: true,
+            ..Self::one(work)
         }
     }
 }
@@ -46,6 +58,7 @@ impl<T> From<Shared<T>> for Slots<T> {
         Self {
             works,
             more: Some(make),
+            takes_batches: false,
         }
     }
 }
@@ -60,6 +73,7 @@ pub(crate) struct Member<T> {
     pub(crate) make: Mutex<Option<Make<T>>>,
     pub(crate) slots: Mutex<Vec<Arc<ConsumerSlot<T>>>>,
     pub(crate) taken: Counter,
+    pub(crate) takes_batches: bool,
 }
 
 /// One consumer of a member.
@@ -67,6 +81,8 @@ pub(crate) struct ConsumerSlot<T> {
     pub(crate) lane: Weak<Lane<T>>,
     pub(crate) member: Weak<Member<T>>,
     pub(crate) task: TaskState,
+    /// The pool on whose workers it runs.
+    pub(crate) home: Home,
     pub(crate) work: Mutex<Option<Box<dyn Work<T>>>>,
     pub(crate) leaving: AtomicBool,
     /// The slot's handler has been dropped.

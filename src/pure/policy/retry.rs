@@ -28,7 +28,7 @@ pub enum FailureKind {
     Error,
     /// The handler panicked.
     Panic,
-    /// The delivery was leased, and not settled before its ack deadline.
+    /// The handler's call outlived its timeout, or the lease its ack deadline.
     Timeout,
     /// The delivery was leased, and its lease was dropped without being settled.
     Abandoned,

@@ -205,6 +205,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         F: FnMut(&mut DeliveryBatch<'_, T>) -> Result<(), Nack> + Send + 'static,
     {
         self.options.check_one_at_a_time(ONE_BATCH_AT_A_TIME)?;
+        self.options.check_untimed()?;
         self.check_batches(batches)?;
         let handler = || {
             Ok(Equipment::Runner(Handler::Batch(
@@ -239,6 +240,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     where
         F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
     {
+        self.options.check_untimed()?;
         self.check_batches(batches)?;
         let threads = self.options.checked_threads()?;
         let engine = self.topic.engine.id();
@@ -279,6 +281,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
     /// not be zero.
     pub fn pull(self, pull: Pull) -> Result<PullSubscription<T>, SubscribeError> {
         self.options.check_one_at_a_time(NO_CALLS)?;
+        self.options.check_without_handler()?;
         let fit = self.fit(Consumers::Callers)?;
         let (leasing, fit) = pull.checked(fit)?;
         self.options.rules(fit)?;
@@ -333,12 +336,14 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
         }
         self.options.protection.check(consumers.pull())?;
         let rules = self.options.rules(fit)?;
+        let calling = self.options.calling(&self.topic.engine)?;
         let plan = LanePlan {
             capacity: fit.capacity,
             when_full: fit.when_full,
             rules,
             retry: self.options.retry,
             protection: self.options.protection,
+            calling,
             filter: self.filter,
             by_pattern: false,
             #[cfg(feature = "log")]

@@ -169,6 +169,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         F: Fn(&mut DeliveryBatch<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
     {
         self.options.check_one_at_a_time(ONE_BATCH_AT_A_TIME)?;
+        self.options.check_untimed()?;
         self.check_batches(batches)?;
         let handler = Arc::new(Contained::new(handler));
         let template = Template::Runner(
@@ -202,6 +203,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
     where
         F: Fn(&Delivery<'_, T>) -> Result<(), Nack> + Send + Sync + 'static,
     {
+        self.options.check_untimed()?;
         self.check_batches(batches)?;
         let threads = self.options.checked_threads()?;
         crate::types::name::parse(&self.name)?;
@@ -243,6 +245,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
     /// [`SubscriptionBuilder::pull`](crate::SubscriptionBuilder::pull).
     pub fn pull(self, pull: Pull) -> Result<PullSubscription<T>, SubscribeError> {
         self.options.check_one_at_a_time(NO_CALLS)?;
+        self.options.check_without_handler()?;
         let fit = fit_of_any(
             self.checked_capacity()?,
             self.options.when_full.unwrap_or_default(),
@@ -289,12 +292,14 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         }
         let is_pulled = matches!(template, Template::Callers(..));
         self.options.protection.check(is_pulled)?;
+        let calling = self.options.calling(self.engine)?;
         let plan = PatternPlan {
             capacity,
             when_full,
             rules: self.options.rules(template.fit(capacity, when_full))?,
             retry: self.options.retry,
             protection: self.options.protection,
+            calling,
             filter: self.filter,
             template,
         };

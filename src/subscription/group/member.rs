@@ -108,7 +108,8 @@ impl<'g, T: Send + Sync + 'static> MemberBuilder<'g, T> {
     ///
     /// # Errors
     ///
-    /// The errors are those of [`join`](Self::join), and batches larger than the lane.
+    /// The errors are those of [`join`](Self::join), and batches larger than the lane. A group with a
+    /// [`handler_timeout`](crate::SubscriptionBuilder::handler_timeout) has no such members.
     pub fn join_batches<F>(self, batches: Batched, handler: F) -> Result<Member, SubscribeError>
     where
         F: FnMut(&mut DeliveryBatch<'_, T>) -> Result<(), Nack> + Send + 'static,
@@ -117,7 +118,7 @@ impl<'g, T: Send + Sync + 'static> MemberBuilder<'g, T> {
         batches.check()?;
         check_batch_size(Some(batches.size()), self.group.lane_capacity())?;
         let work = slot::own_batches(batches, handler);
-        self.group.join_with(self.name, Slots::one(work))
+        self.group.join_with(self.name, Slots::batches(work))
     }
 }
 

@@ -7,6 +7,7 @@ use std::fmt;
 
 #[cfg(feature = "async")]
 use crate::engine::runtime::poll_hook::PollHook;
+use crate::engine::slots::timed_calls::check_timeout;
 use crate::engine::state::keyed::Consumers;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::slots::Slots;
@@ -14,7 +15,7 @@ use crate::message::Delivery;
 use crate::message::nack::Nack;
 use crate::observe::event::EventKind;
 use crate::pure::words::room::Phase;
-use crate::subscription::control::{Control, subscription_controls};
+use crate::subscription::control::{Control, subscription_controls, timeout_control};
 #[cfg(feature = "async")]
 use crate::subscription::ends::UnsubscribeFuture;
 use crate::subscription::group::member::{AnyMember, Joined, Member, MemberBuilder};
@@ -118,12 +119,12 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
         let Some(keyed) = self.lane.keyed() else {
             return Err(SubscribeError::Closed);
         };
-        let taken = || SubscribeError::MemberTaken {
-            name: name.to_string(),
+        let takes_batches = slots.takes_batches;
+        let Some(member) = keyed.add_member(Arc::clone(&name), slots) else {
+            check_timeout(self.lane.timeout_ns.get(), takes_batches, true)?;
+            let name = name.to_string();
+            return Err(SubscribeError::MemberTaken { name });
         };
-        let member = keyed
-            .add_member(Arc::clone(&name), slots)
-            .ok_or_else(taken)?;
         let joined = Joined {
             lane: Arc::clone(&self.lane),
             member,
@@ -162,6 +163,7 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
 
     subscription_controls!();
     protection_controls!();
+    timeout_control!();
 
     fn control(&self) -> &dyn Control {
         self.subscription.control()

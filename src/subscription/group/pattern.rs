@@ -198,7 +198,7 @@ impl<T: Send + Sync + 'static> PatternMemberBuilder<'_, T> {
         let slots = move |_| {
             let handler = Arc::clone(&handler);
             let call = move |batch: &mut DeliveryBatch<'_, T>| (**handler)(batch);
-            Slots::one(slot::own_batches(batches, call))
+            Slots::batches(slot::own_batches(batches, call))
         };
         self.join_with(None, Box::new(slots))
     }
