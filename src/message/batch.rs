@@ -158,6 +158,11 @@ impl<T> Batch<T> {
         found.ok().map(|at| &*self.meta[at].1)
     }
 
+    /// Returns the key of a message, if its publisher gave one.
+    pub(crate) fn key(&self, index: u32) -> Option<&str> {
+        self.meta(index as usize)?.key.as_deref()
+    }
+
     /// Returns whether somebody wants to know the end of a message.
     pub(crate) fn is_watched(&self) -> bool {
         self.marks.is_watched
@@ -425,6 +430,15 @@ impl<T> BatchSlice<T> {
 
     pub(crate) fn len(&self) -> usize {
         (self.to - self.from) as usize
+    }
+
+    /// Returns a slice of the one message at this place of the batch.
+    pub(crate) fn one(&self, index: u32) -> Self {
+        Self {
+            batch: Arc::clone(&self.batch),
+            from: index,
+            to: index + 1,
+        }
     }
 
     pub(crate) fn ids(&self) -> impl ExactSizeIterator<Item = MessageId> {

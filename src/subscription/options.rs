@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::engine::base::contain::SharedPolicy;
 use crate::engine::gates::protection::ProtectionSettings;
-use crate::pure::decide::rules::{Fit, Rules};
+use crate::pure::decide::rules::{Fit, Nature, Rules};
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::error::SettingError;
 use crate::types::range::in_range_of_threads;
@@ -15,6 +15,9 @@ pub(crate) const ONE_CALL_AT_A_TIME: &str =
 /// Why a handler that takes batches is called for one batch at a time.
 pub(crate) const ONE_BATCH_AT_A_TIME: &str =
     "can't be used with a handler that takes one batch at a time";
+/// Why a handler that takes batches can't have the newest values only.
+pub(crate) const BATCHES_STAY: &str =
+    "can't be used with a handler that takes batches, which are put together as messages come";
 /// Why a subscription without a handler has no calls.
 pub(crate) const NO_CALLS: &str = "needs a handler; credits bound how much callers pull";
 
@@ -35,6 +38,24 @@ macro_rules! subscription_setters {
         /// [`LaneFull::Wait`](crate::LaneFull::Wait).
         pub fn when_full(mut self, policy: crate::types::config::LaneFull) -> Self {
             self.options_mut().when_full = Some(policy);
+            self
+        }
+
+        /// Has the newest message of a key replace the one that waits. By default all are delivered.
+        ///
+        /// The newer one takes the older one's place in the lane, and its place in the order. So a key
+        /// that changes often neither starves the others nor waits longer than they do. The older
+        /// delivery ends as dropped
+        /// ([`DropCause::Conflated`](crate::event::DropCause::Conflated)).
+        ///
+        /// Messages without a key are delivered as ever. A delivery that is in flight, on lease, or
+        /// has been tried is not replaced. A lane that is full of other keys follows its
+        /// [policy](Self::when_full).
+        ///
+        /// Handlers of batches are refused, and so are [`OnExhausted::ParkKey`](crate::OnExhausted::ParkKey)
+        /// and subscriptions that read from a log.
+        pub fn conflate(mut self) -> Self {
+            self.options_mut().nature.conflates = true;
             self
         }
 
@@ -168,6 +189,7 @@ pub struct SubscriptionOptions {
     pub(crate) hold: Option<usize>,
     pub(crate) concurrency: Option<usize>,
     pub(crate) protection: ProtectionSettings,
+    pub(crate) nature: Nature,
 }
 
 impl SubscriptionOptions {
@@ -209,6 +231,7 @@ impl SubscriptionOptions {
             on_failure: self.on_failure,
             on_exhausted: self.on_exhausted,
             hold: fit.capacity,
+            nature: self.nature,
         };
         let rules = rules.checked(fit)?;
         self.hold
@@ -226,6 +249,7 @@ impl fmt::Debug for SubscriptionOptions {
             .field("hold", &self.hold)
             .field("concurrency", &self.concurrency)
             .field("protection", &self.protection)
+            .field("nature", &self.nature)
             .finish_non_exhaustive()
     }
 }

@@ -68,7 +68,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let batch = &current.batch;
         let _motion = self.books.motions.begin(alike as u64);
         let count =
-            match self.find_places(dispatcher, lanes, alike as u32, id, !refusing.is_empty()) {
+            match self.find_places(dispatcher, lanes, (&current, alike), id, !refusing.is_empty()) {
                 Places::For(count) => count,
                 Places::Nobody => {
                     let nobodys = BatchSlice {
@@ -154,13 +154,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         (ids().take_while(|id| range.contains(id)).count(), first)
     }
 
-    /// Reserves places, in the lanes that want message `id`, for up to `wanted` messages. If a
-    /// filter has refused them, they may go to no lane at all.
+    /// Reserves places, in the lanes that want message `id`, for up to so many messages of a part. If
+    /// a filter has refused them, they may go to no lane at all.
     fn find_places(
         self: &Arc<Self>,
         dispatcher: &mut DispatcherState<T>,
         lanes: &Lanes<T>,
-        wanted: u32,
+        (part, wanted): (&BatchSlice<T>, usize),
         id: u64,
         is_refused: bool,
     ) -> Places {
@@ -170,7 +170,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 id
             } else if is_refused || self.feeds_some(lanes) {
                 dispatcher.grants.clear();
-                return Places::For(wanted);
+                return Places::For(wanted as u32);
             } else if self.settings.no_subscribers == NoSubscribers::Retain
                 && lanes.iter().any(|lane| is_open(&lane))
             {
@@ -179,7 +179,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 break;
             };
             let (fits, grants) = (dispatcher.has_room, &mut dispatcher.grants);
-            let count = self.reserve_everywhere(lanes, wanted, id, fits, grants);
+            let count = self.reserve_everywhere(lanes, (part, wanted as u32), id, fits, grants);
             if count == 0 {
                 return Places::Later;
             }
@@ -214,12 +214,20 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn reserve_everywhere(
         self: &Arc<Self>,
         lanes: &Lanes<T>,
-        wanted: u32,
+        (part, wanted): (&BatchSlice<T>, u32),
         id: u64,
         fits: bool,
         grants: &mut Vec<Grant>,
     ) -> u32 {
-        let room = || wanted.min(self.room_for(id, lanes) as u32);
+        let room = || {
+            let room = wanted.min(self.room_for(id, lanes) as u32);
+            match self.conflates() {
+                false => room,
+                true => self.room_by_key(id, lanes, part, room),
+            }
+        };
+        // Where a lane conflates, the room depends on the messages.
+        let fits = fits && !self.conflates();
         let mut count = if fits { wanted } else { room() };
         while count > 0 {
             grants.clear();
@@ -230,6 +238,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     lane.reserve(count, false)
                 } else {
                     Reserved::Closed
+                };
+                let reserved = match lane.conflates() {
+                    false => reserved,
+                    true => self.replace_for_room(lane, part, count, reserved),
                 };
                 let granted = match reserved {
                     Reserved::Granted(granted) => granted,
@@ -307,7 +319,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         kept.track(Ends::open);
         in_order!(
             lane.books.record(Status::Created, Step::Accept, count),
-            lane.push(kept),
+            self.push_to(lane, kept),
             "fan-out.count-then-push",
         );
         lane.expiry.note(first_ns);
@@ -332,7 +344,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 break;
             }
             for part in &oldest {
-                self.drop_queued(lane, part);
+                self.drop_queued(lane, part, DropCause::LaneFull);
             }
             let dropped: usize = oldest.iter().map(BatchSlice::len).sum();
             if lane.release(dropped as u32) {
@@ -348,17 +360,22 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         granted
     }
 
-    fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>) {
+    pub(super) fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>, cause: DropCause) {
         let count = part.len() as u64;
         let status = lane.books.record(Status::Queued, Step::Drop, count);
-        self.tell_dropped(lane, part, status);
+        self.tell_dropped(lane, part, status, cause);
         lane.note_end(part, status);
     }
 
-    fn tell_dropped(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>, status: Status) {
+    fn tell_dropped(
+        &self,
+        lane: &Arc<Lane<T>>,
+        part: &BatchSlice<T>,
+        status: Status,
+        cause: DropCause,
+    ) {
         if self.bus().observed() {
             for id in part.ids() {
-                let cause = DropCause::LaneFull;
                 let kind = EventKind::Dropped { cause };
                 self.tell_of(Subject::of(&lane.name).message(id).status(status), kind);
             }
@@ -378,7 +395,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             LaneFull::CatchUp => self.fall_behind(lane, part),
             LaneFull::Wait | LaneFull::DropNewest | LaneFull::DropOldest => {
                 let status = self.end_without_place(lane, part, Step::Drop);
-                self.tell_dropped(lane, part, status);
+                self.tell_dropped(lane, part, status, DropCause::LaneFull);
                 lane.note_end_without_place(part, status);
             }
         }

@@ -1,5 +1,6 @@
 //! From the topic's queue to its lanes.
 
+pub(crate) mod conflate;
 pub(crate) mod ends;
 pub(crate) mod expiry;
 pub(crate) mod fan_out;

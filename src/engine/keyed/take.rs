@@ -160,7 +160,11 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             if state.is_blocked() {
                 return;
             }
-            let Some(part) = self.lane.pop_some(state.room_aside() as u32) else {
+            let part = match self.lane.conflates() {
+                false => self.lane.pop_some(state.room_aside() as u32),
+                true => self.pop_passing(state, owner),
+            };
+            let Some(part) = part else {
                 return;
             };
             for index in part.from..part.to {

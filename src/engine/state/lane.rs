@@ -17,7 +17,9 @@ use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::fire::{Fire, Tag};
 use crate::message::batch::BatchSlice;
 use crate::observe::latency::Latencies;
+use crate::pure::decide::rules::Nature;
 use crate::pure::decide::stride::Stride;
+use crate::pure::order::conflation::Conflation;
 use crate::pure::policy::retry::salt;
 use crate::pure::wheel::TimerKey;
 use crate::pure::wheel::arena::Arena;
@@ -28,6 +30,8 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, Slot, Unbounded, mutant};
 use crate::types::config::LaneFull;
 use std::collections::VecDeque;
+
+mod conflating;
 
 /// The state that only the lane's runner touches. It is taken out while the runner runs, so that no
 /// lock is held while the handler is called.
@@ -84,6 +88,7 @@ pub(crate) struct LaneSettings<T> {
     pub(crate) capacity: u32,
     pub(crate) when_full: LaneFull,
     pub(crate) retry: Policy,
+    pub(crate) nature: Nature,
     pub(crate) keyed: Option<Keyed<T>>,
     pub(crate) filter: Option<SharedFilter<T>>,
     pub(crate) by_pattern: bool,
@@ -148,6 +153,10 @@ pub(crate) struct Lane<T> {
     /// Slices taken out of the inbox that are still to be had, where others than the runner take
     /// from it. They are older than everything in the inbox.
     split: Mutex<VecDeque<BatchSlice<T>>>,
+    pub(crate) nature: Nature,
+    /// What takes the place of the inbox, if the newest delivery of a key replaces the one that
+    /// waits.
+    conflation: Option<Box<Mutex<Conflation<BatchSlice<T>>>>>,
     /// When the first delivery here expires.
     pub(crate) expiry: Expiry,
     /// Bounded like the inbox.
@@ -177,6 +186,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let lag = Lag::of(&handler);
         let is_shared =
             settings.when_full == LaneFull::DropOldest || topic.live.ttl.get().is_some();
+        let conflates = settings.nature.conflates;
         let batch_size = match &handler {
             Handler::Batch(_, batched) => Some(batched.size()),
             Handler::Each(_) | Handler::External => None,
@@ -207,8 +217,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
             books: LaneBooks::default(),
             latencies: Mutex::new(None),
             inbox: OnceLock::new(),
-            shared: Shared::new(is_shared),
+            shared: Shared::new(is_shared || conflates),
             split: Mutex::new(VecDeque::new()),
+            nature: settings.nature,
+            conflation: conflates.then(|| Box::new(Mutex::new(Conflation::new()))),
             expiry: Expiry::new(),
             returns: OnceLock::new(),
             turn: Mutex::new(Some(Box::new(Turn::new(handler)))),
@@ -283,6 +295,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Takes the oldest deliveries that are queued.
     pub(crate) fn pop(&self) -> Option<BatchSlice<T>> {
+        if self.conflation.is_some() {
+            return self.pop_conflated(|_| true);
+        }
         let inbox = self.inbox.get()?;
         if !self.is_sifted() && self.keyed.get().is_none() {
             return inbox.pop();
@@ -324,6 +339,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         &self,
         mut look: impl FnMut(BatchSlice<T>, &mut VecDeque<BatchSlice<T>>),
     ) {
+        if self.conflation.is_some() {
+            return self.look_through_conflated(look);
+        }
         let Some(inbox) = self.inbox.get() else {
             return;
         };
@@ -339,10 +357,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Takes the oldest deliveries that are queued, at most `most`.
     pub(crate) fn pop_some(&self, most: u32) -> Option<BatchSlice<T>> {
+        if self.conflation.is_some() {
+            return self.pop_conflated(|_| true);
+        }
         self.pop_chosen(|_| most)
     }
 
-    /// Takes as many deliveries of the oldest queued slice as `choose` says.
+    /// Takes as many deliveries of the oldest queued slice as `choose` says, unless it conflates.
     pub(crate) fn pop_chosen(
         &self,
         choose: impl FnOnce(&BatchSlice<T>) -> u32,
@@ -373,6 +394,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Returns whether nothing is queued.
     pub(crate) fn is_inbox_empty(&self) -> bool {
+        if self.conflation.is_some() {
+            return self.conflated() == 0;
+        }
         // In this order: a delivery that leaves the one is then in the other.
         let is_empty = |inbox: &Unbounded<_>| inbox.is_empty() && self.split.lock().is_empty();
         self.inbox.get().is_none_or(|inbox| is_empty(inbox))
@@ -380,6 +404,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Returns how many deliveries are queued; counts no further than `enough`.
     pub(crate) fn queued(&self, enough: usize) -> usize {
+        if self.conflation.is_some() {
+            return self.conflated().min(enough);
+        }
         let Some(inbox) = self.inbox.get() else {
             return 0;
         };

@@ -3,6 +3,23 @@
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::error::SettingError;
 
+/// The choices that a subscription makes for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Nature {
+    /// The newest delivery of a key replaces the one that waits.
+    pub(crate) conflates: bool,
+}
+
+impl Nature {
+    /// Refuses to conflate, where the `rule` says why.
+    pub(crate) fn check_conflates_not(self, rule: &'static str) -> Result<(), SettingError> {
+        match self.conflates {
+            true => Err(SettingError::new("conflate", "set", rule)),
+            false => Ok(()),
+        }
+    }
+}
+
 /// The rules of a keyed lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rules {
@@ -10,6 +27,7 @@ pub(crate) struct Rules {
     pub(crate) on_exhausted: OnExhausted,
     /// Most deliveries that are set aside.
     pub(crate) hold: u32,
+    pub(crate) nature: Nature,
 }
 
 /// The property that makes deliveries wait for each other.
@@ -60,11 +78,12 @@ pub(crate) fn check_batch_size(size: Option<usize>, capacity: u32) -> Result<(),
 
 impl Rules {
     /// Returns the rules of a lane whose order doesn't matter.
-    pub(crate) fn plain(capacity: u32) -> Self {
+    pub(crate) fn plain(capacity: u32, nature: Nature) -> Self {
         Self {
             on_failure: OnFailure::Reorder,
             on_exhausted: OnExhausted::FreeKey,
             hold: capacity,
+            nature,
         }
     }
 
@@ -82,6 +101,10 @@ impl Rules {
         if self.on_exhausted == OnExhausted::ParkKey && self.on_failure != OnFailure::BlockKey {
             let rule = "needs OnFailure::BlockKey, or there are no keys to park";
             return refuse("on_exhausted", "ParkKey", rule);
+        }
+        if self.on_exhausted == OnExhausted::ParkKey {
+            let rule = "can't be used with OnExhausted::ParkKey, whose deliveries stay in order";
+            self.nature.check_conflates_not(rule)?;
         }
         match fit.credits {
             Some(credits) if credits > 1 && self.on_failure == OnFailure::BlockSubscription => {

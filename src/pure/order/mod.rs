@@ -1,6 +1,7 @@
-//! The order of deliveries that wait for their keys, which consumer a key belongs to, and which
-//! dead letter comes next.
+//! The order of deliveries that wait for their keys, or for a newer one of theirs, which consumer a
+//! key belongs to, and which dead letter comes next.
 
+pub(crate) mod conflation;
 pub(crate) mod line;
 pub(crate) mod owners;
 pub(crate) mod reading;

@@ -29,7 +29,7 @@ use crate::subscription::Subscription;
 use crate::subscription::builder::stored::StoredStart;
 use crate::subscription::group::ConsumerGroup;
 use crate::subscription::options::{
-    NO_CALLS, ONE_BATCH_AT_A_TIME, ONE_CALL_AT_A_TIME, SubscriptionOptions, subscription_setters,
+    BATCHES_STAY, NO_CALLS, ONE_BATCH_AT_A_TIME, ONE_CALL_AT_A_TIME, SubscriptionOptions, subscription_setters,
 };
 use crate::subscription::pull::{Pull, PullSubscription};
 use crate::sync::{Arc, mutant};
@@ -290,6 +290,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
 
     fn check_batches(&self, batches: Batched) -> Result<(), SettingError> {
         batches.check()?;
+        self.options.nature.check_conflates_not(BATCHES_STAY)?;
         let capacity = self.checked_capacity()? as u32;
         check_batch_size(Some(batches.size()), capacity)
     }
@@ -332,6 +333,8 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             retry.check()?;
         }
         self.options.protection.check(consumers.pull())?;
+        #[cfg(feature = "log")]
+        self.stored.check(self.options.nature)?;
         let rules = self.options.rules(fit)?;
         let plan = LanePlan {
             capacity: fit.capacity,

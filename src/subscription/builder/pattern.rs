@@ -22,7 +22,7 @@ use crate::pure::decide::rules::check_batch_size;
 use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::subscription::group::pattern::PatternGroup;
 use crate::subscription::options::{
-    NO_CALLS, ONE_BATCH_AT_A_TIME, SubscriptionOptions, subscription_setters,
+    BATCHES_STAY, NO_CALLS, ONE_BATCH_AT_A_TIME, SubscriptionOptions, subscription_setters,
 };
 use crate::subscription::pattern::PatternSubscription;
 use crate::subscription::pull::{Pull, PullSubscription};
@@ -262,6 +262,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
 
     fn check_batches(&self, batches: Batched) -> Result<(), SettingError> {
         batches.check()?;
+        self.options.nature.check_conflates_not(BATCHES_STAY)?;
         match self.checked_capacity()? {
             Some(capacity) => check_batch_size(Some(batches.size()), capacity),
             None => Ok(()),

@@ -4,6 +4,7 @@ use crate::engine::journal::lane_log::LaneLog;
 use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::state::topic::TopicCore;
 use crate::log::cursor::Cursor;
+use crate::pure::decide::rules::Nature;
 use crate::pure::log::ranges::Done;
 use crate::subscription::builder::SubscriptionBuilder;
 use crate::sync::Arc;
@@ -67,6 +68,15 @@ impl StoredStart {
                 Err(SettingError::new("when_full", policy, rule))
             }
             asked => Ok(asked.unwrap_or_default()),
+        }
+    }
+
+    /// Refuses to read from the log and conflate.
+    pub(crate) fn check(self, nature: Nature) -> Result<(), SettingError> {
+        let rule = "can't be used with a subscription that reads from the log";
+        match self.is_durable || self.from.is_some() {
+            true => nature.check_conflates_not(rule),
+            false => Ok(()),
         }
     }
 
