@@ -14,6 +14,7 @@ mod breaker;
 mod broker_dead_letters;
 mod buffered;
 mod cancel_delayed;
+mod conflation;
 mod conservation;
 mod dedup;
 mod drain;

@@ -67,33 +67,38 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         let batch = &current.batch;
         let _motion = self.books.motions.begin(alike as u64);
-        let count =
-            match self.find_places(dispatcher, lanes, (&current, alike), id, !refusing.is_empty()) {
-                Places::For(count) => count,
-                Places::Nobody => {
-                    let nobodys = BatchSlice {
-                        batch: Arc::clone(batch),
-                        from: current.from,
-                        to: current.from + alike as u32,
-                    };
-                    if self.has_stopped() {
-                        // There were subscriptions, but the end of the broker has closed them.
-                        self.unload(&nobodys);
-                        self.drop_messages(nobodys.ids(), DropCause::Shutdown);
-                        nobodys.track(|tracker| tracker.end(Status::Dropped));
-                    } else {
-                        self.unroute(&nobodys);
-                    }
-                    at.leave(self, alike);
-                    dispatcher.keep(current.after(alike as u32));
-                    return Some(alike);
+        let count = match self.find_places(
+            dispatcher,
+            lanes,
+            (&current, alike),
+            id,
+            !refusing.is_empty(),
+        ) {
+            Places::For(count) => count,
+            Places::Nobody => {
+                let nobodys = BatchSlice {
+                    batch: Arc::clone(batch),
+                    from: current.from,
+                    to: current.from + alike as u32,
+                };
+                if self.has_stopped() {
+                    // There were subscriptions, but the end of the broker has closed them.
+                    self.unload(&nobodys);
+                    self.drop_messages(nobodys.ids(), DropCause::Shutdown);
+                    nobodys.track(|tracker| tracker.end(Status::Dropped));
+                } else {
+                    self.unroute(&nobodys);
                 }
-                Places::Later => {
-                    dispatcher.current_batch = Some(current);
-                    self.rest_without_room(at);
-                    return None;
-                }
-            };
+                at.leave(self, alike);
+                dispatcher.keep(current.after(alike as u32));
+                return Some(alike);
+            }
+            Places::Later => {
+                dispatcher.current_batch = Some(current);
+                self.rest_without_room(at);
+                return None;
+            }
+        };
         // The messages are counted before they can be handled, so a snapshot never shows more
         // ends than beginnings.
         self.books.dispatched.add(u64::from(count));

@@ -92,7 +92,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// As [`room_in_lanes`](Self::room_in_lanes), but only of the lanes that want this message, and
     /// not of those that conflate.
     pub(crate) fn room_for(&self, id: u64, lanes: &Lanes<T>) -> usize {
-        let waited_for = |lane: &&Arc<Lane<T>>| topic_waits_for(lane) && lane.wants(id) && !lane.conflates();
+        let waited_for =
+            |lane: &&Arc<Lane<T>>| topic_waits_for(lane) && lane.wants(id) && !lane.conflates();
         let waited_for = lanes.iter().filter(waited_for);
         let room = waited_for.map(|lane| self.room_of(lane)).min();
         room.unwrap_or(u32::MAX) as usize

@@ -96,9 +96,10 @@ impl<D> Conflation<D> {
 
     /// Takes out the deliveries that `is_over` picks.
     pub(crate) fn extract(&mut self, mut is_over: impl FnMut(&D) -> bool) -> Vec<D> {
-        let over = self.places.iter().filter(|(_, place)| {
-            place.item.as_ref().is_some_and(&mut is_over)
-        });
+        let over = self
+            .places
+            .iter()
+            .filter(|(_, place)| place.item.as_ref().is_some_and(&mut is_over));
         let over: Vec<_> = over.map(|(at, _)| *at).collect();
         let taken = over.into_iter().filter_map(|at| self.remove(at));
         taken.collect()

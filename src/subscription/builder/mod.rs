@@ -29,7 +29,8 @@ use crate::subscription::Subscription;
 use crate::subscription::builder::stored::StoredStart;
 use crate::subscription::group::ConsumerGroup;
 use crate::subscription::options::{
-    BATCHES_STAY, NO_CALLS, ONE_BATCH_AT_A_TIME, ONE_CALL_AT_A_TIME, SubscriptionOptions, subscription_setters,
+    BATCHES_STAY, NO_CALLS, ONE_BATCH_AT_A_TIME, ONE_CALL_AT_A_TIME, SubscriptionOptions,
+    subscription_setters,
 };
 use crate::subscription::pull::{Pull, PullSubscription};
 use crate::sync::{Arc, mutant};
