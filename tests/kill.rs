@@ -18,6 +18,9 @@ use parking_lot::Mutex;
 /// The environment variable that tells the child where its store is.
 const DIRECTORY: &str = "MILLSTREAM_KILLED_IN";
 
+/// The environment variable that tells the child how many were killed before.
+const RUN: &str = "MILLSTREAM_KILLED_BEFORE";
+
 /// Topics by their level: a killed process loses nothing of either.
 const LEVELS: [(&str, Durability); 2] = [
     ("synced", Durability::Synced),
@@ -41,18 +44,23 @@ fn topic(broker: &Broker, name: &str, level: Durability) -> Topic<Vec<u8>> {
     topic.overflow(overflow).open().expect("it opens")
 }
 
+/// Returns what prints a line.
+fn say() -> impl Fn(String) + Clone {
+    let out = Arc::new(Mutex::new(std::io::stdout()));
+    move |line: String| {
+        let mut out = out.lock();
+        // The parent may be gone.
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    }
+}
+
 /// The process that is killed. It says what was stored, and what its subscription has handled.
 #[test]
 #[ignore = "the other test runs it as a process of its own"]
 fn child() {
     let directory = std::env::var_os(DIRECTORY).expect("the parent says where");
     let broker = broker(Path::new(&directory));
-    let out = Arc::new(Mutex::new(std::io::stdout()));
-    let say = move |line: String| {
-        let mut out = out.lock();
-        // The parent may be gone.
-        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-    };
+    let say = say();
     let mut threads = Vec::new();
     for (name, level) in LEVELS {
         let topic = topic(&broker, name, level);
@@ -100,19 +108,32 @@ struct Said {
     handled: [BTreeSet<u64>; 2],
 }
 
-fn run_and_kill(directory: &Path, after: Duration) -> Said {
+/// Runs this test of this program for so long. Returns the lines that it has printed.
+fn run_and_kill(test: &str, run: u64, directory: &Path, after: Duration) -> Vec<String> {
     let this = std::env::current_exe().expect("this program");
     let mut child = Command::new(this)
-        .args(["child", "--exact", "--ignored", "--nocapture"])
+        .args([test, "--exact", "--ignored", "--nocapture"])
         .env(DIRECTORY, directory)
+        .env(RUN, run.to_string())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .expect("it starts");
     let out = child.stdout.take().expect("it is piped");
     let reader = std::thread::spawn(move || {
-        let mut said = Said::default();
-        for line in BufReader::new(out).lines().map_while(Result::ok) {
+        let lines = BufReader::new(out).lines().map_while(Result::ok);
+        lines.collect::<Vec<String>>()
+    });
+    std::thread::sleep(after);
+    child.kill().expect("it runs");
+    child.wait().expect("it was ours");
+    reader.join().expect("it reads to the end")
+}
+
+impl Said {
+    fn parse(lines: &[String]) -> Self {
+        let mut said = Self::default();
+        for line in lines {
             // The harness prints before the first line, on the same one.
             let words: Vec<&str> = line.split_whitespace().rev().take(3).collect();
             let [id, name, what] = words[..] else {
@@ -129,11 +150,7 @@ fn run_and_kill(directory: &Path, after: Duration) -> Said {
             };
         }
         said
-    });
-    std::thread::sleep(after);
-    child.kill().expect("it runs");
-    child.wait().expect("it was ours");
-    reader.join().expect("it reads to the end")
+    }
 }
 
 #[test]
@@ -145,7 +162,8 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
     let mut handled: [BTreeSet<u64>; 2] = Default::default();
     let (mut repeated, mut total) = (0, 0);
     for kill in 0..kills {
-        let said = run_and_kill(&directory.0, Duration::from_millis(20 + kill * 7 % 60));
+        let after = Duration::from_millis(20 + kill * 7 % 60);
+        let said = Said::parse(&run_and_kill("child", kill, &directory.0, after));
         let broker = broker(&directory.0);
         for (at, (name, level)) in LEVELS.into_iter().enumerate() {
             let topic = topic(&broker, name, level);
@@ -193,6 +211,85 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
         assert_eq!(handled[at], all, "{name}: the subscription has missed some");
     }
     println!("{kills} kills: {total} messages handled, {repeated} of them again");
+    broker.metrics().balance().expect("balanced");
+}
+
+/// The process that is killed while messages are delayed. It says which it has delayed and which it
+/// has cancelled.
+#[test]
+#[ignore = "the other test runs it as a process of its own"]
+fn child_that_delays() {
+    let directory = std::env::var_os(DIRECTORY).expect("the parent says where");
+    let run = std::env::var(RUN).expect("the parent says how many");
+    let broker = broker(Path::new(&directory));
+    let topic = topic(&broker, "late", Durability::Written);
+    let say = say();
+    std::thread::scope(|scope| {
+        for thread in 0..3_u64 {
+            let (topic, say, run) = (&topic, &say, &run);
+            scope.spawn(move || {
+                for round in 0..u64::MAX {
+                    let name = format!("{run}-{thread}-{round}");
+                    let delay = Duration::from_micros(round * 977 % 30_000);
+                    let stored = topic.publish_after(delay, name.clone().into_bytes());
+                    let Ok(receipt) = stored else { return };
+                    say(format!("delayed {name}"));
+                    if round % 3 == 0 {
+                        std::thread::sleep(delay * (round % 2) as u32);
+                        let cancelled = topic.cancel_delayed(receipt.id());
+                        if cancelled.is_ok() {
+                            say(format!("cancelled {name}"));
+                        }
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_killed_process_leaves_each_delayed_message_to_come_once_unless_it_was_cancelled() {
+    let kills = std::env::var("MILLSTREAM_KILLS");
+    let kills: u64 = kills.map_or(50, |kills| kills.parse().expect("a number"));
+    let directory = Directory::new();
+    let mut said: [BTreeSet<String>; 2] = Default::default();
+    for kill in 0..kills {
+        let after = Duration::from_millis(20 + kill * 7 % 60);
+        let lines = run_and_kill("child_that_delays", kill, &directory.0, after);
+        for line in lines {
+            let words: Vec<&str> = line.split_whitespace().rev().take(2).collect();
+            match words[..] {
+                [name, "delayed"] => said[0].insert(name.to_owned()),
+                [name, "cancelled"] => said[1].insert(name.to_owned()),
+                _ => false,
+            };
+        }
+    }
+    let broker = broker(&directory.0);
+    let topic = topic(&broker, "late", Durability::Written);
+    assert!(broker.wait_until_idle(Duration::from_secs(120)));
+    let mut published = BTreeSet::new();
+    for record in topic.read(Start::Earliest).expect("all are kept") {
+        let name = record.expect("it can be read").message.into_inner();
+        let name = String::from_utf8(name).expect("a name");
+        assert!(!said[1].contains(&name), "{name} was cancelled");
+        assert!(published.insert(name.clone()), "{name} came twice");
+    }
+    for name in &said[0] {
+        let is_cancelled = said[1].contains(name);
+        // A cancel that nobody was told of may be in the log.
+        let may_be_cancelled = name.rsplit('-').next().is_some_and(|round| {
+            let round: u64 = round.parse().expect("a number");
+            round.is_multiple_of(3)
+        });
+        let has_come = published.contains(name);
+        assert!(
+            has_come || is_cancelled || may_be_cancelled,
+            "{name} is lost"
+        );
+    }
+    let [delayed, cancelled] = said.map(|names| names.len());
+    println!("{kills} kills: {delayed} messages delayed, {cancelled} of them cancelled");
     broker.metrics().balance().expect("balanced");
 }
 

@@ -24,6 +24,10 @@ mod drain_topic;
 mod durable;
 #[cfg(feature = "log")]
 mod durable_dedup;
+#[cfg(feature = "log")]
+mod durable_delayed;
+#[cfg(feature = "log")]
+mod durable_shapes;
 mod expiry;
 mod failures_at_the_end;
 mod fair_shares;

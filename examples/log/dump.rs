@@ -142,7 +142,11 @@ impl Filter {
                 time(*due_ms),
                 self.message(message)
             ),
-            Content::DelayedGone { id, .. } => format!("delayed {id} is gone"),
+            Content::DelayedGone {
+                id, seq: Some(seq), ..
+            } => format!("delayed {id} is due as {seq}"),
+            Content::DelayedGone { id, .. } => format!("delayed {id} is canceled"),
+            Content::DelayedNext { next, .. } => format!("next delayed {next}"),
             Content::Trim { first_seq, .. } => format!("trim: first {first_seq}"),
             Content::Unsubscribed => "unsubscribed".to_owned(),
             Content::Remembered { seq, dedup_id, .. } => {

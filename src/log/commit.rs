@@ -24,16 +24,13 @@ use std::time::Duration;
 
 use crate::log::cursor::Cursor;
 use crate::log::writer::{Shared, Writer};
-use crate::pure::log::format::frame::FrameBuffer;
+use crate::pure::log::format::frame::{FULL_FRAME, FrameBuffer};
 use crate::pure::log::retention::{Limits, Memory};
 use crate::pure::log::step;
 #[cfg(feature = "async")]
 use crate::sync::catch_panic;
 use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, unix_ms};
 use crate::types::error::store::StoreError;
-
-/// The size from which on a group takes no more records. Threads that have some wait for the next.
-const FULL_GROUP: usize = if cfg!(test) { 256 } else { 4 << 20 };
 
 /// How long the ends of deliveries wait for a frame that others have to write.
 const ACK_LINGER: Duration = Duration::from_millis(10);
@@ -74,6 +71,9 @@ struct Pending {
     leads: bool,
     /// The number of the last group that is finished.
     finished: u64,
+    /// The number of the last group that had no room for all that its cursors had to say. The next
+    /// one has the rest.
+    overfull: u64,
     /// Threads that wait for the group that is being written and for the open one, by parity.
     waiting: [usize; 2],
     failed: Option<Failed>,
@@ -145,6 +145,7 @@ impl Log {
                 open: Group::new(1, FrameBuffer::new()),
                 leads: false,
                 finished: 0,
+                overfull: 0,
                 waiting: [0, 0],
                 failed: None,
                 is_unsynced: false,
@@ -176,7 +177,7 @@ impl Log {
         hook: Option<Hook>,
     ) -> Result<Ticket, (StoreError, Option<Hook>)> {
         let mut pending = self.pending.lock();
-        while pending.open.frame.len() >= FULL_GROUP && pending.failed.is_none() {
+        while pending.open.frame.len() >= FULL_FRAME && pending.failed.is_none() {
             let full = Ticket(pending.open.number);
             pending = self.step(pending, full);
         }
@@ -199,17 +200,19 @@ impl Log {
         Ok(ticket)
     }
 
-    /// Has a cursor that has moved say so in the next frame, which is written soon.
-    pub(crate) fn ride(&self, cursor: Arc<Cursor>) {
+    /// Has a cursor that has moved say so in the next frame, which is written soon. Returns `false`
+    /// if there is none, because the store has failed or was closed.
+    pub(crate) fn ride(&self, cursor: Arc<Cursor>) -> bool {
         let mut pending = self.pending.lock();
         if pending.failed.is_some() {
-            return;
+            return false;
         }
         pending.open.riders.push(cursor);
         let until = Instant::now().checked_add(ACK_LINGER);
         if until.is_some_and(|until| pending.open.hasten(until)) && !pending.leads {
             self.due.notify_one();
         }
+        true
     }
 
     /// Writes all that was submitted so far, and syncs it.
@@ -219,18 +222,23 @@ impl Log {
         self.finish(pending)
     }
 
-    /// Writes all that was submitted so far.
+    /// Writes all that was submitted so far, and all that cursors have to say.
     pub(crate) fn write_out(&self) -> Result<(), StoreError> {
         self.finish(self.pending.lock())
     }
 
-    /// Returns when the open group is finished.
+    /// Returns when the open group is finished, and those that have the rest of it.
     fn finish<'a>(&'a self, mut pending: MutexGuard<'a, Pending>) -> Result<(), StoreError> {
-        let open = Ticket(pending.open.number);
-        while pending.finished < open.0 {
-            pending = self.step(pending, open);
+        let mut open = Ticket(pending.open.number);
+        loop {
+            while pending.finished < open.0 {
+                pending = self.step(pending, open);
+            }
+            if pending.overfull < open.0 {
+                return pending.result(open);
+            }
+            open = Ticket(pending.overfull + 1);
         }
-        pending.result(open)
     }
 
     /// Returns when the group is finished, with its result. The calling thread may write it.
@@ -284,9 +292,7 @@ impl Log {
         drop(pending);
 
         let mut writer = self.writer.lock();
-        for rider in group.riders.drain(..) {
-            rider.put(&mut group.frame);
-        }
+        group.riders.retain(|rider| rider.put(&mut group.frame));
         let is_empty = group.frame.is_empty();
         let result = match is_empty {
             true if group.syncs => step!("sync without records", writer.sync(), Ok(())),
@@ -304,6 +310,11 @@ impl Log {
         }
         let mut pending = self.pending.lock();
         pending.finished = number;
+        if !group.riders.is_empty() {
+            pending.overfull = number;
+            pending.open.riders.append(&mut group.riders);
+            pending.open.hasten(Instant::now());
+        }
         match result {
             Ok(()) if group.syncs => pending.is_unsynced = false,
             Ok(()) => pending.is_unsynced |= !is_empty,

@@ -6,10 +6,13 @@
 //! brings the deliveries again.
 
 use crate::log::commit::Log;
-use crate::pure::log::format::frame::FrameBuffer;
+use crate::pure::log::format::frame::{FULL_FRAME, FrameBuffer};
 use crate::pure::log::ranges::put_ranges;
 use crate::pure::log::record::Record;
 use crate::sync::{Arc, Mutex, MutexGuard};
+
+/// The most bytes of an error that are stored with a dead letter.
+const MOST_ERROR: usize = 64 << 10;
 
 /// The cursor of a durable subscription.
 pub(crate) struct Cursor {
@@ -72,27 +75,30 @@ impl Cursor {
         news.rides = true;
         // The log's lock comes before this one.
         drop(news);
-        self.log.ride(Arc::clone(self));
+        if !self.log.ride(Arc::clone(self)) {
+            // Nobody will take it, so it would be kept without bound.
+            *self.news.lock() = News::default();
+        }
     }
 
-    /// Writes what the log has not been told yet.
-    pub(crate) fn put(&self, frame: &mut FrameBuffer) {
-        let News {
-            mut done, letters, ..
-        } = std::mem::take(&mut *self.news.lock());
-        // A letter comes before its end, which may be among what is done.
-        for letter in &letters {
-            Record::Letter {
-                subscription: self.subscription,
-                seq: letter.seq,
-                attempts: letter.attempts,
-                time_ms: letter.time_ms,
-                reason: letter.reason,
-                error: &letter.error,
-                message: &[],
-            }
-            .put(frame.record());
+    /// Writes what the log has not been told yet, as far as the frame takes it. Returns whether
+    /// something is left, which is to go with the next frame.
+    pub(crate) fn put(&self, frame: &mut FrameBuffer) -> bool {
+        let mut news = self.news.lock();
+        let mut put = 0;
+        while frame.len() < FULL_FRAME
+            && let Some(letter) = news.letters.get(put)
+        {
+            self.put_letter(letter, frame);
+            put += 1;
         }
+        news.letters.drain(..put);
+        // A letter comes before its end, which may be among what is done.
+        if !news.letters.is_empty() {
+            return true;
+        }
+        let mut done = std::mem::take(&mut *news).done;
+        drop(news);
         done.sort_unstable();
         done.dedup_by(|later, earlier| {
             let touches = later.0 <= earlier.1;
@@ -101,17 +107,41 @@ impl Cursor {
             }
             touches
         });
-        let Some(&(base, _)) = done.first() else {
-            return;
-        };
-        let mut ranges = Vec::new();
-        put_ranges(&mut ranges, base, done.into_iter());
-        let subscription = self.subscription;
-        Record::Done {
-            subscription,
-            base,
-            ranges: &ranges,
+        if let Some(&(base, _)) = done.first() {
+            let mut ranges = Vec::new();
+            put_ranges(&mut ranges, base, done.into_iter());
+            let subscription = self.subscription;
+            Record::Done {
+                subscription,
+                base,
+                ranges: &ranges,
+            }
+            .put(frame.record());
+        }
+        false
+    }
+
+    fn put_letter(&self, letter: &NewLetter, frame: &mut FrameBuffer) {
+        let mut most = letter.error.len().min(MOST_ERROR);
+        while !letter.error.is_char_boundary(most) {
+            most -= 1;
+        }
+        Record::Letter {
+            subscription: self.subscription,
+            seq: letter.seq,
+            attempts: letter.attempts,
+            time_ms: letter.time_ms,
+            reason: letter.reason,
+            error: &letter.error[..most],
+            message: &[],
         }
         .put(frame.record());
+    }
+
+    /// Returns how many ends the log has not been told yet.
+    #[cfg(test)]
+    pub(crate) fn untold(&self) -> usize {
+        let news = self.news.lock();
+        news.done.len() + news.letters.len()
     }
 }

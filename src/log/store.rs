@@ -70,7 +70,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Returns a [`StoreError`]: `InUse`, `Damaged`, or another. Nothing was changed then.
+    /// Returns a [`StoreError`]: `InUse`, `Damaged`, `Full`, or another. Nothing that was safe is
+    /// changed then.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self, StoreError> {
         StoreBuilder::new(directory.as_ref()).start()
     }
@@ -281,8 +282,8 @@ impl StoreBuilder {
     ///
     /// # Errors
     ///
-    /// Returns a [`StoreError`]: `Invalid` for a setting out of range, `InUse`, `Damaged`, or
-    /// another. Nothing was changed then.
+    /// Returns a [`StoreError`]: `Invalid` for a setting out of range, `InUse`, `Damaged`, `Full`, or
+    /// another. Nothing that was safe is changed then.
     pub fn open(self) -> Result<Store, StoreError> {
         if !(LEAST_SEGMENT..=MOST_SEGMENT).contains(&self.segment_size) {
             let rule = "must be from 4 KiB to 1 GiB";

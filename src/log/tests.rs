@@ -19,6 +19,7 @@ mod damage;
 mod faults;
 mod group_commit;
 mod lies;
+mod limits;
 mod model;
 mod power_cuts;
 mod program;
@@ -178,6 +179,7 @@ fn a_segment_holds_as_much_as_its_checkpoint() {
         let delayed = Record::Delayed {
             topic: 0,
             id,
+            time_ms: 0,
             due_ms: 0,
             message: &[0; 100],
         };

@@ -10,12 +10,11 @@ use crate::log::fs::{Fs, write_all};
 use crate::log::reader::TopicReader;
 use crate::log::recover::Recovered;
 use crate::log::segments::{Active, NewSegment, Segments, name_store};
-use crate::pure::log::format::bytes::Reader;
-use crate::pure::log::format::frame::FrameBuffer;
+use crate::pure::log::format::frame::{FULL_FRAME, FrameBuffer, MOST_RECORDS};
 use crate::pure::log::format::header::segment_name;
 use crate::pure::log::record::Record;
 use crate::pure::log::retention::{Limits, Memory};
-use crate::pure::log::state::{Place, State};
+use crate::pure::log::state::{Inconsistent, Place, State};
 use crate::pure::log::step;
 use crate::sync::{Arc, Mutex};
 use crate::types::error::store::StoreError;
@@ -89,6 +88,12 @@ impl Writer {
         now_ms: u64,
     ) -> Result<(), StoreError> {
         self.check()?;
+        if frame.len() > MOST_RECORDS {
+            return self.keep_failure(Err(StoreError::TooLarge {
+                bytes: frame.len() as u64,
+                most: MOST_RECORDS as u64,
+            }));
+        }
         let size = (frame.len() as u64).saturating_add(FrameBuffer::OVERHEAD);
         let has_content = self.active.length > self.active.head;
         // With a large checkpoint, or there would be one for each commit.
@@ -167,6 +172,7 @@ impl Writer {
     /// Appends a frame to the segment, and applies its records.
     fn append(&mut self, frame: &mut FrameBuffer) -> Result<(), StoreError> {
         let active = &mut self.active;
+        let start = active.length;
         let (link, bytes) = frame.seal(active.seed, active.last, self.synced);
         write_all(&*active.file, bytes, active.length)
             .map_err(|source| StoreError::io("write", &segment_name(active.number), source))?;
@@ -180,18 +186,18 @@ impl Writer {
         if !frame.is_empty() {
             self.last_records = link.lsn;
         }
-        let mut state = self.shared.state.lock();
-        let mut records = Reader::new(frame.records());
-        while let Ok(Some(record)) = Record::read(&mut records) {
-            let applied = state.apply(&record, place);
-            debug_assert!(applied.is_ok(), "{record:?} can't follow");
-        }
-        Ok(())
+        let applied = self.shared.state.lock().apply_all(frame.records(), place);
+        applied.map_err(|Inconsistent| {
+            // Nobody was told of the frame, and a store that opens would refuse it.
+            let _ = active.file.truncate(start);
+            StoreError::Inconsistent { lsn: link.lsn }
+        })
     }
 
     /// Writes the letters once more whose messages retention is about to take, with their messages.
+    /// The frame has the last of them.
     fn save_letters(
-        &self,
+        &mut self,
         trims: &[(u32, u64)],
         frame: &mut FrameBuffer,
     ) -> Result<(), StoreError> {
@@ -224,6 +230,10 @@ impl Writer {
                 }
                 .put(frame.record());
             })?;
+            if frame.len() >= FULL_FRAME {
+                self.append(frame)?;
+                frame.clear();
+            }
         }
         Ok(())
     }

@@ -24,6 +24,9 @@ use crate::types::durable::durability::Durability;
 /// The first message accepted has 1, and numbers go upward without gaps. Racing publishers may
 /// enter the queue in another order than that of their numbers. Each thread's own messages keep
 /// their order.
+///
+/// In a durable topic the receipt of a delayed message has a number from 2^52 on. The message gets
+/// another number, without a gap, when it is due.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(NonZeroU64);
 

@@ -165,7 +165,7 @@ impl<T> Message<T> {
         (self.payload, self.meta)
     }
 
-    /// Makes a message of its parts, without a delay. Another topic may weigh it again.
+    /// Makes a message of its parts, without a delay. Another topic may weigh it again, or store it.
     pub(crate) fn from_parts((payload, meta): (T, Option<Box<Meta>>)) -> Self {
         let delay = Duration::ZERO;
         Self {
@@ -176,13 +176,14 @@ impl<T> Message<T> {
         .unweighed()
     }
 
-    /// Forgets what the payload weighs.
+    /// Forgets what a topic has noted: what the payload weighs, and that it is in a log.
     pub(crate) fn unweighed(mut self) -> Self {
-        if let Some(meta) = &mut self.meta
-            && meta.weight.take().is_some()
-            && **meta == Meta::default()
-        {
-            self.meta = None;
+        if let Some(meta) = &mut self.meta {
+            let is_weighed = meta.weight.take().is_some();
+            let is_logged = std::mem::take(&mut meta.is_logged);
+            if (is_weighed || is_logged) && **meta == Meta::default() {
+                self.meta = None;
+            }
         }
         self
     }

@@ -67,6 +67,15 @@ impl<T> OwnedDelivery<T> {
         self.generation
     }
 
+    /// Returns whether the message was read from the log, and didn't come from its publisher
+    /// (feature `log`).
+    ///
+    /// It may have been published long ago, and a durable subscription may have had it before.
+    #[cfg(feature = "log")]
+    pub fn is_replayed(&self) -> bool {
+        self.batch.is_replayed()
+    }
+
     /// Returns the topic's name.
     pub fn topic(&self) -> &str {
         &self.names.topic

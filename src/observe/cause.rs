@@ -25,7 +25,16 @@ pub enum DropCause {
     /// [`Topic::cancel_delayed`](crate::Topic::cancel_delayed) does that.
     Cancelled,
     /// The store did not take the message. Its publisher has the payload back.
+    ///
+    /// The event has no [`id`](crate::event::Event::id): the message never got its number in the log.
+    ///
+    /// Or it did not take that a delayed message is due or cancelled. That stays in the log, and is
+    /// published when the store is open again.
     NotStored,
+    /// The broker stopped before the delayed message of a durable topic was due.
+    ///
+    /// It stays in the log. It is published when its topic is open again and it is due.
+    Kept,
 }
 
 labels!(DropCause {
@@ -37,6 +46,7 @@ labels!(DropCause {
     Self::Expired => "expired",
     Self::Cancelled => "cancelled",
     Self::NotStored => "not_stored",
+    Self::Kept => "kept",
 });
 
 /// The kinds of user code that the engine calls besides handlers.

@@ -40,7 +40,8 @@ pub struct TopicMetrics {
     pub name: String,
     /// The name of the topic's strategy.
     pub strategy: String,
-    /// Messages accepted, ever.
+    /// Messages accepted, ever. Delayed messages that an earlier process has left in the log count
+    /// when their durable topic is opened.
     pub published: u64,
     /// Publishes refused, for whatever reason.
     pub rejected: u64,
@@ -56,6 +57,8 @@ pub struct TopicMetrics {
     pub weight: u64,
     /// Messages dropped by overflow or by a shutdown, cancelled while they were delayed, or expired
     /// while they were retained for a first subscription.
+    ///
+    /// Delayed messages of a durable topic that stay in the log after a shutdown are among them.
     pub dropped: u64,
     /// Messages that found no subscription.
     pub unrouted: u64,

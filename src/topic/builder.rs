@@ -181,6 +181,8 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 if let Some(topic) = topic
                     && self.engine.register(&ours)
                 {
+                    #[cfg(feature = "log")]
+                    topic.core.restore_delayed();
                     return Ok(topic);
                 }
                 continue;
@@ -193,6 +195,8 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
                 existing,
                 requested: type_name::<T>(),
             })?;
+            #[cfg(feature = "log")]
+            self.stored.check_clash(&self.name, core.stored())?;
             if let Some(topic) = Topic::join(core) {
                 return Ok(topic);
             }

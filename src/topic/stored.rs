@@ -73,7 +73,8 @@ impl<T: Send + Sync + 'static> TopicBuilder<'_, T> {
     /// A publish returns when its message has reached the topic's
     /// [`durability`](Self::durability), and nothing is delivered before. Messages are numbered on
     /// from run to run. [Durable](crate::SubscriptionBuilder::durable) subscriptions resume where
-    /// they were.
+    /// they were. A call that [joins](Self::open) a topic agrees if that is durable, whatever its
+    /// codec.
     ///
     /// A durable topic loses nothing, so [`Overflow`] is `Reject` or `Block`. It has no partitions.
     ///
@@ -153,6 +154,33 @@ impl<T: Send + Sync + 'static> StoredTopic<T> {
         Ok(())
     }
 
+    /// Refuses settings that differ from those of a topic that is open.
+    pub(crate) fn check_clash(
+        &self,
+        name: &str,
+        open: Option<&TopicLog<T>>,
+    ) -> Result<(), OpenError> {
+        let retention = self.retention.map(|retention| retention.0);
+        let clashes = [
+            ("durable", self.codec.is_some() && open.is_none()),
+            (
+                "durability",
+                self.level.is_some() && self.level != open.map(|open| open.level),
+            ),
+            (
+                "retention",
+                retention.is_some() && retention != open.map(|open| open.limits),
+            ),
+        ];
+        match clashes.into_iter().find(|(_, clashes)| *clashes) {
+            None => Ok(()),
+            Some((setting, _)) => Err(OpenError::Clash {
+                topic: name.to_owned(),
+                setting,
+            }),
+        }
+    }
+
     /// Opens the topic's side of the log, if it is durable.
     pub(crate) fn open(
         &self,
@@ -170,7 +198,8 @@ impl<T: Send + Sync + 'static> StoredTopic<T> {
         let level = self.level.unwrap_or_default();
         let codec = Arc::clone(codec);
         let now_ns = engine.clock.now_ns();
-        let stored = TopicLog::new(inner, topic, next, codec, level, now_ns);
+        let mut stored = TopicLog::new(inner, topic, next, codec, level, now_ns);
+        stored.limits = limits;
         if let Some(dedup) = dedup {
             stored.remember(dedup);
         }

@@ -149,7 +149,8 @@ pub enum LaneFull {
     ///
     /// Nothing is lost, and nobody waits. It is the default of subscriptions that are
     /// [durable](crate::SubscriptionBuilder::durable) or start
-    /// [from](crate::SubscriptionBuilder::from) an earlier message, and needs one of these.
+    /// [from](crate::SubscriptionBuilder::from) an earlier message, and needs one of these. So a
+    /// subscription to patterns can't have it.
     #[cfg(feature = "log")]
     CatchUp,
 }

@@ -93,7 +93,7 @@ pub enum OpenError {
     },
     /// The store refuses the topic (feature `log`).
     #[cfg(feature = "log")]
-    #[error("the topic can't be stored")]
+    #[error("the topic can't be stored: {0}")]
     Store(#[from] store::StoreError),
     /// The broker is draining or has stopped.
     #[error("the broker is closed")]
@@ -270,7 +270,8 @@ pub struct UnsettledError;
 
 /// The error of cancelling a message that is not delayed, or no longer.
 ///
-/// It is due already, was cancelled before, or never had a delay. The call has changed nothing.
+/// It is due already, was cancelled before, or never had a delay. The call has changed nothing. Or
+/// the topic is durable, and its store has failed: the message may come when that is open again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the message is not delayed: it is due, was cancelled, or never had a delay")]
 pub struct NotDelayedError;
@@ -345,7 +346,7 @@ pub enum SubscribeError {
     },
     /// The store refuses the subscription, or has no messages where it is to start (feature `log`).
     #[cfg(feature = "log")]
-    #[error("the subscription can't be stored, or not from there")]
+    #[error("the subscription can't be stored, or not from there: {0}")]
     Store(#[from] store::StoreError),
     /// A pattern breaks the grammar.
     #[error(transparent)]

@@ -18,7 +18,8 @@ pub struct DrainReport {
     /// Messages that never reached a lane.
     ///
     /// They were dropped by overflow, cancelled while they were delayed, expired without a
-    /// subscription, or not dispatched when the time was up.
+    /// subscription, or not dispatched when the time was up. Or they were delayed, and are kept in
+    /// the log of a durable topic ([`DropCause::Kept`](crate::event::DropCause)).
     pub messages_dropped: u64,
     /// Deliveries made of the dispatched messages, without those that a filter refused.
     pub made: u64,
@@ -39,8 +40,8 @@ pub struct DrainReport {
     /// The part of all these that the end of the broker cut off.
     ///
     /// It counts deliveries cancelled because a publish of their handler was refused, or because
-    /// the time was up. It counts messages dropped because the time was up, and everything that
-    /// remains. Deliveries cancelled by an unsubscribe and messages dropped by overflow are not in
+    /// the time was up. It counts messages dropped and not kept because the time was up, and
+    /// everything that remains. Deliveries cancelled by an unsubscribe and messages dropped by overflow are not in
     /// it.
     pub cut_off: u64,
     /// The time that the drain took.

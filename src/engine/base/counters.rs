@@ -311,6 +311,8 @@ pub struct TopicBooks {
     pub dispatched: Counter,
     /// Messages that wait on the timer wheel, by `publish_after`.
     pub delayed: Counter,
+    /// Delayed messages among the dropped ones that stay in the log.
+    pub kept: Counter,
     /// Messages and deliveries that drains of the topic have cut off.
     pub cut_off: Counter,
 }

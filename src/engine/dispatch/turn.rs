@@ -80,6 +80,10 @@ impl<T: Send + Sync + 'static> Fire for TopicCore<T> {
         let Tag::Parked(index) = tag else {
             return self.schedule();
         };
+        #[cfg(feature = "log")]
+        if let Some(stored) = self.stored() {
+            return self.note_due(stored, index);
+        }
         let due = self.delayed().lock().take(index);
         if let Some(due) = due {
             self.publish_due(*due);
@@ -410,12 +414,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         ids: impl ExactSizeIterator<Item = MessageId>,
         cause: DropCause,
     ) {
-        let count = ids.len() as u64;
+        self.count_dropped(ids.len() as u64, || {
+            for id in ids {
+                self.tell_message(id, Status::Dropped, EventKind::Dropped { cause });
+            }
+        });
+    }
+
+    /// Ends messages that go no further, as [`drop_messages`](Self::drop_messages) does. `tell` tells
+    /// observers.
+    pub(crate) fn count_dropped(&self, count: u64, tell: impl FnOnce()) {
         let _motion = self.books.motions.begin(count);
         self.books.dropped.add(count);
-        for id in ids {
-            self.tell_message(id, Status::Dropped, EventKind::Dropped { cause });
-        }
+        tell();
         self.release(count);
         // This may have been the last thing that a waiting thread waited for, and no worker has
         // seen it.

@@ -8,6 +8,9 @@
 //! A publisher waits for its group, and may write it. So it waits for the disk inside a handler,
 //! too, but never for a worker.
 
+use std::time::Duration;
+
+use crate::engine::durable::delayed::Late;
 use crate::engine::journal::encoded::Encoded;
 use crate::engine::journal::submitted::{Job, Submitted};
 use crate::engine::journal::topic_log::TopicLog;
@@ -20,7 +23,7 @@ use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, MessageId, Receipt};
-use crate::observe::event::DropCause;
+use crate::observe::event::{DropCause, EventKind, Subject};
 use crate::pure::decide::lifecycle::Status;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
@@ -28,7 +31,8 @@ use crate::types::error::store::StoreError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Submits messages that were encoded and admitted. Hands them back if the log refuses them.
-    /// They are the first of those that were encoded.
+    /// They are the first of those that were encoded. With a delay it is one, which waits until it is
+    /// due.
     pub(crate) fn submit(
         self: &Arc<Self>,
         stored: &TopicLog<T>,
@@ -36,7 +40,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         encoded: &Encoded,
         admitted: &Admitted,
         due: Due,
+        delay: Duration,
     ) -> Result<Submitted<T>, (StoreError, Chunk<T>)> {
+        let late = Late::by(delay, &self.engine.clock);
         chunk.mark_logged();
         let job = Arc::new(Job {
             count: chunk.len() as u64,
@@ -45,15 +51,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             last_ticket: admitted.last_id(),
         });
         let put = |frame: &mut _| {
-            let first = stored.put(encoded, job.count, frame);
+            let first = match late {
+                None => stored.put(encoded, job.count, frame),
+                Some(late) => stored.put_delayed(encoded, late.due_ms, frame),
+            };
             // ORDERING: relaxed, because the lock of the log's groups publishes it.
             job.first.store(first, Ordering::Relaxed);
         };
         let hook: Hook = {
             let (topic, job) = (Arc::clone(self), Arc::clone(&job));
-            Box::new(move |result| match result {
-                Ok(()) => topic.take_in_stored(&job),
-                Err(_) => topic.refuse_stored(&job),
+            Box::new(move |result| match (result, late) {
+                (Ok(()), None) => topic.take_in_stored(&job),
+                (Ok(()), Some(late)) => topic.arm_stored(&job, late),
+                (Err(_), _) => topic.refuse_stored(&job),
             })
         };
         match stored.log().submit(stored.syncs(), due, put, Some(hook)) {
@@ -95,9 +105,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         let first = job.first.load(Ordering::Relaxed);
         self.settle_claims(&chunk, Some(first));
-        if let Some(stored) = self.stored() {
-            stored.show_before(first + job.count);
-        }
         let stamp = Stamp {
             id: MessageId::new(first),
             accepted_ns: self.engine.clock.now_ns(),
@@ -108,6 +115,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         };
         if self.bus().observed() {
             self.tell_enqueued(entry.ids(), stamp.accepted_ns);
+        }
+        // From here on a subscription that is behind may be handed them. So observers hear first
+        // that they are there.
+        if let Some(stored) = self.stored() {
+            stored.show_before(first + job.count);
         }
         self.enqueue(entry, job.last_ticket, None);
     }
@@ -123,9 +135,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.unload_refused(refused);
         refused.end_tracked(Status::Dropped);
         drop(chunk);
-        let first = MessageId::new(job.last_ticket + 1 - job.count);
-        let ids = (0..job.count as u32).map(|at| first.after(u64::from(at)));
-        self.drop_messages(ids, DropCause::NotStored);
+        self.count_dropped(job.count, || {
+            for _ in 0..job.count {
+                // They have no numbers. Those of their tickets are other messages'.
+                let cause = DropCause::NotStored;
+                let subject = Subject::default().status(Status::Dropped);
+                self.tell_of(subject, EventKind::Dropped { cause });
+            }
+        });
     }
 
     /// Publishes one message through the log, or hands it back.
@@ -138,7 +155,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Result<Receipt, (Refused, T, Option<Box<Meta>>)> {
         let mut chunk = Chunk::EMPTY;
         chunk.push(payload, meta);
-        let published = self.store(stored, &mut chunk, &mut Patience::of(wait));
+        let patience = &mut Patience::of(wait);
+        let published = self.store_one(stored, &mut chunk, patience, Duration::ZERO);
         match (published, chunk.into_one()) {
             (Ok(granted), _) => Ok(stored.receipt(granted)),
             (Err(refused), Ok((payload, meta))) => {
@@ -149,7 +167,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// Publishes a message with a dedup id through the log, or hands it back and counts nothing.
+    /// Publishes a message with a dedup id or a delay through the log, or hands it back and counts
+    /// nothing.
     pub(crate) fn publish_once_stored(
         self: &Arc<Self>,
         stored: &TopicLog<T>,
@@ -157,19 +176,20 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         patience: &mut Patience,
     ) -> Result<Receipt, (Refused, Message<T>)> {
         self.weigh_message(&mut message);
+        let delay = message.delay();
         let (payload, meta) = message.into_parts();
         let mut chunk = Chunk::EMPTY;
         chunk.push(payload, meta);
-        let published = self.store(stored, &mut chunk, patience);
+        let published = self.store_one(stored, &mut chunk, patience, delay);
         match (published, chunk.into_one()) {
             (Ok(granted), _) => Ok(stored.receipt(granted)),
-            (Err(refused), Ok(parts)) => Err((refused, Message::from_parts(parts))),
+            (Err(refused), Ok(parts)) => Err((refused, Message::from_parts(parts).after(delay))),
             (Err(_), Err(_)) => unreachable!("one message was published, or is still there"),
         }
     }
 
-    /// Publishes as many of these messages as there is room for, as one commit. The others stay,
-    /// and so do all of them if they are refused.
+    /// Publishes these messages, as one commit if there is room for all at once. Messages that
+    /// are refused stay.
     pub(crate) fn publish_stored(
         self: &Arc<Self>,
         stored: &TopicLog<T>,
@@ -177,24 +197,45 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         receipt: &mut BatchReceipt,
         patience: &mut Patience,
     ) -> Result<(), Refused> {
-        let granted = self.store(stored, chunk, patience)?;
-        stored.note_in(receipt, granted);
+        let mut encoded = None;
+        while !chunk.is_empty() {
+            let granted = self.store(stored, chunk, &mut encoded, patience, Duration::ZERO)?;
+            stored.note_in(receipt, granted);
+        }
+        stored.give_back(encoded);
         Ok(())
     }
 
-    /// Publishes as [`publish_stored`](Self::publish_stored) does. Returns the number of the first
-    /// message, and how many there are: none if it is a duplicate of that one.
-    fn store(
+    /// Publishes the only message of a chunk, as [`store`](Self::store) does.
+    fn store_one(
         self: &Arc<Self>,
         stored: &TopicLog<T>,
         chunk: &mut Chunk<T>,
         patience: &mut Patience,
+        delay: Duration,
+    ) -> Result<(u64, u64), Refused> {
+        let mut encoded = None;
+        let granted = self.store(stored, chunk, &mut encoded, patience, delay)?;
+        stored.give_back(encoded);
+        Ok(granted)
+    }
+
+    /// Publishes as many of these messages as there is room for, as one commit. The others stay,
+    /// and so do all of them if they are refused. Returns the number of the first message, and how
+    /// many there are: none if it is a duplicate of that one.
+    ///
+    /// `encoded` has messages at the front of the chunk, and those that stay are left in it.
+    fn store(
+        self: &Arc<Self>,
+        stored: &TopicLog<T>,
+        chunk: &mut Chunk<T>,
+        encoded: &mut Option<Box<Encoded>>,
+        patience: &mut Patience,
+        delay: Duration,
     ) -> Result<(u64, u64), Refused> {
         let not_stored = |error| Refused::NotStored(Box::new(error));
-        let (wanted, _) = self.way_of(chunk, chunk.len() as u64, None);
-        let encoded = stored
-            .encode(chunk.each().take(wanted as usize))
-            .map_err(not_stored)?;
+        let encoded = stored.encode(encoded, chunk.each()).map_err(not_stored)?;
+        let (wanted, _) = self.way_of(chunk, encoded.len() as u64, None);
         let mut drops = DeferredDrops::new();
         let admitted = loop {
             match self.admit(chunk.ask(wanted), patience, &mut drops, None) {
@@ -203,12 +244,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
         };
         if admitted.is_duplicate() {
+            encoded.skip(1);
             return Ok(self.drop_duplicate(chunk, &admitted, &mut drops));
         }
         let count = admitted.count as usize;
         let taken = chunk.take_front(count, split);
-        let submitted = self.submit(stored, taken, &encoded, &admitted, Due::Waits);
-        stored.give_back(encoded);
+        let due = Due::Waits;
+        let submitted = self.submit(stored, taken, encoded, &admitted, due, delay);
+        encoded.skip(count);
         let first = submitted.and_then(|submitted| self.await_stored(stored, &submitted));
         match first {
             Ok(first) => Ok((first, admitted.count)),

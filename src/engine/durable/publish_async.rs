@@ -2,6 +2,7 @@
 //! thread.
 
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
@@ -11,12 +12,11 @@ use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::wakers::WaiterId;
 use crate::log::commit::Due;
 use crate::message::Receipt;
-use crate::message::batch::{BATCH, DeferredDrops};
+use crate::message::batch::DeferredDrops;
 use crate::message::outgoing::Message;
 use crate::sync::Arc;
 use crate::types::config::Overflow;
 use crate::types::error::PublishError;
-use crate::types::error::store::StoreError;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Publishes one message, or hands the payload back. It is pending until the message has reached
@@ -60,15 +60,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     return Poll::Ready(Err(refused));
                 }
                 self.weigh_chunk(&mut outbox.chunk);
-                let wanted = outbox.chunk.len().min(BATCH) as u64;
-                let (wanted, _) = self.way_of(&outbox.chunk, wanted, None);
-                let first = outbox.chunk.each().take(wanted as usize);
-                let encoded = match stored.encode(first) {
+                let chunk = &mut outbox.chunk;
+                let encoded = match stored.encode(&mut outbox.encoded, chunk.each()) {
                     Ok(encoded) => encoded,
                     Err(error) => return Poll::Ready(Err(not_stored(error))),
                 };
+                let (wanted, _) = self.way_of(chunk, encoded.len() as u64, None);
                 let admitted = loop {
-                    let ask = outbox.chunk.ask(wanted);
+                    let ask = chunk.ask(wanted);
                     match ready!(self.poll_admit_stored(ask, is_first, id, context)) {
                         Ok(admitted) => break admitted,
                         Err(Refused::Claimed) => {
@@ -81,17 +80,23 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 };
                 if admitted.is_duplicate() {
                     let drops = &mut DeferredDrops::new();
-                    let first = self.drop_duplicate(&mut outbox.chunk, &admitted, drops);
+                    encoded.skip(1);
+                    outbox.delay = Duration::ZERO;
+                    let first = self.drop_duplicate(chunk, &admitted, drops);
                     return Poll::Ready(Ok(first));
                 }
                 let count = admitted.count as usize;
-                let taken = outbox.chunk.take_front(count, split);
-                let submitted = self.submit(stored, taken, &encoded, &admitted, Due::Now);
-                stored.give_back(encoded);
+                let taken = chunk.take_front(count, split);
+                let (due, delay) = (Due::Now, outbox.delay);
+                let submitted = self.submit(stored, taken, encoded, &admitted, due, delay);
+                encoded.skip(count);
+                if encoded.len() == 0 {
+                    stored.give_back(outbox.encoded.take());
+                }
                 match submitted {
                     Ok(submitted) => submitted,
                     Err((error, taken)) => {
-                        outbox.chunk.put_front(taken);
+                        chunk.put_front(taken);
                         return Poll::Ready(Err(not_stored(error)));
                     }
                 }
@@ -102,7 +107,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return Poll::Pending;
         };
         Poll::Ready(match self.conclude(&submitted, result) {
-            Ok(first) => Ok((first, submitted.job.count)),
+            Ok(first) => {
+                outbox.delay = Duration::ZERO;
+                Ok((first, submitted.job.count))
+            }
             Err((error, taken)) => {
                 outbox.chunk.put_front(taken);
                 Err(not_stored(error))
@@ -121,12 +129,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         if let Some(message) = &outbox.alone {
             self.check(message)?;
-            if message.is_late() {
-                let delayed = StoreError::Unsupported { what: "a delay" };
-                return Err(Refused::NotStored(Box::new(delayed)));
-            }
         }
         if let Some(message) = outbox.alone.take() {
+            outbox.delay = message.delay();
             let (payload, meta) = message.into_parts();
             outbox.chunk.push(payload, meta);
         }

@@ -5,14 +5,18 @@
 //! cargo shuttle-log
 //! ```
 
+#[cfg(not(millstream_shuttle))]
+mod bounds;
+
 use std::time::Duration;
 
+use crate::event::EventKind;
 use crate::log::fs::sim::{FaultKind, Faults, SimFs};
 use crate::log::store::Store;
 use crate::pure::policy::dedup::Dedup;
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Thread, explore, spawn};
 use crate::types::config::Overflow;
-use crate::types::durable::codec::Raw;
+use crate::types::durable::codec::{Codec, Raw};
 use crate::types::durable::durability::Durability;
 use crate::types::durable::start::Start;
 use crate::{Broker, Delivery, Nack, PublishError, Receipt, Subscription, Topic};
@@ -55,14 +59,23 @@ impl Seen {
 }
 
 fn open(fs: &SimFs) -> (Broker, Topic<String>) {
+    open_with(fs, 2, Raw)
+}
+
+/// Opens a topic with room for two messages.
+fn open_with(fs: &SimFs, workers: usize, codec: impl Codec<String>) -> (Broker, Topic<String>) {
     let store = Store::builder("data").start_in(Arc::new(fs.clone()));
     let store = store.expect("it opens");
-    let broker = Broker::builder().workers(2).store(store).build();
+    let broker = Broker::builder().workers(workers).store(store).build();
     let broker = broker.expect("it builds");
-    let block = Overflow::Block { timeout: FOREVER };
-    let topic = broker.topic::<String>("notes").durable(Raw).capacity(2);
-    let topic = topic.durability(Durability::Written).overflow(block);
+    let overflow = match workers {
+        0 => Overflow::Reject,
+        _ => Overflow::Block { timeout: FOREVER },
+    };
+    let topic = broker.topic::<String>("notes").durable(codec).capacity(2);
     let topic = topic
+        .durability(Durability::Written)
+        .overflow(overflow)
         .dedup(Dedup::window(Duration::from_secs(3_600)))
         .open();
     let topic = topic.expect("it opens");
@@ -222,4 +235,43 @@ fn a_dedup_id_that_a_failed_store_has_accepted_or_not_is_known_so_when_it_opens_
             });
         }
     }
+}
+
+#[test]
+fn observers_hear_that_a_message_is_there_before_anybody_is_handed_it() {
+    explore(|| {
+        let (broker, topic) = open(&SimFs::default());
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let listener = Arc::clone(&told);
+        let observed = broker.observe(move |event| {
+            let is_there = match event.kind() {
+                EventKind::MessageEnqueued { .. } => true,
+                EventKind::Delivering => false,
+                _ => return,
+            };
+            let id = event.id().map(|id| id.get());
+            listener.lock().push((id, is_there));
+        });
+        let _observed = observed.expect("it observes");
+        // One that comes later is behind, and is fed as soon as there is anything.
+        topic.publish(String::new()).expect("stored");
+        let seen = Seen::new();
+        let slow = topic.subscription("slow").durable().capacity(1);
+        let slow = slow.from(Start::Earliest).subscribe(seen.handler());
+        let _slow = slow.expect("subscribed");
+        let publisher = publisher(&topic, 3);
+        assert_eq!(seen.wait_for(4), [1, 2, 3, 4]);
+        publisher.join().expect("it published");
+        assert!(broker.wait_until_idle(FOREVER));
+        broker.metrics().balance().expect("balanced");
+        assert!(topic.core.bus().flush(None));
+        let told = told.lock().clone();
+        for (at, (id, _)) in told
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, is_there))| !is_there)
+        {
+            assert!(told[..at].contains(&(*id, true)), "{id:?} in {told:?}");
+        }
+    });
 }

@@ -5,7 +5,11 @@ use crate::pure::log::message::StoredMessage;
 /// The most memory that is kept for the messages that come next.
 const MOST_KEPT: usize = 64 << 10;
 
-/// Messages as bytes, one behind the other.
+/// The most bytes that a message takes in the log besides its own.
+const OVERHEAD: usize = 48;
+
+/// Messages as bytes, one behind the other. They may go in several parts, because each is encoded
+/// once, however often its publisher has to wait for room.
 #[derive(Default)]
 pub(crate) struct Encoded {
     /// The payload that a codec is at. The codec is the user's. So it gets bytes of their own, in
@@ -14,6 +18,8 @@ pub(crate) struct Encoded {
     bytes: Vec<u8>,
     /// Where each message ends.
     ends: Vec<usize>,
+    /// How many of the first are on their way already.
+    gone: usize,
 }
 
 impl Encoded {
@@ -33,19 +39,36 @@ impl Encoded {
         Ok(end - start)
     }
 
+    /// Returns how many messages have yet to go.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len() - self.gone
+    }
+
+    /// Returns how many bytes all of them take in the log, at most.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len() + self.ends.len() * OVERHEAD
+    }
+
+    /// Notes that the first of them are on their way.
+    pub(crate) fn skip(&mut self, count: usize) {
+        self.gone = self.ends.len().min(self.gone + count);
+    }
+
     /// Lets go of the messages. Returns whether the memory is worth keeping.
     pub(crate) fn clear(&mut self) -> bool {
         self.bytes.clear();
         self.ends.clear();
+        self.gone = 0;
         let bytes = self.payload.capacity() + self.bytes.capacity();
         let ends = self.ends.capacity() * size_of::<usize>();
         bytes + ends <= MOST_KEPT
     }
 
-    /// Returns the bytes of each message, in order.
+    /// Returns the bytes of each message that has yet to go, in order.
     pub(crate) fn messages(&self) -> impl Iterator<Item = &[u8]> {
-        let mut start = 0;
-        self.ends.iter().map(move |end| {
+        let last_gone = self.gone.checked_sub(1);
+        let mut start = last_gone.map_or(0, |last| self.ends[last]);
+        self.ends[self.gone..].iter().map(move |end| {
             let message = &self.bytes[start..*end];
             start = *end;
             message
@@ -69,10 +92,14 @@ mod tests {
             let added = encoded.add(StoredMessage::default(), put);
             assert_eq!(added, Ok(payload.len() + 1));
         }
-        for (message, payload) in encoded.messages().zip(payloads) {
-            let message = StoredMessage::read(message).expect("it was written");
-            assert_eq!(message.payload, payload.as_bytes());
+        for gone in 0..=payloads.len() {
+            assert_eq!(encoded.len(), payloads.len() - gone);
+            for (message, payload) in encoded.messages().zip(&payloads[gone..]) {
+                let message = StoredMessage::read(message).expect("it was written");
+                assert_eq!(message.payload, payload.as_bytes());
+            }
+            assert_eq!(encoded.messages().count(), payloads.len() - gone);
+            encoded.skip(1);
         }
-        assert_eq!(encoded.messages().count(), payloads.len());
     }
 }

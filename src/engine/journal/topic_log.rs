@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use crate::engine::base::contain::contain;
+use crate::engine::base::task_state::TaskState;
 use crate::engine::journal::encoded::Encoded;
 use crate::log::commit::Log;
 use crate::log::reader::{Read, TopicReader};
@@ -12,6 +13,8 @@ use crate::pure::log::format::frame::FrameBuffer;
 use crate::pure::log::message::{StoredMessage, StoredValue};
 use crate::pure::log::ranges::Done;
 use crate::pure::log::record::Record;
+use crate::pure::log::retention::Limits;
+use crate::pure::log::state::delayed::{FIRST_DELAYED, put_due};
 use crate::pure::log::state::{LetterState, Piece, TopicState};
 use crate::pure::policy::dedup::{Dedup, DedupIds};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +32,8 @@ pub(crate) struct TopicLog<T> {
     pub(crate) topic: u32,
     pub(crate) codec: SharedCodec<T>,
     pub(crate) level: Durability,
+    /// How much of it is kept.
+    pub(crate) limits: Limits,
     /// The number of the first message that this process publishes.
     pub(crate) first_own: u64,
     /// The time of day by which dedup ids are kept, at the zero of the broker's clock, in
@@ -36,6 +41,10 @@ pub(crate) struct TopicLog<T> {
     pub(crate) began_ns: u64,
     /// The number of the next message. Written under the lock of the log's open group.
     next: AtomicU64,
+    /// The number of the next delayed message. Written under the same lock.
+    next_delayed: AtomicU64,
+    /// Publishes the delayed messages that are due.
+    pub(crate) due_task: TaskState,
     /// Messages before this one have reached the topic's level.
     visible: AtomicU64,
     /// Memory for messages that are to be encoded.
@@ -57,14 +66,22 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
         level: Durability,
         now_ns: u64,
     ) -> Self {
+        let next_delayed = {
+            let state = store.log.shared.state.lock();
+            let known = state.topic(topic).map(|topic| topic.next_delayed);
+            known.unwrap_or(FIRST_DELAYED)
+        };
         Self {
             store,
             topic,
             codec,
             level,
+            limits: Limits::default(),
             first_own: next_seq,
             began_ns: in_ns(unix_ms()).saturating_sub(now_ns),
             next: AtomicU64::new(next_seq),
+            next_delayed: AtomicU64::new(next_delayed),
+            due_task: TaskState::new(),
             visible: AtomicU64::new(next_seq),
             spare: Mutex::default(),
         }
@@ -115,13 +132,68 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
         first
     }
 
-    /// Returns the bytes of these messages.
-    pub(crate) fn encode<'a>(
+    /// Writes a record for the first message, which is due at this time. Returns its number. The log
+    /// calls it as it calls [`put`](Self::put).
+    pub(crate) fn put_delayed(
+        &self,
+        messages: &Encoded,
+        due_ms: u64,
+        frame: &mut FrameBuffer,
+    ) -> u64 {
+        let id = self.next_delayed.load(Ordering::Relaxed);
+        let (topic, time_ms) = (self.topic, unix_ms());
+        for message in messages.messages().take(1) {
+            Record::Delayed {
+                topic,
+                id,
+                time_ms,
+                due_ms,
+                message,
+            }
+            .put(frame.record());
+        }
+        self.next_delayed.store(id + 1, Ordering::Release);
+        id
+    }
+
+    /// Publishes delayed messages in the log, which are due. Returns the number of the first. The
+    /// log calls it as it calls [`put`](Self::put).
+    pub(crate) fn put_due(&self, due: &[(u64, Box<[u8]>)], frame: &mut FrameBuffer) -> u64 {
+        let first = self.next.load(Ordering::Relaxed);
+        let time_ms = unix_ms();
+        for (seq, (id, message)) in (first..).zip(due) {
+            put_due(self.topic, *id, seq, time_ms, message, |record| {
+                record.put(frame.record());
+            });
+        }
+        self.next.store(first + due.len() as u64, Ordering::Release);
+        first
+    }
+
+    /// Returns the bytes of these messages, or of the first ones if one commit doesn't take all. They
+    /// are kept in `slot`, and encoded if none are left in it.
+    pub(crate) fn encode<'a, 's>(
+        &self,
+        slot: &'s mut Option<Box<Encoded>>,
+        messages: impl Iterator<Item = (&'a T, Option<&'a Meta>)>,
+    ) -> Result<&'s mut Encoded, StoreError> {
+        let kept = slot.take().filter(|encoded| encoded.len() > 0);
+        let encoded = match kept {
+            Some(encoded) => encoded,
+            None => self.encode_anew(messages)?,
+        };
+        Ok(slot.insert(encoded))
+    }
+
+    fn encode_anew<'a>(
         &self,
         messages: impl Iterator<Item = (&'a T, Option<&'a Meta>)>,
     ) -> Result<Box<Encoded>, StoreError> {
         let mut encoded = self.spare.lock().take().unwrap_or_default();
         for (payload, meta) in messages {
+            if encoded.size() >= FULL_COMMIT {
+                break;
+            }
             let bytes = encoded.add(stored(meta), |bytes| {
                 let put = contain(|| self.codec.encode(payload, bytes));
                 let put = put.unwrap_or_else(|_| Err(PANICKED.into()));
@@ -138,8 +210,10 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
     }
 
     /// Keeps the memory of messages that are in the log.
-    pub(crate) fn give_back(&self, mut encoded: Box<Encoded>) {
-        if encoded.clear() {
+    pub(crate) fn give_back(&self, encoded: Option<Box<Encoded>>) {
+        if let Some(mut encoded) = encoded
+            && encoded.clear()
+        {
             *self.spare.lock() = Some(encoded);
         }
     }
@@ -263,8 +337,12 @@ fn in_ns(time_ms: u64) -> u64 {
 /// The error of a codec that has panicked.
 const PANICKED: &str = "the codec has panicked";
 
-/// The largest message in bytes. A commit of many messages may be larger.
+/// The largest message in bytes.
 const MOST_BYTES: usize = 64 << 20;
+
+/// The size from which on a commit takes no more messages. With one more, and with what is before
+/// it in its frame, it is less than what a frame takes.
+const FULL_COMMIT: usize = if cfg!(test) { 1 << 10 } else { MOST_BYTES };
 
 /// Returns a message with the parts that its publisher added, and no payload.
 fn stored(meta: Option<&Meta>) -> StoredMessage<'_> {

@@ -1,6 +1,8 @@
 //! Delayed messages: those on the timer wheel, before they enter the queue.
 
 use std::collections::HashMap;
+#[cfg(feature = "log")]
+use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::message::MessageId;
@@ -43,6 +45,9 @@ pub(crate) struct DelayedMessages<T> {
     /// Each in a box: a page of large payloads would overflow a stack.
     messages: Arena<Box<Delayed<T>>>,
     tags: HashMap<MessageId, u32, BuildHasherDefault<IdHasher>>,
+    /// Messages of a durable topic that are due, and still to be published in the log.
+    #[cfg(feature = "log")]
+    pub(crate) due: VecDeque<Box<Delayed<T>>>,
 }
 
 impl<T> DelayedMessages<T> {
@@ -50,6 +55,8 @@ impl<T> DelayedMessages<T> {
         Self {
             messages: Arena::new(),
             tags: HashMap::default(),
+            #[cfg(feature = "log")]
+            due: VecDeque::new(),
         }
     }
 
@@ -86,7 +93,7 @@ impl<T> DelayedMessages<T> {
         cancel(timer).then(|| self.take(tag)).flatten()
     }
 
-    /// Takes everything out.
+    /// Takes out everything that is on the timer wheel.
     pub(crate) fn take_all(&mut self) -> Vec<Box<Delayed<T>>> {
         self.tags = HashMap::default();
         self.messages.drain().collect()

@@ -4,7 +4,7 @@ use crate::engine::base::contain::SharedPolicy;
 use crate::engine::gates::protection::{ChangeBreaker, ProtectionSettings};
 use crate::engine::parts::leases::Leasing;
 use crate::engine::patterns::members::PatternMember;
-use crate::engine::patterns::plan::Template;
+use crate::engine::patterns::plan::{Template, check_when_full};
 use crate::engine::patterns::subscription::PatternSub;
 use crate::engine::runtime::context::Inside;
 use crate::engine::state::keyed::ChangeRules;
@@ -68,6 +68,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
 
     /// Changes the policy for all present and future lanes when they are full.
     pub(crate) fn set_when_full(&self, policy: LaneFull) -> Result<(), SettingError> {
+        check_when_full(policy)?;
         let mut resolved = self.resolved.lock();
         let Some(template) = &resolved.template else {
             return Ok(());

@@ -10,6 +10,7 @@ use crate::engine::state::slots::Shared;
 use crate::pure::decide::rules::{Fit, Rules};
 use crate::sync::Arc;
 use crate::types::config::LaneFull;
+use crate::types::error::SettingError;
 
 /// Makes the consumers of each lane.
 pub(crate) enum Template<T> {
@@ -54,6 +55,16 @@ impl<T> Template<T> {
             ..fit_of_any(capacity, when_full)
         }
     }
+}
+
+/// Refuses to catch up from the log: the lanes of a pattern have no cursors in it.
+pub(crate) fn check_when_full(when_full: LaneFull) -> Result<LaneFull, SettingError> {
+    #[cfg(feature = "log")]
+    if when_full == LaneFull::CatchUp {
+        let rule = "needs a subscription to one durable topic, and this one is to patterns";
+        return Err(SettingError::new("when_full", when_full, rule));
+    }
+    Ok(when_full)
 }
 
 /// Returns the facts that the settings of the lanes have to fit, whoever consumes from them.

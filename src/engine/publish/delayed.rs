@@ -50,13 +50,19 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // The latency is counted from the time at which the message is due.
         let accepted_ns = &mut message.stamp.accepted_ns;
         *accepted_ns = accepted_ns.saturating_add(delay_ns);
-        self.books.delayed.add(1);
         let entry = Box::new(Delayed {
             message,
             meta,
             timer: TimerKey::NONE,
             route,
         });
+        self.park(entry, delay_ns);
+        admitted.receipt()
+    }
+
+    /// Puts a message onto the timer wheel.
+    pub(crate) fn park(self: &Arc<Self>, entry: Box<Delayed<T>>, delay_ns: u64) {
+        self.books.delayed.add(1);
         // The lock is held while the timer is set, so that the deadline can't come before the
         // entry knows its timer key.
         let mut delayed = self.delayed().lock();
@@ -68,7 +74,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         // The message may have taken the last ticket of a topic whose strategy waits. After a
         // stop the dispatcher must drop it.
         self.schedule();
-        admitted.receipt()
     }
 
     /// Puts a delayed message that is due into the queue.
@@ -96,25 +101,55 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let cancel = |timer| self.engine.timer.cancel_parked(timer);
         let cancelled = self.delayed().lock().take_back(id, cancel);
         let Delayed { message, meta, .. } = *cancelled.ok_or(NotDelayedError)?;
+        #[cfg(feature = "log")]
+        if let Some(stored) = self.stored()
+            && !stored.end_delay(id.get())
+        {
+            // It stays in the log, and is published when that is open again.
+            self.books.delayed.sub(1);
+            self.drop_delayed_one(id, meta.as_deref(), DropCause::NotStored);
+            return Err(NotDelayedError);
+        }
         self.books.delayed.sub(1);
         self.forget_dedup_id(id, meta.as_deref());
-        self.unload_delayed(meta.as_deref());
-        self.drop_messages(std::iter::once(id), DropCause::Cancelled);
-        end_tracked(meta.as_deref());
+        self.drop_delayed_one(id, meta.as_deref(), DropCause::Cancelled);
         Ok(Message::from_parts((message.payload, meta)))
     }
 
-    /// Drops and counts the delayed messages, after the broker has stopped.
+    /// Drops and counts the delayed messages, after the broker has stopped. The messages of a
+    /// durable topic stay in the log.
     pub(crate) fn drop_delayed(&self) {
+        let cause = match self.is_stored() {
+            true => DropCause::Kept,
+            false => DropCause::Shutdown,
+        };
         let delayed = self.delayed().lock().take_all();
         for entry in delayed {
             self.engine.timer.cancel_parked(entry.timer);
             self.books.delayed.sub(1);
-            self.unload_delayed(entry.meta.as_deref());
-            self.drop_messages(std::iter::once(entry.message.stamp.id), DropCause::Shutdown);
-            end_tracked(entry.meta.as_deref());
-            discard(entry);
+            self.drop_entry(entry, cause);
         }
+        #[cfg(feature = "log")]
+        if self.is_stored() {
+            let due = std::mem::take(&mut self.delayed().lock().due);
+            due.into_iter()
+                .for_each(|entry| self.drop_entry(entry, cause));
+        }
+    }
+
+    fn drop_entry(&self, entry: Box<Delayed<T>>, cause: DropCause) {
+        if cause == DropCause::Kept {
+            self.books.kept.add(1);
+        }
+        self.drop_delayed_one(entry.message.stamp.id, entry.meta.as_deref(), cause);
+        discard(entry);
+    }
+
+    /// Ends a message that was delayed and goes nowhere.
+    pub(crate) fn drop_delayed_one(&self, id: MessageId, meta: Option<&Meta>, cause: DropCause) {
+        self.unload_delayed(meta);
+        self.drop_messages(std::iter::once(id), cause);
+        end_tracked(meta);
     }
 }
 

@@ -4,7 +4,11 @@
 //! dedup id goes alone, between the chunks, so that ids keep the order of the batch.
 
 use std::iter::Fuse;
+#[cfg(all(feature = "log", feature = "async"))]
+use std::time::Duration;
 
+#[cfg(all(feature = "log", feature = "async"))]
+use crate::engine::journal::encoded::Encoded;
 #[cfg(all(feature = "log", feature = "async"))]
 use crate::engine::journal::submitted::Submitted;
 use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
@@ -16,8 +20,6 @@ use crate::message::meta::Meta;
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, Receipt};
 use crate::sync::Arc;
-#[cfg(feature = "log")]
-use crate::types::error::store::StoreError;
 use crate::types::error::{PublishBatchError, PublishError};
 
 /// The messages of a batch that have not been accepted yet.
@@ -27,9 +29,15 @@ pub(crate) struct Outbox<T, I: Iterator<Item = Message<T>>> {
     /// The message that goes after them, alone.
     pub(crate) alone: Option<Message<T>>,
     others: Fuse<I>,
+    /// The bytes of messages at the front of the chunk, if it goes to the log.
+    #[cfg(all(feature = "log", feature = "async"))]
+    pub(crate) encoded: Option<Box<Encoded>>,
     /// Messages on their way to the log, if the publisher is a future.
     #[cfg(all(feature = "log", feature = "async"))]
     pub(crate) submitted: Option<Submitted<T>>,
+    /// The delay of the message that went from alone into the chunk, or into the log.
+    #[cfg(all(feature = "log", feature = "async"))]
+    pub(crate) delay: Duration,
 }
 
 impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
@@ -39,7 +47,11 @@ impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
             alone: None,
             others: messages.fuse(),
             #[cfg(all(feature = "log", feature = "async"))]
+            encoded: None,
+            #[cfg(all(feature = "log", feature = "async"))]
             submitted: None,
+            #[cfg(all(feature = "log", feature = "async"))]
+            delay: Duration::ZERO,
         }
     }
 
@@ -71,6 +83,8 @@ impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
     /// Returns all that were not accepted, in order.
     pub(crate) fn into_inner(self) -> Vec<Message<T>> {
         let chunk = self.chunk.into_messages();
+        #[cfg(all(feature = "log", feature = "async"))]
+        let chunk = chunk.map(|message| message.after(self.delay));
         let alone = self.alone.map(Message::unweighed);
         chunk.chain(alone).chain(self.others).collect()
     }
@@ -150,10 +164,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         #[cfg(feature = "log")]
         if let Some(stored) = self.stored() {
-            if message.is_late() {
-                let error = StoreError::Unsupported { what: "a delay" };
-                return Err((Refused::NotStored(Box::new(error)), message));
-            }
             return self.publish_once_stored(stored, message, patience);
         }
         let route = match message.is_late() {

@@ -221,11 +221,17 @@ impl Engine {
         }
     }
 
+    /// Returns how many delayed messages were dropped and stay in the log.
+    fn kept(&self) -> u64 {
+        self.all_topics().iter().map(|topic| topic.kept()).sum()
+    }
+
     /// Cancels the rest, ends the threads, and returns the report.
     pub(crate) fn stop(self: &Arc<Self>, until: Option<Instant>, began: Instant) -> DrainReport {
         self.refuse(Refuse::All);
         let before = report_of(&self.read_metrics(), Duration::ZERO);
         let refused = self.cancelled_by_end.load(Ordering::Acquire);
+        let kept_before = self.kept();
         self.ending.update(|ending| ending.advance(Ending::Stopped));
         self.release_pattern_subs();
         let mut ended;
@@ -249,10 +255,11 @@ impl Engine {
             self.release_settings();
         }
         let mut report = report_of(&self.read_metrics(), began.elapsed());
+        let kept = self.kept().saturating_sub(kept_before);
         let cancelled = report.cancelled.saturating_sub(before.cancelled);
         let dropped = report
             .messages_dropped
-            .saturating_sub(before.messages_dropped);
+            .saturating_sub(before.messages_dropped + kept);
         // A delivery that was refused between the two reads above is in both counts, so the sum
         // is bounded by all that was lost.
         let lost = report.cancelled + report.messages_dropped + report.remaining;

@@ -75,10 +75,11 @@ impl Engine {
             until.and_then(|until| until.checked_add(GRACE)),
         );
         let mut report = work.report(began.elapsed());
+        let kept = topic.kept();
         let cancelled = report.cancelled.saturating_sub(before.cancelled);
         let dropped = report
             .messages_dropped
-            .saturating_sub(before.messages_dropped);
+            .saturating_sub(before.messages_dropped + kept);
         report.cut_off = topic.note_cut_off(cancelled + dropped) + report.remaining;
         match report.is_complete() {
             true => Ok(report),

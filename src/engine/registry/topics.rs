@@ -128,6 +128,10 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
         &self.draining
     }
 
+    fn kept(&self) -> u64 {
+        self.books.kept.get()
+    }
+
     fn note_cut_off(&self, count: u64) -> u64 {
         self.books.cut_off.add(count);
         self.books.cut_off.get()

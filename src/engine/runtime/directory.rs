@@ -177,6 +177,8 @@ pub(crate) trait AnyTopic: Send + Sync {
     fn stop(&self);
     /// Returns the lock that is held while it is drained.
     fn draining(&self) -> &Mutex<()>;
+    /// Returns how many delayed messages were dropped and stay in the log.
+    fn kept(&self) -> u64;
     /// Adds to the losses of its drains, and returns their sum.
     fn note_cut_off(&self, count: u64) -> u64;
     /// Ends everything that no worker runs, after the broker has stopped, or the topic was drained or

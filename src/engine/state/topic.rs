@@ -384,7 +384,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let released = self.gate.released();
         let after = self.last_id();
         lane.start_after(after);
-        if released < after {
+        // The log numbers messages apart from their tickets, so the counts say nothing there.
+        if self.is_stored() || released < after {
             // Before the list, so that a dispatcher that finds the lane there asks it.
             self.starts.update(|starts| starts.begin(after));
         }

@@ -91,8 +91,10 @@ pub enum Content {
     /// A message waits until it is due.
     #[non_exhaustive]
     Delayed {
-        /// Its number among the delayed ones.
+        /// The number of its receipt.
         id: u64,
+        /// The time at which it was accepted.
+        time_ms: u64,
         /// The time at which it is due.
         due_ms: u64,
         /// The message.
@@ -101,8 +103,16 @@ pub enum Content {
     /// A delayed message was published or canceled.
     #[non_exhaustive]
     DelayedGone {
-        /// Its number among the delayed ones.
+        /// The number of its receipt.
         id: u64,
+        /// The number under which it was published. It is `None` if the message was canceled.
+        seq: Option<u64>,
+    },
+    /// Numbers were given to delayed messages. Checkpoints say so.
+    #[non_exhaustive]
+    DelayedNext {
+        /// The number that the next one gets.
+        next: u64,
     },
     /// Retention has taken messages.
     #[non_exhaustive]
@@ -197,15 +207,21 @@ pub(crate) fn content(record: &Record<'_>) -> Content {
         },
         Record::Delayed {
             id,
+            time_ms,
             due_ms,
             message,
             ..
         } => Content::Delayed {
             id,
+            time_ms,
             due_ms,
             message: MessageInfo::of(message),
         },
-        Record::DelayedGone { id, .. } => Content::DelayedGone { id },
+        Record::DelayedGone { id, seq, .. } => Content::DelayedGone {
+            id,
+            seq: (seq > 0).then_some(seq),
+        },
+        Record::DelayedNext { next, .. } => Content::DelayedNext { next },
         Record::Trim { first_seq, .. } => Content::Trim { first_seq },
         Record::Unsubscribed { .. } => Content::Unsubscribed,
         Record::Remembered {

@@ -86,6 +86,13 @@ impl Iterator for Records {
     }
 }
 
+/// Reads all records, and returns how many there are.
+#[cfg(test)]
+pub(crate) fn count_in(fs: &dyn Fs, directory: &Path) -> Result<usize, StoreError> {
+    let mut source = Source::new(fs, directory)?;
+    std::iter::from_fn(|| source.next(fs)).try_fold(0, |count, record| record.map(|_| count + 1))
+}
+
 impl Source {
     fn new(fs: &dyn Fs, directory: &Path) -> Result<Self, StoreError> {
         let view = settled(fs, directory)?;
@@ -197,6 +204,7 @@ impl Names {
             Record::Publish { topic, .. }
             | Record::Delayed { topic, .. }
             | Record::DelayedGone { topic, .. }
+            | Record::DelayedNext { topic, .. }
             | Record::Trim { topic, .. }
             | Record::Remembered { topic, .. }
             | Record::Lost { topic, .. } => (self.topic(topic), None),

@@ -160,7 +160,12 @@ impl Fresh<'_> {
             }
         }
         let mut full = Vec::new();
+        let mut given = FrameBuffer::new();
         left.checkpoint(|record| {
+            // It comes last. So the delayed messages are new, and remembered by their dedup ids.
+            if matches!(record, Record::DelayedNext { .. }) {
+                return record.put(given.record());
+            }
             let is_there = matches!(
                 record,
                 Record::Topic { .. }
@@ -176,7 +181,7 @@ impl Fresh<'_> {
                 full.push(std::mem::replace(&mut out, FrameBuffer::new()));
             }
         });
-        full.push(out);
+        full.extend([out, given]);
         for frame in full.iter_mut().filter(|frame| !frame.is_empty()) {
             self.append(frame)?;
         }

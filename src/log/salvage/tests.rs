@@ -27,6 +27,7 @@ use crate::pure::log::ranges::put_ranges;
 use crate::pure::log::record::Record;
 use crate::pure::log::salvage::scan::{Found, Scan};
 use crate::pure::log::state::State;
+use crate::pure::log::state::delayed::FIRST_DELAYED;
 use crate::sync::Arc;
 use crate::types::error::store::StoreError;
 
@@ -117,7 +118,8 @@ fn build(fs: &SimFs, steps: u64) -> Result<(State, Messages), StoreError> {
             },
             2 => Record::Delayed {
                 topic,
-                id: step,
+                id: FIRST_DELAYED + step,
+                time_ms: step,
                 due_ms: step,
                 message: &message,
             },
@@ -294,6 +296,9 @@ fn each_frame_that_is_damaged_loses_its_messages_and_no_others() {
                 // Whoever publishes a lost message again is not refused.
                 let ids = was.remembered.iter();
                 let ids = ids.filter(|one| !gone.contains(&(id, one.seq)));
+                let mut ids: Vec<_> = ids.collect();
+                // Those of delayed messages come last.
+                ids.sort_by_key(|one| one.seq);
                 assert!(topic.remembered.iter().eq(ids));
             }
             for (id, one) in salvaged.subscriptions() {

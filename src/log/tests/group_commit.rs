@@ -65,12 +65,13 @@ impl Shared {
         due: Due,
     ) -> Option<impl FnOnce() -> bool> {
         let put = |frame: &mut FrameBuffer| {
-            let name = format!("{number}{}", "-".repeat(size));
+            let name = format!("\0{number}{}", "-".repeat(size));
             // The ids are given as the records come.
             let topic = number as u32;
             Record::Delayed {
                 topic: 0,
                 id: u64::from(topic),
+                time_ms: 0,
                 due_ms: 0,
                 message: name.as_bytes(),
             }
@@ -288,7 +289,11 @@ fn a_store_that_is_dropped_by_a_hook_is_closed() {
         let holder = Closes(Arc::clone(&shared.log));
         let hook: Hook = Box::new(move |_| drop(holder));
         let put = |frame: &mut FrameBuffer| {
-            let gone = Record::DelayedGone { topic: 0, id: 9 };
+            let gone = Record::DelayedGone {
+                topic: 0,
+                id: 9,
+                seq: 0,
+            };
             gone.put(frame.record());
         };
         let submitted = shared.log.submit(false, Due::Now, put, Some(hook));
@@ -328,7 +333,11 @@ fn a_task_that_waits_is_woken() {
         let (threads, _) = committers(&shared, 10);
         let hook = Some(shared.hook(10));
         let put = |frame: &mut FrameBuffer| {
-            let gone = Record::DelayedGone { topic: 0, id: 9 };
+            let gone = Record::DelayedGone {
+                topic: 0,
+                id: 9,
+                seq: 0,
+            };
             gone.put(frame.record());
         };
         let ticket = shared.log.submit(true, Due::Now, put, hook);

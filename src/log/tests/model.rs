@@ -9,6 +9,7 @@ use crate::pure::log::message::StoredMessage;
 use crate::pure::log::ranges::put_ranges;
 use crate::pure::log::record::Record;
 use crate::pure::log::state::State;
+use crate::pure::log::state::delayed::{FIRST_DELAYED, put_due};
 use crate::sync::Arc;
 use crate::types::error::store::StoreError;
 
@@ -17,16 +18,54 @@ use crate::types::error::store::StoreError;
 pub(super) enum Entry {
     Topic(u32),
     Subscription,
-    Publish { topic: u32, size: usize },
-    Done { from: u64, to: u64 },
-    Failed { seq: u64, attempts: u32 },
-    Letter { seq: u64 },
-    Delayed { id: u64, size: usize },
-    DelayedGone { id: u64 },
+    Publish {
+        topic: u32,
+        size: usize,
+    },
+    Done {
+        from: u64,
+        to: u64,
+    },
+    Failed {
+        seq: u64,
+        attempts: u32,
+    },
+    Letter {
+        seq: u64,
+    },
+    Delayed {
+        size: usize,
+    },
+    /// The first delayed message at this place or behind it is published, if any is delayed.
+    Due {
+        at: usize,
+    },
+    /// That message is cancelled.
+    Cancelled {
+        at: usize,
+    },
 }
 
 /// The records of one commit.
 pub(super) type Frame = Arc<Vec<Entry>>;
+
+/// The content of a message.
+#[derive(Clone, Copy, Debug)]
+struct Body {
+    /// The topic, or another number for what is no message of one.
+    kind: u64,
+    number: u64,
+    size: usize,
+}
+
+/// The messages of topic 0 that are or were delayed.
+#[derive(Clone, Debug, Default)]
+struct Delays {
+    /// How many numbers were given.
+    given: u64,
+    waiting: BTreeMap<u64, Body>,
+    cancelled: BTreeSet<u64>,
+}
 
 /// The state of a subscription to topic 0.
 #[derive(Clone, Debug, Default)]
@@ -39,10 +78,12 @@ struct Told {
 /// The state to which frames add up.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Model {
-    /// The sizes of each topic's messages.
-    pub(super) topics: Vec<Vec<usize>>,
+    /// Each topic's messages.
+    topics: Vec<Vec<Body>>,
+    /// The numbers under which messages with a dedup id were accepted.
+    remembered: Vec<Vec<u64>>,
     told: Option<Told>,
-    delayed: BTreeMap<u64, usize>,
+    delays: Delays,
 }
 
 impl Model {
@@ -51,12 +92,37 @@ impl Model {
         self.topics.first().map_or(0, Vec::len) as u64
     }
 
+    pub(super) fn topics(&self) -> u64 {
+        self.topics.len() as u64
+    }
+
+    /// Returns the delayed message at this place.
+    fn delayed_at(&self, at: usize) -> Option<Body> {
+        let waiting = &self.delays.waiting;
+        waiting.values().nth(at % waiting.len().max(1)).copied()
+    }
+
     pub(super) fn apply(&mut self, entry: Entry) {
+        let delayed = match entry {
+            Entry::Due { at } | Entry::Cancelled { at } => self.delayed_at(at),
+            _ => None,
+        };
         let told = self.told.get_or_insert_default();
         match entry {
-            Entry::Topic(_) => self.topics.push(Vec::new()),
+            Entry::Topic(_) => {
+                self.topics.push(Vec::new());
+                self.remembered.push(Vec::new());
+            }
             Entry::Subscription => {}
-            Entry::Publish { topic, size } => self.topics[topic as usize].push(size),
+            Entry::Publish { topic, size } => {
+                let messages = &mut self.topics[topic as usize];
+                let number = messages.len() as u64 + 1;
+                let kind = topic.into();
+                if dedup_id(kind, number).is_some() {
+                    self.remembered[topic as usize].push(number);
+                }
+                messages.push(Body { kind, number, size });
+            }
             Entry::Done { from, to } => {
                 told.done.extend(from..to);
                 told.failed.retain(|seq, _| !(from..to).contains(seq));
@@ -72,11 +138,28 @@ impl Model {
                 told.failed.remove(&seq);
                 told.letters.insert(seq);
             }
-            Entry::Delayed { id, size } => {
-                self.delayed.insert(id, size);
+            Entry::Delayed { size } => {
+                let number = FIRST_DELAYED + self.delays.given;
+                let kind = DELAYED;
+                let body = Body { kind, number, size };
+                self.delays.given += 1;
+                self.delays.waiting.insert(number, body);
+                if dedup_id(kind, number).is_some() {
+                    self.remembered[0].push(number);
+                }
             }
-            Entry::DelayedGone { id } => {
-                self.delayed.remove(&id);
+            Entry::Due { .. } => {
+                if let Some(due) = delayed {
+                    self.topics[0].push(due);
+                    self.delays.waiting.remove(&due.number);
+                }
+            }
+            Entry::Cancelled { .. } => {
+                if let Some(Body { number, .. }) = delayed {
+                    self.delays.waiting.remove(&number);
+                    self.delays.cancelled.insert(number);
+                    self.remembered[0].retain(|seq| *seq != number);
+                }
             }
         }
     }
@@ -101,7 +184,9 @@ impl Model {
             },
             Entry::Publish { topic, size } => {
                 let seq = self.topics[topic as usize].len() as u64 + 1;
-                put_message(&mut message, topic.into(), seq, size);
+                let kind = topic.into();
+                let number = seq;
+                put_message(&mut message, Body { kind, number, size });
                 Record::Publish {
                     topic,
                     seq,
@@ -123,7 +208,7 @@ impl Model {
                 attempts,
             },
             Entry::Letter { seq } => {
-                put_message(&mut message, 7, seq, 20);
+                put_message(&mut message, letter(seq));
                 Record::Letter {
                     subscription,
                     seq,
@@ -134,16 +219,36 @@ impl Model {
                     message: &message,
                 }
             }
-            Entry::Delayed { id, size } => {
-                put_message(&mut message, 8, id, size);
+            Entry::Delayed { size } => {
+                let number = FIRST_DELAYED + self.delays.given;
+                let kind = DELAYED;
+                put_message(&mut message, Body { kind, number, size });
                 Record::Delayed {
                     topic: 0,
-                    id,
-                    due_ms: id,
+                    id: number,
+                    time_ms,
+                    due_ms: number,
                     message: &message,
                 }
             }
-            Entry::DelayedGone { id } => Record::DelayedGone { topic: 0, id },
+            Entry::Due { at } => {
+                if let Some(due) = self.delayed_at(at) {
+                    put_message(&mut message, due);
+                    let seq = self.count() + 1;
+                    put_due(0, due.number, seq, time_ms, &message, |record| {
+                        record.put(frame.record());
+                    });
+                }
+                return;
+            }
+            Entry::Cancelled { at } => match self.delayed_at(at) {
+                Some(Body { number, .. }) => Record::DelayedGone {
+                    topic: 0,
+                    id: number,
+                    seq: 0,
+                },
+                None => return,
+            },
         };
         record.put(frame.record());
     }
@@ -154,20 +259,21 @@ impl Model {
         if !counts.eq(state.topics().map(|(_, topic)| topic.next_seq)) {
             return false;
         }
-        for (_, topic) in state.topics() {
+        for (ids, (_, topic)) in self.remembered.iter().zip(state.topics()) {
             let remembered = topic.remembered.iter();
-            let ids = (1..topic.next_seq).filter(|seq: &u64| seq.is_multiple_of(4));
-            if !ids.eq(remembered.map(|one| one.seq)) {
+            if !ids.iter().copied().eq(remembered.map(|one| one.seq)) {
                 return false;
             }
         }
-        let delayed = state.topic(0).into_iter().flat_map(|topic| &topic.delayed);
-        if !self.delayed.keys().eq(delayed.clone().map(|(id, _)| id)) {
-            return false;
-        }
-        let mut delayed = self.delayed.iter().zip(delayed);
-        if !delayed.all(|((id, size), (_, found))| is_message(&found.message, 8, *id, *size)) {
-            return false;
+        if let Some(topic) = state.topic(0) {
+            let delays = &self.delays;
+            let mut each = delays.waiting.values().zip(&topic.delayed);
+            if topic.next_delayed != FIRST_DELAYED + delays.given
+                || !delays.waiting.keys().eq(topic.delayed.keys())
+                || !each.all(|(body, (_, found))| is_message(&found.message, *body))
+            {
+                return false;
+            }
         }
         let Some(one) = state.subscription(0) else {
             return self.told.as_ref().is_none_or(|told| {
@@ -178,9 +284,9 @@ impl Model {
             return false;
         };
         let done = (1..one.done.end()).filter(|seq| one.done.contains(*seq));
-        let letters = one.letters.iter().map(|(seq, letter)| {
-            assert!(is_message(&letter.message, 7, *seq, 20), "letter {seq}");
-            assert_eq!((letter.attempts, &*letter.error), (3, "down"));
+        let letters = one.letters.iter().map(|(seq, found)| {
+            assert!(is_message(&found.message, letter(*seq)), "letter {seq}");
+            assert_eq!((found.attempts, &*found.error), (3, "down"));
             *seq
         });
         done.eq(told.done.iter().copied())
@@ -190,15 +296,16 @@ impl Model {
 
     /// Reads all messages that retention has left, and compares them.
     fn read(&self, shared: &Arc<Shared>, keeps: Option<u64>) -> Result<(), StoreError> {
-        for (topic, sizes) in (0..).zip(&self.topics) {
+        for (topic, messages) in (0..).zip(&self.topics) {
             let mut reader = TopicReader::new(Arc::clone(shared), topic, 1);
             let mut next = shared.state.lock().topic(topic).expect("it is").first_seq;
-            let end = sizes.len() as u64 + 1;
+            let end = messages.len() as u64 + 1;
+            let (gone, left) = messages.split_at(next as usize - 1);
+            let mut delayed: Vec<_> = gone.iter().filter(|it| it.kind == DELAYED).collect();
             if next > 1 {
-                let kept = (next..).zip(&sizes[next as usize - 1..]);
-                let kept = kept.map(|(seq, size)| {
+                let kept = left.iter().map(|body| {
                     let mut message = Vec::new();
-                    put_message(&mut message, topic.into(), seq, *size);
+                    put_message(&mut message, *body);
                     message.len() as u64
                 });
                 let kept: u64 = kept.sum();
@@ -207,22 +314,47 @@ impl Model {
             }
             while reader.read_frame(end, |read| {
                 assert_eq!(read.seq, next, "a gap in topic {topic}");
-                let size = sizes[next as usize - 1];
-                let is_same = is_message(read.message, topic.into(), next, size);
+                let body = &messages[next as usize - 1];
+                let is_same = is_message(read.message, *body);
                 assert!(is_same, "message {next} of topic {topic} is another");
+                delayed.extend((body.kind == DELAYED).then_some(body));
                 next += 1;
             })? {}
             assert_eq!(next, end, "topic {topic} ends too early");
+            if topic == 0 {
+                self.account(&shared.state.lock(), &delayed);
+            }
         }
         Ok(())
     }
+
+    /// Every message that was ever delayed still is, or was published once, or was cancelled.
+    fn account(&self, state: &State, published: &[&Body]) {
+        let waiting = &state.topic(0).expect("it is there").delayed;
+        for number in (FIRST_DELAYED..).take(self.delays.given as usize) {
+            let published = published.iter().filter(|body| body.number == number);
+            let waits = usize::from(waiting.contains_key(&number));
+            let is_cancelled = usize::from(self.delays.cancelled.contains(&number));
+            let places = published.count() + waits + is_cancelled;
+            assert_eq!(places, 1, "delayed message {number}");
+        }
+    }
+}
+
+/// The kind of delayed messages.
+const DELAYED: u64 = 8;
+
+/// Returns the message of a dead letter.
+fn letter(number: u64) -> Body {
+    let (kind, size) = (7, 20);
+    Body { kind, number, size }
 }
 
 /// Writes a message that no other is like.
-fn put_message(out: &mut Vec<u8>, kind: u64, seq: u64, size: usize) {
-    let mut payload = (seq << 8 | kind).to_le_bytes().to_vec();
-    payload.resize(8 + size, seq as u8);
-    let id = dedup_id(kind, seq);
+fn put_message(out: &mut Vec<u8>, Body { kind, number, size }: Body) {
+    let mut payload = (number << 8 | kind).to_le_bytes().to_vec();
+    payload.resize(8 + size, number as u8);
+    let id = dedup_id(kind, number);
     StoredMessage {
         dedup_id: id.as_deref(),
         payload: &payload,
@@ -232,17 +364,18 @@ fn put_message(out: &mut Vec<u8>, kind: u64, seq: u64, size: usize) {
 }
 
 /// Some messages of topics have an id.
-fn dedup_id(kind: u64, seq: u64) -> Option<String> {
-    (kind < 2 && seq.is_multiple_of(4)).then(|| format!("req-{seq}"))
+fn dedup_id(kind: u64, number: u64) -> Option<String> {
+    let may_have = kind < 2 || kind == DELAYED;
+    (may_have && number.is_multiple_of(4)).then(|| format!("req-{number}"))
 }
 
-fn is_message(bytes: &[u8], kind: u64, seq: u64, size: usize) -> bool {
+fn is_message(bytes: &[u8], Body { kind, number, size }: Body) -> bool {
     let message = StoredMessage::read(bytes).expect("a message");
     let (head, rest) = message.payload.split_at(8);
-    head == (seq << 8 | kind).to_le_bytes()
-        && message.dedup_id == dedup_id(kind, seq).as_deref()
+    head == (number << 8 | kind).to_le_bytes()
+        && message.dedup_id == dedup_id(kind, number).as_deref()
         && rest.len() == size
-        && rest.iter().all(|byte| *byte == seq as u8)
+        && rest.iter().all(|byte| *byte == number as u8)
 }
 
 /// Compares a log with the frames that were submitted to it, in order. Returns how many of them it

@@ -152,7 +152,7 @@ impl Session {
     }
 
     fn entries(&self, random: &mut Random) -> Vec<Entry> {
-        let topics = self.model.topics.len() as u64;
+        let topics = self.model.topics();
         if topics == 0 {
             return vec![Entry::Topic(0), Entry::Subscription];
         }
@@ -170,11 +170,11 @@ impl Session {
     fn add_entries(&self, random: &mut Random, entries: &mut Vec<Entry>) {
         // The numbers of messages before this commit.
         let count = self.model.count();
-        let kind = if count == 0 { 0 } else { random.below(12) };
+        let kind = if count == 0 { 0 } else { random.below(14) };
         let seq = 1 + random.below(count.max(1));
         match kind {
             0..=5 => {
-                let topic = random.below(self.model.topics.len() as u64) as u32;
+                let topic = random.below(self.model.topics()) as u32;
                 let (messages, most) = match random.below(16) {
                     0 => (64, 8),
                     1 => (1, 3 * self.settings.segment_size),
@@ -195,15 +195,18 @@ impl Session {
                 entries.push(Entry::Failed { seq, attempts });
             }
             9 => entries.push(Entry::Letter { seq }),
-            10 => entries.push(match random.one_in(2) {
-                true => Entry::Done {
-                    from: seq,
-                    to: (seq + 1).min(count + 1),
-                },
-                false => Entry::DelayedGone { id: seq % 4 },
+            10 => entries.push(Entry::Done {
+                from: seq,
+                to: (seq + 1).min(count + 1),
             }),
+            11 => {
+                let at = random.below(8) as usize;
+                entries.push(match random.one_in(3) {
+                    true => Entry::Cancelled { at },
+                    false => Entry::Due { at },
+                });
+            }
             _ => entries.push(Entry::Delayed {
-                id: seq % 4,
                 size: random.below(60) as usize,
             }),
         }

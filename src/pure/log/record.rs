@@ -25,6 +25,7 @@ const UNSUBSCRIBED: u8 = 11;
 const REMEMBERED: u8 = 12;
 const CHECKPOINTED: u8 = 13;
 const LOST: u8 = 14;
+const DELAYED_NEXT: u8 = 15;
 
 /// Why a record can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,17 +88,26 @@ pub(crate) enum Record<'a> {
         error: &'a str,
         message: &'a [u8],
     },
-    /// A message waits until it is due.
+    /// A message was accepted, and waits until it is due. Its number is one of those from
+    /// [`FIRST_DELAYED`](crate::pure::log::state::delayed::FIRST_DELAYED) on.
     Delayed {
         topic: u32,
         id: u64,
+        time_ms: u64,
         due_ms: u64,
         message: &'a [u8],
     },
-    /// A delayed message is due, and published beside this, or it was cancelled.
+    /// A delayed message was published: the record before this one does that, with the number
+    /// `seq`. If that is zero, the message was cancelled.
     DelayedGone {
         topic: u32,
         id: u64,
+        seq: u64,
+    },
+    /// The numbers of delayed messages before this one were given. Only a checkpoint says so.
+    DelayedNext {
+        topic: u32,
+        next: u64,
     },
     /// Retention has taken the messages before this one.
     Trim {
@@ -207,13 +217,15 @@ impl<'a> Record<'a> {
             Self::Delayed {
                 topic,
                 id,
+                time_ms,
                 due_ms,
                 message,
             } => {
-                head(DELAYED, &[topic.into(), id, due_ms]);
+                head(DELAYED, &[topic.into(), id, time_ms, due_ms]);
                 out.extend_from_slice(message);
             }
-            Self::DelayedGone { topic, id } => head(DELAYED_GONE, &[topic.into(), id]),
+            Self::DelayedGone { topic, id, seq } => head(DELAYED_GONE, &[topic.into(), id, seq]),
+            Self::DelayedNext { topic, next } => head(DELAYED_NEXT, &[topic.into(), next]),
             Self::Trim { topic, first_seq } => head(TRIM, &[topic.into(), first_seq]),
             Self::Unsubscribed { subscription } => head(UNSUBSCRIBED, &[subscription.into()]),
             Self::Remembered {
@@ -275,12 +287,18 @@ impl<'a> Record<'a> {
             DELAYED => Self::Delayed {
                 topic: content.varint32()?,
                 id: content.varint()?,
+                time_ms: content.varint()?,
                 due_ms: content.varint()?,
                 message: rest(&mut content),
             },
             DELAYED_GONE => Self::DelayedGone {
                 topic: content.varint32()?,
                 id: content.varint()?,
+                seq: content.varint()?,
+            },
+            DELAYED_NEXT => Self::DelayedNext {
+                topic: content.varint32()?,
+                next: content.varint()?,
             },
             TRIM => Self::Trim {
                 topic: content.varint32()?,
@@ -367,10 +385,12 @@ mod tests {
             Record::Delayed {
                 topic,
                 id: 4,
+                time_ms,
                 due_ms: time_ms,
                 message,
             },
-            Record::DelayedGone { topic, id: 4 },
+            Record::DelayedGone { topic, id: 4, seq },
+            Record::DelayedNext { topic, next: 5 },
             Record::Trim {
                 topic,
                 first_seq: seq,

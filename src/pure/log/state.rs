@@ -7,6 +7,7 @@
 //! messages lie. So older segments may go.
 
 mod checkpoint;
+pub(crate) mod delayed;
 mod lost;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,6 +16,7 @@ use crate::pure::log::format::bytes::{Malformed, Reader};
 use crate::pure::log::message::StoredMessage;
 use crate::pure::log::ranges::{Done, read_ranges};
 use crate::pure::log::record::Record;
+use crate::pure::log::state::delayed::{DelayedState, FIRST_DELAYED};
 
 /// How many bytes of a topic's messages lie between two marks.
 const MARK_EVERY: u64 = 128 * 1024;
@@ -57,16 +59,10 @@ pub(crate) struct Piece {
     since_mark: u64,
 }
 
-/// A message that waits until it is due.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DelayedState {
-    pub(crate) due_ms: u64,
-    pub(crate) message: Box<[u8]>,
-}
-
-/// A message that was published under an id.
+/// A message that was accepted under an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remembered {
+    /// The number that its publisher got.
     pub(crate) seq: u64,
     pub(crate) time_ms: u64,
     pub(crate) dedup_id: Box<str>,
@@ -82,8 +78,12 @@ pub(crate) struct TopicState {
     /// Ranges of messages that were lost to damage, in order.
     pub(crate) lost: Vec<(u64, u64)>,
     pub(crate) pieces: VecDeque<Piece>,
+    /// Messages that wait until they are due.
     pub(crate) delayed: BTreeMap<u64, DelayedState>,
-    /// In the order of their numbers. Whoever knows the topic's window forgets the oldest.
+    /// The number that the next delayed message gets.
+    pub(crate) next_delayed: u64,
+    /// In the order in which they were accepted. Whoever knows the topic's window forgets the
+    /// oldest.
     pub(crate) remembered: VecDeque<Remembered>,
 }
 
@@ -183,6 +183,17 @@ impl State {
         })
     }
 
+    /// Applies the records of this frame. If one can't follow, the records before it
+    /// stay applied.
+    pub(crate) fn apply_all(&mut self, records: &[u8], place: Place) -> Result<(), Inconsistent> {
+        let mut records = Reader::new(records);
+        while !records.is_empty() {
+            let record = Record::read(&mut records).map_err(|_| Inconsistent)?;
+            record.map_or(Ok(()), |record| self.apply(&record, place))?;
+        }
+        Ok(())
+    }
+
     /// Applies a record that lies in this frame.
     pub(crate) fn apply(&mut self, record: &Record<'_>, place: Place) -> Result<(), Inconsistent> {
         match *record {
@@ -265,17 +276,21 @@ impl State {
             Record::Delayed {
                 topic,
                 id,
+                time_ms,
                 due_ms,
                 message,
             } => {
                 let topic = self.topics.get_mut(&topic).ok_or(Inconsistent)?;
-                let message = message.into();
-                topic.delayed.insert(id, DelayedState { due_ms, message });
+                topic.delay(id, time_ms, due_ms, message)
+            }
+            Record::DelayedGone { topic, id, seq } => {
+                let topic = self.topics.get_mut(&topic).ok_or(Inconsistent)?;
+                topic.end_delay(id, seq);
                 Ok(())
             }
-            Record::DelayedGone { topic, id } => {
+            Record::DelayedNext { topic, next } => {
                 let topic = self.topics.get_mut(&topic).ok_or(Inconsistent)?;
-                topic.delayed.remove(&id);
+                topic.next_delayed = topic.next_delayed.max(next);
                 Ok(())
             }
             Record::Trim { topic, first_seq } => {
@@ -321,6 +336,7 @@ impl State {
             lost: Vec::new(),
             pieces: VecDeque::new(),
             delayed: BTreeMap::new(),
+            next_delayed: FIRST_DELAYED,
             remembered: VecDeque::new(),
         };
         self.topics.insert(topic, state);
@@ -629,8 +645,11 @@ mod tests {
                         subscription: 0, seq, attempts: 2, time_ms: count, reason: 1,
                         error: "down", message: &stored,
                     },
-                    6 => Record::Delayed { topic: 0, id: seq, due_ms: count, message: &stored },
-                    7 => Record::DelayedGone { topic: 0, id: seq },
+                    6 => Record::Delayed {
+                        topic: 0, id: FIRST_DELAYED + seq, time_ms: count, due_ms: seq,
+                        message: &message(Some("req-5")),
+                    },
+                    7 => Record::DelayedGone { topic: 0, id: FIRST_DELAYED + seq, seq: 0 },
                     _ => continue,
                 };
                 let _ = state.apply(&record, PLACE);

@@ -8,7 +8,7 @@ use crate::engine::base::contain::Contained;
 use crate::engine::parts::handler::{Handler, SharedFilter};
 #[cfg(feature = "parallel")]
 use crate::engine::parts::parallel::Parallel;
-use crate::engine::patterns::plan::{PatternPlan, Template, fit_of_any};
+use crate::engine::patterns::plan::{PatternPlan, Template, check_when_full, fit_of_any};
 use crate::engine::patterns::subscription::PatternSub;
 use crate::engine::pull::sources::Sources;
 use crate::engine::runtime::Engine;
@@ -284,6 +284,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         let patterns = self.patterns.iter().map(|pattern| pattern.parse());
         let patterns = patterns.collect::<Result<_, PatternError>>()?;
         let capacity = self.checked_capacity()?;
+        let when_full = check_when_full(self.options.when_full.unwrap_or_default())?;
         if let Some(retry) = &self.options.retry {
             retry.check()?;
         }
@@ -291,10 +292,8 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         self.options.protection.check(is_pulled)?;
         let plan = PatternPlan {
             capacity,
-            when_full: self.options.when_full.unwrap_or_default(),
-            rules: self
-                .options
-                .rules(template.fit(capacity, self.options.when_full.unwrap_or_default()))?,
+            when_full,
+            rules: self.options.rules(template.fit(capacity, when_full))?,
             retry: self.options.retry,
             protection: self.options.protection,
             filter: self.filter,

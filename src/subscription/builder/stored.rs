@@ -128,10 +128,11 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
         match start {
             Start::Latest => Ok(self.last_given() + 1),
             Start::Earliest => Ok(first_available),
-            Start::Seq(seq) if seq < first_available => {
+            // Numbers start at one. Before it nothing was, and nothing was taken.
+            Start::Seq(seq) if seq.max(1) < first_available => {
                 Err(StoreError::Trimmed { first_available })
             }
-            Start::Seq(seq) => Ok(seq.min(next)),
+            Start::Seq(seq) => Ok(seq.clamp(1, next)),
             Start::Time(time) => self.seek_time(time, first_available, next),
         }
     }

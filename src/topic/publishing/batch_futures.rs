@@ -22,7 +22,7 @@ use crate::types::error::PublishBatchError;
 /// Messages are accepted chunk by chunk, while the future is polled. So a future that is dropped
 /// before it is ready may have published some of them. Before you drop it,
 /// [`receipt`](Self::receipt) says how many, and [`into_inner`](Self::into_inner) hands back the
-/// others.
+/// others. In a durable topic, those of one commit may be on their way to the log, and are in neither.
 ///
 /// ```
 /// # async fn timeout() {}

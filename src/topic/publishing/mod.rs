@@ -144,6 +144,11 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// it if it is due before the deadline. Its age, its latency and its time to live count from
     /// when it is due. With a delay of zero this is [`publish`](Self::publish).
     ///
+    /// In a durable topic the message is stored now, and outlives the process. Its receipt has a
+    /// number of another kind, for [`cancel_delayed`](Self::cancel_delayed). When it is due it gets
+    /// the topic's next number. So a subscription that comes in between gets it there. The chapter on
+    /// durability has more.
+    ///
     /// # Errors
     ///
     /// The errors are those of [`publish`](Self::publish).
@@ -158,6 +163,9 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// as dropped, and observers are told so ([`DropCause::Cancelled`](crate::event::DropCause)). A message
     /// is either cancelled or delivered, never both, however close the call comes to its time. The
     /// call doesn't wait.
+    ///
+    /// In a durable topic it waits until the log says so at the topic's level. When it returns the
+    /// message, no crash brings that back. The id may be that of a receipt from before a restart.
     ///
     /// ```
     /// use millstream::Broker;
@@ -178,7 +186,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
     /// # Errors
     ///
     /// Returns [`NotDelayedError`] for a message of this topic that is due, was cancelled, or never had
-    /// a delay.
+    /// a delay. A durable topic returns it, too, if its store has failed. Then the message may be
+    /// published when the store is open again.
     pub fn cancel_delayed(&self, id: MessageId) -> Result<Message<T>, NotDelayedError> {
         self.core.cancel_delayed(id)
     }

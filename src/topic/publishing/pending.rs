@@ -69,16 +69,16 @@ impl<T: Send + Sync + 'static> Topic<T> {
         if let Err(refused) = core.check(&message) {
             return Err(refused.error(message.into_inner()));
         }
-        if message.is_late() {
-            return Err(unsupported("a delay").error(message.into_inner()));
-        }
         if message.has_dedup_id() {
             let what = "a dedup id of a message that is submitted";
             return Err(unsupported(what).error(message.into_inner()));
         }
         let not_stored = |error| Refused::NotStored(Box::new(error));
+        let delay = message.delay();
         let (payload, meta) = message.into_parts();
-        let encoded = match stored.encode([(&payload, meta.as_deref())].into_iter()) {
+        let mut kept = None;
+        let one = [(&payload, meta.as_deref())].into_iter();
+        let encoded = match stored.encode(&mut kept, one) {
             Ok(encoded) => encoded,
             Err(error) => return Err(not_stored(error).error(payload)),
         };
@@ -93,8 +93,9 @@ impl<T: Send + Sync + 'static> Topic<T> {
         };
         let mut chunk = Chunk::EMPTY;
         chunk.push(payload, meta);
-        let submitted = core.submit(stored, chunk, &encoded, &admitted, Due::Now);
-        stored.give_back(encoded);
+        let due = Due::Now;
+        let submitted = core.submit(stored, chunk, encoded, &admitted, due, delay);
+        stored.give_back(kept);
         match submitted {
             Ok(submitted) => Ok(PendingReceipt {
                 topic: self.clone(),

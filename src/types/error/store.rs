@@ -68,6 +68,25 @@ pub enum StoreError {
         /// The system's error.
         source: Arc<io::Error>,
     },
+    /// The disk is full, or a quota is used up. If it was a write or a sync, the store refuses
+    /// everything from then on.
+    ///
+    /// To open a store takes some bytes of room. [`inspect`](crate::store::inspect) and
+    /// [`read_records`](crate::store::read_records) need none.
+    #[error("the disk is full: can't {operation} {file}. Make room, and open the store again")]
+    Full {
+        /// The verb: `create`, `write`, `sync`, ….
+        operation: &'static str,
+        /// The name of the file, in the store's directory.
+        file: String,
+    },
+    /// Records were refused that can't follow those before them. It is a bug of this crate. They
+    /// were not stored, and the store refuses everything from then on. Open it again to go on.
+    #[error("the records of the frame with lsn {lsn} can't follow those before them")]
+    Inconsistent {
+        /// The number that their frame would have had.
+        lsn: u64,
+    },
     /// A payload can't be turned into bytes, or bytes into a payload.
     #[error("the codec failed: {0}")]
     Codec(#[source] Arc<dyn std::error::Error + Send + Sync>),
@@ -105,10 +124,16 @@ pub enum StoreError {
 
 impl StoreError {
     pub(crate) fn io(operation: &'static str, file: &str, source: io::Error) -> Self {
-        Self::Io {
-            operation,
-            file: file.to_owned(),
-            source: Arc::new(source),
+        let file = file.to_owned();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::Full { operation, file }
+            }
+            _ => Self::Io {
+                operation,
+                file,
+                source: Arc::new(source),
+            },
         }
     }
 

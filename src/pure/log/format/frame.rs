@@ -18,6 +18,15 @@ use crate::pure::log::format::bytes::{Malformed, Reader};
 
 pub(crate) const HEADER: usize = 32;
 
+/// The size of the records from which on a frame takes no more. Whoever has some waits for the next.
+pub(crate) const FULL_FRAME: usize = if cfg!(test) { 256 } else { 4 << 20 };
+
+/// The most bytes of records that a frame has. It is far less than its length can say.
+///
+/// A frame that is not full takes one commit more, whatever its size. So this bounds the largest
+/// commit, too.
+pub(crate) const MOST_RECORDS: usize = 256 << 20;
+
 /// Frames start at multiples of this.
 pub(crate) const ALIGNMENT: usize = 8;
 
@@ -101,10 +110,7 @@ impl FrameBuffer {
     pub(crate) fn seal(&mut self, seed: u32, after: Link, synced: u64) -> (Link, &[u8]) {
         let length = self.bytes.len() - HEADER;
         self.end = self.bytes.len();
-        debug_assert!(
-            u32::try_from(length).is_ok(),
-            "a commit is bounded far below"
-        );
+        debug_assert!(length <= MOST_RECORDS, "its writer refuses it");
         self.bytes
             .resize(HEADER + length.next_multiple_of(ALIGNMENT), 0);
         let lsn = after.lsn + 1;

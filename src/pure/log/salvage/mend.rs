@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::pure::log::format::bytes::Reader;
 use crate::pure::log::ranges::{Done, missing, put_ranges, read_ranges};
 use crate::pure::log::record::Record;
+use crate::pure::log::state::delayed::FIRST_DELAYED;
 use crate::pure::log::state::{Inconsistent, Place, State};
 
 /// The fewest bytes that a message takes in a frame.
@@ -169,7 +170,9 @@ impl Mender {
                 self.reach_of(subscription, after, place)?;
                 self.state.apply(record, place)
             }
-            Record::Delayed { topic, .. } | Record::DelayedGone { topic, .. } => {
+            Record::Delayed { topic, .. }
+            | Record::DelayedGone { topic, .. }
+            | Record::DelayedNext { topic, .. } => {
                 self.make_topic(topic, place)?;
                 self.state.apply(record, place)
             }
@@ -181,8 +184,10 @@ impl Mender {
             Record::Remembered { topic, seq, .. } => {
                 self.make_topic(topic, place)?;
                 let known = self.state.topic(topic).ok_or(Inconsistent)?;
-                // Every checkpoint says it.
-                match known.remembered.back() {
+                // Every checkpoint says it. Delayed messages have numbers of their own.
+                let is_delayed = seq >= FIRST_DELAYED;
+                let mut alike = known.remembered.iter().rev();
+                match alike.find(|one| (one.seq >= FIRST_DELAYED) == is_delayed) {
                     Some(last) if last.seq >= seq => Ok(()),
                     _ => self.state.apply(record, place),
                 }
@@ -271,6 +276,8 @@ impl Mender {
                 known.add(from, to);
             }
             let lost = missing(&known, topic.first_seq, topic.next_seq);
+            // A number of a delayed message is not given twice, either.
+            topic.next_delayed = topic.next_delayed.saturating_add(self.doubt);
             let mut skipped = None;
             if self.doubt > 0 && !self.sure.contains(&id) {
                 let from = topic.next_seq;
@@ -436,6 +443,25 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_delayed_messages_that_may_have_been_given_are_skipped() {
+        let mut mender = mender();
+        let delayed = |id| Record::Delayed {
+            topic: 0,
+            id,
+            time_ms: 1,
+            due_ms: 2,
+            message: &[0],
+        };
+        assert!(mender.add(&delayed(FIRST_DELAYED), PLACE));
+        mender.lose(600);
+        assert!(mender.add(&delayed(FIRST_DELAYED + 9), PLACE));
+        let mended = mender.finish();
+        let topic = mended.state.topic(0).expect("it is there");
+        assert_eq!(topic.delayed.len(), 2);
+        assert_eq!(topic.next_delayed, FIRST_DELAYED + 110);
+    }
+
+    #[test]
     fn records_of_an_unknown_subscription_are_counted() {
         let mut mender = mender();
         mender.lose(600);
@@ -454,7 +480,7 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<(u8, u32, u64, u64)>> {
-        prop::collection::vec((0_u8..16, 0_u32..3, numbers(), numbers()), 0..60)
+        prop::collection::vec((0_u8..18, 0_u32..3, numbers(), numbers()), 0..60)
     }
 
     proptest! {
@@ -483,7 +509,9 @@ mod tests {
                         subscription, seq: from, attempts: 1, time_ms, reason: 0, error: "", message: &message,
                     },
                     6 => Record::Done { subscription, base: from, ranges: &ranges },
-                    7 => Record::Delayed { topic, id: from, due_ms: to, message: &message },
+                    7 => Record::Delayed { topic, id: from, time_ms, due_ms: to, message: &message },
+                    12 => Record::DelayedGone { topic, id: from, seq: to },
+                    13 => Record::DelayedNext { topic, next: from },
                     8 => Record::Trim { topic, first_seq: from },
                     9 => Record::Unsubscribed { subscription },
                     10 => Record::Remembered { topic, seq: from, time_ms, dedup_id: "id" },

@@ -2,6 +2,7 @@
 
 use crate::pure::log::record::Record;
 use crate::pure::log::state::State;
+use crate::pure::log::state::delayed::FIRST_DELAYED;
 
 impl State {
     /// Calls `put` with the records that build this state from nothing, but for where messages lie.
@@ -16,10 +17,23 @@ impl State {
             for (from, to) in state.lost.iter().copied() {
                 put(&Record::Lost { topic, from, to });
             }
+            // It comes before the delayed messages. A message whose number was given is not new, and
+            // what is known of its dedup id comes below.
+            if step!(
+                "keep the numbers given",
+                state.next_delayed > FIRST_DELAYED,
+                false
+            ) {
+                put(&Record::DelayedNext {
+                    topic,
+                    next: state.next_delayed,
+                });
+            }
             for (id, delayed) in &state.delayed {
                 put(&Record::Delayed {
                     topic,
                     id: *id,
+                    time_ms: delayed.time_ms,
                     due_ms: delayed.due_ms,
                     message: &delayed.message,
                 });
