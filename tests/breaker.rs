@@ -226,7 +226,7 @@ fn what_the_handler_says_is_how_long_it_is_open_and_what_counts_is_the_users_wor
     let subscription = topic
         .subscription("s")
         .breaker(
-            breaker().count(|end| end.kind() == EndKind::Nacked && end.retry_after().is_some()),
+            breaker().count_if(|end| end.kind() == EndKind::Nacked && end.retry_after().is_some()),
         )
         .subscribe(move |delivery| {
             calls.push(*delivery.payload());

@@ -49,10 +49,12 @@ mod messages;
 mod modes;
 mod names_and_settings;
 mod no_subscribers;
+mod observe_only;
 mod options;
 mod order;
 mod order_under_failure;
 mod overflow;
+mod overflow_letters;
 mod owned_events;
 #[cfg(feature = "parallel")]
 mod parallel;

@@ -313,6 +313,19 @@ impl<T> QueueEntry<T> {
         }
     }
 
+    /// Makes a batch of its messages, which do not go through a queue.
+    pub(crate) fn into_slice(self, ttl: Option<NonZeroU64>) -> BatchSlice<T> {
+        let batch = match self {
+            Self::One(message, meta) => {
+                let mut open = OpenBatch::new(ttl);
+                open.push(message, meta);
+                open.take()
+            }
+            Self::Chunk(chunk, first) => Batch::chunk(chunk, first, ttl),
+        };
+        BatchSlice::whole(Arc::new(batch))
+    }
+
     /// Returns the stamp of the oldest message.
     pub(crate) fn first(&self) -> Stamp {
         match self {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::message::batch::Batch;
 use crate::message::meta::HeaderValue;
 use crate::message::{Address, Delivery, MessageId};
-use crate::sync::Arc;
+use crate::pure::order::gaps::Gaps;
+use crate::sync::{Arc, Mutex};
 
 /// A [`Delivery`] that shares its message with the engine instead of borrowing it.
 ///
@@ -24,6 +25,7 @@ pub struct OwnedDelivery<T> {
 pub(crate) struct Names {
     pub(crate) topic: Arc<str>,
     pub(crate) subscription: Arc<str>,
+    pub(crate) gaps: Option<Arc<Mutex<Gaps>>>,
 }
 
 impl<T> OwnedDelivery<T> {
@@ -37,6 +39,7 @@ impl<T> OwnedDelivery<T> {
             address: Address {
                 topic: &self.names.topic,
                 subscription: &self.names.subscription,
+                gaps: self.names.gaps.as_deref(),
             },
             now_ns: self.now_ns,
         }
@@ -84,6 +87,12 @@ impl<T> OwnedDelivery<T> {
     /// Returns the subscription's name.
     pub fn subscription(&self) -> &str {
         &self.names.subscription
+    }
+
+    /// Returns how many messages before this one the subscription has skipped; see
+    /// [`Delivery::missed`].
+    pub fn missed(&self) -> u64 {
+        self.delivery().missed()
     }
 
     /// Returns the key that the publisher gave, if any.

@@ -59,6 +59,22 @@ macro_rules! subscription_setters {
             self
         }
 
+        /// Has the subscription hold nobody up: what finds its lane full is skipped.
+        ///
+        /// The policy for a full lane is then [`LaneFull::DropNewest`](crate::LaneFull::DropNewest), or
+        /// [`LaneFull::DropOldest`](crate::LaneFull::DropOldest) if you [set](Self::when_full) that. No
+        /// other is possible, now or later. What is skipped is dropped
+        /// ([`DropCause::LaneFull`](crate::event::DropCause::LaneFull)), and counted as
+        /// [missed](crate::metrics::SubscriptionMetrics::missed).
+        /// [`Delivery::missed`](crate::Delivery::missed) tells the handler of a gap.
+        ///
+        /// A drain still waits for the deliveries that the lane has. Subscriptions that read from a log
+        /// are refused: they skip nothing, and hold nobody up.
+        pub fn observe_only(mut self) -> Self {
+            self.options_mut().nature.observes = true;
+            self
+        }
+
         /// Sets the retry policy, which decides about failures. The default is the topic's policy.
         pub fn retry(mut self, policy: impl crate::pure::policy::retry::RetryPolicy) -> Self {
             let policy = crate::engine::base::contain::share_policy(policy);
@@ -202,6 +218,12 @@ impl SubscriptionOptions {
 
     fn options_mut(&mut self) -> &mut Self {
         self
+    }
+
+    /// Returns the policy for a full lane, if one was asked for.
+    pub(crate) fn asked_when_full(&self) -> Option<LaneFull> {
+        let observers = self.nature.observes.then_some(LaneFull::DropNewest);
+        self.when_full.or(observers)
     }
 
     /// Returns the number of calls that may run at once.

@@ -18,6 +18,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         Address {
             topic: &self.topic.name,
             subscription: &self.name,
+            gaps: self.gaps.as_deref(),
         }
     }
 

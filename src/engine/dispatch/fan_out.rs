@@ -368,6 +368,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     pub(super) fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>, cause: DropCause) {
         let count = part.len() as u64;
         let status = lane.books.record(Status::Queued, Step::Drop, count);
+        lane.note_gap(part, cause);
         self.tell_dropped(lane, part, status, cause);
         lane.note_end(part, status);
     }
@@ -400,6 +401,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             LaneFull::CatchUp => self.fall_behind(lane, part),
             LaneFull::Wait | LaneFull::DropNewest | LaneFull::DropOldest => {
                 let status = self.end_without_place(lane, part, Step::Drop);
+                lane.note_gap(part, DropCause::LaneFull);
                 self.tell_dropped(lane, part, status, DropCause::LaneFull);
                 lane.note_end_without_place(part, status);
             }

@@ -1,3 +1,4 @@
 //! The subscribers to the dead letters of a topic, as their store knows them.
 
+pub(crate) mod overflow;
 pub(crate) mod subscribers;

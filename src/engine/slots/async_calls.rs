@@ -146,6 +146,7 @@ where
             Arc::new(Names {
                 topic: Arc::clone(&lane.topic.name),
                 subscription: Arc::clone(&lane.name),
+                gaps: lane.gaps.clone(),
             })
         });
         let item = &mut taken.item;

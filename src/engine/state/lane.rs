@@ -20,6 +20,7 @@ use crate::observe::latency::Latencies;
 use crate::pure::decide::rules::Nature;
 use crate::pure::decide::stride::Stride;
 use crate::pure::order::conflation::Conflation;
+use crate::pure::order::gaps::Gaps;
 use crate::pure::policy::retry::salt;
 use crate::pure::wheel::TimerKey;
 use crate::pure::wheel::arena::Arena;
@@ -32,6 +33,7 @@ use crate::types::config::LaneFull;
 use std::collections::VecDeque;
 
 mod conflating;
+mod observing;
 
 /// The state that only the lane's runner touches. It is taken out while the runner runs, so that no
 /// lock is held while the handler is called.
@@ -157,6 +159,8 @@ pub(crate) struct Lane<T> {
     /// What takes the place of the inbox, if the newest delivery of a key replaces the one that
     /// waits.
     conflation: Option<Box<Mutex<Conflation<BatchSlice<T>>>>>,
+    /// What it has skipped, if it only observes.
+    pub(crate) gaps: Option<Arc<Mutex<Gaps>>>,
     /// When the first delivery here expires.
     pub(crate) expiry: Expiry,
     /// Bounded like the inbox.
@@ -220,6 +224,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             shared: Shared::new(is_shared || conflates),
             split: Mutex::new(VecDeque::new()),
             nature: settings.nature,
+            gaps: settings.nature.observes.then(Arc::default),
             conflation: conflates.then(|| Box::new(Mutex::new(Conflation::new()))),
             expiry: Expiry::new(),
             returns: OnceLock::new(),

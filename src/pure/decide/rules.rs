@@ -8,6 +8,8 @@ use crate::types::error::SettingError;
 pub(crate) struct Nature {
     /// The newest delivery of a key replaces the one that waits.
     pub(crate) conflates: bool,
+    /// It holds nobody up: what finds no room is skipped.
+    pub(crate) observes: bool,
 }
 
 impl Nature {
@@ -93,6 +95,11 @@ impl Rules {
         if self.blocks() && matches!(fit.when_full, LaneFull::DropOldest | LaneFull::DeadLetter) {
             let rule = "would tear gaps into the order that on_failure is to keep";
             return refuse("when_full", &format!("{:?}", fit.when_full), rule);
+        }
+        let skips = matches!(fit.when_full, LaneFull::DropNewest | LaneFull::DropOldest);
+        if self.nature.observes && !skips {
+            let rule = "must be drop_newest or drop_oldest in a subscription that only observes";
+            return refuse("when_full", &fit.when_full.to_string(), rule);
         }
         if fit.is_shared && self.on_failure == OnFailure::BlockSubscription {
             let rule = "needs a subscription that handles one delivery at a time";

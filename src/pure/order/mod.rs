@@ -2,6 +2,7 @@
 //! key belongs to, and which dead letter comes next.
 
 pub(crate) mod conflation;
+pub(crate) mod gaps;
 pub(crate) mod line;
 pub(crate) mod owners;
 pub(crate) mod reading;

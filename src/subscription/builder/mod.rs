@@ -303,12 +303,13 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
 
     #[cfg(feature = "log")]
     fn checked_when_full(&self) -> Result<LaneFull, SettingError> {
-        self.stored.when_full(self.options.when_full)
+        self.stored.check(self.options.nature)?;
+        self.stored.when_full(self.options.asked_when_full())
     }
 
     #[cfg(not(feature = "log"))]
     fn checked_when_full(&self) -> Result<LaneFull, SettingError> {
-        Ok(self.options.when_full.unwrap_or_default())
+        Ok(self.options.asked_when_full().unwrap_or_default())
     }
 
     fn fit(&self, consumers: Consumers) -> Result<Fit, SettingError> {
@@ -334,8 +335,6 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
             retry.check()?;
         }
         self.options.protection.check(consumers.pull())?;
-        #[cfg(feature = "log")]
-        self.stored.check(self.options.nature)?;
         let rules = self.options.rules(fit)?;
         let plan = LanePlan {
             capacity: fit.capacity,

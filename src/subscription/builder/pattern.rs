@@ -245,7 +245,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         self.options.check_one_at_a_time(NO_CALLS)?;
         let fit = fit_of_any(
             self.checked_capacity()?,
-            self.options.when_full.unwrap_or_default(),
+            self.options.asked_when_full().unwrap_or_default(),
         );
         let (leasing, _) = pull.checked(fit)?;
         let sources = Arc::new(Sources::new(Arc::clone(self.engine)));
@@ -284,7 +284,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         let patterns = self.patterns.iter().map(|pattern| pattern.parse());
         let patterns = patterns.collect::<Result<_, PatternError>>()?;
         let capacity = self.checked_capacity()?;
-        let when_full = check_when_full(self.options.when_full.unwrap_or_default())?;
+        let when_full = check_when_full(self.options.asked_when_full().unwrap_or_default())?;
         if let Some(retry) = &self.options.retry {
             retry.check()?;
         }

@@ -71,11 +71,15 @@ impl StoredStart {
         }
     }
 
-    /// Refuses to read from the log and conflate.
+    /// Refuses to read from the log and to leave messages out.
     pub(crate) fn check(self, nature: Nature) -> Result<(), SettingError> {
+        if !self.is_durable && self.from.is_none() {
+            return Ok(());
+        }
         let rule = "can't be used with a subscription that reads from the log";
-        match self.is_durable || self.from.is_some() {
-            true => nature.check_conflates_not(rule),
+        nature.check_conflates_not(rule)?;
+        match nature.observes {
+            true => Err(SettingError::new("observe_only", "set", rule)),
             false => Ok(()),
         }
     }

@@ -116,6 +116,7 @@ impl<T> DeadLetter<T> {
             address: Address {
                 topic: &self.topic,
                 subscription: &self.letter.subscription,
+                gaps: None,
             },
             now_ns: self.now_ns,
         }
