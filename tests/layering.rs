@@ -125,6 +125,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "types/durable",
             "pure/decide",
             "pure/policy",
+            "pure/order",
             "engine/base",
             "engine/track",
         ],

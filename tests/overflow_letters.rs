@@ -35,7 +35,7 @@ fn what_finds_the_topic_full_is_a_letter_of_each_subscription_and_comes_back() {
     let (broker, _clock) = manual();
     let topic = of(&broker, 2).open().expect("opens");
     let (one, _one) = read(&topic, "one");
-    let only_even = |delivery: &millstream::Delivery<'_, u32>| delivery.payload() % 2 == 0;
+    let only_even = |delivery: &millstream::Delivery<'_, u32>| delivery.payload().is_multiple_of(2);
     let (two, even) = read_by(topic.subscription("two").filter(only_even));
     let events = Log::new();
     let _observation = broker.observe({

@@ -248,7 +248,7 @@ pub struct Delivery<'a, T> {
 pub(crate) struct Address<'a> {
     pub(crate) topic: &'a Arc<str>,
     pub(crate) subscription: &'a Arc<str>,
-    /// What the subscription has skipped, if it only observes.
+    /// The messages that the subscription has skipped, if it only observes.
     pub(crate) gaps: Option<&'a Mutex<Gaps>>,
 }
 

@@ -4,8 +4,8 @@
 //! and the dispatcher cuts its batch behind the last one that fits. If none fits, the next one
 //! follows the policy of the full lane, alone. Where places are short, the older deliveries end when
 //! places are *reserved*, and theirs go to the newer ones. Otherwise they end when the newer ones are
-//! *pushed*, and their places are given back. Nobody takes an older one in between to be left behind
-//! by its newer one: if the lane's consumer was faster, the newer one needs a place.
+//! *pushed*, and their places are given back. A consumer may take an older one in between. Then the
+//! newer one needs a place, or the lane is full for it.
 
 use crate::engine::dispatch::room::topic_waits_for;
 use crate::engine::state::lane::Lane;

@@ -1,4 +1,3 @@
 //! The subscribers to the dead letters of a topic, as their store knows them.
 
-pub(crate) mod overflow;
 pub(crate) mod subscribers;

@@ -156,10 +156,10 @@ pub(crate) struct Lane<T> {
     /// from it. They are older than everything in the inbox.
     split: Mutex<VecDeque<BatchSlice<T>>>,
     pub(crate) nature: Nature,
-    /// What takes the place of the inbox, if the newest delivery of a key replaces the one that
+    /// This takes the place of the inbox, if the newest delivery of a key replaces the one that
     /// waits.
     conflation: Option<Box<Mutex<Conflation<BatchSlice<T>>>>>,
-    /// What it has skipped, if it only observes.
+    /// The messages that it has skipped, if it only observes.
     pub(crate) gaps: Option<Arc<Mutex<Gaps>>>,
     /// When the first delivery here expires.
     pub(crate) expiry: Expiry,

@@ -13,7 +13,7 @@ struct Place<D> {
     item: Option<D>,
 }
 
-/// What waits, in order.
+/// The deliveries that wait, in order.
 pub(crate) struct Conflation<D> {
     places: BTreeMap<u64, Place<D>>,
     by_key: HashMap<Box<str>, u64>,

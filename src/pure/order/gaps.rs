@@ -1,4 +1,4 @@
-//! What an observer of a topic has skipped, and has yet to be told.
+//! The messages that an observer of a topic has skipped, and has yet to be told of.
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,4 @@
-//! What a lane has skipped, if its subscription only observes.
+//! The gaps of a lane whose subscription only observes.
 
 use crate::engine::state::lane::Lane;
 use crate::message::batch::BatchSlice;
