@@ -242,6 +242,64 @@ fn what_was_tried_is_not_replaced_and_keeps_its_order() {
 }
 
 #[test]
+fn what_waits_for_its_key_is_replaced_as_well() {
+    type Make = fn(SubscriptionBuilder<'_, u32>, &Log<u32>) -> Box<dyn std::any::Any>;
+    fn fail_first(log: &Log<u32>) -> impl Fn(&Delivery<'_, u32>) -> Result<(), Nack> + use<> {
+        let log = log.clone();
+        move |delivery| {
+            log.push(*delivery.payload());
+            match delivery.attempt() {
+                1 if *delivery.payload() == 1 => Err(Nack::retry("not yet")),
+                _ => Ok(()),
+            }
+        }
+    }
+    let kinds: [(&str, OnFailure, Make); 4] = [
+        ("plain", OnFailure::BlockKey, |builder, log| {
+            Box::new(builder.subscribe(fail_first(log)).expect("subscribes"))
+        }),
+        ("in order", OnFailure::BlockSubscription, |builder, log| {
+            Box::new(builder.subscribe(fail_first(log)).expect("subscribes"))
+        }),
+        ("shared", OnFailure::BlockKey, |builder, log| {
+            let builder = builder.concurrency(2);
+            Box::new(
+                builder
+                    .subscribe_shared(fail_first(log))
+                    .expect("subscribes"),
+            )
+        }),
+        ("group", OnFailure::BlockKey, |builder, log| {
+            let group = builder.group().expect("subscribes");
+            let one = group.join("one", fail_first(log)).expect("joins");
+            let two = group.join("two", fail_first(log)).expect("joins");
+            Box::new((group, one, two))
+        }),
+    ];
+    for (kind, mode, make) in kinds {
+        let (broker, clock) = manual();
+        let topic = open(&broker);
+        let log = Log::new();
+        let builder = topic.subscription("s").conflate().capacity(3);
+        let builder = builder.on_failure(mode).retry(Backoff::fixed(5 * MS));
+        let _subscription = make(builder, &log);
+        put_all(&broker, &topic, &[("a", 1)]);
+        for value in 2..20 {
+            put_all(&broker, &topic, &[("a", value)]);
+        }
+        let is_blocked = mode == OnFailure::BlockSubscription;
+        put_all(&broker, &topic, &[("b", 20)]);
+        assert_eq!(log.len(), if is_blocked { 1 } else { 2 }, "{kind}");
+        advance(&broker, &clock, 5 * MS);
+        let mut handled = log.take();
+        handled.retain(|value| *value < 20);
+        assert_eq!(handled, [1, 1, 19], "{kind}");
+        assert_eq!(broker.metrics().deliveries().dropped, 17, "{kind}");
+        assert_rests_balanced(&broker);
+    }
+}
+
+#[test]
 fn a_full_lane_takes_what_replaces_and_follows_its_policy_for_the_rest() {
     use DropCause::{Conflated, LaneFull as Full};
     type Case = (LaneFull, &'static [u32], &'static [(u64, DropCause)]);

@@ -94,6 +94,12 @@ impl<D> Conflation<D> {
         self.remove(at)
     }
 
+    /// Returns whether a delivery waits that may go.
+    pub(crate) fn has_some(&self, may_go: impl FnMut(&D) -> bool) -> bool {
+        let mut waiting = self.places.values().filter_map(|place| place.item.as_ref());
+        waiting.any(may_go)
+    }
+
     /// Takes out the deliveries that `is_over` picks.
     pub(crate) fn extract(&mut self, mut is_over: impl FnMut(&D) -> bool) -> Vec<D> {
         let over = self

@@ -43,6 +43,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.conflation.as_ref()?.lock().pop_where(may_go)
     }
 
+    /// Returns whether a delivery waits that may go.
+    pub(crate) fn has_conflated(&self, may_go: impl FnMut(&BatchSlice<T>) -> bool) -> bool {
+        let conflation = self.conflation.as_ref();
+        conflation.is_some_and(|conflation| conflation.lock().has_some(may_go))
+    }
+
     /// Passes each delivery to `look`, which leaves those that are to stay.
     pub(super) fn look_through_conflated(
         &self,
