@@ -137,6 +137,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "types/durable",
             "pure/decide",
             "pure/policy",
+            "pure/order",
             "engine/base",
             "engine/track",
             "engine/outbox",

@@ -14,6 +14,7 @@ mod breaker;
 mod broker_dead_letters;
 mod buffered;
 mod cancel_delayed;
+mod conflation;
 mod conservation;
 mod dedup;
 mod drain;
@@ -51,12 +52,14 @@ mod messages;
 mod modes;
 mod names_and_settings;
 mod no_subscribers;
+mod observe_only;
 mod options;
 mod order;
 mod order_under_failure;
 #[cfg(feature = "log")]
 mod outbox;
 mod overflow;
+mod overflow_letters;
 mod owned_events;
 #[cfg(feature = "parallel")]
 mod parallel;

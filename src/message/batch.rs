@@ -191,6 +191,11 @@ impl<T> Batch<T> {
             .map_or(Priority::Normal, |meta| meta.priority)
     }
 
+    /// Returns the key of a message, if its publisher gave one.
+    pub(crate) fn key(&self, index: u32) -> Option<&str> {
+        self.meta(index as usize)?.key.as_deref()
+    }
+
     /// Returns whether somebody wants to know the end of a message.
     pub(crate) fn is_watched(&self) -> bool {
         self.marks.is_watched
@@ -354,6 +359,19 @@ impl<T> QueueEntry<T> {
         }
     }
 
+    /// Makes a batch of its messages, which do not go through a queue.
+    pub(crate) fn into_slice(self, ttl: Option<NonZeroU64>) -> BatchSlice<T> {
+        let batch = match self {
+            Self::One(message, meta) => {
+                let mut open = OpenBatch::new(ttl);
+                open.push(message, meta);
+                open.take()
+            }
+            Self::Chunk(chunk, first) => Batch::chunk(chunk, first, ttl),
+        };
+        BatchSlice::whole(Arc::new(batch))
+    }
+
     /// Returns the stamp of the oldest message.
     pub(crate) fn first(&self) -> Stamp {
         match self {
@@ -471,6 +489,15 @@ impl<T> BatchSlice<T> {
 
     pub(crate) fn len(&self) -> usize {
         (self.to - self.from) as usize
+    }
+
+    /// Returns a slice of the one message at this place of the batch.
+    pub(crate) fn one(&self, index: u32) -> Self {
+        Self {
+            batch: Arc::clone(&self.batch),
+            from: index,
+            to: index + 1,
+        }
     }
 
     pub(crate) fn ids(&self) -> impl ExactSizeIterator<Item = MessageId> {

@@ -158,6 +158,9 @@ pub struct SubscriptionMetrics {
     pub breaker: Option<BreakerStatus>,
     /// Retries that were due, and that the [retry budget](crate::protect::RetryBudget) has put off.
     pub deferred: u64,
+    /// Messages that a subscription that [only observes](crate::SubscriptionBuilder::observe_only) has
+    /// skipped; a part of `counts.dropped`.
+    pub missed: u64,
     /// Deliveries that were between two counters while the snapshot was taken.
     ///
     /// [`TopicMetrics::balance`] tolerates this difference. It is zero at rest, and a few batches

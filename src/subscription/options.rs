@@ -10,7 +10,7 @@ use crate::engine::runtime::pool::Home;
 use crate::engine::slots::timed_calls::NO_TIMED_BATCHES;
 use crate::engine::state::lane::Calling;
 use crate::pure::decide::expiry::NEVER;
-use crate::pure::order::rules::{Fit, Rules};
+use crate::pure::order::rules::{Fit, Nature, Rules};
 use crate::pure::protect::priority::Priorities;
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::duration::{Short, nanos};
@@ -23,6 +23,9 @@ pub(crate) const ONE_CALL_AT_A_TIME: &str =
 /// Why a handler that takes batches is called for one batch at a time.
 pub(crate) const ONE_BATCH_AT_A_TIME: &str =
     "can't be used with a handler that takes one batch at a time";
+/// Why a handler that takes batches can't have the newest values only.
+pub(crate) const BATCHES_STAY: &str =
+    "can't be used with a handler that takes batches, which are put together as messages come";
 /// Why a subscription without a handler has no calls.
 pub(crate) const NO_CALLS: &str = "needs a handler; credits bound how much callers pull";
 
@@ -48,6 +51,40 @@ macro_rules! subscription_setters {
         /// [`LaneFull::Wait`](crate::LaneFull::Wait).
         pub fn when_full(mut self, policy: crate::types::config::LaneFull) -> Self {
             self.options_mut().when_full = Some(policy);
+            self
+        }
+
+        /// Has the newest message of a key replace the one that waits. By default all are delivered.
+        ///
+        /// The newer one takes the older one's place in the lane, and its place in the order. So a key
+        /// that changes often neither starves the others nor waits longer than they do. The older
+        /// delivery ends as dropped
+        /// ([`DropCause::Conflated`](crate::event::DropCause::Conflated)).
+        ///
+        /// Messages without a key are delivered as ever. A delivery that is in flight, on lease, or
+        /// has been tried is not replaced. A lane that is full of other keys follows its
+        /// [policy](Self::when_full).
+        ///
+        /// Handlers of batches are refused, and so are [`OnExhausted::ParkKey`](crate::OnExhausted::ParkKey)
+        /// and subscriptions that read from a log.
+        pub fn conflate(mut self) -> Self {
+            self.options_mut().nature.conflates = true;
+            self
+        }
+
+        /// Has the subscription hold nobody up: what finds its lane full is skipped.
+        ///
+        /// The policy for a full lane is then [`LaneFull::DropNewest`](crate::LaneFull::DropNewest), or
+        /// [`LaneFull::DropOldest`](crate::LaneFull::DropOldest) if you [set](Self::when_full) that. No
+        /// other is possible, now or later. What is skipped is dropped
+        /// ([`DropCause::LaneFull`](crate::event::DropCause::LaneFull)), and counted as
+        /// [missed](crate::metrics::SubscriptionMetrics::missed).
+        /// [`Delivery::missed`](crate::Delivery::missed) tells the handler of a gap.
+        ///
+        /// A drain still waits for the deliveries that the lane has. Subscriptions that read from a log
+        /// are refused: they skip nothing, and hold nobody up.
+        pub fn observe_only(mut self) -> Self {
+            self.options_mut().nature.observes = true;
             self
         }
 
@@ -232,6 +269,7 @@ pub struct SubscriptionOptions {
     pub(crate) protection: ProtectionSettings,
     pub(crate) timeout: Option<Duration>,
     pub(crate) pool: Option<String>,
+    pub(crate) nature: Nature,
 }
 
 impl SubscriptionOptions {
@@ -244,6 +282,12 @@ impl SubscriptionOptions {
 
     fn options_mut(&mut self) -> &mut Self {
         self
+    }
+
+    /// Returns the policy for a full lane, if one was asked for.
+    pub(crate) fn asked_when_full(&self) -> Option<LaneFull> {
+        let observers = self.nature.observes.then_some(LaneFull::DropNewest);
+        self.when_full.or(observers)
     }
 
     /// Returns the number of calls that may run at once.
@@ -312,6 +356,7 @@ impl SubscriptionOptions {
             on_exhausted: self.on_exhausted,
             hold: fit.capacity,
             priorities: self.priorities,
+            nature: self.nature,
         };
         let rules = rules.checked(fit)?;
         self.hold
@@ -332,6 +377,7 @@ impl fmt::Debug for SubscriptionOptions {
             .field("protection", &self.protection)
             .field("handler_timeout", &self.timeout)
             .field("pool", &self.pool)
+            .field("nature", &self.nature)
             .finish_non_exhaustive()
     }
 }

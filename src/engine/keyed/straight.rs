@@ -68,6 +68,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             return None;
         }
         let rule = self.keyed.key_rule(state);
+        if self.lane.conflates() {
+            let part = match most {
+                0 => None,
+                _ => self.pop_passing(state, RUNNER),
+            };
+            return part.map(|part| Straight { part, rule });
+        }
         loop {
             let most = most.min(state.room_aside());
             if most == 0 {
@@ -95,6 +102,17 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             let waits = PendingDelivery::first(&part.batch, part.from as usize, 0);
             self.keyed.arrive(state, waits);
         }
+    }
+
+    /// Takes the oldest new delivery out of an inbox that conflates that may go to `owner`. The
+    /// others stay there, where they can be replaced, and are not filed.
+    pub(crate) fn pop_passing(self, state: &State<T>, owner: u64) -> Option<BatchSlice<T>> {
+        let rule = self.keyed.key_rule(state);
+        let passes = |one: &BatchSlice<T>| {
+            let key = rule.key_at(&one.batch, one.from as usize);
+            state.sequencer.may_pass(owner, key)
+        };
+        self.lane.pop_conflated(passes)
     }
 
     /// Tries these deliveries until one fails or has expired. Returns the time after that.
@@ -153,7 +171,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
         let rule = self.keyed.key_rule(state);
         while state.room_aside() > 0 {
-            let part = self.lane.pop_chosen(|_| 1)?;
+            let part = match self.lane.conflates() {
+                false => self.lane.pop_chosen(|_| 1)?,
+                true => self.pop_passing(state, owner)?,
+            };
             let meta = part.batch.meta(part.from as usize);
             let (key, may_expire) = (rule.key_by(meta), part.batch.ttl_ns(meta).is_some());
             let item = PendingDelivery::new(part.batch, part.from as usize);

@@ -91,12 +91,28 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
+    /// Returns whether the inbox has a delivery to take or to file. Where newer ones may replace them,
+    /// those that may not go are not filed, and no consumer has to look at them.
+    fn has_new_for(&self, state: &State<T>, member: u64) -> bool {
+        if !self.conflates() {
+            return !self.is_inbox_empty();
+        }
+        let Some(keyed) = self.keyed.get() else {
+            return false;
+        };
+        let rule = keyed.key_rule(state);
+        self.has_conflated(|one| {
+            let key = rule.key_at(&one.batch, one.from as usize);
+            state.sequencer.may_pass(member, key)
+        })
+    }
+
     /// Decides which consumers must look at what is left.
     pub(crate) fn next_of(&self, state: &State<T>, member: u64) -> Next {
         if state.members.len() > 1 {
             Next::Any
         } else if !state.sequencer.is_at_rest(member)
-            || state.room_aside() > 0 && !self.is_inbox_empty()
+            || state.room_aside() > 0 && self.has_new_for(state, member)
         {
             Next::One
         } else {
@@ -165,7 +181,11 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             if state.is_blocked() {
                 return;
             }
-            let Some(part) = self.lane.pop_some(state.room_aside() as u32) else {
+            let part = match self.lane.conflates() {
+                false => self.lane.pop_some(state.room_aside() as u32),
+                true => self.pop_passing(state, owner),
+            };
+            let Some(part) = part else {
                 return;
             };
             self.keyed.file_part(state, &part);

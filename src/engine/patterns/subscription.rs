@@ -313,6 +313,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             sum.timed_out += metrics.timed_out;
             sum.abandoned += metrics.abandoned;
             sum.deferred += metrics.deferred;
+            sum.missed += metrics.missed;
             sum.breaker = not_closed(sum.breaker, metrics.breaker);
             sum.waiting_for = longest(sum.waiting_for, metrics.waiting_for);
             add_members(&mut sum.members, metrics.members);

@@ -80,6 +80,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             calling: plan.calling,
             #[cfg(feature = "log")]
             stored: plan.stored,
+            nature: plan.rules.nature,
             keyed: (!is_plain).then(keyed),
         };
         let with_handler = |handler| Arc::new(Self::new(name, topic, settings, handler));

@@ -132,7 +132,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         let Some(KeyedLane { keyed, .. }) = self.keyed() else {
             let fit = facts(self.fit(false, None));
-            fitted(Rules::plain(self.capacity.get()), fit)?;
+            fitted(self.plain_rules(), fit)?;
             set(fit);
             return Ok(());
         };

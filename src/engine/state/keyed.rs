@@ -382,10 +382,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
+    /// Returns the rules that it has as long as it is plain.
+    pub(crate) fn plain_rules(&self) -> Rules {
+        Rules::plain(self.capacity.get(), self.nature)
+    }
+
     /// Changes the rules of a keyed lane; a plain one is keyed from its next turn on.
     pub(crate) fn set_rules(self: &Arc<Self>, change: &ChangeRules) -> Result<(), SettingError> {
         let changing = self.changing.lock();
-        let plain = Rules::plain(self.capacity.get());
+        let plain = self.plain_rules();
         if self.keyed.get().is_none() && change(plain, self.fit(false, None))? == plain {
             return Ok(());
         }

@@ -4,6 +4,25 @@ use crate::pure::protect::priority::Priorities;
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::error::SettingError;
 
+/// The choices that a subscription makes for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Nature {
+    /// The newest delivery of a key replaces the one that waits.
+    pub(crate) conflates: bool,
+    /// It holds nobody up: what finds no room is skipped.
+    pub(crate) observes: bool,
+}
+
+impl Nature {
+    /// Refuses to conflate, where the `rule` says why.
+    pub(crate) fn check_conflates_not(self, rule: &'static str) -> Result<(), SettingError> {
+        match self.conflates {
+            true => Err(SettingError::new("conflate", "set", rule)),
+            false => Ok(()),
+        }
+    }
+}
+
 /// The rules of a keyed lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rules {
@@ -13,6 +32,7 @@ pub(crate) struct Rules {
     pub(crate) hold: u32,
     /// How its levels of priority share its consumers, if it has any.
     pub(crate) priorities: Option<Priorities>,
+    pub(crate) nature: Nature,
 }
 
 /// The property that makes deliveries wait for each other.
@@ -63,12 +83,13 @@ pub(crate) fn check_batch_size(size: Option<usize>, capacity: u32) -> Result<(),
 
 impl Rules {
     /// Returns the rules of a lane whose order doesn't matter.
-    pub(crate) fn plain(capacity: u32) -> Self {
+    pub(crate) fn plain(capacity: u32, nature: Nature) -> Self {
         Self {
             on_failure: OnFailure::Reorder,
             on_exhausted: OnExhausted::FreeKey,
             hold: capacity,
             priorities: None,
+            nature,
         }
     }
 
@@ -78,6 +99,11 @@ impl Rules {
         if self.blocks() && matches!(fit.when_full, LaneFull::DropOldest | LaneFull::DeadLetter) {
             let rule = "would tear gaps into the order that on_failure is to keep";
             return refuse("when_full", &format!("{:?}", fit.when_full), rule);
+        }
+        let skips = matches!(fit.when_full, LaneFull::DropNewest | LaneFull::DropOldest);
+        if self.nature.observes && !skips {
+            let rule = "must be drop_newest or drop_oldest in a subscription that only observes";
+            return refuse("when_full", &fit.when_full.to_string(), rule);
         }
         if fit.is_shared && self.on_failure == OnFailure::BlockSubscription {
             let rule = "needs a subscription that handles one delivery at a time";
@@ -89,6 +115,10 @@ impl Rules {
         }
         if let Some(priorities) = self.priorities {
             self.check_priorities(priorities, fit)?;
+        }
+        if self.on_exhausted == OnExhausted::ParkKey {
+            let rule = "can't be used with OnExhausted::ParkKey, whose deliveries stay in order";
+            self.nature.check_conflates_not(rule)?;
         }
         match fit.credits {
             Some(credits) if credits > 1 && self.on_failure == OnFailure::BlockSubscription => {

@@ -117,6 +117,7 @@ impl<T> DeadLetter<T> {
                 topic: &self.topic,
                 subscription: &self.letter.subscription,
                 lane: None,
+                gaps: None,
                 #[cfg(feature = "log")]
                 outbox: None,
             },

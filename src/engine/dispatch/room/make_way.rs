@@ -9,6 +9,7 @@ use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::topic::TopicCore;
 use crate::message::batch::BatchSlice;
+use crate::observe::event::DropCause;
 use crate::pure::protect::priority::Priority;
 use crate::pure::words::room::Reserved;
 use crate::sync::Arc;
@@ -98,7 +99,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 self.lose(lane, LaneFull::DropOldest, &one(part, *lost));
             }
             for evicted in &evicted {
-                self.drop_queued(lane, evicted);
+                self.drop_queued(lane, evicted, DropCause::LaneFull);
             }
             if !evicted.is_empty() && lane.release(evicted.len() as u32) {
                 lane.come_to_end();
