@@ -524,6 +524,9 @@ fn settings_that_make_no_sense_together_are_refused() {
         .durable(Raw)
         .overflow(Overflow::DropOldest);
     assert!(matches!(drops.open(), Err(OpenError::Invalid(_))));
+    let letters = broker.topic::<String>("notes").durable(Raw);
+    let letters = letters.overflow(Overflow::DeadLetter);
+    assert!(matches!(letters.open(), Err(OpenError::Invalid(_))));
     let split = broker.topic::<String>("notes").durable(Raw).partitions(2);
     assert!(matches!(split.open(), Err(OpenError::Invalid(_))));
     let volatile = broker

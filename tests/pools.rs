@@ -1,6 +1,8 @@
 //! Promise: handlers in a pool of their own keep only the workers of that pool. Everything else goes
 //! on, and the end of the broker ends the pools, too.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,8 +45,11 @@ fn handlers_that_block_in_a_pool_starve_no_others() {
     let topic = open(&broker);
     let (release, released) = mpsc::channel::<()>();
     let released = parking_lot::Mutex::new(released);
+    let stuck = Arc::new(AtomicU32::new(0));
+    let now_stuck = Arc::clone(&stuck);
     let slow = topic.subscription("slow").pool("slow").concurrency(2);
     let slow = slow.subscribe_shared(move |_| {
+        now_stuck.fetch_add(1, SeqCst);
         let _ = released.lock().recv();
         Ok(())
     });
@@ -52,7 +57,9 @@ fn handlers_that_block_in_a_pool_starve_no_others() {
     let plain = topic.subscription("plain").pool("slow");
     let plain = plain.subscribe(|_| Ok(())).expect("subscribes");
     let quick = topic.subscribe("quick", |_| Ok(())).expect("subscribes");
-    for payload in 0..100 {
+    topic.publish_batch([0, 1]).expect("there is room");
+    until("the pool is stuck", || stuck.load(SeqCst) == 2);
+    for payload in 2..100 {
         topic.publish(payload).expect("there is room");
     }
     until("the quick one is done", || {
