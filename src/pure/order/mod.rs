@@ -5,7 +5,6 @@ pub(crate) mod conflation;
 pub(crate) mod gaps;
 pub(crate) mod levels;
 pub(crate) mod line;
-mod next;
 pub(crate) mod owners;
 pub(crate) mod reading;
 pub(crate) mod rules;

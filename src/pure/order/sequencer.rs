@@ -9,6 +9,8 @@
 //!
 //! With [levels](crate::pure::order::levels), the level is picked first. Within it all this holds.
 
+mod next;
+
 use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;

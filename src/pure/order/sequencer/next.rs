@@ -7,7 +7,7 @@ use crate::pure::order::sequencer::Sequencer;
 use crate::pure::protect::priority::{Picks, Priority};
 
 /// The next delivery for an owner: its class, its rank, and its line if it has one.
-pub(super) type Next = (Class, Rank, Option<Key>);
+pub(crate) type Next = (Class, Rank, Option<Key>);
 
 impl<D> Sequencer<D> {
     /// Returns the class from which this owner would take next; `None` if there is nothing for it.
@@ -43,7 +43,7 @@ impl<D> Sequencer<D> {
     /// Returns the delivery that this owner takes next, `begun` lines included. Where there are
     /// levels, also returns the picks for when it has been taken.
     #[inline(always)]
-    pub(super) fn next(
+    pub(crate) fn next(
         &self,
         owner: &Owner,
         begun: &Lists<Key>,
