@@ -346,6 +346,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "pure/order",
             "pure/words",
             "engine/base",
+            "engine/outbox",
             "message",
             "observe",
             "engine/wait",
