@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use millstream::error::{OpenError, SubscribeError};
+use millstream::protect::{Priorities, Priority};
 use millstream::store::{Codec, CodecError, Durability, Raw, Retention, Start, Store, StoreError};
 use millstream::{Broker, LaneFull, Message, Nack, Overflow, Topic, Unsubscribe};
 use parking_lot::Mutex;
@@ -85,6 +86,36 @@ fn what_was_published_is_there_when_the_store_is_opened_again_and_numbers_go_on(
     let metrics = broker.metrics();
     assert_eq!(metrics.topics[0].published, 1, "in this process");
     metrics.balance().expect("balanced");
+}
+
+#[test]
+fn priorities_are_stored_too() {
+    let directory = Directory::new();
+    let broker = directory.manual();
+    let topic = notes(&broker);
+    topic.publish("normal".to_owned()).expect("stored");
+    for level in [Priority::Low, Priority::Urgent] {
+        let message = topic.message(level.to_string()).priority(level);
+        message.publish().expect("stored");
+    }
+    drop((broker, topic));
+    let broker = directory.manual();
+    let topic = notes(&broker);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let calls = Arc::clone(&order);
+    let _subscription = topic
+        .subscription("s")
+        .from(Start::Earliest)
+        .priorities(Priorities::strict())
+        .subscribe(move |delivery| {
+            assert_eq!(delivery.priority().to_string(), *delivery.payload());
+            calls.lock().push(delivery.payload().clone());
+            Ok(())
+        })
+        .expect("subscribes");
+    broker.run_until_idle();
+    assert_eq!(*order.lock(), ["urgent", "normal", "low"]);
+    broker.metrics().balance().expect("balanced");
 }
 
 #[test]
@@ -493,6 +524,9 @@ fn settings_that_make_no_sense_together_are_refused() {
         .durable(Raw)
         .overflow(Overflow::DropOldest);
     assert!(matches!(drops.open(), Err(OpenError::Invalid(_))));
+    let letters = broker.topic::<String>("notes").durable(Raw);
+    let letters = letters.overflow(Overflow::DeadLetter);
+    assert!(matches!(letters.open(), Err(OpenError::Invalid(_))));
     let split = broker.topic::<String>("notes").durable(Raw).partitions(2);
     assert!(matches!(split.open(), Err(OpenError::Invalid(_))));
     let volatile = broker

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use millstream::event::Event;
+use millstream::protect::{Priorities, Priority};
 use millstream::{
     Backoff, Broker, BrokerBuilder, Delivery, Lease, ManualClock, Nack, OnFailure, Pull,
     PullSubscription, Subscription, Topic,
@@ -81,6 +82,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "block_key",
         unit: "delivery",
         run: block_key,
+    },
+    Scenario {
+        name: "priorities",
+        unit: "delivery",
+        run: priorities,
     },
     Scenario {
         name: "concurrent",
@@ -358,7 +364,27 @@ fn block_key() -> u64 {
     keyed(&bench, &subscription.expect("the name is free"))
 }
 
-/// The same for a subscription with four hands.
+/// The same where messages are taken by their levels, of which there are four.
+fn priorities() -> u64 {
+    let bench = Bench::on_a_manual_clock();
+    let subscription = bench.topic.subscription("levels");
+    let subscription = subscription.priorities(Priorities::weighted());
+    let subscription = subscription.subscribe(sink).expect("the name is free");
+    let publish = || {
+        for number in 0..MESSAGES {
+            bench.clock.advance(PACE);
+            let message = bench.topic.message(PAYLOAD);
+            let message = message.priority(Priority::ALL[number % 4]);
+            message.publish().expect("the queue is empty");
+        }
+    };
+    let count = rounds(publish, || bench.deliver());
+    let delivered = subscription.metrics().counts.delivered;
+    assert_eq!(delivered, bench.topic.metrics().published);
+    bench.finish(count)
+}
+
+/// As `block_key`, for a subscription with four hands.
 fn concurrent() -> u64 {
     let bench = Bench::on_a_manual_clock();
     let subscription = bench.topic.subscription("concurrent");

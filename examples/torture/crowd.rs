@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use millstream::error::SubscribeError;
+use millstream::protect::Priorities;
 use millstream::{
     Batched, ConsumerGroup, Delivery, DeliveryBatch, Member, Nack, OnExhausted, OnFailure,
     Subscription, Unsubscribe, Unsubscribed,
@@ -96,6 +97,14 @@ impl Style {
     }
 }
 
+fn priorities(random: &mut Rng) -> Priorities {
+    match random.u32(..3) {
+        0 => Priorities::weighted(),
+        1 => Priorities::strict(),
+        _ => Priorities::strict().aging(Duration::from_millis(random.u64(1..20))),
+    }
+}
+
 /// Whom the engine has given the subscription to.
 enum Held {
     One(Subscription),
@@ -153,6 +162,11 @@ impl Crowd {
             .capacity(style.capacity)
             .on_failure(style.mode)
             .on_exhausted(style.exhausted);
+        // Whatever its levels are, the order that a style keeps has to stand.
+        let builder = match style.mode != OnFailure::BlockSubscription && random.bool() {
+            true => builder.priorities(priorities(random)),
+            false => builder,
+        };
         let handler = {
             let hands = Arc::clone(&hands);
             move |delivery: &Delivery<'_, Shot>| hands.call(delivery)
@@ -220,6 +234,12 @@ impl Crowd {
             }
             Who::Members => self.come_or_go(random),
         }
+        // Refused where all wait for all, and with a bound on what is held.
+        let priorities = random.bool().then(|| priorities(random));
+        let _ = match &self.held {
+            Held::One(subscription) => subscription.set_priorities(priorities),
+            Held::Group(group) => group.set_priorities(priorities),
+        };
         if self.style.keeps == Keeps::Nothing {
             self.switch(random);
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use millstream::error::PublishBatchError;
+use millstream::protect::Priority;
 use millstream::{
     BatchReceipt, Batched, Broker, Message, PublishError, Receipt, Topic, Tracker, Unkeyed,
 };
@@ -159,6 +160,7 @@ impl Source {
         if self.ledger.terms.expires && random.bool() {
             message = message.ttl(Duration::from_micros(random.u64(1..3_000)));
         }
+        message = message.priority(level(random));
         let sent = match random.u32(..4) {
             0 => message.publish(),
             1 => message.try_publish(),
@@ -221,6 +223,7 @@ impl Source {
             message = message.header("a header", "with a value");
             message = message.header_bytes("another", sequence.to_be_bytes());
         }
+        message = message.priority(level(random));
         if self.ledger.terms.dedups && random.u32(..4) == 0 {
             message = message.dedup_id(format!("{}-{sequence}", self.stream));
         }
@@ -421,5 +424,13 @@ pub fn wait_for<F: Future + Unpin>(future: &mut F, until: Instant) -> Option<F::
 impl Drop for Source {
     fn drop(&mut self) {
         self.ledger.close_stream(self.stream, take(&mut self.last));
+    }
+}
+
+/// Half of the messages are of the default.
+fn level(random: &mut Rng) -> Priority {
+    match random.bool() {
+        true => Priority::Normal,
+        false => Priority::ALL[random.usize(..4)],
     }
 }

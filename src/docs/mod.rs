@@ -122,6 +122,7 @@ chapter!(
     [
         protect::Breaker,
         protect::Limiter,
+        protect::Priorities,
         protect::RateLimit,
         protect::RetryBudget,
         metrics::WaitingFor

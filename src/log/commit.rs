@@ -30,7 +30,7 @@ use std::time::Duration;
 use crate::log::cursor::Cursor;
 #[cfg(feature = "async")]
 use crate::log::waiters::task::Watch;
-use crate::log::waiters::{Ticket, Told, Waiting, Written, finish};
+use crate::log::waiters::{Ticket, Told, Waiting, Written};
 use crate::log::writer::{Shared, Writer};
 use crate::pure::log::format::frame::{FULL_FRAME, FrameBuffer};
 use crate::pure::log::retention::{Limits, Memory};
@@ -301,10 +301,7 @@ impl Log {
         let sleeper = pending.waiting.of(ticket.0).add_sleeper();
         drop(pending);
         match sleeper.wait() {
-            Told::Finished(result, others) => {
-                step!("tell the others", finish(others, &result));
-                result
-            }
+            Told::Finished(result) => result,
             Told::Leads => self.lead(self.pending.lock()),
         }
     }

@@ -182,4 +182,11 @@ impl Cursor {
         }
         .put(frame.record());
     }
+
+    /// Returns how many ends the log has not been told yet.
+    #[cfg(test)]
+    pub(crate) fn untold(&self) -> usize {
+        let news = self.news.lock();
+        news.done.len() + news.letters.len() + news.failed.len()
+    }
 }

@@ -6,6 +6,7 @@ use crate::message::MessageId;
 use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
 use crate::pure::decide::lifecycle::Status;
+use crate::pure::protect::priority::Priority;
 use crate::sync::Arc;
 #[cfg(feature = "log")]
 use crate::types::durable::earlier::Earlier;
@@ -79,6 +80,8 @@ struct Marks {
     expires: bool,
     /// Somebody who wants to know its end: its publisher, or the log.
     is_watched: bool,
+    /// A priority other than the default.
+    has_priority: bool,
     /// It was read from the log, after the subscription has done this with it.
     #[cfg(feature = "log")]
     replayed: Option<Earlier>,
@@ -88,6 +91,7 @@ impl Marks {
     const NONE: Self = Self {
         expires: false,
         is_watched: false,
+        has_priority: false,
         #[cfg(feature = "log")]
         replayed: None,
     };
@@ -95,6 +99,7 @@ impl Marks {
     fn add(&mut self, meta: &Meta) {
         self.expires |= meta.ttl_ns.is_some();
         self.is_watched |= meta.is_watched();
+        self.has_priority |= meta.priority != Priority::Normal;
     }
 }
 
@@ -173,6 +178,22 @@ impl<T> Batch<T> {
             .meta
             .binary_search_by_key(&(index as u32), |(index, _)| *index);
         found.ok().map(|at| &*self.meta[at].1)
+    }
+
+    /// Returns whether a message has another priority than the default.
+    pub(crate) fn has_priority(&self) -> bool {
+        self.marks.has_priority
+    }
+
+    /// Returns the priority of a message.
+    pub(crate) fn priority(&self, index: usize) -> Priority {
+        self.meta(index)
+            .map_or(Priority::Normal, |meta| meta.priority)
+    }
+
+    /// Returns the key of a message, if its publisher gave one.
+    pub(crate) fn key(&self, index: u32) -> Option<&str> {
+        self.meta(index as usize)?.key.as_deref()
     }
 
     /// Returns whether somebody wants to know the end of a message.
@@ -338,6 +359,19 @@ impl<T> QueueEntry<T> {
         }
     }
 
+    /// Makes a batch of its messages, which do not go through a queue.
+    pub(crate) fn into_slice(self, ttl: Option<NonZeroU64>) -> BatchSlice<T> {
+        let batch = match self {
+            Self::One(message, meta) => {
+                let mut open = OpenBatch::new(ttl);
+                open.push(message, meta);
+                open.take()
+            }
+            Self::Chunk(chunk, first) => Batch::chunk(chunk, first, ttl),
+        };
+        BatchSlice::whole(Arc::new(batch))
+    }
+
     /// Returns the stamp of the oldest message.
     pub(crate) fn first(&self) -> Stamp {
         match self {
@@ -455,6 +489,15 @@ impl<T> BatchSlice<T> {
 
     pub(crate) fn len(&self) -> usize {
         (self.to - self.from) as usize
+    }
+
+    /// Returns a slice of the one message at this place of the batch.
+    pub(crate) fn one(&self, index: u32) -> Self {
+        Self {
+            batch: Arc::clone(&self.batch),
+            from: index,
+            to: index + 1,
+        }
     }
 
     pub(crate) fn ids(&self) -> impl ExactSizeIterator<Item = MessageId> {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::engine::track::ends::{Ends, Track};
 use crate::message::batch::Stamp;
+use crate::pure::protect::priority::Priority;
 use crate::sync::Arc;
 
 /// The parts that a publisher may add to a payload. Messages without them pay nothing.
@@ -13,6 +14,7 @@ pub(crate) struct Meta {
     pub(crate) headers: Vec<(Box<str>, Value)>,
     pub(crate) ttl_ns: Option<u64>,
     pub(crate) dedup_id: Option<Arc<str>>,
+    pub(crate) priority: Priority,
     /// The weight of the payload, in a topic that weighs payloads.
     pub(crate) weight: Option<u64>,
     pub(crate) track: Option<Track>,

@@ -20,7 +20,8 @@ use crate::engine::track::ends::Ends;
 use crate::engine::track::replies::Replied;
 use crate::message::batch::Batch;
 use crate::message::meta::HeaderValue;
-use crate::sync::Arc;
+use crate::pure::order::gaps::Gaps;
+use crate::sync::{Arc, Mutex};
 #[cfg(feature = "log")]
 use crate::types::durable::durability::Durability;
 #[cfg(feature = "log")]
@@ -77,12 +78,23 @@ impl fmt::Display for MessageId {
     }
 }
 
+/// The way that an accepted message went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Into the queue, now or later.
+    Queued,
+    /// It was dropped, because the topic was full.
+    Dropped,
+    /// To the dead letters, because the topic was full.
+    Lettered,
+}
+
 /// The receipt for an accepted message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     pub(crate) id: MessageId,
     pub(crate) evicted: u32,
-    pub(crate) dropped: bool,
+    pub(crate) fate: Fate,
     pub(crate) duplicate: bool,
     #[cfg(feature = "log")]
     pub(crate) durability: Durability,
@@ -91,11 +103,11 @@ pub struct Receipt {
 impl Receipt {
     /// Makes the receipt of a message in memory.
     #[inline(always)]
-    pub(crate) fn volatile(id: MessageId, evicted: u32, dropped: bool) -> Self {
+    pub(crate) fn volatile(id: MessageId, evicted: u32, fate: Fate) -> Self {
         Self {
             id,
             evicted,
-            dropped,
+            fate,
             duplicate: false,
             #[cfg(feature = "log")]
             durability: Durability::Volatile,
@@ -124,7 +136,13 @@ impl Receipt {
     /// Returns whether this message itself was dropped, because the topic was full
     /// ([`Overflow::DropNewest`](crate::Overflow::DropNewest)).
     pub fn is_dropped(&self) -> bool {
-        self.dropped
+        self.fate == Fate::Dropped
+    }
+
+    /// Returns whether this message went to the dead letters, because the topic was full
+    /// ([`Overflow::DeadLetter`](crate::Overflow::DeadLetter)).
+    pub fn is_dead_letter(&self) -> bool {
+        self.fate == Fate::Lettered
     }
 
     /// Returns whether a message with this [dedup id](crate::Message::dedup_id) was accepted before, so
@@ -148,6 +166,7 @@ pub struct BatchReceipt {
     pub(crate) last: Option<MessageId>,
     pub(crate) evicted: usize,
     pub(crate) dropped: usize,
+    pub(crate) lettered: usize,
     pub(crate) duplicates: usize,
     #[cfg(feature = "log")]
     pub(crate) durability: Option<Durability>,
@@ -189,6 +208,12 @@ impl BatchReceipt {
         self.dropped
     }
 
+    /// Returns the number of messages of this batch that went to the dead letters because the topic
+    /// was full.
+    pub fn dead_letters(&self) -> usize {
+        self.lettered
+    }
+
     /// Returns the number of messages of this batch that were dropped because a message with their
     /// [dedup id](crate::Message::dedup_id) had been accepted.
     pub fn duplicates(&self) -> usize {
@@ -205,7 +230,8 @@ impl BatchReceipt {
         self.accepted += 1;
         self.first = self.first.or(Some(receipt.id));
         self.last = Some(receipt.id);
-        self.dropped += usize::from(receipt.dropped);
+        self.dropped += usize::from(receipt.is_dropped());
+        self.lettered += usize::from(receipt.is_dead_letter());
         #[cfg(feature = "log")]
         {
             self.durability = Some(receipt.durability);
@@ -235,6 +261,8 @@ pub(crate) struct Address<'a> {
     pub(crate) subscription: &'a str,
     /// The lane that it came from.
     pub(crate) lane: Option<&'a dyn HoldOff>,
+    /// The messages that the subscription has skipped, if it only observes.
+    pub(crate) gaps: Option<&'a Mutex<Gaps>>,
     /// The outbox of the call, if its subscription is durable.
     #[cfg(feature = "log")]
     pub(crate) outbox: Option<CallOutbox<'a>>,
@@ -338,9 +366,26 @@ impl<'a, T> Delivery<'a, T> {
         self.address.subscription
     }
 
+    /// Returns how many messages before this one the subscription has skipped.
+    ///
+    /// Only a subscription that [observes](crate::SubscriptionBuilder::observe_only) skips messages.
+    /// Each gap is told once: to the first delivery behind it that asks. So add up what you get.
+    pub fn missed(&self) -> u64 {
+        let id = self.id().get();
+        self.address
+            .gaps
+            .map_or(0, |gaps| gaps.lock().tell_before(id))
+    }
+
     /// Returns the key that the publisher gave, if any.
     pub fn key(&self) -> Option<&'a str> {
         self.batch.meta(self.index)?.key.as_deref()
+    }
+
+    /// Returns the priority that the publisher gave, which is
+    /// [`Normal`](crate::protect::Priority::Normal) by default.
+    pub fn priority(&self) -> crate::protect::Priority {
+        self.batch.priority(self.index)
     }
 
     /// Returns the [dedup id](crate::Message::dedup_id) that the publisher gave, if any.

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::engine::track::ends::{Ends, Track};
 use crate::message::meta::{Meta, Value};
+use crate::pure::protect::priority::Priority;
 use crate::sync::Arc;
 use crate::types::duration::nanos;
 
@@ -103,6 +104,18 @@ impl<T> Message<T> {
     #[must_use]
     pub fn dedup_id(mut self, id: impl Into<Arc<str>>) -> Self {
         self.parts().dedup_id = Some(id.into());
+        self
+    }
+
+    /// Sets how urgent the message is. The default is [`Priority::Normal`].
+    ///
+    /// It makes a difference to subscriptions with [priorities](crate::SubscriptionOptions::priorities).
+    /// Others ignore it.
+    #[must_use]
+    pub fn priority(mut self, priority: Priority) -> Self {
+        if priority != Priority::Normal || self.meta.is_some() {
+            self.parts().priority = priority;
+        }
         self
     }
 

@@ -9,7 +9,8 @@ use crate::engine::track::replies::Replied;
 use crate::message::batch::Batch;
 use crate::message::meta::HeaderValue;
 use crate::message::{Address, Delivery, HoldOff, MessageId};
-use crate::sync::{Arc, Weak};
+use crate::pure::order::gaps::Gaps;
+use crate::sync::{Arc, Mutex, Weak};
 
 /// A [`Delivery`] that shares its message with the engine instead of borrowing it.
 ///
@@ -32,6 +33,7 @@ pub(crate) struct Names {
     pub(crate) subscription: Arc<str>,
     /// The lane. A delivery doesn't keep it alive.
     pub(crate) lane: Weak<dyn HoldOff>,
+    pub(crate) gaps: Option<Arc<Mutex<Gaps>>>,
     /// The outbox of a durable subscription.
     #[cfg(feature = "log")]
     pub(crate) outbox: Option<Arc<LaneOutbox>>,
@@ -49,6 +51,7 @@ impl<T> OwnedDelivery<T> {
                 topic: &self.names.topic,
                 subscription: &self.names.subscription,
                 lane: None,
+                gaps: self.names.gaps.as_deref(),
                 #[cfg(feature = "log")]
                 outbox: self.names.outbox.as_deref().map(|lane| CallOutbox {
                     lane,
@@ -117,9 +120,21 @@ impl<T> OwnedDelivery<T> {
         &self.names.subscription
     }
 
+    /// Returns how many messages before this one the subscription has skipped; see
+    /// [`Delivery::missed`].
+    pub fn missed(&self) -> u64 {
+        self.delivery().missed()
+    }
+
     /// Returns the key that the publisher gave, if any.
     pub fn key(&self) -> Option<&str> {
         self.delivery().key()
+    }
+
+    /// Returns the priority that the publisher gave, which is
+    /// [`Normal`](crate::protect::Priority::Normal) by default.
+    pub fn priority(&self) -> crate::protect::Priority {
+        self.delivery().priority()
     }
 
     /// Returns the [dedup id](crate::Message::dedup_id) that the publisher gave, if any.

@@ -10,6 +10,10 @@ pub enum DropCause {
     Overflow,
     /// The subscription's lane was full.
     LaneFull,
+    /// A newer message with the same key took its place.
+    ///
+    /// [`SubscriptionBuilder::conflate`](crate::SubscriptionBuilder::conflate) asks for that.
+    Conflated,
     /// A handler or a retry policy discarded the delivery.
     Discarded,
     /// The broker stopped before the message was dispatched.
@@ -42,6 +46,7 @@ pub enum DropCause {
 labels!(DropCause {
     Self::Overflow => "overflow",
     Self::LaneFull => "lane_full",
+    Self::Conflated => "conflated",
     Self::Discarded => "discarded",
     Self::Shutdown => "shutdown",
     Self::Expired => "expired",

@@ -129,6 +129,9 @@ pub struct SubscriptionMetrics {
     /// An earlier delivery of the key waits for its retry, or is parked in a dead-letter store that
     /// has no room for the others.
     pub held: u64,
+    /// The part of `queued` in each level, the lowest first, if the subscription has
+    /// [priorities](crate::SubscriptionOptions::priorities).
+    pub queued_by_priority: Option<[u64; 4]>,
     /// Keys that wait for a retry.
     pub blocked_keys: u64,
     /// Keys whose deliveries go to the dead letters because earlier ones are there.
@@ -155,6 +158,9 @@ pub struct SubscriptionMetrics {
     pub breaker: Option<BreakerStatus>,
     /// Retries that were due, and that the [retry budget](crate::protect::RetryBudget) has put off.
     pub deferred: u64,
+    /// Messages that a subscription that [only observes](crate::SubscriptionBuilder::observe_only) has
+    /// skipped; a part of `counts.dropped`.
+    pub missed: u64,
     /// Deliveries that were between two counters while the snapshot was taken.
     ///
     /// [`TopicMetrics::balance`] tolerates this difference. It is zero at rest, and a few batches

@@ -84,7 +84,7 @@ macro_rules! subscription_controls {
             mode: crate::types::config::OnFailure,
         ) -> Result<(), crate::types::error::SettingError> {
             self.control().set_rules(&move |rules, fit| {
-                crate::pure::decide::rules::Rules {
+                crate::pure::order::rules::Rules {
                     on_failure: mode,
                     ..rules
                 }
@@ -106,7 +106,7 @@ macro_rules! subscription_controls {
             then: crate::types::config::OnExhausted,
         ) -> Result<(), crate::types::error::SettingError> {
             self.control().set_rules(&move |rules, fit| {
-                crate::pure::decide::rules::Rules {
+                crate::pure::order::rules::Rules {
                     on_exhausted: then,
                     ..rules
                 }

@@ -10,7 +10,8 @@ use crate::engine::runtime::pool::Home;
 use crate::engine::slots::timed_calls::NO_TIMED_BATCHES;
 use crate::engine::state::lane::Calling;
 use crate::pure::decide::expiry::NEVER;
-use crate::pure::decide::rules::{Fit, Rules};
+use crate::pure::order::rules::{Fit, Nature, Rules};
+use crate::pure::protect::priority::Priorities;
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::duration::{Short, nanos};
 use crate::types::error::SettingError;
@@ -22,6 +23,9 @@ pub(crate) const ONE_CALL_AT_A_TIME: &str =
 /// Why a handler that takes batches is called for one batch at a time.
 pub(crate) const ONE_BATCH_AT_A_TIME: &str =
     "can't be used with a handler that takes one batch at a time";
+/// Why a handler that takes batches can't have the newest values only.
+pub(crate) const BATCHES_STAY: &str =
+    "can't be used with a handler that takes batches, which are put together as messages come";
 /// Why a subscription without a handler has no calls.
 pub(crate) const NO_CALLS: &str = "needs a handler; credits bound how much callers pull";
 
@@ -47,6 +51,40 @@ macro_rules! subscription_setters {
         /// [`LaneFull::Wait`](crate::LaneFull::Wait).
         pub fn when_full(mut self, policy: crate::types::config::LaneFull) -> Self {
             self.options_mut().when_full = Some(policy);
+            self
+        }
+
+        /// Has the newest message of a key replace the one that waits. By default all are delivered.
+        ///
+        /// The newer one takes the older one's place in the lane, and its place in the order. So a key
+        /// that changes often neither starves the others nor waits longer than they do. The older
+        /// delivery ends as dropped
+        /// ([`DropCause::Conflated`](crate::event::DropCause::Conflated)).
+        ///
+        /// Messages without a key are delivered as ever. A delivery that is in flight, on lease, or
+        /// has been tried is not replaced. A lane that is full of other keys follows its
+        /// [policy](Self::when_full).
+        ///
+        /// Handlers of batches are refused, and so are [`OnExhausted::ParkKey`](crate::OnExhausted::ParkKey)
+        /// and subscriptions that read from a log.
+        pub fn conflate(mut self) -> Self {
+            self.options_mut().nature.conflates = true;
+            self
+        }
+
+        /// Has the subscription hold nobody up: what finds its lane full is skipped.
+        ///
+        /// The policy for a full lane is then [`LaneFull::DropNewest`](crate::LaneFull::DropNewest), or
+        /// [`LaneFull::DropOldest`](crate::LaneFull::DropOldest) if you [set](Self::when_full) that. No
+        /// other is possible, now or later. What is skipped is dropped
+        /// ([`DropCause::LaneFull`](crate::event::DropCause::LaneFull)), and counted as
+        /// [missed](crate::metrics::SubscriptionMetrics::missed).
+        /// [`Delivery::missed`](crate::Delivery::missed) tells the handler of a gap.
+        ///
+        /// A drain still waits for the deliveries that the lane has. Subscriptions that read from a log
+        /// are refused: they skip nothing, and hold nobody up.
+        pub fn observe_only(mut self) -> Self {
+            self.options_mut().nature.observes = true;
             self
         }
 
@@ -124,6 +162,23 @@ macro_rules! subscription_setters {
         /// It needs a handler: callers that pull are bounded by their credits.
         pub fn limiter(mut self, limiter: &crate::protect::Limiter) -> Self {
             self.options_mut().protection.limiter = Some(limiter.clone());
+            self
+        }
+
+        /// Takes deliveries by the [priorities](crate::Message::priority) of their messages. By
+        /// default all are alike.
+        ///
+        /// A retry keeps its level. Within a level the order is what it is without priorities. So it
+        /// is within a key, where deliveries of a key have an order: an urgent message waits for the
+        /// earlier ones of its key. A full lane that [drops its
+        /// oldest](crate::LaneFull::DropOldest) drops from the lowest level first.
+        ///
+        /// The lane chooses among the deliveries that it has. So an urgent message waits in the
+        /// topic's queue while the lane is full. It can't be used with
+        /// [`OnFailure::BlockSubscription`](crate::OnFailure::BlockSubscription), nor with a
+        /// [`hold`](Self::hold) below the capacity.
+        pub fn priorities(mut self, priorities: crate::protect::Priorities) -> Self {
+            self.options_mut().priorities = Some(priorities);
             self
         }
 
@@ -210,9 +265,11 @@ pub struct SubscriptionOptions {
     pub(crate) on_exhausted: OnExhausted,
     pub(crate) hold: Option<usize>,
     pub(crate) concurrency: Option<usize>,
+    pub(crate) priorities: Option<Priorities>,
     pub(crate) protection: ProtectionSettings,
     pub(crate) timeout: Option<Duration>,
     pub(crate) pool: Option<String>,
+    pub(crate) nature: Nature,
 }
 
 impl SubscriptionOptions {
@@ -225,6 +282,12 @@ impl SubscriptionOptions {
 
     fn options_mut(&mut self) -> &mut Self {
         self
+    }
+
+    /// Returns the policy for a full lane, if one was asked for.
+    pub(crate) fn asked_when_full(&self) -> Option<LaneFull> {
+        let observers = self.nature.observes.then_some(LaneFull::DropNewest);
+        self.when_full.or(observers)
     }
 
     /// Returns the number of calls that may run at once.
@@ -292,6 +355,8 @@ impl SubscriptionOptions {
             on_failure: self.on_failure,
             on_exhausted: self.on_exhausted,
             hold: fit.capacity,
+            priorities: self.priorities,
+            nature: self.nature,
         };
         let rules = rules.checked(fit)?;
         self.hold
@@ -308,9 +373,11 @@ impl fmt::Debug for SubscriptionOptions {
             .field("on_exhausted", &self.on_exhausted)
             .field("hold", &self.hold)
             .field("concurrency", &self.concurrency)
+            .field("priorities", &self.priorities)
             .field("protection", &self.protection)
             .field("handler_timeout", &self.timeout)
             .field("pool", &self.pool)
+            .field("nature", &self.nature)
             .finish_non_exhaustive()
     }
 }

@@ -67,6 +67,30 @@ macro_rules! protection_controls {
                 .set_protection(&move |settings| settings.budget = budget)
         }
 
+        /// Sets how the levels of priority share the handler while traffic runs, or has it take all
+        /// deliveries alike.
+        ///
+        /// Waiting deliveries follow at once, within a turn of the handler. Deliveries that are in
+        /// flight, and a few that a worker has taken at once, go on as they were taken. The shares
+        /// begin anew.
+        ///
+        /// # Errors
+        ///
+        /// Returns [`SettingError`](crate::error::SettingError) as
+        /// [`SubscriptionOptions::priorities`](crate::SubscriptionOptions::priorities) says.
+        pub fn set_priorities(
+            &self,
+            priorities: Option<crate::protect::Priorities>,
+        ) -> Result<(), crate::types::error::SettingError> {
+            self.control().set_rules(&move |rules, fit| {
+                crate::pure::order::rules::Rules {
+                    priorities,
+                    ..rules
+                }
+                .checked(fit)
+            })
+        }
+
         /// Sets the limit that is shared with others while traffic runs, or gives it up.
         ///
         /// Calls that run don't count against the new limit, and no longer against the old one.

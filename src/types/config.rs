@@ -33,6 +33,17 @@ pub enum Overflow {
     DropOldest,
     /// Accepts the message and drops it. The receipt says so.
     DropNewest,
+    /// Accepts the message, and makes it a dead letter of each subscription. The receipt says so.
+    ///
+    /// The reason is [`DeadReason::Overflow`](crate::dead_letters::DeadReason::Overflow). Each
+    /// subscription that wants the message gets a letter, and a redrive hands it to that one. Filters
+    /// are asked on the publisher's thread. The letters come before messages that wait in the queue,
+    /// and a delayed message becomes a letter at once. Without subscriptions, the message is dropped.
+    ///
+    /// A publisher never waits. The store of letters bounds the memory, and its
+    /// [policy](DeadLetterOverflow) says what goes when it is full. A buffer that has lingered keeps its
+    /// messages until there is room. Durable topics refuse this policy.
+    DeadLetter,
 }
 
 labels!(Overflow {
@@ -40,6 +51,7 @@ labels!(Overflow {
     Self::Block { .. } => "block",
     Self::DropOldest => "drop_oldest",
     Self::DropNewest => "drop_newest",
+    Self::DeadLetter => "dead_letter",
 });
 
 /// The placement of messages without a key in a topic that is split into partitions.

@@ -23,6 +23,8 @@ pub enum DeadReason {
     /// The delivery was not handled within its time to live, under
     /// [`OnExpired::DeadLetter`](crate::OnExpired::DeadLetter).
     Expired,
+    /// The topic was full, under [`Overflow::DeadLetter`](crate::Overflow::DeadLetter).
+    Overflow,
 }
 
 impl DeadReason {
@@ -44,6 +46,7 @@ impl DeadReason {
             Self::LaneFull => "lane_full",
             Self::KeyParked => "key_parked",
             Self::Expired => "expired",
+            Self::Overflow => "overflow",
         }
     }
 }
@@ -51,7 +54,7 @@ impl DeadReason {
 #[cfg(feature = "log")]
 impl DeadReason {
     /// The reasons in the order of their numbers in the log, which don't change.
-    const NUMBERED: [Self; 7] = [
+    const NUMBERED: [Self; 8] = [
         Self::Exhausted,
         Self::Rejected,
         Self::PolicyPanicked,
@@ -59,6 +62,7 @@ impl DeadReason {
         Self::LaneFull,
         Self::KeyParked,
         Self::Expired,
+        Self::Overflow,
     ];
 
     /// Returns its number in the log.
@@ -84,6 +88,7 @@ impl fmt::Display for DeadReason {
             Self::LaneFull => "lane full",
             Self::KeyParked => "key parked",
             Self::Expired => "expired",
+            Self::Overflow => "topic full",
         })
     }
 }

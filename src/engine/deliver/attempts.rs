@@ -21,6 +21,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             topic: &self.topic.name,
             subscription: &self.name,
             lane: Some(self),
+            gaps: self.gaps.as_deref(),
             #[cfg(feature = "log")]
             outbox: None,
         }

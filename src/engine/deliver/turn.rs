@@ -390,7 +390,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Files a delivery that came back, or delivers what may go now.
     fn deliver_keyed(self, turn: &mut Turn<T>, now_ns: u64) -> Progress {
         self.adopt(turn);
-        if self.file_next_return() {
+        if self.file_next_return(now_ns) {
             return Progress::Done { now_ns };
         }
         let progress = match &turn.handler {

@@ -70,7 +70,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let batch = &current.batch;
         let _motion = self.books.motions.begin(alike as u64);
         let is_refused = !refusing.is_empty();
-        let places = self.find_places(dispatcher, lanes, alike as u32, id, is_refused);
+        let places = self.find_places(dispatcher, lanes, (&current, alike), id, is_refused);
         let count = match places {
             Places::For(count) => count,
             Places::Nobody => alike as u32,
@@ -161,13 +161,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         (ids().take_while(|id| range.contains(id)).count(), first)
     }
 
-    /// Reserves places, in the lanes that want message `id`, for up to `wanted` messages. If a
-    /// filter has refused them, they may go to no lane at all.
+    /// Reserves places, in the lanes that want message `id`, for up to so many messages of a part. If
+    /// a filter has refused them, they may go to no lane at all.
     fn find_places(
         self: &Arc<Self>,
         dispatcher: &mut DispatcherState<T>,
         lanes: &Lanes<T>,
-        wanted: u32,
+        (part, wanted): (&BatchSlice<T>, usize),
         id: u64,
         is_refused: bool,
     ) -> Places {
@@ -177,7 +177,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 id
             } else if is_refused || self.feeds_some(lanes) {
                 dispatcher.grants.clear();
-                return Places::For(wanted);
+                return Places::For(wanted as u32);
             } else if self.settings.no_subscribers == NoSubscribers::Retain
                 && lanes.iter().any(|lane| is_open(&lane))
             {
@@ -186,7 +186,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 break;
             };
             let (fits, grants) = (dispatcher.has_room, &mut dispatcher.grants);
-            let count = self.reserve_everywhere(lanes, wanted, id, fits, grants);
+            let count = self.reserve_everywhere(lanes, (part, wanted as u32), id, fits, grants);
             if count == 0 {
                 return Places::Later;
             }
@@ -221,12 +221,20 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     fn reserve_everywhere(
         self: &Arc<Self>,
         lanes: &Lanes<T>,
-        wanted: u32,
+        (part, wanted): (&BatchSlice<T>, u32),
         id: u64,
         fits: bool,
         grants: &mut Vec<Grant>,
     ) -> u32 {
-        let room = || wanted.min(self.room_for(id, lanes) as u32);
+        let room = || {
+            let room = wanted.min(self.room_for(id, lanes) as u32);
+            match self.conflates() {
+                false => room,
+                true => self.room_by_key(id, lanes, part, room),
+            }
+        };
+        // Where a lane conflates, the room depends on the messages.
+        let fits = fits && !self.conflates();
         let mut count = if fits { wanted } else { room() };
         while count > 0 {
             grants.clear();
@@ -237,6 +245,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                     lane.reserve(count, false)
                 } else {
                     Reserved::Closed
+                };
+                let reserved = match lane.conflates() {
+                    false => reserved,
+                    true => self.replace_for_room(lane, part, count, reserved),
                 };
                 let granted = match reserved {
                     Reserved::Granted(granted) => granted,
@@ -293,6 +305,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             granted += more;
         }
         let granted = match grant.when_full {
+            LaneFull::DropOldest if lane.has_levels() => {
+                // They are handed over at once, because not all of them lie side by side.
+                grant.reserved = Reserved::Full;
+                return self.overflow_by_level(lane, &part(), granted as usize);
+            }
             LaneFull::DropOldest => self.make_room(lane, granted, count),
             _ => granted,
         };
@@ -329,13 +346,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Puts messages into a lane, which has granted places for them. Somebody notifies it.
     #[inline(always)]
-    pub(crate) fn place_in(&self, lane: &Lane<T>, kept: BatchSlice<T>) {
+    pub(crate) fn place_in(&self, lane: &Arc<Lane<T>>, kept: BatchSlice<T>) {
         let (count, first_ns) = (kept.len() as u64, kept.expires_ns());
         // Before the lane can end a delivery.
         kept.track(Ends::open);
         in_order!(
             lane.books.record(Status::Created, Step::Accept, count),
-            lane.push(kept),
+            self.push_to(lane, kept),
             "fan-out.count-then-push",
         );
         lane.expiry.note(first_ns);
@@ -350,7 +367,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 break;
             }
             for part in &oldest {
-                self.drop_queued(lane, part);
+                self.drop_queued(lane, part, DropCause::LaneFull);
             }
             let dropped: usize = oldest.iter().map(BatchSlice::len).sum();
             if lane.release(dropped as u32) {
@@ -366,17 +383,23 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         granted
     }
 
-    fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>) {
+    pub(crate) fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>, cause: DropCause) {
         let count = part.len() as u64;
         let status = lane.books.record(Status::Queued, Step::Drop, count);
-        self.tell_dropped(lane, part, status);
+        lane.note_gap(part, cause);
+        self.tell_dropped(lane, part, status, cause);
         lane.note_end(part, status);
     }
 
-    fn tell_dropped(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>, status: Status) {
+    fn tell_dropped(
+        &self,
+        lane: &Arc<Lane<T>>,
+        part: &BatchSlice<T>,
+        status: Status,
+        cause: DropCause,
+    ) {
         if self.bus().observed() {
             for id in part.ids() {
-                let cause = DropCause::LaneFull;
                 let kind = EventKind::Dropped { cause };
                 self.tell_of(Subject::of(&lane.name).message(id).status(status), kind);
             }
@@ -385,7 +408,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Ends deliveries that found no place in their lane. A delivery without a place can't keep
     /// the lane from ending, so the lane may have ended since it was asked.
-    fn lose(&self, lane: &Arc<Lane<T>>, when_full: LaneFull, part: &BatchSlice<T>) {
+    pub(crate) fn lose(&self, lane: &Arc<Lane<T>>, when_full: LaneFull, part: &BatchSlice<T>) {
         match when_full {
             LaneFull::DeadLetter => {
                 let status = self.end_without_place(lane, part, Step::Bury);
@@ -396,7 +419,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             LaneFull::CatchUp => self.fall_behind(lane, part),
             LaneFull::Wait | LaneFull::DropNewest | LaneFull::DropOldest => {
                 let status = self.end_without_place(lane, part, Step::Drop);
-                self.tell_dropped(lane, part, status);
+                lane.note_gap(part, DropCause::LaneFull);
+                self.tell_dropped(lane, part, status, DropCause::LaneFull);
                 lane.note_end_without_place(part, status);
             }
         }

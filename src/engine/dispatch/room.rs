@@ -1,6 +1,9 @@
 //! How many messages the lanes of a topic have room for. A full lane holds back the messages that it
 //! is to get, and no others.
 
+mod conflate;
+mod make_way;
+
 use crate::engine::parts::dispatcher::DispatcherState;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_set::QueueRef;
@@ -36,11 +39,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Whether a message may be for some of the lanes only.
     fn may_pass_lanes(&self) -> bool {
-        self.has_filters() || self.starts.load() != Starts::NONE
+        self.has_filters() || self.conflates() || self.starts.load() != Starts::NONE
     }
 
     /// How many of the messages that the dispatcher would take next have room in every lane that
-    /// the topic waits for. A message needs no room in a lane that is not to get it.
+    /// the topic waits for. A message needs no room in a lane that is not to get it, nor where it
+    /// takes the place of an older one.
     #[cold]
     fn room_by_message(&self, dispatcher: &mut DispatcherState<T>, lanes: &Lanes<T>) -> usize {
         let DispatcherState { shelf, sieve, .. } = dispatcher;
@@ -69,7 +73,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             };
             let takes_place = |(at, id): &(usize, MessageId)| {
                 let is_refused = refused.get(*at).is_some_and(|is_refused| *is_refused);
-                gets(*id) && !is_refused
+                gets(*id) && !is_refused && !lane.would_replace(&asked, asked.from + *at as u32)
             };
             let mut places = asked.ids().enumerate().filter(takes_place);
             let fits = places.nth(self.room_of(lane) as usize);
@@ -88,9 +92,11 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
     }
 
-    /// As [`room_in_lanes`](Self::room_in_lanes), but only of the lanes that want this message.
+    /// As [`room_in_lanes`](Self::room_in_lanes), but only of the lanes that want this message, and
+    /// not of those that conflate.
     pub(crate) fn room_for(&self, id: u64, lanes: &Lanes<T>) -> usize {
-        let waited_for = |lane: &&Arc<Lane<T>>| topic_waits_for(lane) && lane.wants(id);
+        let waited_for =
+            |lane: &&Arc<Lane<T>>| topic_waits_for(lane) && lane.wants(id) && !lane.conflates();
         let waited_for = lanes.iter().filter(waited_for);
         let room = waited_for.map(|lane| self.room_of(lane)).min();
         room.unwrap_or(u32::MAX) as usize
@@ -127,6 +133,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     }
 }
 
-fn topic_waits_for<T: Send + Sync + 'static>(lane: &Lane<T>) -> bool {
+pub(crate) fn topic_waits_for<T: Send + Sync + 'static>(lane: &Lane<T>) -> bool {
     lane.when_full() == LaneFull::Wait && lane.phase() == Phase::Open
 }

@@ -22,7 +22,7 @@ use crate::message::batch::{Accepted, DeferredDrops, QueueEntry, Stamp};
 use crate::message::chunk::Chunk;
 use crate::message::meta::Meta;
 use crate::message::outgoing::Message;
-use crate::message::{BatchReceipt, MessageId, Receipt};
+use crate::message::{BatchReceipt, Fate, MessageId, Receipt};
 use crate::observe::event::{DropCause, EventKind, Subject};
 use crate::pure::decide::lifecycle::Status;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -282,7 +282,7 @@ impl<T: Send + Sync + 'static> TopicLog<T> {
         Receipt {
             durability: self.level,
             duplicate: count == 0,
-            ..Receipt::volatile(MessageId::new(first), 0, false)
+            ..Receipt::volatile(MessageId::new(first), 0, Fate::Queued)
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::pure::log::retention::Limits;
 use crate::pure::log::state::delayed::{FIRST_DELAYED, put_due};
 use crate::pure::log::state::{LetterState, Piece, TopicState};
 use crate::pure::policy::dedup::{Dedup, DedupIds};
+use crate::pure::protect::priority::Priority;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, unix_ms};
 use crate::types::durable::codec::{Codec, CodecError};
@@ -373,6 +374,8 @@ fn stored(meta: Option<&Meta>) -> StoredMessage<'_> {
         message.key = meta.key.as_deref();
         message.dedup_id = meta.dedup_id.as_deref();
         message.ttl_ns = meta.ttl_ns;
+        let is_default = meta.priority == Priority::default();
+        message.priority = (!is_default).then_some(meta.priority as u8);
         let headers = meta.headers.iter().map(|(name, value)| {
             let value = match value {
                 Value::Text(text) => StoredValue::Text(text),
@@ -398,6 +401,9 @@ fn parts(message: &StoredMessage<'_>) -> Meta {
         key: message.key.map(Box::from),
         headers: headers.collect(),
         ttl_ns: message.ttl_ns,
+        priority: message
+            .priority
+            .map_or(Priority::default(), Priority::nearest),
         track: None,
         is_logged: false,
         dedup_id: message.dedup_id.map(Arc::from),

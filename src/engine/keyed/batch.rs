@@ -83,9 +83,10 @@ struct Waits {
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Returns what the consumer could take as a batch of `size`.
-    fn look(self, batcher: &Batcher<'_, T>, size: usize) -> Waits {
+    fn look(self, batcher: &Batcher<'_, T>, size: usize, now_ns: u64) -> Waits {
         let owner = batcher.owner();
         let mut state = self.keyed.state.lock();
+        state.sequencer.set_now(now_ns);
         self.feed(&mut state, owner, size);
         batcher.note(0, 0);
         let sequencer = &state.sequencer;
@@ -134,7 +135,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         batched: Batched,
         now_ns: u64,
     ) -> Progress {
-        let waits = self.look(batcher, batched.size());
+        let waits = self.look(batcher, batched.size(), now_ns);
         let first = match (waits.next, waits.first) {
             (Some(Class::New), Some(first)) => first,
             (Some(class), _) => return self.try_alone(turn, batcher, class, now_ns),

@@ -16,9 +16,10 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// Files the next return: a retry that is due, a redriven letter, or a deadline of leases.
     /// Returns `false` if nothing has come back.
-    pub(crate) fn file_next_return(self) -> bool {
+    pub(crate) fn file_next_return(self, now_ns: u64) -> bool {
         // Under the lock, a return is either still in the queue or filed.
         let mut state = self.keyed.state.lock();
+        state.sequencer.set_now(now_ns);
         let returned = self.lane.pop_return();
         let is_some = returned.is_some();
         if let Some(returned) = returned {

@@ -12,6 +12,9 @@
 //! one at a time, and its key is out: no delivery may wait behind a call while another
 //! consumer is free. Callers that pull take a run where keys don't matter, and one at a
 //! time otherwise. Each lease ends by itself.
+//!
+//! With levels of priority this is for a lane that keeps up. It has one slice queued, and no message
+//! of it has a level of its own.
 
 use crate::engine::parts::handler::BatchRun;
 use crate::engine::parts::pending::PendingDelivery;
@@ -52,13 +55,26 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
+    /// Returns whether the next delivery is to be chosen by its level. While all that is queued has
+    /// one level, there is no choice, and the shares of the levels stay as they are.
+    fn has_choice(self, state: &State<T>) -> bool {
+        state.sequencer.has_levels() && !self.lane.is_level()
+    }
+
     /// Takes at most `most` new deliveries out of the inbox, for the lane's own runner or for
     /// callers that pull. Returns `None` if a filed delivery may go first, or no new one may.
     pub(crate) fn take_straight(self, state: &mut State<T>, most: usize) -> Option<Straight<T>> {
-        if !state.sequencer.is_at_rest(RUNNER) || state.is_blocked() {
+        if !state.sequencer.is_at_rest(RUNNER) || state.is_blocked() || self.has_choice(state) {
             return None;
         }
         let rule = self.keyed.key_rule(state);
+        if self.lane.conflates() {
+            let part = match most {
+                0 => None,
+                _ => self.pop_passing(state, RUNNER),
+            };
+            return part.map(|part| Straight { part, rule });
+        }
         loop {
             let most = most.min(state.room_aside());
             if most == 0 {
@@ -86,6 +102,17 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             let waits = PendingDelivery::first(&part.batch, part.from as usize, 0);
             self.keyed.arrive(state, waits);
         }
+    }
+
+    /// Takes the oldest new delivery out of an inbox that conflates that may go to `owner`. The
+    /// others stay there, where they can be replaced, and are not filed.
+    pub(crate) fn pop_passing(self, state: &State<T>, owner: u64) -> Option<BatchSlice<T>> {
+        let rule = self.keyed.key_rule(state);
+        let passes = |one: &BatchSlice<T>| {
+            let key = rule.key_at(&one.batch, one.from as usize);
+            state.sequencer.may_pass(owner, key)
+        };
+        self.lane.pop_conflated(passes)
     }
 
     /// Tries these deliveries until one fails or has expired. Returns the time after that.
@@ -139,12 +166,15 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         state: &mut State<T>,
         owner: u64,
     ) -> Option<(Taken<PendingDelivery<T>>, bool)> {
-        if !state.sequencer.is_at_rest(owner) {
+        if !state.sequencer.is_at_rest(owner) || self.has_choice(state) {
             return None;
         }
         let rule = self.keyed.key_rule(state);
         while state.room_aside() > 0 {
-            let part = self.lane.pop_chosen(|_| 1)?;
+            let part = match self.lane.conflates() {
+                false => self.lane.pop_chosen(|_| 1)?,
+                true => self.pop_passing(state, owner)?,
+            };
             let meta = part.batch.meta(part.from as usize);
             let (key, may_expire) = (rule.key_by(meta), part.batch.ttl_ns(meta).is_some());
             let item = PendingDelivery::new(part.batch, part.from as usize);

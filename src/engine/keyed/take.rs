@@ -91,12 +91,28 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
+    /// Returns whether the inbox has a delivery to take or to file. Where newer ones may replace them,
+    /// those that may not go are not filed, and no consumer has to look at them.
+    fn has_new_for(&self, state: &State<T>, member: u64) -> bool {
+        if !self.conflates() {
+            return !self.is_inbox_empty();
+        }
+        let Some(keyed) = self.keyed.get() else {
+            return false;
+        };
+        let rule = keyed.key_rule(state);
+        self.has_conflated(|one| {
+            let key = rule.key_at(&one.batch, one.from as usize);
+            state.sequencer.may_pass(member, key)
+        })
+    }
+
     /// Decides which consumers must look at what is left.
     pub(crate) fn next_of(&self, state: &State<T>, member: u64) -> Next {
         if state.members.len() > 1 {
             Next::Any
         } else if !state.sequencer.is_at_rest(member)
-            || state.room_aside() > 0 && !self.is_inbox_empty()
+            || state.room_aside() > 0 && self.has_new_for(state, member)
         {
             Next::One
         } else {
@@ -122,6 +138,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         } = request;
         loop {
             let mut state = self.keyed.state.lock();
+            state.sequencer.set_now(now_ns);
             self.feed_unless_new(&mut state, owner, most);
             let mut taken = state.sequencer.take(owner, most, per_key, only);
             note(&state, taken.len());
@@ -152,28 +169,33 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// Files arrivals until `owner` can take `wanted` new deliveries or the limit of deliveries
     /// set aside is reached. Deliveries that came back don't count here, because they have
-    /// turns of their own.
+    /// turns of their own. With levels of priority it files all arrivals: any of them may be the
+    /// next.
     pub(crate) fn feed(self, state: &mut State<T>, owner: u64, wanted: usize) {
+        if state.sequencer.has_levels() {
+            return self.keyed.file_all(self.lane, state);
+        }
         while state.sequencer.available(owner, Class::New, wanted) < wanted
             && state.room_aside() > 0
         {
             if state.is_blocked() {
                 return;
             }
-            let Some(part) = self.lane.pop_some(state.room_aside() as u32) else {
+            let part = match self.lane.conflates() {
+                false => self.lane.pop_some(state.room_aside() as u32),
+                true => self.pop_passing(state, owner),
+            };
+            let Some(part) = part else {
                 return;
             };
-            for index in part.from..part.to {
-                let first = PendingDelivery::first(&part.batch, index as usize, 0);
-                self.keyed.arrive(state, first);
-            }
+            self.keyed.file_part(state, &part);
         }
     }
 
     /// Files arrivals as [`feed`](Self::feed) does, unless `owner` may take filed deliveries
     /// and all of them are new. The filed ones go first then, so arrivals need not be filed.
     pub(crate) fn feed_unless_new(self, state: &mut State<T>, owner: u64, wanted: usize) {
-        if !state.sequencer.has_only_new(owner) {
+        if state.sequencer.has_levels() || !state.sequencer.has_only_new(owner) {
             self.feed(state, owner, wanted);
         }
     }

@@ -35,6 +35,10 @@ impl<T> ParkedArrivals<T> {
         !self.news.is_empty()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &PendingDelivery<T>> {
+        self.lines.values().flat_map(BTreeMap::values)
+    }
+
     /// Has the lane's runner judge all of them.
     pub(crate) fn judge_all(&mut self) {
         self.news.extend(self.lines.keys());

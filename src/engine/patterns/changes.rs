@@ -12,7 +12,7 @@ use crate::engine::state::keyed::ChangeRules;
 use crate::engine::wait::holds::Hold;
 use crate::message::{HoldOff, MessageId};
 use crate::observe::event::EventKind;
-use crate::pure::decide::rules::Fit;
+use crate::pure::order::rules::{Fit, Nature};
 use crate::sync::Arc;
 use crate::types::config::LaneFull;
 use crate::types::error::{SettingError, SubscribeError};
@@ -206,6 +206,10 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         }
         receivers.wake_all();
         Ok(())
+    }
+
+    pub(crate) fn nature(&self) -> Nature {
+        self.resolved.lock().rules.nature
     }
 
     /// Adds a member to the group, in all present and future lanes.

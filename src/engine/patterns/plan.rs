@@ -7,7 +7,7 @@ use crate::engine::pull::sources::Sources;
 use crate::engine::registry::equip::Equipment;
 use crate::engine::state::lane::{Calling, Policy};
 use crate::engine::state::slots::Shared;
-use crate::pure::decide::rules::{Fit, Rules};
+use crate::pure::order::rules::{Fit, Rules};
 use crate::sync::Arc;
 use crate::types::config::LaneFull;
 use crate::types::error::SettingError;

@@ -34,7 +34,7 @@ use crate::engine::wait::holds::Hold;
 use crate::observe::event::EventKind;
 use crate::observe::latency::{Latencies, LatencySummary};
 use crate::observe::metrics::{MemberMetrics, SubscriptionMetrics, Waiting};
-use crate::pure::decide::rules::Rules;
+use crate::pure::order::rules::Rules;
 use crate::pure::protect::breaker::state::BreakerStatus;
 use crate::pure::words::room::Phase;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -304,6 +304,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             let metrics = lane.read_metrics(&mut latencies);
             sum.queued += metrics.queued;
             sum.moving += metrics.moving;
+            sum.queued_by_priority = added(sum.queued_by_priority, metrics.queued_by_priority);
             sum.held += metrics.held;
             sum.blocked_keys += metrics.blocked_keys;
             sum.parked_keys += metrics.parked_keys;
@@ -312,6 +313,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             sum.timed_out += metrics.timed_out;
             sum.abandoned += metrics.abandoned;
             sum.deferred += metrics.deferred;
+            sum.missed += metrics.missed;
             sum.breaker = not_closed(sum.breaker, metrics.breaker);
             sum.waiting_for = longest(sum.waiting_for, metrics.waiting_for);
             add_members(&mut sum.members, metrics.members);
@@ -321,6 +323,14 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
         sum.handler = LatencySummary::of(&latencies.handler);
         sum.end_to_end = LatencySummary::of(&latencies.end_to_end);
         sum
+    }
+}
+
+/// Adds the counts of each level, where there are any.
+fn added(one: Option<[u64; 4]>, other: Option<[u64; 4]>) -> Option<[u64; 4]> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(std::array::from_fn(|level| one[level] + other[level])),
+        (one, other) => one.or(other),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::engine::state::partition_set::QueueRef;
 use crate::engine::state::topic::TopicCore;
 use crate::message::batch::{Accepted, DeferredDrops, QueueEntry, Stamp};
 use crate::message::meta::Meta;
-use crate::message::{MessageId, Receipt};
+use crate::message::{Fate, MessageId, Receipt};
 use crate::observe::event::{DropCause, EventKind};
 use crate::observe::note::Note;
 use crate::pure::decide::lifecycle::Status;
@@ -154,12 +154,17 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         drops: &mut DeferredDrops<T>,
         route: Option<u64>,
     ) {
-        if admitted.dropped || admitted.is_duplicate() {
-            match admitted.is_duplicate() {
-                true => self.note_duplicate(entry.first().id),
-                false => self.drop_messages(entry.ids(), DropCause::Overflow),
+        match admitted.fate {
+            _ if admitted.is_duplicate() => {
+                self.note_duplicate(entry.first().id);
+                return drops.add_entry(entry);
             }
-            return drops.add_entry(entry);
+            Fate::Queued => {}
+            Fate::Dropped => {
+                self.drop_messages(entry.ids(), DropCause::Overflow);
+                return drops.add_entry(entry);
+            }
+            Fate::Lettered => return self.letter_overflow(&entry.into_slice(self.live.ttl.get())),
         }
         if self.bus().observed() {
             // Observers hear of the messages before the push, so that no later event of these
@@ -320,10 +325,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 // Its id is not remembered, so that it may be published again.
                 let forced = self.admit_caller(Ask::any(ask.wanted), u64::MAX);
                 forced.map(|granted| Admitted {
-                    dropped: true,
+                    fate: Fate::Dropped,
                     ..Admitted::plainly(granted)
                 })
             }
+            // Letters run user code, and the publisher holds a lock.
+            (Refused::Full, Overflow::DeadLetter) if patience.is_locked => Err(Refused::Full),
+            (Refused::Full, Overflow::DeadLetter) => self.admit_to_letters(ask),
             (refusal, _) => Err(refusal),
         };
         patience.told &= admitted.is_err();
@@ -331,6 +339,20 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             context::note_refusal(&self.engine);
         }
         admitted
+    }
+
+    /// Gets tickets for messages that go to the dead letters, past the full queue. Without
+    /// subscriptions they have nobody to be letters of, and are dropped.
+    fn admit_to_letters(self: &Arc<Self>, ask: Ask<'_>) -> Result<Admitted, Refused> {
+        let (fate, ask) = match self.has_subscribers() {
+            true => (Fate::Lettered, ask.past_the_queue()),
+            false => (Fate::Dropped, Ask::any(ask.wanted)),
+        };
+        let admitted = Admitted::plainly(self.admit_caller(ask, u64::MAX)?);
+        Ok(match admitted.is_duplicate() {
+            true => admitted,
+            false => Admitted { fate, ..admitted },
+        })
     }
 
     /// Whether a refused publisher should try again: there is room, or the topic has closed.

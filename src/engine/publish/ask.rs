@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::message::meta::Meta;
-use crate::message::{MessageId, Receipt};
+use crate::message::{Fate, MessageId, Receipt};
 use crate::pure::words::tickets::Refusal;
 use crate::sync::{Arc, Instant};
 use crate::types::config::Overflow;
@@ -76,9 +76,8 @@ pub(crate) struct Admitted {
     /// Zero for a duplicate.
     pub(crate) count: u64,
     pub(crate) evicted: u32,
-    /// Whether the messages are to be dropped: the topic was full and its policy drops the
-    /// newest.
-    pub(crate) dropped: bool,
+    /// Whether the messages go elsewhere, because the topic was full.
+    pub(crate) fate: Fate,
 }
 
 impl Admitted {
@@ -88,7 +87,7 @@ impl Admitted {
             first_id,
             count,
             evicted: 0,
-            dropped: false,
+            fate: Fate::Queued,
         }
     }
 
@@ -106,7 +105,7 @@ impl Admitted {
     pub(crate) fn receipt(&self) -> Receipt {
         Receipt {
             duplicate: self.is_duplicate(),
-            ..Receipt::volatile(MessageId::new(self.first_id), self.evicted, self.dropped)
+            ..Receipt::volatile(MessageId::new(self.first_id), self.evicted, self.fate)
         }
     }
 }
@@ -120,6 +119,8 @@ pub(crate) struct Ask<'m> {
     pub(crate) alone: Option<&'m Meta>,
     /// The parts of messages that go together.
     pub(crate) together: &'m [(u32, Box<Meta>)],
+    /// Whether the messages pass the topic's limit on weight by.
+    pub(crate) is_weightless: bool,
 }
 
 impl<'m> Ask<'m> {
@@ -130,6 +131,7 @@ impl<'m> Ask<'m> {
             wanted,
             alone,
             together,
+            is_weightless: false,
         }
     }
 
@@ -140,6 +142,15 @@ impl<'m> Ask<'m> {
             wanted,
             alone,
             together,
+            is_weightless: false,
+        }
+    }
+
+    /// Asks for the same messages, which do not go into the queue.
+    pub(crate) fn past_the_queue(self) -> Self {
+        Self {
+            is_weightless: true,
+            ..self
         }
     }
 

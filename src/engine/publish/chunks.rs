@@ -8,7 +8,7 @@ use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused};
 use crate::engine::state::topic::TopicCore;
 use crate::message::batch::{BATCH, DeferredDrops, QueueEntry, Stamp};
 use crate::message::chunk::Chunk;
-use crate::message::{BatchReceipt, MessageId};
+use crate::message::{BatchReceipt, Fate, MessageId};
 use crate::sync::Arc;
 use crate::types::error::PublishBatchError;
 
@@ -178,7 +178,11 @@ pub(crate) fn note_in(receipt: &mut BatchReceipt, admitted: &Admitted) {
         return;
     }
     let count = admitted.count as usize;
-    receipt.dropped += if admitted.dropped { count } else { 0 };
+    match admitted.fate {
+        Fate::Queued => {}
+        Fate::Dropped => receipt.dropped += count,
+        Fate::Lettered => receipt.lettered += count,
+    }
     note_granted(receipt, (admitted.first_id, admitted.count));
 }
 

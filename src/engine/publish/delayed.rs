@@ -9,7 +9,7 @@ use crate::engine::wait::fire::Tag;
 use crate::message::batch::{DeferredDrops, QueueEntry};
 use crate::message::meta::Meta;
 use crate::message::outgoing::Message;
-use crate::message::{MessageId, Receipt};
+use crate::message::{Fate, MessageId, Receipt};
 use crate::observe::event::DropCause;
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::wheel::TimerKey;
@@ -36,7 +36,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Receipt {
         let delay = message.delay(|| self.engine.clock.time_of_day());
         let (payload, meta) = message.into_parts();
-        if admitted.dropped || admitted.is_duplicate() {
+        if admitted.fate != Fate::Queued || admitted.is_duplicate() {
             self.take_in_one(payload, meta, admitted, drops, route);
             return admitted.receipt();
         }

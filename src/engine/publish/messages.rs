@@ -63,6 +63,11 @@ impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
 
     /// Collects the next messages once the last ones have gone. Returns `false` if all have gone.
     pub(crate) fn fill(&mut self) -> bool {
+        #[cfg(all(feature = "log", feature = "async"))]
+        if self.submitted.is_some() {
+            // The last ones are on their way to the log, and may come back.
+            return true;
+        }
         if self.chunk.is_empty() && self.alone.is_none() {
             while self.chunk.len() < BATCH
                 && let Some(message) = self.others.next()

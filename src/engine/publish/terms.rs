@@ -97,7 +97,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         ask: Ask<'_>,
         step: impl FnOnce(u64) -> Result<(u64, u64), Refusal>,
     ) -> Result<(u64, u64), Refused> {
-        let Some(weights) = &self.weights else {
+        let weights = self.weights.as_ref().filter(|_| !ask.is_weightless);
+        let Some(weights) = weights else {
             return Ok(step(ask.wanted)?);
         };
         let mut load = weights.load();

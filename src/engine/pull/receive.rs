@@ -31,7 +31,7 @@ use crate::message::MessageId;
 use crate::message::batch::BatchSlice;
 use crate::observe::event::EventKind;
 use crate::pure::decide::lifecycle::Status;
-use crate::pure::decide::rules::Keying;
+use crate::pure::order::rules::Keying;
 use crate::pure::order::sequencer::{Key, PerKey, Taken};
 use crate::sync::{Instant, mutant, yield_now};
 use crate::types::error::SettingError;
@@ -388,6 +388,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
                 self.grant_unexpired(&mut state.leases, part, key, going);
                 continue;
             }
+            state.sequencer.set_now(going.span.began_ns);
             self.feed_unless_new(state, RUNNER, left);
             let all = state.sequencer.take(RUNNER, left, PerKey::One, None);
             if all.is_empty() {

@@ -10,7 +10,7 @@ use crate::engine::state::lane::{Calling, Lane, LaneSettings, Policy, Turn};
 use crate::engine::state::slots::{Shared, Slots};
 use crate::engine::state::topic::TopicCore;
 use crate::engine::wait::waiters::Waiters;
-use crate::pure::decide::rules::Rules;
+use crate::pure::order::rules::Rules;
 use crate::sync::Arc;
 use crate::types::config::LaneFull;
 
@@ -67,7 +67,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             Equipment::Callers(_, receivers) => Arc::clone(receivers),
             _ => Arc::default(),
         };
-        let is_plain = consumers == Consumers::Runner && !plan.rules.blocks();
+        let is_plain = consumers == Consumers::Runner && !plan.rules.files();
         let keyed = || Keyed::new(plan.rules, consumers, plan.when_full, receivers);
         let protection = plan.protection;
         let settings = LaneSettings {
@@ -80,6 +80,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             calling: plan.calling,
             #[cfg(feature = "log")]
             stored: plan.stored,
+            nature: plan.rules.nature,
             keyed: (!is_plain).then(keyed),
         };
         let with_handler = |handler| Arc::new(Self::new(name, topic, settings, handler));

@@ -16,7 +16,7 @@ use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::topic::TopicCore;
-use crate::pure::decide::rules::{Fit, Rules};
+use crate::pure::order::rules::{Fit, Rules};
 use crate::sync::Arc;
 use crate::types::config::{LaneFull, Overflow};
 use crate::types::error::SettingError;
@@ -132,7 +132,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         let Some(KeyedLane { keyed, .. }) = self.keyed() else {
             let fit = facts(self.fit(false, None));
-            fitted(Rules::plain(self.capacity.get()), fit)?;
+            fitted(self.plain_rules(), fit)?;
             set(fit);
             return Ok(());
         };

@@ -54,6 +54,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             waiting_for: self.read_waiting(),
             breaker: self.breaker_status(),
             deferred: self.deferred(),
+            missed: self.missed(),
             ..SubscriptionMetrics::default()
         };
         if let Some(keyed) = self.keyed.get() {

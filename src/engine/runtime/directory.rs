@@ -104,9 +104,9 @@ impl Live {
 }
 
 /// The longest timeout that fits a word beside what policy it is.
-const LONGEST_NS: u64 = u64::MAX >> 2;
+const LONGEST_NS: u64 = u64::MAX >> 3;
 
-/// The low bits say which it is, and the others are the timeout in nanoseconds. A timeout above 146
+/// The low bits say which it is, and the others are the timeout in nanoseconds. A timeout above 73
 /// years is read as the longest there is.
 impl Packed for Overflow {
     fn pack(self) -> u64 {
@@ -114,17 +114,19 @@ impl Packed for Overflow {
             Self::Reject => 0,
             Self::DropOldest => 1,
             Self::DropNewest => 2,
-            Self::Block { timeout } => nanos(timeout).min(LONGEST_NS) << 2 | 3,
+            Self::DeadLetter => 4,
+            Self::Block { timeout } => nanos(timeout).min(LONGEST_NS) << 3 | 3,
         }
     }
 
     fn unpack(word: u64) -> Self {
-        match word & 3 {
+        match word & 7 {
             0 => Self::Reject,
             1 => Self::DropOldest,
             2 => Self::DropNewest,
+            4 => Self::DeadLetter,
             _ => Self::Block {
-                timeout: match word >> 2 {
+                timeout: match word >> 3 {
                     LONGEST_NS => Duration::MAX,
                     timeout_ns => Duration::from_nanos(timeout_ns),
                 },

@@ -156,6 +156,7 @@ where
                 lane: Arc::downgrade(lane) as _,
                 #[cfg(feature = "log")]
                 outbox: lane.shared_outbox(),
+                gaps: lane.gaps.clone(),
             })
         });
         let timer_ns = lane.engine().clock.timer_ns();

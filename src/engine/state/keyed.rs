@@ -22,12 +22,14 @@ use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::lane::{Lane, Turn};
 use crate::engine::state::slots::Member;
 use crate::engine::wait::waiters::Waiters;
-use crate::message::batch::Batch;
+use crate::message::batch::{Batch, BatchSlice};
 use crate::message::meta::Meta;
 use crate::observe::metrics::SubscriptionMetrics;
 use crate::pure::decide::lifecycle::Status;
-use crate::pure::decide::rules::{Fit, Keying, Rules};
+use crate::pure::order::levels::{LevelRule, Urgency};
+use crate::pure::order::rules::{Fit, Keying, Rules};
 use crate::pure::order::sequencer::{Class, Key, Sequencer};
+use crate::pure::protect::priority::Priority;
 use crate::sync::{Arc, Mutex};
 use crate::types::config::{LaneFull, OnFailure};
 use crate::types::error::SettingError;
@@ -174,6 +176,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
         if !consumers.have_slots() {
             sequencer.join(RUNNER);
         }
+        sequencer.set_levels(levels(rules));
         Self {
             is_shared,
             is_concurrent: matches!(consumers, Consumers::Slot | Consumers::Slots),
@@ -203,6 +206,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
         let state = self.state.lock();
         let (held, blocked_keys) = state.sequencer.held();
         into.held = (held + state.parked_arrivals.len()) as u64;
+        into.queued_by_priority = self.queued_by_priority(lane, &state);
         into.blocked_keys = blocked_keys as u64;
         into.parked_keys = lane.parked_keys(&state) as u64;
         state.leases.read_metrics(into);
@@ -211,6 +215,39 @@ impl<T: Send + Sync + 'static> Keyed<T> {
         let now_ns = lane.topic.engine.clock.now_ns();
         let members = members.iter().map(|member| member.read_metrics(now_ns));
         into.members = members.collect();
+    }
+
+    /// Returns how many deliveries of each level wait, if it has levels.
+    fn queued_by_priority(&self, lane: &Lane<T>, state: &State<T>) -> Option<[u64; LEVELS]> {
+        let mut counts = state.sequencer.waiting_by_level()?;
+        for parked in state.parked_arrivals.iter() {
+            counts[urgency(parked).level as usize] += 1;
+        }
+        lane.look_through_inbox(|part, left| {
+            for index in part.from..part.to {
+                counts[part.batch.priority(index as usize) as usize] += 1;
+            }
+            left.push_back(part);
+        });
+        Some(counts)
+    }
+
+    /// Files all that is queued.
+    #[cold]
+    pub(crate) fn file_all(&self, lane: &Lane<T>, state: &mut State<T>) {
+        while state.room_aside() > 0
+            && let Some(part) = lane.pop_some(state.room_aside() as u32)
+        {
+            self.file_part(state, &part);
+        }
+    }
+
+    /// Files first attempts that were queued.
+    pub(crate) fn file_part(&self, state: &mut State<T>, part: &BatchSlice<T>) {
+        for index in part.from..part.to {
+            let first = PendingDelivery::first(&part.batch, index as usize, 0);
+            self.arrive(state, first);
+        }
     }
 
     /// Returns the rule by which its deliveries get their keys now.
@@ -257,13 +294,23 @@ impl<T: Send + Sync + 'static> Keyed<T> {
         let before = state.rules;
         let rules = change(before, state.leases.asked)?;
         state.rules = rules;
-        if before.keying(self.is_shared) != rules.keying(self.is_shared) {
+        let is_new_line = before.keying(self.is_shared) != rules.keying(self.is_shared);
+        let waiting = if is_new_line {
             state.epoch = state.epoch.wrapping_add(1);
             state.holding.clear();
-            for delivery in state.sequencer.begin_again() {
-                self.file(&mut state, delivery);
-            }
-        } else if !rules.blocks() {
+            state.sequencer.begin_again()
+        } else if before.priorities.is_some() != rules.priorities.is_some() {
+            state.sequencer.drain()
+        } else {
+            Vec::new()
+        };
+        if before.priorities != rules.priorities {
+            state.sequencer.set_levels(levels(rules));
+        }
+        for delivery in waiting {
+            self.file(&mut state, delivery);
+        }
+        if !is_new_line && !rules.blocks() {
             state.holding.clear();
             state.sequencer.release_all();
         }
@@ -335,10 +382,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
+    /// Returns the rules that it has as long as it is plain.
+    pub(crate) fn plain_rules(&self) -> Rules {
+        Rules::plain(self.capacity.get(), self.nature)
+    }
+
     /// Changes the rules of a keyed lane; a plain one is keyed from its next turn on.
     pub(crate) fn set_rules(self: &Arc<Self>, change: &ChangeRules) -> Result<(), SettingError> {
         let changing = self.changing.lock();
-        let plain = Rules::plain(self.capacity.get());
+        let plain = self.plain_rules();
         if self.keyed.get().is_none() && change(plain, self.fit(false, None))? == plain {
             return Ok(());
         }
@@ -368,10 +420,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let mut state = self.keyed.state.lock();
         let parts: Vec<_> = turn.prefetched.drain(..).collect();
         for part in &parts {
-            for index in part.from..part.to {
-                let first = PendingDelivery::first(&part.batch, index as usize, 0);
-                self.keyed.arrive(&mut state, first);
-            }
+            self.keyed.file_part(&mut state, part);
         }
         for requeued in turn.requeued.drain(..) {
             self.keyed.file(&mut state, requeued);
@@ -401,6 +450,22 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             self.lane.end_pending(delivery, Status::Queued);
         }
         self.lane.give_back(ended);
+    }
+}
+
+/// The number of levels of priority.
+const LEVELS: usize = Priority::ALL.len();
+
+/// Returns the levels of a lane with these rules.
+fn levels<T>(rules: Rules) -> Option<LevelRule<PendingDelivery<T>>> {
+    Some((rules.priorities?, urgency))
+}
+
+fn urgency<T>(delivery: &PendingDelivery<T>) -> Urgency {
+    let index = usize::from(delivery.index);
+    Urgency {
+        level: delivery.batch.priority(index),
+        since_ns: delivery.batch.stamp(index).accepted_ns,
     }
 }
 

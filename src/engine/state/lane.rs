@@ -19,6 +19,9 @@ use crate::engine::wait::fire::{Fire, Tag};
 use crate::message::batch::BatchSlice;
 use crate::observe::latency::Latencies;
 use crate::pure::decide::stride::Stride;
+use crate::pure::order::conflation::Conflation;
+use crate::pure::order::gaps::Gaps;
+use crate::pure::order::rules::Nature;
 use crate::pure::policy::retry::salt;
 use crate::pure::wheel::TimerKey;
 use crate::pure::wheel::arena::Arena;
@@ -29,6 +32,9 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, Slot, Unbounded, mutant};
 use crate::types::config::LaneFull;
 use std::collections::VecDeque;
+
+mod conflating;
+mod observing;
 
 /// The state that only the lane's runner touches. It is taken out while the runner runs, so that no
 /// lock is held while the handler is called.
@@ -68,7 +74,7 @@ impl<T> Turn<T> {
     }
 
     /// Takes the oldest prefetched deliveries, at most `most`.
-    fn pop_some(&mut self, most: u32) -> Option<BatchSlice<T>> {
+    pub(crate) fn pop_some(&mut self, most: u32) -> Option<BatchSlice<T>> {
         let (taken, left) = self.prefetched.pop_front()?.split_at_most(most);
         if let Some(left) = left {
             self.prefetched.push_front(left);
@@ -96,6 +102,7 @@ pub(crate) struct LaneSettings<T> {
     pub(crate) capacity: u32,
     pub(crate) when_full: LaneFull,
     pub(crate) retry: Policy,
+    pub(crate) nature: Nature,
     pub(crate) keyed: Option<Keyed<T>>,
     pub(crate) filter: Option<SharedFilter<T>>,
     pub(crate) by_pattern: bool,
@@ -166,6 +173,12 @@ pub(crate) struct Lane<T> {
     /// Slices taken out of the inbox that are still to be had, where others than the runner take
     /// from it. They are older than everything in the inbox.
     split: Mutex<VecDeque<BatchSlice<T>>>,
+    pub(crate) nature: Nature,
+    /// This takes the place of the inbox, if the newest delivery of a key replaces the one that
+    /// waits.
+    conflation: Option<Box<Mutex<Conflation<BatchSlice<T>>>>>,
+    /// The messages that it has skipped, if it only observes.
+    pub(crate) gaps: Option<Arc<Mutex<Gaps>>>,
     /// When the first delivery here expires.
     pub(crate) expiry: Expiry,
     /// Bounded like the inbox.
@@ -195,6 +208,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let lag = Lag::of(&handler);
         let is_shared =
             settings.when_full == LaneFull::DropOldest || topic.live.ttl.get().is_some();
+        let conflates = settings.nature.conflates;
         let batch_size = match &handler {
             Handler::Batch(_, batched) => Some(batched.size()),
             Handler::Each(_) | Handler::External => None,
@@ -231,8 +245,11 @@ impl<T: Send + Sync + 'static> Lane<T> {
             books: LaneBooks::default(),
             latencies: Mutex::new(None),
             inbox: OnceLock::new(),
-            shared: Shared::new(is_shared),
+            shared: Shared::new(is_shared || conflates),
             split: Mutex::new(VecDeque::new()),
+            nature: settings.nature,
+            gaps: settings.nature.observes.then(Arc::default),
+            conflation: conflates.then(|| Box::new(Mutex::new(Conflation::new()))),
             expiry: Expiry::new(),
             returns: OnceLock::new(),
             turn: Mutex::new(Some(Box::new(Turn::new(handler)))),
@@ -307,6 +324,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Takes the oldest deliveries that are queued.
     pub(crate) fn pop(&self) -> Option<BatchSlice<T>> {
+        if self.conflation.is_some() {
+            return self.pop_conflated(|_| true);
+        }
         let inbox = self.inbox.get()?;
         if !self.is_sifted() && self.keyed.get().is_none() {
             return inbox.pop();
@@ -348,6 +368,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         &self,
         mut look: impl FnMut(BatchSlice<T>, &mut VecDeque<BatchSlice<T>>),
     ) {
+        if self.conflation.is_some() {
+            return self.look_through_conflated(look);
+        }
         let Some(inbox) = self.inbox.get() else {
             return;
         };
@@ -363,10 +386,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Takes the oldest deliveries that are queued, at most `most`.
     pub(crate) fn pop_some(&self, most: u32) -> Option<BatchSlice<T>> {
+        if self.conflation.is_some() {
+            return self.pop_conflated(|_| true);
+        }
         self.pop_chosen(|_| most)
     }
 
-    /// Takes as many deliveries of the oldest queued slice as `choose` says.
+    /// Takes as many deliveries of the oldest queued slice as `choose` says, unless it conflates.
     pub(crate) fn pop_chosen(
         &self,
         choose: impl FnOnce(&BatchSlice<T>) -> u32,
@@ -397,13 +423,33 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Returns whether nothing is queued.
     pub(crate) fn is_inbox_empty(&self) -> bool {
+        if self.conflation.is_some() {
+            return self.conflated() == 0;
+        }
         // In this order: a delivery that leaves the one is then in the other.
         let is_empty = |inbox: &Unbounded<_>| inbox.is_empty() && self.split.lock().is_empty();
         self.inbox.get().is_none_or(|inbox| is_empty(inbox))
     }
 
+    /// Returns whether at most one slice is queued, and all its messages have the default priority.
+    #[cold]
+    pub(crate) fn is_level(&self) -> bool {
+        let Some(inbox) = self.inbox.get() else {
+            return true;
+        };
+        let mut split = self.split.lock();
+        if split.is_empty() {
+            split.extend(inbox.pop());
+        }
+        let is_level = split.front().is_none_or(|part| !part.batch.has_priority());
+        is_level && split.len() <= 1 && inbox.is_empty()
+    }
+
     /// Returns how many deliveries are queued; counts no further than `enough`.
     pub(crate) fn queued(&self, enough: usize) -> usize {
+        if self.conflation.is_some() {
+            return self.conflated().min(enough);
+        }
         let Some(inbox) = self.inbox.get() else {
             return 0;
         };
@@ -421,28 +467,6 @@ impl<T: Send + Sync + 'static> Lane<T> {
             split.push_back(part);
         }
         found
-    }
-
-    /// Takes the oldest deliveries that wait and were never tried, at most `most`, to be dropped.
-    /// It looks at a resting turn's prefetched ones first, then at filed ones, then at queued ones.
-    pub(crate) fn pop_oldest(&self, most: u32) -> Vec<BatchSlice<T>> {
-        let in_turn = self
-            .turn
-            .lock()
-            .as_mut()
-            .and_then(|turn| turn.pop_some(most));
-        if let Some(part) = in_turn {
-            return vec![part];
-        }
-        // Held over both looks, or deliveries that a consumer files in between would be missed.
-        let mut state = self.keyed.get().map(|keyed| keyed.state.lock());
-        let filed = state.as_mut().map_or_else(Vec::new, |state| {
-            state.sequencer.take_oldest_new(most as usize)
-        });
-        if filed.is_empty() {
-            return self.pop_some(most).into_iter().collect();
-        }
-        filed.into_iter().map(PendingDelivery::into_part).collect()
     }
 
     /// Pushes a return; [`schedule_for_return`](Self::schedule_for_return) follows.

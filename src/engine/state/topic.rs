@@ -79,6 +79,8 @@ pub(crate) struct TopicCore<T> {
     pub(crate) starts: Cell<Starts>,
     /// Whether some lane has, or had, a filter.
     filters: AtomicBool,
+    /// Whether some lane conflates, or did.
+    conflation: AtomicBool,
     /// Serializes changes of the list; holds the counts of lanes that ended.
     pub(crate) ended: Mutex<Option<Box<DeliveryCounts>>>,
     pub(crate) strategy: Slot<StrategyInUse>,
@@ -146,6 +148,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             roll: Roll::new(),
             starts: Cell::new(Starts::NONE),
             filters: AtomicBool::new(false),
+            conflation: AtomicBool::new(false),
             ended: Mutex::new(None),
             strategy: Slot::new(policies.strategy),
             retry: Slot::new(policies.retry),
@@ -418,6 +421,9 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             // ORDERING: relaxed, because the list of lanes publishes it.
             self.filters.store(true, Ordering::Relaxed);
         }
+        if lane.conflates() {
+            self.conflation.store(true, Ordering::Relaxed);
+        }
         lane.gate.holds.take_over(&self.pauses);
         let is_first = self.lanes.peek(|lanes| self.retains(lanes));
         in_order!(
@@ -452,6 +458,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     #[inline(always)]
     pub(crate) fn has_filters(&self) -> bool {
         self.filters.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether a message may take the place of an older one in some lane.
+    #[inline(always)]
+    pub(crate) fn conflates(&self) -> bool {
+        self.conflation.load(Ordering::Relaxed)
     }
 
     /// Takes a lane off the list that should never have been on it.

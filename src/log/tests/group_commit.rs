@@ -324,10 +324,6 @@ fn every_broken_step_is_seen_by_schedules() {
             every_record_is_written_and_its_hook_called_once,
         ),
         (
-            "tell the others",
-            every_record_is_written_and_its_hook_called_once,
-        ),
-        (
             "tell the next leader",
             every_record_is_written_and_its_hook_called_once,
         ),

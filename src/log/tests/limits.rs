@@ -183,7 +183,14 @@ fn records_that_cannot_follow_end_the_log_and_are_not_in_it() {
     let again = subject.publish(1, true, 10).expect_err("it has failed");
     assert_eq!(again, refused);
     assert!(before.is_some());
-    assert_eq!(fs.content(&segment_name(1)), before);
+    // A file grows ahead of its frames, by zeros.
+    let without_zeros = |content: Option<Vec<u8>>| {
+        let content = content.unwrap_or_default();
+        let end = content.iter().rposition(|byte| *byte != 0);
+        content[..end.map_or(0, |last| last + 1)].to_vec()
+    };
+    let after = fs.content(&segment_name(1));
+    assert_eq!(without_zeros(after), without_zeros(before));
     let again = Subject::open(&fs.after_kill()).expect("it opens");
     assert_eq!(again.messages().expect("whole"), [1, 2, 3]);
 }
@@ -231,6 +238,7 @@ fn a_group_takes_no_more_than_a_frame_and_one_commit() {
     let delayed = Record::Delayed {
         topic: 0,
         id: 1,
+        time_ms: 0,
         due_ms: 0,
         message: &[0; 100],
     };

@@ -201,7 +201,7 @@ impl Session {
             }),
             12 => {
                 // A handler has published with its ack.
-                let topics = self.model.topics.len() as u64;
+                let topics = self.model.topics();
                 for _ in 0..1 + random.below(3) {
                     let (topic, size) = (random.below(topics) as u32, random.below(90) as usize);
                     entries.push(Entry::Publish { topic, size });

@@ -10,9 +10,6 @@ use crate::pure::log::step;
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::types::error::store::StoreError;
 
-/// The number of threads from which on others help to wake them.
-const SHARED: usize = if cfg!(test) { 2 } else { 8 };
-
 /// The group that a record is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket(pub(crate) u64);
@@ -22,8 +19,7 @@ pub(crate) type Written = Result<(), StoreError>;
 
 /// The news for a thread that waits for a group.
 pub(crate) enum Told {
-    /// The group's result, and those whom this thread is to tell.
-    Finished(Written, Vec<Arc<Sleeper>>),
+    Finished(Written),
     /// Nobody leads but this thread. It has to write the group.
     Leads,
 }
@@ -56,20 +52,6 @@ impl Sleeper {
     pub(crate) fn tell(&self, what: Told) {
         *self.told.lock() = Some(what);
         self.is_told.notify_one();
-    }
-}
-
-/// Tells threads that their group is finished. Waking a thread takes some microseconds. So the first
-/// of many wakes half of the others.
-pub(crate) fn finish(mut sleepers: Vec<Arc<Sleeper>>, result: &Written) {
-    if sleepers.len() >= SHARED {
-        let others = sleepers.split_off(sleepers.len() / 2);
-        if let Some(first) = sleepers.pop() {
-            first.tell(Told::Finished(result.clone(), others));
-        }
-    }
-    for sleeper in sleepers {
-        sleeper.tell(Told::Finished(result.clone(), Vec::new()));
     }
 }
 
@@ -108,10 +90,12 @@ impl Waiters {
     /// Tells them that their group is finished, and leaves none. No lock may be held, because
     /// wakers are the user's.
     pub(crate) fn finish(&mut self, result: &Written) {
-        step!(
-            "tell the group",
-            finish(std::mem::take(&mut self.sleepers), result)
-        );
+        for sleeper in self.sleepers.drain(..) {
+            step!(
+                "tell the group",
+                sleeper.tell(Told::Finished(result.clone()))
+            );
+        }
         #[cfg(feature = "async")]
         for task in self.tasks.drain(..) {
             step!("wake the tasks", task.finish(result));

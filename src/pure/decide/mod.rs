@@ -7,5 +7,4 @@ pub(crate) mod expiry;
 pub(crate) mod key_hash;
 pub(crate) mod lifecycle;
 pub(crate) mod load;
-pub(crate) mod rules;
 pub(crate) mod stride;

@@ -1,7 +1,8 @@
 //! A message as it lies in the log: what its publisher added, and the payload's bytes.
 //!
 //! ```text
-//! flags u8 | dedup id | key | ttl in ns | headers: count, then name, kind u8, value | payload
+//! flags u8 | dedup id | key | ttl in ns | headers: count, then name, kind u8, value | priority u8 |
+//! payload
 //! ```
 //!
 //! The flags say which of the parts are there. The payload is the rest.
@@ -12,7 +13,8 @@ const DEDUP_ID: u8 = 1;
 const KEY: u8 = 2;
 const TTL: u8 = 4;
 const HEADERS: u8 = 8;
-const KNOWN: u8 = DEDUP_ID | KEY | TTL | HEADERS;
+const PRIORITY: u8 = 16;
+const KNOWN: u8 = DEDUP_ID | KEY | TTL | HEADERS | PRIORITY;
 
 const TEXT: u8 = 0;
 const BYTES: u8 = 1;
@@ -31,6 +33,8 @@ pub(crate) struct StoredMessage<'a> {
     pub(crate) key: Option<&'a str>,
     pub(crate) ttl_ns: Option<u64>,
     pub(crate) headers: Vec<(&'a str, StoredValue<'a>)>,
+    /// Its priority, if that isn't the default.
+    pub(crate) priority: Option<u8>,
     pub(crate) payload: &'a [u8],
 }
 
@@ -41,7 +45,8 @@ impl<'a> StoredMessage<'a> {
             flag(self.dedup_id.is_some(), DEDUP_ID)
                 | flag(self.key.is_some(), KEY)
                 | flag(self.ttl_ns.is_some(), TTL)
-                | flag(!self.headers.is_empty(), HEADERS),
+                | flag(!self.headers.is_empty(), HEADERS)
+                | flag(self.priority.is_some(), PRIORITY),
         );
         for text in [self.dedup_id, self.key].into_iter().flatten() {
             put_bytes(out, text.as_bytes());
@@ -61,13 +66,15 @@ impl<'a> StoredMessage<'a> {
                 put_bytes(out, value);
             }
         }
+        out.extend(self.priority);
         out.extend_from_slice(self.payload);
     }
 
     /// Returns whether it is nothing but a payload, for a subscriber.
     pub(crate) fn is_plain(&self) -> bool {
         let has_text = self.key.is_some() || self.dedup_id.is_some();
-        !has_text && self.ttl_ns.is_none() && self.headers.is_empty()
+        let has_number = self.ttl_ns.is_some() || self.priority.is_some();
+        !has_text && !has_number && self.headers.is_empty()
     }
 
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
@@ -102,6 +109,9 @@ impl<'a> StoredMessage<'a> {
                 message.headers.push((name, value));
             }
         }
+        if has(PRIORITY) {
+            message.priority = Some(reader.u8()?);
+        }
         message.payload = reader.rest();
         Ok(message)
     }
@@ -129,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_message_comes_back_with_any_of_its_parts() {
-        for parts in 0..16_u8 {
+        for parts in 0..32_u8 {
             let part = |bit: u8| parts & bit != 0;
             let message = StoredMessage {
                 dedup_id: part(1).then_some("req-77"),
@@ -143,6 +153,7 @@ mod tests {
                 } else {
                     Vec::new()
                 },
+                priority: part(16).then_some(3),
                 payload: b"rest",
             };
             let mut bytes = Vec::new();
@@ -154,7 +165,7 @@ mod tests {
 
     #[test]
     fn parts_of_a_later_version_are_refused() {
-        assert_eq!(StoredMessage::read(&[16]), Err(Malformed));
+        assert_eq!(StoredMessage::read(&[32]), Err(Malformed));
         assert_eq!(StoredMessage::read(&[]), Err(Malformed));
         assert_eq!(
             StoredMessage::read(&[HEADERS, 0xff, 0xff, 3]),

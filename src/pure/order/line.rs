@@ -25,7 +25,8 @@ pub(crate) enum Class {
     Again,
 }
 
-/// The place of a delivery among those of its class.
+/// The place of a delivery among those of its class: its [tier](crate::pure::order::levels) and a
+/// number in one word, and a second number.
 pub(crate) type Rank = (u64, u64);
 
 /// A delivery that waits.

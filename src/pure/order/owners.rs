@@ -12,8 +12,8 @@ pub(crate) struct Owner {
     pub(crate) id: u64,
     /// Lines that may go on, by their next delivery.
     pub(crate) ready: Lists<Key>,
-    /// The delivery that it took last had come back.
-    pub(crate) last_was_again: bool,
+    /// The tiers whose delivery that it took last had come back, a bit for each.
+    last_was_again: u8,
 }
 
 impl Owner {
@@ -21,8 +21,24 @@ impl Owner {
         Self {
             id,
             ready: Lists::EMPTY,
-            last_was_again: false,
+            last_was_again: 0,
         }
+    }
+
+    /// Returns whether the delivery that it took last of this tier had come back.
+    pub(crate) fn last_was_again(&self, tier: u64) -> bool {
+        self.last_was_again & (1 << tier) != 0
+    }
+
+    /// Notes whether the delivery that it takes of this tier has come back.
+    pub(crate) fn note_taken(&mut self, tier: u64, is_again: bool) {
+        self.note_new(tier);
+        self.last_was_again |= u8::from(is_again) << tier;
+    }
+
+    /// Notes that the delivery that it takes of this tier is new.
+    pub(crate) fn note_new(&mut self, tier: u64) {
+        self.last_was_again &= !(1 << tier);
     }
 
     fn weight(&self, key: Key) -> u64 {

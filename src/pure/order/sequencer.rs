@@ -6,11 +6,16 @@
 //!
 //! Deliveries that come back would always be older than new ones. While both may go, each owner
 //! takes them by turns. Each key has one [owner](crate::pure::order::owners) among the consumers.
+//!
+//! With [levels](crate::pure::order::levels), the level is picked first. Within it all this holds.
+
+mod next;
 
 use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
 
+use crate::pure::order::levels::{DEFAULT_TIER, LevelRule, Levels, tier_of, worth_of};
 pub(crate) use crate::pure::order::line::{Class, Key};
 use crate::pure::order::line::{Entry, Hashed, Line, Lists, Rank};
 use crate::pure::order::owners::{Owner, owner_of, owns};
@@ -29,23 +34,21 @@ pub(crate) struct Taken<D> {
     pub(crate) item: D,
 }
 
-/// The next delivery for an owner: its class, its rank, and its line if it has one.
-type Next = (Class, Rank, Option<Key>);
-
 /// The deliveries that wait in a lane, in order.
 pub(crate) struct Sequencer<D> {
     /// Deliveries without a key. Any owner may have them.
-    free: Lists<Entry<D>>,
-    lines: HashMap<Key, Line<D>, BuildHasherDefault<Hashed>>,
-    owners: Vec<Owner>,
+    pub(super) free: Lists<Entry<D>>,
+    pub(super) lines: HashMap<Key, Line<D>, BuildHasherDefault<Hashed>>,
+    pub(super) owners: Vec<Owner>,
     waiting: usize,
     /// How many of the waiting deliveries are new.
     waiting_new: usize,
     /// Deliveries filed so far that were not new.
     filed: u64,
-    /// The new deliveries among all that wait, by message id. They are kept only where the oldest
-    /// of them may have to make room.
-    droppable: Option<BTreeMap<u64, Option<Key>>>,
+    /// The new deliveries among all that wait, by their worth and message id. They are kept only
+    /// where the oldest of them may have to make room.
+    pub(super) droppable: Option<BTreeMap<(u64, u64), Option<Key>>>,
+    pub(super) levels: Option<Box<Levels<D>>>,
 }
 
 impl<D> Sequencer<D> {
@@ -58,19 +61,39 @@ impl<D> Sequencer<D> {
             waiting_new: 0,
             filed: 0,
             droppable: None,
+            levels: None,
         }
     }
 
-    /// Makes it keep what it takes to find [the oldest new ones](Self::take_oldest_new).
-    pub(crate) fn may_drop(&mut self) {
-        if self.droppable.is_none() {
-            let lines = self.lines.iter();
-            let lines =
-                lines.flat_map(|(key, line)| line.queue.iter().map(|one| (one, Some(*key))));
-            let all = lines.chain(self.free.new.values().map(|one| (one, None)));
-            let new = all.filter(|(one, _)| one.class == Class::New);
-            self.droppable = Some(new.map(|(one, key)| (one.id, key)).collect());
+    /// Sets the levels of priority, or removes them. They only take effect on deliveries that are
+    /// filed from then on, so nothing may wait unless there are levels before and after.
+    pub(crate) fn set_levels(&mut self, levels: Option<LevelRule<D>>) {
+        match (&mut self.levels, levels) {
+            (Some(levels), Some((priorities, _))) => levels.set(priorities),
+            (before, levels) => {
+                debug_assert_eq!(self.waiting, 0, "what waits has no place among the levels");
+                *before = levels.map(|(priorities, of)| Box::new(Levels::new(priorities, of)));
+            }
         }
+    }
+
+    /// Returns whether there are levels of priority.
+    #[inline(always)]
+    pub(crate) fn has_levels(&self) -> bool {
+        self.levels.is_some()
+    }
+
+    /// Tells it the time, by which deliveries age.
+    #[inline(always)]
+    pub(crate) fn set_now(&mut self, now_ns: u64) {
+        if let Some(levels) = &mut self.levels {
+            levels.set_now(now_ns);
+        }
+    }
+
+    /// Returns how many deliveries of each level wait here, the lowest level first.
+    pub(crate) fn waiting_by_level(&self) -> Option<[u64; 4]> {
+        self.levels.as_ref().map(|levels| levels.waiting())
     }
 
     /// Returns the number of deliveries that wait here.
@@ -127,7 +150,10 @@ impl<D> Sequencer<D> {
         let rank = match class {
             Class::New => (id, 0),
             Class::Requeued => (id, self.count()),
-            Class::Again => (self.count(), 0),
+            Class::Again => {
+                let now_ns = self.levels.as_ref().map_or(0, |levels| levels.now_ns());
+                (self.count(), now_ns)
+            }
         };
         self.enter(
             key,
@@ -157,12 +183,15 @@ impl<D> Sequencer<D> {
         self.filed
     }
 
-    fn enter(&mut self, key: Option<Key>, entry: Entry<D>) {
+    fn enter(&mut self, key: Option<Key>, mut entry: Entry<D>) {
         self.waiting += 1;
+        if let Some(levels) = &mut self.levels {
+            levels.enter(&entry.item, &mut entry.rank);
+        }
         if entry.class == Class::New {
             self.waiting_new += 1;
             if let Some(droppable) = &mut self.droppable {
-                droppable.insert(entry.id, key);
+                droppable.insert((worth_of(entry.rank), entry.id), key);
             }
         }
         match key {
@@ -193,7 +222,7 @@ impl<D> Sequencer<D> {
 
     /// Returns whether a new delivery of this key may go to this owner without being filed, given
     /// that [nothing filed may](Self::is_at_rest). It may if no delivery of the key waits, is out
-    /// or holds it, and the key is this owner's.
+    /// or holds it, and the key is this owner's. With levels, it has the default one.
     pub(crate) fn may_pass(&self, owner: u64, key: Option<Key>) -> bool {
         key.is_none_or(|key| !self.lines.contains_key(&key) && owns(&self.owners, owner, key))
     }
@@ -212,7 +241,8 @@ impl<D> Sequencer<D> {
             line.insert(Line::EMPTY).out = 1;
         }
         if let Some(owner) = self.owners.iter_mut().find(|other| other.id == owner) {
-            owner.last_was_again = false;
+            let tier = self.levels.as_ref().map_or(0, |_| DEFAULT_TIER);
+            owner.note_new(tier);
         }
         true
     }
@@ -273,46 +303,9 @@ impl<D> Sequencer<D> {
         self.free.len() + owner.map_or(0, |owner| owner.ready.len())
     }
 
-    /// Returns the class from which this owner would take next; `None` if there is nothing for it.
-    pub(crate) fn next_class(&self, owner: u64) -> Option<Class> {
-        let owner = self.owners.iter().find(|other| other.id == owner)?;
-        let (class, ..) = self.next(owner, &Lists::EMPTY, None)?;
-        Some(class)
-    }
-
-    /// Returns the first delivery of a class that this owner could take.
-    pub(crate) fn peek(&self, owner: u64, class: Class) -> Option<&D> {
-        let owner = self.owners.iter().find(|other| other.id == owner)?;
-        let (_, rank, key) = self.next(owner, &Lists::EMPTY, Some(class))?;
-        let entry = match key {
-            None => self.free.of(class).get(&rank),
-            Some(key) => self.lines.get(&key)?.queue.front(),
-        };
-        entry.map(|entry| &entry.item)
-    }
-
-    /// Returns the delivery that this owner takes next, `begun` lines included.
-    fn next(&self, owner: &Owner, begun: &Lists<Key>, only: Option<Class>) -> Option<Next> {
-        let first = |class| {
-            let free = first(self.free.of(class)).map(|(rank, _)| (class, rank, None));
-            let lines = [owner.ready.of(class), begun.of(class)].map(first);
-            let lines = lines.into_iter().flatten();
-            let lines = lines.map(|(rank, key)| (class, rank, Some(*key)));
-            lines.chain(free).min()
-        };
-        let in_line = || {
-            let both = [first(Class::New), first(Class::Requeued)].into_iter();
-            both.flatten().min_by_key(|(_, rank, _)| *rank)
-        };
-        match only {
-            Some(class) => first(class),
-            None if owner.last_was_again => in_line().or_else(|| first(Class::Again)),
-            None => first(Class::Again).or_else(in_line),
-        }
-    }
-
     /// Takes deliveries that this owner may have, at most `most`, of one class `only` or by turns.
     /// By turns, it stops when one kind has run out. With `PerKey::One` it takes one of each key.
+    #[inline(never)]
     pub(crate) fn take(
         &mut self,
         owner: u64,
@@ -328,12 +321,13 @@ impl<D> Sequencer<D> {
         // The next deliveries of lines that this call has begun, which nobody else may take.
         let mut begun: Lists<Key> = Lists::EMPTY;
         while taken.len() < most {
-            let Some((class, rank, key)) = self.next(&self.owners[at], &begun, only) else {
+            let Some((next, picks)) = self.next(&self.owners[at], &begun, only) else {
                 break;
             };
+            let (class, rank, key) = next;
             let is_again = class == Class::Again;
-            by_turns |= is_again != *first.get_or_insert(is_again);
-            if by_turns && is_again == self.owners[at].last_was_again {
+            by_turns |= is_again != *first.get_or_insert(is_again) && picks.is_none();
+            if by_turns && is_again == self.owners[at].last_was_again(0) {
                 // The others have run out, here: there may be more where they come from.
                 break;
             }
@@ -355,7 +349,10 @@ impl<D> Sequencer<D> {
                 }
             };
             let Some(entry) = entry else { break };
-            self.owners[at].last_was_again = is_again;
+            self.owners[at].note_taken(tier_of(rank), is_again);
+            if let (Some(levels), Some(picks)) = (&mut self.levels, picks) {
+                levels.keep(picks);
+            }
             self.forget(&entry);
             let item = entry.item;
             taken.push(Taken { key, item });
@@ -364,32 +361,17 @@ impl<D> Sequencer<D> {
     }
 
     /// Counts out an entry that waits no longer.
-    fn forget(&mut self, entry: &Entry<D>) {
+    pub(super) fn forget(&mut self, entry: &Entry<D>) {
         self.waiting -= 1;
+        if let Some(levels) = &mut self.levels {
+            levels.leave(entry.rank);
+        }
         if entry.class == Class::New {
             self.waiting_new -= 1;
             if let Some(droppable) = &mut self.droppable {
-                droppable.remove(&entry.id);
+                droppable.remove(&(worth_of(entry.rank), entry.id));
             }
         }
-    }
-
-    /// Takes the oldest new deliveries, at most `most`, to be dropped. It makes no difference who
-    /// owns their keys, and whether those are out.
-    pub(crate) fn take_oldest_new(&mut self, most: usize) -> Vec<D> {
-        let mut oldest = Vec::new();
-        while oldest.len() < most
-            && let Some((id, key)) = self.droppable.as_ref().and_then(first)
-        {
-            let entry = match *key {
-                None => self.free.new.remove(&(id, 0)),
-                Some(key) => self.change(key, |line| line.remove_new(id)),
-            };
-            let Some(entry) = entry else { break };
-            self.forget(&entry);
-            oldest.push(entry.item);
-        }
-        oldest
     }
 
     /// Takes all deliveries of one key that wait behind this message.
@@ -454,7 +436,7 @@ impl<D> Sequencer<D> {
     }
 
     /// Changes a line, and keeps the lists of ready deliveries in step.
-    fn change<R>(&mut self, key: Key, change: impl FnOnce(&mut Line<D>) -> R) -> R {
+    pub(super) fn change<R>(&mut self, key: Key, change: impl FnOnce(&mut Line<D>) -> R) -> R {
         let mut place = match self.lines.entry(key) {
             MapEntry::Occupied(place) => place,
             MapEntry::Vacant(place) => place.insert_entry(Line::EMPTY),
@@ -478,10 +460,6 @@ impl<D> Sequencer<D> {
         }
         answer
     }
-}
-
-fn first<R: Copy + Ord, V>(list: &BTreeMap<R, V>) -> Option<(R, &V)> {
-    list.first_key_value().map(|(rank, value)| (*rank, value))
 }
 
 #[cfg(test)]

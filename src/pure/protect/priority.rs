@@ -49,6 +49,13 @@ labels!(Priority {
 impl Priority {
     /// All priorities, the lowest first.
     pub const ALL: [Self; LEVELS] = [Self::Low, Self::Normal, Self::High, Self::Urgent];
+
+    /// Returns the priority with this number. A later version may have stored a higher one.
+    #[cfg(feature = "log")]
+    pub(crate) fn nearest(number: u8) -> Self {
+        let found = Self::ALL.get(usize::from(number));
+        found.copied().unwrap_or(Self::Urgent)
+    }
 }
 
 /// The settings of a lane with priorities: how its levels share the handler.
@@ -156,6 +163,11 @@ impl Picks {
             rule,
             credits: [0; LEVELS],
         }
+    }
+
+    /// Returns whether it makes a difference how long a delivery has waited.
+    pub(crate) fn mind_age(&self) -> bool {
+        matches!(self.rule, Rule::Strict { step_ns: Some(_) })
     }
 
     /// Picks the level whose first delivery is next. Returns the state for when it has been handed

@@ -21,7 +21,7 @@ use crate::message::Delivery;
 use crate::message::delivery_batch::DeliveryBatch;
 use crate::message::nack::Nack;
 use crate::observe::event::{EventKind, Subject};
-use crate::pure::decide::rules::{Fit, check_batch_size};
+use crate::pure::order::rules::{Fit, check_batch_size};
 use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::pure::words::room::Phase;
 use crate::subscription::Subscription;
@@ -29,7 +29,8 @@ use crate::subscription::Subscription;
 use crate::subscription::builder::stored::StoredStart;
 use crate::subscription::group::ConsumerGroup;
 use crate::subscription::options::{
-    NO_CALLS, ONE_BATCH_AT_A_TIME, ONE_CALL_AT_A_TIME, SubscriptionOptions, subscription_setters,
+    BATCHES_STAY, NO_CALLS, ONE_BATCH_AT_A_TIME, ONE_CALL_AT_A_TIME, SubscriptionOptions,
+    subscription_setters,
 };
 use crate::subscription::pull::{Pull, PullSubscription};
 use crate::sync::{Arc, mutant};
@@ -293,6 +294,7 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
 
     fn check_batches(&self, batches: Batched) -> Result<(), SettingError> {
         batches.check()?;
+        self.options.nature.check_conflates_not(BATCHES_STAY)?;
         let capacity = self.checked_capacity()? as u32;
         check_batch_size(Some(batches.size()), capacity)
     }
@@ -304,12 +306,13 @@ impl<'t, T: Send + Sync + 'static> SubscriptionBuilder<'t, T> {
 
     #[cfg(feature = "log")]
     fn checked_when_full(&self) -> Result<LaneFull, SettingError> {
-        self.stored.when_full(self.options.when_full)
+        self.stored.check(self.options.nature)?;
+        self.stored.when_full(self.options.asked_when_full())
     }
 
     #[cfg(not(feature = "log"))]
     fn checked_when_full(&self) -> Result<LaneFull, SettingError> {
-        Ok(self.options.when_full.unwrap_or_default())
+        Ok(self.options.asked_when_full().unwrap_or_default())
     }
 
     fn fit(&self, consumers: Consumers) -> Result<Fit, SettingError> {

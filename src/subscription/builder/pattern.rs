@@ -18,11 +18,11 @@ use crate::engine::slots::slot;
 use crate::message::Delivery;
 use crate::message::delivery_batch::DeliveryBatch;
 use crate::message::nack::Nack;
-use crate::pure::decide::rules::check_batch_size;
+use crate::pure::order::rules::check_batch_size;
 use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::subscription::group::pattern::PatternGroup;
 use crate::subscription::options::{
-    NO_CALLS, ONE_BATCH_AT_A_TIME, SubscriptionOptions, subscription_setters,
+    BATCHES_STAY, NO_CALLS, ONE_BATCH_AT_A_TIME, SubscriptionOptions, subscription_setters,
 };
 use crate::subscription::pattern::PatternSubscription;
 use crate::subscription::pull::{Pull, PullSubscription};
@@ -248,7 +248,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         self.options.check_without_handler()?;
         let fit = fit_of_any(
             self.checked_capacity()?,
-            self.options.when_full.unwrap_or_default(),
+            self.options.asked_when_full().unwrap_or_default(),
         );
         let (leasing, _) = pull.checked(fit)?;
         let sources = Arc::new(Sources::new(Arc::clone(self.engine)));
@@ -265,6 +265,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
 
     fn check_batches(&self, batches: Batched) -> Result<(), SettingError> {
         batches.check()?;
+        self.options.nature.check_conflates_not(BATCHES_STAY)?;
         match self.checked_capacity()? {
             Some(capacity) => check_batch_size(Some(batches.size()), capacity),
             None => Ok(()),
@@ -286,7 +287,7 @@ impl<'b, T: Send + Sync + 'static> PatternSubscriptionBuilder<'b, T> {
         let patterns = self.patterns.iter().map(|pattern| pattern.parse());
         let patterns = patterns.collect::<Result<_, PatternError>>()?;
         let capacity = self.checked_capacity()?;
-        let when_full = check_when_full(self.options.when_full.unwrap_or_default())?;
+        let when_full = check_when_full(self.options.asked_when_full().unwrap_or_default())?;
         if let Some(retry) = &self.options.retry {
             retry.check()?;
         }

@@ -5,6 +5,7 @@ use crate::engine::journal::topic_log::TopicLog;
 use crate::engine::state::topic::TopicCore;
 use crate::log::cursor::Cursor;
 use crate::pure::log::ranges::Done;
+use crate::pure::order::rules::Nature;
 use crate::subscription::builder::SubscriptionBuilder;
 use crate::sync::Arc;
 use crate::types::config::LaneFull;
@@ -67,6 +68,19 @@ impl StoredStart {
                 Err(SettingError::new("when_full", policy, rule))
             }
             asked => Ok(asked.unwrap_or_default()),
+        }
+    }
+
+    /// Refuses to read from the log and to leave messages out.
+    pub(crate) fn check(self, nature: Nature) -> Result<(), SettingError> {
+        if !self.is_durable && self.from.is_none() {
+            return Ok(());
+        }
+        let rule = "can't be used with a subscription that reads from the log";
+        nature.check_conflates_not(rule)?;
+        match nature.observes {
+            true => Err(SettingError::new("observe_only", "set", rule)),
+            false => Ok(()),
         }
     }
 

@@ -14,10 +14,12 @@ use crate::message::Delivery;
 use crate::message::delivery_batch::DeliveryBatch;
 use crate::message::nack::Nack;
 use crate::observe::metrics::MemberMetrics;
-use crate::pure::decide::rules::check_batch_size;
+use crate::pure::order::rules::check_batch_size;
 use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::subscription::group::ConsumerGroup;
-use crate::subscription::options::{ONE_BATCH_AT_A_TIME, ONE_CALL_AT_A_TIME, check_one_at_a_time};
+use crate::subscription::options::{
+    BATCHES_STAY, ONE_BATCH_AT_A_TIME, ONE_CALL_AT_A_TIME, check_one_at_a_time,
+};
 use crate::sync::{Arc, Instant};
 use crate::types::error::{SettingError, SubscribeError};
 use crate::types::range::in_range_of_threads;
@@ -116,6 +118,7 @@ impl<'g, T: Send + Sync + 'static> MemberBuilder<'g, T> {
     {
         check_one_at_a_time(self.concurrency, ONE_BATCH_AT_A_TIME)?;
         batches.check()?;
+        self.group.nature().check_conflates_not(BATCHES_STAY)?;
         check_batch_size(Some(batches.size()), self.group.lane_capacity())?;
         let work = slot::own_batches(batches, handler);
         self.group.join_with(self.name, Slots::batches(work))

@@ -14,6 +14,7 @@ use crate::engine::state::slots::Slots;
 use crate::message::Delivery;
 use crate::message::nack::Nack;
 use crate::observe::event::EventKind;
+use crate::pure::order::rules::Nature;
 use crate::pure::words::room::Phase;
 use crate::subscription::control::{Control, subscription_controls, timeout_control};
 #[cfg(feature = "async")]
@@ -111,6 +112,10 @@ impl<T: Send + Sync + 'static> ConsumerGroup<T> {
 
     pub(crate) fn lane_capacity(&self) -> u32 {
         self.lane.capacity.get()
+    }
+
+    pub(crate) fn nature(&self) -> Nature {
+        self.lane.nature
     }
 
     /// Adds a member with these slots.

@@ -17,7 +17,7 @@ use crate::observe::metrics::MemberMetrics;
 use crate::pure::policy::strategy::{Batched, Strategy};
 use crate::subscription::Unsubscribed;
 use crate::subscription::group::member::{AnyMember, Member};
-use crate::subscription::options::{ONE_BATCH_AT_A_TIME, check_one_at_a_time};
+use crate::subscription::options::{BATCHES_STAY, ONE_BATCH_AT_A_TIME, check_one_at_a_time};
 use crate::subscription::pattern::PatternSubscription;
 use crate::sync::Arc;
 use crate::types::config::Unsubscribe;
@@ -194,6 +194,8 @@ impl<T: Send + Sync + 'static> PatternMemberBuilder<'_, T> {
     {
         check_one_at_a_time(self.concurrency, ONE_BATCH_AT_A_TIME)?;
         batches.check()?;
+        let nature = self.group.pattern_sub.nature();
+        nature.check_conflates_not(BATCHES_STAY)?;
         let handler = Arc::new(Contained::new(handler));
         let slots = move |_| {
             let handler = Arc::clone(&handler);

@@ -226,6 +226,12 @@ impl<T: Send + Sync + 'static> Lease<T> {
         self.delivery().key()
     }
 
+    /// Returns the priority that the publisher gave, which is
+    /// [`Normal`](crate::protect::Priority::Normal) by default.
+    pub fn priority(&self) -> crate::protect::Priority {
+        self.delivery().priority()
+    }
+
     /// Returns the [dedup id](crate::Message::dedup_id) that the publisher gave, if any.
     pub fn dedup_id(&self) -> Option<&str> {
         self.delivery().dedup_id()

@@ -14,7 +14,7 @@ use crate::engine::parts::leases::Leasing;
 use crate::engine::patterns::subscription::PatternSub;
 use crate::engine::pull::sources::Sources;
 use crate::engine::state::lane::Lane;
-use crate::pure::decide::rules::Fit;
+use crate::pure::order::rules::Fit;
 use crate::subscription::control::{Control, subscription_controls};
 use crate::subscription::pattern::PatternSubscription;
 use crate::subscription::protection::protection_controls;

@@ -117,6 +117,7 @@ impl<T> DeadLetter<T> {
                 topic: &self.topic,
                 subscription: &self.letter.subscription,
                 lane: None,
+                gaps: None,
                 #[cfg(feature = "log")]
                 outbox: None,
             },
@@ -147,6 +148,12 @@ impl<T> DeadLetter<T> {
     /// Returns the key that the publisher gave, if any.
     pub fn key(&self) -> Option<&str> {
         self.letter.key()
+    }
+
+    /// Returns the priority that the publisher gave, which is
+    /// [`Normal`](crate::protect::Priority::Normal) by default.
+    pub fn priority(&self) -> crate::protect::Priority {
+        self.delivery().priority()
     }
 
     /// Returns the text of the first header with this name, or `None` if there is none or it has

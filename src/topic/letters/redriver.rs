@@ -181,7 +181,7 @@ fn line_of<T>(letter: &DeadLetter<T>) -> Option<(&str, &str)> {
     Some((letter.subscription(), letter.key()?))
 }
 
-/// Returns the key and the headers of a letter that is to be a new message.
+/// Returns the key, the priority and the headers of a letter that is to be a new message.
 pub(crate) fn meta_of<T>(letter: &DeadLetter<T>) -> Box<Meta> {
     let origin = [
         ("dead-letter-topic", letter.topic().to_owned()),
@@ -194,6 +194,7 @@ pub(crate) fn meta_of<T>(letter: &DeadLetter<T>) -> Box<Meta> {
     let origin = origin.map(|(name, value)| (Box::from(name), Value::Text(value.into())));
     Box::new(Meta {
         key: letter.key().map(Box::from),
+        priority: letter.priority(),
         headers: kept.chain(origin).collect(),
         ..Meta::default()
     })

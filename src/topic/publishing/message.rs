@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::engine::publish::ask::Wait;
 use crate::message::Receipt;
 use crate::message::outgoing::Message;
+use crate::pure::protect::priority::Priority;
 use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::types::error::PublishError;
@@ -53,6 +54,11 @@ impl<'t, T: Send + Sync + 'static> MessageBuilder<'t, T> {
     /// ```
     pub fn dedup_id(self, id: impl Into<Arc<str>>) -> Self {
         self.with(|message| message.dedup_id(id))
+    }
+
+    /// Sets how urgent the message is, as [`Message::priority`] does.
+    pub fn priority(self, priority: Priority) -> Self {
+        self.with(|message| message.priority(priority))
     }
 
     /// Sets how long after its acceptance the message is still worth handling, as [`Message::ttl`]

@@ -246,6 +246,16 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         ],
     },
     Exclusion {
+        what: "priorities",
+        why: "a model of their own, of what waits in one lane, knows which delivery is next",
+        by: Never,
+        held_by: &[
+            "priorities::shares_under_overload_are_those_of_the_weights_whoever_takes",
+            "priorities::nothing_overtakes_within_a_key_whatever_its_level",
+            "priorities::a_full_lane_drops_its_oldest_from_the_lowest_level",
+        ],
+    },
+    Exclusion {
         what: "failures under a pattern, and what a pattern that is removed leaves behind",
         why: "each topic has a lane as any other; the model of patterns knows who gets what",
         by: Never,

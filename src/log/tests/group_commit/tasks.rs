@@ -46,7 +46,11 @@ pub(super) fn a_task_that_waits_is_woken() {
         let (threads, _) = committers(&shared, 10);
         let hook = Some(shared.hook(10));
         let put = |frame: &mut FrameBuffer| {
-            let gone = Record::DelayedGone { topic: 0, id: 9 };
+            let gone = Record::DelayedGone {
+                topic: 0,
+                id: 9,
+                seq: 0,
+            };
             gone.put(frame.record());
         };
         let ticket = shared.log.submit(true, Due::Now, put, hook);
@@ -101,7 +105,11 @@ fn a_future_leaves_no_waker_behind() {
     explore(|| {
         let shared = Shared::open(None).with_topic();
         let put = |frame: &mut FrameBuffer| {
-            let gone = Record::DelayedGone { topic: 0, id: 9 };
+            let gone = Record::DelayedGone {
+                topic: 0,
+                id: 9,
+                seq: 0,
+            };
             gone.put(frame.record());
         };
         let ticket = shared.log.submit(true, Due::Now, put, None);

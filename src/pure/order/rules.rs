@@ -1,7 +1,27 @@
 //! The rules of a keyed lane: its order has to survive failures, or several consumers share it.
 
+use crate::pure::protect::priority::Priorities;
 use crate::types::config::{LaneFull, OnExhausted, OnFailure};
 use crate::types::error::SettingError;
+
+/// The choices that a subscription makes for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Nature {
+    /// The newest delivery of a key replaces the one that waits.
+    pub(crate) conflates: bool,
+    /// It holds nobody up: what finds no room is skipped.
+    pub(crate) observes: bool,
+}
+
+impl Nature {
+    /// Refuses to conflate, where the `rule` says why.
+    pub(crate) fn check_conflates_not(self, rule: &'static str) -> Result<(), SettingError> {
+        match self.conflates {
+            true => Err(SettingError::new("conflate", "set", rule)),
+            false => Ok(()),
+        }
+    }
+}
 
 /// The rules of a keyed lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +30,9 @@ pub(crate) struct Rules {
     pub(crate) on_exhausted: OnExhausted,
     /// Most deliveries that are set aside.
     pub(crate) hold: u32,
+    /// How its levels of priority share its consumers, if it has any.
+    pub(crate) priorities: Option<Priorities>,
+    pub(crate) nature: Nature,
 }
 
 /// The property that makes deliveries wait for each other.
@@ -60,11 +83,13 @@ pub(crate) fn check_batch_size(size: Option<usize>, capacity: u32) -> Result<(),
 
 impl Rules {
     /// Returns the rules of a lane whose order doesn't matter.
-    pub(crate) fn plain(capacity: u32) -> Self {
+    pub(crate) fn plain(capacity: u32, nature: Nature) -> Self {
         Self {
             on_failure: OnFailure::Reorder,
             on_exhausted: OnExhausted::FreeKey,
             hold: capacity,
+            priorities: None,
+            nature,
         }
     }
 
@@ -75,6 +100,11 @@ impl Rules {
             let rule = "would tear gaps into the order that on_failure is to keep";
             return refuse("when_full", &format!("{:?}", fit.when_full), rule);
         }
+        let skips = matches!(fit.when_full, LaneFull::DropNewest | LaneFull::DropOldest);
+        if self.nature.observes && !skips {
+            let rule = "must be drop_newest or drop_oldest in a subscription that only observes";
+            return refuse("when_full", &fit.when_full.to_string(), rule);
+        }
         if fit.is_shared && self.on_failure == OnFailure::BlockSubscription {
             let rule = "needs a subscription that handles one delivery at a time";
             return refuse("on_failure", "BlockSubscription", rule);
@@ -82,6 +112,13 @@ impl Rules {
         if self.on_exhausted == OnExhausted::ParkKey && self.on_failure != OnFailure::BlockKey {
             let rule = "needs OnFailure::BlockKey, or there are no keys to park";
             return refuse("on_exhausted", "ParkKey", rule);
+        }
+        if let Some(priorities) = self.priorities {
+            self.check_priorities(priorities, fit)?;
+        }
+        if self.on_exhausted == OnExhausted::ParkKey {
+            let rule = "can't be used with OnExhausted::ParkKey, whose deliveries stay in order";
+            self.nature.check_conflates_not(rule)?;
         }
         match fit.credits {
             Some(credits) if credits > 1 && self.on_failure == OnFailure::BlockSubscription => {
@@ -91,6 +128,28 @@ impl Rules {
             }
             _ => Ok(self),
         }
+    }
+
+    fn check_priorities(self, priorities: Priorities, fit: Fit) -> Result<(), SettingError> {
+        priorities.check()?;
+        if self.on_failure == OnFailure::BlockSubscription {
+            let rule = "can't be used with OnFailure::BlockSubscription, where none overtakes";
+            return Err(SettingError::new(
+                "priorities",
+                format_args!("{priorities:?}"),
+                rule,
+            ));
+        }
+        if self.hold < fit.capacity {
+            let rule = "must be the lane's capacity, because priorities choose from all that waits";
+            return Err(SettingError::new("hold", self.hold, rule));
+        }
+        Ok(())
+    }
+
+    /// Returns whether its deliveries have to be filed, even if only one consumer takes them.
+    pub(crate) fn files(self) -> bool {
+        self.blocks() || self.priorities.is_some()
     }
 
     /// Returns these rules with another bound on deliveries that are set aside. A bound that was
