@@ -396,7 +396,9 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let progress = match &turn.handler {
             Handler::Each(_) | Handler::Batch(..) => self.deliver_own(turn, now_ns),
             Handler::External if self.lane.consumers.have_slots() => {
-                self.judge_overdue(turn);
+                if self.keyed.is_timed.load(Ordering::Relaxed) {
+                    self.judge_overdue(turn);
+                }
                 // No consumer comes for a permit that the lane was offered.
                 if self.lane.may_call(now_ns) && !self.call_others() {
                     self.lane.leave_line();

@@ -28,6 +28,7 @@ use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::order::sequencer::Taken;
 use crate::pure::words::room::Room;
 use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 use crate::types::error::SettingError;
 
 /// Why a handler that takes batches has no timeout.
@@ -111,6 +112,9 @@ impl<'l, T: Send + Sync + 'static> KeyedLane<'l, T> {
     ) -> Granted<T> {
         let lane = self.lane;
         let due_ns = lane.engine().clock.timer_ns().saturating_add(timeout_ns);
+        // ORDERING: relaxed. The turn that has to see it runs after the alarm, which is set under the
+        // lock of the timer below.
+        self.keyed.is_timed.store(true, Ordering::Relaxed);
         let mut state = self.keyed.state.lock();
         let call = state.leases.out.grant(taken, Span { began_ns, due_ns });
         lane.books.record(Status::Queued, Step::Start, 1);

@@ -30,6 +30,7 @@ use crate::pure::order::levels::{LevelRule, Urgency};
 use crate::pure::order::rules::{Fit, Keying, Rules};
 use crate::pure::order::sequencer::{Class, Key, Sequencer};
 use crate::pure::protect::priority::Priority;
+use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, Mutex};
 use crate::types::config::{LaneFull, OnFailure};
 use crate::types::error::SettingError;
@@ -41,6 +42,8 @@ pub(crate) struct Keyed<T> {
     pub(crate) is_shared: bool,
     /// The lane numbers the slots of its one member.
     pub(crate) is_concurrent: bool,
+    /// A call with a timeout was made, so some may be overdue.
+    pub(crate) is_timed: AtomicBool,
     pub(crate) state: Mutex<State<T>>,
     /// Callers that wait for something to lease. The lanes of a subscription to patterns share them.
     pub(crate) receivers: Arc<Waiters>,
@@ -180,6 +183,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
         Self {
             is_shared,
             is_concurrent: matches!(consumers, Consumers::Slot | Consumers::Slots),
+            is_timed: AtomicBool::new(false),
             state: Mutex::new(State {
                 rules,
                 epoch: 0,
