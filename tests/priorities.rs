@@ -570,7 +570,7 @@ fn many_threads_lose_nothing_and_keep_each_key_in_order() {
     let log = Log::new();
     let calls = log.clone();
     let handler = move |delivery: &Delivery<'_, u32>| {
-        if delivery.attempt() == 1 && delivery.payload() % 7 == 0 {
+        if delivery.attempt() == 1 && delivery.payload().is_multiple_of(7) {
             return Err(Nack::retry("once"));
         }
         calls.push((delivery.key().map(str::to_owned), *delivery.payload()));
