@@ -27,8 +27,9 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 pub struct Cost {
     /// Attempts that failed.
     pub burnt: u64,
-    /// Payments that were made, and payments that were not.
+    /// Payments that were made.
     pub made: u64,
+    /// Payments that were not.
     pub lost: u64,
     /// The time from the end of the outage until the first payment.
     pub recovery: Duration,

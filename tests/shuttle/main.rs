@@ -47,6 +47,7 @@ mod changes;
 mod ends;
 mod explore;
 mod flow;
+mod gates;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod keys;

@@ -57,6 +57,7 @@ impl<T, I: Iterator<Item = Message<T>>> Outbox<T, I> {
             submitted: None,
             #[cfg(all(feature = "log", feature = "async"))]
             delay: Duration::ZERO,
+            #[cfg(all(feature = "log", feature = "async"))]
             awaited: None,
         }
     }

@@ -214,12 +214,12 @@ mod tests {
                     }
                     Act::Pop => prop_assert_eq!(naive.pop_where(|_| true), conflation.pop_where(|_| true)),
                     Act::PopEven => {
-                        let is_even = |item: &u32| item % 2 == 0;
+                        let is_even = |item: &u32| item.is_multiple_of(2);
                         let popped = conflation.pop_where(is_even);
                         prop_assert_eq!(naive.pop_where(|item| is_even(&item)), popped);
                     }
                     Act::ExtractFives => {
-                        let is_five = |item: &u32| item % 5 == 0;
+                        let is_five = |item: &u32| item.is_multiple_of(5);
                         let kept = |(_, item): &mut (_, Option<u32>)| {
                             item.is_some_and(|item| is_five(&item))
                         };
