@@ -76,7 +76,7 @@ macro_rules! subscription_setters {
         ///
         /// The policy for a full lane is then [`LaneFull::DropNewest`](crate::LaneFull::DropNewest), or
         /// [`LaneFull::DropOldest`](crate::LaneFull::DropOldest) if you [set](Self::when_full) that. No
-        /// other is possible, now or later. What is skipped is dropped
+        /// other is possible, now or later. A skipped message is dropped
         /// ([`DropCause::LaneFull`](crate::event::DropCause::LaneFull)), and counted as
         /// [missed](crate::metrics::SubscriptionMetrics::missed).
         /// [`Delivery::missed`](crate::Delivery::missed) tells the handler of a gap.

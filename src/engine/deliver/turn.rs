@@ -212,8 +212,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             address: self.call_address(),
             now_ns,
             room: &self.room,
-            // The gate has to know of a failure before the next attempt.
-            until_fault: !self.gate.holds.is_clear(),
+            until_fault: false,
+            holds: &self.gate.holds,
         }
     }
 
@@ -307,6 +307,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             now_ns,
             room: &self.room,
             until_fault: false,
+            holds: &self.gate.holds,
         };
         self.tell_attempts(iter::once(again.id()), attempts);
         let calls = turn

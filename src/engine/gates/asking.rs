@@ -11,7 +11,7 @@ use crate::pure::protect::breaker::state::{BreakerStatus, Change, Pass};
 use crate::pure::protect::gate::{Answer, Gate, GateSet, Gates, Passage, WaitingFor, pass};
 use crate::pure::protect::rate::Gcra;
 
-/// What a call takes of a limit.
+/// The number of permits of a limit that deliveries take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Calls {
     /// The deliveries go one after the other, or as one batch.
@@ -145,7 +145,7 @@ impl Asking<'_> {
             Calls::One => 1,
             Calls::Each => self.most,
         };
-        self.permits = place.limiter.take(place.seat, wanted);
+        self.permits = place.limiter.take(place.number, wanted);
         place.taken += self.permits;
         if self.permits == 0 {
             return Answer::held(WaitingFor::Limit);
@@ -225,7 +225,9 @@ impl Gates for Asking<'_> {
         if gate == Gate::Limit
             && let Some(place) = &self.protection.place
         {
-            self.effects.woken.add(place.limiter.leave_line(place.seat));
+            self.effects
+                .woken
+                .add(place.limiter.leave_line(place.number));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A limit on calls of handlers, shared by several subscriptions.
 //!
-//! Who gets the next permit is decided by [`LimitState`]. Here are the threads: a lane that is
-//! offered a permit is scheduled, after the lock is released. It is known by a weak reference, so
+//! [`LimitState`] decides who gets the next permit. Here are the threads: a lane that is offered a
+//! permit is scheduled, after the lock is released. It is known by a weak reference, so
 //! that a limiter keeps nothing alive.
 
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use crate::sync::{Arc, Mutex, Weak};
 use crate::types::error::SettingError;
 
 /// The number of a lane at a limiter.
-pub(crate) type Seat = u64;
+pub(crate) type LaneNumber = u64;
 
 /// A limit on how many calls of handlers run at once, which several subscriptions share.
 ///
@@ -47,12 +47,12 @@ pub(crate) type Seat = u64;
 pub struct Limiter(Arc<Mutex<State>>);
 
 struct State {
-    permits: LimitState<Seat>,
+    permits: LimitState<LaneNumber>,
     /// It sets the limit, if the limit adapts.
     adaptive: Option<AdaptiveState>,
     /// The lanes that take permits.
-    lanes: HashMap<Seat, Weak<dyn Fire>>,
-    last_seat: Seat,
+    lanes: HashMap<LaneNumber, Weak<dyn Fire>>,
+    last_number: LaneNumber,
 }
 
 impl Limiter {
@@ -82,7 +82,7 @@ impl Limiter {
             permits: LimitState::new(calls),
             adaptive,
             lanes: HashMap::new(),
-            last_seat: 0,
+            last_number: 0,
         })))
     }
 
@@ -115,19 +115,19 @@ impl Limiter {
     }
 
     /// Returns a number for a lane that takes permits from now on.
-    pub(crate) fn join(&self, lane: Weak<dyn Fire>) -> Seat {
+    pub(crate) fn join(&self, lane: Weak<dyn Fire>) -> LaneNumber {
         let mut state = self.0.lock();
-        state.last_seat += 1;
-        let seat = state.last_seat;
-        state.lanes.insert(seat, lane);
-        seat
+        state.last_number += 1;
+        let number = state.last_number;
+        state.lanes.insert(number, lane);
+        number
     }
 
     /// Takes up to `wanted` permits. Puts the lane in line if there are fewer.
-    pub(crate) fn take(&self, seat: Seat, wanted: u32) -> u32 {
+    pub(crate) fn take(&self, number: LaneNumber, wanted: u32) -> u32 {
         let mut state = self.0.lock();
         for taken in 0..wanted {
-            if state.permits.try_take(seat) == Take::Queued {
+            if state.permits.try_take(number) == Take::Queued {
                 if let Some(adaptive) = &mut state.adaptive {
                     adaptive.reached();
                 }
@@ -147,18 +147,18 @@ impl Limiter {
     }
 
     /// Takes a lane out of the line, and passes on what it was offered.
-    pub(crate) fn leave_line(&self, seat: Seat) -> Woken {
+    pub(crate) fn leave_line(&self, number: LaneNumber) -> Woken {
         let mut state = self.0.lock();
-        let offered = state.permits.leave(seat);
+        let offered = state.permits.leave(number);
         state.find(offered)
     }
 
     /// Forgets a lane, which has given all its permits back.
-    pub(crate) fn part(&self, seat: Seat) {
-        let lane = self.0.lock().lanes.remove(&seat);
+    pub(crate) fn part(&self, number: LaneNumber) {
+        let lane = self.0.lock().lanes.remove(&number);
         // The last reference to a lane may go with it.
         drop(lane);
-        self.leave_line(seat).wake();
+        self.leave_line(number).wake();
     }
 
     /// Notes how a call has ended, for a limit that adapts.
@@ -183,8 +183,8 @@ impl Limiter {
 }
 
 impl State {
-    fn find(&self, seats: impl IntoIterator<Item = Seat>) -> Woken {
-        let found = |seat| self.lanes.get(&seat).and_then(Weak::upgrade);
+    fn find(&self, seats: impl IntoIterator<Item = LaneNumber>) -> Woken {
+        let found = |number| self.lanes.get(&number).and_then(Weak::upgrade);
         Woken(seats.into_iter().filter_map(found).collect())
     }
 }

@@ -1,6 +1,6 @@
 //! The protection of one lane: the machines that its gate asks, and why it waits.
 
-use crate::engine::gates::limiter::{Limiter, Seat, Woken};
+use crate::engine::gates::limiter::{LaneNumber, Limiter, Woken};
 use crate::engine::runtime::linger::Linger;
 use crate::engine::wait::fire::Fire;
 use crate::pure::protect::NEVER;
@@ -47,7 +47,7 @@ pub(crate) type ChangeBreaker = fn(&mut BreakerState, u64) -> Option<Change>;
 /// A lane's place at a limiter.
 pub(crate) struct Place {
     pub(crate) limiter: Limiter,
-    pub(crate) seat: Seat,
+    pub(crate) number: LaneNumber,
     /// The permits that its calls have.
     pub(crate) taken: u32,
 }
@@ -102,8 +102,8 @@ impl Protection {
             || self.rate != 0
     }
 
-    /// Changes the settings. What is known under the settings before stays, as far as it fits the
-    /// new ones. Calls that run keep no permit of a limiter that is given up, which is returned to
+    /// Changes the settings. Counts and states of the machines stay, as far as they fit the new
+    /// settings. Calls that run keep no permit of a limiter that is given up, which is returned to
     /// be parted from without the lock.
     #[must_use = "the permits have to come back"]
     pub(crate) fn set(
@@ -138,7 +138,7 @@ impl Protection {
         }
         let place = settings.limiter.as_ref().map(|limiter| Place {
             limiter: limiter.clone(),
-            seat: limiter.join(lane()),
+            number: limiter.join(lane()),
             taken: 0,
         });
         std::mem::replace(&mut self.place, place)
@@ -160,7 +160,7 @@ impl Protection {
     /// Gives up its place in the line of the limiter. Returns the lanes to wake.
     pub(crate) fn leave_line(&self) -> Woken {
         let place = self.place.as_ref();
-        let left = place.map(|place| place.limiter.leave_line(place.seat));
+        let left = place.map(|place| place.limiter.leave_line(place.number));
         left.unwrap_or_default()
     }
 
@@ -196,6 +196,6 @@ impl Place {
         if self.taken > 0 {
             self.limiter.give_back(self.taken).wake();
         }
-        self.limiter.part(self.seat);
+        self.limiter.part(self.number);
     }
 }

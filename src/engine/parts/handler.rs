@@ -10,6 +10,7 @@ use crate::engine::base::cell;
 use crate::engine::base::contain::{Contained, contain, discard};
 use crate::engine::parts::pending::Attempts;
 use crate::engine::runtime::{Engine, context};
+use crate::engine::wait::holds::Holds;
 use crate::message::batch::Batch;
 use crate::message::delivery_batch::DeliveryBatch;
 use crate::message::error_text::error_text;
@@ -113,9 +114,15 @@ pub(crate) struct BatchRun<'a, T> {
     pub(crate) room: &'a cell::Cell<Room>,
     /// The run ends with the first delivery that fails.
     pub(crate) until_fault: bool,
+    /// So it does if the lane has a gate. The gate has to know of a failure before the next attempt.
+    pub(crate) holds: &'a Holds,
 }
 
 impl<'a, T> BatchRun<'a, T> {
+    fn ends_with_fault(&self) -> bool {
+        self.until_fault || !self.holds.is_clear()
+    }
+
     /// Returns the attempts of a run of first ones.
     pub(crate) fn attempts(&self) -> Attempts {
         Attempts {
@@ -172,7 +179,7 @@ where
                     refused.set(false);
                     if let Err(nack) = self(&delivery) {
                         failed_calls.push(failed_call(calls, FailureCause::Nack(nack)));
-                        if run.until_fault {
+                        if run.ends_with_fault() {
                             break;
                         }
                     }
@@ -182,7 +189,7 @@ where
                 Ok(()) => return calls,
                 Err(panic) => {
                     failed_calls.push(failed_call(calls, FailureCause::Panic(panic)));
-                    if run.until_fault {
+                    if run.ends_with_fault() {
                         return calls;
                     }
                 }

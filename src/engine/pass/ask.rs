@@ -1,7 +1,7 @@
 //! Asking a lane's gate before deliveries are handed over.
 //!
-//! Whoever takes deliveries out of a lane asks first. The grant says how many may go. What is left
-//! of it is given back, and so is each permit when its delivery leaves flight.
+//! Whoever takes deliveries out of a lane asks first. The grant says how many may go. The rest of it
+//! is given back, and so is each permit when its delivery leaves flight.
 //!
 //! The feared interleaving: a consumer finds the gate closed, the gate opens and calls the
 //! consumers, and only then does this one come to rest. It can't: whoever opens a gate schedules the
@@ -27,7 +27,7 @@ use crate::sync::Arc;
 #[must_use = "what is left of it has to be given back"]
 pub(crate) struct Grant {
     pub(crate) most: usize,
-    /// What the lane's protection has counted, if it was asked.
+    /// The deliveries and permits that the lane's protection has counted, if it was asked.
     counted: Option<Granted>,
     /// The attempts of the lane before, for its own runner.
     attempts: u64,

@@ -12,7 +12,7 @@ use crate::types::error::SettingError;
 use std::time::Duration;
 
 impl<T: Send + Sync + 'static> Lane<T> {
-    /// Sets the protection. What is known stays, as far as it fits the new settings.
+    /// Sets the protection. Counts and states stay, as far as they fit the new settings.
     pub(crate) fn set_protection(self: &Arc<Self>, settings: &ProtectionSettings) {
         let now_ns = self.engine().clock.now_ns();
         let mut protection = self.gate.protection();

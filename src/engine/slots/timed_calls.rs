@@ -74,6 +74,7 @@ impl<'l, T: Send + Sync + 'static> KeyedLane<'l, T> {
             now_ns,
             room: &open,
             until_fault: false,
+            holds: &lane.gate.holds,
         };
         turn.handler.call(engine, &run, &mut turn.failed_calls);
         let ended = Ended {
@@ -86,8 +87,8 @@ impl<'l, T: Send + Sync + 'static> KeyedLane<'l, T> {
         after_ns
     }
 
-    /// Returns the address of a call that may outlive its attempt. What it publishes with its ack has
-    /// a number, which it gets before the attempt can end.
+    /// Returns the address of a call that may outlive its attempt. The messages that it publishes
+    /// with its ack have the number of the call, which it gets before the attempt can end.
     fn address_of(self, item: &PendingDelivery<T>) -> Address<'l> {
         let address = self.lane.call_address();
         #[cfg(feature = "log")]

@@ -158,7 +158,7 @@ pub(crate) struct Lane<T> {
     /// The messages that it wants, if not all. It goes with the lane's end.
     pub(crate) filter: Mutex<Option<SharedFilter<T>>>,
     pub(crate) room: Cell<Room>,
-    /// What holds its deliveries back.
+    /// The gate that holds its deliveries back.
     pub(crate) gate: LaneGate,
     pub(crate) task: TaskState,
     pub(crate) lag: Lag,

@@ -70,7 +70,7 @@ impl Window for Tier {
     }
 }
 
-/// What the levels have to know of a delivery.
+/// The properties of a delivery that the levels have to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Urgency {
     pub(crate) level: Priority,

@@ -132,6 +132,8 @@ impl Rules {
 
     fn check_priorities(self, priorities: Priorities, fit: Fit) -> Result<(), SettingError> {
         priorities.check()?;
+        let rule = "can't be used with priorities: a newer message takes the place of an older one";
+        self.nature.check_conflates_not(rule)?;
         if self.on_failure == OnFailure::BlockSubscription {
             let rule = "can't be used with OnFailure::BlockSubscription, where none overtakes";
             return Err(SettingError::new(
