@@ -23,10 +23,13 @@
 //!
 //! Records for which nobody waits have the *flusher*, a thread that leads when they are due.
 
+mod group;
+
 #[cfg(feature = "async")]
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use crate::log::commit::group::Group;
 use crate::log::cursor::Cursor;
 #[cfg(feature = "async")]
 use crate::log::waiters::task::Watch;
@@ -95,42 +98,6 @@ struct Failed {
     /// The number of the first group that was not written.
     from: u64,
     error: StoreError,
-}
-
-struct Group {
-    number: u64,
-    frame: FrameBuffer,
-    syncs: bool,
-    hooks: Vec<Hook>,
-    /// Cursors that have moved, and say how far when the group is written.
-    riders: Vec<Arc<Cursor>>,
-    due: Option<Instant>,
-}
-
-impl Group {
-    fn new(number: u64, frame: FrameBuffer) -> Self {
-        Self {
-            number,
-            frame,
-            syncs: false,
-            hooks: Vec::new(),
-            riders: Vec::new(),
-            due: None,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.frame.is_empty() && self.riders.is_empty()
-    }
-
-    /// Has it written by then. Returns whether that is earlier than before.
-    fn hasten(&mut self, until: Instant) -> bool {
-        let hastens = self.due.is_none_or(|due| until < due);
-        if hastens {
-            self.due = Some(until);
-        }
-        hastens
-    }
 }
 
 impl Log {

@@ -385,8 +385,8 @@ pub enum EventKind {
     /// A delivery that waited for its retry or the end of its snooze was called back early, by
     /// [`Subscription::retry_now`](crate::Subscription::retry_now) or one like it.
     RetriedNow,
-    /// The deliveries of a subscription wait from now on, or for another reason than before; or they
-    /// go on, if there is no reason any more.
+    /// The deliveries of a subscription wait from now on, or for another reason than before. Without a
+    /// reason they go on.
     Waiting {
         /// The reason.
         reason: Option<WaitingFor>,
