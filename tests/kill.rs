@@ -172,7 +172,7 @@ impl Said {
 fn a_killed_process_loses_nothing_that_was_acknowledged() {
     let kills = std::env::var("MILLSTREAM_KILLS");
     let kills: u64 = kills.map_or(200, |kills| kills.parse().expect("a number"));
-    let directory = Directory::new();
+    let directory = Directory::new("all");
     let mut last = [0; 2];
     let mut handled: [BTreeSet<u64>; 2] = Default::default();
     let (mut repeated, mut total) = (0, 0);
@@ -272,7 +272,7 @@ fn child_that_delays() {
 fn a_killed_process_leaves_each_delayed_message_to_come_once_unless_it_was_cancelled() {
     let kills = std::env::var("MILLSTREAM_KILLS");
     let kills: u64 = kills.map_or(50, |kills| kills.parse().expect("a number"));
-    let directory = Directory::new();
+    let directory = Directory::new("delayed");
     let mut said: [BTreeSet<String>; 2] = Default::default();
     for kill in 0..kills {
         let after = Duration::from_millis(20 + kill * 7 % 60);
@@ -329,8 +329,8 @@ fn billed(bills: &Topic<Vec<u8>>) -> BTreeSet<Vec<u8>> {
 struct Directory(PathBuf);
 
 impl Directory {
-    fn new() -> Self {
-        let name = format!("kill-{}", std::process::id());
+    fn new(test: &str) -> Self {
+        let name = format!("kill-{test}-{}", std::process::id());
         Self(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name))
     }
 }

@@ -10,7 +10,7 @@ use crate::engine::state::topic::TopicCore;
 use crate::engine::track::ends::Ends;
 use crate::message::MessageId;
 use crate::message::batch::{Batch, BatchSlice};
-use crate::observe::event::DropCause;
+use crate::observe::event::{DropCause, EventKind, Subject};
 use crate::pure::decide::lifecycle::{Status, Step};
 use crate::pure::words::room::Phase;
 use crate::sync::Arc;
@@ -100,6 +100,30 @@ impl<T: Send + Sync + 'static> Lane<T> {
 }
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
+    /// Drops deliveries that wait in a lane. Their places are the caller's to give back.
+    pub(crate) fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>, cause: DropCause) {
+        let count = part.len() as u64;
+        let status = lane.books.record(Status::Queued, Step::Drop, count);
+        lane.note_gap(part, cause);
+        self.tell_dropped(lane, part, status, cause);
+        lane.note_end(part, status);
+    }
+
+    pub(crate) fn tell_dropped(
+        &self,
+        lane: &Arc<Lane<T>>,
+        part: &BatchSlice<T>,
+        status: Status,
+        cause: DropCause,
+    ) {
+        if self.bus().observed() {
+            for id in part.ids() {
+                let kind = EventKind::Dropped { cause };
+                self.tell_of(Subject::of(&lane.name).message(id).status(status), kind);
+            }
+        }
+    }
+
     /// Ends messages that have tickets, and are not in the queue, as letters of each subscription
     /// that wants them. The caller holds no lock: filters run, and letters may be evicted.
     pub(crate) fn letter_overflow(self: &Arc<Self>, part: &BatchSlice<T>) {

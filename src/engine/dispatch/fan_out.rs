@@ -383,29 +383,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         granted
     }
 
-    pub(crate) fn drop_queued(&self, lane: &Arc<Lane<T>>, part: &BatchSlice<T>, cause: DropCause) {
-        let count = part.len() as u64;
-        let status = lane.books.record(Status::Queued, Step::Drop, count);
-        lane.note_gap(part, cause);
-        self.tell_dropped(lane, part, status, cause);
-        lane.note_end(part, status);
-    }
-
-    fn tell_dropped(
-        &self,
-        lane: &Arc<Lane<T>>,
-        part: &BatchSlice<T>,
-        status: Status,
-        cause: DropCause,
-    ) {
-        if self.bus().observed() {
-            for id in part.ids() {
-                let kind = EventKind::Dropped { cause };
-                self.tell_of(Subject::of(&lane.name).message(id).status(status), kind);
-            }
-        }
-    }
-
     /// Ends deliveries that found no place in their lane. A delivery without a place can't keep
     /// the lane from ending, so the lane may have ended since it was asked.
     pub(crate) fn lose(&self, lane: &Arc<Lane<T>>, when_full: LaneFull, part: &BatchSlice<T>) {

@@ -10,9 +10,7 @@ use crate::engine::late::retained::RetainedMessages;
 use crate::engine::parts::delayed::DelayedMessages;
 use crate::engine::runtime::Engine;
 use crate::engine::runtime::directory::{Live, LiveSettings, TopicSettings};
-use crate::engine::state::dead_letter_store::{
-    DeadLetterState, DeadLetterStore, Left, Letter, notify,
-};
+use crate::engine::state::dead_letter_store::{DeadLetterState, DeadLetterStore, Left, Letter};
 use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::partition_set::Split;
@@ -351,22 +349,6 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             Some(Left { letter, waiting })
         }));
         is_kept
-    }
-
-    /// Tells observers of a letter that had to leave the store, and the lanes that waited for that.
-    pub(crate) fn tell_evicted(&self, evicted: Option<Left<T>>) {
-        let Some(Left { letter, waiting }) = evicted else {
-            return;
-        };
-        letter.note_gone();
-        self.tell_of(
-            Subject::of(&letter.subscription)
-                .message(letter.id())
-                .attempt(letter.attempts)
-                .status(Status::DeadLetter),
-            EventKind::LetterEvicted,
-        );
-        notify(waiting);
     }
 
     /// Puts a letter into the locked store, and tells observers under the lock. So nobody redrives

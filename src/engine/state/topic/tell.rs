@@ -1,6 +1,7 @@
 //! Telling observers of what happens to a topic and its messages.
 
 use crate::engine::runtime::bus::Bus;
+use crate::engine::state::dead_letter_store::{Left, notify};
 use crate::engine::state::topic::TopicCore;
 use crate::message::MessageId;
 use crate::observe::event::{About, EventKind, Record, Subject};
@@ -76,5 +77,21 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             let record = record(Arc::clone(&self.name));
             self.bus().send(Box::new(Record { about, ..record }));
         }
+    }
+
+    /// Tells observers of a letter that had to leave the store, and the lanes that waited for that.
+    pub(crate) fn tell_evicted(&self, evicted: Option<Left<T>>) {
+        let Some(Left { letter, waiting }) = evicted else {
+            return;
+        };
+        letter.note_gone();
+        self.tell_of(
+            Subject::of(&letter.subscription)
+                .message(letter.id())
+                .attempt(letter.attempts)
+                .status(Status::DeadLetter),
+            EventKind::LetterEvicted,
+        );
+        notify(waiting);
     }
 }
