@@ -1,10 +1,13 @@
 //! The events that observers are told.
 
+mod about;
+
 use std::fmt;
 use std::time::Duration;
 
 use crate::message::MessageId;
 pub use crate::observe::cause::{DropCause, Hook, SkipCause};
+pub(crate) use crate::observe::event::about::About;
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::policy::retry::FailureKind;
 use crate::pure::policy::strategy::FlushCause;
@@ -65,53 +68,6 @@ pub(crate) struct Record {
     pub(crate) attempt: u32,
     pub(crate) status: Option<Status>,
     pub(crate) kind: EventKind,
-}
-
-/// The messages that a record is about.
-pub(crate) enum About {
-    None,
-    One(MessageId),
-    /// Several messages whose ids follow each other: the first, and their number.
-    Neighbors(MessageId, u64),
-    Many(Box<[MessageId]>),
-}
-
-impl About {
-    pub(crate) fn these(mut ids: impl Iterator<Item = MessageId>) -> Self {
-        let Some(first) = ids.next() else {
-            return Self::None;
-        };
-        let mut count = 1;
-        loop {
-            match ids.next() {
-                Some(id) if id == first.after(count) => count += 1,
-                Some(id) => {
-                    let before = (0..count).map(|at| first.after(at));
-                    return Self::Many(before.chain([id]).chain(ids).collect());
-                }
-                None if count == 1 => return Self::One(first),
-                None => return Self::Neighbors(first, count),
-            }
-        }
-    }
-
-    /// Returns the number of events that it makes.
-    fn len(&self) -> u64 {
-        match self {
-            Self::None | Self::One(_) => 1,
-            Self::Neighbors(_, count) => *count,
-            Self::Many(ids) => ids.len() as u64,
-        }
-    }
-
-    fn id(&self, at: u64) -> Option<MessageId> {
-        match self {
-            Self::None => None,
-            Self::One(id) => Some(*id),
-            Self::Neighbors(first, _) => Some(first.after(at)),
-            Self::Many(ids) => Some(ids[at as usize]),
-        }
-    }
 }
 
 /// The subscription and the message that an event is about, as far as it is about one.
