@@ -102,7 +102,10 @@ fn pauses_come_and_go_while_messages_come_and_receivers_wait() {
         let log = log(&topic, "plain");
         let shared = topic.subscription("shared").concurrency(2);
         let shared = shared.subscribe_shared(|_| Ok(())).unwrap();
-        let pull = topic.subscription("pull").pull(Pull::default()).unwrap();
+        let pull = topic
+            .subscription("pull")
+            .pull(Pull::default().ack_deadline(FOREVER))
+            .unwrap();
         let mut threads = publishers({
             let topic = topic.clone();
             move |publisher| drop(topic.publish((publisher, 0)).unwrap())
