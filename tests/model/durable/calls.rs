@@ -57,7 +57,11 @@ impl Lane {
             State::Open {
                 attempts,
                 came_again,
-            } => generation == 0 && (attempt == attempts + 1 || (came_again && attempt == 1)),
+            } => {
+                // After an end, the log knows of some of the attempts that were made.
+                let may_be = came_again && attempt <= known.policy.max;
+                generation == 0 && (attempt == attempts + 1 || may_be)
+            }
             State::Redriven { attempts } => generation > 0 && attempt == attempts + 1,
             State::PerhapsDone => generation == 0,
             State::Done | State::Letter { .. } => false,

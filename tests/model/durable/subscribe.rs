@@ -8,7 +8,7 @@ use millstream::{
 use super::calls::Call;
 use super::run::Pair;
 use super::{From, NAMES};
-use crate::answers::{answer, batch_answer, nack};
+use crate::answers::{Answer, answer, batch_answer, nack};
 use crate::harness::Log;
 
 /// What each handler does: writes down its calls, and returns what the program says.
@@ -35,13 +35,24 @@ impl Script {
 
     fn batch(&self, batch: &mut DeliveryBatch<'_, String>) -> Result<(), Nack> {
         batch.iter().for_each(|delivery| self.note(&delivery));
-        let first = batch.get(0).expect("no batch is empty");
-        if first.attempt() > 1 || first.generation() > 0 {
-            assert_eq!(batch.len(), 1, "what comes back comes alone");
-            return nack(answer(first.id().get(), self.slot, first.attempt()));
-        }
-        for (at, delivery) in batch.iter().enumerate() {
-            if let Err(nack) = nack(batch_answer(delivery.id().get(), self.slot)) {
+        // A later attempt comes alone, unless an earlier process has made those before it.
+        let is_alone = batch.len() == 1;
+        let answers: Vec<_> = batch
+            .iter()
+            .map(|delivery| {
+                let (id, attempt) = (delivery.id().get(), delivery.attempt());
+                match (attempt, delivery.generation()) {
+                    (1, 0) => batch_answer(id, self.slot),
+                    _ => match answer(id, self.slot, attempt) {
+                        // A panic would be that of its neighbors, too.
+                        Answer::Panic if !is_alone => Answer::Retry,
+                        said => said,
+                    },
+                }
+            })
+            .collect();
+        for (at, said) in answers.into_iter().enumerate() {
+            if let Err(nack) = nack(said) {
                 batch.nack(at, nack);
             }
         }
