@@ -93,14 +93,14 @@ impl Protection {
         (verdict, asking.effects)
     }
 
-    /// Takes back what was granted and not used, but for the permits of the limiter.
-    pub(crate) fn take_back(&mut self, unused: u32, now_ns: u64) {
+    /// Takes back what was granted at this time and not used, but for the permits of the limiter.
+    pub(crate) fn take_back(&mut self, unused: u32, asked_ns: u64) {
         self.rate = self.gcra.give_back(self.rate, unused);
-        self.end_probes(unused, now_ns);
+        self.end_probes(unused, asked_ns);
     }
 
-    /// Ends probes that were not used.
-    fn end_probes(&mut self, unused: u32, now_ns: u64) {
+    /// Ends probes that were let go at this time and not used.
+    fn end_probes(&mut self, unused: u32, asked_ns: u64) {
         let Some(breaker) = &mut self.breaker else {
             return;
         };
@@ -108,8 +108,8 @@ impl Protection {
             return;
         }
         for _ in 0..unused {
-            let permit = breaker.permit_of(now_ns);
-            let _ = breaker.end(permit, Outcome::Ignored, now_ns);
+            let permit = breaker.permit_of(asked_ns);
+            let _ = breaker.end(permit, Outcome::Ignored, asked_ns);
         }
     }
 }

@@ -29,6 +29,9 @@ pub(crate) struct Grant {
     pub(crate) most: usize,
     /// The deliveries and permits that the lane's protection has counted, if it was asked.
     counted: Option<Granted>,
+    /// When it was asked for. A delivery that was let go in an earlier status of the breaker is no
+    /// probe of the present one.
+    asked_ns: u64,
     /// The attempts of the lane before, for its own runner.
     attempts: u64,
 }
@@ -38,6 +41,7 @@ impl Grant {
     const FREE: Self = Self {
         most: usize::MAX,
         counted: None,
+        asked_ns: 0,
         attempts: 0,
     };
 }
@@ -85,6 +89,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         granted.map(|granted| Grant {
             most: granted.deliveries as usize,
             counted: Some(granted),
+            asked_ns: now_ns,
             attempts: self.books.attempts(),
         })
     }
@@ -155,7 +160,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn end_turn_step(&self, grant: Grant) {
         if let Some(granted) = grant.counted {
             let attempts = self.books.attempts() - grant.attempts;
-            self.end_grant(granted, attempts, granted.permits);
+            self.end_grant(grant, attempts, granted.permits);
         }
     }
 
@@ -164,16 +169,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
     pub(crate) fn end_take(&self, grant: Grant, taken: usize) {
         if let Some(granted) = grant.counted {
             let permits = granted.permits.saturating_sub(taken as u32);
-            self.end_grant(granted, taken as u64, permits);
+            self.end_grant(grant, taken as u64, permits);
         }
     }
 
     #[cold]
-    fn end_grant(&self, granted: Granted, used: u64, permits: u32) {
-        let now_ns = self.engine().clock.now_ns();
-        let used = u32::try_from(used).unwrap_or(u32::MAX);
+    fn end_grant(&self, grant: Grant, used: u64, permits: u32) {
+        let unused = (grant.most as u64).saturating_sub(used);
+        let unused = u32::try_from(unused).unwrap_or(u32::MAX);
         let mut protection = self.gate.protection();
-        protection.take_back(granted.deliveries.saturating_sub(used), now_ns);
+        protection.take_back(unused, grant.asked_ns);
         let woken = protection.return_permits(permits);
         drop(protection);
         woken.wake();
