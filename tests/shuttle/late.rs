@@ -1,6 +1,6 @@
 //! Subscriptions that come while messages are published, to a topic that keeps its last ones.
 
-use millstream::{Overflow, SubscriptionBuilder};
+use millstream::{Overflow, SubscriptionBuilder, Unsubscribe};
 
 use super::explore::explore;
 use super::*;
@@ -87,4 +87,32 @@ fn a_subscription_that_comes_late_misses_nothing_and_gets_nothing_twice() {
 #[test]
 fn a_subscription_that_comes_late_to_partitions_misses_nothing() {
     explore(|| meet(Some(2)));
+}
+
+/// Subscriptions come and go at once, each the only one of its time.
+#[test]
+fn one_that_comes_and_goes_at_once_gives_no_place_back_twice() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic::<Sent>("a").retain_last(2).open().unwrap();
+        topic.publish((0, 0)).unwrap();
+        let come_and_go = {
+            let topic = topic.clone();
+            move || {
+                for _ in 0..3 {
+                    let subscription = topic.subscription("s").subscribe(|_| Ok(()));
+                    subscription.unwrap().unsubscribe(Unsubscribe::Cancel);
+                }
+            }
+        };
+        let publish = {
+            let topic = topic.clone();
+            move || (1..EACH).for_each(|number| drop(topic.publish((0, number)).unwrap()))
+        };
+        join(vec![thread::spawn(come_and_go), thread::spawn(publish)]);
+        assert!(broker.wait_until_idle(FOREVER));
+        let last = come(topic.subscription("last"));
+        drain(&broker);
+        assert_eq!(last.take(), [((0, EACH - 2), true), ((0, EACH - 1), true)]);
+    });
 }

@@ -183,6 +183,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             {
                 ALL_WANT
             } else {
+                // Those of an earlier part must not be given back once more.
+                dispatcher.grants.clear();
                 break;
             };
             let (fits, grants) = (dispatcher.has_room, &mut dispatcher.grants);
