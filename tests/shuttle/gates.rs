@@ -35,7 +35,9 @@ fn lanes_that_share_a_limit_get_to_their_end_and_give_all_permits_back() {
         let three = three.subscribe_shared(handler).unwrap();
         let mut threads = publishers({
             let topic = topic.clone();
-            move |publisher| drop(topic.publish((publisher, 0)).unwrap())
+            move |publisher| {
+                topic.publish((publisher, 0)).unwrap();
+            }
         });
         threads.push(thread::spawn(move || drop(one)));
         threads.push(thread::spawn({
@@ -81,7 +83,9 @@ fn a_breaker_opens_and_closes_by_itself_and_by_hand_while_messages_come() {
         let subscription = builder.subscribe_shared(handler).unwrap();
         let mut threads = publishers({
             let topic = topic.clone();
-            move |publisher| drop(topic.publish((publisher, 0)).unwrap())
+            move |publisher| {
+                topic.publish((publisher, 0)).unwrap();
+            }
         });
         threads.push(thread::spawn(move || {
             subscription.isolate_breaker();
@@ -108,7 +112,9 @@ fn pauses_come_and_go_while_messages_come_and_receivers_wait() {
             .unwrap();
         let mut threads = publishers({
             let topic = topic.clone();
-            move |publisher| drop(topic.publish((publisher, 0)).unwrap())
+            move |publisher| {
+                topic.publish((publisher, 0)).unwrap();
+            }
         });
         threads.push(thread::spawn({
             let (broker, topic) = (broker.clone(), topic.clone());

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use millstream::{Backoff, OnExhausted, OnFailure, Unsubscribe};
+use millstream::protect::{Priorities, Priority};
+use millstream::{Backoff, LaneFull, OnExhausted, OnFailure, SubscriptionOptions, Unsubscribe};
 
 use super::explore::explore;
 use super::*;
@@ -148,5 +149,53 @@ fn members_come_and_go() {
         let done = done.take();
         assert_in_order(&done);
         assert_eq!(report.delivered + report.unrouted, PUBLISHERS * EACH);
+    });
+}
+
+/// Members of both ways, and one that drops from the lowest level, take by level while the levels are
+/// switched on and off. Keys keep their order, and nothing is lost.
+#[test]
+fn levels_are_switched_while_messages_of_all_levels_come_and_fail() {
+    explore(|| {
+        let broker = broker();
+        let retry = Backoff::fixed(SOON).max_attempts(3);
+        let topic = broker.topic::<Sent>("a").retry(retry).open().unwrap();
+        let options = SubscriptionOptions::new().priorities(Priorities::weighted());
+        let done = Log::new();
+        let calls = done.clone();
+        let blocks = options.clone().on_failure(OnFailure::BlockKey);
+        let builder = topic.subscription("blocks").options(&blocks).concurrency(2);
+        let blocks = builder.subscribe_shared(move |delivery: &Delivery<'_, Sent>| {
+            if delivery.payload().1 == 0 && delivery.attempt() == 1 {
+                return Err(Nack::retry("not yet"));
+            }
+            calls.push(*delivery.payload());
+            Ok(())
+        });
+        let drops = options.capacity(2).when_full(LaneFull::DropOldest);
+        let builder = topic.subscription("drops").options(&drops);
+        let drops = builder.subscribe(|_| Ok(())).unwrap();
+        let (blocks, sends) = (blocks.unwrap(), topic.clone());
+        let mut threads = publishers(move |publisher| {
+            for number in 0..EACH {
+                let level = Priority::ALL[((publisher + number) % 4) as usize];
+                let message = sends.message((publisher, number)).priority(level);
+                message.key(publisher.to_string()).publish().unwrap();
+            }
+        });
+        threads.push(thread::spawn(move || {
+            for subscription in [&blocks, &drops] {
+                let strict = Priorities::strict().aging(SOON);
+                subscription.set_priorities(Some(strict)).unwrap();
+                subscription.set_priorities(None).unwrap();
+                let weighted = Priorities::weighted();
+                subscription.set_priorities(Some(weighted)).unwrap();
+            }
+            blocks.detach();
+            drops.detach();
+        }));
+        join(threads);
+        drain(&broker);
+        assert_complete(&done.take());
     });
 }

@@ -107,7 +107,11 @@ fn one_that_comes_and_goes_at_once_gives_no_place_back_twice() {
         };
         let publish = {
             let topic = topic.clone();
-            move || (1..EACH).for_each(|number| drop(topic.publish((0, number)).unwrap()))
+            move || {
+                for number in 1..EACH {
+                    topic.publish((0, number)).unwrap();
+                }
+            }
         };
         join(vec![thread::spawn(come_and_go), thread::spawn(publish)]);
         assert!(broker.wait_until_idle(FOREVER));
