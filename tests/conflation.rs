@@ -105,7 +105,7 @@ fn every_kind_of_consumer_gets_the_newest_only() {
         subscription.pause();
         Box::new(move || {
             subscription.resume();
-            std::mem::forget(subscription);
+            subscription.detach();
         })
     }
     let kinds: [(&str, Make); 7] = [
@@ -133,7 +133,7 @@ fn every_kind_of_consumer_gets_the_newest_only() {
             subscription.pause();
             Box::new(move || {
                 subscription.resume();
-                std::mem::forget(subscription);
+                subscription.detach();
             })
         }),
         ("group", |(_, topic), options, log| {
@@ -142,7 +142,8 @@ fn every_kind_of_consumer_gets_the_newest_only() {
             let push = push(log);
             Box::new(move || {
                 let member = group.join("one", push).expect("joins");
-                std::mem::forget((group, member));
+                member.detach();
+                group.detach();
             })
         }),
         ("pull", |(_, topic), options, log| {

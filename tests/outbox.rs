@@ -111,14 +111,13 @@ fn what_is_published_with_an_ack_comes_once_though_the_first_attempts_fail() {
 
 #[test]
 fn a_process_that_is_killed_before_the_ack_has_published_nothing() {
-    let directory = Directory::new();
+    let directory = Arc::new(Directory::new());
     let broker = directory.broker(0);
     let (orders, bills) = (open(&broker, "orders"), open(&broker, "bills"));
     let copy = Arc::new(Mutex::new(None));
     let _billing = orders.subscription("billing").durable().subscribe({
         let (bills, copy) = (bills.clone(), Arc::clone(&copy));
-        let directory = Directory(directory.0.clone());
-        let directory = std::mem::ManuallyDrop::new(directory);
+        let directory = Arc::clone(&directory);
         move |order| {
             order.publish(&bills, order.payload().clone())?;
             *copy.lock() = Some(directory.after_kill());
