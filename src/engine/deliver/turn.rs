@@ -239,27 +239,41 @@ impl<T: Send + Sync + 'static> Lane<T> {
         failed_calls: &[FailedCall],
         after_ns: u64,
     ) -> usize {
-        let (from, to) = (run.from, run.from + calls);
-        let (ids, attempts) = (run.batch.ids(from, to), run.attempts());
+        let (from, attempts) = (run.from, run.attempts());
         let took = attempts.until(after_ns, calls);
-        let acked = match &run.batch.messages {
-            Messages::Chunk(_, first) => {
-                let accepted_ns = iter::repeat_n(first.accepted_ns, calls);
-                self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
-            }
-            Messages::Each(messages) => match messages.get(from..to) {
-                Some(messages) => {
-                    let accepted_ns = messages.iter().map(|message| message.stamp.accepted_ns);
-                    self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
-                }
-                None => self.end_retained(run.batch, from..to, failed_calls, attempts, took),
-            },
-        };
+        let places = from..from + calls;
+        let acked = self.end_stretch(run.batch, places, failed_calls, attempts, took);
         if run.batch.is_watched() {
             let acked = successes(calls, failed_calls).map(|at| from + at);
             self.note_ends(run.batch, acked, 0, Status::Delivered);
         }
         acked
+    }
+
+    /// Records the ends of attempts at adjacent messages of a batch. Returns how many succeeded.
+    #[inline(always)]
+    pub(crate) fn end_stretch(
+        self: &Arc<Self>,
+        batch: &Batch<T>,
+        places: Range<usize>,
+        failed_calls: &[FailedCall],
+        attempts: Attempts,
+        took: Took,
+    ) -> usize {
+        let ids = batch.ids(places.start, places.end);
+        match &batch.messages {
+            Messages::Chunk(_, first) => {
+                let accepted_ns = iter::repeat_n(first.accepted_ns, places.len());
+                self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
+            }
+            Messages::Each(messages) => match messages.get(places.clone()) {
+                Some(messages) => {
+                    let accepted_ns = messages.iter().map(|message| message.stamp.accepted_ns);
+                    self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
+                }
+                None => self.end_retained(batch, places, failed_calls, attempts, took),
+            },
+        }
     }
 
     /// Records the ends of calls for messages that are in other batches.

@@ -111,6 +111,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// Tries one delivery that is alone in flight, and puts it down. Returns the time after the
     /// call.
+    #[inline(always)]
     pub(crate) fn try_single(
         self,
         turn: &mut Turn<T>,

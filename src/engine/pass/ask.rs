@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use crate::engine::gates::asking::{Calls, Granted, Verdict, wait_ns};
+use crate::engine::gates::asking::{Calls, Verdict, wait_ns};
 use crate::engine::gates::limiter::Woken;
 use crate::engine::gates::protection::Protection;
 use crate::engine::state::lane::Lane;
@@ -27,8 +27,8 @@ use crate::sync::Arc;
 #[must_use = "what is left of it has to be given back"]
 pub(crate) struct Grant {
     pub(crate) most: usize,
-    /// The deliveries and permits that the lane's protection has counted, if it was asked.
-    counted: Option<Granted>,
+    /// The permits that the lane's protection has counted, if it was asked.
+    permits: Option<u32>,
     /// When it was asked for. A delivery that was let go in an earlier status of the breaker is no
     /// probe of the present one.
     asked_ns: u64,
@@ -40,7 +40,7 @@ impl Grant {
     /// No gate holds anything back.
     const FREE: Self = Self {
         most: usize::MAX,
-        counted: None,
+        permits: None,
         asked_ns: 0,
         attempts: 0,
     };
@@ -88,7 +88,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         effects.woken.wake();
         granted.map(|granted| Grant {
             most: granted.deliveries as usize,
-            counted: Some(granted),
+            permits: Some(granted.permits),
             asked_ns: now_ns,
             attempts: self.books.attempts(),
         })
@@ -158,17 +158,17 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// attempts, all of which have ended.
     #[inline(always)]
     pub(crate) fn end_turn_step(&self, grant: Grant) {
-        if let Some(granted) = grant.counted {
+        if let Some(permits) = grant.permits {
             let attempts = self.books.attempts() - grant.attempts;
-            self.end_grant(grant, attempts, granted.permits);
+            self.end_grant(grant, attempts, permits);
         }
     }
 
     /// Takes back what is left of a grant, of which so many deliveries have been taken.
     #[inline(always)]
     pub(crate) fn end_take(&self, grant: Grant, taken: usize) {
-        if let Some(granted) = grant.counted {
-            let permits = granted.permits.saturating_sub(taken as u32);
+        if let Some(permits) = grant.permits {
+            let permits = permits.saturating_sub(taken as u32);
             self.end_grant(grant, taken as u64, permits);
         }
     }

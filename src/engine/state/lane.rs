@@ -317,6 +317,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Pushes deliveries that hold a place.
+    #[inline(always)]
     pub(crate) fn push(&self, part: BatchSlice<T>) {
         self.inbox
             .get_or_init(|| Box::new(Unbounded::new()))
@@ -324,9 +325,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Takes the oldest deliveries that are queued.
+    #[inline(always)]
     pub(crate) fn pop(&self) -> Option<BatchSlice<T>> {
-        if self.conflation.is_some() {
-            return self.pop_conflated(|_| true);
+        if self.conflates() {
+            return self.pop_oldest_conflated();
         }
         let inbox = self.inbox.get()?;
         if !self.is_sifted() && self.keyed.get().is_none() {

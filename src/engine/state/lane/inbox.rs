@@ -30,8 +30,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Takes the oldest deliveries that are queued, at most `most`.
     pub(crate) fn pop_some(&self, most: u32) -> Option<BatchSlice<T>> {
-        if self.conflation.is_some() {
-            return self.pop_conflated(|_| true);
+        if self.conflates() {
+            return self.pop_oldest_conflated();
         }
         self.pop_chosen(|_| most)
     }
