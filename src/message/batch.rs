@@ -175,6 +175,17 @@ impl<T> Batch<T> {
         if self.meta.is_empty() {
             return None;
         }
+        // Where every message has parts, those of each are in its own place.
+        if let Some((at, meta)) = self.meta.get(index)
+            && *at == index as u32
+        {
+            return Some(meta);
+        }
+        self.search_meta(index)
+    }
+
+    #[inline(never)]
+    fn search_meta(&self, index: usize) -> Option<&Meta> {
         let found = self
             .meta
             .binary_search_by_key(&(index as u32), |(index, _)| *index);

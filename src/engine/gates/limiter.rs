@@ -161,13 +161,14 @@ impl Limiter {
         self.leave_line(number).wake();
     }
 
-    /// Notes how a call has ended, for a limit that adapts.
-    pub(crate) fn note_end(&self, began_ns: u64, load: Load, now_ns: u64) {
+    /// Notes how calls have ended, for a limit that adapts.
+    pub(crate) fn note_ends(&self, began_ns: u64, loads: impl Iterator<Item = Load>, now_ns: u64) {
         let mut state = self.0.lock();
         let Some(adaptive) = &mut state.adaptive else {
             return;
         };
-        let Some(limit) = adaptive.end(began_ns, load, now_ns) else {
+        let limits = loads.filter_map(|load| adaptive.end(began_ns, load, now_ns));
+        let Some(limit) = limits.last() else {
             return;
         };
         let offered = state.permits.set_limit(limit);

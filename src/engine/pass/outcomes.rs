@@ -1,5 +1,6 @@
 //! The endings of attempts, as the machines of a lane's protection see them.
 
+use std::iter;
 use std::time::Duration;
 
 use crate::engine::base::contain::contain;
@@ -92,10 +93,10 @@ impl<T: Send + Sync + 'static> Lane<T> {
             outcomes.extend(failed);
         }
         if let Some(limiter) = limiter {
-            (0..acked).for_each(|_| limiter.note_end(began_ns, Load::Normal, now_ns));
-            for failed_call in failed_calls {
-                limiter.note_end(began_ns, failed_call.cause.load(), now_ns);
-            }
+            let failed = failed_calls.iter();
+            let failed = failed.map(|failed_call| failed_call.cause.load());
+            let loads = iter::repeat_n(Load::Normal, acked).chain(failed);
+            limiter.note_ends(began_ns, loads, now_ns);
         }
         let Some(breaker) = settings else {
             return;

@@ -237,7 +237,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
     }
 
     /// Files all that is queued.
-    #[cold]
+    #[inline(never)]
     pub(crate) fn file_all(&self, lane: &Lane<T>, state: &mut State<T>) {
         while state.room_aside() > 0
             && let Some(part) = lane.pop_some(state.room_aside() as u32)
