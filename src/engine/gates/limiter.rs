@@ -197,14 +197,24 @@ pub(crate) struct Woken(Vec<Arc<dyn Fire>>);
 
 impl Woken {
     /// Has them look. No lock may be held: the last reference to a lane may go here.
+    #[inline(always)]
     pub(crate) fn wake(self) {
+        if !self.0.is_empty() {
+            self.wake_all();
+        }
+    }
+
+    #[cold]
+    fn wake_all(self) {
         for lane in self.0 {
             lane.fire(Tag::Look);
         }
     }
 
     pub(crate) fn add(&mut self, others: Self) {
-        self.0.extend(others.0);
+        if !others.0.is_empty() {
+            self.0.extend(others.0);
+        }
     }
 }
 

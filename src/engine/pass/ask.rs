@@ -176,6 +176,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
     #[cold]
     fn end_grant(&self, grant: Grant, used: u64, permits: u32) {
         let unused = (grant.most as u64).saturating_sub(used);
+        if unused == 0 && permits == 0 {
+            return;
+        }
         let unused = u32::try_from(unused).unwrap_or(u32::MAX);
         let mut protection = self.gate.protection();
         protection.take_back(unused, grant.asked_ns);
@@ -187,7 +190,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Takes the permits of a limiter back from deliveries that leave flight.
     #[inline(always)]
     pub(crate) fn end_permits(&self, count: u64) {
-        if !self.gate.holds.is_clear() {
+        if self.gate.holds.has(Hold::Limit) {
             self.return_permits(count);
         }
     }

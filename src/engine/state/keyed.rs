@@ -239,11 +239,13 @@ impl<T: Send + Sync + 'static> Keyed<T> {
     /// Files all that is queued.
     #[inline(never)]
     pub(crate) fn file_all(&self, lane: &Lane<T>, state: &mut State<T>) {
+        lane.take_levels();
         while state.room_aside() > 0
             && let Some(part) = lane.pop_some(state.room_aside() as u32)
         {
             self.file_part(state, &part);
         }
+        lane.leave_levels();
     }
 
     /// Files first attempts that were queued.
