@@ -136,7 +136,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let Some(grant) = self.may_go(usize::MAX, Calls::One, now_ns) else {
             return Progress::Nothing;
         };
-        turn.granted = grant.most;
+        turn.granted = grant.most();
         let progress = self.deliver_by_turns(turn, now_ns);
         self.end_turn_step(grant);
         progress
@@ -170,8 +170,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Delivers a few messages one by one between two readings of the clock.
     fn deliver_run(self: &Arc<Self>, turn: &mut Turn<T>, most: usize, now_ns: u64) -> Progress {
         if turn.prefetched.is_empty() {
-            turn.prefetched
-                .extend(self.take(turn.stride.calls().min(most)));
+            self.prefetch(turn, turn.stride.calls().min(most));
         }
         if !self.expire_front(turn, now_ns) {
             return Progress::Nothing;
@@ -290,6 +289,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let ids = batch.ids(places.start, places.end);
         let accepted_ns = places.map(|place| batch.stamp(place).accepted_ns);
         self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
+    }
+
+    /// Takes the next deliveries of the lane, if there are any, for this turn.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, turn: &mut Turn<T>, most: usize) {
+        if let Some(part) = self.take(most) {
+            turn.prefetched.push_back(part);
+        }
     }
 
     /// Takes the next deliveries of the lane. Where waiting deliveries may be dropped or
@@ -441,7 +448,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let Some(grant) = self.lane.may_go(usize::MAX, Calls::One, now_ns) else {
             return Progress::Nothing;
         };
-        turn.granted = grant.most;
+        turn.granted = grant.most();
         let progress = match turn.handler {
             Handler::Batch(_, batched) => self.try_own_batch(turn, batched, now_ns),
             _ => self.try_next(turn, now_ns),

@@ -191,6 +191,9 @@ impl Asking<'_> {
     }
 
     fn return_permits(&mut self, count: u32) {
+        if count == 0 {
+            return;
+        }
         self.permits -= count;
         self.effects
             .woken

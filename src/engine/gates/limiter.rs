@@ -186,34 +186,28 @@ impl Limiter {
 impl State {
     fn find(&self, seats: impl IntoIterator<Item = LaneNumber>) -> Woken {
         let found = |number| self.lanes.get(&number).and_then(Weak::upgrade);
-        Woken(seats.into_iter().filter_map(found).collect())
+        let lanes: Vec<_> = seats.into_iter().filter_map(found).collect();
+        Woken((!lanes.is_empty()).then_some(lanes))
     }
 }
 
 /// Lanes that were offered a permit, and are to look.
 #[derive(Default)]
 #[must_use = "the lanes wait to be woken"]
-pub(crate) struct Woken(Vec<Arc<dyn Fire>>);
+pub(crate) struct Woken(Option<Vec<Arc<dyn Fire>>>);
 
 impl Woken {
     /// Has them look. No lock may be held: the last reference to a lane may go here.
     #[inline(always)]
     pub(crate) fn wake(self) {
-        if !self.0.is_empty() {
-            self.wake_all();
-        }
-    }
-
-    #[cold]
-    fn wake_all(self) {
-        for lane in self.0 {
-            lane.fire(Tag::Look);
+        if let Some(lanes) = self.0 {
+            lanes.into_iter().for_each(|lane| lane.fire(Tag::Look));
         }
     }
 
     pub(crate) fn add(&mut self, others: Self) {
-        if !others.0.is_empty() {
-            self.0.extend(others.0);
+        if let Some(others) = others.0 {
+            self.0.get_or_insert_default().extend(others);
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::engine::deliver::settle::{Settled, Wait};
 use crate::engine::deliver::turn::{Progress, Tried};
 use crate::engine::keyed::parking::ParkedBy;
 use crate::engine::keyed::take::{Settlements, TakeRequest};
-use crate::engine::parts::handler::FailedCall;
+use crate::engine::parts::handler::{FailedCall, Handler};
 use crate::engine::parts::pending::{Attempts, PendingDelivery};
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Turn;
@@ -59,7 +59,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let mut left: VecDeque<_> = taken.into();
         let mut held: Vec<Key> = Vec::new();
         let mut has_failed = false;
-        let firsts = self.firsts_of(&left);
+        let firsts = self.firsts_of(turn, &left);
         let mut failure = None;
         if firsts > 1 {
             (failure, now_ns) = self.try_firsts(turn, &mut left, firsts, now_ns, &mut settlements);
@@ -115,11 +115,12 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// Returns how many deliveries can be tried between two readings of the clock: first attempts
     /// that nobody observes.
-    fn firsts_of(self, taken: &VecDeque<Taken<PendingDelivery<T>>>) -> usize {
-        match self.lane.topic.bus().observed() {
-            true => 0,
-            false => taken.iter().take_while(|taken| taken.item.is_new()).count(),
+    fn firsts_of(self, turn: &Turn<T>, taken: &VecDeque<Taken<PendingDelivery<T>>>) -> usize {
+        if self.lane.topic.bus().observed() || !matches!(turn.handler, Handler::Each(_)) {
+            return 0;
         }
+        let firsts = taken.iter().take_while(|taken| taken.item.is_new());
+        firsts.count()
     }
 
     /// Makes so many first attempts between two readings of the clock, or until one fails. Returns
@@ -133,16 +134,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         settlements: &mut Settlements<T>,
     ) -> (Option<Failed<T>>, u64) {
         let (lane, engine) = (self.lane, self.lane.engine());
-        let mut calls = 0;
-        for Taken { item, .. } in left.iter().take(most) {
+        let runs = left.iter().take(most).map(|Taken { item, .. }| {
             let index = usize::from(item.index);
-            let run = lane.first_run(&item.batch, index, index + 1, now_ns);
-            let called = turn.handler.call(engine, &run, &mut turn.failed_calls);
-            calls += called;
-            if called == 0 || !turn.failed_calls.is_empty() {
-                break;
-            }
-        }
+            lane.first_run(&item.batch, index, index + 1, now_ns)
+        });
+        let calls = turn
+            .handler
+            .call_singly(engine, runs, &mut turn.failed_calls);
         let after_ns = engine.clock.now_ns();
         let mut failed_call = turn.failed_calls.pop();
         if let Some(failed_call) = &mut failed_call {
@@ -150,14 +148,13 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         }
         lane.books.record(Status::Queued, Step::Start, calls as u64);
         let stamps = left.iter().take(calls).map(|taken| taken.item.stamp());
-        let attempts = Attempts::first(now_ns);
-        let acked = lane.end_attempts(
-            stamps.clone().map(|stamp| stamp.id),
-            stamps.map(|stamp| stamp.accepted_ns),
-            failed_call.as_slice(),
-            attempts,
-            attempts.until(after_ns, calls),
-        );
+        let ids = stamps.clone().map(|stamp| stamp.id);
+        // Neighbors cost little to record, and deliveries of several levels are no neighbors.
+        let mut accepted_ns: Vec<_> = stamps.map(|stamp| stamp.accepted_ns).collect();
+        accepted_ns.sort_unstable();
+        let (attempts, failed) = (Attempts::first(now_ns), failed_call.as_slice());
+        let took = attempts.until(after_ns, calls);
+        let acked = lane.end_attempts(ids, accepted_ns.iter().copied(), failed, attempts, took);
         for Taken { key, item } in left.drain(..acked) {
             lane.note_end_of(&item, Status::Delivered);
             settlements.end(key);

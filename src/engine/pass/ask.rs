@@ -22,13 +22,21 @@ use crate::pure::protect::breaker::state::Change;
 use crate::pure::protect::gate::WaitingFor;
 use crate::sync::Arc;
 
-/// How many deliveries may go.
+/// The right to hand over deliveries.
 #[derive(Clone, Copy)]
 #[must_use = "what is left of it has to be given back"]
-pub(crate) struct Grant {
-    pub(crate) most: usize,
-    /// The permits that the lane's protection has counted, if it was asked.
-    permits: Option<u32>,
+pub(crate) enum Grant {
+    /// No gate holds anything back.
+    Free,
+    Counted(Counted),
+}
+
+/// What the lane's protection has let go.
+#[derive(Clone, Copy)]
+pub(crate) struct Counted {
+    most: usize,
+    /// Permits of the limiter.
+    permits: u32,
     /// When it was asked for. A delivery that was let go in an earlier status of the breaker is no
     /// probe of the present one.
     asked_ns: u64,
@@ -37,13 +45,14 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
-    /// No gate holds anything back.
-    const FREE: Self = Self {
-        most: usize::MAX,
-        permits: None,
-        asked_ns: 0,
-        attempts: 0,
-    };
+    /// Returns how many deliveries may go.
+    #[inline(always)]
+    pub(crate) fn most(&self) -> usize {
+        match self {
+            Self::Free => usize::MAX,
+            Self::Counted(counted) => counted.most,
+        }
+    }
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
@@ -56,7 +65,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
     ) -> Option<Grant> {
         if self.gate.holds.is_clear() {
-            return Some(Grant::FREE);
+            return Some(Grant::Free);
         }
         self.ask(most, calls, now_ns)
     }
@@ -86,11 +95,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         drop(protection);
         effects.woken.wake();
-        granted.map(|granted| Grant {
-            most: granted.deliveries as usize,
-            permits: Some(granted.permits),
-            asked_ns: now_ns,
-            attempts: self.books.attempts(),
+        granted.map(|granted| {
+            Grant::Counted(Counted {
+                most: granted.deliveries as usize,
+                permits: granted.permits,
+                asked_ns: now_ns,
+                attempts: self.books.attempts(),
+            })
         })
     }
 
@@ -158,23 +169,23 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// attempts, all of which have ended.
     #[inline(always)]
     pub(crate) fn end_turn_step(&self, grant: Grant) {
-        if let Some(permits) = grant.permits {
-            let attempts = self.books.attempts() - grant.attempts;
-            self.end_grant(grant, attempts, permits);
+        if let Grant::Counted(counted) = grant {
+            let attempts = self.books.attempts() - counted.attempts;
+            self.end_grant(counted, attempts, counted.permits);
         }
     }
 
     /// Takes back what is left of a grant, of which so many deliveries have been taken.
     #[inline(always)]
     pub(crate) fn end_take(&self, grant: Grant, taken: usize) {
-        if let Some(permits) = grant.permits {
-            let permits = permits.saturating_sub(taken as u32);
-            self.end_grant(grant, taken as u64, permits);
+        if let Grant::Counted(counted) = grant {
+            let permits = counted.permits.saturating_sub(taken as u32);
+            self.end_grant(counted, taken as u64, permits);
         }
     }
 
     #[cold]
-    fn end_grant(&self, grant: Grant, used: u64, permits: u32) {
+    fn end_grant(&self, grant: Counted, used: u64, permits: u32) {
         let unused = (grant.most as u64).saturating_sub(used);
         if unused == 0 && permits == 0 {
             return;

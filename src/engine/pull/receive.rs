@@ -349,7 +349,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             return Ok((0, Expired::new()));
         };
         let due_ns = timer_ns.saturating_add(state.leases.deadline_ns);
-        let most = most.min(grant.most).min(state.leases.free());
+        let most = most.min(grant.most()).min(state.leases.free());
         let mut going = Going {
             span: Span {
                 began_ns: now_ns,

@@ -103,7 +103,10 @@ impl KeyRule {
 
     /// Returns the key of the message at this place of the batch.
     pub(crate) fn key_at<T>(self, batch: &Batch<T>, index: usize) -> Option<Key> {
-        self.key_by(batch.meta(index))
+        match self.keying {
+            Keying::Key => self.key_by(batch.meta(index)),
+            Keying::Nothing | Keying::Everything => self.key_by(None),
+        }
     }
 
     /// Returns the key of a message with this metadata of its publisher.

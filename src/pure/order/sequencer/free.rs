@@ -59,6 +59,7 @@ impl<D> Queues<D> {
     }
 
     /// Takes the first delivery of a tier.
+    #[inline]
     pub(crate) fn pop(&mut self, tier: u64) -> Option<Entry<D>> {
         let queue = self.tiers.get_mut(tier as usize)?;
         let entry = queue.pop_front()?;
