@@ -142,6 +142,12 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
+/// The scenarios that differ by protection alone, without it and with it.
+pub const PROTECTED: [(&str, &str); 2] = [
+    ("deliver_1_to_1", "protected"),
+    ("concurrent", "protected_concurrent"),
+];
+
 /// The function whose inside valgrind counts. It is never inlined and ends in no
 /// tail call, so that it is entered and left as often as it is called.
 #[inline(never)]
