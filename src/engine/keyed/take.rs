@@ -101,8 +101,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// As [`has_new_for`](Self::has_new_for), where newer deliveries may replace those that wait. Those
-    /// that may not go are not filed, and no consumer has to look at them.
+    /// As [`has_new_for`](Self::has_new_for), where newer deliveries may replace those that wait.
+    /// Deliveries that may not go are not filed, and no consumer has to look at them.
     #[cold]
     fn has_newest_for(&self, state: &State<T>, member: u64) -> bool {
         let Some(keyed) = self.keyed.get() else {

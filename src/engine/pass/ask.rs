@@ -31,7 +31,7 @@ pub(crate) enum Grant {
     Counted(Counted),
 }
 
-/// What the lane's protection has let go.
+/// The deliveries that the lane's protection has let go.
 #[derive(Clone, Copy)]
 pub(crate) struct Counted {
     most: usize,

@@ -101,9 +101,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Returns whether all messages that are queued have the default priority.
     ///
-    /// The feared interleaving: a consumer takes the note of messages that it doesn't find, and those
-    /// are taken for messages without a level until they have gone. It can't happen: they are queued
-    /// first and noted then.
+    /// The feared interleaving: a consumer takes the note of messages that it doesn't find. They would
+    /// pass for messages without a level. It can't happen: they are queued first and noted then.
     pub(crate) fn is_level(&self) -> bool {
         !self.leveled.load(Ordering::Acquire)
     }
