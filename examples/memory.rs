@@ -102,7 +102,7 @@ fn idle_topics(table: &mut Table) -> Outcome {
     let before = Live::now();
     let topics = open_topics(&broker)?;
     let grown = before.grown();
-    table.row("an idle topic", Some(1_536), grown, topics.len());
+    table.row("an idle topic", Some(1_280), grown, topics.len());
     Ok(())
 }
 
@@ -117,7 +117,7 @@ fn idle_subscriptions(table: &mut Table) -> Outcome {
     }
     let grown = before.grown();
     let what = "an idle topic with one idle subscription";
-    table.row(what, Some(2_560), grown, topics.len());
+    table.row(what, Some(2_304), grown, topics.len());
     Ok(())
 }
 

@@ -4,14 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use crate::harness::{
-    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, threaded,
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read_by, threaded,
 };
 use Priority::{High, Low, Normal, Urgent};
-use millstream::protect::{Priorities, Priority};
+use millstream::protect::{Breaker, Priorities, Priority};
 use millstream::{
     Backoff, Batched, Broker, Delivery, DeliveryBatch, LaneFull, Message, Nack, OnFailure, Pull,
     PullSubscription, Subscription, SubscriptionBuilder, SubscriptionOptions, Topic,
@@ -200,6 +200,59 @@ fn strict_levels_go_by_rank_and_a_step_of_aging_bounds_the_wait() {
         assert_eq!(taken_after.unwrap_or(50), waits, "{aging:?}");
         rest(&pull);
     }
+    assert_rests_balanced(&broker);
+}
+
+#[test]
+fn an_urgent_message_goes_before_all_that_came_without_a_level() {
+    let (broker, _clock) = manual();
+    let topic = open(&broker);
+    let weighted = Priorities::weighted();
+    let pull = pulled(&topic, &SubscriptionOptions::new().priorities(weighted));
+    let (log, _own) = read_by(topic.subscription("own").priorities(weighted));
+    for late in [3, 7] {
+        for _ in 0..300 {
+            topic.publish(1).expect("there is room");
+        }
+        publish(&topic, [late]);
+        assert_eq!(next(&pull), late);
+        assert_eq!(rest(&pull), [1; 300]);
+        broker.run_until_idle();
+        let handled = log.take();
+        assert_eq!((handled[0], handled.len()), (late, 301));
+    }
+    assert_rests_balanced(&broker);
+}
+
+#[test]
+fn the_first_failure_ends_a_run_and_a_breaker_holds_the_rest() {
+    let (broker, clock) = manual();
+    let topic = open(&broker);
+    let calls = Arc::new(AtomicU32::new(0));
+    let of_handler = Arc::clone(&calls);
+    let breaker = Breaker::new().consecutive_failures(1).open_for(SECOND);
+    let builder = topic.subscription("s").priorities(Priorities::weighted());
+    let subscription = builder
+        .breaker(breaker)
+        .subscribe(move |_| match of_handler.fetch_add(1, SeqCst) {
+            19 => Err(Nack::retry("the dependency is down")),
+            _ => Ok(()),
+        })
+        .expect("subscribes");
+    publish(&topic, 0..100);
+    broker.run_until_idle();
+    assert_eq!(calls.load(SeqCst), 20, "no attempt follows the failure");
+    let counts = subscription.metrics().counts;
+    assert_eq!(
+        (counts.delivered, counts.attempts, counts.failed),
+        (19, 20, 1)
+    );
+    assert_balanced(&broker);
+    for _ in 0..10 {
+        advance(&broker, &clock, SECOND);
+    }
+    let counts = subscription.metrics().counts;
+    assert_eq!((counts.delivered, counts.attempts), (100, 101));
     assert_rests_balanced(&broker);
 }
 

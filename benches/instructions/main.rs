@@ -8,6 +8,8 @@
 //! cargo bench --bench instructions -- --record   # rewrites record.json
 //! ```
 //!
+//! A check also fails if a lane with protection costs too much more than one without.
+//!
 //! The program runs itself under valgrind's callgrind, once for each scenario,
 //! and leaves the profiles where the table says. Instructions are not time: a
 //! cache miss or a contended line counts as little as an addition here, which is
@@ -26,13 +28,16 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use record::Record;
-use scenarios::{SCENARIOS, Scenario};
+use scenarios::{PROTECTED, SCENARIOS, Scenario};
 
 type Outcome<V = ()> = Result<V, Box<dyn Error>>;
 
 /// How many percent more than recorded fail a check, and how many less are worth
 /// a new record.
 const TOLERANCE_PERCENT: f64 = 10.0;
+/// How many percent more a lane may cost with a breaker, a rate limit and priorities that hold
+/// nothing back.
+const PROTECTION_PERCENT: f64 = 25.0;
 /// Exit code of a run that could not measure what it was asked for.
 const UNMEASURED: u8 = 2;
 /// The option this program gives itself: run one scenario.
@@ -121,6 +126,7 @@ fn count(wanted: impl Iterator<Item = &'static Scenario>, mode: Mode) -> Outcome
     if measured.is_empty() {
         return Err("no scenario is named so".into());
     }
+    let is_dear = compare_protected(&measured);
     println!(
         "\nwhere they go: callgrind_annotate {}/…",
         profiles.display()
@@ -138,14 +144,34 @@ fn count(wanted: impl Iterator<Item = &'static Scenario>, mode: Mode) -> Outcome
             better.join(", ")
         );
     }
+    if is_dear {
+        println!("protection costs more than {PROTECTION_PERCENT} %");
+    }
     if worse.is_empty() || !record.is_comparable() {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(ExitCode::from(u8::from(is_dear && mode == Mode::Check)));
     }
     println!(
         "more than {TOLERANCE_PERCENT} % dearer than recorded, or not recorded: {}\nif that is the price of something worth it: {RECORD}",
         worse.join(", ")
     );
     Ok(ExitCode::from(u8::from(mode == Mode::Check)))
+}
+
+/// Holds the lanes with protection against those without. Answers whether one of them costs too much.
+fn compare_protected(measured: &[(String, f64)]) -> bool {
+    let cost = |name| {
+        let found = measured.iter().find(|(scenario, _)| scenario == name);
+        found.map(|(_, cost)| *cost)
+    };
+    let mut is_dear = false;
+    for (plain, protected) in PROTECTED {
+        if let (Some(without), Some(with)) = (cost(plain), cost(protected)) {
+            let dearer = (with / without - 1.0) * 100.0;
+            println!("{protected} costs {dearer:.1} % more than {plain}");
+            is_dear |= dearer > PROTECTION_PERCENT;
+        }
+    }
+    is_dear
 }
 
 /// Runs one scenario under callgrind; answers its instructions per unit.

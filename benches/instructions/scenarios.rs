@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use millstream::event::Event;
-use millstream::protect::{Priorities, Priority};
+use millstream::protect::{Breaker, Priorities, Priority, RateLimit};
 use millstream::{
     Backoff, Broker, BrokerBuilder, Delivery, Lease, ManualClock, Nack, OnFailure, Pull,
-    PullSubscription, Subscription, Topic,
+    PullSubscription, Subscription, SubscriptionBuilder, Topic,
 };
 
 /// One thing whose cost is guarded.
@@ -89,9 +89,24 @@ pub const SCENARIOS: &[Scenario] = &[
         run: priorities,
     },
     Scenario {
+        name: "protected",
+        unit: "delivery",
+        run: protected,
+    },
+    Scenario {
+        name: "protected_levels",
+        unit: "delivery",
+        run: protected_levels,
+    },
+    Scenario {
         name: "concurrent",
         unit: "delivery",
         run: concurrent,
+    },
+    Scenario {
+        name: "protected_concurrent",
+        unit: "delivery",
+        run: protected_concurrent,
     },
     Scenario {
         name: "pull_recv",
@@ -125,6 +140,12 @@ pub const SCENARIOS: &[Scenario] = &[
         unit: "message",
         run: std_sync_channel,
     },
+];
+
+/// The scenarios that differ by protection alone, without it and with it.
+pub const PROTECTED: [(&str, &str); 2] = [
+    ("deliver_1_to_1", "protected"),
+    ("concurrent", "protected_concurrent"),
 ];
 
 /// The function whose inside valgrind counts. It is never inlined and ends in no
@@ -364,12 +385,49 @@ fn block_key() -> u64 {
     keyed(&bench, &subscription.expect("the name is free"))
 }
 
-/// The same where messages are taken by their levels, of which there are four.
+/// As `deliver_1_to_1`, where messages are taken by their levels, of which there are four.
 fn priorities() -> u64 {
     let bench = Bench::on_a_manual_clock();
-    let subscription = bench.topic.subscription("levels");
-    let subscription = subscription.priorities(Priorities::weighted());
-    let subscription = subscription.subscribe(sink).expect("the name is free");
+    let levels = bench.topic.subscription("levels");
+    let levels = levels.priorities(Priorities::weighted()).subscribe(sink);
+    by_levels(&bench, &levels.expect("the name is free"))
+}
+
+/// As `deliver_1_to_1`, of a lane with a breaker, a rate limit and priorities, which hold nothing
+/// back. All messages have the default priority.
+fn protected() -> u64 {
+    let bench = Bench::on_a_manual_clock();
+    let subscription = protect(bench.topic.subscription("protected")).subscribe(sink);
+    let subscription = subscription.expect("the name is free");
+    let count = rounds(|| bench.publish(), || bench.deliver());
+    assert_delivered(&bench, &subscription);
+    bench.finish(count)
+}
+
+/// The same where the messages are of four levels.
+fn protected_levels() -> u64 {
+    let bench = Bench::on_a_manual_clock();
+    let subscription = protect(bench.topic.subscription("protected")).subscribe(sink);
+    by_levels(&bench, &subscription.expect("the name is free"))
+}
+
+/// As `concurrent`, with the same protection.
+fn protected_concurrent() -> u64 {
+    let bench = Bench::on_a_manual_clock();
+    let subscription = protect(bench.topic.subscription("protected"));
+    let subscription = subscription.concurrency(4).subscribe_shared(sink);
+    keyed(&bench, &subscription.expect("the name is free"))
+}
+
+fn protect(subscription: SubscriptionBuilder<'_, Payload>) -> SubscriptionBuilder<'_, Payload> {
+    let rate = RateLimit::new(1_000_000, Duration::from_millis(1)).burst(1_000_000);
+    subscription
+        .breaker(Breaker::new())
+        .rate_limit(rate)
+        .priorities(Priorities::weighted())
+}
+
+fn by_levels(bench: &Bench, subscription: &Subscription) -> u64 {
     let publish = || {
         for number in 0..MESSAGES {
             bench.clock.advance(PACE);
@@ -379,8 +437,7 @@ fn priorities() -> u64 {
         }
     };
     let count = rounds(publish, || bench.deliver());
-    let delivered = subscription.metrics().counts.delivered;
-    assert_eq!(delivered, bench.topic.metrics().published);
+    assert_delivered(bench, subscription);
     bench.finish(count)
 }
 
@@ -485,9 +542,13 @@ fn keyed(bench: &Bench, subscription: &Subscription) -> u64 {
         }
     };
     let count = rounds(publish, || bench.deliver());
+    assert_delivered(bench, subscription);
+    bench.finish(count)
+}
+
+fn assert_delivered(bench: &Bench, subscription: &Subscription) {
     let delivered = subscription.metrics().counts.delivered;
     assert_eq!(delivered, bench.topic.metrics().published);
-    bench.finish(count)
 }
 
 fn sink(delivery: &Delivery<'_, Payload>) -> Result<(), Nack> {

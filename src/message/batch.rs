@@ -65,9 +65,10 @@ pub(crate) enum Messages<T> {
 pub(crate) struct Batch<T> {
     pub(crate) messages: Messages<T>,
     /// The messages, if they are in other batches. Then it has none of its own.
-    retained: Option<Box<Sources<T>>>,
-    /// The parts added to messages, sorted by index. It is empty for most batches.
-    meta: Vec<(u32, Box<Meta>)>,
+    retained: ManuallyDrop<Option<Box<Sources<T>>>>,
+    /// The parts added to messages, sorted by index. It is empty for most batches. This and the one
+    /// above are dropped by hand, so that a batch without them pays one look at each.
+    meta: ManuallyDrop<Vec<(u32, Box<Meta>)>>,
     marks: Marks,
     /// The time to live, in nanoseconds, that the topic had when the batch was begun. It holds for
     /// messages without one of their own.
@@ -111,8 +112,8 @@ impl<T> Batch<T> {
         chunk.meta.iter().for_each(|(_, meta)| marks.add(meta));
         Self {
             messages: Messages::Chunk(chunk.payloads, first),
-            retained: None,
-            meta: chunk.meta,
+            retained: ManuallyDrop::new(None),
+            meta: ManuallyDrop::new(chunk.meta),
             marks,
             ttl,
         }
@@ -175,6 +176,17 @@ impl<T> Batch<T> {
         if self.meta.is_empty() {
             return None;
         }
+        // Where every message has parts, those of each are in its own place.
+        if let Some((at, meta)) = self.meta.get(index)
+            && *at == index as u32
+        {
+            return Some(meta);
+        }
+        self.search_meta(index)
+    }
+
+    #[inline(never)]
+    fn search_meta(&self, index: usize) -> Option<&Meta> {
         let found = self
             .meta
             .binary_search_by_key(&(index as u32), |(index, _)| *index);
@@ -272,6 +284,17 @@ impl<T> Drop for Batch<T> {
                 Messages::Chunk(payloads, _) => payloads.drain(..).for_each(discard),
             }
         }
+        if self.meta.capacity() > 0 || self.retained.is_some() {
+            self.drop_parts();
+        }
+    }
+}
+
+impl<T> Batch<T> {
+    #[inline(never)]
+    fn drop_parts(&mut self) {
+        drop(std::mem::take(&mut *self.meta));
+        drop(self.retained.take());
     }
 }
 
@@ -336,8 +359,8 @@ impl<T> OpenBatch<T> {
         self.expected = messages.len().next_power_of_two();
         Batch {
             messages: Messages::Each(messages),
-            retained: None,
-            meta: std::mem::take(&mut self.meta),
+            retained: ManuallyDrop::new(None),
+            meta: ManuallyDrop::new(std::mem::take(&mut self.meta)),
             ttl: self.ttl,
             marks: std::mem::replace(&mut self.marks, Marks::NONE),
         }

@@ -179,7 +179,10 @@ impl<T> Message<T> {
 
     /// Returns whether it is due later.
     pub(crate) fn is_late(&self) -> bool {
-        self.due != Due::NOW
+        match self.due {
+            Due::After(delay) => !delay.is_zero(),
+            Due::At(_) => true,
+        }
     }
 
     /// Returns whether its time to live is zero, which makes no sense.

@@ -134,7 +134,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return self.deliver(turn, most, now_ns);
         };
         if turn.prefetched.is_empty() {
-            turn.prefetched.extend(self.take(1));
+            self.prefetch(turn, 1);
         }
         let next = turn.prefetched.front().map(|part| part.first().id.get());
         if next.is_some_and(|next| next <= behind)

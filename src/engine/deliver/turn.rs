@@ -136,7 +136,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let Some(grant) = self.may_go(usize::MAX, Calls::One, now_ns) else {
             return Progress::Nothing;
         };
-        turn.granted = grant.most;
+        turn.granted = grant.most();
         let progress = self.deliver_by_turns(turn, now_ns);
         self.end_turn_step(grant);
         progress
@@ -170,8 +170,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Delivers a few messages one by one between two readings of the clock.
     fn deliver_run(self: &Arc<Self>, turn: &mut Turn<T>, most: usize, now_ns: u64) -> Progress {
         if turn.prefetched.is_empty() {
-            turn.prefetched
-                .extend(self.take(turn.stride.calls().min(most)));
+            self.prefetch(turn, turn.stride.calls().min(most));
         }
         if !self.expire_front(turn, now_ns) {
             return Progress::Nothing;
@@ -239,27 +238,41 @@ impl<T: Send + Sync + 'static> Lane<T> {
         failed_calls: &[FailedCall],
         after_ns: u64,
     ) -> usize {
-        let (from, to) = (run.from, run.from + calls);
-        let (ids, attempts) = (run.batch.ids(from, to), run.attempts());
+        let (from, attempts) = (run.from, run.attempts());
         let took = attempts.until(after_ns, calls);
-        let acked = match &run.batch.messages {
-            Messages::Chunk(_, first) => {
-                let accepted_ns = iter::repeat_n(first.accepted_ns, calls);
-                self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
-            }
-            Messages::Each(messages) => match messages.get(from..to) {
-                Some(messages) => {
-                    let accepted_ns = messages.iter().map(|message| message.stamp.accepted_ns);
-                    self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
-                }
-                None => self.end_retained(run.batch, from..to, failed_calls, attempts, took),
-            },
-        };
+        let places = from..from + calls;
+        let acked = self.end_stretch(run.batch, places, failed_calls, attempts, took);
         if run.batch.is_watched() {
             let acked = successes(calls, failed_calls).map(|at| from + at);
             self.note_ends(run.batch, acked, 0, Status::Delivered);
         }
         acked
+    }
+
+    /// Records the ends of attempts at adjacent messages of a batch. Returns how many succeeded.
+    #[inline(always)]
+    pub(crate) fn end_stretch(
+        self: &Arc<Self>,
+        batch: &Batch<T>,
+        places: Range<usize>,
+        failed_calls: &[FailedCall],
+        attempts: Attempts,
+        took: Took,
+    ) -> usize {
+        let ids = batch.ids(places.start, places.end);
+        match &batch.messages {
+            Messages::Chunk(_, first) => {
+                let accepted_ns = iter::repeat_n(first.accepted_ns, places.len());
+                self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
+            }
+            Messages::Each(messages) => match messages.get(places.clone()) {
+                Some(messages) => {
+                    let accepted_ns = messages.iter().map(|message| message.stamp.accepted_ns);
+                    self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
+                }
+                None => self.end_retained(batch, places, failed_calls, attempts, took),
+            },
+        }
     }
 
     /// Records the ends of calls for messages that are in other batches.
@@ -276,6 +289,14 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let ids = batch.ids(places.start, places.end);
         let accepted_ns = places.map(|place| batch.stamp(place).accepted_ns);
         self.end_attempts(ids, accepted_ns, failed_calls, attempts, took)
+    }
+
+    /// Takes the next deliveries of the lane, if there are any, for this turn.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, turn: &mut Turn<T>, most: usize) {
+        if let Some(part) = self.take(most) {
+            turn.prefetched.push_back(part);
+        }
     }
 
     /// Takes the next deliveries of the lane. Where waiting deliveries may be dropped or
@@ -427,7 +448,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let Some(grant) = self.lane.may_go(usize::MAX, Calls::One, now_ns) else {
             return Progress::Nothing;
         };
-        turn.granted = grant.most;
+        turn.granted = grant.most();
         let progress = match turn.handler {
             Handler::Batch(_, batched) => self.try_own_batch(turn, batched, now_ns),
             _ => self.try_next(turn, now_ns),

@@ -93,7 +93,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
         }
         if let Places::Nobody = places {
-            let nobodys = part();
+            let (nobodys, others) = current.split_at_most(count);
             if self.has_stopped() {
                 // There were subscriptions, but the end of the broker has closed them.
                 self.unload(&nobodys);
@@ -103,7 +103,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 self.unroute(&nobodys);
             }
             at.leave(self, alike);
-            dispatcher.keep(current.after(count));
+            dispatcher.keep(others);
             return Some(alike);
         }
         // The messages are counted before they can be handled, so a snapshot never shows more

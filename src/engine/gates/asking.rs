@@ -119,6 +119,9 @@ impl Asking<'_> {
         let Some(breaker) = &mut self.protection.breaker else {
             return Answer::Open;
         };
+        if breaker.status() == BreakerStatus::Closed {
+            return Answer::Open;
+        }
         for asked in 0..self.most {
             let (pass, change) = breaker.may_pass(self.now_ns);
             self.effects.change = self.effects.change.or(change);
@@ -191,6 +194,9 @@ impl Asking<'_> {
     }
 
     fn return_permits(&mut self, count: u32) {
+        if count == 0 {
+            return;
+        }
         self.permits -= count;
         self.effects
             .woken

@@ -161,13 +161,14 @@ impl Limiter {
         self.leave_line(number).wake();
     }
 
-    /// Notes how a call has ended, for a limit that adapts.
-    pub(crate) fn note_end(&self, began_ns: u64, load: Load, now_ns: u64) {
+    /// Notes how calls have ended, for a limit that adapts.
+    pub(crate) fn note_ends(&self, began_ns: u64, loads: impl Iterator<Item = Load>, now_ns: u64) {
         let mut state = self.0.lock();
         let Some(adaptive) = &mut state.adaptive else {
             return;
         };
-        let Some(limit) = adaptive.end(began_ns, load, now_ns) else {
+        let limits = loads.filter_map(|load| adaptive.end(began_ns, load, now_ns));
+        let Some(limit) = limits.last() else {
             return;
         };
         let offered = state.permits.set_limit(limit);
@@ -185,25 +186,29 @@ impl Limiter {
 impl State {
     fn find(&self, seats: impl IntoIterator<Item = LaneNumber>) -> Woken {
         let found = |number| self.lanes.get(&number).and_then(Weak::upgrade);
-        Woken(seats.into_iter().filter_map(found).collect())
+        let lanes: Vec<_> = seats.into_iter().filter_map(found).collect();
+        Woken((!lanes.is_empty()).then_some(lanes))
     }
 }
 
 /// Lanes that were offered a permit, and are to look.
 #[derive(Default)]
 #[must_use = "the lanes wait to be woken"]
-pub(crate) struct Woken(Vec<Arc<dyn Fire>>);
+pub(crate) struct Woken(Option<Vec<Arc<dyn Fire>>>);
 
 impl Woken {
     /// Has them look. No lock may be held: the last reference to a lane may go here.
+    #[inline(always)]
     pub(crate) fn wake(self) {
-        for lane in self.0 {
-            lane.fire(Tag::Look);
+        if let Some(lanes) = self.0 {
+            lanes.into_iter().for_each(|lane| lane.fire(Tag::Look));
         }
     }
 
     pub(crate) fn add(&mut self, others: Self) {
-        self.0.extend(others.0);
+        if let Some(others) = others.0 {
+            self.0.get_or_insert_default().extend(others);
+        }
     }
 }
 

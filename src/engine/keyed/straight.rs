@@ -13,8 +13,8 @@
 //! consumer is free. Callers that pull take a run where keys don't matter, and one at a
 //! time otherwise. Each lease ends by itself.
 //!
-//! With levels of priority this is for a lane that keeps up. It has one slice queued, and no message
-//! of it has a level of its own.
+//! With levels of priority this is for a lane in which no message that is queued has a level of its
+//! own.
 
 use crate::engine::parts::handler::BatchRun;
 use crate::engine::parts::pending::PendingDelivery;

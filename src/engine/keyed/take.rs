@@ -85,18 +85,26 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Gives back the places of deliveries that have ended, for any consumer.
+    #[inline(always)]
     pub(crate) fn end_places(self: &Arc<Self>, ended: u32) {
         if ended > 0 && self.release(ended) {
             self.come_to_end();
         }
     }
 
-    /// Returns whether the inbox has a delivery to take or to file. Where newer ones may replace them,
-    /// those that may not go are not filed, and no consumer has to look at them.
+    /// Returns whether the inbox has a delivery to take or to file.
+    #[inline(always)]
     fn has_new_for(&self, state: &State<T>, member: u64) -> bool {
-        if !self.conflates() {
-            return !self.is_inbox_empty();
+        match self.conflates() {
+            true => self.has_newest_for(state, member),
+            false => !self.is_inbox_empty(),
         }
+    }
+
+    /// As [`has_new_for`](Self::has_new_for), where newer deliveries may replace those that wait.
+    /// Deliveries that may not go are not filed, and no consumer has to look at them.
+    #[cold]
+    fn has_newest_for(&self, state: &State<T>, member: u64) -> bool {
         let Some(keyed) = self.keyed.get() else {
             return false;
         };
@@ -260,8 +268,12 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 
     /// Puts down one delivery that has ended.
+    #[inline(always)]
     pub(crate) fn put_down_ended(self, key: Option<Key>) {
-        self.put_down_all_ended(key, 1);
+        if key.is_some() {
+            self.keyed.state.lock().sequencer.put_down(key);
+        }
+        self.lane.leave_flight(1, 1);
     }
 
     /// Puts down `count` deliveries that have ended, and their keys if they have any.

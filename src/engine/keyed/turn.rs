@@ -7,8 +7,8 @@ use crate::engine::deliver::settle::{Settled, Wait};
 use crate::engine::deliver::turn::{Progress, Tried};
 use crate::engine::keyed::parking::ParkedBy;
 use crate::engine::keyed::take::{Settlements, TakeRequest};
-use crate::engine::parts::handler::FailedCall;
-use crate::engine::parts::pending::PendingDelivery;
+use crate::engine::parts::handler::{FailedCall, Handler};
+use crate::engine::parts::pending::{Attempts, PendingDelivery};
 use crate::engine::state::keyed::KeyedLane;
 use crate::engine::state::lane::Turn;
 use crate::engine::wait::fire::Tag;
@@ -23,6 +23,9 @@ pub(crate) enum After {
     /// The later deliveries follow into the dead letters.
     Park(ParkedBy),
 }
+
+/// A delivery whose attempt has failed, and how.
+type Failed<T> = (Taken<PendingDelivery<T>>, FailedCall);
 
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Tries the deliveries that the lane's own handler may have now.
@@ -56,41 +59,112 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         let mut left: VecDeque<_> = taken.into();
         let mut held: Vec<Key> = Vec::new();
         let mut has_failed = false;
-        while let Some(Taken { key, item, .. }) = left.pop_front() {
-            let is_held = key.is_some_and(|key| held.contains(&key));
-            // The gate has to know of a failure before the next attempt.
-            let asks = has_failed && !self.lane.gate.holds.is_clear();
-            if mutant!(is_held, "keyed.skip-held", false)
-                || asks
-                || self.lane.phase().ends_at_once()
-            {
-                settlements.untried.push((key, item));
-                continue;
-            }
-            let (tried, after_ns) = self.lane.try_one(turn, item, now_ns);
-            now_ns = after_ns;
-            match tried {
-                Tried::Acked => settlements.end(key),
-                Tried::NotCalled(item) => settlements.untried.push((key, item)),
-                Tried::Failed(failed, failed_call) => {
-                    has_failed = true;
-                    let error = &mut turn.last_error;
-                    let failed = Taken { key, item: failed };
-                    match self.settle_taken(error, failed, &failed_call, now_ns, &mut settlements) {
-                        After::GoOn => {}
-                        After::Hold => held.extend(key),
-                        After::Park(parked_by) => {
-                            let follows = |other: &mut Taken<_>| other.key == key;
-                            let followers = extract(&mut left, follows);
-                            self.park(parked_by, followers, &mut settlements);
-                        }
+        let firsts = self.firsts_of(turn, &left);
+        let mut failure = None;
+        if firsts > 1 {
+            (failure, now_ns) = self.try_firsts(turn, &mut left, firsts, now_ns, &mut settlements);
+        }
+        loop {
+            let (failed, failed_call) = match failure.take() {
+                Some(failed) => failed,
+                None => {
+                    let Some(Taken { key, item, .. }) = left.pop_front() else {
+                        break;
+                    };
+                    let is_held = key.is_some_and(|key| held.contains(&key));
+                    // The gate has to know of a failure before the next attempt.
+                    let asks = has_failed && !self.lane.gate.holds.is_clear();
+                    if mutant!(is_held, "keyed.skip-held", false)
+                        || asks
+                        || self.lane.phase().ends_at_once()
+                    {
+                        settlements.untried.push((key, item));
+                        continue;
                     }
+                    let (tried, after_ns) = self.lane.try_one(turn, item, now_ns);
+                    now_ns = after_ns;
+                    match tried {
+                        Tried::Acked => {
+                            settlements.end(key);
+                            continue;
+                        }
+                        Tried::NotCalled(item) => {
+                            settlements.untried.push((key, item));
+                            continue;
+                        }
+                        Tried::Failed(item, failed_call) => (Taken { key, item }, failed_call),
+                    }
+                }
+            };
+            has_failed = true;
+            let (key, error) = (failed.key, &mut turn.last_error);
+            match self.settle_taken(error, failed, &failed_call, now_ns, &mut settlements) {
+                After::GoOn => {}
+                After::Hold => held.extend(key),
+                After::Park(parked_by) => {
+                    let follows = |other: &mut Taken<_>| other.key == key;
+                    let followers = extract(&mut left, follows);
+                    self.park(parked_by, followers, &mut settlements);
                 }
             }
         }
         turn.stride = turn.stride.after(now_ns.saturating_sub(began_ns));
         self.put_down(settlements);
         now_ns
+    }
+
+    /// Returns how many deliveries can be tried between two readings of the clock: first attempts
+    /// that nobody observes.
+    fn firsts_of(self, turn: &Turn<T>, taken: &VecDeque<Taken<PendingDelivery<T>>>) -> usize {
+        if self.lane.topic.bus().observed() || !matches!(turn.handler, Handler::Each(_)) {
+            return 0;
+        }
+        let firsts = taken.iter().take_while(|taken| taken.item.is_new());
+        firsts.count()
+    }
+
+    /// Makes so many first attempts between two readings of the clock, or until one fails. Returns
+    /// that one, and the time after the calls.
+    fn try_firsts(
+        self,
+        turn: &mut Turn<T>,
+        left: &mut VecDeque<Taken<PendingDelivery<T>>>,
+        most: usize,
+        now_ns: u64,
+        settlements: &mut Settlements<T>,
+    ) -> (Option<Failed<T>>, u64) {
+        let (lane, engine) = (self.lane, self.lane.engine());
+        let runs = left.iter().take(most).map(|Taken { item, .. }| {
+            let index = usize::from(item.index);
+            lane.first_run(&item.batch, index, index + 1, now_ns)
+        });
+        let calls = turn
+            .handler
+            .call_singly(engine, runs, &mut turn.failed_calls);
+        let after_ns = engine.clock.now_ns();
+        let mut failed_call = turn.failed_calls.pop();
+        if let Some(failed_call) = &mut failed_call {
+            failed_call.at = calls - 1;
+        }
+        lane.books.record(Status::Queued, Step::Start, calls as u64);
+        let stamps = left.iter().take(calls).map(|taken| taken.item.stamp());
+        let ids = stamps.clone().map(|stamp| stamp.id);
+        // Neighbors cost little to record, and deliveries of several levels are no neighbors.
+        let mut accepted_ns: Vec<_> = stamps.map(|stamp| stamp.accepted_ns).collect();
+        accepted_ns.sort_unstable();
+        let (attempts, failed) = (Attempts::first(now_ns), failed_call.as_slice());
+        let took = attempts.until(after_ns, calls);
+        let acked = lane.end_attempts(ids, accepted_ns.iter().copied(), failed, attempts, took);
+        for Taken { key, item } in left.drain(..acked) {
+            lane.note_end_of(&item, Status::Delivered);
+            settlements.end(key);
+        }
+        let failed = failed_call.and_then(|failed_call| {
+            let mut failed = left.pop_front()?;
+            failed.item.first_attempt_ns = now_ns;
+            Some((failed, failed_call))
+        });
+        (failed, after_ns)
     }
 
     /// Settles an attempt that was alone in flight, an async call or a lease, and puts its
@@ -111,6 +185,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
 
     /// Tries one delivery that is alone in flight, and puts it down. Returns the time after the
     /// call.
+    #[inline(always)]
     pub(crate) fn try_single(
         self,
         turn: &mut Turn<T>,

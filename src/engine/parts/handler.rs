@@ -276,6 +276,33 @@ impl<T> Handler<T> {
         })
     }
 
+    /// Calls a handler that takes deliveries one by one for runs of one delivery each, until one fails
+    /// or is not called. Returns how many calls were made.
+    pub(crate) fn call_singly<'r>(
+        &mut self,
+        engine: &Engine,
+        runs: impl Iterator<Item = BatchRun<'r, T>>,
+        failed_calls: &mut Vec<FailedCall>,
+    ) -> usize
+    where
+        T: 'r,
+    {
+        let Self::Each(handler) = self else {
+            return 0;
+        };
+        context::calling(engine.id(), |refused| {
+            let mut calls = 0;
+            for run in runs {
+                let called = handler.call(&run, refused, failed_calls);
+                calls += called;
+                if called == 0 || !failed_calls.is_empty() {
+                    break;
+                }
+            }
+            calls
+        })
+    }
+
     /// Calls a handler that takes batches, once.
     pub(crate) fn call_batch(
         &mut self,

@@ -259,8 +259,9 @@ impl<T> PendingDelivery<T> {
 
     /// Returns when it is no longer worth handling. A redrive is the user's word that it still is,
     /// so a redriven delivery has no time to live any more.
+    #[inline]
     pub(crate) fn expires_ns(&self) -> Option<u64> {
-        if self.generation > 0 {
+        if self.generation > 0 || !self.batch.may_expire() {
             return None;
         }
         let index = usize::from(self.index);

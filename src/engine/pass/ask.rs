@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use crate::engine::gates::asking::{Calls, Granted, Verdict, wait_ns};
+use crate::engine::gates::asking::{Calls, Verdict, wait_ns};
 use crate::engine::gates::limiter::Woken;
 use crate::engine::gates::protection::Protection;
 use crate::engine::state::lane::Lane;
@@ -22,13 +22,21 @@ use crate::pure::protect::breaker::state::Change;
 use crate::pure::protect::gate::WaitingFor;
 use crate::sync::Arc;
 
-/// How many deliveries may go.
+/// The right to hand over deliveries.
 #[derive(Clone, Copy)]
 #[must_use = "what is left of it has to be given back"]
-pub(crate) struct Grant {
-    pub(crate) most: usize,
-    /// The deliveries and permits that the lane's protection has counted, if it was asked.
-    counted: Option<Granted>,
+pub(crate) enum Grant {
+    /// No gate holds anything back.
+    Free,
+    Counted(Counted),
+}
+
+/// The deliveries that the lane's protection has let go.
+#[derive(Clone, Copy)]
+pub(crate) struct Counted {
+    most: usize,
+    /// Permits of the limiter.
+    permits: u32,
     /// When it was asked for. A delivery that was let go in an earlier status of the breaker is no
     /// probe of the present one.
     asked_ns: u64,
@@ -37,13 +45,14 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
-    /// No gate holds anything back.
-    const FREE: Self = Self {
-        most: usize::MAX,
-        counted: None,
-        asked_ns: 0,
-        attempts: 0,
-    };
+    /// Returns how many deliveries may go.
+    #[inline(always)]
+    pub(crate) fn most(&self) -> usize {
+        match self {
+            Self::Free => usize::MAX,
+            Self::Counted(counted) => counted.most,
+        }
+    }
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
@@ -56,7 +65,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
         now_ns: u64,
     ) -> Option<Grant> {
         if self.gate.holds.is_clear() {
-            return Some(Grant::FREE);
+            return Some(Grant::Free);
         }
         self.ask(most, calls, now_ns)
     }
@@ -86,11 +95,13 @@ impl<T: Send + Sync + 'static> Lane<T> {
         };
         drop(protection);
         effects.woken.wake();
-        granted.map(|granted| Grant {
-            most: granted.deliveries as usize,
-            counted: Some(granted),
-            asked_ns: now_ns,
-            attempts: self.books.attempts(),
+        granted.map(|granted| {
+            Grant::Counted(Counted {
+                most: granted.deliveries as usize,
+                permits: granted.permits,
+                asked_ns: now_ns,
+                attempts: self.books.attempts(),
+            })
         })
     }
 
@@ -158,24 +169,27 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// attempts, all of which have ended.
     #[inline(always)]
     pub(crate) fn end_turn_step(&self, grant: Grant) {
-        if let Some(granted) = grant.counted {
-            let attempts = self.books.attempts() - grant.attempts;
-            self.end_grant(grant, attempts, granted.permits);
+        if let Grant::Counted(counted) = grant {
+            let attempts = self.books.attempts() - counted.attempts;
+            self.end_grant(counted, attempts, counted.permits);
         }
     }
 
     /// Takes back what is left of a grant, of which so many deliveries have been taken.
     #[inline(always)]
     pub(crate) fn end_take(&self, grant: Grant, taken: usize) {
-        if let Some(granted) = grant.counted {
-            let permits = granted.permits.saturating_sub(taken as u32);
-            self.end_grant(grant, taken as u64, permits);
+        if let Grant::Counted(counted) = grant {
+            let permits = counted.permits.saturating_sub(taken as u32);
+            self.end_grant(counted, taken as u64, permits);
         }
     }
 
     #[cold]
-    fn end_grant(&self, grant: Grant, used: u64, permits: u32) {
+    fn end_grant(&self, grant: Counted, used: u64, permits: u32) {
         let unused = (grant.most as u64).saturating_sub(used);
+        if unused == 0 && permits == 0 {
+            return;
+        }
         let unused = u32::try_from(unused).unwrap_or(u32::MAX);
         let mut protection = self.gate.protection();
         protection.take_back(unused, grant.asked_ns);
@@ -187,7 +201,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// Takes the permits of a limiter back from deliveries that leave flight.
     #[inline(always)]
     pub(crate) fn end_permits(&self, count: u64) {
-        if !self.gate.holds.is_clear() {
+        if self.gate.holds.has(Hold::Limit) {
             self.return_permits(count);
         }
     }

@@ -20,6 +20,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let place = protection.set(settings, self.salt, lane, now_ns);
         let before = std::mem::replace(&mut protection.settings, settings.clone());
         self.gate.holds.set(Hold::Protection, protection.is_any());
+        let has_place = protection.place.is_some();
+        self.gate.holds.set(Hold::Limit, has_place);
         drop(protection);
         // The rules of a breaker are the user's. They are dropped after the lock is released.
         drop(before);

@@ -1,5 +1,6 @@
 //! The endings of attempts, as the machines of a lane's protection see them.
 
+use std::iter;
 use std::time::Duration;
 
 use crate::engine::base::contain::contain;
@@ -9,7 +10,7 @@ use crate::engine::parts::pending::{Attempts, Past, Took};
 use crate::engine::state::lane::Lane;
 use crate::engine::wait::fire::Tag;
 use crate::pure::policy::verdict::NackAction;
-use crate::pure::protect::breaker::state::{Change, Ended};
+use crate::pure::protect::breaker::state::{BreakerState, Change, Ended};
 use crate::pure::protect::breaker::{Breaker, CallEnd, EndKind, Outcome};
 use crate::pure::protect::limit::adaptive::Load;
 use crate::sync::Arc;
@@ -59,6 +60,34 @@ fn outcome_of(breaker: &Breaker, end: &CallEnd<'_>, took: Duration) -> Outcome {
     })
 }
 
+/// The consequences of several endings.
+#[derive(Default)]
+struct Ends {
+    changes: Vec<Change>,
+    ask_again: bool,
+}
+
+impl Ends {
+    fn add(&mut self, ended: Ended) {
+        self.changes.extend(ended.change);
+        self.ask_again |= ended.ask_again;
+    }
+
+    /// Ends calls that the breaker has let go at this time.
+    fn add_each(
+        &mut self,
+        state: &mut BreakerState,
+        outcomes: impl IntoIterator<Item = Outcome>,
+        began_ns: u64,
+        now_ns: u64,
+    ) {
+        for outcome in outcomes {
+            let permit = state.permit_of(began_ns);
+            self.add(state.end(permit, outcome, now_ns));
+        }
+    }
+}
+
 impl<T: Send + Sync + 'static> Lane<T> {
     /// Tells the lane's protection how attempts have ended, of which `acked` have succeeded.
     #[cold]
@@ -79,63 +108,42 @@ impl<T: Send + Sync + 'static> Lane<T> {
         {
             budget.deposit((acked + failed_calls.len()) as u32, now_ns);
         }
-        let settings = protection.settings.breaker.clone();
-        let limiter = protection.place.as_ref().map(|place| place.limiter.clone());
-        drop(protection);
-
-        // No lock is held: the rules are the user's.
-        let mut outcomes = Vec::new();
-        if let Some(breaker) = &settings {
-            let failed = failed_calls
-                .iter()
-                .map(|failed_call| outcome_of(breaker, &failed_call.cause.end(), took));
-            outcomes.extend(failed);
-        }
-        if let Some(limiter) = limiter {
-            (0..acked).for_each(|_| limiter.note_end(began_ns, Load::Normal, now_ns));
-            for failed_call in failed_calls {
-                limiter.note_end(began_ns, failed_call.cause.load(), now_ns);
+        let mut ends = Ends::default();
+        if let Some(state) = &mut protection.breaker {
+            match state.outcome_of_ack(took) {
+                Outcome::Success => ends.add(state.end_successes(began_ns, acked as u32, now_ns)),
+                slow => ends.add_each(state, iter::repeat_n(slow, acked), began_ns, now_ns),
             }
         }
-        let Some(breaker) = settings else {
-            return;
+        let breaker = match failed_calls {
+            [] => None,
+            _ => protection.settings.breaker.clone(),
         };
-        let acked_as = outcome_of(&breaker, &CallEnd::new(EndKind::Acked), took);
-        let changes = self.end_calls(acked, acked_as, &outcomes, began_ns, now_ns);
-        for change in changes {
-            self.tell_change(change);
-        }
-    }
-
-    /// Ends calls that the breaker has let go. Returns its changes.
-    fn end_calls(
-        self: &Arc<Self>,
-        acked: usize,
-        acked_as: Outcome,
-        failed: &[Outcome],
-        began_ns: u64,
-        now_ns: u64,
-    ) -> Vec<Change> {
-        let mut protection = self.gate.protection();
-        let Some(state) = &mut protection.breaker else {
-            return Vec::new();
-        };
-        let mut ends: Vec<Ended> = Vec::new();
-        if acked_as == Outcome::Success {
-            ends.push(state.end_successes(began_ns, acked as u32, now_ns));
-        }
-        let slow = (acked_as != Outcome::Success).then_some(acked_as);
-        let slow = slow.into_iter().cycle().take(acked);
-        for outcome in slow.chain(failed.iter().copied()) {
-            let permit = state.permit_of(began_ns);
-            ends.push(state.end(permit, outcome, now_ns));
-        }
+        let limiter = protection.place.as_ref().map(|place| place.limiter.clone());
         drop(protection);
-        if ends.iter().any(|ended| ended.ask_again) {
+        if let Some(limiter) = limiter {
+            let failed = failed_calls.iter();
+            let failed = failed.map(|failed_call| failed_call.cause.load());
+            let loads = iter::repeat_n(Load::Normal, acked).chain(failed);
+            limiter.note_ends(began_ns, loads, now_ns);
+        }
+        if let Some(breaker) = breaker {
+            // No lock is held: the rules are the user's.
+            let failed = failed_calls.iter();
+            let outcomes: Vec<_> = failed
+                .map(|failed_call| outcome_of(&breaker, &failed_call.cause.end(), took))
+                .collect();
+            if let Some(state) = &mut self.gate.protection().breaker {
+                ends.add_each(state, outcomes, began_ns, now_ns);
+            }
+        }
+        if ends.ask_again {
             // Others than the caller may wait for it.
             self.schedule();
         }
-        ends.iter().filter_map(|ended| ended.change).collect()
+        for change in ends.changes {
+            self.tell_change(change);
+        }
     }
 
     /// Puts a retry off that is due, if the retry budget is used up. It keeps its tag, and comes

@@ -53,6 +53,7 @@ struct Going<T, F> {
 }
 
 impl<T, F: FnMut(Granted<T>)> Going<T, F> {
+    #[inline(always)]
     fn add(&mut self, granted: Granted<T>) {
         self.count += granted.len();
         if self.is_observed {
@@ -242,7 +243,22 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     }
 
     /// Leases neighbors in a batch, except the expired ones.
+    #[inline(always)]
     fn grant_unexpired(
+        self,
+        leases: &mut Leases<T>,
+        part: BatchSlice<T>,
+        key: Option<Key>,
+        going: &mut Going<T, impl FnMut(Granted<T>)>,
+    ) {
+        if part.batch.may_expire() {
+            return self.sift_expired(leases, part, key, going);
+        }
+        going.add(leases.out.grant_new(part, key, going.span));
+    }
+
+    #[cold]
+    fn sift_expired(
         self,
         leases: &mut Leases<T>,
         mut part: BatchSlice<T>,
@@ -333,7 +349,7 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             return Ok((0, Expired::new()));
         };
         let due_ns = timer_ns.saturating_add(state.leases.deadline_ns);
-        let most = most.min(grant.most).min(state.leases.free());
+        let most = most.min(grant.most()).min(state.leases.free());
         let mut going = Going {
             span: Span {
                 began_ns: now_ns,

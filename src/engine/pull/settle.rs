@@ -170,10 +170,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
             return;
         }
         for stretch in run.stretches() {
-            let ids = run.batch.ids(stretch.start, stretch.end);
-            let accepted_ns = stretch.map(|index| run.batch.stamp(index).accepted_ns);
             self.lane
-                .end_attempts(ids, accepted_ns, &[], attempts, took);
+                .end_stretch(&run.batch, stretch, &[], attempts, took);
         }
     }
 

@@ -142,7 +142,9 @@ impl Timer {
         let mut due = Vec::new();
         self.state.lock().advance(clock, &mut due);
         let fired = due.len();
-        due.drain(..).for_each(fire);
+        if fired > 0 {
+            due.into_iter().for_each(fire);
+        }
         fired
     }
 

@@ -39,7 +39,7 @@ struct Begun<T> {
     /// Whether a publish of the call was refused because the broker is ending.
     was_refused: bool,
     /// The panic of the handler, if it panicked before it returned a future.
-    panic: Option<String>,
+    panic: Option<Arc<Contained<FailureCause>>>,
 }
 
 /// The work of a slot that polls async calls.
@@ -112,21 +112,20 @@ where
                 return true;
             }
             looks += 1;
-            let begun = match self.begun.take() {
-                Some(begun) => begun,
-                None if slot.is_leaving() => return false,
-                None => {
-                    let Some(taken) = slot.take(keyed, now_ns) else {
-                        return false;
-                    };
-                    self.begin(lane, taken, now_ns)
+            if self.begun.is_none() {
+                if slot.is_leaving() {
+                    return false;
                 }
-            };
-            let Some((begun, failed_call)) = self.poll(begun, &waker, slot, engine) else {
+                let Some(taken) = slot.take(keyed, now_ns) else {
+                    return false;
+                };
+                self.begin(lane, taken, now_ns);
+            }
+            let Some(failed_call) = self.poll(&waker, slot, engine) else {
                 return false;
             };
             now_ns = engine.clock.now_ns();
-            self.settle(keyed, begun, failed_call, now_ns);
+            self.settle(keyed, failed_call, now_ns);
         }
     }
 
@@ -143,12 +142,7 @@ where
     W: Within,
 {
     /// Calls the handler, which returns a future that has yet to be polled.
-    fn begin(
-        &mut self,
-        lane: &Arc<Lane<T>>,
-        mut taken: Taken<PendingDelivery<T>>,
-        began_ns: u64,
-    ) -> Begun<T> {
+    fn begin(&mut self, lane: &Arc<Lane<T>>, mut taken: Taken<PendingDelivery<T>>, began_ns: u64) {
         let names = self.names.get_or_insert_with(|| {
             Arc::new(Names {
                 topic: Arc::clone(&lane.topic.name),
@@ -186,9 +180,9 @@ where
                 self.future.set(Some(future));
                 None
             }
-            Err(panic) => Some(panic),
+            Err(panic) => Some(Arc::new(Contained::new(FailureCause::Panic(panic)))),
         };
-        Begun {
+        self.begun = Some(Begun {
             taken,
             began_ns,
             due_ns: match lane.timeout_ns.get() {
@@ -198,31 +192,40 @@ where
             alarm: TimerKey::NONE,
             was_refused,
             panic,
-        }
+        });
     }
 
-    /// Polls the call, unless its time is up. Returns it when it has ended, with the failure if it
-    /// failed. A call that is past its deadline has timed out, whatever it returns.
+    /// Polls the call, unless its time is up. Returns its failure, if it failed, when it has ended. A
+    /// call that is past its deadline has timed out, whatever it returns.
     fn poll(
         &mut self,
-        mut begun: Begun<T>,
         waker: &Waker,
         slot: &Arc<ConsumerSlot<T>>,
         engine: &Engine,
-    ) -> Option<(Begun<T>, Option<FailedCall>)> {
+    ) -> Option<Option<FailedCall>> {
+        let begun = self.begun.as_mut()?;
         let is_overdue = |due_ns| due_ns != NEVER && engine.clock.timer_ns() >= due_ns;
         if begun.alarm != TimerKey::NONE && is_overdue(begun.due_ns) {
             let failed_call = FailedCall::new(0, FailureCause::TimedOut, begun.was_refused);
-            return Some((begun, Some(failed_call)));
+            return Some(Some(failed_call));
         }
-        let polled = match (begun.panic.take(), self.future.as_mut().as_pin_mut()) {
-            (None, Some(future)) => context::calling(engine.id(), |refused| {
+        if let Some(cause) = begun.panic.take() {
+            let by_shutdown = begun.was_refused;
+            let failed_call = FailedCall {
+                at: 0,
+                cause,
+                by_shutdown,
+            };
+            return Some(Some(failed_call));
+        }
+        let polled = match self.future.as_mut().as_pin_mut() {
+            Some(future) => context::calling(engine.id(), |refused| {
                 let poll = || future.poll(&mut Context::from_waker(waker));
                 let polled = contain(|| self.within.call(poll));
                 begun.was_refused |= refused.get();
                 polled
             }),
-            (panic, _) => Err(panic.unwrap_or_default()),
+            None => Err(String::new()),
         };
         let cause = match polled {
             Ok(Poll::Pending) if is_overdue(begun.due_ns) => Some(FailureCause::TimedOut),
@@ -231,7 +234,6 @@ where
                     let target = Arc::clone(slot) as _;
                     begun.alarm = engine.timer.insert(begun.due_ns, Tag::Look, target);
                 }
-                self.begun = Some(begun);
                 return None;
             }
             Ok(Poll::Ready(outcome)) if is_overdue(begun.due_ns) => {
@@ -242,18 +244,14 @@ where
             Ok(Poll::Ready(outcome)) => outcome.err().map(FailureCause::Nack),
             Err(panic) => Some(FailureCause::Panic(panic)),
         };
-        let failed_call = cause.map(|cause| FailedCall::new(0, cause, begun.was_refused));
-        Some((begun, failed_call))
+        Some(cause.map(|cause| FailedCall::new(0, cause, begun.was_refused)))
     }
 
-    fn settle(
-        &mut self,
-        keyed: KeyedLane<'_, T>,
-        begun: Begun<T>,
-        failed_call: Option<FailedCall>,
-        now_ns: u64,
-    ) {
+    fn settle(&mut self, keyed: KeyedLane<'_, T>, failed_call: Option<FailedCall>, now_ns: u64) {
         self.drop_future();
+        let Some(begun) = self.begun.take() else {
+            return;
+        };
         let Begun {
             taken,
             began_ns,

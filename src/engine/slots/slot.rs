@@ -176,9 +176,9 @@ impl<T: Send + Sync + 'static> ConsumerSlot<T> {
             return Progress::Nothing;
         };
         let batcher = Batcher::Slot(self, &member);
-        turn.granted = grant.most;
+        turn.granted = grant.most();
         let progress = keyed.try_batch(turn, &batcher, batched, now_ns);
-        keyed.lane.end_take(grant, grant.most - turn.granted);
+        keyed.lane.end_take(grant, grant.most() - turn.granted);
         if matches!(progress, Progress::Done { .. }) {
             // A key that is free again may have moved to another member.
             keyed.call_others();

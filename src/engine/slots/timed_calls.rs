@@ -43,6 +43,7 @@ struct Ended {
 
 impl<'l, T: Send + Sync + 'static> KeyedLane<'l, T> {
     /// Tries one delivery, whose call has to end within this time. Returns the time after the call.
+    #[inline(never)]
     pub(crate) fn try_timed(
         self,
         turn: &mut Turn<T>,

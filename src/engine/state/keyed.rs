@@ -103,7 +103,10 @@ impl KeyRule {
 
     /// Returns the key of the message at this place of the batch.
     pub(crate) fn key_at<T>(self, batch: &Batch<T>, index: usize) -> Option<Key> {
-        self.key_by(batch.meta(index))
+        match self.keying {
+            Keying::Key => self.key_by(batch.meta(index)),
+            Keying::Nothing | Keying::Everything => self.key_by(None),
+        }
     }
 
     /// Returns the key of a message with this metadata of its publisher.
@@ -237,13 +240,15 @@ impl<T: Send + Sync + 'static> Keyed<T> {
     }
 
     /// Files all that is queued.
-    #[cold]
+    #[inline(never)]
     pub(crate) fn file_all(&self, lane: &Lane<T>, state: &mut State<T>) {
+        lane.take_levels();
         while state.room_aside() > 0
             && let Some(part) = lane.pop_some(state.room_aside() as u32)
         {
             self.file_part(state, &part);
         }
+        lane.leave_levels();
     }
 
     /// Files first attempts that were queued.

@@ -178,6 +178,8 @@ pub(crate) struct Lane<T> {
     /// This takes the place of the inbox, if the newest delivery of a key replaces the one that
     /// waits.
     conflation: Option<Box<Mutex<Conflation<BatchSlice<T>>>>>,
+    /// Messages with a priority of their own may be queued.
+    leveled: AtomicBool,
     /// The messages that it has skipped, if it only observes.
     pub(crate) gaps: Option<Arc<Mutex<Gaps>>>,
     /// When the first delivery here expires.
@@ -249,6 +251,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             shared: Shared::new(is_shared || conflates),
             split: Mutex::new(VecDeque::new()),
             nature: settings.nature,
+            leveled: AtomicBool::new(false),
             gaps: settings.nature.observes.then(Arc::default),
             conflation: conflates.then(|| Box::new(Mutex::new(Conflation::new()))),
             expiry: Expiry::new(),
@@ -317,16 +320,22 @@ impl<T: Send + Sync + 'static> Lane<T> {
     }
 
     /// Pushes deliveries that hold a place.
+    #[inline(always)]
     pub(crate) fn push(&self, part: BatchSlice<T>) {
+        let has_levels = part.batch.has_priority();
         self.inbox
             .get_or_init(|| Box::new(Unbounded::new()))
             .push(part);
+        if has_levels {
+            self.note_levels();
+        }
     }
 
     /// Takes the oldest deliveries that are queued.
+    #[inline(always)]
     pub(crate) fn pop(&self) -> Option<BatchSlice<T>> {
-        if self.conflation.is_some() {
-            return self.pop_conflated(|_| true);
+        if self.conflates() {
+            return self.pop_oldest_conflated();
         }
         let inbox = self.inbox.get()?;
         if !self.is_sifted() && self.keyed.get().is_none() {

@@ -16,6 +16,8 @@ pub(crate) enum Hold {
     Broker = 4,
     /// The lane has protection, which is asked.
     Protection = 8,
+    /// The lane has a place at a limiter, so its calls may have permits. That is protection, too.
+    Limit = 16,
 }
 
 /// The reasons that a lane, a topic or a broker has.

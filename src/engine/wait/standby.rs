@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::wait::fire::{Fire, Tag};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, fence};
+use crate::sync::{Arc, Mutex, MutexGuard, OnceLock, fence};
 
 /// A buffer's place in the line; kept until it is served.
 #[derive(Debug, Default)]
@@ -29,7 +29,8 @@ impl Place {
 pub(crate) struct Standby {
     /// How many buffers stand in the line.
     waiting: AtomicUsize,
-    state: Mutex<State>,
+    /// Made when it is first needed: few topics have buffers that wait.
+    state: OnceLock<Box<Mutex<State>>>,
 }
 
 struct State {
@@ -41,11 +42,18 @@ impl Standby {
     pub(crate) fn new() -> Self {
         Self {
             waiting: AtomicUsize::new(0),
-            state: Mutex::new(State {
-                next: 0,
-                line: BTreeMap::new(),
-            }),
+            state: OnceLock::new(),
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        let new = || State {
+            next: 0,
+            line: BTreeMap::new(),
+        };
+        // Not just a look: who has read the count may not see yet that the state was made before.
+        let state = self.state.get_or_init(|| Box::new(Mutex::new(new())));
+        state.lock()
     }
 
     /// Returns whether any buffer stands in the line. The caller has fenced before.
@@ -56,7 +64,7 @@ impl Standby {
     /// Takes a place in the line, or the same place again. The caller must look once more whether
     /// there is room.
     pub(crate) fn stand(&self, place: &mut Place, target: Arc<dyn Fire>) {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         let number = *place.0.get_or_insert(state.next);
         state.next = state.next.max(number + 1);
         if state.line.insert(number, target).is_none() {
@@ -71,7 +79,7 @@ impl Standby {
     /// Leaves the line.
     pub(crate) fn leave(&self, place: &mut Place) {
         let Some(number) = place.0.take() else { return };
-        let gone = self.state.lock().line.remove(&number);
+        let gone = self.state().line.remove(&number);
         if gone.is_some() {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
@@ -79,7 +87,7 @@ impl Standby {
 
     /// Calls the first in the line. The buffer keeps its place if it is refused again.
     pub(crate) fn call_next(&self) {
-        let first = self.state.lock().line.pop_first();
+        let first = self.state().line.pop_first();
         if let Some((_, target)) = first {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             target.fire(Tag::Look);

@@ -4,6 +4,8 @@ use crate::message::batch::{BATCH, Batch, Marks, Messages, Stamp};
 use crate::message::meta::Meta;
 use crate::sync::Arc;
 
+use std::mem::ManuallyDrop;
+
 /// Messages that are in other batches.
 pub(super) struct Sources<T>(Vec<Source<T>>);
 
@@ -42,8 +44,8 @@ impl<T> Batch<T> {
             }
             batches.push(Self {
                 messages: Messages::Each(Vec::new()),
-                retained: Some(Box::new(Sources(messages))),
-                meta,
+                retained: ManuallyDrop::new(Some(Box::new(Sources(messages)))),
+                meta: ManuallyDrop::new(meta),
                 marks,
                 ttl,
             });

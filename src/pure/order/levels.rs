@@ -139,7 +139,6 @@ impl<D> Levels<D> {
     }
 
     /// Counts out a delivery with this rank.
-    #[inline(never)]
     pub(crate) fn leave(&mut self, rank: Rank) {
         let level = Priority::Urgent as usize - tier_of(rank) as usize;
         self.waiting[level] -= 1;
@@ -162,8 +161,8 @@ impl<D> Levels<D> {
 
     /// Picks one of the levels that have deliveries, where all of them may go and none ages.
     pub(crate) fn pick_by_depth(&self) -> Option<(Tier, Picks)> {
-        let heads = self.waiting.map(|waiting| (waiting > 0).then_some(0));
-        let (picks, level) = self.picks.pick(&heads, self.now_ns)?;
+        let has_some = self.waiting.map(|waiting| waiting > 0);
+        let (picks, level) = self.picks.pick_of(has_some)?;
         Some((Tier(tier(level)), picks))
     }
 

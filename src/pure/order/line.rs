@@ -41,21 +41,15 @@ pub(crate) struct Entry<D> {
     pub(crate) item: D,
 }
 
-/// Something for each delivery that may go, by class and rank.
-pub(crate) struct Lists<V> {
-    pub(crate) new: BTreeMap<Rank, V>,
-    pub(crate) requeued: BTreeMap<Rank, V>,
-    pub(crate) again: BTreeMap<Rank, V>,
+/// A list for each class.
+pub(crate) struct Lists<L> {
+    pub(crate) new: L,
+    pub(crate) requeued: L,
+    pub(crate) again: L,
 }
 
-impl<V> Lists<V> {
-    pub(crate) const EMPTY: Self = Self {
-        new: BTreeMap::new(),
-        requeued: BTreeMap::new(),
-        again: BTreeMap::new(),
-    };
-
-    pub(crate) fn of(&self, class: Class) -> &BTreeMap<Rank, V> {
+impl<L> Lists<L> {
+    pub(crate) fn of(&self, class: Class) -> &L {
         match class {
             Class::New => &self.new,
             Class::Requeued => &self.requeued,
@@ -63,13 +57,24 @@ impl<V> Lists<V> {
         }
     }
 
-    pub(crate) fn of_mut(&mut self, class: Class) -> &mut BTreeMap<Rank, V> {
+    pub(crate) fn of_mut(&mut self, class: Class) -> &mut L {
         match class {
             Class::New => &mut self.new,
             Class::Requeued => &mut self.requeued,
             Class::Again => &mut self.again,
         }
     }
+}
+
+/// Lines that may go on, by the class and the rank of their next delivery.
+pub(crate) type Ready = Lists<BTreeMap<Rank, Key>>;
+
+impl Ready {
+    pub(crate) const EMPTY: Self = Self {
+        new: BTreeMap::new(),
+        requeued: BTreeMap::new(),
+        again: BTreeMap::new(),
+    };
 
     pub(crate) fn len(&self) -> usize {
         self.new.len() + self.requeued.len() + self.again.len()

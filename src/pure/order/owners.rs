@@ -4,14 +4,14 @@
 //! and Ravishankar, 1996). So a consumer that joins or leaves moves no keys but its own.
 
 use crate::pure::decide::key_hash::mix;
-use crate::pure::order::line::Lists;
+use crate::pure::order::line::Ready;
 use crate::pure::order::sequencer::Key;
 
 /// A consumer that owns keys.
 pub(crate) struct Owner {
     pub(crate) id: u64,
     /// Lines that may go on, by their next delivery.
-    pub(crate) ready: Lists<Key>,
+    pub(crate) ready: Ready,
     /// The tiers whose delivery that it took last had come back, a bit for each.
     last_was_again: u8,
 }
@@ -20,7 +20,7 @@ impl Owner {
     pub(crate) fn new(id: u64) -> Self {
         Self {
             id,
-            ready: Lists::EMPTY,
+            ready: Ready::EMPTY,
             last_was_again: 0,
         }
     }

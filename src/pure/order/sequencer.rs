@@ -9,6 +9,7 @@
 //!
 //! With [levels](crate::pure::order::levels), the level is picked first. Within it all this holds.
 
+mod free;
 mod next;
 
 use std::collections::hash_map::Entry as MapEntry;
@@ -17,8 +18,9 @@ use std::hash::BuildHasherDefault;
 
 use crate::pure::order::levels::{DEFAULT_TIER, LevelRule, Levels, tier_of, worth_of};
 pub(crate) use crate::pure::order::line::{Class, Key};
-use crate::pure::order::line::{Entry, Hashed, Line, Lists, Rank};
+use crate::pure::order::line::{Entry, Hashed, Line, Rank, Ready};
 use crate::pure::order::owners::{Owner, owner_of, owns};
+use crate::pure::order::sequencer::free::Free;
 
 /// How many deliveries of one key a consumer may take at once. With `All` it handles them together
 /// or one after the other. With `One` the others wait until that one is put down.
@@ -37,7 +39,7 @@ pub(crate) struct Taken<D> {
 /// The deliveries that wait in a lane, in order.
 pub(crate) struct Sequencer<D> {
     /// Deliveries without a key. Any owner may have them.
-    pub(super) free: Lists<Entry<D>>,
+    pub(super) free: Free<D>,
     pub(super) lines: HashMap<Key, Line<D>, BuildHasherDefault<Hashed>>,
     pub(super) owners: Vec<Owner>,
     waiting: usize,
@@ -54,7 +56,7 @@ pub(crate) struct Sequencer<D> {
 impl<D> Sequencer<D> {
     pub(crate) fn new() -> Self {
         Self {
-            free: Lists::EMPTY,
+            free: Free::EMPTY,
             lines: HashMap::default(),
             owners: Vec::new(),
             waiting: 0,
@@ -134,7 +136,7 @@ impl<D> Sequencer<D> {
 
     fn deal_again(&mut self) {
         for owner in &mut self.owners {
-            owner.ready = Lists::EMPTY;
+            owner.ready = Ready::EMPTY;
         }
         for (key, line) in &self.lines {
             if let Some((class, rank)) = line.next()
@@ -195,9 +197,7 @@ impl<D> Sequencer<D> {
             }
         }
         match key {
-            None => {
-                self.free.of_mut(entry.class).insert(entry.rank, entry);
-            }
+            None => self.free.insert(entry),
             Some(key) => self.change(key, |line| line.insert(entry)),
         }
     }
@@ -317,9 +317,13 @@ impl<D> Sequencer<D> {
         let Some(at) = self.owners.iter().position(|other| other.id == owner) else {
             return taken;
         };
+        if only.is_none() && self.is_for_levels_alone() {
+            self.take_by_levels(at, most, &mut taken);
+            return taken;
+        }
         let (mut first, mut by_turns) = (None, false);
         // The next deliveries of lines that this call has begun, which nobody else may take.
-        let mut begun: Lists<Key> = Lists::EMPTY;
+        let mut begun = Ready::EMPTY;
         while taken.len() < most {
             let Some((next, picks)) = self.next(&self.owners[at], &begun, only) else {
                 break;
@@ -332,7 +336,7 @@ impl<D> Sequencer<D> {
                 break;
             }
             let entry = match key {
-                None => self.free.of_mut(class).remove(&rank),
+                None => self.free.of_mut(class).remove(rank),
                 Some(key) => {
                     self.owners[at].ready.of_mut(class).remove(&rank);
                     if per_key == PerKey::All {
@@ -386,41 +390,28 @@ impl<D> Sequencer<D> {
 
     /// Takes all deliveries that are chosen, and leaves the others as they are.
     pub(crate) fn extract(&mut self, mut chosen: impl FnMut(&D) -> bool) -> Vec<D> {
-        let mut places: Vec<(Option<Key>, Class, Rank)> = Vec::new();
-        for class in [Class::New, Class::Requeued, Class::Again] {
-            let free = self.free.of(class).values();
-            let free = free.filter(|entry| chosen(&entry.item));
-            places.extend(free.map(|entry| (None, class, entry.rank)));
-        }
+        let mut gone = self.free.extract(&mut chosen);
+        let mut places: Vec<(Key, Class, Rank)> = Vec::new();
         for (key, line) in &self.lines {
             let queue = line.queue.iter().filter(|entry| chosen(&entry.item));
-            places.extend(queue.map(|entry| (Some(*key), entry.class, entry.rank)));
+            places.extend(queue.map(|entry| (*key, entry.class, entry.rank)));
         }
-        let mut out = Vec::with_capacity(places.len());
         for (key, class, rank) in places {
-            let entry = match key {
-                None => self.free.of_mut(class).remove(&rank),
-                Some(key) => self.change(key, |line| line.remove(class, rank)),
-            };
-            if let Some(entry) = entry {
-                self.forget(&entry);
-                out.push(entry.item);
-            }
+            gone.extend(self.change(key, |line| line.remove(class, rank)));
         }
-        out
+        gone.iter().for_each(|entry| self.forget(entry));
+        gone.into_iter().map(|entry| entry.item).collect()
     }
 
     /// Takes everything, oldest first. Deliveries that are out stay out.
     pub(crate) fn drain(&mut self) -> Vec<D> {
-        let free = std::mem::replace(&mut self.free, Lists::EMPTY);
-        let free = [free.new, free.requeued, free.again].into_iter();
-        let mut all: Vec<Entry<D>> = free.flat_map(BTreeMap::into_values).collect();
+        let mut all: Vec<Entry<D>> = self.free.drain().collect();
         for line in self.lines.values_mut() {
             all.extend(line.queue.drain(..));
         }
         self.lines.retain(|_, line| line.out > 0 || line.holds > 0);
         for owner in &mut self.owners {
-            owner.ready = Lists::EMPTY;
+            owner.ready = Ready::EMPTY;
         }
         all.iter().for_each(|entry| self.forget(entry));
         all.sort_by_key(|entry| entry.id);

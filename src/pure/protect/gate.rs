@@ -131,7 +131,10 @@ pub(crate) trait Gates {
 /// Asks the gates of a lane in their order, up to the first that holds.
 pub(crate) fn pass(gates: &mut impl Gates, has: GateSet) -> Passage {
     let asked = |gate: &Gate| has.has(*gate);
-    for gate in Gate::ORDER.into_iter().filter(asked) {
+    for gate in Gate::ORDER {
+        if !has.has(gate) {
+            continue;
+        }
         let Answer::Held { reason, until_ns } = gates.ask(gate) else {
             continue;
         };

@@ -173,33 +173,45 @@ impl Picks {
     /// Picks the level whose first delivery is next. Returns the state for when it has been handed
     /// over, or `None` if no level has a delivery.
     pub(crate) fn pick(self, heads: &Heads, now_ns: u64) -> Option<(Self, Priority)> {
-        match self.rule {
-            Rule::Weighted => self.pick_weighted(heads),
-            Rule::Strict { step_ns } => {
-                let levels = Priority::ALL.into_iter().zip(heads);
-                let waiting = levels.filter_map(|(level, since_ns)| Some((level, (*since_ns)?)));
-                let first = waiting.max_by_key(|(level, since_ns)| {
-                    let age_ns = now_ns.saturating_sub(*since_ns);
-                    let steps = step_ns.map_or(0, |step_ns| age_ns / step_ns);
-                    let counts_as = steps.saturating_add(*level as u64);
-                    // Of equals the last one is picked, which has the highest level.
-                    (counts_as, age_ns)
-                });
-                first.map(|(level, _)| (self, level))
-            }
-        }
+        let Rule::Strict {
+            step_ns: Some(step_ns),
+        } = self.rule
+        else {
+            return self.pick_of(heads.map(|head| head.is_some()));
+        };
+        let levels = Priority::ALL.into_iter().zip(heads);
+        let waiting = levels.filter_map(|(level, since_ns)| Some((level, (*since_ns)?)));
+        let first = waiting.max_by_key(|(level, since_ns)| {
+            let age_ns = now_ns.saturating_sub(*since_ns);
+            let counts_as = (age_ns / step_ns).saturating_add(*level as u64);
+            // Of equals the last one is picked, which has the highest level.
+            (counts_as, age_ns)
+        });
+        first.map(|(level, _)| (self, level))
     }
 
-    fn pick_weighted(mut self, heads: &Heads) -> Option<(Self, Priority)> {
-        let has_some = |level: &Priority| heads[*level as usize].is_some();
-        let levels = Priority::ALL.into_iter().filter(has_some);
-        let mut earned = 0;
-        for level in levels.clone() {
-            self.credits[level as usize] += WEIGHTS[level as usize];
-            earned += WEIGHTS[level as usize];
+    /// As [`pick`](Self::pick), where no age counts: picks one of the levels that have a delivery,
+    /// lowest level first.
+    pub(crate) fn pick_of(mut self, has_some: [bool; LEVELS]) -> Option<(Self, Priority)> {
+        let (mut picked, mut earned) = (None, 0);
+        for level in Priority::ALL {
+            let at = level as usize;
+            if !has_some[at] {
+                continue;
+            }
+            self.credits[at] += WEIGHTS[at];
+            earned += WEIGHTS[at];
+            // Of equals the last one is picked, which has the highest level.
+            let is_next = |before: Priority| self.credits[at] >= self.credits[before as usize];
+            if self.rule != Rule::Weighted || picked.is_none_or(is_next) {
+                picked = Some(level);
+            }
         }
-        let picked = levels.max_by_key(|level| self.credits[*level as usize])?;
-        self.credits[picked as usize] -= earned;
+        let picked = picked?;
+        match self.rule {
+            Rule::Weighted => self.credits[picked as usize] -= earned,
+            Rule::Strict { .. } => self.credits = [0; LEVELS],
+        }
         Some((self, picked))
     }
 }

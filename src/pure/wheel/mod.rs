@@ -250,7 +250,9 @@ impl<V> Wheel<V> {
     fn settle(&mut self, items: &[Item], due: &mut Vec<Due<V>>) {
         let mut moved = [(NIL, NIL); CHUNK];
         let mut moves = 0;
-        for &item in items {
+        // The newest chunk comes first, so with its items from the last on, timers that were set in
+        // order come in reverse. A sort finds that out at once.
+        for &item in items.iter().rev() {
             if due_tick(item.deadline_ns) > self.elapsed {
                 moved[moves] = (item.index, self.put(item));
                 moves += 1;

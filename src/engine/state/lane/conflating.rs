@@ -35,6 +35,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
         replaced.collect()
     }
 
+    /// Takes the oldest delivery.
+    #[cold]
+    pub(super) fn pop_oldest_conflated(&self) -> Option<BatchSlice<T>> {
+        self.pop_conflated(|_| true)
+    }
+
     /// Takes the oldest delivery that may go.
     pub(crate) fn pop_conflated(
         &self,

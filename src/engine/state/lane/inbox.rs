@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::engine::state::lane::Lane;
 use crate::message::batch::BatchSlice;
+use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Unbounded};
 
 impl<T: Send + Sync + 'static> Lane<T> {
@@ -30,8 +31,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     /// Takes the oldest deliveries that are queued, at most `most`.
     pub(crate) fn pop_some(&self, most: u32) -> Option<BatchSlice<T>> {
-        if self.conflation.is_some() {
-            return self.pop_conflated(|_| true);
+        if self.conflates() {
+            return self.pop_oldest_conflated();
         }
         self.pop_chosen(|_| most)
     }
@@ -75,18 +76,35 @@ impl<T: Send + Sync + 'static> Lane<T> {
         self.inbox.get().is_none_or(|inbox| is_empty(inbox))
     }
 
-    /// Returns whether at most one slice is queued, and all its messages have the default priority.
+    /// Notes that messages with a priority of their own were queued.
     #[cold]
-    pub(crate) fn is_level(&self) -> bool {
-        let Some(inbox) = self.inbox.get() else {
-            return true;
-        };
-        let mut split = self.split.lock();
-        if split.is_empty() {
-            split.extend(inbox.pop());
+    pub(super) fn note_levels(&self) {
+        // ORDERING: a swap, here and below, so that who finds the note taken finds the messages of
+        // all who have made it.
+        self.leveled.swap(true, Ordering::AcqRel);
+    }
+
+    /// Takes the note that such messages were queued, for a consumer that is about to file all that
+    /// is queued. It makes the note again if it leaves some.
+    pub(crate) fn take_levels(&self) {
+        if self.leveled.load(Ordering::Relaxed) {
+            self.leveled.swap(false, Ordering::AcqRel);
         }
-        let is_level = split.front().is_none_or(|part| !part.batch.has_priority());
-        is_level && split.len() <= 1 && inbox.is_empty()
+    }
+
+    /// Notes that not all that is queued was filed.
+    pub(crate) fn leave_levels(&self) {
+        if !self.is_inbox_empty() {
+            self.note_levels();
+        }
+    }
+
+    /// Returns whether all messages that are queued have the default priority.
+    ///
+    /// The feared interleaving: a consumer takes the note of messages that it doesn't find. They would
+    /// pass for messages without a level. It can't happen: they are queued first and noted then.
+    pub(crate) fn is_level(&self) -> bool {
+        !self.leveled.load(Ordering::Acquire)
     }
 
     /// Returns how many deliveries are queued; counts no further than `enough`.

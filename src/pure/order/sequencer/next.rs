@@ -1,9 +1,9 @@
 //! The delivery that an owner takes next, and the one that is dropped next.
 
 use crate::pure::order::levels::{Levels, Whole, Window, all_tiers, new_rank, untiered, worth_of};
-use crate::pure::order::line::{Class, Entry, Key, Lists, Rank};
+use crate::pure::order::line::{Class, Entry, Key, Rank, Ready};
 use crate::pure::order::owners::Owner;
-use crate::pure::order::sequencer::Sequencer;
+use crate::pure::order::sequencer::{Sequencer, Taken};
 use crate::pure::protect::priority::{Picks, Priority};
 
 /// The next delivery for an owner: its class, its rank, and its line if it has one.
@@ -13,7 +13,7 @@ impl<D> Sequencer<D> {
     /// Returns the class from which this owner would take next; `None` if there is nothing for it.
     pub(crate) fn next_class(&self, owner: u64) -> Option<Class> {
         let owner = self.owners.iter().find(|other| other.id == owner)?;
-        let ((class, ..), _) = self.next(owner, &Lists::EMPTY, None)?;
+        let ((class, ..), _) = self.next(owner, &Ready::EMPTY, None)?;
         Some(class)
     }
 
@@ -21,11 +21,11 @@ impl<D> Sequencer<D> {
     pub(crate) fn peek(&self, owner: u64, class: Class) -> Option<&D> {
         let owner = self.owners.iter().find(|other| other.id == owner)?;
         let first = match &self.levels {
-            None => self.next_within(&Whole, owner, &Lists::EMPTY, Some(class))?,
+            None => self.next_within(&Whole, owner, &Ready::EMPTY, Some(class))?,
             Some(_) => {
                 let firsts = all_tiers();
                 let firsts = firsts
-                    .filter_map(|tier| self.next_within(&tier, owner, &Lists::EMPTY, Some(class)));
+                    .filter_map(|tier| self.next_within(&tier, owner, &Ready::EMPTY, Some(class)));
                 firsts.min_by_key(|(_, rank, _)| untiered(*rank))?
             }
         };
@@ -35,7 +35,7 @@ impl<D> Sequencer<D> {
     /// Returns a delivery that may go next.
     fn entry(&self, (class, rank, key): Next) -> Option<&Entry<D>> {
         match key {
-            None => self.free.of(class).get(&rank),
+            None => self.free.of(class).get(rank),
             Some(key) => self.lines.get(&key)?.queue.front(),
         }
     }
@@ -46,7 +46,7 @@ impl<D> Sequencer<D> {
     pub(crate) fn next(
         &self,
         owner: &Owner,
-        begun: &Lists<Key>,
+        begun: &Ready,
         only: Option<Class>,
     ) -> Option<(Next, Option<Picks>)> {
         match &self.levels {
@@ -60,7 +60,7 @@ impl<D> Sequencer<D> {
         &self,
         levels: &Levels<D>,
         owner: &Owner,
-        begun: &Lists<Key>,
+        begun: &Ready,
         only: Option<Class>,
     ) -> Option<(Next, Option<Picks>)> {
         if only.is_none() && self.free.len() == self.len() && !levels.mind_age() {
@@ -80,18 +80,41 @@ impl<D> Sequencer<D> {
         picked.map(|(next, picks)| (next, Some(picks)))
     }
 
+    /// Returns whether the levels alone decide what goes next, and not by age: nothing that waits has
+    /// come back, or has a key.
+    pub(super) fn is_for_levels_alone(&self) -> bool {
+        let mind_no_age = |levels: &Levels<D>| !levels.mind_age();
+        self.levels.as_deref().is_some_and(mind_no_age) && self.free.new.len() == self.len()
+    }
+
+    /// Takes at most `most` deliveries for this owner, where the levels alone decide.
+    pub(super) fn take_by_levels(&mut self, owner: usize, most: usize, taken: &mut Vec<Taken<D>>) {
+        taken.reserve(most.min(self.len()));
+        while taken.len() < most
+            && let Some(levels) = &mut self.levels
+            && let Some((tier, picks)) = levels.pick_by_depth()
+            && let Some(entry) = self.free.new.pop(tier.tier())
+        {
+            levels.keep(picks);
+            self.owners[owner].note_new(tier.tier());
+            self.forget(&entry);
+            let item = entry.item;
+            taken.push(Taken { key: None, item });
+        }
+    }
+
     /// Returns the delivery of this part of the lists that this owner takes next.
     #[inline(always)]
     fn next_within(
         &self,
         window: &impl Window,
         owner: &Owner,
-        begun: &Lists<Key>,
+        begun: &Ready,
         only: Option<Class>,
     ) -> Option<Next> {
         let first = |class| {
-            let free = window.first(self.free.of(class));
-            let free = free.map(|(rank, _)| (class, rank, None));
+            let free = self.free.of(class).first(window.tier());
+            let free = free.map(|entry| (class, entry.rank, None));
             let lines = [owner.ready.of(class), begun.of(class)].map(|list| window.first(list));
             let lines = lines.into_iter().flatten();
             let lines = lines.map(|(rank, key)| (class, rank, Some(*key)));
@@ -116,7 +139,7 @@ impl<D> Sequencer<D> {
             let lines = self.lines.iter();
             let lines =
                 lines.flat_map(|(key, line)| line.queue.iter().map(|one| (one, Some(*key))));
-            let all = lines.chain(self.free.new.values().map(|one| (one, None)));
+            let all = lines.chain(self.free.new.iter().map(|one| (one, None)));
             let new = all.filter(|(one, _)| one.class == Class::New);
             let by_worth = new.map(|(one, key)| ((worth_of(one.rank), one.id), key));
             self.droppable = Some(by_worth.collect());
@@ -137,7 +160,7 @@ impl<D> Sequencer<D> {
             && worth <= highest as u64
         {
             let entry = match key {
-                None => self.free.new.remove(&new_rank(worth, id)),
+                None => self.free.new.remove(new_rank(worth, id)),
                 Some(key) => self.change(key, |line| line.remove_new(id)),
             };
             let Some(entry) = entry else { break };

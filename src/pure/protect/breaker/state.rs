@@ -16,10 +16,11 @@
 
 use crate::pure::decide::key_hash::mix;
 use crate::pure::protect::NEVER;
-use crate::pure::protect::breaker::{Breaker, Outcome};
+use crate::pure::protect::breaker::{Breaker, CallEnd, EndKind, Outcome};
 use crate::pure::protect::window::Window;
 use crate::types::duration::nanos;
 use crate::types::labels;
+use std::time::Duration;
 
 const SUCCESS: usize = 0;
 const FAILURE: usize = 1;
@@ -279,6 +280,11 @@ impl BreakerState {
             self.epoch.wrapping_sub(1)
         };
         Permit { epoch }
+    }
+
+    /// Returns what the ack of a call that took so long counts as. No rule of the user's is asked.
+    pub(crate) fn outcome_of_ack(&self, took: Duration) -> Outcome {
+        self.breaker.outcome(&CallEnd::new(EndKind::Acked), took)
     }
 
     /// Ends calls that have succeeded, all of which began at this time.
