@@ -254,6 +254,25 @@ fn a_paused_pull_hands_out_no_lease_and_its_leases_are_settled_as_ever() {
 }
 
 #[test]
+fn a_wait_that_is_over_is_told_no_longer_though_nobody_has_asked_since() {
+    let (broker, clock) = manual();
+    let topic = open(&broker);
+    let pull = topic
+        .subscription("s")
+        .pull(Pull::default())
+        .expect("pulls");
+    pull.hold_off(5 * MS);
+    topic.publish(1).expect("there is room");
+    assert!(matches!(pull.try_recv(), Err(TryRecvError::Empty)));
+    let reason = || pull.metrics().waiting_for.map(|waiting| waiting.reason);
+    assert_eq!(reason(), Some(WaitingFor::HoldOff));
+    advance(&broker, &clock, 5 * MS);
+    assert_eq!(reason(), None);
+    pull.try_recv().expect("it may go").ack().expect("in time");
+    assert_rests_balanced(&broker);
+}
+
+#[test]
 fn a_paused_pattern_pauses_the_topics_that_come_later_too() {
     let (broker, _clock) = manual();
     let log = Log::new();
