@@ -114,7 +114,7 @@ pub fn setups() -> impl Strategy<Value = Setup> {
         expired,
         dedup,
         weight,
-        prop::option::weighted(0.001, retain),
+        prop::option::weighted(0.4, retain),
     );
     let shapes = [shapes(), shapes(), shapes()];
     let setups = (topic, ttl, (letters, evict), (hows(), policies()), shapes);

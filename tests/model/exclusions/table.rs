@@ -200,6 +200,15 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         held_by: &["fair_shares::who_pulls_gets_exactly_what_two_queues_by_turns_would_give"],
     },
     Exclusion {
+        what: "the redrive of a letter while another delivery of its message is there",
+        why: "a subscription that comes again gets what the topic has kept once more; nobody says \
+              which of the two goes first",
+        by: Judged,
+        held_by: &[
+            "retain_last::retries_and_letters_of_kept_messages_stay_marked_and_keep_their_parts",
+        ],
+    },
+    Exclusion {
         what: "which member has a key",
         why: "promised is only that each key ranks the members once and for all",
         by: Judged,

@@ -118,6 +118,16 @@ impl Lane {
             + self.out.len()
     }
 
+    /// Whether it has a delivery of this message.
+    pub fn has(&self, id: u64) -> bool {
+        let waiting = self.waiting.iter().map(|(_, tried)| tried);
+        let out = self.out.iter().map(|leased| &leased.tried);
+        let tried = self.returns.iter().chain(waiting).chain(&self.strays);
+        let mut messages = tried.chain(out).map(|tried| &tried.message);
+        let mut new = self.queue.iter();
+        messages.any(|message| message.id == id) || new.any(|message| message.id == id)
+    }
+
     pub fn is_full(&self) -> bool {
         self.occupied() >= self.shape.capacity
     }

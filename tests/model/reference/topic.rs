@@ -33,6 +33,8 @@ impl Model {
     pub fn admit(&mut self, weights: &[u64]) -> Result<Admitted, Refused> {
         let wanted = weights.len();
         if self.setup.no_subscribers == NoSubscribers::Reject && self.open().next().is_none() {
+            // They are weighed first, as a duplicate is, which needs nobody.
+            let _ = self.fit(weights);
             self.rejected += wanted as u64;
             return Err(Refused::NoSubscribers);
         }
