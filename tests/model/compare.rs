@@ -6,7 +6,7 @@ use millstream::metrics::SubscriptionMetrics;
 
 use crate::answers::{Answer, answer, batch_answer};
 use crate::program::{LINES, NAMES, ticks};
-use crate::reference::{Call, Lane, Letter, Message, Settlements};
+use crate::reference::{Call, Gate, Lane, Letter, Message, Settlements};
 use crate::run::Pair;
 
 /// What the order depends on.
@@ -105,6 +105,19 @@ impl Pair {
         }
     }
 
+    /// Each lane says why it waits.
+    pub fn check_gates(&self) {
+        let now = self.model.now;
+        let topic = self.topic.metrics();
+        for (lane, real) in self.model.lanes.iter().zip(topic.subscriptions) {
+            let told = real.waiting_for.map(|waiting| waiting.reason);
+            let told = told.filter(|reason| Gate::REASONS.contains(reason));
+            let holds = lane.gate.holds(now);
+            let is_told = told == holds || told.is_none() && !lane.asks();
+            assert!(is_told, "{} waits for {holds:?}, not {told:?}", real.name);
+        }
+    }
+
     /// The first message of a batch lingers no longer than it should.
     pub fn check_lingers(&self) {
         for lane in &self.model.lanes {
@@ -112,6 +125,9 @@ impl Pair {
                 continue;
             };
             let called = |id: u64| lane.calls.iter().any(|call| call.0 == id);
+            if lane.gate.holds(self.model.now).is_some() {
+                continue;
+            }
             if let Some(first) = lane.offered.iter().find(|id| !called(**id)) {
                 let age = self.model.now - self.model.messages[first].accepted;
                 assert!(age < linger, "message {first} lingers for {age} ticks");

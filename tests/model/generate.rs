@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::answers::Answer;
 use crate::exclusions::within_the_model;
 use crate::program::{
-    Hands, How, LINES, MEMBERS, Policy, Retain, SLOTS, Settle, Setup, Shape, Step, TICK,
+    Hands, How, LINES, MEMBERS, Policy, Retain, SLOTS, Scope, Settle, Setup, Shape, Step, TICK,
 };
 
 fn policies() -> impl Strategy<Value = Policy> {
@@ -171,6 +171,14 @@ fn overflows() -> impl Strategy<Value = Overflow> {
     ]
 }
 
+fn scopes() -> impl Strategy<Value = Scope> {
+    prop_oneof![
+        4 => (0..SLOTS).prop_map(Scope::Subscription),
+        1 => Just(Scope::Topic),
+        1 => Just(Scope::Broker),
+    ]
+}
+
 pub fn steps() -> impl Strategy<Value = Step> {
     let slot = 0..SLOTS;
     let modes = prop_oneof![
@@ -210,6 +218,10 @@ pub fn steps() -> impl Strategy<Value = Step> {
             .prop_map(|(slot, most)| Step::Receive(slot, most)),
         5 => (0..6_usize, settles()).prop_map(|(place, settle)| Step::Settle(place, settle)),
         3 => (slot.clone(), 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Join(slot, name)),
+        // What is paused is resumed more often, so that programs do not come to a halt.
+        4 => (scopes(), prop::bool::weighted(0.3))
+            .prop_map(|(scope, is_paused)| Step::SetPaused(scope, is_paused)),
+        2 => (slot.clone(), 0..9_u64).prop_map(|(slot, time)| Step::HoldOff(slot, time)),
         2 => slot.clone().prop_map(Step::RetryAllNow),
         2 => (slot, 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Leave(slot, name)),
         2 => some_slot.clone().prop_map(Step::Redrive),

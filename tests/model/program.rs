@@ -139,6 +139,14 @@ pub enum Hands {
     Callers { credits: usize, deadline: u64 },
 }
 
+/// What is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Subscription(usize),
+    Topic,
+    Broker,
+}
+
 /// What a caller does with a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settle {
@@ -284,6 +292,10 @@ pub enum Step {
     Receive(usize, Option<usize>),
     /// Settles one of those that are held, or a batch.
     Settle(usize, Settle),
+    /// Pauses it, or ends its pause.
+    SetPaused(Scope, bool),
+    /// Asks for so long without deliveries.
+    HoldOff(usize, u64),
     /// Calls back all that waits for its retry.
     RetryAllNow(usize),
     Redrive(Option<usize>),

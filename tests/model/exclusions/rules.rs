@@ -2,7 +2,7 @@
 
 use millstream::{LaneFull, OnExhausted, OnFailure, Overflow};
 
-use crate::program::{Hands, How, Policy, Setup, Shape, Step};
+use crate::program::{Hands, How, Policy, SLOTS, Scope, Setup, Shape, Step};
 use crate::reference::Model;
 
 /// What no program fills.
@@ -79,6 +79,15 @@ pub fn no_message_expires_where_batches_linger(model: &Model, step: &mut Step) -
         *ttl = None;
     }
     true
+}
+
+pub fn no_gate_closes_where_batches_linger(model: &Model, step: &mut Step) -> bool {
+    let lingers = |slot: &usize| model.setup.shapes[*slot].linger().is_some();
+    match step {
+        Step::SetPaused(Scope::Subscription(slot), true) | Step::HoldOff(slot, _) => !lingers(slot),
+        Step::SetPaused(_, true) => !(0..SLOTS).any(|slot| lingers(&slot)),
+        _ => true,
+    }
 }
 
 pub fn no_flush_of_batches(model: &Model, step: &mut Step) -> bool {

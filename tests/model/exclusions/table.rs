@@ -109,6 +109,14 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         held_by: &["model/found::a_message_that_expires_in_the_middle_of_a_batch_is_not_handled"],
     },
     Exclusion {
+        what: "pauses and waits of handlers whose batches linger",
+        why: "the topic would wait for a lane whose contents the model does not predict",
+        by: Step(rules::no_gate_closes_where_batches_linger),
+        held_by: &[
+            "pause::a_paused_subscription_of_any_kind_is_handed_nothing_until_it_is_resumed",
+        ],
+    },
+    Exclusion {
         what: "a flush where handlers take batches",
         why: "what is accepted after it may share a batch with what was accepted before",
         by: Step(rules::no_flush_of_batches),
@@ -194,12 +202,6 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         held_by: &["order_under_failure::a_redrive_passes_no_letter_that_has_come_back_meanwhile"],
     },
     Exclusion {
-        what: "whether what came back or what is new is leased next",
-        why: "the model follows the engine, and judges whether that one could go",
-        by: Judged,
-        held_by: &["fair_shares::who_pulls_gets_exactly_what_two_queues_by_turns_would_give"],
-    },
-    Exclusion {
         what: "the redrive of a letter while another delivery of its message is there",
         why: "a subscription that comes again gets what the topic has kept once more; nobody says \
               which of the two goes first",
@@ -207,6 +209,12 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         held_by: &[
             "retain_last::retries_and_letters_of_kept_messages_stay_marked_and_keep_their_parts",
         ],
+    },
+    Exclusion {
+        what: "whether what came back or what is new is leased next",
+        why: "the model follows the engine, and judges whether that one could go",
+        by: Judged,
+        held_by: &["fair_shares::who_pulls_gets_exactly_what_two_queues_by_turns_would_give"],
     },
     Exclusion {
         what: "which member has a key",

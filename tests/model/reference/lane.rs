@@ -7,7 +7,7 @@ use millstream::metrics::DeliveryCounts;
 
 use super::leases::{Leased, Settlements};
 use super::members::{Ranks, Take};
-use super::{Call, Letter, Message, Model, add};
+use super::{Call, Gate, Letter, Message, Model, add};
 use crate::answers::{Answer, answer, batch_answer};
 use crate::harness::Log;
 use crate::program::{Hands, Policy, Shape};
@@ -51,6 +51,7 @@ pub struct Lane {
     pub shape: Shape,
     pub own: Option<Policy>,
     pub phase: Phase,
+    pub gate: Gate,
     /// It gets messages with ids greater than this.
     pub after: u64,
     pub queue: VecDeque<Message>,
@@ -82,6 +83,7 @@ impl Lane {
             shape,
             own: shape.own,
             phase: Phase::Open,
+            gate: Gate::default(),
             after,
             queue: VecDeque::new(),
             returns: VecDeque::new(),
@@ -102,7 +104,7 @@ impl Lane {
     }
 
     /// Whether anybody is there to take what may go.
-    fn has_hands(&self) -> bool {
+    pub fn has_hands(&self) -> bool {
         match self.shape.hands {
             Hands::Members(_) => !self.members.is_empty(),
             Hands::Callers { .. } => false,
@@ -164,6 +166,11 @@ impl Lane {
         assert!(!self.shape.is_exact() || called == real, "called back");
     }
 
+    /// Whether this is the open lane of a slot.
+    pub fn is_open_in(&self, slot: usize) -> bool {
+        self.slot == slot && self.phase == Phase::Open
+    }
+
     pub fn wants(&self, message: &Message) -> bool {
         self.phase == Phase::Open && self.after < message.id
     }
@@ -190,6 +197,12 @@ impl Model {
             return false;
         }
         if !lane.has_hands() {
+            return false;
+        }
+        if self.judge_strays(at) {
+            return true;
+        }
+        if self.lanes[at].gate.holds(self.now).is_some() {
             return false;
         }
         if self.park(at) {

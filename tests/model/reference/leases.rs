@@ -33,8 +33,9 @@ impl Lane {
         }
     }
 
-    pub fn has_something_to_lease(&self) -> bool {
-        self.credit() > 0 && (self.ready_return().is_some() || self.ready_new().is_some())
+    pub fn has_something_to_lease(&self, now: u64) -> bool {
+        let may = self.credit() > 0 && self.gate.holds(now).is_none();
+        may && (self.ready_return().is_some() || self.ready_new().is_some())
     }
 
     /// Takes what the engine has leased, if that was one of those that may go.
@@ -73,6 +74,7 @@ impl Model {
         let is_split = self.setup.partitions.is_some();
         let lane = &mut self.lanes[at];
         assert!(lane.credit() > 0, "no more are out than credits");
+        assert_eq!(lane.gate.holds(self.now), None, "it is held");
         let taken = lane.take_for_lease(call, is_split);
         let mut tried = taken.unwrap_or_else(|| panic!("{call:?} may not go"));
         assert!(self.now < tried.expires(), "{call:?} comes too late");

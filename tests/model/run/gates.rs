@@ -1,0 +1,30 @@
+//! Closes and opens what holds deliveries back.
+
+use super::Pair;
+use crate::program::{Scope, ticks};
+
+impl Pair {
+    pub fn set_paused(&mut self, scope: Scope, is_paused: bool) {
+        match (scope, is_paused) {
+            (Scope::Subscription(slot), _) => {
+                let handle = &self.handles[slot];
+                handle
+                    .iter()
+                    .for_each(|handle| handle.set_paused(is_paused));
+            }
+            (Scope::Topic, true) => self.topic.pause(),
+            (Scope::Topic, false) => self.topic.resume(),
+            (Scope::Broker, true) => self.broker.pause(),
+            (Scope::Broker, false) => self.broker.resume(),
+        }
+        self.model.set_paused(scope, is_paused);
+    }
+
+    pub fn hold_off(&mut self, slot: usize, time: u64) {
+        if let Some(handle) = &self.handles[slot] {
+            handle.hold_off(ticks(time));
+            let until = self.model.now + time;
+            self.lane(slot).gate.hold_off(until);
+        }
+    }
+}
