@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millstream::metrics::SubscriptionMetrics;
+use millstream::metrics::{SubscriptionMetrics, WaitingFor};
 
 use crate::answers::{Answer, answer, batch_answer};
 use crate::program::{LINES, NAMES, ticks};
@@ -114,6 +114,10 @@ impl Pair {
             let told = told.filter(|reason| Gate::REASONS.contains(reason));
             let holds = lane.gate.holds(now);
             let is_told = told == holds || told.is_none() && !lane.asks();
+            // A lane is told of a longer wait when the one that it waits for is over.
+            let is_told = is_told || told == Some(WaitingFor::Rate) && lane.gate.is_held_off;
+            let went = !lane.gate.counts() || holds.is_some() || !lane.asks();
+            assert!(went, "something may go to {}", real.name);
             assert!(is_told, "{} waits for {holds:?}, not {told:?}", real.name);
         }
     }

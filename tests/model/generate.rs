@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use crate::answers::Answer;
 use crate::exclusions::within_the_model;
 use crate::program::{
-    Hands, How, LINES, MEMBERS, Policy, Retain, SLOTS, Scope, Settle, Setup, Shape, Step, TICK,
+    Hands, How, LINES, MEMBERS, Policy, Rate, Retain, SLOTS, Scope, Settle, Setup, Shape, Step,
+    TICK,
 };
 
 fn policies() -> impl Strategy<Value = Policy> {
@@ -171,6 +172,11 @@ fn overflows() -> impl Strategy<Value = Overflow> {
     ]
 }
 
+fn rates() -> impl Strategy<Value = Option<Rate>> {
+    let rate = (1..6_u64, 1..4_u32).prop_map(|(interval, burst)| Rate { interval, burst });
+    prop::option::weighted(0.7, rate)
+}
+
 fn scopes() -> impl Strategy<Value = Scope> {
     prop_oneof![
         4 => (0..SLOTS).prop_map(Scope::Subscription),
@@ -222,6 +228,7 @@ pub fn steps() -> impl Strategy<Value = Step> {
         4 => (scopes(), prop::bool::weighted(0.3))
             .prop_map(|(scope, is_paused)| Step::SetPaused(scope, is_paused)),
         2 => (slot.clone(), 0..9_u64).prop_map(|(slot, time)| Step::HoldOff(slot, time)),
+        2 => (slot.clone(), rates()).prop_map(|(slot, rate)| Step::SetRate(slot, rate)),
         2 => slot.clone().prop_map(Step::RetryAllNow),
         2 => (slot, 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Leave(slot, name)),
         2 => some_slot.clone().prop_map(Step::Redrive),

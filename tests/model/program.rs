@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use millstream::dead_letters::DeadLetterOverflow;
+use millstream::protect::RateLimit;
 use millstream::strategy::{Backlog, Plan};
 use millstream::{
     Backoff, Batched, Dedup, LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow,
@@ -137,6 +138,19 @@ pub enum Hands {
     Members(usize),
     /// Callers that pull, with so many credits, and until such a deadline.
     Callers { credits: usize, deadline: u64 },
+}
+
+/// One delivery in so many ticks, and so many at once after a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub interval: u64,
+    pub burst: u32,
+}
+
+impl Rate {
+    pub fn real(self) -> RateLimit {
+        RateLimit::new(1, ticks(self.interval)).burst(self.burst)
+    }
 }
 
 /// What is paused.
@@ -296,6 +310,8 @@ pub enum Step {
     SetPaused(Scope, bool),
     /// Asks for so long without deliveries.
     HoldOff(usize, u64),
+    /// Limits the rate of a subscription, or no longer.
+    SetRate(usize, Option<Rate>),
     /// Calls back all that waits for its retry.
     RetryAllNow(usize),
     Redrive(Option<usize>),

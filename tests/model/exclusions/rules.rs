@@ -90,6 +90,22 @@ pub fn no_gate_closes_where_batches_linger(model: &Model, step: &mut Step) -> bo
     }
 }
 
+pub fn rates_are_of_lanes_that_are_predicted(model: &Model, step: &mut Step) -> bool {
+    let Step::SetRate(slot, _) = *step else {
+        return true;
+    };
+    let shape = &model.setup.shapes[slot];
+    shape.is_exact() && !shape.takes_batches() && !shape.parks()
+}
+
+pub fn no_other_rate_after_a_hold_off(model: &Model, step: &mut Step) -> bool {
+    let Step::SetRate(slot, _) = *step else {
+        return true;
+    };
+    let mut lanes = model.open();
+    !lanes.any(|lane| lane.slot == slot && lane.gate.is_held_off)
+}
+
 pub fn no_flush_of_batches(model: &Model, step: &mut Step) -> bool {
     let mut shapes = model.setup.shapes.iter();
     let is_flush = matches!(step, Step::Flush);

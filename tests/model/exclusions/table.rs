@@ -117,6 +117,20 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         ],
     },
     Exclusion {
+        what: "rates of batch handlers, and of lanes that drop or park keys",
+        why: "which deliveries share a batch depends on how many the rate lets go; what a lane that \
+              drops has the model does not predict; those of a parked key follow as far as a lane \
+              has looked",
+        by: Step(rules::rates_are_of_lanes_that_are_predicted),
+        held_by: &["limits::no_more_deliveries_go_than_the_rate_and_its_burst_let_go"],
+    },
+    Exclusion {
+        what: "another rate between a hold-off and the next delivery",
+        why: "whether the wait or the rate then holds depends on who has asked since",
+        by: Step(rules::no_other_rate_after_a_hold_off),
+        held_by: &["limits::a_handler_that_holds_off_gets_nothing_until_the_time_is_up"],
+    },
+    Exclusion {
         what: "a flush where handlers take batches",
         why: "what is accepted after it may share a batch with what was accepted before",
         by: Step(rules::no_flush_of_batches),

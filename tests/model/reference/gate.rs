@@ -3,15 +3,19 @@
 use millstream::metrics::WaitingFor;
 
 use super::{Lane, Model};
-use crate::program::Scope;
+use crate::program::{Rate, Scope};
 
 #[derive(Default)]
 pub struct Gate {
     /// The pauses of the subscription, its topic and its broker, which are apart.
     own_pause: bool,
     others: Pauses,
-    /// Nothing goes before this time.
-    held_until: u64,
+    rate: Option<Rate>,
+    /// All that went is paid for by then, at one interval of the rate each. One more may go as
+    /// soon as a burst less one is still to be paid.
+    paid: u64,
+    /// Somebody asked for the wait.
+    pub is_held_off: bool,
 }
 
 /// The pauses of the topic and the broker.
@@ -23,7 +27,8 @@ pub struct Pauses {
 
 impl Gate {
     /// The reasons that it may have.
-    pub const REASONS: [WaitingFor; 2] = [WaitingFor::Paused, WaitingFor::HoldOff];
+    pub const REASONS: [WaitingFor; 3] =
+        [WaitingFor::Paused, WaitingFor::Rate, WaitingFor::HoldOff];
 
     pub fn under(others: Pauses) -> Self {
         Self {
@@ -36,22 +41,56 @@ impl Gate {
     pub fn holds(&self, now: u64) -> Option<WaitingFor> {
         if self.own_pause || self.others.topic || self.others.broker {
             Some(WaitingFor::Paused)
-        } else if now < self.held_until {
+        } else if now + self.credit() >= self.paid {
+            None
+        } else if self.is_held_off {
             Some(WaitingFor::HoldOff)
         } else {
-            None
+            Some(WaitingFor::Rate)
         }
+    }
+
+    fn credit(&self) -> u64 {
+        let credit = |rate: Rate| rate.interval * u64::from(rate.burst - 1);
+        self.rate.map_or(0, credit)
+    }
+
+    /// Whether it counts what goes.
+    pub fn counts(&self) -> bool {
+        self.rate.is_some()
+    }
+
+    /// Something goes.
+    pub fn spend(&mut self, now: u64) {
+        let paid = |rate: Rate| self.paid.max(now) + rate.interval;
+        self.paid = self.rate.map_or(0, paid);
+        self.is_held_off = false;
+    }
+
+    /// What is spent stays spent, as far as the new burst goes.
+    pub fn set_rate(&mut self, rate: Option<Rate>, now: u64) {
+        if rate == self.rate {
+            return;
+        }
+        let ahead = self.paid.saturating_sub(now);
+        let spent = self.rate.map_or(0, |rate| ahead.div_ceil(rate.interval));
+        let paid = |rate: Rate| now + spent.min(rate.burst.into()) * rate.interval;
+        self.paid = rate.map_or(0, paid);
+        self.rate = rate;
     }
 
     /// When it opens by itself.
     pub fn opens(&self, now: u64) -> Option<u64> {
-        let by_itself = self.holds(now) == Some(WaitingFor::HoldOff);
-        by_itself.then_some(self.held_until)
+        let by_hand = [None, Some(WaitingFor::Paused)];
+        let by_itself = !by_hand.contains(&self.holds(now));
+        by_itself.then(|| self.paid - self.credit())
     }
 
-    /// A longer wait that was asked for before stays.
+    /// Nothing goes before this time, and the burst is spent by then. A longer wait stays.
     pub fn hold_off(&mut self, until: u64) {
-        self.held_until = self.held_until.max(until);
+        let paid = until + self.credit();
+        self.is_held_off |= paid > self.paid;
+        self.paid = self.paid.max(paid);
     }
 }
 

@@ -209,6 +209,9 @@ impl Model {
             return true;
         }
         let lane = &mut self.lanes[at];
+        if lane.gate.counts() {
+            return self.follow(at);
+        }
         if let Some(tried) = lane
             .ready_return()
             .and_then(|place| lane.returns.remove(place))
@@ -226,6 +229,24 @@ impl Model {
         };
         let said = answer(message.id, lane.slot, 1);
         self.attempt(at, Tried::first(message), said);
+        true
+    }
+
+    /// Where not all may go, whether what came back or what is new goes next is not the model's
+    /// to say: it follows the engine, and judges whether that one could go.
+    fn follow(&mut self, at: usize) -> bool {
+        self.expire_in_lane(at);
+        // A delayed message that has to wait is filed by its id.
+        let has_order = self.setup.partitions.is_none() && !self.has_delayed;
+        let now = self.now;
+        let lane = &mut self.lanes[at];
+        let next = lane.log.get(lane.calls.len());
+        let Some(tried) = next.and_then(|call| lane.take_called(call, has_order)) else {
+            return false;
+        };
+        lane.gate.spend(now);
+        let said = answer(tried.message.id, lane.slot, tried.attempts + 1);
+        self.attempt(at, tried, said);
         true
     }
 

@@ -1,7 +1,7 @@
 //! Closes and opens what holds deliveries back.
 
 use super::Pair;
-use crate::program::{Scope, ticks};
+use crate::program::{Rate, Scope, ticks};
 
 impl Pair {
     pub fn set_paused(&mut self, scope: Scope, is_paused: bool) {
@@ -18,6 +18,15 @@ impl Pair {
             (Scope::Broker, false) => self.broker.resume(),
         }
         self.model.set_paused(scope, is_paused);
+    }
+
+    pub fn set_rate(&mut self, slot: usize, rate: Option<Rate>) {
+        if let Some(handle) = &self.handles[slot] {
+            let set = handle.set_rate(rate.map(Rate::real));
+            set.expect("a sound rate");
+            let now = self.model.now;
+            self.lane(slot).gate.set_rate(rate, now);
+        }
     }
 
     pub fn hold_off(&mut self, slot: usize, time: u64) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use millstream::error::SettingError;
+use millstream::protect::RateLimit;
 use millstream::retry::RetryPolicy;
 use millstream::{ConsumerGroup, PullSubscription, Subscription, Unsubscribe, Unsubscribed};
 
@@ -41,6 +42,10 @@ impl Handle {
             true => of_any!(self, any => any.pause()),
             false => of_any!(self, any => any.resume()),
         }
+    }
+
+    pub fn set_rate(&self, limit: Option<RateLimit>) -> Result<(), SettingError> {
+        of_any!(self, any => any.set_rate_limit(limit))
     }
 
     pub fn hold_off(&self, time: Duration) {
