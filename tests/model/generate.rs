@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use crate::answers::Answer;
 use crate::exclusions::within_the_model;
 use crate::program::{
-    Hands, How, LINES, MEMBERS, Policy, Rate, Retain, SLOTS, Scope, Settle, Setup, Shape, Step,
-    TICK,
+    Breaking, Hands, How, LINES, MEMBERS, Policy, Rate, Retain, SLOTS, Scope, Settle, Setup, Shape,
+    Step, TICK,
 };
 
 fn policies() -> impl Strategy<Value = Policy> {
@@ -177,6 +177,15 @@ fn rates() -> impl Strategy<Value = Option<Rate>> {
     prop::option::weighted(0.7, rate)
 }
 
+fn breakings() -> impl Strategy<Value = Breaking> {
+    prop_oneof![
+        3 => (1..5_u32).prop_map(Breaking::Set),
+        1 => Just(Breaking::Remove),
+        1 => Just(Breaking::Isolate),
+        4 => Just(Breaking::Reset),
+    ]
+}
+
 fn scopes() -> impl Strategy<Value = Scope> {
     prop_oneof![
         4 => (0..SLOTS).prop_map(Scope::Subscription),
@@ -228,6 +237,7 @@ pub fn steps() -> impl Strategy<Value = Step> {
         4 => (scopes(), prop::bool::weighted(0.3))
             .prop_map(|(scope, is_paused)| Step::SetPaused(scope, is_paused)),
         2 => (slot.clone(), 0..9_u64).prop_map(|(slot, time)| Step::HoldOff(slot, time)),
+        4 => (slot.clone(), breakings()).prop_map(|(slot, breaking)| Step::Break(slot, breaking)),
         2 => (slot.clone(), rates()).prop_map(|(slot, rate)| Step::SetRate(slot, rate)),
         2 => slot.clone().prop_map(Step::RetryAllNow),
         2 => (slot, 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Leave(slot, name)),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millstream::dead_letters::DeadLetterOverflow;
-use millstream::protect::RateLimit;
+use millstream::protect::{Breaker, CallEnd, RateLimit};
 use millstream::strategy::{Backlog, Plan};
 use millstream::{
     Backoff, Batched, Dedup, LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow,
@@ -151,6 +151,29 @@ impl Rate {
     pub fn real(self) -> RateLimit {
         RateLimit::new(1, ticks(self.interval)).burst(self.burst)
     }
+}
+
+/// What is done to a breaker. It opens by failures in a row, and closes only by hand: for how
+/// long it is open by itself is spread at random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breaking {
+    /// So many failures in a row open it.
+    Set(u32),
+    Remove,
+    Isolate,
+    Reset,
+}
+
+/// Failures that ask for a delay do not count, because they say how long it is open.
+pub fn breaker_after(failures: u32) -> Breaker {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
+    let counts = |end: &CallEnd<'_>| end.kind().counts_by_default() && end.retry_after().is_none();
+    Breaker::new()
+        .consecutive_failures(failures)
+        .min_endings(u32::MAX)
+        .open_for(YEAR)
+        .max_open(YEAR)
+        .count_if(counts)
 }
 
 /// What is paused.
@@ -310,6 +333,8 @@ pub enum Step {
     SetPaused(Scope, bool),
     /// Asks for so long without deliveries.
     HoldOff(usize, u64),
+    /// Sets, removes, isolates or resets a breaker.
+    Break(usize, Breaking),
     /// Limits the rate of a subscription, or no longer.
     SetRate(usize, Option<Rate>),
     /// Calls back all that waits for its retry.

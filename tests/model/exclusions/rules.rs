@@ -90,12 +90,19 @@ pub fn no_gate_closes_where_batches_linger(model: &Model, step: &mut Step) -> bo
     }
 }
 
-pub fn rates_are_of_lanes_that_are_predicted(model: &Model, step: &mut Step) -> bool {
-    let Step::SetRate(slot, _) = *step else {
+pub fn gates_that_count_are_of_lanes_that_are_predicted(model: &Model, step: &mut Step) -> bool {
+    let (Step::SetRate(slot, _) | Step::Break(slot, _)) = *step else {
         return true;
     };
     let shape = &model.setup.shapes[slot];
     shape.is_exact() && !shape.takes_batches() && !shape.parks()
+}
+
+pub fn no_breaker_of_callers(model: &Model, step: &mut Step) -> bool {
+    let Step::Break(slot, _) = *step else {
+        return true;
+    };
+    !matches!(model.setup.shapes[slot].hands, Hands::Callers { .. })
 }
 
 pub fn no_other_rate_after_a_hold_off(model: &Model, step: &mut Step) -> bool {

@@ -117,12 +117,24 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         ],
     },
     Exclusion {
-        what: "rates of batch handlers, and of lanes that drop or park keys",
-        why: "which deliveries share a batch depends on how many the rate lets go; what a lane that \
+        what: "rates and breakers of batch handlers, and of lanes that drop or park keys",
+        why: "which deliveries share a batch depends on how many may go; what a lane that \
               drops has the model does not predict; those of a parked key follow as far as a lane \
               has looked",
-        by: Step(rules::rates_are_of_lanes_that_are_predicted),
+        by: Step(rules::gates_that_count_are_of_lanes_that_are_predicted),
         held_by: &["limits::no_more_deliveries_go_than_the_rate_and_its_burst_let_go"],
+    },
+    Exclusion {
+        what: "breakers of callers that pull",
+        why: "a lease counts if it was taken in the present status, which the model does not keep",
+        by: Step(rules::no_breaker_of_callers),
+        held_by: &["breaker::a_lease_is_a_probe_and_so_are_its_endings"],
+    },
+    Exclusion {
+        what: "how long a breaker is open by itself, and its probes",
+        why: "the time is spread at random; a breaker of the model is closed by hand",
+        by: Never,
+        held_by: &["breaker::an_open_breaker_burns_no_attempt_and_lets_one_probe_pass_at_its_time"],
     },
     Exclusion {
         what: "another rate between a hold-off and the next delivery",

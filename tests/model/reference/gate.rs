@@ -2,14 +2,17 @@
 
 use millstream::metrics::WaitingFor;
 
+use super::breaker::Breaker;
 use super::{Lane, Model};
-use crate::program::{Rate, Scope};
+use crate::answers::Answer;
+use crate::program::{Breaking, Rate, Scope};
 
 #[derive(Default)]
 pub struct Gate {
     /// The pauses of the subscription, its topic and its broker, which are apart.
     own_pause: bool,
     others: Pauses,
+    breaker: Option<Breaker>,
     rate: Option<Rate>,
     /// All that went is paid for by then, at one interval of the rate each. One more may go as
     /// soon as a burst less one is still to be paid.
@@ -27,8 +30,12 @@ pub struct Pauses {
 
 impl Gate {
     /// The reasons that it may have.
-    pub const REASONS: [WaitingFor; 3] =
-        [WaitingFor::Paused, WaitingFor::Rate, WaitingFor::HoldOff];
+    pub const REASONS: [WaitingFor; 4] = [
+        WaitingFor::Paused,
+        WaitingFor::Breaker,
+        WaitingFor::Rate,
+        WaitingFor::HoldOff,
+    ];
 
     pub fn under(others: Pauses) -> Self {
         Self {
@@ -41,6 +48,8 @@ impl Gate {
     pub fn holds(&self, now: u64) -> Option<WaitingFor> {
         if self.own_pause || self.others.topic || self.others.broker {
             Some(WaitingFor::Paused)
+        } else if self.breaker.as_ref().is_some_and(|breaker| breaker.is_open) {
+            Some(WaitingFor::Breaker)
         } else if now + self.credit() >= self.paid {
             None
         } else if self.is_held_off {
@@ -57,7 +66,22 @@ impl Gate {
 
     /// Whether it counts what goes.
     pub fn counts(&self) -> bool {
-        self.rate.is_some()
+        self.rate.is_some() || self.breaker.is_some()
+    }
+
+    /// What is done to its breaker. Whether there was one.
+    pub fn change_breaker(&mut self, how: Breaking) -> bool {
+        let breaker = self.breaker.take();
+        let was_there = breaker.is_some();
+        self.breaker = Breaker::change(breaker, how);
+        was_there
+    }
+
+    /// An attempt ends.
+    pub fn note(&mut self, said: Answer) {
+        if let Some(breaker) = &mut self.breaker {
+            breaker.note(said);
+        }
     }
 
     /// Something goes.
@@ -81,9 +105,11 @@ impl Gate {
 
     /// When it opens by itself.
     pub fn opens(&self, now: u64) -> Option<u64> {
-        let by_hand = [None, Some(WaitingFor::Paused)];
-        let by_itself = !by_hand.contains(&self.holds(now));
-        by_itself.then(|| self.paid - self.credit())
+        let holds = self.holds(now);
+        let by_itself = [WaitingFor::Rate, WaitingFor::HoldOff];
+        holds
+            .filter(|reason| by_itself.contains(reason))
+            .map(|_| self.paid - self.credit())
     }
 
     /// Nothing goes before this time, and the burst is spent by then. A longer wait stays.

@@ -288,6 +288,7 @@ impl Model {
         }
         let (now, topics) = (self.now, self.policy);
         let (lane, expires) = (&mut self.lanes[at], tried.expires());
+        lane.gate.note(said);
         if said == Answer::Ack {
             lane.counts.delivered += 1;
             return;

@@ -1,5 +1,6 @@
 //! The sequential model: it handles one message at a time, with plain lists.
 
+mod breaker;
 mod dedup;
 mod dispatch;
 mod expiry;

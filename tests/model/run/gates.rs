@@ -1,7 +1,7 @@
 //! Closes and opens what holds deliveries back.
 
 use super::Pair;
-use crate::program::{Rate, Scope, ticks};
+use crate::program::{Breaking, Rate, Scope, ticks};
 
 impl Pair {
     pub fn set_paused(&mut self, scope: Scope, is_paused: bool) {
@@ -18,6 +18,15 @@ impl Pair {
             (Scope::Broker, false) => self.broker.resume(),
         }
         self.model.set_paused(scope, is_paused);
+    }
+
+    pub fn change_breaker(&mut self, slot: usize, how: Breaking) {
+        if let Some(handle) = &self.handles[slot] {
+            let real = handle.change_breaker(how);
+            let was_there = self.lane(slot).gate.change_breaker(how);
+            let is_set = matches!(how, Breaking::Set(_) | Breaking::Remove);
+            assert_eq!(real, is_set || was_there, "there is a breaker");
+        }
     }
 
     pub fn set_rate(&mut self, slot: usize, rate: Option<Rate>) {

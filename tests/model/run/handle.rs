@@ -7,6 +7,8 @@ use millstream::protect::RateLimit;
 use millstream::retry::RetryPolicy;
 use millstream::{ConsumerGroup, PullSubscription, Subscription, Unsubscribe, Unsubscribed};
 
+use crate::program::{Breaking, breaker_after};
+
 pub enum Handle {
     Handler(Subscription),
     Group(ConsumerGroup<u64>),
@@ -46,6 +48,17 @@ impl Handle {
 
     pub fn set_rate(&self, limit: Option<RateLimit>) -> Result<(), SettingError> {
         of_any!(self, any => any.set_rate_limit(limit))
+    }
+
+    /// Whether there was a breaker to change.
+    pub fn change_breaker(&self, how: Breaking) -> bool {
+        let set = |breaker| of_any!(self, any => any.set_breaker(breaker)).is_ok();
+        match how {
+            Breaking::Set(failures) => set(Some(breaker_after(failures))),
+            Breaking::Remove => set(None),
+            Breaking::Isolate => of_any!(self, any => any.isolate_breaker()),
+            Breaking::Reset => of_any!(self, any => any.reset_breaker()),
+        }
     }
 
     pub fn hold_off(&self, time: Duration) {

@@ -171,6 +171,7 @@ impl Pair {
             }
             Step::Settle(place, settle) => self.settle(place, settle),
             Step::SetPaused(scope, is_paused) => self.set_paused(scope, is_paused),
+            Step::Break(slot, how) => self.change_breaker(slot, how),
             Step::SetRate(slot, rate) => self.set_rate(slot, rate),
             Step::HoldOff(slot, time) => self.hold_off(slot, time),
             Step::RetryAllNow(slot) => {
