@@ -16,6 +16,7 @@ const PLAIN: Shape = Shape {
     hold: None,
     own: None,
     refuses: None,
+    conflates: false,
 };
 
 const PUBLISH: Step = Step::Publish(None, None);

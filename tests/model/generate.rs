@@ -68,16 +68,19 @@ fn shapes() -> impl Strategy<Value = Shape> {
     let hold = prop::option::weighted(0.5, 1..4_usize);
     let own = prop::option::weighted(0.3, policies());
     let refuses = prop::option::weighted(0.3, 1..4_u64);
-    (capacity, when_full, hands(), modes(), hold, own, refuses).prop_map(
-        |(capacity, when_full, hands, (on_failure, on_exhausted), hold, own, refuses)| Shape {
+    let conflates = prop::bool::weighted(0.1);
+    let rest = (hold, own, refuses, conflates);
+    (capacity, when_full, hands(), modes(), rest).prop_map(
+        |(capacity, when_full, hands, (on_failure, on_exhausted), rest)| Shape {
             capacity,
             when_full,
             hands,
             on_failure,
             on_exhausted,
-            hold,
-            own,
-            refuses,
+            hold: rest.0,
+            own: rest.1,
+            refuses: rest.2,
+            conflates: rest.3,
         },
     )
 }

@@ -123,6 +123,8 @@ pub struct Shape {
     pub own: Option<Policy>,
     /// It refuses each message whose id this divides.
     pub refuses: Option<u64>,
+    /// The newest of a key takes the place of the one that waits.
+    pub conflates: bool,
 }
 
 /// Who takes a subscription's deliveries.
@@ -201,7 +203,7 @@ impl Shape {
     }
 
     pub fn is_exact(&self) -> bool {
-        self.when_full == LaneFull::Wait && self.linger().is_none()
+        self.when_full == LaneFull::Wait && self.linger().is_none() && !self.conflates
     }
 
     pub fn takes_batches(&self) -> bool {

@@ -5,7 +5,8 @@ use super::{Exclusion, rules};
 
 pub const EXCLUSIONS: &[Exclusion] = &[
     Exclusion {
-        what: "full lanes, evictions, batches, BlockSubscription and holds in a topic that is split",
+        what: "full lanes, evictions, batches, BlockSubscription, holds and conflation in a topic that is \
+               split",
         why: "between partitions there is no order, so that which message comes first, finds no \
               room or is the oldest nobody promises",
         by: Setup(rules::split_topics_have_room),
@@ -69,6 +70,24 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         ],
     },
     Exclusion {
+        what: "keys that wait, several hands, groups, pull and full lanes where a lane conflates",
+        why: "the model does not predict which deliveries such a lane has",
+        by: Setup(rules::conflating_lanes_are_plain_and_roomy),
+        held_by: &[
+            "conflation::every_kind_of_consumer_gets_the_newest_only",
+            "conflation::what_waits_for_its_key_is_replaced_as_well",
+            "conflation::a_full_lane_takes_what_replaces_and_follows_its_policy_for_the_rest",
+        ],
+    },
+    Exclusion {
+        what: "which deliveries are replaced while a lane goes on",
+        why: "that depends on how many messages travel together; checked is that the newest of each \
+              key and all without a key are handled, those of a key in order, and that one of each \
+              key waits while the lane is held",
+        by: Judged,
+        held_by: &["conflation::the_newest_of_a_key_takes_the_place_of_the_one_that_waits"],
+    },
+    Exclusion {
         what: "keys in batch handlers",
         why: "which messages share a batch then depends on who waits for whom",
         by: Setup(rules::batches_mind_no_keys),
@@ -85,15 +104,15 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         held_by: &["strategy_swap::lingering_batches_reach_everybody_in_time_on_threads"],
     },
     Exclusion {
-        what: "retries of handlers whose batches linger, from the beginning",
+        what: "retries of handlers whose batches linger, and in lanes that conflate, from the beginning",
         why: "the topic would wait for a lane whose contents the model does not predict",
-        by: Setup(rules::what_lingers_never_retries),
+        by: Setup(rules::what_is_not_predicted_never_retries),
         held_by: &["fair_shares::what_comes_back_and_batches_that_are_due_take_turns"],
     },
     Exclusion {
-        what: "retries of handlers whose batches linger, later",
+        what: "retries of handlers whose batches linger, and in lanes that conflate, later",
         why: "the topic would wait for a lane whose contents the model does not predict",
-        by: Step(rules::what_lingers_goes_on_never_retrying),
+        by: Step(rules::what_is_not_predicted_goes_on_never_retrying),
         held_by: &["fair_shares::what_comes_back_and_batches_that_are_due_take_turns"],
     },
     Exclusion {

@@ -118,6 +118,7 @@ impl Pair {
                 self.check_deadline();
                 self.check_lingers();
                 self.check_gates();
+                self.check_conflation();
             }
             Step::Advance(by) => {
                 self.clock.advance(ticks(by));

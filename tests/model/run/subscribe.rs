@@ -92,6 +92,9 @@ impl Pair {
         if let Some(policy) = shape.own {
             options = options.retry(policy.real());
         }
+        if shape.conflates {
+            options = options.conflate();
+        }
         if let Some(hold) = shape.hold {
             options = options.hold(hold);
         }
