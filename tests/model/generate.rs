@@ -172,6 +172,7 @@ fn overflows() -> impl Strategy<Value = Overflow> {
         Just(Overflow::Reject),
         Just(Overflow::DropOldest),
         Just(Overflow::DropNewest),
+        Just(Overflow::DeadLetter),
     ]
 }
 

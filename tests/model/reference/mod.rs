@@ -104,6 +104,7 @@ pub struct Model {
 pub enum Admitted {
     Queued { count: usize, evicted: usize },
     Dropped { count: usize },
+    Lettered { count: usize },
 }
 
 #[derive(Debug, PartialEq, Eq)]
