@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::harness::{Log, advance, assert_balanced, assert_rests_balanced, manual, threaded};
 use tokio::sync::oneshot;
 
+use crate::harness::{
+    Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
+};
 use millstream::metrics::WaitingFor;
-use millstream::protect::{Adaptive, Limiter, RateLimit, RetryBudget};
+use millstream::protect::{Adaptive, Breaker, Limiter, RateLimit, RetryBudget};
 use millstream::{Backoff, Batched, Broker, Nack, OnFailure, Pull, Subscription, Topic};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -72,6 +74,32 @@ fn no_more_deliveries_go_than_the_rate_and_its_burst_let_go() {
         assert_eq!(reason(&subscription), None, "{kind}");
         assert_rests_balanced(&broker);
     }
+}
+
+#[test]
+fn a_reason_to_wait_goes_with_the_limit_or_the_breaker_that_it_was() {
+    let (broker, _clock) = manual();
+    let topic = open(&broker);
+    let (log, subscription) = read(&topic, "s");
+    let rate = RateLimit::new(1, SECOND);
+    subscription.set_rate_limit(Some(rate)).expect("in range");
+    topic.publish_batch(0..2).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(reason(&subscription), Some(WaitingFor::Rate));
+    subscription.set_rate_limit(None).expect("in range");
+    broker.run_until_idle();
+    assert_eq!((reason(&subscription), log.len()), (None, 2));
+
+    let breaker = Some(Breaker::new());
+    subscription.set_breaker(breaker).expect("in range");
+    assert!(subscription.isolate_breaker());
+    topic.publish(2).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(reason(&subscription), Some(WaitingFor::Breaker));
+    subscription.set_breaker(None).expect("in range");
+    broker.run_until_idle();
+    assert_eq!((reason(&subscription), log.len()), (None, 3));
+    assert_rests_balanced(&broker);
 }
 
 #[test]

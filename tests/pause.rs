@@ -158,6 +158,58 @@ fn what_waits_in_a_pause_expires_and_a_retry_that_is_due_burns_no_attempt() {
 }
 
 #[test]
+fn a_message_with_a_time_of_its_own_expires_in_a_paused_lane_and_makes_room() {
+    let (broker, clock) = manual();
+    let topic = open(&broker);
+    let build = |name| topic.subscription(name).capacity(1);
+    let plain = build("plain").subscribe(|_| Ok(()));
+    let keyed = build("keyed").on_failure(OnFailure::BlockKey);
+    let keyed = keyed.subscribe(|_| Ok(()));
+    let batched = build("batched").subscribe_batches(Batched::of(1), |_| Ok(()));
+    let paused = [plain, keyed, batched].map(|subscribed| subscribed.expect("subscribes"));
+    paused.iter().for_each(Subscription::pause);
+    let short = topic.message(1).ttl(5 * MS);
+    short.publish().expect("there is room");
+    topic.publish(2).expect("there is room");
+    broker.run_until_idle();
+    assert_eq!(topic.metrics().queued, 1, "the lanes are full");
+    advance(&broker, &clock, 5 * MS);
+    assert_eq!(topic.metrics().queued, 0);
+    for subscription in paused {
+        let metrics = subscription.metrics();
+        let name = subscription.name();
+        assert_eq!((metrics.counts.expired, metrics.queued), (1, 1), "{name}");
+        subscription.resume();
+    }
+    assert_rests_balanced(&broker);
+}
+
+#[test]
+fn a_retry_that_came_due_in_a_pause_expires_though_its_lane_is_held() {
+    for mode in [OnFailure::Reorder, OnFailure::BlockKey] {
+        let (broker, clock) = manual();
+        let retry = Backoff::fixed(MS).max_attempts(2);
+        let topic = broker.topic::<u32>("t").retry(retry).open().expect("opens");
+        let builder = topic.subscription("s").on_failure(mode);
+        let subscription = builder.subscribe(|_| Err(Nack::retry("once more")));
+        let subscription = subscription.expect("subscribes");
+        let short = topic.message(1).key("k").ttl(5 * MS);
+        short.publish().expect("there is room");
+        broker.run_until_idle();
+        subscription.pause();
+        advance(&broker, &clock, 2 * MS);
+        let metrics = subscription.metrics();
+        let waits = (metrics.queued, metrics.counts.awaiting_retry);
+        assert_eq!(waits, (1, 0), "it waits for the resume alone");
+        advance(&broker, &clock, 3 * MS);
+        let counts = subscription.metrics().counts;
+        assert_eq!((counts.expired, counts.attempts), (1, 1));
+        subscription.resume();
+        assert_rests_balanced(&broker);
+    }
+}
+
+#[test]
 fn a_paused_lane_fills_up_and_then_its_policy_holds() {
     let (broker, _clock) = manual();
     let topic = open(&broker);
@@ -198,6 +250,25 @@ fn a_paused_pull_hands_out_no_lease_and_its_leases_are_settled_as_ever() {
     lease.ack().expect("in time");
     pull.resume();
     pull.try_recv().expect("the other").ack().expect("in time");
+    assert_rests_balanced(&broker);
+}
+
+#[test]
+fn a_wait_that_is_over_is_told_no_longer_though_nobody_has_asked_since() {
+    let (broker, clock) = manual();
+    let topic = open(&broker);
+    let pull = topic
+        .subscription("s")
+        .pull(Pull::default())
+        .expect("pulls");
+    pull.hold_off(5 * MS);
+    topic.publish(1).expect("there is room");
+    assert!(matches!(pull.try_recv(), Err(TryRecvError::Empty)));
+    let reason = || pull.metrics().waiting_for.map(|waiting| waiting.reason);
+    assert_eq!(reason(), Some(WaitingFor::HoldOff));
+    advance(&broker, &clock, 5 * MS);
+    assert_eq!(reason(), None);
+    pull.try_recv().expect("it may go").ack().expect("in time");
     assert_rests_balanced(&broker);
 }
 

@@ -13,8 +13,8 @@ use crate::harness::{
 };
 use millstream::error::OpenError;
 use millstream::{
-    Backoff, Batched, Broker, Delivery, LaneFull, Message, Nack, NoSubscribers, OnFailure,
-    Overflow, Pull, SubscriptionBuilder, Topic, TopicBuilder, TopicOptions, Unsubscribe,
+    Backoff, Batched, Broker, Delivery, DeliveryBatch, LaneFull, Message, Nack, NoSubscribers,
+    OnFailure, Overflow, Pull, SubscriptionBuilder, Topic, TopicBuilder, TopicOptions, Unsubscribe,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -270,6 +270,30 @@ fn a_kept_message_that_has_expired_is_not_given_and_others_expire_in_the_lane() 
         lease.ack().expect("it is held");
     }
     assert_eq!(pull.metrics().counts.expired, 1);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn a_kept_message_that_expires_before_the_first_turn_of_its_lane_fills_no_batch() {
+    let (broker, clock) = manual();
+    let topic = open(&broker, 1);
+    topic.message(1).ttl(10 * MS).publish().expect("room");
+    broker.run_until_idle();
+    let sizes = Log::new();
+    let log = sizes.clone();
+    let handler = move |batch: &mut DeliveryBatch<'_, u64>| {
+        log.push(batch.len());
+        Ok(())
+    };
+    let batches = topic.subscription("s");
+    let batches = batches.subscribe_batches(Batched::of(2).until_full(), handler);
+    let batches = batches.expect("subscribes");
+    clock.advance(10 * MS);
+    publish(&broker, &topic, [2]);
+    assert_eq!(sizes.len(), 0, "it waits for another one");
+    publish(&broker, &topic, [3]);
+    assert_eq!(sizes.take(), [2]);
+    assert_eq!(batches.metrics().counts.expired, 1);
     assert_balanced(&broker);
 }
 

@@ -101,6 +101,14 @@ impl<T> Log<T> {
     pub fn len(&self) -> usize {
         self.0.lock().len()
     }
+
+    /// The entry at this place, if there is one.
+    pub fn get(&self, at: usize) -> Option<T>
+    where
+        T: Copy,
+    {
+        self.0.lock().get(at).copied()
+    }
 }
 
 impl<T> Clone for Log<T> {

@@ -3,7 +3,7 @@
 use millstream::dead_letters::DeadLetterOverflow;
 use millstream::{LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow};
 
-use crate::program::{Hands, How, Policy, Setup, Shape, Step};
+use crate::program::{Hands, How, Policy, Retain, Setup, Shape, Step};
 use crate::run_program;
 
 /// The plainest handler, in a lane of one place.
@@ -16,6 +16,7 @@ const PLAIN: Shape = Shape {
     hold: None,
     own: None,
     refuses: None,
+    conflates: false,
 };
 
 const PUBLISH: Step = Step::Publish(None, None);
@@ -128,6 +129,26 @@ fn what_came_back_to_a_full_lane_forces_no_batch() {
         Step::Run,
         PUBLISH,
         Step::Redrive(None),
+    ];
+    run_program(setup, &steps);
+}
+
+#[test]
+fn a_kept_message_that_expires_forces_no_batch() {
+    let mut setup = topic(2);
+    setup.retain = Some(Retain::Last(1));
+    setup.subscribed = 0;
+    setup.shapes[0].capacity = 2;
+    setup.shapes[0].hands = Hands::Batches {
+        size: 2,
+        linger: None,
+    };
+    let steps = [
+        Step::Publish(None, Some(1)),
+        Step::Run,
+        Step::Subscribe(0),
+        Step::Advance(1),
+        PUBLISH,
     ];
     run_program(setup, &steps);
 }

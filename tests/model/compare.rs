@@ -1,12 +1,12 @@
 //! What has to agree, after each step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use millstream::metrics::SubscriptionMetrics;
+use millstream::metrics::{SubscriptionMetrics, WaitingFor};
 
 use crate::answers::{Answer, answer, batch_answer};
 use crate::program::{LINES, NAMES, ticks};
-use crate::reference::{Call, Lane, Letter, Message, Settlements};
+use crate::reference::{Call, Gate, Lane, Letter, Message, Phase, Settlements};
 use crate::run::Pair;
 
 /// What the order depends on.
@@ -105,6 +105,59 @@ impl Pair {
         }
     }
 
+    /// Each lane says why it waits.
+    pub fn check_gates(&self) {
+        let now = self.model.now;
+        let topic = self.topic.metrics();
+        for (lane, real) in self.model.lanes.iter().zip(topic.subscriptions) {
+            let told = real.waiting_for.map(|waiting| waiting.reason);
+            let told = told.filter(|reason| Gate::REASONS.contains(reason));
+            let holds = lane.gate.holds(now);
+            let is_told = told == holds || told.is_none() && !lane.asks();
+            // A lane is told of a longer wait when the one that it waits for is over.
+            let is_told = is_told || told == Some(WaitingFor::Rate) && lane.gate.is_held_off;
+            let went = !lane.gate.counts() || holds.is_some() || !lane.asks();
+            assert!(went, "something may go to {}", real.name);
+            assert!(is_told, "{} waits for {holds:?}, not {told:?}", real.name);
+        }
+    }
+
+    /// Where the newest of a key takes the place of the one that waits, that one is handled, or
+    /// waits as long as the lane is held.
+    pub fn check_conflation(&self) {
+        let topic = self.topic.metrics();
+        for (lane, real) in self.model.lanes.iter().zip(topic.subscriptions) {
+            if !lane.shape.conflates || lane.phase != Phase::Open {
+                continue;
+            }
+            let again = lane.calls.iter().filter(|call| call.2 > 0).count() as u64;
+            let redriven = lane.counts.redriven - again;
+            let left = match lane.gate.holds(self.model.now) {
+                Some(_) => self.left_to_handle(lane) + redriven,
+                None => {
+                    assert_eq!(self.left_to_handle(lane), 0, "the newest are handled");
+                    0
+                }
+            };
+            assert_eq!(real.queued, left, "one of each key waits in {}", real.name);
+        }
+    }
+
+    /// How many were not handled that no other has replaced.
+    fn left_to_handle(&self, lane: &Lane) -> u64 {
+        let key = |id: &u64| self.model.messages[id].key;
+        let expires = |id: &u64| self.model.messages[id].expires;
+        let offered = lane.offered.iter().enumerate();
+        let unreplaced = offered.filter(|(at, id)| {
+            let mut later = lane.offered[at + 1..].iter();
+            key(id).is_none() || !later.any(|other| key(other) == key(id))
+        });
+        let called = |id: u64| lane.calls.iter().any(|call| call.0 == id && call.2 == 0);
+        let is_over = |id: &u64| expires(id).is_some_and(|at| at <= self.model.now);
+        let left = unreplaced.filter(|(_, id)| !called(**id) && !is_over(id));
+        left.count() as u64
+    }
+
     /// The first message of a batch lingers no longer than it should.
     pub fn check_lingers(&self) {
         for lane in &self.model.lanes {
@@ -112,6 +165,9 @@ impl Pair {
                 continue;
             };
             let called = |id: u64| lane.calls.iter().any(|call| call.0 == id);
+            if lane.gate.holds(self.model.now).is_some() {
+                continue;
+            }
             if let Some(first) = lane.offered.iter().find(|id| !called(**id)) {
                 let age = self.model.now - self.model.messages[first].accepted;
                 assert!(age < linger, "message {first} lingers for {age} ticks");
@@ -150,6 +206,20 @@ impl Lane {
         }
     }
 
+    /// First attempts are in accept order, and no message has two: all together or, where one may
+    /// take the place of another, those of each key.
+    fn check_first_attempts(&self, order: &Order<'_>) {
+        let line_of = |id: &u64| self.shape.conflates.then(|| order.messages[id].key);
+        let lines: BTreeSet<_> = self.offered.iter().map(line_of).collect();
+        for line in lines {
+            let mut offered = self.offered.iter().filter(|id| line_of(id) == line);
+            let first = self.calls.iter().filter(|call| (call.1, call.2) == (1, 0));
+            let mut first = first.filter(|call| line_of(&call.0) == line);
+            let in_order = first.all(|call| offered.any(|id| *id == call.0));
+            assert!(in_order, "first attempts in accept order, no message twice");
+        }
+    }
+
     pub fn check(&mut self, order: &Order<'_>, real: &SubscriptionMetrics) {
         let (queued, real) = (real.queued, &real.counts);
         let calls = self.log.take();
@@ -174,16 +244,10 @@ impl Lane {
         // The log goes on from check to check.
         self.calls.extend(calls);
         assert_eq!(real.attempts, self.calls.len() as u64);
-        let mut offered = self.offered.iter();
+        self.check_first_attempts(order);
         let mut last = BTreeMap::new();
         let mut acked = 0;
         for &(id, attempt, generation) in &self.calls {
-            if (attempt, generation) == (1, 0) {
-                assert!(
-                    offered.any(|other| *other == id),
-                    "first attempts in accept order, no message twice"
-                );
-            }
             let before = last.insert((id, generation), attempt).unwrap_or(0);
             // A message that is kept for late subscriptions may become a letter of one name twice.
             let begins_again = attempt == 1 && generation > 0;

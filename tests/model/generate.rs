@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use crate::answers::Answer;
 use crate::exclusions::within_the_model;
 use crate::program::{
-    Hands, How, LINES, MEMBERS, Policy, Retain, SLOTS, Settle, Setup, Shape, Step, TICK,
+    Breaking, Hands, How, LINES, MEMBERS, Policy, Rate, Retain, SLOTS, Scope, Settle, Setup, Shape,
+    Step, TICK,
 };
 
 fn policies() -> impl Strategy<Value = Policy> {
@@ -67,16 +68,19 @@ fn shapes() -> impl Strategy<Value = Shape> {
     let hold = prop::option::weighted(0.5, 1..4_usize);
     let own = prop::option::weighted(0.3, policies());
     let refuses = prop::option::weighted(0.3, 1..4_u64);
-    (capacity, when_full, hands(), modes(), hold, own, refuses).prop_map(
-        |(capacity, when_full, hands, (on_failure, on_exhausted), hold, own, refuses)| Shape {
+    let conflates = prop::bool::weighted(0.1);
+    let rest = (hold, own, refuses, conflates);
+    (capacity, when_full, hands(), modes(), rest).prop_map(
+        |(capacity, when_full, hands, (on_failure, on_exhausted), rest)| Shape {
             capacity,
             when_full,
             hands,
             on_failure,
             on_exhausted,
-            hold,
-            own,
-            refuses,
+            hold: rest.0,
+            own: rest.1,
+            refuses: rest.2,
+            conflates: rest.3,
         },
     )
 }
@@ -114,7 +118,7 @@ pub fn setups() -> impl Strategy<Value = Setup> {
         expired,
         dedup,
         weight,
-        prop::option::weighted(0.001, retain),
+        prop::option::weighted(0.4, retain),
     );
     let shapes = [shapes(), shapes(), shapes()];
     let setups = (topic, ttl, (letters, evict), (hows(), policies()), shapes);
@@ -168,6 +172,29 @@ fn overflows() -> impl Strategy<Value = Overflow> {
         Just(Overflow::Reject),
         Just(Overflow::DropOldest),
         Just(Overflow::DropNewest),
+        Just(Overflow::DeadLetter),
+    ]
+}
+
+fn rates() -> impl Strategy<Value = Option<Rate>> {
+    let rate = (1..6_u64, 1..4_u32).prop_map(|(interval, burst)| Rate { interval, burst });
+    prop::option::weighted(0.7, rate)
+}
+
+fn breakings() -> impl Strategy<Value = Breaking> {
+    prop_oneof![
+        3 => (1..5_u32).prop_map(Breaking::Set),
+        1 => Just(Breaking::Remove),
+        1 => Just(Breaking::Isolate),
+        4 => Just(Breaking::Reset),
+    ]
+}
+
+fn scopes() -> impl Strategy<Value = Scope> {
+    prop_oneof![
+        4 => (0..SLOTS).prop_map(Scope::Subscription),
+        1 => Just(Scope::Topic),
+        1 => Just(Scope::Broker),
     ]
 }
 
@@ -210,6 +237,12 @@ pub fn steps() -> impl Strategy<Value = Step> {
             .prop_map(|(slot, most)| Step::Receive(slot, most)),
         5 => (0..6_usize, settles()).prop_map(|(place, settle)| Step::Settle(place, settle)),
         3 => (slot.clone(), 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Join(slot, name)),
+        // What is paused is resumed more often, so that programs do not come to a halt.
+        4 => (scopes(), prop::bool::weighted(0.3))
+            .prop_map(|(scope, is_paused)| Step::SetPaused(scope, is_paused)),
+        2 => (slot.clone(), 0..9_u64).prop_map(|(slot, time)| Step::HoldOff(slot, time)),
+        4 => (slot.clone(), breakings()).prop_map(|(slot, breaking)| Step::Break(slot, breaking)),
+        2 => (slot.clone(), rates()).prop_map(|(slot, rate)| Step::SetRate(slot, rate)),
         2 => slot.clone().prop_map(Step::RetryAllNow),
         2 => (slot, 0..MEMBERS.len()).prop_map(|(slot, name)| Step::Leave(slot, name)),
         2 => some_slot.clone().prop_map(Step::Redrive),

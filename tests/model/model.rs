@@ -2,9 +2,10 @@
 //! simple sequential model of it does.
 //!
 //! Random programs publish with and without keys, subscribe in every way, unsubscribe, fail,
-//! lease and settle, join and leave groups, swap, split, flush, redrive, purge and move the
-//! clock, on an engine that runs on the test's thread. The model handles one message at a
-//! time, with plain lists. After every step the books must balance and agree with the model.
+//! lease and settle, join and leave groups, swap, split, flush, redrive, purge, pause, limit
+//! rates, break circuits and move the clock, on an engine that runs on the test's thread. The
+//! model handles one message at a time, with plain lists. After every step the books must balance
+//! and agree with the model.
 //!
 //! The model predicts all counts of the topic. Of a subscription it predicts all counts,
 //! every call, the order of first attempts, the order of all attempts where failures hold

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use millstream::dead_letters::DeadLetterOverflow;
+use millstream::protect::{Breaker, CallEnd, RateLimit};
 use millstream::strategy::{Backlog, Plan};
 use millstream::{
     Backoff, Batched, Dedup, LaneFull, NoSubscribers, OnExhausted, OnExpired, OnFailure, Overflow,
@@ -122,6 +123,8 @@ pub struct Shape {
     pub own: Option<Policy>,
     /// It refuses each message whose id this divides.
     pub refuses: Option<u64>,
+    /// The newest of a key takes the place of the one that waits.
+    pub conflates: bool,
 }
 
 /// Who takes a subscription's deliveries.
@@ -137,6 +140,50 @@ pub enum Hands {
     Members(usize),
     /// Callers that pull, with so many credits, and until such a deadline.
     Callers { credits: usize, deadline: u64 },
+}
+
+/// One delivery in so many ticks, and so many at once after a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub interval: u64,
+    pub burst: u32,
+}
+
+impl Rate {
+    pub fn real(self) -> RateLimit {
+        RateLimit::new(1, ticks(self.interval)).burst(self.burst)
+    }
+}
+
+/// What is done to a breaker. It opens by failures in a row, and closes only by hand: for how
+/// long it is open by itself is spread at random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breaking {
+    /// So many failures in a row open it.
+    Set(u32),
+    Remove,
+    Isolate,
+    Reset,
+}
+
+/// Failures that ask for a delay do not count, because they say how long it is open.
+pub fn breaker_after(failures: u32) -> Breaker {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
+    let counts = |end: &CallEnd<'_>| end.kind().counts_by_default() && end.retry_after().is_none();
+    Breaker::new()
+        .consecutive_failures(failures)
+        .min_endings(u32::MAX)
+        .open_for(YEAR)
+        .max_open(YEAR)
+        .count_if(counts)
+}
+
+/// What is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Subscription(usize),
+    Topic,
+    Broker,
 }
 
 /// What a caller does with a lease.
@@ -156,7 +203,7 @@ impl Shape {
     }
 
     pub fn is_exact(&self) -> bool {
-        self.when_full == LaneFull::Wait && self.linger().is_none()
+        self.when_full == LaneFull::Wait && self.linger().is_none() && !self.conflates
     }
 
     pub fn takes_batches(&self) -> bool {
@@ -284,6 +331,14 @@ pub enum Step {
     Receive(usize, Option<usize>),
     /// Settles one of those that are held, or a batch.
     Settle(usize, Settle),
+    /// Pauses it, or ends its pause.
+    SetPaused(Scope, bool),
+    /// Asks for so long without deliveries.
+    HoldOff(usize, u64),
+    /// Sets, removes, isolates or resets a breaker.
+    Break(usize, Breaking),
+    /// Limits the rate of a subscription, or no longer.
+    SetRate(usize, Option<Rate>),
     /// Calls back all that waits for its retry.
     RetryAllNow(usize),
     Redrive(Option<usize>),

@@ -1,6 +1,7 @@
 //! The end of deliveries that have outlived their time to live.
 
 use std::collections::VecDeque;
+use std::iter;
 
 use crate::engine::parts::pending::PendingDelivery;
 use crate::engine::state::keyed::State;
@@ -61,6 +62,16 @@ impl<T> Found<T> {
             left.push_back(cut(from, part.to));
         }
     }
+
+    /// Takes the expired ones out of deliveries that came back.
+    fn look_through_returned(&mut self, all: &mut VecDeque<PendingDelivery<T>>, now_ns: u64) {
+        for again in std::mem::take(all) {
+            match self.passes(again.expires_ns(), now_ns) {
+                true => all.push_back(again),
+                false => self.expired.push(again),
+            }
+        }
+    }
 }
 
 impl<T: Send + Sync + 'static> Lane<T> {
@@ -107,8 +118,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return false;
         }
         let mut turn = self.turn.lock();
-        let prefetched = turn.as_mut().map(|turn| &mut turn.prefetched);
-        let expired = self.find_expired(prefetched);
+        let expired = self.find_expired(turn.as_deref_mut());
         drop(turn);
         // The lane's runner may be in a handler for long.
         self.call_at_expiry();
@@ -128,7 +138,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// As [`end_expired`](Self::end_expired), for the runner, whose turn it is.
     pub(crate) fn end_expired_in(self: &Arc<Self>, turn: &mut Turn<T>) {
         if self.expiry.has_come(self.engine()) {
-            let expired = self.find_expired(Some(&mut turn.prefetched));
+            let expired = self.find_expired(Some(turn));
             let _motion = self.books.motions.begin(expired.len() as u64);
             let ended = self.expire_all(expired);
             self.give_back(ended);
@@ -143,11 +153,9 @@ impl<T: Send + Sync + 'static> Lane<T> {
         count
     }
 
-    /// Takes out the expired deliveries, in one look through everything the lane holds.
-    fn find_expired(
-        &self,
-        prefetched: Option<&mut VecDeque<BatchSlice<T>>>,
-    ) -> Vec<PendingDelivery<T>> {
+    /// Takes out the expired deliveries, in one look through everything the lane holds. That
+    /// includes what belongs to the turn, if the caller has it.
+    fn find_expired(&self, turn: Option<&mut Turn<T>>) -> Vec<PendingDelivery<T>> {
         self.expiry.begin_look(self.engine());
         let now_ns = self.engine().clock.now_ns();
         let mut found = Found {
@@ -155,9 +163,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
             first_ns: NEVER,
             others: 0,
         };
-        if let Some(prefetched) = prefetched {
-            for part in std::mem::take(prefetched) {
-                found.look_through(part, now_ns, prefetched);
+        if let Some(turn) = turn {
+            let mut parts = std::mem::take(&mut turn.prefetched);
+            if self.has_own_inbox() {
+                parts.extend(iter::from_fn(|| self.pop()));
+            }
+            for part in parts {
+                found.look_through(part, now_ns, &mut turn.prefetched);
+            }
+            for came_back in [&mut turn.returned, &mut turn.requeued] {
+                found.look_through_returned(came_back, now_ns);
             }
         }
         self.look_through_inbox(|part, left| {

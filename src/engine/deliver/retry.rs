@@ -114,15 +114,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
     /// the one kind, delivers one of the other.
     pub(crate) fn deliver_by_turns(self: &Arc<Self>, turn: &mut Turn<T>, now_ns: u64) -> Progress {
         let after_a_return = std::mem::take(&mut turn.is_new_next);
-        if !after_a_return && let Some(returned) = self.pop_return() {
-            return self.redeliver(turn, returned, now_ns);
+        if !after_a_return && let Some(progress) = self.redeliver_next(turn, now_ns) {
+            return progress;
         }
         let most = if after_a_return { 1 } else { usize::MAX };
         match self.deliver_in_line(turn, most, now_ns) {
-            Progress::Nothing if after_a_return => match self.pop_return() {
-                Some(returned) => self.redeliver(turn, returned, now_ns),
-                None => Progress::Nothing,
-            },
+            Progress::Nothing if after_a_return => {
+                let progress = self.redeliver_next(turn, now_ns);
+                progress.unwrap_or(Progress::Nothing)
+            }
             progress => progress,
         }
     }
@@ -148,32 +148,56 @@ impl<T: Send + Sync + 'static> Lane<T> {
         }
     }
 
-    /// Delivers one that came back.
-    fn redeliver(
+    /// Delivers the next one that came back. Returns `None` if there is none.
+    #[inline(always)]
+    fn redeliver_next(self: &Arc<Self>, turn: &mut Turn<T>, now_ns: u64) -> Option<Progress> {
+        let again = match turn.returned.pop_front() {
+            None => {
+                let returned = self.pop_return()?;
+                self.take_returned(turn, returned)
+            }
+            kept => kept,
+        };
+        let Some(again) = again else {
+            return Some(Progress::Done { now_ns });
+        };
+        turn.is_new_next = true;
+        Some(self.deliver_again(turn, again, now_ns))
+    }
+
+    /// Keeps what has come back to a plain lane whose gate is closed. So it ends when it expires.
+    #[cold]
+    pub(crate) fn keep_returned(self: &Arc<Self>, turn: &mut Turn<T>) {
+        while let Some(returned) = self.pop_return() {
+            if let Some(again) = self.take_returned(turn, returned) {
+                self.note_return(&again);
+                turn.returned.push_back(again);
+            }
+        }
+    }
+
+    /// Takes out a delivery that came back, unless it has to wait for others.
+    fn take_returned(
         self: &Arc<Self>,
         turn: &mut Turn<T>,
         returned: Return<T>,
-        now_ns: u64,
-    ) -> Progress {
-        let again = match returned {
-            Return::Redriven(pending) => *pending,
-            Return::Due(tag) if self.is_put_off(tag) => return Progress::Done { now_ns },
-            Return::Due(tag) => match self.take_waiting(tag) {
-                Some(requeued) if requeued.behind().is_some() => {
-                    turn.requeued.push_back(requeued);
-                    return Progress::Done { now_ns };
+    ) -> Option<PendingDelivery<T>> {
+        match returned {
+            Return::Redriven(pending) => Some(*pending),
+            Return::Due(tag) if self.is_put_off(tag) => None,
+            Return::Due(tag) => {
+                let again = self.take_waiting(tag)?;
+                if again.behind().is_some() {
+                    self.note_return(&again);
+                    turn.requeued.push_back(again);
+                    return None;
                 }
-                Some(pending) => {
-                    self.books.record(Status::RetryScheduled, Step::Requeue, 1);
-                    pending
-                }
-                None => return Progress::Done { now_ns },
-            },
+                self.books.record(Status::RetryScheduled, Step::Requeue, 1);
+                Some(again)
+            }
             // Only keyed lanes have leases, and they file this return elsewhere.
-            Return::Overdue => return Progress::Done { now_ns },
-        };
-        turn.is_new_next = true;
-        self.deliver_again(turn, again, now_ns)
+            Return::Overdue => None,
+        }
     }
 
     /// Takes one out that waits by this tag. The lock is not held while it is delivered.

@@ -214,8 +214,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
             self.end_pending(pending, from);
             ended += 1;
         }
-        while let Some(requeued) = turn.requeued.pop_front() {
-            self.end_pending(requeued, Status::Queued);
+        for again in turn.returned.drain(..).chain(turn.requeued.drain(..)) {
+            self.end_pending(again, Status::Queued);
             ended += 1;
         }
         while let Some(returned) = self.pop_return() {

@@ -134,6 +134,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
     #[inline(always)]
     fn deliver_plain(self: &Arc<Self>, turn: &mut Turn<T>, now_ns: u64) -> Progress {
         let Some(grant) = self.may_go(usize::MAX, Calls::One, now_ns) else {
+            self.keep_returned(turn);
             return Progress::Nothing;
         };
         turn.granted = grant.most();

@@ -155,10 +155,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
 
     #[cold]
     fn peek_or_wait(self: &Arc<Self>, now_ns: u64) -> bool {
-        let Some((reason, until_ns)) = self.peek() else {
+        let is_paused = self.gate.holds.is_paused();
+        let mut protection = self.gate.protection();
+        let Some((reason, until_ns)) = protection.peek(is_paused, now_ns) else {
+            // Perhaps no consumer comes to find the gate open. The limiter was not asked.
+            let noted = protection.waiting.map(|(reason, _)| reason);
+            if noted != Some(WaitingFor::Limit) {
+                self.note_in(&mut protection, None, now_ns);
+            }
             return true;
         };
-        let mut protection = self.gate.protection();
         let woken = self.wait_in(&mut protection, reason, until_ns, now_ns);
         drop(protection);
         woken.wake();

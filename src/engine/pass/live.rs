@@ -19,10 +19,15 @@ impl<T: Send + Sync + 'static> Lane<T> {
         let lane = || Arc::downgrade(self) as Weak<dyn Fire>;
         let place = protection.set(settings, self.salt, lane, now_ns);
         let before = std::mem::replace(&mut protection.settings, settings.clone());
-        self.gate.holds.set(Hold::Protection, protection.is_any());
+        let is_any = protection.is_any();
+        self.gate.holds.set(Hold::Protection, is_any);
         let has_place = protection.place.is_some();
         self.gate.holds.set(Hold::Limit, has_place);
         drop(protection);
+        if !is_any && !self.gate.holds.is_paused() {
+            // Nobody asks a gate that has nothing to say.
+            self.note_waiting(None);
+        }
         // The rules of a breaker are the user's. They are dropped after the lock is released.
         drop(before);
         if let Some(place) = place {

@@ -423,7 +423,8 @@ impl<T: Send + Sync + 'static> Lane<T> {
 impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
     /// Takes over the deliveries that a plain lane had begun with.
     pub(crate) fn adopt(self, turn: &mut Turn<T>) {
-        if turn.prefetched.is_empty() && turn.requeued.is_empty() {
+        let comes_back = !turn.returned.is_empty() || !turn.requeued.is_empty();
+        if turn.prefetched.is_empty() && !comes_back {
             return;
         }
         let mut state = self.keyed.state.lock();
@@ -431,8 +432,8 @@ impl<T: Send + Sync + 'static> KeyedLane<'_, T> {
         for part in &parts {
             self.keyed.file_part(&mut state, part);
         }
-        for requeued in turn.requeued.drain(..) {
-            self.keyed.file(&mut state, requeued);
+        for again in turn.returned.drain(..).chain(turn.requeued.drain(..)) {
+            self.keyed.file(&mut state, again);
         }
     }
 

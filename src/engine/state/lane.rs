@@ -43,6 +43,8 @@ pub(crate) struct Turn<T> {
     pub(crate) handler: Handler<T>,
     /// Slices taken out of the inbox and not yet handled.
     pub(crate) prefetched: VecDeque<BatchSlice<T>>,
+    /// Deliveries that came back while the gate of a plain lane was closed, in order.
+    pub(crate) returned: VecDeque<PendingDelivery<T>>,
     /// Deliveries that were requeued and may go on, in order.
     pub(crate) requeued: VecDeque<PendingDelivery<T>>,
     pub(crate) linger: Linger,
@@ -63,6 +65,7 @@ impl<T> Turn<T> {
         Self {
             handler,
             prefetched: VecDeque::new(),
+            returned: VecDeque::new(),
             requeued: VecDeque::new(),
             linger: Linger::default(),
             is_new_next: false,
@@ -338,11 +341,16 @@ impl<T: Send + Sync + 'static> Lane<T> {
             return self.pop_oldest_conflated();
         }
         let inbox = self.inbox.get()?;
-        if !self.is_sifted() && self.keyed.get().is_none() {
+        if self.has_own_inbox() {
             return inbox.pop();
         }
         let mut split = self.split.lock();
         split.pop_front().or_else(|| inbox.pop())
+    }
+
+    /// Returns whether nobody but the one who has the turn takes from the inbox.
+    pub(crate) fn has_own_inbox(&self) -> bool {
+        !self.is_sifted() && self.keyed.get().is_none() && self.conflation.is_none()
     }
 
     /// Returns whether others than the runner may take from the inbox. They take the oldest

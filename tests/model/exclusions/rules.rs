@@ -2,7 +2,7 @@
 
 use millstream::{LaneFull, OnExhausted, OnFailure, Overflow};
 
-use crate::program::{Hands, How, Policy, Setup, Shape, Step};
+use crate::program::{Hands, How, Policy, SLOTS, Scope, Setup, Shape, Step};
 use crate::reference::Model;
 
 /// What no program fills.
@@ -43,6 +43,18 @@ pub fn dropping_lanes_are_plain(setup: &mut Setup) {
     }
 }
 
+/// A lane that conflates has a plain handler, and room for all.
+pub fn conflating_lanes_are_plain_and_roomy(setup: &mut Setup) {
+    for shape in setup.shapes.iter_mut().filter(|shape| shape.conflates) {
+        shape.hands = Hands::One;
+        shape.on_failure = OnFailure::Reorder;
+        shape.on_exhausted = OnExhausted::FreeKey;
+        shape.capacity = ROOMY;
+        shape.when_full = LaneFull::Wait;
+        shape.hold = None;
+    }
+}
+
 /// What takes batches minds no keys.
 pub fn batches_mind_no_keys(setup: &mut Setup) {
     let takes_batches = |shape: &&mut Shape| shape.takes_batches();
@@ -52,18 +64,22 @@ pub fn batches_mind_no_keys(setup: &mut Setup) {
     }
 }
 
-/// A batch that lingered never retries: the topic would wait for it.
-pub fn what_lingers_never_retries(setup: &mut Setup) {
+/// A batch that lingered never retries: the topic would wait for it. Nor does what might have been
+/// replaced.
+pub fn what_is_not_predicted_never_retries(setup: &mut Setup) {
     for shape in &mut setup.shapes {
-        if shape.linger().is_some() {
+        if shape.linger().is_some() || shape.conflates {
             shape.own = Some(Policy::NEVER_AGAIN);
         }
     }
 }
 
-pub fn what_lingers_goes_on_never_retrying(model: &Model, step: &mut Step) -> bool {
-    let lingers = |slot: usize| model.setup.shapes[slot].linger().is_some();
-    !matches!(step, Step::SetOwnRetry(slot, _) if lingers(*slot))
+pub fn what_is_not_predicted_goes_on_never_retrying(model: &Model, step: &mut Step) -> bool {
+    let Step::SetOwnRetry(slot, _) = *step else {
+        return true;
+    };
+    let shape = &model.setup.shapes[slot];
+    shape.linger().is_none() && !shape.conflates
 }
 
 pub fn nothing_expires_where_batches_linger(setup: &mut Setup) {
@@ -79,6 +95,38 @@ pub fn no_message_expires_where_batches_linger(model: &Model, step: &mut Step) -
         *ttl = None;
     }
     true
+}
+
+pub fn no_gate_closes_where_batches_linger(model: &Model, step: &mut Step) -> bool {
+    let lingers = |slot: &usize| model.setup.shapes[*slot].linger().is_some();
+    match step {
+        Step::SetPaused(Scope::Subscription(slot), true) | Step::HoldOff(slot, _) => !lingers(slot),
+        Step::SetPaused(_, true) => !(0..SLOTS).any(|slot| lingers(&slot)),
+        _ => true,
+    }
+}
+
+pub fn gates_that_count_are_of_lanes_that_are_predicted(model: &Model, step: &mut Step) -> bool {
+    let (Step::SetRate(slot, _) | Step::Break(slot, _)) = *step else {
+        return true;
+    };
+    let shape = &model.setup.shapes[slot];
+    shape.is_exact() && !shape.takes_batches() && !shape.parks()
+}
+
+pub fn no_breaker_of_callers(model: &Model, step: &mut Step) -> bool {
+    let Step::Break(slot, _) = *step else {
+        return true;
+    };
+    !matches!(model.setup.shapes[slot].hands, Hands::Callers { .. })
+}
+
+pub fn no_other_rate_after_a_hold_off(model: &Model, step: &mut Step) -> bool {
+    let Step::SetRate(slot, _) = *step else {
+        return true;
+    };
+    let mut lanes = model.open();
+    !lanes.any(|lane| lane.slot == slot && lane.gate.is_held_off)
 }
 
 pub fn no_flush_of_batches(model: &Model, step: &mut Step) -> bool {
@@ -117,6 +165,7 @@ pub fn split_topics_have_room(setup: &mut Setup) {
         shape.capacity = ROOMY;
         shape.when_full = LaneFull::Wait;
         shape.hold = None;
+        shape.conflates = false;
         if shape.takes_batches() {
             shape.hands = Hands::One;
         }

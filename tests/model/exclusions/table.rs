@@ -5,7 +5,8 @@ use super::{Exclusion, rules};
 
 pub const EXCLUSIONS: &[Exclusion] = &[
     Exclusion {
-        what: "full lanes, evictions, batches, BlockSubscription and holds in a topic that is split",
+        what: "full lanes, evictions, batches, BlockSubscription, holds and conflation in a topic that is \
+               split",
         why: "between partitions there is no order, so that which message comes first, finds no \
               room or is the oldest nobody promises",
         by: Setup(rules::split_topics_have_room),
@@ -69,6 +70,24 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         ],
     },
     Exclusion {
+        what: "keys that wait, several hands, groups, pull and full lanes where a lane conflates",
+        why: "the model does not predict which deliveries such a lane has",
+        by: Setup(rules::conflating_lanes_are_plain_and_roomy),
+        held_by: &[
+            "conflation::every_kind_of_consumer_gets_the_newest_only",
+            "conflation::what_waits_for_its_key_is_replaced_as_well",
+            "conflation::a_full_lane_takes_what_replaces_and_follows_its_policy_for_the_rest",
+        ],
+    },
+    Exclusion {
+        what: "which deliveries are replaced while a lane goes on",
+        why: "that depends on how many messages travel together; checked is that the newest of each \
+              key and all without a key are handled, those of a key in order, and that one of each \
+              key waits while the lane is held",
+        by: Judged,
+        held_by: &["conflation::the_newest_of_a_key_takes_the_place_of_the_one_that_waits"],
+    },
+    Exclusion {
         what: "keys in batch handlers",
         why: "which messages share a batch then depends on who waits for whom",
         by: Setup(rules::batches_mind_no_keys),
@@ -85,15 +104,15 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         held_by: &["strategy_swap::lingering_batches_reach_everybody_in_time_on_threads"],
     },
     Exclusion {
-        what: "retries of handlers whose batches linger, from the beginning",
+        what: "retries of handlers whose batches linger, and in lanes that conflate, from the beginning",
         why: "the topic would wait for a lane whose contents the model does not predict",
-        by: Setup(rules::what_lingers_never_retries),
+        by: Setup(rules::what_is_not_predicted_never_retries),
         held_by: &["fair_shares::what_comes_back_and_batches_that_are_due_take_turns"],
     },
     Exclusion {
-        what: "retries of handlers whose batches linger, later",
+        what: "retries of handlers whose batches linger, and in lanes that conflate, later",
         why: "the topic would wait for a lane whose contents the model does not predict",
-        by: Step(rules::what_lingers_goes_on_never_retrying),
+        by: Step(rules::what_is_not_predicted_goes_on_never_retrying),
         held_by: &["fair_shares::what_comes_back_and_batches_that_are_due_take_turns"],
     },
     Exclusion {
@@ -107,6 +126,40 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         why: "which of what lingers shares a batch with what expires is nobody's to know",
         by: Step(rules::no_message_expires_where_batches_linger),
         held_by: &["model/found::a_message_that_expires_in_the_middle_of_a_batch_is_not_handled"],
+    },
+    Exclusion {
+        what: "pauses and waits of handlers whose batches linger",
+        why: "the topic would wait for a lane whose contents the model does not predict",
+        by: Step(rules::no_gate_closes_where_batches_linger),
+        held_by: &[
+            "pause::a_paused_subscription_of_any_kind_is_handed_nothing_until_it_is_resumed",
+        ],
+    },
+    Exclusion {
+        what: "rates and breakers of batch handlers, and of lanes that drop or park keys",
+        why: "which deliveries share a batch depends on how many may go; what a lane that \
+              drops has the model does not predict; those of a parked key follow as far as a lane \
+              has looked",
+        by: Step(rules::gates_that_count_are_of_lanes_that_are_predicted),
+        held_by: &["limits::no_more_deliveries_go_than_the_rate_and_its_burst_let_go"],
+    },
+    Exclusion {
+        what: "breakers of callers that pull",
+        why: "a lease counts if it was taken in the present status, which the model does not keep",
+        by: Step(rules::no_breaker_of_callers),
+        held_by: &["breaker::a_lease_is_a_probe_and_so_are_its_endings"],
+    },
+    Exclusion {
+        what: "how long a breaker is open by itself, and its probes",
+        why: "the time is spread at random; a breaker of the model is closed by hand",
+        by: Never,
+        held_by: &["breaker::an_open_breaker_burns_no_attempt_and_lets_one_probe_pass_at_its_time"],
+    },
+    Exclusion {
+        what: "another rate between a hold-off and the next delivery",
+        why: "whether the wait or the rate then holds depends on who has asked since",
+        by: Step(rules::no_other_rate_after_a_hold_off),
+        held_by: &["limits::a_handler_that_holds_off_gets_nothing_until_the_time_is_up"],
     },
     Exclusion {
         what: "a flush where handlers take batches",
@@ -192,6 +245,15 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         why: "nobody says which of the two goes first",
         by: Judged,
         held_by: &["order_under_failure::a_redrive_passes_no_letter_that_has_come_back_meanwhile"],
+    },
+    Exclusion {
+        what: "the redrive of a letter while another delivery of its message is there",
+        why: "a subscription that comes again gets what the topic has kept once more; nobody says \
+              which of the two goes first",
+        by: Judged,
+        held_by: &[
+            "retain_last::retries_and_letters_of_kept_messages_stay_marked_and_keep_their_parts",
+        ],
     },
     Exclusion {
         what: "whether what came back or what is new is leased next",

@@ -125,28 +125,33 @@ impl Model {
         keys.len()
     }
 
-    /// What waits of a parked key follows into the dead letters, and what was set aside
-    /// for a key that is not parked any more goes on. Whether there was any.
+    /// What was set aside follows its key into the dead letters, or goes on if that is not
+    /// parked any more. A gate holds none of it. Whether there was any.
+    pub fn judge_strays(&mut self, at: usize) -> bool {
+        let Some(stray) = self.lanes[at].strays.pop_front() else {
+            return false;
+        };
+        if self.is_parked(self.lanes[at].slot, stray.message.key) {
+            match self.now >= stray.expires() {
+                true => self.expire(at, stray),
+                false => self.bury(at, stray, DeadReason::KeyParked),
+            }
+        } else if stray.generation == 0 {
+            let queue = &mut self.lanes[at].queue;
+            let place = queue.partition_point(|other| other.id < stray.message.id);
+            queue.insert(place, stray.message);
+        } else {
+            self.lanes[at].returns.push_back(stray);
+        }
+        true
+    }
+
+    /// Something that waits of a parked key is set aside. Whether there was any.
     pub fn park(&mut self, at: usize) -> bool {
         if !self.lanes[at].shape.parks() {
             return false;
         }
         let slot = self.lanes[at].slot;
-        if let Some(stray) = self.lanes[at].strays.pop_front() {
-            if self.is_parked(slot, stray.message.key) {
-                match self.now >= stray.expires() {
-                    true => self.expire(at, stray),
-                    false => self.bury(at, stray, DeadReason::KeyParked),
-                }
-            } else if stray.generation == 0 {
-                let queue = &mut self.lanes[at].queue;
-                let place = queue.partition_point(|other| other.id < stray.message.id);
-                queue.insert(place, stray.message);
-            } else {
-                self.lanes[at].returns.push_back(stray);
-            }
-            return true;
-        }
         let lane = &self.lanes[at];
         let mut within = lane.queue.iter().take(lane.room_aside());
         let Some(place) = within.position(|message| self.is_parked(slot, message.key)) else {

@@ -7,7 +7,7 @@ use millstream::metrics::DeliveryCounts;
 
 use super::leases::{Leased, Settlements};
 use super::members::{Ranks, Take};
-use super::{Call, Letter, Message, Model, add};
+use super::{Call, Gate, Letter, Message, Model, add};
 use crate::answers::{Answer, answer, batch_answer};
 use crate::harness::Log;
 use crate::program::{Hands, Policy, Shape};
@@ -51,6 +51,7 @@ pub struct Lane {
     pub shape: Shape,
     pub own: Option<Policy>,
     pub phase: Phase,
+    pub gate: Gate,
     /// It gets messages with ids greater than this.
     pub after: u64,
     pub queue: VecDeque<Message>,
@@ -82,6 +83,7 @@ impl Lane {
             shape,
             own: shape.own,
             phase: Phase::Open,
+            gate: Gate::default(),
             after,
             queue: VecDeque::new(),
             returns: VecDeque::new(),
@@ -102,7 +104,7 @@ impl Lane {
     }
 
     /// Whether anybody is there to take what may go.
-    fn has_hands(&self) -> bool {
+    pub fn has_hands(&self) -> bool {
         match self.shape.hands {
             Hands::Members(_) => !self.members.is_empty(),
             Hands::Callers { .. } => false,
@@ -116,6 +118,16 @@ impl Lane {
             + self.waiting.len()
             + self.strays.len()
             + self.out.len()
+    }
+
+    /// Whether it has a delivery of this message.
+    pub fn has(&self, id: u64) -> bool {
+        let waiting = self.waiting.iter().map(|(_, tried)| tried);
+        let out = self.out.iter().map(|leased| &leased.tried);
+        let tried = self.returns.iter().chain(waiting).chain(&self.strays);
+        let mut messages = tried.chain(out).map(|tried| &tried.message);
+        let mut new = self.queue.iter();
+        messages.any(|message| message.id == id) || new.any(|message| message.id == id)
     }
 
     pub fn is_full(&self) -> bool {
@@ -154,6 +166,11 @@ impl Lane {
         assert!(!self.shape.is_exact() || called == real, "called back");
     }
 
+    /// Whether this is the open lane of a slot.
+    pub fn is_open_in(&self, slot: usize) -> bool {
+        self.slot == slot && self.phase == Phase::Open
+    }
+
     pub fn wants(&self, message: &Message) -> bool {
         self.phase == Phase::Open && self.after < message.id
     }
@@ -182,10 +199,19 @@ impl Model {
         if !lane.has_hands() {
             return false;
         }
+        if self.judge_strays(at) {
+            return true;
+        }
+        if self.lanes[at].gate.holds(self.now).is_some() {
+            return false;
+        }
         if self.park(at) {
             return true;
         }
         let lane = &mut self.lanes[at];
+        if lane.gate.counts() {
+            return self.follow(at);
+        }
         if let Some(tried) = lane
             .ready_return()
             .and_then(|place| lane.returns.remove(place))
@@ -203,6 +229,24 @@ impl Model {
         };
         let said = answer(message.id, lane.slot, 1);
         self.attempt(at, Tried::first(message), said);
+        true
+    }
+
+    /// Where not all may go, whether what came back or what is new goes next is not the model's
+    /// to say: it follows the engine, and judges whether that one could go.
+    fn follow(&mut self, at: usize) -> bool {
+        self.expire_in_lane(at);
+        // A delayed message that has to wait is filed by its id.
+        let has_order = self.setup.partitions.is_none() && !self.has_delayed;
+        let now = self.now;
+        let lane = &mut self.lanes[at];
+        let next = lane.log.get(lane.calls.len());
+        let Some(tried) = next.and_then(|call| lane.take_called(call, has_order)) else {
+            return false;
+        };
+        lane.gate.spend(now);
+        let said = answer(tried.message.id, lane.slot, tried.attempts + 1);
+        self.attempt(at, tried, said);
         true
     }
 
@@ -244,6 +288,7 @@ impl Model {
         }
         let (now, topics) = (self.now, self.policy);
         let (lane, expires) = (&mut self.lanes[at], tried.expires());
+        lane.gate.note(said);
         if said == Answer::Ack {
             lane.counts.delivered += 1;
             return;

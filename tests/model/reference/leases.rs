@@ -33,33 +33,33 @@ impl Lane {
         }
     }
 
-    pub fn has_something_to_lease(&self) -> bool {
-        self.credit() > 0 && (self.ready_return().is_some() || self.ready_new().is_some())
+    pub fn has_something_to_lease(&self, now: u64) -> bool {
+        let may = self.credit() > 0 && self.gate.holds(now).is_none();
+        may && (self.ready_return().is_some() || self.ready_new().is_some())
     }
 
-    /// Takes what the engine has leased, if that was one of those that may go.
-    fn take_for_lease(&mut self, call: Call, is_split: bool) -> Option<Tried> {
+    /// Takes what the engine has taken, if it is there. It has to be one of those that may go.
+    pub fn take_called(&mut self, call: Call, has_order: bool) -> Option<Tried> {
         let (id, attempt, generation) = call;
         let is_it = |tried: &Tried| {
             (tried.message.id, tried.attempts + 1, tried.generation) == (id, attempt, generation)
         };
         let mut queue = self.queue.iter();
         if let Some(place) = queue.position(|new| is_it(&Tried::first(*new))) {
-            let is_next = match is_split {
-                // Between partitions there is no order.
-                true => self.may_go(&self.queue[place]) && self.is_first_of_key(place),
-                false => self.ready_new() == Some(place),
+            // Between partitions there is no order, nor between several hands.
+            let is_next = match has_order && !self.shape.is_shared() {
+                true => self.ready_new() == Some(place),
+                false => self.may_go(&self.queue[place]) && self.is_first_of_key(place),
             };
-            let new = self.queue.remove(place).map(Tried::first);
-            return new.filter(|_| is_next);
+            assert!(is_next, "{call:?} may not go");
+            return self.queue.remove(place).map(Tried::first);
         }
         let back = self.returns.iter().position(is_it)?;
         let may_go = self.may_go(&self.returns[back].message);
-        self.returns.remove(back).filter(|_| may_go)
+        assert!(may_go, "{call:?} may not go");
+        self.returns.remove(back)
     }
-}
 
-impl Lane {
     fn is_first_of_key(&self, place: usize) -> bool {
         let key = self.queue[place].key;
         let mut before = self.queue.iter().take(place);
@@ -70,11 +70,13 @@ impl Lane {
 impl Model {
     /// The engine has leased this; the answer is the number of the lease.
     pub fn lease(&mut self, at: usize, call: Call, deadline: u64) -> u64 {
-        let is_split = self.setup.partitions.is_some();
+        let has_order = self.setup.partitions.is_none();
         let lane = &mut self.lanes[at];
         assert!(lane.credit() > 0, "no more are out than credits");
-        let taken = lane.take_for_lease(call, is_split);
-        let mut tried = taken.unwrap_or_else(|| panic!("{call:?} may not go"));
+        assert_eq!(lane.gate.holds(self.now), None, "it is held");
+        let taken = lane.take_called(call, has_order);
+        let mut tried = taken.unwrap_or_else(|| panic!("{call:?} is not there"));
+        lane.gate.spend(self.now);
         assert!(self.now < tried.expires(), "{call:?} comes too late");
         lane.begin(&mut tried, self.now);
         self.leases += 1;

@@ -1,8 +1,10 @@
 //! The sequential model: it handles one message at a time, with plain lists.
 
+mod breaker;
 mod dedup;
 mod dispatch;
 mod expiry;
+mod gate;
 mod keys;
 mod lane;
 mod leases;
@@ -15,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use millstream::dead_letters::DeadReason;
 use millstream::metrics::DeliveryCounts;
 
+pub use self::gate::Gate;
+use self::gate::Pauses;
 pub use self::lane::{Lane, Phase, Tried};
 pub use self::leases::Settlements;
 pub use self::members::Take;
@@ -68,6 +72,8 @@ pub struct Model {
     pub lossy_ended: bool,
     pub letters: Vec<Letter>,
     pub messages: BTreeMap<u64, Message>,
+    /// The pauses of the topic and the broker.
+    pub pauses: Pauses,
     pub queue: VecDeque<Message>,
     pub delayed: Vec<(u64, Message)>,
     pub has_delayed: bool,
@@ -98,6 +104,7 @@ pub struct Model {
 pub enum Admitted {
     Queued { count: usize, evicted: usize },
     Dropped { count: usize },
+    Lettered { count: usize },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -118,6 +125,7 @@ impl Model {
             lossy_ended: false,
             letters: Vec::new(),
             messages: BTreeMap::new(),
+            pauses: Pauses::default(),
             queue: VecDeque::new(),
             delayed: Vec::new(),
             has_delayed: false,
@@ -190,7 +198,9 @@ impl Model {
         let delayed = self.delayed.iter().map(|(due, _)| *due);
         let leases = self.lanes.iter().flat_map(|lane| &lane.out);
         let leases = leases.map(|leased| leased.due);
-        retries.chain(delayed).chain(leases).min()
+        let held = self.lanes.iter().filter(|lane| lane.asks());
+        let gates = held.filter_map(|lane| lane.gate.opens(self.now));
+        retries.chain(delayed).chain(leases).chain(gates).min()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which messages a topic keeps for subscriptions that come late, and what one gets.
 
-use super::{Lane, Message, Model};
+use super::{Lane, Letter, Message, Model};
 use crate::program::Retain;
 
 impl Model {
@@ -17,6 +17,16 @@ impl Model {
         self.kept.push(message);
         let surplus = self.kept.len().saturating_sub(most);
         self.kept.drain(..surplus);
+    }
+
+    /// Whether a subscription of this name has got the message of a letter again.
+    pub fn is_there_twice(&self, letter: &Letter, all: &[Letter]) -> bool {
+        let Letter { slot, id, .. } = *letter;
+        let letters = all
+            .iter()
+            .filter(|other| (other.slot, other.id) == (slot, id));
+        let mut lanes = self.lanes.iter().filter(|lane| lane.slot == slot);
+        self.setup.retain.is_some() && (letters.count() > 1 || lanes.any(|lane| lane.has(id)))
     }
 
     /// Gives a lane that joins what is kept: the newest, as far as it has room.

@@ -1,8 +1,9 @@
 //! What becomes of a publish.
 
+use millstream::dead_letters::DeadReason;
 use millstream::{NoSubscribers, Overflow};
 
-use super::{Admitted, Message, Model, Refused};
+use super::{Admitted, Message, Model, Refused, Tried};
 
 impl Model {
     /// The weight of all that is in the topic.
@@ -33,6 +34,8 @@ impl Model {
     pub fn admit(&mut self, weights: &[u64]) -> Result<Admitted, Refused> {
         let wanted = weights.len();
         if self.setup.no_subscribers == NoSubscribers::Reject && self.open().next().is_none() {
+            // They are weighed first, as a duplicate is, which needs nobody.
+            let _ = self.fit(weights);
             self.rejected += wanted as u64;
             return Err(Refused::NoSubscribers);
         }
@@ -53,7 +56,11 @@ impl Model {
                 continue;
             }
             match self.setup.overflow {
-                Overflow::DropNewest => {
+                Overflow::DeadLetter if self.open().next().is_some() => {
+                    return Ok(Admitted::Lettered { count: wanted });
+                }
+                // Nobody has letters.
+                Overflow::DropNewest | Overflow::DeadLetter => {
                     self.dropped += wanted as u64;
                     return Ok(Admitted::Dropped { count: wanted });
                 }
@@ -66,6 +73,26 @@ impl Model {
                     self.rejected += wanted as u64;
                     return Err(Refused::Full);
                 }
+            }
+        }
+    }
+
+    /// A message that finds the topic full becomes a letter of each subscription.
+    pub fn letter(&mut self, message: Message) {
+        let wanting = self.lanes.iter().enumerate();
+        let wanting = wanting.filter(|(_, lane)| lane.wants(&message));
+        let wanting: Vec<_> = wanting.map(|(at, _)| at).collect();
+        match wanting.is_empty() {
+            true => self.dropped += 1,
+            false => self.dispatched += 1,
+        }
+        for at in wanting {
+            let lane = &mut self.lanes[at];
+            lane.counts.made += 1;
+            if lane.shape.refuses(message.id) {
+                lane.counts.filtered += 1;
+            } else if lane.shape.is_exact() {
+                self.bury(at, Tried::first(message), DeadReason::Overflow);
             }
         }
     }

@@ -40,7 +40,8 @@ impl Pair {
             .map(|of| (of.id().get(), of.attempt(), of.generation()))
             .collect();
         let numbers: Vec<_> = calls.iter().map(|call| self.lease(slot, *call)).collect();
-        let is_dry = !self.lane(slot).has_something_to_lease();
+        let now = self.model.now;
+        let is_dry = !self.lane(slot).has_something_to_lease(now);
         match (one, many) {
             (Ok(Some(lease)), _) => self.held.push(Held::One(slot, lease, numbers[0])),
             (Ok(None), Some(batch)) => {

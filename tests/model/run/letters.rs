@@ -73,12 +73,21 @@ impl Pair {
     }
 
     pub fn redrive(&mut self, slot: Option<usize>) {
-        if self.model.setup.on_expired == OnExpired::DeadLetter {
-            // Otherwise a letter of what expires to make room might push out another.
+        let is_unsure = self
+            .model
+            .setup
+            .shapes
+            .iter()
+            .any(|shape| !shape.is_exact());
+        if self.model.setup.on_expired == OnExpired::DeadLetter || is_unsure {
+            // Otherwise a letter of what expires to make room might push out another, and what
+            // has expired in a lane that drops might make room.
             self.broker.run_until_idle();
             self.model.run();
         }
         let mut before = self.letters();
+        let all = before.clone();
+        before.retain(|letter| !self.model.is_there_twice(letter, &all));
         before.retain(|letter| slot.is_none_or(|slot| slot == letter.slot));
         before.retain(|letter| !self.model.is_ahead(letter));
         before.sort_by_key(|letter| letter.id);

@@ -1,6 +1,8 @@
 //! Takes the steps of a program on the engine and on the model.
 
 mod changes;
+mod gates;
+mod handle;
 mod leases;
 mod letters;
 mod members;
@@ -19,9 +21,10 @@ use crate::program::{
     How, OneByOne, Panics, Retain, SLOTS, Setup, Step, batched, remembers, ticks,
 };
 use crate::reference::{Lane, Model, Phase};
+pub use handle::Handle;
 use leases::Held;
 use members::Present;
-pub use subscribe::{Handle, Script};
+pub use subscribe::Script;
 
 pub struct Pair {
     pub broker: Broker,
@@ -114,6 +117,8 @@ impl Pair {
                 self.check();
                 self.check_deadline();
                 self.check_lingers();
+                self.check_gates();
+                self.check_conflation();
             }
             Step::Advance(by) => {
                 self.clock.advance(ticks(by));
@@ -166,6 +171,10 @@ impl Pair {
                 pull.into_iter().for_each(|slot| self.receive(slot, most));
             }
             Step::Settle(place, settle) => self.settle(place, settle),
+            Step::SetPaused(scope, is_paused) => self.set_paused(scope, is_paused),
+            Step::Break(slot, how) => self.change_breaker(slot, how),
+            Step::SetRate(slot, rate) => self.set_rate(slot, rate),
+            Step::HoldOff(slot, time) => self.hold_off(slot, time),
             Step::RetryAllNow(slot) => {
                 if let Some(handle) = &self.handles[slot] {
                     let real = handle.retry_all_now();

@@ -42,8 +42,12 @@ impl Pair {
                 assert_eq!(receipt.id().get(), message.id);
                 match admitted {
                     Admitted::Dropped { .. } => assert!(receipt.is_dropped()),
+                    Admitted::Lettered { .. } => {
+                        assert!(receipt.is_dead_letter());
+                        self.model.letter(message);
+                    }
                     Admitted::Queued { evicted, .. } => {
-                        assert!(!receipt.is_dropped());
+                        assert!(!receipt.is_dropped() && !receipt.is_dead_letter());
                         assert_eq!(receipt.evicted() as usize, evicted);
                         self.model.queue.push_back(message);
                     }
@@ -81,6 +85,11 @@ impl Pair {
                 assert!(!receipt.is_duplicate());
                 match admitted {
                     Admitted::Dropped { .. } => assert!(receipt.is_dropped()),
+                    Admitted::Lettered { .. } => {
+                        assert!(receipt.is_dead_letter());
+                        self.model.letter(message);
+                        self.model.remember(id, message.id);
+                    }
                     Admitted::Queued { .. } => {
                         self.model.queue.push_back(message);
                         self.model.remember(id, message.id);
@@ -98,6 +107,11 @@ impl Pair {
             (Ok(Admitted::Dropped { .. }), Ok(receipt)) => {
                 assert!(receipt.is_dropped());
                 self.model.accept(7, 0, None, None);
+            }
+            (Ok(Admitted::Lettered { .. }), Ok(receipt)) => {
+                assert!(receipt.is_dead_letter());
+                let message = self.model.accept(7, 0, None, None);
+                self.model.letter(message);
             }
             (Ok(Admitted::Queued { evicted, .. }), Ok(receipt)) => {
                 let message = self.model.accept(7, delay, None, None);
@@ -186,7 +200,7 @@ impl Pair {
         message: impl Fn(usize) -> M,
     ) {
         let count = parts.len();
-        let (mut accepted, mut dropped, mut evicted) = (0, 0, 0);
+        let (mut accepted, mut dropped, mut evicted, mut lettered) = (0, 0, 0, 0);
         let mut refusal = None;
         while accepted < count {
             let wanted = self.alike(&parts[accepted..]);
@@ -207,6 +221,14 @@ impl Pair {
                     accepted += count;
                     dropped += count;
                 }
+                Ok(Admitted::Lettered { count }) => {
+                    for (at, (key, ttl)) in (accepted..).zip(&parts[accepted..accepted + count]) {
+                        let message = self.model.accept(at as u64, 0, *key, *ttl);
+                        self.model.letter(message);
+                    }
+                    accepted += count;
+                    lettered += count;
+                }
                 Ok(Admitted::Queued { count, evicted: n }) => {
                     for (at, (key, ttl)) in (accepted..).zip(&parts[accepted..accepted + count]) {
                         let message = self.model.accept(at as u64, 0, *key, *ttl);
@@ -221,6 +243,7 @@ impl Pair {
             (None, Ok(receipt)) => {
                 assert_eq!(receipt.accepted(), count);
                 assert_eq!((receipt.evicted(), receipt.dropped()), (evicted, dropped));
+                assert_eq!(receipt.dead_letters(), lettered);
                 let last = (count > 0).then_some(self.model.issued);
                 assert_eq!(receipt.last().map(|id| id.get()), last);
             }

@@ -2,59 +2,18 @@
 
 use std::sync::Arc;
 
-use millstream::error::{SettingError, SubscribeError};
-use millstream::retry::RetryPolicy;
+use millstream::error::SubscribeError;
 use millstream::{
-    ConsumerGroup, Delivery, DeliveryBatch, Nack, NoSubscribers, Pull, PullSubscription,
-    Subscription, SubscriptionOptions, Unsubscribe, Unsubscribed,
+    Delivery, DeliveryBatch, Nack, NoSubscribers, Pull, SubscriptionOptions, Unsubscribe,
+    Unsubscribed,
 };
 
 use super::Pair;
+use super::handle::Handle;
 use crate::answers::{answer, batch_answer, nack};
 use crate::harness::Log;
 use crate::program::{Hands, NAMES, batched, ticks};
-use crate::reference::{Call, Lane, Phase};
-
-/// A handle to any kind of subscription.
-pub enum Handle {
-    Handler(Subscription),
-    Group(ConsumerGroup<u64>),
-    Pull(PullSubscription<u64>),
-}
-
-impl Handle {
-    pub fn set_retry(&self, policy: impl RetryPolicy) -> Result<(), SettingError> {
-        match self {
-            Self::Handler(subscription) => subscription.set_retry(policy),
-            Self::Group(group) => group.set_retry(policy),
-            Self::Pull(pull) => pull.set_retry(policy),
-        }
-    }
-
-    pub fn set_capacity(&self, deliveries: usize) -> Result<(), SettingError> {
-        match self {
-            Self::Handler(subscription) => subscription.set_capacity(deliveries),
-            Self::Group(group) => group.set_capacity(deliveries),
-            Self::Pull(pull) => pull.set_capacity(deliveries),
-        }
-    }
-
-    pub fn retry_all_now(&self) -> usize {
-        match self {
-            Self::Handler(subscription) => subscription.retry_all_now(),
-            Self::Group(group) => group.retry_all_now(),
-            Self::Pull(pull) => pull.retry_all_now(),
-        }
-    }
-
-    fn unsubscribe(self, mode: Unsubscribe) -> Unsubscribed {
-        match self {
-            Self::Handler(subscription) => subscription.unsubscribe(mode),
-            Self::Group(group) => group.unsubscribe(mode),
-            Self::Pull(pull) => pull.unsubscribe(mode),
-        }
-    }
-}
+use crate::reference::{Call, Gate, Lane, Phase};
 
 /// What each handler does: writes down its calls, and returns what the program says.
 #[derive(Clone)]
@@ -115,6 +74,7 @@ impl Pair {
             false => self.model.issued,
         };
         let mut lane = Lane::new(slot, shape, after, log);
+        lane.gate = Gate::under(self.model.pauses);
         self.model.give_kept(&mut lane);
         self.model.lanes.push(lane);
         if let Hands::Members(count) = shape.hands {
@@ -131,6 +91,9 @@ impl Pair {
             .on_exhausted(shape.on_exhausted);
         if let Some(policy) = shape.own {
             options = options.retry(policy.real());
+        }
+        if shape.conflates {
+            options = options.conflate();
         }
         if let Some(hold) = shape.hold {
             options = options.hold(hold);
