@@ -69,6 +69,7 @@ mod pause;
 mod payloads;
 mod pools;
 mod priorities;
+mod publish_rate;
 mod pull;
 mod pull_batches;
 mod receive_errors;

@@ -45,6 +45,9 @@ pub struct TopicMetrics {
     pub published: u64,
     /// Publishes refused, for whatever reason.
     pub rejected: u64,
+    /// The part of `rejected` that was refused for the topic's
+    /// [rate limit](crate::TopicBuilder::rate_limit).
+    pub rate_limited: u64,
     /// Publishes dropped because a message with their [dedup id](crate::Message::dedup_id) had been
     /// accepted. They count neither as published nor as rejected.
     pub duplicates: u64,
@@ -313,6 +316,7 @@ impl TopicMetrics {
     pub(crate) fn absorb(&mut self, other: &Self) {
         self.published += other.published;
         self.rejected += other.rejected;
+        self.rate_limited += other.rate_limited;
         self.duplicates += other.duplicates;
         self.late_replies += other.late_replies;
         self.ticks_skipped += other.ticks_skipped;

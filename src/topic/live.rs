@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::pure::policy::dedup::Dedup;
+use crate::pure::protect::rate::RateLimit;
 use crate::sync::Arc;
 use crate::topic::Topic;
 use crate::topic::options::{check_overflow, check_partitions, check_weight_limit};
@@ -85,6 +86,35 @@ impl<T: Send + Sync + 'static> Topic<T> {
             check_lossless(overflow)?;
         }
         self.core.set_overflow(overflow);
+        Ok(())
+    }
+
+    /// Sets the rate at which the topic accepts messages, while traffic runs, or lifts the limit.
+    ///
+    /// It holds for publishes from now on. Permits that are spent stay spent, as far as the new burst
+    /// goes. Publishers that wait look again at once. Nothing that was accepted is touched.
+    ///
+    /// ```
+    /// # use millstream::Broker;
+    /// use millstream::protect::RateLimit;
+    /// use std::time::Duration;
+    ///
+    /// # let broker = Broker::builder().workers(0).build()?;
+    /// let orders = broker.topic::<u32>("orders").open()?;
+    /// orders.set_rate_limit(Some(RateLimit::new(1, Duration::from_secs(60))))?;
+    /// orders.publish(1)?;
+    /// assert!(orders.publish(2).is_err());
+    /// orders.set_rate_limit(None)?;
+    /// orders.publish(2)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SettingError`] for a limit that is out of range.
+    pub fn set_rate_limit(&self, limit: Option<RateLimit>) -> Result<(), SettingError> {
+        limit.map_or(Ok(()), RateLimit::check)?;
+        self.core.set_rate_limit(limit);
         Ok(())
     }
 

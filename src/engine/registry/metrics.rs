@@ -111,6 +111,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             name: self.name.to_string(),
             strategy: self.strategy.load().name.to_string(),
             rejected: self.books.rejected.get(),
+            rate_limited: self.rate.get().map_or(0, |rate| rate.refused()),
             duplicates: self.books.duplicates.get(),
             late_replies: self.books.late_replies.get(),
             ticks_skipped: self.books.ticks_skipped.get(),

@@ -12,6 +12,7 @@ use crate::observe::event::EventKind;
 use crate::observe::metrics::TopicMetrics;
 use crate::pure::policy::dedup::Dedup;
 use crate::pure::policy::retained::Retain;
+use crate::pure::protect::rate::RateLimit;
 use crate::pure::words::Packed;
 use crate::pure::words::ending::Refuse;
 use crate::pure::words::handles::Handles;
@@ -66,6 +67,7 @@ pub(crate) struct LiveSettings {
     pub(crate) lane_capacity: u32,
     pub(crate) dedup: Option<Dedup>,
     pub(crate) weight_limit: Option<u64>,
+    pub(crate) rate: Option<RateLimit>,
     /// Stands, unlike the others.
     pub(crate) retain: Option<Retain>,
 }
@@ -98,6 +100,7 @@ impl Live {
             lane_capacity: self.lane_capacity.get(),
             dedup: None,
             weight_limit: None,
+            rate: None,
             retain: None,
         }
     }
