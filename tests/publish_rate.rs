@@ -131,6 +131,28 @@ fn a_batch_larger_than_the_burst_is_accepted_in_pieces() {
 }
 
 #[test]
+fn a_batch_pays_for_the_part_that_finds_room() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<u32>("t").capacity(2);
+    let topic = topic.rate_limit(RateLimit::new(1, HOUR).burst(5)).open();
+    let topic = topic.expect("opens");
+    let mut permits = 5;
+    while permits > 0 {
+        let partial = topic.publish_batch(0..9).expect_err("it is too large");
+        assert_eq!(partial.accepted, permits.min(2));
+        assert_eq!(partial.error.is_full(), permits > 2);
+        permits -= partial.accepted;
+        broker.run_until_idle();
+    }
+    assert!(
+        topic
+            .publish(9)
+            .is_err_and(|error| error.retry_after() == Some(HOUR))
+    );
+    assert_balanced(&broker);
+}
+
+#[test]
 fn a_topic_that_drops_when_it_is_full_drops_nothing_for_the_rate() {
     let policies = [
         Overflow::DropOldest,
