@@ -67,6 +67,9 @@ pub struct TopicMetrics {
     ///
     /// Delayed messages of a durable topic that stay in the log after a shutdown are among them.
     pub dropped: u64,
+    /// The part of `dropped` whose place in the queue a newer message of their key has taken
+    /// ([`Overflow::Conflate`](crate::Overflow::Conflate)).
+    pub conflated: u64,
     /// Messages that found no subscription.
     pub unrouted: u64,
     /// Messages handed to every lane of the topic.
@@ -164,6 +167,9 @@ pub struct SubscriptionMetrics {
     /// Messages that a subscription that [only observes](crate::SubscriptionBuilder::observe_only) has
     /// skipped; a part of `counts.dropped`.
     pub missed: u64,
+    /// Deliveries of a subscription that [conflates](crate::SubscriptionBuilder::conflate) whose place a
+    /// newer one of their key has taken; a part of `counts.dropped`.
+    pub conflated: u64,
     /// Deliveries that were between two counters while the snapshot was taken.
     ///
     /// [`TopicMetrics::balance`] tolerates this difference. It is zero at rest, and a few batches
@@ -321,6 +327,7 @@ impl TopicMetrics {
         self.late_replies += other.late_replies;
         self.ticks_skipped += other.ticks_skipped;
         self.dropped += other.dropped;
+        self.conflated += other.conflated;
         self.unrouted += other.unrouted;
         self.dispatched += other.dispatched;
         self.letters_evicted += other.letters_evicted;

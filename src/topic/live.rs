@@ -7,7 +7,7 @@ use crate::pure::policy::dedup::Dedup;
 use crate::pure::protect::rate::RateLimit;
 use crate::sync::Arc;
 use crate::topic::Topic;
-use crate::topic::options::{check_overflow, check_partitions, check_weight_limit};
+use crate::topic::options::{check_conflate, check_overflow, check_partitions, check_weight_limit};
 #[cfg(feature = "log")]
 use crate::topic::stored::check_lossless;
 use crate::types::config::Overflow;
@@ -78,9 +78,13 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`SettingError`] for [`Overflow::Block`] on a broker without worker threads.
+    /// Returns [`SettingError`] for [`Overflow::Block`] on a broker without worker threads, and for
+    /// [`Overflow::Conflate`] in a topic with partitions or a weight limit. A durable topic refuses
+    /// policies that lose messages.
     pub fn set_overflow(&self, overflow: Overflow) -> Result<(), SettingError> {
         check_overflow(overflow, &self.core.engine)?;
+        let core = &self.core;
+        check_conflate(overflow, core.split.is_some(), core.weights.is_some())?;
         #[cfg(feature = "log")]
         if self.core.is_stored() {
             check_lossless(overflow)?;

@@ -360,6 +360,7 @@ impl TopicOptions {
         if let Some(retry) = &self.retry {
             retry.check()?;
         }
+        check_conflate(overflow, partitions.is_some(), false)?;
         let settings = TopicSettings {
             no_subscribers: self.no_subscribers.unwrap_or_default(),
             on_expired: self.on_expired.unwrap_or_default(),
@@ -486,6 +487,20 @@ pub(crate) fn check_overflow(overflow: Overflow, engine: &Engine) -> Result<(), 
         return Err(SettingError::new("overflow", "Block", rule));
     }
     Ok(())
+}
+
+/// Refuses a policy that replaces messages where it can't.
+pub(crate) fn check_conflate(
+    overflow: Overflow,
+    is_split: bool,
+    is_weighed: bool,
+) -> Result<(), SettingError> {
+    let rule = match overflow {
+        Overflow::Conflate if is_split => "must not be Conflate in a topic with partitions",
+        Overflow::Conflate if is_weighed => "must not be Conflate in a topic with a weight limit",
+        _ => return Ok(()),
+    };
+    Err(SettingError::new("overflow", "Conflate", rule))
 }
 
 /// Refuses a limit that nothing fits.

@@ -1,5 +1,7 @@
 //! Admission of messages: the gate, the overflow policy, the push into the queue.
 
+mod conflate;
+
 use crate::engine::base::gate::Gate;
 use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
 use crate::engine::runtime::context;
@@ -98,6 +100,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return self.publish_one_stored(stored, payload, meta, wait);
         }
         let mut drops = DeferredDrops::new();
+        if let Some(place) = self.take_out_older(meta.as_deref(), false) {
+            meta.iter().for_each(|meta| meta.begin());
+            return Ok(self
+                .put_in_place(place, (payload, meta), &mut drops)
+                .receipt());
+        }
         let admitted = match self.admit_one(wait, &mut drops, route, meta.as_deref()) {
             Ok(admitted) => admitted,
             Err(refused) => return Err((refused, payload, meta)),
@@ -315,14 +323,14 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             self.tell_refused(&refusal);
         }
         let admitted = match (refusal, self.live.overflow.get()) {
-            (refusal, overflow @ (Overflow::Reject | Overflow::Block { .. }))
-                if refusal.may_wait() =>
-            {
-                match patience.until(overflow) {
-                    Some(until) => self.admit_after_wait(ask, refusal, until),
-                    None => Err(refusal),
-                }
-            }
+            // A message that conflates with none is one too many.
+            (
+                refusal,
+                overflow @ (Overflow::Reject | Overflow::Block { .. } | Overflow::Conflate),
+            ) if refusal.may_wait() => match patience.until(overflow) {
+                Some(until) => self.admit_after_wait(ask, refusal, until),
+                None => Err(refusal),
+            },
             (Refused::Full, Overflow::DropOldest) => {
                 self.pay_first(ask, |ask| self.admit_by_eviction(ask, drops, route))
             }

@@ -81,7 +81,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             || match self.live.overflow.get() {
                 Overflow::Block { .. } => true,
                 Overflow::Reject => is_patient,
-                Overflow::DropOldest | Overflow::DropNewest | Overflow::DeadLetter => false,
+                Overflow::DropOldest
+                | Overflow::DropNewest
+                | Overflow::DeadLetter
+                | Overflow::Conflate => false,
             };
         let makes_no_sense = |message| self.check(message).is_err();
         if !waits || outgoing.as_ref().is_some_and(makes_no_sense) {

@@ -55,6 +55,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             breaker: self.breaker_status(),
             deferred: self.deferred(),
             missed: self.missed(),
+            conflated: self.replaced(),
             ..SubscriptionMetrics::default()
         };
         if let Some(keyed) = self.keyed.get() {
@@ -122,6 +123,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 .map_or(0, |weights| weights.load().held()),
             delayed,
             dropped,
+            conflated: self.books.conflated.get(),
             unrouted,
             dispatched,
             dead_letters,

@@ -118,6 +118,7 @@ impl Packed for Overflow {
             Self::DropOldest => 1,
             Self::DropNewest => 2,
             Self::DeadLetter => 4,
+            Self::Conflate => 5,
             Self::Block { timeout } => nanos(timeout).min(LONGEST_NS) << 3 | 3,
         }
     }
@@ -128,6 +129,7 @@ impl Packed for Overflow {
             1 => Self::DropOldest,
             2 => Self::DropNewest,
             4 => Self::DeadLetter,
+            5 => Self::Conflate,
             _ => Self::Block {
                 timeout: match word >> 3 {
                     LONGEST_NS => Duration::MAX,
