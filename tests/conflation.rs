@@ -83,6 +83,7 @@ fn the_newest_of_a_key_takes_the_place_of_the_one_that_waits() {
     assert_eq!(drops.take(), conflated);
     let counts = subscription.metrics().counts;
     assert_eq!((counts.delivered, counts.dropped), (5, 3));
+    assert_eq!(subscription.metrics().conflated, 3);
     // What has been delivered is replaced no more.
     put_all(&broker, &topic, &[("a", 9)]);
     put_all(&broker, &topic, &[("a", 10)]);

@@ -59,6 +59,7 @@ mod order_under_failure;
 #[cfg(feature = "log")]
 mod outbox;
 mod overflow;
+mod overflow_conflate;
 mod overflow_letters;
 mod owned_events;
 #[cfg(feature = "parallel")]
@@ -69,6 +70,7 @@ mod pause;
 mod payloads;
 mod pools;
 mod priorities;
+mod publish_rate;
 mod pull;
 mod pull_batches;
 mod receive_errors;

@@ -12,7 +12,8 @@ pub enum DropCause {
     LaneFull,
     /// A newer message with the same key took its place.
     ///
-    /// [`SubscriptionBuilder::conflate`](crate::SubscriptionBuilder::conflate) asks for that.
+    /// [`SubscriptionBuilder::conflate`](crate::SubscriptionBuilder::conflate) asks for that in a lane,
+    /// and [`Overflow::Conflate`](crate::Overflow::Conflate) in the queue of a topic.
     Conflated,
     /// A handler or a retry policy discarded the delivery.
     Discarded,

@@ -239,6 +239,7 @@ impl fmt::Display for Event<'_> {
             EventKind::StrategySwapped { from, to } => write!(f, " {from} -> {to}"),
             EventKind::PartitionsChanged { from, to } => write!(f, " {from} -> {to}"),
             EventKind::Backpressure { depth, .. } => write!(f, " depth {depth}"),
+            EventKind::RateLimited { retry_after } => write!(f, " for {retry_after:?}"),
             EventKind::BatchFlush { size, cause } => write!(f, " of {size} ({cause})"),
             EventKind::Dropped { cause } => write!(f, " ({cause})"),
             EventKind::Waiting {
@@ -380,6 +381,12 @@ pub enum EventKind {
         /// The policy that decides what follows.
         overflow: Overflow,
     },
+    /// A publish met the [rate limit](crate::TopicBuilder::rate_limit) of its topic. It is refused, or
+    /// waits.
+    RateLimited {
+        /// The time until the next message may pass.
+        retry_after: Duration,
+    },
     /// A strategy releases a batch that it has waited for.
     BatchFlush {
         /// The number of messages in the batch.
@@ -499,6 +506,7 @@ impl EventKind {
             Self::StrategySwapped { .. } => "strategy_swapped",
             Self::PartitionsChanged { .. } => "partitions_changed",
             Self::Backpressure { .. } => "backpressure",
+            Self::RateLimited { .. } => "rate_limited",
             Self::BatchFlush { .. } => "batch_flush",
             Self::Filtered => "filtered",
             Self::Dropped { .. } => "dropped",

@@ -45,6 +45,9 @@ pub struct TopicMetrics {
     pub published: u64,
     /// Publishes refused, for whatever reason.
     pub rejected: u64,
+    /// The part of `rejected` that was refused for the topic's
+    /// [rate limit](crate::TopicBuilder::rate_limit).
+    pub rate_limited: u64,
     /// Publishes dropped because a message with their [dedup id](crate::Message::dedup_id) had been
     /// accepted. They count neither as published nor as rejected.
     pub duplicates: u64,
@@ -64,6 +67,9 @@ pub struct TopicMetrics {
     ///
     /// Delayed messages of a durable topic that stay in the log after a shutdown are among them.
     pub dropped: u64,
+    /// The part of `dropped` whose place in the queue a newer message of their key has taken
+    /// ([`Overflow::Conflate`](crate::Overflow::Conflate)).
+    pub conflated: u64,
     /// Messages that found no subscription.
     pub unrouted: u64,
     /// Messages handed to every lane of the topic.
@@ -161,6 +167,9 @@ pub struct SubscriptionMetrics {
     /// Messages that a subscription that [only observes](crate::SubscriptionBuilder::observe_only) has
     /// skipped; a part of `counts.dropped`.
     pub missed: u64,
+    /// Deliveries of a subscription that [conflates](crate::SubscriptionBuilder::conflate) whose place a
+    /// newer one of their key has taken; a part of `counts.dropped`.
+    pub conflated: u64,
     /// Deliveries that were between two counters while the snapshot was taken.
     ///
     /// [`TopicMetrics::balance`] tolerates this difference. It is zero at rest, and a few batches
@@ -313,10 +322,12 @@ impl TopicMetrics {
     pub(crate) fn absorb(&mut self, other: &Self) {
         self.published += other.published;
         self.rejected += other.rejected;
+        self.rate_limited += other.rate_limited;
         self.duplicates += other.duplicates;
         self.late_replies += other.late_replies;
         self.ticks_skipped += other.ticks_skipped;
         self.dropped += other.dropped;
+        self.conflated += other.conflated;
         self.unrouted += other.unrouted;
         self.dispatched += other.dispatched;
         self.letters_evicted += other.letters_evicted;

@@ -9,7 +9,7 @@ use crate::engine::state::topic::{Policies, TopicCore};
 use crate::engine::terms::weights::{Weigh, Weights};
 use crate::sync::Arc;
 use crate::topic::Topic;
-use crate::topic::options::{TopicOptions, check_weight_limit, topic_setters};
+use crate::topic::options::{TopicOptions, check_conflate, check_weight_limit, topic_setters};
 #[cfg(feature = "log")]
 use crate::topic::stored::StoredTopic;
 #[cfg(feature = "log")]
@@ -138,6 +138,7 @@ impl<'b, T: Send + Sync + 'static> TopicBuilder<'b, T> {
         let (settings, mut live) = options.checked(self.engine)?;
         if let Some((limit, _)) = self.weight {
             check_weight_limit(limit)?;
+            check_conflate(live.overflow, false, true)?;
             live.weight_limit = Some(limit);
         }
         #[cfg(feature = "log")]

@@ -4,9 +4,10 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::pure::policy::dedup::Dedup;
+use crate::pure::protect::rate::RateLimit;
 use crate::sync::Arc;
 use crate::topic::Topic;
-use crate::topic::options::{check_overflow, check_partitions, check_weight_limit};
+use crate::topic::options::{check_conflate, check_overflow, check_partitions, check_weight_limit};
 #[cfg(feature = "log")]
 use crate::topic::stored::check_lossless;
 use crate::types::config::Overflow;
@@ -77,14 +78,47 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`SettingError`] for [`Overflow::Block`] on a broker without worker threads.
+    /// Returns [`SettingError`] for [`Overflow::Block`] on a broker without worker threads, and for
+    /// [`Overflow::Conflate`] in a topic with partitions or a weight limit. A durable topic refuses
+    /// policies that lose messages.
     pub fn set_overflow(&self, overflow: Overflow) -> Result<(), SettingError> {
         check_overflow(overflow, &self.core.engine)?;
+        let core = &self.core;
+        check_conflate(overflow, core.split.is_some(), core.weights.is_some())?;
         #[cfg(feature = "log")]
         if self.core.is_stored() {
             check_lossless(overflow)?;
         }
         self.core.set_overflow(overflow);
+        Ok(())
+    }
+
+    /// Sets the rate at which the topic accepts messages, while traffic runs, or lifts the limit.
+    ///
+    /// It holds for publishes from now on. Permits that are spent stay spent, as far as the new burst
+    /// goes. Publishers that wait look again at once. Nothing that was accepted is touched.
+    ///
+    /// ```
+    /// # use millstream::Broker;
+    /// use millstream::protect::RateLimit;
+    /// use std::time::Duration;
+    ///
+    /// # let broker = Broker::builder().workers(0).build()?;
+    /// let orders = broker.topic::<u32>("orders").open()?;
+    /// orders.set_rate_limit(Some(RateLimit::new(1, Duration::from_secs(60))))?;
+    /// orders.publish(1)?;
+    /// assert!(orders.publish(2).is_err());
+    /// orders.set_rate_limit(None)?;
+    /// orders.publish(2)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SettingError`] for a limit that is out of range.
+    pub fn set_rate_limit(&self, limit: Option<RateLimit>) -> Result<(), SettingError> {
+        limit.map_or(Ok(()), RateLimit::check)?;
+        self.core.set_rate_limit(limit);
         Ok(())
     }
 

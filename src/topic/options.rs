@@ -10,6 +10,7 @@ use crate::engine::runtime::directory::{AnyTopic, LiveSettings, Partitions, Topi
 use crate::pure::policy::dedup::Dedup;
 use crate::pure::policy::retained::Retain;
 use crate::pure::policy::retry::RetryPolicy;
+use crate::pure::protect::rate::RateLimit;
 use crate::pure::words::Packed;
 use crate::types::config::{DeadLetterOverflow, NoSubscribers, OnExpired, Overflow, Unkeyed};
 use crate::types::duration::check_ttl;
@@ -41,6 +42,44 @@ macro_rules! topic_setters {
         /// Sets the policy for a publish into a full topic. The default is [`Overflow::Reject`](crate::Overflow::Reject).
         pub fn overflow(mut self, overflow: crate::types::config::Overflow) -> Self {
             self.options_mut().overflow = Some(overflow);
+            self
+        }
+
+        /// Bounds the rate at which the topic accepts messages. By default there is no limit.
+        ///
+        /// Each message of a publisher takes one permit when it is accepted: from outside or from a
+        /// handler, due now or [later](crate::Topic::publish_after). A duplicate, a retry, a redrive
+        /// and a message that is refused take none. A batch takes a permit for each message. So a
+        /// batch that is larger than the burst is accepted in pieces, as time goes on.
+        ///
+        /// Over the rate, a publish waits where it would wait for room, and as long. Otherwise it
+        /// returns [`PublishError::RateLimited`](crate::PublishError::RateLimited).
+        /// [The table](crate::docs::protection#the-rate-of-a-topic) says who waits. A topic that drops
+        /// messages when it is full drops none for the rate.
+        ///
+        /// A message of a topic with a limit costs one more lock. Others pay nothing.
+        /// [`Topic::set_rate_limit`](crate::Topic::set_rate_limit) changes the limit while traffic
+        /// runs.
+        ///
+        /// ```
+        /// # use millstream::{Broker, PublishError};
+        /// use millstream::protect::RateLimit;
+        /// use std::time::Duration;
+        ///
+        /// # let broker = Broker::builder().workers(0).build()?;
+        /// let limit = RateLimit::new(1, Duration::from_secs(60));
+        /// let mails = broker.topic::<u32>("mails").rate_limit(limit).open()?;
+        /// mails.publish(1)?;
+        /// match mails.publish(2) {
+        ///     Err(PublishError::RateLimited { payload, retry_after }) => {
+        ///         println!("{payload} again in {retry_after:?}");
+        ///     }
+        ///     other => panic!("it is over the rate: {other:?}"),
+        /// }
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        pub fn rate_limit(mut self, limit: crate::protect::RateLimit) -> Self {
+            self.options_mut().rate = Some(limit);
             self
         }
 
@@ -262,6 +301,7 @@ pub(crate) use topic_setters;
 pub struct TopicOptions {
     pub(crate) capacity: Option<usize>,
     pub(crate) overflow: Option<Overflow>,
+    pub(crate) rate: Option<RateLimit>,
     pub(crate) no_subscribers: Option<NoSubscribers>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) on_expired: Option<OnExpired>,
@@ -298,6 +338,7 @@ impl TopicOptions {
         let letters = in_range("dead_letter_capacity", self.letters, DEFAULT_LETTERS)?;
         let overflow = self.overflow.unwrap_or_default();
         check_overflow(overflow, engine)?;
+        self.rate.map_or(Ok(()), RateLimit::check)?;
         let ttl_ns = self.ttl.map(check_ttl).transpose()?;
         self.dedup.map_or(Ok(()), Dedup::check)?;
         let retain_check = |retain: Retain| retain.check(lane_capacity);
@@ -319,6 +360,7 @@ impl TopicOptions {
         if let Some(retry) = &self.retry {
             retry.check()?;
         }
+        check_conflate(overflow, partitions.is_some(), false)?;
         let settings = TopicSettings {
             no_subscribers: self.no_subscribers.unwrap_or_default(),
             on_expired: self.on_expired.unwrap_or_default(),
@@ -333,6 +375,7 @@ impl TopicOptions {
             lane_capacity: lane_capacity as u32,
             dedup: self.dedup,
             weight_limit: None,
+            rate: self.rate,
             retain: self.retain,
         };
         Ok((settings, live))
@@ -357,6 +400,10 @@ impl TopicOptions {
             (
                 "overflow",
                 self.overflow.is_some() && live.overflow.pack() != asked_live.overflow.pack(),
+            ),
+            (
+                "rate_limit",
+                self.rate.is_some() && live.rate != asked_live.rate,
             ),
             (
                 "no_subscribers",
@@ -422,6 +469,7 @@ impl fmt::Debug for TopicOptions {
         f.debug_struct("TopicOptions")
             .field("capacity", &self.capacity)
             .field("overflow", &self.overflow)
+            .field("rate_limit", &self.rate)
             .field("no_subscribers", &self.no_subscribers)
             .field("ttl", &self.ttl)
             .field("dedup", &self.dedup)
@@ -439,6 +487,20 @@ pub(crate) fn check_overflow(overflow: Overflow, engine: &Engine) -> Result<(), 
         return Err(SettingError::new("overflow", "Block", rule));
     }
     Ok(())
+}
+
+/// Refuses a policy that replaces messages where it can't.
+pub(crate) fn check_conflate(
+    overflow: Overflow,
+    is_split: bool,
+    is_weighed: bool,
+) -> Result<(), SettingError> {
+    let rule = match overflow {
+        Overflow::Conflate if is_split => "must not be Conflate in a topic with partitions",
+        Overflow::Conflate if is_weighed => "must not be Conflate in a topic with a weight limit",
+        _ => return Ok(()),
+    };
+    Err(SettingError::new("overflow", "Conflate", rule))
 }
 
 /// Refuses a limit that nothing fits.

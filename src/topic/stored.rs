@@ -214,7 +214,7 @@ impl<T: Send + Sync + 'static> StoredTopic<T> {
 pub(crate) fn check_lossless(overflow: Overflow) -> Result<(), SettingError> {
     match overflow {
         Overflow::Reject | Overflow::Block { .. } => Ok(()),
-        Overflow::DropOldest | Overflow::DropNewest | Overflow::DeadLetter => {
+        Overflow::DropOldest | Overflow::DropNewest | Overflow::DeadLetter | Overflow::Conflate => {
             let rule = "must be Reject or Block in a durable topic, which loses nothing";
             Err(SettingError::new("overflow", format!("{overflow:?}"), rule))
         }

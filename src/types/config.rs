@@ -44,6 +44,24 @@ pub enum Overflow {
     /// [policy](DeadLetterOverflow) says what goes when it is full. A buffer that has lingered keeps its
     /// messages until there is room. Durable topics refuse this policy.
     DeadLetter,
+    /// Lets the message take the place of the older ones with its key that wait in the queue.
+    ///
+    /// The older ones are dropped ([`DropCause::Conflated`](crate::event::DropCause::Conflated)), and
+    /// the receipt says how many. The message stands where the oldest of them stood. So a key that
+    /// changes often neither starves the others nor waits longer than they do. The messages of a key
+    /// keep their order.
+    ///
+    /// A message that finds none to replace is refused, as by [`Reject`](Self::Reject). That holds for
+    /// one without a key, for a delayed one, and where no message of the key waits. So the newest value
+    /// of a key is never lost. Delayed messages are not replaced before they are due. Give the topic
+    /// room for all of its keys.
+    ///
+    /// A publish into the full queue looks through the keys of all messages that wait. Durable topics
+    /// refuse this policy, and so do topics with [partitions](crate::TopicBuilder::partitions) or a
+    /// [weight limit](crate::TopicBuilder::weight_limit).
+    /// [`SubscriptionBuilder::conflate`](crate::SubscriptionBuilder::conflate) does the same in a
+    /// lane, whether it is full or not.
+    Conflate,
 }
 
 labels!(Overflow {
@@ -52,6 +70,7 @@ labels!(Overflow {
     Self::DropOldest => "drop_oldest",
     Self::DropNewest => "drop_newest",
     Self::DeadLetter => "dead_letter",
+    Self::Conflate => "conflate",
 });
 
 /// The placement of messages without a key in a topic that is split into partitions.

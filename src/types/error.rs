@@ -8,6 +8,7 @@ pub(crate) mod store;
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use crate::types::name::{NameError, PatternError};
 use crate::types::report::DrainReport;
@@ -156,6 +157,15 @@ pub enum PublishError<T> {
     Full(T),
     /// The overflow policy blocks, and no room appeared before its timeout.
     TimedOut(T),
+    /// The topic's [rate limit](crate::TopicBuilder::rate_limit) lets no message pass now.
+    ///
+    /// A publish that waits returns it, too, if its time is up before the next message may pass.
+    RateLimited {
+        /// The payload.
+        payload: T,
+        /// The time until the next message may pass, if no other publisher takes its place.
+        retry_after: Duration,
+    },
     /// The broker is draining or has stopped, or the topic was
     /// [drained](crate::Topic::drain) or removed.
     Closed(T),
@@ -205,6 +215,7 @@ impl<T> PublishError<T> {
             | Self::Closed(payload)
             | Self::NoSubscribers(payload)
             | Self::UnknownTopic(payload)
+            | Self::RateLimited { payload, .. }
             | Self::WrongType { payload, .. }
             | Self::Invalid { payload, .. } => payload,
             #[cfg(feature = "log")]
@@ -218,6 +229,15 @@ impl<T> PublishError<T> {
         matches!(self, Self::Full(_) | Self::TimedOut(_))
     }
 
+    /// Returns the time after which a later try may succeed, if the topic's rate limit refused the
+    /// message.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
+    }
+
     /// Returns whether the topic accepts nothing any more. No later try will succeed.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Closed(_))
@@ -229,6 +249,7 @@ impl<T> fmt::Debug for PublishError<T> {
         let variant = match self {
             Self::Full(_) => "Full",
             Self::TimedOut(_) => "TimedOut",
+            Self::RateLimited { .. } => "RateLimited",
             Self::Closed(_) => "Closed",
             Self::NoSubscribers(_) => "NoSubscribers",
             Self::UnknownTopic(_) => "UnknownTopic",
@@ -246,6 +267,9 @@ impl<T> fmt::Display for PublishError<T> {
         match self {
             Self::Full(_) => f.write_str("the topic is full"),
             Self::TimedOut(_) => f.write_str("the topic stayed full for the whole timeout"),
+            Self::RateLimited { retry_after, .. } => {
+                write!(f, "the topic's rate limit is used up for {retry_after:?}")
+            }
             Self::Closed(_) => f.write_str("the topic is closed"),
             Self::NoSubscribers(_) => f.write_str("the topic has no subscribers"),
             Self::UnknownTopic(_) => f.write_str("no topic of this name is open"),

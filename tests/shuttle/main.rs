@@ -39,6 +39,7 @@
 //! | events ring no observer | `observers_come_and_go` |
 //! | what was redriven behind a letter that fails again is not looked for | `keys_wait_for_their_retries_and_return_from_the_dead_letters_in_order` |
 //! | nobody looks after what workers have lent | `a_handler_that_waits_delays_no_other_subscription` |
+//! | a publish that waits for the rate has nobody called | `publishers_wait_for_the_rate` |
 //! | a slot that goes schedules no lane | `members_come_and_go` |
 //! | who puts a letter down calls no subscriber | `letters_are_handed_out_while_they_are_redriven_purged_and_evicted` |
 #![cfg(millstream_shuttle)]
@@ -47,6 +48,7 @@ mod changes;
 mod ends;
 mod explore;
 mod flow;
+mod full;
 mod gates;
 #[path = "../harness/mod.rs"]
 mod harness;

@@ -309,6 +309,8 @@ pub struct TopicBooks {
     /// Messages dropped by overflow or by shutdown, cancelled while they were delayed, or expired
     /// for want of subscribers.
     pub dropped: Counter,
+    /// The part of the dropped ones whose place a newer one of their key has taken.
+    pub conflated: Counter,
     /// Messages to which nobody subscribed.
     pub unrouted: Counter,
     /// Messages that were handed to every lane.

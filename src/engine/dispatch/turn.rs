@@ -78,6 +78,7 @@ impl<T: Send + Sync + 'static> Task for TopicCore<T> {
 impl<T: Send + Sync + 'static> Fire for TopicCore<T> {
     fn fire(self: Arc<Self>, tag: Tag) {
         let Tag::Parked(index) = tag else {
+            self.call_by_rate();
             return self.schedule();
         };
         #[cfg(feature = "log")]

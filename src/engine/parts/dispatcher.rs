@@ -117,6 +117,13 @@ pub(crate) struct Shelf<T> {
     pub(crate) looked_ns: Option<u64>,
 }
 
+/// A place on the shelf, in front of a part.
+#[derive(Clone, Copy)]
+pub(crate) struct ShelfPlace {
+    is_seen: bool,
+    at: usize,
+}
+
 /// A look that is underway.
 #[derive(Clone, Copy)]
 pub(crate) struct Look {
@@ -203,8 +210,66 @@ impl<T> Shelf<T> {
         Some(taken)
     }
 
+    /// Returns whether a message of this key is on it.
+    pub(crate) fn has_key(&self, key: &str) -> bool {
+        self.iter().any(|part| part.find_key(key).is_some())
+    }
+
+    /// Takes out the messages of this key. Returns them, oldest first, and the place of the first.
+    pub(crate) fn take_key(&mut self, key: &str) -> (Vec<BatchSlice<T>>, ShelfPlace) {
+        let mut taken = Vec::new();
+        let seen = cut(&mut self.seen, key, &mut taken);
+        let rest = cut(&mut self.rest, key, &mut taken);
+        let place = match seen {
+            Some(at) => ShelfPlace { is_seen: true, at },
+            None => ShelfPlace {
+                is_seen: false,
+                at: rest.unwrap_or(self.rest.len()),
+            },
+        };
+        (taken, place)
+    }
+
+    /// Puts a part into a place, if nothing was taken since that was found.
+    pub(crate) fn put(&mut self, place: ShelfPlace, part: BatchSlice<T>) {
+        let parts = match place.is_seen {
+            true => &mut self.seen,
+            false => &mut self.rest,
+        };
+        parts.insert(place.at, part);
+    }
+
     /// Adds the next messages of the queue.
     pub(crate) fn extend(&mut self, part: Option<BatchSlice<T>>) {
         self.rest.extend(part);
     }
+}
+
+/// Takes the messages of a key out of these parts. Returns where the first was.
+fn cut<T>(
+    parts: &mut VecDeque<BatchSlice<T>>,
+    key: &str,
+    taken: &mut Vec<BatchSlice<T>>,
+) -> Option<usize> {
+    let (mut first, mut at) = (None, 0);
+    while at < parts.len() {
+        let Some(index) = parts[at].find_key(key) else {
+            at += 1;
+            continue;
+        };
+        let Some(part) = parts.remove(at) else { break };
+        let count = index - part.from;
+        let (before, others) = part.split_front(count);
+        let (one, after) = others.split_at_most(1);
+        if let Some(after) = after {
+            parts.insert(at, after);
+        }
+        if let Some(before) = before.unless_empty() {
+            parts.insert(at, before);
+            at += 1;
+        }
+        first.get_or_insert(at);
+        taken.push(one);
+    }
+    first
 }

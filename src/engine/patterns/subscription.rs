@@ -314,6 +314,7 @@ impl<T: Send + Sync + 'static> PatternSub<T> {
             sum.abandoned += metrics.abandoned;
             sum.deferred += metrics.deferred;
             sum.missed += metrics.missed;
+            sum.conflated += metrics.conflated;
             sum.breaker = not_closed(sum.breaker, metrics.breaker);
             sum.waiting_for = longest(sum.waiting_for, metrics.waiting_for);
             add_members(&mut sum.members, metrics.members);

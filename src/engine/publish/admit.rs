@@ -1,5 +1,7 @@
 //! Admission of messages: the gate, the overflow policy, the push into the queue.
 
+mod conflate;
+
 use crate::engine::base::gate::Gate;
 use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
 use crate::engine::runtime::context;
@@ -61,7 +63,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// one step.
     #[inline(always)]
     pub(crate) fn short_way(&self) -> Option<(u64, MutexGuard<'_, Tail<T>>)> {
-        if !self.is_plain && self.takes_detour() || self.bus().observed() {
+        if !self.is_plain.get() && self.takes_detour() || self.bus().observed() {
             return None;
         }
         Some((self.engine.clock.now_ns(), self.plain.tail()))
@@ -98,6 +100,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             return self.publish_one_stored(stored, payload, meta, wait);
         }
         let mut drops = DeferredDrops::new();
+        if let Some(place) = self.take_out_older(meta.as_deref(), false) {
+            meta.iter().for_each(|meta| meta.begin());
+            return Ok(self
+                .put_in_place(place, (payload, meta), &mut drops)
+                .receipt());
+        }
         let admitted = match self.admit_one(wait, &mut drops, route, meta.as_deref()) {
             Ok(admitted) => admitted,
             Err(refused) => return Err((refused, payload, meta)),
@@ -127,6 +135,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             // Those that had tickets are counted as dropped.
             #[cfg(feature = "log")]
             Refused::NotStored(_) => {}
+            Refused::RateLimited(_) => {
+                self.books.rejected.add(count);
+                self.note_rate_limited(count);
+            }
             Refused::Full | Refused::TimedOut | Refused::Closed | Refused::NoSubscribers => {
                 self.books.rejected.add(count);
             }
@@ -224,7 +236,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Returns whether a publisher has to look at more than the gate and the queue.
     fn takes_detour(&self) -> bool {
         let is_other = self.split.is_some() || self.weights.is_some() || self.is_stored();
-        is_other || self.lacks_subscribers()
+        is_other || self.rate.get().is_some() || self.lacks_subscribers()
     }
 
     #[inline(always)]
@@ -307,20 +319,21 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 Err(still) => refusal = still,
             }
         }
-        if matches!(refusal, Refused::Full) && !std::mem::replace(&mut patience.told, true) {
-            self.tell(EventKind::Backpressure {
-                depth: self.waiting(),
-                overflow: self.live.overflow.get(),
-            });
+        if refusal.may_wait() && !std::mem::replace(&mut patience.told, true) {
+            self.tell_refused(&refusal);
         }
         let admitted = match (refusal, self.live.overflow.get()) {
-            (Refused::Full, overflow @ (Overflow::Reject | Overflow::Block { .. })) => {
-                match patience.until(overflow) {
-                    Some(until) => self.admit_after_wait(ask, until),
-                    None => Err(Refused::Full),
-                }
+            // A message that conflates with none is one too many.
+            (
+                refusal,
+                overflow @ (Overflow::Reject | Overflow::Block { .. } | Overflow::Conflate),
+            ) if refusal.may_wait() => match patience.until(overflow) {
+                Some(until) => self.admit_after_wait(ask, refusal, until),
+                None => Err(refusal),
+            },
+            (Refused::Full, Overflow::DropOldest) => {
+                self.pay_first(ask, |ask| self.admit_by_eviction(ask, drops, route))
             }
-            (Refused::Full, Overflow::DropOldest) => self.admit_by_eviction(ask, drops, route),
             (Refused::Full, Overflow::DropNewest) => {
                 // Its id is not remembered, so that it may be published again.
                 let forced = self.admit_caller(Ask::any(ask.wanted), u64::MAX);
@@ -357,25 +370,48 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
 
     /// Whether a refused publisher should try again: there is room, or the topic has closed.
     pub(crate) fn may_admit(&self) -> bool {
-        self.gate.is_closed() || !self.is_full() && !self.lacks_subscribers()
+        let may_pass = || !self.lacks_subscribers() && self.held_by_rate().is_none();
+        self.gate.is_closed() || !self.is_full() && may_pass()
+    }
+
+    /// Tells observers of a publish that is refused, or waits.
+    pub(crate) fn tell_refused(&self, refusal: &Refused) {
+        self.tell(match refusal {
+            Refused::RateLimited(retry_after) => EventKind::RateLimited {
+                retry_after: *retry_after,
+            },
+            _ => EventKind::Backpressure {
+                depth: self.waiting(),
+                overflow: self.live.overflow.get(),
+            },
+        });
     }
 
     fn admit_after_wait(
         self: &Arc<Self>,
         ask: Ask<'_>,
+        refusal: Refused,
         until: Option<Instant>,
     ) -> Result<Admitted, Refused> {
         if context::is_inside(&self.engine) {
-            return Err(Refused::Full);
+            return Err(refusal);
         }
         // The queued messages must be on their way before this publisher waits for their room.
         self.schedule();
+        let mut last = refusal;
         let attempt = || match self.admit_outside(ask) {
-            Err(Refused::Full) => None,
+            Err(Refused::Full) => {
+                last = Refused::TimedOut;
+                None
+            }
+            Err(Refused::RateLimited(retry_after)) if self.waits_for_rate(retry_after, until) => {
+                last = Refused::RateLimited(retry_after);
+                None
+            }
             admitted => Some(admitted),
         };
         let admitted = self.waiters.wait_for(until, attempt, || self.room());
-        let granted = admitted.ok_or(Refused::TimedOut)??;
+        let granted = admitted.ok_or(last)??;
         Ok(Admitted::plainly(granted))
     }
 

@@ -1,5 +1,6 @@
 //! Publishing from a future, which waits for room without a thread.
 
+use std::cell::Cell;
 use std::task::{Context, Poll, ready};
 
 use crate::engine::publish::ask::{Admitted, Ask, Patience, Refused, Wait};
@@ -11,7 +12,6 @@ use crate::engine::wait::wakers::WaiterId;
 use crate::message::batch::{BATCH, DeferredDrops};
 use crate::message::outgoing::Message;
 use crate::message::{BatchReceipt, Receipt};
-use crate::observe::event::EventKind;
 use crate::sync::Arc;
 use crate::types::config::Overflow;
 use crate::types::error::PublishError;
@@ -30,8 +30,15 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if is_first && self.lacks_subscribers() {
             return Poll::Ready(Err(Refused::NoSubscribers));
         }
+        let last = Cell::new(None);
         let attempt = || match self.admit_caller(ask, self.live.capacity.get()) {
-            Err(Refused::Full) => None,
+            Err(refusal) if refusal.may_wait() => {
+                if let Refused::RateLimited(retry_after) = refusal {
+                    self.waits_for_rate(retry_after, None);
+                }
+                last.set(Some(refusal));
+                None
+            }
             admitted => Some(admitted),
         };
         let made_room = || self.make_room_of_expired().then(attempt).flatten();
@@ -41,11 +48,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 admitted
             }
             None => {
-                if is_first {
-                    self.tell(EventKind::Backpressure {
-                        depth: self.waiting(),
-                        overflow: self.live.overflow.get(),
-                    });
+                if is_first && let Some(refusal) = last.take() {
+                    self.tell_refused(&refusal);
                 }
                 // The queued messages must be on their way before this future waits for their
                 // room.
@@ -77,7 +81,10 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             || match self.live.overflow.get() {
                 Overflow::Block { .. } => true,
                 Overflow::Reject => is_patient,
-                Overflow::DropOldest | Overflow::DropNewest | Overflow::DeadLetter => false,
+                Overflow::DropOldest
+                | Overflow::DropNewest
+                | Overflow::DeadLetter
+                | Overflow::Conflate => false,
             };
         let makes_no_sense = |message| self.check(message).is_err();
         if !waits || outgoing.as_ref().is_some_and(makes_no_sense) {

@@ -121,6 +121,8 @@ pub(crate) struct Ask<'m> {
     pub(crate) together: &'m [(u32, Box<Meta>)],
     /// Whether the messages pass the topic's limit on weight by.
     pub(crate) is_weightless: bool,
+    /// Whether the topic's rate has let them pass.
+    pub(crate) has_paid: bool,
 }
 
 impl<'m> Ask<'m> {
@@ -132,6 +134,7 @@ impl<'m> Ask<'m> {
             alone,
             together,
             is_weightless: false,
+            has_paid: false,
         }
     }
 
@@ -143,6 +146,7 @@ impl<'m> Ask<'m> {
             alone,
             together,
             is_weightless: false,
+            has_paid: false,
         }
     }
 
@@ -173,6 +177,8 @@ impl<'m> Ask<'m> {
 #[derive(Clone)]
 pub(crate) enum Refused {
     Full,
+    /// The topic's rate lets no message pass for this time.
+    RateLimited(Duration),
     TimedOut,
     Closed,
     NoSubscribers,
@@ -199,9 +205,18 @@ impl From<Refusal> for Refused {
 }
 
 impl Refused {
+    /// Whether the topic may accept the message a little later, and a blocking policy waits.
+    pub(crate) fn may_wait(&self) -> bool {
+        matches!(self, Self::Full | Self::RateLimited(_))
+    }
+
     pub(crate) fn error<P>(self, payload: P) -> PublishError<P> {
         match self {
             Self::Full => PublishError::Full(payload),
+            Self::RateLimited(retry_after) => PublishError::RateLimited {
+                payload,
+                retry_after,
+            },
             Self::TimedOut => PublishError::TimedOut(payload),
             Self::Closed => PublishError::Closed(payload),
             Self::NoSubscribers => PublishError::NoSubscribers(payload),

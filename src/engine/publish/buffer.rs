@@ -103,6 +103,9 @@ impl<T: Send + Sync + 'static> Buffer<T> {
                 && held.chunk.len() >= self.size
             {
                 self.topic.books.rejected.add(1);
+                if let Refused::RateLimited(_) = refused {
+                    self.topic.note_rate_limited(1);
+                }
                 return Err((refused, payload, meta));
             }
         }
@@ -207,6 +210,8 @@ impl<T: Send + Sync + 'static> Buffer<T> {
         waiters.stand(&mut held.place, Arc::clone(self) as _);
         if self.topic.may_admit() {
             waiters.call_next();
+        } else if let Some(retry_after) = self.topic.held_by_rate() {
+            self.topic.call_after(retry_after);
         }
     }
 

@@ -107,6 +107,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         if let Some(stored) = self.stored() {
             return self.publish_stored(stored, chunk, receipt, patience);
         }
+        if let Some(place) = self.take_out_older(chunk.first_meta(), patience.is_locked) {
+            let first = chunk.take_front(1, |all, one| all.drain(..one).collect());
+            if let Some(first) = first.into_each().next() {
+                note_in(receipt, &self.put_in_place(place, first, drops));
+            }
+            return Ok(());
+        }
         let (wanted, route) = self.way_of(chunk, wanted, route);
         let admitted = self.admit(chunk.ask(wanted), patience, drops, route)?;
         let taken = chunk.take_front(admitted.count.max(1) as usize, take);

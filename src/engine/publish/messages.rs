@@ -183,6 +183,13 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             false => None,
         };
         self.weigh_message(&mut message);
+        if !message.is_late()
+            && let Some(place) = self.take_out_older(message.meta(), patience.is_locked)
+        {
+            let (payload, meta) = message.into_parts();
+            meta.iter().for_each(|meta| meta.begin());
+            return Ok(self.put_in_place(place, (payload, meta), drops).receipt());
+        }
         match self.admit(Ask::one(message.meta()), patience, drops, route) {
             Ok(admitted) => Ok(self.take_in(message, &admitted, route, drops)),
             Err(refused) => Err((refused, message.unweighed())),

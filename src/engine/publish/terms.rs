@@ -23,7 +23,11 @@
 //! The feared interleaving: the dispatcher rests, a publisher that was called for room still finds
 //! too little, and both wait for each other. It can't happen, because each such look schedules.
 //!
-//! No user code runs under either lock.
+//! No user code runs under either lock. The rate of the topic is the last term
+//! (`src/engine/publish/terms/rate.rs`). So a message that can't be accepted at any time is told so at
+//! once, and a duplicate passes.
+
+mod rate;
 
 use crate::engine::publish::ask::{Ask, Refused, Wait};
 use crate::engine::state::topic::TopicCore;
@@ -63,7 +67,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         let has_parts = ask.alone.is_some() || !ask.together.is_empty();
         match has_parts && (self.dedup.is_some() || self.weights.is_some()) {
             true => self.by_dedup_id(ask, step),
-            false => Ok(step(ask.wanted)?),
+            false => self.by_rate(ask, ask.wanted, step),
         }
     }
 
@@ -99,7 +103,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     ) -> Result<(u64, u64), Refused> {
         let weights = self.weights.as_ref().filter(|_| !ask.is_weightless);
         let Some(weights) = weights else {
-            return Ok(step(ask.wanted)?);
+            return self.by_rate(ask, ask.wanted, step);
         };
         let mut load = weights.load();
         let wanted = match load.fit(ask.weights()) {
@@ -111,7 +115,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
             Fit::Never => return Err(Refused::TooHeavy),
         };
-        let (first, granted) = step(wanted)?;
+        let (first, granted) = self.by_rate(ask, wanted, step)?;
         load.add(ask.weights().take(granted as usize).sum());
         Ok((first, granted))
     }

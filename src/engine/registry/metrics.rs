@@ -55,6 +55,7 @@ impl<T: Send + Sync + 'static> Lane<T> {
             breaker: self.breaker_status(),
             deferred: self.deferred(),
             missed: self.missed(),
+            conflated: self.replaced(),
             ..SubscriptionMetrics::default()
         };
         if let Some(keyed) = self.keyed.get() {
@@ -111,6 +112,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             name: self.name.to_string(),
             strategy: self.strategy.load().name.to_string(),
             rejected: self.books.rejected.get(),
+            rate_limited: self.rate.get().map_or(0, |rate| rate.refused()),
             duplicates: self.books.duplicates.get(),
             late_replies: self.books.late_replies.get(),
             ticks_skipped: self.books.ticks_skipped.get(),
@@ -121,6 +123,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
                 .map_or(0, |weights| weights.load().held()),
             delayed,
             dropped,
+            conflated: self.books.conflated.get(),
             unrouted,
             dispatched,
             dead_letters,

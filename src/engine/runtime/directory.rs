@@ -12,6 +12,7 @@ use crate::observe::event::EventKind;
 use crate::observe::metrics::TopicMetrics;
 use crate::pure::policy::dedup::Dedup;
 use crate::pure::policy::retained::Retain;
+use crate::pure::protect::rate::RateLimit;
 use crate::pure::words::Packed;
 use crate::pure::words::ending::Refuse;
 use crate::pure::words::handles::Handles;
@@ -66,6 +67,7 @@ pub(crate) struct LiveSettings {
     pub(crate) lane_capacity: u32,
     pub(crate) dedup: Option<Dedup>,
     pub(crate) weight_limit: Option<u64>,
+    pub(crate) rate: Option<RateLimit>,
     /// Stands, unlike the others.
     pub(crate) retain: Option<Retain>,
 }
@@ -98,6 +100,7 @@ impl Live {
             lane_capacity: self.lane_capacity.get(),
             dedup: None,
             weight_limit: None,
+            rate: None,
             retain: None,
         }
     }
@@ -115,6 +118,7 @@ impl Packed for Overflow {
             Self::DropOldest => 1,
             Self::DropNewest => 2,
             Self::DeadLetter => 4,
+            Self::Conflate => 5,
             Self::Block { timeout } => nanos(timeout).min(LONGEST_NS) << 3 | 3,
         }
     }
@@ -125,6 +129,7 @@ impl Packed for Overflow {
             1 => Self::DropOldest,
             2 => Self::DropNewest,
             4 => Self::DeadLetter,
+            5 => Self::Conflate,
             _ => Self::Block {
                 timeout: match word >> 3 {
                     LONGEST_NS => Duration::MAX,

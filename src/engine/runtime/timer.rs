@@ -35,8 +35,8 @@ impl State {
 }
 
 /// The timer of a broker. It is bounded by the places that lanes and topics reserve for waiting
-/// deliveries and messages. Each lane and topic adds one linger, one expiry and one deadline of
-/// leases. Each buffer and each subscriber to dead letters adds a linger.
+/// deliveries and messages. Each lane and topic adds one linger, one expiry, one call by a rate and
+/// one deadline of leases. Each buffer and each subscriber to dead letters adds a linger.
 pub(crate) struct Timer {
     state: Mutex<State>,
     earlier: Condvar,

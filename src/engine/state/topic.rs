@@ -15,6 +15,7 @@ use crate::engine::state::lane::Lane;
 use crate::engine::state::partition_queue::PartitionQueue;
 use crate::engine::state::partition_set::Split;
 use crate::engine::state::roll::Roll;
+use crate::engine::terms::rate::PublishRate;
 use crate::engine::terms::weights::Weights;
 use crate::engine::wait::holds::Holds;
 use crate::engine::wait::waiters::Waiters;
@@ -29,6 +30,7 @@ use crate::pure::words::start::Starts;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Slot, in_order};
 
+mod rate;
 mod replies;
 mod tell;
 
@@ -57,10 +59,12 @@ pub(crate) struct TopicCore<T> {
     pub(crate) dedup: Option<Box<AcceptedIds>>,
     /// The weight of its messages, if it has a limit for that.
     pub(crate) weights: Option<Box<Weights<T>>>,
+    /// The rate at which it accepts messages. Made when it first has a limit.
+    pub(crate) rate: OnceLock<Box<PublishRate>>,
     /// The messages that it keeps for subscriptions that come late, if it does.
     pub(crate) retained: Option<Box<RetainedMessages<T>>>,
     /// Whether a publisher has to look at nothing but the gate and the queue.
-    pub(crate) is_plain: bool,
+    pub(crate) is_plain: Setting<bool>,
     pub(crate) gate: Gate,
     /// The topic's queue, whose messages are numbered by their ids; unused if it is split.
     pub(crate) plain: PartitionQueue<T>,
@@ -126,9 +130,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             }
             DedupIds::new(dedup)
         });
+        let is_plain = settings.is_plain() && weights.is_none() && !is_stored;
+        let rate = OnceLock::new();
+        if live.rate.is_some() {
+            let limited = rate.get_or_init(|| Box::new(PublishRate::new()));
+            limited.set(live.rate, engine.clock.now_ns());
+        }
         Arc::new_cyclic(|topic| Self {
             name,
-            is_plain: settings.is_plain() && weights.is_none() && !is_stored,
+            is_plain: Setting::new(is_plain && live.rate.is_none()),
+            rate,
             weights: weights.map(Box::new),
             retained: live
                 .retain
@@ -171,6 +182,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         LiveSettings {
             dedup: self.dedup.as_ref().map(|ids| ids.lock().settings()),
             weight_limit: weights.map(|weights| weights.load().limit()),
+            rate: self.rate.get().and_then(|rate| rate.limit()),
             retain: retained.map(|retained| retained.retain()),
             ..self.live.now()
         }
@@ -281,11 +293,16 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         self.waiters.wake(|| self.room());
     }
 
-    /// Returns how many more messages it takes now.
+    /// Returns how many more messages it takes now. Where only the rate holds them up it is one, so
+    /// that somebody looks, and has the topic called for the next permit.
     pub(crate) fn room(&self) -> usize {
         let capacity = self.live.capacity.get();
         let free = capacity.saturating_sub(self.gate.outstanding());
-        usize::try_from(free).unwrap_or(usize::MAX)
+        let free = usize::try_from(free).unwrap_or(usize::MAX);
+        match self.rate.get() {
+            None => free,
+            Some(rate) => free.min(rate.outlook(self.engine.clock.now_ns()).0.max(1)),
+        }
     }
 
     /// Hands on everything accepted so far, whatever the strategies say.

@@ -1,3 +1,4 @@
-//! Terms on which a topic accepts messages, besides room: their weight.
+//! Terms on which a topic accepts messages, besides room: their weight, and their rate.
 
+pub(crate) mod rate;
 pub(crate) mod weights;

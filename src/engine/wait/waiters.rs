@@ -165,6 +165,11 @@ impl Waiters {
         }
     }
 
+    /// Returns whether anybody waits to be called.
+    pub(crate) fn are_taken(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0 || self.standby.is_taken()
+    }
+
     /// Puts the buffer of this place into the line. The caller must look once more whether there is
     /// room.
     pub(crate) fn stand(&self, place: &mut Place, target: Arc<dyn Fire>) {

@@ -65,6 +65,14 @@ impl<T> BatchSlice<T> {
         metas.filter_map(|meta| meta.weight).sum()
     }
 
+    /// Returns the place in the batch of the first of its messages that has this key.
+    pub(crate) fn find_key(&self, key: &str) -> Option<u32> {
+        let metas = self.batch.meta.iter();
+        let mut within = metas.filter(|(at, _)| (self.from..self.to).contains(at));
+        let found = within.find(|(_, meta)| meta.key.as_deref() == Some(key));
+        found.map(|(at, _)| *at)
+    }
+
     /// Calls `note` with the trackers of the messages, if they have any.
     #[inline(always)]
     pub(crate) fn track(&self, note: impl Fn(&Ends)) {

@@ -20,6 +20,8 @@ pub(crate) struct Conflation<D> {
     next: u64,
     /// How many places are not empty.
     len: usize,
+    /// How many deliveries were replaced or evicted, ever.
+    replaced: u64,
 }
 
 impl<D> Conflation<D> {
@@ -29,12 +31,18 @@ impl<D> Conflation<D> {
             by_key: HashMap::new(),
             next: 0,
             len: 0,
+            replaced: 0,
         }
     }
 
     /// Returns how many deliveries wait.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Returns how many deliveries were replaced or evicted, ever.
+    pub(crate) fn replaced(&self) -> u64 {
+        self.replaced
     }
 
     /// Returns whether a delivery of this key waits, so that a newer one replaces it.
@@ -50,6 +58,7 @@ impl<D> Conflation<D> {
         if let Some(place) = at.and_then(|at| self.places.get_mut(at)) {
             let replaced = place.item.replace(item);
             self.len += usize::from(replaced.is_none());
+            self.replaced += u64::from(replaced.is_some());
             return replaced;
         }
         if let Some(key) = key {
@@ -70,6 +79,7 @@ impl<D> Conflation<D> {
         let at = self.by_key.get(key)?;
         let evicted = self.places.get_mut(at)?.item.take();
         self.len -= usize::from(evicted.is_some());
+        self.replaced += u64::from(evicted.is_some());
         evicted
     }
 

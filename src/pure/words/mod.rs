@@ -42,6 +42,17 @@ impl Packed for u32 {
     }
 }
 
+impl Packed for bool {
+    fn pack(self) -> u64 {
+        u64::from(self)
+    }
+
+    #[inline(always)]
+    fn unpack(word: u64) -> Self {
+        word != 0
+    }
+}
+
 impl Packed for Option<std::num::NonZeroU64> {
     fn pack(self) -> u64 {
         self.map_or(0, std::num::NonZeroU64::get)

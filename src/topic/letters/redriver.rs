@@ -160,9 +160,12 @@ impl<'l, T: Send + Sync + 'static> Redriver<'l, T> {
     ) -> Result<bool, Stays> {
         match published {
             Ok(receipt) if !receipt.is_dropped() => {}
-            Ok(_) | Err(PublishError::Full(_) | PublishError::TimedOut(_)) => {
-                return Err(Stays::NoRoom);
-            }
+            Ok(_)
+            | Err(
+                PublishError::Full(_)
+                | PublishError::TimedOut(_)
+                | PublishError::RateLimited { .. },
+            ) => return Err(Stays::NoRoom),
             Err(_) => return Err(Stays::Refused),
         }
         claim.end();

@@ -23,14 +23,15 @@ use crate::types::error::{NotDelayedError, PublishBatchError, PublishError};
 impl<T: Send + Sync + 'static> Topic<T> {
     /// Publishes a message.
     ///
-    /// It blocks only under [`Overflow::Block`](crate::Overflow::Block), and then never inside a
-    /// handler of the same broker. [`try_publish`](Self::try_publish) never blocks, and
+    /// It blocks only under [`Overflow::Block`](crate::Overflow::Block), for room or for the topic's
+    /// [rate](crate::TopicBuilder::rate_limit), and then never inside a handler of the same broker.
+    /// [`try_publish`](Self::try_publish) never blocks, and
     /// [`publish_timeout`](Self::publish_timeout) waits as long as you say.
     ///
     /// # Errors
     ///
-    /// Returns a [`PublishError`], which hands the payload back: `Full`, `TimedOut`, `Closed` or
-    /// `NoSubscribers`.
+    /// Returns a [`PublishError`], which hands the payload back: `Full`, `TimedOut`, `RateLimited`,
+    /// `Closed` or `NoSubscribers`.
     pub fn publish(&self, payload: T) -> Result<Receipt, PublishError<T>> {
         self.core.publish(payload, None, Wait::ByPolicy)
     }
@@ -43,7 +44,7 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns a [`PublishError`], which hands the payload back: `Full`, `Closed` or
+    /// Returns a [`PublishError`], which hands the payload back: `Full`, `RateLimited`, `Closed` or
     /// `NoSubscribers`.
     pub fn try_publish(&self, payload: T) -> Result<Receipt, PublishError<T>> {
         self.core.publish(payload, None, Wait::Never)
@@ -74,8 +75,8 @@ impl<T: Send + Sync + 'static> Topic<T> {
     ///
     /// # Errors
     ///
-    /// Returns a [`PublishError`], which hands the payload back: `Full`, `TimedOut`, `Closed` or
-    /// `NoSubscribers`.
+    /// Returns a [`PublishError`], which hands the payload back: `Full`, `TimedOut`, `RateLimited`,
+    /// `Closed` or `NoSubscribers`.
     pub fn publish_timeout(
         &self,
         payload: T,

@@ -21,6 +21,12 @@ impl<T: Send + Sync + 'static> Lane<T> {
         conflation.map_or(0, |conflation| conflation.lock().len())
     }
 
+    /// Returns how many deliveries were replaced, ever.
+    pub(crate) fn replaced(&self) -> u64 {
+        let conflation = self.conflation.as_ref();
+        conflation.map_or(0, |conflation| conflation.lock().replaced())
+    }
+
     /// Adds deliveries that hold a place. Returns the older ones that they have replaced.
     pub(crate) fn push_conflated(&self, part: &BatchSlice<T>) -> Vec<BatchSlice<T>> {
         let Some(conflation) = &self.conflation else {
