@@ -12,6 +12,7 @@ use crate::harness::{
     threaded,
 };
 use millstream::error::OpenError;
+use millstream::protect::{Priorities, Priority};
 use millstream::{
     Backoff, Batched, Broker, Delivery, DeliveryBatch, LaneFull, Message, Nack, NoSubscribers,
     OnFailure, Overflow, Pull, SubscriptionBuilder, Topic, TopicBuilder, TopicOptions, Unsubscribe,
@@ -270,6 +271,20 @@ fn a_kept_message_that_has_expired_is_not_given_and_others_expire_in_the_lane() 
         lease.ack().expect("it is held");
     }
     assert_eq!(pull.metrics().counts.expired, 1);
+    assert_balanced(&broker);
+}
+
+#[test]
+fn kept_messages_keep_their_priority() {
+    let (broker, _clock) = manual();
+    let topic = open(&broker, 2);
+    let low = topic.message(1).priority(Priority::Low);
+    low.publish().expect("room");
+    publish(&broker, &topic, [2]);
+    let strict = topic.subscription("s").priorities(Priorities::strict());
+    let (seen, _late) = late(strict);
+    broker.run_until_idle();
+    assert_eq!(seen.take(), retained([2, 1]));
     assert_balanced(&broker);
 }
 

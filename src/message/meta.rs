@@ -41,6 +41,7 @@ impl Meta {
             headers: self.headers.clone(),
             ttl_ns: self.ttl_ns,
             dedup_id: self.dedup_id.clone(),
+            priority: self.priority,
             ..Self::default()
         }
     }

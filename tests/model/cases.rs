@@ -17,6 +17,7 @@ const PLAIN: Shape = Shape {
     own: None,
     refuses: None,
     conflates: false,
+    by_level: false,
 };
 
 const PUBLISH: Step = Step::Publish(None, None);

@@ -116,7 +116,8 @@ impl Pair {
             let is_told = told == holds || told.is_none() && !lane.asks();
             // A lane is told of a longer wait when the one that it waits for is over.
             let is_told = is_told || told == Some(WaitingFor::Rate) && lane.gate.is_held_off;
-            let went = !lane.gate.counts() || holds.is_some() || !lane.asks();
+            let follows = lane.gate.counts() || lane.shape.by_level;
+            let went = !follows || holds.is_some() || !lane.asks();
             assert!(went, "something may go to {}", real.name);
             assert!(is_told, "{} waits for {holds:?}, not {told:?}", real.name);
         }

@@ -69,7 +69,8 @@ fn shapes() -> impl Strategy<Value = Shape> {
     let own = prop::option::weighted(0.3, policies());
     let refuses = prop::option::weighted(0.3, 1..4_u64);
     let conflates = prop::bool::weighted(0.1);
-    let rest = (hold, own, refuses, conflates);
+    let by_level = prop::bool::weighted(0.2);
+    let rest = (hold, own, refuses, conflates, by_level);
     (capacity, when_full, hands(), modes(), rest).prop_map(
         |(capacity, when_full, hands, (on_failure, on_exhausted), rest)| Shape {
             capacity,
@@ -81,6 +82,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             own: rest.1,
             refuses: rest.2,
             conflates: rest.3,
+            by_level: rest.4,
         },
     )
 }

@@ -125,6 +125,8 @@ pub struct Shape {
     pub refuses: Option<u64>,
     /// The newest of a key takes the place of the one that waits.
     pub conflates: bool,
+    /// Nothing goes of a level while a higher one has deliveries.
+    pub by_level: bool,
 }
 
 /// Who takes a subscription's deliveries.

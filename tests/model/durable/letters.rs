@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use millstream::dead_letters::DeadReason;
+
 use super::reference::{Lane, Seen, State};
 use super::run::Pair;
 use super::{NAMES, SLOTS, TOPICS};
@@ -87,8 +89,11 @@ impl Lane {
     fn check_letters(&mut self, letters: &Letters, has_key: impl Fn(u64) -> bool) {
         let parks = self.parks();
         if !self.shape.is_durable {
-            // An earlier one of its name may have left letters of the same messages.
-            for id in letters.keys().filter(|id| parks && has_key(**id)) {
+            // An earlier one of its name may have left letters of the same messages. Those that
+            // follow a parked key do so again, without a call.
+            let follows = |of: &(&u64, &Seen)| parks && of.1.reason == DeadReason::KeyParked;
+            let followers = letters.iter().filter(follows).map(|(id, _)| id);
+            for id in followers.filter(|id| has_key(**id)) {
                 if let Some(state @ State::Open { .. }) = self.states.get_mut(id) {
                     *state = State::Done;
                 }

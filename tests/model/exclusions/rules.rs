@@ -55,6 +55,19 @@ pub fn conflating_lanes_are_plain_and_roomy(setup: &mut Setup) {
     }
 }
 
+/// A lane that takes by level has no bound on what it sets aside, and neither drops nor parks.
+pub fn levels_choose_from_all(setup: &mut Setup) {
+    for shape in &mut setup.shapes {
+        let is_pulled = matches!(shape.hands, Hands::Callers { .. });
+        let is_odd = shape.parks() || shape.takes_batches() || !shape.is_exact();
+        let blocks_all = shape.on_failure == OnFailure::BlockSubscription;
+        shape.by_level &= !(is_pulled || is_odd || blocks_all);
+        if shape.by_level {
+            shape.hold = None;
+        }
+    }
+}
+
 /// What takes batches minds no keys.
 pub fn batches_mind_no_keys(setup: &mut Setup) {
     let takes_batches = |shape: &&mut Shape| shape.takes_batches();

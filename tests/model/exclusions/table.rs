@@ -308,14 +308,22 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         ],
     },
     Exclusion {
-        what: "priorities",
+        what: "levels in lanes that drop, park keys, take batches, block, or are pulled from",
+        why: "the model follows the engine, and has to know what the lane has when one is taken",
+        by: Setup(rules::levels_choose_from_all),
+        held_by: &["priorities::a_full_lane_drops_its_oldest_from_the_lowest_level"],
+    },
+    Exclusion {
+        what: "which level is next where keys wait for each other, and what came back",
+        why: "a worker takes a few at once, and a failure among them changes which may go",
+        by: Judged,
+        held_by: &["priorities::nothing_overtakes_within_a_key_whatever_its_level"],
+    },
+    Exclusion {
+        what: "weighted levels, and aging",
         why: "a model of their own, of what waits in one lane, knows which delivery is next",
         by: Never,
-        held_by: &[
-            "priorities::shares_under_overload_are_those_of_the_weights_whoever_takes",
-            "priorities::nothing_overtakes_within_a_key_whatever_its_level",
-            "priorities::a_full_lane_drops_its_oldest_from_the_lowest_level",
-        ],
+        held_by: &["priorities::shares_under_overload_are_those_of_the_weights_whoever_takes"],
     },
     Exclusion {
         what: "failures under a pattern, and what a pattern that is removed leaves behind",

@@ -209,7 +209,7 @@ impl Model {
             return true;
         }
         let lane = &mut self.lanes[at];
-        if lane.gate.counts() {
+        if lane.gate.counts() || lane.shape.by_level {
             return self.follow(at);
         }
         if let Some(tried) = lane

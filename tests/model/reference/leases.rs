@@ -48,8 +48,13 @@ impl Lane {
         if let Some(place) = queue.position(|new| is_it(&Tried::first(*new))) {
             // Between partitions there is no order, nor between several hands.
             let is_next = match has_order && !self.shape.is_shared() {
+                true if self.shape.by_level => self.is_first_by_level(place),
                 true => self.ready_new() == Some(place),
-                false => self.may_go(&self.queue[place]) && self.is_first_of_key(place),
+                // By level, only those that wait for each other have an order.
+                false => {
+                    let may_go = self.may_go(&self.queue[place]);
+                    may_go && (self.shape.by_level || self.is_first_of_key(place))
+                }
             };
             assert!(is_next, "{call:?} may not go");
             return self.queue.remove(place).map(Tried::first);
@@ -58,6 +63,16 @@ impl Lane {
         let may_go = self.may_go(&self.returns[back].message);
         assert!(may_go, "{call:?} may not go");
         self.returns.remove(back)
+    }
+
+    /// Whether none of a higher level, nor one before it of its own, might go instead. Where keys
+    /// wait for each other, a few are taken before it is known which of them may.
+    fn is_first_by_level(&self, place: usize) -> bool {
+        let level = self.queue[place].level;
+        let has_keys = self.shape.blocks();
+        let mut before = self.queue.iter().enumerate();
+        let is_first = !before.any(|(at, other)| (other.level, place) > (level, at));
+        self.may_go(&self.queue[place]) && (has_keys || is_first)
     }
 
     fn is_first_of_key(&self, place: usize) -> bool {

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use millstream::dead_letters::DeadReason;
 use millstream::metrics::DeliveryCounts;
+use millstream::protect::Priority;
 
 pub use self::gate::Gate;
 use self::gate::Pauses;
@@ -31,6 +32,7 @@ pub struct Message {
     pub expires: Option<u64>,
     pub key: Option<u8>,
     pub weight: u64,
+    pub level: Priority,
 }
 
 /// One call of a handler: message, attempt, generation.

@@ -1,6 +1,7 @@
 //! What becomes of a publish.
 
 use millstream::dead_letters::DeadReason;
+use millstream::protect::Priority;
 use millstream::{NoSubscribers, Overflow};
 
 use super::{Admitted, Message, Model, Refused, Tried};
@@ -77,6 +78,13 @@ impl Model {
         }
     }
 
+    /// Its publisher gave it this level.
+    pub fn set_level(&mut self, message: Message, level: Priority) -> Message {
+        let message = Message { level, ..message };
+        self.messages.insert(message.id, message);
+        message
+    }
+
     /// A message that finds the topic full becomes a letter of each subscription.
     pub fn letter(&mut self, message: Message) {
         let wanting = self.lanes.iter().enumerate();
@@ -120,6 +128,7 @@ impl Model {
             accepted,
             key,
             weight: self.setup.weight_limit.map_or(0, |_| payload),
+            level: Priority::Normal,
             expires: ttl.or(self.setup.ttl).map(|ttl| accepted + ttl),
         };
         self.messages.insert(message.id, message);

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use millstream::error::{NotDelayedError, PublishBatchError};
+use millstream::protect::Priority;
 use millstream::{BatchReceipt, Message, PublishError};
 
 use super::Pair;
@@ -11,12 +12,15 @@ use crate::reference::{Admitted, Refused};
 
 impl Pair {
     pub fn publish(&mut self, key: Option<u8>, ttl: Option<u64>) {
+        let mut level = Priority::Normal;
         let real = match (key, ttl) {
             // What may wait is as good here as what may not: nobody else makes room.
             (None, None) if self.model.issued % 2 == 1 => self.topic.try_publish(7),
             (None, None) => self.topic.publish(7),
             _ => {
+                level = Priority::ALL[self.model.issued as usize / 2 % 4];
                 let mut message = self.topic.message(7).header("h", "v");
+                message = message.priority(level);
                 if let Some(key) = key {
                     message = message.key(name_of(key));
                 }
@@ -39,6 +43,7 @@ impl Pair {
         match (self.model.admit(&[7]), real) {
             (Ok(admitted), Ok(receipt)) => {
                 let message = self.model.accept(7, 0, key, ttl);
+                let message = self.model.set_level(message, level);
                 assert_eq!(receipt.id().get(), message.id);
                 match admitted {
                     Admitted::Dropped { .. } => assert!(receipt.is_dropped()),

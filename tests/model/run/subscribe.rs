@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use millstream::error::SubscribeError;
+use millstream::protect::Priorities;
 use millstream::{
     Delivery, DeliveryBatch, Nack, NoSubscribers, Pull, SubscriptionOptions, Unsubscribe,
     Unsubscribed,
@@ -91,6 +92,9 @@ impl Pair {
             .on_exhausted(shape.on_exhausted);
         if let Some(policy) = shape.own {
             options = options.retry(policy.real());
+        }
+        if shape.by_level {
+            options = options.priorities(Priorities::strict());
         }
         if shape.conflates {
             options = options.conflate();
