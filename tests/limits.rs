@@ -2,12 +2,12 @@
 //! lost or dead-lettered for it, no attempt is burnt, and who shares a limit gets an equal share.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use crate::harness::{
-    Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
 };
 use millstream::metrics::WaitingFor;
 use millstream::protect::{Adaptive, Breaker, Limiter, RateLimit, RetryBudget};
@@ -150,10 +150,15 @@ fn a_shared_limit_is_never_exceeded_and_every_permit_comes_back() {
         topic.publish_batch(0..1_000).expect("there is room");
         subscriptions.push(subscription);
     }
-    assert!(broker.wait_until_idle(crate::harness::HANG));
+    assert!(broker.wait_until_idle(HANG));
     assert!(most.load(SeqCst) <= 2, "{most:?}");
-    assert_eq!(bank.in_use(), 0, "every permit has come back");
     assert_eq!(log.len(), 3_000);
+    // A lane may still be about to pass on a permit that it was offered.
+    let began = Instant::now();
+    while bank.in_use() > 0 {
+        assert!(began.elapsed() < HANG, "a permit was lost: {bank:?}");
+        std::thread::yield_now();
+    }
     assert_rests_balanced(&broker);
 }
 
