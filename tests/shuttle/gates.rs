@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use millstream::protect::{Breaker, Limiter};
+use millstream::protect::{Breaker, Limiter, RateLimit};
 use millstream::{Backoff, Pull};
 
 use super::explore::explore;
@@ -63,9 +63,8 @@ fn a_breaker_opens_and_closes_by_itself_and_by_hand_while_messages_come() {
         let broker = broker();
         let retry = Backoff::fixed(SOON).max_attempts(100);
         let topic = broker.topic::<Sent>("a").retry(retry).open().unwrap();
-        let failures = Arc::new(AtomicU32::new(3));
-        let handler = {
-            let failures = Arc::clone(&failures);
+        let handler = || {
+            let failures = AtomicU32::new(3);
             move |_: &Delivery<'_, Sent>| {
                 let one_less = |left: u32| left.checked_sub(1);
                 match failures.fetch_update(SeqCst, SeqCst, one_less) {
@@ -79,8 +78,11 @@ fn a_breaker_opens_and_closes_by_itself_and_by_hand_while_messages_come() {
             .open_for(SOON)
             .max_open(SOON)
             .probes(2);
+        // A turn asks for more probes than it has deliveries.
+        let turns = topic.subscription("turns").breaker(breaker.clone());
+        turns.subscribe(handler()).unwrap().detach();
         let builder = topic.subscription("s").breaker(breaker).concurrency(2);
-        let subscription = builder.subscribe_shared(handler).unwrap();
+        let subscription = builder.subscribe_shared(handler()).unwrap();
         let mut threads = publishers({
             let topic = topic.clone();
             move |publisher| {
@@ -93,7 +95,37 @@ fn a_breaker_opens_and_closes_by_itself_and_by_hand_while_messages_come() {
             subscription.detach();
         }));
         join(threads);
-        assert_eq!(drain(&broker).delivered, PUBLISHERS);
+        assert_eq!(drain(&broker).delivered, 2 * PUBLISHERS);
+    });
+}
+
+/// No failure and no retry calls these lanes. Time opens the gates of one, and a hand those of the
+/// other.
+#[test]
+fn gates_that_open_by_time_or_by_hand_call_their_lanes() {
+    explore(|| {
+        let broker = broker();
+        let topic = broker.topic::<Sent>("a").open().unwrap();
+        let rate = RateLimit::new(1, SOON).burst(1);
+        let rated = topic.subscription("rated").rate_limit(rate);
+        rated.subscribe(|_| Ok(())).unwrap().detach();
+        let isolated = topic.subscription("isolated").breaker(Breaker::new());
+        let isolated = isolated.concurrency(2).subscribe_shared(|_| Ok(()));
+        let isolated = isolated.unwrap();
+        let mut threads = publishers({
+            let topic = topic.clone();
+            move |publisher| {
+                topic.publish((publisher, 0)).unwrap();
+            }
+        });
+        threads.push(thread::spawn(move || {
+            isolated.isolate_breaker();
+            (0..8).for_each(|_| thread::yield_now());
+            isolated.reset_breaker();
+            isolated.detach();
+        }));
+        join(threads);
+        assert_eq!(drain(&broker).delivered, 2 * PUBLISHERS);
     });
 }
 
