@@ -16,6 +16,7 @@ use crate::observe::note::Note;
 use crate::pure::decide::lifecycle::Status;
 use crate::pure::words::schedule::Then;
 use crate::pure::words::tickets::Refusal;
+use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Instant, MutexGuard, mutant, pause};
 use crate::types::config::{NoSubscribers, Overflow};
 use crate::types::error::PublishError;
@@ -63,7 +64,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// one step.
     #[inline(always)]
     pub(crate) fn short_way(&self) -> Option<(u64, MutexGuard<'_, Tail<T>>)> {
-        if !self.is_plain.get() && self.takes_detour() || self.bus().observed() {
+        if !self.is_plain.load(Ordering::Acquire) && self.takes_detour() || self.bus().observed() {
             return None;
         }
         Some((self.engine.clock.now_ns(), self.plain.tail()))

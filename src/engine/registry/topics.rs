@@ -20,6 +20,7 @@ use crate::pure::policy::retry::Backoff;
 use crate::pure::words::ending::Refuse;
 use crate::pure::words::handles::Handles;
 use crate::pure::words::room::Phase;
+use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Mutex, in_order, mutant};
 
 impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
@@ -121,7 +122,7 @@ impl<T: Send + Sync + 'static> AnyTopic for TopicCore<T> {
     }
 
     fn stop(&self) {
-        self.is_stopped.set(1);
+        self.is_stopped.store(true, Ordering::Release);
     }
 
     fn draining(&self) -> &Mutex<()> {

@@ -1,6 +1,6 @@
 //! A topic: the state that its publishers, its dispatcher and its lanes share.
 
-use crate::engine::base::cell::{Cell, Setting};
+use crate::engine::base::cell::Cell;
 use crate::engine::base::contain::{PolicyInUse, SharedPolicy, SharedStrategy, StrategyInUse};
 use crate::engine::base::counters::{DeliveryCounts, TopicBooks};
 use crate::engine::base::gate::Gate;
@@ -64,7 +64,7 @@ pub(crate) struct TopicCore<T> {
     /// The messages that it keeps for subscriptions that come late, if it does.
     pub(crate) retained: Option<Box<RetainedMessages<T>>>,
     /// Whether a publisher has to look at nothing but the gate and the queue.
-    pub(crate) is_plain: Setting<bool>,
+    pub(crate) is_plain: AtomicBool,
     pub(crate) gate: Gate,
     /// The topic's queue, whose messages are numbered by their ids; unused if it is split.
     pub(crate) plain: PartitionQueue<T>,
@@ -95,8 +95,8 @@ pub(crate) struct TopicCore<T> {
     /// Written for every batch: kept off the lines that publishers read.
     pub(crate) books: CachePadded<TopicBooks>,
     pub(crate) handles: Cell<Handles>,
-    /// One, once a drain of the topic has ended it.
-    pub(crate) is_stopped: Setting<u32>,
+    /// Whether a drain of the topic has ended it.
+    pub(crate) is_stopped: AtomicBool,
     /// The pauses that its lanes have from it, and from its broker. They change under the lock of
     /// `ended`.
     pub(crate) pauses: Holds,
@@ -138,7 +138,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         }
         Arc::new_cyclic(|topic| Self {
             name,
-            is_plain: Setting::new(is_plain && live.rate.is_none()),
+            is_plain: AtomicBool::new(is_plain && live.rate.is_none()),
             rate,
             weights: weights.map(Box::new),
             retained: live
@@ -166,7 +166,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             letters: OnceLock::new(),
             books: CachePadded::new(TopicBooks::default()),
             handles: Cell::new(Handles::NONE),
-            is_stopped: Setting::new(0),
+            is_stopped: AtomicBool::new(false),
             pauses: Holds::new(),
             draining: Mutex::new(()),
             changing: Mutex::new(()),
@@ -213,7 +213,7 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
     /// Returns whether it cancels what it has: it was drained, or its broker has stopped.
     #[inline]
     pub(crate) fn has_stopped(&self) -> bool {
-        self.is_stopped.get() != 0 || self.engine.has_stopped()
+        self.is_stopped.load(Ordering::Acquire) || self.engine.has_stopped()
     }
 
     /// Returns its side of the log, if it is durable.

@@ -6,6 +6,7 @@ use crate::engine::state::topic::TopicCore;
 use crate::engine::terms::rate::PublishRate;
 use crate::pure::protect::rate::RateLimit;
 use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 use crate::types::duration::nanos;
 
 impl<T: Send + Sync + 'static> TopicCore<T> {
@@ -17,7 +18,8 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
             rate.set(limit, self.engine.clock.now_ns());
         }
         let is_plain = self.settings.is_plain() && self.weights.is_none() && !self.is_stored();
-        self.is_plain.set(is_plain && limit.is_none());
+        let is_plain = is_plain && limit.is_none();
+        self.is_plain.store(is_plain, Ordering::Release);
         drop(changing);
         self.waiters.wake_all();
     }
