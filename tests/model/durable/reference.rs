@@ -1,6 +1,6 @@
 //! What was acknowledged, and what each subscription has made of it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use millstream::Message;
 use millstream::dead_letters::DeadReason;
@@ -32,7 +32,7 @@ pub enum State {
 }
 
 /// What a letter says about its delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Seen {
     pub attempts: u32,
     pub reason: DeadReason,
@@ -84,6 +84,8 @@ pub struct Lane {
     pub shape: Shape,
     /// What it has to do with.
     pub states: BTreeMap<u64, State>,
+    /// The letters that it ever had. The log may have an earlier one of a message than the last.
+    pub letters: HashSet<(u64, Seen)>,
     /// It was there before, and its name is in the store.
     pub is_known: bool,
     /// It is there.
@@ -102,6 +104,7 @@ impl Lane {
             slot,
             shape,
             states: BTreeMap::new(),
+            letters: HashSet::new(),
             is_known: false,
             is_open: false,
             has_letters: false,
