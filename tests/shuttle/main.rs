@@ -42,6 +42,9 @@
 //! | a publish that waits for the rate has nobody called | `publishers_wait_for_the_rate` |
 //! | a slot that goes schedules no lane | `members_come_and_go` |
 //! | who puts a letter down calls no subscriber | `letters_are_handed_out_while_they_are_redriven_purged_and_evicted` |
+//! | a permit that comes back is offered to nobody, unused ones do not come back, or a lane that ends keeps its own | `lanes_that_share_a_limit_get_to_their_end_and_give_all_permits_back` |
+//! | a resume calls no lane | `pauses_come_and_go_while_messages_come_and_receivers_wait` |
+//! | a dispatcher that finds nobody gives the places of an earlier part back | `one_that_comes_and_goes_at_once_gives_no_place_back_twice` |
 #![cfg(millstream_shuttle)]
 
 mod changes;
