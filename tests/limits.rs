@@ -1,10 +1,7 @@
 //! Promise: rates, shared limits and retry budgets make deliveries wait, and do nothing else. None is
 //! lost or dead-lettered for it, no attempt is burnt, and who shares a limit gets an equal share.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
-
-use tokio::sync::oneshot;
 
 use crate::harness::{
     HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
@@ -162,8 +159,12 @@ fn a_shared_limit_is_never_exceeded_and_every_permit_comes_back() {
     assert_rests_balanced(&broker);
 }
 
+#[cfg(feature = "async")]
 #[test]
 fn lanes_that_share_a_limit_get_equal_shares() {
+    use std::collections::{BTreeMap, VecDeque};
+    use tokio::sync::oneshot;
+
     let (broker, _clock) = manual();
     let bank = Limiter::new(2).expect("in range");
     // The calls that run, in the order in which they began.
