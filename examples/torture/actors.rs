@@ -14,6 +14,7 @@ use millstream::{Batched, LaneFull, Unsubscribe, Unsubscribed};
 
 use crate::crowd::{Crowd, PARKS, SWITCHED, Style};
 use crate::faults::Fault;
+use crate::gates::Gates;
 use crate::hooks;
 use crate::ledger::{Ledger, Offer};
 use crate::life::{Actor, Life};
@@ -132,12 +133,21 @@ fn churned_offer(number: u64, life: &Life, random: &mut Rng) -> Offer {
 /// is seen by its witness.
 pub fn churner(life: &Life, actor: &Actor, mut random: Rng) {
     let mut held = Vec::new();
+    let gates = life
+        .faults
+        .has(Fault::Gates)
+        .then(|| Gates::any(&mut random));
     let mut number = 0;
     while actor.goes_on(life) {
         let ledger = &life.ledgers[random.usize(..life.ledgers.len())];
         number += 1;
         let offer = churned_offer(number, life, &mut random);
         held.extend(ledger.subscribe(offer, &mut random).ok());
+        if let Some(gates) = &gates
+            && let Some((subscription, _)) = random.choice(&held)
+        {
+            gates.meddle(subscription, &mut random);
+        }
         if let Some((subscription, seat)) = held.last()
             && random.u32(..4) == 0
         {
@@ -163,6 +173,10 @@ pub fn churner(life: &Life, actor: &Actor, mut random: Rng) {
             }
         }
         sleep(Duration::from_micros(random.u64(..1_500)));
+    }
+    drop(held);
+    if let Some(gates) = gates {
+        gates.check_out();
     }
 }
 

@@ -32,16 +32,17 @@ pub enum Fault {
     Drain,
     Drop,
     Log,
+    Gates,
 }
 
 use Fault::{
-    Async, Bombs, Churn, Cycles, Delays, Drain, Drop, Errors, Expiry, Full, Groups, Hooks, Log,
-    Meddling, Observers, Order, Panics, Partitions, Patterns, Pull, Redrive, Retries, Slow, Stop,
-    Stuck, Swaps, Topics,
+    Async, Bombs, Churn, Cycles, Delays, Drain, Drop, Errors, Expiry, Full, Gates, Groups, Hooks,
+    Log, Meddling, Observers, Order, Panics, Partitions, Patterns, Pull, Redrive, Retries, Slow,
+    Stop, Stuck, Swaps, Topics,
 };
 
 /// All of them, by name, and what each does.
-pub const ALL: [(Fault, &str, &str); 27] = [
+pub const ALL: [(Fault, &str, &str); 28] = [
     (
         Errors,
         "errors",
@@ -148,6 +149,11 @@ pub const ALL: [(Fault, &str, &str); 27] = [
         Log,
         "log",
         "a store of durable topics is closed under load and opened again (with the feature `log`)",
+    ),
+    (
+        Gates,
+        "gates",
+        "pauses, rates, breakers, budgets and shared limits close and open",
     ),
 ];
 

@@ -19,6 +19,7 @@ use crate::awaiter;
 use crate::crowd::{Crowd, Style};
 use crate::end::End;
 use crate::faults::{Fault, Faults};
+use crate::gates;
 #[cfg(feature = "log")]
 use crate::keeper;
 use crate::ledger::{Ledger, Offer, PINNED, Terms};
@@ -321,6 +322,7 @@ impl Life {
             ("puller", 2, Some(Fault::Pull), puller::puller),
             #[cfg(feature = "log")]
             ("keeper", 1, Some(Fault::Log), keeper::keeper),
+            ("warden", 1, Some(Fault::Gates), gates::warden),
             ("stopper", 1, Some(Fault::Stop), actors::stopper),
         ];
         let mut handles = Vec::new();

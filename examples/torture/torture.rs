@@ -26,6 +26,7 @@ mod awaiter;
 mod crowd;
 mod end;
 mod faults;
+mod gates;
 mod hands;
 mod hooks;
 #[cfg(feature = "log")]
