@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::harness::{
-    HANG, Log, advance, assert_balanced, assert_rests_balanced, manual, read_by, threaded,
+    HANG, Log, advance, assert_balanced, assert_rests_balanced, drops, manual, read_by, threaded,
 };
 use millstream::error::{SettingError, SubscribeError};
-use millstream::event::{DropCause, EventKind, Observation};
+use millstream::event::DropCause;
 use millstream::{
     Backoff, Batched, Broker, Delivery, LaneFull, Nack, OnExhausted, OnFailure, Pull, Subscription,
     SubscriptionBuilder, SubscriptionOptions, Topic, Unsubscribe,
@@ -41,21 +41,6 @@ fn put_all(broker: &Broker, topic: &Topic<u32>, values: &[(&str, u32)]) {
     broker.run_until_idle();
 }
 
-/// The payloads of what was dropped, with the cause, as events tell. Ids are numbered from one.
-fn drops(broker: &Broker) -> (Log<(u64, DropCause)>, Observation) {
-    let log = Log::new();
-    let observation = broker.observe({
-        let log = log.clone();
-        move |event| {
-            if let EventKind::Dropped { cause } = *event.kind() {
-                assert_eq!(event.subscription(), Some("s"));
-                log.push((event.id().expect("a message").get(), cause));
-            }
-        }
-    });
-    (log, observation.expect("observes"))
-}
-
 fn paused(builder: SubscriptionBuilder<'_, u32>) -> (Log<u32>, Subscription) {
     let (log, subscription) = read_by(builder);
     subscription.pause();
@@ -67,7 +52,7 @@ fn the_newest_of_a_key_takes_the_place_of_the_one_that_waits() {
     let (broker, _clock) = manual();
     let topic = open(&broker);
     let (log, subscription) = paused(topic.subscription("s").conflate());
-    let (drops, _observation) = drops(&broker);
+    let (drops, _observation) = drops(&broker, Some("s"));
     put_all(&broker, &topic, &[("a", 1), ("b", 2), ("a", 3), ("", 4)]);
     put_all(&broker, &topic, &[("a", 5), ("", 6), ("c", 7), ("b", 8)]);
     assert_eq!(subscription.metrics().queued, 5);
@@ -330,7 +315,7 @@ fn a_full_lane_takes_what_replaces_and_follows_its_policy_for_the_rest() {
             let topic = open(&broker);
             let builder = topic.subscription("s").conflate().capacity(2);
             let (log, subscription) = paused(builder.when_full(policy));
-            let (drops, _observation) = drops(&broker);
+            let (drops, _observation) = drops(&broker, Some("s"));
             let values = [("a", 1), ("b", 2), ("a", 3), ("c", 4), ("b", 5), ("a", 6)];
             if at_once {
                 put_all(&broker, &topic, &values);

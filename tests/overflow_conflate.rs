@@ -9,9 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::harness::{
-    HANG, HOUR, Log, advance, assert_balanced, assert_rests_balanced, manual, read, threaded,
+    HANG, HOUR, Log, advance, assert_balanced, assert_rests_balanced, drops, manual, read, threaded,
 };
-use millstream::event::{DropCause, EventKind, Observation};
+use millstream::event::DropCause;
 use millstream::protect::RateLimit;
 use millstream::{
     Batched, Broker, Dedup, Message, NoSubscribers, Overflow, PublishError, Receipt, Topic,
@@ -34,21 +34,6 @@ fn put(topic: &Topic<u32>, key: &str, value: u32) -> Receipt {
     published.expect("there is room, or an older one")
 }
 
-/// The ids of messages that were dropped, with the cause.
-fn drops(broker: &Broker) -> (Log<(u64, DropCause)>, Observation) {
-    let log = Log::new();
-    let observation = broker.observe({
-        let log = log.clone();
-        move |event| {
-            if let EventKind::Dropped { cause } = *event.kind() {
-                assert_eq!(event.subscription(), None);
-                log.push((event.id().expect("a message").get(), cause));
-            }
-        }
-    });
-    (log, observation.expect("observes"))
-}
-
 fn assert_full<T>(published: Result<Receipt, PublishError<T>>) {
     let refused = published.expect_err("it replaces nothing");
     assert!(matches!(refused, PublishError::Full(_)), "{refused}");
@@ -60,7 +45,7 @@ fn the_newest_of_a_key_takes_the_place_of_the_one_that_waits() {
         let (broker, _clock) = manual();
         let topic = open(&broker, 3);
         let (log, _subscription) = read(&topic, "s");
-        let observed = is_observed.then(|| drops(&broker));
+        let observed = is_observed.then(|| drops(&broker, None));
         for (key, value) in [("a", 1), ("b", 2), ("c", 3)] {
             assert_eq!(put(&topic, key, value).evicted(), 0);
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use millstream::event::{DropCause, EventKind, Observation};
 use millstream::{Broker, ManualClock, Metrics, Subscription, SubscriptionBuilder, Topic};
 // Not the standard library's, into which the thread sanitizer does not see.
 use parking_lot::Mutex;
@@ -115,6 +116,21 @@ impl<T> Clone for Log<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
+}
+
+/// The ids of what was dropped, with the cause, as events tell. All are of this subscription, or of none.
+pub fn drops(broker: &Broker, of: Option<&'static str>) -> (Log<(u64, DropCause)>, Observation) {
+    let log = Log::new();
+    let observation = broker.observe({
+        let log = log.clone();
+        move |event| {
+            if let EventKind::Dropped { cause } = *event.kind() {
+                assert_eq!(event.subscription(), of);
+                log.push((event.id().expect("a message").get(), cause));
+            }
+        }
+    });
+    (log, observation.expect("observes"))
 }
 
 /// Subscribes to a topic what appends payloads to a log.
