@@ -236,6 +236,23 @@ fn messages_behind_a_newer_one_expire_and_flush_in_time() {
 }
 
 #[test]
+fn it_replaces_in_a_topic_that_is_full_after_others_have_expired() {
+    let (broker, clock) = manual();
+    let topic = open(&broker, 3);
+    let (log, _subscription) = read(&topic, "s");
+    put(&topic, "a", 1);
+    put(&topic, "b", 2);
+    let expiring = topic.message(3).ttl(MS).publish();
+    expiring.expect("there is room");
+    topic.set_capacity(1).expect("in range");
+    clock.advance(MS);
+    assert_eq!(put(&topic, "a", 4).evicted(), 1);
+    broker.run_until_idle();
+    assert_eq!(log.take(), [4, 2]);
+    assert_balanced(&broker);
+}
+
+#[test]
 fn a_publisher_that_waits_for_the_end_hears_of_the_replacement() {
     let (broker, _clock) = manual();
     let topic = open(&broker, 1);

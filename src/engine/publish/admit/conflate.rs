@@ -58,8 +58,12 @@ impl<T: Send + Sync + 'static> TopicCore<T> {
         meta: Option<&Meta>,
         is_locked: bool,
     ) -> Option<OlderPlace<'_, T>> {
-        if self.lacks_subscribers() || !is_locked && self.is_full() && self.make_room_of_expired() {
+        if self.lacks_subscribers() {
             return None;
+        }
+        if !is_locked && self.is_full() {
+            // A topic whose capacity was lowered may be full after that, too.
+            self.make_room_of_expired();
         }
         for _ in 0..EVICTION_TRIES {
             if !self.is_full() || self.is_closed_to_caller() {
