@@ -30,7 +30,6 @@ impl Pair {
             ("rejected", topic.rejected, model.rejected),
             ("duplicates", topic.duplicates, model.duplicates),
             ("dropped", topic.dropped, model.dropped),
-            ("conflated", topic.conflated, model.conflated),
             ("unrouted", topic.unrouted, model.unrouted),
             ("dispatched", topic.dispatched, model.dispatched),
             ("weight", topic.weight, model.held()),

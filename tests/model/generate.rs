@@ -175,7 +175,6 @@ fn overflows() -> impl Strategy<Value = Overflow> {
         Just(Overflow::DropOldest),
         Just(Overflow::DropNewest),
         Just(Overflow::DeadLetter),
-        Just(Overflow::Conflate),
     ]
 }
 

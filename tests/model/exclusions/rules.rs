@@ -191,8 +191,7 @@ pub fn split_topics_have_room(setup: &mut Setup) {
 /// No batches of the topic's where it is split, evicts or has delayed messages.
 pub fn batches_are_of_whole_topics(model: &Model, step: &mut Step) -> bool {
     let setup = &model.setup;
-    let is_unsure = matches!(setup.overflow, Overflow::DropOldest | Overflow::Conflate)
-        || model.conflated > 0
+    let is_unsure = setup.overflow == Overflow::DropOldest
         || !model.delayed.is_empty()
         || setup.partitions.is_some();
     if let Step::Swap(how) = step
@@ -210,7 +209,7 @@ pub fn split_topics_and_evictions_of_batches_stay(model: &Model, step: &mut Step
     let collects = matches!(model.how, How::Batched { .. });
     match step {
         Step::SetCapacity(_) => !is_split,
-        Step::SetOverflow(Overflow::DropOldest | Overflow::Conflate) => !is_split && !collects,
+        Step::SetOverflow(Overflow::DropOldest) => !is_split && !collects,
         _ => true,
     }
 }
@@ -220,33 +219,13 @@ pub fn no_delay_with_batches(model: &Model, step: &mut Step) -> bool {
     !is_delayed || !matches!(model.how, How::Batched { .. })
 }
 
-/// What waits in its lane is filed by its id.
-fn is_filed(shape: &Shape) -> bool {
-    let blocks = shape.on_failure == OnFailure::BlockSubscription;
-    blocks || matches!(shape.hands, Hands::Callers { .. })
-}
-
 pub fn no_delay_where_the_order_is_that_of_ids(model: &Model, step: &mut Step) -> bool {
+    let files = |shape: &Shape| {
+        let blocks = shape.on_failure == OnFailure::BlockSubscription;
+        blocks || matches!(shape.hands, Hands::Callers { .. })
+    };
     let is_delayed = matches!(step, Step::PublishAfter(_));
-    !is_delayed || !model.setup.shapes.iter().any(is_filed)
-}
-
-fn may_conflate(setup: &Setup) -> bool {
-    let is_odd = setup.partitions.is_some() || setup.weight_limit.is_some();
-    let collects = matches!(setup.how, How::Batched { .. });
-    !is_odd && !collects && !setup.shapes.iter().any(is_filed)
-}
-
-/// No message takes an older place where the order is that of ids, or where batches are collected.
-pub fn topics_conflate_where_places_are_kept(setup: &mut Setup) {
-    if setup.overflow == Overflow::Conflate && !may_conflate(setup) {
-        setup.overflow = Overflow::Reject;
-    }
-}
-
-pub fn topics_go_on_to_conflate_where_places_are_kept(model: &Model, step: &mut Step) -> bool {
-    let conflates = matches!(step, Step::SetOverflow(Overflow::Conflate));
-    !conflates || may_conflate(&model.setup)
+    !is_delayed || !model.setup.shapes.iter().any(files)
 }
 
 pub fn split_topics_do_not_weigh(setup: &mut Setup) {

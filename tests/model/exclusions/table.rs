@@ -368,21 +368,4 @@ pub const EXCLUSIONS: &[Exclusion] = &[
             "retry::a_policy_of_the_users_own_decides_and_sees_what_it_needs",
         ],
     },
-    Exclusion {
-        what: "older places in topics that weigh, are split or collect batches, and where all wait for each \
-               other or callers pull",
-        why: "the first two refuse the policy, how many a batch has is told by ids, and so is the \
-              order of what has to wait in a lane",
-        by: Setup(rules::topics_conflate_where_places_are_kept),
-        held_by: &[
-            "overflow_conflate::topics_that_can_not_replace_refuse_the_policy",
-            "overflow_conflate::messages_behind_a_newer_one_expire_and_flush_in_time",
-        ],
-    },
-    Exclusion {
-        what: "the same, from some time on",
-        why: "the same",
-        by: Step(rules::topics_go_on_to_conflate_where_places_are_kept),
-        held_by: &["overflow_conflate::the_policy_changes_while_messages_wait"],
-    },
 ];

@@ -95,8 +95,6 @@ pub struct Model {
     /// Messages that were handed on and are kept, oldest first.
     pub kept: Vec<Message>,
     pub dropped: u64,
-    /// Those of them whose place a newer message of their key took.
-    pub conflated: u64,
     pub unrouted: u64,
     pub dispatched: u64,
     /// What was in the partitions when their number changed.
@@ -106,21 +104,9 @@ pub struct Model {
 }
 
 pub enum Admitted {
-    Queued {
-        count: usize,
-        evicted: usize,
-    },
-    /// One, in the place of older ones.
-    InPlace {
-        at: usize,
-        evicted: usize,
-    },
-    Dropped {
-        count: usize,
-    },
-    Lettered {
-        count: usize,
-    },
+    Queued { count: usize, evicted: usize },
+    Dropped { count: usize },
+    Lettered { count: usize },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -155,7 +141,6 @@ impl Model {
             ids: VecDeque::new(),
             kept: Vec::new(),
             dropped: 0,
-            conflated: 0,
             unrouted: 0,
             dispatched: 0,
             before_change: BTreeSet::new(),

@@ -32,8 +32,7 @@ impl Model {
         Ok(count)
     }
 
-    /// Of several messages, the first has this key.
-    pub fn admit(&mut self, weights: &[u64], key: Option<u8>) -> Result<Admitted, Refused> {
+    pub fn admit(&mut self, weights: &[u64]) -> Result<Admitted, Refused> {
         let wanted = weights.len();
         if self.setup.no_subscribers == NoSubscribers::Reject && self.open().next().is_none() {
             // They are weighed first, as a duplicate is, which needs nobody.
@@ -56,9 +55,6 @@ impl Model {
             }
             if self.expire_in_queue() {
                 continue;
-            }
-            if let Some(admitted) = self.replace(key) {
-                return Ok(admitted);
             }
             match self.setup.overflow {
                 Overflow::DeadLetter if self.open().next().is_some() => {
@@ -116,20 +112,6 @@ impl Model {
         self.short = false;
         self.dropped += count as u64;
         count
-    }
-
-    /// The place of the messages that wait with this key, which are dropped for a newer one.
-    fn replace(&mut self, key: Option<u8>) -> Option<Admitted> {
-        if self.setup.overflow != Overflow::Conflate || key.is_none() {
-            return None;
-        }
-        let at = self.queue.iter().position(|older| older.key == key)?;
-        let before = self.queue.len();
-        self.queue.retain(|older| older.key != key);
-        let evicted = before - self.queue.len();
-        self.dropped += evicted as u64;
-        self.conflated += evicted as u64;
-        Some(Admitted::InPlace { at, evicted })
     }
 
     pub fn accept(

@@ -40,7 +40,7 @@ impl Pair {
                 }
             }
         };
-        match (self.model.admit(&[7], key), real) {
+        match (self.model.admit(&[7]), real) {
             (Ok(admitted), Ok(receipt)) => {
                 let message = self.model.accept(7, 0, key, ttl);
                 let message = self.model.set_level(message, level);
@@ -55,10 +55,6 @@ impl Pair {
                         assert!(!receipt.is_dropped() && !receipt.is_dead_letter());
                         assert_eq!(receipt.evicted() as usize, evicted);
                         self.model.queue.push_back(message);
-                    }
-                    Admitted::InPlace { at, evicted } => {
-                        assert_eq!(receipt.evicted() as usize, evicted);
-                        self.model.queue.insert(at, message);
                     }
                 }
             }
@@ -87,7 +83,7 @@ impl Pair {
             self.model.duplicates += 1;
             return;
         }
-        match (self.model.admit(&[7], None), real) {
+        match (self.model.admit(&[7]), real) {
             (Ok(admitted), Ok(receipt)) => {
                 let message = self.model.accept(7, 0, None, None);
                 assert_eq!(receipt.id().get(), message.id);
@@ -103,7 +99,6 @@ impl Pair {
                         self.model.queue.push_back(message);
                         self.model.remember(id, message.id);
                     }
-                    Admitted::InPlace { .. } => panic!("it has no key"),
                 }
             }
             (Err(refused), Err(error)) => assert_refusal(&refused, &error),
@@ -113,7 +108,7 @@ impl Pair {
 
     pub fn publish_after(&mut self, delay: u64) {
         let real = self.topic.publish_after(ticks(delay), 7);
-        match (self.model.admit(&[7], None), real) {
+        match (self.model.admit(&[7]), real) {
             (Ok(Admitted::Dropped { .. }), Ok(receipt)) => {
                 assert!(receipt.is_dropped());
                 self.model.accept(7, 0, None, None);
@@ -215,7 +210,7 @@ impl Pair {
         while accepted < count {
             let wanted = self.alike(&parts[accepted..]);
             let weights: Vec<_> = (accepted..accepted + wanted).map(|at| at as u64).collect();
-            match self.model.admit(&weights, parts[accepted].0) {
+            match self.model.admit(&weights) {
                 Err(refused) => {
                     // The first of them was refused, and the others come back with it.
                     if refused != Refused::TooHeavy {
@@ -245,13 +240,6 @@ impl Pair {
                         self.model.queue.push_back(message);
                     }
                     accepted += count;
-                    evicted += n;
-                }
-                Ok(Admitted::InPlace { at, evicted: n }) => {
-                    let (key, ttl) = parts[accepted];
-                    let message = self.model.accept(accepted as u64, 0, key, ttl);
-                    self.model.queue.insert(at, message);
-                    accepted += 1;
                     evicted += n;
                 }
             }
